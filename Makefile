@@ -1,0 +1,61 @@
+# `make quickstart` installs everything and runs the default recipe; `make test` runs lint, types and all tests.
+# Nothing is written outside this folder: packages go to .venv, what can be made again to .rlscale, runs to outputs.
+
+PYTHON ?= python3
+TORCH := 2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+SCRATCH := $(CURDIR)/.rlscale
+
+export TMPDIR := $(SCRATCH)/tmp
+export XDG_CACHE_HOME := $(SCRATCH)/cache
+export OMP_NUM_THREADS ?= 1
+export PYTHONDONTWRITEBYTECODE :=
+
+PYTEST := $(BIN)/python -m pytest -m "not gpu"
+
+.PHONY: quickstart install test lint types unit dist e2e gpu clean
+
+quickstart: install
+	$(BIN)/python -m rlscale
+
+install: $(STAMP)
+
+# Torch comes first and by itself: asked for by its exact version, with its own dependencies, it may be the CPU or the
+# CUDA build, whichever pip finds here. Everything else comes from the lock, without looking at dependencies again
+# (SGLang names packages that exist for CUDA only).
+$(STAMP): requirements.lock pyproject.toml
+	mkdir -p $(TMPDIR)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlscale needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(BIN)/python -m pip install --quiet --no-cache-dir torch==$(TORCH)
+	$(BIN)/python -m pip install --quiet --no-cache-dir --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-cache-dir --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+test: install lint types unit dist e2e
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+# The tiers: unit in seconds, dist with several gloo ranks, e2e with real servers.
+unit: install
+	$(PYTEST) tests/unit
+
+dist: install
+	$(PYTEST) tests/dist
+
+e2e: install
+	$(PYTEST) tests/e2e
+
+gpu: install
+	$(BIN)/python -m pytest -m gpu tests
+
+clean:
+	rm -rf $(VENV) .rlscale outputs build dist

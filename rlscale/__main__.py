@@ -1,0 +1,10 @@
+"""`python -m rlscale`."""
+
+from __future__ import annotations
+
+import sys
+
+from rlscale.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

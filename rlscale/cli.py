@@ -1,0 +1,210 @@
+"""The command line: `python -m rlscale [command] [options] [overrides]`. Errors are lines, not tracebacks."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import rlscale
+from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.nearest import did_you_mean, nearest
+
+if TYPE_CHECKING:
+    from rlscale.config.schema import Config
+
+COMMANDS = {
+    "export": ("rlscale.run.commands:export", "write a Hugging Face folder from a run's newest checkpoint"),
+}
+"""Subcommands: the function that gets the arguments after the name and returns an exit code, and what it does."""
+
+_USAGE = """python -m rlscale [options] [recipe=NAME|PATH.yaml] [group=option ...] [key=value ...]
+       python -m rlscale COMMAND ..."""
+
+_BAD_INPUT = 2
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command line, taken apart."""
+
+    recipe: str | None
+    overrides: list[str]
+    options: argparse.Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code (0 fine, 2 bad input)."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if given and given[0] in COMMANDS:
+            return _command(given[0], [text for text in given[1:] if text != "--debug"])
+        return _dispatch(read_arguments(given))
+    except UserError as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has gone (--help | head). Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def read_arguments(argv: Sequence[str]) -> Arguments:
+    """Options, recipe and overrides, in any order. Raises UserError for an unknown option or command."""
+    try:
+        options, words = _parser().parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise UserError(str(error).removeprefix("argument ")) from error
+    for text in words:
+        if text.startswith("-"):
+            guess = nearest(text.partition("=")[0], [flag for flags, _ in _FLAGS for flag in flags])
+            raise UserError(f"{text}: unknown option{did_you_mean(guess)}")
+    recipes = [text.removeprefix("recipe=") for text in words if text.startswith("recipe=")]
+    overrides = [text for text in words if not text.startswith("recipe=")]
+    if len(recipes) > 1:
+        raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
+    if words and "=" not in words[0] and not words[0].startswith("~"):
+        hint = did_you_mean(nearest(words[0], COMMANDS)) or f"; known: {', '.join(COMMANDS)}"
+        raise UserError(f"{words[0]}: unknown command{hint} (overrides are written key=value)")
+    return Arguments(recipes[0] if recipes else None, overrides, options)
+
+
+_FLAGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("--help", "-h"), {"action": "store_true", "help": "show this text"}),
+    (("--version",), {"action": "store_true", "help": "show the version"}),
+    (("--cfg", "-c"), {"choices": ["job", "hydra", "all"], "help": "print the composed configuration, run nothing"}),
+    (("--package", "-p"), {"metavar": "SECTION", "help": "of --cfg, print only this section"}),
+    (("--resolve",), {"action": "store_true", "help": "of --cfg, resolve interpolations"}),
+    (("--multirun", "-m"), {"action": "store_true", "help": "run every combination of key=a,b: a sweep"}),
+    (("--debug",), {"action": "store_true", "help": "show the traceback of an error"}),
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rlscale", add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flags, settings in _FLAGS:
+        parser.add_argument(*flags, **settings)
+    return parser
+
+
+def _dispatch(arguments: Arguments) -> int:
+    options = arguments.options
+    if options.help:
+        print(help_text())
+        return 0
+    if options.version:
+        print(f"rlscale {rlscale.__version__}")
+        return 0
+    if not options.cfg and (options.package or options.resolve):
+        raise UserError("--package and --resolve belong to --cfg: python -m rlscale --cfg job ...")
+    if options.multirun:
+        return _sweep(arguments)
+    if options.cfg:
+        print(_printed(arguments), end="")
+        return 0
+    return _run(arguments)
+
+
+def _run(arguments: Arguments) -> int:
+    from rlscale.config.checks import check
+    from rlscale.config.compose import compose
+    from rlscale.config.machine import check_machine
+
+    config = compose(arguments.recipe, arguments.overrides)
+    for note in check(config):
+        print(f"note: {note}", file=sys.stderr)
+    # Before the import of the run, which takes seconds: an error of the machine shall show at once.
+    check_machine(config)
+    from rlscale.run.execute import execute
+
+    return execute(config)
+
+
+def _printed(arguments: Arguments) -> str:
+    from rlscale.config.compose import compose_node, printed
+
+    options = arguments.options
+    composition = compose_node(arguments.recipe, arguments.overrides)
+    return printed(composition, options.cfg, section=options.package, resolve=options.resolve)
+
+
+def _sweep(arguments: Arguments) -> int:
+    from rlscale.config.sweep import expand
+
+    runs = expand(arguments.overrides)
+    configs = _checked(arguments.recipe, runs)
+    if arguments.options.cfg:
+        for run in runs:
+            print(f"# {' '.join(run)}")
+            print(_printed(Arguments(arguments.recipe, run, arguments.options)), end="")
+        return 0
+    from rlscale.run.sweep import run_sweep
+
+    return run_sweep(configs, runs, arguments.recipe, debug=arguments.options.debug)
+
+
+def _checked(recipe: str | None, runs: list[list[str]]) -> list[Config]:
+    """The configurations of a sweep, all looked at before the first one starts: a mistake must not cost a night."""
+    from rlscale.config.checks import check
+    from rlscale.config.compose import compose
+    from rlscale.config.machine import check_machine
+    from rlscale.config.sweep import differing
+
+    configs, problems = [], []
+    for run, own in zip(runs, differing(runs), strict=True):
+        try:
+            config = compose(recipe, run)
+            check(config)
+            check_machine(config)
+            configs.append(config)
+        except ConfigError as error:
+            for line in error.problems:
+                named = not own or line.split(":")[0] in own
+                problems.append(line if named else f"{' '.join(own)}: {line}")
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return configs
+
+
+def _command(name: str, argv: list[str]) -> int:
+    module, _, function = COMMANDS[name][0].partition(":")
+    code: int = getattr(import_module(module), function)(argv)
+    return code
+
+
+def help_text() -> str:
+    """The text of --help: usage, commands, options, recipes, and every group with its options."""
+    from rlscale.config.groups import PLACES, Groups
+    from rlscale.config.recipe_file import DEFAULT, shipped_recipes
+
+    groups = Groups.of()
+    commands = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    flags = [f"  {', '.join(flags):<18} {settings['help']}" for flags, settings in _FLAGS]
+    choices = [f"  {name:<10} {', '.join(groups.options(name))}" for name in groups.names]
+    choices += [f"  {name}@{places[1]}  the same, for {places[1]}" for name, places in PLACES.items()]
+    return "\n".join(
+        [
+            f"usage: {_USAGE}",
+            "",
+            "Without a recipe, runs recipe=" + DEFAULT + ". Every key: python -m rlscale --cfg job",
+            "",
+            "commands:",
+            *commands,
+            "options:",
+            *flags,
+            f"recipes: {', '.join(shipped_recipes())}",
+            "groups (group=option):",
+            *choices,
+        ]
+    )

@@ -1,0 +1,1 @@
+"""The typed configuration: schema, checks, pass-through of engine options, recipes. Imports no torch."""

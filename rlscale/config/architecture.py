@@ -1,0 +1,74 @@
+"""The model's architecture from its Hugging Face config, read as plain JSON: no transformers, no torch, no download."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.model import ModelConfig
+
+SUPPORTED = ("qwen3", "qwen3_moe")
+"""Values of `model_type` that the trainer knows."""
+
+_SPECIAL_TOKENS = 4
+"""Tokens of a made model besides its characters."""
+
+
+def read_architecture(model: ModelConfig) -> dict[str, Any] | None:
+    """The Hugging Face config of the model, or None where it cannot be read (a hub name that is not downloaded yet).
+
+    Raises UserError when `model.path` is no folder and no hub name, or when its config.json is missing or broken.
+    """
+    if model.path is None:
+        if model.create is None:
+            raise UserError("model.path: has no value; give a Hugging Face folder or hub name, or model.create")
+        vocabulary = len(model.create.characters) + _SPECIAL_TOKENS
+        return {"vocab_size": vocabulary, **model.create.architecture}
+    folder = Path(model.path)
+    if folder.is_dir():
+        return _read(folder / "config.json", model.path)
+    if model.path.startswith(("/", ".", "~")) or model.path.count("/") != 1:
+        raise UserError(f"model.path={model.path}: there is no such folder (a hub name looks like owner/name)")
+    cached = _cached(model.path)
+    return _read(cached, model.path) if cached is not None else None
+
+
+def parameter_count(architecture: Mapping[str, Any]) -> int:
+    """Parameters of a supported architecture (norms included, biases not: these models have none)."""
+    hidden, layers = int(architecture["hidden_size"]), int(architecture["num_hidden_layers"])
+    heads = int(architecture["num_attention_heads"])
+    kv_heads = int(architecture.get("num_key_value_heads") or heads)
+    width = int(architecture.get("head_dim") or hidden // heads)
+    attention = 2 * hidden * width * (heads + kv_heads) + 2 * width
+    experts = int(architecture.get("num_experts") or 0)
+    if experts:
+        mlp = experts * 3 * hidden * int(architecture["moe_intermediate_size"]) + experts * hidden
+    else:
+        mlp = 3 * hidden * int(architecture["intermediate_size"])
+    embeddings = int(architecture["vocab_size"]) * hidden * (1 if architecture.get("tie_word_embeddings") else 2)
+    return layers * (attention + mlp + 2 * hidden) + embeddings + hidden
+
+
+def _read(file: Path, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"model.path={name}: the folder has no config.json; is it a Hugging Face model?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.path={name}: {file} cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"model.path={name}: {file} is not a mapping")
+    return config
+
+
+def _cached(name: str) -> Path | None:
+    """config.json of a hub model in the local Hugging Face cache (its documented layout)."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.path.expanduser("~"), ".cache", "huggingface")
+    hub = os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
+    snapshots = Path(hub) / f"models--{name.replace('/', '--')}" / "snapshots"
+    found = sorted(snapshots.glob("*/config.json"), key=lambda file: file.stat().st_mtime)
+    return found[-1] if found else None

@@ -1,0 +1,213 @@
+"""Does the layout fit the model and the cluster: parallel sizes, ranks, engines, placement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rlscale.config.checks.subject import Subject, divisors
+from rlscale.config.schema.cluster import Placement
+
+
+def tensor_divides_the_model(subject: Subject) -> Iterator[str]:
+    """Heads, key-value heads and the MLP are cut over the tensor-parallel ranks."""
+    tensor = subject.config.parallel.tensor
+    heads, kv_heads = subject.size("num_attention_heads"), subject.size("num_key_value_heads")
+    common = kv_heads if heads and kv_heads and heads % kv_heads == 0 else heads
+    for number, what in ((heads, "attention heads"), (kv_heads, "key-value heads")):
+        if number and common and number % tensor:
+            name = subject.config.model.name
+            yield f"parallel.tensor={tensor} does not divide the {number} {what} of {name}; use {divisors(common)}"
+            return
+    width = subject.size("intermediate_size")
+    if width and not subject.size("num_experts") and width % tensor:
+        yield f"parallel.tensor={tensor} does not divide intermediate_size={width} of {subject.config.model.name}"
+
+
+def pipeline_divides_the_layers(subject: Subject) -> Iterator[str]:
+    """Every stage, and every chunk of one, holds the same number of layers."""
+    parallel, layers = subject.config.parallel, subject.size("num_hidden_layers")
+    if parallel.virtual_pipeline is not None and parallel.pipeline == 1:
+        yield f"parallel.virtual_pipeline={parallel.virtual_pipeline} needs parallel.pipeline above 1; set it to null"
+        return
+    if not layers:
+        return
+    if layers % parallel.pipeline:
+        yield (
+            f"parallel.pipeline={parallel.pipeline} does not divide the {layers} layers of "
+            f"{subject.config.model.name}; use {divisors(layers)}"
+        )
+    elif layers // parallel.pipeline % (parallel.virtual_pipeline or 1):
+        yield (
+            f"parallel.virtual_pipeline={parallel.virtual_pipeline} does not divide the {layers // parallel.pipeline} "
+            f"layers of a stage; use {divisors(layers // parallel.pipeline)}"
+        )
+
+
+def sequence_needs_tensor(subject: Subject) -> Iterator[str]:
+    """Sequence parallelism works between tensor-parallel regions."""
+    parallel = subject.config.parallel
+    if parallel.sequence and parallel.tensor == 1:
+        yield "parallel.sequence=true needs parallel.tensor above 1; set parallel.sequence=false"
+
+
+def experts_fit(subject: Subject) -> Iterator[str]:
+    """Expert sizes need experts, and must divide them and the ranks of a stage."""
+    parallel, experts = subject.config.parallel, subject.size("num_experts")
+    expert_tensor = parallel.expert_tensor or 1
+    ranks = subject.sizes.trainer_ranks // parallel.pipeline
+    if subject.architecture is not None and not experts:
+        name = subject.config.model.name
+        if parallel.expert > 1:
+            yield f"parallel.expert={parallel.expert}: {name} has no experts; set it to 1"
+        if parallel.expert_tensor is not None:
+            yield f"parallel.expert_tensor={parallel.expert_tensor}: {name} has no experts; set it to null"
+        return
+    if experts and experts % parallel.expert:
+        yield (
+            f"parallel.expert={parallel.expert} does not divide the {experts} experts of {subject.config.model.name}; "
+            f"use {divisors(experts)}"
+        )
+    if ranks % (parallel.expert * expert_tensor):
+        yield (
+            f"parallel.expert={parallel.expert} x parallel.expert_tensor={expert_tensor} does not divide the {ranks} "
+            "trainer ranks of a pipeline stage"
+        )
+    if parallel.expert > 1 and parallel.tensor > 1 and not parallel.sequence:
+        yield "parallel.expert above 1 with parallel.tensor above 1 needs parallel.sequence=true (Megatron asks for it)"
+    if experts and parallel.tensor > 1 and parallel.expert == 1 and expert_tensor == 1:
+        yield (
+            f"parallel.tensor={parallel.tensor} with parallel.expert=1 and parallel.expert_tensor=1 gives a wrong "
+            "gradient norm in Megatron-core 0.16; raise parallel.expert, or use parallel.tensor=1"
+        )
+
+
+def ranks_fit_the_cluster(subject: Subject) -> Iterator[str]:
+    """As many trainer ranks as devices at most; on GPUs whole copies of the model fill them."""
+    sizes, parallel, cluster = subject.sizes, subject.config.parallel, subject.config.cluster
+    product = f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x context {parallel.context}"
+    if not subject.on_gpus:
+        if sizes.trainer_ranks > cluster.max_trainer_ranks:
+            yield (
+                f"parallel: {product} x data {sizes.data_parallel} = {sizes.trainer_ranks} trainer ranks, but "
+                f"cluster.max_trainer_ranks={cluster.max_trainer_ranks}; lower the parallel sizes or raise that limit"
+            )
+        return
+    if sizes.trainer_devices < 1:
+        return  # the cluster itself is wrong, which gpus_are_shared_out says
+    if sizes.trainer_ranks > sizes.trainer_devices:
+        yield (
+            f"parallel: {product} x data {sizes.data_parallel} = {sizes.trainer_ranks} trainer ranks, but the cluster "
+            f"has {sizes.trainer_devices} GPUs for the trainer; lower the parallel sizes or choose a larger cluster"
+        )
+    elif parallel.data is None and sizes.trainer_devices % sizes.model_ranks:
+        yield (
+            f"parallel: {product} = {sizes.model_ranks} GPUs per model copy does not divide the "
+            f"{sizes.trainer_devices} GPUs of the trainer; change the sizes, or set parallel.data to use fewer GPUs"
+        )
+    elif sizes.trainer_ranks < sizes.trainer_devices:
+        subject.notes.append(f"the trainer uses {sizes.trainer_ranks} of its {sizes.trainer_devices} GPUs")
+
+
+def gpus_are_shared_out(subject: Subject) -> Iterator[str]:
+    """The cluster section must agree with itself."""
+    cluster = subject.config.cluster
+    of_engines = (("rollout_nodes", cluster.rollout_nodes), ("rollout_gpus", cluster.rollout_gpus))
+    if not subject.on_gpus:
+        for name, value in (("gpus_per_node", cluster.gpus_per_node), *of_engines):
+            if value:
+                yield f"cluster.{name}={value} has no meaning on the CPU; set it to 0, or cluster.device=cuda"
+        if cluster.nodes > 1:
+            yield f"cluster.nodes={cluster.nodes}: a CPU run uses one machine; set it to 1"
+        return
+    if cluster.gpus_per_node < 1:
+        yield "cluster.gpus_per_node=0: cluster.device=cuda needs GPUs; say how many each machine has"
+        return
+    if cluster.placement is Placement.colocated:
+        for name, value in of_engines:
+            if value:
+                yield f"cluster.{name}={value} is not read when colocated; set it to 0, or disaggregate"
+    else:
+        yield from _engine_share(subject)
+    if cluster.nodes > 1 and cluster.ray_address is None:
+        yield f"cluster.nodes={cluster.nodes} needs a running Ray cluster; give cluster.ray_address (auto finds it)"
+    if cluster.nodes > 1 and cluster.host in ("127.0.0.1", "localhost"):
+        yield f"cluster.host={cluster.host}: other machines cannot reach it; use 0.0.0.0 in a closed network"
+
+
+def _engine_share(subject: Subject) -> Iterator[str]:
+    cluster = subject.config.cluster
+    if cluster.rollout_nodes and cluster.rollout_gpus:
+        yield "cluster.rollout_nodes and cluster.rollout_gpus are both given; give the first on several machines only"
+    elif not cluster.rollout_nodes and not cluster.rollout_gpus:
+        key = "cluster.rollout_nodes" if cluster.nodes > 1 else "cluster.rollout_gpus"
+        yield f"{key}: cluster.placement=disaggregated leaves no GPU to the engines; say how many they get"
+    elif cluster.rollout_gpus and cluster.nodes > 1:
+        yield f"cluster.rollout_gpus={cluster.rollout_gpus} is for one machine; use cluster.rollout_nodes"
+    elif subject.sizes.trainer_devices < 1:
+        yield "cluster: the engines get every GPU and the trainer none; lower cluster.rollout_nodes or rollout_gpus"
+
+
+def engines_fit(subject: Subject) -> Iterator[str]:
+    """Engines on their devices, and the model on an engine."""
+    rollout, cluster, sizes = subject.config.rollout, subject.config.cluster, subject.sizes
+    if rollout.engine_urls:
+        yield from _given_engines(subject)
+        return
+    if rollout.engine_key_file is not None:
+        yield "rollout.engine_key_file is only read with rollout.engine_urls; set it to null"
+    if not subject.on_gpus:
+        if rollout.engines > cluster.max_engines:
+            yield (
+                f"rollout.engines={rollout.engines}, but cluster.max_engines={cluster.max_engines}; "
+                "lower the one or raise the other"
+            )
+        return
+    per_engine, heads = rollout.gpus_per_engine, subject.size("num_attention_heads")
+    if per_engine > cluster.gpus_per_node or cluster.gpus_per_node % per_engine:
+        yield (
+            f"rollout.gpus_per_engine={per_engine} does not divide the {cluster.gpus_per_node} GPUs of a machine; "
+            f"use {divisors(cluster.gpus_per_node) if cluster.gpus_per_node else 1}"
+        )
+    elif sizes.engine_gpus > sizes.engine_devices:
+        yield (
+            f"rollout.engines={rollout.engines} x gpus_per_engine={per_engine} = {sizes.engine_gpus} GPUs, but the "
+            f"cluster has {sizes.engine_devices} for them; use at most {sizes.engine_devices // per_engine} engines"
+        )
+    elif 0 < sizes.engine_gpus < sizes.engine_devices:
+        subject.notes.append(
+            f"the engines use {sizes.engine_gpus} of their {sizes.engine_devices} GPUs "
+            f"(rollout.engines={rollout.engines}, up to {sizes.engine_devices // per_engine})"
+        )
+    if heads and heads % per_engine:
+        yield (
+            f"rollout.gpus_per_engine={per_engine} does not divide the {heads} attention heads of "
+            f"{subject.config.model.name}; use {divisors(heads)}"
+        )
+
+
+def _given_engines(subject: Subject) -> Iterator[str]:
+    rollout = subject.config.rollout
+    for url in rollout.engine_urls:
+        if not url.startswith(("http://", "https://")):
+            yield f"rollout.engine_urls: {url} is no address; write it as http://host:port"
+    if rollout.engines not in (1, len(rollout.engine_urls)):
+        yield (
+            f"rollout.engines={rollout.engines}, but rollout.engine_urls lists {len(rollout.engine_urls)}; "
+            "none is started when addresses are given, so leave rollout.engines out"
+        )
+    if subject.on_gpus and subject.config.cluster.placement is Placement.colocated:
+        yield (
+            "rollout.engine_urls with cluster.placement=colocated: engines that somebody else started own their GPUs; "
+            "use cluster.placement=disaggregated"
+        )
+
+
+LAYOUT_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+    tensor_divides_the_model,
+    pipeline_divides_the_layers,
+    sequence_needs_tensor,
+    experts_fit,
+    gpus_are_shared_out,
+    ranks_fit_the_cluster,
+    engines_fit,
+)

@@ -1,0 +1,84 @@
+"""Can rlscale train this model, and can this kind of cluster hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rlscale.config.architecture import SUPPORTED, parameter_count
+from rlscale.config.checks.subject import Subject
+from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.schema.model import DType
+
+TRAINING_BYTES = 16
+"""Bytes of training per parameter: fp32 weight, gradient and two Adam moments."""
+
+_NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+
+
+def model_has_one_origin(subject: Subject) -> Iterator[str]:
+    """Either a folder or hub name, or a recipe for making it."""
+    model = subject.config.model
+    if model.path is not None and model.create is not None:
+        yield f"model.path={model.path} and model.create are both given; set one of them to null"
+
+
+def architecture_is_known(subject: Subject) -> Iterator[str]:
+    """The trainer builds the architectures that it knows, and needs their sizes."""
+    architecture = subject.architecture
+    if architecture is None:
+        return
+    model = subject.config.model
+    where = f"model.path={model.path}" if model.path is not None else "model.create.architecture"
+    kind = architecture.get("model_type")
+    if kind not in SUPPORTED:
+        hint = did_you_mean(nearest(str(kind), SUPPORTED))
+        yield f"{where}: the architecture {kind} is not supported{hint or ';'} Supported: {', '.join(SUPPORTED)}"
+        return
+    experts = ("num_experts", "moe_intermediate_size") if kind == "qwen3_moe" else ("intermediate_size",)
+    missing = [key for key in (*_NEEDED, *experts) if subject.size(key) is None]
+    if missing:
+        yield f"{where}: {', '.join(missing)} must be given as a whole number above 0"
+
+
+def model_fits_the_cpu(subject: Subject) -> Iterator[str]:
+    """Training in memory that a CPU machine is allowed to fill."""
+    config = subject.config
+    if subject.on_gpus or config.cluster.memory_gb is None:
+        return
+    parameters = parameters_of(subject)
+    if parameters is None:
+        return
+    needed = memory_needed_gb(parameters, config.model.dtype)
+    if needed > config.cluster.memory_gb:
+        layout = "moe_8gpu" if _has_experts(subject) else "dense_8gpu"
+        yield (
+            f"model={config.model.name}: {parameters / 1e9:.3g}B parameters need {needed:.0f} GB to train, but the CPU "
+            f"cluster allows cluster.memory_gb={config.cluster.memory_gb:g}; this model needs GPUs: choose "
+            f"cluster=node8 parallel={layout} (or another GPU cluster), or a smaller model"
+        )
+
+
+def parameters_of(subject: Subject) -> float | None:
+    """Parameters by the architecture, else as the model option says; None where neither is known."""
+    if subject.architecture is not None and not list(architecture_is_known(subject)):
+        return float(parameter_count(subject.architecture))
+    return subject.config.model.parameters
+
+
+def memory_needed_gb(parameters: float, dtype: DType) -> float:
+    """Gigabytes of one copy in training and one on an engine."""
+    return parameters * (TRAINING_BYTES + (2 if dtype is DType.bfloat16 else 4)) / 1e9
+
+
+def _has_experts(subject: Subject) -> bool:
+    if subject.architecture is not None:
+        return subject.size("num_experts") is not None
+    # Not downloaded yet: the names of mixtures say how many parameters are active (30B-A3B).
+    return "-A" in (subject.config.model.path or "")
+
+
+MODEL_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+    model_has_one_origin,
+    architecture_is_known,
+    model_fits_the_cpu,
+)

@@ -1,0 +1,61 @@
+"""Options passed through to Megatron, SGLang and the router: known, not derived by rlscale, and of the right type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.checks.subject import Subject
+from rlscale.config.derived_options import DERIVED
+from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.passthrough import KINDS, Option, known_options
+
+_WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+
+
+def options_are_known(subject: Subject) -> Iterator[str]:
+    """Every option of every pass-through node."""
+    config = subject.config
+    nodes = (
+        ("trainer.megatron", "transformer", config.trainer.megatron),
+        ("trainer.ddp", "ddp", config.trainer.ddp),
+        ("optim.megatron", "optimizer", config.optim.megatron),
+        ("rollout.sglang", "server", config.rollout.sglang),
+        ("rollout.router", "router", config.rollout.router),
+    )
+    for key, kind, given in nodes:
+        yield from check_options(key, kind, given, Path(config.run.scratch) / "cache", subject.notes)
+
+
+def check_options(key: str, kind: str, given: Mapping[str, Any], cache: Path, notes: list[str]) -> Iterator[str]:
+    """Problems of one pass-through node; a note where the package is not installed."""
+    if not given:
+        return
+    known = known_options(kind, cache)
+    if known is None:
+        notes.append(f"{key}: {KINDS[kind].distribution} is not installed here, so its options were not checked")
+        known = {}
+    for name, value in given.items():
+        setter = DERIVED[kind].get(name)
+        if setter is not None:
+            yield f"{key}.{name}: is set by {setter} and cannot be given here too"
+        elif known and name not in known:
+            spelled = name.replace("-", "_")
+            guess = spelled if spelled in known else nearest(name, [n for n in known if n not in DERIVED[kind]])
+            version = KINDS[kind].distribution
+            yield f"{key}.{name}: {KINDS[kind].cls} of the installed {version} has no such option{did_you_mean(guess)}"
+        elif known and not _suits(value, known[name]):
+            words = " or ".join(_WORDS[kind] for kind in known[name].types)
+            yield f"{key}.{name}={value}: must be {words}"
+
+
+def _suits(value: Any, option: Option) -> bool:
+    """Whether a value may go where the annotation names plain types only; other annotations take anything."""
+    if not option.types:
+        return True
+    types = set(option.types) | ({"int"} if "float" in option.types else set())
+    return ("None" if value is None else type(value).__name__) in types
+
+
+OPTION_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (options_are_known,)

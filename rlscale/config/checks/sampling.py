@@ -1,0 +1,83 @@
+"""Do rollout and evaluation make sense: staleness, sampling parameters, pass@k."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rlscale.config.checks.subject import Subject
+from rlscale.config.schema.cluster import Placement
+from rlscale.config.schema.rollout import OnSync
+
+IMPLEMENTED_ON_SYNC = (OnSync.wait,)
+IMPLEMENTED_STALENESS = 1
+
+
+def staleness_is_possible(subject: Subject) -> Iterator[str]:
+    """Generating while training needs devices of its own for each."""
+    rollout, cluster = subject.config.rollout, subject.config.cluster
+    if rollout.max_staleness > IMPLEMENTED_STALENESS:
+        yield (
+            f"rollout.max_staleness={rollout.max_staleness}: this version goes up to {IMPLEMENTED_STALENESS} "
+            "(rollout=one_step_off)"
+        )
+    elif rollout.max_staleness > 0 and cluster.placement is Placement.colocated:
+        yield (
+            f"rollout.max_staleness={rollout.max_staleness}: colocated engines cannot generate while the trainer "
+            "works; use cluster.placement=disaggregated, or rollout.max_staleness=0"
+        )
+    if rollout.on_sync not in IMPLEMENTED_ON_SYNC:
+        known = ", ".join(kind.name for kind in IMPLEMENTED_ON_SYNC)
+        yield f"rollout.on_sync={rollout.on_sync.name}: this version knows {known}"
+
+
+def evaluation_is_possible(subject: Subject) -> Iterator[str]:
+    """Evaluation needs data and a reward, and settings of one that is switched off are never read."""
+    config = subject.config
+    if not config.eval.enabled:
+        if config.eval.every:
+            yield f"eval.every={config.eval.every} is never read with eval.enabled=false; set it to 0"
+        return
+    if config.eval.data is None:
+        yield "eval.data: evaluation needs prompts; choose data@eval.data=<option>, or eval.enabled=false"
+
+
+def pass_k_has_samples(subject: Subject) -> Iterator[str]:
+    """pass@k needs at least k different samples of a prompt."""
+    evaluation = subject.config.eval
+    if not evaluation.enabled:
+        return
+    samples = evaluation.samples_per_prompt
+    for k in evaluation.pass_k:
+        if not 1 <= k <= samples:
+            yield f"eval.pass_k={k}: must be from 1 to eval.samples_per_prompt={samples}"
+    if len(set(evaluation.pass_k)) != len(evaluation.pass_k):
+        yield f"eval.pass_k={evaluation.pass_k}: holds a number twice"
+    if not evaluation.pass_k:
+        yield "eval.pass_k=[]: name at least one k, for example [1]"
+    if evaluation.temperature == 0 and samples > 1:
+        yield f"eval.temperature=0 gives the same answer {samples} times; use eval.samples_per_prompt=1 or sample"
+
+
+def prompts_fit_the_model(subject: Subject) -> Iterator[str]:
+    """Prompt and response together stay within the positions of the model."""
+    rollout, evaluation = subject.config.rollout, subject.config.eval
+    positions = subject.size("max_position_embeddings")
+    if positions is None:
+        return
+    longest = [("rollout.max_response_tokens", rollout.max_response_tokens)]
+    if evaluation.enabled and evaluation.max_response_tokens is not None:
+        longest.append(("eval.max_response_tokens", evaluation.max_response_tokens))
+    for key, response in longest:
+        if rollout.max_prompt_tokens + response > positions:
+            yield (
+                f"rollout.max_prompt_tokens={rollout.max_prompt_tokens} + {key}={response} is above the {positions} "
+                f"positions of {subject.config.model.name} (max_position_embeddings); lower them"
+            )
+
+
+SAMPLING_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+    staleness_is_possible,
+    evaluation_is_possible,
+    pass_k_has_samples,
+    prompts_fit_the_model,
+)

@@ -1,0 +1,67 @@
+"""Data, reward and what the stages of a run must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rlscale.config.checks.subject import Subject
+from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
+
+_SPLITS = ("train", "held_out")
+_FILES = (".jsonl", ".parquet")
+
+
+def reward_is_named(subject: Subject) -> Iterator[str]:
+    """Whatever is sampled is scored."""
+    config = subject.config
+    sampled = not subject.supervised or config.eval.enabled
+    yield from _target(config.reward.function, "reward.function", "reward=<option>", needed=sampled)
+
+
+def data_is_usable(subject: Subject) -> Iterator[str]:
+    """Each source by its own kind."""
+    yield from _source(subject.config.data, "data")
+    if subject.config.eval.enabled and subject.config.eval.data is not None:
+        yield from _source(subject.config.eval.data, "eval.data")
+    if subject.supervised and isinstance(subject.config.data, FileData) and subject.config.data.label_key is None:
+        yield "data.label_key=null: supervised training needs the answer; name its key"
+
+
+def splits_agree(subject: Subject) -> Iterator[str]:
+    """Training and held-out problems stay apart only if both sides divide them the same way."""
+    data, evaluation = subject.config.data, subject.config.eval.data
+    if not (
+        subject.config.eval.enabled and isinstance(data, ArithmeticData) and isinstance(evaluation, ArithmeticData)
+    ):
+        return
+    for name in ("split_seed", "held_out_share", "max_number", "reverse_answer"):
+        ours, theirs = getattr(data, name), getattr(evaluation, name)
+        if ours != theirs:
+            yield (
+                f"data.{name}={ours} and eval.data.{name}={theirs} must be the same, or training problems and held-out "
+                "problems meet"
+            )
+
+
+def _source(data: DataConfig, key: str) -> Iterator[str]:
+    if data.system_prompt is not None and not data.apply_chat_template:
+        yield f"{key}.system_prompt is never read with {key}.apply_chat_template=false; set it to null"
+    if isinstance(data, ArithmeticData) and data.split not in _SPLITS:
+        yield f"{key}.split={data.split}: must be {' or '.join(_SPLITS)}"
+    if isinstance(data, FileData) and not data.path.split("@[")[0].endswith(_FILES):
+        yield f"{key}.path={data.path}: must end in {' or '.join(_FILES)}"
+    if isinstance(data, CustomData):
+        yield from _target(data.source, f"{key}.source", f"{key}=<option>", needed=True)
+
+
+def _target(node: dict[str, object], key: str, how: str, *, needed: bool) -> Iterator[str]:
+    """A node of somebody's own class names it by `_target_`."""
+    target = node.get("_target_")
+    if target is None:
+        if node or needed:
+            yield f"{key}._target_: has no value; name your class or function as module.name, or choose {how}"
+    elif not isinstance(target, str) or "." not in target or not all(part.isidentifier() for part in target.split(".")):
+        yield f"{key}._target_={target}: must be the dotted name of a class or function, module.name"
+
+
+STAGE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (reward_is_named, data_is_usable, splits_agree)

@@ -1,0 +1,44 @@
+"""What the checks look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlscale.config.schema import Config
+from rlscale.config.schema.algo import SftLoss
+from rlscale.config.schema.cluster import Device
+from rlscale.config.sizes import Sizes
+
+
+@dataclass
+class Subject:
+    """A configuration with what was derived and read for it; checks may add notes."""
+
+    config: Config
+    sizes: Sizes
+    architecture: Mapping[str, Any] | None
+    """The model's Hugging Face config; None where it cannot be read."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the algorithm trains on labels instead of samples."""
+        return isinstance(self.config.algo.loss, SftLoss)
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether trainer and engines compute on GPUs."""
+        return self.config.cluster.device is Device.cuda
+
+    def size(self, key: str) -> int | None:
+        """A whole number of the architecture, None where it has none."""
+        value = (self.architecture or {}).get(key)
+        return int(value) if isinstance(value, int) and value > 0 else None
+
+
+def divisors(number: int, at_most: int = 1024) -> str:
+    """Its divisors as "1, 2 or 4"."""
+    found = [str(n) for n in range(1, min(number, at_most) + 1) if number % n == 0]
+    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"

@@ -1,0 +1,271 @@
+"""Composing a configuration: recipe and overrides to one typed, read-only tree, with every mistake named at once.
+
+Hydra composes the groups. The values of the recipe and of the command line are then put in one by one instead of in
+Hydra's single merge, which would stop at the first mistake and name no alternative.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from rlscale.config import overrides as command_line
+from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.groups import Groups
+from rlscale.config.locations import conf_dir
+from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe, stranded
+from rlscale.config.schema import Config
+from rlscale.config.schema.data import FileData
+from rlscale.config.store import register_schema
+from rlscale.config.values import assign
+
+_PRIMARY = "rlscale_recipe"
+_SET_BY_COMPOSING = "run.groups"
+
+
+@dataclass
+class Composition:
+    """A composed configuration before it is closed: what `--cfg` prints."""
+
+    recipe: RecipeFile
+    node: DictConfig
+    """All values, typed by the schema; keys without a value are still missing."""
+    hydra: DictConfig
+    """Hydra's own part."""
+
+
+def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a recipe (name or path; None is the default recipe) with overrides, read-only.
+
+    Types, unknown keys and options are checked; `rlscale.config.checks.check` looks at what the values mean together.
+    Raises ConfigError with one line per problem, UserError when the recipe cannot be read.
+    """
+    return close(compose_node(recipe, overrides))
+
+
+def compose_node(recipe: str | None = None, overrides: Sequence[str] = ()) -> Composition:
+    """Like `compose`, but open: keys that nobody set are missing, interpolations are not resolved."""
+    file = read_recipe(find_recipe(recipe or DEFAULT))
+    searchpath = [*command_line.searchpath(overrides), *file.searchpath, str(file.file.parent)]
+    groups = Groups.of(searchpath)
+    given = command_line.parse(overrides, groups)
+    problems = [
+        f"{file.file}: {problem}"
+        for choice, option in {**file.choices, **file.nested}.items()
+        if (problem := groups.problem(choice, option))
+    ]
+    values, undropped = _drop(file, given.dropped)
+    kept = RecipeFile(file.name, file.file, file.choices, file.nested, values)
+    for choice, inside in stranded(kept, given.choices, command_line.given_keys(given)):
+        given.problems.append(command_line.conflict(file.name, choice, given.choices[choice], inside))
+    problems += [*given.problems, *undropped]
+    if problems:
+        raise ConfigError(problems)
+    node, hydra_node = compose_groups(file.defaults(), given.choices, searchpath, set(file.choices))
+    for key, value in leaves(values):
+        problems += [f"{file.file}: {problem}" for problem in assign(node, key, value, groups)]
+    for key, value in given.values:
+        problems += assign(node, key, value, groups)
+    if any(covers(_SET_BY_COMPOSING, key) for key in (*dict(leaves(values)), *dict(given.values))):
+        problems.append(f"{_SET_BY_COMPOSING}: is set by composing; groups are chosen with group=option")
+    if problems:
+        raise ConfigError(problems)
+    if OmegaConf.is_missing(node.run, "recipe"):
+        node.run.recipe = file.name
+    node.run.groups = _chosen(hydra_node)
+    return Composition(file, node, hydra_node)
+
+
+def compose_groups(
+    defaults: list[Any], choices: Mapping[str, str], searchpath: Sequence[str], top: set[str]
+) -> tuple[DictConfig, DictConfig]:
+    """Let Hydra compose a defaults list with other choices; `top` are the choices that the list itself makes.
+
+    Returns the configuration and Hydra's own node. Raises ConfigError.
+    """
+    register_schema()
+    urls = [f"file://{folder}" for folder in searchpath]
+    primary = {"defaults": [*defaults, "_self_"], "hydra": {"searchpath": urls}}
+    ConfigStore.instance().store(name=_PRIMARY, node=primary)
+    # A group that the recipe leaves out is added; Hydra would ask for a "+" there. A group inside another one
+    # (algo/loss) is in the defaults list of the outer option.
+    texts = [
+        f"{choice}={option}" if choice in top or "/" in choice else f"+{choice}={option}"
+        for choice, option in choices.items()
+    ]
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), job_name="rlscale", version_base="1.3"):
+            node = hydra.compose(_PRIMARY, overrides=texts, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from error
+    hydra_node = OmegaConf.masked_copy(node, "hydra")
+    with open_dict(node):
+        del node["hydra"]
+    return node, hydra_node
+
+
+def close(composition: Composition) -> Config:
+    """The read-only configuration. Raises ConfigError for keys without a value and interpolations without a target."""
+    node = composition.node
+    groups = Groups.of([str(composition.recipe.file.parent)])
+    try:
+        missing = [_missing(key, groups) for key in sorted(OmegaConf.missing_keys(node))]
+        if missing:
+            raise ConfigError(missing)
+        config = OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {_one_line(error)}") from error
+    assert isinstance(config, Config)
+    _anchor(config)
+    config.freeze()
+    return config
+
+
+def printed(composition: Composition, part: str, *, section: str | None = None, resolve: bool = False) -> str:
+    """YAML of a composition as Hydra's `--cfg job|hydra|all` prints it, or of one section of it.
+
+    Raises UserError for a section that is not there, ConfigError for an interpolation without a target.
+    """
+    parts = {"job": [composition.node], "hydra": [composition.hydra], "all": [composition.hydra, composition.node]}
+    node: Any = OmegaConf.merge(*parts[part])
+    if section is not None:
+        node = OmegaConf.select(node, section)
+        if node is None:
+            raise UserError(f"--package {section}: the configuration has nothing there")
+        if not OmegaConf.is_config(node):
+            return f"{node}\n"
+    try:
+        return OmegaConf.to_yaml(node, resolve=resolve)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {_one_line(error)}") from error
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hex digits that two configurations share exactly when they compute the same.
+
+    Leaves out where the run writes and reports, which engines of somebody else it uses, and how it is continued.
+    """
+    tree = plain(config)
+    for key in _NOT_HASHED:
+        section, _, name = key.partition(".")
+        if name:
+            del tree[section][name]
+        else:
+            del tree[section]
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+
+
+_NOT_HASHED = (
+    "run.output",
+    "run.root",
+    "run.scratch",
+    "run.progress",
+    "run.groups",
+    "run.report_samples",
+    "tracker",
+    "checkpoint.resume",
+    "checkpoint.keep",
+    "checkpoint.every",
+    "rollout.engine_urls",
+    "rollout.engine_key_file",
+    "rollout.max_concurrent",
+    "rollout.request_timeout_s",
+    "rollout.request_retries",
+    "cluster.host",
+    "cluster.ray_address",
+    "cluster.start_timeout_s",
+    "cluster.call_timeout_s",
+    "cluster.engine_restarts",
+    "cluster.memory_gb",
+)
+
+
+def plain(value: Any) -> Any:
+    """Sections as dicts, enums by name, all the way down: what YAML and JSON hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.name if isinstance(value, Enum) else value
+
+
+def _drop(file: RecipeFile, dropped: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The recipe's values without the dropped keys, and a line for each key that it does not set."""
+    problems = []
+    for key in dropped:
+        if not any(covers(key, name) for name, _ in leaves(file.values)):
+            problems.append(f"~{key}: recipe {file.name} sets no {key} that could be dropped")
+    values: dict[str, Any] = {}
+    for name, value in leaves(file.values):
+        if any(covers(key, name) for key in dropped):
+            continue
+        *path, last = name.split(".")
+        inner = values
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return values, problems
+
+
+def _chosen(hydra_node: DictConfig) -> dict[str, str]:
+    choices = hydra_node.hydra.runtime.choices
+    return {str(key): str(option) for key, option in choices.items() if not str(key).startswith("hydra/")}
+
+
+def _missing(key: str, groups: Groups) -> str:
+    choice = groups.at(key)
+    if choice is not None:
+        return (
+            f"{key}: is not chosen; add {choice}=<option>, one of {', '.join(groups.options(choice.partition('@')[0]))}"
+        )
+    return f"{key}: has no value; give {key}=..."
+
+
+def _one_line(error: BaseException) -> str:
+    """Hydra's message without its stack of causes and its indented lines of context."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    shown = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    return " ".join(shown).replace("raised while composing config: ", "")
+
+
+def _anchor(config: Config) -> None:
+    """Make relative paths of files absolute, so that the configuration means the same from any folder."""
+    for data in (config.data, config.eval.data):
+        if isinstance(data, FileData):
+            data.path = _absolute(data.path)
+    _anchor_model(config)
+    if config.rollout.engine_key_file is not None:
+        config.rollout.engine_key_file = _absolute(config.rollout.engine_key_file)
+    if config.warm_start is not None and config.warm_start.recipe.endswith((".yaml", ".yml")):
+        config.warm_start.recipe = _absolute(config.warm_start.recipe)
+
+
+def _anchor_model(config: Config) -> None:
+    model = config.model
+    # "owner/name" may be a folder here or a name on the hub: the folder wins where it exists.
+    if model.path is not None and (model.path.startswith((".", "~", "/")) or Path(model.path).is_dir()):
+        model.path = _absolute(model.path)
+    if model.tokenizer is not None and (model.tokenizer.startswith((".", "~", "/")) or Path(model.tokenizer).is_dir()):
+        model.tokenizer = _absolute(model.tokenizer)
+    if model.init is not None:
+        model.init = _absolute(model.init)
+    if model.chat_template is not None:
+        model.chat_template = _absolute(model.chat_template)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))

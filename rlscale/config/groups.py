@@ -1,0 +1,71 @@
+"""The configuration groups: which exist, which options each has, where each puts its values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlscale.config.errors import UserError
+from rlscale.config.locations import conf_dir
+from rlscale.config.nearest import did_you_mean, nearest
+
+PLACES = {"data": ("data", "eval.data")}
+"""Groups that fill more than one place of the configuration; `data@eval.data=...` names the other one."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of `conf/`, their options also looked for in further folders (a recipe's own)."""
+
+    folders: tuple[Path, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, extra: Sequence[str] = ()) -> Groups:
+        """The shipped groups. A further folder may add options to a group, but no group of its own.
+
+        Raises UserError for a folder that does not exist.
+        """
+        conf = conf_dir()
+        for folder in extra:
+            if not Path(folder).is_dir():
+                raise UserError(f"hydra.searchpath: there is no folder {folder}")
+        names = sorted(str(folder.relative_to(conf)) for folder in conf.rglob("*") if folder.is_dir())
+        return cls((conf, *map(Path, extra)), tuple(names))
+
+    def options(self, group: str) -> list[str]:
+        """Options of a group, sorted."""
+        return sorted({file.stem for folder in self.folders for file in (folder / group).glob("*.yaml")})
+
+    def ships(self, group: str, option: str) -> bool:
+        """Whether rlscale itself has that option (others come from the folder of somebody's recipe)."""
+        return (self.folders[0] / group / f"{option}.yaml").is_file()
+
+    def at(self, key: str) -> str | None:
+        """The group choice that fills the section `key`: `algo/kl` for `algo.kl`, `data@eval.data` for `eval.data`."""
+        for group, places in PLACES.items():
+            if key in places:
+                return group if key == places[0] else f"{group}@{key}"
+        name = key.replace(".", "/")
+        return name if name in self.names else None
+
+    def problem(self, choice: str, option: object) -> str | None:
+        """What is wrong with `choice=option`, where choice is a group or `group@place`; None if nothing is."""
+        group, _, place = choice.partition("@")
+        if group not in self.names:
+            return f"{choice}={option}: there is no group {group}{did_you_mean(nearest(group, self.names))}"
+        if place and place not in PLACES.get(group, (section(group),)):
+            return f"{choice}={option}: the group {group} fills {' or '.join(PLACES.get(group, (section(group),)))}"
+        options = self.options(group)
+        if not isinstance(option, str) or option not in options:
+            guess = nearest(str(option), options)
+            hint = did_you_mean(guess) or f"; values inside are set with {section(choice)}.<key>=..."
+            return f"{choice}={option}: no such option{hint} Available: {', '.join(options)}"
+        return None
+
+
+def section(choice: str) -> str:
+    """The dotted section that a group choice fills: `algo.kl` for `algo/kl`, `eval.data` for `data@eval.data`."""
+    group, _, place = choice.partition("@")
+    return place or group.replace("/", ".")

@@ -1,0 +1,94 @@
+"""Can this machine run the configuration: GPUs, memory, cores, files. Imports no torch and starts nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlscale.config.architecture import read_architecture
+from rlscale.config.checks.model import TRAINING_BYTES, parameters_of
+from rlscale.config.checks.subject import Subject
+from rlscale.config.errors import ConfigError
+from rlscale.config.schema import Config
+from rlscale.config.schema.data import FileData
+from rlscale.config.schema.model import DType
+from rlscale.config.sizes import Sizes
+
+
+def check_machine(config: Config) -> list[str]:
+    """Check a configuration that `check` accepted against this machine. Returns notes.
+
+    Raises ConfigError with one line per problem. With `cluster.ray_address` the run uses other machines than this one,
+    so nothing is checked and a note says so.
+    """
+    if config.cluster.ray_address is not None:
+        address = config.cluster.ray_address
+        return [f"cluster.ray_address={address}: GPUs, memory and files of that cluster are not checked from here"]
+    subject = Subject(config, Sizes.of(config), read_architecture(config.model))
+    problems = [*_files(config)]
+    problems += _gpus(config) if subject.on_gpus else _memory(subject)
+    if problems:
+        raise ConfigError(problems)
+    if not subject.on_gpus:
+        subject.notes.extend(_cores(subject))
+    return subject.notes
+
+
+def count_gpus(root: Path = Path("/")) -> int:
+    """NVIDIA GPUs that this machine's driver shows, without loading any library of it."""
+    listed = root / "proc/driver/nvidia/gpus"
+    if listed.is_dir():
+        return len(list(listed.iterdir()))
+    # A container may hide the driver's folder and still have the devices.
+    return sum(1 for device in (root / "dev").glob("nvidia*") if device.name.removeprefix("nvidia").isdigit())
+
+
+def _gpus(config: Config) -> Iterator[str]:
+    found, wanted = count_gpus(), config.cluster.gpus_per_node
+    if found == 0:
+        yield (
+            f"cluster.device=cuda with cluster.gpus_per_node={wanted}, but this machine has no GPU; choose "
+            "cluster=local_cpu, or give cluster.ray_address of a cluster that has them"
+        )
+    elif found < wanted:
+        yield f"cluster.gpus_per_node={wanted}, but this machine has {found} GPUs; lower it"
+
+
+def _memory(subject: Subject) -> Iterator[str]:
+    parameters = parameters_of(subject)
+    if parameters is None:
+        return
+    config, sizes = subject.config, subject.sizes
+    weight = 2 if config.model.dtype is DType.bfloat16 else 4
+    needed = parameters * (TRAINING_BYTES * sizes.data_parallel + weight * sizes.engines) / 1e9
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if needed > present:
+        yield (
+            f"model={config.model.name}: {sizes.data_parallel} copies in training and {sizes.engines} on engines need "
+            f"about {needed:.0f} GB, but this machine has {present:.0f} GB; choose a smaller model or fewer copies"
+        )
+
+
+def _cores(subject: Subject) -> Iterator[str]:
+    cores = len(os.sched_getaffinity(0))
+    ranks, threads = subject.sizes.trainer_ranks, subject.config.trainer.threads
+    busy = max(ranks * threads, subject.sizes.engines)
+    if busy > cores:
+        engines = subject.sizes.engines
+        yield f"{ranks} trainer ranks of {threads} threads and {engines} engines share {cores} cores, which is slow"
+
+
+def _files(config: Config) -> Iterator[str]:
+    named: list[tuple[str, str | None]] = [
+        ("model.chat_template", config.model.chat_template),
+        ("rollout.engine_key_file", config.rollout.engine_key_file),
+    ]
+    for key, data in (("data.path", config.data), ("eval.data.path", config.eval.data)):
+        if isinstance(data, FileData):
+            named.append((key, data.path.split("@[")[0]))
+    for key, path in named:
+        if path is not None and not Path(path).is_file():
+            yield f"{key}={path}: there is no such file"
+    if config.model.init is not None and not (Path(config.model.init) / "config.json").is_file():
+        yield f"model.init={config.model.init}: is no Hugging Face model folder (no config.json)"

@@ -1,0 +1,103 @@
+"""The command line's overrides, in Hydra's own grammar: group choices, values, and values of the recipe to drop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from rlscale.config.groups import Groups, section
+from rlscale.config.recipe_file import folder
+
+
+@dataclass
+class Overrides:
+    """What the command line asks for."""
+
+    choices: dict[str, str] = field(default_factory=dict)
+    """Option by group choice."""
+    values: list[tuple[str, Any]] = field(default_factory=list)
+    """(dotted key, value) in the order given; a later one wins."""
+    dropped: list[str] = field(default_factory=list)
+    """Keys whose value in the recipe is not taken (`~key`)."""
+    problems: list[str] = field(default_factory=list)
+    """One line for each override that cannot be taken."""
+
+
+SEARCHPATH = "hydra.searchpath"
+
+
+def searchpath(overrides: Sequence[str]) -> list[str]:
+    """Folders of `hydra.searchpath=[...]` on the command line, absolute. What cannot be read is left to `parse`."""
+    found = [parse_one(text, []) for text in overrides if text.startswith(SEARCHPATH)]
+    lists = [override.value() for override in found if override is not None]
+    return [folder(url, Path.cwd()) for urls in lists if isinstance(urls, list) for url in urls]
+
+
+def parse(overrides: Sequence[str], groups: Groups) -> Overrides:
+    """Read overrides; what is wrong with them is in `problems`."""
+    result = Overrides()
+    for text in overrides:
+        override = parse_one(text, result.problems)
+        if override is not None:
+            _sort_in(override, text, groups, result)
+    return result
+
+
+def parse_one(text: str, problems: list[str]) -> Override | None:
+    """One override by Hydra's grammar, or None and a line in `problems`."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([text])
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        hint = "options are written key=value" if "=" not in text else f"{reason}; quote values with special characters"
+        problems.append(f"{text}: cannot be read ({hint})")
+        return None
+    return override
+
+
+def _sort_in(override: Override, text: str, groups: Groups, result: Overrides) -> None:
+    key = override.key_or_group
+    choice = f"{key}@{override.package}" if override.package else key
+    if override.is_sweep_override():
+        result.problems.append(f"{text}: several values at once are a sweep; add -m to run them one after the other")
+    elif key == "recipe":
+        result.problems.append(f"{text}: the recipe is chosen once, by its name or by a path that ends in .yaml")
+    elif key.split(".")[0].split("/")[0] == "hydra":
+        if key != SEARCHPATH or not isinstance(override.value(), list):
+            result.problems.append(
+                f"{text}: has no effect here; of Hydra's own options only hydra.searchpath=[...] has"
+            )
+    elif override.is_delete():
+        if key in groups.names:
+            result.problems.append(f"{text}: a group cannot be taken away; choose another option: {key}=...")
+        else:
+            result.dropped.append(key)
+    elif override.package or "/" in key or key in groups.names:
+        problem = groups.problem(choice, override.value())
+        if problem is None:
+            result.choices[choice] = str(override.value())
+        else:
+            result.problems.append(problem)
+    else:
+        result.values.append((key, override.value()))
+
+
+def given_keys(overrides: Overrides) -> set[str]:
+    """Keys that the command line sets itself; a section in braces counts as a whole."""
+    return {key for key, _ in overrides.values} | set(overrides.dropped)
+
+
+def conflict(recipe: str, choice: str, option: str, values: dict[str, Any]) -> str:
+    """The line for a group choice that would leave the recipe's values for another option standing."""
+    drops = " ".join(f"'~{key}'" for key in values)
+    listed = ", ".join(f"{key}={value}" for key, value in values.items())
+    return (
+        f"{choice}={option}: recipe {recipe} sets {listed} for another {section(choice)} option; "
+        f"give your own value for each, or drop them with {drops}"
+    )

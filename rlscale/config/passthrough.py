@@ -1,0 +1,170 @@
+"""The options of Megatron, SGLang and the router, read from their installed source.
+
+Importing those packages takes seconds and pulls torch, so the dataclass fields are read with `ast`, inherited ones
+included, and kept in a cache file per version.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+_FORMAT = 1
+"""Raised when the cache file's content changes its meaning."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where the options of one pass-through node are declared."""
+
+    distribution: str
+    package: str
+    file: str
+    """Path inside the package."""
+    cls: str
+
+
+KINDS = {
+    "transformer": Kind("megatron-core", "megatron", "core/transformer/transformer_config.py", "TransformerConfig"),
+    "ddp": Kind(
+        "megatron-core",
+        "megatron",
+        "core/distributed/distributed_data_parallel_config.py",
+        "DistributedDataParallelConfig",
+    ),
+    "optimizer": Kind("megatron-core", "megatron", "core/optimizer/optimizer_config.py", "OptimizerConfig"),
+    "server": Kind("sglang", "sglang", "srt/server_args.py", "ServerArgs"),
+    "router": Kind("sglang-router", "sglang_router", "router_args.py", "RouterArgs"),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of an installed package."""
+
+    name: str
+    types: tuple[str, ...]
+    """Plain types that it takes (int, float, bool, str, None); empty where its annotation says something else."""
+
+
+@cache
+def known_options(kind: str, cache_folder: Path | None = None) -> dict[str, Option] | None:
+    """Options by name; kind is transformer, ddp, optimizer, server or router. None if the package is not installed."""
+    where = KINDS[kind]
+    try:
+        installed = version(where.distribution)
+    except PackageNotFoundError:
+        return None
+    file = (
+        cache_folder / f"options-{where.distribution}-{installed}-{where.cls}-{_FORMAT}.json" if cache_folder else None
+    )
+    kept = _load(file)
+    if kept is not None:
+        return kept
+    root = _package_root(where.package)
+    if root is None or not (root / where.file).is_file():
+        return None
+    options = {option.name: option for option in _fields(root, root / where.file, where.cls)}
+    _keep(file, options)
+    return options
+
+
+def _package_root(package: str) -> Path | None:
+    """Folder of a top-level package; finding it imports nothing."""
+    spec = find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    return Path(folders[0]) if folders else None
+
+
+def _fields(root: Path, file: Path, cls: str) -> list[Option]:
+    """Fields of a dataclass, those of its bases first, as `dataclasses.fields` would give them."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls), None)
+    if node is None:
+        return []
+    found: dict[str, Option] = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name):
+            found.update(
+                {option.name: option for option in _fields(root, _file_of(root, file, tree, base.id), base.id)}
+            )
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            annotation = ast.unparse(statement.annotation)
+            if not annotation.startswith(("ClassVar", "typing.ClassVar")):
+                name = statement.target.id
+                found[name] = Option(name, _types(statement.annotation))
+    return list(found.values())
+
+
+def _file_of(root: Path, file: Path, tree: ast.Module, name: str) -> Path:
+    """The file that a base class is imported from; the same file where it is not imported."""
+    for node in tree.body:
+        if not isinstance(node, ast.ImportFrom) or name not in [alias.asname or alias.name for alias in node.names]:
+            continue
+        parts = (node.module or "").split(".") if node.module else []
+        folder = file.parent
+        if node.level == 0:
+            folder, parts = root, parts[1:]
+        for _ in range(node.level - 1):
+            folder = folder.parent
+        path = folder.joinpath(*parts)
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return file
+
+
+def _types(annotation: ast.expr) -> tuple[str, ...]:
+    """Plain types of an annotation, () where it holds anything else."""
+    if isinstance(annotation, ast.Subscript):
+        outer = ast.unparse(annotation.value).rpartition(".")[2]
+        inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        if outer in ("A", "Annotated"):
+            return _types(inner[0])
+        if outer == "Optional":
+            types = _types(inner[0])
+            return (*types, "None") if types else ()
+        if outer == "Union":
+            return _union([_types(part) for part in inner])
+        return ()
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        return _union([_types(annotation.left), _types(annotation.right)])
+    if isinstance(annotation, ast.Constant) and annotation.value is None:
+        return ("None",)
+    if isinstance(annotation, ast.Name) and annotation.id in ("int", "float", "bool", "str"):
+        return (annotation.id,)
+    return ()
+
+
+def _union(parts: list[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(name for part in parts for name in part) if all(parts) else ()
+
+
+def _load(file: Path | None) -> dict[str, Option] | None:
+    if file is None:
+        return None
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return {item["name"]: Option(item["name"], tuple(item["types"])) for item in kept}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(file: Path | None, options: dict[str, Option]) -> None:
+    """Write the cache file whole or not at all; a folder that cannot be written to costs time, no more."""
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            json.dump([asdict(option) for option in options.values()], out)
+        os.replace(partial, file)
+    except OSError:
+        return

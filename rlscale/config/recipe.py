@@ -1,0 +1,175 @@
+"""What a run leaves behind: `recipe.yaml` (choices and differing values) and `resolved.yaml` (everything)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+import rlscale
+from rlscale.config.compose import compose_groups, plain
+from rlscale.config.groups import Groups
+from rlscale.config.schema import Config
+from rlscale.config.store import DATA_SCHEMAS, LOSS_SCHEMAS, ROOT
+
+_NOT_KEPT = (
+    "run.groups",
+    "run.output",
+    "run.root",
+    "run.scratch",
+    "run.progress",
+    "checkpoint.resume",
+    "cluster.ray_address",
+    "rollout.engine_urls",
+    "rollout.engine_key_file",
+)
+"""Where and how one run ran, which is no part of the experiment: folders, addresses, keys."""
+
+_ORDER = ("model", "parallel", "algo", "rollout", "cluster", "data", "data@eval.data", "reward", "optim", "tracker")
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "megatron-core",
+    "mbridge",
+    "sglang",
+    "sglang-router",
+    "ray",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "datasets",
+    "math-verify",
+)
+
+
+def write_recipe(config: Config, folder: Path) -> None:
+    """Write `recipe.yaml`, which `recipe=<its path>` runs again anywhere, and `resolved.yaml` into `folder`."""
+    (folder / "recipe.yaml").write_text(recipe_text(config), encoding="utf-8")
+    resolved = {**plain(config), "ran_on": versions()}
+    (folder / "resolved.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(_escaped(resolved))), encoding="utf-8")
+
+
+def recipe_text(config: Config) -> str:
+    """The recipe of a configuration: its group choices, and every value that differs from what they give."""
+    choices, nested = _choices(config)
+    defaults: list[Any] = [ROOT, *({choice: option} for choice, option in choices.items())]
+    base, hydra_node = compose_groups(defaults, {}, [], set(choices))
+    chosen = hydra_node.hydra.runtime.choices
+    for choice, option in nested.items():
+        if chosen.get(choice) != option:
+            within = choice.split("/")[0] in choices
+            defaults.append({f"override {choice}" if within else choice: option})
+    base, _ = compose_groups(defaults, {}, [], set(choices))
+    before = OmegaConf.to_container(base, resolve=False, enum_to_str=True)
+    assert isinstance(before, dict)
+    values = _difference({str(key): value for key, value in before.items()}, _kept(plain(config)))
+    text = OmegaConf.to_yaml(OmegaConf.create({"defaults": [*defaults, "_self_"], **_escaped(values)}))
+    how = "run it again with: python -m rlscale recipe=<path of this file>"
+    return f"# Written by rlscale {rlscale.__version__}; {how}\n{text}"
+
+
+def versions() -> dict[str, Any]:
+    """What a run ran on: Python, packages, and the commit of a source checkout."""
+    found: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return {
+        "rlscale": rlscale.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": found,
+    }
+
+
+def _choices(config: Config) -> tuple[dict[str, str], dict[str, str]]:
+    """Choices of whole groups and of groups inside them, with shipped options only.
+
+    An option from somebody's own folder is not there when the recipe runs elsewhere: its values are written out
+    instead, over a shipped option of the same type where the section has several types.
+    """
+    groups = Groups.of()
+    choices: dict[str, str] = {}
+    nested: dict[str, str] = {}
+    known = [*_ORDER, *(choice for choice in config.run.groups if choice not in _ORDER)]
+    for choice in known:
+        option = config.run.groups.get(choice)
+        if option is None:
+            continue
+        group = choice.partition("@")[0]
+        if not groups.ships(group, option):
+            option = _stand_in(config, choice)
+        if option is not None:
+            (nested if "/" in group else choices)[choice] = option
+    return choices, nested
+
+
+def _stand_in(config: Config, choice: str) -> str | None:
+    typed: dict[str, tuple[Any, Mapping[str, type], dict[str, str]]] = {
+        "data": (config.data, DATA_SCHEMAS, {"file_schema": "jsonl"}),
+        "data@eval.data": (config.eval.data, DATA_SCHEMAS, {"file_schema": "jsonl"}),
+        "algo/loss": (config.algo.loss, LOSS_SCHEMAS, {}),
+    }
+    if choice not in typed:
+        return None
+    value, schemas, renamed = typed[choice]
+    name = next((name for name, schema in schemas.items() if type(value) is schema), None)
+    return None if name is None else renamed.get(name, name.removesuffix("_schema"))
+
+
+def _kept(tree: dict[str, Any]) -> dict[str, Any]:
+    for key in _NOT_KEPT:
+        section, _, name = key.partition(".")
+        tree[section].pop(name)
+    return tree
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `after` that `before` does not already say."""
+    found: dict[str, Any] = {}
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            inner = _difference(old, value)
+            if inner:
+                found[key] = inner
+        elif key not in before or value != old:
+            found[key] = value
+    # The recipe's name is always said, because the file that it is written to is called otherwise.
+    if "run" in after:
+        found["run"] = {"recipe": after["run"]["recipe"], **found.get("run", {})}
+    return found
+
+
+def _escaped(value: Any) -> Any:
+    """The same with `${` in texts escaped, so that nothing is taken for an interpolation."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package lies in; None for an installed package or without git."""
+    root = Path(rlscale.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

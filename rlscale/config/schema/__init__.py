@@ -1,0 +1,59 @@
+"""The whole configuration as one typed tree. Every key has a type, a default or a group that fills it, a meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from rlscale.config.schema.algo import AlgoConfig
+from rlscale.config.schema.checkpoint import CheckpointConfig
+from rlscale.config.schema.cluster import ClusterConfig
+from rlscale.config.schema.data import DataConfig
+from rlscale.config.schema.evaluation import EvalConfig
+from rlscale.config.schema.model import ModelConfig
+from rlscale.config.schema.optim import OptimConfig
+from rlscale.config.schema.parallel import ParallelConfig
+from rlscale.config.schema.reward import RewardConfig
+from rlscale.config.schema.rollout import RolloutConfig
+from rlscale.config.schema.run import RunSection, WarmStartConfig
+from rlscale.config.schema.section import Section
+from rlscale.config.schema.tracker import TrackerConfig
+from rlscale.config.schema.trainer import TrainerConfig
+from rlscale.config.schema.weights import WeightsConfig
+
+
+@dataclass
+class Config(Section):
+    """The configuration of a run."""
+
+    model: ModelConfig = MISSING
+    """Which model is trained (group `model`)."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How the trainer is split over ranks (group `parallel`)."""
+    algo: AlgoConfig = MISSING
+    """The algorithm (group `algo`)."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How samples are generated (group `rollout`)."""
+    cluster: ClusterConfig = MISSING
+    """Which machines the run uses (group `cluster`)."""
+    data: DataConfig = MISSING
+    """Where prompts come from (group `data`)."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """What a response is worth (group `reward`)."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimizer (group `optim`)."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """How the trainer computes a step."""
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    """How weights reach the engines."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Evaluation."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints and resume."""
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    """Where metrics go besides the run's own files (group `tracker`)."""
+    run: RunSection = field(default_factory=RunSection)
+    """The run itself."""
+    warm_start: WarmStartConfig | None = None
+    """A supervised stage before this one."""

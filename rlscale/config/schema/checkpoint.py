@@ -1,0 +1,29 @@
+"""What is saved, how often, and how a run is continued."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from rlscale.config.schema.section import Section
+
+
+class Resume(Enum):
+    """Whether a run continues an unfinished one of the same recipe and configuration."""
+
+    auto = "auto"
+    never = "never"
+
+
+@dataclass
+class CheckpointConfig(Section):
+    """Checkpoints of a run."""
+
+    every: int = 50
+    """Iterations between checkpoints; 0 saves only at the end and on a signal."""
+    keep: int = 2
+    """Checkpoints kept; older ones are removed after a newer one is whole."""
+    optimizer: bool = True
+    """Save the optimizer state; without it a run cannot be resumed exactly."""
+    resume: Resume = Resume.auto
+    """`auto` continues the newest unfinished run of the same recipe and configuration; `never` starts afresh."""

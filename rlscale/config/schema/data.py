@@ -1,0 +1,62 @@
+"""Where prompts come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from rlscale.config.schema.section import Section
+
+
+@dataclass
+class DataConfig(Section):
+    """What every prompt source has; each `data=` option adds its own fields."""
+
+    shuffle: bool = True
+    """Read the prompts in an order drawn from `data.seed` anew in each epoch."""
+    seed: int = 0
+    """Seed of the order, and of the problems of a generated source."""
+    apply_chat_template: bool = True
+    """Turn the prompt into a chat message and apply the tokenizer's template."""
+    system_prompt: str | None = None
+    """System message put before the prompt; needs the chat template."""
+
+
+@dataclass
+class ArithmeticData(DataConfig):
+    """Sums of two numbers, made by a seeded generator; training and held-out problems never meet."""
+
+    split: str = "train"
+    """`train` or `held_out`: which problems this source draws from."""
+    max_number: int = 100
+    """Numbers are drawn from 0 to this, exclusive."""
+    held_out_share: float = 0.1
+    """Share of all problems that belongs to `held_out`."""
+    split_seed: int = 0
+    """Seed of the division into train and held out; must be the same in every stage and in the evaluation."""
+    reverse_answer: bool = True
+    """Ask for the answer's last digit first, which a small model learns several times faster."""
+    size: int | None = None
+    """Problems of one epoch; null means all of the split."""
+
+
+@dataclass
+class FileData(DataConfig):
+    """Prompts from a JSONL or Parquet file."""
+
+    path: str = MISSING
+    """File ending in .jsonl or .parquet; `path@[10:20]` takes a slice of its rows."""
+    prompt_key: str = "prompt"
+    """Key of the prompt: a string, or a list of chat messages."""
+    label_key: str | None = "label"
+    """Key of the label that the reward compares with (for algo=sft: of the answer); null for none."""
+
+
+@dataclass
+class CustomData(DataConfig):
+    """Prompts from your own class."""
+
+    source: dict[str, Any] = field(default_factory=dict)
+    """`_target_` of a rlscale.data.sources.PromptSource and its arguments."""

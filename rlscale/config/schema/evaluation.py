@@ -1,0 +1,36 @@
+"""How the policy is measured on data that it is not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlscale.config.schema.data import DataConfig
+from rlscale.config.schema.section import Section
+
+
+@dataclass
+class EvalConfig(Section):
+    """Evaluation before, during and after training, with its own data and sampling parameters."""
+
+    enabled: bool = True
+    """Evaluate at all."""
+    every: int = 0
+    """Iterations between evaluations during training; 0 evaluates only before and after."""
+    data: DataConfig | None = None
+    """Prompts of the evaluation (`data@eval.data=...` chooses a source)."""
+    prompts: int | None = 256
+    """Prompts taken from the source; null takes all."""
+    samples_per_prompt: int = 1
+    """Samples generated for each prompt."""
+    pass_k: list[int] = field(default_factory=lambda: [1])
+    """The k of pass@k to report; none above `eval.samples_per_prompt`."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus sampling; 1 switches it off."""
+    top_k: int = -1
+    """Sampling from the k most likely tokens; -1 switches it off."""
+    max_response_tokens: int | None = None
+    """Longest response in tokens; null means `rollout.max_response_tokens`."""
+    success_reward: float = 1.0
+    """A sample counts as solved when its reward is at least this."""

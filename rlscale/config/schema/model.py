@@ -1,0 +1,52 @@
+"""Which model is trained: a Hugging Face folder or name, or a small random one that the project makes itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from rlscale.config.schema.section import Section
+
+
+class DType(Enum):
+    """Floating-point types of parameters."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@dataclass
+class CreateModelConfig(Section):
+    """How to make a small random model, so that a recipe needs no download."""
+
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """The Hugging Face config of the model: `model_type` and its sizes."""
+    characters: str = MISSING
+    """Every character that the tokenizer knows; one token each, in this order, after the special tokens."""
+    seed: int = 0
+    """Seed of the random weights."""
+
+
+@dataclass
+class ModelConfig(Section):
+    """The policy's model. Its architecture is read from the Hugging Face config, never typed twice."""
+
+    name: str = MISSING
+    """Short name in logs and file names."""
+    path: str | None = None
+    """Hugging Face folder or hub name with config, tokenizer and weights; null makes the model from `model.create`."""
+    create: CreateModelConfig | None = None
+    """How to make the model when `model.path` is null."""
+    init: str | None = None
+    """Hugging Face folder whose weights the policy starts from; null means those of the model itself."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer; null means the model's."""
+    chat_template: str | None = None
+    """File with a Jinja chat template that replaces the tokenizer's; null keeps the tokenizer's."""
+    dtype: DType = DType.float32
+    """Type of the parameters in training and on the engines."""
+    parameters: float | None = None
+    """Number of parameters, for size checks before the model is downloaded; after that its config counts."""

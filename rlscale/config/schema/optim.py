@@ -1,0 +1,45 @@
+"""The optimizer and its learning-rate schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rlscale.config.schema.section import Section
+
+
+class Schedule(Enum):
+    """Shape of the learning rate after warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+@dataclass
+class OptimConfig(Section):
+    """Megatron's Adam with decoupled weight decay."""
+
+    lr: float = 1e-6
+    """Peak learning rate."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the schedule."""
+    schedule: Schedule = Schedule.constant
+    """Shape of the learning rate after warm-up."""
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up from 0."""
+    decay_steps: int | None = None
+    """Optimizer steps until `min_lr` is reached, warm-up included; null means the whole run."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    beta1: float = 0.9
+    """Adam's decay of the first moment."""
+    beta2: float = 0.98
+    """Adam's decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of Adam's second moment."""
+    clip_grad: float = 1.0
+    """Bound on the global gradient norm; 0 switches clipping off."""
+    megatron: dict[str, Any] = field(default_factory=dict)
+    """Any further option of Megatron's OptimizerConfig, by its own name."""

@@ -1,0 +1,29 @@
+"""How the trainer is split over ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlscale.config.schema.section import Section
+
+
+@dataclass
+class ParallelConfig(Section):
+    """Sizes of Megatron's parallel groups. Their product (without expert sizes) is the number of trainer ranks."""
+
+    tensor: int = 1
+    """Tensor-parallel ranks; must divide the attention heads and the key-value heads."""
+    sequence: bool = False
+    """Sequence parallelism: splits activations between the tensor-parallel regions; needs tensor > 1."""
+    pipeline: int = 1
+    """Pipeline-parallel stages; must divide the layers."""
+    virtual_pipeline: int | None = None
+    """Model chunks per pipeline stage (interleaved schedule); null for none."""
+    context: int = 1
+    """Context-parallel ranks (each sequence is cut zig-zag over them)."""
+    expert: int = 1
+    """Expert-parallel ranks; must divide the experts, and with `expert_tensor` the ranks of a pipeline stage."""
+    expert_tensor: int | None = None
+    """Tensor-parallel ranks inside an expert; null means 1."""
+    data: int | None = None
+    """Data-parallel ranks; null fills the trainer's devices (one on the CPU)."""

@@ -1,0 +1,50 @@
+"""The run itself: how long, where to, from which seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+from rlscale.config.schema.section import Section
+
+
+class Progress(Enum):
+    """How progress is shown."""
+
+    auto = "auto"
+    live = "live"
+    plain = "plain"
+
+
+@dataclass
+class RunSection(Section):
+    """The run itself."""
+
+    recipe: str = MISSING
+    """Name of the recipe; set from the recipe's file name."""
+    iterations: int = 100
+    """Iterations (collect, train, sync) of the run."""
+    seed: int = 0
+    """Seed of everything that is drawn at random: data order, sampling, initial weights."""
+    output: str | None = None
+    """Folder of this run; null means `<run.root>/<recipe>/<date-time>`."""
+    root: str = "outputs"
+    """Folder of all runs."""
+    scratch: str = ".rlscale"
+    """Folder for what can be made again: models made by the project, caches, Ray's files."""
+    progress: Progress = Progress.auto
+    """`live` redraws the terminal, `plain` prints lines; `auto` asks whether it is a terminal."""
+    report_samples: int = 8
+    """Samples shown in the report, before and after training."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """The group options that this configuration was composed from; set by composing, never by hand."""
+
+
+@dataclass
+class WarmStartConfig(Section):
+    """A supervised stage before reinforcement learning, run on its own when its result is missing."""
+
+    recipe: str = MISSING
+    """Recipe of the stage. It takes this run's model, cluster, parallel, seed and folders."""

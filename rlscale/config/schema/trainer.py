@@ -1,0 +1,37 @@
+"""How the trainer computes a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rlscale.config.schema.section import Section
+
+
+class Recompute(Enum):
+    """Which activations are computed again in the backward pass instead of kept."""
+
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
+@dataclass
+class TrainerConfig(Section):
+    """The Megatron trainer."""
+
+    max_tokens_per_microbatch: int = 8192
+    """Tokens of one micro-batch of one rank (before context parallelism cuts it); a longer sample stands alone."""
+    distributed_optimizer: bool = False
+    """Shard the optimizer state over the data-parallel ranks."""
+    recompute: Recompute = Recompute.none
+    """Which activations are recomputed in the backward pass."""
+    deterministic: bool = True
+    """Ask for operations whose result does not change from run to run."""
+    threads: int = 1
+    """CPU threads of each rank."""
+    megatron: dict[str, Any] = field(default_factory=dict)
+    """Any further option of Megatron's TransformerConfig, by its own name."""
+    ddp: dict[str, Any] = field(default_factory=dict)
+    """Any further option of Megatron's DistributedDataParallelConfig, by its own name."""

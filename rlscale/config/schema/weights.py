@@ -1,0 +1,25 @@
+"""How the trainer's weights reach the engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlscale.config.schema.section import Section
+
+
+@dataclass
+class WeightsConfig(Section):
+    """Weight sync and its canary."""
+
+    bucket_mb: int = 256
+    """Megabytes of parameters sent at a time."""
+    verify_every: int = 10
+    """Syncs between canary checks (the first sync is always checked); 0 checks only the first."""
+    canary_tokens: int = 32
+    """Length in tokens of the fixed canary prompt."""
+    canary_bound: float | None = None
+    """Largest difference of log-prob between engine and trainer on the canary; null: 1e-3 in fp32, 0.2 in bf16."""
+    max_logprob_diff: float | None = None
+    """Largest mean |trainer - engine| log-prob of an iteration, over tokens of its own version; null: no bound."""
+    timeout_s: float = 300.0
+    """Seconds that one sync may take."""

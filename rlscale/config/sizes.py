@@ -1,0 +1,92 @@
+"""Every size that follows from the configuration, computed once and printed at the start of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlscale.config.schema import Config
+from rlscale.config.schema.algo import SftLoss
+from rlscale.config.schema.cluster import ClusterConfig, Device, Placement
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Derived sizes. Batch sizes are counted in groups first; samples follow."""
+
+    trainer_devices: int
+    """GPUs of the trainer; on the CPU the ranks that may share the cores."""
+    engine_devices: int
+    """GPUs of the engines; on the CPU the engines that may share the cores."""
+    model_ranks: int
+    """Ranks that together hold one copy of the model: tensor x pipeline x context."""
+    data_parallel: int
+    trainer_ranks: int
+    engines: int
+    engine_gpus: int
+    """GPUs that the engines use; 0 on the CPU and for engines that somebody else started."""
+    groups_per_iteration: int
+    groups_per_step: int
+    samples_per_iteration: int
+    samples_per_step: int
+    steps_per_iteration: int
+    """Optimizer steps of an iteration, epochs included."""
+    total_steps: int
+    """Optimizer steps of the run."""
+    max_sequence_tokens: int
+    """Longest prompt plus longest response."""
+    max_tokens_per_iteration: int
+
+    @classmethod
+    def of(cls, config: Config) -> Sizes:
+        """The sizes of a configuration; meaningful once `check(config)` has accepted it, and never an error before."""
+        parallel, rollout, algo, cluster = config.parallel, config.rollout, config.algo, config.cluster
+        model_ranks = max(1, parallel.tensor * parallel.pipeline * parallel.context)
+        trainer_devices, engine_devices = _devices(cluster)
+        filled = 1 if cluster.device is Device.cpu else max(1, trainer_devices // model_ranks)
+        data_parallel = parallel.data if parallel.data is not None else filled
+        samples = rollout.groups_per_iteration * rollout.samples_per_group
+        steps = max(1, algo.steps_per_iteration)
+        per_iteration = algo.steps_per_iteration * algo.epochs_per_iteration
+        supervised = isinstance(algo.loss, SftLoss) and not config.eval.enabled
+        own_engines = 0 if supervised else len(rollout.engine_urls) or rollout.engines
+        on_gpus = cluster.device is Device.cuda and not rollout.engine_urls
+        sequence = rollout.max_prompt_tokens + rollout.max_response_tokens
+        return cls(
+            trainer_devices=trainer_devices,
+            engine_devices=engine_devices,
+            model_ranks=model_ranks,
+            data_parallel=data_parallel,
+            trainer_ranks=model_ranks * data_parallel,
+            engines=own_engines,
+            engine_gpus=own_engines * rollout.gpus_per_engine if on_gpus else 0,
+            groups_per_iteration=rollout.groups_per_iteration,
+            groups_per_step=rollout.groups_per_iteration // steps,
+            samples_per_iteration=samples,
+            samples_per_step=samples // steps,
+            steps_per_iteration=per_iteration,
+            total_steps=config.run.iterations * per_iteration,
+            max_sequence_tokens=sequence,
+            max_tokens_per_iteration=samples * sequence,
+        )
+
+    def lines(self) -> list[str]:
+        """What the run prints at its start."""
+        return [
+            f"batch: {self.groups_per_iteration} groups = {self.samples_per_iteration} samples per iteration, "
+            f"{self.steps_per_iteration} optimizer steps of {self.groups_per_step} groups "
+            f"= {self.samples_per_step} samples",
+            f"trainer: {self.trainer_ranks} ranks = {self.data_parallel} data-parallel x {self.model_ranks} per copy",
+            f"engines: {self.engines}" + (f" on {self.engine_gpus} GPUs" if self.engine_gpus else ""),
+            f"tokens: at most {self.max_sequence_tokens} per sample, {self.max_tokens_per_iteration:,} per iteration",
+        ]
+
+
+def _devices(cluster: ClusterConfig) -> tuple[int, int]:
+    """(of the trainer, of the engines)."""
+    if cluster.device is Device.cpu:
+        return cluster.max_trainer_ranks, cluster.max_engines
+    total = cluster.nodes * cluster.gpus_per_node
+    if cluster.placement is Placement.colocated:
+        return total, total
+    engines = cluster.rollout_nodes * cluster.gpus_per_node + cluster.rollout_gpus
+    return total - engines, engines

@@ -1,0 +1,148 @@
+"""Putting one value into the composed configuration, with an error that says what the key takes."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from rlscale.config.groups import Groups
+from rlscale.config.nearest import did_you_mean, nearest, nearest_key
+from rlscale.config.schema.section import Section
+
+
+def assign(root: DictConfig, key: str, value: Any, groups: Groups) -> list[str]:
+    """Set `key` to `value`; a mapping is merged into a section. Returns one line per problem."""
+    parts = key.split(".")
+    node = root
+    for depth, part in enumerate(parts[:-1]):
+        here = ".".join(parts[: depth + 1])
+        child = _enter(node, part)
+        if child is None:
+            if _hint(node, part) is None:
+                return [_unknown(root, key)]
+            choice = groups.at(here)
+            return [f"{key}: {here} is not chosen yet; add {choice}=..." if choice else f"{key}: {here} holds no keys"]
+        node = child
+    return _set(root, node, key, parts[-1], value, groups)
+
+
+def known_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key that the schema of this node (or section type) has, sections included."""
+    kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else node
+    if not (isinstance(kind, type) and issubclass(kind, Section)):
+        return
+    for name, hint in _hints(kind).items():
+        yield prefix + name
+        child = node._get_node(name) if isinstance(node, DictConfig) else None
+        filled = isinstance(child, DictConfig) and not child._is_none() and not child._is_missing()
+        yield from known_keys(child if filled else _section(hint), f"{prefix}{name}.")
+
+
+def describe(hint: Any) -> str:
+    """What a key of this type takes, in words."""
+    inner = [part for part in get_args(hint) if part is not type(None)]
+    if get_origin(hint) in (Union, types.UnionType):
+        return f"{describe(inner[0])} or null"
+    if get_origin(hint) is list:
+        return f"a list, each entry {describe(inner[0])}"
+    if get_origin(hint) is dict:
+        return "a mapping"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return f"one of {', '.join(hint.__members__)}"
+    if isinstance(hint, type) and issubclass(hint, Section):
+        return "a section"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(hint, "a value")
+
+
+def _set(root: DictConfig, node: DictConfig, key: str, name: str, value: Any, groups: Groups) -> list[str]:
+    if _is_open(node):
+        with open_dict(node):
+            OmegaConf.update(node, name, value, merge=True, force_add=True)
+        return []
+    hint = _hint(node, name)
+    if hint is None:
+        return [_unknown(root, key)]
+    if isinstance(value, Mapping) and (_section(hint) or get_origin(hint) is dict):
+        child = _enter(node, name)
+        if child is None:
+            return [f"{key}: is not chosen yet; add {groups.at(key)}=..."]
+        return [
+            p for inner, item in value.items() for p in _set(root, child, f"{key}.{inner}", str(inner), item, groups)
+        ]
+    try:
+        if hint is bool and not isinstance(value, bool | str):
+            raise TypeError
+        node[name] = value
+    except (OmegaConfBaseException, TypeError, ValueError):
+        return [_wrong_type(key, value, hint, groups)]
+    return []
+
+
+def _enter(node: DictConfig, name: str) -> DictConfig | None:
+    """The section `name` inside node, made where it is null; None where there is no such section."""
+    if _is_open(node):
+        with open_dict(node):
+            if not isinstance(node.get(name), DictConfig):
+                node[name] = {}
+        child = node[name]
+        assert isinstance(child, DictConfig)
+        return child
+    hint = _hint(node, name)
+    if hint is None or OmegaConf.is_missing(node, name):
+        return None
+    if node[name] is None:
+        kind = _section(hint)
+        if kind is None or (kind.__subclasses__()):  # which of its kinds it is, only a group option can say
+            return None
+        node[name] = kind()
+    child = node[name]
+    return child if isinstance(child, DictConfig) else None
+
+
+def _unknown(root: DictConfig, key: str) -> str:
+    special = _REFUSED.get(key)
+    return f"{key}: {special}" if special else f"{key}: unknown key{did_you_mean(nearest_key(key, known_keys(root)))}"
+
+
+_REFUSED = {
+    "rollout.min_p": "refused, because SGLang cannot sample with a seed and min_p at once; use rollout.top_p or top_k",
+    "eval.min_p": "refused, because SGLang cannot sample with a seed and min_p at once; use eval.top_p or top_k",
+}
+"""Keys that somebody may well look for, and why they are not there."""
+
+
+def _wrong_type(key: str, value: Any, hint: Any, groups: Groups) -> str:
+    if _section(hint) is not None:
+        choice = groups.at(key)
+        how = f"; choose an option with {choice}={value}" if choice else ""
+        return f"{key}={value}: {key} is a section with keys of its own{how}"
+    kind = next((part for part in (hint, *get_args(hint)) if isinstance(part, type) and issubclass(part, Enum)), None)
+    guess = did_you_mean(nearest(str(value), kind.__members__)) if kind else ""
+    return f"{key}={value}: must be {describe(hint)}{guess}"
+
+
+def _is_open(node: DictConfig) -> bool:
+    kind = OmegaConf.get_type(node)
+    return not (isinstance(kind, type) and issubclass(kind, Section))
+
+
+def _section(hint: Any) -> type[Section] | None:
+    """The section type that a field holds, through `| None`."""
+    for part in (hint, *get_args(hint)):
+        if isinstance(part, type) and issubclass(part, Section):
+            return part
+    return None
+
+
+def _hint(node: DictConfig, name: str) -> Any:
+    kind = OmegaConf.get_type(node)
+    return None if kind is None or _is_open(node) else _hints(kind).get(name)
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)

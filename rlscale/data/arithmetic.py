@@ -1,0 +1,70 @@
+"""Sums of two numbers, made by a seeded generator, divided into problems to train on and problems held out.
+
+47+38 and 38+47 are the same problem, so they always fall on the same side: what is held out was never seen either way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.data import ArithmeticData
+from rlscale.data.sources import RawPrompt, Stream
+
+_MOST = 3000
+"""Largest `max_number`: all pairs are listed in memory."""
+
+
+class ArithmeticSource(Stream):
+    """Prompts like `47+38=`, label `85`, or `58` with `reverse_answer`."""
+
+    def __init__(self, config: ArithmeticData, key: str = "data") -> None:
+        _check(config, key)
+        self._reverse = config.reverse_answer
+        self._pairs = problems(config)
+        if not len(self._pairs):
+            raise UserError(
+                f"{key}: no problem is left in the split {config.split!r}; change {key}.held_out_share="
+                f"{config.held_out_share} or raise {key}.max_number={config.max_number}"
+            )
+        super().__init__(len(self._pairs), config.shuffle, config.seed)
+
+    def item(self, number: int, index: int) -> RawPrompt:
+        """The sum of pair `number`."""
+        a, b = (int(value) for value in self._pairs[number])
+        answer = str(a + b)
+        label = answer[::-1] if self._reverse else answer
+        return RawPrompt(index=index, id=f"{a}+{b}", prompt=f"{a}+{b}=", label=label, info={"sum": a + b})
+
+
+def problems(config: ArithmeticData) -> NDArray[np.int64]:
+    """The pairs of the split, int64 [size, 2] in a fixed order: all of them, or `size` drawn by `data.seed`."""
+    a, b = np.divmod(np.arange(config.max_number**2, dtype=np.uint64), np.uint64(config.max_number))
+    number = np.minimum(a, b) * np.uint64(_MOST) + np.maximum(a, b)
+    held_out = _uniform(number, config.split_seed) < config.held_out_share
+    pairs = np.stack([a, b], axis=1).astype(np.int64)[held_out == (config.split == "held_out")]
+    if config.size is not None and config.size < len(pairs):
+        pairs = pairs[np.sort(np.random.default_rng(config.seed).permutation(len(pairs))[: config.size])]
+    return pairs
+
+
+def _uniform(values: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) per value, the same on every machine: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        x = values + np.uint64(seed % 2**63 + 1) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _check(config: ArithmeticData, key: str) -> None:
+    if config.split not in ("train", "held_out"):
+        raise UserError(f"{key}.split={config.split}: choose train or held_out")
+    if not 1 <= config.max_number <= _MOST:
+        raise UserError(f"{key}.max_number={config.max_number}: choose from 1 to {_MOST}")
+    if not 0 <= config.held_out_share <= 1:
+        raise UserError(f"{key}.held_out_share={config.held_out_share}: choose from 0 to 1")
+    if config.size is not None and config.size < 1:
+        raise UserError(f"{key}.size={config.size}: choose at least 1, or null for all problems")

@@ -1,0 +1,107 @@
+"""A batch: columns of NumPy arrays, one row per segment; per-token columns are concatenated without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rlscale.data.fields import FIELDS, Scope
+from rlscale.data.sample import Group
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows (segments) of ragged length.
+
+    `offsets` is int64 [rows + 1]; the tokens of row r are `offsets[r]:offsets[r + 1]` of every token column.
+    `columns` maps names of `FIELDS` to arrays: [tokens_total] for the scope `token`, [rows] for `segment` and
+    `sample`, 0-d for `batch`. A batch is never changed in place: `with_column` and `select` make new ones.
+    """
+
+    offsets: NDArray[np.int64]
+    columns: dict[str, NDArray] = field(default_factory=dict)
+
+    @staticmethod
+    def from_groups(groups: Sequence[Group], steps: int = 1) -> Batch:
+        """One row per sample, in the order of groups and samples; whole groups are divided evenly over `steps` steps.
+
+        Columns: tokens, loss_mask, rollout_logprobs, versions, sample, step, group, prompt, reward, prompt_length,
+        truncated.
+        """
+        samples = [sample for group in groups for sample in group.samples]
+        sizes = [len(group.samples) for group in groups]
+        group = np.repeat(np.arange(len(groups), dtype=np.int64), sizes)
+        offsets = np.zeros(len(samples) + 1, np.int64)
+        np.cumsum([len(sample.tokens) for sample in samples], out=offsets[1:])
+        batch = Batch(offsets)
+        values: dict[str, ArrayLike] = {
+            name: np.concatenate([getattr(sample, name) for sample in samples]) if samples else []
+            for name in ("tokens", "loss_mask", "rollout_logprobs", "versions")
+        }
+        values |= {name: [getattr(s, name) for s in samples] for name in ("reward", "prompt_length", "truncated")}
+        values |= {"sample": np.arange(len(samples)), "group": group, "prompt": [s.prompt_index for s in samples]}
+        values["step"] = group * steps // max(len(groups), 1)
+        for name, value in values.items():
+            batch = batch.with_column(name, value)
+        return batch
+
+    @property
+    def rows(self) -> int:
+        """Number of segments."""
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row, int64 [rows]."""
+        return np.diff(self.offsets)
+
+    @property
+    def tokens_total(self) -> int:
+        """Tokens of all rows."""
+        return int(self.offsets[-1])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def column(self, name: str) -> NDArray:
+        """The column of that name; KeyError with the names that exist."""
+        if name not in self.columns:
+            raise KeyError(f"the batch has no column {name!r}, only {sorted(self.columns)}")
+        return self.columns[name]
+
+    def row(self, name: str, row: int) -> NDArray:
+        """The values of one row of a token column, [lengths[row]] (a view)."""
+        return self.column(name)[self.offsets[row] : self.offsets[row + 1]]
+
+    def with_column(self, name: str, values: ArrayLike) -> Batch:
+        """This batch with one column added or replaced; cast to the field's type.
+
+        KeyError for a name that `FIELDS` does not have, ValueError for a wrong shape.
+        """
+        if name not in FIELDS:
+            raise KeyError(f"{name!r} is not a batch field; add it to rlscale.data.fields.FIELDS")
+        spec = FIELDS[name]
+        array = np.asarray(values, dtype=spec.dtype)
+        expected = {Scope.token: (self.tokens_total,), Scope.batch: ()}.get(spec.scope, (self.rows,))
+        if array.shape != expected:
+            raise ValueError(f"column {name!r} ({spec.scope.value}) has shape {array.shape}, expected {expected}")
+        return Batch(self.offsets, {**self.columns, name: array})
+
+    def select(self, rows: ArrayLike) -> Batch:
+        """The given rows (int64, any order), with all their columns."""
+        rows = np.asarray(rows, np.int64)
+        lengths = self.lengths[rows]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        # Position of every wanted token in the old columns: its own number, moved by where its row was and is.
+        tokens = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        pick = {Scope.token: tokens, Scope.segment: rows, Scope.sample: rows}
+        columns = {
+            name: values if FIELDS[name].scope is Scope.batch else values[pick[FIELDS[name].scope]]
+            for name, values in self.columns.items()
+        }
+        return Batch(offsets, columns)

@@ -1,0 +1,95 @@
+"""Finished groups waiting for the trainer, and the rule by which they leave in time.
+
+The staleness bound is kept by planning, not by throwing samples away. A group whose oldest token has version u must
+leave in the batch of trainer version u + max_staleness at the latest: its deadline. A batch is handed out only if the
+groups that stay behind, finished or still being generated, can all leave by their deadlines in the batches after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlscale.data.sample import NOT_GENERATED, Group
+
+
+class Buffer:
+    """Groups by prompt index. `dropped` counts groups that came too late for the bound."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int, Group] = {}
+        self._oldest: dict[int, int] = {}  # oldest version in each group, NOT_GENERATED without one
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def put(self, group: Group) -> None:
+        """Keep a finished group. ValueError if one of the same prompt is here already."""
+        if group.prompt.index in self._groups:
+            raise ValueError(f"prompt {group.prompt.index} is in the buffer already")
+        self._groups[group.prompt.index] = group
+        self._oldest[group.prompt.index] = group.min_version
+
+    def expire(self, version: int, max_staleness: int) -> list[Group]:
+        """Remove, count and return the groups with tokens over the bound at trainer version `version`.
+
+        Happens only after a resume with a smaller bound or when an engine reports an older version than expected.
+        """
+        late = [index for index in sorted(self._groups) if self._staleness(index, version) > max_staleness]
+        self.dropped += len(late)
+        return [self._remove(index) for index in late]
+
+    def take(self, n: int, version: int, max_staleness: int, in_flight: Sequence[int] = ()) -> list[Group]:
+        """Remove and return n groups for the batch of trainer version `version`, ordered by prompt index.
+
+        Oldest version first, then lowest index. Empty if there are too few, or if the groups that would stay
+        behind would miss their deadlines and waiting may help: `in_flight` is the oldest version of each group still
+        being generated. Call `expire` first.
+        """
+        if len(self._groups) < n:
+            return []
+        ages = {index: self._staleness(index, version) for index in self._groups}
+        ready = sorted(self._groups, key=lambda index: (-ages[index], index))
+        chosen, rest = ready[:n], ready[n:]
+        left_behind = [ages[index] for index in rest] + [max(version - oldest, 0) for oldest in in_flight]
+        if in_flight and not _can_leave_in_time(left_behind, n, max_staleness):
+            return []
+        return [self._remove(index) for index in sorted(chosen)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The groups by prompt index, and the counter."""
+        return {"groups": [self._groups[index] for index in sorted(self._groups)], "dropped": self.dropped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hold what was held when the state was saved."""
+        self._groups.clear()
+        self._oldest.clear()
+        for group in state["groups"]:
+            self.put(group)
+        self.dropped = int(state["dropped"])
+
+    def _remove(self, index: int) -> Group:
+        del self._oldest[index]
+        return self._groups.pop(index)
+
+    def _staleness(self, index: int, version: int) -> int:
+        """Trainer's version minus the oldest in the group; 0 for groups without generated tokens."""
+        oldest = self._oldest[index]
+        return max(version - oldest, 0) if oldest != NOT_GENERATED else 0
+
+
+def _can_leave_in_time(staleness: Iterable[int], n: int, max_staleness: int) -> bool:
+    """Whether groups of these ages fit into the following batches of n, none of them after its deadline.
+
+    A group of age s may wait max_staleness - s more batches; of all that may wait at most w, at most w * n can leave.
+    """
+    waits = max_staleness - np.fromiter(staleness, np.int64)
+    if not waits.size:
+        return True
+    if waits.min() < 1:
+        return False
+    waiting = np.cumsum(np.bincount(waits, minlength=max_staleness + 1))
+    return bool((waiting <= np.arange(len(waiting)) * n).all())

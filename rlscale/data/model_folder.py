@@ -1,0 +1,193 @@
+"""The folder of a model in Hugging Face form: checked, fetched from the hub, or made by the project itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.model import CreateModelConfig, ModelConfig
+from rlscale.data.character_tokenizer import SPECIAL_TOKENS, character_tokenizer, vocabulary_size
+
+_HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+_FORMAT = 1
+"""Raised when what `_create` writes changes, so that folders of an older rlscale are made anew."""
+
+
+def ensure_model_folder(model: ModelConfig, scratch: Path) -> Path:
+    """The folder with config, tokenizer and weights of `model`.
+
+    `model.path`: that folder after a check, or a snapshot of the hub's repository of that name. `model.create`: a
+    folder `<scratch>/models/<name>-<hash>`, made once and kept; it appears whole or not at all.
+    UserError if something is missing.
+    """
+    if model.path is not None:
+        folder = find_folder(model.path, "model.path")
+        _check_weights(folder, "model.path")
+        return folder
+    if model.create is None:
+        raise UserError("model.path and model.create are both empty: give a Hugging Face folder or name as model.path")
+    return _ensure_created(model.name, model.create, model.dtype.value, scratch)
+
+
+def ensure_tokenizer_folder(model: ModelConfig, model_folder: Path) -> Path:
+    """The folder of the tokenizer: of `model.tokenizer` if given, the model's otherwise. UserError if it has none."""
+    if model.tokenizer is None:
+        return model_folder
+    return find_folder(model.tokenizer, "model.tokenizer", need_config=False)
+
+
+def read_chat_template(model: ModelConfig) -> str | None:
+    """The text of the file `model.chat_template`, None for the tokenizer's own. UserError if it is missing."""
+    if model.chat_template is None:
+        return None
+    try:
+        return Path(model.chat_template).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"model.chat_template={model.chat_template}: cannot be read ({error.strerror})") from error
+
+
+def find_folder(name: str, key: str, need_config: bool = True) -> Path:
+    """The local folder of that path or hub name, with config (if needed) and tokenizer. UserError naming `key`."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        looks_local = folder.exists() or name.startswith(("/", ".", "~")) or not _HUB_NAME.match(name)
+        if looks_local:
+            raise UserError(
+                f"{key}={name}: there is no such folder; give a Hugging Face folder or a hub name (owner/model)"
+            )
+        folder = _snapshot(name, key)
+    if need_config:
+        _check_config(folder, key)
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        raise UserError(f"{key}={name}: {folder} has no tokenizer ({', '.join(_TOKENIZER_FILES)})")
+    return folder.resolve()
+
+
+def _snapshot(name: str, key: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{key}={name}: no folder of that name, and it could not be fetched from the Hugging Face hub "
+            f"({reason[:200]}); download it first and give its folder"
+        ) from error
+
+
+def _check_config(folder: Path, key: str) -> None:
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{key}={folder}: config.json is missing; is this a Hugging Face model folder?") from error
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise UserError(f"{file}: has no model_type, so its architecture is unknown")
+
+
+def _check_weights(folder: Path, key: str) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [file for file in wanted if not (folder / file).is_file()]
+        if missing:
+            raise UserError(
+                f"{key}={folder}: {len(missing)} of {len(wanted)} weight files are missing, first {missing[0]}"
+            )
+    elif not any(folder.glob("*.safetensors")):
+        older = any(folder.glob("*.bin"))
+        hint = (
+            "only .bin files; save it with transformers in safetensors form" if older else "no weights (*.safetensors)"
+        )
+        raise UserError(f"{key}={folder}: {hint}")
+
+
+def _ensure_created(name: str, create: CreateModelConfig, dtype: str, scratch: Path) -> Path:
+    what = [_FORMAT, create.architecture, create.characters, create.seed, dtype]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    final = (scratch / "models" / f"{name}-{digest}").resolve()
+    if final.is_dir():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    try:
+        _create(create, dtype, temporary)
+        temporary.chmod(0o755)
+        os.replace(temporary, final)
+    except OSError:
+        # Another run made the same folder meanwhile: a full folder cannot be replaced, and need not be.
+        if not final.is_dir():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def _create(create: CreateModelConfig, dtype: str, folder: Path) -> None:
+    """Write config.json, seeded random weights, tokenizer and generation_config.json."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers.utils import logging
+
+    architecture = _architecture(create)
+    ids = {token: number for number, token in enumerate(SPECIAL_TOKENS)}
+    given = {key: value for key, value in architecture.items() if key != "model_type"}
+    try:
+        config = AutoConfig.for_model(architecture["model_type"], **given, dtype=dtype)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(create.seed)
+            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"model.create.architecture: transformers refuses it: {error}") from error
+    model.generation_config = GenerationConfig(
+        eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<pad>"], bos_token_id=None, do_sample=True
+    )
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    if bars:
+        logging.enable_progress_bar()
+    # save_pretrained leaves out keys that it does not know but an engine may read: what was asked for stays.
+    file = folder / "config.json"
+    written = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**architecture, **written}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    length = int(written.get("max_position_embeddings", 4096))
+    character_tokenizer(create.characters, length).save_pretrained(folder)
+
+
+def _architecture(create: CreateModelConfig) -> dict[str, Any]:
+    """The given architecture with vocabulary and special token ids filled in. UserError if they contradict it."""
+    if "model_type" not in create.architecture:
+        raise UserError(
+            "model.create.architecture.model_type is missing; set it to the Hugging Face model type, e.g. qwen3"
+        )
+    repeated = sorted({c for c in create.characters if create.characters.count(c) > 1})
+    if repeated:
+        raise UserError(f"model.create.characters holds {repeated[0]!r} more than once")
+    tokens = len(SPECIAL_TOKENS) + len(create.characters)
+    architecture = {
+        "vocab_size": vocabulary_size(create.characters),
+        "bos_token_id": None,
+        "eos_token_id": SPECIAL_TOKENS.index("<|im_end|>"),
+        "pad_token_id": SPECIAL_TOKENS.index("<pad>"),
+        **create.architecture,
+    }
+    if architecture["vocab_size"] < tokens:
+        raise UserError(
+            f"model.create.architecture.vocab_size={architecture['vocab_size']} is under the {tokens} tokens of "
+            "model.create.characters and the special tokens; leave it out to have it derived"
+        )
+    return architecture

@@ -1,0 +1,124 @@
+"""What travels from a prompt source to the trainer: prompts, samples and groups. NumPy only, cheap to pickle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NOT_GENERATED = -1
+"""Weight version of tokens that no engine of this run generated (prompts, observations, labels)."""
+
+
+@dataclass
+class Prompt:
+    """One task given to the policy.
+
+    `tokens` is int32 [n]; `index` is the position in the source's stream, which never repeats over a run (a prompt of
+    the second epoch has another index than the same text in the first).
+    """
+
+    index: int
+    id: str
+    tokens: NDArray[np.int32]
+    label: Any
+    info: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+
+@dataclass
+class Sample:
+    """One trajectory: prompt tokens, then generated (trainable) and observed (masked) tokens.
+
+    All per-token arrays have the length of `tokens` and are aligned to the token itself: `rollout_logprobs[t]` is
+    log p(tokens[t] | tokens[<t]) by the engine, 0 where `loss_mask` is False; `versions[t]` is the weight version that
+    generated the token, -1 where none did. `reward` is nan until scored.
+    """
+
+    prompt_index: int
+    index: int
+    tokens: NDArray[np.int32]
+    prompt_length: int
+    loss_mask: NDArray[np.bool_]
+    rollout_logprobs: NDArray[np.float32]
+    versions: NDArray[np.int32]
+    reward: float = math.nan
+    finish_reason: str = ""
+    text: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def from_response(
+        prompt: Prompt,
+        index: int,
+        tokens: NDArray[np.int32],
+        logprobs: NDArray[np.float32] | None,
+        version: int,
+        finish_reason: str = "stop",
+        text: str = "",
+    ) -> Sample:
+        """A sample whose whole response (int32 [m], log-probs float32 [m] or None for zeros) is trainable."""
+        before, after = len(prompt.tokens), len(tokens)
+        both = np.empty(before + after, np.int32)
+        both[:before], both[before:] = prompt.tokens, tokens
+        rollout = np.zeros(before + after, np.float32)
+        if logprobs is not None:
+            rollout[before:] = logprobs
+        versions = np.full(before + after, NOT_GENERATED, np.int32)
+        versions[before:] = version
+        mask = np.zeros(before + after, np.bool_)
+        mask[before:] = True
+        return Sample(
+            prompt_index=prompt.index,
+            index=index,
+            tokens=both,
+            prompt_length=before,
+            loss_mask=mask,
+            rollout_logprobs=rollout,
+            versions=versions,
+            finish_reason=finish_reason,
+            text=text,
+        )
+
+    @property
+    def response_tokens(self) -> NDArray[np.int32]:
+        """Tokens after the prompt, int32 [m]."""
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def response_length(self) -> int:
+        """Number of tokens after the prompt."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the response was cut at the length limit."""
+        return self.finish_reason == "length"
+
+    @property
+    def min_version(self) -> int:
+        """Oldest weight version that generated one of its tokens; -1 if none did."""
+        generated = self.versions[self.versions != NOT_GENERATED]
+        return int(generated.min()) if generated.size else NOT_GENERATED
+
+
+@dataclass
+class Group:
+    """All samples of one prompt, in the order of their index: what the buffer keeps and ages."""
+
+    prompt: Prompt
+    samples: list[Sample]
+
+    @property
+    def min_version(self) -> int:
+        """Oldest weight version that generated one of its tokens; -1 if none did."""
+        versions = [v for v in (sample.min_version for sample in self.samples) if v != NOT_GENERATED]
+        return min(versions, default=NOT_GENERATED)
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """Rewards of its samples, float64 [samples]."""
+        return np.array([sample.reward for sample in self.samples], np.float64)

@@ -1,0 +1,121 @@
+"""Prompt sources: endless seeded streams of prompts, whose whole state is a position."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
+
+
+@dataclass
+class RawPrompt:
+    """A prompt before tokenizing: a string, or a list of chat messages (`{"role": ..., "content": ...}`).
+
+    `index` is its position in the stream, which never repeats; `id` names the problem and does.
+    """
+
+    index: int
+    id: str
+    prompt: str | list[dict[str, Any]]
+    label: Any = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class PromptSource(Protocol):
+    """An endless stream of prompts. Your own class needs these four; `rlscale.data.sources.Stream` gives three."""
+
+    def next(self, n: int) -> list[RawPrompt]:
+        """The next n prompts, starting another epoch where one ends; indices go on counting."""
+        ...
+
+    def __len__(self) -> int:
+        """Prompts of one epoch."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on after the last prompt handed out; plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        ...
+
+
+class Stream(ABC):
+    """The order of a source with `size` items: every epoch all of them, shuffled anew by (seed, epoch).
+
+    A subclass says what item number i is (`item`).
+    """
+
+    def __init__(self, size: int, shuffle: bool, seed: int) -> None:
+        self._size = size
+        self._shuffle = shuffle
+        self._seed = seed
+        self._position = 0
+        self._order: tuple[int, NDArray[np.int64]] | None = None  # epoch and its permutation
+
+    @abstractmethod
+    def item(self, number: int, index: int) -> RawPrompt:
+        """Item `number` (0 to size - 1) as the prompt at `index` of the stream."""
+
+    def next(self, n: int) -> list[RawPrompt]:
+        """The next n prompts."""
+        prompts = [self.item(self._number(index), index) for index in range(self._position, self._position + n)]
+        self._position += n
+        return prompts
+
+    def __len__(self) -> int:
+        return self._size
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and the size that it refers to."""
+        return {"position": self._position, "size": self._size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at the saved position. UserError if the data has another size than when it was saved."""
+        if state["size"] != self._size:
+            raise UserError(
+                f"data: has {self._size} prompts, but the checkpoint was made with {state['size']}; "
+                "give the same data, or start afresh with checkpoint.resume=never"
+            )
+        self._position = int(state["position"])
+
+    def _number(self, index: int) -> int:
+        epoch, place = divmod(index, self._size)
+        if not self._shuffle:
+            return place
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng([self._seed, epoch]).permutation(self._size))
+        return int(self._order[1][place])
+
+
+def build_source(config: DataConfig, key: str = "data") -> PromptSource:
+    """The source that `config` describes, at its beginning. UserError naming the file or `key` (data, eval.data)."""
+    # Imported here: a run needs one of them, and pyarrow takes its time.
+    if isinstance(config, ArithmeticData):
+        from rlscale.data.arithmetic import ArithmeticSource
+
+        return ArithmeticSource(config, key)
+    if isinstance(config, FileData):
+        from rlscale.data.files import FileSource
+
+        return FileSource(config, key)
+    if isinstance(config, CustomData):
+        from rlscale.data.target import build_target
+
+        source = build_target(config.source, f"{key}.source")
+        if not isinstance(source, PromptSource):
+            raise UserError(
+                f"{key}.source: {type(source).__name__} lacks a method of rlscale.data.sources.PromptSource"
+            )
+        return source
+    raise UserError(
+        f"{key}: no source for {type(config).__name__}; choose one with {key}=arithmetic, jsonl, parquet or custom"
+    )

@@ -1,0 +1,1 @@
+"""Rewards: what turns a response into a score."""

@@ -1,0 +1,46 @@
+"""The program of a reward process: `python -m rlscale.envs.process_worker <file descriptor>` (see processes.py)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+
+
+def main() -> None:
+    """Build the reward from the first message, then answer every call with (True, value) or (False, message)."""
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    connection = Connection(int(sys.argv[1]))
+    try:
+        path, function = connection.recv()
+        sys.path[:] = path
+        from rlscale.config.schema.reward import RewardConfig
+        from rlscale.envs.reward import build_reward
+
+        try:
+            reward = build_reward(RewardConfig(function=function))
+        except Exception as error:
+            connection.send((False, f"{type(error).__name__}: {error}"))
+            return
+        connection.send((True, None))
+        while True:
+            arguments = connection.recv()
+            try:
+                connection.send((True, reward(*arguments)))
+            except Exception as error:
+                connection.send((False, f"{type(error).__name__}: {error}"))
+    except (EOFError, ConnectionError, KeyboardInterrupt):
+        return
+
+
+def _end_with_parent(parent: int) -> None:
+    """A reward that hangs would not notice that the other end of the socket is gone."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

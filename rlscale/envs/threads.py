@@ -1,0 +1,76 @@
+"""Rewards in threads of this process: right for quick functions and for those that wait for a service."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from typing import Any, NamedTuple
+
+from rlscale.envs.reward import Reward
+
+
+class _Call(NamedTuple):
+    arguments: tuple[str, Any, dict[str, Any]]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[Any]
+
+
+class ThreadPool:
+    """Daemon threads, started as they are needed. One that overruns its time is left behind and replaced.
+
+    (concurrent.futures would wait for such a thread when the process ends.)
+    """
+
+    size = 16
+
+    def __init__(self, reward: Reward) -> None:
+        self._reward = reward
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._threads = 0
+        self._running = 0
+
+    async def call(self, response: str, label: Any, info: dict[str, Any], timeout_s: float) -> Any:
+        """What the reward returns or raises; TimeoutError past `timeout_s` seconds."""
+        loop = asyncio.get_running_loop()
+        call = _Call((response, label, info), loop, loop.create_future())
+        self._running += 1
+        if self._running > self._threads:
+            self._threads += 1
+            threading.Thread(target=self._work, name="reward", daemon=True).start()
+        self._calls.put(call)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await call.done
+        except (TimeoutError, asyncio.CancelledError):
+            if not call.done.done() or call.done.cancelled():
+                self._threads -= 1  # its thread may never come back: another takes its place
+            raise
+        finally:
+            self._running -= 1
+
+    def close(self) -> None:
+        """Let the threads end after what they are doing."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                value, error = self._reward(*call.arguments), None
+            except Exception as raised:
+                value, error = None, raised
+            if call.loop.is_closed():
+                return
+            call.loop.call_soon_threadsafe(_finish, call.done, value, error)
+            if call.done.cancelled():
+                return  # given up by its caller, who has counted this thread out
+
+
+def _finish(done: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(value)
+    else:
+        done.set_exception(error)

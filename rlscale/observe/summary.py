@@ -1,0 +1,98 @@
+"""summary.json: the run in numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from rlscale.observe.atomic import write_text
+from rlscale.observe.jsonl import to_line
+
+FILE = "summary.json"
+
+
+@dataclass
+class Summary:
+    """What summary.json holds. null means not measured. Seconds are of wall time."""
+
+    status: str = "running"
+    """`running`, `finished`, `stopped` (by the user, can be continued) or `failed`."""
+    recipe: str = ""
+    """Name of the recipe."""
+    message: str | None = None
+    """Why the run failed or stopped."""
+    wall_seconds: float = 0.0
+    """From the start of the command to the end of the run; of the last command when the run was continued."""
+    startup_seconds: float = 0.0
+    """Until the loop began: warm start, engines and ranks."""
+    loop_seconds: float = 0.0
+    """The loop, evaluations included: the sum of the four below."""
+    generate_seconds: float = 0.0
+    """Waiting for generated groups."""
+    train_seconds: float = 0.0
+    """In the trainer's steps."""
+    sync_seconds: float = 0.0
+    """Giving the engines new weights."""
+    other_seconds: float = 0.0
+    """Everything else in the loop: evaluations, checkpoints, the driver's own work."""
+    evaluate_seconds: float = 0.0
+    """Of `other_seconds`: evaluations."""
+    checkpoint_seconds: float = 0.0
+    """Of `other_seconds`: checkpoints."""
+    warm_start_seconds: float = 0.0
+    """Of `startup_seconds`: the warm start, if it had to be run."""
+    iterations: int = 0
+    """Iterations done, over all commands of the run."""
+    steps: int = 0
+    """Optimizer steps done."""
+    weight_version: int = 0
+    """Version of the final weights."""
+    resumed: int = 0
+    """Times that the run was continued from a checkpoint."""
+    eval_before: float | None = None
+    """pass@1 on the evaluation's data before training."""
+    eval_after: float | None = None
+    """pass@1 on the evaluation's data after training."""
+    eval_before_metrics: dict[str, float] | None = None
+    """Everything that the evaluation before training measured, e.g. {"pass@1": 0.51, "pass@4": 0.8}."""
+    eval_after_metrics: dict[str, float] | None = None
+    """Everything that the evaluation after training measured."""
+    tokens_generated: int = 0
+    """Response tokens that the engines generated for training."""
+    tokens_trained: int = 0
+    """Trainable tokens that steps were made on."""
+    samples_failed: int = 0
+    """Samples dropped because generation or reward failed."""
+    prompts_too_long: int = 0
+    """Prompts dropped because they passed `rollout.max_prompt_tokens`."""
+    engine_restarts: int = 0
+    """Engines that died and were started again."""
+    logprob_diff_mean: float | None = None
+    """Mean |trainer - engine| log-prob over the run's tokens whose weight version was the trainer's."""
+    logprob_diff_max: float | None = None
+    """Largest of them."""
+    canary_diff_max: float | None = None
+    """Largest |trainer - engine| log-prob on the canary prompt after a sync."""
+    ppo_kl_first_step: float | None = None
+    """KL of the first step's policy from its own old log-probs, with the old pass forced: 0 up to rounding."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Anything else worth keeping, such as the warm start's folder."""
+
+    def write(self, folder: Path) -> None:
+        """Write summary.json in one step."""
+        plain = json.loads(to_line(asdict(self)))
+        write_text(folder / FILE, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Summary | None:
+        """The summary of a run, or None where there is none that can be read. Unknown keys are left out."""
+        try:
+            stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(stored, dict):
+            return None
+        known = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in known})

@@ -1,0 +1,150 @@
+"""Where the time went: the loop's seconds by phase as one bar, and a window of the timeline as lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from itertools import pairwise
+
+from rlscale.observe.charts import nice_ticks
+from rlscale.observe.summary import Summary
+from rlscale.observe.timeline import DRIVER, Span
+from rlscale.observe.words import duration, percent
+
+_ITERATIONS_SHOWN = 4
+_WIDTH, _LABEL, _ROW, _BAR = 1080, 84, 34, 20
+_CSS = {"generate": "generate", "train": "train", "sync": "sync"}
+
+
+def phase_bar(summary: Summary) -> str:
+    """The bar of generating, training, syncing and the rest, with its legend; empty when no time was measured."""
+    parts = [
+        ("generate", "Generating", summary.generate_seconds),
+        ("train", "Training", summary.train_seconds),
+        ("sync", "Syncing weights", summary.sync_seconds),
+        ("other", "Other", summary.other_seconds),
+    ]
+    total = sum(seconds for _, _, seconds in parts)
+    if total <= 0:
+        return ""
+    bar = "".join(
+        f'<div class="{css}" style="flex-grow:{seconds / total:.5f}" title="{name}: {duration(seconds)}"></div>'
+        for css, name, seconds in parts
+        if seconds > 0
+    )
+    legend = "".join(
+        f'<li class="{css}"><i></i>{name}<b>{percent(seconds / total)}</b><em>{duration(seconds)}</em></li>'
+        for css, name, seconds in parts
+    )
+    inside = [("evaluations", summary.evaluate_seconds), ("checkpoints", summary.checkpoint_seconds)]
+    notes = [f"{name} {duration(seconds)}" for name, seconds in inside if seconds > 0]
+    note = f"Of “other”: {', '.join(notes)}. " if notes else ""
+    before = f"Before the loop: {duration(summary.startup_seconds)} of starting up"
+    if summary.warm_start_seconds > 0:
+        before += f", {duration(summary.warm_start_seconds)} of it the warm start"
+    return (
+        f'<div class="card"><div class="bar">{bar}</div><ul class="legend">{legend}</ul>'
+        f'<p class="note">The loop took {duration(total)}. {note}{before}.</p></div>'
+    )
+
+
+def timeline_chart(spans: Sequence[Span]) -> str:
+    """A few iterations from the middle of the run as lanes; empty when there is no span."""
+    window = pick_window(spans)
+    if window is None:
+        return ""
+    start, end = window
+    lanes = _lanes(spans, start, end)
+    height = len(lanes) * _ROW + 26
+    scale = (_WIDTH - _LABEL - 8) / (end - start)
+    marks = []
+    for tick in nice_ticks(0.0, end - start, 8):
+        x = _LABEL + tick * scale
+        if x <= _WIDTH - 8:
+            marks.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>')
+            text = f"{tick:.3g} s"
+            marks.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{text}</text>')
+    for row, (label, inside) in enumerate(lanes):
+        y = row * _ROW + (_ROW - _BAR) / 2
+        marks.append(f'<text class="lane" x="0" y="{y + _BAR / 2 + 4:.1f}">{escape(label)}</text>')
+        for span in inside:
+            left, right = max(start, span.start), min(end, span.end)
+            css = _CSS.get(span.name, "other") + (" wait" if label == "waiting" else "")
+            marks.append(
+                f'<rect class="{css}" x="{_LABEL + (left - start) * scale:.1f}" y="{y:.1f}" rx="2" height="{_BAR}"'
+                f' width="{max(0.8, (right - left) * scale):.1f}">'
+                f"<title>{escape(span.name)}, {duration(span.seconds)}</title></rect>"
+            )
+    share = overlap_share(spans)
+    note = (
+        ""
+        if share is None
+        else f'<p class="note">Engines were generating during {percent(share)} of the training time.</p>'
+    )
+    return (
+        f'<div class="card timeline"><svg class="wide" viewBox="0 0 {_WIDTH} {height}">'
+        f"{''.join(marks)}</svg>{note}</div>"
+    )
+
+
+def pick_window(spans: Sequence[Span]) -> tuple[float, float] | None:
+    """Start and end of the window that is shown: a few whole iterations from the middle, else everything."""
+    if not spans:
+        return None
+    trains = [s for s in spans if s.lane == DRIVER and s.name == "train"]
+    if len(trains) < 3:
+        start, end = min(s.start for s in spans), max(s.end for s in spans)
+    else:
+        # A run that was continued has a gap of any length between two trains: stay on one side of it.
+        shown = min(_ITERATIONS_SHOWN, len(trains) - 1)
+        lengths = [b.end - a.end for a, b in pairwise(trains)]
+        usual = sorted(lengths)[len(lengths) // 2]
+        middle = (len(trains) - shown) / 2
+        first = min(
+            range(len(trains) - shown),
+            key=lambda i: (sum(lengths[i : i + shown]) > 5 * shown * usual, abs(i - middle)),
+        )
+        start, end = trains[first].end, trains[first + shown].end
+        end = max([end, *(s.end for s in spans if s.name == "sync" and end <= s.start < end + 0.2 * (end - start))])
+    return (start, end) if end > start else (start, start + 1e-3)
+
+
+def overlap_share(spans: Sequence[Span]) -> float | None:
+    """Share of the training time during which an engine was generating; None when either was never measured."""
+    trains = [(s.start, s.end) for s in spans if s.lane == DRIVER and s.name == "train"]
+    engines = _merged([(s.start, s.end) for s in spans if s.lane != DRIVER and s.name == "generate"])
+    training = sum(end - start for start, end in trains)
+    if not engines or training <= 0:
+        return None
+    both, first = 0.0, 0
+    for start, end in trains:
+        while first < len(engines) and engines[first][1] <= start:
+            first += 1
+        for left, right in engines[first:]:
+            if left >= end:
+                break
+            both += min(end, right) - max(start, left)
+    return both / training
+
+
+def _merged(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The union of the intervals, sorted, without overlaps."""
+    union: list[tuple[float, float]] = []
+    for start, end in sorted(intervals):
+        if union and start <= union[-1][1]:
+            union[-1] = (union[-1][0], max(end, union[-1][1]))
+        else:
+            union.append((start, end))
+    return union
+
+
+def _lanes(spans: Sequence[Span], start: float, end: float) -> list[tuple[str, list[Span]]]:
+    """Rows of the picture from top to bottom: engines, then what the driver did, each with its spans in the window."""
+    inside = [s for s in spans if s.end > start and s.start < end]
+    engines = sorted({s.lane for s in inside if s.lane != DRIVER})
+    lanes = [(lane, [s for s in inside if s.lane == lane]) for lane in engines]
+    driver = [s for s in inside if s.lane == DRIVER]
+    known = {"train": "trainer", "sync": "sync", "generate": "waiting"}
+    lanes += [(label, [s for s in driver if s.name == name]) for name, label in known.items()]
+    lanes.append(("other", [s for s in driver if s.name not in known]))
+    return [(label, row) for label, row in lanes if row]

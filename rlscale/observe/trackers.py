@@ -1,0 +1,143 @@
+"""Trackers: where metrics go besides the run's own files. Each is imported only when chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlscale.config.schema.tracker import TrackerConfig, TrackerKind
+
+
+class Tracker(Protocol):
+    """Takes the metrics of a run."""
+
+    def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """Take the numbers of one iteration; values that are no finite numbers are passed over."""
+
+    def close(self) -> None:
+        """Write what is left. May be called twice."""
+
+
+def build_tracker(
+    config: TrackerConfig,
+    folder: Path,
+    *,
+    run_config: Mapping[str, Any] | None = None,
+    resumed: int | None = None,
+) -> Tracker:
+    """The tracker of a run; for `tracker=none` one that forgets everything.
+
+    folder: the run's, `<recipe>/<date-time>`, which names it in the tracker; trackers write below it. run_config: the resolved configuration as plain data, for trackers that
+    show it. resumed: the iteration from which a run continues; later points of the earlier attempt are replaced.
+    """
+    if config.kind is TrackerKind.tensorboard:
+        return TensorBoardTracker(folder / "tensorboard", resumed=resumed)
+    if config.kind is TrackerKind.wandb:
+        return WandbTracker(config, folder, config.name or f"{folder.parent.name}-{folder.name}", run_config=run_config)
+    return NoTracker()
+
+
+class NoTracker:
+    """Forgets everything."""
+
+    def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class TensorBoardTracker:
+    """Writes event files through tensorboard's own writer: neither TensorFlow nor torch is imported."""
+
+    def __init__(self, folder: Path, *, resumed: int | None = None) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(str(folder), flush_secs=10)
+        if resumed is not None:
+            # TensorBoard drops earlier points from this step on: they are made again.
+            restart = Event(wall_time=time.time(), step=resumed + 1, session_log=SessionLog(status=SessionLog.START))
+            self._writer.add_event(restart)
+            self._writer.flush()
+
+    def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """Write one event with all numbers."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in _numbers(metrics).items()]
+        self._writer.add_event(Event(wall_time=time.time(), step=iteration, summary=Summary(value=values)))
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+
+class WandbTracker:
+    """Weights & Biases; offline it writes to the run's folder only; `wandb sync FOLDER/wandb/*` uploads that later."""
+
+    def __init__(
+        self, config: TrackerConfig, folder: Path, name: str, *, run_config: Mapping[str, Any] | None = None
+    ) -> None:
+        # What wandb reads only from the environment, and only while it starts: where its own logs go (else the home
+        # folder), and that crash reports stay here.
+        private = {"WANDB_CACHE_DIR": str(folder / "wandb" / "cache")}
+        if config.offline:
+            private["WANDB_ERROR_REPORTING"] = "false"
+        with _environment(private):
+            import wandb
+
+            logging.getLogger("wandb").setLevel(logging.WARNING)
+            self._run: wandb.Run | None = wandb.init(
+                project=config.project,
+                name=name,
+                # The same folder is the same run, also after it was continued.
+                id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+                resume="allow",
+                dir=folder,
+                mode="offline" if config.offline else "online",
+                config=dict(run_config or {}),
+                settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
+            )
+
+    def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """Log one step with all numbers."""
+        if self._run is not None:
+            self._run.log(_numbers(metrics), step=iteration)
+
+    def close(self) -> None:
+        """Finish the run, then end wandb's own process: `finish` returns before the file is whole."""
+        if self._run is not None:
+            import wandb
+
+            self._run.finish()
+            self._run = None
+            wandb.teardown()
+
+
+@contextmanager
+def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Set those of the variables that the user has not set, inside the block."""
+    missing = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }

@@ -1,0 +1,63 @@
+"""The device that a process computes on, and the few calls that differ between CPU and CUDA."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+
+import torch
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.cluster import Device
+
+
+@dataclass(frozen=True)
+class Platform:
+    """One process's device. Build it with `Platform.of`."""
+
+    device: torch.device
+    """Where tensors live."""
+    backend: str
+    """Backend of torch.distributed: gloo or nccl."""
+
+    @staticmethod
+    def of(device: Device, local_rank: int = 0) -> Platform:
+        """The platform of a process; `local_rank` counts the processes of one machine and picks the GPU.
+
+        Raises UserError when CUDA is asked for and this machine has none.
+        """
+        if device is Device.cpu:
+            return Platform(torch.device("cpu"), "gloo")
+        if not torch.cuda.is_available():
+            raise UserError("cluster.device=cuda, but torch sees no GPU here; use cluster=local_cpu or fix the driver")
+        index = local_rank % torch.cuda.device_count()
+        torch.cuda.set_device(index)
+        return Platform(torch.device("cuda", index), "nccl")
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether tensors live on a GPU."""
+        return self.device.type == "cuda"
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given (nothing to wait for on the CPU)."""
+        if self.is_cuda:
+            torch.cuda.synchronize(self.device)
+
+    def empty_cache(self) -> None:
+        """Give memory that torch keeps for later back to the device (nothing is kept on the CPU)."""
+        if self.is_cuda:
+            torch.cuda.empty_cache()
+
+    def memory_peak_bytes(self) -> int:
+        """Most memory used so far: of the GPU by tensors, on the CPU by the whole process."""
+        if self.is_cuda:
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def install_megatron(self) -> None:
+        """Prepare the import of Megatron-core; must come before it. Only the CPU needs it."""
+        if not self.is_cuda:
+            from rlscale.platform import megatron_cpu
+
+            megatron_cpu.install()

@@ -1,0 +1,84 @@
+"""What rewriting cannot mend in Megatron-core 0.16.1 on the CPU: one small function per defect, run after the import.
+
+`megatron_cpu` calls them with the freshly imported module. Each says what goes wrong without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+
+def random_state_of_the_cpu(module: ModuleType) -> None:
+    """Megatron's random-state tracker reads and writes CUDA generators; here there is only the CPU's."""
+
+    def get(device: Any = None, clone: bool = False, graph_safe: bool = False) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def put(state: torch.Tensor, device: Any = None, graph_safe: bool = False) -> None:
+        torch.set_rng_state(state)
+
+    module._get_cuda_rng_state = get  # type: ignore[attr-defined]  # names that only exist in Megatron
+    module._set_cuda_rng_state = put  # type: ignore[attr-defined]  # (as above)
+
+
+def no_jit_fuser(module: ModuleType) -> None:
+    """torch.compile of small element-wise functions needs a C++ compiler at run time and gains nothing here."""
+    module.disable_jit_fuser()
+
+
+def moe_without_transformer_engine(module: ModuleType) -> None:
+    """A NameError (`te_general_gemm`), and token counts that stay tensors because they are not on a GPU."""
+    if not hasattr(module, "te_general_gemm"):
+        module.te_general_gemm = None  # type: ignore[attr-defined]  # a name that only exists in Megatron
+
+    def to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        return tensor.tolist() if as_numpy and torch.is_tensor(tensor) else tensor
+
+    module.maybe_move_tensor_to_cpu = to_cpu  # type: ignore[attr-defined]  # (as above)
+
+
+def resume_of_distributed_optimizer(module: ModuleType) -> None:
+    """Resuming with torch's AdamW (Megatron tests Transformer Engine's): three defects of 0.16.1.
+
+    Its state does not exist before the first step, so there is nothing to load into; the checkpoint holds one `step`
+    for all parameters, which raises KeyError; and that one tensor would be shared by all of them, so that every step
+    counts as many times as there are parameters (weights wrong by 1e-3, silently).
+    """
+    optimizer = module.DistributedOptimizer
+    sharded_state_dict, set_states = optimizer.sharded_state_dict, optimizer._set_main_param_and_optimizer_states
+
+    def with_state(self: Any, model: Any, is_loading: bool = False, *args: Any, **kwargs: Any) -> Any:
+        if is_loading and self.optimizer is not None:
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = self.optimizer.state[parameter]
+                    if not state:
+                        state["step"] = torch.zeros(())
+                        state["exp_avg"] = torch.zeros_like(parameter)
+                        state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return sharded_state_dict(self, model, is_loading, *args, **kwargs)
+
+    def with_own_step(self: Any, parameter: Any, tensors: dict[str, Any]) -> Any:
+        if "step" not in tensors:
+            group, order = self.model_param_group_index_map[parameter]
+            state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
+            if torch.is_tensor(state.get("step")):
+                state["step"] = state["step"].clone()
+                tensors = {**tensors, "step": state["step"]}
+        return set_states(self, parameter, tensors)
+
+    optimizer.sharded_state_dict = with_state
+    optimizer._set_main_param_and_optimizer_states = with_own_step
+
+
+FIXUPS: dict[str, tuple[Callable[[ModuleType], None], ...]] = {
+    "megatron.core.tensor_parallel.random": (random_state_of_the_cpu,),
+    "megatron.core.jit": (no_jit_fuser,),
+    "megatron.core.transformer.moe.moe_utils": (moe_without_transformer_engine,),
+    "megatron.core.optimizer.distrib_optimizer": (resume_of_distributed_optimizer,),
+}
+"""Fix-ups by module."""

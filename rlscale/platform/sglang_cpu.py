@@ -1,0 +1,150 @@
+"""SGLang on a machine without a GPU: what is put in place in the server's own process before SGLang is imported.
+
+`install()` is called by the server's entry point (`rlscale.serve.engine_main`) and nowhere else. The processes that
+the server starts (scheduler, detokenizer) inherit all of it, because on the CPU they are forked: SGLang asks for
+"spawn", which a CUDA context needs and a CPU does not, and which would import torch and SGLang anew in each of them
+(start-up 24 s instead of 11 s, 1.6 GB instead of 0.9 GB).
+
+Each adaptation changes one module right after its import and is listed in `ADAPTATIONS`. All of it was written for one
+version; `tests/unit/platform/test_sglang_cpu.py` fails when the installed one differs.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import multiprocessing
+import os
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlscale.platform import sglang_seeded, sglang_stubs
+
+VERSION = "0.5.19"
+"""The version of SGLang that the adaptations here were written for."""
+
+MODEL_MODULES = {
+    "Qwen2ForCausalLM": ("qwen2",),
+    "Qwen2MoeForCausalLM": ("qwen2_moe",),
+    "Qwen3ForCausalLM": ("qwen3",),
+    "Qwen3MoeForCausalLM": ("qwen3_moe",),
+}
+"""Architecture -> modules under sglang/srt/models that serve it. For these the 200 others are not imported (1.5 s)."""
+
+
+def environment(architecture: str | None = None) -> dict[str, str]:
+    """Environment variables of a CPU server's own process; `architecture` is the first of the model's HF config."""
+    variables = {
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # the sampler is wrapped in torch.compile, which would look for a C++ compiler
+        "TOKENIZERS_PARALLELISM": "false",
+        "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",  # with these two a server whose scheduler died would sleep 5 s
+        "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
+    }
+    if architecture in MODEL_MODULES:
+        folder = _package_folder() / "srt" / "models"
+        unused = {path.stem for path in folder.glob("*.py")} - set(MODEL_MODULES[architecture])
+        variables["SGLANG_DISABLED_MODEL_ARCHS"] = ",".join(sorted(unused))
+    return variables
+
+
+def _package_folder() -> Path:
+    spec = importlib.util.find_spec("sglang")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("sglang is not installed")
+    return Path(spec.origin).parent
+
+
+def _fork_children(module: Any) -> None:
+    """sglang.srt.entrypoints.engine: fork the server's processes (before the fork the process has one thread)."""
+    original = module._set_envs_and_config
+
+    def set_envs_and_config(server_args: Any) -> None:
+        original(server_args)
+        multiprocessing.set_start_method("fork", force=True)
+
+    module._set_envs_and_config = set_envs_and_config
+
+
+def _keep_snapshots_in_tmpdir(module: Any) -> None:
+    """sglang.srt.managers.load_snapshot: its memory-mapped file goes where the server's other temporary files are,
+    not to /dev/shm, where a killed server leaves it for ever."""
+    original = module.shm_path_for
+    module.shm_path_for = lambda ipc_name: os.path.join(tempfile.gettempdir(), os.path.basename(original(ipc_name)))
+
+
+def _allocate_pageable(module: Any) -> None:
+    """sglang.srt.state_capturer.base: the host copy of captured expert choices in ordinary memory; pinned memory
+    needs a CUDA driver."""
+
+    class PageableHostCache(module.BaseHostCache):
+        def __init__(self, num_tokens: int, num_layers: int, topk_size: int, name: str) -> None:
+            import torch
+
+            shape = (num_tokens, num_layers, topk_size)
+            self.buffer = torch.zeros(shape, dtype=torch.int32)
+            self.num_tokens, self.num_layers, self.topk_size, self.name = num_tokens, num_layers, topk_size, name
+            self._log_allocation()
+
+    module.BaseHostCache = PageableHostCache
+
+
+ADAPTATIONS: dict[str, Callable[[Any], None]] = {
+    "sglang.kernels.ops.sampling.murmur_hash": sglang_seeded.adapt_hash,
+    "sglang.srt.sampling.sampling_batch_info": sglang_seeded.adapt_batch,
+    "sglang.srt.sampling.sampling_params": sglang_seeded.adapt_params,
+    "sglang.srt.entrypoints.engine": _fork_children,
+    "sglang.srt.managers.load_snapshot": _keep_snapshots_in_tmpdir,
+    "sglang.srt.state_capturer.base": _allocate_pageable,
+}
+"""Module -> what is changed in it right after its import."""
+
+
+class AdaptingLoader(importlib.abc.Loader):
+    """The loader that a module has anyway, followed by its adaptation."""
+
+    def __init__(self, loader: Any, adapt: Callable[[Any], None]) -> None:
+        self._loader = loader
+        self._adapt = adapt
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        self._loader.exec_module(module)
+        self._adapt(module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)  # get_source and the like, for tracebacks and torch's source readers
+
+
+class AdaptingFinder(importlib.abc.MetaPathFinder):
+    """Gives the modules of `ADAPTATIONS` a loader that adapts them; finds nothing else."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in ADAPTATIONS:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None:
+            spec.loader = AdaptingLoader(spec.loader, ADAPTATIONS[fullname])
+        return spec
+
+
+def install() -> None:
+    """Adapt SGLang in this process and those forked from it; a second call does nothing.
+
+    Raises RuntimeError when SGLang was imported already: it must come before that.
+    """
+    if any(isinstance(finder, AdaptingFinder) for finder in sys.meta_path):
+        return
+    if "sglang" in sys.modules:
+        raise RuntimeError("SGLang was imported before its adaptation to the CPU was installed")
+    sglang_stubs.install()
+    sys.meta_path.insert(0, AdaptingFinder())

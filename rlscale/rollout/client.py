@@ -1,0 +1,164 @@
+"""Talking to an engine or to the router in front of several: token ids in, token ids and log-probs out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import aiohttp
+import numpy as np
+from numpy.typing import NDArray
+
+_UNAVAILABLE = frozenset({429, 502, 503})
+"""Answers of a router that has no healthy engine or too many requests, and of an engine that is starting."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a response is sampled, by SGLang's names. `max_new_tokens` counts the end token."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What an engine generated: `tokens` int32 [m], `logprobs` float32 [m] of log_softmax(logits / temperature).
+
+    `finish_reason` is SGLang's: "stop", "length", or "abort" (then `message` may say why, and `tokens` are those
+    generated until then); `version` the weight version that the engine reports, None if it was never told one.
+    """
+
+    tokens: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    finish_reason: str
+    version: int | None
+    message: str = ""
+
+
+class RequestFailed(Exception):  # noqa: N818  (an event that is counted, not a defect)
+    """A request that got no usable answer; the message says why."""
+
+
+class EngineClient:
+    """A connection pool to one URL.
+
+    A request that breaks or times out is sent again up to `retries` times. While the other end is not there at all
+    (connection refused, 503), it is tried again until `timeout_s` has passed: a dead engine is being restarted then.
+    Both are counted in `retried`, because an engine may have sampled such a request twice.
+    """
+
+    def __init__(
+        self, url: str, api_key: str | None = None, timeout_s: float = 600.0, retries: int = 3, connections: int = 256
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._connections = connections
+        self._open: aiohttp.ClientSession | None = None
+        self.retried = 0
+
+    async def generate(
+        self, token_ids: NDArray[np.int32], sampling: SamplingParams, seed: int, rid: str | None = None
+    ) -> Generation:
+        """Continue `token_ids` (int [n]). `rid` names the request for `abort`. RequestFailed if there is no answer."""
+        body: dict[str, Any] = {
+            "input_ids": token_ids.tolist(),
+            "sampling_params": {**asdict(sampling), "sampling_seed": seed},
+            "return_logprob": True,
+        }
+        if rid is not None:
+            body["rid"] = rid
+        return _generation(await self._post("/generate", body))
+
+    async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0."""
+        body = {
+            "input_ids": token_ids.tolist(),
+            "sampling_params": {"max_new_tokens": 1, "temperature": 1.0, "sampling_seed": 0},
+            "return_logprob": True,
+            "logprob_start_len": 0,
+        }
+        answer = await self._post("/generate", body)
+        entries = answer["meta_info"]["input_token_logprobs"]
+        return np.array([entry[0] or 0.0 for entry in entries], np.float32)
+
+    async def abort(self, rid: str | None = None) -> None:
+        """Abort one request, or all of them. For engines only: a router does not pass it on."""
+        await self._post("/abort_request", {"rid": rid or "", "abort_all": rid is None})
+
+    async def close(self) -> None:
+        """Close the connections; requests under way fail."""
+        if self._open is not None:
+            await self._open.close()
+            self._open = None
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        give_up = time.monotonic() + self._timeout_s
+        broken, wait_s = 0, 0.25
+        while True:
+            try:
+                return await self._post_once(path, body)
+            except _Unavailable as error:
+                if time.monotonic() + wait_s > give_up:
+                    raise RequestFailed(f"{self._url} was not available for {self._timeout_s:g} s: {error}") from error
+            except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+                broken += 1
+                if broken > self._retries:
+                    reason = f"{type(error).__name__} {error}".strip()
+                    raise RequestFailed(f"{self._url}{path}: {reason}, sent {broken} times") from error
+            self.retried += 1
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, 2.0)
+
+    async def _post_once(self, path: str, body: dict[str, Any]) -> Any:
+        try:
+            async with self._session().post(self._url + path, json=body) as response:
+                if response.status in _UNAVAILABLE:
+                    raise _Unavailable(f"HTTP {response.status}")
+                if response.status != 200:
+                    text = (await response.text())[:300]
+                    if response.status < 500:
+                        raise RequestFailed(f"{self._url}{path}: HTTP {response.status}: {text}")
+                    raise aiohttp.ClientPayloadError(f"HTTP {response.status}: {text}")
+                return await response.json(content_type=None)
+        except aiohttp.ClientConnectorError as error:
+            raise _Unavailable(str(error)) from error
+
+    def _session(self) -> aiohttp.ClientSession:
+        # Made at the first request: it belongs to the event loop that runs then.
+        if self._open is None:
+            connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=30.0)
+            timeout = aiohttp.ClientTimeout(total=self._timeout_s)
+            self._open = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=timeout)
+        return self._open
+
+
+class _Unavailable(Exception):  # noqa: N818  (an event, not a defect)
+    """Nobody there, for now."""
+
+
+def _generation(answer: dict[str, Any]) -> Generation:
+    meta = answer["meta_info"]
+    entries = meta["output_token_logprobs"]
+    reason = meta["finish_reason"]
+    return Generation(
+        tokens=np.array([entry[1] for entry in entries], np.int32),
+        logprobs=np.array([entry[0] for entry in entries], np.float32),
+        finish_reason=reason["type"],
+        version=_version(meta.get("weight_version")),
+        message=str(reason.get("message") or ""),
+    )
+
+
+def _version(reported: Any) -> int | None:
+    """Engines say "default" until the first sync."""
+    try:
+        return int(reported)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,137 @@
+"""Measuring the policy on prompts of its own, with sampling parameters and seeds of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.evaluation import EvalConfig
+from rlscale.data.chat import PromptEncoder
+from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.data.sources import build_source
+from rlscale.rollout.gate import Gate
+from rlscale.rollout.sampler import SampleFailed, Sampler
+from rlscale.rollout.seeds import EVALUATION, request_seed
+from rlscale.rollout.spec import RolloutSpec
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation found.
+
+    `pass_at_k[k]` is the share of prompts solved by at least one of k samples (unbiased estimate); `mean_length` in
+    response tokens; `failures` samples that could not be generated or scored, in no other number; `dropped` prompts
+    that were too long; `groups` the first few prompts with their samples, for the report.
+    """
+
+    version: int
+    pass_at_k: dict[int, float]
+    mean_reward: float
+    mean_length: float
+    truncated_share: float
+    prompts: int
+    samples: int
+    failures: int
+    dropped: int
+    groups: list[Group]
+
+    @property
+    def pass_at_1(self) -> float:
+        """Share of samples that solve their prompt, averaged over prompts."""
+        return self.pass_at_k[1]
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers by name, for the metrics log."""
+        named = {f"eval_pass_at_{k}": value for k, value in self.pass_at_k.items()}
+        return named | {
+            "eval_reward_mean": self.mean_reward,
+            "eval_response_length_mean": self.mean_length,
+            "eval_truncated_share": self.truncated_share,
+            "eval_failures": float(self.failures),
+        }
+
+
+def pass_at_k(solved: int, samples: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of k samples solves, given `solved` of `samples`: 1 - C(n-c,k)/C(n,k).
+
+    Source: Chen et al. 2021 (arXiv 2107.03374), eq. 1. ValueError if k > samples.
+    """
+    if k > samples:
+        raise ValueError(f"pass@{k} needs at least {k} samples, there are {samples}")
+    return 1.0 - math.comb(samples - solved, k) / math.comb(samples, k)
+
+
+def eval_prompts(spec: RolloutSpec) -> tuple[list[Prompt], int]:
+    """The prompts of every evaluation, always the same: the first `eval.prompts` of one epoch that fit, and how many
+    did not. UserError if there are none."""
+    if spec.eval.data is None:
+        raise UserError("eval.data is empty; choose a source with data@eval.data=..., or set eval.enabled=false")
+    source = build_source(spec.eval.data, "eval.data")
+    encoder = PromptEncoder(
+        spec.tokenizer_folder, spec.eval.data, spec.rollout.max_prompt_tokens, spec.chat_template, "eval.data"
+    )
+    wanted = len(source) if spec.eval.prompts is None else min(spec.eval.prompts, len(source))
+    prompts: list[Prompt] = []
+    left = len(source)
+    while len(prompts) < wanted and left:
+        raws = source.next(min(wanted - len(prompts), left))
+        left -= len(raws)
+        prompts += [prompt for prompt in map(encoder.encode, raws) if prompt is not None]
+    if not prompts:
+        raise UserError(f"eval.data: none of the {len(source)} prompts fits; raise rollout.max_prompt_tokens")
+    return prompts, encoder.dropped
+
+
+async def evaluate(
+    spec: RolloutSpec, prompts: Sequence[Prompt], dropped: int, sampler: Sampler, gate: Gate, version: int
+) -> EvalResult:
+    """Generate and score `eval.samples_per_prompt` samples of every prompt. UserError if too many fail."""
+
+    async def one(prompt: Prompt, index: int) -> Sample | None:
+        seed = request_seed(spec.seed, prompt.index, index, stream=EVALUATION)
+        try:
+            return await sampler.sample(prompt, index, seed, gate, lambda: version)
+        except SampleFailed:
+            return None
+
+    wanted = spec.eval.samples_per_prompt
+    tasks = [asyncio.create_task(one(prompt, index)) for prompt in prompts for index in range(wanted)]
+    try:
+        found = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+    groups = [
+        Group(prompt, [sample for sample in found[number * wanted : (number + 1) * wanted] if sample is not None])
+        for number, prompt in enumerate(prompts)
+    ]
+    return summarize(spec.eval, groups, dropped, version, spec.report_samples)
+
+
+def summarize(config: EvalConfig, groups: Sequence[Group], dropped: int, version: int, keep: int) -> EvalResult:
+    """The numbers of evaluated groups, of which those whose samples all failed count in none. UserError if all did."""
+    scored = [group for group in groups if group.samples]
+    samples = [sample for group in scored for sample in group.samples]
+    if not samples:
+        raise UserError("every sample of the evaluation failed; see the log of the rollout")
+    counts = [(int((group.rewards >= config.success_reward).sum()), len(group.samples)) for group in scored]
+    ks = sorted({1, *config.pass_k})
+    # A prompt that lost samples to failures may have too few left for a large k.
+    by_k = {k: [pass_at_k(solved, n, k) for solved, n in counts if n >= k] for k in ks}
+    return EvalResult(
+        version=version,
+        pass_at_k={k: float(np.mean(values)) for k, values in by_k.items() if values},
+        mean_reward=float(np.mean([sample.reward for sample in samples])),
+        mean_length=float(np.mean([sample.response_length for sample in samples])),
+        truncated_share=float(np.mean([sample.truncated for sample in samples])),
+        prompts=len(scored),
+        samples=len(samples),
+        failures=len(groups) * config.samples_per_prompt - len(samples),
+        dropped=dropped,
+        groups=list(scored[:keep]),
+    )

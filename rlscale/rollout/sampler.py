@@ -1,0 +1,84 @@
+"""From a prompt to one scored sample: request, text, reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import numpy as np
+
+from rlscale.data.sample import Prompt, Sample
+from rlscale.envs.reward import RewardFailed
+from rlscale.envs.worker import RewardWorker
+from rlscale.rollout.client import EngineClient, RequestFailed, SamplingParams
+from rlscale.rollout.failures import FailureRate
+
+
+class SampleFailed(Exception):  # noqa: N818  (an event that is counted, not a defect)
+    """The sample could not be generated or scored; counted already."""
+
+
+class Sampler:
+    """Generates and scores single samples. The reward is computed after the request has left the engine's gate."""
+
+    def __init__(
+        self,
+        client: EngineClient,
+        rewards: RewardWorker,
+        decode: Callable[[np.ndarray], str],
+        sampling: SamplingParams,
+        request_failures: FailureRate,
+        reward_failures: FailureRate,
+    ) -> None:
+        self._client = client
+        self._rewards = rewards
+        self._decode = decode
+        self._sampling = sampling
+        self._requests = request_failures
+        self._scores = reward_failures
+        self.samples = 0
+        self.tokens = 0
+
+    async def sample(
+        self,
+        prompt: Prompt,
+        index: int,
+        seed: int,
+        gate: AbstractAsyncContextManager[None],
+        version: Callable[[], int],
+    ) -> Sample:
+        """Sample number `index` of the prompt's group, with its reward.
+
+        `version` is asked for the weight version when the request enters the engine; where the engine reports its
+        own, that holds. SampleFailed if a part failed; UserError if too many did.
+        """
+        try:
+            async with gate:
+                current = version()
+                generation = await self._client.generate(prompt.tokens, self._sampling, seed)
+            if generation.finish_reason == "abort":
+                raise RequestFailed(f"the engine aborted the request: {generation.message}")
+            if not len(generation.tokens):
+                raise RequestFailed("the engine answered without a token")
+        except RequestFailed as error:
+            self._requests.failure(str(error))
+            raise SampleFailed(str(error)) from error
+        self._requests.success()
+        sample = Sample.from_response(
+            prompt,
+            index,
+            generation.tokens,
+            generation.logprobs,
+            current if generation.version is None else generation.version,
+            generation.finish_reason,
+            self._decode(generation.tokens),
+        )
+        try:
+            sample.reward = await self._rewards.score(sample, prompt)
+        except RewardFailed as error:
+            self._scores.failure(str(error))
+            raise SampleFailed(str(error)) from error
+        self._scores.success()
+        self.samples += 1
+        self.tokens += len(generation.tokens)
+        return sample

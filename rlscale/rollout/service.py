@@ -1,0 +1,273 @@
+"""The rollout: a long-lived background service that keeps engines full, scores samples and hands out batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.rollout import OnSync
+from rlscale.data.buffer import Buffer
+from rlscale.data.chat import PromptEncoder
+from rlscale.data.feed import PromptFeed
+from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.data.sources import build_source
+from rlscale.envs.worker import RewardWorker
+from rlscale.rollout.client import EngineClient, SamplingParams
+from rlscale.rollout.evaluation import EvalResult, eval_prompts, evaluate
+from rlscale.rollout.failures import FailureRate
+from rlscale.rollout.flight import Flight
+from rlscale.rollout.gate import Gate
+from rlscale.rollout.metrics import RolloutStats, batch_metrics
+from rlscale.rollout.sampler import SampleFailed, Sampler
+from rlscale.rollout.seeds import request_seed
+from rlscale.rollout.spec import RolloutSpec
+
+ATTEMPTS = 4
+"""Samples tried for one place in a group before the group is given up for another prompt."""
+_PROMPTS_AT_ONCE = 32
+"""Prompts encoded in one go."""
+
+
+class RolloutService:
+    """Generates groups ahead of the trainer, as far as the staleness bound allows.
+
+    Life: `start`, perhaps `load_state_dict`, `resume(version)`, then for every iteration `next_batch`, and around a
+    weight sync `pause` and `resume(new version)`. All methods run on one event loop, which nothing here blocks.
+
+    How far ahead: while the trainer waits for a batch, the groups in flight and in the buffer may fill
+    `max_staleness + 1` batches; once it has taken one, `max_staleness`. With 0 that is exactly one batch per weight
+    version, and what it holds depends on the seed alone, not on the order in which requests come back.
+    """
+
+    def __init__(self, spec: RolloutSpec) -> None:
+        """UserError if data, tokenizer or reward are unusable."""
+        rollout = spec.rollout
+        if rollout.on_sync is not OnSync.wait:
+            raise UserError(f"rollout.on_sync={rollout.on_sync.value} is not implemented yet; use wait")
+        self._spec = spec
+        self._per_batch = rollout.groups_per_iteration
+        self._encoder = PromptEncoder(
+            spec.tokenizer_folder, spec.data, rollout.max_prompt_tokens, spec.chat_template, "data"
+        )
+        self._feed = PromptFeed(build_source(spec.data), self._encoder)
+        self._rewards = RewardWorker(spec.reward)
+        window = rollout.groups_per_iteration * rollout.samples_per_group
+        self._request_failures = FailureRate("requests", "rollout.max_failure_rate", rollout.max_failure_rate, window)
+        self._reward_failures = FailureRate("rewards", "reward.max_failure_rate", spec.reward.max_failure_rate, window)
+        self._limit = rollout.max_concurrent * (len(rollout.engine_urls) or rollout.engines)
+        self._gate = Gate(self._limit, is_open=False)
+        self._buffer = Buffer()
+        self._flights: dict[int, Flight] = {}
+        self._again: deque[Prompt] = deque()  # prompts to generate before the source is asked for more
+        self._given_up = 0
+        self._version = -1
+        self._taken = False  # whether the batch of this version has been handed out
+        self._error: BaseException | None = None
+        self._room = asyncio.Event()  # there may be room for more groups
+        self._news = asyncio.Event()  # a group was finished, or something failed
+        self._fetching = asyncio.Lock()  # held while prompts are between the source and a flight
+        self._batch_metrics: dict[str, float] = {}
+        self._earlier: dict[str, int] = {}  # counters of the run before it was resumed
+        self._eval_prompts: tuple[list[Prompt], int] | None = None
+
+    async def start(self, url: str, api_key: str | None = None) -> None:
+        """Connect to the router, or to a single engine. Generation begins with the first `resume`."""
+        rollout = self._spec.rollout
+        self._client = EngineClient(
+            url, api_key, rollout.request_timeout_s, rollout.request_retries, connections=2 * self._limit
+        )
+        sampling = SamplingParams(rollout.max_response_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
+        self._sampler = self._make_sampler(sampling)
+        self._scheduler = asyncio.create_task(self._schedule(), name="rollout scheduler")
+
+    async def next_batch(self) -> list[Group]:
+        """The next `groups_per_iteration` groups, ordered by prompt index; waits until they are there.
+
+        No token in them is staler than `max_staleness` for the trainer of the current version. They count as trained
+        from now on. UserError if too many requests or rewards failed, or the data is unusable; RuntimeError when the
+        batch of this version was taken already.
+        """
+        if self._taken:
+            raise RuntimeError(f"the batch of weight version {self._version} was taken already; call resume first")
+        bound = self._spec.rollout.max_staleness
+        while True:
+            if self._error is not None:
+                raise self._error
+            self._news.clear()
+            late = self._buffer.expire(self._version, bound)
+            self._again.extend(group.prompt for group in late)
+            in_flight = [flight.oldest_version(self._version) for flight in self._flights.values()]
+            groups = self._buffer.take(self._per_batch, self._version, bound, in_flight)
+            self._taken = bool(groups)
+            if groups or late:
+                self._room.set()
+            if groups:
+                self._batch_metrics = batch_metrics(groups, self._version)
+                return groups
+            await self._news.wait()
+
+    async def pause(self) -> None:
+        """Send no more requests and wait for those under way (`rollout.on_sync=wait`). Rewards go on."""
+        await self._gate.close()
+
+    async def resume(self, version: int) -> None:
+        """Go on generating; the engines now hold the weights of `version`."""
+        if version != self._version:
+            self._taken = False
+        self._version = version
+        if self._error is None:
+            self._gate.open()
+        self._room.set()
+        self._news.set()
+
+    async def evaluate(self, version: int) -> EvalResult:
+        """Evaluate the weights that the engines hold, also while generation is paused. UserError if too much fails."""
+        spec = self._spec
+        if self._eval_prompts is None:
+            self._eval_prompts = await asyncio.to_thread(eval_prompts, spec)
+        prompts, dropped = self._eval_prompts
+        length = spec.eval.max_response_tokens or spec.rollout.max_response_tokens
+        sampling = SamplingParams(length, spec.eval.temperature, spec.eval.top_p, spec.eval.top_k)
+        window = len(prompts) * spec.eval.samples_per_prompt
+        sampler = self._make_sampler(
+            sampling,
+            FailureRate(
+                "requests of the evaluation", "rollout.max_failure_rate", spec.rollout.max_failure_rate, window
+            ),
+            FailureRate("rewards of the evaluation", "reward.max_failure_rate", spec.reward.max_failure_rate, window),
+        )
+        return await evaluate(spec, prompts, dropped, sampler, Gate(self._limit), version)
+
+    async def state_dict(self) -> dict[str, Any]:
+        """What a run needs to go on; picklable. Groups handed out by `next_batch` are not in it: they count as
+        trained. Prompts in flight are, and are generated again; the buffer is, with its samples."""
+        async with self._fetching:
+            in_flight = [self._flights[index].prompt for index in sorted(self._flights)]
+            return {
+                "version": self._version,
+                "feed": self._feed.state_dict(),
+                "prompts": in_flight + list(self._again),
+                "buffer": self._buffer.state_dict(),
+                "counters": self._counters(),
+            }
+
+    async def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the state was saved. Before the first `resume`. UserError if the data has changed."""
+        if self._flights or self._version >= 0:
+            raise RuntimeError("load_state_dict must be called before the first resume")
+        self._feed.load_state_dict(state["feed"])
+        self._again = deque(sorted(state["prompts"], key=lambda prompt: prompt.index))
+        self._buffer.load_state_dict(state["buffer"])
+        self._earlier = dict(state["counters"])
+
+    async def stats(self) -> RolloutStats:
+        """Totals of the run, numbers of the last batch, and when engines were busy since the last call."""
+        return RolloutStats(self._counters(), dict(self._batch_metrics), self._gate.intervals())
+
+    async def close(self) -> None:
+        """Drop what is in flight and end the background work."""
+        self._gate.shut()
+        tasks = [self._scheduler, *(flight.task for flight in self._flights.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.close()
+        self._rewards.close()
+
+    async def _schedule(self) -> None:
+        """Start groups whenever there is room for them."""
+        try:
+            while True:
+                await self._room.wait()
+                self._room.clear()
+                while (missing := self._missing()) > 0:
+                    async with self._fetching:
+                        for prompt in await self._prompts(min(missing, _PROMPTS_AT_ONCE)):
+                            self._launch(prompt)
+        except Exception as error:
+            self._stop(error)
+
+    def _missing(self) -> int:
+        """Groups that may be started now."""
+        if self._version < 0 or self._error is not None:
+            return 0
+        ahead = (self._spec.rollout.max_staleness + 1 - int(self._taken)) * self._per_batch
+        return ahead - len(self._flights) - len(self._buffer)
+
+    async def _prompts(self, n: int) -> list[Prompt]:
+        if self._again:
+            return [self._again.popleft() for _ in range(min(n, len(self._again)))]
+        return await asyncio.to_thread(self._feed.take, n)
+
+    def _launch(self, prompt: Prompt) -> None:
+        flight = Flight(prompt)
+        self._flights[prompt.index] = flight
+        flight.task = asyncio.create_task(self._generate(flight), name=f"group {prompt.index}")
+
+    async def _generate(self, flight: Flight) -> None:
+        """Generate one group and put it into the buffer; give it up if one of its places stays empty."""
+        places = range(self._spec.rollout.samples_per_group)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(self._fill(flight, place)) for place in places]
+            self._buffer.put(Group(flight.prompt, [task.result() for task in running]))
+        except BaseExceptionGroup as errors:
+            serious = errors.split(SampleFailed)[1]
+            if serious is not None:
+                self._again.append(flight.prompt)  # nothing is wrong with it
+                self._stop(serious.exceptions[0])
+            else:
+                self._given_up += 1
+        finally:
+            del self._flights[flight.prompt.index]
+            self._room.set()
+            self._news.set()
+
+    async def _fill(self, flight: Flight, place: int) -> Sample:
+        """A sample for one place of the group; another seed replaces one that failed, up to `ATTEMPTS` times."""
+        prompt = flight.prompt
+        for attempt in range(ATTEMPTS):
+            number = place + attempt * self._spec.rollout.samples_per_group
+            seed = request_seed(self._spec.seed, prompt.index, number)
+            try:
+                return await self._sampler.sample(prompt, place, seed, self._gate, lambda: flight.enter(self._version))
+            except SampleFailed as error:
+                last = error
+        raise last
+
+    def _make_sampler(
+        self, sampling: SamplingParams, requests: FailureRate | None = None, rewards: FailureRate | None = None
+    ) -> Sampler:
+        return Sampler(
+            self._client,
+            self._rewards,
+            self._encoder.decode,
+            sampling,
+            requests or self._request_failures,
+            rewards or self._reward_failures,
+        )
+
+    def _stop(self, error: BaseException) -> None:
+        """Generate no more; `next_batch` raises the error."""
+        self._error = self._error or error
+        self._gate.shut()
+        self._news.set()
+
+    def _counters(self) -> dict[str, int]:
+        now = {
+            "samples_generated": self._sampler.samples,
+            "tokens_generated": self._sampler.tokens,
+            "failed_requests": self._request_failures.total,
+            "failed_rewards": self._reward_failures.total,
+            "retried_requests": self._client.retried,
+            "groups_given_up": self._given_up,
+            "groups_too_stale": self._buffer.dropped,
+            "prompts_too_long": self._feed.dropped,
+        }
+        # The buffer and the feed save their own counts.
+        saved_elsewhere = ("groups_too_stale", "prompts_too_long")
+        return {
+            name: value + (0 if name in saved_elsewhere else self._earlier.get(name, 0)) for name, value in now.items()
+        }

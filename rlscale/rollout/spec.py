@@ -1,0 +1,47 @@
+"""What the rollout service is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlscale.config.schema import Config
+from rlscale.config.schema.data import DataConfig
+from rlscale.config.schema.evaluation import EvalConfig
+from rlscale.config.schema.model import ModelConfig
+from rlscale.config.schema.reward import RewardConfig
+from rlscale.config.schema.rollout import RolloutConfig
+from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    """The parts of a configuration that concern generating, scoring and evaluating; picklable.
+
+    `tokenizer_folder` is a local folder; `chat_template` Jinja text, or None for the tokenizer's own; `seed` is
+    `run.seed`; `report_samples` the number of evaluated prompts that an evaluation hands back for the report.
+    """
+
+    rollout: RolloutConfig
+    reward: RewardConfig
+    data: DataConfig
+    eval: EvalConfig
+    seed: int
+    tokenizer_folder: str
+    chat_template: str | None = None
+    report_samples: int = 8
+
+    @staticmethod
+    def of(config: Config, model_folder: Path) -> RolloutSpec:
+        """The spec of a run; `model_folder` is what `ensure_model_folder` gave. UserError if a file is missing."""
+        model: ModelConfig = config.model
+        return RolloutSpec(
+            rollout=config.rollout,
+            reward=config.reward,
+            data=config.data,
+            eval=config.eval,
+            seed=config.run.seed,
+            tokenizer_folder=str(ensure_tokenizer_folder(model, model_folder)),
+            chat_template=read_chat_template(model),
+            report_samples=config.run.report_samples,
+        )

@@ -1,0 +1,131 @@
+"""The Ray actors of a run: trainer ranks, the rollout service, and one launcher per machine that supervises engines.
+
+Each is a thin coat over a plain class of another room, so that those stay free of Ray. Imports that are slow or that
+must come after the platform's adaptation happen inside the actors.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.errors import UserError
+
+
+def _log_to(path: str) -> None:
+    """Send everything that this process prints, from Python or from C, to a file of the run."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+class TrainerActor:
+    """One trainer rank."""
+
+    def __init__(self, log: str, rank: int, world_size: int, local_rank: int, threads: int) -> None:
+        _log_to(log)
+        import torch
+
+        torch.set_num_threads(threads)
+        self._rank, self._world_size, self._local_rank = rank, world_size, local_rank
+        self._trainer: Any = None
+
+    def preload(self, cpu: bool) -> None:
+        """Import the slow packages, so that `start` does not wait for them."""
+        from rlscale.config.schema.cluster import Device
+        from rlscale.platform.device import Platform
+
+        Platform.of(Device.cpu if cpu else Device.cuda, self._local_rank).install_megatron()
+        import rlscale.trainer.megatron.trainer  # noqa: F401 - imported for its import time
+
+    def address(self) -> tuple[str, int]:
+        """Host and a free port of this rank's machine, for the ranks to meet at."""
+        host = "127.0.0.1" if self._world_size == 1 else _own_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return host, probe.getsockname()[1]
+
+    def start(self, spec: Any, address: str, port: int) -> None:
+        """Join the other ranks and build the models."""
+        from rlscale.trainer.megatron.trainer import MegatronTrainer
+
+        self._trainer = MegatronTrainer(spec, self._rank, self._world_size, self._local_rank)
+        self._trainer.start(address, port)
+
+    def connect(self, kind: str, urls: list[str], api_key: str, timeout_s: float, engine_ranks: int) -> None:
+        """Connect the ranks' weights to the engines at `urls`."""
+        from rlscale.serve.receiver import EngineReceiver
+
+        self._trainer.connect(kind, [EngineReceiver(url, api_key or None, timeout_s) for url in urls], engine_ranks)
+
+    def logprobs(self, part: Any, model: str, temperature: float | None) -> Any:
+        """Log-probs of a part's tokens; see MegatronTrainer.logprobs."""
+        return self._trainer.logprobs(part, model, temperature=temperature)
+
+    def train(self, part: Any, version: int, force_old: bool) -> dict[str, float]:
+        """One iteration's steps; see MegatronTrainer.train."""
+        metrics: dict[str, float] = self._trainer.train(part, version, force_old)
+        return metrics
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Any other method of the trainer: sync, save, load, sleep, wake, export, close."""
+        return getattr(self._trainer, method)(*args)
+
+
+class RolloutActor:
+    """The rollout service in a process of its own. Asynchronous: calls overlap."""
+
+    def __init__(self, log: str, spec: Any) -> None:
+        _log_to(log)
+        from rlscale.rollout.service import RolloutService
+
+        self._service = RolloutService(spec)
+
+    async def start(self, url: str, api_key: str) -> None:
+        """Connect to the router at `url`."""
+        self._api_key = api_key
+        await self._service.start(url, api_key or None)
+
+    async def score(self, url: str, tokens: Any) -> Any:
+        """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself, past the router."""
+        from rlscale.rollout.client import EngineClient
+
+        client = EngineClient(url, self._api_key or None, timeout_s=60.0)
+        try:
+            return (await client.score(tokens))[1:]
+        finally:
+            await client.close()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Any other method of the service: next_batch, pause, resume, evaluate, stats, state_dict, close, ..."""
+        return await getattr(self._service, method)(*args)
+
+
+class LauncherActor:
+    """Supervises the engines (and on the first machine the router) of one machine. They end when it ends."""
+
+    def __init__(self, logs: str, scratch: str, api_key: str, host: str) -> None:
+        _log_to(f"{logs}/launcher.log")
+        from rlscale.serve.supervisor import Supervisor
+
+        self._supervisor = Supervisor(Path(logs), Path(scratch), api_key, host)
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Any method of the supervisor: start_engine, start_router, dead, restart, stop, ..."""
+        return getattr(self._supervisor, method)(*args)
+
+
+def _own_address() -> str:
+    import ray
+
+    address = ray.util.get_node_ip_address()
+    if not address:
+        raise UserError("this machine has no address that the other trainer ranks could reach")
+    return str(address)

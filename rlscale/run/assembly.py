@@ -1,0 +1,128 @@
+"""Builds the parts of a run from its configuration: slow starters first, so that they start beside each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rlscale.config.schema import Config
+from rlscale.config.schema.algo import SftLoss
+from rlscale.config.sizes import Sizes
+from rlscale.data.chat import PromptEncoder
+from rlscale.data.model_folder import ensure_model_folder, ensure_tokenizer_folder, read_chat_template
+from rlscale.data.sources import build_source
+from rlscale.data.supervised import SupervisedFeed
+from rlscale.rollout.spec import RolloutSpec
+from rlscale.run.calls import Calls, StopSignal
+from rlscale.run.engines import Engines
+from rlscale.run.folder import RunFolder
+from rlscale.run.placement import lay_out
+from rlscale.run.ray_session import node_ids
+from rlscale.run.records import Records
+from rlscale.run.rollout import Feed, Rollout, Supervised
+from rlscale.run.session import Session
+from rlscale.run.sync import WeightSync
+from rlscale.run.trainer_group import TrainerGroup
+from rlscale.trainer.spec import TrainerSpec
+
+
+class Assembly:
+    """The parts of one run. `launch` starts processes without waiting, `session` waits and puts them together."""
+
+    def __init__(self, config: Config, folder: RunFolder, stop: StopSignal, records: Records) -> None:
+        self._config, self._folder, self._stop, self._records = config, folder, stop, records
+        self._scratch = Path(config.run.scratch).resolve()
+        self._calls = Calls(stop, config.cluster.call_timeout_s, str(folder.logs))
+        self._supervised = isinstance(config.algo.loss, SftLoss)
+        self._generates = not self._supervised or config.eval.enabled
+        self._sizes = Sizes.of(config)
+        self._trainer: TrainerGroup | None = None
+        self._engines: Engines | None = None
+        self._rollout: Rollout | None = None
+
+    @property
+    def engine_restarts(self) -> int:
+        """Engines that died and were started again."""
+        return self._engines.restarts if self._engines is not None else 0
+
+    def launch(self) -> None:
+        """Make the model if it is not there, and begin to start ranks, engines and the rollout service."""
+        config, folder = self._config, self._folder
+        self._model = ensure_model_folder(config.model, self._scratch)
+        self._tokenizer = ensure_tokenizer_folder(config.model, self._model)
+        engines = self._sizes.engines if self._generates else 0
+        layout = lay_out(config.cluster, self._sizes.trainer_ranks, engines, config.rollout.gpus_per_engine)
+        nodes = node_ids(layout.nodes)
+        if self._generates:
+            note = self._records.note
+            self._engines = Engines(config, layout, nodes, self._calls, folder.logs, self._scratch, note)
+            self._engines.launch(str(self._model))
+        self._trainer = TrainerGroup(
+            layout, nodes, self._calls, folder.logs, config.cluster.device, config.trainer.threads
+        )
+        if self._generates:
+            self._rollout = Rollout(RolloutSpec.of(config, self._model), self._calls, folder.logs)
+
+    def session(self, config: Config, config_hash: str) -> Session:
+        """Wait until everything runs; `config` may by now start from the weights of a warm start."""
+        assert self._trainer is not None
+        self._records.phase("starting the trainer")
+        self._trainer.start(trainer_spec(config, self._model), config.cluster.start_timeout_s)
+        sync = None
+        if self._engines is not None and self._rollout is not None:
+            self._records.phase("starting the engines")
+            self._engines.ready()
+            self._rollout.start(self._engines.router_url, self._engines.api_key)
+            vocabulary = int(json.loads((self._model / "config.json").read_text())["vocab_size"])
+            sync = WeightSync(config, self._trainer, self._engines, self._rollout, vocabulary)
+        return Session(
+            config,
+            config_hash,
+            self._folder,
+            calls=self._calls,
+            stop=self._stop,
+            trainer=self._trainer,
+            feed=self._feed(),
+            rollout=self._rollout,
+            engines=self._engines,
+            sync=sync,
+            records=self._records,
+        )
+
+    def close(self) -> None:
+        """End every process of this run. Safe to call at any moment, also after a failure half-way."""
+        for part in (self._rollout, self._trainer, self._engines):
+            if part is not None:
+                part.close()
+
+    def _feed(self) -> Feed:
+        if not self._supervised:
+            assert self._rollout is not None
+            return self._rollout
+        config = self._config
+        source = build_source(config.data)
+        encoder = PromptEncoder(
+            str(self._tokenizer), config.data, config.rollout.max_prompt_tokens, read_chat_template(config.model)
+        )
+        rollout = config.rollout
+        return Supervised(SupervisedFeed(source, encoder, rollout.groups_per_iteration, rollout.max_response_tokens))
+
+
+def trainer_spec(config: Config, model: Path) -> TrainerSpec:
+    """What the ranks need to know of a configuration whose model lies in the folder `model`."""
+    steps = config.run.iterations * config.algo.steps_per_iteration * config.algo.epochs_per_iteration
+    return TrainerSpec(
+        model=config.model,
+        model_path=str(model),
+        init_path=config.model.init or str(model),
+        parallel=config.parallel,
+        optim=config.optim,
+        trainer=config.trainer,
+        algo=config.algo,
+        weights=config.weights,
+        device=config.cluster.device,
+        temperature=1.0 if isinstance(config.algo.loss, SftLoss) else config.rollout.temperature,
+        total_steps=steps,
+        seed=config.run.seed,
+        data_parallel=Sizes.of(config).data_parallel,
+    )

@@ -1,0 +1,119 @@
+"""Waiting for remote calls: with a deadline that says who waits for whom, and with an ear for the stop signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from rlscale.config.errors import UserError
+
+POLL_S = 0.25
+
+
+class StopRequested(Exception):
+    """The user asked the run to stop (Ctrl-C or SIGTERM)."""
+
+
+class RunFailed(UserError):
+    """A part of the run failed for good; the message says which, and where its log is."""
+
+
+class StopSignal:
+    """Turns the first Ctrl-C or SIGTERM into a flag; the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Take over SIGINT and SIGTERM. Called after Ray starts, which sets handlers of its own."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def check(self) -> None:
+        """Raises StopRequested once the user has asked to stop."""
+        if self.requested:
+            raise StopRequested
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(128 + number)
+        self.requested = True
+
+
+class Calls:
+    """Waits for remote calls on behalf of the driver."""
+
+    def __init__(self, stop: StopSignal, timeout_s: float, logs: str) -> None:
+        self._stop = stop
+        self._timeout_s = timeout_s
+        self._logs = logs
+
+    def shorten(self, timeout_s: float) -> None:
+        """Wait no longer than this from now on: something has failed, and others may hang because of it."""
+        self._timeout_s = min(self._timeout_s, timeout_s)
+
+    def wait(
+        self,
+        refs: Sequence[Any],
+        what: str,
+        *,
+        timeout_s: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+        heed_stop: bool = False,
+    ) -> list[Any]:
+        """The results of `refs`, in order.
+
+        `meanwhile` runs between polls (it may heal engines). With `heed_stop`, a stop signal ends the wait with
+        StopRequested. Raises RunFailed when a call dies, raises, or is not back after `timeout_s` seconds.
+        """
+        pending, deadline = list(refs), time.monotonic() + (timeout_s or self._timeout_s)
+        while pending:
+            done, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_S)
+            for ref in done:  # an error surfaces at once, not after the slowest of the others
+                self._result(ref, what)
+            if heed_stop:
+                self._stop.check()
+            if meanwhile is not None:
+                meanwhile()
+            if pending and time.monotonic() > deadline:
+                late = [number for number, ref in enumerate(refs) if ref in pending]
+                seconds = f"{timeout_s or self._timeout_s:.0f} s (cluster.call_timeout_s)"
+                raise RunFailed(
+                    f"{what}: calls {late} of {len(refs)} did not come back within {seconds}; the others did. "
+                    f"See {self._logs}"
+                )
+        return [self._result(ref, what) for ref in refs]
+
+    def one(self, ref: Any, what: str, **options: Any) -> Any:
+        """The result of a single call; see `wait`."""
+        return self.wait([ref], what, **options)[0]
+
+    def _result(self, ref: Any, what: str) -> Any:
+        try:
+            return ray.get(ref)
+        except RayTaskError as error:
+            cause = error.cause if getattr(error, "cause", None) is not None else error
+            if isinstance(cause, UserError):
+                raise UserError(str(cause)) from error
+            raise RunFailed(f"{what} failed: {type(cause).__name__}: {_first_line(cause)}. See {self._logs}") from error
+        except RayActorError as error:
+            raise RunFailed(f"{what}: the process died. See {self._logs}; the same command resumes the run") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no message"

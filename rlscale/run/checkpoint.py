@@ -1,0 +1,108 @@
+"""Whole checkpoints only: each is written under a partial name, closed by a manifest, and renamed when complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.errors import UserError
+from rlscale.run.folder import write_json
+
+MANIFEST = "manifest.json"
+_PREFIX = "iteration_"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything the driver itself must remember."""
+
+    iteration: int = 0
+    """Iterations that are finished."""
+    version: int = 0
+    """Weight version of the trainer."""
+    steps: int = 0
+    """Optimizer steps taken."""
+    counters: dict[str, float] = field(default_factory=dict)
+    """Totals over the run for its summary (seconds, tokens)."""
+    eval_before: dict[str, Any] | None = None
+    """Result of the evaluation before training."""
+
+
+@dataclass
+class CheckpointStore:
+    """The checkpoints of one run: newest whole one, writing, and forgetting the oldest."""
+
+    folder: Path
+    keep: int
+
+    def whole(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        found = [path for path in self.folder.glob(f"{_PREFIX}*") if _is_whole(path)]
+        return sorted(found)
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        whole = self.whole()
+        return whole[-1] if whole else None
+
+    def save(self, progress: Progress, config_hash: str, save_trainer: Callable[[Path], None], rollout: Any) -> Path:
+        """Write a checkpoint; `save_trainer(folder)` lets the ranks write theirs. A failure leaves older ones alone.
+
+        Raises UserError when the disk refuses.
+        """
+        final = self.folder / f"{_PREFIX}{progress.iteration:06d}"
+        partial = self.folder / f"partial-{final.name}"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            save_trainer(partial / "trainer")
+            with open(partial / "rollout.pkl", "wb") as file:
+                pickle.dump(rollout, file)
+            files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
+            _sync_files(partial, files)
+            write_json(partial / MANIFEST, {"config_hash": config_hash, "progress": asdict(progress), "files": files})
+            if final.exists():
+                shutil.rmtree(final)
+            partial.rename(final)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(
+                f"checkpoint {final} could not be written ({error}); older checkpoints are untouched"
+            ) from error
+        for old in self.whole()[: -self.keep]:
+            shutil.rmtree(old)
+        return final
+
+
+def load_progress(checkpoint: Path) -> Progress:
+    """The driver's part of a checkpoint."""
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    return Progress(**manifest["progress"])
+
+
+def load_rollout(checkpoint: Path) -> Any:
+    """The rollout service's part of a checkpoint: data position, buffer, counters."""
+    with open(checkpoint / "rollout.pkl", "rb") as file:
+        return pickle.load(file)
+
+
+def _is_whole(path: Path) -> bool:
+    """A checkpoint is whole when its manifest is there and every file it names has the size it names."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        return all((path / name).stat().st_size == size for name, size in manifest["files"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _sync_files(folder: Path, names: dict[str, int]) -> None:
+    """Force the files to disk, so that a manifest is never newer than what it names."""
+    for name in names:
+        with open(folder / name, "rb") as file:
+            os.fsync(file.fileno())

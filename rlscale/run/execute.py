@@ -1,0 +1,103 @@
+"""From a composed configuration to an exit code: the one function that the command line calls."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rlscale.config.compose import config_hash
+from rlscale.config.machine import check_machine
+from rlscale.config.recipe import write_recipe
+from rlscale.config.schema import Config
+from rlscale.config.schema.algo import SftLoss
+from rlscale.config.schema.cluster import Placement
+from rlscale.run import loops
+from rlscale.run.assembly import Assembly
+from rlscale.run.calls import StopRequested, StopSignal
+from rlscale.run.folder import open_folder
+from rlscale.run.ray_session import RaySession
+from rlscale.run.records import Records
+from rlscale.run.session import Session
+from rlscale.run.warm_start import finished_model, stage_config, start_from
+
+STOPPED = 128 + signal.SIGINT
+
+
+def execute(config: Config) -> int:
+    """Run a checked configuration to its end. Returns 0, or 130 when the user stopped it.
+
+    Raises UserError for everything that the user can mend; by then nothing of the run is left running.
+    """
+    started = time.time()
+    notes = check_machine(config)
+    stop = StopSignal()
+    with RaySession(config.cluster, Path(config.run.scratch)):
+        stop.install()
+        try:
+            return _run(config, stop, started, notes)
+        finally:
+            stop.restore()
+
+
+def _run(config: Config, stop: StopSignal, started: float, notes: list[str]) -> int:
+    """One run in a Ray session that is up: a stage before it, if it has one, then its own loop."""
+    digest = config_hash(config)
+    folder = open_folder(config, digest)
+    records = Records(config, folder, started)
+    assembly = Assembly(config, folder, stop, records)
+    session: Session | None = None
+    status, message = "failed", None
+    try:
+        write_recipe(config, folder.path)
+        folder.mark(recipe=config.run.recipe, config_hash=digest, state="unfinished")
+        records.introduce(notes)
+        assembly.launch()
+        ready = _warm_start(config, stop, records)
+        session = assembly.session(ready, digest)
+        _loop(ready)(session)
+        status = "finished"
+        folder.mark(state="finished")
+        return 0
+    except StopRequested:
+        status = "stopped"
+        if session is not None:
+            session.save_and_stop()
+        return STOPPED
+    except BaseException as error:
+        message = str(error) or type(error).__name__
+        if session is not None:
+            session.save_after_failure()
+        raise
+    finally:
+        assembly.close()
+        records.finish(status, session.state if session is not None else None, message, assembly.engine_restarts)
+        folder.release()
+
+
+def _warm_start(config: Config, stop: StopSignal, records: Records) -> Config:
+    """The configuration with the weights of its warm start, which is run now if its result is missing."""
+    if config.warm_start is None or config.model.init is not None:
+        return config
+    stage = stage_config(config)
+    model = finished_model(stage)
+    if model is None:
+        records.note(
+            f"warm start: no result of recipe={stage.run.recipe} with this configuration yet; running it first"
+        )
+        records.suspend()
+        if _run(stage, stop, time.time(), []) != 0:
+            raise StopRequested
+        records.unsuspend()
+        model = finished_model(stage)
+        assert model is not None
+    else:
+        records.note(f"warm start: using {model}")
+    return start_from(config, model)
+
+
+def _loop(config: Config) -> Callable[[Session], None]:
+    if isinstance(config.algo.loss, SftLoss):
+        return loops.supervised
+    return loops.disaggregated if config.cluster.placement is Placement.disaggregated else loops.colocated

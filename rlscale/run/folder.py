@@ -1,0 +1,163 @@
+"""The folder of one run: where everything is, who holds it, and which unfinished run a command continues."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema import Config
+from rlscale.config.schema.checkpoint import Resume
+
+MARK = "run.json"
+
+
+@dataclass
+class RunFolder:
+    """Paths inside a run's folder. The folder is held by one process at a time (an advisory lock)."""
+
+    path: Path
+    resumed: bool = False
+    _lock: IO[str] | None = None
+
+    @property
+    def logs(self) -> Path:
+        """Logs of engines, router and ranks."""
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints, one folder each."""
+        return self.path / "checkpoints"
+
+    @property
+    def hf(self) -> Path:
+        """The final model in Hugging Face format."""
+        return self.path / "hf"
+
+    def mark(self, **facts: Any) -> None:
+        """Write the facts by which a later command recognises this run (recipe, config hash, state)."""
+        known = read_mark(self.path) or {}
+        write_json(self.path / MARK, {**known, **facts})
+
+    def acquire(self) -> None:
+        """Hold the folder. Raises UserError when a living process holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held open for as long as the run lives
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise UserError(f"{self.path} belongs to a run that is still going; choose another run.output") from None
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_mark(folder: Path) -> dict[str, Any] | None:
+    """The facts of the run in `folder`, or None when it holds no run."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / MARK).read_text())
+    except (OSError, ValueError):
+        return None
+    return facts
+
+
+def open_folder(config: Config, config_hash: str) -> RunFolder:
+    """Choose, create and hold the folder of a run; `checkpoint.resume=auto` continues an unfinished one.
+
+    Raises UserError when `run.output` holds a finished run, a run of another configuration or one that is still going.
+    """
+    auto = config.checkpoint.resume is Resume.auto
+    if config.run.output is not None:
+        return _given_folder(Path(config.run.output), config_hash, auto)
+    if auto:
+        for path in _unfinished(Path(config.run.root) / config.run.recipe, config_hash):
+            folder = RunFolder(path.resolve(), resumed=True)
+            try:
+                folder.acquire()
+            except UserError:  # it is still going: not ours to continue
+                continue
+            return folder
+    return _fresh_folder(Path(config.run.root) / config.run.recipe)
+
+
+def _given_folder(path: Path, config_hash: str, auto: bool) -> RunFolder:
+    facts = read_mark(path)
+    folder = RunFolder(path.resolve())
+    if facts is None:
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"run.output={path} is a folder that holds no run; choose an empty or a new folder")
+        folder.acquire()
+        return folder
+    folder.acquire()
+    if not auto:
+        return _set_aside(folder)
+    if facts.get("state") == "finished":
+        folder.release()
+        raise UserError(f"run.output={path} holds a finished run; choose another folder, or checkpoint.resume=never")
+    if facts.get("config_hash") != config_hash:
+        folder.release()
+        raise UserError(
+            f"run.output={path} holds a run of another configuration; choose another folder, or checkpoint.resume=never"
+        )
+    folder.resumed = True
+    return folder
+
+
+def _set_aside(folder: RunFolder) -> RunFolder:
+    """Keep the old run under another name, so that starting afresh loses nothing."""
+    folder.release()
+    old = folder.path.with_name(f"{folder.path.name}.old-{_now()}")
+    folder.path.rename(old)
+    fresh = RunFolder(folder.path)
+    fresh.acquire()
+    return fresh
+
+
+def _unfinished(root: Path, config_hash: str) -> list[Path]:
+    """Folders of unfinished runs with this configuration, newest first."""
+    found = []
+    for mark in root.glob(f"*/{MARK}"):
+        facts = read_mark(mark.parent) or {}
+        if facts.get("state") != "finished" and facts.get("config_hash") == config_hash:
+            found.append(mark.parent)
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def _fresh_folder(root: Path) -> RunFolder:
+    root.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1000):
+        path = root / (_now() + (f"-{attempt}" if attempt else ""))
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        folder = RunFolder(path.resolve())
+        folder.acquire()
+        return folder
+    raise UserError(f"no free folder name under {root}")
+
+
+def _now() -> str:
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

@@ -1,0 +1,78 @@
+"""Ray for the length of one command: started here, or joined where a cluster runs already."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import ray
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.cluster import ClusterConfig
+
+# Ray's sockets live under <temp>/session_<date>_<pid>/sockets/plasma_store; a Unix socket path holds 107 bytes.
+_LONGEST_TEMP = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+_OBJECT_STORE_BYTES = 1 << 30
+
+
+class RaySession:
+    """A context in which Ray is up. A local Ray ends with this process, however it ends."""
+
+    def __init__(self, cluster: ClusterConfig, scratch: Path) -> None:
+        self._cluster = cluster
+        self._scratch = scratch
+        self._temp: Path | None = None
+
+    def __enter__(self) -> RaySession:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self._cluster.ray_address is not None:
+            try:
+                ray.init(address=self._cluster.ray_address, log_to_driver=False, configure_logging=False)
+            except ConnectionError as error:
+                raise UserError(
+                    f"cluster.ray_address={self._cluster.ray_address}: no Ray cluster answers there ({error})"
+                ) from error
+            return self
+        self._temp = self._temp_folder()
+        # Ray asks every process of its cluster for a token; it belongs to this session, not to the user's home.
+        token = self._temp / "auth_token"
+        token.touch(mode=0o600)
+        token.write_text(os.urandom(32).hex())
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        ray.init(
+            num_cpus=0,  # actors ask for no cores; a higher number makes Ray start as many idle workers
+            include_dashboard=False,
+            _temp_dir=str(self._temp),
+            log_to_driver=False,
+            configure_logging=False,
+            object_store_memory=_OBJECT_STORE_BYTES if self._cluster.gpus_per_node == 0 else None,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ray.shutdown()
+        if self._temp is not None:
+            shutil.rmtree(self._temp, ignore_errors=True)
+
+    def _temp_folder(self) -> Path:
+        """A folder of this session: under the scratch folder, or in the system's where that path is too long."""
+        parent = (self._scratch / "ray").resolve()
+        if len(os.fsencode(parent)) + 10 > _LONGEST_TEMP:
+            return Path(tempfile.mkdtemp(prefix="rlscale-", dir="/tmp" if sys.platform == "linux" else None))
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=parent))
+
+
+def node_ids(count: int) -> list[str]:
+    """Ids of `count` machines of the cluster, this one first. Raises UserError when there are fewer."""
+    here = ray.get_runtime_context().get_node_id()
+    alive = sorted((node["NodeID"] for node in ray.nodes() if node["Alive"]), key=lambda node: (node != here, node))
+    if len(alive) < count:
+        raise UserError(f"cluster.nodes={count}, but the Ray cluster has {len(alive)}; start Ray on the others first")
+    return alive[:count]

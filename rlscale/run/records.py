@@ -1,0 +1,226 @@
+"""What the driver writes down and shows: metrics, timeline, samples, progress, summary, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from rlscale.config.schema import Config
+from rlscale.config.schema.algo import SftLoss
+from rlscale.config.sizes import Sizes
+from rlscale.observe.metrics import MetricsLog
+from rlscale.observe.progress import Progress
+from rlscale.observe.report import write_report
+from rlscale.observe.samples import ShownSample, write_samples
+from rlscale.observe.summary import Summary
+from rlscale.observe.timeline import ENGINES, Timeline
+from rlscale.observe.trackers import Tracker, build_tracker
+from rlscale.rollout.evaluation import EvalResult
+from rlscale.rollout.metrics import RolloutStats
+from rlscale.run import checkpoint
+from rlscale.run.folder import RunFolder
+
+_FAILURES = ("failed_requests", "failed_rewards")
+
+
+class Records:
+    """The files and the terminal of one run. The driver tells it what happens; it decides where that goes."""
+
+    def __init__(self, config: Config, folder: RunFolder, started: float) -> None:
+        self._config, self._folder, self._started = config, folder, started
+        self._supervised = isinstance(config.algo.loss, SftLoss)
+        self._log: MetricsLog | None = None
+        self._timeline = Timeline(folder.path, resumed=folder.resumed)
+        self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)
+        self._tracker: Tracker | None = None
+        self._summary = Summary(recipe=config.run.recipe)
+        self._counters: dict[str, float] = {}
+        self._generation: dict[str, int] = {}
+        self._phases_before: dict[str, float] = {}
+
+    # ---- before the loop ---------------------------------------------------------------------------------------
+
+    def introduce(self, notes: Sequence[str]) -> None:
+        """Say what runs, where to, and what the sizes come to."""
+        config = self._config
+        self.note(f"{config.run.recipe}: model {config.model.name}, algorithm {config.algo.name}, {self._folder.path}")
+        for line in (*Sizes.of(config).lines(), *notes):
+            self.note(line)
+        if self._folder.resumed:
+            self.note(
+                "this continues an unfinished run of the same recipe and configuration; "
+                "checkpoint.resume=never starts afresh"
+            )
+
+    def phase(self, text: str) -> None:
+        """What the run is busy with, for the terminal."""
+        self._progress.phase(text)
+
+    def note(self, text: str) -> None:
+        """A line that stays on the terminal."""
+        self._progress.note(text)
+
+    def suspend(self) -> None:
+        """Leave the terminal to another run (the warm start)."""
+        self._progress.close()
+        self._suspended = time.time()
+
+    def unsuspend(self) -> None:
+        """Take the terminal back."""
+        self._summary.warm_start_seconds = time.time() - self._suspended
+        config = self._config
+        self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)
+
+    def begin_loop(self, state: checkpoint.Progress) -> None:
+        """The loop starts from `state`: continue its files and totals there."""
+        resumed = state.iteration if self._folder.resumed else None
+        self._log = MetricsLog(self._folder.path, resumed)
+        self._tracker = build_tracker(self._config.tracker, self._folder.path, self._config.run.recipe, resumed=resumed)
+        self._progress.begin(state.iteration)
+        self._counters = dict(state.counters)
+        if self._folder.resumed:
+            self._counters["resumed"] = self._counters.get("resumed", 0) + 1
+        self._summary.startup_seconds = time.time() - self._started
+        self._timeline.begin_loop()
+
+    # ---- in the loop -------------------------------------------------------------------------------------------
+
+    def span(self, name: str) -> AbstractContextManager[None]:
+        """Time a block of the driver: generate, train, sync, evaluate, checkpoint."""
+        self._progress.phase(_PHASES.get(name, name))
+        return self._timeline.span(name)
+
+    def generation(self, stats: RolloutStats) -> None:
+        """What the rollout service counted so far."""
+        for start, end in stats.intervals:
+            self._timeline.add("generate", ENGINES, start, end)
+        self._generation = stats.counters
+
+    def iteration(self, state: checkpoint.Progress, metrics: dict[str, float]) -> None:
+        """Log one iteration everywhere."""
+        metrics = {**self._generation, **metrics}
+        self._add("tokens_trained", metrics.get("tokens", 0))
+        self._add("own_tokens", metrics.get("logprob_diff_tokens", 0))
+        drift = metrics.get("logprob_diff_mean", 0.0) * metrics.get("logprob_diff_tokens", 0)
+        self._add("own_abs", drift)
+        self._raise("logprob_diff_max", metrics.get("logprob_diff_max"))
+        self._raise("canary_diff_max", metrics.get("canary_diff"))
+        if state.iteration == 1 and "ppo_kl" in metrics:
+            self._counters["ppo_kl_first_step"] = metrics["ppo_kl"]
+        metrics["weight_version"] = state.version
+        phases = self._timeline.phases()
+        metrics |= {f"seconds_{name}": seconds - self._phases_before.get(name, 0.0) for name, seconds in phases.items()}
+        self._phases_before = phases
+        if metrics["seconds_loop"] > 0:
+            metrics["tokens_per_s"] = metrics.get("batch_tokens", 0.0) / metrics["seconds_loop"]
+        self._write(state.iteration, metrics)
+        self._progress.iteration(state.iteration, self._config.run.iterations, metrics)
+
+    def evaluation(self, when: str, state: checkpoint.Progress, result: EvalResult) -> dict[str, float]:
+        """Log an evaluation; returns what the summary keeps of it."""
+        accuracies = {f"pass@{k}": value for k, value in result.pass_at_k.items()}
+        measured = {
+            **accuracies,
+            "reward": result.mean_reward,
+            "response_length": result.mean_length,
+            "truncated": result.truncated_share,
+            "failures": float(result.failures),
+        }
+        self._write(state.iteration, {f"eval/{name}": value for name, value in measured.items()})
+        self._progress.show({"accuracy": result.pass_at_1})
+        found = ", ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
+        self.note(
+            f"evaluation {when} training (iteration {state.iteration}): {found}, reward {result.mean_reward:.3f}, "
+            f"{result.mean_length:.1f} tokens, {result.samples} samples of {result.prompts} prompts"
+        )
+        if when in ("before", "after"):
+            first = [(group.prompt, group.samples[0]) for group in result.groups]
+            shown = [
+                ShownSample(when, prompt.text, sample.text, prompt.label, sample.reward) for prompt, sample in first
+            ]
+            write_samples(self._folder.path, when, shown)
+        return accuracies
+
+    def update_counters(self, state: checkpoint.Progress) -> None:
+        """Put the totals into what a checkpoint keeps."""
+        state.counters = dict(self._counters)
+
+    # ---- after it ----------------------------------------------------------------------------------------------
+
+    def end_loop(self, eval_after: dict[str, float] | None) -> None:
+        """The loop is over; `eval_after` is what the last evaluation found."""
+        self._timeline.end_loop()
+        if eval_after is not None:
+            self._summary.eval_after, self._summary.eval_after_metrics = eval_after["pass@1"], eval_after
+
+    def finish(self, status: str, state: checkpoint.Progress | None, message: str | None, restarts: int) -> None:
+        """Write summary and report, and print the last line: status, accuracies, time, folder."""
+        self._timeline.end_loop()
+        self._fill_summary(status, state, message, restarts)
+        self._summary.write(self._folder.path)
+        if self._tracker is not None:
+            self._tracker.close()
+        self._timeline.close()
+        if self._log is not None:
+            self._log.close()
+        write_report(self._folder.path)
+        self._progress.close()
+        print(self._last_line(), flush=True)
+
+    def _fill_summary(self, status: str, state: checkpoint.Progress | None, message: str | None, restarts: int) -> None:
+        summary, counters = self._summary, self._counters
+        summary.status, summary.message, summary.engine_restarts = status, message, restarts
+        summary.wall_seconds = time.time() - self._started
+        phases, totals = self._timeline.phases(), self._timeline.totals()
+        summary.loop_seconds = phases["loop"]
+        summary.generate_seconds, summary.train_seconds = phases["generate"], phases["train"]
+        summary.sync_seconds, summary.other_seconds = phases["sync"], phases["other"]
+        summary.evaluate_seconds = totals.get("evaluate", 0.0)
+        summary.checkpoint_seconds = totals.get("checkpoint", 0.0)
+        if state is not None:
+            summary.iterations, summary.steps, summary.weight_version = state.iteration, state.steps, state.version
+            if state.eval_before is not None:
+                summary.eval_before, summary.eval_before_metrics = state.eval_before["pass@1"], state.eval_before
+        summary.resumed = int(counters.get("resumed", 0))
+        summary.tokens_trained = int(counters.get("tokens_trained", 0))
+        summary.tokens_generated = self._generation.get("tokens_generated", 0)
+        summary.samples_failed = sum(self._generation.get(name, 0) for name in _FAILURES)
+        summary.prompts_too_long = self._generation.get("prompts_too_long", 0)
+        if counters.get("own_tokens"):
+            summary.logprob_diff_mean = counters["own_abs"] / counters["own_tokens"]
+        summary.logprob_diff_max = counters.get("logprob_diff_max")
+        summary.canary_diff_max = counters.get("canary_diff_max")
+        summary.ppo_kl_first_step = counters.get("ppo_kl_first_step")
+
+    def _last_line(self) -> str:
+        summary = self._summary
+        accuracies = [
+            f"{when} {accuracy:.3f}"
+            for when, accuracy in (("before", summary.eval_before), ("after", summary.eval_after))
+            if accuracy is not None
+        ]
+        middle = f"accuracy {', '.join(accuracies)}  " if accuracies else ""
+        return f"{summary.status}  {middle}{summary.wall_seconds:.1f} s  {self._folder.path}"
+
+    def _write(self, iteration: int, metrics: dict[str, float]) -> None:
+        assert self._log is not None
+        assert self._tracker is not None
+        self._log.log(iteration, metrics)
+        self._tracker.log(iteration, metrics)
+
+    def _add(self, name: str, value: float) -> None:
+        self._counters[name] = self._counters.get(name, 0.0) + value
+
+    def _raise(self, name: str, value: float | None) -> None:
+        if value is not None:
+            self._counters[name] = max(self._counters.get(name, float("-inf")), value)
+
+
+_PHASES = {
+    "generate": "generating",
+    "train": "training",
+    "sync": "syncing weights",
+    "evaluate": "evaluating",
+    "checkpoint": "saving a checkpoint",
+}

@@ -1,0 +1,128 @@
+"""Where an iteration's groups come from: the rollout service behind its actor, or supervised data read in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from rlscale.data.sample import Group
+from rlscale.data.supervised import SupervisedFeed
+from rlscale.rollout.metrics import RolloutStats
+from rlscale.rollout.spec import RolloutSpec
+from rlscale.run.actors import RolloutActor
+from rlscale.run.calls import Calls
+
+
+class Feed(Protocol):
+    """What a loop collects its groups from."""
+
+    def collect(self, meanwhile: Callable[[], None]) -> list[Group]:
+        """The next iteration's groups; `meanwhile` runs while waiting."""
+
+    def pause(self) -> None:
+        """No generation is in flight when this returns."""
+
+    def resume(self, version: int) -> None:
+        """Engines have the weights of `version`: generate with them."""
+
+    def stats(self) -> RolloutStats:
+        """Totals of the run, and when the engines were busy since the last call."""
+
+    def state_dict(self) -> Any:
+        """Data position, buffer and counters."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Continue from a state."""
+
+
+class Rollout:
+    """The rollout service in its own process."""
+
+    def __init__(self, spec: RolloutSpec, calls: Calls, logs: Path) -> None:
+        self._calls = calls
+        remote: Any = ray.remote(RolloutActor)
+        actor = remote.options(num_cpus=0, max_concurrency=64, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+        self._actor = actor.remote(str(logs / "rollout.log"), spec)
+
+    def start(self, url: str, api_key: str) -> None:
+        """Connect to the router; data, tokenizer and reward were read and checked by then."""
+        self._calls.one(self._actor.start.remote(url, api_key), "rollout start", heed_stop=True)
+
+    def collect(self, meanwhile: Callable[[], None]) -> list[Group]:
+        """The next iteration's groups, in the order of their prompts."""
+        ref = self._actor.call.remote("next_batch")
+        groups: list[Group] = self._calls.one(ref, "generation", meanwhile=meanwhile, heed_stop=True)
+        return groups
+
+    def evaluate(self, version: int, meanwhile: Callable[[], None]) -> Any:
+        """Measure the weights of `version` on the evaluation's data."""
+        ref = self._actor.call.remote("evaluate", version)
+        return self._calls.one(ref, "evaluation", meanwhile=meanwhile, heed_stop=True)
+
+    def score(self, url: str, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Log-probs of tokens[1:] by the engine at `url`, at temperature 1."""
+        ref = self._actor.score.remote(url, tokens)
+        scored: NDArray[np.float32] = self._calls.one(ref, f"canary of {url}")
+        return scored
+
+    def pause(self) -> None:
+        """No generation is in flight when this returns."""
+        self._one("pause")
+
+    def resume(self, version: int) -> None:
+        """Engines have the weights of `version`: generate with them."""
+        self._one("resume", version)
+
+    def stats(self) -> RolloutStats:
+        """Totals of the run, and when the engines were busy since the last call."""
+        stats: RolloutStats = self._one("stats")
+        return stats
+
+    def state_dict(self) -> Any:
+        """Data position, buffer and counters."""
+        return self._one("state_dict")
+
+    def load_state_dict(self, state: Any) -> None:
+        """Continue from a state."""
+        self._one("load_state_dict", state)
+
+    def close(self) -> None:
+        """End the service."""
+        ray.kill(self._actor)
+
+    def _one(self, method: str, *args: Any) -> Any:
+        return self._calls.one(self._actor.call.remote(method, *args), f"rollout.{method}")
+
+
+class Supervised:
+    """Supervised data as a feed: nothing is generated."""
+
+    def __init__(self, feed: SupervisedFeed) -> None:
+        self._feed = feed
+
+    def collect(self, meanwhile: Callable[[], None]) -> list[Group]:
+        """The next samples, a group each."""
+        return self._feed.next_batch()
+
+    def pause(self) -> None:
+        """Nothing is in flight."""
+
+    def resume(self, version: int) -> None:
+        """Nothing waits for weights."""
+
+    def stats(self) -> RolloutStats:
+        """Only what the data held back is counted."""
+        return RolloutStats({"prompts_too_long": self._feed.dropped}, {}, [])
+
+    def state_dict(self) -> Any:
+        """Data position."""
+        return self._feed.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        """Continue from a position."""
+        self._feed.load_state_dict(state)

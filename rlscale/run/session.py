@@ -1,0 +1,232 @@
+"""One run from its first prompt to its summary: the verbs that the loops are told in.
+
+A session owns every part of the run (ranks, engines, rollout, records) and what must survive a kill (`state`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema import Config
+from rlscale.config.schema.algo import SftLoss
+from rlscale.config.schema.cluster import Device, Placement
+from rlscale.data.sample import Group
+from rlscale.run.batching import batch_metrics, build_batch, divide
+from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
+from rlscale.run.checkpoint import CheckpointStore, Progress, load_progress, load_rollout
+from rlscale.run.engines import Engines
+from rlscale.run.folder import RunFolder
+from rlscale.run.records import Records
+from rlscale.run.rollout import Feed, Rollout
+from rlscale.run.sync import WeightSync
+from rlscale.run.trainer_group import TrainerGroup
+
+_HEAL_EVERY_S = 1.0
+_SAVE_AFTER_FAILURE_S = 10.0
+
+
+class Session:
+    """The parts of a run and the verbs of its loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        config_hash: str,
+        folder: RunFolder,
+        *,
+        calls: Calls,
+        stop: StopSignal,
+        trainer: TrainerGroup,
+        feed: Feed,
+        rollout: Rollout | None,
+        engines: Engines | None,
+        sync: WeightSync | None,
+        records: Records,
+    ) -> None:
+        self.config, self.folder, self.records = config, folder, records
+        self._hash, self._calls, self._stop = config_hash, calls, stop
+        self._trainer, self._feed, self._rollout, self._engines, self._sync = trainer, feed, rollout, engines, sync
+        self._store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
+        self._saved_at = -1
+        self._next_heal = 0.0
+        self._metrics: dict[str, float] = {}
+        self._supervised = isinstance(config.algo.loss, SftLoss)
+        self._evaluates = config.eval.enabled and rollout is not None
+        self._shares_devices = (
+            engines is not None
+            and config.cluster.device is Device.cuda
+            and config.cluster.placement is Placement.colocated
+        )
+        self.state = Progress()
+
+    # ---- the story of a run ------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Continue from the newest checkpoint if there is one, give the engines the weights, measure them."""
+        self._resume()
+        self.records.begin_loop(self.state)
+        if self._sync is not None:
+            self.sync(count=False)
+            self.engines_take_devices()
+            if self._evaluates and self.state.eval_before is None:
+                self.state.eval_before = self.evaluate("before")
+        if self.state.iteration < self.config.run.iterations:
+            self._feed.resume(self.state.version)
+
+    def iterations(self) -> Iterator[int]:
+        """The iterations that are left; ends by raising StopRequested when the user asks to stop."""
+        while self.state.iteration < self.config.run.iterations:
+            self._stop.check()
+            yield self.state.iteration
+
+    def collect(self) -> list[Group]:
+        """Wait for the next iteration's groups, mending engines meanwhile."""
+        with self.records.span("generate"):
+            groups = self._feed.collect(self._heal)
+        self.records.generation(self._feed.stats())
+        return groups
+
+    def train(self, groups: Sequence[Group]) -> None:
+        """The optimizer steps of this iteration; with them the iteration counts as done."""
+        with self.records.span("train"):
+            batch = build_batch(groups, self.config)
+            parts, plan = divide(batch, self.config)
+            first = self.state.iteration == 0 and not self._supervised
+            metrics = self._trainer.train(parts, self.state.version, force_old=first)
+        self.state.steps += self.config.algo.steps_per_iteration * self.config.algo.epochs_per_iteration
+        self.state.iteration += 1
+        metrics["oversized_samples"] = float(plan.oversized)
+        self._check_metrics(metrics)
+        self._metrics = batch_metrics(groups, batch, rewarded=not self._supervised) | metrics
+
+    def sync(self, *, count: bool = True) -> None:
+        """The trainer's weights become the next weight version and go to every engine."""
+        if self._sync is None:
+            return
+        with self.records.span("sync"):
+            if self._shares_devices and self._engines is not None:
+                self._engines.resume_memory(["weights"])
+            self.state.version += count
+            self._metrics.update(self._sync(self.state.version))
+
+    def record(self) -> None:
+        """Log the iteration, and write a checkpoint when one is due."""
+        self.records.iteration(self.state, self._metrics)
+        self._metrics = {}
+        every = self.config.checkpoint.every
+        if every and self.state.iteration % every == 0 and self.state.iteration < self.config.run.iterations:
+            self.save()
+
+    def go_on(self) -> None:
+        """Evaluate when it is due, then let the engines generate for the next iteration."""
+        if self.state.iteration >= self.config.run.iterations:
+            return
+        every = self.config.eval.every if self._evaluates else 0
+        if every and self.state.iteration % every == 0:
+            self.evaluate("during")
+        self._feed.resume(self.state.version)
+
+    def end(self) -> None:
+        """Measure the final weights, save them, export them."""
+        eval_after = self.evaluate("after") if self._evaluates else None
+        self.records.end_loop(eval_after)
+        self.records.phase("saving the model")
+        self.trainer_takes_devices()
+        self.save()
+        self._trainer.call("export", self.folder.hf, what="export")
+
+    # ---- taking turns on shared devices ------------------------------------------------------------------------
+
+    def trainer_takes_devices(self) -> None:
+        """Engines give up their memory, the trainer's state comes back (only where there is a device to share)."""
+        if self._shares_devices and self._engines is not None:
+            self._feed.pause()
+            self._engines.release_memory()
+            self._trainer.call("wake", what="trainer wake")
+
+    def engines_take_devices(self) -> None:
+        """The trainer's state goes to host memory, engines take their cache back (where there is a device to share)."""
+        if self._shares_devices and self._engines is not None:
+            self._trainer.call("sleep", what="trainer sleep")
+            self._engines.resume_memory(["kv_cache"])
+
+    def pause_generation(self) -> None:
+        """Wait until no generation is in flight."""
+        with self.records.span("generate"):
+            self._feed.pause()
+
+    # ---- measuring, saving, mending ----------------------------------------------------------------------------
+
+    def evaluate(self, when: str) -> dict[str, Any]:
+        """Measure the engines' weights on the evaluation's data; `when` is before, during or after."""
+        assert self._rollout is not None
+        with self.records.span("evaluate"):
+            result = self._rollout.evaluate(self.state.version, self._heal)
+        return self.records.evaluation(when, self.state, result)
+
+    def save(self) -> None:
+        """Write a checkpoint of this very moment. Generation in flight is not part of it: its prompts come again."""
+        if self._saved_at == self.state.iteration:
+            return
+        with self.records.span("checkpoint"):
+            self.records.update_counters(self.state)
+
+            def save_trainer(folder: Path) -> None:
+                self._trainer.call("save", folder, what="checkpoint")
+
+            self._store.save(self.state, self._hash, save_trainer, self._feed.state_dict())
+        self._saved_at = self.state.iteration
+
+    def save_and_stop(self) -> None:
+        """The user asked to stop: save what is done, so that the same command goes on from here."""
+        if self.state.iteration > self._saved_at and self.state.iteration > 0:
+            self.records.phase("saving a checkpoint before stopping")
+            self.trainer_takes_devices()
+            self.save()
+
+    def save_after_failure(self) -> None:
+        """Something failed: save what is done if the trainer still answers; the failure itself is reported anyway."""
+        self._calls.shorten(_SAVE_AFTER_FAILURE_S)
+        try:
+            self.save_and_stop()
+        except (UserError, StopRequested):
+            self.records.note("no checkpoint could be written after the failure; the last one still stands")
+
+    def _resume(self) -> None:
+        newest = self._store.newest() if self.folder.resumed else None
+        if newest is None:
+            return
+        self.state = load_progress(newest)
+        self._trainer.call("load", newest / "trainer", what="loading the checkpoint")
+        self._feed.load_state_dict(load_rollout(newest))
+        self._saved_at = self.state.iteration
+        self.records.note(f"continuing from iteration {self.state.iteration} ({newest})")
+
+    def _heal(self) -> None:
+        """Between polls of a wait: bring dead engines back with the current weights."""
+        if self._engines is None or self._sync is None or time.monotonic() < self._next_heal:
+            return
+        self._engines.heal(lambda urls: self._give_weights(urls))
+        self._next_heal = time.monotonic() + _HEAL_EVERY_S
+
+    def _give_weights(self, urls: list[str]) -> None:
+        assert self._sync is not None
+        self._sync(self.state.version, urls)
+
+    def _check_metrics(self, metrics: dict[str, float]) -> None:
+        """Stop on a loss that is no number, and when trainer and engines disagree by more than the user allows."""
+        bound = self.config.weights.max_logprob_diff
+        drift = metrics.get("logprob_diff_mean", 0.0)
+        if not np.isfinite(metrics.get("loss", 0.0)):
+            raise RunFailed(f"the loss of iteration {self.state.iteration} is not finite; lower optim.lr")
+        if bound is not None and drift > bound:
+            raise RunFailed(
+                f"trainer and engine log-probs differ by {drift:.2e} on average, "
+                f"more than weights.max_logprob_diff={bound:g}"
+            )

@@ -1,0 +1,90 @@
+"""Weight sync: the trainer's weights to every engine, then proof on a fixed prompt that they arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlscale.config.schema import Config
+from rlscale.config.schema.cluster import Device, Placement
+from rlscale.config.schema.model import DType
+from rlscale.data.batch import Batch
+from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.run.calls import RunFailed
+from rlscale.run.engines import Engines
+from rlscale.run.rollout import Rollout
+from rlscale.run.trainer_group import TrainerGroup, as_part
+
+_BOUNDS = {DType.float32: 1e-3, DType.bfloat16: 0.2}
+_CANARY_SEED = 20_240_131
+
+
+@dataclass
+class WeightSync:
+    """Sends the trainer's weights to the engines and checks every so often that both compute the same."""
+
+    config: Config
+    trainer: TrainerGroup
+    engines: Engines
+    rollout: Rollout
+    vocabulary: int
+    syncs: int = 0
+    canary_diff: float = 0.0
+    _connected: tuple[str, ...] = ()
+
+    def __call__(self, version: int, urls: Sequence[str] | None = None) -> dict[str, float]:
+        """Give the engines (all of them, or those at `urls`) the trainer's weights as `version`; metrics of the sync.
+
+        Raises RunFailed when the canary's log-probs differ by more than `weights.canary_bound`.
+        """
+        targets = tuple(urls if urls is not None else self.engines.urls)
+        self._connect(targets)
+        timeout = self.config.weights.timeout_s
+        answers = self.trainer.call("sync", version, what=f"weight sync {version}", timeout_s=timeout)
+        metrics = {f"sync_{name}": float(value) for name, value in next(a for a in answers if a).items()}
+        every = self.config.weights.verify_every
+        if urls is not None or self.syncs == 0 or (every and self.syncs % every == 0):
+            metrics["canary_diff"] = self.verify(version, targets)
+        self.syncs += urls is None
+        return metrics
+
+    def verify(self, version: int, urls: Sequence[str]) -> float:
+        """Largest difference of log-prob between the trainer and the engines at `urls` on the canary prompt."""
+        tokens = canary_prompt(self.config.weights.canary_tokens, self.vocabulary)
+        expected = self.trainer.logprobs(as_part(_canary_batch(tokens)), temperature=1.0)[1:]
+        bound = self.config.weights.canary_bound or _BOUNDS[self.config.model.dtype]
+        worst = 0.0
+        for url in urls:
+            difference = float(np.max(np.abs(self.rollout.score(url, tokens) - expected)))
+            if not difference <= bound:  # NaN fails too
+                raise RunFailed(
+                    f"weight sync {version}: log-probs of {url} and the trainer differ by {difference:.2e} on the "
+                    f"canary prompt, more than weights.canary_bound={bound:g}; the engine does not have the trainer's weights"
+                )
+            worst = max(worst, difference)
+        self.canary_diff = max(self.canary_diff, worst)
+        return worst
+
+    def _connect(self, urls: tuple[str, ...]) -> None:
+        if urls == self._connected:
+            return
+        colocated = self.config.cluster.placement is Placement.colocated
+        kind = "tensor" if colocated else "broadcast"
+        timeout = self.config.weights.timeout_s
+        engine_ranks = self.config.rollout.gpus_per_engine if self.config.cluster.device is Device.cuda else 1
+        self.trainer.connect(kind, list(urls), self.engines.api_key, timeout, engine_ranks)
+        self._connected = urls
+
+
+def canary_prompt(length: int, vocabulary: int) -> NDArray[np.int32]:
+    """The fixed token ids of the canary, int32 [length]: arbitrary words of the vocabulary, the same in every run."""
+    return np.random.default_rng(_CANARY_SEED).integers(0, vocabulary, length, dtype=np.int32)
+
+
+def _canary_batch(tokens: NDArray[np.int32]) -> Batch:
+    prompt = Prompt(index=0, id="canary", tokens=tokens[:1], label=None)
+    sample = Sample.from_response(prompt, 0, tokens[1:], None, version=0)
+    return Batch.from_groups([Group(prompt, [sample])])

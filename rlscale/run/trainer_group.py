@@ -1,0 +1,93 @@
+"""All trainer ranks as one: the driver calls it, it calls every rank and waits for all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rlscale.config.schema.cluster import Device
+from rlscale.data.batch import Batch
+from rlscale.data.part import Part
+from rlscale.run.actors import TrainerActor
+from rlscale.run.calls import Calls
+from rlscale.run.placement import Layout
+from rlscale.trainer.spec import TrainerSpec
+
+
+class TrainerGroup:
+    """The ranks of one trainer. Every call goes to all of them: most are collective."""
+
+    def __init__(
+        self, layout: Layout, nodes: list[str], calls: Calls, logs: Path, device: Device, threads: int
+    ) -> None:
+        """Create the rank processes; they import while others start."""
+        self._calls = calls
+        self._parts_of: list[int] = []
+        environment = {"OMP_NUM_THREADS": str(threads), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+        actor: Any = ray.remote(TrainerActor)
+        self._ranks = []
+        for rank, slot in enumerate(layout.ranks):
+            options = {
+                "num_cpus": 0,
+                "scheduling_strategy": NodeAffinitySchedulingStrategy(nodes[slot.node], soft=False),
+                "runtime_env": {"env_vars": environment},
+            }
+            local = slot.gpus[0] if slot.gpus else 0
+            log = str(logs / f"rank-{rank}.log")
+            self._ranks.append(actor.options(**options).remote(log, rank, len(layout.ranks), local, threads))
+        self._preloading = [rank.preload.remote(device is Device.cpu) for rank in self._ranks]
+
+    def start(self, spec: TrainerSpec, timeout_s: float) -> None:
+        """Form the process groups and build the models."""
+        self._calls.wait(self._preloading, "trainer start", timeout_s=timeout_s, heed_stop=True)
+        address, port = self._calls.one(self._ranks[0].address.remote(), "trainer start", timeout_s=timeout_s)
+        starting = [rank.start.remote(spec, address, port) for rank in self._ranks]
+        self._calls.wait(starting, "trainer start", timeout_s=timeout_s, heed_stop=True)
+        self._parts_of = self.call("data_parallel_rank", what="trainer start")
+
+    def train(self, parts: list[Part], version: int, *, force_old: bool = False) -> dict[str, float]:
+        """One iteration's optimizer steps; metrics are the same on every rank. Each part is one object in Ray's store.
+
+        `force_old` asks for the old log-probs' own pass even where it can be skipped.
+        """
+        refs = [ray.put(part) for part in parts]
+        calls = [
+            rank.train.remote(refs[number], version, force_old)
+            for rank, number in zip(self._ranks, self._parts_of, strict=True)
+        ]
+        metrics: dict[str, float] = self._calls.wait(calls, "training step")[0]
+        return metrics
+
+    def logprobs(self, part: Part, model: str = "policy", temperature: float | None = None) -> NDArray[np.float32]:
+        """Log-probs of one part's tokens, computed alike by every data-parallel rank."""
+        ref = ray.put(part)
+        answers = self._calls.wait([r.logprobs.remote(ref, model, temperature) for r in self._ranks], "log-prob pass")
+        column: NDArray[np.float32] = next(answer for answer in answers if answer is not None)
+        return column
+
+    def connect(self, kind: str, urls: list[str], api_key: str, timeout_s: float, engine_ranks: int) -> None:
+        """Tell the ranks which engines, of `engine_ranks` ranks each, their weights go to."""
+        calls = [rank.connect.remote(kind, urls, api_key, timeout_s, engine_ranks) for rank in self._ranks]
+        self._calls.wait(calls, "connecting trainer and engines", timeout_s=timeout_s)
+
+    def call(self, method: str, *args: Any, what: str, timeout_s: float | None = None) -> list[Any]:
+        """Any other method of the trainer, on every rank."""
+        refs = [rank.call.remote(method, *args) for rank in self._ranks]
+        return self._calls.wait(refs, what, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """End the rank processes."""
+        for rank in self._ranks:
+            ray.kill(rank)
+        self._ranks = []
+
+
+def as_part(batch: Batch) -> Part:
+    """A batch of one micro-batch as the part of a rank (the canary)."""
+    rows = np.arange(batch.rows)
+    return Part(batch, [[rows]], rows)

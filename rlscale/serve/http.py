@@ -1,0 +1,52 @@
+"""Blocking JSON calls to one server."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Engines are reached directly, whatever proxy the environment names for the outside world."""
+
+
+class CallError(Exception):
+    """A call that was not answered, or not with success; the message names server and call."""
+
+
+def call(
+    url: str, path: str, api_key: str | None, body: Any = None, *, method: str | None = None, timeout: float
+) -> Any:
+    """`send` with `body` encoded as JSON (POST), or without one (GET)."""
+    return send(url, path, api_key, None if body is None else json.dumps(body).encode(), method=method, timeout=timeout)
+
+
+def send(
+    url: str, path: str, api_key: str | None, data: bytes | None, *, method: str | None = None, timeout: float
+) -> Any:
+    """Send `data`, which is JSON, and return the answer, parsed where it is JSON.
+
+    Raises CallError on a refused connection, no answer within `timeout` seconds, or a status of 400 and above.
+    """
+    headers = {"Content-Type": "application/json"}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    request = urllib.request.Request(url + path, data, headers, method=method or ("GET" if data is None else "POST"))
+    try:
+        with NO_PROXY.open(request, timeout=timeout) as response:
+            text = response.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        detail = error.read().decode(errors="replace").strip()
+        raise CallError(f"{url}{path}: status {error.code}: {detail[:500]}") from None
+    except TimeoutError:
+        raise CallError(f"{url}{path}: no answer within {timeout:g} s") from None
+    except OSError as error:  # URLError is one; so is a connection reset in the middle of the answer
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            raise CallError(f"{url}{path}: no answer within {timeout:g} s") from None
+        raise CallError(f"{url}{path}: {reason}") from None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,141 @@
+"""What an engine is started with: its specification, and the options of SGLang that follow from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rlscale
+from rlscale.config.errors import UserError
+from rlscale.config.schema.cluster import Device
+from rlscale.platform import sglang_cpu
+
+CPU_CACHE_BYTES = 2 << 30
+"""Memory that the key-value cache of a CPU engine may take by default."""
+
+CPU_CACHE_TOKENS = 65_536
+"""Most tokens of that cache; a small model reaches this first."""
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    """One engine. Paths are on the machine that starts it."""
+
+    name: str
+    """Unique on its machine; names the log file."""
+    model_path: str
+    """Folder with config, tokenizer and weights."""
+    device: Device
+    dtype: str = "float32"
+    """Type of the weights, as SGLang spells it."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of SGLang's ServerArgs by their own names; they win over the defaults here."""
+    tensor_parallel: int = 1
+    gpus: tuple[int, ...] = ()
+    """GPUs of this machine that the engine uses; as many as `tensor_parallel`."""
+    seed: int = 0
+    memory_saver: bool = False
+    """Whether the engine must be able to release its GPU memory (colocated with a trainer)."""
+    threads: int = 1
+    """Threads that torch uses in each process of a CPU engine; more only help large models."""
+    port: int | None = None
+    """Port to take if it is free."""
+    start_timeout_s: float = 300.0
+    """Seconds that it may take to become healthy."""
+
+
+DERIVED = ("model_path", "host", "port", "api_key", "device", "dtype", "tp_size", "random_seed", "enable_memory_saver")
+"""Options that follow from the specification and cannot be given in `ServerSpec.options`."""
+
+
+def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
+    """The ServerArgs of `spec` (without the API key). UserError if an option of the user's is one of `DERIVED`."""
+    taken = sorted(set(spec.options) & set(DERIVED))
+    if taken:
+        raise UserError(f"rollout.sglang.{taken[0]} is set by rlscale itself; remove it")
+    defaults = cpu_defaults(spec) if spec.device is Device.cpu else {}
+    return {
+        **defaults,
+        "log_level_http": "warning",  # otherwise one line per request
+        **spec.options,
+        "model_path": spec.model_path,
+        "host": spec.host,
+        "port": port,
+        "device": spec.device.value,
+        "dtype": spec.dtype,
+        "tp_size": spec.tensor_parallel,
+        "random_seed": spec.seed,
+        "enable_memory_saver": spec.memory_saver,
+    }
+
+
+def cpu_defaults(spec: ServerSpec) -> dict[str, Any]:
+    """Options under which SGLang runs on a CPU with plain torch."""
+    return {
+        "attention_backend": "torch_native",
+        "sampling_backend": "pytorch",
+        "cuda_graph_backend_decode": "disabled",
+        "cuda_graph_backend_prefill": "disabled",
+        "sleep_on_idle": True,  # without it an idle scheduler spins a whole core
+        "skip_server_warmup": True,  # the wait for a healthy engine generates a token anyway, in 0.1 s instead of 2
+        "mem_fraction_static": 0.2,
+        "max_running_requests": 256,
+        "max_total_tokens": cache_tokens(read_config(spec.model_path)),
+    }
+
+
+def read_config(model_path: str) -> dict[str, Any]:
+    """The Hugging Face config of a model folder. UserError if it cannot be read."""
+    path = Path(model_path) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the engine's model folder needs a readable config.json ({error})") from error
+
+
+def cache_tokens(config: Mapping[str, Any]) -> int:
+    """Tokens for which a CPU engine keeps keys and values (fp32): as many as fit into CPU_CACHE_BYTES."""
+    heads = config.get("num_attention_heads", 1)
+    head_size = config.get("head_dim") or config.get("hidden_size", 1) // heads
+    per_token = 2 * 4 * config.get("num_hidden_layers", 1) * config.get("num_key_value_heads", heads) * head_size
+    return max(4096, min(CPU_CACHE_TOKENS, CPU_CACHE_BYTES // per_token))
+
+
+def base_environment() -> dict[str, str]:
+    """This process's environment, with rlscale importable also where it is not installed but run from a clone."""
+    root = str(Path(rlscale.__file__).resolve().parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))}
+
+
+def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
+    """Environment of the server: this process's, with caches below `scratch` and what the device needs."""
+    caches = (scratch / "cache").resolve()
+    variables = {
+        **base_environment(),
+        "XDG_CACHE_HOME": str(caches),
+        "HF_HOME": str(caches / "huggingface"),
+        "HF_HUB_OFFLINE": "1",  # the model is a folder; nothing is looked up
+        "SGLANG_CACHE_DIR": str(caches / "sglang"),
+        "PYTHONUNBUFFERED": "1",  # the last lines before a crash reach the log
+        # /health answers from the server alone: a generated token would wait behind a paused engine (and mark it as
+        # failed), would run on one that released its memory, and would change the batches of a reproducible run
+        "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
+    }
+    if spec.device is Device.cpu:
+        architectures = read_config(spec.model_path).get("architectures") or [None]
+        variables.update(sglang_cpu.environment(architectures[0]), OMP_NUM_THREADS=str(spec.threads))
+    else:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.gpus))
+    return variables
+
+
+def engine_command() -> list[str]:
+    """The command line of an engine; everything else reaches it on standard input."""
+    return [sys.executable, "-m", "rlscale.serve.engine_main"]

@@ -1,0 +1,185 @@
+"""Starts the servers of one machine, notices when one dies, starts it again, ends them all.
+
+Plain blocking Python, safe to call from several threads; the run wraps one into a Ray actor per machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.errors import UserError
+from rlscale.serve.http import CallError, call
+from rlscale.serve.ports import free_port, url_of
+from rlscale.serve.process import GuardedProcess
+from rlscale.serve.router import router_command, router_options
+from rlscale.serve.server import ServerSpec, base_environment, engine_command, server_environment, server_options
+
+PORT_ATTEMPTS = 3
+ROUTER = "router"
+
+
+@dataclass
+class _Entry:
+    """One server: how it is started on a given port, and the process that runs now."""
+
+    launch: Callable[[int], GuardedProcess]
+    healthy: Callable[[str], bool]
+    host: str
+    timeout_s: float
+    port: int | None
+    process: GuardedProcess | None = None
+    url: str = ""
+
+
+class Supervisor:
+    """The servers of one machine. They die with the process that holds this object, also by `kill -9`.
+
+    Logs are `<log_folder>/<name>.log`; every other file of a server is below `scratch`. `api_key` protects engines and
+    router and travels to them by pipe only.
+    """
+
+    def __init__(
+        self,
+        log_folder: Path,
+        scratch: Path,
+        api_key: str,
+        host: str = "127.0.0.1",
+        pick_port: Callable[[str, int | None], int] = free_port,
+    ) -> None:
+        self.log_folder = log_folder
+        self.scratch = scratch
+        self.host = host
+        self._api_key = api_key
+        self._pick_port = pick_port
+        self._entries: dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def start_engine(self, spec: ServerSpec) -> str:
+        """Start one engine and wait until it is healthy; its base URL.
+
+        UserError with the end of its log if it dies or is not healthy in time.
+        """
+        server_options(spec, 0)  # a bad option is an error of the configuration, not of a process
+        environment = server_environment(spec, self.scratch)
+
+        def launch(port: int) -> GuardedProcess:
+            text = json.dumps({"options": server_options(spec, port), "api_key": self._api_key})
+            return self._launch(spec.name, engine_command(), environment, text)
+
+        def healthy(url: str) -> bool:
+            return self._engine_healthy(url, spec)
+
+        return self._start(spec.name, _Entry(launch, healthy, spec.host, spec.start_timeout_s, spec.port))
+
+    def _engine_healthy(self, url: str, spec: ServerSpec) -> bool:
+        """Whether the engine of `spec`, and no stranger on its port, answers at `url` and has generated a token."""
+        call(url, "/health", None, timeout=2.0)
+        if call(url, "/model_info", self._api_key, timeout=5.0).get("model_path") != spec.model_path:
+            return False
+        sampling = {"max_new_tokens": 1, "temperature": 0.0, "sampling_seed": 0}
+        body = {"input_ids": [0], "sampling_params": sampling}
+        return "output_ids" in call(url, "/generate", self._api_key, body, timeout=spec.start_timeout_s)
+
+    def start_engines(self, specs: Sequence[ServerSpec]) -> list[str]:
+        """Start several engines at once; their base URLs. The first error is raised when all have ended their start."""
+        with ThreadPoolExecutor(max(1, len(specs))) as pool:
+            return [future.result() for future in [pool.submit(self.start_engine, spec) for spec in specs]]
+
+    def start_router(self, options: Mapping[str, Any] | None = None, timeout_s: float = 60.0) -> str:
+        """Start the router without workers (`RouterClient.add` gives it some); its base URL. Errors as for engines."""
+        router_options(options or {}, self.host, 0, 0)
+
+        def launch(port: int) -> GuardedProcess:
+            arguments = router_options(options or {}, self.host, port, free_port("127.0.0.1"))
+            text = json.dumps({"options": arguments, "api_key": self._api_key})
+            environment = {**base_environment(), "NO_COLOR": "1"}
+            return self._launch(ROUTER, router_command(), environment, text)
+
+        def healthy(url: str) -> bool:
+            call(url, "/liveness", None, timeout=2.0)
+            return "workers" in call(url, "/workers", self._api_key, timeout=5.0)
+
+        return self._start(ROUTER, _Entry(launch, healthy, self.host, timeout_s, None))
+
+    def dead(self) -> list[str]:
+        """Names of the servers that ended without being told to."""
+        with self._lock:
+            processes = {name: entry.process for name, entry in self._entries.items()}
+        return [name for name, process in processes.items() if process and process.exit_code() is not None]
+
+    def restart(self, name: str) -> str:
+        """End that server if it still runs and start it again as it was, on its old port if that is free; its URL.
+
+        An engine comes back with the weights of its model folder; the router without workers.
+        """
+        with self._lock:
+            entry = self._entries[name]
+        if entry.process:
+            entry.process.stop()
+        return self._start(name, entry)
+
+    def urls(self) -> dict[str, str]:
+        """Base URL of every server by its name."""
+        with self._lock:
+            return {name: entry.url for name, entry in self._entries.items() if entry.url}
+
+    def stop(self) -> None:
+        """End all servers and wait until they are gone (a second or two). Nothing can be started afterwards."""
+        with self._lock:
+            self._stopped = True
+            processes = [entry.process for entry in self._entries.values() if entry.process]
+        with ThreadPoolExecutor(max(1, len(processes))) as pool:
+            list(pool.map(GuardedProcess.stop, processes))
+        with self._lock:
+            self._entries.clear()
+
+    def _launch(self, name: str, command: list[str], environment: Mapping[str, str], text: str) -> GuardedProcess:
+        return GuardedProcess(command, environment, text, self.log_folder / f"{name}.log", self.scratch / "tmp")
+
+    def _start(self, name: str, entry: _Entry) -> str:
+        """Launch until healthy; on a port that somebody took in between, again on another."""
+        for attempt in range(PORT_ATTEMPTS):
+            entry.port = self._pick_port(entry.host, entry.port)
+            entry.url = ""
+            url = url_of(entry.host, entry.port)
+            with self._lock:
+                if self._stopped:
+                    raise UserError(f"{name} was to be started while the run was ending")
+                process = entry.process = entry.launch(entry.port)
+                self._entries[name] = entry
+            problem = _wait(process, entry, url)
+            if problem is None:
+                entry.url = url
+                return url
+            tail = process.log_tail(40)
+            process.stop()
+            if attempt + 1 < PORT_ATTEMPTS and "address already in use" in tail.lower():
+                entry.port = None
+                continue
+            break
+        with self._lock:
+            self._entries.pop(name, None)
+        raise UserError(f"{name} did not start: {problem}. End of {process.log}:\n{process.log_tail()}")
+
+
+def _wait(process: GuardedProcess, entry: _Entry, url: str) -> str | None:
+    """Wait until the server is healthy; None then, otherwise what went wrong."""
+    deadline = time.monotonic() + entry.timeout_s
+    while time.monotonic() < deadline:
+        code = process.exit_code()
+        if code is not None:
+            return f"it ended with exit code {code}"
+        with contextlib.suppress(CallError):
+            if entry.healthy(url):
+                return None
+        time.sleep(0.1)
+    return f"it was not healthy within {entry.timeout_s:g} s (cluster.start_timeout_s)"

@@ -1,0 +1,75 @@
+"""The policy as a Hugging Face folder, which transformers loads and SGLang serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from rlscale.weights.load import INDEX
+from rlscale.weights.source import WeightSource
+
+_LEFT_OUT = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
+"""Endings of the source folder's files that hold weights; everything else (config, tokenizer, template) is copied."""
+
+
+def export_folder(source: WeightSource, model_folder: str, target: str | Path, version: int = 0) -> None:
+    """Write the weights and the model folder's other files; the target appears whole or not at all. Collective.
+
+    config.json is copied as it is: transformers leaves out keys that SGLang reads when it writes one.
+    OSError when the disk refuses, on every rank.
+    """
+    target = Path(target)
+    writes = dist.get_rank() == 0
+    failure: list[OSError | None] = [None]
+    partial = None
+    try:
+        if writes:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        failure = [error]
+    files: dict[str, str] = {}
+    total = 0
+    for number, bucket in enumerate(source.buckets(version), 1):  # every rank to the end, whatever happens to the disk
+        if partial is None or failure[0] is not None:
+            continue
+        name = f"model-{number:05d}.safetensors"
+        try:
+            tensors = {hf_name: tensor.detach().cpu().contiguous().clone() for hf_name, tensor in bucket.named}
+            save_file(tensors, str(partial / name), metadata={"format": "pt"})
+        except OSError as error:
+            failure = [error]
+        files |= {hf_name: name for hf_name, _ in bucket.named}
+        total += bucket.nbytes
+    if partial is not None and failure[0] is None:
+        try:
+            _complete(partial, Path(model_folder), target, files, total)
+        except OSError as error:
+            failure = [error]
+    if partial is not None:
+        shutil.rmtree(partial, ignore_errors=True)
+    dist.broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        raise failure[0]
+
+
+def _complete(partial: Path, model_folder: Path, target: Path, files: dict[str, str], total: int) -> None:
+    """Add index and the other files, then put the folder in its place."""
+    if len(set(files.values())) == 1:
+        (partial / next(iter(files.values()))).rename(partial / "model.safetensors")
+    else:
+        index = {"metadata": {"total_size": total}, "weight_map": files}
+        (partial / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for file in model_folder.iterdir():
+        if file.is_file() and not file.name.endswith(_LEFT_OUT):
+            shutil.copy(file, partial / file.name)
+    partial.chmod(0o755)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(partial, target)

@@ -1,0 +1,74 @@
+"""Which module stands where in a transformer layer: Transformer Engine's where it is installed (CUDA), ours elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+from megatron.core.tensor_parallel.layers import RowParallelLinear
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.attention import SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.moe.experts import TEGroupedMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.attention import PackedAttention, PackedSelfAttention
+from rlscale.trainer.megatron.layers import GroupedLinear, NormColumnParallelLinear, RMSNorm
+
+
+def uses_transformer_engine(platform: Platform) -> bool:
+    """Whether Transformer Engine's layers are used. Checkpoints and weight maps do not depend on it."""
+    return platform.is_cuda and importlib.util.find_spec("transformer_engine") is not None
+
+
+def block_spec(config: TransformerConfig, platform: Platform, vp_stage: int | None) -> Any:
+    """The layers of this rank's model chunk."""
+    if uses_transformer_engine(platform):
+        return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+    layers = get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[_layer(config)] * layers, layer_norm=RMSNorm)
+
+
+def _layer(config: TransformerConfig) -> ModuleSpec:
+    norm = RMSNorm if config.qk_layernorm else IdentityOp
+    attention = SelfAttentionSubmodules(
+        linear_qkv=NormColumnParallelLinear,
+        core_attention=PackedAttention,
+        linear_proj=RowParallelLinear,
+        q_layernorm=norm,
+        k_layernorm=norm,
+    )
+    experts = config.num_moe_experts is not None
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            self_attention=ModuleSpec(
+                module=PackedSelfAttention, params={"attn_mask_type": AttnMaskType.causal}, submodules=attention
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RMSNorm if experts else IdentityOp,
+            mlp=_experts() if experts else _dense(),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+def _dense() -> ModuleSpec:
+    return ModuleSpec(
+        module=MLP, submodules=MLPSubmodules(linear_fc1=NormColumnParallelLinear, linear_fc2=RowParallelLinear)
+    )
+
+
+def _experts() -> ModuleSpec:
+    linears = MLPSubmodules(linear_fc1=GroupedLinear, linear_fc2=GroupedLinear)
+    return ModuleSpec(
+        module=MoELayer, submodules=MoESubmodules(experts=ModuleSpec(module=TEGroupedMLP, submodules=linears))
+    )

@@ -1,0 +1,105 @@
+"""The layers that Megatron otherwise takes from Transformer Engine, in plain torch: same parameters, same names.
+
+So weight maps and checkpoints are the same with and without Transformer Engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.parameter import Parameter
+
+
+class RMSNorm(torch.nn.Module):
+    """Root-mean-square norm that allows sequence parallelism (Megatron's own wrapper of torch's norm does not)."""
+
+    def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **unused: Any) -> None:
+        super().__init__()
+        self.config, self.eps = config, eps
+        self.weight = _norm_weight(config, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> [..., hidden]."""
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class NormColumnParallelLinear(ColumnParallelLinear):
+    """A norm, then a column-parallel linear; the norm's weight is the linear's `layer_norm_weight`."""
+
+    def __init__(self, input_size: int, output_size: int, *, config: Any, **options: Any) -> None:
+        options.setdefault("gather_output", False)
+        super().__init__(input_size, output_size, config=config, **options)
+        self.layer_norm_weight = _norm_weight(config, input_size)
+        self.eps = config.layernorm_epsilon
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """[tokens, 1, input] -> ([tokens, 1, output / ranks], bias or None)."""
+        return super().forward(F.rms_norm(x, (x.shape[-1],), self.layer_norm_weight, self.eps), *args, **kwargs)
+
+
+class GroupedLinear(torch.nn.Module):
+    """One linear per local expert, parameters `weight0`, `weight1`, …; takes the place of Transformer Engine's.
+
+    Expert tensor parallelism is not built in: with `parallel.expert_tensor` > 1 Transformer Engine is needed.
+    """
+
+    def __init__(
+        self,
+        num_gemms: int,
+        input_size: int,
+        output_size: int,
+        *,
+        config: Any,
+        init_method: Any,
+        bias: bool,
+        skip_bias_add: bool,
+        is_expert: bool = False,
+        tp_comm_buffer_name: str | None = None,
+        pg_collection: Any = None,
+    ) -> None:
+        super().__init__()
+        if bias or pg_collection.expt_tp.size() > 1:
+            raise ValueError("experts with biases or with expert tensor parallelism need Transformer Engine")
+        self.experts, self.expert_group = num_gemms, pg_collection.ep
+        apart = config.expert_model_parallel_size > 1 or config.tensor_model_parallel_size > 1
+        for number in range(num_gemms):
+            weight = Parameter(torch.empty(output_size, input_size, dtype=config.params_dtype))
+            weight.allreduce = not apart  # type: ignore[attr-defined]  # False: reduced over the expert data-parallel group
+            if apart:
+                # Without it the grad-norm leaves experts out on every tensor-parallel rank but the first.
+                weight.tensor_model_parallel = True  # type: ignore[attr-defined]  # Megatron reads these from parameters
+                weight.partition_dim, weight.partition_stride = 0, 1  # type: ignore[attr-defined]  # (as above)
+            self.register_parameter(f"weight{number}", weight)
+
+    def forward(self, x: Tensor, m_splits: Any) -> tuple[Tensor, None]:
+        """x [tokens, input], sorted by expert; m_splits: tokens of each expert -> ([tokens, output], None)."""
+        sizes = m_splits.tolist() if torch.is_tensor(m_splits) else list(m_splits)
+        parts = [F.linear(part, getattr(self, f"weight{number}")) for number, part in enumerate(x.split(sizes))]
+        return torch.cat(parts), None
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Every expert as one shard of a tensor over all experts, so that other expert-parallel sizes can read it."""
+        total, first = self.expert_group.size() * self.experts, self.expert_group.rank() * self.experts
+        state = {}
+        for number in range(self.experts):
+            offsets = (*sharded_offsets, (len(sharded_offsets), first + number, total))
+            weight = getattr(self, f"weight{number}")
+            shards = make_sharded_tensors_for_checkpoint({"weight": weight}, prefix, {}, offsets)
+            shard = shards[f"{prefix}weight"]
+            shard.replica_id = (*shard.replica_id[:2], parallel_state.get_expert_data_parallel_rank())
+            state[f"{prefix}weight{number}"] = shard
+        return state
+
+
+def _norm_weight(config: Any, size: int) -> Parameter:
+    weight = Parameter(torch.ones(size, dtype=config.params_dtype))
+    weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]  # Megatron sums its gradient then
+    return weight

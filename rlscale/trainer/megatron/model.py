@@ -1,0 +1,135 @@
+"""Building the policy's model: Megatron's GPT with our layer spec, weights from Hugging Face, wrapped in Megatron's DDP."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.module import Float16Module
+
+from rlscale.config.errors import UserError
+from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.architecture import Architecture, transformer_config
+from rlscale.trainer.megatron.layer_spec import block_spec, uses_transformer_engine
+from rlscale.trainer.spec import TrainerSpec
+from rlscale.weights.load import load_weights
+from rlscale.weights.mapping import WeightMap
+from rlscale.weights.parameters import ModelGroups
+
+
+@dataclass
+class Model:
+    """The policy on this rank: one chunk, or several with virtual pipeline stages."""
+
+    config: TransformerConfig
+    """Megatron's configuration of it."""
+    bare: list[GPTModel]
+    """The chunks without wrappers."""
+    wrapped: list[DistributedDataParallel]
+    """The chunks as the training step uses them."""
+    weights: WeightMap
+    """Names and shapes in Hugging Face's form."""
+    groups: ModelGroups
+    """The groups that its parameters are spread over."""
+    vocabulary: int
+    """Entries of the vocabulary, without padding."""
+    own_attention: bool
+    """Whether our attention is used and not Transformer Engine's."""
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """All parameters of this rank, in a fixed order."""
+        return [parameter for chunk in self.bare for parameter in chunk.parameters()]
+
+    def train(self) -> None:
+        """Training mode (dropout, if the model has any)."""
+        for chunk in self.wrapped:
+            chunk.train()
+
+    def eval(self) -> None:
+        """Evaluation mode."""
+        for chunk in self.wrapped:
+            chunk.eval()
+
+    def finish_gathering(self) -> None:
+        """With `overlap_param_gather` the last step's parameters may still be on their way: wait for them."""
+        for chunk in self.wrapped:
+            if chunk.ddp_config.overlap_param_gather:
+                chunk.start_param_sync(force_sync=True)
+
+
+def build_model(spec: TrainerSpec, platform: Platform) -> Model:
+    """Build this rank's chunks with the weights of `spec.init_path`. UserError for what cannot be built."""
+    logging.getLogger("megatron").setLevel(logging.WARNING)
+    architecture = Architecture.read(spec.model_path)
+    _check(architecture, spec)
+    config = transformer_config(architecture, spec, platform)
+    padded = architecture.padded_vocabulary(spec.parallel.tensor)
+    bare = [_chunk(architecture, config, platform, stage, padded) for stage in _stages(config)]
+    weights, groups = WeightMap(architecture.hf), ModelGroups.of_megatron()
+    load_weights(bare, spec.init_path, weights, groups, padded)
+    return Model(
+        config,
+        bare,
+        _wrap(bare, config, spec),
+        weights,
+        groups,
+        architecture.vocabulary,
+        own_attention=not uses_transformer_engine(platform),
+    )
+
+
+def _check(architecture: Architecture, spec: TrainerSpec) -> None:
+    parallel = spec.parallel
+    if architecture.experts and parallel.tensor > 1 and not parallel.sequence:
+        raise UserError("a mixture of experts with parallel.tensor > 1 needs parallel.sequence=true")
+    if not architecture.experts and parallel.expert > 1:
+        raise UserError(f"parallel.expert={parallel.expert}, but {architecture.family} has no experts; use 1")
+
+
+def _stages(config: TransformerConfig) -> list[int | None]:
+    chunks = config.virtual_pipeline_model_parallel_size
+    return [None] if chunks is None else list(range(chunks))
+
+
+def _chunk(
+    architecture: Architecture, config: TransformerConfig, platform: Platform, stage: int | None, padded_vocabulary: int
+) -> GPTModel:
+    chunk = GPTModel(
+        config=config,
+        transformer_layer_spec=block_spec(config, platform, stage),
+        vocab_size=padded_vocabulary,
+        max_sequence_length=int(architecture.hf.get("max_position_embeddings", 4096)),
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+        share_embeddings_and_output_weights=architecture.tied,
+        position_embedding_type="rope",
+        rotary_base=architecture.rope_theta,
+        vp_stage=stage,
+    )
+    for parameter in chunk.parameters():
+        tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
+    return chunk.to(platform.device)
+
+
+def _wrap(bare: list[GPTModel], config: TransformerConfig, spec: TrainerSpec) -> list[DistributedDataParallel]:
+    options: dict[str, Any] = {
+        "grad_reduce_in_fp32": True,
+        "use_distributed_optimizer": spec.trainer.distributed_optimizer,
+        **spec.trainer.ddp,
+    }
+    try:
+        ddp_config = DistributedDataParallelConfig(**options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"Megatron refuses trainer.ddp: {error}") from error
+    inner = [Float16Module(config, chunk) if config.bf16 else chunk for chunk in bare]
+    return [
+        # Only the first chunk's reduction is worth cutting into buckets that overlap with the backward pass.
+        DistributedDataParallel(config=config, ddp_config=ddp_config, module=chunk, disable_bucketing=number > 0)
+        for number, chunk in enumerate(inner)
+    ]

@@ -1,0 +1,130 @@
+"""Megatron's optimizer and learning-rate schedule; a step whose gradients are not finite is skipped and counted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from rlscale.config.errors import UserError
+from rlscale.trainer.megatron.model import Model
+from rlscale.trainer.spec import TrainerSpec
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step did."""
+
+    grad_norm: float
+    """Norm of all gradients before clipping; may be infinite or not a number."""
+    lr: float
+    """Learning rate of the step."""
+    skipped: bool
+    """Whether the weights were left alone because a gradient was not finite."""
+
+
+@dataclass
+class Optimizer:
+    """The optimizer of a model. Build it with `build_optimizer`."""
+
+    megatron: Any
+    """Megatron's (chained) optimizer."""
+    schedule: OptimizerParamScheduler
+    """Megatron's learning-rate schedule; counts the steps."""
+    clip_grad: float
+    """Bound on the gradient norm; 0 for none."""
+
+    @property
+    def steps(self) -> int:
+        """Steps taken so far, skipped ones included."""
+        return int(self.schedule.num_steps)
+
+    def zero_grad(self, model: Model) -> None:
+        """Forget all gradients."""
+        for chunk in model.wrapped:
+            chunk.zero_grad_buffer()
+        self.megatron.zero_grad()
+
+    def step(self) -> StepResult:
+        """Clip the gradients and take a step; the same decision on every rank, as the norm is one of all ranks."""
+        self.schedule.step(1)
+        lr = max((group["lr"] for group in self.megatron.param_groups), default=0.0)
+        overflow = self.megatron.prepare_grads()
+        norm = self.megatron.get_grad_norm()
+        if overflow or norm is None or not math.isfinite(norm):
+            return StepResult(float("nan") if norm is None else float(norm), lr, skipped=True)
+        self._clip(norm)
+        success = self.megatron.step_with_ready_grads()
+        return StepResult(float(norm), lr, skipped=not success)
+
+    def _clip(self, norm: float) -> None:
+        if self.clip_grad <= 0.0:
+            return
+        for optimizer in self.megatron.chained_optimizers:
+            parameters = optimizer.get_parameters() if not getattr(optimizer, "is_stub_optimizer", False) else []
+            if parameters:
+                decoupled = optimizer.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8
+                clip_grad_by_total_norm_fp32(parameters, self.clip_grad, norm, decoupled)
+
+
+def build_optimizer(model: Model, spec: TrainerSpec) -> Optimizer:
+    """Megatron's Adam for a model, with the schedule of `optim`. UserError for options that Megatron refuses."""
+    optim = spec.optim
+    options: dict[str, Any] = {
+        "optimizer": "adam",
+        "lr": optim.lr,
+        "min_lr": optim.min_lr,
+        "weight_decay": optim.weight_decay,
+        "adam_beta1": optim.beta1,
+        "adam_beta2": optim.beta2,
+        "adam_eps": optim.eps,
+        "clip_grad": optim.clip_grad,
+        "bf16": model.config.bf16,
+        "params_dtype": model.config.params_dtype,
+        "use_distributed_optimizer": spec.trainer.distributed_optimizer,
+        **optim.megatron,
+    }
+    try:
+        config = OptimizerConfig(**options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"Megatron refuses optim.megatron: {error}") from error
+    megatron = get_megatron_optimizer(config, model.wrapped)
+    _make_state(megatron)
+    decay = max(optim.decay_steps or spec.total_steps, optim.warmup_steps + 1, 1)
+    schedule = OptimizerParamScheduler(
+        megatron,
+        init_lr=0.0,
+        max_lr=optim.lr,
+        min_lr=optim.min_lr,
+        lr_warmup_steps=optim.warmup_steps,
+        lr_decay_steps=decay,
+        lr_decay_style=optim.schedule.value,
+        start_wd=optim.weight_decay,
+        end_wd=optim.weight_decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,  # a resumed run follows its configuration
+    )
+    return Optimizer(megatron, schedule, config.clip_grad)
+
+
+def _make_state(megatron: Any) -> None:
+    """Give torch's AdamW its state before the first step, so that a checkpoint always holds the same tensors."""
+    for chained in megatron.chained_optimizers:
+        adam = getattr(chained, "optimizer", None)
+        if not isinstance(adam, torch.optim.Adam):  # AdamW is one
+            continue
+        for group in adam.param_groups:
+            for parameter in group["params"]:
+                if not adam.state[parameter]:
+                    adam.state[parameter] = {
+                        "step": torch.zeros((), dtype=torch.float32),
+                        "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                        "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                    }

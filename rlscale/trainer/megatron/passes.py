@@ -1,0 +1,167 @@
+"""One pass of the model over a step's micro-batches: forward only for log-probs, or forward and backward for a loss.
+
+Both go through Megatron's schedules, so that pipeline stages work alike. The loss of a micro-batch is its share of the
+step's loss; gradients are summed over micro-batches and ranks and never divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from rlscale.trainer.megatron.logprobs import vocab_parallel_logprobs
+from rlscale.trainer.megatron.microbatch import MicroBatch
+from rlscale.trainer.megatron.model import Model
+from rlscale.trainer.megatron.parallel import Ranks
+from rlscale.trainer.objective import Metrics, Objective
+
+
+def forward_logprobs(
+    model: Model, ranks: Ranks, microbatches: Sequence[MicroBatch], temperature: float
+) -> list[Tensor] | None:
+    """Log-probs [T] of every micro-batch's labels without gradient; None on ranks that are not the last stage."""
+
+    def finish(logits: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
+        logprobs, _ = _logprobs(model, ranks, logits, microbatch, temperature, entropy=False)
+        return logits.new_zeros(()), _no_tokens(logits), logprobs
+
+    model.eval()
+    with torch.no_grad():
+        results = _run(model, microbatches, finish, forward_only=True)
+    model.train()
+    return results if ranks.last_stage else None
+
+
+def forward_backward(
+    model: Model,
+    ranks: Ranks,
+    microbatches: Sequence[MicroBatch],
+    objective: Objective,
+    temperature: float,
+    version: int,
+) -> list[tuple[Tensor, Metrics]]:
+    """Add the gradients of one step's loss; returns (share of the loss, metrics) of each micro-batch on the last stage.
+
+    Gradients are complete (reduced over all ranks) on return.
+    """
+
+    def finish(logits: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
+        logprobs, entropy = _logprobs(
+            model,
+            ranks,
+            logits,
+            microbatch,
+            temperature,
+            entropy=objective.needs_entropy,
+            entropy_gradient=objective.needs_entropy_gradient,
+        )
+        scalars = {"version": torch.tensor(version, device=logits.device)}
+        fields = {**microbatch.fields, **microbatch.computed, **scalars}
+        loss, metrics = objective(logprobs, entropy, fields, _segment_sum(microbatch, ranks))
+        return loss, _no_tokens(logits), (loss.detach(), metrics)
+
+    return _run(model, microbatches, finish, forward_only=False)
+
+
+Finish = Callable[[Tensor, MicroBatch], tuple[Tensor, Tensor, Any]]
+
+
+def _run(model: Model, microbatches: Sequence[MicroBatch], finish: Finish, *, forward_only: bool) -> list[Any]:
+    """Megatron's schedule over the micro-batches; the third values of `finish` on the last stage, else empty."""
+
+    def forward_step(batches: Iterator[MicroBatch], chunk: torch.nn.Module) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        microbatch = next(batches)
+        output = chunk(microbatch.tokens, None, None, packed_seq_params=microbatch.sequences, **options)
+        return output, lambda logits: finish(logits, microbatch)
+
+    # In 16 bits Megatron would make a float32 copy of all logits; the log-probs convert them in chunks.
+    options = {"fp32_output": False} if model.config.bf16 else {}
+    chunks = model.wrapped
+    iterators = [iter(microbatches) for _ in chunks]
+    several = len(chunks) > 1
+    results: list[Any] = get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=iterators if several else iterators[0],
+        model=chunks if several else chunks[0],
+        num_microbatches=len(microbatches),
+        seq_length=microbatches[0].tokens.shape[1],
+        micro_batch_size=1,
+        forward_only=forward_only,
+    )
+    return results
+
+
+def configure_schedule(model: Model, scale_loss: Callable[[Tensor], Tensor]) -> None:
+    """Tell Megatron's schedules how to finish a step's gradients."""
+
+    def finalize(chunks: list[torch.nn.Module], num_tokens: Tensor | None = None, **options: Any) -> None:
+        # Without a number of tokens the gradients stay the sums that they are.
+        finalize_model_grads(chunks, None, **options)
+
+    config, chunks = model.config, model.wrapped
+    config.finalize_model_grads_func = finalize
+    config.grad_scale_func = scale_loss
+    config.no_sync_func = [chunk.no_sync for chunk in chunks] if len(chunks) > 1 else chunks[0].no_sync
+    if len(chunks) > 1 and chunks[0].ddp_config.overlap_grad_reduce:
+        config.grad_sync_func = [chunk.start_grad_sync for chunk in chunks]
+
+
+def _logprobs(
+    model: Model,
+    ranks: Ranks,
+    logits: Tensor,
+    microbatch: MicroBatch,
+    temperature: float,
+    *,
+    entropy: bool,
+    entropy_gradient: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    return vocab_parallel_logprobs(
+        logits.view(-1, logits.shape[-1]),
+        microbatch.labels,
+        temperature=temperature,
+        vocabulary=model.vocabulary,
+        group=ranks.tensor_group,
+        entropy=entropy,
+        entropy_gradient=entropy_gradient,
+    )
+
+
+def _no_tokens(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=torch.int, device=like.device)
+
+
+def _segment_sum(microbatch: MicroBatch, ranks: Ranks) -> Callable[[Tensor], Tensor]:
+    """See rlscale.algo.losses.SegmentSum."""
+    sequences = microbatch.sequences
+
+    def segment_sum(x: Tensor) -> Tensor:
+        sums = x.new_zeros(sequences.segments).index_add(0, sequences.segment_of, x)
+        if ranks.context_group.size() > 1:
+            sums = _SumOverRanks.apply(sums, ranks.context_group)
+        return sums.index_select(0, sequences.segment_of)
+
+    return segment_sum
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over ranks that each have a share of the loss; its gradient is summed in the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        x = x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient, None

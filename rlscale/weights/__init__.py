@@ -1,0 +1,1 @@
+"""Weights between Hugging Face and Megatron, and from the trainer to the engines."""

@@ -1,0 +1,53 @@
+"""The parameters of a rank's Megatron model under names that count layers and experts over the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EXPERTS = ".mlp.experts."
+
+
+@dataclass(frozen=True)
+class ModelGroups:
+    """The process groups over which a model's parameters are spread."""
+
+    tensor: Any
+    expert: Any
+    expert_tensor: Any
+    pipeline: Any
+
+    @staticmethod
+    def of_megatron() -> ModelGroups:
+        """Megatron's groups of this process."""
+        from megatron.core import parallel_state
+
+        return ModelGroups(
+            parallel_state.get_tensor_model_parallel_group(),
+            parallel_state.get_expert_model_parallel_group(),
+            parallel_state.get_expert_tensor_parallel_group(),
+            parallel_state.get_pipeline_model_parallel_group(),
+        )
+
+
+def named_parameters(chunks: Sequence[torch.nn.Module], expert_group: Any) -> Iterator[tuple[str, Tensor]]:
+    """(global name, parameter) of a rank's model chunks (without wrappers), in the order of the modules."""
+    for chunk in chunks:
+        layers = [layer.layer_number - 1 for layer in chunk.decoder.layers]  # type: ignore[union-attr]  # a GPTModel
+        for name, parameter in chunk.named_parameters():
+            yield _global_name(name, layers, chunk, expert_group), parameter
+
+
+def _global_name(name: str, layers: list[int], chunk: Any, expert_group: Any) -> str:
+    if not name.startswith("decoder.layers."):
+        return name
+    local, _, rest = name.removeprefix("decoder.layers.").partition(".")
+    if EXPERTS in name and expert_group.size() > 1:
+        stem, _, number = rest.rpartition("weight")
+        experts = chunk.config.num_moe_experts // expert_group.size()
+        rest = f"{stem}weight{int(number) + expert_group.rank() * experts}"
+    return f"decoder.layers.{layers[int(local)]}.{rest}"

@@ -1,0 +1,10 @@
+"""Fixtures of the end-to-end tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: shared_server.py is found here
+
+from shared_server import shared_server  # noqa: E402, F401  the path comes first; pytest finds the fixture by its name

@@ -1,0 +1,156 @@
+"""Runs of the real command line, short enough for a test, and what a test looks at afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SHORT = (
+    "rollout.groups_per_iteration=4",
+    "rollout.samples_per_group=4",
+    "eval.prompts=16",
+    "eval.every=0",
+    "run.iterations=2",
+    "checkpoint.every=1",
+    "warm_start=null",
+    "run.progress=plain",
+)
+"""Overrides that make a run of any shipped arithmetic recipe last seconds."""
+
+
+@dataclass
+class Finished:
+    """A command that ended."""
+
+    code: int
+    text: str
+    seconds: float
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line as a user types it."""
+    return [sys.executable, "-m", "rlscale", *arguments]
+
+
+def run(folder: Path, *arguments: str, timeout: float = 240.0) -> Finished:
+    """Run to the end in `folder`; its exit code and everything it printed."""
+    started = time.monotonic()
+    done = subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, time.monotonic() - started)
+
+
+class Started:
+    """A run in the background. A context manager that leaves nothing behind."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.log = folder / f"command-{time.monotonic_ns()}.log"
+        with open(self.log, "w") as output:
+            self.process = subprocess.Popen(
+                command(*arguments), cwd=folder, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
+        self._family: dict[int, psutil.Process] = {}
+
+    def __enter__(self) -> Started:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in [*self.family(), psutil.Process(self.process.pid)] if self.alive() else self.family():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait(timeout=20)
+
+    def alive(self) -> bool:
+        """Whether the driver still runs."""
+        return self.process.poll() is None
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that the driver or one of its descendants ever started and that still lives."""
+        known = [psutil.Process(self.process.pid)] if self.alive() else []
+        for process in [*known, *self._family.values()]:
+            try:
+                for child in process.children(recursive=True):
+                    self._family[child.pid] = child
+            except psutil.NoSuchProcess:
+                continue
+        return [process for process in self._family.values() if _lives(process)]
+
+    def named(self, word: str) -> list[psutil.Process]:
+        """The family's processes with this word in their command line."""
+        found = []
+        for process in self.family():
+            try:
+                if word in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def wait_for(self, text: str, timeout: float = 180.0) -> None:
+        """Until the run has printed this."""
+        deadline = time.monotonic() + timeout
+        while text not in self.log.read_text():
+            self.family()
+            assert self.alive(), f"the run ended before it printed {text!r}:\n{self.log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"no {text!r} in {timeout} s:\n{self.log.read_text()[-3000:]}"
+            time.sleep(0.1)
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Send the driver a signal, after noting its whole family."""
+        self.family()
+        os.kill(self.process.pid, number)
+
+    def seconds_until_gone(self, limit: float) -> float:
+        """How long the family outlives this call; AssertionError past `limit`."""
+        started = time.monotonic()
+        while left := self.family():
+            passed = time.monotonic() - started
+            assert passed < limit, (
+                f"after {passed:.0f} s still there: {[(p.pid, p.name(), p.cmdline()[:4]) for p in left]}"
+            )
+            time.sleep(0.1)
+        return time.monotonic() - started
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def summary(run_folder: Path) -> dict[str, Any]:
+    """The summary of a run."""
+    read: dict[str, Any] = json.loads((run_folder / "summary.json").read_text())
+    return read
+
+
+def metrics(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that belong to training iterations."""
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def only_run(root: Path) -> Path:
+    """The one run folder below outputs/<recipe>/."""
+    (found,) = [path.parent for path in root.glob("outputs/*/*/run.json") if "stage-" not in str(path)]
+    return found

@@ -1,0 +1,66 @@
+"""One engine that the end-to-end tests of a session share, since a start takes ten seconds.
+
+A run uses it with `rollout.engine_urls=[<url>] rollout.engine_key_file=<key_file>` and the model `tiny_qwen3` (or
+`model.path=<model_folder>`, the same). Whoever uses it sends it weights first: the test before may have left others.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.model import CreateModelConfig, ModelConfig
+from rlscale.data.model_folder import ensure_model_folder
+from rlscale.serve.receiver import EngineReceiver
+from rlscale.serve.server import ServerSpec
+from rlscale.serve.supervisor import Supervisor
+
+MODEL_FILE = Path(__file__).parents[2] / "conf" / "model" / "tiny_qwen3.yaml"
+
+
+@dataclass(frozen=True)
+class SharedServer:
+    """A running engine with the shipped tiny model in fp32."""
+
+    url: str
+    api_key: str
+    key_file: Path
+    model_folder: Path
+    log: Path
+
+    @property
+    def urls(self) -> list[str]:
+        """For `rollout.engine_urls`."""
+        return [self.url]
+
+    def receiver(self) -> EngineReceiver:
+        """A new receiver for it."""
+        return EngineReceiver(self.url, self.api_key)
+
+
+def tiny_model(scratch: Path) -> Path:
+    """The folder of the shipped tiny model, made below `scratch`."""
+    values = yaml.safe_load(MODEL_FILE.read_text())
+    return ensure_model_folder(ModelConfig(name=values["name"], create=CreateModelConfig(**values["create"])), scratch)
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+    """The engine; ended with the session."""
+    folder = tmp_path_factory.mktemp("shared")
+    key = secrets.token_hex(16)
+    key_file = folder / "engine.key"
+    key_file.write_text(key + "\n")
+    model = tiny_model(folder / "scratch")
+    supervisor = Supervisor(folder / "logs", folder / "scratch", key)
+    try:
+        url = supervisor.start_engine(ServerSpec("shared", str(model), Device.cpu))
+        yield SharedServer(url, key, key_file, model, folder / "logs" / "shared.log")
+    finally:
+        supervisor.stop()

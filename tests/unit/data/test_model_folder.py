@@ -1,0 +1,157 @@
+"""Model folders: made by the project, or checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.model import CreateModelConfig, ModelConfig
+from rlscale.data.chat import load_tokenizer
+from rlscale.data.model_folder import ensure_model_folder, ensure_tokenizer_folder, read_chat_template
+
+SMALL = {
+    "model_type": "qwen3",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+
+
+def config(seed: int = 0, **architecture: object) -> ModelConfig:
+    create = CreateModelConfig(architecture={**SMALL, **architecture}, characters="0123456789+=", seed=seed)
+    return ModelConfig(name="small", create=create)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ensure_model_folder(config(), tmp_path_factory.mktemp("scratch"))
+
+
+def test_a_made_folder_is_whole_and_kept(folder: Path) -> None:
+    scratch = folder.parent.parent
+    assert ensure_model_folder(config(), scratch) == folder
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+
+def test_vocabulary_and_end_token_follow_from_the_characters(folder: Path) -> None:
+    written = json.loads((folder / "config.json").read_text())
+    assert written["vocab_size"] == 16
+    assert written["eos_token_id"] == json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 3
+
+
+def test_the_same_seed_makes_the_same_weights_and_another_seed_others(folder: Path, tmp_path: Path) -> None:
+    again, other = (ensure_model_folder(config(seed), tmp_path) for seed in (0, 1))
+    first, same, different = (load_file(f / "model.safetensors") for f in (folder, again, other))
+    assert all(np.array_equal(first[name], same[name]) for name in first)
+    assert not np.array_equal(first["model.embed_tokens.weight"], different["model.embed_tokens.weight"])
+    assert other.name != again.name
+
+
+def test_making_a_model_leaves_the_random_state_of_torch_alone(tmp_path: Path) -> None:
+    import torch
+
+    before = torch.get_rng_state()
+    ensure_model_folder(config(seed=3), tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_tokenizer_has_one_token_per_character_and_a_short_chat_template(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    messages = [{"role": "user", "content": "47+38="}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    tokens = tokenizer(text, add_special_tokens=False).input_ids
+    assert text == "47+38=<|im_start|>"
+    assert tokens == [8, 11, 14, 7, 12, 15, 2]
+    assert tokenizer.decode([9, 12, tokenizer.eos_token_id], skip_special_tokens=True) == "58"
+    assert tokenizer(text + "58<|im_end|>").input_ids == [*tokens, 9, 12, 3]
+
+
+def test_a_conversation_keeps_every_turn_apart(folder: Path) -> None:
+    turns = [("system", "0"), ("user", "1"), ("assistant", "2"), ("user", "3")]
+    text = load_tokenizer(folder).apply_chat_template(
+        [{"role": role, "content": content} for role, content in turns], tokenize=False, add_generation_prompt=True
+    )
+    assert text == "0<|im_end|>1<|im_start|>2<|im_end|>3<|im_start|>"
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"model_type": "no_such_type"}, "model.create.architecture: transformers refuses it"),
+        ({"vocab_size": 10}, "vocab_size=10 is under the 16 tokens"),
+    ],
+)
+def test_an_impossible_architecture_is_refused_and_leaves_nothing(
+    tmp_path: Path, broken: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        ensure_model_folder(config(**broken), tmp_path)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def copy(folder: Path, target: Path, without: str) -> Path:
+    target.mkdir()
+    for file in folder.iterdir():
+        if file.name != without:
+            (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        ("config.json", "config.json is missing"),
+        ("tokenizer.json", "has no tokenizer"),
+        ("model.safetensors", r"no weights \(\*.safetensors\)"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused(folder: Path, tmp_path: Path, without: str, message: str) -> None:
+    broken = copy(folder, tmp_path / "model", without)
+    with pytest.raises(UserError, match=message):
+        ensure_model_folder(ModelConfig(name="m", path=str(broken)), tmp_path)
+
+
+def test_a_missing_shard_is_named(folder: Path, tmp_path: Path) -> None:
+    broken = copy(folder, tmp_path / "model", "model.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+    (broken / "model-00001-of-00002.safetensors").touch()
+    with pytest.raises(UserError, match="1 of 2 weight files are missing, first model-00002-of-00002"):
+        ensure_model_folder(ModelConfig(name="m", path=str(broken)), tmp_path)
+
+
+def test_a_good_folder_is_used_as_it_is(folder: Path, tmp_path: Path) -> None:
+    model = ModelConfig(name="m", path=str(folder))
+    assert ensure_model_folder(model, tmp_path) == folder
+    assert ensure_tokenizer_folder(model, folder) == folder
+
+
+def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model.path=\./nowhere: there is no such folder"):
+        ensure_model_folder(ModelConfig(name="m", path="./nowhere"), tmp_path)
+
+
+def test_a_hub_name_that_cannot_be_fetched_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"model.path=nobody/no-such-model: .*could not be fetched") as caught:
+        ensure_model_folder(ModelConfig(name="m", path="nobody/no-such-model"), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_chat_template_file_is_refused() -> None:
+    with pytest.raises(UserError, match="model.chat_template=nowhere.jinja: cannot be read"):
+        read_chat_template(ModelConfig(name="m", chat_template="nowhere.jinja"))

@@ -1,0 +1,94 @@
+"""The rewards that come with rlscale, and how a reward is built from its node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.reward import RewardConfig
+from rlscale.envs.reward import build_reward
+from rlscale.envs.rewards.exact import ExactAnswer
+from rlscale.envs.rewards.math import MathAnswer
+
+
+@pytest.mark.parametrize(
+    ("response", "label", "expected"),
+    [("58", "58", 1.0), (" 58\n", "58", 1.0), ("58", 58, 1.0), ("85", "58", 0.0), ("", "58", 0.0), ("580", "58", 0.0)],
+)
+def test_an_exact_answer_is_the_label_up_to_white_space(response: str, label: Any, expected: float) -> None:
+    assert ExactAnswer()(response, label, {}) == expected
+
+
+def test_an_exact_answer_may_be_asked_for_in_reverse() -> None:
+    assert ExactAnswer(reverse=True)("58", "85", {}) == 1.0
+    assert ExactAnswer(reverse=True)("85", "85", {}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("response", "label", "expected"),
+    [
+        (r"So the answer is \boxed{\frac{1}{2}}.", "0.5", 1.0),
+        (r"\boxed{1/2}", r"\frac{1}{2}", 1.0),
+        (r"\boxed{0.6}", r"\frac{1}{2}", 0.0),
+        (r"First \boxed{3}, no: \boxed{4}", "4", 1.0),
+        (r"First \boxed{4}, no: \boxed{3}", "4", 0.0),
+        (r"$x = \sqrt{8}$", r"2\sqrt{2}", 1.0),
+        (r"\boxed{(1, 2)}", r"$(1,2)$", 1.0),
+        ("The answer is 42", "42", 1.0),
+        ("I do not know", "42", 0.0),
+        ("", "42", 0.0),
+        (r"\boxed{\frac{", "42", 0.0),
+    ],
+)
+def test_a_mathematical_answer_is_compared_as_mathematics(response: str, label: str, expected: float) -> None:
+    assert MathAnswer()(response, label, {}) == expected
+
+
+@pytest.mark.parametrize("reward", [ExactAnswer(), MathAnswer()])
+def test_a_missing_label_is_an_error_and_no_zero(reward: Any) -> None:
+    with pytest.raises(ValueError, match="no label to compare with; set data.label_key"):
+        reward("5", None, {})
+
+
+def test_a_label_that_is_no_mathematics_is_an_error_and_no_zero() -> None:
+    with pytest.raises(ValueError, match="is no mathematics"):
+        MathAnswer()(r"\boxed{5}", "", {})
+
+
+def length_reward(response: str, label: Any, info: dict[str, Any], scale: float = 1.0) -> float:
+    return scale * len(response)
+
+
+def build(**function: Any) -> Any:
+    return build_reward(RewardConfig(function=function))
+
+
+def test_a_function_and_a_class_can_be_rewards_with_arguments() -> None:
+    assert build(_target_=f"{__name__}.length_reward", scale=2.0)("abc", None, {}) == 6.0
+    assert build(_target_="rlscale.envs.rewards.exact.ExactAnswer", reverse=True)("12", "21", {}) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ({}, "reward.function is empty"),
+        ({"reverse": True}, "reward.function._target_ is missing"),
+        ({"_target_": "no_such_module.Thing"}, "reward.function._target_=no_such_module.Thing: no module of that name"),
+        (
+            {"_target_": "rlscale.envs.rewards.exact.ExactAnwser"},
+            "rlscale.envs.rewards.exact has no ExactAnwser; did you mean ExactAnswer?",
+        ),
+        (
+            {"_target_": "rlscale.envs.rewards.exact.ExactAnswer", "revers": True},
+            "reward.function.revers is no argument of .*; did you mean reward.function.reverse?",
+        ),
+        ({"_target_": f"{__name__}.length_reward", "label": 3}, "reward.function.label is no argument"),
+        ({"_target_": "math.sqrt"}, "reward.function: math.sqrt cannot be called like this"),
+        ({"_target_": "math.pi"}, "reward.function._target_=math.pi is no class or function"),
+    ],
+)
+def test_a_wrong_reward_is_refused_by_name(function: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_reward(RewardConfig(function=function))

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.schema.tracker import TrackerConfig, TrackerKind
+from rlscale.observe.trackers import build_tracker
+
+
+def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()
+    found = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags["scalars"]}
+    for tag in tags["tensors"]:
+        found[tag] = [(e.step, e.tensor_proto.float_val[0]) for e in events.Tensors(tag)]
+    return found
+
+
+def test_no_tracker_writes_nothing(tmp_path: Path) -> None:
+    tracker = build_tracker(TrackerConfig(), tmp_path)
+    tracker.log(1, {"loss": 1.0})
+    tracker.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
+    config = TrackerConfig(kind=TrackerKind.tensorboard)
+    tracker = build_tracker(config, tmp_path)
+    tracker.log(1, {"loss": 1.0, "reward": 0.25, "note": "no number", "bad": float("nan")})
+    tracker.log(2, {"loss": 0.5})
+    tracker.close()
+    tracker.close()
+    scalars = read_scalars(tmp_path / "tensorboard")
+    assert scalars == {"loss": [(1, 1.0), (2, 0.5)], "reward": [(1, 0.25)]}
+
+
+def test_a_continued_run_replaces_the_points_of_the_earlier_attempt(tmp_path: Path) -> None:
+    config = TrackerConfig(kind=TrackerKind.tensorboard)
+    first = build_tracker(config, tmp_path)
+    for i in (1, 2, 3):
+        first.log(i, {"loss": float(i)})
+    first.close()
+    second = build_tracker(config, tmp_path, resumed=1)
+    second.log(2, {"loss": 20.0})
+    second.close()
+    assert read_scalars(tmp_path / "tensorboard")["loss"] == [(1, 1.0), (2, 20.0)]
+
+
+def test_weights_and_biases_offline_writes_below_the_runs_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = TrackerConfig(kind=TrackerKind.wandb, name="a name")
+    tracker = build_tracker(config, tmp_path, run_config={"optim": {"lr": 1e-4}})
+    tracker.log(1, {"loss": 1.0})
+    tracker.close()
+    (record,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    content = record.read_bytes()
+    assert b"a name" in content
+    assert b"loss" in content
+    assert not (tmp_path / "home").exists()

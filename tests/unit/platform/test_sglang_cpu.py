@@ -1,0 +1,158 @@
+"""The adaptation of SGLang to the CPU: still written for the installed version, and every changed place as it was."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlscale.platform import sglang_cpu, sglang_stubs
+
+PLACES = {
+    "sglang/kernels/ops/sampling/murmur_hash.py": [
+        "def murmur_hash32(seed, positions, col_indices):",
+        "k = (k * c1) & 0xFFFFFFFF",
+        "h ^= 16",
+    ],
+    "sglang/srt/layers/sampler.py": [
+        "from sglang.kernels.ops.sampling.murmur_hash import murmur_hash32",
+        "hashed = murmur_hash32(seed, positions, col_indices)",
+        'sampling_seed is None\n        ), "With sampling seed, multinomial_with_seed will provide wrong results"',
+    ],
+    "sglang/srt/sampling/sampling_batch_info.py": [
+        "def from_schedule_batch(cls, batch: ScheduleBatch, vocab_size: int):",
+        "enable_deterministic = get_exec().deterministic.enable_deterministic_inference",
+        "sampling_seed: Optional[torch.Tensor] = None",
+    ],
+    "sglang/srt/sampling/sampling_params.py": [
+        "def verify(self, vocab_size):",
+        "sampling_seed: Optional[int] = None",
+    ],
+    "sglang/srt/entrypoints/engine.py": [
+        "def _set_envs_and_config(server_args: ServerArgs):",
+        'mp.set_start_method("spawn", force=True)',
+        "_set_envs_and_config(server_args)\n",
+    ],
+    "sglang/srt/managers/load_snapshot.py": [
+        "def shm_path_for(ipc_name: str) -> str:",
+        'return f"/dev/shm/sglang_loads_{safe_name}_{digest}.shm"',
+    ],
+    "sglang/srt/state_capturer/base.py": [
+        "def __init__(self, num_tokens: int, num_layers: int, topk_size: int, name: str):",
+        "pin_memory=True",
+        "self.host_cache = BaseHostCache(num_tokens, num_layers, topk_size, name=name)",
+    ],
+    "sglang/srt/mem_cache/allocation.py": ["from sgl_kernel import assign_req_to_token_pool_cpu"],
+    "sglang/srt/models/registry.py": ["envs.SGLANG_DISABLED_MODEL_ARCHS.get()"],
+    "sglang/srt/managers/tokenizer_manager.py": ["envs.SGLANG_CUDA_COREDUMP_BEFORE_CRASH.get()"],
+}
+"""File -> what the adaptation relies on in it."""
+
+
+def site_packages() -> Path:
+    return Path(str(importlib.metadata.distribution("sglang").locate_file("")))
+
+
+def test_the_installed_sglang_is_the_version_that_the_adaptation_was_written_for() -> None:
+    installed = importlib.metadata.version("sglang")
+    assert installed == sglang_cpu.VERSION, (
+        f"the adaptation of SGLang to the CPU was written for {sglang_cpu.VERSION}, installed is {installed}: run "
+        "tests/unit/platform/test_sglang_cpu.py and tests/e2e/serve, compare the modules named in "
+        "rlscale/platform/sglang_cpu.py (ADAPTATIONS) with the new version, then update its VERSION"
+    )
+
+
+@pytest.mark.parametrize("file", PLACES)
+def test_the_places_that_the_adaptation_changes_look_as_they_did(file: str) -> None:
+    text = (site_packages() / file).read_text()
+    for snippet in PLACES[file]:
+        assert snippet in text, (
+            f"{file} no longer has {snippet!r}, which rlscale/platform/sglang_cpu.py or its neighbours adapt: "
+            "read what it became and change the adaptation, then this list"
+        )
+
+
+def test_every_adapted_module_is_among_the_checked_places() -> None:
+    files = {module.replace(".", "/") + ".py" for module in sglang_cpu.ADAPTATIONS}
+    assert files <= set(PLACES)
+
+
+@pytest.mark.parametrize("architecture", sglang_cpu.MODEL_MODULES)
+def test_only_the_modules_of_a_known_architecture_stay_enabled(architecture: str) -> None:
+    models = site_packages() / "sglang" / "srt" / "models"
+    disabled = set(sglang_cpu.environment(architecture)["SGLANG_DISABLED_MODEL_ARCHS"].split(","))
+    enabled = {path.stem for path in models.glob("*.py")} - disabled
+    assert enabled == set(sglang_cpu.MODEL_MODULES[architecture])
+    assert f"class {architecture}" in (models / f"{enabled.pop()}.py").read_text()
+
+
+def test_an_unknown_architecture_leaves_every_model_enabled() -> None:
+    assert "SGLANG_DISABLED_MODEL_ARCHS" not in sglang_cpu.environment("SomethingForCausalLM")
+
+
+def run(code: str) -> str:
+    """Run Python `code` in a process of its own, since import hooks stay; its output."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_a_missing_package_is_imported_as_a_stand_in_but_still_counts_as_missing() -> None:
+    code = """
+from importlib.util import find_spec
+from rlscale.platform import sglang_stubs
+sglang_stubs.install(); sglang_stubs.install()
+assert find_spec("decord") is None
+import decord.bridge
+from decord import VideoReader
+class Own(VideoReader, option=1): pass
+@decord.jit
+def kept(): return 1
+@decord.jit(flag=1) if False else decord.jit
+def kept_too(): return 2
+try:
+    decord.load(1)
+except NotImplementedError as error:
+    print(kept(), kept_too(), error)
+"""
+    assert run(code) == "1 2 decord.load is a stand-in: its package is not installed on this machine"
+
+
+def test_a_package_that_is_installed_wins_over_its_stand_in() -> None:
+    code = """
+from rlscale.platform import sglang_stubs
+sglang_stubs.STUBBED = ("json", "numpy")
+sglang_stubs.install()
+import numpy
+print(numpy.arange(3).sum())
+"""
+    assert run(code) == "3"
+
+
+def test_megatron_is_hidden_from_the_server() -> None:
+    code = """
+from rlscale.platform import sglang_stubs
+sglang_stubs.install()
+try:
+    import megatron.core
+except ImportError as error:
+    print("hidden")
+"""
+    assert run(code) == "hidden"
+    assert "megatron" in sglang_stubs.HIDDEN
+
+
+def test_installing_after_sglang_was_imported_is_refused() -> None:
+    code = """
+import sys, types
+from rlscale.platform import sglang_cpu
+sys.modules["sglang"] = types.ModuleType("sglang")
+try:
+    sglang_cpu.install()
+except RuntimeError as error:
+    print(error)
+"""
+    assert "before its adaptation" in run(code)

@@ -1,0 +1,80 @@
+"""Which folder a command gets: a new one, or that of an unfinished run of the same configuration."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.checkpoint import CheckpointConfig, Resume
+from rlscale.config.schema.run import RunSection
+from rlscale.run.folder import RunFolder, open_folder, read_mark
+
+
+def command(root: Path, *, output: Path | None = None, resume: Resume = Resume.auto):
+    run = RunSection(recipe="toy", root=str(root), output=str(output) if output else None)
+    return SimpleNamespace(run=run, checkpoint=CheckpointConfig(resume=resume))
+
+
+def start(config, digest: str = "a", *, state: str = "unfinished") -> RunFolder:
+    folder = open_folder(config, digest)
+    folder.mark(config_hash=digest, state=state)
+    return folder
+
+
+def test_the_newest_unfinished_run_of_the_same_configuration_is_continued(tmp_path: Path):
+    first = start(command(tmp_path))
+    first.release()
+    second = open_folder(command(tmp_path), "a")
+    assert second.path == first.path
+    assert second.resumed
+
+
+@pytest.mark.parametrize(("state", "digest"), [("finished", "a"), ("unfinished", "b")])
+def test_a_finished_run_or_another_configuration_is_not_continued(tmp_path: Path, state: str, digest: str):
+    first = start(command(tmp_path), digest, state=state)
+    first.release()
+    second = open_folder(command(tmp_path), "a")
+    assert second.path != first.path
+    assert not second.resumed
+
+
+def test_a_run_that_is_still_going_is_left_alone(tmp_path: Path):
+    first = start(command(tmp_path))
+    second = open_folder(command(tmp_path), "a")
+    assert second.path != first.path
+    with pytest.raises(UserError, match="still going"):
+        open_folder(command(tmp_path, output=first.path), "a")
+
+
+def test_resume_never_starts_afresh(tmp_path: Path):
+    start(command(tmp_path)).release()
+    assert not open_folder(command(tmp_path, resume=Resume.never), "a").resumed
+
+
+def test_a_given_folder_is_continued_and_must_hold_the_same_configuration(tmp_path: Path):
+    config = command(tmp_path, output=tmp_path / "mine")
+    start(config).release()
+    again = open_folder(config, "a")
+    assert again.resumed
+    again.release()
+    with pytest.raises(UserError, match="another configuration"):
+        open_folder(config, "b")
+
+
+def test_a_given_folder_with_something_else_in_it_is_refused(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="holds no run"):
+        open_folder(command(tmp_path, output=tmp_path / "mine"), "a")
+
+
+def test_starting_afresh_in_a_given_folder_keeps_the_old_run_aside(tmp_path: Path):
+    config = command(tmp_path, output=tmp_path / "mine")
+    start(config).release()
+    fresh = dataclasses.replace(CheckpointConfig(), resume=Resume.never)
+    folder = open_folder(SimpleNamespace(run=config.run, checkpoint=fresh), "a")
+    assert read_mark(folder.path) is None
+    aside = [path for path in tmp_path.iterdir() if path.name.startswith("mine.old-")]
+    assert read_mark(aside[0]) == {"config_hash": "a", "state": "unfinished"}

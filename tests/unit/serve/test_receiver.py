@@ -1,0 +1,120 @@
+"""What the receiver makes of an engine's answers, on a small HTTP server that gives those that a test wants.
+
+The calls themselves are tested on a real engine in tests/e2e/serve; here it is about engines of a later version, about
+failures and about silence, which the installed one does not produce on demand.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from rlscale.serve.http import CallError
+from rlscale.serve.receiver import EngineReceiver
+
+
+class Engine(ThreadingHTTPServer):
+    """Answers with `answers[path]` (status, JSON), 404 for other paths; keeps what it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self.calls: list[tuple[str, Any]] = []
+        self.delay = 0.0
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def paths(self) -> list[str]:
+        return [path for path, _ in self.calls]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Engine
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.calls.append((self.path, body))
+        time.sleep(self.server.delay)
+        status, answer = self.server.answers.get(self.path, (404, {"detail": "Not Found"}))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    thread = threading.Thread(target=engine.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield engine
+    engine.shutdown()
+    thread.join()
+    engine.server_close()
+
+
+OK = (200, {"success": True, "message": ""})
+UPDATE = "/update_weights_from_tensor"
+
+
+def test_only_the_last_bucket_flushes_and_sets_the_version(engine: Engine) -> None:
+    engine.answers[UPDATE] = OK
+    receiver = EngineReceiver(engine.url, "key")
+    receiver.receive_tensors(["AAA="], None, 5, last=False)
+    receiver.receive_tensors(["BBB=", "CCC="], "flattened_bucket", 5, last=True)
+    first, last = (body for path, body in engine.calls if path == UPDATE)
+    assert first == {"serialized_named_tensors": ["AAA="], "load_format": None, "flush_cache": False}
+    assert last["serialized_named_tensors"] == ["BBB=", "CCC="]
+    assert (last["flush_cache"], last["weight_version"], last["load_format"]) == (True, "5", "flattened_bucket")
+
+
+def test_an_engine_that_knows_no_begin_is_asked_once(engine: Engine) -> None:
+    engine.answers[UPDATE] = OK
+    receiver = EngineReceiver(engine.url, None)
+    for version in (1, 2):
+        receiver.receive_tensors(["A"], None, version, last=True)
+    assert engine.paths() == ["/begin_weight_update", UPDATE, UPDATE]
+
+
+def test_an_engine_that_wants_begin_and_end_gets_them_around_all_buckets(engine: Engine) -> None:
+    engine.answers.update({"/begin_weight_update": OK, "/end_weight_update": OK, UPDATE: OK})
+    receiver = EngineReceiver(engine.url, None)
+    for last in (False, True):
+        receiver.receive_tensors(["A"], None, 1, last)
+    assert engine.paths() == ["/begin_weight_update", UPDATE, UPDATE, "/end_weight_update"]
+
+
+def test_requests_kept_in_place_are_not_flushed(engine: Engine) -> None:
+    engine.answers.update({UPDATE: OK, "/pause_generation": (200, {}), "/continue_generation": (200, {})})
+    receiver = EngineReceiver(engine.url, None)
+    receiver.pause("in_place")
+    receiver.receive_tensors(["A"], None, 1, last=True)
+    receiver.continue_()
+    receiver.receive_tensors(["A"], None, 2, last=True)
+    assert [body["flush_cache"] for path, body in engine.calls if path == UPDATE] == [False, True]
+
+
+def test_an_answer_without_success_is_an_error_with_the_engines_words(engine: Engine) -> None:
+    receiver = EngineReceiver(engine.url, None)
+    engine.answers["/init_weights_update_group"] = (200, {"success": False, "message": "group exists"})
+    with pytest.raises(CallError, match="init_weights_update_group: group exists"):
+        receiver.open_group("127.0.0.1", 1, 1, 2, "g", "gloo")
+    engine.answers["/destroy_weights_update_group"] = (400, {"success": False, "message": "does not exist"})
+    with pytest.raises(CallError, match=r"status 400.*does not exist"):
+        receiver.close_group("g")
+
+
+def test_silence_and_absence_are_errors_that_name_the_engine(engine: Engine) -> None:
+    engine.answers["/resume_memory_occupation"] = (200, None)
+    engine.delay = 0.5
+    with pytest.raises(CallError, match=rf"{engine.url}/resume_memory_occupation: no answer within 0\.1 s"):
+        EngineReceiver(engine.url, None, timeout=0.1).resume_memory()
+    with pytest.raises(CallError, match=r"http://127\.0\.0\.1:9/abort_request: .*refused"):
+        EngineReceiver("http://127.0.0.1:9", None).abort_all()

@@ -1,0 +1,84 @@
+"""The options and the environment that a server specification turns into."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.cluster import Device
+from rlscale.serve.router import router_options
+from rlscale.serve.secret import Secret
+from rlscale.serve.server import ServerSpec, cache_tokens, server_environment, server_options
+
+CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return str(tmp_path)
+
+
+def test_a_cpu_engine_gets_the_options_under_which_sglang_runs_without_a_gpu(model: str) -> None:
+    options = server_options(ServerSpec("engine-0", model, Device.cpu, seed=3), 1234)
+    assert options["attention_backend"] == "torch_native"
+    assert options["sleep_on_idle"] is True
+    assert (options["port"], options["host"], options["random_seed"]) == (1234, "127.0.0.1", 3)
+    assert "api_key" not in options
+
+
+def test_a_users_option_wins_over_a_default(model: str) -> None:
+    spec = ServerSpec("engine-0", model, Device.cpu, options={"max_running_requests": 7, "context_length": 64})
+    options = server_options(spec, 1)
+    assert (options["max_running_requests"], options["context_length"]) == (7, 64)
+
+
+def test_an_option_that_rlscale_derives_is_refused_by_name(model: str) -> None:
+    with pytest.raises(UserError, match=r"rollout\.sglang\.port is set by rlscale itself"):
+        server_options(ServerSpec("engine-0", model, Device.cpu, options={"port": 1}), 2)
+    with pytest.raises(UserError, match=r"rollout\.router\.host is set by rlscale itself"):
+        router_options({"host": "0.0.0.0"}, "127.0.0.1", 1, 2)
+
+
+def test_a_gpu_engine_gets_its_gpus_and_nothing_of_the_cpu(model: str, tmp_path: Path) -> None:
+    spec = ServerSpec("engine-1", model, Device.cuda, "bfloat16", tensor_parallel=2, gpus=(2, 3), memory_saver=True)
+    options = server_options(spec, 1)
+    assert (options["device"], options["tp_size"], options["enable_memory_saver"]) == ("cuda", 2, True)
+    assert "attention_backend" not in options
+    environment = server_environment(spec, tmp_path)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert "SGLANG_USE_CPU_ENGINE" not in environment
+
+
+def test_caches_of_a_server_are_below_the_scratch_folder(model: str, tmp_path: Path) -> None:
+    environment = server_environment(ServerSpec("engine-0", model, Device.cpu), tmp_path / "scratch")
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "SGLANG_CACHE_DIR"):
+        assert environment[name].startswith(str(tmp_path / "scratch"))
+    assert environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_cache_holds_what_fits_into_its_memory() -> None:
+    assert cache_tokens(CONFIG) == 65_536  # 2 KB a token: the cap on tokens comes first
+    large = {"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
+    assert cache_tokens(large) == 2**31 // (2 * 4 * 28 * 8 * 128)  # 9,362 tokens of 229 KB
+    assert cache_tokens({"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 128}) == 65_536
+
+
+def test_a_model_folder_without_config_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.json: the engine's model folder needs"):
+        server_options(ServerSpec("engine-0", str(tmp_path), Device.cpu), 1)
+
+
+def test_a_secret_hides_in_dumps_and_works_in_headers() -> None:
+    key = Secret("abc")
+    assert "abc" not in f"{ {'api_key': key} }" + repr([key])
+    assert (f"Bearer {key}", key == "abc", json.dumps(key)) == ("Bearer abc", True, '"abc"')

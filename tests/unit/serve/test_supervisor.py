@@ -1,0 +1,127 @@
+"""The supervisor, on the real router (it starts in a fifth of a second; engines are in tests/e2e/serve)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.cluster import Device
+from rlscale.serve.http import CallError, call
+from rlscale.serve.ports import free_port, is_free, url_of
+from rlscale.serve.router import RouterClient
+from rlscale.serve.server import ServerSpec
+from rlscale.serve.supervisor import Supervisor
+
+KEY = "unit-test-key-5d1c"
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    supervisor = Supervisor(tmp_path / "logs", tmp_path / "scratch", KEY)
+    yield supervisor
+    supervisor.stop()
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which somebody listens."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+def test_a_port_in_use_is_passed_over(taken: int) -> None:
+    assert not is_free("127.0.0.1", taken)
+    assert free_port("127.0.0.1", taken) != taken
+    free = free_port("127.0.0.1")
+    assert free_port("127.0.0.1", free) == free
+
+
+def test_an_address_of_all_interfaces_is_not_what_others_call() -> None:
+    assert url_of("127.0.0.1", 80) == "http://127.0.0.1:80"
+    assert "0.0.0.0" not in url_of("0.0.0.0", 80)
+
+
+def test_a_port_taken_between_choice_and_start_is_replaced(tmp_path: Path, taken: int) -> None:
+    choices = iter([taken])
+    supervisor = Supervisor(
+        tmp_path / "logs", tmp_path / "scratch", KEY, pick_port=lambda host, old: next(choices, None) or free_port(host)
+    )
+    try:
+        url = supervisor.start_router()
+        assert not url.endswith(f":{taken}")
+        assert RouterClient(url, KEY).workers() == {}
+        assert "in use" in (tmp_path / "logs" / "router.log").read_text().lower()
+    finally:
+        supervisor.stop()
+
+
+def test_the_router_wants_the_key_and_shows_it_nowhere(supervisor: Supervisor, tmp_path: Path) -> None:
+    url = supervisor.start_router()
+    with pytest.raises(CallError, match="status 401"):
+        call(url, "/workers", None, timeout=5)
+    with pytest.raises(CallError, match="status 401"):
+        call(url, "/generate", "wrong", {"input_ids": [1]}, timeout=5)
+    assert KEY not in (tmp_path / "logs" / "router.log").read_text()
+
+
+def test_a_dead_server_is_noticed_and_restarted_on_its_port(supervisor: Supervisor) -> None:
+    url = supervisor.start_router()
+    assert supervisor.dead() == []
+    process = supervisor._entries["router"].process
+    assert process is not None
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while supervisor.dead() == [] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert supervisor.dead() == ["router"]
+    assert supervisor.restart("router") == url
+    assert supervisor.dead() == []
+    assert supervisor.urls() == {"router": url}
+
+
+def test_stop_takes_well_under_the_time_that_a_run_has_and_is_final(supervisor: Supervisor) -> None:
+    url = supervisor.start_router()
+    started = time.monotonic()
+    supervisor.stop()
+    assert time.monotonic() - started < 3
+    with pytest.raises(CallError):
+        call(url, "/liveness", None, timeout=1)
+    with pytest.raises(UserError, match="ending"):
+        supervisor.start_router()
+
+
+def test_a_server_that_dies_at_start_is_an_error_with_the_end_of_its_log(supervisor: Supervisor) -> None:
+    with pytest.raises(
+        UserError, match=r"(?s)router did not start: it ended with exit code 1\. End of .*router\.log:.*no_such_option"
+    ):
+        supervisor.start_router({"no_such_option": 1})
+    assert supervisor.urls() == {}
+
+
+def test_a_server_that_is_not_healthy_in_time_is_ended(supervisor: Supervisor) -> None:
+    with pytest.raises(UserError, match=r"was not healthy within 0\.01 s"):
+        supervisor.start_router(timeout_s=0.01)
+    assert supervisor.urls() == {}
+
+
+def test_an_engine_without_a_model_is_refused_before_anything_starts(supervisor: Supervisor, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.json"):
+        supervisor.start_engine(ServerSpec("engine-0", str(tmp_path / "nothing"), Device.cpu))
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_worker_that_does_not_answer_is_reported(supervisor: Supervisor, taken: int) -> None:
+    client = RouterClient(supervisor.start_router(), KEY, timeout=1.0)
+    with pytest.raises(CallError, match="did not become a worker"):
+        client.add(f"http://127.0.0.1:{taken}")
+    client.remove("http://127.0.0.1:9")  # never a worker: nothing to do
