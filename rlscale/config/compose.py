@@ -208,7 +208,7 @@ def _drop(file: RecipeFile, dropped: Sequence[str]) -> tuple[dict[str, Any], lis
     problems = []
     for key in dropped:
         if not any(covers(key, name) for name, _ in leaves(file.values)):
-            problems.append(f"~{key}: recipe {file.name} sets no {key} that could be dropped")
+            problems.append(f"~{key}: recipe {file.name} sets no value of {key} that could be dropped")
     values: dict[str, Any] = {}
     for name, value in leaves(file.values):
         if any(covers(key, name) for key in dropped):

@@ -74,10 +74,7 @@ def _sort_in(override: Override, text: str, groups: Groups, result: Overrides) -
                 f"{text}: has no effect here; of Hydra's own options only hydra.searchpath=[...] has"
             )
     elif override.is_delete():
-        if key in groups.names:
-            result.problems.append(f"{text}: a group cannot be taken away; choose another option: {key}=...")
-        else:
-            result.dropped.append(key)
+        result.dropped.append(section(choice))
     elif override.package or "/" in key or key in groups.names:
         problem = groups.problem(choice, override.value())
         if problem is None:
@@ -95,9 +92,8 @@ def given_keys(overrides: Overrides) -> set[str]:
 
 def conflict(recipe: str, choice: str, option: str, values: dict[str, Any]) -> str:
     """The line for a group choice that would leave the recipe's values for another option standing."""
-    drops = " ".join(f"'~{key}'" for key in values)
     listed = ", ".join(f"{key}={value}" for key, value in values.items())
     return (
-        f"{choice}={option}: recipe {recipe} sets {listed} for another {section(choice)} option; "
-        f"give your own value for each, or drop them with {drops}"
+        f"{choice}={option}: recipe {recipe} sets {listed} for another {section(choice)} option; give your own value "
+        f"for each, or drop the recipe's with '~{next(iter(values)) if len(values) == 1 else section(choice)}'"
     )

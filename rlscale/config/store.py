@@ -20,8 +20,10 @@ LOSS_SCHEMAS: dict[str, type[LossConfig]] = {"clip_schema": ClipLoss, "gspo_sche
 
 
 def register_schema() -> None:
-    """Put the schema into Hydra's store. Doing it twice changes nothing."""
+    """Put the schema into Hydra's store, once per process."""
     store = ConfigStore.instance()
+    if f"{ROOT}.yaml" in store.repo:
+        return
     store.store(name=ROOT, node=Config)
     for name, data in DATA_SCHEMAS.items():
         store.store(group="data", name=name, node=data)

@@ -9,7 +9,7 @@ from rlscale.config.schema.reward import RewardConfig
 from rlscale.data.target import build_target
 
 
-class RewardFailed(Exception):  # noqa: N818  (an event that is counted, not a defect)
+class RewardFailed(Exception):
     """The reward of one sample could not be computed; the message says why."""
 
 

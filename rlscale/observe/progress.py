@@ -27,7 +27,7 @@ SHOWN = (
     ("reward", "reward"),
     ("accuracy", "accuracy"),
     ("response_length", "length"),
-    ("tokens_per_second", "tokens/s"),
+    ("tokens_per_s", "tokens/s"),
     ("loss", "loss"),
     ("entropy", "entropy"),
     ("logprob_diff_mean", "log-prob diff"),
@@ -202,6 +202,6 @@ def sparkline(values: list[float], width: int) -> str:
 def _value(name: str, value: float) -> str:
     if name == "accuracy":
         return percent(value)
-    if name == "tokens_per_second":
+    if name == "tokens_per_s":
         return count(value)
     return f"{value:.3f}" if name == "reward" else figure(value)

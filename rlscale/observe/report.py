@@ -191,8 +191,8 @@ def _health(rows: Rows) -> list[Chart]:
         Series("largest", _points(rows, "logprob_diff_max"), 2),
     ]
     speed = [
-        Series("whole loop", _points(rows, "tokens_per_second"), 1),
-        Series("trainer", _points(rows, "train_tokens_per_s", "train_tokens_per_second"), 2),
+        Series("whole loop", _points(rows, "tokens_per_s"), 1),
+        Series("trainer", _points(rows, "train_tokens_per_s"), 2),
     ]
     lag = _points(rows, "staleness_mean")
     return [

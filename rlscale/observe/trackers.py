@@ -34,8 +34,9 @@ def build_tracker(
 ) -> Tracker:
     """The tracker of a run; for `tracker=none` one that forgets everything.
 
-    folder: the run's, `<recipe>/<date-time>`, which names it in the tracker; trackers write below it. run_config: the resolved configuration as plain data, for trackers that
-    show it. resumed: the iteration from which a run continues; later points of the earlier attempt are replaced.
+    folder: the run's, `<recipe>/<date-time>`, which names it in the tracker; trackers write below it. run_config: the
+    resolved configuration as plain data, for trackers that show it. resumed: the iteration from which a run continues;
+    later points of the earlier attempt are replaced.
     """
     if config.kind is TrackerKind.tensorboard:
         return TensorBoardTracker(folder / "tensorboard", resumed=resumed)

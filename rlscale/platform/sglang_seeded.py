@@ -62,7 +62,7 @@ def adapt_hash(module: types.ModuleType) -> None:
 
 def adapt_batch(module: types.ModuleType) -> None:
     """sglang.srt.sampling.sampling_batch_info: every batch carries the seeds of its requests."""
-    batch_info: Any = module.SamplingBatchInfo  # type: ignore[attr-defined]  # checked by the canary test
+    batch_info: Any = module.SamplingBatchInfo
     original = batch_info.from_schedule_batch.__func__
 
     def from_schedule_batch(cls: type, batch: Any, vocab_size: int) -> Any:
@@ -75,7 +75,7 @@ def adapt_batch(module: types.ModuleType) -> None:
 
 def adapt_params(module: types.ModuleType) -> None:
     """sglang.srt.sampling.sampling_params: `min_p` is an error of the request instead of the end of the server."""
-    params: Any = module.SamplingParams  # type: ignore[attr-defined]  # checked by the canary test
+    params: Any = module.SamplingParams
     original = params.verify
 
     def verify(self: Any, vocab_size: int) -> None:

@@ -147,12 +147,13 @@ def _settle_transformers() -> None:
 
     for name in ("is_torchvision_available", "is_torchaudio_available", "is_torchcodec_available"):
         getattr(import_utils, name)()
-    original = import_utils.DummyObject.__getattribute__
+    placeholder: Any = import_utils.DummyObject
+    original = placeholder.__getattribute__
 
     def getattribute(cls: type, name: str) -> Any:
         return _ignore if name == "register" else original(cls, name)
 
-    import_utils.DummyObject.__getattribute__ = getattribute
+    placeholder.__getattribute__ = getattribute
 
 
 def _ignore(*args: Any, **keywords: Any) -> None:

@@ -40,7 +40,7 @@ class Generation:
     message: str = ""
 
 
-class RequestFailed(Exception):  # noqa: N818  (an event that is counted, not a defect)
+class RequestFailed(Exception):
     """A request that got no usable answer; the message says why."""
 
 
@@ -139,7 +139,7 @@ class EngineClient:
         return self._open
 
 
-class _Unavailable(Exception):  # noqa: N818  (an event, not a defect)
+class _Unavailable(Exception):
     """Nobody there, for now."""
 
 

@@ -14,7 +14,7 @@ from rlscale.rollout.client import EngineClient, RequestFailed, SamplingParams
 from rlscale.rollout.failures import FailureRate
 
 
-class SampleFailed(Exception):  # noqa: N818  (an event that is counted, not a defect)
+class SampleFailed(Exception):
     """The sample could not be generated or scored; counted already."""
 
 
@@ -60,6 +60,9 @@ class Sampler:
                 raise RequestFailed(f"the engine aborted the request: {generation.message}")
             if not len(generation.tokens):
                 raise RequestFailed("the engine answered without a token")
+            if generation.version is not None and generation.version < current:
+                # An engine that was restarted and has not been given the current weights.
+                raise RequestFailed(f"the engine holds weight version {generation.version}, not {current}")
         except RequestFailed as error:
             self._requests.failure(str(error))
             raise SampleFailed(str(error)) from error

@@ -68,6 +68,7 @@ class RolloutService:
         self._room = asyncio.Event()  # there may be room for more groups
         self._news = asyncio.Event()  # a group was finished, or something failed
         self._fetching = asyncio.Lock()  # held while prompts are between the source and a flight
+        self._last_batch: list[Group] = []
         self._batch_metrics: dict[str, float] = {}
         self._earlier: dict[str, int] = {}  # counters of the run before it was resumed
         self._eval_prompts: tuple[list[Prompt], int] | None = None
@@ -86,8 +87,8 @@ class RolloutService:
         """The next `groups_per_iteration` groups, ordered by prompt index; waits until they are there.
 
         No token in them is staler than `max_staleness` for the trainer of the current version. They count as trained
-        from now on. UserError if too many requests or rewards failed, or the data is unusable; RuntimeError when the
-        batch of this version was taken already.
+        from now on (see `state_dict`). UserError if too many requests or rewards failed, or the data is unusable;
+        RuntimeError when the batch of this version was taken already.
         """
         if self._taken:
             raise RuntimeError(f"the batch of weight version {self._version} was taken already; call resume first")
@@ -104,6 +105,7 @@ class RolloutService:
             if groups or late:
                 self._room.set()
             if groups:
+                self._last_batch = groups
                 self._batch_metrics = batch_metrics(groups, self._version)
                 return groups
             await self._news.wait()
@@ -140,16 +142,22 @@ class RolloutService:
         )
         return await evaluate(spec, prompts, dropped, sampler, Gate(self._limit), version)
 
-    async def state_dict(self) -> dict[str, Any]:
-        """What a run needs to go on; picklable. Groups handed out by `next_batch` are not in it: they count as
-        trained. Prompts in flight are, and are generated again; the buffer is, with its samples."""
+    async def state_dict(self, trained: bool = True) -> dict[str, Any]:
+        """What a run needs to go on; picklable.
+
+        The buffer is in it with its samples; prompts in flight are, and are generated again. `trained`: whether the
+        batch last handed out has been trained on; if not (a run that is interrupted), it goes back into the buffer.
+        """
         async with self._fetching:
             in_flight = [self._flights[index].prompt for index in sorted(self._flights)]
+            buffer = self._buffer.state_dict()
+            if not trained and self._taken:
+                buffer["groups"] = self._last_batch + buffer["groups"]
             return {
                 "version": self._version,
                 "feed": self._feed.state_dict(),
                 "prompts": in_flight + list(self._again),
-                "buffer": self._buffer.state_dict(),
+                "buffer": buffer,
                 "counters": self._counters(),
             }
 

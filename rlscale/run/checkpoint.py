@@ -30,6 +30,8 @@ class Progress:
     """Optimizer steps taken."""
     counters: dict[str, float] = field(default_factory=dict)
     """Totals over the run for its summary (seconds, tokens)."""
+    recent_losses: list[float] = field(default_factory=list)
+    """Losses of the last iterations, for `run.stop_loss`."""
     eval_before: dict[str, Any] | None = None
     """Result of the evaluation before training."""
 

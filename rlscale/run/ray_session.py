@@ -29,6 +29,7 @@ class RaySession:
 
     def __enter__(self) -> RaySession:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # a rank must not starve beside whatever else runs
         if self._cluster.ray_address is not None:
             try:
                 ray.init(address=self._cluster.ray_address, log_to_driver=False, configure_logging=False)

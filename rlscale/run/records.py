@@ -76,7 +76,7 @@ class Records:
         """The loop starts from `state`: continue its files and totals there."""
         resumed = state.iteration if self._folder.resumed else None
         self._log = MetricsLog(self._folder.path, resumed)
-        self._tracker = build_tracker(self._config.tracker, self._folder.path, self._config.run.recipe, resumed=resumed)
+        self._tracker = build_tracker(self._config.tracker, self._folder.path, resumed=resumed)
         self._progress.begin(state.iteration)
         self._counters = dict(state.counters)
         if self._folder.resumed:

@@ -33,8 +33,8 @@ class Feed(Protocol):
     def stats(self) -> RolloutStats:
         """Totals of the run, and when the engines were busy since the last call."""
 
-    def state_dict(self) -> Any:
-        """Data position, buffer and counters."""
+    def state_dict(self, *, trained: bool) -> Any:
+        """Data position, buffer and counters. `trained`: whether steps were made on the last batch handed out."""
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from a state."""
@@ -83,9 +83,9 @@ class Rollout:
         stats: RolloutStats = self._one("stats")
         return stats
 
-    def state_dict(self) -> Any:
-        """Data position, buffer and counters."""
-        return self._one("state_dict")
+    def state_dict(self, *, trained: bool) -> Any:
+        """Data position, buffer and counters. `trained`: whether steps were made on the last batch handed out."""
+        return self._one("state_dict", trained)
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from a state."""
@@ -104,9 +104,11 @@ class Supervised:
 
     def __init__(self, feed: SupervisedFeed) -> None:
         self._feed = feed
+        self._before: Any = None
 
     def collect(self, meanwhile: Callable[[], None]) -> list[Group]:
         """The next samples, a group each."""
+        self._before = self._feed.state_dict()
         return self._feed.next_batch()
 
     def pause(self) -> None:
@@ -119,9 +121,9 @@ class Supervised:
         """Only what the data held back is counted."""
         return RolloutStats({"prompts_too_long": self._feed.dropped}, {}, [])
 
-    def state_dict(self) -> Any:
-        """Data position."""
-        return self._feed.state_dict()
+    def state_dict(self, *, trained: bool) -> Any:
+        """Data position; that before the last batch if no step was made on it."""
+        return self._feed.state_dict() if trained or self._before is None else self._before
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from a position."""

@@ -29,6 +29,7 @@ from rlscale.run.trainer_group import TrainerGroup
 
 _HEAL_EVERY_S = 1.0
 _SAVE_AFTER_FAILURE_S = 10.0
+_STOP_LOSS_WINDOW = 10
 
 
 class Session:
@@ -54,6 +55,7 @@ class Session:
         self._trainer, self._feed, self._rollout, self._engines, self._sync = trainer, feed, rollout, engines, sync
         self._store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
         self._saved_at = -1
+        self._untrained = False  # whether a batch may have left the rollout that no step was made on
         self._next_heal = 0.0
         self._metrics: dict[str, float] = {}
         self._supervised = isinstance(config.algo.loss, SftLoss)
@@ -76,17 +78,18 @@ class Session:
             self.engines_take_devices()
             if self._evaluates and self.state.eval_before is None:
                 self.state.eval_before = self.evaluate("before")
-        if self.state.iteration < self.config.run.iterations:
+        if not self._done:
             self._feed.resume(self.state.version)
 
     def iterations(self) -> Iterator[int]:
         """The iterations that are left; ends by raising StopRequested when the user asks to stop."""
-        while self.state.iteration < self.config.run.iterations:
+        while not self._done:
             self._stop.check()
             yield self.state.iteration
 
     def collect(self) -> list[Group]:
         """Wait for the next iteration's groups, mending engines meanwhile."""
+        self._untrained = True
         with self.records.span("generate"):
             groups = self._feed.collect(self._heal)
         self.records.generation(self._feed.stats())
@@ -99,11 +102,13 @@ class Session:
             parts, plan = divide(batch, self.config)
             first = self.state.iteration == 0 and not self._supervised
             metrics = self._trainer.train(parts, self.state.version, force_old=first)
+        self._untrained = False
         self.state.steps += self.config.algo.steps_per_iteration * self.config.algo.epochs_per_iteration
         self.state.iteration += 1
+        self.state.recent_losses = [*self.state.recent_losses, metrics["loss"]][-_STOP_LOSS_WINDOW:]
         metrics["oversized_samples"] = float(plan.oversized)
         self._check_metrics(metrics)
-        self._metrics = batch_metrics(groups, batch, rewarded=not self._supervised) | metrics
+        self._metrics |= batch_metrics(groups, batch, rewarded=not self._supervised) | metrics
 
     def sync(self, *, count: bool = True) -> None:
         """The trainer's weights become the next weight version and go to every engine."""
@@ -120,12 +125,12 @@ class Session:
         self.records.iteration(self.state, self._metrics)
         self._metrics = {}
         every = self.config.checkpoint.every
-        if every and self.state.iteration % every == 0 and self.state.iteration < self.config.run.iterations:
+        if every and self.state.iteration % every == 0 and not self._done:
             self.save()
 
     def go_on(self) -> None:
         """Evaluate when it is due, then let the engines generate for the next iteration."""
-        if self.state.iteration >= self.config.run.iterations:
+        if self._done:
             return
         every = self.config.eval.every if self._evaluates else 0
         if every and self.state.iteration % every == 0:
@@ -140,6 +145,13 @@ class Session:
         self.trainer_takes_devices()
         self.save()
         self._trainer.call("export", self.folder.hf, what="export")
+
+    @property
+    def _done(self) -> bool:
+        """Whether the last iteration is behind us, or the loss is as low as the user wants it."""
+        losses, bound = self.state.recent_losses, self.config.run.stop_loss
+        low = bound is not None and len(losses) == _STOP_LOSS_WINDOW and float(np.mean(losses)) < bound
+        return low or self.state.iteration >= self.config.run.iterations
 
     # ---- taking turns on shared devices ------------------------------------------------------------------------
 
@@ -166,6 +178,8 @@ class Session:
     def evaluate(self, when: str) -> dict[str, Any]:
         """Measure the engines' weights on the evaluation's data; `when` is before, during or after."""
         assert self._rollout is not None
+        if self._supervised:  # nobody else needs the weights on the engines
+            self.sync()
         with self.records.span("evaluate"):
             result = self._rollout.evaluate(self.state.version, self._heal)
         return self.records.evaluation(when, self.state, result)
@@ -180,7 +194,8 @@ class Session:
             def save_trainer(folder: Path) -> None:
                 self._trainer.call("save", folder, what="checkpoint")
 
-            self._store.save(self.state, self._hash, save_trainer, self._feed.state_dict())
+            rollout = self._feed.state_dict(trained=not self._untrained)
+            self._store.save(self.state, self._hash, save_trainer, rollout)
         self._saved_at = self.state.iteration
 
     def save_and_stop(self) -> None:

@@ -62,7 +62,8 @@ class WeightSync:
             if not difference <= bound:  # NaN fails too
                 raise RunFailed(
                     f"weight sync {version}: log-probs of {url} and the trainer differ by {difference:.2e} on the "
-                    f"canary prompt, more than weights.canary_bound={bound:g}; the engine does not have the trainer's weights"
+                    f"canary prompt, more than weights.canary_bound={bound:g}; "
+                    "the engine does not have the trainer's weights"
                 )
             worst = max(worst, difference)
         self.canary_diff = max(self.canary_diff, worst)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -41,7 +42,9 @@ def send(
         raise CallError(f"{url}{path}: status {error.code}: {detail[:500]}") from None
     except TimeoutError:
         raise CallError(f"{url}{path}: no answer within {timeout:g} s") from None
-    except OSError as error:  # URLError is one; so is a connection reset in the middle of the answer
+    except HTTPException as error:  # an answer cut off in the middle
+        raise CallError(f"{url}{path}: broken answer ({error!r})") from None
+    except OSError as error:  # URLError is one, and a connection that was reset
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             raise CallError(f"{url}{path}: no answer within {timeout:g} s") from None

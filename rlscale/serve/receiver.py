@@ -24,7 +24,7 @@ class EngineReceiver:
         self._timeout = timeout
         self._brackets: bool | None = None  # whether updates need begin/end around them; unknown before the first
         self._updating = False
-        self._keeps_requests = False  # paused with requests in place, whose cache must not be flushed
+        self._keeps_requests = False  # paused with requests that wait inside, so the cache cannot be flushed
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
@@ -32,7 +32,8 @@ class EngineReceiver:
         """One bucket by `/update_weights_from_tensor`: a base64 pickle of [(name, tensor)] per tensor-parallel rank.
 
         `load_format` is None for such lists, "flattened_bucket" for SGLang's flat form. With `last` the cache of keys
-        and values is flushed and the engine's weight version becomes `version`.
+        and values is flushed (but see `pause`) and the engine's weight version becomes `version`. While the engine is
+        not paused the call waits until no request runs.
         """
         self._begin()
         rest = json.dumps(self._update_fields(load_format, version, last))
@@ -103,15 +104,19 @@ class EngineReceiver:
         """End that request (and any whose id starts with it); nothing happens if there is none."""
         self._call("/abort_request", {"rid": request_id}, short=True)
 
-    def pause(self, mode: str = "retract") -> None:
+    def pause(self, mode: str = "abort") -> None:
         """Stop generating; new requests wait. What happens to running ones:
 
-        "retract": they go back to the queue with their tokens, and are computed anew under the weights of then.
-        "in_place": they keep their cached keys and values, which stay those of the old weights.
-        "abort": they are answered with finish reason "abort".
+        "abort": they are answered with the tokens so far and finish reason "abort". The next update empties the cache.
+        "in_place": they wait and keep their cached keys and values, which stay those of the old weights.
+        "retract": they wait in the queue without them; prefixes shared with others may still come from the cache.
+
+        While requests wait SGLang cannot empty its cache (up to 0.5.19 an update that asks for it ends the server),
+        so after the last two an update leaves it as it is: new requests, too, may begin on keys and values of the old
+        weights, unless the engine runs with `disable_radix_cache`.
         """
         self._call("/pause_generation", {"mode": mode}, short=True)
-        self._keeps_requests = mode == "in_place"
+        self._keeps_requests = mode != "abort"
 
     def continue_(self) -> None:
         """Generate again."""

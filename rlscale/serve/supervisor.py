@@ -37,6 +37,7 @@ class _Entry:
     port: int | None
     process: GuardedProcess | None = None
     url: str = ""
+    started: bool = False
 
 
 class Supervisor:
@@ -158,7 +159,7 @@ class Supervisor:
                 self._entries[name] = entry
             problem = _wait(process, entry, url)
             if problem is None:
-                entry.url = url
+                entry.url, entry.started = url, True
                 return url
             tail = process.log_tail(40)
             process.stop()
@@ -166,8 +167,9 @@ class Supervisor:
                 entry.port = None
                 continue
             break
-        with self._lock:
-            self._entries.pop(name, None)
+        if not entry.started:  # one that ran before stays on the list of the dead and can be tried again
+            with self._lock:
+                self._entries.pop(name, None)
         raise UserError(f"{name} did not start: {problem}. End of {process.log}:\n{process.log_tail()}")
 
 

@@ -85,6 +85,7 @@ RANGES = {
     "checkpoint.keep": "[1, inf)",
     "run.iterations": "[1, inf)",
     "run.seed": "[0, inf)",
+    "run.stop_loss": "(0, inf)",
     "run.report_samples": "[0, inf)",
 }
 """Interval of each number: [ and ] belong to it, ( and ) do not."""

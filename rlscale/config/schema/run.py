@@ -26,6 +26,8 @@ class RunSection(Section):
     """Name of the recipe; set from the recipe's file name."""
     iterations: int = 100
     """Iterations (collect, train, sync) of the run."""
+    stop_loss: float | None = None
+    """End training early, once the mean loss of the last 10 iterations is below this; null never does."""
     seed: int = 0
     """Seed of everything that is drawn at random: data order, sampling, initial weights."""
     output: str | None = None

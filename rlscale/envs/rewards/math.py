@@ -10,8 +10,8 @@ class MathAnswer:
     """1.0 if the answer that math-verify finds in the response equals the label, otherwise 0.0.
 
     Takes the last \\boxed{...}, or else LaTeX and plain expressions; `1/2`, `0.5` and `\\frac{1}{2}` are equal. A
-    response without an answer scores 0; a label that is no mathematics is an error. Comparing can take very long on odd expressions:
-    set `reward.workers` to at least 1, so that `reward.timeout_s` can end it.
+    response without an answer scores 0; a label that is no mathematics is an error. Comparing odd expressions can take
+    very long: set `reward.workers` to at least 1, so that `reward.timeout_s` can end it.
     """
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlscale.trainer.megatron.elementwise import rotate
 from rlscale.trainer.megatron.sequences import PackedSequences
 
 
@@ -47,9 +48,10 @@ class PackedSelfAttention(SelfAttention):
             raise ValueError("this attention takes packed sequences with rotary positions only")
         query, key, value = (x.squeeze(1) for x in self.get_query_key_value_tensors(hidden_states))
         if packed_seq_params.rotary is None:
-            angles = rotary_pos_emb[:, 0][packed_seq_params.positions]
+            half = rotary_pos_emb.shape[-1] // 2  # Megatron repeats the angles for the second half
+            angles = rotary_pos_emb[:, 0, :, :half][packed_seq_params.positions]
             packed_seq_params.rotary = angles.cos().to(query.dtype), angles.sin().to(query.dtype)
-        query, key = _rotate(query, *packed_seq_params.rotary), _rotate(key, *packed_seq_params.rotary)
+        query, key = rotate(query, *packed_seq_params.rotary), rotate(key, *packed_seq_params.rotary)
         if self.checkpoint_core_attention and self.training:
 
             def again(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -136,9 +138,3 @@ class PackedAttention(MegatronModule):
         )
         assert isinstance(attended, Tensor)
         return attended.reshape(query.shape[0], -1)
-
-
-def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary positions, halves rotated (as in GPT-NeoX): [tokens, heads, d] with angles [tokens, 1, d]."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cosine + torch.cat((-second, first), dim=-1) * sine

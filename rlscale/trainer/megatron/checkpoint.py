@@ -86,8 +86,8 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
         raise UserError(f"{folder} does not fit this model and layout: {error}") from error
     for number, chunk in enumerate(model.bare):
         chunk.load_state_dict(loaded[f"model{number}"], strict=True)
+    _count_from_zero(loaded["optimizer"])
     optimizer.megatron.load_state_dict(loaded["optimizer"])
-    _count_from_zero(optimizer.megatron)
     optimizer.schedule.load_state_dict(loaded["schedule"])
     if same_layout:
         _set_random_state(loaded["random"][0])
@@ -101,13 +101,17 @@ def _state(model: Model, optimizer: Optimizer, *, loading: bool) -> dict[str, An
     return state
 
 
-def _count_from_zero(megatron: Any) -> None:
-    """A checkpoint from before the first step has no step count, which torch's AdamW takes for granted."""
-    for chained in megatron.chained_optimizers:
-        adam = getattr(chained, "optimizer", None)
-        if isinstance(adam, torch.optim.Adam):
-            for values in adam.state.values():
-                values.setdefault("step", torch.zeros((), dtype=torch.float32))
+def _count_from_zero(state: Any) -> None:
+    """A checkpoint from before the first step has no step count (Megatron leaves a zero out): put it back in."""
+    if not isinstance(state, dict):
+        return
+    per_parameter = state.get("state")
+    if "param_groups" in state and isinstance(per_parameter, dict):
+        if per_parameter and not any("step" in values for values in per_parameter.values() if isinstance(values, dict)):
+            per_parameter.setdefault("common_step", torch.zeros((), dtype=torch.float32))
+        return
+    for value in state.values():
+        _count_from_zero(value)
 
 
 def _layout() -> dict[str, int]:

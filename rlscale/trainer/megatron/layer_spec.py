@@ -12,7 +12,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.experts import TEGroupedMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -21,7 +21,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.attention import PackedAttention, PackedSelfAttention
-from rlscale.trainer.megatron.layers import GroupedLinear, NormColumnParallelLinear, RMSNorm
+from rlscale.trainer.megatron.layers import GatedMLP, GroupedLinear, NormColumnParallelLinear, RMSNorm
 
 
 def uses_transformer_engine(platform: Platform) -> bool:
@@ -63,7 +63,7 @@ def _layer(config: TransformerConfig) -> ModuleSpec:
 
 def _dense() -> ModuleSpec:
     return ModuleSpec(
-        module=MLP, submodules=MLPSubmodules(linear_fc1=NormColumnParallelLinear, linear_fc2=RowParallelLinear)
+        module=GatedMLP, submodules=MLPSubmodules(linear_fc1=NormColumnParallelLinear, linear_fc2=RowParallelLinear)
     )
 
 

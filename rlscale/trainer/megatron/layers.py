@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
+
+from rlscale.trainer.megatron.elementwise import rms_norm, swiglu
 
 
 class RMSNorm(torch.nn.Module):
@@ -26,7 +29,7 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] -> [..., hidden]."""
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class NormColumnParallelLinear(ColumnParallelLinear):
@@ -40,7 +43,29 @@ class NormColumnParallelLinear(ColumnParallelLinear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """[tokens, 1, input] -> ([tokens, 1, output / ranks], bias or None)."""
-        return super().forward(F.rms_norm(x, (x.shape[-1],), self.layer_norm_weight, self.eps), *args, **kwargs)
+        return super().forward(rms_norm(x, self.layer_norm_weight, self.eps), *args, **kwargs)
+
+
+class GatedMLP(MLP):
+    """Megatron's MLP with the gated activation in one operation; same parameters, same names."""
+
+    def forward(self, hidden_states: Tensor, per_token_scale: Tensor | None = None, **options: Any) -> Any:
+        """[tokens, 1, hidden] -> ([tokens, 1, hidden], bias or None)."""
+        if per_token_scale is not None or hidden_states.is_cuda or not _plain_swiglu(self.config):
+            return super().forward(hidden_states, per_token_scale, **options)
+        gate_and_up, _ = self.linear_fc1(hidden_states)
+        return self.linear_fc2(swiglu(gate_and_up))
+
+
+def _plain_swiglu(config: Any) -> bool:
+    """Whether the MLP is silu(gate) * up without biases, offsets or bounds."""
+    return (
+        config.gated_linear_unit
+        and config.activation_func is F.silu
+        and not config.add_bias_linear
+        and config.activation_func_clamp_value is None
+        and config.glu_linear_offset == 0.0
+    )
 
 
 class GroupedLinear(torch.nn.Module):

@@ -83,7 +83,7 @@ class PackedSequences(PackedSeqParams):
     restore: Tensor | None = None
     """[local tokens]: where each of this rank's tokens is in the concatenated outputs of `batches`; None: in order."""
     rotary: tuple[Tensor, Tensor] | None = None
-    """Cosine and sine of this rank's tokens, [local tokens, 1, dimension]; filled at the first layer."""
+    """Cosine and sine of this rank's tokens, [local tokens, 1, dimension / 2]; filled at the first layer."""
 
     @property
     def local_tokens(self) -> int:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import base64
-import functools
 import json
 import pickle
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rlscale.serve.http import CallError, call
 from rlscale.serve.ports import free_port
 from rlscale.serve.receiver import EngineReceiver
+from rlscale.weights import flat_bucket
+from rlscale.weights.broadcast_transport import join_group
 
 PROMPT = [5, 9, 3, 12, 7, 7, 4, 10, 6, 3]
 Named = list[tuple[str, torch.Tensor]]
@@ -71,30 +69,6 @@ def send_plain(receiver: EngineReceiver, model: PreTrainedModel, version: int) -
     weights = named(model)
     for part, last in ((weights[:7], False), (weights[7:], True)):
         receiver.receive_tensors([base64.b64encode(pickle.dumps(part)).decode()], None, version, last)
-
-
-class MappedFile:
-    """Pickles as a call of torch.from_file, so the engine maps the file instead of being sent its bytes."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path, self.size = path, size
-
-    def __reduce__(self) -> tuple:
-        return functools.partial(torch.from_file, str(self.path), shared=True, size=self.size, dtype=torch.uint8), ()
-
-
-def send_file(receiver: EngineReceiver, model: PreTrainedModel, version: int, path: Path) -> None:
-    """All weights as one flat bucket in a file that the engine maps."""
-    flat, metadata, start = [], [], 0
-    for name, tensor in named(model):
-        piece = tensor.contiguous().flatten().view(torch.uint8)
-        span = {"start_idx": start, "end_idx": start + piece.numel(), "numel": piece.numel()}
-        metadata.append(SimpleNamespace(name=name, shape=tensor.shape, dtype=tensor.dtype, **span))
-        flat.append(piece)
-        start += piece.numel()
-    torch.cat(flat).numpy().tofile(path)
-    bucket = {"flattened_tensor": MappedFile(path, start), "metadata": metadata}
-    receiver.receive_tensors([base64.b64encode(pickle.dumps(bucket)).decode()], "flattened_bucket", version, True)
 
 
 @pytest.fixture(scope="module")
@@ -178,39 +152,32 @@ def update_by_lists(receiver: EngineReceiver, model: PreTrainedModel, folder: Pa
 
 
 def update_by_file(receiver: EngineReceiver, model: PreTrainedModel, folder: Path) -> None:
-    send_file(receiver, model, 2, folder / "weights.bin")
+    """One flat bucket in shared memory that the engine maps."""
+    entries, size = flat_bucket.contents(named(model))
+    shared = flat_bucket.SharedBytes(size)
+    flat_bucket.fill(shared.flat, named(model), entries)
+    try:
+        receiver.receive_tensors([flat_bucket.dump(shared.reader(), entries)], flat_bucket.LOAD_FORMAT, 2, True)
+    finally:
+        shared.remove()
 
 
 def update_by_broadcast(receiver: EngineReceiver, model: PreTrainedModel, folder: Path) -> None:
-    """Rank 0 of a gloo group is a thread of this process."""
+    """Rank 0 of a gloo group is this process; the engine's calls wait for it and it for them."""
     port = free_port("127.0.0.1")
-    store = torch.distributed.TCPStore("127.0.0.1", port, 2, is_master=True, wait_for_workers=False)
     weights = named(model)
+    names = [name for name, _ in weights]
     dtypes = [str(tensor.dtype).removeprefix("torch.") for _, tensor in weights]
     shapes = [list(tensor.shape) for _, tensor in weights]
-    joined: list[Any] = []
-
-    def join() -> None:
-        prefixed = torch.distributed.PrefixStore("weights-2", store)
-        joined.append(torch.distributed.ProcessGroupGloo(prefixed, 0, 2, timedelta(seconds=60)))
-
-    in_background(join, lambda: receiver.open_group("127.0.0.1", port, 1, 2, "weights-2", "gloo"))
-
-    def broadcast() -> None:
-        for _, tensor in weights:
-            joined[0].broadcast([tensor.contiguous()], torch.distributed.BroadcastOptions()).wait()
-
-    names = [name for name, _ in weights]
-    in_background(broadcast, lambda: receiver.receive_broadcast(names, dtypes, shapes, "weights-2", 2, True))
-    receiver.close_group("weights-2")
-
-
-def in_background(task: Callable[[], None], work: Callable[[], None]) -> None:
-    """Do `work` while `task` runs in a thread; both must end well."""
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(task)
-        work()
-        future.result(60)
+        opened = pool.submit(receiver.open_group, "127.0.0.1", port, 1, 2, "weights-2", "gloo")
+        group = join_group("127.0.0.1", port, 0, 2, "weights-2", "gloo", 30.0)
+        opened.result(30)
+        received = pool.submit(receiver.receive_broadcast, names, dtypes, shapes, "weights-2", 2, True)
+        for work in [group.broadcast(tensor.contiguous(), 0) for _, tensor in weights]:
+            work.wait()
+        received.result(30)
+        receiver.close_group("weights-2")
 
 
 @pytest.mark.parametrize("update", [update_by_lists, update_by_file, update_by_broadcast])
@@ -232,25 +199,43 @@ def test_an_update_makes_the_engines_logprobs_those_of_the_new_model(
     assert after["meta_info"]["weight_version"] == receiver.weight_version() == "2"
 
 
-def test_paused_requests_continue_under_the_new_weights(shared_server: SharedServer, receiver: EngineReceiver) -> None:
+def test_an_aborted_request_goes_on_under_the_new_weights(
+    shared_server: SharedServer, receiver: EngineReceiver
+) -> None:
     second = sharpened(shared_server, 2)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(generate, shared_server, 11, 400)
+        time.sleep(0.3)
+        receiver.pause("abort")
+        partial = running.result(10)
+        assert partial["meta_info"]["finish_reason"]["type"] == "abort"
+        kept = tokens_of(partial)
+        assert 0 < len(kept) < 400
+        late = pool.submit(generate, shared_server, 11, 50, [*PROMPT, *kept])
+        time.sleep(0.2)
+        assert not late.done(), "a paused engine lets new requests wait"
+        send_plain(receiver, second, 2)
+        receiver.continue_()
+        answer = late.result(30)
+    assert difference(second, answer, [*PROMPT, *kept]) < 1e-4
+    assert answer["meta_info"]["weight_version"] == "2"
+
+
+def test_a_request_kept_in_place_ends_with_the_versions_of_its_tokens(
+    shared_server: SharedServer, receiver: EngineReceiver, first: PreTrainedModel
+) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(generate, shared_server, 11, 400)
         time.sleep(0.3)
-        receiver.pause()
+        receiver.pause("in_place")
         time.sleep(0.2)
         assert not running.done()
-        send_plain(receiver, second, 2)
+        send_plain(receiver, sharpened(shared_server, 2), 2)
         receiver.continue_()
-        answer = running.result(60)
+        answer = running.result(30)
+    assert answer["meta_info"]["completion_tokens"] == 400
     spans = answer["meta_info"]["weight_versions"]
-    assert [span["version"] for span in spans] == ["1", "2"], spans
-    logprobs, tokens = zip(*[(lp, t) for lp, t, _ in answer["meta_info"]["output_token_logprobs"]], strict=True)
-    assert len(tokens) == 400
-    with torch.no_grad():
-        reference = second(torch.tensor([[*PROMPT, *tokens]])).logits[0].log_softmax(-1)
-    last = reference[len(PROMPT) - 1 : -1].gather(1, torch.tensor(tokens)[:, None])[-50:, 0]
-    assert (last - torch.tensor(logprobs[-50:])).abs().max() < 1e-4
+    assert [span["version"] for span in spans] == ["1", "2"]
 
 
 def test_abort_answers_with_the_tokens_so_far(shared_server: SharedServer, receiver: EngineReceiver) -> None:
@@ -279,4 +264,3 @@ def test_an_engine_is_closed_to_strangers(shared_server: SharedServer) -> None:
         with pytest.raises(CallError, match="status 401"):
             EngineReceiver(shared_server.url, key).abort_all()
     assert json.dumps(shared_server.api_key) not in shared_server.log.read_text()
-    assert threading.active_count() < 50

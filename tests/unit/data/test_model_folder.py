@@ -153,5 +153,5 @@ def test_a_hub_name_that_cannot_be_fetched_is_one_clear_line(tmp_path: Path, mon
 
 
 def test_a_missing_chat_template_file_is_refused() -> None:
-    with pytest.raises(UserError, match="model.chat_template=nowhere.jinja: cannot be read"):
+    with pytest.raises(UserError, match=r"model.chat_template=nowhere.jinja: cannot be read"):
         read_chat_template(ModelConfig(name="m", chat_template="nowhere.jinja"))

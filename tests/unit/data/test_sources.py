@@ -114,7 +114,10 @@ def test_a_slice_takes_those_rows(tmp_path: Path, wanted: str, expected: range) 
     [
         (['{"prompt": "a", "label": 1}', '{"prompt": "b",'], r"data.jsonl:2: not valid JSON"),
         (['{"prompt": "a", "label": 1}', "", "[1]"], r"data.jsonl:3: is list, not a JSON object"),
-        (['{"question": "a", "label": 1}'], r"data.jsonl:1: no key 'prompt', only label, question; set data.prompt_key"),
+        (
+            ['{"question": "a", "label": 1}'],
+            r"data.jsonl:1: no key 'prompt', only label, question; set data.prompt_key",
+        ),
         (['{"prompt": "a", "answer": 1}'], r"data.jsonl:1: no key 'label', only answer, prompt; set data.label_key"),
         (['{"prompt": 7, "label": 1}'], r"data.jsonl:1: 'prompt' is neither a string nor a list of messages"),
         ([], r"data.jsonl: no prompts, it is empty"),
@@ -190,7 +193,7 @@ def test_a_source_of_ones_own_is_built_from_its_target() -> None:
 def test_a_custom_source_with_a_wrong_argument_or_without_the_protocol_is_refused() -> None:
     with pytest.raises(UserError, match=r"data.source.strat is no argument of .*; did you mean data.source.start\?"):
         build_source(CustomData(source={"_target_": f"{__name__}.Countdown", "strat": 9}))
-    with pytest.raises(UserError, match="ndarray lacks a method|dict lacks a method"):
+    with pytest.raises(UserError, match="dict lacks a method"):
         build_source(CustomData(source={"_target_": "builtins.dict"}))
 
 

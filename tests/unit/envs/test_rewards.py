@@ -48,7 +48,7 @@ def test_a_mathematical_answer_is_compared_as_mathematics(response: str, label: 
 
 @pytest.mark.parametrize("reward", [ExactAnswer(), MathAnswer()])
 def test_a_missing_label_is_an_error_and_no_zero(reward: Any) -> None:
-    with pytest.raises(ValueError, match="no label to compare with; set data.label_key"):
+    with pytest.raises(ValueError, match=r"no label to compare with; set data.label_key"):
         reward("5", None, {})
 
 

@@ -27,7 +27,7 @@ def test_without_a_terminal_progress_is_plain_lines_without_control_codes() -> N
         progress.begin()
         progress.phase("generating")
         progress.show({"accuracy": 0.51})
-        progress.iteration(1, 3, {"reward": 0.4217, "response_length": 5.25, "tokens_per_second": 2134.0})
+        progress.iteration(1, 3, {"reward": 0.4217, "response_length": 5.25, "tokens_per_s": 2134.0})
         progress.iteration(3, 3, {"reward": 0.5})
         progress.phase("saving the model")
         progress.note("done")

@@ -1,0 +1,114 @@
+"""What the rollout relies on in an engine: the same assertions against a real server and the unit tests' fake one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engine import FakeEngine
+
+from rlscale.rollout.client import EngineClient, Generation, RequestFailed, SamplingParams
+
+PROMPT = np.array([8, 11, 14, 7, 12, 15, 2], np.int32)
+END = 3
+
+Talk = Callable[..., Any]
+
+
+@pytest.fixture(params=["fake", "real"])
+def talk(request: pytest.FixtureRequest) -> Talk:
+    """Runs a scenario with a client of the engine; `key` replaces the API key."""
+
+    def call(scenario: Callable[[EngineClient], Awaitable[Any]], key: str | None = None) -> Any:
+        async def against(url: str, api_key: str) -> Any:
+            client = EngineClient(url, key or api_key, timeout_s=60.0)
+            try:
+                return await scenario(client)
+            finally:
+                await client.close()
+
+        async def main() -> Any:
+            if request.param == "real":
+                server = request.getfixturevalue("shared_server")
+                return await against(server.url, server.api_key)
+            async with FakeEngine() as engine:
+                engine.delay = lambda body: 5.0 if "rid" in body else 0.0
+                return await against(engine.url, "secret")
+
+        return asyncio.run(main())
+
+    if request.param == "real":
+        request.getfixturevalue("shared_server")
+    return call
+
+
+def generate(
+    seed: int, tokens: int = 8, prompt: np.ndarray = PROMPT, rid: str | None = None
+) -> Callable[[EngineClient], Awaitable[Generation]]:
+    return lambda client: client.generate(prompt, SamplingParams(tokens), seed, rid)
+
+
+def test_a_response_ends_with_the_end_token_or_at_the_limit(talk: Talk) -> None:
+    async def scenario(client: EngineClient) -> list[Generation]:
+        return await asyncio.gather(*[generate(seed, tokens=6)(client) for seed in range(40)])
+
+    found = talk(scenario)
+    for generation in found:
+        assert generation.tokens.dtype == np.int32
+        assert generation.logprobs.dtype == np.float32
+        assert len(generation.tokens) == len(generation.logprobs) <= 6
+        assert (generation.logprobs <= 0).all()
+        ended = generation.tokens[-1] == END
+        assert generation.finish_reason == ("stop" if ended else "length")
+        assert ended or len(generation.tokens) == 6
+    assert {generation.finish_reason for generation in found} == {"stop", "length"}
+
+
+def test_the_seed_decides_alone_and_in_company(talk: Talk) -> None:
+    async def scenario(client: EngineClient) -> tuple[list[int], list[list[int]]]:
+        alone = await generate(7)(client)
+        together = await asyncio.gather(*[generate(seed)(client) for seed in (7, 8, 9, 10, 7)])
+        return alone.tokens.tolist(), [generation.tokens.tolist() for generation in together]
+
+    alone, together = talk(scenario)
+    assert together[0] == together[4] == alone
+    assert len({tuple(tokens) for tokens in together}) > 2
+
+
+def test_given_tokens_are_scored_without_the_first(talk: Talk) -> None:
+    logprobs = talk(lambda client: client.score(PROMPT))
+    assert logprobs.shape == (7,)
+    assert logprobs[0] == 0
+    assert (logprobs[1:] < 0).all()
+
+
+def test_a_wrong_key_is_refused(talk: Talk) -> None:
+    with pytest.raises(RequestFailed, match="HTTP 401"):
+        talk(generate(1), key="wrong")
+
+
+def test_a_prompt_over_the_context_is_refused_and_not_sent_again(talk: Talk) -> None:
+    async def scenario(client: EngineClient) -> int:
+        with pytest.raises(RequestFailed, match="HTTP 400"):
+            await generate(1, prompt=np.full(600, 5, np.int32))(client)
+        return client.retried
+
+    assert talk(scenario) == 0
+
+
+def test_an_aborted_request_comes_back_with_what_it_had(talk: Talk) -> None:
+    async def scenario(client: EngineClient) -> tuple[Generation, Generation]:
+        whole = await asyncio.gather(*[generate(seed, tokens=400)(client) for seed in range(60)])
+        seed = int(np.argmax([len(generation.tokens) for generation in whole]))
+        request = asyncio.create_task(generate(seed, tokens=400, rid="long")(client))
+        while not request.done():
+            await asyncio.sleep(0.02)
+            await client.abort("long")
+        return whole[seed], await request
+
+    whole, aborted = talk(scenario)
+    assert aborted.finish_reason == "abort"
+    assert aborted.tokens.tolist() == whole.tokens[: len(aborted.tokens)].tolist()

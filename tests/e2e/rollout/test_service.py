@@ -1,0 +1,129 @@
+"""The rollout service on a real SGLang server, alone and behind the real router."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from shared_server import SharedServer
+from transformers import AutoModelForCausalLM
+
+from rlscale.config.schema.data import ArithmeticData
+from rlscale.config.schema.evaluation import EvalConfig
+from rlscale.config.schema.reward import RewardConfig
+from rlscale.config.schema.rollout import RolloutConfig
+from rlscale.data.sample import Group
+from rlscale.rollout.service import RolloutService
+from rlscale.rollout.spec import RolloutSpec
+from rlscale.serve.http import call
+from rlscale.serve.router import RouterClient
+from rlscale.serve.supervisor import Supervisor
+
+
+@pytest.fixture(scope="module")
+def router(shared_server: SharedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a router in front of the shared engine."""
+    folder: Path = tmp_path_factory.mktemp("router")
+    supervisor = Supervisor(folder / "logs", folder, shared_server.api_key)
+    try:
+        url = supervisor.start_router()
+        RouterClient(url, shared_server.api_key).add(shared_server.url)
+        # Earlier tests may have left another version in the engine; here it shall report none.
+        body = {"new_version": "default", "abort_all_requests": False}
+        call(shared_server.url, "/update_weight_version", shared_server.api_key, body, timeout=60)
+        yield url
+    finally:
+        supervisor.stop()
+
+
+def serve(server: SharedServer, url: str, scenario: Callable[[RolloutService], Awaitable[Any]], **rollout: Any) -> Any:
+    """The scenario's result, with a service of 6 groups of 4 samples."""
+    sizes = {"groups_per_iteration": 6, "samples_per_group": 4, "max_response_tokens": 6}
+    spec = RolloutSpec(
+        rollout=RolloutConfig(**sizes | rollout),
+        reward=RewardConfig(function={"_target_": "rlscale.envs.rewards.exact.ExactAnswer"}),
+        data=ArithmeticData(),
+        eval=EvalConfig(data=ArithmeticData(split="held_out"), prompts=10, samples_per_prompt=3, pass_k=[1, 3]),
+        seed=3,
+        tokenizer_folder=str(server.model_folder),
+    )
+
+    async def main() -> Any:
+        service = RolloutService(spec)
+        await service.start(url, server.api_key)
+        try:
+            return await asyncio.wait_for(scenario(service), 120)
+        finally:
+            await service.close()
+
+    return asyncio.run(main())
+
+
+async def two_batches(service: RolloutService) -> list[Group]:
+    groups = []
+    for version in range(2):
+        await service.resume(version)
+        groups += await service.next_batch()
+        await service.pause()
+    return groups
+
+
+def samples(groups: list[Group]) -> list[list[int]]:
+    return [sample.tokens.tolist() for group in groups for sample in group.samples]
+
+
+def test_the_same_seed_gives_the_same_tokens_through_the_router_and_without_it(
+    shared_server: SharedServer, router: str
+) -> None:
+    direct = serve(shared_server, shared_server.url, two_batches)
+    routed = serve(shared_server, router, two_batches, max_concurrent=5)
+    assert samples(direct) == samples(routed)
+    assert [group.prompt.index for group in direct] == list(range(12))
+    assert len({tuple(tokens) for tokens in samples(direct)}) > 40
+
+
+def test_logprobs_of_the_engine_are_those_of_the_model(shared_server: SharedServer, router: str) -> None:
+    body = {"model_path": str(shared_server.model_folder), "flush_cache": True}
+    call(shared_server.url, "/update_weights_from_disk", shared_server.api_key, body, timeout=60)
+    groups = serve(shared_server, router, two_batches)
+    model = AutoModelForCausalLM.from_pretrained(shared_server.model_folder, dtype=torch.float32)
+    for sample in (sample for group in groups for sample in group.samples):
+        tokens = torch.tensor(sample.tokens, dtype=torch.int64)
+        with torch.no_grad():
+            logprobs = model(tokens[None]).logits[0, :-1].log_softmax(-1)
+        expected = logprobs.gather(1, tokens[1:, None])[:, 0].numpy()
+        mask = sample.loss_mask[1:]
+        assert np.abs(sample.rollout_logprobs[1:][mask] - expected[mask]).max() < 1e-4
+
+
+def test_an_evaluation_of_the_same_weights_repeats_itself(shared_server: SharedServer, router: str) -> None:
+    async def scenario(service: RolloutService) -> list[Any]:
+        return [await service.evaluate(version) for version in (0, 1)]
+
+    first, second = serve(shared_server, router, scenario)
+    assert samples(first.groups) == samples(second.groups)
+    assert first.pass_at_k == second.pass_at_k
+    assert set(first.pass_at_k) == {1, 3}
+    assert (first.prompts, first.samples, first.failures) == (10, 30, 0)
+
+
+def test_the_next_batch_is_generated_while_the_trainer_has_this_one(shared_server: SharedServer, router: str) -> None:
+    async def scenario(service: RolloutService) -> tuple[int, float, int]:
+        await service.resume(0)
+        await service.next_batch()
+        for _ in range(200):
+            await asyncio.sleep(0.05)
+            if (await service.stats()).counters["samples_generated"] == 48:
+                break
+        generated = (await service.stats()).counters["samples_generated"]
+        await service.pause()
+        await service.resume(1)
+        batch = await service.next_batch()
+        return generated, (await service.stats()).batch["staleness_max"], len(batch)
+
+    assert serve(shared_server, router, scenario, max_staleness=1) == (48, 1.0, 6)

@@ -1,0 +1,134 @@
+"""Engine and router as the supervisor runs them: through the router, after a kill, and with the key out of sight."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from shared_server import tiny_model
+
+from rlscale.config.schema.cluster import Device
+from rlscale.serve.http import CallError, call
+from rlscale.serve.router import RouterClient
+from rlscale.serve.server import ServerSpec
+from rlscale.serve.supervisor import Supervisor
+
+BODY = {"input_ids": [5, 9, 3], "sampling_params": {"max_new_tokens": 8, "sampling_seed": 1}, "return_logprob": True}
+
+
+@dataclass
+class Servers:
+    supervisor: Supervisor
+    key: str
+    engine: str
+    router: str
+    logs: Path
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """An engine and a router of their own, since these tests kill them."""
+    folder = tmp_path_factory.mktemp("servers")
+    key = secrets.token_hex(16)
+    supervisor = Supervisor(folder / "logs", folder / "scratch", key)
+    try:
+        router = supervisor.start_router()
+        engine = supervisor.start_engine(ServerSpec("engine-0", str(tiny_model(folder / "scratch")), Device.cpu))
+        RouterClient(router, key).add(engine)
+        yield Servers(supervisor, key, engine, router, folder / "logs")
+    finally:
+        supervisor.stop()
+
+
+def below(supervisor: Supervisor) -> list[psutil.Process]:
+    """Every process of the supervisor's servers, guards included."""
+    guards = [entry.process.guard_pid for entry in supervisor._entries.values() if entry.process]
+    return [found for pid in guards for found in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
+
+
+def test_the_router_passes_a_request_on_with_seed_and_logprobs(servers: Servers) -> None:
+    direct = call(servers.engine, "/generate", servers.key, BODY, timeout=30)
+    routed = call(servers.router, "/generate", servers.key, BODY, timeout=30)
+    assert routed["output_ids"] == direct["output_ids"]
+    assert len(routed["meta_info"]["output_token_logprobs"]) == 8
+    with pytest.raises(CallError, match="status 401"):
+        call(servers.router, "/generate", None, BODY, timeout=30)
+
+
+def test_the_key_is_in_no_log_command_line_or_environment(servers: Servers) -> None:
+    call(servers.router, "/generate", servers.key, BODY, timeout=30)
+    processes = below(servers.supervisor)
+    titles = " ".join(process.name() for process in processes)
+    assert len(processes) >= 6, titles  # two guards, server with scheduler and detokenizer, router
+    for process in processes:
+        for file in ("cmdline", "environ"):
+            assert servers.key.encode() not in Path(f"/proc/{process.pid}/{file}").read_bytes(), (process, file)
+    logs = sorted(servers.logs.iterdir())
+    assert [log.name for log in logs] == ["engine-0.log", "router.log"]
+    for log in logs:
+        assert servers.key not in log.read_text(), log
+    assert "server_args=" in logs[0].read_text(), "SGLang prints its arguments, or this test proves nothing"
+
+
+def test_a_killed_engine_is_noticed_restarted_on_its_port_and_nothing_of_it_is_left(servers: Servers) -> None:
+    before = below(servers.supervisor)
+    scratch = servers.logs.parent / "scratch" / "tmp"
+    main = next(process for process in before if "engine_main" in " ".join(process.cmdline()))
+    with ThreadPoolExecutor(1) as pool:
+        long = {**BODY, "sampling_params": {"max_new_tokens": 450, "sampling_seed": 1, "ignore_eos": True}}
+        running = pool.submit(call, servers.engine, "/generate", servers.key, long, timeout=60)
+        time.sleep(0.2)
+        os.kill(main.pid, signal.SIGKILL)
+        with pytest.raises(CallError):
+            running.result(10)
+    wait_for(lambda: servers.supervisor.dead() == ["engine-0"], 5)
+    engine = [process for process in before if process.is_running() and "sglang" in process.name()]
+    assert engine == []
+    assert servers.supervisor.restart("engine-0") == servers.engine
+    assert servers.supervisor.dead() == []
+    wait_for(lambda: succeeds(servers.router, servers.key), 20)
+    assert len(list(scratch.iterdir())) == 2, "one folder of temporary files for each living server"
+
+
+def test_a_scheduler_that_dies_takes_its_server_with_it(servers: Servers) -> None:
+    scheduler = next(process for process in below(servers.supervisor) if "scheduler" in " ".join(process.cmdline()))
+    scheduler.kill()
+    wait_for(lambda: servers.supervisor.dead() == ["engine-0"], 10)
+
+
+def test_an_engine_whose_guard_is_killed_ends_too(servers: Servers) -> None:
+    servers.supervisor.restart("engine-0")
+    scheduler = next(process for process in below(servers.supervisor) if "scheduler" in " ".join(process.cmdline()))
+    server = scheduler.parent()
+    assert server is not None
+    guard = server.parent()
+    assert guard is not None
+    engine = guard.children(recursive=True)
+    assert len(engine) == 3  # server, scheduler, detokenizer
+    guard.kill()
+    _, living = psutil.wait_procs(engine, timeout=5)
+    assert living == []
+    assert servers.supervisor.dead() == ["engine-0"]
+
+
+def succeeds(url: str, key: str) -> bool:
+    try:
+        return len(call(url, "/generate", key, BODY, timeout=30)["output_ids"]) == 8
+    except CallError:
+        return False
+
+
+def wait_for(condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,39 @@
+"""Architectures are read as JSON and counted to the last parameter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.architecture import parameter_count, read_architecture
+from rlscale.config.compose import compose
+from rlscale.config.schema.model import ModelConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # As the safetensors index of each model on the Hugging Face hub counts them, tied embeddings once.
+    [("qwen3_0_6b", 596_049_920), ("qwen3_4b", 4_022_468_096), ("qwen3_30b", 30_532_122_624)],
+)
+def test_parameters_are_those_of_the_published_model(hf: Path, name: str, parameters: int) -> None:
+    architecture = read_architecture(ModelConfig(name=name, path=str(hf / name)))
+    assert architecture is not None
+    assert parameter_count(architecture) == parameters
+
+
+def test_the_tiny_model_has_about_a_million_parameters() -> None:
+    architecture = read_architecture(compose().model)
+    assert architecture is not None
+    assert 0.5e6 < parameter_count(architecture) < 2e6
+
+
+def test_a_hub_model_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    model = ModelConfig(name="m", path="owner/name")
+    assert read_architecture(model) is None
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    assert read_architecture(model) == {"model_type": "qwen3"}

@@ -1,0 +1,204 @@
+"""Combinations that make no sense are refused with a line that says what to change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
+
+import pytest
+
+from rlscale.config.checks import check
+from rlscale.config.checks.ranges import RANGES, UNBOUNDED
+from rlscale.config.compose import compose, plain
+from rlscale.config.schema.section import Section
+
+Problems = Callable[..., list[str]]
+
+DISAGGREGATED = "cluster.placement=disaggregated"
+NODE8 = ("cluster=node8",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        # layout
+        (["parallel.tensor=3"], "parallel.tensor=3 does not divide the 4 attention heads of four_heads; use 1 or 2"),
+        (["parallel.tensor=4"], "does not divide the 2 key-value heads of four_heads; use 1 or 2"),
+        (["parallel.pipeline=3"], "does not divide the 4 layers of four_heads; use 1, 2 or 4"),
+        (["parallel.virtual_pipeline=2"], "needs parallel.pipeline above 1"),
+        (["parallel.pipeline=2", "parallel.virtual_pipeline=4"], "does not divide the 2 layers of a stage; use 1 or 2"),
+        (["parallel.sequence=true"], "needs parallel.tensor above 1"),
+        (["parallel.expert=2", "parallel.data=2"], "four_heads has no experts"),
+        (["parallel.expert_tensor=1"], "four_heads has no experts"),
+        (["parallel.tensor=2", "parallel.data=4"], "data 4 = 8 trainer ranks, but cluster.max_trainer_ranks=4"),
+        (["rollout.engines=9"], "rollout.engines=9, but cluster.max_engines=4"),
+        (["cluster.gpus_per_node=1"], "cluster.gpus_per_node=1 has no meaning on the CPU"),
+        (["cluster.nodes=2"], "a CPU run uses one machine"),
+        (["rollout.engine_key_file=/k"], "is only read with rollout.engine_urls"),
+        (["rollout.engine_urls=[localhost:1]"], "is no address; write it as http://host:port"),
+        (["rollout.engine_urls=['http://a:1','http://b:1']", "rollout.engines=3"], "rollout.engine_urls lists 2"),
+        # algorithm
+        (["algo.kl.coef=0.1"], "algo.kl.coef=0.1 is never read, because algo.kl.placement=none; choose algo/kl=loss"),
+        (["algo/kl=loss", "algo.kl.coef=0"], "algo.kl.coef=0 counts nothing"),
+        (["algo/kl=loss", "algo.kl.estimator=k1"], "k1 as a loss has zero expected gradient; use k2, k3 or low_var_kl"),
+        (["algo.kl.placement=reward", "algo.kl.coef=1"], "algo.advantage=broadcast never reads a KL term"),
+        (["rollout.samples_per_group=1"], "algo.score=group_mean_std compares the samples of a group"),
+        (["algo.score=none"], "the loss of grpo needs a score; use one of group_mean_std, group_mean, leave_one_out"),
+        (["algo.advantage=none"], "needs advantages; use broadcast"),
+        (["algo=sft"], "rollout.samples_per_group=8: supervised training"),
+        (["algo.steps_per_iteration=3"], "does not divide rollout.groups_per_iteration=64; use 63 groups"),
+        (
+            ["rollout.groups_per_iteration=1", "rollout.samples_per_group=2", "parallel.data=4"],
+            "a step has 2 samples (1 groups of 2) for 4 data-parallel ranks",
+        ),
+        (["optim.min_lr=1e-9"], "is never reached with optim.schedule=constant"),
+        (["optim.schedule=cosine", "optim.min_lr=1"], "optim.min_lr=1 is above optim.lr=0.0004"),
+        (["optim.schedule=linear", "optim.warmup_steps=150"], "must be below the optimizer steps of the run (150)"),
+        # rollout and evaluation
+        (["rollout.max_staleness=1"], "use cluster.placement=disaggregated, or rollout.max_staleness=0"),
+        (["rollout.max_staleness=2", DISAGGREGATED], "this version goes up to 1"),
+        (["rollout.on_sync=in_place"], "this version knows wait"),
+        (["eval.pass_k=[1,4]"], "eval.pass_k=4: must be from 1 to eval.samples_per_prompt=1"),
+        (["eval.temperature=0", "eval.samples_per_prompt=2"], "gives the same answer 2 times"),
+        (["eval.data=null"], "choose data@eval.data=<option>, or eval.enabled=false"),
+        (["eval.enabled=false", "eval.every=3"], "eval.every=3 is never read with eval.enabled=false"),
+        (["rollout.max_response_tokens=3073"], "is above the 4096 positions of four_heads"),
+        # data, reward, stages
+        (["reward=custom"], "reward.function._target_: has no value"),
+        (["reward=custom", "reward.function._target_=nodots"], "must be the dotted name of a class or function"),
+        (["data=custom"], "data.source._target_: has no value"),
+        (["data=jsonl", "data.path=/x.txt"], "data.path=/x.txt: must end in .jsonl or .parquet"),
+        (["data.split_seed=7"], "data.split_seed=7 and eval.data.split_seed=0 must be the same"),
+        (["data.split=test"], "data.split=test: must be train or held_out"),
+        (["warm_start.recipe=arithmetic"], "warm_start.recipe=arithmetic: a warm start is supervised"),
+        (["warm_start.recipe=nowhere"], "no such recipe"),
+        # model
+        (["model.create=null"], "model.path: has no value"),
+        (["model.create=null", "model.path=/nowhere"], "model.path=/nowhere: there is no such folder"),
+        (["model.path=owner/name"], "model.path=owner/name and model.create are both given"),
+        (
+            ["model.create.architecture.model_type=qwen2"],
+            "the architecture qwen2 is not supported; did you mean qwen3?",
+        ),
+        (["model.create.architecture.hidden_size=0"], "hidden_size must be given as a whole number above 0"),
+        # options passed through
+        (["trainer.megatron.tensor_model_parallel_size=2"], "is set by parallel.tensor and cannot be given here too"),
+        (["rollout.sglang.api_key=x"], "rollout.sglang.api_key: is set by rlscale itself"),
+        (["rollout.sglang.model_path=x"], "is set by model.path"),
+        (["rollout.router.port=1"], "is set by rlscale itself (a free one)"),
+        (["optim.megatron.lr=1"], "is set by optim.lr"),
+        (["trainer.ddp.overlap_grad_redus=true"], "did you mean overlap_grad_reduce?"),
+        (["rollout.sglang.mem-fraction-static=0.2"], "did you mean mem_fraction_static?"),
+        (["rollout.sglang.mem_fraction_static=some"], "must be a number or null"),
+        (["trainer.megatron.layernorm_zero_centered_gamma=3"], "must be true or false"),
+    ],
+)
+def test_a_senseless_combination_is_one_line(problems: Problems, overrides: list[str], line: str) -> None:
+    found = problems(*overrides)
+    assert any(line in problem for problem in found), found
+    assert not any("\n" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("algo.loss.eps_low=-0.1", "algo.loss.eps_low=-0.1: must be at least 0 and at most 1"),
+        ("algo.loss.eps_high=-0.1", "algo.loss.eps_high=-0.1: must be at least 0"),
+        ("algo.loss.dual_clip=1", "algo.loss.dual_clip=1.0: must be above 1"),
+        ("rollout.top_p=0", "rollout.top_p=0.0: must be above 0 and at most 1"),
+        ("rollout.top_k=0", "rollout.top_k=0: must be at least 1, or -1 to switch it off"),
+        ("rollout.temperature=0", "rollout.temperature=0.0: must be above 0"),
+        ("optim.lr=nan", "optim.lr=nan: must be above 0"),
+        ("optim.beta2=1", "optim.beta2=1.0: must be at least 0 and below 1"),
+        ("parallel.tensor=0", "parallel.tensor=0: must be at least 1"),
+    ],
+)
+def test_a_value_out_of_range_says_the_range(problems: Problems, override: str, line: str) -> None:
+    assert problems(override) == [line]
+
+
+def numbers(section: Section, prefix: str = "") -> Iterator[str]:
+    """Keys of a section, and of those inside it, that hold a number or may hold one."""
+    for name, hint in get_type_hints(type(section)).items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from numbers(value, f"{prefix}{name}.")
+        elif {int, float} & {hint, *get_args(hint)} and get_origin(hint) is not list:
+            yield prefix + name
+
+
+def test_every_number_of_the_schema_has_a_range(plain_recipe: str) -> None:
+    assert set(numbers(compose(plain_recipe))) - set(RANGES) - set(UNBOUNDED) == set()
+
+
+def test_all_problems_of_a_check_come_together(problems: Problems) -> None:
+    found = problems("parallel.tensor=3", "parallel.pipeline=3", "algo.kl.coef=1", "eval.pass_k=[2]")
+    assert len(found) == 5
+    assert any("= 9 trainer ranks" in line for line in found)
+
+
+def test_a_large_model_on_the_cpu_says_which_groups_to_change(problems: Problems, hf: Path) -> None:
+    (line,) = problems("model=qwen3_30b")
+    assert "30.5B parameters need 549 GB to train" in line
+    assert "choose cluster=node8 parallel=moe_8gpu" in line
+    (line,) = problems("model=qwen3_4b", f"model.path={hf}/qwen3_4b")
+    assert "4.02B parameters" in line
+    assert "choose cluster=node8 parallel=dense_8gpu" in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["parallel.tensor=8"], "does not divide the 4 key-value heads of qwen3_30b; use 1, 2 or 4"),
+        (["parallel=moe_8gpu", "parallel.expert=3"], "does not divide the 128 experts"),
+        (["parallel=moe_8gpu", "parallel.expert=16"], "does not divide the 8 trainer ranks of a pipeline stage"),
+        (["parallel=moe_8gpu", "parallel.sequence=false"], "needs parallel.sequence=true"),
+        (["parallel.tensor=2"], "gives a wrong gradient norm"),
+        (["parallel=moe_8gpu", "parallel.data=4"], "= 16 trainer ranks, but the cluster has 8 GPUs"),
+        (["parallel=moe_8gpu", "parallel.context=3"], "= 12 trainer ranks, but the cluster has 8 GPUs"),
+        (
+            ["parallel=moe_8gpu", "rollout.gpus_per_engine=3"],
+            "does not divide the 8 GPUs of a machine; use 1, 2, 4 or 8",
+        ),
+        (["parallel=moe_8gpu", "rollout.engines=9"], "use at most 8 engines"),
+        (["cluster.gpus_per_node=6", "parallel.pipeline=4"], "4 GPUs per model copy does not divide the 6 GPUs"),
+        (["cluster.gpus_per_node=0"], "cluster.device=cuda needs GPUs"),
+        (["cluster.rollout_gpus=2"], "is not read when colocated"),
+        ([DISAGGREGATED], "leaves no GPU to the engines"),
+        ([DISAGGREGATED, "cluster.rollout_gpus=8"], "the engines get every GPU"),
+        (["cluster.nodes=2"], "needs a running Ray cluster; give cluster.ray_address"),
+        (["cluster.nodes=2", "cluster.ray_address=auto"], "other machines cannot reach it"),
+        (["rollout.engine_urls=['http://a:1']"], "use cluster.placement=disaggregated"),
+    ],
+)
+def test_a_layout_that_does_not_fit_the_gpus_is_refused(
+    problems: Problems, hf: Path, overrides: list[str], line: str
+) -> None:
+    found = problems("model=qwen3_30b", *NODE8, f"model.path={hf}/qwen3_30b", *overrides)
+    assert any(line in problem for problem in found), found
+
+
+def test_a_model_that_is_not_downloaded_skips_its_checks_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, plain_recipe: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    notes = check(compose(plain_recipe, ["model=qwen3_30b", *NODE8, "parallel.tensor=8"]))
+    assert any("Qwen/Qwen3-30B-A3B is not downloaded yet" in note for note in notes)
+    assert any("the engines use 1 of their 8 GPUs" in note for note in notes)
+
+
+def test_a_model_folder_without_or_with_a_broken_config_is_named(problems: Problems, tmp_path: Path) -> None:
+    overrides = ("model.create=null", f"model.path={tmp_path}")
+    assert problems(*overrides) == [
+        f"model.path={tmp_path}: the folder has no config.json; is it a Hugging Face model?"
+    ]
+    (tmp_path / "config.json").write_text("{")
+    assert "cannot be read" in problems(*overrides)[0]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    assert "the architecture mamba is not supported; Supported: qwen3, qwen3_moe" in problems(*overrides)[0]
+
+
+def test_plain_names_enums() -> None:
+    assert plain(compose())["algo"]["score"] == "group_mean_std"

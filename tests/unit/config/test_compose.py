@@ -1,0 +1,265 @@
+"""Composing: recipe, groups and overrides become one typed tree, and every mistake is named at once."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.compose import compose, config_hash
+from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.schema.algo import ClipLoss, GspoLoss
+from rlscale.config.schema.data import ArithmeticData, FileData
+
+Problems = Callable[..., list[str]]
+
+RECIPE = """
+defaults:
+  - rlscale_schema
+  - model: tiny_qwen3
+  - algo: grpo
+  - cluster: local_cpu
+  - data: arithmetic
+  - reward: arithmetic
+  - _self_
+eval:
+  enabled: false
+"""
+
+
+BASE = """
+defaults:
+  - rlscale_schema
+  - model: tiny_qwen3
+  - algo: grpo
+  - cluster: local_cpu
+  - data: arithmetic
+  - reward: arithmetic
+  - optim: adam
+  - _self_
+optim:
+  lr: 4.0e-4
+  weight_decay: 0.0
+"""
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_values_of_recipe_and_command_line_arrive_typed(plain_recipe: str) -> None:
+    config = compose(plain_recipe, ["optim.lr=1e-6", "run.iterations=3", "algo.loss.eps_high=0.28"])
+    assert (config.optim.lr, config.run.iterations, config.run.recipe) == (1e-6, 3, "plain")
+    assert config.algo.loss == ClipLoss(eps_low=0.2, eps_high=0.28)
+    assert isinstance(config.data, ArithmeticData)
+    assert config.data.split == "train"
+    assert isinstance(config.eval.data, ArithmeticData)
+    assert config.eval.data.split == "held_out"
+
+
+def test_a_group_option_brings_its_own_type(plain_recipe: str) -> None:
+    assert isinstance(compose(plain_recipe, ["algo=gspo"]).algo.loss, GspoLoss)
+    data = compose(plain_recipe, ["data=jsonl", "data.path=/x.jsonl"]).data
+    assert isinstance(data, FileData)
+    assert data.path == "/x.jsonl"
+
+
+def test_a_nested_group_can_be_chosen_alone(plain_recipe: str) -> None:
+    config = compose(plain_recipe, ["algo/kl=loss"])
+    assert (config.algo.kl.placement.name, config.algo.kl.coef, config.algo.name) == ("loss", 1e-3, "grpo")
+
+
+def test_a_group_that_the_recipe_leaves_out_can_be_chosen_without_a_plus(tmp_path: Path) -> None:
+    config = compose(write(tmp_path, RECIPE), ["tracker=wandb", "data@eval.data=arithmetic_held_out"])
+    assert config.tracker.kind.name == "wandb"
+    assert config.eval.data is not None
+
+
+def test_the_configuration_is_read_only_and_survives_pickling(plain_recipe: str) -> None:
+    config = pickle.loads(pickle.dumps(compose(plain_recipe)))
+    assert config == compose(plain_recipe)
+    with pytest.raises(AttributeError, match="read-only"):
+        config.optim.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("optim.lrr=1", "optim.lrr: unknown key; did you mean optim.lr?"),
+        ("lr=1", "lr: unknown key; did you mean optim.lr?"),
+        ("parallel.tensro=2", "parallel.tensro: unknown key; did you mean parallel.tensor?"),
+        ("rollout.n_samples_per_prompt=4", "did you mean rollout.samples_per_group?"),
+        ("modle.path=x", "did you mean model.path?"),
+        ("run.iterations=2.5", "run.iterations=2.5: must be an integer"),
+        ("optim.lr=fast", "optim.lr=fast: must be a number"),
+        ("trainer.deterministic=3", "trainer.deterministic=3: must be true or false"),
+        ("eval.pass_k=[a]", "must be a list, each entry an integer"),
+        ("parallel.data=[1]", "must be an integer or null"),
+        ("algo.reduction=token_men", "must be one of sample_mean, sample_sum, token_mean, constant; did you mean"),
+        (
+            "model=qwen3_31b",
+            "no such option; did you mean qwen3_30b? Available: four_heads, qwen3_0_6b, qwen3_30b, qwen3_4b",
+        ),
+        ("algo/los=clip", "there is no group algo/los; did you mean algo/loss?"),
+        ("data@evl.data=jsonl", "the group data fills data or eval.data"),
+        ("eval.data=jsonl", "choose an option with data@eval.data=jsonl"),
+        ("algo.loss=gspo", "choose an option with algo/loss=gspo"),
+        ("algo=grpo,gspo", "add -m to run them"),
+        ("hydra.run.dir=x", "has no effect"),
+        ("~tracker", "recipe plain sets no value of tracker that could be dropped"),
+        ("optim.lr", "options are written key=value"),
+        ("rollout.min_p=0.1", "cannot sample with a seed and min_p"),
+        ("run.groups={a: b}", "run.groups: is set by composing"),
+        ("run.output=${nowhere}", "run.output: Interpolation key 'nowhere' not found"),
+        ("data=jsonl", "data.path: has no value; give data.path=..."),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_change(problems: Problems, override: str, line: str) -> None:
+    (found,) = problems(override)
+    assert line in found
+    assert "\n" not in found
+
+
+def test_all_mistakes_are_reported_together(problems: Problems) -> None:
+    found = problems("optim.lrr=1", "run.iterations=x", "algo.score=best")
+    assert [line.split(":")[0] for line in found] == ["optim.lrr", "run.iterations=x", "algo.score=best"]
+
+
+def test_mistakes_in_a_recipe_name_its_file(tmp_path: Path, problems: Problems) -> None:
+    path = write(tmp_path, RECIPE + "optim:\n  lrr: 1\nrun:\n  iterations: many\n")
+    assert problems(recipe=path) == [
+        f"{path}: optim.lrr: unknown key; did you mean optim.lr?",
+        f"{path}: run.iterations=many: must be an integer",
+    ]
+
+
+def test_a_group_without_a_choice_lists_its_options(tmp_path: Path, problems: Problems) -> None:
+    (line,) = problems(recipe=write(tmp_path, RECIPE.replace("  - model: tiny_qwen3\n", "")))
+    assert line.startswith("model: is not chosen; add model=<option>, one of qwen3_0_6b, ")
+
+
+def test_choosing_against_values_of_the_recipe_is_an_error_that_names_them(problems: Problems) -> None:
+    (line,) = problems("optim=adam_cosine", "optim.lr=1e-3")
+    assert line.startswith("optim=adam_cosine: recipe plain sets optim.weight_decay=0.0 for another optim option")
+    assert line.endswith("or drop the recipe's with '~optim.weight_decay'")
+    assert problems("optim=adam_cosine", "optim.lr=1e-3", "~optim.weight_decay") == []
+    assert problems("optim=adam") == []
+
+
+def test_a_dropped_value_is_that_of_the_option(plain_recipe: str) -> None:
+    config = compose(plain_recipe, ["optim=adam_cosine", "~optim"])
+    assert (config.optim.lr, config.optim.weight_decay) == (1e-6, 0.01)
+
+
+def test_dropping_what_the_recipe_does_not_set_is_an_error(problems: Problems) -> None:
+    assert problems("~optim.eps") == ["~optim.eps: recipe plain sets no value of optim.eps that could be dropped"]
+
+
+def test_a_recipe_by_path_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a b", RECIPE, "my recipe.v2.yaml")
+    monkeypatch.chdir(tmp_path)
+    config = compose("a b/my recipe.v2.yaml")
+    assert config.run.recipe == "my recipe.v2"
+
+
+def test_options_beside_a_recipe_can_be_chosen(tmp_path: Path) -> None:
+    write(tmp_path / "optim", "lr: 0.125\n", "mine.yaml")
+    assert compose(write(tmp_path, RECIPE), ["optim=mine"]).optim.lr == 0.125
+
+
+def test_a_mistake_in_an_option_file_names_the_file(tmp_path: Path, problems: Problems) -> None:
+    write(tmp_path / "optim", "lrr: 0.125\n", "mine.yaml")
+    (line,) = problems("optim=mine", recipe=write(tmp_path, RECIPE))
+    assert "optim/mine" in line
+    assert "lrr" in line
+
+
+def test_a_recipe_can_build_on_another(tmp_path: Path) -> None:
+    write(tmp_path, BASE, "base.yaml")
+    path = write(tmp_path, "defaults: [base, {algo: gspo}, _self_]\noptim:\n  lr: 0.5\n")
+    config = compose(path)
+    assert (config.optim.lr, config.optim.weight_decay, config.algo.name) == (0.5, 0.0, "gspo")
+    assert config.run.recipe == "mine"
+
+
+def test_a_recipe_that_changes_a_choice_of_its_base_must_settle_the_values(tmp_path: Path, problems: Problems) -> None:
+    write(tmp_path, BASE, "base.yaml")
+    (line,) = problems(recipe=write(tmp_path, "defaults: [base, {optim: adam_cosine}, _self_]\n"))
+    assert "builds on base, which sets optim.lr=0.0004, optim.weight_decay=0.0" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("defaults: [rlscale_schema\n", "not valid YAML"),
+        ("- a\n", "a recipe is a mapping"),
+        ("run: {}\n", "begins with a defaults list"),
+        ("defaults:\n  - model: tiny_qwen3\n", "begins with rlscale_schema"),
+        ("defaults: [rlscale_schema, _self_, {model: tiny_qwen3}]\n", "_self_ must be the last"),
+        ("defaults: [arithmatic]\n", "did you mean arithmetic?"),
+        ("defaults: [mine]\n", "no such recipe"),
+        ("defaults: [rlscale_schema]\nhydra: {verbose: true}\n", "hydra.verbose has no effect"),
+        ("defaults: [rlscale_schema]\na: 1\na: 2\n", "line 3: not valid YAML (found duplicate key a)"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        compose(path)
+    assert message in str(error.value)
+    assert path in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_nearest_and_the_known() -> None:
+    with pytest.raises(UserError, match=r"did you mean arithmetic\? Available: arithmetic, arithmetic_sft"):
+        compose("arithmatic")
+    with pytest.raises(UserError, match="there is no such file"):
+        compose("nowhere/mine.yaml")
+
+
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_recipe: str) -> None:
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    overrides = ["data=jsonl", "data.path='x.jsonl@[1:2]'", "model.create=null"]
+    config = compose(plain_recipe, [*overrides, "model.path=owner/model"])
+    assert isinstance(config.data, FileData)
+    assert config.data.path == f"{tmp_path}/x.jsonl@[1:2]"
+    assert config.model.path == f"{tmp_path}/owner/model"
+    assert compose(plain_recipe, [*overrides, "model.path=owner/other"]).model.path == "owner/other"
+
+
+def test_options_of_open_sections_need_no_plus(plain_recipe: str) -> None:
+    config = compose(
+        plain_recipe, ["rollout.sglang.schedule_policy=fcfs", "reward=custom", "reward.function._target_=a.B"]
+    )
+    assert config.rollout.sglang == {"schedule_policy": "fcfs"}
+    assert config.reward.function == {"_target_": "a.B"}
+
+
+def test_the_hash_changes_with_what_is_computed_and_with_nothing_else(plain_recipe: str) -> None:
+    same = [
+        "run.output=/x",
+        "run.root=y",
+        "run.scratch=z",
+        "run.progress=plain",
+        "tracker=wandb",
+        "checkpoint.resume=never",
+        "checkpoint.keep=7",
+        "rollout.engine_urls=[http://127.0.0.1:1]",
+        "cluster.ray_address=auto",
+    ]
+    first = config_hash(compose(plain_recipe))
+    for override in same:
+        assert config_hash(compose(plain_recipe, [override])) == first, override
+    for override in ("optim.lr=1e-3", "run.seed=1", "run.iterations=7", "algo=gspo", "rollout.sglang.tp_size=2"):
+        assert config_hash(compose(plain_recipe, [override])) != first, override
+    assert config_hash(compose(plain_recipe, ["algo/kl=loss", "algo.kl.placement=none", "algo.kl.coef=0"])) == first
+
+
+def test_config_error_keeps_its_lines_through_pickling() -> None:
+    error = pickle.loads(pickle.dumps(ConfigError(["a", "b"])))
+    assert (error.problems, str(error)) == (["a", "b"], "a\nb")

@@ -1,0 +1,67 @@
+"""Can this machine run it: GPUs, memory, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlscale.config import machine
+from rlscale.config.compose import compose
+from rlscale.config.errors import ConfigError
+from rlscale.config.machine import check_machine, count_gpus
+
+GPU = ["model=qwen3_0_6b", "cluster=node8"]
+
+
+def lines(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        check_machine(compose(None, overrides))
+    return error.value.problems
+
+
+def test_gpus_are_counted_without_a_driver_library(tmp_path: Path) -> None:
+    assert count_gpus(tmp_path) == 0
+    (tmp_path / "dev").mkdir()
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / "dev" / name).touch()
+    assert count_gpus(tmp_path) == 2
+    for number in range(8):
+        (tmp_path / "proc/driver/nvidia/gpus" / f"0000:{number}").mkdir(parents=True)
+    assert count_gpus(tmp_path) == 8
+
+
+def test_a_gpu_cluster_on_a_machine_without_gpus_says_what_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "count_gpus", lambda: 0)
+    (line,) = lines(*GPU)
+    assert "this machine has no GPU; choose cluster=local_cpu, or give cluster.ray_address" in line
+
+
+def test_fewer_gpus_than_asked_for_are_counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "count_gpus", lambda: 4)
+    assert lines(*GPU) == ["cluster.gpus_per_node=8, but this machine has 4 GPUs; lower it"]
+    monkeypatch.setattr(machine, "count_gpus", lambda: 8)
+    assert check_machine(compose(None, GPU)) == []
+
+
+def test_another_cluster_is_not_checked_from_here() -> None:
+    (note,) = check_machine(compose(None, [*GPU, "cluster.ray_address=auto"]))
+    assert note.startswith("cluster.ray_address=auto: GPUs, memory and files of that cluster are not checked")
+
+
+def test_a_model_larger_than_the_memory_is_refused() -> None:
+    (line,) = lines("model=qwen3_30b", "cluster.memory_gb=null", "parallel.data=4", "cluster.max_trainer_ranks=4")
+    assert "4 copies in training and 1 on engines need about 2013 GB, but this machine has" in line
+
+
+def test_missing_files_are_named_by_their_key(tmp_path: Path) -> None:
+    found = lines("data=jsonl", "data.path=/no/x.jsonl", "model.init=/no", "model.chat_template=/no.jinja")
+    assert [line.split("=")[0] for line in found] == ["model.chat_template", "data.path", "model.init"]
+    (tmp_path / "x.jsonl").touch()
+    check_machine(compose(None, ["data=jsonl", f"data.path='{tmp_path}/x.jsonl@[1:2]'"]))
+
+
+def test_more_work_than_cores_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    (note,) = check_machine(compose(None, ["parallel.data=2", "trainer.threads=2"]))
+    assert note.startswith("2 trainer ranks of 2 threads and 1 engines share 2 cores")

@@ -1,0 +1,79 @@
+"""Every shipped option and recipe composes and passes the checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.checks import check
+from rlscale.config.compose import compose
+from rlscale.config.groups import Groups
+from rlscale.config.recipe_file import shipped_recipes
+
+GROUPS = Groups.of()
+OPTIONS = [(group, option) for group in GROUPS.names for option in GROUPS.options(group)]
+
+DENSE8 = ["cluster=node8", "parallel=dense_8gpu", "rollout.engines=8"]
+MOE8 = ["cluster=node8", "parallel=moe_8gpu", "rollout.engines=2", "rollout.gpus_per_engine=4"]
+MULTINODE = [
+    "cluster=multinode_disaggregated",
+    "parallel=moe_multinode",
+    "rollout.max_staleness=1",
+    "rollout.engines=4",
+    "rollout.gpus_per_engine=4",
+]
+NEEDS = {
+    "parallel=dense_8gpu": ["model=qwen3_4b", *DENSE8],
+    "parallel=moe_8gpu": ["model=qwen3_30b", *MOE8],
+    "parallel=moe_multinode": ["model=qwen3_30b", *MULTINODE],
+    "cluster=node8": ["model=qwen3_0_6b", *DENSE8],
+    "cluster=multinode_disaggregated": ["model=qwen3_30b", *MULTINODE],
+    "model=tiny_qwen3": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
+    "model=qwen3_4b": DENSE8,
+    "model=qwen3_30b": MOE8,
+    "algo=sft": ["rollout.samples_per_group=1"],
+    "algo/loss=sft": ["algo=sft", "rollout.samples_per_group=1"],
+    "rollout=one_step_off": ["cluster.placement=disaggregated"],
+    "optim=adam_cosine": ["~optim"],
+    "reward=custom": ["reward.function._target_=mine.Reward"],
+    "data=jsonl": ["data.path=x.jsonl"],
+    "data=parquet": ["data.path=x.parquet"],
+    "data=custom": ["data.source._target_=mine.Source"],
+    "data@eval.data=jsonl": ["eval.data.path=x.jsonl"],
+    "data@eval.data=parquet": ["eval.data.path=x.parquet"],
+    "data@eval.data=custom": ["eval.data.source._target_=mine.Source"],
+}
+"""What an option needs beside it, as the documentation says."""
+
+
+def with_fixture(overrides: list[str], hf: Path) -> list[str]:
+    """The architecture of the chosen model from tests/fixtures instead of the hub."""
+    name = next((text.removeprefix("model=") for text in overrides if text.startswith("model=")), "")
+    return [*overrides, f"model.path={hf / name}"] if (hf / name / "config.json").is_file() else overrides
+
+
+@pytest.mark.parametrize("choice", [f"{group}={option}" for group, option in OPTIONS])
+def test_every_option_composes_and_passes_the_checks(choice: str, hf: Path, plain_recipe: str) -> None:
+    overrides = list(dict.fromkeys([choice, *NEEDS.get(choice, [])]))
+    config = compose(plain_recipe, with_fixture(overrides, hf))
+    check(config)
+    group, _, option = choice.partition("=")
+    assert config.run.groups[group] == option
+
+
+@pytest.mark.parametrize("option", GROUPS.options("data"))
+def test_every_data_option_serves_the_evaluation_too(option: str, plain_recipe: str) -> None:
+    choice = f"data@eval.data={option}"
+    check(compose(plain_recipe, [choice, *NEEDS.get(choice, [])]))
+
+
+@pytest.mark.parametrize("recipe", shipped_recipes())
+def test_every_recipe_composes_and_passes_the_checks(recipe: str) -> None:
+    assert check(compose(recipe)) == []
+
+
+def test_option_files_say_what_they_are() -> None:
+    for group, option in OPTIONS:
+        text = (GROUPS.folders[0] / group / f"{option}.yaml").read_text()
+        assert text.startswith("# "), f"conf/{group}/{option}.yaml"

@@ -1,0 +1,71 @@
+"""Fixtures of the rollout's unit tests."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: fake_engine.py is found here
+
+from fake_engine import FakeEngine
+
+from rlscale.config.schema.data import ArithmeticData
+from rlscale.config.schema.evaluation import EvalConfig
+from rlscale.config.schema.reward import RewardConfig
+from rlscale.config.schema.rollout import RolloutConfig
+from rlscale.data.character_tokenizer import character_tokenizer
+from rlscale.rollout.service import RolloutService
+from rlscale.rollout.spec import RolloutSpec
+
+
+@pytest.fixture(scope="session")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> RolloutSpec:
+    """4 groups of 3 samples, on-policy."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    character_tokenizer("0123456789+=", 64).save_pretrained(folder)
+    return RolloutSpec(
+        rollout=RolloutConfig(
+            groups_per_iteration=4, samples_per_group=3, max_response_tokens=6, max_concurrent=8, request_timeout_s=20.0
+        ),
+        reward=RewardConfig(function={"_target_": "rlscale.envs.rewards.exact.ExactAnswer"}),
+        data=ArithmeticData(max_number=20),
+        eval=EvalConfig(data=ArithmeticData(max_number=20, split="held_out"), prompts=6, samples_per_prompt=2),
+        seed=5,
+        tokenizer_folder=str(folder),
+    )
+
+
+Scenario = Callable[[FakeEngine, RolloutService], Awaitable[Any]]
+
+
+@asynccontextmanager
+async def started(spec: RolloutSpec, engine: FakeEngine) -> AsyncIterator[RolloutService]:
+    """A service connected to the engine, not generating yet."""
+    service = RolloutService(spec)
+    await service.start(engine.url, engine.api_key)
+    try:
+        yield service
+    finally:
+        await service.close()
+
+
+@pytest.fixture
+def run(spec: RolloutSpec) -> Callable[..., Any]:
+    """`run(scenario, key=value)`: the scenario's result, with a fresh engine and a service with those rollout keys."""
+
+    def call(scenario: Scenario, reward: RewardConfig | None = None, **rollout: Any) -> Any:
+        async def main() -> Any:
+            changed = replace(spec, rollout=replace(spec.rollout, **rollout), reward=reward or spec.reward)
+            async with FakeEngine() as engine, started(changed, engine) as service:
+                return await asyncio.wait_for(scenario(engine, service), 30)
+
+        return asyncio.run(main())
+
+    return call

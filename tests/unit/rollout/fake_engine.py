@@ -1,0 +1,103 @@
+"""An engine without a model that speaks SGLang's /generate, for tests of scheduling.
+
+tests/e2e/rollout/test_contract.py runs the same assertions against it and against a real server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+END = 3
+CONTEXT = 512
+
+
+class FakeEngine:
+    """`async with FakeEngine() as engine:` listens on a free port.
+
+    Tokens depend on prompt, seed and `weights` only. `delay(body)` gives the seconds a request takes, `fault(body)`
+    None, an HTTP status, or "drop" to break the connection. `requests` are the bodies in the order of their arrival.
+    """
+
+    def __init__(self, api_key: str | None = "secret") -> None:
+        self.api_key = api_key
+        self.weights = 0
+        self.weight_version = "default"
+        self.delay: Callable[[dict[str, Any]], float] = lambda body: 0.0
+        self.fault: Callable[[dict[str, Any]], int | str | None] = lambda body: None
+        self.requests: list[dict[str, Any]] = []
+        self.running = 0
+        self.most_running = 0
+        self.url = ""
+
+    async def __aenter__(self) -> FakeEngine:
+        app = web.Application()
+        app.router.add_post("/generate", self._generate)
+        app.router.add_post("/abort_request", self._abort)
+        self._aborted = asyncio.Event()
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._runner.cleanup()
+
+    def seeds(self) -> list[int]:
+        """Seeds of all requests so far."""
+        return [body["sampling_params"]["sampling_seed"] for body in self.requests]
+
+    async def _abort(self, request: web.Request) -> web.Response:
+        self._aborted.set()
+        return web.Response()
+
+    async def _generate(self, request: web.Request) -> web.Response:
+        if self.api_key is not None and request.headers.get("Authorization") != f"Bearer {self.api_key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        body = await request.json()
+        self.requests.append(body)
+        fault = self.fault(body)
+        if fault == "drop":
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        if len(body["input_ids"]) > CONTEXT:
+            return web.json_response({"error": {"message": "the input is longer than the context"}}, status=400)
+        if fault is not None:
+            return web.json_response({"error": "fault"}, status=fault)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            seconds = self.delay(body)
+            if seconds:
+                await asyncio.wait([asyncio.create_task(self._aborted.wait())], timeout=seconds)
+            return web.json_response(self._answer(body))
+        finally:
+            self.running -= 1
+
+    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        sampling, prompt = body["sampling_params"], body["input_ids"]
+        stream = random.Random(str((sampling["sampling_seed"], prompt, self.weights)))
+        tokens: list[int] = []
+        while len(tokens) < sampling["max_new_tokens"] and END not in tokens[-1:]:
+            tokens.append(stream.randint(END, 10))
+        reason: dict[str, Any] = {"type": "stop", "matched": END}
+        if tokens[-1] != END:
+            reason = {"type": "length", "length": sampling["max_new_tokens"]}
+        if self._aborted.is_set():
+            reason = {"type": "abort", "message": "Aborted"}
+        meta: dict[str, Any] = {
+            "output_token_logprobs": [[-math.log(8.0), token, None] for token in tokens],
+            "finish_reason": reason,
+            "weight_version": self.weight_version,
+        }
+        if body.get("logprob_start_len") == 0:
+            meta["input_token_logprobs"] = [[None if i == 0 else -1.0, t, None] for i, t in enumerate(prompt)]
+        return {"text": "", "meta_info": meta}

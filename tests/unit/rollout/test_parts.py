@@ -1,0 +1,142 @@
+"""Seeds, the gate, failure rates and pass@k."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.evaluation import EvalConfig
+from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.rollout.evaluation import pass_at_k, summarize
+from rlscale.rollout.failures import FailureRate
+from rlscale.rollout.gate import Gate
+from rlscale.rollout.seeds import request_seed
+
+
+def test_seeds_are_stable_numbers_of_31_bits() -> None:
+    # Written down: a change would break the repetition of every earlier run.
+    assert request_seed(0, 0, 0) == 685561823
+    seeds = {request_seed(0, prompt, sample) for prompt in range(100) for sample in range(10)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_seeds_differ_by_run_turn_and_stream() -> None:
+    assert len({request_seed(1, 2, 3), request_seed(2, 2, 3), request_seed(1, 2, 3, 1)}) == 3
+    assert request_seed(1, 2, 3) != request_seed(1, 2, 3, stream="eval")
+
+
+@pytest.mark.parametrize(("samples", "k"), [(4, 1), (4, 2), (5, 3), (3, 3)])
+def test_pass_at_k_is_the_share_of_draws_of_k_that_hold_a_solution(samples: int, k: int) -> None:
+    for solved in range(samples + 1):
+        outcomes = [1] * solved + [0] * (samples - solved)
+        draws = list(itertools.combinations(outcomes, k))
+        assert pass_at_k(solved, samples, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+def test_pass_at_k_needs_k_samples() -> None:
+    with pytest.raises(ValueError, match="pass@3 needs at least 3 samples"):
+        pass_at_k(1, 2, 3)
+
+
+def evaluated(*rewards: list[float]) -> list[Group]:
+    groups = []
+    for index, values in enumerate(rewards):
+        prompt = Prompt(index, str(index), np.array([1], np.int32), None)
+        samples = [
+            Sample.from_response(prompt, i, np.array([2] * (i + 1), np.int32), None, 0) for i in range(len(values))
+        ]
+        for sample, value in zip(samples, values, strict=True):
+            sample.reward = value
+        groups.append(Group(prompt, samples))
+    return groups
+
+
+def test_an_evaluation_averages_over_prompts_and_leaves_failed_samples_out() -> None:
+    config = EvalConfig(samples_per_prompt=2, pass_k=[1, 2])
+    result = summarize(config, evaluated([1.0, 0.0], [1.0], [0.0, 0.0], []), dropped=3, version=7, keep=1)
+    assert result.pass_at_1 == pytest.approx((0.5 + 1.0 + 0.0) / 3)
+    assert result.pass_at_k[2] == pytest.approx(0.5)  # the prompt with one sample left has no pass@2
+    assert result.mean_reward == pytest.approx(2 / 5)
+    assert result.mean_length == pytest.approx((1 + 2 + 1 + 1 + 2) / 5)
+    assert (result.prompts, result.samples, result.failures, result.dropped, result.version) == (3, 5, 3, 3, 7)
+    assert len(result.groups) == 1
+
+
+def test_an_evaluation_without_any_sample_is_an_error() -> None:
+    with pytest.raises(UserError, match="every sample of the evaluation failed"):
+        summarize(EvalConfig(), evaluated([], []), 0, 0, 1)
+
+
+def test_failures_are_counted_against_the_last_window_only() -> None:
+    rate = FailureRate("rewards", "reward.max_failure_rate", 0.2, 10)
+    for _ in range(20):
+        for _ in range(4):
+            rate.success()
+        rate.failure("x")
+    assert rate.total == 20
+    # Two of the last ten failed, which is allowed; the oldest of the ten was a success.
+    with pytest.raises(UserError, match=r"3 of the last 10 rewards failed, .*max_failure_rate=0.2 of 10 .*: why"):
+        rate.failure("why")
+
+
+def test_with_a_bound_of_zero_the_first_failure_is_one_too_many() -> None:
+    with pytest.raises(UserError, match="1 of the last 1"):
+        FailureRate("requests", "k", 0.0, 10).failure("x")
+
+
+def test_the_gate_lets_in_first_come_first_served_up_to_its_limit() -> None:
+    async def scenario() -> tuple[list[int], int]:
+        gate, order, inside, most = Gate(2), [], 0, 0
+
+        async def visit(number: int) -> None:
+            nonlocal inside, most
+            async with gate:
+                order.append(number)
+                inside += 1
+                most = max(most, inside)
+                await asyncio.sleep(0.001 * (number % 3))
+                inside -= 1
+
+        await asyncio.gather(*[visit(number) for number in range(20)])
+        return order, most
+
+    assert asyncio.run(scenario()) == (list(range(20)), 2)
+
+
+def test_a_visitor_who_gives_up_leaves_no_hole_in_the_gate() -> None:
+    async def scenario() -> int:
+        gate = Gate(1)
+
+        async def visit() -> None:
+            async with gate:
+                await asyncio.sleep(0.01)
+
+        visits = [asyncio.create_task(visit()) for _ in range(5)]
+        await asyncio.sleep(0)
+        for visit_ in (visits[0], visits[2]):
+            visit_.cancel()
+        results = await asyncio.wait_for(asyncio.gather(*visits, return_exceptions=True), 1)
+        await asyncio.wait_for(gate.close(), 1)
+        return sum(isinstance(result, asyncio.CancelledError) for result in results)
+
+    assert asyncio.run(scenario()) == 2
+
+
+def test_an_interval_that_goes_on_is_cut_and_continued() -> None:
+    async def scenario() -> list[tuple[float, float]]:
+        gate = Gate(1)
+        async with gate:
+            await asyncio.sleep(0.02)
+            first = gate.intervals()
+            await asyncio.sleep(0.02)
+        return first + gate.intervals()
+
+    (first, second) = asyncio.run(scenario())
+    assert first[1] == second[0]
+    assert math.isclose(second[1] - first[0], 0.04, abs_tol=0.03)

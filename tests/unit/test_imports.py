@@ -1,0 +1,117 @@
+"""Arrows between the rooms of rlscale point one way, and each room uses its own packages only."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "rlscale"
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a room may import besides the standard library."""
+
+    packages: frozenset[str]
+    rooms: frozenset[str]
+
+
+def room(packages: str = "", rooms: str = "") -> Room:
+    return Room(frozenset(packages.split()), frozenset(rooms.split()))
+
+
+EVERY_ROOM = "config algo platform data weights envs serve rollout trainer observe"
+
+# The columns of samples and batches are NumPy arrays, so the rooms that hand them on import numpy; tokenizers and
+# huggingface_hub come with transformers, pyarrow with datasets, mbridge with the mapping onto megatron.
+ROOMS = {
+    "config": room("omegaconf hydra"),
+    "algo": room("torch numpy"),
+    "platform": room("torch", "config"),
+    "data": room("numpy torch datasets pyarrow transformers tokenizers huggingface_hub", "config"),
+    "weights": room("numpy torch safetensors megatron mbridge", "config platform"),
+    "envs": room("math_verify", "config data"),
+    "serve": room("aiohttp psutil", "config platform"),
+    "rollout": room("numpy aiohttp", "config data envs"),
+    "trainer": room("numpy torch megatron", "config platform algo data weights"),
+    "observe": room("rich wandb tensorboard", "config data"),
+    "run": room("numpy ray hydra", EVERY_ROOM),
+    "cli": room("", "config run"),
+    "__main__": room("", "cli"),
+}
+
+SINGLE_FILES = {
+    # The program of an SGLang server and of a router, which run in processes of their own.
+    "serve/engine_main.py": {"sglang"},
+    "serve/router_main.py": {"sglang_router"},
+    # Stand-ins for modules that are missing on the CPU must be in place before transformers looks for the real ones.
+    "platform/sglang_stubs.py": {"transformers"},
+    # A trainer rank exports its own shard of the model.
+    "trainer/megatron/export.py": {"safetensors"},
+    # Whether the process that left a shared-memory file behind is still alive.
+    "weights/flat_bucket.py": {"psutil"},
+    # Threads of a trainer rank, set in its own process before anything else.
+    "run/actors.py": {"torch"},
+}
+"""Packages that one file needs and the rest of its room does not, and why."""
+
+FILES = sorted(
+    str(file.relative_to(PACKAGE))
+    for file in PACKAGE.rglob("*.py")
+    if file.name != "__init__.py" or file.parent != PACKAGE
+)
+
+
+def imported(file: str) -> Iterator[str]:
+    """Dotted names that a file imports anywhere in it, inside functions and for type checking too."""
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import hides which room it reaches into"
+            assert node.module is not None
+            if node.module == "rlscale":
+                yield from (f"rlscale.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def name_of_room(file: str) -> str:
+    first = file.split("/")[0]
+    return first.removesuffix(".py")
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {name_of_room(file) for file in FILES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_follow_the_table(file: str) -> None:
+    own = name_of_room(file)
+    allowed = ROOMS[own]
+    for name in imported(file):
+        top, _, rest = name.partition(".")
+        if top == "rlscale":
+            other = rest.split(".")[0]
+            is_room = other in ROOMS
+            assert not is_room or other == own or other in allowed.rooms, f"{file}: {own} may not import {name}"
+        elif top not in sys.stdlib_module_names:
+            known = allowed.packages | SINGLE_FILES.get(file, set())
+            assert top in known, f"{file}: {own} may not import {name}"
+
+
+def test_arrows_point_down() -> None:
+    order = list(ROOMS)
+    for name, allowed in ROOMS.items():
+        reached = allowed.rooms - {"cli"} if name == "__main__" else allowed.rooms
+        assert all(order.index(other) < order.index(name) for other in reached), name
+
+
+def test_single_files_are_still_needed() -> None:
+    for file, packages in SINGLE_FILES.items():
+        assert packages <= {name.split(".")[0] for name in imported(file)}, file

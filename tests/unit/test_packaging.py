@@ -1,0 +1,46 @@
+"""A wheel installed outside the clone finds conf/ and recipes/."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+ASK = """
+import rlscale.config.locations as places
+from rlscale.config.checks import check
+from rlscale.config.compose import compose
+config = compose(None, ["algo/kl=loss"])
+check(config)
+print(places.__file__, places.conf_dir(), places.recipes_dir(), config.algo.kl.placement.name, sep="\\n")
+"""
+
+
+def test_an_installed_wheel_composes_outside_the_clone(tmp_path: Path) -> None:
+    wheels, target, elsewhere = tmp_path / "wheels", tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-index"]
+    build = [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = wheels.glob("rlscale-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "rlscale/_assets/conf/algo/loss/clip.yaml" in names
+    assert "rlscale/_assets/recipes/arithmetic.yaml" in names
+    assert "rlscale/cli.py" in names
+    assert not [name for name in names if name.startswith("tests/")]
+
+    subprocess.run([*pip, "install", *offline, "--target", str(target), str(wheel)], check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], cwd=elsewhere, env=environment, capture_output=True, text=True, check=True
+    )
+    file, conf, recipes, placement = done.stdout.splitlines()
+    assert file.startswith(str(target))
+    assert (conf, recipes) == (f"{target}/rlscale/_assets/conf", f"{target}/rlscale/_assets/recipes")
+    assert placement == "loss"
+    assert list(elsewhere.iterdir()) == []
