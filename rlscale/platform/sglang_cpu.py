@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlscale.platform import sglang_seeded, sglang_stubs
+from rlscale.platform import sglang_attention, sglang_seeded, sglang_stubs
 
 VERSION = "0.5.19"
 """The version of SGLang that the adaptations here were written for."""
@@ -101,6 +101,7 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     "sglang.srt.entrypoints.engine": _fork_children,
     "sglang.srt.managers.load_snapshot": _keep_snapshots_in_tmpdir,
     "sglang.srt.state_capturer.base": _allocate_pageable,
+    "sglang.srt.layers.attention.torch_native_backend": sglang_attention.batch_attention,
 }
 """Module -> what is changed in it right after its import."""
 

@@ -7,6 +7,7 @@ the next `connect` forms a fresh one under a new name.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import socket
 import time
@@ -66,17 +67,15 @@ class BroadcastTransport:
         self._pass_on(last=True)
 
     def close(self) -> None:
-        """See Transport. A group in which something failed is abandoned, not left: leaving would wait for the others."""
+        """See Transport. A group in which something failed is abandoned: leaving it would wait for the others."""
         group, self._group, self._waiting = self._group, None, None
         if group is not None:
             leaving: list[Callable[[], None]] = [
                 lambda receiver=receiver: receiver.close_group(self._name)  # type: ignore[misc]  # mypy: defaults
                 for receiver in self._receivers
             ]
-            try:
+            with contextlib.suppress(TransferError):  # an engine that is gone has left
                 self._together(leaving, "leave the process group")
-            except TransferError:  # an engine that is gone has left
-                pass
             dist.destroy_process_group(group)
         self._receivers = []
 
@@ -134,7 +133,13 @@ def join_group(
     timeout = datetime.timedelta(seconds=timeout_s)
     store = dist.TCPStore(address, port, world_size, is_master=rank == 0, timeout=timeout)
     group, _ = _new_process_group_helper(
-        world_size, rank, [], Backend(backend), dist.PrefixStore(name, store), group_name=name, timeout=timeout
+        world_size,
+        rank,
+        [],
+        Backend(backend),
+        dist.PrefixStore(name, store),
+        group_name=name,  # type: ignore[arg-type]  # a NewType of str
+        timeout=timeout,
     )
     _world.pg_group_ranks[group] = {number: number for number in range(world_size)}
     return group
@@ -146,7 +151,8 @@ def _in_background(call: Callable[[], None]) -> Future[None]:
 
     def run() -> None:
         try:
-            future.set_result(call())
+            call()
+            future.set_result(None)
         except BaseException as error:
             future.set_exception(error)
 

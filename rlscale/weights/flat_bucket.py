@@ -89,8 +89,9 @@ class SharedBytes:
 
     def reader(self) -> Rebuild:
         """What unpickles to the bytes in another process."""
-        size = self.flat.numel()
-        return Rebuild(functools.partial(torch.from_file, shared=True, size=size, dtype=torch.uint8), (str(self.path),))
+        # Not shared: the reader maps the same memory, but a file that is gone is an error and not made anew, empty.
+        mapping = functools.partial(torch.from_file, shared=False, size=self.flat.numel(), dtype=torch.uint8)
+        return Rebuild(mapping, (str(self.path),))
 
     def remove(self) -> None:
         """Forget the file; who has mapped it keeps the bytes."""

@@ -1,4 +1,4 @@
-"""Hugging Face safetensors into a rank's Megatron model: every rank reads what it needs, nobody holds the model twice."""
+"""Hugging Face safetensors into a rank's Megatron model: every rank reads what it needs, tensor by tensor."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class MegatronWeights:
         self._items = self._agree()
 
     def _agree(self) -> list[_Item]:
-        """All parameters in an order that every rank shares. The experts are those of the first expert-parallel rank."""
+        """All parameters in an order that every rank shares; the experts are those of this rank."""
         stage = self._groups.pipeline.rank()
         own = [
             _Item(name, stage, parameter.shape, parameter.dtype)

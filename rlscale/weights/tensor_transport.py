@@ -140,7 +140,8 @@ class IpcTransport:
         """Hand the waiting bucket over; the memory is kept until the engine has answered."""
         if self._waiting is None:
             return
-        assert self._group is not None and self._receiver is not None
+        assert self._group is not None
+        assert self._receiver is not None
         _, serialized, version = self._waiting
         talks = dist.get_rank() == self._first
         every: list[str] | None = [""] * self._group.size() if talks else None

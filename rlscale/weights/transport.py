@@ -46,7 +46,7 @@ class Transport(Protocol):
         """Say who gets the weights; replaces what was said before. Collective over the trainer's ranks."""
 
     def send(self, bucket: Bucket) -> None:
-        """Carry a bucket. It may be underway when this returns, but its tensors are no longer needed."""
+        """Carry a bucket. It may be underway when this returns: its tensors must not change before `commit` returns."""
 
     def commit(self, version: int) -> None:
         """Wait until every receiver has loaded everything that was sent, as weight version `version`.

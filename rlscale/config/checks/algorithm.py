@@ -97,10 +97,10 @@ def schedule_is_consistent(subject: Subject) -> Iterator[str]:
         return
     if optim.min_lr > optim.lr:
         yield f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}"
-    end = optim.decay_steps if optim.decay_steps is not None else total
-    if optim.warmup_steps >= end:
-        what = "optim.decay_steps" if optim.decay_steps is not None else "the optimizer steps of the run"
-        yield f"optim.warmup_steps={optim.warmup_steps} must be below {what} ({end})"
+    if optim.decay_steps is not None and optim.warmup_steps >= optim.decay_steps:
+        yield f"optim.warmup_steps={optim.warmup_steps} must be below optim.decay_steps ({optim.decay_steps})"
+    elif optim.decay_steps is None and optim.warmup_steps >= total:  # a run shortened to try something out
+        subject.notes.append(f"the run's {total} optimizer steps end within optim.warmup_steps={optim.warmup_steps}")
 
 
 ALGORITHM_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (

@@ -1,1 +1,1 @@
-"""The policy on Megatron-core: model, attention, log-probs, steps, checkpoints. Import only after Platform.install_megatron."""
+"""The policy on Megatron-core: model, log-probs, steps, checkpoints. Import it after `Platform.install_megatron`."""

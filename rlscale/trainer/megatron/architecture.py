@@ -1,4 +1,4 @@
-"""From a Hugging Face config to Megatron's TransformerConfig. A family that is not listed here is refused, not guessed."""
+"""From a Hugging Face config to Megatron's TransformerConfig. A family that is not listed is refused, not guessed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Architecture:
 
 
 def transformer_config(architecture: Architecture, spec: TrainerSpec, platform: Platform) -> TransformerConfig:
-    """Megatron's configuration of the model under the run's parallelism. UserError for options that Megatron refuses."""
+    """Megatron's configuration of the model as the run splits it. UserError for options that Megatron refuses."""
     options = {
         **_common(architecture.hf),
         **_FAMILIES[architecture.family](architecture.hf),
@@ -108,7 +108,7 @@ def _common(hf: Mapping[str, Any]) -> dict[str, Any]:
         "add_bias_linear": False,
         "attention_dropout": hf.get("attention_dropout", 0.0),
         "hidden_dropout": 0.0,
-        "moe_token_dispatcher_type": "alltoall",  # Megatron asks for it with micro-batches of varying size, experts or not
+        "moe_token_dispatcher_type": "alltoall",  # asked for with varying micro-batches, experts or not
     }
 
 

@@ -1,4 +1,4 @@
-"""Which module stands where in a transformer layer: Transformer Engine's where it is installed (CUDA), ours elsewhere."""
+"""Which module stands where in a transformer layer: Transformer Engine's where it is installed, ours elsewhere."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ class _LogProbs(torch.autograd.Function):
         ctx: Any, logits: Tensor, labels: Tensor, temperature: float, first: int, end: int, group: Any, entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
         parts = [_statistics(z, y, temperature, first, end, group, entropy) for z, y in _chunks(logits, labels)]
-        logprobs, normaliser, entropies = (torch.cat(x) if x[0] is not None else None for x in zip(*parts, strict=True))
+        logprobs, normaliser = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        entropies = torch.cat([part[2] for part in parts if part[2] is not None]) if entropy else None
         ctx.save_for_backward(logits, labels, normaliser, entropies)
         ctx.temperature, ctx.first, ctx.end = temperature, first, end
         ctx.set_materialize_grads(False)

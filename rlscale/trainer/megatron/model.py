@@ -1,4 +1,4 @@
-"""Building the policy's model: Megatron's GPT with our layer spec, weights from Hugging Face, wrapped in Megatron's DDP."""
+"""Building the policy's model: Megatron's GPT with our layer spec and Hugging Face weights, in Megatron's DDP."""
 
 from __future__ import annotations
 

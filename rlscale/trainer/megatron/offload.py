@@ -41,8 +41,8 @@ class Offload:
             device = _bytes_of(storage)
             host = torch.empty(device.shape, dtype=torch.uint8, pin_memory=device.is_cuda)
             self._kept.append((storage, host.copy_(device)))
-        for storage, *_ in (*self._kept, *self._dropped):
-            storage.resize_(0)
+        for given_up in [storage for storage, *_ in self._kept] + [storage for storage, *_ in self._dropped]:
+            given_up.resize_(0)
 
     def wake(self) -> None:
         """Take the memory again, with everything as it was, and gradients of zero."""

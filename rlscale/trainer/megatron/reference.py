@@ -1,4 +1,4 @@
-"""A frozen policy beside the one that is trained: its weights lie in host memory and take the model's place for a pass."""
+"""A frozen policy beside the trained one: its weights lie in host memory and take the model's place for a pass."""
 
 from __future__ import annotations
 

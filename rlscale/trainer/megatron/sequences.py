@@ -1,4 +1,4 @@
-"""Where the tokens of a packed micro-batch stand: per-segment padding, context-parallel slices, positions, attention batches.
+"""Where the tokens of a packed micro-batch stand: padding, context-parallel slices, positions, attention batches.
 
 Segments lie one after another. With context parallelism each is padded to a multiple of 2 x ranks and cut zig-zag (rank
 r holds chunks r and 2 x ranks - 1 - r, which balances causal attention). A last segment of padding fills up what

@@ -55,7 +55,7 @@ NODE8 = ("cluster=node8",)
         ),
         (["optim.min_lr=1e-9"], "is never reached with optim.schedule=constant"),
         (["optim.schedule=cosine", "optim.min_lr=1"], "optim.min_lr=1 is above optim.lr=0.0004"),
-        (["optim.schedule=linear", "optim.warmup_steps=150"], "must be below the optimizer steps of the run (150)"),
+        (["optim.schedule=linear", "optim.warmup_steps=9", "optim.decay_steps=9"], "must be below optim.decay_steps (9)"),
         # rollout and evaluation
         (["rollout.max_staleness=1"], "use cluster.placement=disaggregated, or rollout.max_staleness=0"),
         (["rollout.max_staleness=2", DISAGGREGATED], "this version goes up to 1"),
@@ -202,3 +202,8 @@ def test_a_model_folder_without_or_with_a_broken_config_is_named(problems: Probl
 
 def test_plain_names_enums() -> None:
     assert plain(compose())["algo"]["score"] == "group_mean_std"
+
+
+def test_a_run_shorter_than_its_warmup_is_only_noted(plain_recipe):
+    notes = check(compose(plain_recipe, ["optim.schedule=linear", "optim.warmup_steps=10", "run.iterations=3"]))
+    assert any("the run's 3 optimizer steps end within optim.warmup_steps=10" in note for note in notes)

@@ -1,0 +1,55 @@
+"""Runs that several tests look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.run.command import SHORT, Finished, run
+
+RECIPE = """
+defaults:
+  - arithmetic
+  - _self_
+warm_start:
+  recipe: {stage}
+rollout:
+  groups_per_iteration: 4
+  samples_per_group: 4
+eval:
+  prompts: 16
+  every: 0
+checkpoint:
+  every: 1
+run:
+  iterations: 3
+"""
+STAGE = """
+defaults:
+  - arithmetic_sft
+  - _self_
+run:
+  iterations: 60
+"""
+
+
+@pytest.fixture(scope="session")
+def shared(shared_server) -> list[str]:
+    """Overrides by which a run uses the session's engine instead of starting its own."""
+    return [f"rollout.engine_urls=[{shared_server.url}]", f"rollout.engine_key_file={shared_server.key_file}"]
+
+
+@pytest.fixture(scope="session")
+def short(shared) -> list[str]:
+    """A short run of the default recipe on the session's engine, without warm start."""
+    return [*SHORT, *shared]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, shared: list[str]) -> tuple[Path, Finished]:
+    """The default recipe shortened, warm start included: the folder it ran in, and how it ended."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "stage.yaml").write_text(STAGE)
+    (folder / "short.yaml").write_text(RECIPE.format(stage=folder / "stage.yaml"))
+    return folder, run(folder, "recipe=short.yaml", *shared)

@@ -1,0 +1,136 @@
+"""The default recipe, shortened, from the command to the last file; then again, from what it left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlscale.rollout.client import EngineClient
+from tests.e2e.run.command import metrics, only_run, run, summary
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_it_ends_with_status_accuracies_time_and_folder(finished):
+    folder, ended = finished
+    assert ended.code == 0, ended.text
+    last = ended.text.strip().splitlines()[-1]
+    made = summary(only_run(folder))
+    assert last.startswith("finished  accuracy before ")
+    assert f"before {made['eval_before']:.3f}, after {made['eval_after']:.3f}" in last
+    assert last.endswith(str(only_run(folder)))
+    assert "Traceback" not in ended.text
+
+
+def test_the_missing_warm_start_is_run_first_and_said(finished):
+    folder, ended = finished
+    assert "warm start: no result of recipe=stage" in ended.text
+    (stage,) = (folder / "outputs" / "stage").glob("stage-*")
+    assert summary(stage)["iterations"] == 60
+    losses = [line["loss"] for line in metrics(stage)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_the_first_step_is_on_policy(finished):
+    made = summary(only_run(finished[0]))
+    assert abs(made["ppo_kl_first_step"]) <= 1e-8
+    assert 0 < made["logprob_diff_max"] < 1e-4
+    assert made["canary_diff_max"] < 1e-4
+    first = metrics(only_run(finished[0]))[0]
+    assert first["ratio_max_first_step"] == 1.0
+
+
+def test_the_seconds_of_the_loop_add_up(finished):
+    made = summary(only_run(finished[0]))
+    parts = sum(made[f"{name}_seconds"] for name in ("generate", "train", "sync", "other"))
+    assert parts == pytest.approx(made["loop_seconds"], abs=0.01)
+    assert made["startup_seconds"] + made["loop_seconds"] <= made["wall_seconds"] + 0.01
+
+
+def test_the_counters_add_up(finished):
+    folder = only_run(finished[0])
+    lines, made = metrics(folder), summary(folder)
+    assert [line["iteration"] for line in lines] == [1, 2, 3]
+    assert [line["weight_version"] for line in lines] == [1, 2, 3]
+    assert made["tokens_generated"] == made["tokens_trained"] == sum(line["tokens"] for line in lines)
+    assert all(line["samples"] == 16 for line in lines)
+    assert made["samples_failed"] == 0
+
+
+def test_the_folder_holds_what_the_readme_says(finished):
+    folder = only_run(finished[0])
+    for name in ("recipe.yaml", "resolved.yaml", "metrics.jsonl", "summary.json", "report.html"):
+        assert (folder / name).stat().st_size > 0, name
+    assert {path.name for path in (folder / "logs").iterdir()} >= {"rank-0.log", "rollout.log", "router.log"}
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
+        "iteration_000002",
+        "iteration_000003",
+    ]
+    page = (folder / "report.html").read_text()
+    assert "<svg" in page
+    assert "src=" not in page
+
+
+async def engine_logprobs(server, tokens: list[int]) -> torch.Tensor:
+    """What the engine says of tokens[1:]."""
+    client = EngineClient(server.url, server.api_key)
+    try:
+        return torch.from_numpy(await client.score(np.array(tokens, np.int32)))[1:]
+    finally:
+        await client.close()
+
+
+def test_the_exported_model_gives_the_trained_logits(finished, shared_server):
+    """The engine still holds the weights that the trainer sent last; transformers loads what it wrote last."""
+    folder = only_run(finished[0])
+    model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
+    tokens = tokenizer("47+38=58", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logprobs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    expected = torch.stack([logprobs[at - 1, token] for at, token in enumerate(tokens) if at])
+    found = asyncio.run(engine_logprobs(shared_server, tokens))
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_its_recipe_runs_again_elsewhere_to_the_same_bits(finished, shared, tmp_path: Path):
+    """Another folder, the same seed: the same samples and bit for bit the same weights."""
+    first = only_run(finished[0])
+    shutil.copy(first / "recipe.yaml", tmp_path / "shared-with-me.yaml")
+    (tmp_path / "elsewhere").mkdir()
+    again = run(tmp_path / "elsewhere", "recipe=../shared-with-me.yaml", *shared, "run.scratch=scratch")
+    assert again.code == 0, again.text
+    second = only_run(tmp_path / "elsewhere")
+    assert (first / "samples.jsonl").read_text() == (second / "samples.jsonl").read_text()
+    ours, theirs = load_file(first / "hf" / "model.safetensors"), load_file(second / "hf" / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    rewards = [[line["reward"] for line in metrics(folder)] for folder in (first, second)]
+    assert rewards[0] == rewards[1]
+
+
+def test_export_writes_the_checkpoint_as_a_hugging_face_folder(finished, tmp_path: Path):
+    folder = only_run(finished[0])
+    ended = run(finished[0], "export", f"run.output={folder}", f"to={tmp_path / 'model'}")
+    assert ended.code == 0, ended.text
+    final = load_file(folder / "hf" / "model.safetensors")
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(final[name], exported[name]) for name in final)
+
+
+def test_a_finished_folder_is_not_run_over(finished, shared):
+    folder = only_run(finished[0])
+    before = (folder / "summary.json").read_text()
+    ended = run(finished[0], "recipe=short.yaml", *shared, f"run.output={folder}")
+    assert ended.code == 2
+    assert "finished run" in ended.text
+    assert (folder / "summary.json").read_text() == before
+    json.loads(before)

@@ -1,0 +1,101 @@
+"""Other shapes of the same run: disaggregated, two engines, two ranks, a sweep, data from a file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rlscale.observe.timeline import DRIVER, ENGINES, read_timeline
+from tests.e2e.run.command import SHORT, metrics, only_run, run, summary
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_disaggregated_one_step_off_generates_while_it_trains(short, tmp_path: Path):
+    ended = run(
+        tmp_path, *short, "cluster.placement=disaggregated", "rollout.max_staleness=1", "run.iterations=4",
+        "rollout.groups_per_iteration=16",
+    )  # fmt: skip
+    assert ended.code == 0, ended.text
+    folder = only_run(tmp_path)
+    assert max(line["staleness_max"] for line in metrics(folder)) == 1
+    assert summary(folder)["canary_diff_max"] < 1e-4
+    spans = read_timeline(folder)
+    training = [span for span in spans if span.lane == DRIVER and span.name == "train"]
+    generating = [span for span in spans if span.lane == ENGINES]
+    overlap = sum(max(0.0, min(a.end, b.end) - max(a.start, b.start)) for a in training for b in generating)
+    assert overlap > 0.05
+
+
+def test_two_tensor_parallel_ranks_agree_with_the_engine(short, tmp_path: Path):
+    ended = run(tmp_path, *short, "parallel.tensor=2")
+    assert ended.code == 0, ended.text
+    folder = only_run(tmp_path)
+    assert (folder / "logs" / "rank-1.log").exists()
+    assert 0 < summary(folder)["logprob_diff_max"] < 1e-4
+    assert 0 < summary(folder)["canary_diff_max"] < 1e-4
+
+
+KNOWN_KEY = "known-to-this-test-only-0123456789"
+RUN_WITH_A_KNOWN_KEY = f"""
+import secrets, sys
+secrets.token_urlsafe = lambda size=None: "{KNOWN_KEY}"
+from rlscale.cli import main
+sys.exit(main())
+"""
+
+
+def test_two_engines_and_two_data_parallel_ranks_whose_key_is_nowhere(tmp_path: Path):
+    """Two engines of its own serve the run; the run's API key is in no log, file, process list or environment."""
+    overrides = [*SHORT, "rollout.engines=2", "parallel.data=2", "run.iterations=3"]
+    log = tmp_path / "command.log"
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN_WITH_A_KNOWN_KEY, *overrides], cwd=tmp_path, stdout=output, stderr=output
+        )
+    seen = 0
+    while process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            try:
+                shown = [*child.cmdline(), *child.environ().values()]
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            seen += "rlscale.serve.engine_main" in shown
+            assert not any(KNOWN_KEY in text for text in shown), child
+        time.sleep(0.5)
+    assert process.returncode == 0, log.read_text()
+    assert seen > 1
+    folder = only_run(tmp_path)
+    served = ["Prefill batch" in (folder / "logs" / f"engine-{n}.log").read_text() for n in (0, 1)]
+    assert served == [True, True]
+    assert summary(folder)["status"] == "finished"
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size < 1 << 24]
+    assert files
+    assert not [path for path in files if KNOWN_KEY.encode() in path.read_bytes()]
+
+
+def test_a_sweep_of_two_ends_with_a_table(short, tmp_path: Path):
+    ended = run(tmp_path, "-m", *short, "run.iterations=1", "optim.lr=1e-4,2e-4", timeout=290)
+    assert ended.code == 0, ended.text
+    runs = sorted((tmp_path / "outputs" / "arithmetic").glob("*/summary.json"))
+    assert [json.loads(path.read_text())["status"] for path in runs] == ["finished", "finished"]
+    rates = {metrics(path.parent)[0]["lr"] for path in runs}
+    assert len(rates) == 2
+    table = ended.text.split("finished")[-1]
+    assert "0.0001" in ended.text or "1e-4" in ended.text, table
+    assert "0.0002" in ended.text or "2e-4" in ended.text, table
+
+
+def test_problems_from_a_file_with_the_mathematics_reward(short, tmp_path: Path):
+    rows = [{"q": f"{a}+{b}=", "a": str(a + b)} for a in range(5) for b in range(5)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["data=jsonl", "data.path=sums.jsonl", "data.prompt_key=q", "data.label_key=a", "reward=math"]
+    ended = run(tmp_path, *short, *given, "eval.enabled=false", "run.iterations=1")
+    assert ended.code == 0, ended.text
+    assert metrics(only_run(tmp_path))[0]["samples"] == 16

@@ -1,0 +1,102 @@
+"""Hugging Face -> Megatron -> Hugging Face is exact, whole and split over tensor-parallel ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from rlscale.weights.mapping import RULES, WeightMap
+
+CONFIG: dict[str, Any] = {
+    "model_type": "qwen3",
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 6,
+    "num_hidden_layers": 2,
+}
+WIDTH, INNER = 16, 24
+
+SHAPES = {
+    "model.embed_tokens.weight": (30, WIDTH),
+    "model.norm.weight": (WIDTH,),
+    "lm_head.weight": (30, WIDTH),
+    "input_layernorm.weight": (WIDTH,),
+    "post_attention_layernorm.weight": (WIDTH,),
+    "q_proj.weight": (48, WIDTH),
+    "k_proj.weight": (24, WIDTH),
+    "v_proj.weight": (24, WIDTH),
+    "q_norm.weight": (6,),
+    "k_norm.weight": (6,),
+    "o_proj.weight": (WIDTH, 48),
+    "gate_proj.weight": (INNER, WIDTH),
+    "up_proj.weight": (INNER, WIDTH),
+    "down_proj.weight": (WIDTH, INNER),
+    "mlp.gate.weight": (4, WIDTH),
+}
+
+
+def shape_of(hf_name: str) -> tuple[int, ...]:
+    return next(shape for ending, shape in SHAPES.items() if hf_name.endswith(ending))
+
+
+def parameters(family: str) -> list[str]:
+    names = [rule.megatron for rule in RULES[family]] + ["output_layer.weight"]
+    return [name.format(layer=11, expert=3) for name in names]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("family", list(RULES))
+def test_round_trip_is_exact_for_any_number_of_ranks(family: str, ranks: int) -> None:
+    weights = WeightMap({**CONFIG, "model_type": family})
+    padded = -(-30 // ranks) * ranks
+    for name in parameters(family):
+        tensors = [torch.randn(shape_of(hf_name)) for hf_name in weights.hf_names(name)]
+        full = weights.from_hf(name, tensors, padded)
+        shards = [weights.shard(name, full, rank, ranks) for rank in range(ranks)]
+        back = weights.to_hf(name, weights.merge(name, shards))
+        assert [hf_name for hf_name, _ in back] == weights.hf_names(name)
+        for (_, tensor), before in zip(back, tensors, strict=True):
+            assert torch.equal(tensor, before), name
+
+
+def test_each_rank_holds_whole_key_value_heads() -> None:
+    weights = WeightMap(CONFIG)
+    name = "decoder.layers.0.self_attention.linear_qkv.weight"
+    q, k, v = (torch.arange(rows * WIDTH, dtype=torch.float32).view(rows, WIDTH) for rows in (48, 24, 24))
+    shard = weights.shard(name, weights.from_hf(name, [q, k, -v]), rank=1, size=2)
+    # The third key-value head comes first on the second rank: its two query heads, then its key and its value.
+    assert torch.equal(shard[:12], q[24:36])
+    assert torch.equal(shard[12:18], k[12:18])
+    assert torch.equal(shard[18:24], -v[12:18])
+
+
+def test_each_rank_holds_matching_rows_of_gate_and_up() -> None:
+    weights = WeightMap(CONFIG)
+    name = "decoder.layers.0.mlp.linear_fc1.weight"
+    gate, up = torch.randn(INNER, WIDTH), torch.randn(INNER, WIDTH)
+    shard = weights.shard(name, weights.from_hf(name, [gate, up]), rank=1, size=2)
+    assert torch.equal(shard, torch.cat([gate[12:], up[12:]]))
+
+
+def test_expert_and_layer_are_counted_apart() -> None:
+    weights = WeightMap({**CONFIG, "model_type": "qwen3_moe"})
+    assert weights.hf_names("decoder.layers.7.mlp.experts.linear_fc2.weight12") == [
+        "model.layers.7.mlp.experts.12.down_proj.weight"
+    ]
+
+
+def test_tied_head_is_the_embedding_and_leaves_other_models_alone() -> None:
+    tied, untied = WeightMap({**CONFIG, "tie_word_embeddings": True}), WeightMap(CONFIG)
+    assert tied.hf_names("output_layer.weight") == ["model.embed_tokens.weight"]
+    assert untied.hf_names("output_layer.weight") == ["lm_head.weight"]
+
+
+def test_unknown_parameter_and_family_are_named() -> None:
+    with pytest.raises(KeyError, match=r"decoder\.layers\.0\.mlp\.unheard\.weight"):
+        WeightMap(CONFIG).rule("decoder.layers.0.mlp.unheard.weight")
+    with pytest.raises(KeyError, match="gpt5"):
+        WeightMap({**CONFIG, "model_type": "gpt5"})

@@ -1,0 +1,149 @@
+"""Buckets as flat bytes in shared memory: what SGLang would read, in which order, and what is left behind."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import importlib.metadata
+import importlib.util
+import io
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from rlscale.weights import flat_bucket
+from rlscale.weights.source import Bucket
+from rlscale.weights.tensor_transport import SharedMemoryTransport
+from rlscale.weights.transport import TransferError
+
+
+def sglang_file(path: str) -> Path:
+    return Path(str(importlib.metadata.distribution("sglang").locate_file(path)))
+
+
+def sglang_load(serialized: str) -> list[tuple[str, torch.Tensor]]:
+    """What SGLang's own unpickler and bucket class make of a serialized bucket (copies)."""
+    source = sglang_file("sglang/srt/utils/common.py").read_text()
+    (unpickler,) = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "SafeUnpickler"]
+    names: dict[str, Any] = {"pickle": pickle}
+    exec(compile(ast.Module([unpickler], []), "common.py", "exec"), names)
+    spec = importlib.util.spec_from_file_location(
+        "tensor_bucket", sglang_file("sglang/srt/weight_sync/tensor_bucket.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loaded = names["SafeUnpickler"](io.BytesIO(base64.b64decode(serialized, validate=True))).load()
+    bucket = module.FlattenedTensorBucket(flattened_tensor=loaded["flattened_tensor"], metadata=loaded["metadata"])
+    return [(name, tensor.clone()) for name, tensor in bucket.reconstruct_tensors()]
+
+
+class FakeEngine:
+    """Remembers what it was given; may fail."""
+
+    def __init__(self, fails: bool = False, slow: threading.Event | None = None) -> None:
+        self.url, self.fails, self.slow = "http://engine", fails, slow
+        self.calls: list[tuple[list[tuple[str, torch.Tensor]], int, bool]] = []
+
+    def receive_tensors(self, serialized: list[str], load_format: str | None, version: int, last: bool) -> None:
+        assert load_format == "flattened_bucket"
+        if self.slow is not None:
+            self.slow.wait(10)
+        if self.fails:
+            raise RuntimeError("out of memory")
+        self.calls.append((sglang_load(serialized[0]), version, last))
+
+
+@pytest.fixture
+def rank() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def leftovers() -> list[Path]:
+    return list(flat_bucket._folder(0).glob(f"{flat_bucket._PREFIX}{flat_bucket.os.getpid()}-*"))
+
+
+def buckets() -> list[Bucket]:
+    torch.manual_seed(0)
+    first = [("a", torch.randn(3, 5)), ("b", torch.randn(7).to(torch.bfloat16)), ("c", torch.randn(2, 2))]
+    return [Bucket(first, 4), Bucket([("d", torch.randn(100))], 4)]
+
+
+def test_engines_get_every_tensor_and_know_which_bucket_is_the_last(rank: None) -> None:
+    engines = [FakeEngine(), FakeEngine()]
+    transport = SharedMemoryTransport(10.0, 1)
+    transport.connect(engines)  # type: ignore[arg-type]  # a part of a Receiver
+    for bucket in buckets():
+        transport.send(bucket)
+    transport.commit(4)
+    for engine in engines:
+        assert [(version, last) for _, version, last in engine.calls] == [(4, False), (4, True)]
+        got = dict(engine.calls[0][0] + engine.calls[1][0])
+        for bucket in buckets():
+            for name, tensor in bucket.named:
+                assert got[name].dtype == tensor.dtype
+                assert torch.equal(got[name], tensor)
+    assert leftovers() == []
+    transport.close()
+
+
+def test_tensors_may_change_as_soon_as_send_returns(rank: None) -> None:
+    engine, transport = FakeEngine(), SharedMemoryTransport(10.0, 1)
+    transport.connect([engine])  # type: ignore[list-item]  # a part of a Receiver
+    tensor = torch.ones(4)
+    transport.send(Bucket([("w", tensor)], 1))
+    tensor.zero_()
+    transport.commit(1)
+    assert torch.equal(engine.calls[0][0][0][1], torch.ones(4))
+    transport.close()
+
+
+def test_engine_that_fails_is_named_and_nothing_is_left_behind(rank: None) -> None:
+    transport = SharedMemoryTransport(10.0, 1)
+    transport.connect([FakeEngine(), FakeEngine(fails=True)])  # type: ignore[list-item]  # parts of Receivers
+    transport.send(buckets()[0])
+    with pytest.raises(TransferError, match="http://engine did not take the weights: out of memory"):
+        transport.commit(4)
+    transport.close()
+    assert leftovers() == []
+
+
+def test_engine_that_does_not_answer_ends_the_transfer_in_time(rank: None) -> None:
+    slow = threading.Event()
+    transport = SharedMemoryTransport(0.2, 1)
+    transport.connect([FakeEngine(slow=slow)])  # type: ignore[list-item]  # a part of a Receiver
+    transport.send(buckets()[0])
+    with pytest.raises(TransferError, match=r"did not answer within weights\.timeout_s=0\.2"):
+        transport.commit(4)
+    slow.set()
+    transport.close()
+    assert leftovers() == []
+
+
+def test_engine_that_is_too_late_gets_an_error_and_no_empty_weights() -> None:
+    shared = flat_bucket.SharedBytes(16)
+    entries, _ = flat_bucket.contents([("w", torch.ones(4))])
+    serialized = flat_bucket.dump(shared.reader(), entries)
+    shared.remove()
+    with pytest.raises(RuntimeError, match="unable to open file"):
+        sglang_load(serialized)
+    assert leftovers() == []
+
+
+def test_files_of_a_killed_process_are_removed() -> None:
+    dead = flat_bucket._folder(0) / f"{flat_bucket._PREFIX}{2**22 + 1}-x"  # above the largest process id of Linux
+    dead.write_bytes(b"x")
+    mine = flat_bucket.SharedBytes(8)
+    flat_bucket.remove_leftovers()
+    assert not dead.exists()
+    assert mine.path.exists()
+    mine.remove()
