@@ -6,6 +6,7 @@ must come after the platform's adaptation happen inside the actors.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -92,6 +93,9 @@ class RolloutActor:
         """Connect to the router at `url`."""
         self._api_key = api_key
         await self._service.start(url, api_key or None)
+        # What is imported by now stays: keep the garbage collector from walking it at every thousandth request.
+        gc.collect()
+        gc.freeze()
 
     async def score(self, url: str, tokens: Any) -> Any:
         """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself, past the router."""

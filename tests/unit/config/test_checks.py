@@ -63,7 +63,6 @@ NODE8 = ("cluster=node8",)
         (["eval.pass_k=[1,4]"], "eval.pass_k=4: must be from 1 to eval.samples_per_prompt=1"),
         (["eval.temperature=0", "eval.samples_per_prompt=2"], "gives the same answer 2 times"),
         (["eval.data=null"], "choose data@eval.data=<option>, or eval.enabled=false"),
-        (["eval.enabled=false", "eval.every=3"], "eval.every=3 is never read with eval.enabled=false"),
         (["rollout.max_response_tokens=3073"], "is above the 4096 positions of four_heads"),
         # data, reward, stages
         (["reward=custom"], "reward.function._target_: has no value"),
