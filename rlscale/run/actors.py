@@ -83,8 +83,11 @@ class TrainerActor:
 class RolloutActor:
     """The rollout service in a process of its own. Asynchronous: calls overlap."""
 
-    def __init__(self, log: str, spec: Any) -> None:
+    def __init__(self, log: str) -> None:
         _log_to(log)
+
+    async def prepare(self, spec: Any) -> None:
+        """Build the service: reads data, tokenizer and reward, and raises UserError where one is unusable."""
         from rlscale.rollout.service import RolloutService
 
         self._service = RolloutService(spec)

@@ -66,6 +66,9 @@ class Assembly:
     def session(self, config: Config, config_hash: str) -> Session:
         """Wait until everything runs; `config` may by now start from the weights of a warm start."""
         assert self._trainer is not None
+        if self._rollout is not None:
+            self._records.phase("reading the data")
+            self._rollout.prepared()
         self._records.phase("starting the trainer")
         self._trainer.start(trainer_spec(config, self._model), config.cluster.start_timeout_s)
         sync = None

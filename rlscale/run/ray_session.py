@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
 
+import psutil
 import ray
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster import ClusterConfig
+from rlscale.run import reaper
 
 # Ray's sockets live under <temp>/session_<date>_<pid>/sockets/plasma_store; a Unix socket path holds 107 bytes.
 _LONGEST_TEMP = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
@@ -26,6 +31,7 @@ class RaySession:
         self._cluster = cluster
         self._scratch = scratch
         self._temp: Path | None = None
+        self._reaper: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RaySession:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -52,6 +58,7 @@ class RaySession:
             configure_logging=False,
             object_store_memory=_OBJECT_STORE_BYTES if self._cluster.gpus_per_node == 0 else None,
         )
+        self._start_reaper(self._temp)
         return self
 
     def __exit__(
@@ -60,6 +67,22 @@ class RaySession:
         ray.shutdown()
         if self._temp is not None:
             shutil.rmtree(self._temp, ignore_errors=True)
+        if self._reaper is not None and self._reaper.stdin is not None:
+            with contextlib.suppress(OSError):  # somebody killed it: nothing is left for it to do
+                self._reaper.stdin.write(b'"done"\n')
+                self._reaper.stdin.close()
+            self._reaper.wait()
+
+    def _start_reaper(self, temp: Path) -> None:
+        """Have somebody end Ray's processes should this one be killed; see `rlscale.run.reaper`."""
+        family = [child.pid for child in psutil.Process().children(recursive=True)]
+        processes = {pid: began for pid in family if (began := reaper.start_time(pid)) is not None}
+        self._reaper = subprocess.Popen(
+            [sys.executable, "-I", "-S", reaper.__file__], stdin=subprocess.PIPE, start_new_session=True
+        )
+        assert self._reaper.stdin is not None
+        self._reaper.stdin.write(json.dumps({"processes": processes, "folder": str(temp)}).encode() + b"\n")
+        self._reaper.stdin.flush()
 
     def _temp_folder(self) -> Path:
         """A folder of this session: under the scratch folder, or in the system's where that path is too long."""

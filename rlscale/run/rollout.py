@@ -47,10 +47,15 @@ class Rollout:
         self._calls = calls
         remote: Any = ray.remote(RolloutActor)
         actor = remote.options(num_cpus=0, max_concurrency=64, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-        self._actor = actor.remote(str(logs / "rollout.log"), spec)
+        self._actor = actor.remote(str(logs / "rollout.log"))
+        self._preparing = self._actor.prepare.remote(spec)
+
+    def prepared(self) -> None:
+        """Wait until data, tokenizer and reward were read. Raises UserError where one is unusable."""
+        self._calls.one(self._preparing, "rollout start", heed_stop=True)
 
     def start(self, url: str, api_key: str) -> None:
-        """Connect to the router; data, tokenizer and reward were read and checked by then."""
+        """Connect to the router."""
         self._calls.one(self._actor.start.remote(url, api_key), "rollout start", heed_stop=True)
 
     def collect(self, meanwhile: Callable[[], None]) -> list[Group]:

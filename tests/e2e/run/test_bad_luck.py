@@ -14,7 +14,7 @@ from tests.e2e.run.command import SHORT, Started, metrics, only_run, run, summar
 
 pytestmark = pytest.mark.timeout(400)
 
-LONG = [*SHORT, "run.iterations=14", "eval.enabled=false"]
+LONG = [*SHORT, "run.iterations=8", "eval.enabled=false"]
 
 
 def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weights(short, tmp_path: Path):
@@ -22,11 +22,11 @@ def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weig
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     calm.mkdir()
     rough.mkdir()
-    undisturbed = run(calm, *short, "run.iterations=14", "eval.enabled=false")
+    undisturbed = run(calm, *short, "run.iterations=8", "eval.enabled=false")
     assert undisturbed.code == 0, undisturbed.text
 
     with Started(rough, *LONG) as started:
-        started.wait_for("iteration 1/14")
+        started.wait_for("iteration 1/8")
         (engine,) = started.named("rlscale.serve.engine_main")
         engine.kill()
         started.wait_for("engine-0 is back with the current weights")
@@ -41,7 +41,7 @@ def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weig
     assert "continues an unfinished run" in resumed.text
     assert "checkpoint.resume=never" in resumed.text
     folder = only_run(rough)
-    assert [line["iteration"] for line in metrics(folder)] == list(range(1, 15))
+    assert [line["iteration"] for line in metrics(folder)] == list(range(1, 9))
     assert summary(folder)["resumed"] == 1
     assert killed_at
     theirs = load_file(only_run(calm) / "hf" / "model.safetensors")
@@ -50,11 +50,10 @@ def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weig
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_and_leaves_no_process(short, tmp_path: Path, number: int):
+def test_a_signal_saves_a_checkpoint_and_leaves_no_process(short, tmp_path: Path):
     with Started(tmp_path, *short, "run.iterations=400", "checkpoint.every=0") as started:
         started.wait_for("iteration 3")
-        started.signal(number)
+        started.signal(signal.SIGTERM)
         assert started.seconds_until_gone(15.0) < 15.0
         assert started.process.wait(timeout=15) == 130
     folder = only_run(tmp_path)
@@ -65,7 +64,7 @@ def test_a_signal_saves_a_checkpoint_and_leaves_no_process(short, tmp_path: Path
 
 def test_a_killed_rank_ends_the_run_with_one_line(short, tmp_path: Path):
     with Started(tmp_path, *short, "run.iterations=400") as started:
-        started.wait_for("iteration 2/")
+        started.wait_for("iteration 1/")
         (rank,) = [process for process in started.family() if "TrainerActor" in " ".join(process.cmdline())]
         rank.kill()
         assert started.process.wait(timeout=60) == 2
@@ -73,13 +72,6 @@ def test_a_killed_rank_ends_the_run_with_one_line(short, tmp_path: Path):
     text = started.log.read_text()
     assert "the process died" in text
     assert "Traceback" not in text
-
-
-def test_an_engine_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path):
-    ended = run(tmp_path, *SHORT, "rollout.sglang.attention_backend=no_such_backend")
-    assert ended.code == 2
-    assert "engine-0 did not start" in ended.text
-    assert "no_such_backend" in ended.text
 
 
 def test_a_reward_that_raises_fails_its_sample_and_stops_the_run_past_the_rate(short, tmp_path: Path):
@@ -94,17 +86,9 @@ def test_a_reward_that_raises_fails_its_sample_and_stops_the_run_past_the_rate(s
     assert "Traceback" not in ended.text
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        ('{"prompt": "1+1=", "label": "2"}\n{"prompt": "1+2=", \n', "bad.jsonl:2"),
-        ("", "bad.jsonl"),
-        ('{"prompt": "1+1+1+1+1+1+1+1+1+1+1+1=", "label": "2"}\n', "rollout.max_prompt_tokens"),
-    ],
-)
-def test_unusable_data_is_one_line_that_names_it(short, tmp_path: Path, rows: str, said: str):
-    (tmp_path / "bad.jsonl").write_text(rows)
+def test_unusable_data_is_one_line_that_names_it(short, tmp_path: Path):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "1+1=", "label": "2"}\n{"prompt": "1+2=", \n')
     ended = run(tmp_path, *short, "data=jsonl", "data.path=bad.jsonl", "eval.enabled=false")
     assert ended.code == 2, ended.text
-    assert said in ended.text
+    assert "bad.jsonl:2" in ended.text
     assert "Traceback" not in ended.text
