@@ -43,8 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code (0 fine, 2 bad input)."""
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        if given and given[0] in COMMANDS:
-            return _command(given[0], [text for text in given[1:] if text != "--debug"])
+        words = [text for text in given if not text.startswith("-")]
+        if words and words[0] in COMMANDS:
+            flags_and_words = [text for text in given if text != "--debug"]
+            flags_and_words.remove(words[0])
+            return _command(words[0], flags_and_words)
         return _dispatch(read_arguments(given))
     except UserError as error:
         if "--debug" in given:
@@ -74,6 +77,8 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     overrides = [text for text in words if not text.startswith("recipe=")]
     if len(recipes) > 1:
         raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
+    if words and words[0] in COMMANDS:
+        raise UserError(f"{words[0]}: a command stands first, and of the options only --debug and --help go with it")
     if words and "=" not in words[0] and not words[0].startswith("~"):
         hint = did_you_mean(nearest(words[0], COMMANDS)) or f"; known: {', '.join(COMMANDS)}"
         raise UserError(f"{words[0]}: unknown command{hint} (overrides are written key=value)")

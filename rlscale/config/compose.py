@@ -155,7 +155,8 @@ def printed(composition: Composition, part: str, *, section: str | None = None, 
 def config_hash(config: Config) -> str:
     """Twelve hex digits that two configurations share exactly when they compute the same.
 
-    Leaves out where the run writes and reports, which engines of somebody else it uses, and how it is continued.
+    Leaves out where the run writes and reports, which processes compute it, how it is continued, and bounds that only
+    decide when it stops with an error. `run.iterations` stays in: the learning rate's schedule depends on it.
     """
     tree = plain(config)
     for key in _NOT_HASHED:
@@ -168,6 +169,7 @@ def config_hash(config: Config) -> str:
 
 
 _NOT_HASHED = (
+    # where it writes, what it shows, how it is continued
     "run.output",
     "run.root",
     "run.scratch",
@@ -175,20 +177,33 @@ _NOT_HASHED = (
     "run.groups",
     "run.report_samples",
     "tracker",
-    "checkpoint.resume",
-    "checkpoint.keep",
     "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.resume",
+    # which machines and processes compute it
+    "cluster.host",
+    "cluster.ray_address",
     "rollout.engine_urls",
     "rollout.engine_key_file",
     "rollout.max_concurrent",
-    "rollout.request_timeout_s",
-    "rollout.request_retries",
-    "cluster.host",
-    "cluster.ray_address",
-    "cluster.start_timeout_s",
-    "cluster.call_timeout_s",
+    "reward.workers",
+    "trainer.threads",
+    # limits: within them nothing changes, past them the run stops
+    "cluster.max_engines",
+    "cluster.max_trainer_ranks",
     "cluster.engine_restarts",
     "cluster.memory_gb",
+    "cluster.start_timeout_s",
+    "cluster.call_timeout_s",
+    "rollout.request_timeout_s",
+    "rollout.request_retries",
+    "rollout.max_failure_rate",
+    "reward.timeout_s",
+    "reward.max_failure_rate",
+    "weights.timeout_s",
+    "weights.verify_every",
+    "weights.canary_bound",
+    "weights.max_logprob_diff",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from rlscale.config.architecture import read_architecture
@@ -14,6 +15,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.data import FileData
 from rlscale.config.schema.model import DType
 from rlscale.config.sizes import Sizes
+from rlscale.config.visible_gpus import visible_gpus
 
 
 def check_machine(config: Config) -> list[str]:
@@ -36,7 +38,17 @@ def check_machine(config: Config) -> list[str]:
 
 
 def count_gpus(root: Path = Path("/")) -> int:
-    """NVIDIA GPUs that this machine's driver shows, without loading any library of it."""
+    """NVIDIA GPUs that this process may use: those that the driver shows and CUDA_VISIBLE_DEVICES does not hide.
+
+    Loads no library of the driver.
+    """
+    present, visible = _gpus_of_the_driver(root), visible_gpus()
+    if visible is None or not present:
+        return present
+    return sum(1 for _ in takewhile(lambda gpu: not gpu.isdigit() or int(gpu) < present, visible))
+
+
+def _gpus_of_the_driver(root: Path) -> int:
     listed = root / "proc/driver/nvidia/gpus"
     if listed.is_dir():
         return len(list(listed.iterdir()))
@@ -52,7 +64,8 @@ def _gpus(config: Config) -> Iterator[str]:
             "cluster=local_cpu, or give cluster.ray_address of a cluster that has them"
         )
     elif found < wanted:
-        yield f"cluster.gpus_per_node={wanted}, but this machine has {found} GPUs; lower it"
+        shown = " that CUDA_VISIBLE_DEVICES shows" if visible_gpus() is not None else ""
+        yield f"cluster.gpus_per_node={wanted}, but this machine has {found} GPUs{shown}; lower it"
 
 
 def _memory(subject: Subject) -> Iterator[str]:

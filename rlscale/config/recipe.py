@@ -50,7 +50,10 @@ _PACKAGES = (
 
 
 def write_recipe(config: Config, folder: Path) -> None:
-    """Write `recipe.yaml`, which `recipe=<its path>` runs again anywhere, and `resolved.yaml` into `folder`."""
+    """Write `recipe.yaml`, which `recipe=<its path>` runs again, and `resolved.yaml` into `folder`.
+
+    Paths in them are absolute: elsewhere the files that they name must lie in the same places.
+    """
     (folder / "recipe.yaml").write_text(recipe_text(config), encoding="utf-8")
     resolved = {**plain(config), "ran_on": versions()}
     (folder / "resolved.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(_escaped(resolved))), encoding="utf-8")

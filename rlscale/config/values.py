@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlscale.config.groups import Groups
 from rlscale.config.nearest import did_you_mean, nearest, nearest_key
 from rlscale.config.schema.section import Section
+from rlscale.config.schemas_of_options import options_with
 
 
 def assign(root: DictConfig, key: str, value: Any, groups: Groups) -> list[str]:
@@ -24,7 +25,7 @@ def assign(root: DictConfig, key: str, value: Any, groups: Groups) -> list[str]:
         child = _enter(node, part)
         if child is None:
             if _hint(node, part) is None:
-                return [_unknown(root, key)]
+                return [_unknown(root, key, groups)]
             choice = groups.at(here)
             return [f"{key}: {here} is not chosen yet; add {choice}=..." if choice else f"{key}: {here} holds no keys"]
         node = child
@@ -66,7 +67,7 @@ def _set(root: DictConfig, node: DictConfig, key: str, name: str, value: Any, gr
         return []
     hint = _hint(node, name)
     if hint is None:
-        return [_unknown(root, key)]
+        return [_unknown(root, key, groups)]
     if isinstance(value, Mapping) and (_section(hint) or get_origin(hint) is dict):
         child = _enter(node, name)
         if child is None:
@@ -104,9 +105,12 @@ def _enter(node: DictConfig, name: str) -> DictConfig | None:
     return child if isinstance(child, DictConfig) else None
 
 
-def _unknown(root: DictConfig, key: str) -> str:
-    special = _REFUSED.get(key)
-    return f"{key}: {special}" if special else f"{key}: unknown key{did_you_mean(nearest_key(key, known_keys(root)))}"
+def _unknown(root: DictConfig, key: str, groups: Groups) -> str:
+    if key in _REFUSED:
+        return f"{key}: {_REFUSED[key]}"
+    if choices := options_with(key, groups):
+        return f"{key}: is no key of the chosen option; choose {' or '.join(choices)}"
+    return f"{key}: unknown key{did_you_mean(nearest_key(key, known_keys(root)))}"
 
 
 _REFUSED = {

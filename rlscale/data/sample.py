@@ -84,11 +84,6 @@ class Sample:
         )
 
     @property
-    def response_tokens(self) -> NDArray[np.int32]:
-        """Tokens after the prompt, int32 [m]."""
-        return self.tokens[self.prompt_length :]
-
-    @property
     def response_length(self) -> int:
         """Number of tokens after the prompt."""
         return len(self.tokens) - self.prompt_length

@@ -30,7 +30,9 @@ class Reward(Protocol):
 def build_reward(config: RewardConfig) -> Reward:
     """The reward of `reward.function`. UserError naming reward.function.<argument> for one that it does not take."""
     if not config.function:
-        raise UserError("reward.function is empty; choose one with reward=exact or reward=math, or give its _target_")
+        raise UserError(
+            "reward.function is empty; choose one with reward=arithmetic or reward=math, or give its _target_"
+        )
     reward = build_target(config.function, "reward.function", call_arguments=3)
     if not callable(reward):
         raise UserError(f"reward.function: {type(reward).__name__} cannot be called (see rlscale.envs.reward.Reward)")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from rlscale.observe.atomic import write_text
 from rlscale.observe.jsonl import to_line
@@ -77,8 +76,6 @@ class Summary:
     """Largest |trainer - engine| log-prob on the canary prompt after a sync."""
     ppo_kl_first_step: float | None = None
     """KL of the first step's policy from its own old log-probs, with the old pass forced: 0 up to rounding."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Anything else worth keeping, such as the warm start's folder."""
 
     def write(self, folder: Path) -> None:
         """Write summary.json in one step."""

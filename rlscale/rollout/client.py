@@ -63,6 +63,10 @@ class EngineClient:
         self._open: aiohttp.ClientSession | None = None
         self.retried = 0
 
+    def redirect(self, url: str) -> None:
+        """Send requests to `url` from now on, also those that are being sent again."""
+        self._url = url.rstrip("/")
+
     async def generate(
         self, token_ids: NDArray[np.int32], sampling: SamplingParams, seed: int, rid: str | None = None
     ) -> Generation:

@@ -45,16 +45,6 @@ class EvalResult:
         """Share of samples that solve their prompt, averaged over prompts."""
         return self.pass_at_k[1]
 
-    def metrics(self) -> dict[str, float]:
-        """The numbers by name, for the metrics log."""
-        named = {f"eval_pass_at_{k}": value for k, value in self.pass_at_k.items()}
-        return named | {
-            "eval_reward_mean": self.mean_reward,
-            "eval_response_length_mean": self.mean_length,
-            "eval_truncated_share": self.truncated_share,
-            "eval_failures": float(self.failures),
-        }
-
 
 def pass_at_k(solved: int, samples: int, k: int) -> float:
     """Unbiased estimate of the chance that one of k samples solves, given `solved` of `samples`: 1 - C(n-c,k)/C(n,k).

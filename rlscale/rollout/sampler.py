@@ -49,8 +49,8 @@ class Sampler:
     ) -> Sample:
         """Sample number `index` of the prompt's group, with its reward.
 
-        `version` is asked for the weight version when the request enters the engine; where the engine reports its
-        own, that holds. SampleFailed if a part failed; UserError if too many did.
+        `version` is asked for the weight version when the request enters the engine; the engine reports its own,
+        which must not be older. SampleFailed if a part failed; UserError if too many did.
         """
         try:
             async with gate:
@@ -60,7 +60,7 @@ class Sampler:
                 raise RequestFailed(f"the engine aborted the request: {generation.message}")
             if not len(generation.tokens):
                 raise RequestFailed("the engine answered without a token")
-            if generation.version is not None and generation.version < current:
+            if generation.version is None or generation.version < current:
                 # An engine that was restarted and has not been given the current weights.
                 raise RequestFailed(f"the engine holds weight version {generation.version}, not {current}")
         except RequestFailed as error:
@@ -72,7 +72,7 @@ class Sampler:
             index,
             generation.tokens,
             generation.logprobs,
-            current if generation.version is None else generation.version,
+            generation.version,
             generation.finish_reason,
             self._decode(generation.tokens),
         )

@@ -19,7 +19,7 @@ from rlscale.rollout.evaluation import EvalResult, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.flight import Flight
 from rlscale.rollout.gate import Gate
-from rlscale.rollout.metrics import RolloutStats, batch_metrics
+from rlscale.rollout.metrics import RolloutStats
 from rlscale.rollout.sampler import SampleFailed, Sampler
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.spec import RolloutSpec
@@ -69,7 +69,6 @@ class RolloutService:
         self._news = asyncio.Event()  # a group was finished, or something failed
         self._fetching = asyncio.Lock()  # held while prompts are between the source and a flight
         self._last_batch: list[Group] = []
-        self._batch_metrics: dict[str, float] = {}
         self._earlier: dict[str, int] = {}  # counters of the run before it was resumed
         self._eval_prompts: tuple[list[Prompt], int] | None = None
 
@@ -82,6 +81,10 @@ class RolloutService:
         sampling = SamplingParams(rollout.max_response_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
         self._sampler = self._make_sampler(sampling)
         self._scheduler = asyncio.create_task(self._schedule(), name="rollout scheduler")
+
+    async def redirect(self, url: str) -> None:
+        """Send requests to `url` from now on, also those that are being sent again."""
+        self._client.redirect(url)
 
     async def next_batch(self) -> list[Group]:
         """The next `groups_per_iteration` groups, ordered by prompt index; waits until they are there.
@@ -106,7 +109,6 @@ class RolloutService:
                 self._room.set()
             if groups:
                 self._last_batch = groups
-                self._batch_metrics = batch_metrics(groups, self._version)
                 return groups
             await self._news.wait()
 
@@ -171,8 +173,8 @@ class RolloutService:
         self._earlier = dict(state["counters"])
 
     async def stats(self) -> RolloutStats:
-        """Totals of the run, numbers of the last batch, and when engines were busy since the last call."""
-        return RolloutStats(self._counters(), dict(self._batch_metrics), self._gate.intervals())
+        """Totals of the run, and when engines were busy since the last call."""
+        return RolloutStats(self._counters(), self._gate.intervals())
 
     async def close(self) -> None:
         """Drop what is in flight and end the background work."""

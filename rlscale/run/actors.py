@@ -60,11 +60,14 @@ class TrainerActor:
         self._trainer = MegatronTrainer(spec, self._rank, self._world_size, self._local_rank)
         self._trainer.start(address, port)
 
-    def connect(self, kind: str, urls: list[str], api_key: str, timeout_s: float, engine_ranks: int) -> None:
-        """Connect the ranks' weights to the engines at `urls`."""
+    def connect(
+        self, kind: str, urls: list[str], api_key: str, timeout_s: float, engine_ranks: int, first_ranks: list[int]
+    ) -> None:
+        """Connect the ranks' weights to the engines at `urls`; see MegatronTrainer.connect."""
         from rlscale.serve.receiver import EngineReceiver
 
-        self._trainer.connect(kind, [EngineReceiver(url, api_key or None, timeout_s) for url in urls], engine_ranks)
+        receivers = [EngineReceiver(url, api_key or None, timeout_s) for url in urls]
+        self._trainer.connect(kind, receivers, engine_ranks, first_ranks)
 
     def logprobs(self, part: Any, model: str, temperature: float | None) -> Any:
         """Log-probs of a part's tokens; see MegatronTrainer.logprobs."""
@@ -118,8 +121,9 @@ class RolloutActor:
 class LauncherActor:
     """Supervises the engines (and on the first machine the router) of one machine. They end when it ends."""
 
-    def __init__(self, logs: str, scratch: str, api_key: str, host: str) -> None:
-        _log_to(f"{logs}/launcher.log")
+    def __init__(self, log: str, logs: str, scratch: str, api_key: str, host: str) -> None:
+        """`log` is the name of its own file in the folder `logs`: several machines share that folder."""
+        _log_to(f"{logs}/{log}")
         from rlscale.serve.supervisor import Supervisor
 
         self._supervisor = Supervisor(Path(logs), Path(scratch), api_key, host)

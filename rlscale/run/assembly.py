@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
+from rlscale.config.schema.cluster import Device
 from rlscale.config.sizes import Sizes
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.model_folder import ensure_model_folder, ensure_tokenizer_folder, read_chat_template
@@ -16,7 +17,7 @@ from rlscale.rollout.spec import RolloutSpec
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
-from rlscale.run.placement import lay_out
+from rlscale.run.placement import lay_out, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
 from rlscale.run.rollout import Feed, Rollout, Supervised
@@ -52,7 +53,7 @@ class Assembly:
         self._tokenizer = ensure_tokenizer_folder(config.model, self._model)
         engines = self._sizes.engines if self._generates else 0
         layout = lay_out(config.cluster, self._sizes.trainer_ranks, engines, config.rollout.gpus_per_engine)
-        nodes = node_ids(layout.nodes)
+        nodes = node_ids(layout.nodes, need_gpus=config.cluster.device is Device.cuda)
         if self._generates:
             note = self._records.note
             self._engines = Engines(config, layout, nodes, self._calls, folder.logs, self._scratch, note)
@@ -69,12 +70,16 @@ class Assembly:
         if self._rollout is not None:
             self._records.phase("reading the data")
             self._rollout.prepared()
+        engines_first = shares_devices(config.cluster)
+        if engines_first and self._engines is not None:  # they start with all of the memory, which the trainer needs
+            self._wait_for_engines()
+            self._engines.release_memory()
         self._records.phase("starting the trainer")
         self._trainer.start(trainer_spec(config, self._model), config.cluster.start_timeout_s)
         sync = None
         if self._engines is not None and self._rollout is not None:
-            self._records.phase("starting the engines")
-            self._engines.ready()
+            if not engines_first:
+                self._wait_for_engines()
             self._rollout.start(self._engines.router_url, self._engines.api_key)
             vocabulary = int(json.loads((self._model / "config.json").read_text())["vocab_size"])
             sync = WeightSync(config, self._trainer, self._engines, self._rollout, vocabulary)
@@ -97,6 +102,11 @@ class Assembly:
         for part in (self._rollout, self._trainer, self._engines):
             if part is not None:
                 part.close()
+
+    def _wait_for_engines(self) -> None:
+        assert self._engines is not None
+        self._records.phase("starting the engines")
+        self._engines.ready()
 
     def _feed(self) -> Feed:
         if not self._supervised:

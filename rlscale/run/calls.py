@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rlscale.config.errors import UserError
 
@@ -72,13 +72,15 @@ class Calls:
         what: str,
         *,
         timeout_s: float | None = None,
+        limit: str = "cluster.call_timeout_s",
         meanwhile: Callable[[], None] | None = None,
         heed_stop: bool = False,
     ) -> list[Any]:
         """The results of `refs`, in order.
 
-        `meanwhile` runs between polls (it may heal engines). With `heed_stop`, a stop signal ends the wait with
-        StopRequested. Raises RunFailed when a call dies, raises, or is not back after `timeout_s` seconds.
+        `limit` names the key that `timeout_s` comes from. `meanwhile` runs between polls (it may heal engines). With
+        `heed_stop`, a stop signal ends the wait with StopRequested. Raises RunFailed when a call dies, raises, or is
+        not back after `timeout_s` seconds.
         """
         pending, deadline = list(refs), time.monotonic() + (timeout_s or self._timeout_s)
         while pending:
@@ -91,11 +93,10 @@ class Calls:
                 meanwhile()
             if pending and time.monotonic() > deadline:
                 late = [number for number, ref in enumerate(refs) if ref in pending]
-                seconds = f"{timeout_s or self._timeout_s:.0f} s (cluster.call_timeout_s)"
-                raise RunFailed(
-                    f"{what}: calls {late} of {len(refs)} did not come back within {seconds}; the others did. "
-                    f"See {self._logs}"
-                )
+                who = f"rank {late[0]}" if len(late) == 1 and len(refs) > 1 else f"{late} of {len(refs)}"
+                waited = f"{what} was not done within {timeout_s or self._timeout_s:.0f} s ({limit})"
+                others = f": waiting for {who}, the others are done" if len(refs) > 1 else ""
+                raise RunFailed(f"{waited}{others}. See {self._logs}")
         return [self._result(ref, what) for ref in refs]
 
     def one(self, ref: Any, what: str, **options: Any) -> Any:
@@ -112,6 +113,8 @@ class Calls:
             raise RunFailed(f"{what} failed: {type(cause).__name__}: {_first_line(cause)}. See {self._logs}") from error
         except RayActorError as error:
             raise RunFailed(f"{what}: the process died. See {self._logs}; the same command resumes the run") from error
+        except RayError as error:
+            raise RunFailed(f"{what}: {_first_line(error)}. See {self._logs}") from error
 
 
 def _first_line(error: BaseException) -> str:

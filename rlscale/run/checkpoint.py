@@ -85,13 +85,23 @@ class CheckpointStore:
 def load_progress(checkpoint: Path) -> Progress:
     """The driver's part of a checkpoint."""
     manifest = json.loads((checkpoint / MANIFEST).read_text())
-    return Progress(**manifest["progress"])
+    try:
+        return Progress(**manifest["progress"])
+    except (KeyError, TypeError) as error:
+        raise _other_version(checkpoint) from error
 
 
 def load_rollout(checkpoint: Path) -> Any:
     """The rollout service's part of a checkpoint: data position, buffer, counters."""
     with open(checkpoint / "rollout.pkl", "rb") as file:
-        return pickle.load(file)
+        try:
+            return pickle.load(file)
+        except (pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
+            raise _other_version(checkpoint) from error
+
+
+def _other_version(checkpoint: Path) -> UserError:
+    return UserError(f"{checkpoint} was written by another version of rlscale; checkpoint.resume=never starts afresh")
 
 
 def _is_whole(path: Path) -> bool:
@@ -99,7 +109,7 @@ def _is_whole(path: Path) -> bool:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         return all((path / name).stat().st_size == size for name, size in manifest["files"].items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
+from rlscale.config.schema.cluster import Device
 from rlscale.config.sizes import Sizes
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.run.assembly import trainer_spec
@@ -37,6 +38,8 @@ def export(arguments: Sequence[str]) -> int:
     run = Path(given["run.output"])
     checkpoint = _checkpoint(run, given.get("iteration"))
     target = Path(given.get("to", run / f"hf-{checkpoint.name.removeprefix('iteration_').lstrip('0') or 0}")).resolve()
+    if target.is_file():
+        raise UserError(f"to={target} is a file; choose a folder")
     if target.exists() and any(target.iterdir()):
         raise UserError(f"to={target} exists and is not empty; choose another folder")
 
@@ -50,7 +53,9 @@ def export(arguments: Sequence[str]) -> int:
         stop.install()
         layout = lay_out(config.cluster, sizes.trainer_ranks, 0, 1)
         calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
-        trainer = TrainerGroup(layout, node_ids(1), calls, logs, config.cluster.device, config.trainer.threads)
+        device = config.cluster.device
+        nodes = node_ids(1, need_gpus=device is Device.cuda)
+        trainer = TrainerGroup(layout, nodes, calls, logs, device, config.trainer.threads)
         try:
             trainer.start(trainer_spec(config, model), config.cluster.start_timeout_s)
             trainer.call("load", checkpoint / "trainer", what="loading the checkpoint")

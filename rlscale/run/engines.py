@@ -13,13 +13,20 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster import Device, Placement
+from rlscale.config.schema.cluster import Device
 from rlscale.run.actors import LauncherActor
 from rlscale.run.calls import Calls, RunFailed
-from rlscale.run.placement import Layout
+from rlscale.run.placement import Layout, shares_devices
+from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient
 from rlscale.serve.server import ServerSpec
+from rlscale.serve.supervisor import ROUTER
+
+_START = "cluster.start_timeout_s"
+
+_MEMORY = ("kv_cache", "weights")
+"""What engines give up. Asked for no tag in particular SGLang would release its CUDA graphs, too."""
 
 
 @dataclass
@@ -28,6 +35,7 @@ class _Engine:
     launcher: Any
     url: str = ""
     starting: Any = None
+    released: set[str] = field(default_factory=set)  # the tags of memory that it gave up
 
 
 @dataclass
@@ -73,7 +81,7 @@ class Engines:
                 tensor_parallel=rollout.gpus_per_engine if cluster.device is Device.cuda else 1,
                 gpus=slot.gpus,
                 seed=self.config.run.seed,
-                memory_saver=cluster.device is Device.cuda and cluster.placement is Placement.colocated,
+                memory_saver=shares_devices(cluster),
                 start_timeout_s=cluster.start_timeout_s,
             )
             launcher = self._launcher(slot.node)
@@ -85,44 +93,88 @@ class Engines:
         timeout = self.config.cluster.start_timeout_s
         started = [engine for engine in self._engines if engine.starting is not None]
         urls = self.calls.wait(
-            [engine.starting for engine in started], "engine start", timeout_s=timeout + 10, heed_stop=True
+            [engine.starting for engine in started],
+            "engine start",
+            timeout_s=timeout + 10,
+            limit=_START,
+            heed_stop=True,
         )
         for engine, url in zip(started, urls, strict=True):
             engine.url, engine.starting = url, None
         for engine in self._engines:
-            if engine.spec is None and not self._receiver(engine.url).health():
-                raise UserError(f"rollout.engine_urls: no engine answers at {engine.url} (or it refuses the key)")
-        self.router_url = self.calls.one(self._router, "router start", timeout_s=timeout, heed_stop=True)
+            if engine.spec is None:
+                try:
+                    self._receiver(engine.url).weight_version()
+                except CallError as error:
+                    raise UserError(
+                        f"rollout.engine_urls: {engine.url} does not answer, or refuses the key of "
+                        f"rollout.engine_key_file ({error})"
+                    ) from error
+        self.router_url = self.calls.one(self._router, "router start", timeout_s=timeout, limit=_START, heed_stop=True)
         for url in self.urls:
-            self._add_to_router(url)
+            self._router_client().add(url)
 
-    def heal(self, give_weights: Callable[[list[str]], None]) -> None:
-        """Restart dead engines and the router; `give_weights(urls)` gives new engines the current weights first.
+    def dead(self) -> list[tuple[Any, str]]:
+        """Servers that ended without being told to, each with its launcher; the router first."""
+        found = [
+            (launcher, name)
+            for launcher in self._launchers.values()
+            for name in self.calls.one(launcher.call.remote("dead"), "engine check")
+        ]
+        return sorted(found, key=lambda entry: entry[1] != ROUTER)
 
+    def heal(self, give_weights: Callable[[list[str]], None], redirect: Callable[[str], None]) -> None:
+        """Restart dead engines and the router, and let them work again.
+
+        `give_weights(urls)` gives a new engine the current weights before the router knows it; `redirect(url)` tells
+        the rollout where the router is now. A restart that fails is tried again at the next call.
         Raises RunFailed when more than `cluster.engine_restarts` restarts were needed.
         """
-        for number, launcher in self._launchers.items():
-            for name in self.calls.one(launcher.call.remote("dead"), "engine check"):
-                self.restarts += 1
-                if self.restarts > self.config.cluster.engine_restarts:
-                    raise RunFailed(
-                        f"{name} died and cluster.engine_restarts={self.config.cluster.engine_restarts} restarts are "
-                        f"used up; see {self.logs / f'{name}.log'}"
-                    )
-                self.note(f"{name} died (machine {number}); restarting it")
-                restart = launcher.call.remote("restart", name)
-                url = self.calls.one(restart, f"restart of {name}", heed_stop=True)
-                self._replace(name, url, give_weights)
+        dead = self.dead()
+        down = {name for _, name in dead}
+        for launcher, name in dead:
+            self.restarts += 1
+            if self.restarts > self.config.cluster.engine_restarts:
+                raise RunFailed(
+                    f"{name} died and cluster.engine_restarts={self.config.cluster.engine_restarts} restarts are "
+                    f"used up; see {self.logs / f'{name}.log'}"
+                )
+            self.note(f"{name} died; restarting it")
+            if name != ROUTER:  # it comes back with old weights, perhaps on its old port
+                self._router_client().remove(self._named(name).url)
+            try:
+                url = self.calls.one(launcher.call.remote("restart", name), f"restart of {name}", heed_stop=True)
+            except UserError as error:
+                self.note(f"{name} did not come back ({str(error).splitlines()[0]})")
+                continue
+            if name == ROUTER:
+                self._welcome_router(url, down, redirect)
+            else:
+                self._welcome_engine(name, url, give_weights)
 
-    def release_memory(self) -> None:
-        """Let the engines give their device memory to the trainer (GPU, colocated)."""
-        for url in self.urls:
-            self._receiver(url).release_memory()
+    @property
+    def gave_memory(self) -> bool:
+        """Whether some engine cannot generate, because it gave memory to the trainer."""
+        return any(engine.released for engine in self._engines)
+
+    def release_memory(self, tags: Sequence[str] = _MEMORY) -> None:
+        """Let the engines, idle now, give device memory to the trainer (GPU, colocated), where they have not yet."""
+        for engine in self._engines:
+            held = [tag for tag in tags if tag not in engine.released]
+            if held:
+                self._receiver(engine.url).release_memory(held)
+                engine.released.update(held)
 
     def resume_memory(self, tags: Sequence[str]) -> None:
-        """Let the engines take device memory back: that of "weights" or of the "kv_cache"."""
-        for url in self.urls:
-            self._receiver(url).resume_memory(tags)
+        """Let the engines take device memory back: that of "weights" or of the "kv_cache", where they gave it up.
+
+        An engine that is asked for memory it has ends: SGLang removes the tag from a set that does not hold it.
+        """
+        for engine in self._engines:
+            released = [tag for tag in tags if tag in engine.released]
+            if released:
+                self._receiver(engine.url).resume_memory(released)
+                engine.released.difference_update(released)
 
     def close(self) -> None:
         """End every server that this run started."""
@@ -144,27 +196,32 @@ class Engines:
                 "runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}},
             }
             self._launchers[node] = actor.options(**options).remote(
-                str(self.logs), str(self.scratch), self.api_key, cluster.host
+                f"launcher-{node}.log", str(self.logs), str(self.scratch), self.api_key, cluster.host
             )
         return self._launchers[node]
 
-    def _replace(self, name: str, url: str, give_weights: Callable[[list[str]], None]) -> None:
-        if name == "router":
-            self.router_url = url
-            for engine in self._engines:
-                self._add_to_router(engine.url)
-            return
-        engine = next(e for e in self._engines if e.spec is not None and e.spec.name == name)
-        old, engine.url = engine.url, url
+    def _welcome_router(self, url: str, down: set[str], redirect: Callable[[str], None]) -> None:
+        """The router is back without workers: give it those that live."""
+        self.router_url = url
+        redirect(url)
+        for engine in self._engines:
+            if engine.spec is None or engine.spec.name not in down:
+                self._router_client().add(engine.url)
+        self.note("router is back")
+
+    def _welcome_engine(self, name: str, url: str, give_weights: Callable[[list[str]], None]) -> None:
+        engine = self._named(name)
+        engine.url = url
+        engine.released.clear()  # a new process has all of its memory
         give_weights([url])
-        router = RouterClient(self.router_url, self.api_key or None)
-        if old != url:
-            router.remove(old)
-        router.add(url)
+        self._router_client().add(url)
         self.note(f"{name} is back with the current weights")
 
-    def _add_to_router(self, url: str) -> None:
-        RouterClient(self.router_url, self.api_key or None).add(url)
+    def _named(self, name: str) -> _Engine:
+        return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
+
+    def _router_client(self) -> RouterClient:
+        return RouterClient(self.router_url, self.api_key or None)
 
     def _receiver(self, url: str) -> EngineReceiver:
         return EngineReceiver(url, self.api_key or None, self.config.weights.timeout_s)

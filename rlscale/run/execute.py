@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rlscale.config.compose import config_hash
+from rlscale.config.errors import UserError
 from rlscale.config.machine import check_machine
 from rlscale.config.recipe import write_recipe
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
-from rlscale.config.schema.cluster import Placement
+from rlscale.config.schema.cluster import Device, Placement
 from rlscale.run import loops
 from rlscale.run.assembly import Assembly
 from rlscale.run.calls import StopRequested, StopSignal
@@ -32,6 +34,7 @@ def execute(config: Config) -> int:
     """
     started = time.time()
     notes = check_machine(config)
+    _make_folders(config)
     stop = StopSignal()
     with RaySession(config.cluster, Path(config.run.scratch)):
         stop.install()
@@ -39,6 +42,20 @@ def execute(config: Config) -> int:
             return _run(config, stop, started, notes)
         finally:
             stop.restore()
+
+
+def _make_folders(config: Config) -> None:
+    """The folders that a run writes to. Raises UserError where one cannot be made or written."""
+    folders = {"run.scratch": config.run.scratch, "run.root": config.run.root, "run.output": config.run.output}
+    for key, folder in folders.items():
+        if folder is None or (key == "run.root" and config.run.output is not None):
+            continue
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{key}={folder} cannot be made a folder ({error.strerror})") from error
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{key}={folder} cannot be written to; choose another folder")
 
 
 def _run(config: Config, stop: StopSignal, started: float, notes: list[str]) -> int:
@@ -53,8 +70,12 @@ def _run(config: Config, stop: StopSignal, started: float, notes: list[str]) -> 
         write_recipe(config, folder.path)
         folder.mark(recipe=config.run.recipe, config_hash=digest, state="unfinished")
         records.introduce(notes)
-        assembly.launch()
+        beside = config.cluster.device is Device.cpu  # on GPUs the engines would hold the memory that the stage needs
+        if beside:
+            assembly.launch()
         ready = _warm_start(config, stop, records)
+        if not beside:
+            assembly.launch()
         session = assembly.session(ready, digest)
         _loop(ready)(session)
         status = "finished"

@@ -37,6 +37,7 @@ def supervised(run: Session) -> None:
     run.begin()
     for _ in run.iterations():
         groups = run.collect()
+        run.trainer_takes_devices()
         run.train(groups)
         run.record()
         run.go_on()

@@ -28,6 +28,11 @@ class Layout:
         return 1 + max(slot.node for slot in (*self.ranks, *self.engines))
 
 
+def shares_devices(cluster: ClusterConfig) -> bool:
+    """Whether trainer and engines take turns on the same GPUs. On the CPU there is nothing to take turns on."""
+    return cluster.device is Device.cuda and cluster.placement is Placement.colocated
+
+
 def lay_out(cluster: ClusterConfig, ranks: int, engines: int, gpus_per_engine: int) -> Layout:
     """Place `ranks` trainer ranks and `engines` engines of `gpus_per_engine` GPUs each.
 

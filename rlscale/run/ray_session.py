@@ -31,6 +31,8 @@ class RaySession:
         self._cluster = cluster
         self._scratch = scratch
         self._temp: Path | None = None
+        self._folder: Path | None = None
+        self._descriptor: int | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RaySession:
@@ -58,22 +60,24 @@ class RaySession:
             configure_logging=False,
             object_store_memory=_OBJECT_STORE_BYTES if self._cluster.gpus_per_node == 0 else None,
         )
-        self._start_reaper(self._temp)
+        self._start_reaper()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ray.shutdown()
-        if self._temp is not None:
-            shutil.rmtree(self._temp, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
         if self._reaper is not None and self._reaper.stdin is not None:
             with contextlib.suppress(OSError):  # somebody killed it: nothing is left for it to do
                 self._reaper.stdin.write(b'"done"\n')
                 self._reaper.stdin.close()
             self._reaper.wait()
 
-    def _start_reaper(self, temp: Path) -> None:
+    def _start_reaper(self) -> None:
         """Have somebody end Ray's processes should this one be killed; see `rlscale.run.reaper`."""
         family = [child.pid for child in psutil.Process().children(recursive=True)]
         processes = {pid: began for pid in family if (began := reaper.start_time(pid)) is not None}
@@ -81,22 +85,31 @@ class RaySession:
             [sys.executable, "-I", "-S", reaper.__file__], stdin=subprocess.PIPE, start_new_session=True
         )
         assert self._reaper.stdin is not None
-        self._reaper.stdin.write(json.dumps({"processes": processes, "folder": str(temp)}).encode() + b"\n")
+        self._reaper.stdin.write(json.dumps({"processes": processes, "folder": str(self._folder)}).encode() + b"\n")
         self._reaper.stdin.flush()
 
     def _temp_folder(self) -> Path:
-        """A folder of this session: under the scratch folder, or in the system's where that path is too long."""
+        """A folder of this session under the scratch folder, by a name short enough for the sockets in it."""
         parent = (self._scratch / "ray").resolve()
-        if len(os.fsencode(parent)) + 10 > _LONGEST_TEMP:
-            return Path(tempfile.mkdtemp(prefix="rlscale-", dir="/tmp" if sys.platform == "linux" else None))
         parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=parent))
+        self._folder = Path(tempfile.mkdtemp(dir=parent))
+        if len(os.fsencode(self._folder)) <= _LONGEST_TEMP:
+            return self._folder
+        # The same folder by way of an open descriptor of this process, whatever its path is.
+        self._descriptor = os.open(self._folder, os.O_RDONLY)
+        return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")
 
 
-def node_ids(count: int) -> list[str]:
-    """Ids of `count` machines of the cluster, this one first. Raises UserError when there are fewer."""
+def node_ids(count: int, need_gpus: bool) -> list[str]:
+    """Ids of `count` machines of the cluster, this one first; with `need_gpus` only machines that have some.
+
+    Raises UserError when there are fewer.
+    """
     here = ray.get_runtime_context().get_node_id()
-    alive = sorted((node["NodeID"] for node in ray.nodes() if node["Alive"]), key=lambda node: (node != here, node))
-    if len(alive) < count:
-        raise UserError(f"cluster.nodes={count}, but the Ray cluster has {len(alive)}; start Ray on the others first")
-    return alive[:count]
+    usable = [node for node in ray.nodes() if node["Alive"] and (not need_gpus or node["Resources"].get("GPU", 0))]
+    if len(usable) < count:
+        what = "with GPUs " if need_gpus else ""
+        raise UserError(
+            f"cluster.nodes={count}, but the Ray cluster has {len(usable)} {what}in it; start Ray on the others first"
+        )
+    return sorted((node["NodeID"] for node in usable), key=lambda node: (node != here, node))[:count]

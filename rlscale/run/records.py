@@ -106,8 +106,8 @@ class Records:
         self._add("own_abs", drift)
         self._raise("logprob_diff_max", metrics.get("logprob_diff_max"))
         self._raise("canary_diff_max", metrics.get("canary_diff"))
-        if state.iteration == 1 and "ppo_kl" in metrics:
-            self._counters["ppo_kl_first_step"] = metrics["ppo_kl"]
+        if state.iteration == 1 and "ppo_kl_first_step" in metrics:
+            self._counters["ppo_kl_first_step"] = metrics["ppo_kl_first_step"]
         metrics["weight_version"] = state.version
         phases = self._timeline.phases()
         metrics |= {f"seconds_{name}": seconds - self._phases_before.get(name, 0.0) for name, seconds in phases.items()}

@@ -24,8 +24,8 @@ class Feed(Protocol):
     def collect(self, meanwhile: Callable[[], None]) -> list[Group]:
         """The next iteration's groups; `meanwhile` runs while waiting."""
 
-    def pause(self) -> None:
-        """No generation is in flight when this returns."""
+    def pause(self, meanwhile: Callable[[], None]) -> None:
+        """No generation is in flight when this returns; `meanwhile` runs while waiting."""
 
     def resume(self, version: int) -> None:
         """Engines have the weights of `version`: generate with them."""
@@ -75,9 +75,13 @@ class Rollout:
         scored: NDArray[np.float32] = self._calls.one(ref, f"canary of {url}")
         return scored
 
-    def pause(self) -> None:
-        """No generation is in flight when this returns."""
-        self._one("pause")
+    def pause(self, meanwhile: Callable[[], None]) -> None:
+        """No generation is in flight when this returns; `meanwhile` runs while waiting."""
+        self._calls.one(self._actor.call.remote("pause"), "rollout.pause", meanwhile=meanwhile)
+
+    def redirect(self, url: str) -> None:
+        """The router is at `url` now."""
+        self._one("redirect", url)
 
     def resume(self, version: int) -> None:
         """Engines have the weights of `version`: generate with them."""
@@ -116,7 +120,7 @@ class Supervised:
         self._before = self._feed.state_dict()
         return self._feed.next_batch()
 
-    def pause(self) -> None:
+    def pause(self, meanwhile: Callable[[], None]) -> None:
         """Nothing is in flight."""
 
     def resume(self, version: int) -> None:
@@ -124,7 +128,7 @@ class Supervised:
 
     def stats(self) -> RolloutStats:
         """Only what the data held back is counted."""
-        return RolloutStats({"prompts_too_long": self._feed.dropped}, {}, [])
+        return RolloutStats({"prompts_too_long": self._feed.dropped}, [])
 
     def state_dict(self, *, trained: bool) -> Any:
         """Data position; that before the last batch if no step was made on it."""

@@ -15,13 +15,13 @@ import numpy as np
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
-from rlscale.config.schema.cluster import Device, Placement
 from rlscale.data.sample import Group
 from rlscale.run.batching import batch_metrics, build_batch, divide
 from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
 from rlscale.run.checkpoint import CheckpointStore, Progress, load_progress, load_rollout
 from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
+from rlscale.run.placement import shares_devices
 from rlscale.run.records import Records
 from rlscale.run.rollout import Feed, Rollout
 from rlscale.run.sync import WeightSync
@@ -56,15 +56,14 @@ class Session:
         self._store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
         self._saved_at = -1
         self._untrained = False  # whether a batch may have left the rollout that no step was made on
+        self._unsynced = False  # whether steps were made whose weights no engine has yet
+        self._trustworthy = True  # whether the trainer's state is worth saving
         self._next_heal = 0.0
         self._metrics: dict[str, float] = {}
         self._supervised = isinstance(config.algo.loss, SftLoss)
         self._evaluates = config.eval.enabled and rollout is not None
-        self._shares_devices = (
-            engines is not None
-            and config.cluster.device is Device.cuda
-            and config.cluster.placement is Placement.colocated
-        )
+        self._shares_devices = engines is not None and shares_devices(config.cluster)
+        self._trainer_sleeps = False
         self.state = Progress()
 
     # ---- the story of a run ------------------------------------------------------------------------------------
@@ -102,12 +101,12 @@ class Session:
             parts, plan = divide(batch, self.config)
             first = self.state.iteration == 0 and not self._supervised
             metrics = self._trainer.train(parts, self.state.version, force_old=first)
-        self._untrained = False
+        self._check_metrics(metrics)
+        self._untrained, self._unsynced = False, True
         self.state.steps += self.config.algo.steps_per_iteration * self.config.algo.epochs_per_iteration
         self.state.iteration += 1
         self.state.recent_losses = [*self.state.recent_losses, metrics["loss"]][-_STOP_LOSS_WINDOW:]
         metrics["oversized_samples"] = float(plan.oversized)
-        self._check_metrics(metrics)
         self._metrics |= batch_metrics(groups, batch, rewarded=not self._supervised) | metrics
 
     def sync(self, *, count: bool = True) -> None:
@@ -115,10 +114,24 @@ class Session:
         if self._sync is None:
             return
         with self.records.span("sync"):
+            self._heal(now=True)
             if self._shares_devices and self._engines is not None:
                 self._engines.resume_memory(["weights"])
             self.state.version += count
-            self._metrics.update(self._sync(self.state.version))
+            self._unsynced = False
+            self._metrics.update(self._send_weights())
+
+    def _send_weights(self) -> dict[str, float]:
+        """Sync; if an engine died under it, mend that engine and sync once more."""
+        assert self._sync is not None
+        assert self._engines is not None
+        try:
+            return self._sync(self.state.version)
+        except UserError:
+            if not self._engines.dead():
+                raise
+        self._heal(now=True)
+        return self._sync(self.state.version)
 
     def record(self) -> None:
         """Log the iteration, and write a checkpoint when one is due."""
@@ -158,20 +171,22 @@ class Session:
     def trainer_takes_devices(self) -> None:
         """Engines give up their memory, the trainer's state comes back (only where there is a device to share)."""
         if self._shares_devices and self._engines is not None:
-            self._feed.pause()
+            self._feed.pause(self._heal)
             self._engines.release_memory()
             self._trainer.call("wake", what="trainer wake")
+            self._trainer_sleeps = False
 
     def engines_take_devices(self) -> None:
         """The trainer's state goes to host memory, engines take their cache back (where there is a device to share)."""
         if self._shares_devices and self._engines is not None:
+            self._trainer_sleeps = True
             self._trainer.call("sleep", what="trainer sleep")
             self._engines.resume_memory(["kv_cache"])
 
     def pause_generation(self) -> None:
         """Wait until no generation is in flight."""
         with self.records.span("generate"):
-            self._feed.pause()
+            self._feed.pause(self._heal)
 
     # ---- measuring, saving, mending ----------------------------------------------------------------------------
 
@@ -179,7 +194,9 @@ class Session:
         """Measure the engines' weights on the evaluation's data; `when` is before, during or after."""
         assert self._rollout is not None
         if self._supervised:  # nobody else needs the weights on the engines
+            self.trainer_takes_devices()
             self.sync()
+            self.engines_take_devices()
         with self.records.span("evaluate"):
             result = self._rollout.evaluate(self.state.version, self._heal)
         return self.records.evaluation(when, self.state, result)
@@ -200,7 +217,7 @@ class Session:
 
     def save_and_stop(self) -> None:
         """The user asked to stop: save what is done, so that the same command goes on from here."""
-        if self.state.iteration > self._saved_at and self.state.iteration > 0:
+        if self.state.iteration > self._saved_at and self.state.iteration > 0 and self._trustworthy:
             self.records.phase("saving a checkpoint before stopping")
             self.trainer_takes_devices()
             self.save()
@@ -223,24 +240,32 @@ class Session:
         self._saved_at = self.state.iteration
         self.records.note(f"continuing from iteration {self.state.iteration} ({newest})")
 
-    def _heal(self) -> None:
-        """Between polls of a wait: bring dead engines back with the current weights."""
-        if self._engines is None or self._sync is None or time.monotonic() < self._next_heal:
+    def _heal(self, *, now: bool = False) -> None:
+        """Bring dead engines back with the current weights; between the polls of a wait, once a second."""
+        if self._engines is None or self._rollout is None or (time.monotonic() < self._next_heal and not now):
             return
-        self._engines.heal(lambda urls: self._give_weights(urls))
+        self._engines.heal(self._give_weights, self._rollout.redirect)
         self._next_heal = time.monotonic() + _HEAL_EVERY_S
 
     def _give_weights(self, urls: list[str]) -> None:
+        """The trainer's weights as they are: after a step that no sync followed yet, they are the next version."""
         assert self._sync is not None
-        self._sync(self.state.version, urls)
+        asleep = self._trainer_sleeps
+        if asleep:
+            self._trainer.call("wake", what="trainer wake")
+        self._sync(self.state.version + self._unsynced, urls)
+        if asleep:
+            self._trainer.call("sleep", what="trainer sleep")
 
     def _check_metrics(self, metrics: dict[str, float]) -> None:
         """Stop on a loss that is no number, and when trainer and engines disagree by more than the user allows."""
         bound = self.config.weights.max_logprob_diff
         drift = metrics.get("logprob_diff_mean", 0.0)
         if not np.isfinite(metrics.get("loss", 0.0)):
+            self._trustworthy = False
             raise RunFailed(f"the loss of iteration {self.state.iteration} is not finite; lower optim.lr")
         if bound is not None and drift > bound:
+            self._trustworthy = False
             raise RunFailed(
                 f"trainer and engine log-probs differ by {drift:.2e} on average, "
                 f"more than weights.max_logprob_diff={bound:g}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster import Device, Placement
 from rlscale.config.schema.model import DType
@@ -43,7 +44,13 @@ class WeightSync:
         targets = tuple(urls if urls is not None else self.engines.urls)
         self._connect(targets)
         timeout = self.config.weights.timeout_s
-        answers = self.trainer.call("sync", version, what=f"weight sync {version}", timeout_s=timeout)
+        try:
+            answers = self.trainer.call(
+                "sync", version, what=f"weight sync {version}", timeout_s=timeout, limit="weights.timeout_s"
+            )
+        except UserError:
+            self._connected = ()  # what became of the connection is unknown: make a new one next time
+            raise
         metrics = {f"sync_{name}": float(value) for name, value in next(a for a in answers if a).items()}
         every = self.config.weights.verify_every
         if urls is not None or self.syncs == 0 or (every and self.syncs % every == 0):
@@ -57,8 +64,8 @@ class WeightSync:
         expected = self.trainer.logprobs(as_part(_canary_batch(tokens)), temperature=1.0)[1:]
         bound = self.config.weights.canary_bound or _BOUNDS[self.config.model.dtype]
         worst = 0.0
-        for url in urls:
-            difference = float(np.max(np.abs(self.rollout.score(url, tokens) - expected)))
+        for url, scored in zip(urls, self._scores(urls, tokens), strict=True):
+            difference = float(np.max(np.abs(scored - expected)))
             if not difference <= bound:  # NaN fails too
                 raise RunFailed(
                     f"weight sync {version}: log-probs of {url} and the trainer differ by {difference:.2e} on the "
@@ -69,6 +76,18 @@ class WeightSync:
         self.canary_diff = max(self.canary_diff, worst)
         return worst
 
+    def _scores(self, urls: Sequence[str], tokens: NDArray[np.int32]) -> list[NDArray[np.float32]]:
+        """Log-probs by each engine. Where the trainer has the memory of the engines' cache it lends it to them."""
+        lent = self.engines.gave_memory
+        if lent:
+            self.trainer.call("sleep", what="trainer sleep")
+            self.engines.resume_memory(["kv_cache"])
+        scores = [self.rollout.score(url, tokens) for url in urls]
+        if lent:
+            self.engines.release_memory(["kv_cache"])
+            self.trainer.call("wake", what="trainer wake")
+        return scores
+
     def _connect(self, urls: tuple[str, ...]) -> None:
         if urls == self._connected:
             return
@@ -76,7 +95,9 @@ class WeightSync:
         kind = "tensor" if colocated else "broadcast"
         timeout = self.config.weights.timeout_s
         engine_ranks = self.config.rollout.gpus_per_engine if self.config.cluster.device is Device.cuda else 1
-        self.trainer.connect(kind, list(urls), self.engines.api_key, timeout, engine_ranks)
+        self._connected = ()
+        first_ranks = [self.engines.urls.index(url) * engine_ranks for url in urls]  # read where they share GPUs
+        self.trainer.connect(kind, list(urls), self.engines.api_key, timeout, engine_ranks, first_ranks)
         self._connected = urls
 
 

@@ -18,6 +18,8 @@ from rlscale.run.calls import Calls
 from rlscale.run.placement import Layout
 from rlscale.trainer.spec import TrainerSpec
 
+_START = "cluster.start_timeout_s"
+
 
 class TrainerGroup:
     """The ranks of one trainer. Every call goes to all of them: most are collective."""
@@ -44,10 +46,12 @@ class TrainerGroup:
 
     def start(self, spec: TrainerSpec, timeout_s: float) -> None:
         """Form the process groups and build the models."""
-        self._calls.wait(self._preloading, "trainer start", timeout_s=timeout_s, heed_stop=True)
-        address, port = self._calls.one(self._ranks[0].address.remote(), "trainer start", timeout_s=timeout_s)
+        self._calls.wait(self._preloading, "trainer start", timeout_s=timeout_s, limit=_START, heed_stop=True)
+        address, port = self._calls.one(
+            self._ranks[0].address.remote(), "trainer start", timeout_s=timeout_s, limit=_START
+        )
         starting = [rank.start.remote(spec, address, port) for rank in self._ranks]
-        self._calls.wait(starting, "trainer start", timeout_s=timeout_s, heed_stop=True)
+        self._calls.wait(starting, "trainer start", timeout_s=timeout_s, limit=_START, heed_stop=True)
         self._parts_of = self.call("data_parallel_rank", what="trainer start")
 
     def train(self, parts: list[Part], version: int, *, force_old: bool = False) -> dict[str, float]:
@@ -70,15 +74,22 @@ class TrainerGroup:
         column: NDArray[np.float32] = next(answer for answer in answers if answer is not None)
         return column
 
-    def connect(self, kind: str, urls: list[str], api_key: str, timeout_s: float, engine_ranks: int) -> None:
-        """Tell the ranks which engines, of `engine_ranks` ranks each, their weights go to."""
-        calls = [rank.connect.remote(kind, urls, api_key, timeout_s, engine_ranks) for rank in self._ranks]
-        self._calls.wait(calls, "connecting trainer and engines", timeout_s=timeout_s)
+    def connect(
+        self, kind: str, urls: list[str], api_key: str, timeout_s: float, engine_ranks: int, first_ranks: list[int]
+    ) -> None:
+        """Tell the ranks which engines, of `engine_ranks` ranks each, their weights go to.
 
-    def call(self, method: str, *args: Any, what: str, timeout_s: float | None = None) -> list[Any]:
+        `first_ranks`: for each engine the first of the trainer ranks on its GPUs, where they share them.
+        """
+        calls = [rank.connect.remote(kind, urls, api_key, timeout_s, engine_ranks, first_ranks) for rank in self._ranks]
+        self._calls.wait(calls, "connecting trainer and engines", timeout_s=timeout_s, limit="weights.timeout_s")
+
+    def call(
+        self, method: str, *args: Any, what: str, timeout_s: float | None = None, limit: str = "cluster.call_timeout_s"
+    ) -> list[Any]:
         """Any other method of the trainer, on every rank."""
         refs = [rank.call.remote(method, *args) for rank in self._ranks]
-        return self._calls.wait(refs, what, timeout_s=timeout_s)
+        return self._calls.wait(refs, what, timeout_s=timeout_s, limit=limit)
 
     def close(self) -> None:
         """End the rank processes."""

@@ -8,11 +8,13 @@ import urllib.request
 from http.client import HTTPException
 from typing import Any
 
+from rlscale.config.errors import UserError
+
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Engines are reached directly, whatever proxy the environment names for the outside world."""
 
 
-class CallError(Exception):
+class CallError(UserError):
     """A call that was not answered, or not with success; the message names server and call."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import rlscale
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster import Device
+from rlscale.config.visible_gpus import visible_gpus
 from rlscale.platform import sglang_cpu
 
 CPU_CACHE_BYTES = 2 << 30
@@ -132,8 +133,21 @@ def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
         architectures = read_config(spec.model_path).get("architectures") or [None]
         variables.update(sglang_cpu.environment(architectures[0]), OMP_NUM_THREADS=str(spec.threads))
     else:
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.gpus))
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(_gpu_ids(spec))
     return variables
+
+
+def _gpu_ids(spec: ServerSpec) -> list[str]:
+    """The engine's GPUs as CUDA names them: its numbers count the GPUs that this process sees."""
+    visible = visible_gpus()
+    if visible is None:
+        return [str(gpu) for gpu in spec.gpus]
+    if spec.gpus and max(spec.gpus) >= len(visible):
+        raise UserError(
+            f"{spec.name} needs GPU {max(spec.gpus)} (counted from 0), but CUDA_VISIBLE_DEVICES={','.join(visible)} "
+            f"shows {len(visible)}; lower cluster.gpus_per_node"
+        )
+    return [visible[gpu] for gpu in spec.gpus]
 
 
 def engine_command() -> list[str]:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,6 @@ class _Entry:
     timeout_s: float
     port: int | None
     process: GuardedProcess | None = None
-    url: str = ""
     started: bool = False
 
 
@@ -95,11 +94,6 @@ class Supervisor:
         call(url, "/freeze_gc", self._api_key, {}, timeout=60.0)
         return True
 
-    def start_engines(self, specs: Sequence[ServerSpec]) -> list[str]:
-        """Start several engines at once; their base URLs. The first error is raised when all have ended their start."""
-        with ThreadPoolExecutor(max(1, len(specs))) as pool:
-            return [future.result() for future in [pool.submit(self.start_engine, spec) for spec in specs]]
-
     def start_router(self, options: Mapping[str, Any] | None = None, timeout_s: float = 60.0) -> str:
         """Start the router without workers (`RouterClient.add` gives it some); its base URL. Errors as for engines."""
         router_options(options or {}, self.host, 0, 0)
@@ -133,11 +127,6 @@ class Supervisor:
             entry.process.stop()
         return self._start(name, entry)
 
-    def urls(self) -> dict[str, str]:
-        """Base URL of every server by its name."""
-        with self._lock:
-            return {name: entry.url for name, entry in self._entries.items() if entry.url}
-
     def stop(self) -> None:
         """End all servers and wait until they are gone (a second or two). Nothing can be started afterwards."""
         with self._lock:
@@ -155,7 +144,6 @@ class Supervisor:
         """Launch until healthy; on a port that somebody took in between, again on another."""
         for attempt in range(PORT_ATTEMPTS):
             entry.port = self._pick_port(entry.host, entry.port)
-            entry.url = ""
             url = url_of(entry.host, entry.port)
             with self._lock:
                 if self._stopped:
@@ -164,7 +152,7 @@ class Supervisor:
                 self._entries[name] = entry
             problem = _wait(process, entry, url)
             if problem is None:
-                entry.url, entry.started = url, True
+                entry.started = True
                 return url
             tail = process.log_tail(40)
             process.stop()

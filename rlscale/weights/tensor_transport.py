@@ -93,10 +93,13 @@ class SharedMemoryTransport:
 class IpcTransport:
     """Each rank's GPU memory to the engine on the same GPUs, by CUDA IPC handles.
 
-    Engine e has the GPUs of ranks e * n to (e + 1) * n - 1, n = ranks / engines; the first of them talks to it.
+    An engine of n ranks has the GPUs of n trainer ranks in a row; the first of them talks to it. Ranks whose engine
+    gets nothing (only a restarted one does) talk to nobody.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks_per_receiver: int, first_ranks: Sequence[int] | None = None) -> None:
+        """`first_ranks`: each receiver's first trainer rank; by default the receivers fill the ranks from 0."""
+        self._size, self._first_ranks = ranks_per_receiver, first_ranks
         self._receiver: Receiver | None = None
         self._group: dist.ProcessGroup | None = None
         self._first = 0
@@ -105,16 +108,20 @@ class IpcTransport:
     def connect(self, receivers: Sequence[Receiver]) -> None:
         """See Transport."""
         self.close()
-        world = dist.get_world_size()
-        if not receivers or world % len(receivers):
-            raise TransferError(f"{world} trainer ranks cannot be divided among {len(receivers)} engines")
-        size = world // len(receivers)
-        mine = dist.get_rank() // size
-        groups = [dist.new_group(list(range(e * size, (e + 1) * size)), backend="gloo") for e in range(len(receivers))]
-        self._group, self._receiver, self._first = groups[mine], receivers[mine], mine * size
+        world, size = dist.get_world_size(), self._size
+        firsts = self._first_ranks if self._first_ranks is not None else range(0, size * len(receivers), size)
+        spans = [range(first, first + size) for first in firsts]
+        if not spans or max(span.stop for span in spans) > world:
+            raise TransferError(f"{len(receivers)} engines of {size} ranks do not fit the {world} trainer ranks")
+        for receiver, span in zip(receivers, spans, strict=True):
+            group = dist.new_group(list(span), backend="gloo")  # collective: also where the rank is in none of them
+            if dist.get_rank() in span:
+                self._group, self._receiver, self._first = group, receiver, span.start
 
     def send(self, bucket: Bucket) -> None:
         """See Transport."""
+        if self._receiver is None:
+            return
         entries, size = flat_bucket.contents(bucket.named)
         flat = torch.empty(size, dtype=torch.uint8, device=bucket.named[0][1].device)
         flat_bucket.fill(flat, bucket.named, entries)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from rlscale.config.errors import UserError
 from rlscale.weights.source import Bucket
 
 
-class TransferError(Exception):
+class TransferError(UserError):
     """A transfer did not reach every engine; what the engines hold is undefined until all weights were sent again."""
 
 
@@ -58,10 +59,16 @@ class Transport(Protocol):
         """Give up connections."""
 
 
-def build_transport(kind: str, device_type: str, timeout_s: float, ranks_per_receiver: int = 1) -> Transport:
+def build_transport(
+    kind: str,
+    device_type: str,
+    timeout_s: float,
+    ranks_per_receiver: int = 1,
+    first_ranks: Sequence[int] | None = None,
+) -> Transport:
     """A transport by name: `tensor` (engines on the trainer's devices) or `broadcast` (engines elsewhere).
 
-    `ranks_per_receiver`: tensor-parallel ranks of an engine.
+    `ranks_per_receiver`: tensor-parallel ranks of an engine. `first_ranks`: see IpcTransport; others do not read it.
     """
     from rlscale.weights.broadcast_transport import BroadcastTransport
     from rlscale.weights.tensor_transport import IpcTransport, SharedMemoryTransport
@@ -70,6 +77,6 @@ def build_transport(kind: str, device_type: str, timeout_s: float, ranks_per_rec
         return BroadcastTransport(device_type, timeout_s, ranks_per_receiver)
     if kind == "tensor":
         if device_type == "cuda":
-            return IpcTransport()
+            return IpcTransport(ranks_per_receiver, first_ranks)
         return SharedMemoryTransport(timeout_s, ranks_per_receiver)
     raise ValueError(f"unknown transport {kind!r}; there are tensor and broadcast")

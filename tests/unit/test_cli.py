@@ -46,6 +46,10 @@ def test_cfg_resolves_only_when_asked(capsys: pytest.CaptureFixture[str]) -> Non
         (["--cgf", "job"], "error: --cgf: unknown option; did you mean --cfg?"),
         (["--cfg", "jb"], "error: --cfg/-c: invalid choice: 'jb' (choose from 'job', 'hydra', 'all')"),
         (["exprot"], "error: exprot: unknown command; did you mean export? (overrides are written key=value)"),
+        (
+            ["--cfg", "job", "export"],
+            "error: export: a command stands first, and of the options only --debug and --help go with it",
+        ),
         (["recipe=a.yaml", "recipe=b.yaml"], "error: recipe=b.yaml: the recipe is given twice"),
         (["recipe=/nowhere/x.yaml"], "error: recipe=/nowhere/x.yaml: there is no such file"),
         (
@@ -70,6 +74,21 @@ def test_debug_shows_the_traceback_too(capsys: pytest.CaptureFixture[str]) -> No
     assert code == 2
     assert err[0].startswith("Traceback")
     assert err[-1] == "error: optim.lrr: unknown key; did you mean optim.lr?"
+
+
+@pytest.mark.parametrize("argv", [["--debug", "export"], ["export", "--debug"]])
+def test_flags_may_stand_before_or_after_a_command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(*argv, capsys=capsys)
+    assert (code, err[0]) == (2, "Traceback (most recent call last):")
+    assert err[-1] == "error: export needs run.output=FOLDER, the folder of a run"
+
+
+def test_help_before_a_command_is_the_help_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("--help", "export", capsys=capsys)
+    assert (code, out.splitlines()[0]) == (
+        0,
+        "usage: python -m rlscale export run.output=FOLDER [to=FOLDER] [iteration=N]",
+    )
 
 
 def test_help_names_recipes_groups_and_commands(capsys: pytest.CaptureFixture[str]) -> None:

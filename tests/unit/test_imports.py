@@ -28,9 +28,10 @@ def room(packages: str = "", rooms: str = "") -> Room:
 EVERY_ROOM = "config algo platform data weights envs serve rollout trainer observe"
 
 # The columns of samples and batches are NumPy arrays, so the rooms that hand them on import numpy; tokenizers and
-# huggingface_hub come with transformers, pyarrow with datasets, mbridge with the mapping onto megatron.
+# huggingface_hub come with transformers, pyarrow with datasets, mbridge with the mapping onto megatron, yaml with
+# omegaconf.
 ROOMS = {
-    "config": room("omegaconf hydra"),
+    "config": room("omegaconf hydra yaml"),
     "algo": room("torch numpy"),
     "platform": room("torch", "config"),
     "data": room("numpy torch datasets pyarrow transformers tokenizers huggingface_hub", "config"),
@@ -40,7 +41,7 @@ ROOMS = {
     "rollout": room("numpy aiohttp", "config data envs"),
     "trainer": room("numpy torch megatron", "config platform algo data weights"),
     "observe": room("rich wandb tensorboard", "config data"),
-    "run": room("numpy ray hydra", EVERY_ROOM),
+    "run": room("numpy psutil ray hydra", EVERY_ROOM),
     "cli": room("", "config run"),
     "__main__": room("", "cli"),
 }

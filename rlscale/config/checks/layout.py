@@ -173,6 +173,8 @@ def engines_fit(subject: Subject) -> Iterator[str]:
             f"rollout.engines={rollout.engines} x gpus_per_engine={per_engine} = {sizes.engine_gpus} GPUs, but the "
             f"cluster has {sizes.engine_devices} for them; use at most {sizes.engine_devices // per_engine} engines"
         )
+    elif cluster.placement is Placement.colocated:
+        yield from _engines_cover_the_trainer(subject)
     elif 0 < sizes.engine_gpus < sizes.engine_devices:
         subject.notes.append(
             f"the engines use {sizes.engine_gpus} of their {sizes.engine_devices} GPUs "
@@ -183,6 +185,24 @@ def engines_fit(subject: Subject) -> Iterator[str]:
             f"rollout.gpus_per_engine={per_engine} does not divide the {heads} attention heads of "
             f"{subject.config.model.name}; use {divisors(heads)}"
         )
+
+
+def _engines_cover_the_trainer(subject: Subject) -> Iterator[str]:
+    """Each trainer rank hands its weights to the engine on its own GPU, so both must use the same GPUs."""
+    sizes, cluster, rollout = subject.sizes, subject.config.cluster, subject.config.rollout
+    ranks, heads = sizes.trainer_ranks, subject.size("num_attention_heads")
+    if sizes.engine_gpus in (0, ranks) or ranks > sizes.trainer_devices:
+        return  # nothing to cover, or ranks_fit_the_cluster says what is wrong first
+    fitting = [
+        size
+        for size in range(1, cluster.gpus_per_node + 1)
+        if not cluster.gpus_per_node % size and not ranks % size and not (heads or 0) % size
+    ]
+    values = [f"rollout.engines={ranks // size} with rollout.gpus_per_engine={size}" for size in fitting]
+    yield (
+        f"rollout.engines={rollout.engines} x gpus_per_engine={rollout.gpus_per_engine} = {sizes.engine_gpus} GPUs, "
+        f"but colocated engines use the same {ranks} GPUs as the trainer; use {', or '.join(values)}"
+    )
 
 
 def _given_engines(subject: Subject) -> Iterator[str]:

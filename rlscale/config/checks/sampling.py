@@ -71,9 +71,20 @@ def prompts_fit_the_model(subject: Subject) -> Iterator[str]:
             )
 
 
+def canary_fits_the_model(subject: Subject) -> Iterator[str]:
+    """The canary prompt stays within the positions of the model, or engine and trainer both fail on it."""
+    tokens, positions = subject.config.weights.canary_tokens, subject.size("max_position_embeddings")
+    if positions is not None and tokens > positions:
+        yield (
+            f"weights.canary_tokens={tokens} is above the {positions} positions of {subject.config.model.name} "
+            "(max_position_embeddings); lower it"
+        )
+
+
 SAMPLING_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
     staleness_is_possible,
     evaluation_is_possible,
     pass_k_has_samples,
     prompts_fit_the_model,
+    canary_fits_the_model,
 )

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rlscale.config.checks.subject import Subject
 from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
 
 _SPLITS = ("train", "held_out")
 _FILES = (".jsonl", ".parquet")
+
+
+def recipe_is_a_plain_name(subject: Subject) -> Iterator[str]:
+    """The recipe's name becomes a folder below `run.root`, and must not lead out of it."""
+    name = subject.config.run.recipe
+    if name in ("", "..") or Path(name).name != name:
+        yield f"run.recipe={name}: must be a plain name, without a slash, and not .. (it names a folder of run.root)"
 
 
 def reward_is_named(subject: Subject) -> Iterator[str]:
@@ -64,4 +72,9 @@ def _target(node: dict[str, object], key: str, how: str, *, needed: bool) -> Ite
         yield f"{key}._target_={target}: must be the dotted name of a class or function, module.name"
 
 
-STAGE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (reward_is_named, data_is_usable, splits_agree)
+STAGE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+    recipe_is_a_plain_name,
+    reward_is_named,
+    data_is_usable,
+    splits_agree,
+)

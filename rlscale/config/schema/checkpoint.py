@@ -23,7 +23,5 @@ class CheckpointConfig(Section):
     """Iterations between checkpoints; 0 saves only at the end and on a signal."""
     keep: int = 2
     """Checkpoints kept; older ones are removed after a newer one is whole."""
-    optimizer: bool = True
-    """Save the optimizer state; without it a run cannot be resumed exactly."""
     resume: Resume = Resume.auto
     """`auto` continues the newest unfinished run of the same recipe and configuration; `never` starts afresh."""

@@ -176,15 +176,22 @@ class MegatronTrainer:
         model, bucket = self._model, self._spec.weights.bucket_mb * 2**20
         return MegatronWeights(model.bare, model.weights, model.groups, bucket)
 
-    def connect(self, kind: str, receivers: Sequence[Receiver], ranks_per_receiver: int = 1) -> None:
+    def connect(
+        self,
+        kind: str,
+        receivers: Sequence[Receiver],
+        ranks_per_receiver: int = 1,
+        first_ranks: Sequence[int] | None = None,
+    ) -> None:
         """Say who gets the weights, and how: `tensor` or `broadcast`. TransferError when they cannot be reached.
 
-        `ranks_per_receiver`: tensor-parallel ranks of an engine.
+        `ranks_per_receiver`: tensor-parallel ranks of an engine. `first_ranks`: for each engine the first of the
+        trainer ranks on its GPUs, where they share them; by default the engines follow one another from rank 0.
         """
         if self._transport is not None:
             self._transport.close()
         timeout = self._spec.weights.timeout_s
-        self._transport = build_transport(kind, self._platform.device.type, timeout, ranks_per_receiver)
+        self._transport = build_transport(kind, self._platform.device.type, timeout, ranks_per_receiver, first_ranks)
         self._transport.connect(receivers)
 
     def sync(self, version: int) -> dict[str, float]:

@@ -45,8 +45,8 @@ def test_two_tensor_parallel_ranks_agree_with_the_engine(short, tmp_path: Path):
 KNOWN_KEY = "known-to-this-test-only-0123456789"
 RUN_WITH_A_KNOWN_KEY = f"""
 import secrets, sys
-secrets.token_urlsafe = lambda size=None: "{KNOWN_KEY}"
 from rlscale.cli import main
+secrets.token_urlsafe = lambda size=None: "{KNOWN_KEY}"
 sys.exit(main())
 """
 
@@ -54,10 +54,11 @@ sys.exit(main())
 def test_two_engines_and_two_data_parallel_ranks_whose_key_is_nowhere(tmp_path: Path):
     """Two engines of its own serve the run; the run's API key is in no log, file, process list or environment."""
     overrides = [*SHORT, "rollout.engines=2", "parallel.data=2", "run.iterations=3"]
-    log = tmp_path / "command.log"
+    log, program = tmp_path / "command.log", tmp_path / "program.py"
+    program.write_text(RUN_WITH_A_KNOWN_KEY)
     with open(log, "w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN_WITH_A_KNOWN_KEY, *overrides], cwd=tmp_path, stdout=output, stderr=output
+            [sys.executable, str(program), *overrides], cwd=tmp_path, stdout=output, stderr=output
         )
     seen = 0
     while process.poll() is None:
@@ -76,8 +77,7 @@ def test_two_engines_and_two_data_parallel_ranks_whose_key_is_nowhere(tmp_path: 
     assert served == [True, True]
     assert summary(folder)["status"] == "finished"
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size < 1 << 24]
-    assert files
-    assert not [path for path in files if KNOWN_KEY.encode() in path.read_bytes()]
+    assert [path for path in files if KNOWN_KEY.encode() in path.read_bytes()] == [program]
 
 
 def test_a_sweep_of_two_ends_with_a_table(short, tmp_path: Path):

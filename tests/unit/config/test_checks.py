@@ -17,7 +17,7 @@ from rlscale.config.schema.section import Section
 Problems = Callable[..., list[str]]
 
 DISAGGREGATED = "cluster.placement=disaggregated"
-NODE8 = ("cluster=node8",)
+NODE8 = ("cluster=node8", "rollout.engines=8")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,10 @@ NODE8 = ("cluster=node8",)
         ),
         (["optim.min_lr=1e-9"], "is never reached with optim.schedule=constant"),
         (["optim.schedule=cosine", "optim.min_lr=1"], "optim.min_lr=1 is above optim.lr=0.0004"),
-        (["optim.schedule=linear", "optim.warmup_steps=9", "optim.decay_steps=9"], "must be below optim.decay_steps (9)"),
+        (
+            ["optim.schedule=linear", "optim.warmup_steps=9", "optim.decay_steps=9"],
+            "must be below optim.decay_steps (9)",
+        ),
         # rollout and evaluation
         (["rollout.max_staleness=1"], "use cluster.placement=disaggregated, or rollout.max_staleness=0"),
         (["rollout.max_staleness=2", DISAGGREGATED], "this version goes up to 1"),
@@ -64,7 +67,10 @@ NODE8 = ("cluster=node8",)
         (["eval.temperature=0", "eval.samples_per_prompt=2"], "gives the same answer 2 times"),
         (["eval.data=null"], "choose data@eval.data=<option>, or eval.enabled=false"),
         (["rollout.max_response_tokens=3073"], "is above the 4096 positions of four_heads"),
+        (["weights.canary_tokens=4097"], "weights.canary_tokens=4097 is above the 4096 positions of four_heads"),
         # data, reward, stages
+        (["run.recipe=a/b"], "run.recipe=a/b: must be a plain name, without a slash"),
+        (["run.recipe=.."], "run.recipe=..: must be a plain name"),
         (["reward=custom"], "reward.function._target_: has no value"),
         (["reward=custom", "reward.function._target_=nodots"], "must be the dotted name of a class or function"),
         (["data=custom"], "data.source._target_: has no value"),
@@ -112,6 +118,7 @@ def test_a_senseless_combination_is_one_line(problems: Problems, overrides: list
         ("optim.lr=nan", "optim.lr=nan: must be above 0"),
         ("optim.beta2=1", "optim.beta2=1.0: must be at least 0 and below 1"),
         ("parallel.tensor=0", "parallel.tensor=0: must be at least 1"),
+        ("weights.canary_tokens=1", "weights.canary_tokens=1: must be at least 2"),
     ],
 )
 def test_a_value_out_of_range_says_the_range(problems: Problems, override: str, line: str) -> None:
@@ -165,6 +172,12 @@ def test_a_large_model_on_the_cpu_says_which_groups_to_change(problems: Problems
         (["cluster.gpus_per_node=6", "parallel.pipeline=4"], "4 GPUs per model copy does not divide the 6 GPUs"),
         (["cluster.gpus_per_node=0"], "cluster.device=cuda needs GPUs"),
         (["cluster.rollout_gpus=2"], "is not read when colocated"),
+        (
+            ["parallel=moe_8gpu", "rollout.engines=1"],
+            "rollout.engines=1 x gpus_per_engine=1 = 1 GPUs, but colocated engines use the same 8 GPUs as the trainer; "
+            "use rollout.engines=8 with rollout.gpus_per_engine=1, or rollout.engines=4 with rollout.gpus_per_engine=2",
+        ),
+        (["parallel=moe_8gpu", "parallel.data=1"], "use the same 4 GPUs as the trainer; use rollout.engines=4 with"),
         ([DISAGGREGATED], "leaves no GPU to the engines"),
         ([DISAGGREGATED, "cluster.rollout_gpus=8"], "the engines get every GPU"),
         (["cluster.nodes=2"], "needs a running Ray cluster; give cluster.ray_address"),
@@ -185,7 +198,18 @@ def test_a_model_that_is_not_downloaded_skips_its_checks_and_says_so(
     monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
     notes = check(compose(plain_recipe, ["model=qwen3_30b", *NODE8, "parallel.tensor=8"]))
     assert any("Qwen/Qwen3-30B-A3B is not downloaded yet" in note for note in notes)
-    assert any("the engines use 1 of their 8 GPUs" in note for note in notes)
+
+
+def test_engines_that_leave_gpus_of_their_own_idle_are_noted(plain_recipe: str, hf: Path) -> None:
+    own = [DISAGGREGATED, "cluster.rollout_gpus=4", "rollout.engines=1", f"model.path={hf}/qwen3_0_6b"]
+    notes = check(compose(plain_recipe, ["model=qwen3_0_6b", *NODE8, *own]))
+    assert any("the engines use 1 of their 4 GPUs" in note for note in notes)
+
+
+def test_a_path_that_is_nowhere_is_said_before_the_model_that_is_made_instead(problems: Problems) -> None:
+    first, second = problems("model.path=/nope")
+    assert first.startswith("model.path=/nope: there is no such folder")
+    assert second.startswith("model.path=/nope and model.create are both given")
 
 
 def test_a_model_folder_without_or_with_a_broken_config_is_named(problems: Problems, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_function_and_a_class_can_be_rewards_with_arguments() -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ({}, "reward.function is empty"),
+        ({}, "reward.function is empty; choose one with reward=arithmetic or reward=math"),
         ({"reverse": True}, "reward.function._target_ is missing"),
         ({"_target_": "no_such_module.Thing"}, "reward.function._target_=no_such_module.Thing: no module of that name"),
         (

@@ -47,8 +47,15 @@ Scenario = Callable[[FakeEngine, RolloutService], Awaitable[Any]]
 
 @asynccontextmanager
 async def started(spec: RolloutSpec, engine: FakeEngine) -> AsyncIterator[RolloutService]:
-    """A service connected to the engine, not generating yet."""
+    """A service connected to the engine, not generating yet; the engine is given each version as the run would."""
     service = RolloutService(spec)
+    resume = service.resume
+
+    async def sync_and_resume(version: int) -> None:
+        engine.synced = str(version)
+        await resume(version)
+
+    service.resume = sync_and_resume
     await service.start(engine.url, engine.api_key)
     try:
         yield service

@@ -27,7 +27,8 @@ class FakeEngine:
     def __init__(self, api_key: str | None = "secret") -> None:
         self.api_key = api_key
         self.weights = 0
-        self.weight_version = "default"
+        self.weight_version: str | None = None  # what it reports; None: the version it was given last
+        self.synced = "0"
         self.delay: Callable[[dict[str, Any]], float] = lambda body: 0.0
         self.fault: Callable[[dict[str, Any]], int | str | None] = lambda body: None
         self.requests: list[dict[str, Any]] = []
@@ -96,7 +97,7 @@ class FakeEngine:
         meta: dict[str, Any] = {
             "output_token_logprobs": [[-math.log(8.0), token, None] for token in tokens],
             "finish_reason": reason,
-            "weight_version": self.weight_version,
+            "weight_version": self.synced if self.weight_version is None else self.weight_version,
         }
         if body.get("logprob_start_len") == 0:
             meta["input_token_logprobs"] = [[None if i == 0 else -1.0, t, None] for i, t in enumerate(prompt)]

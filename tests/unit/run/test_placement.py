@@ -3,7 +3,7 @@
 import pytest
 
 from rlscale.config.schema.cluster import ClusterConfig, Device, Placement
-from rlscale.run.placement import Slot, lay_out
+from rlscale.run.placement import Slot, lay_out, shares_devices
 
 
 def gpus(**fields) -> ClusterConfig:
@@ -41,6 +41,12 @@ def test_disaggregated_over_machines_gives_the_last_machines_to_the_engines():
 def test_an_engine_larger_than_a_machine_starts_on_its_first_machine():
     layout = lay_out(gpus(nodes=2, gpus_per_node=8), ranks=16, engines=1, gpus_per_engine=16)
     assert layout.engines == (Slot(0, tuple(range(8))),)
+
+
+def test_only_colocated_gpus_are_shared():
+    assert shares_devices(gpus())
+    assert not shares_devices(gpus(placement=Placement.disaggregated))
+    assert not shares_devices(ClusterConfig())
 
 
 def test_a_layout_that_does_not_fit_is_refused():

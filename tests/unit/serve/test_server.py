@@ -49,7 +49,10 @@ def test_an_option_that_rlscale_derives_is_refused_by_name(model: str) -> None:
         router_options({"host": "0.0.0.0"}, "127.0.0.1", 1, 2)
 
 
-def test_a_gpu_engine_gets_its_gpus_and_nothing_of_the_cpu(model: str, tmp_path: Path) -> None:
+def test_a_gpu_engine_gets_its_gpus_and_nothing_of_the_cpu(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     spec = ServerSpec("engine-1", model, Device.cuda, "bfloat16", tensor_parallel=2, gpus=(2, 3), memory_saver=True)
     options = server_options(spec, 1)
     assert (options["device"], options["tp_size"], options["enable_memory_saver"]) == ("cuda", 2, True)
@@ -57,6 +60,16 @@ def test_a_gpu_engine_gets_its_gpus_and_nothing_of_the_cpu(model: str, tmp_path:
     environment = server_environment(spec, tmp_path)
     assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert "SGLANG_USE_CPU_ENGINE" not in environment
+
+
+def test_gpus_count_within_those_that_the_run_may_use(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-5e,6,7")
+    environment = server_environment(ServerSpec("engine-0", model, Device.cuda, gpus=(1, 3)), tmp_path)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-5e,7"
+    with pytest.raises(UserError, match=r"engine-1 needs GPU 4 .* shows 4; lower cluster\.gpus_per_node"):
+        server_environment(ServerSpec("engine-1", model, Device.cuda, gpus=(4,)), tmp_path)
 
 
 def test_caches_of_a_server_are_below_the_scratch_folder(model: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from rlscale.weights import flat_bucket
 from rlscale.weights.source import Bucket
-from rlscale.weights.tensor_transport import SharedMemoryTransport
+from rlscale.weights.tensor_transport import IpcTransport, SharedMemoryTransport
 from rlscale.weights.transport import TransferError
 
 
@@ -147,3 +147,30 @@ def test_files_of_a_killed_process_are_removed() -> None:
     assert not dead.exists()
     assert mine.path.exists()
     mine.remove()
+
+
+@pytest.mark.parametrize(
+    ("rank_of_8", "first_ranks", "engine"),
+    [(0, [0, 4], 0), (3, [0, 4], 0), (4, [0, 4], 1), (7, None, 1), (5, [4], 0), (3, [4], None)],
+)
+def test_each_rank_talks_to_the_engine_on_its_own_gpus(
+    monkeypatch: pytest.MonkeyPatch, rank_of_8: int, first_ranks: list[int] | None, engine: int | None
+) -> None:
+    monkeypatch.setattr(dist, "get_world_size", lambda: 8)
+    monkeypatch.setattr(dist, "get_rank", lambda: rank_of_8)
+    monkeypatch.setattr(dist, "new_group", lambda ranks, backend: tuple(ranks))
+    engines = [FakeEngine() for _ in first_ranks or range(2)]
+    transport = IpcTransport(4, first_ranks)
+    transport.connect(engines)  # type: ignore[arg-type]  # a part of a Receiver
+    assert transport._receiver is (None if engine is None else engines[engine])
+    if engine is None:
+        transport.send(buckets()[0])
+        transport.commit(1)
+    else:
+        first = rank_of_8 // 4 * 4
+        assert (transport._first, transport._group) == (first, tuple(range(first, first + 4)))
+
+
+def test_engines_that_do_not_fit_the_ranks_are_refused(rank: None) -> None:
+    with pytest.raises(TransferError, match="2 engines of 1 ranks do not fit the 1 trainer ranks"):
+        IpcTransport(1).connect([FakeEngine(), FakeEngine()])  # type: ignore[list-item]  # parts of Receivers

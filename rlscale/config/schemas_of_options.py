@@ -1,0 +1,45 @@
+"""Which options of a group have a key that the chosen one lacks: `data.path` belongs to `data=jsonl`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlscale.config.groups import Groups
+from rlscale.config.schema.section import Section
+from rlscale.config.store import DATA_SCHEMAS, LOSS_SCHEMAS
+
+_SCHEMAS: dict[str, type[Section]] = {**DATA_SCHEMAS, **LOSS_SCHEMAS}
+
+
+def options_with(key: str, groups: Groups) -> list[str]:
+    """The choices (`data=jsonl`) whose section has that dotted key; empty where the group has one schema for all."""
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        choice = groups.at(".".join(parts[:depth]))
+        if choice is None:
+            continue
+        group = choice.partition("@")[0]
+        found = [option for option in groups.options(group) if parts[depth] in _keys(group, option, groups)]
+        if found:
+            return [f"{choice}={option}" for option in found]
+    return []
+
+
+def _keys(group: str, option: str, groups: Groups) -> set[str]:
+    """Keys of the schema that an option names in its defaults list; empty without one."""
+    files = [folder / group / f"{option}.yaml" for folder in groups.folders]
+    named = [entry for file in files if file.is_file() for entry in _defaults(file)]
+    return {field.name for entry in named if entry in _SCHEMAS for field in fields(_SCHEMAS[entry])}
+
+
+def _defaults(file: Path) -> list[str]:
+    try:
+        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError):
+        return []  # somebody's own option, and not the chosen one: Hydra reads that itself
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    return [entry for entry in defaults if isinstance(entry, str)] if isinstance(defaults, list) else []

@@ -1,0 +1,35 @@
+"""Which machines of a Ray cluster a run takes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from rlscale.config.errors import UserError
+from rlscale.run.ray_session import node_ids
+
+
+def node(name: str, gpus: int = 0, alive: bool = True) -> dict:
+    return {"NodeID": name, "Alive": alive, "Resources": {"GPU": float(gpus)} if gpus else {}}
+
+
+@pytest.fixture(autouse=True)
+def _cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [node("b", 8), node("head"), node("a", 8), node("gone", 8, alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "head"))
+
+
+def test_this_machine_comes_first():
+    assert node_ids(2, need_gpus=False) == ["head", "a"]
+
+
+def test_a_head_without_gpus_is_no_machine_of_a_gpu_run():
+    assert node_ids(2, need_gpus=True) == ["a", "b"]
+
+
+def test_too_few_machines_are_an_error():
+    with pytest.raises(UserError, match=r"cluster\.nodes=3, but the Ray cluster has 2 with GPUs"):
+        node_ids(3, need_gpus=True)
