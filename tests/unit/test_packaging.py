@@ -43,4 +43,4 @@ def test_an_installed_wheel_composes_outside_the_clone(tmp_path: Path) -> None:
     assert file.startswith(str(target))
     assert (conf, recipes) == (f"{target}/rlscale/_assets/conf", f"{target}/rlscale/_assets/recipes")
     assert placement == "loss"
-    assert list(elsewhere.iterdir()) == []
+    assert [path.name for path in elsewhere.iterdir()] in ([], [".rlscale"])  # what can be made again

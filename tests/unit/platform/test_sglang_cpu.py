@@ -12,6 +12,13 @@ import pytest
 from rlscale.platform import sglang_cpu, sglang_stubs
 
 PLACES = {
+    "sglang/srt/layers/attention/torch_native_backend.py": [
+        "def _run_sdpa_forward_extend(",
+        "def _run_sdpa_forward_decode(",
+        "            forward_batch.seq_lens,\n            forward_batch.extend_prefix_lens,\n"
+        "            forward_batch.extend_seq_lens,\n            forward_batch.encoder_lens,\n            scaling=",
+        "            forward_batch.seq_lens,\n            forward_batch.encoder_lens,\n            scaling=",
+    ],
     "sglang/kernels/ops/sampling/murmur_hash.py": [
         "def murmur_hash32(seed, positions, col_indices):",
         "k = (k * c1) & 0xFFFFFFFF",

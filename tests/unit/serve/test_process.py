@@ -120,14 +120,14 @@ time.sleep(300)
         supervisor.kill()
         supervisor.wait()
         assert gone_within(pids, 5)
+        deadline = time.monotonic() + 10
+        while [path.name for path in tmp_path.iterdir()] != ["log"]:
+            assert time.monotonic() < deadline, "the guard leaves its temporary folder behind"
+            time.sleep(0.05)
     finally:
         supervisor.kill()
         for pid in alive([*siblings, *pids]):
             os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while [path.name for path in tmp_path.iterdir()] != ["log"]:
-        assert time.monotonic() < deadline, "the guard leaves its temporary folder behind"
-        time.sleep(0.05)
 
 
 def root() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import functools
 import importlib.metadata
 import importlib.util
 import io
@@ -27,12 +28,21 @@ def sglang_file(path: str) -> Path:
     return Path(str(importlib.metadata.distribution("sglang").locate_file(path)))
 
 
+@functools.cache
+def unpickler() -> Any:
+    """SGLang's own unpickler, taken out of a module that is too slow to import."""
+    source = sglang_file("sglang/srt/utils/common.py").read_text()
+    (found,) = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "SafeUnpickler"]
+    names: dict[str, Any] = {"pickle": pickle}
+    exec(compile(ast.Module([found], []), "common.py", "exec"), names)
+    return names["SafeUnpickler"]
+
+
+unpickler()  # now: Python 3.11 cannot parse in two threads at once, and engines are called in threads
+
+
 def sglang_load(serialized: str) -> list[tuple[str, torch.Tensor]]:
     """What SGLang's own unpickler and bucket class make of a serialized bucket (copies)."""
-    source = sglang_file("sglang/srt/utils/common.py").read_text()
-    (unpickler,) = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "SafeUnpickler"]
-    names: dict[str, Any] = {"pickle": pickle}
-    exec(compile(ast.Module([unpickler], []), "common.py", "exec"), names)
     spec = importlib.util.spec_from_file_location(
         "tensor_bucket", sglang_file("sglang/srt/weight_sync/tensor_bucket.py")
     )
@@ -40,7 +50,7 @@ def sglang_load(serialized: str) -> list[tuple[str, torch.Tensor]]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    loaded = names["SafeUnpickler"](io.BytesIO(base64.b64decode(serialized, validate=True))).load()
+    loaded = unpickler()(io.BytesIO(base64.b64decode(serialized, validate=True))).load()
     bucket = module.FlattenedTensorBucket(flattened_tensor=loaded["flattened_tensor"], metadata=loaded["metadata"])
     return [(name, tensor.clone()) for name, tensor in bucket.reconstruct_tensors()]
 
