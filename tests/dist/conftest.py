@@ -1,0 +1,40 @@
+"""Fixtures of the tests on several gloo ranks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the pool's processes import these modules by their names
+
+from rank_pool import RankPool
+from tiny_models import make_model
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[RankPool]:
+    """Two ranks for the whole run."""
+    ranks = RankPool(2)
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny models by kind: dense, tied, moe, and a dense one of four layers."""
+    folder = tmp_path_factory.mktemp("models")
+    made = {kind: make_model(folder / kind, kind) for kind in ("dense", "tied", "moe")}
+    return {**made, "deep": make_model(folder / "deep", "dense", num_hidden_layers=4)}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        gpu = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=gpu)
+        items[:] = [item for item in items if item not in gpu]

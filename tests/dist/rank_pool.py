@@ -1,0 +1,98 @@
+"""Worker processes that stay for a whole test run: starting ranks anew for every test would take most of the time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+
+class RankFailed(Exception):
+    """A function failed on a rank; the message is its traceback."""
+
+
+class RankPool:
+    """Processes that run functions as the ranks of a trainer.
+
+    A function is called as fn(rank, world_size, address, port, *args) and must be importable by its module's name.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Any] = []
+        self._processes: list[Any] = []
+        for _ in range(self.size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def run(self, function: Callable[..., Any], *args: Any, world_size: int, timeout: float = 120.0) -> list[Any]:
+        """What the function returns on each rank. RankFailed if one fails; after a hung one the pool starts anew."""
+        port = free_port()
+        for rank in range(world_size):
+            self._pipes[rank].send((function, (rank, world_size, "127.0.0.1", port, *args)))
+        results, failure = [], None
+        for rank in range(world_size):
+            if not self._pipes[rank].poll(5.0 if failure else timeout):
+                self.close()
+                self._start()
+                raise RankFailed(failure or f"rank {rank} did not answer within {timeout} s")
+            good, value = self._pipes[rank].recv()
+            if good:
+                results.append(value)
+            else:
+                failure = failure or f"rank {rank}:\n{value}"
+        if failure:
+            raise RankFailed(failure)
+        return results
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _work(pipe: Any) -> None:
+    """A worker's life: take a function, run it, answer."""
+    import os
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    from rlscale.platform import megatron_cpu
+
+    torch.set_num_threads(1)
+    megatron_cpu.install()
+    while True:
+        try:
+            function, args = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((True, function(*args)))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
+            _forget_groups()
+
+
+def _forget_groups() -> None:
+    """What a function left open must not fail the next one."""
+    from rlscale.trainer.megatron import parallel
+
+    parallel.leave()

@@ -1,0 +1,203 @@
+"""What the ranks of the pool run. Every function is called with (rank, world_size, address, port, ...)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rlscale.data.batch import Batch
+from rlscale.data.part import Part
+from rlscale.trainer.spec import TrainerSpec
+
+
+def open_trainer(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> Any:
+    """A started trainer."""
+    from rlscale.trainer.megatron.trainer import MegatronTrainer
+
+    trainer = MegatronTrainer(spec, rank, world_size)
+    trainer.start(address, port)
+    return trainer
+
+
+def gathered(trainer: Any, gradients: bool = False) -> dict[str, np.ndarray]:
+    """All weights (or the gradients that the last step left) under their Hugging Face names. Collective."""
+    source = trainer.weights()
+    if gradients:
+        source._parameters = {name: parameter.main_grad for name, parameter in source._parameters.items()}
+    return {
+        name: tensor.detach().float().numpy().copy() for bucket in source.buckets(0) for name, tensor in bucket.named
+    }
+
+
+def train(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]]
+) -> dict[str, Any]:
+    """Train on the parts of each iteration; metrics, gradients after the first iteration, weights after the last."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        metrics, gradients = [], {}
+        for number, parts in enumerate(iterations):
+            metrics.append(trainer.train(parts[trainer.data_parallel_rank()], number))
+            if number == 0 and not spec.trainer.distributed_optimizer:
+                gradients = gathered(trainer, gradients=True)
+        return {"metrics": metrics, "gradients": gradients, "weights": gathered(trainer)}
+    finally:
+        trainer.close()
+
+
+def logprobs(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part]
+) -> np.ndarray | None:
+    """Log-probs of the rank's part before any step, None where the rank hands out none."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        column: np.ndarray | None = trainer.logprobs(parts[trainer.data_parallel_rank()])
+        return column
+    finally:
+        trainer.close()
+
+
+def train_and_save_halfway(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]], folder: str
+) -> dict[str, Any]:
+    """Train on all iterations, with a checkpoint after the first half: weights and last metrics."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        for number, parts in enumerate(iterations):
+            if number == len(iterations) // 2:
+                trainer.save(folder)
+            metrics = trainer.train(parts[trainer.data_parallel_rank()], number)
+        return {"weights": gathered(trainer), "metrics": metrics}
+    finally:
+        trainer.close()
+
+
+def resume(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]], folder: str
+) -> dict[str, Any]:
+    """Load a checkpoint and train on: weights, last metrics, and the steps that the checkpoint had."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        trainer.load(folder)
+        steps, metrics = trainer.steps, {}
+        for number, parts in enumerate(iterations):
+            metrics = trainer.train(parts[trainer.data_parallel_rank()], number)
+        return {"weights": gathered(trainer), "metrics": metrics, "steps": steps}
+    finally:
+        trainer.close()
+
+
+def whole_column(parts: list[Part], batch: Batch, columns: list[np.ndarray | None]) -> np.ndarray:
+    """Columns of the parts put together in the order of the batch's rows."""
+    together = np.zeros(batch.tokens_total, np.float32)
+    for part, column in zip(parts, [c for c in columns if c is not None], strict=True):
+        for local, row in enumerate(part.row_ids):
+            values = column[part.batch.offsets[local] : part.batch.offsets[local + 1]]
+            together[batch.offsets[row] : batch.offsets[row + 1]] = values
+    return together
+
+
+def passes(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, Any]:
+    """The same first step without and with a pass for the old log-probs (learning rate 0 in between)."""
+    from dataclasses import replace
+
+    from training_data import divide, make_batch
+
+    (part,) = divide(make_batch(spec.algo), 1)
+    trainer = open_trainer(rank, world_size, address, port, replace(spec, optim=replace(spec.optim, lr=0.0)))
+    try:
+        return {"skipped": trainer.train(part, 0), "forced": trainer.train(part, 0, force_old=True)}
+    finally:
+        trainer.close()
+
+
+def reference(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, Any]:
+    """Log-probs of policy and reference before and after training."""
+    from training_data import divide, make_batch
+
+    (part,) = divide(make_batch(spec.algo), 1)
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        before = trainer.logprobs(part)
+        trainer.train(part, 0)
+        after, kept = trainer.logprobs(part), trainer.logprobs(part, "reference")
+        return {"policy_before": before, "policy_after": after, "reference_after": kept}
+    finally:
+        trainer.close()
+
+
+def train_and_export(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], folder: str
+) -> np.ndarray | None:
+    """Train one iteration, export, and give the log-probs of the trained policy."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        part = parts[trainer.data_parallel_rank()]
+        trainer.train(part, 0)
+        trainer.export(folder)
+        column: np.ndarray | None = trainer.logprobs(part)
+        return column
+    finally:
+        trainer.close()
+
+
+def offload(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, Any]:
+    """Three steps straight, and three with the state moved away and back after each (also on the CPU)."""
+    from rank_pool import free_port
+    from training_data import divide, make_batch
+
+    from rlscale.trainer.megatron import parallel
+
+    (part,) = divide(make_batch(spec.algo), 1)
+    results: dict[str, Any] = {}
+    for name in ("straight", "offloaded"):
+        trainer = open_trainer(rank, world_size, address, free_port(), spec)
+        for version in range(3):
+            trainer.train(part, version)
+            if name == "offloaded":
+                trainer._offload.sleep()
+                parameters = trainer._model.parameters()
+                results["bytes_asleep"] = sum(p.untyped_storage().size() for p in parameters)
+                trainer._offload.wake()
+        results[name] = gathered(trainer)
+        parallel.leave()
+    return results
+
+
+COMPARED = (
+    *("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels"),
+    *("layernorm_epsilon", "normalization", "gated_linear_unit", "add_bias_linear", "add_qkv_bias", "qk_layernorm"),
+    *("num_moe_experts", "moe_router_topk", "moe_ffn_hidden_size", "moe_router_score_function"),
+    *("moe_router_pre_softmax", "moe_router_load_balancing_type"),
+)
+"""Options of Megatron's TransformerConfig that follow from the architecture."""
+
+
+def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, Any]:
+    """Our weight map and Megatron configuration beside mbridge's, an independent implementation of both."""
+    import mbridge.models.qwen3
+    import mbridge.models.qwen3moe  # noqa: F401 - (as above)
+    from mbridge.core.bridge import _MODEL_REGISTRY
+    from transformers import AutoConfig
+
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        hf_config = AutoConfig.from_pretrained(spec.model_path)
+        family = _MODEL_REGISTRY[hf_config.model_type]
+        own_table = {"_DIRECT_MAPPING": dict(family._DIRECT_MAPPING)}  # it changes the class's for tied models
+        bridge = type("Bridge", (family,), own_table)(hf_config)
+        ours, theirs, differences = trainer._model.weights, bridge, []
+        for name, parameter in trainer.weights()._parameters.items():
+            tensors = dict(ours.to_hf(name, parameter.detach()))
+            names, values = theirs._weight_to_hf_format(name, parameter.detach())
+            same = list(tensors) == list(names) and all(
+                (tensors[n] == v).all() for n, v in zip(names, values, strict=True)
+            )
+            if not same:
+                differences.append(name)
+        config = trainer._model.config
+        values = {key: (getattr(config, key), getattr(bridge.config, key)) for key in COMPARED}
+        return {"weights": differences, "config": {key: pair for key, pair in values.items() if pair[0] != pair[1]}}
+    finally:
+        trainer.close()

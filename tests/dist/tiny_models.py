@@ -1,0 +1,50 @@
+"""Tiny random Qwen3 models in Hugging Face form, with weights far enough from zero to show errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+    "dtype": "float32",
+}
+EXPERTS: dict[str, Any] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+
+
+def make_model(folder: Path, kind: str, **sizes: Any) -> Path:
+    """Write a model of kind dense, tied or moe."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    options = {**SIZES, "tie_word_embeddings": kind == "tied", **sizes}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: Any
+        if kind == "moe":
+            model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**options, **EXPERTS))
+        else:
+            model = Qwen3ForCausalLM(Qwen3Config(**options))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" in name:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+                else:
+                    parameter.mul_(4)
+    model.float().eval().save_pretrained(folder)
+    return folder

@@ -1,0 +1,94 @@
+"""Batches and specs for the trainer's tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlscale.config.schema.algo import AlgoConfig, ClipLoss, GspoLoss, KLConfig, KLEstimator, KLPlacement, SftLoss
+from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.model import DType, ModelConfig
+from rlscale.config.schema.optim import OptimConfig
+from rlscale.config.schema.parallel import ParallelConfig
+from rlscale.config.schema.trainer import TrainerConfig
+from rlscale.config.schema.weights import WeightsConfig
+from rlscale.data.batch import Batch
+from rlscale.data.packing import plan
+from rlscale.data.part import Part, split
+from rlscale.trainer.objective import token_columns
+from rlscale.trainer.spec import TrainerSpec
+
+ALGORITHMS: dict[str, AlgoConfig] = {
+    "grpo": AlgoConfig(name="grpo", kl=KLConfig(), loss=ClipLoss()),
+    "grpo_kl": AlgoConfig(
+        name="grpo",
+        kl=KLConfig(placement=KLPlacement.loss, estimator=KLEstimator.k3, coef=0.1),
+        loss=ClipLoss(),
+        entropy_coef=0.01,
+        steps_per_iteration=2,
+    ),
+    "gspo": AlgoConfig(name="gspo", kl=KLConfig(), loss=GspoLoss(), steps_per_iteration=2),
+    "sft": AlgoConfig(name="sft", kl=KLConfig(), loss=SftLoss()),
+}
+
+
+def make_spec(model: Path, algorithm: str = "grpo", **options: Any) -> TrainerSpec:
+    """A spec on the CPU; options replace its parts, `parallel` also by a dict of sizes."""
+    parallel = options.pop("parallel", {})
+    spec = TrainerSpec(
+        model=ModelConfig(name="tiny", dtype=options.pop("dtype", DType.float32)),
+        model_path=str(model),
+        init_path=str(model),
+        parallel=ParallelConfig(**parallel),
+        optim=OptimConfig(lr=1e-3, clip_grad=0.0),
+        trainer=TrainerConfig(),
+        algo=ALGORITHMS[algorithm],
+        weights=WeightsConfig(bucket_mb=1),
+        device=Device.cpu,
+        temperature=0.8,
+        total_steps=16,
+        seed=3,
+        data_parallel=parallel.get("data") or 1,
+    )
+    return replace(spec, **options)
+
+
+def make_batch(algo: AlgoConfig, rows: int = 12, vocabulary: int = 64, seed: int = 0) -> Batch:
+    """Ragged samples in groups of 4 with rewards; the first half of each is a prompt."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(3, 24, rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    total = int(offsets[-1])
+    mask = np.zeros(total, bool)
+    for row in range(rows):
+        mask[offsets[row] + max(lengths[row] // 2, 1) : offsets[row + 1]] = True
+    step = np.arange(rows) * algo.steps_per_iteration // rows
+    batch = Batch(offsets)
+    columns = {
+        "tokens": random.integers(0, vocabulary, total),
+        "loss_mask": mask,
+        "rollout_logprobs": np.where(mask, -random.random(total) * 4, 0.0),
+        "versions": np.where(mask, 0, -1),
+        "step": step,
+    }
+    columns |= token_columns(
+        algo,
+        rewards=random.random(rows),
+        groups=np.arange(rows) // 4,
+        sample=np.arange(rows),
+        lengths=batch.lengths,
+        step=step,
+        mask=mask,
+        max_response_tokens=24,
+    )
+    for name, values in columns.items():
+        batch = batch.with_column(name, values)
+    return batch
+
+
+def divide(batch: Batch, data_parallel: int, max_tokens: int = 64, align: int = 1) -> list[Part]:
+    """The parts of a batch."""
+    return split(batch, plan(batch.lengths, batch.column("step"), data_parallel, max_tokens, align))
