@@ -26,6 +26,9 @@ SHORT = (
 )
 """Overrides that make a run of any shipped arithmetic recipe last seconds."""
 
+PROBE = [2, 8, 11, 14, 7, 12, 15, 9, 12]
+"""Token ids of the tiny model that engines and exported models are asked about."""
+
 
 @dataclass
 class Finished:
@@ -34,6 +37,8 @@ class Finished:
     code: int
     text: str
     seconds: float
+    engine_logprobs: list[float] | None = None
+    """What the engine said of PROBE[1:] right after the run."""
 
 
 def command(*arguments: str) -> list[str]:

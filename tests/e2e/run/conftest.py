@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.e2e.run.command import SHORT, Finished, run
+from rlscale.rollout.client import EngineClient
+from tests.e2e.run.command import PROBE, SHORT, Finished, run
 
 RECIPE = """
 defaults:
@@ -47,9 +50,20 @@ def short(shared) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, shared: list[str]) -> tuple[Path, Finished]:
+def finished(tmp_path_factory: pytest.TempPathFactory, shared: list[str], shared_server) -> tuple[Path, Finished]:
     """The default recipe shortened, warm start included: the folder it ran in, and how it ended."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "stage.yaml").write_text(STAGE)
     (folder / "short.yaml").write_text(RECIPE.format(stage=folder / "stage.yaml"))
-    return folder, run(folder, "recipe=short.yaml", *shared)
+    ended = run(folder, "recipe=short.yaml", *shared)
+    ended.engine_logprobs = asyncio.run(engine_logprobs(shared_server))  # before another run sends other weights
+    return folder, ended
+
+
+async def engine_logprobs(server) -> list[float]:
+    """What the engine says of PROBE[1:]."""
+    client = EngineClient(server.url, server.api_key)
+    try:
+        return (await client.score(np.array(PROBE, np.int32)))[1:].tolist()
+    finally:
+        await client.close()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from rlscale.rollout.client import EngineClient
-from tests.e2e.run.command import metrics, only_run, run, summary
+from tests.e2e.run.command import PROBE, metrics, only_run, run, summary
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -79,26 +76,14 @@ def test_the_folder_holds_what_the_readme_says(finished):
     assert "src=" not in page
 
 
-async def engine_logprobs(server, tokens: list[int]) -> torch.Tensor:
-    """What the engine says of tokens[1:]."""
-    client = EngineClient(server.url, server.api_key)
-    try:
-        return torch.from_numpy(await client.score(np.array(tokens, np.int32)))[1:]
-    finally:
-        await client.close()
-
-
-def test_the_exported_model_gives_the_trained_logits(finished, shared_server):
-    """The engine still holds the weights that the trainer sent last; transformers loads what it wrote last."""
-    folder = only_run(finished[0])
-    model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
-    tokens = tokenizer("47+38=58", add_special_tokens=False)["input_ids"]
+def test_the_exported_model_gives_the_trained_logits(finished):
+    """What the engine said right after the run, with the weights that the trainer sent last, transformers says too."""
+    folder, ended = finished
+    model = AutoModelForCausalLM.from_pretrained(only_run(folder) / "hf", dtype=torch.float32).eval()
     with torch.no_grad():
-        logprobs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
-    expected = torch.stack([logprobs[at - 1, token] for at, token in enumerate(tokens) if at])
-    found = asyncio.run(engine_logprobs(shared_server, tokens))
-    assert torch.allclose(found, expected, atol=1e-4)
+        logprobs = model(torch.tensor([PROBE])).logits[0].log_softmax(-1)
+    expected = [float(logprobs[at - 1, token]) for at, token in enumerate(PROBE) if at]
+    assert ended.engine_logprobs == pytest.approx(expected, abs=1e-4)
 
 
 def test_its_recipe_runs_again_elsewhere_to_the_same_bits(finished, shared, tmp_path: Path):
