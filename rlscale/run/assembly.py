@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rlscale.config.checks import check
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.cluster import Device
@@ -50,6 +51,8 @@ class Assembly:
         """Make the model if it is not there, and begin to start ranks, engines and the rollout service."""
         config, folder = self._config, self._folder
         self._model = ensure_model_folder(config.model, self._scratch)
+        if config.model.path is not None:  # perhaps only now downloaded: what the checks had to skip before
+            check(config)
         self._tokenizer = ensure_tokenizer_folder(config.model, self._model)
         engines = self._sizes.engines if self._generates else 0
         layout = lay_out(config.cluster, self._sizes.trainer_ranks, engines, config.rollout.gpus_per_engine)

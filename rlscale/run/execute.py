@@ -62,13 +62,14 @@ def _run(config: Config, stop: StopSignal, started: float, notes: list[str]) -> 
     """One run in a Ray session that is up: a stage before it, if it has one, then its own loop."""
     digest = config_hash(config)
     folder = open_folder(config, digest)
+    # Before anything else is written: a run that is killed from here on is recognised by the same command.
+    folder.mark(recipe=config.run.recipe, config_hash=digest, state="unfinished")
     records = Records(config, folder, started)
     assembly = Assembly(config, folder, stop, records)
     session: Session | None = None
     status, message = "failed", None
     try:
         write_recipe(config, folder.path)
-        folder.mark(recipe=config.run.recipe, config_hash=digest, state="unfinished")
         records.introduce(notes)
         beside = config.cluster.device is Device.cpu  # on GPUs the engines would hold the memory that the stage needs
         if beside:

@@ -15,6 +15,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint import Resume
 
 MARK = "run.json"
+LOCK = ".lock"
 
 
 @dataclass
@@ -48,7 +49,7 @@ class RunFolder:
     def acquire(self) -> None:
         """Hold the folder. Raises UserError when a living process holds it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held open for as long as the run lives
+        lock = open(self.path / LOCK, "w")  # noqa: SIM115 - held open for as long as the run lives
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -106,7 +107,7 @@ def _given_folder(path: Path, config_hash: str, auto: bool) -> RunFolder:
     facts = read_mark(path)
     folder = RunFolder(path.resolve())
     if facts is None:
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
             raise UserError(f"run.output={path} is a folder that holds no run; choose an empty or a new folder")
         folder.acquire()
         return folder

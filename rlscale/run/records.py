@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import SftLoss
 from rlscale.config.sizes import Sizes
 from rlscale.observe.metrics import MetricsLog
 from rlscale.observe.progress import Progress
@@ -29,7 +28,6 @@ class Records:
 
     def __init__(self, config: Config, folder: RunFolder, started: float) -> None:
         self._config, self._folder, self._started = config, folder, started
-        self._supervised = isinstance(config.algo.loss, SftLoss)
         self._log: MetricsLog | None = None
         self._timeline = Timeline(folder.path, resumed=folder.resumed)
         self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)

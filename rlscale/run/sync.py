@@ -33,7 +33,6 @@ class WeightSync:
     rollout: Rollout
     vocabulary: int
     syncs: int = 0
-    canary_diff: float = 0.0
     _connected: tuple[str, ...] = ()
 
     def __call__(self, version: int, urls: Sequence[str] | None = None) -> dict[str, float]:
@@ -73,7 +72,6 @@ class WeightSync:
                     "the engine does not have the trainer's weights"
                 )
             worst = max(worst, difference)
-        self.canary_diff = max(self.canary_diff, worst)
         return worst
 
     def _scores(self, urls: Sequence[str], tokens: NDArray[np.int32]) -> list[NDArray[np.float32]]:

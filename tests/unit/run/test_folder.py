@@ -78,3 +78,12 @@ def test_starting_afresh_in_a_given_folder_keeps_the_old_run_aside(tmp_path: Pat
     assert read_mark(folder.path) is None
     aside = [path for path in tmp_path.iterdir() if path.name.startswith("mine.old-")]
     assert read_mark(aside[0]) == {"config_hash": "a", "state": "unfinished"}
+
+
+def test_a_folder_that_a_run_left_before_it_said_what_it_is_can_be_used_again(tmp_path: Path):
+    """Killed between taking its lock and writing anything."""
+    config = command(tmp_path, output=tmp_path / "mine")
+    open_folder(config, "a").release()
+    again = open_folder(config, "a")
+    assert again.path == (tmp_path / "mine").resolve()
+    assert not again.resumed
