@@ -100,33 +100,25 @@ def _rlscale_step(spec: TrainerSpec) -> Prepare:
 
 def _grpo_batch(rows: TokenRows, spec: TrainerSpec) -> Batch:
     """The rows as samples in groups of 8 with random rewards; the first half of each is its prompt."""
-    from rlscale.trainer.objective import token_columns
+    from rlscale.trainer.preparation import prepare
 
     draw = np.random.default_rng(1)
     batch, count = Batch(rows.offsets), len(rows.lengths)
     place = np.arange(len(rows.tokens)) - np.repeat(rows.offsets[:-1], rows.lengths)
     mask = place >= np.repeat(np.maximum(rows.lengths // 2, 1), rows.lengths)
-    step = np.zeros(count, np.int64)
     columns = {
         "tokens": rows.tokens,
         "loss_mask": mask,
         "rollout_logprobs": np.where(mask, -3.0, 0.0),
         "versions": np.where(mask, 0, -1),
-        "step": step,
+        "step": np.zeros(count, np.int64),
+        "reward": draw.random(count),
+        "group": np.arange(count) // 8,
+        "sample": np.arange(count),
     }
-    columns |= token_columns(
-        spec.algo,
-        rewards=draw.random(count),
-        groups=np.arange(count) // 8,
-        sample=np.arange(count),
-        lengths=rows.lengths,
-        step=step,
-        mask=mask,
-        max_response_tokens=int(rows.lengths.max()),
-    )
     for name, values in columns.items():
         batch = batch.with_column(name, values)
-    return batch
+    return prepare(batch, spec.algo, max_response_tokens=int(rows.lengths.max()))[0]
 
 
 def _hugging_face_step(spec: TrainerSpec) -> Prepare:

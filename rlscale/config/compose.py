@@ -18,18 +18,20 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlscale.config import overrides as command_line
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.groups import Groups
 from rlscale.config.locations import conf_dir
+from rlscale.config.no_default import left_open, missing_keys
 from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe, stranded
 from rlscale.config.schema import Config
 from rlscale.config.schema.data import FileData
+from rlscale.config.schema.model import ModelConfig
 from rlscale.config.store import register_schema
-from rlscale.config.values import assign
+from rlscale.config.values import assign, takes
 
 _PRIMARY = "rlscale_recipe"
 _SET_BY_COMPOSING = "run.groups"
@@ -113,6 +115,8 @@ def compose_groups(
     hydra_node = OmegaConf.masked_copy(node, "hydra")
     with open_dict(node):
         del node["hydra"]
+    for key in left_open(_chosen(hydra_node), Groups.of(searchpath)):
+        OmegaConf.update(node, key, MISSING)
     return node, hydra_node
 
 
@@ -121,7 +125,7 @@ def close(composition: Composition) -> Config:
     node = composition.node
     groups = Groups.of([str(composition.recipe.file.parent)])
     try:
-        missing = [_missing(key, groups) for key in sorted(OmegaConf.missing_keys(node))]
+        missing = [_missing(node, key, groups) for key in sorted(missing_keys(node))]
         if missing:
             raise ConfigError(missing)
         config = OmegaConf.to_object(node)
@@ -160,11 +164,11 @@ def config_hash(config: Config) -> str:
     """
     tree = plain(config)
     for key in _NOT_HASHED:
-        section, _, name = key.partition(".")
-        if name:
-            del tree[section][name]
-        else:
-            del tree[section]
+        *path, name = key.split(".")
+        inner = tree
+        for part in path:
+            inner = inner[part]
+        del inner[name]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -188,6 +192,7 @@ _NOT_HASHED = (
     "rollout.max_concurrent",
     "reward.workers",
     "trainer.threads",
+    "critic.trainer.threads",
     # limits: within them nothing changes, past them the run stops
     "cluster.max_engines",
     "cluster.max_trainer_ranks",
@@ -200,6 +205,8 @@ _NOT_HASHED = (
     "rollout.max_failure_rate",
     "reward.timeout_s",
     "reward.max_failure_rate",
+    "trainer.max_skipped_steps",
+    "critic.trainer.max_skipped_steps",
     "weights.timeout_s",
     "weights.verify_every",
     "weights.canary_bound",
@@ -241,13 +248,13 @@ def _chosen(hydra_node: DictConfig) -> dict[str, str]:
     return {str(key): str(option) for key, option in choices.items() if not str(key).startswith("hydra/")}
 
 
-def _missing(key: str, groups: Groups) -> str:
+def _missing(node: DictConfig, key: str, groups: Groups) -> str:
     choice = groups.at(key)
     if choice is not None:
         return (
             f"{key}: is not chosen; add {choice}=<option>, one of {', '.join(groups.options(choice.partition('@')[0]))}"
         )
-    return f"{key}: has no value; give {key}=..."
+    return f"{key}: has no value; give {key}=... ({takes(node, key)})"
 
 
 def _one_line(error: BaseException) -> str:
@@ -262,24 +269,33 @@ def _anchor(config: Config) -> None:
     for data in (config.data, config.eval.data):
         if isinstance(data, FileData):
             data.path = _absolute(data.path)
-    _anchor_model(config)
+    _anchor_model(config.model)
+    _anchor_model(config.critic.model)
+    teacher = config.teacher
+    if teacher.path is not None:
+        teacher.path = _folder(teacher.path)
+    if teacher.recipe is not None and teacher.recipe.endswith((".yaml", ".yml")):
+        teacher.recipe = _absolute(teacher.recipe)
     if config.rollout.engine_key_file is not None:
         config.rollout.engine_key_file = _absolute(config.rollout.engine_key_file)
     if config.warm_start is not None and config.warm_start.recipe.endswith((".yaml", ".yml")):
         config.warm_start.recipe = _absolute(config.warm_start.recipe)
 
 
-def _anchor_model(config: Config) -> None:
-    model = config.model
-    # "owner/name" may be a folder here or a name on the hub: the folder wins where it exists.
-    if model.path is not None and (model.path.startswith((".", "~", "/")) or Path(model.path).is_dir()):
-        model.path = _absolute(model.path)
-    if model.tokenizer is not None and (model.tokenizer.startswith((".", "~", "/")) or Path(model.tokenizer).is_dir()):
-        model.tokenizer = _absolute(model.tokenizer)
+def _anchor_model(model: ModelConfig) -> None:
+    if model.path is not None:
+        model.path = _folder(model.path)
+    if model.tokenizer is not None:
+        model.tokenizer = _folder(model.tokenizer)
     if model.init is not None:
         model.init = _absolute(model.init)
     if model.chat_template is not None:
         model.chat_template = _absolute(model.chat_template)
+
+
+def _folder(path: str) -> str:
+    """A folder made absolute. "owner/name" may be one or a name on the hub: the folder wins where it exists."""
+    return _absolute(path) if path.startswith((".", "~", "/")) or Path(path).is_dir() else path
 
 
 def _absolute(path: str) -> str:

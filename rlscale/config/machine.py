@@ -8,12 +8,13 @@ from itertools import takewhile
 from pathlib import Path
 
 from rlscale.config.architecture import read_architecture
-from rlscale.config.checks.model import TRAINING_BYTES, parameters_of
+from rlscale.config.checks.model import engine_gb, parameters_of, training_gb
 from rlscale.config.checks.subject import Subject
 from rlscale.config.errors import ConfigError
+from rlscale.config.named_models import has_critic
 from rlscale.config.schema import Config
 from rlscale.config.schema.data import FileData
-from rlscale.config.schema.model import DType
+from rlscale.config.schema.model import ModelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.config.visible_gpus import visible_gpus
 
@@ -73,8 +74,7 @@ def _memory(subject: Subject) -> Iterator[str]:
     if parameters is None:
         return
     config, sizes = subject.config, subject.sizes
-    weight = 2 if config.model.dtype is DType.bfloat16 else 4
-    needed = parameters * (TRAINING_BYTES * sizes.data_parallel + weight * sizes.engines) / 1e9
+    needed = sizes.data_parallel * training_gb(subject, parameters) + sizes.engines * engine_gb(subject, parameters)
     present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if needed > present:
         yield (
@@ -103,5 +103,9 @@ def _files(config: Config) -> Iterator[str]:
     for key, path in named:
         if path is not None and not Path(path).is_file():
             yield f"{key}={path}: there is no such file"
-    if config.model.init is not None and not (Path(config.model.init) / "config.json").is_file():
-        yield f"model.init={config.model.init}: is no Hugging Face model folder (no config.json)"
+    models: list[tuple[str, ModelConfig]] = [("model.init", config.model)]
+    if has_critic(config.algo) and config.critic.model.init != config.model.init:
+        models.append(("critic.model.init", config.critic.model))
+    for key, model in models:
+        if model.init is not None and not (Path(model.init) / "config.json").is_file():
+            yield f"{key}={model.init}: is no Hugging Face model folder (no config.json)"

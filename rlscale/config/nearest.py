@@ -20,6 +20,19 @@ ELSEWHERE = {
     "kl_loss_coef": "algo.kl.coef",
     "init_kl_coef": "algo.kl.coef",
     "ppo_epochs": "algo.epochs_per_iteration",
+    "gae_lambda": "algo.advantage.lam",
+    "cliprange": "algo.loss.eps_high",
+    "clip_ratio": "algo.loss.eps_high",
+    "clip_ratio_low": "algo.loss.eps_low",
+    "clip_ratio_high": "algo.loss.eps_high",
+    "clip_ratio_c": "algo.loss.dual_clip",
+    "cliprange_value": "critic.clip",
+    "value_clip": "critic.clip",
+    "critic_lr": "critic.optim.lr",
+    "critic_warmup": "critic.warmup_iterations",
+    "entropy_coeff": "algo.entropy_coef",
+    "tis_imp_ratio_cap": "algo.correction.upper",
+    "teacher_path": "teacher.path",
     "num_steps": "run.iterations",
     "total_steps": "run.iterations",
     "epochs": "algo.epochs_per_iteration",
@@ -63,7 +76,8 @@ def _likeness(key: str, candidate: str) -> float:
     by_name = SequenceMatcher(None, name, candidate_name).ratio()
     if section == candidate_section:
         return by_name + 0.1  # the section was right, so only the name counts, and it counts a little more
-    return max(SequenceMatcher(None, key.lower(), candidate.lower()).ratio(), 0.9 * by_name)
+    by_section = SequenceMatcher(None, section, candidate_section).ratio()  # decides between like names only
+    return max(SequenceMatcher(None, key.lower(), candidate.lower()).ratio(), 0.9 * by_name) + 0.05 * by_section
 
 
 def did_you_mean(suggestion: str | None, before: str = "; did you mean ") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,7 @@ import rlscale
 from rlscale.config.compose import compose_groups, plain
 from rlscale.config.groups import Groups
 from rlscale.config.schema import Config
-from rlscale.config.store import DATA_SCHEMAS, LOSS_SCHEMAS, ROOT
+from rlscale.config.store import ADVANTAGE_SCHEMAS, DATA_SCHEMAS, LOSS_SCHEMAS, ROOT, option_of
 
 _NOT_KEPT = (
     "run.groups",
@@ -71,8 +72,8 @@ def recipe_text(config: Config) -> str:
             defaults.append({f"override {choice}" if within else choice: option})
     base, _ = compose_groups(defaults, {}, [], set(choices))
     before = OmegaConf.to_container(base, resolve=False, enum_to_str=True)
-    assert isinstance(before, dict)
-    values = _difference({str(key): value for key, value in before.items()}, _kept(plain(config)))
+    after = _kept(plain(config))
+    values = _difference(_followed(before, after, after), after)
     text = OmegaConf.to_yaml(OmegaConf.create({"defaults": [*defaults, "_self_"], **_escaped(values)}))
     how = "run it again with: python -m rlscale recipe=<path of this file>"
     return f"# Written by rlscale {rlscale.__version__}; {how}\n{text}"
@@ -119,16 +120,20 @@ def _choices(config: Config) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _stand_in(config: Config, choice: str) -> str | None:
-    typed: dict[str, tuple[Any, Mapping[str, type], dict[str, str]]] = {
-        "data": (config.data, DATA_SCHEMAS, {"file_schema": "jsonl"}),
-        "data@eval.data": (config.eval.data, DATA_SCHEMAS, {"file_schema": "jsonl"}),
-        "algo/loss": (config.algo.loss, LOSS_SCHEMAS, {}),
-    }
-    if choice not in typed:
-        return None
-    value, schemas, renamed = typed[choice]
-    name = next((name for name, schema in schemas.items() if type(value) is schema), None)
-    return None if name is None else renamed.get(name, name.removesuffix("_schema"))
+    """A shipped option of the section's type; None where the group's values alone can say everything."""
+    algo = config.algo
+    if choice == "data":
+        return option_of(config.data, DATA_SCHEMAS)
+    if choice == "data@eval.data":
+        return option_of(config.eval.data, DATA_SCHEMAS)
+    return {
+        "algo/score": lambda: algo.score.kind.name,
+        "algo/advantage": lambda: option_of(algo.advantage, ADVANTAGE_SCHEMAS),
+        "algo/kl": lambda: "none",
+        "algo/loss": lambda: option_of(algo.loss, LOSS_SCHEMAS),
+        "algo/correction": lambda: "none",
+        "algo/reduction": lambda: algo.reduction.kind.name,
+    }.get(choice, lambda: None)()
 
 
 def _kept(tree: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +141,28 @@ def _kept(tree: dict[str, Any]) -> dict[str, Any]:
         section, _, name = key.partition(".")
         tree[section].pop(name)
     return tree
+
+
+_FOLLOWING = re.compile(r"\$\{([\w.]+)\}")
+_OTHERWISE = object()
+"""Stands where a value follows a key but the configuration has another one there."""
+
+
+def _followed(before: Any, after: Any, root: Mapping[str, Any]) -> Any:
+    """`before` with every value that follows a key replaced by that key's value in `root`, if `after` has that too.
+
+    Where it has not, the whole value is written, because a section that is set no longer follows.
+    """
+    if isinstance(before, Mapping):
+        inner = after if isinstance(after, Mapping) else {}
+        return {str(key): _followed(item, inner.get(key), root) for key, item in before.items()}
+    target = _FOLLOWING.fullmatch(before) if isinstance(before, str) else None
+    if target is None:
+        return before
+    value: Any = root
+    for part in target[1].split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value if value == after else _OTHERWISE
 
 
 def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import yaml
 
 from rlscale.config.groups import Groups
 from rlscale.config.schema.section import Section
-from rlscale.config.store import DATA_SCHEMAS, LOSS_SCHEMAS
+from rlscale.config.store import ADVANTAGE_SCHEMAS, DATA_SCHEMAS, LOSS_SCHEMAS
 
-_SCHEMAS: dict[str, type[Section]] = {**DATA_SCHEMAS, **LOSS_SCHEMAS}
+_SCHEMAS: dict[str, type[Section]] = {**DATA_SCHEMAS, **ADVANTAGE_SCHEMAS, **LOSS_SCHEMAS}
 
 
 def options_with(key: str, groups: Groups) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlscale.config.named_models import named_models
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.cluster import ClusterConfig, Device, Placement
@@ -35,6 +36,8 @@ class Sizes:
     max_sequence_tokens: int
     """Longest prompt plus longest response."""
     max_tokens_per_iteration: int
+    models: tuple[str, ...]
+    """Models of the trainer by name, the policy first."""
 
     @classmethod
     def of(cls, config: Config) -> Sizes:
@@ -67,6 +70,7 @@ class Sizes:
             total_steps=config.run.iterations * per_iteration,
             max_sequence_tokens=sequence,
             max_tokens_per_iteration=samples * sequence,
+            models=named_models(algo),
         )
 
     def lines(self) -> list[str]:
@@ -75,7 +79,8 @@ class Sizes:
             f"batch: {self.groups_per_iteration} groups = {self.samples_per_iteration} samples per iteration, "
             f"{self.steps_per_iteration} optimizer steps of {self.groups_per_step} groups "
             f"= {self.samples_per_step} samples",
-            f"trainer: {self.trainer_ranks} ranks = {self.data_parallel} data-parallel x {self.model_ranks} per copy",
+            f"trainer: {self.trainer_ranks} ranks = {self.data_parallel} data-parallel x {self.model_ranks} per copy"
+            + (f", models {', '.join(self.models)}" if len(self.models) > 1 else ""),
             f"engines: {self.engines}" + (f" on {self.engine_gpus} GPUs" if self.engine_gpus else ""),
             f"tokens: at most {self.max_sequence_tokens} per sample, {self.max_tokens_per_iteration:,} per iteration",
         ]

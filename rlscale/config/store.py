@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hydra.core.config_store import ConfigStore
 
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import ClipLoss, GspoLoss, LossConfig, SftLoss
+from rlscale.config.schema.algo import (
+    AdvantageConfig,
+    BaselineAdvantage,
+    BroadcastAdvantage,
+    CispoLoss,
+    ClipLoss,
+    CustomAdvantage,
+    CustomLoss,
+    GaeAdvantage,
+    GspoLoss,
+    GspoTokenLoss,
+    LossConfig,
+    NoAdvantage,
+    ReturnsAdvantage,
+    SapoLoss,
+    SftLoss,
+)
 from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
 
 ROOT = "rlscale_schema"
@@ -16,7 +34,40 @@ DATA_SCHEMAS: dict[str, type[DataConfig]] = {
     "file_schema": FileData,
     "custom_schema": CustomData,
 }
-LOSS_SCHEMAS: dict[str, type[LossConfig]] = {"clip_schema": ClipLoss, "gspo_schema": GspoLoss, "sft_schema": SftLoss}
+ADVANTAGE_SCHEMAS: dict[str, type[AdvantageConfig]] = {
+    "no_advantage_schema": NoAdvantage,
+    "broadcast_schema": BroadcastAdvantage,
+    "returns_schema": ReturnsAdvantage,
+    "baseline_schema": BaselineAdvantage,
+    "gae_schema": GaeAdvantage,
+    "custom_advantage_schema": CustomAdvantage,
+}
+LOSS_SCHEMAS: dict[str, type[LossConfig]] = {
+    "clip_schema": ClipLoss,
+    "gspo_schema": GspoLoss,
+    "gspo_token_schema": GspoTokenLoss,
+    "cispo_schema": CispoLoss,
+    "sapo_schema": SapoLoss,
+    "sft_schema": SftLoss,
+    "custom_loss_schema": CustomLoss,
+}
+
+
+OPTIONS: dict[str, str] = {
+    "file_schema": "jsonl",
+    "no_advantage_schema": "none",
+    "custom_advantage_schema": "custom",
+    "custom_loss_schema": "custom",
+}
+"""The shipped option of a schema where it is not the schema's own name."""
+
+
+def option_of(section: object, schemas: Mapping[str, type]) -> str:
+    """The shipped option whose schema this section has. Raises ValueError for a section of no schema of the table."""
+    for name, schema in schemas.items():
+        if type(section) is schema:  # one schema may build on another
+            return OPTIONS.get(name, name.removesuffix("_schema"))
+    raise ValueError(f"{type(section).__name__} is none of {', '.join(schemas)}")
 
 
 def register_schema() -> None:
@@ -27,5 +78,7 @@ def register_schema() -> None:
     store.store(name=ROOT, node=Config)
     for name, data in DATA_SCHEMAS.items():
         store.store(group="data", name=name, node=data)
+    for name, advantage in ADVANTAGE_SCHEMAS.items():
+        store.store(group="algo/advantage", name=name, node=advantage)
     for name, loss in LOSS_SCHEMAS.items():
         store.store(group="algo/loss", name=name, node=loss)

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlscale.config.groups import Groups
-from rlscale.config.nearest import did_you_mean, nearest, nearest_key
-from rlscale.config.schema.section import Section
+from rlscale.config.nearest import ELSEWHERE, did_you_mean, nearest, nearest_key
+from rlscale.config.schema.section import Section, following
 from rlscale.config.schemas_of_options import options_with
 
 
@@ -30,6 +30,13 @@ def assign(root: DictConfig, key: str, value: Any, groups: Groups) -> list[str]:
             return [f"{key}: {here} is not chosen yet; add {choice}=..." if choice else f"{key}: {here} holds no keys"]
         node = child
     return _set(root, node, key, parts[-1], value, groups)
+
+
+def takes(root: DictConfig, key: str) -> str:
+    """What the key takes, in words; `key` must exist."""
+    section, _, name = key.rpartition(".")
+    node = OmegaConf.select(root, section) if section else root
+    return describe(_hint(node, name))
 
 
 def known_keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -96,8 +103,13 @@ def _enter(node: DictConfig, name: str) -> DictConfig | None:
     hint = _hint(node, name)
     if hint is None or OmegaConf.is_missing(node, name):
         return None
-    if node[name] is None:
-        kind = _section(hint)
+    kind = _section(hint)
+    if OmegaConf.is_interpolation(node, name):
+        # It follows another section. From now on it is one of its own, and only the values inside follow.
+        values = OmegaConf.to_container(node, resolve=False)
+        assert isinstance(values, dict)
+        node[name] = following(kind, str(values[name])[2:-1]) if kind is not None else {}
+    elif node[name] is None:
         if kind is None or (kind.__subclasses__()):  # which of its kinds it is, only a group option can say
             return None
         node[name] = kind()
@@ -110,7 +122,11 @@ def _unknown(root: DictConfig, key: str, groups: Groups) -> str:
         return f"{key}: {_REFUSED[key]}"
     if choices := options_with(key, groups):
         return f"{key}: is no key of the chosen option; choose {' or '.join(choices)}"
-    return f"{key}: unknown key{did_you_mean(nearest_key(key, known_keys(root)))}"
+    known = list(known_keys(root))
+    familiar = ELSEWHERE.get(key.rpartition(".")[2], "")
+    if familiar and familiar not in known and (choices := options_with(familiar, groups)):
+        return f"{key}: unknown key; did you mean {familiar}, of {' or '.join(choices)}?"
+    return f"{key}: unknown key{did_you_mean(nearest_key(key, known))}"
 
 
 _REFUSED = {
@@ -123,11 +139,20 @@ _REFUSED = {
 def _wrong_type(key: str, value: Any, hint: Any, groups: Groups) -> str:
     if _section(hint) is not None:
         choice = groups.at(key)
-        how = f"; choose an option with {choice}={value}" if choice else ""
+        how = f"; choose an option with {_option(choice, value, groups)}" if choice else f"; set {key}.<key>=..."
         return f"{key}={value}: {key} is a section with keys of its own{how}"
     kind = next((part for part in (hint, *get_args(hint)) if isinstance(part, type) and issubclass(part, Enum)), None)
     guess = did_you_mean(nearest(str(value), kind.__members__)) if kind else ""
     return f"{key}={value}: must be {describe(hint)}{guess}"
+
+
+def _option(choice: str, value: Any, groups: Groups) -> str:
+    """The option that was probably meant."""
+    options = groups.options(choice.partition("@")[0])
+    if str(value) in options:
+        return f"{choice}={value}"
+    guess = nearest(str(value), options)
+    return f"{choice}=<option>" + (f"; did you mean {choice}={guess}?" if guess else f": {', '.join(options)}")
 
 
 def _is_open(node: DictConfig) -> bool:

@@ -55,6 +55,11 @@ FIELDS: dict[str, Field] = {
         _token("advantages", np.float32),
         _token("old_logprobs", np.float32),
         _token("ref_logprobs", np.float32),
+        _token("teacher_logprobs", np.float32),
+        _token("values", np.float32),  # by the critic before the iteration's first step
+        _token("returns", np.float32),  # what the critic's values should have been
+        _token("value_weight", np.float32),  # weight of the token in the critic's loss
+        _token("correction", np.float32),  # factor on the token's policy loss
         # One value per row.
         _row("sample", np.int64, Scope.segment, -1),  # number of the row's sample within the iteration
         _row("step", np.int64, Scope.segment, -1),  # optimizer step (of one epoch) that trains on the row

@@ -22,20 +22,25 @@ _FORMAT = 1
 """Raised when what `_create` writes changes, so that folders of an older rlscale are made anew."""
 
 
-def ensure_model_folder(model: ModelConfig, scratch: Path) -> Path:
-    """The folder with config, tokenizer and weights of `model`.
+def ensure_model_folder(model: ModelConfig, scratch: Path, key: str = "model") -> Path:
+    """The folder with config, tokenizer and weights of `model`, the configuration's section `key`.
 
     `model.path`: that folder after a check, or a snapshot of the hub's repository of that name. `model.create`: a
     folder `<scratch>/models/<name>-<hash>`, made once and kept; it appears whole or not at all.
     UserError if something is missing.
     """
     if model.path is not None:
-        folder = find_folder(model.path, "model.path")
-        _check_weights(folder, "model.path")
-        return folder
+        return find_model(model.path, f"{key}.path")
     if model.create is None:
-        raise UserError("model.path and model.create are both empty: give a Hugging Face folder or name as model.path")
+        raise UserError(f"{key}.path and {key}.create are both empty: give a Hugging Face folder or name as {key}.path")
     return _ensure_created(model.name, model.create, model.dtype.value, scratch)
+
+
+def find_model(name: str, key: str) -> Path:
+    """The local folder of that path or hub name, with config, tokenizer and weights. UserError naming `key`."""
+    folder = find_folder(name, key)
+    _check_weights(folder, key)
+    return folder
 
 
 def ensure_tokenizer_folder(model: ModelConfig, model_folder: Path) -> Path:

@@ -1,27 +1,65 @@
 """Which rows go together into a micro-batch, and which data-parallel rank computes it.
 
-Packs first and distributes second: the rows of a step are put into bins of at most `max_tokens`, their number a
-multiple of the data-parallel ranks, then the bins are dealt out so that every rank gets equally many of about equal
-size. What is computed does not depend on it (every loss is weighted beforehand), only how long it takes.
+Packs first and distributes second. The rows of a step are put into the fewest bins of at most `max_tokens` that every
+rank can have equally many of, the bins are dealt to the ranks in rounds of about equal work, and rows are then moved
+or exchanged between the slowest and the fastest rank. Work is counted in FLOPs, attention included; the cap is in
+tokens and nothing passes it. What is computed does not depend on any of this (every loss is weighted beforehand), only
+how long it takes.
 """
 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rlscale.data.packing_balance import balance, sums
+
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Work of one row of n tokens: `linear * n + quadratic * n**2`, in any unit. Only the ratio of the two matters.
+
+    The default is a dense model of 8B parameters (Qwen3-8B), whose attention costs as much as all its matrices at
+    50,000 tokens; it is 10,000 for Qwen3-0.6B, 16,000 for Qwen3-30B-A3B and 110,000 for Llama-3-70B.
+    """
+
+    linear: float = 1.0
+    """Work per token: everything but attention's scores and their use."""
+    quadratic: float = 1 / 50_000
+    """Work per squared token of a row: rows in one micro-batch do not see each other."""
+
+    def __post_init__(self) -> None:
+        if self.linear <= 0 or self.quadratic < 0:
+            raise ValueError(f"linear={self.linear} must be positive and quadratic={self.quadratic} not negative")
+
+    @classmethod
+    def of_transformer(cls, matrix_parameters: int, layers: int, heads: int, head_dim: int) -> CostModel:
+        """FLOPs of forward and backward with causal attention.
+
+        `matrix_parameters`: those that a token is multiplied with, so the output projection but no input embedding,
+        and of experts only those that a token visits. `layers`: those with full attention.
+        """
+        return cls(6.0 * matrix_parameters, 6.0 * layers * heads * head_dim)
+
+    def of(self, lengths: ArrayLike) -> NDArray[np.float64]:
+        """Work of rows of these lengths, float64 of the same shape."""
+        tokens = np.asarray(lengths, np.float64)
+        return self.linear * tokens + self.quadratic * tokens**2
 
 
 @dataclass(frozen=True)
 class Plan:
     """`parts[rank][step][k]`: the rows (int64, ascending) of the k-th micro-batch of a step on a data-parallel rank.
 
-    Every rank has the same number (at least 1) of micro-batches in a step; an empty one is a dummy, which a rank
-    computes only because the others do. `oversized` counts rows over the cap, each alone in its micro-batch.
+    Every rank has the same number (at least 1) of micro-batches in a step, most work first, so that micro-batch k costs
+    about the same on all of them; an empty one is a dummy, which a rank computes only because the others do.
+    `oversized` counts rows over the cap, each alone in its micro-batch.
     """
 
     parts: list[list[list[Rows]]]
@@ -38,75 +76,119 @@ class Plan:
         return [len(step) for step in self.parts[0]]
 
 
-def plan(lengths: ArrayLike, step_of_row: ArrayLike, data_parallel: int, max_tokens: int, align: int = 1) -> Plan:
+def plan(
+    lengths: ArrayLike,
+    step_of_row: ArrayLike,
+    data_parallel: int,
+    max_tokens: int,
+    align: int = 1,
+    *,
+    multiple: int = 1,
+    cost: CostModel | None = None,
+) -> Plan:
     """Divide rows into micro-batches of at most `max_tokens` tokens on `data_parallel` ranks.
 
-    `lengths`, `step_of_row`: int [rows]; steps count from 0. A row costs its length rounded up to a multiple of
-    `align` (what context and sequence parallelism pad it to). No row is dropped. Deterministic.
+    `lengths`, `step_of_row`: int [rows]; steps count from 0. A row takes its length rounded up to a multiple of
+    `align` (what context and sequence parallelism pad it to). Every rank gets a multiple of `multiple` micro-batches
+    in a step (virtual pipelines need that). `cost` weighs the work; None: that of a typical model. No row is dropped.
+    Deterministic. Raises ValueError for a size that is not positive.
     """
-    if data_parallel < 1 or max_tokens < 1 or align < 1:
-        raise ValueError(f"data_parallel={data_parallel}, max_tokens={max_tokens} and align={align} must be positive")
-    costs = -(-np.asarray(lengths, np.int64) // align) * align
+    if min(data_parallel, max_tokens, align, multiple) < 1:
+        sizes = f"data_parallel={data_parallel}, max_tokens={max_tokens}, align={align}, multiple={multiple}"
+        raise ValueError(f"{sizes} must be positive")
+    tokens = -(-np.asarray(lengths, np.int64) // align) * align
+    costs = (cost or CostModel()).of(tokens)
     step_of_row = np.asarray(step_of_row, np.int64)
     steps = int(step_of_row.max()) + 1 if step_of_row.size else 0
     parts: list[list[list[Rows]]] = [[] for _ in range(data_parallel)]
     for step in range(steps):
         rows = np.flatnonzero(step_of_row == step)
-        bins = _pack(rows, costs, data_parallel, max_tokens)
-        for rank, own in enumerate(_deal(bins, costs, data_parallel)):
-            parts[rank].append(own)
-    return Plan(parts, oversized=int((costs > max_tokens).sum()))
+        bins = _pack(tokens[rows], costs[rows], data_parallel * multiple, max_tokens)
+        dealt = _deal(bins, costs[rows], data_parallel)
+        balance(dealt, tokens[rows], costs[rows], max_tokens)
+        for rank, own in enumerate(dealt):
+            parts[rank].append([rows[sorted(members)] for members in _heaviest_first(own, costs[rows])])
+    return Plan(parts, oversized=int((tokens > max_tokens).sum()))
 
 
-def _pack(rows: Rows, costs: NDArray[np.int64], multiple: int, cap: int) -> list[list[int]]:
-    """Bins of rows, none over `cap` but single rows; the smallest number that works and is a multiple of `multiple`."""
-    order = rows[np.argsort(-costs[rows], kind="stable")]
-    alone = [[int(row)] for row in order if costs[row] > cap]
-    rest = [int(row) for row in order if costs[row] <= cap]
-    least = len(alone) + -(-int(costs[rest].sum()) // cap)
-    count = max(-(-least // multiple), 1) * multiple
-    while True:
-        bins = _even(rest, costs, count - len(alone), cap) or _tight(rest, costs, count - len(alone), cap)
-        if bins is not None:
-            return alone + bins
-        count += multiple
+def _pack(tokens: NDArray[np.int64], costs: NDArray[np.float64], multiple: int, cap: int) -> list[list[int]]:
+    """Bins of rows, none over `cap` but single rows; as few as a multiple of `multiple` allows."""
+    order = np.argsort(-tokens, kind="stable")
+    alone = [[int(row)] for row in order if tokens[row] > cap]
+    rest = order[len(alone) :]
+
+    def count(bins: int) -> int:
+        return max(-(-(len(alone) + bins) // multiple), 1) * multiple - len(alone)
+
+    least = count(-(-int(tokens[rest].sum()) // cap))
+    bins = _even(rest, tokens, costs, least, cap)
+    if bins is None:
+        tight = _tight(rest, tokens, cap)
+        enough = count(len(tight))
+        bins = _even(rest, tokens, costs, enough, cap) if enough > least else None
+        bins = bins or tight + [[] for _ in range(enough - len(tight))]
+    return alone + bins
 
 
-def _even(order: list[int], costs: NDArray[np.int64], count: int, cap: int) -> list[list[int]] | None:
-    """`count` bins of about equal size (longest row first into the lightest bin), or None if the cap stops it."""
+def _even(
+    order: NDArray[np.int64], tokens: NDArray[np.int64], costs: NDArray[np.float64], count: int, cap: int
+) -> list[list[int]] | None:
+    """`count` bins of about equal work: longest row first, to the bin of least work that has room; None if none has.
+
+    A bin without room for a row is laid aside until rows are short enough for it again.
+    """
     bins: list[list[int]] = [[] for _ in range(count)]
-    heap = [(0, number) for number in range(count)]
-    for row in order:
-        if not heap or heap[0][0] + costs[row] > cap:
+    rooms = [cap] * count
+    open_bins = [(0.0, number) for number in range(count)]
+    aside: list[tuple[int, float, int]] = []
+    for row, length, cost in zip(order.tolist(), tokens[order].tolist(), costs[order].tolist(), strict=True):
+        while aside and -aside[0][0] >= length:
+            _, load, number = heapq.heappop(aside)
+            heapq.heappush(open_bins, (load, number))
+        while open_bins and rooms[open_bins[0][1]] < length:
+            load, number = heapq.heappop(open_bins)
+            heapq.heappush(aside, (-rooms[number], load, number))
+        if not open_bins:
             return None
-        load, number = heap[0]
+        load, number = open_bins[0]
+        heapq.heapreplace(open_bins, (load + cost, number))
         bins[number].append(row)
-        heapq.heapreplace(heap, (load + int(costs[row]), number))
+        rooms[number] -= length
     return bins
 
 
-def _tight(order: list[int], costs: NDArray[np.int64], count: int, cap: int) -> list[list[int]] | None:
-    """`count` bins filled one by one (first fit, longest first): succeeds more often than `_even`, balances less."""
-    bins: list[list[int]] = [[] for _ in range(count)]
-    loads = np.zeros(count, np.int64)
-    for row in order:
-        fits = np.flatnonzero(loads + costs[row] <= cap)
-        if not fits.size:
-            return None
-        bins[fits[0]].append(row)
-        loads[fits[0]] += costs[row]
+def _tight(order: NDArray[np.int64], tokens: NDArray[np.int64], cap: int) -> list[list[int]]:
+    """Few bins: longest row first, to the fullest bin that has room. Fits where `_even` does not, balances less."""
+    bins: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []
+    shortest = int(tokens[order].min(initial=cap))
+    for row, length in zip(order.tolist(), tokens[order].tolist(), strict=True):
+        place = bisect_left(rooms, (length, -1))
+        if place == len(rooms):
+            bins.append([])
+            room, number = cap, len(bins) - 1
+        else:
+            room, number = rooms.pop(place)
+        bins[number].append(row)
+        if room - length >= shortest:
+            insort(rooms, (room - length, number))
     return bins
 
 
-def _deal(bins: list[list[int]], costs: NDArray[np.int64], ranks: int) -> list[list[Rows]]:
-    """Bins for every rank: in rounds of similar size (ranks wait for each other), the largest to the least loaded."""
-    loads = [int(costs[rows].sum()) if rows else 0 for rows in bins]
+def _deal(bins: list[list[int]], costs: NDArray[np.float64], ranks: int) -> list[list[list[int]]]:
+    """Bins for every rank: in rounds of similar work (ranks may wait for each other), the most to the least loaded."""
+    loads = sums(bins, costs).tolist()
     order = sorted(range(len(bins)), key=lambda number: (-loads[number], number))
-    dealt: list[list[Rows]] = [[] for _ in range(ranks)]
-    totals = [0] * ranks
+    dealt: list[list[list[int]]] = [[] for _ in range(ranks)]
+    totals = [0.0] * ranks
     for start in range(0, len(order), ranks):
         by_load = sorted(range(ranks), key=lambda rank: (totals[rank], rank))
         for number, rank in zip(order[start : start + ranks], by_load, strict=True):
-            dealt[rank].append(np.sort(np.array(bins[number], np.int64)))
+            dealt[rank].append(bins[number])
             totals[rank] += loads[number]
     return dealt
+
+
+def _heaviest_first(bins: list[list[int]], costs: NDArray[np.float64]) -> list[list[int]]:
+    """A rank's bins by falling work, dummies last: aligned like this, the ranks' waits for each other are shortest."""
+    return [bins[number] for number in np.argsort(-sums(bins, costs), kind="stable")]

@@ -6,7 +6,7 @@ import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from rlscale.config.errors import UserError
@@ -41,16 +41,17 @@ def resolve_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
     raise UserError(f"{key}._target_={target}: no module of that name; is it on PYTHONPATH?")
 
 
-def build_target(node: Mapping[str, Any], key: str, call_arguments: int = 0) -> Any:
+def build_target(node: Mapping[str, Any], key: str, call_arguments: int = 0, call_names: Collection[str] = ()) -> Any:
     """What the node describes: an instance of its class, or its function with the node's arguments bound by name.
 
-    `call_arguments`: positional arguments that a *function* is called with later. UserError naming
-    `key`.<argument> for one that the target does not take (with the nearest that it does) or that is missing.
+    `call_arguments`, `call_names`: how many positional and which named arguments a *function* is called with later.
+    UserError naming `key`.<argument> for one that the target does not take (with the nearest that it does) or that is
+    missing.
     """
     target = resolve_target(node, key)
     arguments = {name: value for name, value in node.items() if name != "_target_"}
     is_class = inspect.isclass(target)
-    _check_arguments(target, arguments, key, positional=0 if is_class else call_arguments)
+    _check_arguments(target, arguments, key, 0 if is_class else call_arguments, () if is_class else call_names)
     if not is_class:
         return functools.partial(target, **arguments) if arguments else target
     try:
@@ -61,13 +62,15 @@ def build_target(node: Mapping[str, Any], key: str, call_arguments: int = 0) -> 
         raise UserError(f"{key}: {node['_target_']} cannot be built: {error!r}") from error
 
 
-def _check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], key: str, positional: int) -> None:
+def _check_arguments(
+    target: Callable[..., Any], arguments: Mapping[str, Any], key: str, positional: int, later: Collection[str]
+) -> None:
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # some compiled callables have none: the call itself will tell
         return
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    taken = [p.name for p in signature.parameters.values() if p.kind in by_position][:positional]
+    taken = [p.name for p in signature.parameters.values() if p.kind in by_position][:positional] + list(later)
     named = [
         p.name
         for p in signature.parameters.values()
@@ -80,7 +83,7 @@ def _check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], k
             hint = f"did you mean {key}.{close[0]}?" if close else f"it takes {', '.join(named) or 'none'}"
             raise UserError(f"{key}.{name} is no argument of {_name(target)}; {hint}")
     try:
-        signature.bind(*([None] * positional), **arguments)
+        signature.bind(*([None] * positional), **dict.fromkeys(later), **arguments)
     except TypeError as error:
         raise UserError(f"{key}: {_name(target)} cannot be called like this: {error}") from error
 

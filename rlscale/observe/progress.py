@@ -29,6 +29,8 @@ SHOWN = (
     ("response_length", "length"),
     ("tokens_per_s", "tokens/s"),
     ("loss", "loss"),
+    ("critic_loss", "critic loss"),
+    ("explained_variance", "expl. variance"),
     ("entropy", "entropy"),
     ("logprob_diff_mean", "log-prob diff"),
 )

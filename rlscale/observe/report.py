@@ -110,6 +110,9 @@ def _tiles(summary: Summary, rows: Rows) -> str:
         tiles.append(_tile("Time at work", percent(inside / summary.loop_seconds), "generating, training, syncing"))
     if summary.ppo_kl_first_step is not None:
         tiles.append(_tile("First-step PPO KL", figure(summary.ppo_kl_first_step), "old log-probs computed apart"))
+    if summary.explained_variance is not None:
+        more = f"its loss {figure(summary.critic_loss)}" if summary.critic_loss is not None else ""
+        tiles.append(_tile("Critic's explained variance", figure(summary.explained_variance), more))
     return f'<div class="tiles">{"".join(tile for tile in tiles if tile)}</div>'
 
 
@@ -167,7 +170,11 @@ def _hero(rows: Rows) -> str:
 
 
 def _learning(rows: Rows) -> list[Chart]:
-    kl = [Series("PPO KL", _points(rows, "ppo_kl"), 1), Series("to reference", _points(rows, "kl"), 2)]
+    kl = [
+        Series("PPO KL", _points(rows, "ppo_kl"), 1),
+        Series("to reference", _points(rows, "kl", "kl_reward"), 2),
+        Series("to teacher", _points(rows, "teacher_kl"), 3),
+    ]
     shares = [
         Series("truncated", _points(rows, "truncated"), 5),
         Series("clipped low", _points(rows, "clip_fraction_low"), 3),
@@ -181,7 +188,12 @@ def _learning(rows: Rows) -> list[Chart]:
     ]
     if _points(rows, "reward"):
         charts.append(Chart("Loss", [Series("loss", _points(rows, "loss"), 1)]))
-    charts.append(Chart("Gradient norm", [Series("before clipping", _points(rows, "grad_norm"), 3)]))
+    norms = [Series("before clipping", _points(rows, "grad_norm"), 3)]
+    critic_norm = Series("critic's", _points(rows, "critic_grad_norm"), 2)
+    charts.append(Chart("Gradient norm", [*norms, critic_norm] if critic_norm.points else norms))
+    charts.append(Chart("Critic's loss", [Series("loss", _points(rows, "critic_loss"), 1)]))
+    explained = Series("of the returns", _points(rows, "explained_variance"), 2)
+    charts.append(Chart("Critic's explained variance", [explained]))
     return charts
 
 

@@ -42,10 +42,14 @@ class Summary:
     """Of `other_seconds`: checkpoints."""
     warm_start_seconds: float = 0.0
     """Of `startup_seconds`: the warm start, if it had to be run."""
+    teacher_seconds: float = 0.0
+    """Of `startup_seconds`: training the teacher, if it had to be run."""
     iterations: int = 0
     """Iterations done, over all commands of the run."""
     steps: int = 0
-    """Optimizer steps done."""
+    """Optimizer steps of the policy done, skipped ones included."""
+    steps_skipped: int = 0
+    """Steps, of policy and critic, that left the weights alone because a gradient was not finite."""
     weight_version: int = 0
     """Version of the final weights."""
     resumed: int = 0
@@ -66,6 +70,8 @@ class Summary:
     """Samples dropped because generation or reward failed."""
     prompts_too_long: int = 0
     """Prompts dropped because they passed `rollout.max_prompt_tokens`."""
+    groups_dropped: int = 0
+    """Groups dropped and replaced because their rewards were all equal (`algo.refill`)."""
     engine_restarts: int = 0
     """Engines that died and were started again."""
     logprob_diff_mean: float | None = None
@@ -74,8 +80,13 @@ class Summary:
     """Largest of them."""
     canary_diff_max: float | None = None
     """Largest |trainer - engine| log-prob on the canary prompt after a sync."""
+    critic_loss: float | None = None
+    """Loss of the critic's steps in the last iteration."""
+    explained_variance: float | None = None
+    """Share of the returns' variance that the critic explained in the last iteration, before its steps."""
     ppo_kl_first_step: float | None = None
-    """KL of the first step's policy from its own old log-probs, with the old pass forced: 0 up to rounding."""
+    """KL of the first step's policy from its own old log-probs, with the old pass forced: 0 up to rounding.
+    Not measured with `algo.correction.bypass`."""
 
     def write(self, folder: Path) -> None:
         """Write summary.json in one step."""

@@ -13,7 +13,12 @@ from rlscale.observe.words import duration, percent
 
 _ITERATIONS_SHOWN = 4
 _WIDTH, _LABEL, _ROW, _BAR = 1080, 84, 34, 20
-_CSS = {"generate": "generate", "train": "train", "sync": "sync"}
+_CSS = {
+    "generate": "generate",
+    "train": "train",
+    "sync": "sync",
+    **dict.fromkeys(("old_logprobs", "ref_logprobs", "teacher_logprobs", "values"), "train"),
+}
 
 
 def phase_bar(summary: Summary) -> str:
@@ -42,6 +47,8 @@ def phase_bar(summary: Summary) -> str:
     before = f"Before the loop: {duration(summary.startup_seconds)} of starting up"
     if summary.warm_start_seconds > 0:
         before += f", {duration(summary.warm_start_seconds)} of it the warm start"
+    if summary.teacher_seconds > 0:
+        before += f", {duration(summary.teacher_seconds)} of it the teacher"
     return (
         f'<div class="card"><div class="bar">{bar}</div><ul class="legend">{legend}</ul>'
         f'<p class="note">The loop took {duration(total)}. {note}{before}.</p></div>'
@@ -139,10 +146,10 @@ def _merged(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _lanes(spans: Sequence[Span], start: float, end: float) -> list[tuple[str, list[Span]]]:
-    """Rows of the picture from top to bottom: engines, then what the driver did, each with its spans in the window."""
+    """Rows of the picture from top to bottom: lanes of others, then what the driver did; each with its spans inside."""
     inside = [s for s in spans if s.end > start and s.start < end]
-    engines = sorted({s.lane for s in inside if s.lane != DRIVER})
-    lanes = [(lane, [s for s in inside if s.lane == lane]) for lane in engines]
+    others = sorted({s.lane for s in inside if s.lane != DRIVER})
+    lanes = [(lane, [s for s in inside if s.lane == lane]) for lane in others]
     driver = [s for s in inside if s.lane == DRIVER]
     known = {"train": "trainer", "sync": "sync", "generate": "waiting"}
     lanes += [(label, [s for s in driver if s.name == name]) for name, label in known.items()]

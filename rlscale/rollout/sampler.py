@@ -19,7 +19,10 @@ class SampleFailed(Exception):
 
 
 class Sampler:
-    """Generates and scores single samples. The reward is computed after the request has left the engine's gate."""
+    """Generates and scores single samples. The reward is computed after the request has left the engine's gate.
+
+    What `shaping` gives for a sample is added to its reward; the reward before is in `sample.info["task_reward"]`.
+    """
 
     def __init__(
         self,
@@ -29,6 +32,7 @@ class Sampler:
         sampling: SamplingParams,
         request_failures: FailureRate,
         reward_failures: FailureRate,
+        shaping: Callable[[Sample], float] | None = None,
     ) -> None:
         self._client = client
         self._rewards = rewards
@@ -36,6 +40,7 @@ class Sampler:
         self._sampling = sampling
         self._requests = request_failures
         self._scores = reward_failures
+        self._shaping = shaping
         self.samples = 0
         self.tokens = 0
 
@@ -82,6 +87,9 @@ class Sampler:
             self._scores.failure(str(error))
             raise SampleFailed(str(error)) from error
         self._scores.success()
+        if self._shaping is not None:
+            sample.info["task_reward"] = sample.reward
+            sample.reward += self._shaping(sample)
         self.samples += 1
         self.tokens += len(generation.tokens)
         return sample

@@ -13,6 +13,7 @@ from rlscale.data.chat import PromptEncoder
 from rlscale.data.feed import PromptFeed
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.sources import build_source
+from rlscale.envs.overlong import OverlongShaping
 from rlscale.envs.worker import RewardWorker
 from rlscale.rollout.client import EngineClient, SamplingParams
 from rlscale.rollout.evaluation import EvalResult, eval_prompts, evaluate
@@ -20,6 +21,7 @@ from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.flight import Flight
 from rlscale.rollout.gate import Gate
 from rlscale.rollout.metrics import RolloutStats
+from rlscale.rollout.refill import Refill
 from rlscale.rollout.sampler import SampleFailed, Sampler
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.spec import RolloutSpec
@@ -38,7 +40,8 @@ class RolloutService:
 
     How far ahead: while the trainer waits for a batch, the groups in flight and in the buffer may fill
     `max_staleness + 1` batches; once it has taken one, `max_staleness`. With 0 that is exactly one batch per weight
-    version, and what it holds depends on the seed alone, not on the order in which requests come back.
+    version, and what it holds depends on the seed alone, not on the order in which requests come back. Groups that
+    `algo.refill` rejects leave room for others, up to a number per batch (see `Refill`).
     """
 
     def __init__(self, spec: RolloutSpec) -> None:
@@ -59,6 +62,7 @@ class RolloutService:
         self._limit = rollout.max_concurrent * (len(rollout.engine_urls) or rollout.engines)
         self._gate = Gate(self._limit, is_open=False)
         self._buffer = Buffer()
+        self._refill = Refill.of(spec.refill, self._per_batch)
         self._flights: dict[int, Flight] = {}
         self._again: deque[Prompt] = deque()  # prompts to generate before the source is asked for more
         self._given_up = 0
@@ -79,7 +83,8 @@ class RolloutService:
             url, api_key, rollout.request_timeout_s, rollout.request_retries, connections=2 * self._limit
         )
         sampling = SamplingParams(rollout.max_response_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
-        self._sampler = self._make_sampler(sampling)
+        shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
+        self._sampler = self._make_sampler(sampling, shaping=shaping)
         self._scheduler = asyncio.create_task(self._schedule(), name="rollout scheduler")
 
     async def redirect(self, url: str) -> None:
@@ -108,6 +113,7 @@ class RolloutService:
             if groups or late:
                 self._room.set()
             if groups:
+                self._refill.settle()
                 self._last_batch = groups
                 return groups
             await self._news.wait()
@@ -147,8 +153,9 @@ class RolloutService:
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:
         """What a run needs to go on; picklable.
 
-        The buffer is in it with its samples; prompts in flight are, and are generated again. `trained`: whether the
-        batch last handed out has been trained on; if not (a run that is interrupted), it goes back into the buffer.
+        The buffer is in it with its samples, and so is what refill has set aside; prompts in flight are, and are
+        generated again. `trained`: whether the batch last handed out has been trained on; if not (a run that is
+        interrupted), it goes back into the buffer.
         """
         async with self._fetching:
             in_flight = [self._flights[index].prompt for index in sorted(self._flights)]
@@ -160,6 +167,7 @@ class RolloutService:
                 "feed": self._feed.state_dict(),
                 "prompts": in_flight + list(self._again),
                 "buffer": buffer,
+                "refill": self._refill.state_dict(),
                 "counters": self._counters(),
             }
 
@@ -170,6 +178,7 @@ class RolloutService:
         self._feed.load_state_dict(state["feed"])
         self._again = deque(sorted(state["prompts"], key=lambda prompt: prompt.index))
         self._buffer.load_state_dict(state["buffer"])
+        self._refill.load_state_dict(state["refill"])
         self._earlier = dict(state["counters"])
 
     async def stats(self) -> RolloutStats:
@@ -217,12 +226,14 @@ class RolloutService:
         flight.task = asyncio.create_task(self._generate(flight), name=f"group {prompt.index}")
 
     async def _generate(self, flight: Flight) -> None:
-        """Generate one group and put it into the buffer; give it up if one of its places stays empty."""
+        """Generate one group and put it into the buffer or aside; give it up if one of its places stays empty."""
         places = range(self._spec.rollout.samples_per_group)
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [tasks.create_task(self._fill(flight, place)) for place in places]
-            self._buffer.put(Group(flight.prompt, [task.result() for task in running]))
+            group = Group(flight.prompt, [task.result() for task in running])
+            if (kept := self._refill.admit(group)) is not None:
+                self._buffer.put(kept)
         except BaseExceptionGroup as errors:
             serious = errors.split(SampleFailed)[1]
             if serious is not None:
@@ -248,7 +259,11 @@ class RolloutService:
         raise last
 
     def _make_sampler(
-        self, sampling: SamplingParams, requests: FailureRate | None = None, rewards: FailureRate | None = None
+        self,
+        sampling: SamplingParams,
+        requests: FailureRate | None = None,
+        rewards: FailureRate | None = None,
+        shaping: OverlongShaping | None = None,
     ) -> Sampler:
         return Sampler(
             self._client,
@@ -257,6 +272,7 @@ class RolloutService:
             sampling,
             requests or self._request_failures,
             rewards or self._reward_failures,
+            shaping,
         )
 
     def _stop(self, error: BaseException) -> None:
@@ -274,10 +290,11 @@ class RolloutService:
             "retried_requests": self._client.retried,
             "groups_given_up": self._given_up,
             "groups_too_stale": self._buffer.dropped,
+            "groups_dropped_equal": self._refill.dropped,
             "prompts_too_long": self._feed.dropped,
         }
-        # The buffer and the feed save their own counts.
-        saved_elsewhere = ("groups_too_stale", "prompts_too_long")
+        # The buffer, the refill and the feed save their own counts.
+        saved_elsewhere = ("groups_too_stale", "groups_dropped_equal", "prompts_too_long")
         return {
             name: value + (0 if name in saved_elsewhere else self._earlier.get(name, 0)) for name, value in now.items()
         }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlscale.config.schema import Config
+from rlscale.config.schema.algo import OverlongConfig, RefillConfig
 from rlscale.config.schema.data import DataConfig
 from rlscale.config.schema.evaluation import EvalConfig
 from rlscale.config.schema.model import ModelConfig
@@ -19,7 +20,8 @@ class RolloutSpec:
     """The parts of a configuration that concern generating, scoring and evaluating; picklable.
 
     `tokenizer_folder` is a local folder; `chat_template` Jinja text, or None for the tokenizer's own; `seed` is
-    `run.seed`; `report_samples` the number of evaluated prompts that an evaluation hands back for the report.
+    `run.seed`; `report_samples` the number of evaluated prompts that an evaluation hands back for the report;
+    `overlong` and `refill` are those of `algo`, and concern training only.
     """
 
     rollout: RolloutConfig
@@ -30,6 +32,8 @@ class RolloutSpec:
     tokenizer_folder: str
     chat_template: str | None = None
     report_samples: int = 8
+    overlong: OverlongConfig = field(default_factory=OverlongConfig)
+    refill: RefillConfig = field(default_factory=RefillConfig)
 
     @staticmethod
     def of(config: Config, model_folder: Path) -> RolloutSpec:
@@ -44,4 +48,6 @@ class RolloutSpec:
             tokenizer_folder=str(ensure_tokenizer_folder(model, model_folder)),
             chat_template=read_chat_template(model),
             report_samples=config.run.report_samples,
+            overlong=config.algo.overlong,
+            refill=config.algo.refill,
         )

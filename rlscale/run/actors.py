@@ -73,9 +73,13 @@ class TrainerActor:
         """Log-probs of a part's tokens; see MegatronTrainer.logprobs."""
         return self._trainer.logprobs(part, model, temperature=temperature)
 
-    def train(self, part: Any, version: int, force_old: bool) -> dict[str, float]:
+    def values(self, part: Any) -> Any:
+        """The critic's values of a part's tokens; see MegatronTrainer.values."""
+        return self._trainer.values(part)
+
+    def train(self, part: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
         """One iteration's steps; see MegatronTrainer.train."""
-        metrics: dict[str, float] = self._trainer.train(part, version, force_old)
+        metrics: dict[str, float] = self._trainer.train(part, version, force_old, policy)
         return metrics
 
     def call(self, method: str, *args: Any) -> Any:

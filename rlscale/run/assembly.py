@@ -11,13 +11,14 @@ from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.cluster import Device
 from rlscale.config.sizes import Sizes
 from rlscale.data.chat import PromptEncoder
-from rlscale.data.model_folder import ensure_model_folder, ensure_tokenizer_folder, read_chat_template
+from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
 from rlscale.data.sources import build_source
 from rlscale.data.supervised import SupervisedFeed
 from rlscale.rollout.spec import RolloutSpec
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
+from rlscale.run.models import ModelFolders
 from rlscale.run.placement import lay_out, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
@@ -48,9 +49,10 @@ class Assembly:
         return self._engines.restarts if self._engines is not None else 0
 
     def launch(self) -> None:
-        """Make the model if it is not there, and begin to start ranks, engines and the rollout service."""
+        """Make the models if they are not there, and begin to start ranks, engines and the rollout service."""
         config, folder = self._config, self._folder
-        self._model = ensure_model_folder(config.model, self._scratch)
+        self._models = ModelFolders.of(config).taught_by(config)
+        self._model = self._models.policy
         if config.model.path is not None:  # perhaps only now downloaded: what the checks had to skip before
             check(config)
         self._tokenizer = ensure_tokenizer_folder(config.model, self._model)
@@ -68,7 +70,7 @@ class Assembly:
             self._rollout = Rollout(RolloutSpec.of(config, self._model), self._calls, folder.logs)
 
     def session(self, config: Config, config_hash: str) -> Session:
-        """Wait until everything runs; `config` may by now start from the weights of a warm start."""
+        """Wait until everything runs; `config` holds by now what the stages before this run made."""
         assert self._trainer is not None
         if self._rollout is not None:
             self._records.phase("reading the data")
@@ -78,7 +80,8 @@ class Assembly:
             self._wait_for_engines()
             self._engines.release_memory()
         self._records.phase("starting the trainer")
-        self._trainer.start(trainer_spec(config, self._model), config.cluster.start_timeout_s)
+        spec = trainer_spec(config, self._models.taught_by(config))
+        self._trainer.start(spec, config.cluster.start_timeout_s)
         sync = None
         if self._engines is not None and self._rollout is not None:
             if not engines_first:
@@ -124,13 +127,13 @@ class Assembly:
         return Supervised(SupervisedFeed(source, encoder, rollout.groups_per_iteration, rollout.max_response_tokens))
 
 
-def trainer_spec(config: Config, model: Path) -> TrainerSpec:
-    """What the ranks need to know of a configuration whose model lies in the folder `model`."""
+def trainer_spec(config: Config, models: ModelFolders) -> TrainerSpec:
+    """What the ranks need to know of a configuration and of where its models lie."""
     steps = config.run.iterations * config.algo.steps_per_iteration * config.algo.epochs_per_iteration
     return TrainerSpec(
         model=config.model,
-        model_path=str(model),
-        init_path=config.model.init or str(model),
+        model_path=str(models.policy),
+        init_path=config.model.init or str(models.policy),
         parallel=config.parallel,
         optim=config.optim,
         trainer=config.trainer,
@@ -141,4 +144,8 @@ def trainer_spec(config: Config, model: Path) -> TrainerSpec:
         total_steps=steps,
         seed=config.run.seed,
         data_parallel=Sizes.of(config).data_parallel,
+        critic=config.critic if models.critic is not None else None,
+        critic_path=str(models.critic or ""),
+        critic_init_path=str(config.critic.model.init or models.critic or ""),
+        teacher_path=str(models.teacher) if models.teacher is not None else None,
     )

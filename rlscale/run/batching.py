@@ -1,4 +1,4 @@
-"""From groups to what each data-parallel rank trains on: advantages, loss weights, micro-batches."""
+"""From groups to what each data-parallel rank trains on: rows, steps, micro-batches."""
 
 from __future__ import annotations
 
@@ -7,37 +7,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import ScoreKind
 from rlscale.config.sizes import Sizes
 from rlscale.data.batch import Batch
 from rlscale.data.packing import Plan, plan
 from rlscale.data.part import Part, split
 from rlscale.data.sample import Group
-from rlscale.trainer.objective import token_columns
 
 
 def build_batch(groups: Sequence[Group], config: Config) -> Batch:
-    """The batch of one iteration. Whatever depends on the samples of more than one rank is computed here."""
-    algo = config.algo
-    batch = Batch.from_groups(groups, steps=algo.steps_per_iteration)
-    rewards = batch.column("reward")
-    columns = token_columns(
-        algo,
-        rewards=np.zeros_like(rewards) if algo.score is ScoreKind.none else rewards,
-        groups=batch.column("group"),
-        sample=batch.column("sample"),
-        lengths=batch.lengths,
-        step=batch.column("step"),
-        mask=batch.column("loss_mask"),
-        max_response_tokens=config.rollout.max_response_tokens,
-    )
-    for name, values in columns.items():
-        batch = batch.with_column(name, values)
-    return batch
+    """The batch of one iteration as it was collected: no advantages and no loss weights yet.
+
+    `trainer.preparation.prepare` adds those, once the columns that it reads (`columns_before`) were computed.
+    """
+    return Batch.from_groups(groups, steps=config.algo.steps_per_iteration)
 
 
 def divide(batch: Batch, config: Config) -> tuple[list[Part], Plan]:
-    """One part per data-parallel rank, and the plan by which the batch was divided."""
+    """One part per data-parallel rank, and the plan by which the batch was divided.
+
+    The plan depends on lengths and steps alone: `split(batch, plan)` divides the batch again once it has more columns.
+    """
     parallel = config.parallel
     align = parallel.tensor * (2 * parallel.context if parallel.context > 1 else 1)
     division = plan(

@@ -10,46 +10,55 @@ from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster import Device
 from rlscale.config.sizes import Sizes
-from rlscale.data.model_folder import ensure_model_folder
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.checkpoint import CheckpointStore
 from rlscale.run.folder import read_mark
+from rlscale.run.models import ModelFolders
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
 from rlscale.run.trainer_group import TrainerGroup
 
 EXPORT_USAGE = (
-    "usage: python -m rlscale export run.output=FOLDER [to=FOLDER] [iteration=N]\n"
+    "usage: python -m rlscale export run.output=FOLDER [to=FOLDER] [iteration=N] [model=policy|critic]\n"
     "  run.output  folder of a run\n"
-    "  to          folder for the model; by default hf-<iteration> in the run's folder\n"
-    "  iteration   which checkpoint; by default the newest whole one"
+    "  to          folder for the model; by default hf-<iteration> or hf_critic-<iteration> in the run's folder\n"
+    "  iteration   which checkpoint; by default the newest whole one\n"
+    "  model       policy (default), or the critic of a run that has one"
 )
+
+_FOLDERS = {"policy": "hf", "critic": "hf_critic"}
+"""The models that can be exported, and how their folders are called."""
 
 
 def export(arguments: Sequence[str]) -> int:
-    """Write the model of a run's checkpoint as Hugging Face safetensors."""
+    """Write a model of a run's checkpoint as Hugging Face safetensors."""
     if any(word in ("-h", "--help") for word in arguments):
         print(EXPORT_USAGE)
         return 0
-    given = _given(arguments, ("run.output", "to", "iteration"))
+    given = _given(arguments, ("run.output", "to", "iteration", "model"))
+    wanted = given.get("model", "policy")
+    if wanted not in _FOLDERS:
+        raise UserError(f"model={wanted}: export knows {' and '.join(_FOLDERS)}")
     if "run.output" not in given:
         raise UserError("export needs run.output=FOLDER, the folder of a run")
     run = Path(given["run.output"])
     checkpoint = _checkpoint(run, given.get("iteration"))
-    target = Path(given.get("to", run / f"hf-{checkpoint.name.removeprefix('iteration_').lstrip('0') or 0}")).resolve()
+    number = checkpoint.name.removeprefix("iteration_").lstrip("0") or "0"
+    target = Path(given.get("to", run / f"{_FOLDERS[wanted]}-{number}")).resolve()
     if target.is_file():
         raise UserError(f"to={target} is a file; choose a folder")
     if target.exists() and any(target.iterdir()):
         raise UserError(f"to={target} exists and is not empty; choose another folder")
 
     config = compose(str(run / "recipe.yaml"), [])
-    scratch = Path(config.run.scratch).resolve()
+    models = ModelFolders.of(config)  # without the teacher, which is no part of what is exported
+    if wanted == "critic" and models.critic is None:
+        raise UserError(f"model=critic: {run} has none (algorithm {config.algo.name})")
     logs = run.resolve() / "logs" / "export"
     sizes = Sizes.of(config)
-    model = ensure_model_folder(config.model, scratch)
     stop = StopSignal()
-    with RaySession(config.cluster, scratch):
+    with RaySession(config.cluster, Path(config.run.scratch).resolve()):
         stop.install()
         layout = lay_out(config.cluster, sizes.trainer_ranks, 0, 1)
         calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
@@ -57,9 +66,9 @@ def export(arguments: Sequence[str]) -> int:
         nodes = node_ids(1, need_gpus=device is Device.cuda)
         trainer = TrainerGroup(layout, nodes, calls, logs, device, config.trainer.threads)
         try:
-            trainer.start(trainer_spec(config, model), config.cluster.start_timeout_s)
+            trainer.start(trainer_spec(config, models), config.cluster.start_timeout_s)
             trainer.call("load", checkpoint / "trainer", what="loading the checkpoint")
-            trainer.call("export", target, what="export")
+            trainer.call("export", target, wanted, what="export")
         finally:
             trainer.close()
             stop.restore()

@@ -22,7 +22,7 @@ from rlscale.run.folder import open_folder
 from rlscale.run.ray_session import RaySession
 from rlscale.run.records import Records
 from rlscale.run.session import Session
-from rlscale.run.warm_start import finished_model, stage_config, start_from
+from rlscale.run.stages import Stage, stages_before, with_result
 
 STOPPED = 128 + signal.SIGINT
 
@@ -59,7 +59,7 @@ def _make_folders(config: Config) -> None:
 
 
 def _run(config: Config, stop: StopSignal, started: float, notes: list[str]) -> int:
-    """One run in a Ray session that is up: a stage before it, if it has one, then its own loop."""
+    """One run in a Ray session that is up: the stages before it, if it has any, then its own loop."""
     digest = config_hash(config)
     folder = open_folder(config, digest)
     # Before anything else is written: a run that is killed from here on is recognised by the same command.
@@ -74,7 +74,7 @@ def _run(config: Config, stop: StopSignal, started: float, notes: list[str]) -> 
         beside = config.cluster.device is Device.cpu  # on GPUs the engines would hold the memory that the stage needs
         if beside:
             assembly.launch()
-        ready = _warm_start(config, stop, records)
+        ready = _after_stages(config, stop, records)
         if not beside:
             assembly.launch()
         session = assembly.session(ready, digest)
@@ -98,25 +98,29 @@ def _run(config: Config, stop: StopSignal, started: float, notes: list[str]) -> 
         folder.release()
 
 
-def _warm_start(config: Config, stop: StopSignal, records: Records) -> Config:
-    """The configuration with the weights of its warm start, which is run now if its result is missing."""
-    if config.warm_start is None or config.model.init is not None:
-        return config
-    stage = stage_config(config)
-    model = finished_model(stage)
-    if model is None:
-        records.note(
-            f"warm start: no result of recipe={stage.run.recipe} with this configuration yet; running it first"
-        )
-        records.suspend()
-        if _run(stage, stop, time.time(), []) != 0:
-            raise StopRequested
-        records.unsuspend()
-        model = finished_model(stage)
-        assert model is not None
-    else:
-        records.note(f"warm start: using {model}")
-    return start_from(config, model)
+def _after_stages(config: Config, stop: StopSignal, records: Records) -> Config:
+    """The configuration with the models of the stages before this run."""
+    ready = config
+    for stage in stages_before(config):
+        ready = with_result(ready, stage.what, _model_of(stage, stop, records))
+    return ready
+
+
+def _model_of(stage: Stage, stop: StopSignal, records: Records) -> Path:
+    """The model that a stage leaves; the stage is run now if it is missing."""
+    model = stage.result()
+    if model is not None:
+        records.note(f"{stage.what}: using {model}")
+        return model
+    recipe = stage.config.run.recipe
+    records.note(f"{stage.what}: no result of recipe={recipe} with this configuration yet; running it first")
+    records.suspend()
+    if _run(stage.config, stop, time.time(), []) != 0:
+        raise StopRequested
+    records.unsuspend(stage.what)
+    model = stage.result()
+    assert model is not None
+    return model
 
 
 def _loop(config: Config) -> Callable[[Session], None]:

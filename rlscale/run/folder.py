@@ -41,6 +41,11 @@ class RunFolder:
         """The final model in Hugging Face format."""
         return self.path / "hf"
 
+    @property
+    def hf_critic(self) -> Path:
+        """The final critic in Hugging Face format."""
+        return self.path / "hf_critic"
+
     def mark(self, **facts: Any) -> None:
         """Write the facts by which a later command recognises this run (recipe, config hash, state)."""
         known = read_mark(self.path) or {}

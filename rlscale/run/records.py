@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
@@ -13,14 +13,17 @@ from rlscale.observe.progress import Progress
 from rlscale.observe.report import write_report
 from rlscale.observe.samples import ShownSample, write_samples
 from rlscale.observe.summary import Summary
-from rlscale.observe.timeline import ENGINES, Timeline
+from rlscale.observe.timeline import ENGINES, PASSES, Timeline
 from rlscale.observe.trackers import Tracker, build_tracker
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.metrics import RolloutStats
 from rlscale.run import checkpoint
 from rlscale.run.folder import RunFolder
+from rlscale.run.stages import TEACHER
 
 _FAILURES = ("failed_requests", "failed_rewards")
+_LAST = ("critic_loss", "explained_variance")
+"""Metrics of which the summary keeps the last iteration's."""
 
 
 class Records:
@@ -36,6 +39,7 @@ class Records:
         self._counters: dict[str, float] = {}
         self._generation: dict[str, int] = {}
         self._phases_before: dict[str, float] = {}
+        self._passes: dict[str, float] = {}
 
     # ---- before the loop ---------------------------------------------------------------------------------------
 
@@ -60,13 +64,17 @@ class Records:
         self._progress.note(text)
 
     def suspend(self) -> None:
-        """Leave the terminal to another run (the warm start)."""
+        """Leave the terminal to another run (a stage before this one)."""
         self._progress.close()
         self._suspended = time.time()
 
-    def unsuspend(self) -> None:
-        """Take the terminal back."""
-        self._summary.warm_start_seconds = time.time() - self._suspended
+    def unsuspend(self, stage: str) -> None:
+        """Take the terminal back from the stage."""
+        seconds = time.time() - self._suspended
+        if stage == TEACHER:
+            self._summary.teacher_seconds = seconds
+        else:
+            self._summary.warm_start_seconds = seconds
         config = self._config
         self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)
 
@@ -89,23 +97,41 @@ class Records:
         self._progress.phase(_PHASES.get(name, name))
         return self._timeline.span(name)
 
+    @contextmanager
+    def model_pass(self, name: str) -> Iterator[None]:
+        """Time a pass that computes a column of the batch; it is part of `train`, and a metric of its own."""
+        began = time.perf_counter()
+        with self._timeline.span(name, PASSES):
+            yield
+        self._passes[f"seconds_{name}"] = time.perf_counter() - began
+
     def generation(self, stats: RolloutStats) -> None:
         """What the rollout service counted so far."""
         for start, end in stats.intervals:
             self._timeline.add("generate", ENGINES, start, end)
         self._generation = stats.counters
 
+    def skipped_steps(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Count and say the steps of an iteration that left the weights alone, if there are any."""
+        for prefix, who in (("", ""), ("critic_", " of the critic")):
+            if skipped := metrics.get(f"{prefix}skipped_steps"):
+                self._add("steps_skipped", skipped)
+                made = f"{skipped:.0f} of {metrics[f'{prefix}steps']:.0f} steps{who}"
+                self.note(f"iteration {iteration}: {made} skipped, as their gradients are not finite")
+
     def iteration(self, state: checkpoint.Progress, metrics: dict[str, float]) -> None:
         """Log one iteration everywhere."""
-        metrics = {**self._generation, **metrics}
+        metrics = {**self._generation, **self._passes, **metrics}
+        self._passes = {}
         self._add("tokens_trained", metrics.get("tokens", 0))
         self._add("own_tokens", metrics.get("logprob_diff_tokens", 0))
         drift = metrics.get("logprob_diff_mean", 0.0) * metrics.get("logprob_diff_tokens", 0)
         self._add("own_abs", drift)
         self._raise("logprob_diff_max", metrics.get("logprob_diff_max"))
         self._raise("canary_diff_max", metrics.get("canary_diff"))
-        if state.iteration == 1 and "ppo_kl_first_step" in metrics:
-            self._counters["ppo_kl_first_step"] = metrics["ppo_kl_first_step"]
+        self._counters |= {name: metrics[name] for name in _LAST if name in metrics}
+        if "ppo_kl_first_step" in metrics and not self._config.algo.correction.bypass:
+            self._counters.setdefault("ppo_kl_first_step", metrics["ppo_kl_first_step"])
         metrics["weight_version"] = state.version
         phases = self._timeline.phases()
         metrics |= {f"seconds_{name}": seconds - self._phases_before.get(name, 0.0) for name, seconds in phases.items()}
@@ -182,14 +208,17 @@ class Records:
                 summary.eval_before, summary.eval_before_metrics = state.eval_before["pass@1"], state.eval_before
         summary.resumed = int(counters.get("resumed", 0))
         summary.tokens_trained = int(counters.get("tokens_trained", 0))
+        summary.steps_skipped = int(counters.get("steps_skipped", 0))
         summary.tokens_generated = self._generation.get("tokens_generated", 0)
         summary.samples_failed = sum(self._generation.get(name, 0) for name in _FAILURES)
         summary.prompts_too_long = self._generation.get("prompts_too_long", 0)
+        summary.groups_dropped = self._generation.get("groups_dropped_equal", 0)
         if counters.get("own_tokens"):
             summary.logprob_diff_mean = counters["own_abs"] / counters["own_tokens"]
         summary.logprob_diff_max = counters.get("logprob_diff_max")
         summary.canary_diff_max = counters.get("canary_diff_max")
         summary.ppo_kl_first_step = counters.get("ppo_kl_first_step")
+        summary.critic_loss, summary.explained_variance = (counters.get(name) for name in _LAST)
 
     def _last_line(self) -> str:
         summary = self._summary

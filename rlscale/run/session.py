@@ -15,6 +15,8 @@ import numpy as np
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
+from rlscale.data.batch import Batch
+from rlscale.data.part import Part, split
 from rlscale.data.sample import Group
 from rlscale.run.batching import batch_metrics, build_batch, divide
 from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
@@ -26,6 +28,7 @@ from rlscale.run.records import Records
 from rlscale.run.rollout import Feed, Rollout
 from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
+from rlscale.trainer.preparation import columns_before, has_critic, prepare
 
 _HEAL_EVERY_S = 1.0
 _SAVE_AFTER_FAILURE_S = 10.0
@@ -61,6 +64,8 @@ class Session:
         self._next_heal = 0.0
         self._metrics: dict[str, float] = {}
         self._supervised = isinstance(config.algo.loss, SftLoss)
+        self._has_critic = has_critic(config.algo)
+        self._warmup = config.critic.warmup_iterations if self._has_critic else 0
         self._evaluates = config.eval.enabled and rollout is not None
         self._shares_devices = engines is not None and shares_devices(config.cluster)
         self._trainer_sleeps = False
@@ -99,15 +104,33 @@ class Session:
         with self.records.span("train"):
             batch = build_batch(groups, self.config)
             parts, plan = divide(batch, self.config)
-            first = self.state.iteration == 0 and not self._supervised
-            metrics = self._trainer.train(parts, self.state.version, force_old=first)
+            batch = self._with_columns(batch, parts)
+            batch, prepared = prepare(
+                batch, self.config.algo, max_response_tokens=self.config.rollout.max_response_tokens
+            )
+            metrics = prepared | self._steps(split(batch, plan))
+        self.records.skipped_steps(self.state.iteration + 1, metrics)
         self._check_metrics(metrics)
         self._untrained, self._unsynced = False, True
-        self.state.steps += self.config.algo.steps_per_iteration * self.config.algo.epochs_per_iteration
+        self.state.steps += int(metrics.get("steps", 0))
         self.state.iteration += 1
-        self.state.recent_losses = [*self.state.recent_losses, metrics["loss"]][-_STOP_LOSS_WINDOW:]
+        if "loss" in metrics:  # not where every step was skipped, nor in the critic's warm-up
+            self.state.recent_losses = [*self.state.recent_losses, metrics["loss"]][-_STOP_LOSS_WINDOW:]
         metrics["oversized_samples"] = float(plan.oversized)
         self._metrics |= batch_metrics(groups, batch, rewarded=not self._supervised) | metrics
+
+    def _with_columns(self, batch: Batch, parts: list[Part]) -> Batch:
+        """The batch with what the models say of its tokens, as far as advantages or corrections need to know it."""
+        for name in columns_before(self.config.algo):
+            with self.records.model_pass(name):
+                batch = batch.with_column(name, self._trainer.columns(name, parts, batch))
+        return batch
+
+    def _steps(self, parts: list[Part]) -> dict[str, float]:
+        """Critic's and policy's steps; the first iterations may be the critic's alone."""
+        done = self.state.iteration - self._warmup
+        first = done == 0 and not self._supervised and not self.config.algo.correction.bypass
+        return self._trainer.train(parts, self.state.version, force_old=first, policy=done >= 0)
 
     def sync(self, *, count: bool = True) -> None:
         """The trainer's weights become the next weight version and go to every engine."""
@@ -158,6 +181,8 @@ class Session:
         self.trainer_takes_devices()
         self.save()
         self._trainer.call("export", self.folder.hf, what="export")
+        if self._has_critic:
+            self._trainer.call("export", self.folder.hf_critic, "critic", what="export of the critic")
 
     @property
     def _done(self) -> bool:
@@ -258,12 +283,24 @@ class Session:
             self._trainer.call("sleep", what="trainer sleep")
 
     def _check_metrics(self, metrics: dict[str, float]) -> None:
-        """Stop on a loss that is no number, and when trainer and engines disagree by more than the user allows."""
+        """Stop when steps are skipped again and again, and when trainer and engines disagree more than allowed.
+
+        Skipped steps leave the weights alone: a checkpoint is still worth writing after them. It is not after a loss
+        that is no number although its gradient is one.
+        """
+        skipped, most = metrics.get("skipped_in_a_row", 0.0), self.config.trainer.max_skipped_steps
+        if skipped > most:
+            keys = "optim.lr or critic.optim.lr" if self._has_critic else "optim.lr"
+            raise RunFailed(
+                f"{skipped:.0f} steps in a row were skipped, as their gradients are not finite, more than "
+                f"trainer.max_skipped_steps={most}; lower {keys}"
+            )
+        for name, key in (("loss", "optim.lr"), ("critic_loss", "critic.optim.lr")):
+            if not np.isfinite(metrics.get(name, 0.0)):
+                self._trustworthy = False
+                raise RunFailed(f"{name} of iteration {self.state.iteration + 1} is not finite; lower {key}")
         bound = self.config.weights.max_logprob_diff
         drift = metrics.get("logprob_diff_mean", 0.0)
-        if not np.isfinite(metrics.get("loss", 0.0)):
-            self._trustworthy = False
-            raise RunFailed(f"the loss of iteration {self.state.iteration} is not finite; lower optim.lr")
         if bound is not None and drift > bound:
             self._trustworthy = False
             raise RunFailed(

@@ -19,6 +19,8 @@ from rlscale.run.placement import Layout
 from rlscale.trainer.spec import TrainerSpec
 
 _START = "cluster.start_timeout_s"
+_MODELS = {"old_logprobs": "policy", "ref_logprobs": "reference", "teacher_logprobs": "teacher"}
+"""Columns of log-probs, and the model that each is by."""
 
 
 class TrainerGroup:
@@ -54,18 +56,38 @@ class TrainerGroup:
         self._calls.wait(starting, "trainer start", timeout_s=timeout_s, limit=_START, heed_stop=True)
         self._parts_of = self.call("data_parallel_rank", what="trainer start")
 
-    def train(self, parts: list[Part], version: int, *, force_old: bool = False) -> dict[str, float]:
+    def train(
+        self, parts: list[Part], version: int, *, force_old: bool = False, policy: bool = True
+    ) -> dict[str, float]:
         """One iteration's optimizer steps; metrics are the same on every rank. Each part is one object in Ray's store.
 
-        `force_old` asks for the old log-probs' own pass even where it can be skipped.
+        `force_old` asks for the old log-probs' own pass even where it can be skipped. Without `policy` only the critic
+        makes steps, and metrics of the policy's are missing.
         """
-        refs = [ray.put(part) for part in parts]
-        calls = [
-            rank.train.remote(refs[number], version, force_old)
-            for rank, number in zip(self._ranks, self._parts_of, strict=True)
-        ]
+        calls = [rank.train.remote(ref, version, force_old, policy) for rank, ref in self._dealt(parts)]
         metrics: dict[str, float] = self._calls.wait(calls, "training step")[0]
         return metrics
+
+    def columns(self, name: str, parts: list[Part], batch: Batch) -> NDArray[np.float32]:
+        """A column that a model computes for every token of a batch divided into `parts`, float32 [tokens_total].
+
+        `name` is old_logprobs, ref_logprobs, teacher_logprobs or values.
+        """
+        if name == "values":
+            calls = [rank.values.remote(ref) for rank, ref in self._dealt(parts)]
+        else:
+            calls = [rank.logprobs.remote(ref, _MODELS[name], None) for rank, ref in self._dealt(parts)]
+        answers = self._calls.wait(calls, f"pass for {name}")
+        column = np.zeros(batch.tokens_total, np.float32)
+        for number, answer in zip(self._parts_of, answers, strict=True):
+            if answer is not None:  # one rank of each part answers
+                column[_tokens_of(batch, parts[number].row_ids)] = answer
+        return column
+
+    def _dealt(self, parts: list[Part]) -> list[tuple[Any, Any]]:
+        """Each rank with its part, which ranks of one data-parallel place share."""
+        refs = [ray.put(part) for part in parts]
+        return [(rank, refs[number]) for rank, number in zip(self._ranks, self._parts_of, strict=True)]
 
     def logprobs(self, part: Part, model: str = "policy", temperature: float | None = None) -> NDArray[np.float32]:
         """Log-probs of one part's tokens, computed alike by every data-parallel rank."""
@@ -96,6 +118,13 @@ class TrainerGroup:
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
+
+
+def _tokens_of(batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the tokens of these rows are in the batch's token columns, row after row, int64."""
+    lengths = batch.lengths[rows]
+    before = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(batch.offsets[rows] - before, lengths)
 
 
 def as_part(batch: Batch) -> Part:

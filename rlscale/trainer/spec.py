@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlscale.config.schema.algo import AlgoConfig
 from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.critic import CriticConfig
 from rlscale.config.schema.model import ModelConfig
 from rlscale.config.schema.optim import OptimConfig
 from rlscale.config.schema.parallel import ParallelConfig
@@ -38,8 +39,43 @@ class TrainerSpec:
     temperature: float
     """Temperature that the samples were drawn at; logits are divided by it."""
     total_steps: int
-    """Optimizer steps of the whole run; the learning-rate schedule ends there."""
+    """Optimizer steps of the whole run, a critic's warm-up included; the learning-rate schedules end there."""
     seed: int
     """Seed of the ranks' random state."""
     data_parallel: int
     """Data-parallel ranks."""
+    critic: CriticConfig | None = None
+    """The critic's sections; None for an algorithm without one."""
+    critic_path: str = ""
+    """Hugging Face folder of the critic's architecture; empty is `model_path`."""
+    critic_init_path: str = ""
+    """Hugging Face folder whose weights the critic starts from; empty is `critic_path`."""
+    teacher_path: str | None = None
+    """Hugging Face folder of the teacher; None for an algorithm without one."""
+
+    def of_policy(self) -> TrainerSpec:
+        """What the policy is built from: its schedule leaves out the iterations that train the critic alone."""
+        if self.critic is None:
+            return self
+        alone = self.critic.warmup_iterations * self.algo.steps_per_iteration * self.algo.epochs_per_iteration
+        return replace(self, total_steps=max(self.total_steps - alone, 1))
+
+    def of_critic(self) -> TrainerSpec:
+        """What the critic is built from, in the policy's layout. ValueError without a critic."""
+        if self.critic is None:
+            raise ValueError("this run has no critic")
+        folder = self.critic_path or self.model_path
+        return replace(
+            self,
+            model=self.critic.model,
+            model_path=folder,
+            init_path=self.critic_init_path or folder,
+            optim=self.critic.optim,
+            trainer=self.critic.trainer,
+        )
+
+    def of_teacher(self) -> TrainerSpec:
+        """What a teacher of another architecture is built from, in the policy's layout. ValueError without one."""
+        if self.teacher_path is None:
+            raise ValueError("this run has no teacher")
+        return replace(self, model_path=self.teacher_path, init_path=self.teacher_path)

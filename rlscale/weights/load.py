@@ -53,6 +53,9 @@ class WeightFolder:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
     def read(self, name: str) -> Tensor:
         """The tensor of that name. UserError if there is none."""
         if name not in self._file_of:
@@ -71,10 +74,13 @@ def load_weights(
 ) -> None:
     """Fill the parameters of a rank's model chunks from a Hugging Face folder, cast to their type.
 
-    UserError for a missing tensor or a shape that does not fit.
+    A parameter whose rule is optional and whose tensor the folder lacks stays as it is.
+    UserError for any other missing tensor, or a shape that does not fit.
     """
     with WeightFolder(folder) as source:
         for name, parameter in named_parameters(chunks, groups.expert):
+            if weights.rule(name).optional and any(hf_name not in source for hf_name in weights.hf_names(name)):
+                continue
             tensors = [source.read(hf_name) for hf_name in weights.hf_names(name)]
             group = groups.expert_tensor if EXPERTS in name else groups.tensor
             full = weights.from_hf(name, tensors, padded_vocabulary)

@@ -21,6 +21,15 @@ import torch
 from torch import Tensor
 
 
+class Head(Enum):
+    """What stands on the last layer."""
+
+    language = "language"
+    """Logits over the vocabulary: a policy, a reference, a teacher."""
+    value = "value"
+    """One number per position: a critic."""
+
+
 class Form(Enum):
     """How Hugging Face's tensors form one of Megatron's."""
 
@@ -45,6 +54,8 @@ class Rule:
     form: Form = Form.plain
     split: int | None = None
     """Dimension that tensor parallelism splits; None where every rank holds all of it."""
+    optional: bool = False
+    """Whether a folder may lack the tensors; the parameter then stays as it was made."""
 
 
 _LAYER, _HF = "decoder.layers.{layer}.", "model.layers.{layer}."
@@ -55,6 +66,10 @@ _OUTSIDE = (
 )
 _HEAD = Rule("output_layer.weight", ("lm_head.weight",), Form.vocabulary, 0)
 _TIED_HEAD = Rule("output_layer.weight", ("model.embed_tokens.weight",), Form.vocabulary, 0)
+_VALUE_HEAD = (  # the names of transformers' ...ForTokenClassification
+    Rule("output_layer.weight", ("score.weight",), optional=True),
+    Rule("output_layer.bias", ("score.bias",), optional=True),
+)
 
 _ATTENTION = (
     Rule(_LAYER + "self_attention.linear_qkv.layer_norm_weight", (_HF + "input_layernorm.weight",)),
@@ -105,11 +120,12 @@ _NUMBERS = re.compile(r"\d+")
 class WeightMap:
     """The mapping of one model. Built from its Hugging Face config."""
 
-    def __init__(self, hf_config: Mapping[str, Any]) -> None:
-        """KeyError for a family without a table."""
+    def __init__(self, hf_config: Mapping[str, Any], head: Head = Head.language) -> None:
+        """KeyError for a family without a table. A value head is never tied to the embedding."""
         rules = RULES[str(hf_config["model_type"])]
-        self.tied = bool(hf_config.get("tie_word_embeddings", False))
-        self._rules = {rule.megatron: rule for rule in (*rules, _TIED_HEAD if self.tied else _HEAD)}
+        self.tied = head is Head.language and bool(hf_config.get("tie_word_embeddings", False))
+        own = _VALUE_HEAD if head is Head.value else (_TIED_HEAD if self.tied else _HEAD,)
+        self._rules = {rule.megatron: rule for rule in (*rules, *own)}
         self.vocabulary = int(hf_config["vocab_size"])
         heads = int(hf_config["num_attention_heads"])
         self._groups = int(hf_config.get("num_key_value_heads") or heads)

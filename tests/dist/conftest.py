@@ -24,10 +24,16 @@ def pool() -> Iterator[RankPool]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny models by kind: dense, tied, moe, and a dense one of four layers."""
+    """Tiny models by kind: dense, tied, moe, and deep (dense, of four layers); a critic of each (`critic_dense`, ...),
+    and other weights of two of them (`other_dense`, `other_moe`).
+    """
     folder = tmp_path_factory.mktemp("models")
-    made = {kind: make_model(folder / kind, kind) for kind in ("dense", "tied", "moe")}
-    return {**made, "deep": make_model(folder / "deep", "dense", num_hidden_layers=4)}
+    sizes: dict[str, dict[str, int]] = {"dense": {}, "tied": {}, "moe": {}, "deep": {"num_hidden_layers": 4}}
+    made = {}
+    for kind, own in sizes.items():
+        made[kind] = make_model(folder / kind, kind, **own)
+        made[f"critic_{kind}"] = make_model(folder / f"critic_{kind}", kind, critic=True, seed=1, **own)
+    return made | {f"other_{kind}": make_model(folder / f"other_{kind}", kind, seed=2) for kind in ("dense", "moe")}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -11,22 +11,27 @@ from rlscale.data.part import Part
 from rlscale.trainer.spec import TrainerSpec
 
 
-def open_trainer(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> Any:
-    """A started trainer."""
+def open_trainer(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, moves: bool | None = None
+) -> Any:
+    """A started trainer; `moves`: whether its models take turns."""
     from rlscale.trainer.megatron.trainer import MegatronTrainer
 
-    trainer = MegatronTrainer(spec, rank, world_size)
+    trainer = MegatronTrainer(spec, rank, world_size, moves=moves)
     trainer.start(address, port)
     return trainer
 
 
-def gathered(trainer: Any, gradients: bool = False) -> dict[str, np.ndarray]:
+def gathered(trainer: Any, gradients: bool = False, model: str = "policy") -> dict[str, np.ndarray]:
     """All weights (or the gradients that the last step left) under their Hugging Face names. Collective."""
-    source = trainer.weights()
+    source = trainer._models.trained(model).weights()
     if gradients:
         source._parameters = {name: parameter.main_grad for name, parameter in source._parameters.items()}
     return {
-        name: tensor.detach().float().numpy().copy() for bucket in source.buckets(0) for name, tensor in bucket.named
+        # A clone first: torch cannot give memory up that NumPy has seen.
+        name: tensor.detach().float().clone().numpy()
+        for bucket in source.buckets(0)
+        for name, tensor in bucket.named
     }
 
 
@@ -156,10 +161,10 @@ def offload(rank: int, world_size: int, address: str, port: int, spec: TrainerSp
         for version in range(3):
             trainer.train(part, version)
             if name == "offloaded":
-                trainer._offload.sleep()
-                parameters = trainer._model.parameters()
+                trainer._models.trained("policy").offload.sleep()
+                parameters = trainer._models.trained("policy").model.parameters()
                 results["bytes_asleep"] = sum(p.untyped_storage().size() for p in parameters)
-                trainer._offload.wake()
+                trainer._models.trained("policy").offload.wake()
         results[name] = gathered(trainer)
         parallel.leave()
     return results
@@ -187,7 +192,7 @@ def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec
         family = _MODEL_REGISTRY[hf_config.model_type]
         own_table = {"_DIRECT_MAPPING": dict(family._DIRECT_MAPPING)}  # it changes the class's for tied models
         bridge = type("Bridge", (family,), own_table)(hf_config)
-        ours, theirs, differences = trainer._model.weights, bridge, []
+        ours, theirs, differences = trainer._models.trained("policy").model.weights, bridge, []
         for name, parameter in trainer.weights()._parameters.items():
             tensors = dict(ours.to_hf(name, parameter.detach()))
             names, values = theirs._weight_to_hf_format(name, parameter.detach())
@@ -196,7 +201,7 @@ def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec
             )
             if not same:
                 differences.append(name)
-        config = trainer._model.config
+        config = trainer._models.trained("policy").model.config
         values = {key: (getattr(config, key), getattr(bridge.config, key)) for key in COMPARED}
         return {"weights": differences, "config": {key: pair for key, pair in values.items() if pair[0] != pair[1]}}
     finally:

@@ -27,23 +27,25 @@ EXPERTS: dict[str, Any] = {
 }
 
 
-def make_model(folder: Path, kind: str, **sizes: Any) -> Path:
-    """Write a model of kind dense, tied or moe."""
+def make_model(folder: Path, kind: str, critic: bool = False, seed: int = 0, **sizes: Any) -> Path:
+    """Write a model of kind tied or moe, or a dense one; with `critic` one with a value head."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Qwen3Config, Qwen3MoeConfig
 
     options = {**SIZES, "tie_word_embeddings": kind == "tied", **sizes}
+    config = Qwen3MoeConfig(**options, **EXPERTS) if kind == "moe" else Qwen3Config(**options)
+    family: Any = AutoModelForCausalLM
+    if critic:
+        family, config.num_labels = AutoModelForTokenClassification, 1
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model: Any
-        if kind == "moe":
-            model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**options, **EXPERTS))
-        else:
-            model = Qwen3ForCausalLM(Qwen3Config(**options))
+        torch.manual_seed(seed)
+        model: Any = family.from_config(config, dtype=torch.float32)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "norm" in name:
                     parameter.add_(0.1 * torch.randn_like(parameter))
+                elif "bias" in name:
+                    parameter.add_(0.3)
                 else:
                     parameter.mul_(4)
     model.float().eval().save_pretrained(folder)

@@ -8,8 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from rlscale.config.schema.algo import AlgoConfig, ClipLoss, GspoLoss, KLConfig, KLEstimator, KLPlacement, SftLoss
+from rlscale.config.schema.algo import (
+    AlgoConfig,
+    BroadcastAdvantage,
+    ClipLoss,
+    GspoLoss,
+    KLConfig,
+    KLEstimator,
+    KLPlacement,
+    LossConfig,
+    NoAdvantage,
+    ReductionConfig,
+    ReductionKind,
+    ScoreConfig,
+    ScoreKind,
+    SftLoss,
+)
 from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.correction import CorrectionConfig
 from rlscale.config.schema.model import DType, ModelConfig
 from rlscale.config.schema.optim import OptimConfig
 from rlscale.config.schema.parallel import ParallelConfig
@@ -18,20 +34,37 @@ from rlscale.config.schema.weights import WeightsConfig
 from rlscale.data.batch import Batch
 from rlscale.data.packing import plan
 from rlscale.data.part import Part, split
-from rlscale.trainer.objective import token_columns
+from rlscale.trainer.preparation import columns_before, prepare
 from rlscale.trainer.spec import TrainerSpec
 
+MAX_RESPONSE_TOKENS = 24
+
+
+def make_algo(loss: LossConfig, **changes: Any) -> AlgoConfig:
+    """GRPO's pieces around a loss (supervised: none of them), with changes."""
+    supervised = isinstance(loss, SftLoss)
+    pieces: dict[str, Any] = {
+        "name": "sft" if supervised else "grpo",
+        "score": ScoreConfig(kind=ScoreKind.none if supervised else ScoreKind.group_mean_std),
+        "advantage": NoAdvantage() if supervised else BroadcastAdvantage(),
+        "kl": KLConfig(),
+        "loss": loss,
+        "correction": CorrectionConfig(),
+        "reduction": ReductionConfig(kind=ReductionKind.token_mean if supervised else ReductionKind.sample_mean),
+    }
+    return AlgoConfig(**{**pieces, **changes})
+
+
 ALGORITHMS: dict[str, AlgoConfig] = {
-    "grpo": AlgoConfig(name="grpo", kl=KLConfig(), loss=ClipLoss()),
-    "grpo_kl": AlgoConfig(
-        name="grpo",
+    "grpo": make_algo(ClipLoss()),
+    "grpo_kl": make_algo(
+        ClipLoss(),
         kl=KLConfig(placement=KLPlacement.loss, estimator=KLEstimator.k3, coef=0.1),
-        loss=ClipLoss(),
         entropy_coef=0.01,
         steps_per_iteration=2,
     ),
-    "gspo": AlgoConfig(name="gspo", kl=KLConfig(), loss=GspoLoss(), steps_per_iteration=2),
-    "sft": AlgoConfig(name="sft", kl=KLConfig(), loss=SftLoss()),
+    "gspo": make_algo(GspoLoss(), steps_per_iteration=2),
+    "sft": make_algo(SftLoss()),
 }
 
 
@@ -56,8 +89,8 @@ def make_spec(model: Path, algorithm: str = "grpo", **options: Any) -> TrainerSp
     return replace(spec, **options)
 
 
-def make_batch(algo: AlgoConfig, rows: int = 12, vocabulary: int = 64, seed: int = 0) -> Batch:
-    """Ragged samples in groups of 4 with rewards; the first half of each is a prompt."""
+def collect(algo: AlgoConfig, rows: int = 12, vocabulary: int = 64, seed: int = 0) -> Batch:
+    """Ragged samples in groups of 4 with rewards, as they come from a rollout; the first half of each is a prompt."""
     random = np.random.default_rng(seed)
     lengths = random.integers(3, 24, rows)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -65,28 +98,30 @@ def make_batch(algo: AlgoConfig, rows: int = 12, vocabulary: int = 64, seed: int
     mask = np.zeros(total, bool)
     for row in range(rows):
         mask[offsets[row] + max(lengths[row] // 2, 1) : offsets[row + 1]] = True
-    step = np.arange(rows) * algo.steps_per_iteration // rows
     batch = Batch(offsets)
     columns = {
         "tokens": random.integers(0, vocabulary, total),
         "loss_mask": mask,
         "rollout_logprobs": np.where(mask, -random.random(total) * 4, 0.0),
         "versions": np.where(mask, 0, -1),
-        "step": step,
+        "step": np.arange(rows) * algo.steps_per_iteration // rows,
+        "reward": random.random(rows),
+        "group": np.arange(rows) // 4,
+        "sample": np.arange(rows),
     }
-    columns |= token_columns(
-        algo,
-        rewards=random.random(rows),
-        groups=np.arange(rows) // 4,
-        sample=np.arange(rows),
-        lengths=batch.lengths,
-        step=step,
-        mask=mask,
-        max_response_tokens=24,
-    )
     for name, values in columns.items():
         batch = batch.with_column(name, values)
     return batch
+
+
+def make_batch(algo: AlgoConfig, rows: int = 12, vocabulary: int = 64, seed: int = 0) -> Batch:
+    """A prepared batch. The columns that models would compute for it are random numbers about the rollout's."""
+    batch = collect(algo, rows, vocabulary, seed)
+    random = np.random.default_rng(seed + 1)
+    for name in columns_before(algo):
+        noise = 0.1 * random.normal(size=batch.tokens_total)
+        batch = batch.with_column(name, noise if name == "values" else batch.column("rollout_logprobs") + noise)
+    return prepare(batch, algo, max_response_tokens=MAX_RESPONSE_TOKENS)[0]
 
 
 def divide(batch: Batch, data_parallel: int, max_tokens: int = 64, align: int = 1) -> list[Part]:

@@ -87,7 +87,7 @@ def test_help_before_a_command_is_the_help_of_the_command(capsys: pytest.Capture
     code, out, _ = run("--help", "export", capsys=capsys)
     assert (code, out.splitlines()[0]) == (
         0,
-        "usage: python -m rlscale export run.output=FOLDER [to=FOLDER] [iteration=N]",
+        "usage: python -m rlscale export run.output=FOLDER [to=FOLDER] [iteration=N] [model=policy|critic]",
     )
 
 
@@ -96,6 +96,14 @@ def test_help_names_recipes_groups_and_commands(capsys: pytest.CaptureFixture[st
     assert code == 0
     for word in ("arithmetic_sft", "qwen3_30b", "algo/loss", "export", "--multirun", "data@eval.data"):
         assert word in out
+
+
+def test_the_critic_is_printed_as_following_or_with_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+    section = ("algo=ppo", "optim.lr=0.25", "critic.optim.eps=0.5", "--cfg", "job", "-p", "critic.optim")
+    assert "lr: ${optim.lr}\n" in run(*section, capsys=capsys)[1]
+    resolved = OmegaConf.create(run(*section, "--resolve", capsys=capsys)[1])
+    assert (resolved.lr, resolved.eps, resolved.schedule) == (0.25, 0.5, "linear")
+    assert run("algo=ppo", "--cfg", "job", "--resolve", capsys=capsys)[0] == 0
 
 
 def test_recipe_is_taken_out_wherever_it_stands() -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.architecture import read_architecture
+from rlscale.config.checks.advantage import ADVANTAGE_CHECKS
 from rlscale.config.checks.algorithm import ALGORITHM_CHECKS
+from rlscale.config.checks.correction import CORRECTION_CHECKS
+from rlscale.config.checks.critic import CRITIC_CHECKS
+from rlscale.config.checks.kl import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.model import MODEL_CHECKS
 from rlscale.config.checks.options import OPTION_CHECKS
@@ -13,10 +17,12 @@ from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
 from rlscale.config.checks.stages import STAGE_CHECKS
 from rlscale.config.checks.subject import Subject
+from rlscale.config.checks.teacher import TEACHER_CHECKS
 from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.named_models import has_teacher
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
-from rlscale.config.warm_start import compose_warm_start
+from rlscale.config.stages import compose_teacher, compose_warm_start
 
 __all__ = ["check"]
 
@@ -43,43 +49,59 @@ def check(config: Config) -> list[str]:
             )
     for one in _ALL:
         problems += one(subject)
-    warm_problems, warm_notes = _check_warm_start(config)
-    problems += warm_problems
+    problems += [*_check_warm_start(config), *_check_teacher(config)]
     if problems:
         raise ConfigError(problems)
-    return [*subject.notes, *(note for note in warm_notes if note not in subject.notes)]
+    return subject.notes
 
 
-_ALL: tuple[Callable[[Subject], Iterator[str]], ...] = (
-    *MODEL_CHECKS,
-    *LAYOUT_CHECKS,
+_OF_STAGE: tuple[Callable[[Subject], Iterator[str]], ...] = (
     *ALGORITHM_CHECKS,
+    *ADVANTAGE_CHECKS,
+    *KL_CHECKS,
+    *CORRECTION_CHECKS,
+    *CRITIC_CHECKS,
+    *TEACHER_CHECKS,
     *SAMPLING_CHECKS,
     *STAGE_CHECKS,
-    *OPTION_CHECKS,
 )
+"""Those about sections that a stage before the run does not take from the run."""
+
+_ALL = (*MODEL_CHECKS, *LAYOUT_CHECKS, *_OF_STAGE, *OPTION_CHECKS)
 
 
-def _check_warm_start(config: Config) -> tuple[list[str], list[str]]:
-    """Problems and notes of the supervised stage before this one, each saying that it is meant."""
+def _check_warm_start(config: Config) -> list[str]:
+    """Problems of the supervised stage before this one, each saying that it is meant."""
     if config.warm_start is None:
-        return [], []
+        return []
     try:
         stage = compose_warm_start(config)
         if stage.warm_start is not None:
-            return [
-                f"warm_start.recipe={config.warm_start.recipe}: has a warm start of its own; only one stage can"
-            ], []
-        # The sections that the stage takes from this run are checked with the run itself.
-        problems = [
-            *out_of_range(stage),
-            *(line for one in _OF_STAGE for line in one(Subject(stage, Sizes.of(stage), None))),
-        ]
+            problems = ["has a warm start of its own; only one stage can"]
+        else:
+            problems = _of_stage(stage)
     except ConfigError as error:
         problems = error.problems
     except UserError as error:
         problems = [str(error)]
-    return [f"warm_start.recipe={config.warm_start.recipe}: {problem}" for problem in problems], []
+    return [f"warm_start.recipe={config.warm_start.recipe}: {problem}" for problem in problems]
 
 
-_OF_STAGE = (*ALGORITHM_CHECKS, *SAMPLING_CHECKS, *STAGE_CHECKS)
+def _check_teacher(config: Config) -> list[str]:
+    """Problems of the stage that makes the teacher, each saying that it is meant."""
+    if config.teacher.recipe is None or not has_teacher(config.algo):
+        return []
+    try:
+        stage = compose_teacher(config)
+        problems = [*_of_stage(stage), *_check_warm_start(stage)]
+    except ConfigError as error:
+        problems = error.problems
+    except UserError as error:
+        problems = [str(error)]
+    return [f"teacher.recipe={config.teacher.recipe}: {problem}" for problem in problems]
+
+
+def _of_stage(stage: Config) -> list[str]:
+    """Problems of a stage's own sections; those that it takes from the run are checked with the run itself."""
+    problems = list(out_of_range(stage))
+    return problems or [line for one in _OF_STAGE for line in one(Subject(stage, Sizes.of(stage), None))]

@@ -1,72 +1,89 @@
-"""Does the algorithm make sense: score, advantage, KL, loss, batches, and the optimizer's schedule."""
+"""Does the algorithm fit its batches and its schedule, and do its parts fit together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rlscale.config.checks.subject import Subject
-from rlscale.config.schema.algo import AdvantageKind, KLEstimator, KLPlacement, OldLogprobs, ScoreKind
-from rlscale.config.schema.optim import Schedule
-
-_GROUPED = (ScoreKind.group_mean_std, ScoreKind.group_mean, ScoreKind.leave_one_out)
-
-
-def kl_is_read(subject: Subject) -> Iterator[str]:
-    """A KL coefficient that nothing reads, or a KL term that counts nothing."""
-    kl, advantage = subject.config.algo.kl, subject.config.algo.advantage
-    if kl.placement is KLPlacement.none:
-        if kl.coef != 0.0:
-            yield f"algo.kl.coef={kl.coef:g} is never read, because algo.kl.placement=none; choose algo/kl=loss"
-        if kl.unbiased:
-            yield "algo.kl.unbiased=true is never read, because algo.kl.placement=none; choose algo/kl=loss"
-        return
-    if kl.placement is KLPlacement.reward:
-        yield (
-            f"algo.kl.placement=reward: algo.advantage={advantage.name} never reads a KL term in the reward; "
-            "use algo.kl.placement=loss"
-        )
-        return
-    if kl.coef == 0.0:
-        yield f"algo.kl.placement={kl.placement.name} with algo.kl.coef=0 counts nothing; raise it or use algo/kl=none"
-    if kl.estimator is KLEstimator.k1 and not kl.unbiased:
-        yield (
-            "algo.kl.estimator=k1 as a loss has zero expected gradient; use k2, k3 or low_var_kl, "
-            "or algo.kl.unbiased=true"
-        )
+from rlscale.config.checks.targets import named_target
+from rlscale.config.compose import plain
+from rlscale.config.differences import differences
+from rlscale.config.schema.algo import (
+    CispoLoss,
+    CustomAdvantage,
+    CustomLoss,
+    KLConfig,
+    OverlongConfig,
+    RefillConfig,
+)
+from rlscale.config.schema.correction import CorrectionConfig, WeightKind
+from rlscale.config.schema.optim import OptimConfig, Schedule
 
 
-def groups_have_samples(subject: Subject) -> Iterator[str]:
-    """A score that compares the samples of a group needs at least two."""
-    algo, samples = subject.config.algo, subject.config.rollout.samples_per_group
-    if algo.score in _GROUPED and samples < 2:
-        yield (
-            f"algo.score={algo.score.name} compares the samples of a group, but rollout.samples_per_group={samples}; "
-            "use at least 2"
-        )
-
-
-def pieces_fit_the_loss(subject: Subject) -> Iterator[str]:
-    """Supervised training has no score, no advantage, no KL and one sample per prompt; everything else needs them."""
-    algo, rollout = subject.config.algo, subject.config.rollout
+def supervised_reads_little(subject: Subject) -> Iterator[str]:
+    """Supervised training has labels and one sample per prompt: no score, no advantage, no KL, no rollout."""
     if not subject.supervised:
-        if algo.score is ScoreKind.none:
-            known = ", ".join(kind.name for kind in (*_GROUPED, ScoreKind.raw))
-            yield f"algo.score=none: the loss of {algo.name} needs a score; use one of {known}"
-        if algo.advantage is AdvantageKind.none:
-            yield f"algo.advantage=none: the loss of {algo.name} needs advantages; use broadcast"
         return
-    unread = (
-        ("algo.score", algo.score.name, "none"),
-        ("algo.advantage", algo.advantage.name, "none"),
-        ("algo.kl.placement", algo.kl.placement.name, "none"),
-        ("algo.old_logprobs", algo.old_logprobs.name, OldLogprobs.auto.name),
-        ("algo.entropy_coef", f"{algo.entropy_coef:g}", "0"),
-        ("rollout.samples_per_group", str(rollout.samples_per_group), "1"),
-        ("rollout.max_staleness", str(rollout.max_staleness), "0"),
-    )
-    for key, value, wanted in unread:
+    algo, rollout = subject.config.algo, subject.config.rollout
+    for key, value, wanted in (
+        ("algo/score", algo.score.kind.name, "none"),
+        ("algo/advantage", subject.advantage, "none"),
+        ("rollout.samples_per_group", rollout.samples_per_group, 1),
+        ("rollout.max_staleness", rollout.max_staleness, 0),
+    ):
         if value != wanted:
             yield f"{key}={value}: supervised training (algo/loss=sft) has no use for it; set {key}={wanted}"
+    unread: dict[str, tuple[Any, Any]] = {
+        "algo.kl": (KLConfig(), algo.kl),
+        "algo.correction": (CorrectionConfig(), algo.correction),
+        "algo.overlong": (OverlongConfig(), algo.overlong),
+        "algo.refill": (RefillConfig(), algo.refill),
+    }
+    changed = [
+        change
+        for key, (default, given) in unread.items()
+        for change in differences(plain(default), plain(given), f"{key}.")
+    ]
+    plain_algo = plain(algo)
+    for name, default in (("whiten", False), ("distil_coef", 0.0), ("entropy_coef", 0.0), ("old_logprobs", "auto")):
+        changed += differences({name: default}, {name: plain_algo[name]}, "algo.")
+    for key, (default, value) in changed:
+        yield (
+            f"{key}={shown(value)}: supervised training (algo/loss=sft) has no use for it; set {key}={shown(default)}"
+        )
+
+
+def own_functions_are_named(subject: Subject) -> Iterator[str]:
+    """A custom part has a function, and a function has a custom part that calls it."""
+    algo = subject.config.algo
+    parts: tuple[tuple[str, dict[str, Any], bool], ...] = (
+        ("score", algo.score.function, algo.score.kind.name == "custom"),
+        ("correction", algo.correction.function, algo.correction.weight is WeightKind.custom),
+        ("reduction", algo.reduction.function, algo.reduction.kind.name == "custom"),
+    )
+    for part, function, custom in parts:
+        if function and not custom:
+            yield f"algo.{part}.function is never called, because it is not custom; choose algo/{part}=custom"
+        else:
+            yield from named_target(function, f"algo.{part}.function", f"algo/{part}=<option>", needed=custom)
+    if isinstance(algo.advantage, CustomAdvantage):
+        yield from named_target(
+            algo.advantage.function, "algo.advantage.function", "algo/advantage=<option>", needed=True
+        )
+    if isinstance(algo.loss, CustomLoss):
+        yield from named_target(algo.loss.function, "algo.loss.function", "algo/loss=<option>", needed=True)
+
+
+def clip_leaves_room(subject: Subject) -> Iterator[str]:
+    """A clip to a single point takes the gradient of every token whose ratio has moved at all."""
+    loss = subject.config.algo.loss
+    low, high = getattr(loss, "eps_low", None), getattr(loss, "eps_high", None)
+    if low == 0 and high == 0 and not isinstance(loss, CispoLoss):
+        yield (
+            f"algo.loss.eps_low=0 with algo.loss.eps_high=0 clips every ratio that is not exactly 1, so nothing is "
+            f"learnt after the first step; raise them (algo/loss={subject.loss} has its source's values)"
+        )
 
 
 def steps_divide_the_groups(subject: Subject) -> Iterator[str]:
@@ -88,25 +105,38 @@ def steps_divide_the_groups(subject: Subject) -> Iterator[str]:
 
 def schedule_is_consistent(subject: Subject) -> Iterator[str]:
     """Warm-up ends before the decay does, and a constant rate does not decay."""
-    optim, total = subject.config.optim, subject.sizes.total_steps
+    yield from schedule_problems(subject.config.optim, "optim", subject.sizes.total_steps, subject.notes)
+
+
+def schedule_problems(optim: OptimConfig, key: str, total: int, notes: list[str]) -> Iterator[str]:
+    """Problems of one optimizer's schedule over a run of `total` steps; `key` is its section."""
     if optim.schedule is Schedule.constant:
         if optim.min_lr:
-            yield f"optim.min_lr={optim.min_lr:g} is never reached with optim.schedule=constant; use linear or cosine"
+            yield f"{key}.min_lr={optim.min_lr:g} is never reached with {key}.schedule=constant; use linear or cosine"
         if optim.decay_steps is not None:
-            yield f"optim.decay_steps={optim.decay_steps} is never read with optim.schedule=constant; set it to null"
+            yield f"{key}.decay_steps={optim.decay_steps} is never read with {key}.schedule=constant; set it to null"
         return
     if optim.min_lr > optim.lr:
-        yield f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}"
+        yield f"{key}.min_lr={optim.min_lr:g} is above {key}.lr={optim.lr:g}"
     if optim.decay_steps is not None and optim.warmup_steps >= optim.decay_steps:
-        yield f"optim.warmup_steps={optim.warmup_steps} must be below optim.decay_steps ({optim.decay_steps})"
+        yield f"{key}.warmup_steps={optim.warmup_steps} must be below {key}.decay_steps ({optim.decay_steps})"
     elif optim.decay_steps is None and optim.warmup_steps >= total:  # a run shortened to try something out
-        subject.notes.append(f"the run's {total} optimizer steps end within optim.warmup_steps={optim.warmup_steps}")
+        notes.append(f"the run's {total} optimizer steps end within {key}.warmup_steps={optim.warmup_steps}")
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 ALGORITHM_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
-    kl_is_read,
-    groups_have_samples,
-    pieces_fit_the_loss,
+    supervised_reads_little,
+    own_functions_are_named,
+    clip_leaves_room,
     steps_divide_the_groups,
     schedule_is_consistent,
 )

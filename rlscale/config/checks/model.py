@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rlscale.config.architecture import SUPPORTED, parameter_count
+from rlscale.config.architecture import SUPPORTED, parameter_count, read_architecture
 from rlscale.config.checks.subject import Subject
+from rlscale.config.errors import UserError
+from rlscale.config.named_models import has_critic, has_reference, has_teacher, named_models
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.config.schema.model import DType
+from rlscale.config.schema.model import DType, ModelConfig
 
 TRAINING_BYTES = 16
 """Bytes of training per parameter: fp32 weight, gradient and two Adam moments."""
@@ -48,13 +50,13 @@ def model_fits_the_cpu(subject: Subject) -> Iterator[str]:
     parameters = parameters_of(subject)
     if parameters is None:
         return
-    needed = memory_needed_gb(parameters, config.model.dtype)
+    needed = training_gb(subject, parameters) + engine_gb(subject, parameters)
     if needed > config.cluster.memory_gb:
         layout = "moe_8gpu" if _has_experts(subject) else "dense_8gpu"
         yield (
-            f"model={config.model.name}: {parameters / 1e9:.3g}B parameters need {needed:.0f} GB to train, but the CPU "
-            f"cluster allows cluster.memory_gb={config.cluster.memory_gb:g}; this model needs GPUs: choose "
-            f"cluster=node8 parallel={layout} (or another GPU cluster), or a smaller model"
+            f"model={config.model.name}: {parameters / 1e9:.3g}B parameters{_besides(subject)} need {needed:.0f} GB to "
+            f"train, but the CPU cluster allows cluster.memory_gb={config.cluster.memory_gb:g}; this model needs GPUs: "
+            f"choose cluster=node8 parallel={layout} (or another GPU cluster), or a smaller model"
         )
 
 
@@ -65,9 +67,43 @@ def parameters_of(subject: Subject) -> float | None:
     return subject.config.model.parameters
 
 
-def memory_needed_gb(parameters: float, dtype: DType) -> float:
-    """Gigabytes of one copy in training and one on an engine."""
-    return parameters * (TRAINING_BYTES + (2 if dtype is DType.bfloat16 else 4)) / 1e9
+def training_gb(subject: Subject, parameters: float) -> float:
+    """Gigabytes of training on one copy: the policy, a critic with its optimizer, and frozen weights."""
+    config = subject.config
+    weight = _weight_bytes(config.model.dtype)
+    total = parameters * TRAINING_BYTES
+    if has_critic(config.algo):
+        total += _parameters(config.critic.model, parameters) * TRAINING_BYTES
+    if has_reference(config.algo):
+        total += parameters * weight
+    if has_teacher(config.algo):
+        teacher = ModelConfig(name="teacher", path=config.teacher.path)
+        total += (_parameters(teacher, parameters) if teacher.path is not None else parameters) * weight
+    return total / 1e9
+
+
+def engine_gb(subject: Subject, parameters: float) -> float:
+    """Gigabytes of the weights on one engine."""
+    return parameters * _weight_bytes(subject.config.model.dtype) / 1e9
+
+
+def _weight_bytes(dtype: DType) -> int:
+    return 2 if dtype is DType.bfloat16 else 4
+
+
+def _parameters(model: ModelConfig, otherwise: float) -> float:
+    """Parameters of a model besides the policy's, as near as can be known."""
+    try:
+        architecture = read_architecture(model)
+        return float(parameter_count(architecture)) if architecture is not None else model.parameters or otherwise
+    except (UserError, KeyError, TypeError, ValueError):
+        return otherwise  # its own check says what is wrong
+
+
+def _besides(subject: Subject) -> str:
+    """The models that need memory besides the policy, in words."""
+    others = named_models(subject.config.algo)[1:]
+    return f" and {', '.join(others)}" if others else ""
 
 
 def _has_experts(subject: Subject) -> bool:

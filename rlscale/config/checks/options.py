@@ -8,6 +8,7 @@ from typing import Any
 
 from rlscale.config.checks.subject import Subject
 from rlscale.config.derived_options import DERIVED
+from rlscale.config.named_models import has_critic
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.passthrough import KINDS, Option, known_options
 
@@ -17,13 +18,20 @@ _WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "st
 def options_are_known(subject: Subject) -> Iterator[str]:
     """Every option of every pass-through node."""
     config = subject.config
-    nodes = (
+    nodes = [
         ("trainer.megatron", "transformer", config.trainer.megatron),
         ("trainer.ddp", "ddp", config.trainer.ddp),
         ("optim.megatron", "optimizer", config.optim.megatron),
         ("rollout.sglang", "server", config.rollout.sglang),
         ("rollout.router", "router", config.rollout.router),
-    )
+    ]
+    if has_critic(config.algo):
+        critic = (
+            ("trainer.megatron", "transformer", config.trainer.megatron, config.critic.trainer.megatron),
+            ("trainer.ddp", "ddp", config.trainer.ddp, config.critic.trainer.ddp),
+            ("optim.megatron", "optimizer", config.optim.megatron, config.critic.optim.megatron),
+        )
+        nodes += [(f"critic.{key}", kind, given) for key, kind, policy, given in critic if given != policy]
     for key, kind, given in nodes:
         yield from check_options(key, kind, given, Path(config.run.scratch) / "cache", subject.notes)
 

@@ -20,9 +20,23 @@ RANGES = {
     "parallel.expert_tensor": "[1, inf)",
     "parallel.data": "[1, inf)",
     "algo.kl.coef": "[0, inf)",
+    "algo.advantage.gamma": "[0, 1]",
+    "algo.advantage.lam": "[0, 1]",
     "algo.loss.eps_low": "[0, 1]",
     "algo.loss.eps_high": "[0, inf)",
     "algo.loss.dual_clip": "(1, inf)",
+    "algo.loss.tau_positive": "(0, inf)",
+    "algo.loss.tau_negative": "(0, inf)",
+    "algo.correction.lower": "[0, inf)",
+    "algo.correction.upper": "(0, inf)",
+    "algo.correction.opsm_delta": "(0, inf)",
+    "algo.correction.rejection.lower": "[0, inf)",
+    "algo.correction.rejection.upper": "(0, inf)",
+    "algo.correction.rejection.veto": "(0, 1)",
+    "algo.distil_coef": "[0, inf)",
+    "algo.overlong.penalty": "[0, inf)",
+    "algo.overlong.cache_tokens": "[1, inf)",
+    "algo.refill.max_dropped": "(0, inf)",
     "algo.entropy_coef": "[0, inf)",
     "algo.steps_per_iteration": "[1, inf)",
     "algo.epochs_per_iteration": "[1, inf)",
@@ -69,6 +83,9 @@ RANGES = {
     "optim.clip_grad": "[0, inf)",
     "trainer.max_tokens_per_microbatch": "[1, inf)",
     "trainer.threads": "[1, inf)",
+    "trainer.max_skipped_steps": "[0, inf)",
+    "critic.warmup_iterations": "[0, inf)",
+    "critic.clip": "(0, inf)",
     "weights.bucket_mb": "[1, inf)",
     "weights.verify_every": "[0, inf)",
     "weights.canary_tokens": "[2, inf)",
@@ -90,6 +107,10 @@ RANGES = {
 }
 """Interval of each number: [ and ] belong to it, ( and ) do not."""
 
+RANGES |= {
+    f"critic.{key}": interval for key, interval in RANGES.items() if key.startswith(("model.", "optim.", "trainer."))
+}
+
 UNBOUNDED = (
     "data.seed",
     "data.split_seed",
@@ -107,6 +128,8 @@ def out_of_range(config: Config) -> Iterator[str]:
     tree = plain(config)
     for key, interval in RANGES.items():
         value = _value(tree, key)
+        if key.startswith("critic.") and repr(value) == repr(_value(tree, key.removeprefix("critic."))):
+            continue  # it follows the policy's, which is said already
         if isinstance(value, int | float) and not isinstance(value, bool) and not _inside(value, interval):
             yield f"{key}={value}: must be {_words(interval)}"
     for key in UNBOUNDED:

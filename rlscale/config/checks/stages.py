@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rlscale.config.checks.subject import Subject
+from rlscale.config.checks.targets import named_target
 from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
 
 _SPLITS = ("train", "held_out")
@@ -23,7 +24,7 @@ def reward_is_named(subject: Subject) -> Iterator[str]:
     """Whatever is sampled is scored."""
     config = subject.config
     sampled = not subject.supervised or config.eval.enabled
-    yield from _target(config.reward.function, "reward.function", "reward=<option>", needed=sampled)
+    yield from named_target(config.reward.function, "reward.function", "reward=<option>", needed=sampled)
 
 
 def data_is_usable(subject: Subject) -> Iterator[str]:
@@ -59,17 +60,7 @@ def _source(data: DataConfig, key: str) -> Iterator[str]:
     if isinstance(data, FileData) and not data.path.split("@[")[0].endswith(_FILES):
         yield f"{key}.path={data.path}: must end in {' or '.join(_FILES)}"
     if isinstance(data, CustomData):
-        yield from _target(data.source, f"{key}.source", f"{key}=<option>", needed=True)
-
-
-def _target(node: dict[str, object], key: str, how: str, *, needed: bool) -> Iterator[str]:
-    """A node of somebody's own class names it by `_target_`."""
-    target = node.get("_target_")
-    if target is None:
-        if node or needed:
-            yield f"{key}._target_: has no value; name your class or function as module.name, or choose {how}"
-    elif not isinstance(target, str) or "." not in target or not all(part.isidentifier() for part in target.split(".")):
-        yield f"{key}._target_={target}: must be the dotted name of a class or function, module.name"
+        yield from named_target(data.source, f"{key}.source", f"{key}=<option>", needed=True)
 
 
 STAGE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (

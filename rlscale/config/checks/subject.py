@@ -10,6 +10,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.cluster import Device
 from rlscale.config.sizes import Sizes
+from rlscale.config.store import ADVANTAGE_SCHEMAS, LOSS_SCHEMAS, option_of
 
 
 @dataclass
@@ -26,6 +27,16 @@ class Subject:
     def supervised(self) -> bool:
         """Whether the algorithm trains on labels instead of samples."""
         return isinstance(self.config.algo.loss, SftLoss)
+
+    @property
+    def advantage(self) -> str:
+        """The option of the group `algo/advantage` that the advantage is, by its type."""
+        return option_of(self.config.algo.advantage, ADVANTAGE_SCHEMAS)
+
+    @property
+    def loss(self) -> str:
+        """The option of the group `algo/loss` that the loss is, by its type."""
+        return option_of(self.config.algo.loss, LOSS_SCHEMAS)
 
     @property
     def on_gpus(self) -> bool:

@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from rlscale.config.schema.algo import AlgoConfig
 from rlscale.config.schema.checkpoint import CheckpointConfig
 from rlscale.config.schema.cluster import ClusterConfig
+from rlscale.config.schema.critic import CriticConfig
 from rlscale.config.schema.data import DataConfig
 from rlscale.config.schema.evaluation import EvalConfig
 from rlscale.config.schema.model import ModelConfig
@@ -18,6 +19,7 @@ from rlscale.config.schema.reward import RewardConfig
 from rlscale.config.schema.rollout import RolloutConfig
 from rlscale.config.schema.run import RunSection, WarmStartConfig
 from rlscale.config.schema.section import Section
+from rlscale.config.schema.teacher import TeacherConfig
 from rlscale.config.schema.tracker import TrackerConfig
 from rlscale.config.schema.trainer import TrainerConfig
 from rlscale.config.schema.weights import WeightsConfig
@@ -45,6 +47,10 @@ class Config(Section):
     """The optimizer (group `optim`)."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """How the trainer computes a step."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    """The critic, for algorithms that have one."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """The teacher, for algorithms that distil."""
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     """How weights reach the engines."""
     eval: EvalConfig = field(default_factory=EvalConfig)

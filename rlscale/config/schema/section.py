@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from omegaconf import II
+
+S = TypeVar("S", bound="Section")
 
 
 @dataclass
@@ -22,3 +26,8 @@ class Section:
             if is_dataclass(value) and isinstance(value, Section):
                 value.freeze()
         object.__setattr__(self, "_frozen", True)
+
+
+def following(schema: type[S], section: str) -> S:
+    """A section whose every value is, until it is set, that of the same key in another section."""
+    return schema(**{field.name: II(f"{section}.{field.name}") for field in fields(schema)})

@@ -29,6 +29,8 @@ class TrainerConfig(Section):
     """Which activations are recomputed in the backward pass."""
     deterministic: bool = True
     """Ask for operations whose result does not change from run to run."""
+    max_skipped_steps: int = 3
+    """Steps in a row whose gradient is not finite (they are skipped) past which the run stops."""
     threads: int = 1
     """CPU threads of each rank."""
     megatron: dict[str, Any] = field(default_factory=dict)

@@ -71,6 +71,15 @@ class Architecture:
         parameters = self.hf.get("rope_parameters") or {}
         return float(self.hf.get("rope_theta") or parameters.get("rope_theta") or 10_000.0)
 
+    def same_as(self, other: Architecture) -> bool:
+        """Whether both make the same Megatron model, so that one's weights fit into the other."""
+        return self._model == other._model
+
+    @property
+    def _model(self) -> tuple[Any, ...]:
+        options = {**_common(self.hf), **_FAMILIES[self.family](self.hf)}
+        return self.family, self.vocabulary, self.tied, self.rope_theta, options
+
     def padded_vocabulary(self, tensor_parallel: int) -> int:
         """Entries of the vocabulary, rounded up to what the tensor-parallel ranks can share."""
         return -(-self.vocabulary // tensor_parallel) * tensor_parallel

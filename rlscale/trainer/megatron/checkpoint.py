@@ -68,12 +68,17 @@ def save_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     dist.barrier()
 
 
+def holds_checkpoint(folder: str | Path) -> bool:
+    """Whether `save_checkpoint` wrote into the folder."""
+    return (Path(folder) / "metadata.json").is_file()
+
+
 def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> None:
     """Take model, optimizer, schedule and random state from a folder. Collective.
 
     A checkpoint of another layout is read too; the random state then stays as it is. UserError if it does not fit.
     """
-    if not (Path(folder) / "metadata.json").is_file():
+    if not holds_checkpoint(folder):
         raise UserError(f"{folder} is no trainer checkpoint (no metadata.json)")
     common = dist_checkpointing.load_common_state_dict(str(folder))
     state = _state(model, optimizer, loading=True)

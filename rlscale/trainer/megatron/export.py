@@ -1,4 +1,4 @@
-"""The policy as a Hugging Face folder, which transformers loads and SGLang serves."""
+"""A trained model as a Hugging Face folder: the policy's is what SGLang serves, the critic's a token classifier."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -18,10 +20,28 @@ _LEFT_OUT = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", 
 """Endings of the source folder's files that hold weights; everything else (config, tokenizer, template) is copied."""
 
 
-def export_folder(source: WeightSource, model_folder: str, target: str | Path, version: int = 0) -> None:
+_CLASSIFIERS = {"qwen3": "Qwen3ForTokenClassification", "qwen3_moe": "Qwen3MoeForTokenClassification"}
+"""The class of transformers that reads a critic, by Hugging Face's model_type."""
+
+
+def critic_config(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config.json of a critic says otherwise than that of the model it started from."""
+    return {
+        "architectures": [_CLASSIFIERS[str(hf["model_type"])]],
+        "id2label": {"0": "value"},  # from it transformers takes the number of labels
+        "label2id": {"value": 0},
+        "num_labels": 1,
+        "tie_word_embeddings": False,
+        "classifier_dropout": 0.0,
+    }
+
+
+def export_folder(
+    source: WeightSource, model_folder: str, target: str | Path, changes: Mapping[str, Any] | None = None
+) -> None:
     """Write the weights and the model folder's other files; the target appears whole or not at all. Collective.
 
-    config.json is copied as it is: transformers leaves out keys that SGLang reads when it writes one.
+    config.json is copied as it is but for `changes`: transformers leaves out keys that SGLang reads when it writes one.
     OSError when the disk refuses, on every rank.
     """
     target = Path(target)
@@ -36,7 +56,7 @@ def export_folder(source: WeightSource, model_folder: str, target: str | Path, v
         failure = [error]
     files: dict[str, str] = {}
     total = 0
-    for number, bucket in enumerate(source.buckets(version), 1):  # every rank to the end, whatever happens to the disk
+    for number, bucket in enumerate(source.buckets(0), 1):  # every rank to the end, whatever happens to the disk
         if partial is None or failure[0] is not None:
             continue
         name = f"model-{number:05d}.safetensors"
@@ -49,7 +69,7 @@ def export_folder(source: WeightSource, model_folder: str, target: str | Path, v
         total += bucket.nbytes
     if partial is not None and failure[0] is None:
         try:
-            _complete(partial, Path(model_folder), target, files, total)
+            _complete(partial, Path(model_folder), target, files, total, changes)
         except OSError as error:
             failure = [error]
     if partial is not None:
@@ -59,7 +79,14 @@ def export_folder(source: WeightSource, model_folder: str, target: str | Path, v
         raise failure[0]
 
 
-def _complete(partial: Path, model_folder: Path, target: Path, files: dict[str, str], total: int) -> None:
+def _complete(
+    partial: Path,
+    model_folder: Path,
+    target: Path,
+    files: dict[str, str],
+    total: int,
+    changes: Mapping[str, Any] | None,
+) -> None:
     """Add index and the other files, then put the folder in its place."""
     if len(set(files.values())) == 1:
         (partial / next(iter(files.values()))).rename(partial / "model.safetensors")
@@ -69,6 +96,9 @@ def _complete(partial: Path, model_folder: Path, target: Path, files: dict[str, 
     for file in model_folder.iterdir():
         if file.is_file() and not file.name.endswith(_LEFT_OUT):
             shutil.copy(file, partial / file.name)
+    if changes:
+        config = json.loads((partial / "config.json").read_text(encoding="utf-8")) | changes
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     partial.chmod(0o755)
     if target.exists():
         shutil.rmtree(target)

@@ -1,9 +1,10 @@
-"""Building the policy's model: Megatron's GPT with our layer spec and Hugging Face weights, in Megatron's DDP."""
+"""Building a model: Megatron's GPT with our layer spec and Hugging Face weights; in Megatron's DDP if it is trained."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import torch
@@ -17,34 +18,63 @@ from rlscale.config.errors import UserError
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.architecture import Architecture, transformer_config
 from rlscale.trainer.megatron.layer_spec import block_spec, uses_transformer_engine
+from rlscale.trainer.megatron.value_head import ValueHead
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.weights.load import load_weights
-from rlscale.weights.mapping import WeightMap
+from rlscale.weights.mapping import Head, WeightMap
 from rlscale.weights.parameters import ModelGroups
+
+
+class Role(Enum):
+    """What a model of a trainer rank is for."""
+
+    policy = "policy"
+    """Trained, gives logits."""
+    critic = "critic"
+    """Trained, gives values."""
+    teacher = "teacher"
+    """Frozen, gives logits."""
+
+    @property
+    def head(self) -> Head:
+        """What stands on its last layer."""
+        return Head.value if self is Role.critic else Head.language
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has gradients."""
+        return self is not Role.teacher
 
 
 @dataclass
 class Model:
-    """The policy on this rank: one chunk, or several with virtual pipeline stages."""
+    """A model on this rank: one chunk, or several with virtual pipeline stages."""
 
     config: TransformerConfig
     """Megatron's configuration of it."""
     bare: list[GPTModel]
     """The chunks without wrappers."""
-    wrapped: list[DistributedDataParallel]
-    """The chunks as the training step uses them."""
+    wrapped: list[Any]
+    """The chunks as passes use them: in Megatron's DDP if the model is trained."""
     weights: WeightMap
     """Names and shapes in Hugging Face's form."""
     groups: ModelGroups
     """The groups that its parameters are spread over."""
     vocabulary: int
     """Entries of the vocabulary, without padding."""
+    padded_vocabulary: int
+    """Entries of the vocabulary, with padding."""
     own_attention: bool
     """Whether our attention is used and not Transformer Engine's."""
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """All parameters of this rank, in a fixed order."""
         return [parameter for chunk in self.bare for parameter in chunk.parameters()]
+
+    @property
+    def parallel_chunks(self) -> list[DistributedDataParallel]:
+        """The chunks in Megatron's DDP; none of a frozen model."""
+        return [chunk for chunk in self.wrapped if isinstance(chunk, DistributedDataParallel)]
 
     def train(self) -> None:
         """Training mode (dropout, if the model has any)."""
@@ -58,31 +88,51 @@ class Model:
 
     def finish_gathering(self) -> None:
         """With `overlap_param_gather` the last step's parameters may still be on their way: wait for them."""
-        for chunk in self.wrapped:
+        for chunk in self.parallel_chunks:
             if chunk.ddp_config.overlap_param_gather:
                 chunk.start_param_sync(force_sync=True)
 
+    @torch.no_grad()
+    def load(self, folder: str) -> None:
+        """Take the weights of a Hugging Face folder. UserError if they do not fit."""
+        load_weights(self.bare, folder, self.weights, self.groups, self.padded_vocabulary)
 
-def build_model(spec: TrainerSpec, platform: Platform) -> Model:
-    """Build this rank's chunks with the weights of `spec.init_path`. UserError for what cannot be built."""
+
+def build_model(spec: TrainerSpec, platform: Platform, role: Role = Role.policy) -> Model:
+    """Build this rank's chunks with the weights of `spec.init_path`. UserError for what cannot be built.
+
+    A critic or teacher without experts may stand in a layout with expert parallelism: its layers are then those of
+    `parallel.expert=1`.
+    """
     # It warns that our gated MLP is not the one it knows, and then does what is right.
     logging.getLogger("megatron.core.transformer.transformer_layer").setLevel(logging.ERROR)
     architecture = Architecture.read(spec.model_path)
+    if role is not Role.policy and not architecture.experts:
+        spec = replace(spec, parallel=replace(spec.parallel, expert=1))
     _check(architecture, spec)
     config = transformer_config(architecture, spec, platform)
     padded = architecture.padded_vocabulary(spec.parallel.tensor)
-    bare = [_chunk(architecture, config, platform, stage, padded) for stage in _stages(config)]
-    weights, groups = WeightMap(architecture.hf), ModelGroups.of_megatron()
-    load_weights(bare, spec.init_path, weights, groups, padded)
-    return Model(
+    weights = WeightMap(architecture.hf, role.head)
+    bare = [_chunk(architecture, config, platform, stage, padded, weights.tied) for stage in _stages(config)]
+    if role.head is Head.value:
+        _put_value_heads(bare, config, platform)
+    for parameter in (parameter for chunk in bare for parameter in chunk.parameters()):
+        tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
+        if not role.trained:
+            parameter.requires_grad_(False)
+    inner = [Float16Module(config, chunk) if config.bf16 else chunk for chunk in bare]
+    model = Model(
         config,
         bare,
-        _wrap(bare, config, spec),
+        _wrap(inner, config, spec) if role.trained else inner,
         weights,
-        groups,
+        ModelGroups.of_megatron(),
         architecture.vocabulary,
+        padded,
         own_attention=not uses_transformer_engine(platform),
     )
+    model.load(spec.init_path)
+    return model
 
 
 def _check(architecture: Architecture, spec: TrainerSpec) -> None:
@@ -99,7 +149,12 @@ def _stages(config: TransformerConfig) -> list[int | None]:
 
 
 def _chunk(
-    architecture: Architecture, config: TransformerConfig, platform: Platform, stage: int | None, padded_vocabulary: int
+    architecture: Architecture,
+    config: TransformerConfig,
+    platform: Platform,
+    stage: int | None,
+    padded_vocabulary: int,
+    tied: bool,
 ) -> GPTModel:
     chunk = GPTModel(
         config=config,
@@ -108,17 +163,22 @@ def _chunk(
         max_sequence_length=int(architecture.hf.get("max_position_embeddings", 4096)),
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
-        share_embeddings_and_output_weights=architecture.tied,
+        share_embeddings_and_output_weights=tied,
         position_embedding_type="rope",
         rotary_base=architecture.rope_theta,
         vp_stage=stage,
     )
-    for parameter in chunk.parameters():
-        tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
     return chunk.to(platform.device)
 
 
-def _wrap(bare: list[GPTModel], config: TransformerConfig, spec: TrainerSpec) -> list[DistributedDataParallel]:
+def _put_value_heads(bare: list[GPTModel], config: TransformerConfig, platform: Platform) -> None:
+    """Replace the output layer that GPTModel made, on the last stage."""
+    for chunk in bare:
+        if chunk.post_process:
+            chunk.output_layer = ValueHead(config).to(platform.device)
+
+
+def _wrap(inner: list[Any], config: TransformerConfig, spec: TrainerSpec) -> list[Any]:
     options: dict[str, Any] = {
         "grad_reduce_in_fp32": True,
         "use_distributed_optimizer": spec.trainer.distributed_optimizer,
@@ -128,7 +188,6 @@ def _wrap(bare: list[GPTModel], config: TransformerConfig, spec: TrainerSpec) ->
         ddp_config = DistributedDataParallelConfig(**options)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"Megatron refuses trainer.ddp: {error}") from error
-    inner = [Float16Module(config, chunk) if config.bf16 else chunk for chunk in bare]
     return [
         # Only the first chunk's reduction is worth cutting into buckets that overlap with the backward pass.
         DistributedDataParallel(config=config, ddp_config=ddp_config, module=chunk, disable_bucketing=number > 0)

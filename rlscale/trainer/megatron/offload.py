@@ -1,4 +1,4 @@
-"""The trainer's device memory given up while engines use it: weights and optimizer state to host memory and back.
+"""A model's device memory given up while others use it: weights and optimizer state to host memory and back.
 
 It works on the memory under the tensors, not on the tensors: parameters, Megatron's buffers and the optimizer's main
 parameters are views of each other, and stay so. Gradients are not kept: between iterations there are none.
@@ -17,9 +17,9 @@ from rlscale.trainer.megatron.optimizer import Optimizer
 
 
 class Offload:
-    """Moves a model and its optimizer off the device and back. Both calls may be repeated."""
+    """Moves a model and its optimizer, if it has one, off the device and back. Both calls may be repeated."""
 
-    def __init__(self, model: Model, optimizer: Optimizer) -> None:
+    def __init__(self, model: Model, optimizer: Optimizer | None = None) -> None:
         self._model, self._optimizer = model, optimizer
         self._kept: list[tuple[torch.UntypedStorage, Tensor]] = []
         self._dropped: list[tuple[torch.UntypedStorage, int, Tensor]] = []
@@ -57,7 +57,7 @@ class Offload:
     def _tensors(self) -> Iterator[Tensor]:
         yield from (parameter.data for parameter in self._model.parameters())
         yield from (buffer.param_data for buffer in self._buffers() if buffer.param_data is not None)
-        for chained in self._optimizer.megatron.chained_optimizers:
+        for chained in self._optimizer.megatron.chained_optimizers if self._optimizer is not None else ():
             inner = getattr(chained, "optimizer", None)
             if inner is None:
                 continue
@@ -66,7 +66,7 @@ class Offload:
                 yield from (value for value in state.values() if torch.is_tensor(value) and value.dim())
 
     def _buffers(self) -> list[Any]:
-        chunks = self._model.wrapped
+        chunks = self._model.parallel_chunks
         return [buffer for chunk in chunks for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers)]
 
 

@@ -47,7 +47,7 @@ class Optimizer:
 
     def zero_grad(self, model: Model) -> None:
         """Forget all gradients."""
-        for chunk in model.wrapped:
+        for chunk in model.parallel_chunks:
             chunk.zero_grad_buffer()
         self.megatron.zero_grad()
 
@@ -94,7 +94,7 @@ def build_optimizer(model: Model, spec: TrainerSpec) -> Optimizer:
         config = OptimizerConfig(**options)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"Megatron refuses optim.megatron: {error}") from error
-    megatron = get_megatron_optimizer(config, model.wrapped)
+    megatron = get_megatron_optimizer(config, model.parallel_chunks)
     _make_state(megatron)
     decay = max(optim.decay_steps or spec.total_steps, optim.warmup_steps + 1, 1)
     schedule = OptimizerParamScheduler(

@@ -1,4 +1,4 @@
-"""One pass of the model over a step's micro-batches: forward only for log-probs, or forward and backward for a loss.
+"""One pass of a model over a step's micro-batches: forward only for a column, or forward and backward for a loss.
 
 Both go through Megatron's schedules, so that pipeline stages work alike. The loss of a micro-batch is its share of the
 step's loss; gradients are summed over micro-batches and ranks and never divided.
@@ -19,7 +19,12 @@ from rlscale.trainer.megatron.logprobs import vocab_parallel_logprobs
 from rlscale.trainer.megatron.microbatch import MicroBatch
 from rlscale.trainer.megatron.model import Model
 from rlscale.trainer.megatron.parallel import Ranks
-from rlscale.trainer.objective import Metrics, Objective
+from rlscale.trainer.objective import Objective
+from rlscale.trainer.objective_metrics import Metrics
+from rlscale.trainer.value_objective import ValueObjective
+
+Finish = Callable[[Tensor, MicroBatch], tuple[Tensor, Tensor, Any]]
+"""What becomes of a micro-batch's output on the last stage: (share of the loss, number of tokens 0, what to keep)."""
 
 
 def forward_logprobs(
@@ -27,29 +32,24 @@ def forward_logprobs(
 ) -> list[Tensor] | None:
     """Log-probs [T] of every micro-batch's labels without gradient; None on ranks that are not the last stage."""
 
-    def finish(logits: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
+    def keep(logits: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
         logprobs, _ = _logprobs(model, ranks, logits, microbatch, temperature, entropy=False)
         return logits.new_zeros(()), _no_tokens(logits), logprobs
 
-    model.eval()
-    with torch.no_grad():
-        results = _run(model, microbatches, finish, forward_only=True)
-    model.train()
-    return results if ranks.last_stage else None
+    return _forward(model, ranks, microbatches, keep)
 
 
-def forward_backward(
-    model: Model,
-    ranks: Ranks,
-    microbatches: Sequence[MicroBatch],
-    objective: Objective,
-    temperature: float,
-    version: int,
-) -> list[tuple[Tensor, Metrics]]:
-    """Add the gradients of one step's loss; returns (share of the loss, metrics) of each micro-batch on the last stage.
+def forward_values(model: Model, ranks: Ranks, microbatches: Sequence[MicroBatch]) -> list[Tensor] | None:
+    """Values [T] read at the positions that predict every micro-batch's labels; None where `forward_logprobs` is."""
 
-    Gradients are complete (reduced over all ranks) on return.
-    """
+    def keep(values: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
+        return values.new_zeros(()), _no_tokens(values), values.view(-1)
+
+    return _forward(model, ranks, microbatches, keep)
+
+
+def policy_loss(model: Model, ranks: Ranks, objective: Objective, temperature: float, version: int) -> Finish:
+    """The objective's share of the loss, from logits; keeps (share of the loss, metrics)."""
 
     def finish(logits: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
         logprobs, entropy = _logprobs(
@@ -66,10 +66,33 @@ def forward_backward(
         loss, metrics = objective(logprobs, entropy, fields, _segment_sum(microbatch, ranks))
         return loss, _no_tokens(logits), (loss.detach(), metrics)
 
-    return _run(model, microbatches, finish, forward_only=False)
+    return finish
 
 
-Finish = Callable[[Tensor, MicroBatch], tuple[Tensor, Tensor, Any]]
+def value_loss(objective: ValueObjective) -> Finish:
+    """The critic's share of the loss, from its values; keeps (share of the loss, metrics)."""
+
+    def finish(values: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
+        loss, metrics = objective(values.view(-1), microbatch.fields)
+        return loss, _no_tokens(values), (loss.detach(), metrics)
+
+    return finish
+
+
+def forward_backward(model: Model, microbatches: Sequence[MicroBatch], loss: Finish) -> list[tuple[Tensor, Metrics]]:
+    """Add the gradients of one step's loss; returns (share of the loss, metrics) of each micro-batch on the last stage.
+
+    Gradients are complete (reduced over all ranks) on return.
+    """
+    return _run(model, microbatches, loss, forward_only=False)
+
+
+def _forward(model: Model, ranks: Ranks, microbatches: Sequence[MicroBatch], keep: Finish) -> list[Tensor] | None:
+    model.eval()
+    with torch.no_grad():
+        results = _run(model, microbatches, keep, forward_only=True)
+    model.train()
+    return results if ranks.last_stage else None
 
 
 def _run(model: Model, microbatches: Sequence[MicroBatch], finish: Finish, *, forward_only: bool) -> list[Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlscale.trainer.megatron.optimizer import StepResult
 from rlscale.trainer.megatron.parallel import Ranks
-from rlscale.trainer.objective import Metrics, finish
+from rlscale.trainer.objective_metrics import Metrics, finish, mismatch_of
 
 _FIRST = ("ppo_kl", "ratio_max")
 """Metrics of the first step alone: where an old pass was made they must be 0 and 1."""
@@ -21,8 +21,9 @@ _FIRST = ("ppo_kl", "ratio_max")
 class IterationMetrics:
     """Collects on every rank; `reduce` gives the same numbers to all of them."""
 
-    def __init__(self, ranks: Ranks, device: torch.device) -> None:
-        self._ranks, self._device = ranks, device
+    def __init__(self, ranks: Ranks, device: torch.device, *, mismatch_drifts: bool = False) -> None:
+        """`mismatch_drifts`: see Objective.mismatch_drifts."""
+        self._ranks, self._device, self._mismatch_drifts = ranks, device, mismatch_drifts
         self._steps: list[dict[str, dict[str, Tensor]]] = []
         self._losses: list[Tensor] = []
         self._results: list[StepResult] = []
@@ -39,7 +40,10 @@ class IterationMetrics:
         self._steps.append({"sums": sums, "maxima": maxima})
 
     def reduce(self) -> dict[str, float]:
-        """Metrics of the iteration; collective over all ranks."""
+        """Metrics of the iteration; collective over all ranks.
+
+        `loss` is the mean over the steps that were made, and is left out if none was.
+        """
         metrics: list[Any] = [self._of_the_objective() if self._ranks.last_stage else None]
         pipeline = self._ranks.pipeline_group
         if pipeline.size() > 1:
@@ -70,5 +74,9 @@ class IterationMetrics:
 
         metrics, first = finished(slice(None)), finished(slice(0, 1))
         metrics |= {f"{name}_first_step": first[name] for name in _FIRST if name in first}
-        metrics["loss"] = float(sums[:, -1].mean())
+        if self._mismatch_drifts:
+            metrics = mismatch_of(first, metrics)
+        made = [loss for loss, result in zip(sums[:, -1].tolist(), self._results, strict=True) if not result.skipped]
+        if made:
+            metrics["loss"] = sum(made) / len(made)
         return metrics

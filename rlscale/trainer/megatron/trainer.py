@@ -1,67 +1,62 @@
-"""One rank of the trainer: holds the policy, makes steps, hands out log-probs and weights, saves and loads.
+"""One rank of the trainer: makes steps, hands out log-probs, values and weights, saves and loads.
 
 Every method is collective: all ranks call it with the same arguments (parts: each data-parallel rank its own).
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rlscale.data.part import Part
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron import parallel, passes
-from rlscale.trainer.megatron.checkpoint import load_checkpoint, save_checkpoint
-from rlscale.trainer.megatron.export import export_folder
+from rlscale.trainer.megatron.architecture import Architecture
+from rlscale.trainer.megatron.export import critic_config, export_folder
 from rlscale.trainer.megatron.microbatch import MicroBatch, build_steps
-from rlscale.trainer.megatron.model import build_model
-from rlscale.trainer.megatron.offload import Offload
-from rlscale.trainer.megatron.optimizer import Optimizer, StepResult, build_optimizer
-from rlscale.trainer.megatron.reference import FrozenWeights
-from rlscale.trainer.megatron.step_metrics import IterationMetrics
+from rlscale.trainer.megatron.models import Models
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.value_objective import ValueObjective
 from rlscale.weights.source import MegatronWeights
 from rlscale.weights.transport import Receiver, Transport, build_transport
-
-_LOG = logging.getLogger(__name__)
 
 
 class MegatronTrainer:
     """A trainer rank. `start` before anything else."""
 
-    def __init__(self, spec: TrainerSpec, rank: int, world_size: int, local_rank: int = 0) -> None:
-        """`local_rank` counts the ranks of one machine and picks the GPU."""
+    def __init__(
+        self, spec: TrainerSpec, rank: int, world_size: int, local_rank: int = 0, moves: bool | None = None
+    ) -> None:
+        """`local_rank` counts the ranks of one machine and picks the GPU.
+
+        `moves`: whether models leave the device when it is not their turn; by default they do on a GPU.
+        """
         self._spec, self._rank, self._world_size = spec, rank, world_size
         self._platform = Platform.of(spec.device, local_rank)
+        self._moves = self._platform.is_cuda if moves is None else moves
         self._objective = Objective.of(spec.algo)
         self._transport: Transport | None = None
 
     def start(self, address: str, port: int) -> None:
-        """Meet the other ranks at rank 0's address:port, build model and optimizer. UserError for what cannot be."""
+        """Meet the other ranks at rank 0's address:port, build models and optimizers. UserError for what cannot be."""
         spec = self._spec
         if spec.trainer.deterministic and self._platform.is_cuda:
             torch.use_deterministic_algorithms(True, warn_only=True)
         self._ranks = parallel.join(spec, self._platform, self._rank, self._world_size, address, port)
-        self._model = build_model(spec, self._platform)
-        self._optimizer: Optimizer = build_optimizer(self._model, spec)
-        passes.configure_schedule(self._model, self._optimizer.megatron.scale_loss)
-        self._reference = FrozenWeights(self._model) if self._objective.needs_reference else None
-        self._offload = Offload(self._model, self._optimizer)
-        self._model.train()
+        self._models = Models(spec, self._ranks, self._platform, moves=self._moves)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps taken so far, skipped ones included."""
-        return self._optimizer.steps
+        """The policy's optimizer steps taken so far, skipped ones included."""
+        return self._models.steps
 
     def data_parallel_rank(self) -> int:
         """Which part of a batch this rank computes."""
@@ -69,40 +64,82 @@ class MegatronTrainer:
 
     # -- passes -------------------------------------------------------------------------------------------------------
 
-    def train(self, part: Part, version: int, force_old: bool = False) -> dict[str, float]:
+    def train(self, part: Part, version: int, force_old: bool = False, policy: bool = True) -> dict[str, float]:
         """All optimizer steps and epochs of one iteration on this rank's part; the same metrics on every rank.
 
         The part has the columns `loss_weight` and, unless supervised, `advantages`. The columns `old_logprobs` and
         `ref_logprobs` are computed first where the objective needs them and the part does not bring them; `force_old`
         asks for the former in any case. `version` is the trainer's weight version.
+
+        A part with `returns` (and `values`, `value_weight`) trains the critic first, in the same steps and epochs; its
+        metrics begin with `critic_`. Without `policy` nothing else is trained. ValueError if nothing is to be trained.
         """
         began = time.perf_counter()
         steps = self._steps(part)
         everything = [microbatch for step in steps for microbatch in step]
-        if (force_old or self._objective.needs_old) and "old_logprobs" not in part.batch:
-            self._compute(everything, "old_logprobs", "policy")
-        if self._objective.needs_reference and "ref_logprobs" not in part.batch:
-            self._compute(everything, "ref_logprobs", "reference")
-        metrics = IterationMetrics(self._ranks, self._platform.device)
-        for _ in range(self._spec.algo.epochs_per_iteration):
-            for step in steps:
-                self._step(step, version, metrics)
-        reduced = metrics.reduce()
-        return reduced | self._counts(part, everything, time.perf_counter() - began)
+        metrics: dict[str, float] = {}
+        if not policy and "returns" not in part.batch:
+            raise ValueError("neither policy nor critic is to be trained: the part has no returns")
+        if "returns" in part.batch:
+            metrics |= self._train_critic(steps)
+        if policy:
+            if (force_old or self._objective.needs_old) and "old_logprobs" not in part.batch:
+                self._compute(everything, "old_logprobs", "policy")
+            if self._objective.needs_reference and "ref_logprobs" not in part.batch:
+                self._compute(everything, "ref_logprobs", "reference")
+            metrics |= self._train_policy(steps, version)
+        metrics["skipped_in_a_row"] = float(self._models.skipped_in_a_row)
+        return metrics | self._counts(part, everything, time.perf_counter() - began)
 
     def logprobs(
         self, part: Part, model: str = "policy", temperature: float | None = None
     ) -> NDArray[np.float32] | None:
         """Log-probs of a part's tokens, float32 in the order of its batch's rows; 0 for each row's first token.
 
-        `model` is policy or reference; `temperature` is the sampling temperature unless given. Only one rank of each
-        data-parallel part returns them, the others None.
+        `model` is policy, reference or teacher; `temperature` is the sampling temperature unless given. Only one rank
+        of each data-parallel part returns them, the others None.
         """
-        microbatches = [microbatch for step in self._steps(part) for microbatch in step]
-        with self._weights_of(model):
-            values = passes.forward_logprobs(
-                self._model, self._ranks, microbatches, self._spec.temperature if temperature is None else temperature
+        temperature = self._spec.temperature if temperature is None else temperature
+        with self._models.with_logits(model) as computing:
+            return self._column(
+                part, lambda batches: passes.forward_logprobs(computing, self._ranks, batches, temperature)
             )
+
+    def values(self, part: Part) -> NDArray[np.float32] | None:
+        """The critic's values, read at the positions that predict a part's tokens; shape and order as of `logprobs`.
+
+        Not divided by a temperature. ValueError without a critic.
+        """
+        critic = self._models.trained("critic").model
+        return self._column(part, lambda batches: passes.forward_values(critic, self._ranks, batches))
+
+    def _train_critic(self, steps: Sequence[Sequence[MicroBatch]]) -> dict[str, float]:
+        critic = self._models.trained("critic")
+        assert self._spec.critic is not None  # it has just been found
+        loss = passes.value_loss(ValueObjective(self._spec.critic))
+        metrics = critic.train(steps, self._spec.algo.epochs_per_iteration, loss)
+        metrics.pop("value_loss", None)  # per token of the iteration; `loss`, per step, is what was minimised
+        return {f"critic_{name.removeprefix('value_')}": value for name, value in metrics.items()}
+
+    def _train_policy(self, steps: Sequence[Sequence[MicroBatch]], version: int) -> dict[str, float]:
+        policy, objective = self._models.trained("policy"), self._objective
+        loss = passes.policy_loss(policy.model, self._ranks, objective, self._spec.temperature, version)
+        epochs = self._spec.algo.epochs_per_iteration
+        return policy.train(steps, epochs, loss, mismatch_drifts=objective.mismatch_drifts)
+
+    def _compute(self, microbatches: Sequence[MicroBatch], name: str, model: str) -> None:
+        """Add a column of log-probs to micro-batches, on the ranks that hold the logits."""
+        with self._models.with_logits(model) as computing:
+            values = passes.forward_logprobs(computing, self._ranks, microbatches, self._spec.temperature)
+        for microbatch, value in zip(microbatches, values or [], strict=False):
+            microbatch.computed[name] = value
+
+    def _column(
+        self, part: Part, forward: Callable[[Sequence[MicroBatch]], list[Tensor] | None]
+    ) -> NDArray[np.float32] | None:
+        """What a forward pass gives for each token of a part, on the rank that hands it out."""
+        microbatches = [microbatch for step in self._steps(part) for microbatch in step]
+        values = forward(microbatches)
         if values is None:
             return None
         column = np.zeros(part.batch.tokens_total, np.float32)
@@ -115,33 +152,6 @@ class MegatronTrainer:
             column = together.cpu().numpy()
         return column if self._ranks.outputs else None
 
-    def _step(self, microbatches: Sequence[MicroBatch], version: int, metrics: IterationMetrics) -> None:
-        self._optimizer.zero_grad(self._model)
-        shares = passes.forward_backward(
-            self._model, self._ranks, microbatches, self._objective, self._spec.temperature, version
-        )
-        result: StepResult = self._optimizer.step()
-        if result.skipped:
-            _LOG.warning("step %d skipped: the gradient norm is %s", self.steps, result.grad_norm)
-        metrics.add(shares, result)
-
-    def _compute(self, microbatches: Sequence[MicroBatch], name: str, model: str) -> None:
-        """Add a column of log-probs to micro-batches, on the ranks that hold the logits."""
-        with self._weights_of(model):
-            values = passes.forward_logprobs(self._model, self._ranks, microbatches, self._spec.temperature)
-        for microbatch, value in zip(microbatches, values or [], strict=False):
-            microbatch.computed[name] = value
-
-    @contextmanager
-    def _weights_of(self, model: str) -> Iterator[None]:
-        if model not in ("policy", "reference"):
-            raise ValueError(f"there is no model {model!r}, only policy and reference")
-        if model == "reference" and self._reference is None:
-            raise ValueError("this trainer keeps no reference: its algorithm does not need one")
-        frozen = self._reference if model == "reference" else None
-        with frozen.in_place() if frozen is not None else nullcontext():
-            yield
-
     def _steps(self, part: Part) -> list[list[MicroBatch]]:
         stages = self._spec.parallel.pipeline
         interleaved = stages > 1 and self._spec.parallel.virtual_pipeline is not None
@@ -149,7 +159,7 @@ class MegatronTrainer:
             part,
             self._ranks.slicing,
             self._platform.device,
-            attend=self._model.own_attention,
+            attend=self._models.own_attention,
             multiple=stages if interleaved else 1,
         )
 
@@ -172,9 +182,7 @@ class MegatronTrainer:
 
     def weights(self) -> MegatronWeights:
         """The policy's weights as they are, in Hugging Face's form."""
-        self._model.finish_gathering()
-        model, bucket = self._model, self._spec.weights.bucket_mb * 2**20
-        return MegatronWeights(model.bare, model.weights, model.groups, bucket)
+        return self._models.trained("policy").weights()
 
     def connect(
         self,
@@ -209,26 +217,30 @@ class MegatronTrainer:
 
     def sleep(self) -> None:
         """Give the device's memory up for the engines (on the CPU there is nothing to give up)."""
-        if self._platform.is_cuda:
-            self._platform.synchronize()
-            self._offload.sleep()
-            self._platform.empty_cache()
+        self._platform.synchronize()
+        self._models.turns.rest_all()
+        self._platform.empty_cache()
 
     def wake(self) -> None:
-        """Take the device's memory again."""
-        self._offload.wake()
+        """Take the device's memory again, for the policy; another model takes it from there when its turn comes."""
+        self._models.turns.take("policy")
 
     def save(self, folder: str | Path) -> None:
-        """Write model, optimizer, schedule and random state. OSError when the disk refuses."""
-        save_checkpoint(folder, self._model, self._optimizer)
+        """Write models, optimizers, schedules and random state. OSError when the disk refuses."""
+        self._models.save(folder)
 
     def load(self, folder: str | Path) -> None:
         """Continue from what `save` wrote; the reference stays as it started. UserError if it does not fit."""
-        load_checkpoint(folder, self._model, self._optimizer)
+        self._models.load(folder)
 
-    def export(self, folder: str | Path) -> None:
-        """Write the policy as a Hugging Face folder. OSError when the disk refuses."""
-        export_folder(self.weights(), self._spec.model_path, folder)
+    def export(self, folder: str | Path, model: str = "policy") -> None:
+        """Write the policy or the critic as a Hugging Face folder. OSError when the disk refuses.
+
+        The critic's folder is one for transformers' AutoModelForTokenClassification, and a critic can start from it.
+        """
+        exported = self._models.trained(model)
+        changes = critic_config(Architecture.read(exported.folder).hf) if model == "critic" else None
+        export_folder(exported.weights(), exported.folder, folder, changes)
 
     def close(self) -> None:
         """Leave the other ranks."""

@@ -152,7 +152,7 @@ def summary(run_folder: Path) -> dict[str, Any]:
 def metrics(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that belong to training iterations."""
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line]
+    return [line for line in lines if "weight_version" in line]
 
 
 def only_run(root: Path) -> Path:

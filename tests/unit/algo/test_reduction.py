@@ -68,6 +68,47 @@ def test_the_weighted_sum_of_each_step_is_the_reduction_of_its_samples(kind: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(4))
+def test_how_a_sample_is_cut_into_segments_changes_no_weight(kind: str, seed: int) -> None:
+    data = ragged(seed, steps=2)
+    weights = token_weights(
+        kind, data.mask, lengths=data.lengths, sample=data.sample, step=data.step, max_response_tokens=17
+    )
+    # Every token a segment of its own, in random order.
+    order = np.random.default_rng(seed).permutation(len(data.mask))
+    of_single_tokens = token_weights(
+        kind,
+        data.mask[order],
+        lengths=np.ones(len(order), dtype=np.int64),
+        sample=data.sample[data.row_of_token[order]],
+        step=data.step[data.row_of_token[order]],
+        max_response_tokens=17,
+    )
+    np.testing.assert_array_equal(of_single_tokens, weights[order])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_dummies_and_samples_without_a_trainable_token_count_in_no_denominator(kind: str) -> None:
+    dummies = {
+        "lengths": np.append(ROWS["lengths"], [5, 1]),
+        "sample": np.append(ROWS["sample"], [8, 9]),
+        "step": np.append(ROWS["step"], [0, 1]),
+        "max_response_tokens": 4,
+    }
+    padded = token_weights(kind, np.append(MASK, np.zeros(6, dtype=bool)), **dummies)
+    np.testing.assert_array_equal(padded, np.append(token_weights(kind, MASK, **ROWS), np.zeros(6)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "total"), [("sample_mean", 1.0), ("token_mean", 1.0), ("sample_sum", 2.0), ("constant", 0.5)]
+)
+def test_the_weights_of_a_step_add_up_by_hand(kind: str, total: float) -> None:
+    # Step 0 has two samples with four trainable tokens in all: 4 / 2 of sample_sum, 4 / (2 * 4) of constant.
+    step_of_token = np.repeat(ROWS["step"], ROWS["lengths"])
+    assert token_weights(kind, MASK, **ROWS)[step_of_token == 0].sum() == pytest.approx(total, rel=1e-15)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_with_nothing_trainable_has_no_weight(kind: str) -> None:
     weights = token_weights(kind, np.zeros(10, dtype=bool), **ROWS)
     assert (weights == 0.0).all()

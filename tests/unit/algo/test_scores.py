@@ -73,6 +73,24 @@ def test_the_order_of_the_samples_does_not_matter(kind: str) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["group_mean_std", "group_mean", "leave_one_out"])
+def test_grouped_scores_of_unequal_groups_add_up_to_zero_in_each_group(kind: str) -> None:
+    scores = score(kind, REWARDS, GROUPS)
+    for group in (2, 4, 9):
+        members = scores[np.flatnonzero(np.isin(GROUPS, group))]
+        assert members.sum() == pytest.approx(0.0, abs=1e-14)
+        assert np.abs(members).max() > 0.4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_rewards_of_extreme_size_give_finite_scores(kind: str, scale: float) -> None:
+    scores = score(kind, scale * REWARDS, GROUPS)
+    assert np.isfinite(scores).all()
+    # The epsilon keeps tiny rewards tiny; huge ones are measured in standard deviations.
+    assert np.abs(scores).max() <= (2.0 if kind == "group_mean_std" else 5.0 * scale)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_samples_give_no_scores(kind: str) -> None:
     assert score(kind, np.zeros(0), np.zeros(0, dtype=np.int64)).shape == (0,)

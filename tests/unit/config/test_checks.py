@@ -13,6 +13,7 @@ from rlscale.config.checks import check
 from rlscale.config.checks.ranges import RANGES, UNBOUNDED
 from rlscale.config.compose import compose, plain
 from rlscale.config.schema.section import Section
+from rlscale.config.store import ADVANTAGE_SCHEMAS, DATA_SCHEMAS, LOSS_SCHEMAS
 
 Problems = Callable[..., list[str]]
 
@@ -40,13 +41,6 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["rollout.engine_urls=[localhost:1]"], "is no address; write it as http://host:port"),
         (["rollout.engine_urls=['http://a:1','http://b:1']", "rollout.engines=3"], "rollout.engine_urls lists 2"),
         # algorithm
-        (["algo.kl.coef=0.1"], "algo.kl.coef=0.1 is never read, because algo.kl.placement=none; choose algo/kl=loss"),
-        (["algo/kl=loss", "algo.kl.coef=0"], "algo.kl.coef=0 counts nothing"),
-        (["algo/kl=loss", "algo.kl.estimator=k1"], "k1 as a loss has zero expected gradient; use k2, k3 or low_var_kl"),
-        (["algo.kl.placement=reward", "algo.kl.coef=1"], "algo.advantage=broadcast never reads a KL term"),
-        (["rollout.samples_per_group=1"], "algo.score=group_mean_std compares the samples of a group"),
-        (["algo.score=none"], "the loss of grpo needs a score; use one of group_mean_std, group_mean, leave_one_out"),
-        (["algo.advantage=none"], "needs advantages; use broadcast"),
         (["algo=sft"], "rollout.samples_per_group=8: supervised training"),
         (["algo.steps_per_iteration=3"], "does not divide rollout.groups_per_iteration=64; use 63 groups"),
         (
@@ -125,10 +119,11 @@ def test_a_value_out_of_range_says_the_range(problems: Problems, override: str, 
     assert problems(override) == [line]
 
 
-def numbers(section: Section, prefix: str = "") -> Iterator[str]:
+def numbers(section: Section | type[Section], prefix: str = "") -> Iterator[str]:
     """Keys of a section, and of those inside it, that hold a number or may hold one."""
-    for name, hint in get_type_hints(type(section)).items():
-        value = getattr(section, name)
+    kind = section if isinstance(section, type) else type(section)
+    for name, hint in get_type_hints(kind).items():
+        value = getattr(section, name, None)
         if isinstance(value, Section):
             yield from numbers(value, f"{prefix}{name}.")
         elif {int, float} & {hint, *get_args(hint)} and get_origin(hint) is not list:
@@ -136,7 +131,28 @@ def numbers(section: Section, prefix: str = "") -> Iterator[str]:
 
 
 def test_every_number_of_the_schema_has_a_range(plain_recipe: str) -> None:
-    assert set(numbers(compose(plain_recipe))) - set(RANGES) - set(UNBOUNDED) == set()
+    found = set(numbers(compose(plain_recipe)))
+    for key, schemas in {
+        "algo.loss": LOSS_SCHEMAS,
+        "algo.advantage": ADVANTAGE_SCHEMAS,
+        "data": DATA_SCHEMAS,
+        "eval.data": DATA_SCHEMAS,
+    }.items():
+        for schema in schemas.values():
+            found |= set(numbers(schema, f"{key}."))
+    assert {
+        "algo.advantage.lam",
+        "algo.loss.tau_negative",
+        "critic.optim.lr",
+        "algo.correction.rejection.veto",
+    } <= found
+    assert found - set(RANGES) - set(UNBOUNDED) == set()
+
+
+def test_a_number_that_the_critic_takes_over_is_said_once(problems: Problems) -> None:
+    assert problems("algo=ppo", "optim.lr=0") == ["optim.lr=0.0: must be above 0"]
+    assert problems("algo=ppo", "critic.optim.lr=0") == ["critic.optim.lr=0.0: must be above 0"]
+    assert len(problems("algo=ppo", "optim.lr=0", "critic.optim.lr=-1")) == 2
 
 
 def test_all_problems_of_a_check_come_together(problems: Problems) -> None:
@@ -148,6 +164,8 @@ def test_all_problems_of_a_check_come_together(problems: Problems) -> None:
 def test_a_large_model_on_the_cpu_says_which_groups_to_change(problems: Problems, hf: Path) -> None:
     (line,) = problems("model=qwen3_30b")
     assert "30.5B parameters need 549 GB to train" in line
+    (line,) = problems("model=qwen3_30b", "algo=ppo")
+    assert "30.5B parameters and critic, reference need 1098 GB to train" in line  # 30.5 x (16 + 16 + 2 + 2)
     assert "choose cluster=node8 parallel=moe_8gpu" in line
     (line,) = problems("model=qwen3_4b", f"model.path={hf}/qwen3_4b")
     assert "4.02B parameters" in line
@@ -172,6 +190,12 @@ def test_a_large_model_on_the_cpu_says_which_groups_to_change(problems: Problems
         (["cluster.gpus_per_node=6", "parallel.pipeline=4"], "4 GPUs per model copy does not divide the 6 GPUs"),
         (["cluster.gpus_per_node=0"], "cluster.device=cuda needs GPUs"),
         (["cluster.rollout_gpus=2"], "is not read when colocated"),
+        (
+            ["parallel=moe_8gpu", "rollout.engines=1"],
+            "rollout.engines=1 x gpus_per_engine=1 = 1 GPUs, but colocated engines use the same 8 GPUs as the trainer; "
+            "use rollout.engines=8 with rollout.gpus_per_engine=1, or rollout.engines=4 with rollout.gpus_per_engine=2",
+        ),
+        (["parallel=moe_8gpu", "parallel.data=1"], "use the same 4 GPUs as the trainer; use rollout.engines=4 with"),
         (
             ["parallel=moe_8gpu", "rollout.engines=1"],
             "rollout.engines=1 x gpus_per_engine=1 = 1 GPUs, but colocated engines use the same 8 GPUs as the trainer; "
@@ -224,7 +248,7 @@ def test_a_model_folder_without_or_with_a_broken_config_is_named(problems: Probl
 
 
 def test_plain_names_enums() -> None:
-    assert plain(compose())["algo"]["score"] == "group_mean_std"
+    assert plain(compose())["algo"]["score"]["kind"] == "group_mean_std"
 
 
 def test_a_run_shorter_than_its_warmup_is_only_noted(plain_recipe):

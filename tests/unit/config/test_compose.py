@@ -99,7 +99,27 @@ def test_the_configuration_is_read_only_and_survives_pickling(plain_recipe: str)
         ("trainer.deterministic=3", "trainer.deterministic=3: must be true or false"),
         ("eval.pass_k=[a]", "must be a list, each entry an integer"),
         ("parallel.data=[1]", "must be an integer or null"),
-        ("algo.reduction=token_men", "must be one of sample_mean, sample_sum, token_mean, constant; did you mean"),
+        (
+            "algo.reduction.kind=token_men",
+            "must be one of sample_mean, sample_sum, token_mean, constant, custom; did you",
+        ),
+        (
+            "algo.reduction=token_men",
+            "choose an option with algo/reduction=<option>; did you mean algo/reduction=token_mean?",
+        ),
+        ("algo.score=raw", "algo.score is a section with keys of its own; choose an option with algo/score=raw"),
+        ("algo.correction.weight=tsi", "must be one of none, tis, icepop, mis, custom; did you mean tis?"),
+        ("algo.corection.weight=tis", "unknown key; did you mean algo.correction.weight?"),
+        ("algo.advantage.lam=0.9", "algo.advantage.lam: is no key of the chosen option; choose algo/advantage=gae"),
+        ("algo.gae_lambda=0.9", "did you mean algo.advantage.lam, of algo/advantage=gae?"),
+        ("algo.loss.tau_positive=2", "is no key of the chosen option; choose algo/loss=sapo"),
+        ("critic_lr=1e-5", "did you mean critic.optim.lr?"),
+        ("critic.optim=adam", "critic.optim is a section with keys of its own; set critic.optim.<key>=..."),
+        ("critic.optm.lr=1", "critic.optm.lr: unknown key; did you mean critic.optim.lr?"),
+        (
+            "algo/correction=opsm",
+            "algo.correction.opsm_delta: has no value; give algo.correction.opsm_delta=... (a number",
+        ),
         (
             "model=qwen3_31b",
             "no such option; did you mean qwen3_30b? Available: four_heads, qwen3_0_6b, qwen3_30b, qwen3_4b",
@@ -129,8 +149,8 @@ def test_a_mistake_is_one_line_that_says_what_to_change(problems: Problems, over
 
 
 def test_all_mistakes_are_reported_together(problems: Problems) -> None:
-    found = problems("optim.lrr=1", "run.iterations=x", "algo.score=best")
-    assert [line.split(":")[0] for line in found] == ["optim.lrr", "run.iterations=x", "algo.score=best"]
+    found = problems("optim.lrr=1", "run.iterations=x", "algo.score.kind=best")
+    assert [line.split(":")[0] for line in found] == ["optim.lrr", "run.iterations=x", "algo.score.kind=best"]
 
 
 def test_mistakes_in_a_recipe_name_its_file(tmp_path: Path, problems: Problems) -> None:
@@ -219,7 +239,9 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: s
 
 
 def test_an_unknown_recipe_names_the_nearest_and_the_known() -> None:
-    with pytest.raises(UserError, match=r"did you mean arithmetic\? Available: arithmetic, arithmetic_sft"):
+    with pytest.raises(
+        UserError, match=r"did you mean arithmetic\? Available: arithmetic, arithmetic_opd, arithmetic_sft"
+    ):
         compose("arithmatic")
     with pytest.raises(UserError, match="there is no such file"):
         compose("nowhere/mine.yaml")
@@ -275,6 +297,8 @@ def test_the_hash_changes_with_what_is_computed_and_with_nothing_else(plain_reci
         "cluster.engine_restarts=9",
         "cluster.memory_gb=99",
         "trainer.threads=2",
+        "trainer.max_skipped_steps=9",
+        "critic.trainer.max_skipped_steps=9",
     ]
     first = config_hash(compose(plain_recipe))
     for override in same:

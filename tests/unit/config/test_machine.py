@@ -25,6 +25,11 @@ def _no_gpu_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _no_gpu_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
 def test_gpus_are_counted_without_a_driver_library(tmp_path: Path) -> None:
     assert count_gpus(tmp_path) == 0
     (tmp_path / "dev").mkdir()
@@ -34,6 +39,17 @@ def test_gpus_are_counted_without_a_driver_library(tmp_path: Path) -> None:
     for number in range(8):
         (tmp_path / "proc/driver/nvidia/gpus" / f"0000:{number}").mkdir(parents=True)
     assert count_gpus(tmp_path) == 8
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [("2,3", 2), ("", 0), ("-1", 0), ("0,-1,1", 1), ("0,4,1", 1), ("GPU-a, GPU-b,GPU-c", 3), ("0,1,2,3,4,5,6,7", 4)],
+)
+def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str, count: int) -> None:
+    for number in range(4):
+        (tmp_path / "proc/driver/nvidia/gpus" / f"0000:{number}").mkdir(parents=True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert count_gpus(tmp_path) == count
 
 
 @pytest.mark.parametrize(
@@ -68,6 +84,13 @@ def test_another_cluster_is_not_checked_from_here() -> None:
 def test_a_model_larger_than_the_memory_is_refused() -> None:
     (line,) = lines("model=qwen3_30b", "cluster.memory_gb=null", "parallel.data=4", "cluster.max_trainer_ranks=4")
     assert "4 copies in training and 1 on engines need about 2013 GB, but this machine has" in line
+
+
+def test_a_critic_and_a_reference_need_memory_too() -> None:
+    (line,) = lines("model=qwen3_30b", "cluster.memory_gb=null", "algo=ppo")
+    assert "1 copies in training and 1 on engines need about 1098 GB" in line  # 30.5e9 x (16 + 16 + 2, and 2)
+    found = lines("algo=ppo", "critic.model.init=/nowhere")
+    assert found == ["critic.model.init=/nowhere: is no Hugging Face model folder (no config.json)"]
 
 
 def test_missing_files_are_named_by_their_key(tmp_path: Path) -> None:

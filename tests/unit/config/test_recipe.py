@@ -44,6 +44,31 @@ CASES = [
             "model.dtype=float32",
         ],
     ),
+    (
+        None,
+        [
+            "algo=ppo",
+            "algo.advantage.lam=0.95",
+            "critic.optim.lr=1e-2",
+            "critic.warmup_iterations=3",
+            "critic.clip=null",
+        ],
+    ),
+    (None, ["algo=ppo", "optim.megatron.a=1", "critic.optim.megatron={}", "critic.trainer.ddp.b=2"]),
+    (None, ["algo=ppo", "optim.megatron={a: 1, b: 2}", "critic.optim.megatron.a=1", "critic.model.create.seed=3"]),
+    (None, ["algo=ppo", "critic.model.create=null", "critic.model.path=owner/critic", "critic.model.dtype=bfloat16"]),
+    (None, ["algo=opd", "teacher.path=owner/teacher"]),
+    (None, ["algo/correction=opsm", "algo.correction.opsm_delta=1e-3"]),
+    (
+        None,
+        [
+            "algo/correction=rejection",
+            "algo.correction.rejection.level=null",
+            "algo.correction.rejection.lower=null",
+            "algo.correction.rejection.upper=null",
+        ],
+    ),
+    (None, ["algo/score=custom", "algo.score.function={_target_: a.b, c: 1}", "algo/reduction=constant"]),
     (None, ["trainer.megatron.moe_router_dtype=fp32", "rollout.sglang={a: {b: [1, 2]}}", "model.create.seed=3"]),
 ]
 
@@ -116,7 +141,11 @@ def test_an_option_of_ones_own_is_written_out_by_its_values(tmp_path: Path) -> N
     for name, text in {
         "optim/mine.yaml": "lr: 0.125\nschedule: cosine\n",
         "data/mine.yaml": "defaults: [file_schema, _self_]\npath: /x.parquet\nprompt_key: q\n",
-        "algo/mine.yaml": "defaults: [{kl: loss}, {loss: clip}, _self_]\nname: mine\nscore: raw\n",
+        "algo/mine.yaml": "defaults: [{score: mine}, {advantage: mine}, {kl: loss}, {loss: clip}, {correction: mine}, "
+        "{reduction: token_mean}, _self_]\nname: mine\nwhiten: true\n",
+        "algo/score/mine.yaml": "kind: raw\n",
+        "algo/advantage/mine.yaml": "defaults: [returns_schema, _self_]\ngamma: 0.5\n",
+        "algo/correction/mine.yaml": "weight: tis\nupper: 3\n",
         "mine.yaml": "defaults: [rlscale_schema, {model: tiny_qwen3}, {algo: mine}, {cluster: local_cpu}, "
         "{data: mine}, {optim: mine}, _self_]\n",
     }.items():

@@ -33,6 +33,20 @@ NEEDS = {
     "model=qwen3_4b": DENSE8,
     "model=qwen3_30b": MOE8,
     "algo=sft": ["rollout.samples_per_group=1"],
+    "algo=opd": ["teacher.path=owner/teacher"],
+    "algo/score=none": ["algo=opd", "teacher.path=owner/teacher"],
+    "algo/advantage=none": ["algo=opd", "teacher.path=owner/teacher"],
+    "algo/kl=reward": ["algo=ppo"],
+    "algo/correction=opsm": ["algo.correction.opsm_delta=1e-3"],
+    "algo/correction=rejection": [
+        "algo.correction.rejection.level=geometric",
+        "algo.correction.rejection.lower=0.5",
+        "algo.correction.rejection.upper=2",
+    ],
+    **{
+        f"algo/{part}=custom": [f"algo.{part}.function._target_=mine.fn"]
+        for part in ("score", "advantage", "loss", "correction", "reduction")
+    },
     "algo/loss=sft": ["algo=sft", "rollout.samples_per_group=1"],
     "rollout=one_step_off": ["cluster.placement=disaggregated"],
     "optim=adam_cosine": ["~optim"],

@@ -47,6 +47,13 @@ def test_supervised_training_without_evaluation_has_no_engine() -> None:
     assert Sizes.of(compose("arithmetic_sft")).engines == 0
 
 
+def test_models_besides_the_policy_are_named(plain_recipe: str) -> None:
+    assert Sizes.of(compose(plain_recipe)).models == ("policy",)
+    sizes = Sizes.of(compose(plain_recipe, ["algo=ppo", "algo.distil_coef=1"]))
+    assert sizes.models == ("policy", "critic", "reference", "teacher")
+    assert sizes.lines()[1].endswith("models policy, critic, reference, teacher")
+
+
 def test_lines_name_groups_and_samples(plain_recipe: str) -> None:
     lines = Sizes.of(compose(plain_recipe, ["rollout.groups_per_iteration=8", "rollout.samples_per_group=3"])).lines()
     assert lines[0].startswith("batch: 8 groups = 24 samples per iteration")

@@ -20,7 +20,7 @@ def test_a_sweep_is_the_product_with_the_last_key_fastest() -> None:
 def test_ranges_choices_and_globs_are_known() -> None:
     assert expand(["run.seed=range(1,4)"]) == [["run.seed=1"], ["run.seed=2"], ["run.seed=3"]]
     assert expand(["optim.lr=choice(1,2)"]) == [["optim.lr=1"], ["optim.lr=2"]]
-    assert expand(["algo=glob(g*)"]) == [["algo=grpo"], ["algo=gspo"]]
+    assert expand(["algo=glob(g*)"]) == [["algo=grpo"], ["algo=gspo"], ["algo=gspo_token"]]
 
 
 def test_a_list_is_one_value() -> None:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: fake_eng
 
 from fake_engine import FakeEngine
 
+from rlscale.config.schema.algo import OverlongConfig, RefillConfig
 from rlscale.config.schema.data import ArithmeticData
 from rlscale.config.schema.evaluation import EvalConfig
 from rlscale.config.schema.reward import RewardConfig
@@ -65,11 +66,26 @@ async def started(spec: RolloutSpec, engine: FakeEngine) -> AsyncIterator[Rollou
 
 @pytest.fixture
 def run(spec: RolloutSpec) -> Callable[..., Any]:
-    """`run(scenario, key=value)`: the scenario's result, with a fresh engine and a service with those rollout keys."""
+    """`run(scenario, key=value)`: the scenario's result, with a fresh engine and a service with those rollout keys.
 
-    def call(scenario: Scenario, reward: RewardConfig | None = None, **rollout: Any) -> Any:
+    `reward`, `overlong` and `refill` replace those of the spec.
+    """
+
+    def call(
+        scenario: Scenario,
+        reward: RewardConfig | None = None,
+        overlong: OverlongConfig | None = None,
+        refill: RefillConfig | None = None,
+        **rollout: Any,
+    ) -> Any:
         async def main() -> Any:
-            changed = replace(spec, rollout=replace(spec.rollout, **rollout), reward=reward or spec.reward)
+            changed = replace(
+                spec,
+                rollout=replace(spec.rollout, **rollout),
+                reward=reward or spec.reward,
+                overlong=overlong or spec.overlong,
+                refill=refill or spec.refill,
+            )
             async with FakeEngine() as engine, started(changed, engine) as service:
                 return await asyncio.wait_for(scenario(engine, service), 30)
 

@@ -9,49 +9,65 @@ import torch
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.algo import (
-    AdvantageKind,
     AlgoConfig,
+    BroadcastAdvantage,
+    CispoLoss,
     ClipLoss,
     GspoLoss,
+    GspoTokenLoss,
     KLConfig,
     KLEstimator,
     KLPlacement,
     LossConfig,
+    NoAdvantage,
     OldLogprobs,
-    Reduction,
+    ReductionConfig,
+    ReductionKind,
+    SapoLoss,
+    ScoreConfig,
     ScoreKind,
     SftLoss,
 )
-from rlscale.trainer.objective import Objective, finish, token_columns
+from rlscale.config.schema.correction import CorrectionConfig, WeightKind
+from rlscale.data.batch import Batch
+from rlscale.trainer.objective import Objective
+from rlscale.trainer.objective_metrics import finish, mismatch_of
+from rlscale.trainer.preparation import prepare
 from tests.unit.algo.ragged import Ragged, ragged
+from tests.unit.trainer.prepared import prepared, segment_sum_of, token_fields
 
-LOSSES: dict[str, LossConfig] = {"clip": ClipLoss(), "gspo": GspoLoss(eps_low=0.05, eps_high=0.05), "sft": SftLoss()}
+LOSSES: dict[str, LossConfig] = {
+    "clip": ClipLoss(),
+    "gspo": GspoLoss(eps_low=0.05, eps_high=0.05),
+    "gspo_token": GspoTokenLoss(eps_low=0.05, eps_high=0.05),
+    "cispo": CispoLoss(),
+    "sapo": SapoLoss(),
+    "sft": SftLoss(),
+}
+REDUCTIONS = [kind for kind in ReductionKind if kind is not ReductionKind.custom]
 
 
 def algo(loss: LossConfig, **changes) -> AlgoConfig:
-    return AlgoConfig(**{"name": "test", "kl": KLConfig(), "loss": loss, **changes})
+    supervised = isinstance(loss, SftLoss)
+    pieces = {
+        "name": "test",
+        "score": ScoreConfig(kind=ScoreKind.none if supervised else ScoreKind.group_mean_std),
+        "advantage": NoAdvantage() if supervised else BroadcastAdvantage(),
+        "kl": KLConfig(),
+        "loss": loss,
+        "correction": CorrectionConfig(),
+        "reduction": ReductionConfig(kind=ReductionKind.sample_mean),
+    }
+    return AlgoConfig(**{**pieces, **changes})
 
 
-def everything_on(loss: LossConfig, reduction: Reduction) -> AlgoConfig:
+def everything_on(loss: LossConfig, reduction: ReductionKind) -> AlgoConfig:
+    """KL and entropy in the loss; for policy losses also weights and masks against the mismatch."""
     kl = KLConfig(placement=KLPlacement.loss, estimator=KLEstimator.k3, coef=0.1, unbiased=True)
-    return algo(loss, kl=kl, entropy_coef=0.02, reduction=reduction)
-
-
-def columns(config: AlgoConfig, data: Ragged) -> dict[str, torch.Tensor]:
-    """All fields of the whole step, in float64."""
-    made = token_columns(
-        config,
-        rewards=data.rewards,
-        groups=data.groups,
-        sample=data.sample,
-        lengths=data.lengths,
-        step=data.step,
-        mask=data.mask,
-        max_response_tokens=30,
-    )
-    made.update(loss_mask=data.mask, old_logprobs=data.old, ref_logprobs=data.ref)
-    made.update(rollout_logprobs=data.rollout, versions=data.versions)
-    return {name: torch.from_numpy(value) for name, value in made.items()}
+    changes = {"kl": kl, "entropy_coef": 0.02, "reduction": ReductionConfig(kind=reduction)}
+    if isinstance(loss, SftLoss):
+        return algo(loss, **changes)
+    return algo(loss, **changes, correction=CorrectionConfig(weight=WeightKind.tis, opsm_delta=0.05))
 
 
 def evaluate(config: AlgoConfig, data: Ragged, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, dict, dict]:
@@ -62,22 +78,19 @@ def evaluate(config: AlgoConfig, data: Ragged, rows: np.ndarray) -> tuple[torch.
     tokens = torch.from_numpy(
         np.concatenate([np.arange(data.offsets[r], data.offsets[r + 1]) for r in rows] or [np.zeros(0, dtype=np.int64)])
     )
-    segment = torch.from_numpy(np.repeat(np.arange(len(rows)), data.lengths[rows]))
-
-    def segment_sum(x: torch.Tensor) -> torch.Tensor:
-        return x.new_zeros(len(rows)).index_add(0, segment, x)[segment]
-
-    fields = {name: value[tokens] for name, value in columns(config, data).items()} | {"version": torch.tensor(5)}
-    loss, metrics = objective(lp[tokens], entropy[tokens], fields, segment_sum)
+    segment = np.repeat(np.arange(len(rows)), data.lengths[rows])
+    fields = token_fields(prepared(config, data), tokens.numpy())
+    entropies = entropy[tokens]
+    loss, metrics = objective(lp[tokens], entropies, fields, segment_sum_of(segment))
     (gradient,) = torch.autograd.grad(loss, lp)
     return loss.detach(), gradient, metrics.sums, metrics.maxima
 
 
-@pytest.mark.parametrize("reduction", list(Reduction))
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("parts", [2, 5])
 def test_loss_gradient_and_metrics_do_not_depend_on_how_a_step_is_cut(
-    loss: str, reduction: Reduction, parts: int
+    loss: str, reduction: ReductionKind, parts: int
 ) -> None:
     config, data = everything_on(LOSSES[loss], reduction), ragged(7, noise=0.6)
     rows = np.arange(len(data.lengths))
@@ -92,9 +105,10 @@ def test_loss_gradient_and_metrics_do_not_depend_on_how_a_step_is_cut(
     assert finish(sums, maxima) == pytest.approx(finish(whole_sums, whole_maxima), rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ["clip", "gspo", "sapo", "sft"])
 def test_the_gradient_agrees_with_finite_differences(loss: str) -> None:
-    config, data = everything_on(LOSSES[loss], Reduction.sample_mean), ragged(3, groups=2, noise=0.5)
+    """Of losses without a stopped gradient."""
+    config, data = everything_on(LOSSES[loss], ReductionKind.sample_mean), ragged(3, groups=2, noise=0.5)
     rows = np.arange(len(data.lengths))
     _, gradient, _, _ = evaluate(config, data, rows)
     for token in np.flatnonzero(data.mask)[:12]:
@@ -109,21 +123,15 @@ def test_the_gradient_agrees_with_finite_differences(loss: str) -> None:
 def test_grpo_with_its_kl_by_hand() -> None:
     """Two samples of one group, one and two trainable tokens; reward 1 and 0."""
     config = algo(ClipLoss(), kl=KLConfig(placement=KLPlacement.loss, estimator=KLEstimator.k3, coef=0.5))
-    made = token_columns(
-        config,
-        rewards=np.array([1.0, 0.0]),
-        groups=np.array([0, 0]),
-        sample=np.array([0, 1]),
-        lengths=np.array([2, 3]),
-        step=np.array([0, 0]),
-        mask=np.array([False, True, False, True, True]),
-        max_response_tokens=8,
-    )
+    batch = Batch(np.array([0, 2, 5]))
+    columns = {"loss_mask": [False, True, False, True, True], "reward": [1.0, 0.0], "group": [0, 0]}
+    for name, values in {**columns, "sample": [0, 1], "step": [0, 0]}.items():
+        batch = batch.with_column(name, values)
+    made, _ = prepare(batch, config, max_response_tokens=8)
     a = 0.5 / (math.sqrt(0.5) + 1e-6)
-    np.testing.assert_allclose(made["advantages"], [0, a, 0, -a, -a], rtol=1e-14)
-    np.testing.assert_allclose(made["loss_weight"], [0, 1 / 2, 0, 1 / 4, 1 / 4], rtol=1e-14)
-    fields = {name: torch.from_numpy(value) for name, value in made.items()}
-    fields["loss_mask"] = torch.tensor([False, True, False, True, True])
+    np.testing.assert_allclose(made.column("advantages"), [0, a, 0, -a, -a], rtol=1e-7)
+    np.testing.assert_allclose(made.column("loss_weight"), [0, 1 / 2, 0, 1 / 4, 1 / 4], rtol=1e-7)
+    fields = token_fields(made)
     fields["old_logprobs"] = torch.tensor([0.0, -1.0, 0.0, -1.0, -1.0], dtype=torch.float64)
     fields["ref_logprobs"] = torch.tensor([0.0, -1.5, 0.0, -1.0, -2.0], dtype=torch.float64)
     lp = torch.tensor([0.0, -0.5, 0.0, -1.5, -1.0], dtype=torch.float64)
@@ -131,7 +139,7 @@ def test_grpo_with_its_kl_by_hand() -> None:
     kl = [math.exp(-1.0) - 1 + 1.0, math.exp(0.5) - 1 - 0.5, math.exp(-1.0) - 1 + 1.0]
     policy = [-1.2 * a, 0.8 * a, a]
     expected = sum(w * (p + 0.5 * k) for w, p, k in zip([1 / 2, 1 / 4, 1 / 4], policy, kl, strict=True))
-    assert loss.item() == pytest.approx(expected, rel=1e-14)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
     done = finish({k: float(v) for k, v in metrics.sums.items()}, {k: float(v) for k, v in metrics.maxima.items()})
     assert done["kl"] == pytest.approx(sum(kl) / 3)
     assert done["ppo_kl"] == pytest.approx((-0.5 + 0.5 + 0.0) / 3)
@@ -144,7 +152,8 @@ def test_grpo_with_its_kl_by_hand() -> None:
 def test_on_policy_the_ratio_is_one_and_the_ppo_kl_zero(forced: bool) -> None:
     data = ragged(4)
     data = replace(data, old=data.logprobs)
-    fields = columns(algo(ClipLoss()), data) | {"version": torch.tensor(5)}
+    fields = token_fields(prepared(algo(ClipLoss()), data))
+    fields["old_logprobs"] = torch.from_numpy(data.logprobs)
     if not forced:
         del fields["old_logprobs"]
     lp = torch.from_numpy(data.logprobs).requires_grad_()
@@ -154,7 +163,7 @@ def test_on_policy_the_ratio_is_one_and_the_ppo_kl_zero(forced: bool) -> None:
     assert done["ratio_max"] == 1.0
     assert done["ppo_kl"] == 0.0
     (gradient,) = torch.autograd.grad(loss, lp)
-    torch.testing.assert_close(gradient, -fields["advantages"] * fields["loss_weight"])
+    torch.testing.assert_close(gradient, -fields["advantages"].double() * fields["loss_weight"].double())
 
 
 def test_the_drift_metric_sees_only_tokens_of_the_trainers_own_version() -> None:
@@ -180,9 +189,9 @@ def test_the_drift_metric_sees_only_tokens_of_the_trainers_own_version() -> None
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_batch_with_nothing_trainable_is_finite_whatever_its_masked_values(loss: str) -> None:
-    config = everything_on(LOSSES[loss], Reduction.token_mean)
+    config = everything_on(LOSSES[loss], ReductionKind.token_mean)
     bad = torch.tensor([float("nan"), float("inf"), -float("inf")])
-    names = ("loss_weight", "advantages", "old_logprobs", "ref_logprobs", "rollout_logprobs")
+    names = ("loss_weight", "advantages", "old_logprobs", "ref_logprobs", "rollout_logprobs", "correction")
     fields = dict.fromkeys(names, bad) | {"loss_mask": torch.zeros(3, dtype=torch.bool)}
     fields |= {"versions": torch.full((3,), -1), "version": torch.tensor(0)}
     lp = bad.clone().requires_grad_()
@@ -200,7 +209,7 @@ def test_a_batch_with_nothing_trainable_is_finite_whatever_its_masked_values(los
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_extreme_logprobs_are_finite_and_counted(loss: str) -> None:
-    config, data = everything_on(LOSSES[loss], Reduction.sample_mean), ragged(1)
+    config, data = everything_on(LOSSES[loss], ReductionKind.sample_mean), ragged(1)
     sign = np.where(np.arange(len(data.old)) % 2, 100.0, -100.0)
     data = replace(data, logprobs=data.old + sign, ref=data.old - sign)
     value, gradient, sums, maxima = evaluate(config, data, np.arange(len(data.lengths)))
@@ -218,15 +227,14 @@ def test_half_precision_logprobs_are_computed_in_float32() -> None:
 
 
 def test_supervised_learning_reads_neither_rewards_nor_an_engine() -> None:
-    config = algo(SftLoss(), score=ScoreKind.none, advantage=AdvantageKind.none, reduction=Reduction.token_mean)
-    data = ragged(0)
-    fields = columns(config, data)
+    config, data = algo(SftLoss(), reduction=ReductionConfig(kind=ReductionKind.token_mean)), ragged(0)
+    fields = token_fields(prepared(config, data))
     assert "advantages" not in fields
     objective = Objective.of(config)
     assert objective.supervised
     assert not objective.needs_entropy
     loss, metrics = objective(torch.from_numpy(data.logprobs), None, fields, lambda x: x)
-    assert loss.item() == pytest.approx(-data.logprobs[data.mask].mean(), rel=1e-12)
+    assert loss.item() == pytest.approx(-data.logprobs[data.mask].mean(), rel=1e-6)
     assert set(finish(metrics.sums, metrics.maxima)) == {"tokens", "clamped_tokens"}
 
 
@@ -237,6 +245,11 @@ def test_supervised_learning_reads_neither_rewards_nor_an_engine() -> None:
         ({"old_logprobs": OldLogprobs.always}, True),
         ({"steps_per_iteration": 2}, True),
         ({"epochs_per_iteration": 2}, True),
+        ({"correction": CorrectionConfig(weight=WeightKind.tis)}, False),
+        ({"correction": CorrectionConfig(opsm_delta=0.1)}, False),
+        ({"correction": CorrectionConfig(bypass=True)}, False),
+        ({"correction": CorrectionConfig(bypass=True), "steps_per_iteration": 2}, False),
+        ({"correction": CorrectionConfig(bypass=True), "old_logprobs": OldLogprobs.always}, False),
     ],
 )
 def test_the_old_pass_is_skipped_exactly_when_the_first_step_gives_the_same_numbers(changes, expected: bool) -> None:
@@ -244,22 +257,21 @@ def test_the_old_pass_is_skipped_exactly_when_the_first_step_gives_the_same_numb
     assert Objective.of(algo(SftLoss(), **changes)).needs_old is False
 
 
-def test_the_reference_is_needed_only_when_something_reads_it() -> None:
-    assert not Objective.of(algo(ClipLoss())).needs_reference
-    assert not Objective.of(algo(ClipLoss(), kl=KLConfig(placement=KLPlacement.loss, coef=0.0))).needs_reference
-    assert Objective.of(algo(ClipLoss(), kl=KLConfig(placement=KLPlacement.loss, coef=0.1))).needs_reference
+def test_the_reference_is_needed_only_when_the_loss_reads_it() -> None:
+    def needed(**kl) -> bool:
+        return Objective.of(algo(ClipLoss(), kl=KLConfig(**kl))).needs_reference
+
+    assert not needed()
+    assert not needed(placement=KLPlacement.loss, coef=0.0)
+    assert not needed(placement=KLPlacement.reward, coef=0.1)
+    assert needed(placement=KLPlacement.loss, coef=0.1)
 
 
-@pytest.mark.parametrize(
-    ("kl", "key"),
-    [
-        (KLConfig(placement=KLPlacement.reward, coef=0.1), "algo.kl.placement"),
-        (KLConfig(placement=KLPlacement.loss, estimator=KLEstimator.k1, coef=0.1), "algo.kl.estimator"),
-    ],
-)
-def test_a_kl_term_that_cannot_act_is_refused(kl: KLConfig, key: str) -> None:
-    with pytest.raises(UserError, match=key):
+def test_a_kl_loss_without_an_expected_gradient_is_refused() -> None:
+    kl = KLConfig(placement=KLPlacement.loss, estimator=KLEstimator.k1, coef=0.1)
+    with pytest.raises(UserError, match=r"algo\.kl\.estimator"):
         Objective.of(algo(ClipLoss(), kl=kl))
+    Objective.of(algo(ClipLoss(), kl=replace(kl, unbiased=True)))
 
 
 def test_an_entropy_bonus_raises_the_entropy() -> None:
@@ -271,3 +283,109 @@ def test_an_entropy_bonus_raises_the_entropy() -> None:
     assert entropy.grad is not None
     assert entropy.grad.item() == pytest.approx(-0.1)
     assert metrics.sums["entropy"].item() == 2.0
+
+
+# ---- corrections in a micro-batch ----------------------------------------------------------------------------------
+
+
+def three_tokens(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Tokens of one segment; old - rollout = log 4, log 1 and, without an engine's log-prob, anything."""
+    fields = {
+        "loss_mask": torch.tensor([True, True, True]),
+        "loss_weight": torch.full((3,), 0.5),
+        "advantages": torch.tensor([1.0, -1.0, 1.0]),
+        "old_logprobs": torch.tensor([-1.0, -1.0, -1.0]),
+        "rollout_logprobs": torch.tensor([-1.0 - math.log(4.0), -1.0, 77.0]),
+        "versions": torch.tensor([4, 4, -1]),
+        "version": torch.tensor(4),
+    }
+    return fields | changes
+
+
+WHOLE = segment_sum_of(np.zeros(3, np.int64))
+
+
+@pytest.mark.parametrize("own_pass", [True, False])
+def test_token_level_weights_multiply_the_policy_term_only(own_pass: bool) -> None:
+    """tis: w = 4 is cut to 2; a token without an engine's log-prob has weight 1. KL and entropy are not weighted."""
+    config = algo(
+        ClipLoss(),
+        kl=KLConfig(placement=KLPlacement.loss, estimator=KLEstimator.k2, coef=0.1),
+        entropy_coef=0.01,
+        correction=CorrectionConfig(weight=WeightKind.tis),
+    )
+    fields = three_tokens(ref_logprobs=torch.tensor([-2.0, -2.0, -2.0]))
+    if not own_pass:
+        del fields["old_logprobs"]
+    lp = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
+    loss, metrics = Objective.of(config)(lp, torch.full((3,), 3.0), fields, WHOLE)
+    policy = -2.0 * 1.0 + 1.0 - 1.0
+    assert loss.item() == pytest.approx(0.5 * (policy + 3 * 0.1 * 0.5 - 3 * 0.01 * 3.0), rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, lp)
+    torch.testing.assert_close(gradient, 0.5 * (torch.tensor([-2.0, 1.0, -1.0]) + 0.1))
+    done = finish(metrics.sums, metrics.maxima)
+    assert done["correction_mean"] == pytest.approx(4 / 3)
+    assert done["correction_outside"] == pytest.approx(1 / 3)
+
+
+def test_icepop_gives_no_weight_to_a_token_past_its_bounds() -> None:
+    config = algo(ClipLoss(), correction=CorrectionConfig(weight=WeightKind.icepop, upper=3.0))
+    loss, _ = Objective.of(config)(torch.full((3,), -1.0), None, three_tokens(), WHOLE)
+    assert loss.item() == pytest.approx(0.5 * (0.0 + 1.0 - 1.0), abs=1e-7)
+
+
+def test_the_weights_of_a_whole_step_come_with_the_batch() -> None:
+    config = algo(ClipLoss(), correction=CorrectionConfig(weight=WeightKind.tis, normalise=True))
+    fields = three_tokens(correction=torch.tensor([0.5, 2.0, 1.0]))
+    loss, metrics = Objective.of(config)(torch.full((3,), -1.0), None, fields, WHOLE)
+    assert loss.item() == pytest.approx(0.5 * (-0.5 + 2.0 - 1.0))
+    assert "correction_mean" not in metrics.sums
+
+
+def test_off_policy_segments_lose_the_tokens_that_would_be_pushed_down() -> None:
+    """The mean of rollout - lp over the two generated tokens is 0.5; one of them has a negative advantage."""
+    fields = three_tokens(rollout_logprobs=torch.tensor([-1.0, -1.0, 77.0]))
+    lp = torch.tensor([-1.0, -2.0, -1.0])
+    for delta, masked in ((0.4, True), (0.6, False)):
+        config = algo(ClipLoss(), correction=CorrectionConfig(opsm_delta=delta))
+        loss, metrics = Objective.of(config)(lp, None, fields, WHOLE)
+        ratio = max(math.exp(-1.0), 0.8)
+        assert loss.item() == pytest.approx(0.5 * (-1.0 + (0.0 if masked else ratio) - 1.0), rel=1e-6)
+        assert finish(metrics.sums, metrics.maxima)["opsm_masked"] == pytest.approx(1 / 3 if masked else 0.0)
+
+
+def test_under_bypass_the_mismatch_is_that_of_the_current_logprobs() -> None:
+    config = algo(ClipLoss(), correction=CorrectionConfig(bypass=True))
+    fields = three_tokens(versions=torch.tensor([4, 4, 4]), rollout_logprobs=torch.tensor([-1.5, -1.0, -1.0]))
+    fields["old_logprobs"] = fields["rollout_logprobs"]
+    loss, metrics = Objective.of(config)(torch.full((3,), -1.0), None, fields, WHOLE)
+    done = finish(metrics.sums, metrics.maxima)
+    assert done["logprob_diff_max"] == pytest.approx(0.5)
+    assert done["mismatch_chi2"] == pytest.approx((math.exp(1.0) - 1.0) / 3, rel=1e-6)
+    assert done["ratio_max"] == pytest.approx(math.exp(0.5))
+    assert loss.item() == pytest.approx(0.5 * (-1.2 + 1.0 - 1.0))
+    assert Objective.of(config).mismatch_drifts
+    assert not Objective.of(algo(ClipLoss())).mismatch_drifts
+
+
+def test_a_drifting_mismatch_is_reported_from_the_first_step() -> None:
+    everything = {"loss": 1.0, "mismatch_k3": 5.0, "logprob_diff_max": 6.0, "staleness_mean": 0.5}
+    first = {"loss": 9.0, "mismatch_k3": 0.1, "logprob_diff_max": 0.2, "staleness_mean": 9.0}
+    assert mismatch_of(first, everything) == {
+        "loss": 1.0,
+        "mismatch_k3": 0.1,
+        "logprob_diff_max": 0.2,
+        "staleness_mean": 0.5,
+    }
+
+
+@pytest.mark.parametrize("correction", [CorrectionConfig(weight=WeightKind.mis), CorrectionConfig(opsm_delta=0.1)])
+def test_the_names_of_metrics_do_not_depend_on_the_tokens(correction: CorrectionConfig) -> None:
+    objective = Objective.of(algo(GspoTokenLoss(), correction=replace(correction, level=None)))
+    fields = three_tokens(correction=torch.ones(3))
+    nothing = {name: value[:0] if value.ndim else value for name, value in fields.items()}
+    lp = torch.full((3,), -1.0)
+    _, some = objective(lp, lp, fields, WHOLE)
+    _, none = objective(lp[:0], lp[:0], nothing, segment_sum_of(np.zeros(0, np.int64)))
+    assert list(some.sums) == list(none.sums)
+    assert list(some.maxima) == list(none.maxima)

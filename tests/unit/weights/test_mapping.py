@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlscale.weights.mapping import RULES, WeightMap
+from rlscale.weights.mapping import RULES, Head, WeightMap
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3",
@@ -93,6 +93,17 @@ def test_tied_head_is_the_embedding_and_leaves_other_models_alone() -> None:
     tied, untied = WeightMap({**CONFIG, "tie_word_embeddings": True}), WeightMap(CONFIG)
     assert tied.hf_names("output_layer.weight") == ["model.embed_tokens.weight"]
     assert untied.hf_names("output_layer.weight") == ["lm_head.weight"]
+
+
+def test_value_head_is_never_tied_and_may_be_missing() -> None:
+    weights = WeightMap({**CONFIG, "tie_word_embeddings": True}, Head.value)
+    assert not weights.tied
+    assert weights.hf_names("output_layer.weight") == ["score.weight"]
+    assert weights.hf_names("output_layer.bias") == ["score.bias"]
+    assert weights.rule("output_layer.bias").optional
+    assert not weights.rule("embedding.word_embeddings.weight").optional
+    head = torch.randn(1, WIDTH)
+    assert torch.equal(weights.shard("output_layer.weight", head, 1, 2), head)
 
 
 def test_unknown_parameter_and_family_are_named() -> None:

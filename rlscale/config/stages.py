@@ -1,4 +1,4 @@
-"""The configuration of the supervised stage before a run: its own recipe on this run's model, machines and folders."""
+"""The configurations of the stages before a run: another recipe on this run's model, machines, seed and folders."""
 
 from __future__ import annotations
 
@@ -14,16 +14,37 @@ _TAKEN = ("model", "parallel", "cluster")
 
 
 def compose_warm_start(config: Config) -> Config:
-    """The stage's configuration, with model, parallel, cluster, seed and folders of `config`; read-only.
+    """The configuration of the supervised stage that the policy starts from; read-only.
 
     Raises UserError when there is no warm start, when its recipe is missing or when it is not supervised.
     """
     if config.warm_start is None:
         raise UserError("warm_start: is null, so there is no stage before this one")
-    stage = compose(config.warm_start.recipe)
+    stage = _compose(config.warm_start.recipe, config)
     if not isinstance(stage.algo.loss, SftLoss):
         raise UserError("a warm start is supervised; its recipe must choose algo=sft")
+    return stage
+
+
+def compose_teacher(config: Config) -> Config:
+    """The configuration of the stage that makes the teacher; read-only. It may have a warm start of its own.
+
+    Raises UserError when no recipe makes the teacher, when the recipe is missing or when it needs a teacher itself.
+    """
+    if config.teacher.recipe is None:
+        raise UserError("teacher.recipe: is null, so no stage makes the teacher")
+    stage = _compose(config.teacher.recipe, config)
+    if stage.teacher.recipe is not None:
+        raise UserError("a teacher's recipe has no teacher.recipe of its own; name a finished model as teacher.path")
+    return stage
+
+
+def _compose(recipe: str, config: Config) -> Config:
+    """The recipe with model, parallel, cluster, seed and folders of `config`."""
+    stage = compose(recipe)
     taken = {name: copy.deepcopy(getattr(config, name)) for name in _TAKEN}
+    if stage.critic.model == stage.model:
+        taken["critic"] = dataclasses.replace(stage.critic, model=copy.deepcopy(config.model))
     groups = {key: option for key, option in stage.run.groups.items() if key not in _TAKEN}
     groups.update({key: option for key, option in config.run.groups.items() if key in _TAKEN})
     run = dataclasses.replace(

@@ -1,0 +1,151 @@
+"""Do score and advantage read each other, and do groups have the samples that they need."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from rlscale.config.checks.subject import Subject
+from rlscale.config.named_models import COLUMNS
+from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.schema.algo import (
+    BaselineAdvantage,
+    BroadcastAdvantage,
+    CustomAdvantage,
+    CustomLoss,
+    KLPlacement,
+    NoAdvantage,
+    RefillConfig,
+    ScoreKind,
+)
+
+GROUPED = (ScoreKind.group_mean_std, ScoreKind.group_mean, ScoreKind.leave_one_out)
+"""Scores that compare the samples of a group."""
+_NAMED = " or ".join(f"algo/score={kind.name}" for kind in GROUPED)
+
+
+def score_has_its_group(subject: Subject) -> Iterator[str]:
+    """A score that compares the samples of a group needs at least two, and `baseline` needs such a score."""
+    algo, samples = subject.config.algo, subject.config.rollout.samples_per_group
+    if subject.supervised:
+        return
+    if algo.score.kind in GROUPED and samples < 2:
+        yield (
+            f"algo.score.kind={algo.score.kind.name} compares the samples of a group, but "
+            f"rollout.samples_per_group={samples}; use at least 2, or algo/score=raw"
+        )
+    if isinstance(algo.advantage, BaselineAdvantage) and algo.score.kind is ScoreKind.raw:
+        yield (
+            "algo/advantage=baseline takes a score with its baseline off already, but algo.score.kind=raw has none; "
+            f"choose {_NAMED}, or algo/advantage=returns"
+        )
+
+
+def score_is_read(subject: Subject) -> Iterator[str]:
+    """A score that no advantage reads, an advantage without a score, a loss without an advantage."""
+    algo = subject.config.algo
+    if subject.supervised or isinstance(algo.advantage, CustomAdvantage):
+        return  # a function of one's own may leave the scores alone
+    nothing = isinstance(algo.advantage, NoAdvantage)
+    if nothing and algo.score.kind is not ScoreKind.none:
+        yield (
+            f"algo.score.kind={algo.score.kind.name} is never read with algo/advantage=none; choose algo/score=none, "
+            "or algo/advantage=broadcast"
+        )
+    if nothing and algo.distil_coef == 0 and not isinstance(algo.loss, CustomLoss):
+        yield (
+            f"algo/advantage=none: the loss of {algo.name} needs advantages, and they are all 0; choose "
+            "algo/advantage=broadcast, or distil from a teacher with algo.distil_coef=1"
+        )
+    if nothing or algo.score.kind is not ScoreKind.none:
+        return
+    kl_alone = algo.kl.placement is KLPlacement.reward and not isinstance(algo.advantage, BroadcastAdvantage)
+    if algo.distil_coef and not kl_alone:
+        yield (
+            f"algo/advantage={subject.advantage} reads a score, but algo.score.kind=none; for distillation "
+            "alone choose algo/advantage=none"
+        )
+    elif not algo.distil_coef:
+        yield (
+            f"algo/advantage={subject.advantage} reads a score, but algo.score.kind=none; choose {_NAMED} "
+            "or algo/score=raw"
+        )
+
+
+def whitening_has_something(subject: Subject) -> Iterator[str]:
+    """Zeros stay zeros."""
+    algo = subject.config.algo
+    if algo.whiten and isinstance(algo.advantage, NoAdvantage) and not algo.distil_coef and not subject.supervised:
+        yield "algo.whiten=true does nothing to advantages that are all 0 (algo/advantage=none); set it to false"
+
+
+def columns_are_known(subject: Subject) -> Iterator[str]:
+    """What a function of one's own asks for must be something that can be computed."""
+    advantage = subject.config.algo.advantage
+    if not isinstance(advantage, CustomAdvantage):
+        return
+    for name, times in Counter(advantage.reads).items():
+        if name not in COLUMNS:
+            hint = did_you_mean(nearest(name, COLUMNS)) or ";"
+            yield f"algo.advantage.reads={name}: there is no such column{hint} Available: {', '.join(COLUMNS)}"
+        elif times > 1:
+            yield f"algo.advantage.reads={name}: is named twice"
+
+
+def overlong_acts(subject: Subject) -> Iterator[str]:
+    """The penalty near the length limit goes into a reward that is read, over tokens that a response has."""
+    algo, longest = subject.config.algo, subject.config.rollout.max_response_tokens
+    penalty, cache = algo.overlong.penalty, algo.overlong.cache_tokens
+    if subject.supervised:
+        return
+    if penalty and algo.score.kind is ScoreKind.none and not isinstance(algo.advantage, CustomAdvantage):
+        yield (
+            f"algo.overlong.penalty={penalty:g} is taken off the rewards, but algo.score.kind=none never reads them; "
+            "set it to 0"
+        )
+    if cache is None:
+        return
+    if not penalty:
+        yield (
+            f"algo.overlong.cache_tokens={cache} is never read with algo.overlong.penalty=0; set it to null, or give "
+            "a penalty"
+        )
+    elif cache > longest:
+        yield (
+            f"algo.overlong.cache_tokens={cache} is above rollout.max_response_tokens={longest}, so that every "
+            "response would be penalised; lower it (null is a fifth of the longest response)"
+        )
+
+
+def refill_acts(subject: Subject) -> Iterator[str]:
+    """Groups with equal rewards are worth replacing only where equal rewards teach nothing."""
+    algo, samples = subject.config.algo, subject.config.rollout.samples_per_group
+    refill = algo.refill
+    if subject.supervised:
+        return
+    if not refill.drop_equal:
+        if refill.max_dropped != RefillConfig().max_dropped:
+            yield (
+                f"algo.refill.max_dropped={refill.max_dropped:g} is never read with algo.refill.drop_equal=false; "
+                "leave it out, or set algo.refill.drop_equal=true"
+            )
+    elif algo.score.kind in (ScoreKind.raw, ScoreKind.none):
+        yield (
+            f"algo.refill.drop_equal=true: with algo.score.kind={algo.score.kind.name} a group with equal rewards "
+            f"teaches as much as any other; set it to false, or choose {_NAMED}"
+        )
+    elif samples < 2 and algo.score.kind is ScoreKind.custom:  # the others are refused for it anyway
+        yield (
+            "algo.refill.drop_equal=true: with rollout.samples_per_group=1 the rewards of every group are equal; "
+            "use at least 2, or set it to false"
+        )
+
+
+ADVANTAGE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+    score_has_its_group,
+    score_is_read,
+    whitening_has_something,
+    columns_are_known,
+    overlong_acts,
+    refill_acts,
+)

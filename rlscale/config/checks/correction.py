@@ -1,0 +1,139 @@
+"""Can the correction of the mismatch act: its weights, its rejection, its bypass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rlscale.config.checks.subject import Subject
+from rlscale.config.schema.algo import GspoLoss, OldLogprobs
+from rlscale.config.schema.correction import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
+
+_READ: dict[WeightKind, tuple[str, ...]] = {
+    WeightKind.none: (),
+    WeightKind.tis: ("level", "upper", "normalise"),
+    WeightKind.icepop: ("level", "lower", "upper", "normalise"),
+    WeightKind.mis: ("level", "action", "lower", "upper", "normalise"),
+    WeightKind.custom: ("normalise",),
+}
+"""Keys that each kind of weight reads."""
+
+_BOUNDS: dict[WeightKind, tuple[float | None, float]] = {
+    WeightKind.tis: (0.0, 2.0),
+    WeightKind.icepop: (0.5, 5.0),
+    WeightKind.mis: (None, 2.0),
+}
+"""Bounds where none are given; the lower one of mis is 1 / upper."""
+
+
+def weights_read_their_keys(subject: Subject) -> Iterator[str]:
+    """A key of the weights that the chosen kind never reads."""
+    correction, kind = subject.config.algo.correction, subject.config.algo.correction.weight
+    if subject.supervised:
+        return
+    for key, text in _given(correction):
+        if key in _READ[kind]:
+            continue
+        reading = [f"algo/correction={other.name}" for other in WeightKind if key in _READ[other]]
+        yield (
+            f"algo.correction.{key}={text} is never read with algo.correction.weight={kind.name}; leave it out, or "
+            f"choose {' or '.join(reading)}"
+        )
+    if kind is WeightKind.mis and correction.action is MisAction.truncate and correction.lower is not None:
+        yield (
+            f"algo.correction.lower={correction.lower:g} is never read with algo.correction.action=truncate, which "
+            "bounds from above alone; use algo.correction.action=clip or mask"
+        )
+    if kind in _BOUNDS:
+        one_sided = kind is WeightKind.tis or (kind is WeightKind.mis and correction.action is MisAction.truncate)
+        lower = None if one_sided else correction.lower
+        yield from _bounds("algo.correction", lower, correction.upper, _BOUNDS[kind] if not one_sided else None)
+
+
+def level_fits_the_loss(subject: Subject) -> Iterator[str]:
+    """The ratio of GSPO is a segment's, and so is its correction."""
+    algo = subject.config.algo
+    weighted = algo.correction.weight in _BOUNDS
+    if isinstance(algo.loss, GspoLoss) and weighted and algo.correction.level is Level.token:
+        yield (
+            f"algo.correction.level=token: the loss {subject.loss} has one ratio per segment, which a weight of each "
+            "token's own contradicts; use geometric (the default here) or sequence"
+        )
+
+
+def rejection_is_whole(subject: Subject) -> Iterator[str]:
+    """Bounds need a level, a level needs a bound, and tokens on which both sides agree stay."""
+    rejection = subject.config.algo.correction.rejection
+    if subject.supervised:
+        return
+    bounds = [(name, value) for name in ("lower", "upper") if (value := getattr(rejection, name)) is not None]
+    if rejection.level is None:
+        for name, value in bounds:
+            yield (
+                f"algo.correction.rejection.{name}={value:g} needs algo.correction.rejection.level to be token, "
+                "sequence or geometric"
+            )
+        return
+    if not bounds:
+        yield (
+            f"algo.correction.rejection.level={rejection.level.name} without bounds rejects nothing; give "
+            "algo.correction.rejection.lower or upper, or set the level to null"
+        )
+    yield from _bounds("algo.correction.rejection", rejection.lower, rejection.upper)
+
+
+def bypass_leaves_nothing_to_correct(subject: Subject) -> Iterator[str]:
+    """Under bypass old and rollout log-probs are the same numbers: every weight is 1."""
+    algo, correction = subject.config.algo, subject.config.algo.correction
+    if subject.supervised or not correction.bypass:
+        return
+    same = "algo.correction.bypass=true takes the engine's log-probs for the old ones, so that every ratio of them is 1"
+    if correction.weight is not WeightKind.none:
+        yield f"algo.correction.weight={correction.weight.name} never acts: {same}; use one of the two"
+    if correction.rejection != RejectionConfig():
+        yield f"algo.correction.rejection never acts: {same}; use one of the two"
+    if algo.old_logprobs is OldLogprobs.always:
+        yield (
+            "algo.old_logprobs=always asks for a pass that algo.correction.bypass=true leaves out; set one of them back"
+        )
+
+
+def _given(correction: CorrectionConfig) -> Iterator[tuple[str, str]]:
+    """Keys of the weights that are not as they are by default, with their values."""
+    if correction.level is not None:
+        yield "level", correction.level.name
+    if correction.action is not MisAction.truncate:
+        yield "action", correction.action.name
+    if correction.lower is not None:
+        yield "lower", f"{correction.lower:g}"
+    if correction.upper is not None:
+        yield "upper", f"{correction.upper:g}"
+    if correction.normalise:
+        yield "normalise", "true"
+
+
+def _bounds(
+    section: str, lower: float | None, upper: float | None, default: tuple[float | None, float] | None = None
+) -> Iterator[str]:
+    """Bounds of a ratio in the wrong order, or past 1, where trainer and engine agree; `default` stands for None."""
+    if lower is not None and upper is not None and lower > upper:
+        yield f"{section}.lower={lower:g} is above {section}.upper={upper:g}; swap them"
+        return
+    if upper is not None and upper < 1:
+        yield f"{section}.upper={upper:g} is below 1, the ratio where trainer and engine agree; use one above 1"
+        return
+    if lower is not None and lower > 1:
+        yield f"{section}.lower={lower:g} is above 1, the ratio where trainer and engine agree; use one below 1"
+        return
+    if default is not None:
+        upper = default[1] if upper is None else upper
+        lower = (1 / upper if default[0] is None else default[0]) if lower is None else lower
+    if lower is not None and lower == upper:
+        yield f"{section}.upper={upper:g} with a lower bound of {lower:g} leaves no room around 1; move them apart"
+
+
+CORRECTION_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+    weights_read_their_keys,
+    level_fits_the_loss,
+    rejection_is_whole,
+    bypass_leaves_nothing_to_correct,
+)

@@ -1,0 +1,111 @@
+"""Is the critic's section read, does it agree with the policy's where both share something, and does its model fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rlscale.config.checks.algorithm import schedule_problems, shown
+from rlscale.config.checks.model import model_has_one_origin
+from rlscale.config.checks.other_models import other_model_fits
+from rlscale.config.checks.subject import Subject
+from rlscale.config.compose import plain
+from rlscale.config.differences import differences
+from rlscale.config.named_models import has_critic
+from rlscale.config.schema import Config
+from rlscale.config.schema.critic import CriticConfig
+
+FOLLOWING = ("model", "optim", "trainer")
+"""Sections of the critic whose values are the policy's until they are set."""
+
+_SHARED = {
+    "trainer.max_tokens_per_microbatch": "the critic and the policy train on the same micro-batches",
+    "trainer.threads": "the critic and the policy compute in the same process",
+    "trainer.deterministic": "the critic and the policy compute in the same process",
+    "model.tokenizer": "the critic reads the policy's tokens",
+    "model.chat_template": "the critic reads the policy's tokens",
+}
+"""Keys that cannot differ from the policy's, and why."""
+
+
+def own_values(config: Config) -> dict[str, tuple[Any, Any]]:
+    """Keys of the critic that are not as they are by default, with that (the policy's) and their own value."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in FOLLOWING:
+        policy, critic = plain(getattr(config, name)), plain(getattr(config.critic, name))
+        found.update(differences(policy, critic, f"{name}."))
+        for key, old in _left_out(policy, critic, f"{name}."):
+            found[key] = (old, None)
+    default = CriticConfig()
+    for name in ("warmup_iterations", "clip"):
+        found.update(differences({name: getattr(default, name)}, {name: getattr(config.critic, name)}))
+    return found
+
+
+def critic_is_used(subject: Subject) -> Iterator[str]:
+    """Without a critic, nothing of its section is read."""
+    if has_critic(subject.config.algo):
+        return
+    for key, (_, value) in own_values(subject.config).items():
+        yield (
+            f"critic.{key}={shown(value)} is never read: algo={subject.config.algo.name} has no critic; leave it out, "
+            "or choose algo/advantage=gae"
+        )
+
+
+def critic_shares_with_the_policy(subject: Subject) -> Iterator[str]:
+    """What both use must be the same for both."""
+    config = subject.config
+    if not has_critic(config.algo):
+        return
+    own = own_values(config)
+    for key, why in _SHARED.items():
+        if key in own:
+            ours, theirs = own[key]
+            yield (
+                f"critic.{key}={shown(theirs)} differs from {key}={shown(ours)}, but {why}; "
+                f"leave it out, and set {key} for both"
+            )
+
+
+def critic_is_trained_in_time(subject: Subject) -> Iterator[str]:
+    """Its schedule is consistent, and its warm-up leaves something to the policy."""
+    config, total = subject.config, subject.sizes.total_steps
+    if not has_critic(config.algo):
+        return
+    warmup = config.critic.warmup_iterations
+    if warmup >= config.run.iterations:
+        subject.notes.append(
+            f"critic.warmup_iterations={warmup}: the run's {config.run.iterations} iterations end before the policy "
+            "makes a step"
+        )
+    if config.critic.optim != config.optim:
+        yield from schedule_problems(config.critic.optim, "critic.optim", total, subject.notes)
+
+
+def critic_model_fits(subject: Subject) -> Iterator[str]:
+    """A model of its own must be one that the trainer knows, and be cut over the ranks as the policy is."""
+    config = subject.config
+    if not has_critic(config.algo) or config.critic.model == config.model:
+        return
+    both = model_has_one_origin(Subject(dataclasses.replace(config, model=config.critic.model), subject.sizes, None))
+    yield from (f"critic.{line.replace(' and model.', ' and critic.model.')}" for line in both)
+    yield from other_model_fits(subject, config.critic.model, "critic.model")
+
+
+def _left_out(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Keys of open mappings (options of Megatron) that only the policy has, with its value."""
+    for key, old in before.items():
+        if key not in after:
+            yield prefix + key, old
+        elif isinstance(old, Mapping) and isinstance(after[key], Mapping):
+            yield from _left_out(old, after[key], f"{prefix}{key}.")
+
+
+CRITIC_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+    critic_is_used,
+    critic_shares_with_the_policy,
+    critic_is_trained_in_time,
+    critic_model_fits,
+)

@@ -1,0 +1,75 @@
+"""Correcting for the difference between the trainer's and the engine's log-probs of the same tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rlscale.config.schema.section import Section
+
+
+class WeightKind(Enum):
+    """Importance weights on the policy loss, from w = exp(old - rollout)."""
+
+    none = "none"
+    tis = "tis"
+    icepop = "icepop"
+    mis = "mis"
+    custom = "custom"
+
+
+class Level(Enum):
+    """What shares one weight: a token, or a segment by the sum or by the mean of its log ratios."""
+
+    token = "token"
+    sequence = "sequence"
+    geometric = "geometric"
+
+
+class MisAction(Enum):
+    """What `mis` does with weights past its bounds."""
+
+    truncate = "truncate"
+    clip = "clip"
+    mask = "mask"
+
+
+@dataclass
+class RejectionConfig(Section):
+    """Segments that are left out of the loss altogether, because the engine was too far from the trainer."""
+
+    level: Level | None = None
+    """Level of the ratio that is held against the bounds; null for no bounds."""
+    lower: float | None = None
+    """Ratios under this reject the segment."""
+    upper: float | None = None
+    """Ratios over this reject the segment."""
+    veto: float | None = None
+    """A single token's ratio under this rejects its segment; null for no veto."""
+
+
+@dataclass
+class CorrectionConfig(Section):
+    """What is done about the mismatch; its metrics are logged in any case."""
+
+    weight: WeightKind = WeightKind.none
+    """Importance weights on the policy loss."""
+    level: Level | None = None
+    """What shares one weight; null is `geometric` for the losses of GSPO and `token` for all others."""
+    action: MisAction = MisAction.truncate
+    """What `mis` does past its bounds: bound from above, bound on both sides, or weight 0."""
+    lower: float | None = None
+    """Lower bound of the weight; null is 0.5 for icepop and 1 / upper for mis."""
+    upper: float | None = None
+    """Upper bound of the weight; null is 2 for tis and mis and 5 for icepop."""
+    normalise: bool = False
+    """Divide the weights by their mean over the step's trainable tokens."""
+    function: dict[str, Any] = field(default_factory=dict)
+    """`_target_` of a rlscale.algo.protocols.Correction and its arguments, for `custom`."""
+    rejection: RejectionConfig = field(default_factory=RejectionConfig)
+    """Segments that are left out."""
+    opsm_delta: float | None = None
+    """Leave out segments with A < 0 whose mean of rollout - current log-probs is over this; null for none."""
+    bypass: bool = False
+    """Take the engine's log-probs for the old ones, and make no pass for them."""

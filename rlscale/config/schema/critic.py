@@ -1,0 +1,26 @@
+"""The critic: a second model with a scalar head, for algorithms that estimate advantages from values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlscale.config.schema.model import ModelConfig
+from rlscale.config.schema.optim import OptimConfig
+from rlscale.config.schema.section import Section, following
+from rlscale.config.schema.trainer import TrainerConfig
+
+
+@dataclass
+class CriticConfig(Section):
+    """The critic of `algo/advantage=gae`. Its model, optimizer and trainer are the policy's unless they are set."""
+
+    model: ModelConfig = field(default_factory=lambda: following(ModelConfig, "model"))
+    """Which model; the scalar head on it starts at zero."""
+    optim: OptimConfig = field(default_factory=lambda: following(OptimConfig, "optim"))
+    """Its optimizer and learning-rate schedule."""
+    trainer: TrainerConfig = field(default_factory=lambda: following(TrainerConfig, "trainer"))
+    """How its steps are computed."""
+    warmup_iterations: int = 0
+    """Iterations at the start that train the critic alone."""
+    clip: float | None = 0.2
+    """Bound on how far a value may move from its old one within the loss; null for none."""

@@ -1,0 +1,167 @@
+"""`python -m rlscale check-hook`: the contract test of a user's own function, one line per check."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.errors import UserError
+from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.overrides import parse_one
+from rlscale.config.schema.reward import RewardConfig
+from rlscale.data.target import resolve_target
+from rlscale.envs.reward import Reward, build_reward
+from rlscale.trainer.hook_contract import CHECKS, Finding, Status, failed
+from rlscale.trainer.hook_contract.findings import Report, reported
+from rlscale.trainer.hooks import build_hook
+
+PARAMETERS = {
+    "score": ("rewards", "groups"),
+    "advantage": ("inputs",),
+    "loss": ("logprobs", "old_logprobs", "advantages", "mask", "segment_sum"),
+    "correction": ("log_ratio", "mask", "segment_sum"),
+    "reduction": ("mask", "lengths", "sample", "step", "max_response_tokens"),
+    "reward": ("response", "label", "info"),
+}
+"""The names by which the kind of a function is told; see rlscale.algo.protocols and rlscale.envs.reward."""
+
+USAGE = (
+    "usage: python -m rlscale check-hook path.to.fn [kind=KIND] [argument=value ...]\n"
+    "  path.to.fn  your function or class; the current folder is searched too\n"
+    f"  kind        {', '.join(PARAMETERS)}; by default told from the names of its parameters\n"
+    "  argument    arguments of your own, as you would give them under algo.<kind>.function\n"
+    "Prints one line per check and ends with 0, or with 1 where the contract is broken. See docs/hooks.md"
+)
+
+_RESPONSES = ("42", " 42\n", "", "The answer is \\boxed{42}.", "no number", "größer ∑ 數 \U0001f600", "7 " * 5000)
+
+
+def check_hook(arguments: Sequence[str]) -> int:
+    """Check one hook and print what was found; the exit code. UserError where the hook cannot be built at all."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(USAGE)
+        return 0
+    path, kind, node = _read(arguments)
+    with _current_folder_importable():
+        kind = kind or kind_of(resolve_target(node, path), path)
+        findings = check_reward(_reward(node)) if kind == "reward" else CHECKS[kind](_hook(kind, node))
+    print(f"{path} as {kind}:")
+    for finding in findings:
+        print(finding)
+    broken = failed(findings)
+    warned = sum(finding.status is Status.warned for finding in findings)
+    print(f"{len(findings)} checks, {len(broken)} failed, {warned} with a warning")
+    return 1 if broken else 0
+
+
+def kind_of(target: Callable[..., Any], path: str) -> str:
+    """The kind of a function, or of a class's instances, from the names of its parameters. UserError if unclear."""
+    called: Any = target
+    if inspect.isclass(target):
+        called = next((vars(base)["__call__"] for base in target.__mro__ if "__call__" in vars(base)), None)
+        if called is None:
+            raise UserError(f"{path}: instances of this class cannot be called; give it a __call__ (see docs/hooks.md)")
+    try:
+        names = set(inspect.signature(called).parameters)
+    except (TypeError, ValueError):
+        names = set()
+    fitting = [kind for kind, parameters in PARAMETERS.items() if names >= set(parameters)]
+    if len(fitting) == 1:
+        return fitting[0]
+    shown = ", ".join(sorted(names - {"self"})) or "none"
+    raise UserError(f"{path}: its parameters ({shown}) do not tell what it is; add kind={'|'.join(PARAMETERS)}")
+
+
+def check_reward(reward: Reward) -> list[Finding]:
+    """One finding per check of a reward: what it returns, whether it is the same again, what it does to `info`.
+
+    Raising is allowed: it drops the sample. A reward that asks a service or a model may well give other numbers.
+    """
+    with reported() as report:
+        raised = []
+        for response in _RESPONSES:
+            where = repr(response if len(response) < 40 else response[:20] + "...")
+            try:
+                _check_response(report, reward, response, where)
+            except Exception as error:
+                raised.append(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}")
+        text = f"it raised for {len(raised)} of {len(_RESPONSES)} responses{f', as for {raised[0]}' if raised else ''}"
+        most = len(raised) < len(_RESPONSES)
+        report.add("call", "a score (raising drops the sample)", most, text, otherwise=Status.warned)
+    return report.findings
+
+
+def _check_response(report: Report, reward: Reward, response: str, where: str) -> None:
+    info: dict[str, Any] = {"index": 0, "tags": ["x"]}
+    given = copy.deepcopy(info)
+    value = reward(response, "42", given)
+    right = isinstance(value, Real) and math.isfinite(value)
+    report.add("finite", "a finite number", right, "it is" if right else f"{value!r} for {where}")
+    report.add(
+        "arguments", "`info` stays as it was", given == info, "it did" if given == info else f"{given} for {where}"
+    )
+    again = reward(response, "42", copy.deepcopy(info))
+    same = repr(value) == repr(again)
+    text = "it is" if same else f"{value!r}, then {again!r} for {where}"
+    report.add("deterministic", "the same number again", same, text, otherwise=Status.warned)
+
+
+def _read(arguments: Sequence[str]) -> tuple[str, str | None, dict[str, Any]]:
+    """Path, kind if it is given, and the node of the hook."""
+    paths = [word for word in arguments if "=" not in word]
+    if len(paths) != 1:
+        what = f"not {' and '.join(paths)}" if paths else "such as my_module.my_loss"
+        raise UserError(f"check-hook takes one path of a function or class, {what}")
+    node: dict[str, Any] = {"_target_": paths[0]}
+    kind = None
+    problems: list[str] = []
+    for word in arguments:
+        if word == paths[0]:
+            continue
+        override = parse_one(word, problems)
+        if override is None:
+            continue
+        if override.is_sweep_override() or override.is_delete():
+            problems.append(f"{word}: give one value, key=value")
+        elif override.key_or_group == "kind":
+            kind = str(override.value())
+        else:
+            node[override.key_or_group] = override.value()
+    if problems:
+        raise UserError("\n".join(problems))
+    if kind is not None and kind not in PARAMETERS:
+        hint = did_you_mean(nearest(kind, PARAMETERS)) or f"; known: {', '.join(PARAMETERS)}"
+        raise UserError(f"kind={kind}: no such kind{hint}")
+    return paths[0], kind, node
+
+
+def _hook(kind: str, node: dict[str, Any]) -> Callable[..., Any]:
+    hook = build_hook(kind, node)  # type: ignore[arg-type]
+    if not callable(hook):
+        raise UserError(f"{node['_target_']}: instances of this class cannot be called; give it a __call__")
+    return hook
+
+
+def _reward(node: dict[str, Any]) -> Reward:
+    return build_reward(RewardConfig(function=node))
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """As with `python -m`, also for the installed `rlscale` script."""
+    here = str(Path.cwd())
+    if "" in sys.path or here in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

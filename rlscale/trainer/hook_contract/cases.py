@@ -1,0 +1,177 @@
+"""Random data for the contract tests of hooks: ragged in every way that training data can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy
+
+SEEDS = (0, 1, 2)
+MAX_RESPONSE_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One iteration: n samples in groups, R segments, T tokens. Arrays are never handed out, only copies of them."""
+
+    name: str
+    rewards: NDArray[np.float64]
+    """[n]"""
+    groups: NDArray[np.int64]
+    """[n] group id, in any order."""
+    sample: NDArray[np.int64]
+    """[R] index of each segment's sample; a sample's segments are in its order, but others may lie between them."""
+    lengths: NDArray[np.int64]
+    """[R]"""
+    step: NDArray[np.int64]
+    """[R]"""
+    mask: NDArray[np.bool_]
+    """[T]"""
+    columns: dict[str, NDArray[np.float64]]
+    """[T] each: logprobs, old_logprobs, rollout_logprobs, ref_logprobs, teacher_logprobs, values, advantages."""
+    ordinary: bool = False
+    """No corner: the numbers are such as occur in training."""
+
+    @property
+    def row_of_token(self) -> NDArray[np.int64]:
+        """[T] number of each token's segment."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.mask)
+
+    def part(self, keep: NDArray[np.bool_]) -> Case:
+        """Only the tokens [T] that `keep` names; segments stay, and may end up without tokens."""
+        return replace(
+            self,
+            name=f"a part of {self.name}",
+            lengths=np.bincount(self.row_of_token[keep], minlength=len(self.lengths)),
+            mask=self.mask[keep],
+            columns={name: column[keep] for name, column in self.columns.items()},
+        )
+
+    def rows(self, order: NDArray[np.int64]) -> tuple[Case, NDArray[np.int64]]:
+        """The segments in `order`, which may leave some out, and the old place [T'] of every token."""
+        ends = np.cumsum(self.lengths)
+        places = [np.arange(ends[row] - self.lengths[row], ends[row]) for row in order]
+        place = np.concatenate([np.zeros(0, np.int64), *places])
+        moved = replace(
+            self,
+            name=f"segments of {self.name} in another order",
+            sample=self.sample[order],
+            lengths=self.lengths[order],
+            step=self.step[order],
+            mask=self.mask[place],
+            columns={name: column[place] for name, column in self.columns.items()},
+        )
+        return moved, place
+
+    def with_samples(self, order: NDArray[np.int64]) -> Case:
+        """The samples in another order, as far as rewards and groups go."""
+        name = f"samples of {self.name} in another order"
+        return replace(self, name=name, rewards=self.rewards[order], groups=self.groups[order])
+
+    def with_groups(self, groups: NDArray[np.int64]) -> Case:
+        """The same groups [n] under other ids."""
+        return replace(self, name=f"other group ids of {self.name}", groups=groups)
+
+    def shuffled_rows(self, draw: np.random.Generator) -> NDArray[np.int64]:
+        """A random order [R] of the segments that keeps the order within each sample."""
+        order = draw.permutation(len(self.lengths))
+        for number in np.unique(self.sample):
+            own = np.flatnonzero(self.sample[order] == number)
+            order[own] = np.sort(order[own])
+        return order
+
+
+def cases(seed: int) -> list[Case]:
+    """The cases of one seed. The first is an ordinary one, the others are the corners."""
+    usual = ragged(seed)
+    corners = [
+        replace(usual, name=f"nothing trainable, seed {seed}", mask=np.zeros_like(usual.mask), ordinary=False),
+        ragged(seed, name="log-probs 100 apart", spread=100.0),
+        one_token(seed),
+    ]
+    return [usual, *corners]
+
+
+def ragged(seed: int, *, name: str = "ragged data", spread: float = 0.3, groups: int = 5, longest: int = 9) -> Case:
+    """Groups of 1 to 5 samples of 1 to 3 segments; one group of equal rewards, one sample with nothing trainable.
+
+    `spread`: size of the differences between kinds of log-probs, normal up to 1 and exactly +-spread beyond.
+    """
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(1, 6, groups)
+    sizes[:2] = 3
+    ids = 7 * np.arange(groups) + 3
+    group = draw.permutation(np.repeat(ids, sizes))
+    samples = len(group)
+    rewards = draw.choice([0.0, 0.25, 1.0, -3.5], samples)
+    rewards[group == ids[1]] = 0.1
+    sample = draw.permutation(np.repeat(np.arange(samples), draw.integers(1, 4, samples)))
+    lengths = draw.integers(1, longest + 1, len(sample))
+    tokens = int(lengths.sum())
+    mask = draw.random(tokens) < 0.6
+    mask[np.repeat(sample, lengths) == 1] = False
+    return Case(
+        name=f"{name}, seed {seed}",
+        rewards=rewards,
+        groups=group,
+        sample=sample,
+        lengths=lengths,
+        step=draw.integers(0, 3, samples)[sample],
+        mask=mask,
+        columns=_columns(draw, tokens, spread),
+        ordinary=spread <= 1.0,
+    )
+
+
+def large() -> Case:
+    """About 64k tokens in about 180 segments, for speed."""
+    return ragged(0, groups=30, longest=720)
+
+
+def one_token(seed: int) -> Case:
+    """A single sample of a single trainable token."""
+    draw = np.random.default_rng(seed)
+    zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
+    columns = _columns(draw, 1, 0.3)
+    return Case(f"one token, seed {seed}", draw.normal(size=1), one, zero, one, zero, np.ones(1, bool), columns)
+
+
+def no_tokens() -> Case:
+    """T = 0: what a context-parallel rank may be given."""
+    none = np.zeros(0, np.int64)
+    columns = _columns(np.random.default_rng(0), 0, 0.3)
+    return Case("no tokens", np.zeros(0), none, none, none, none, np.zeros(0, bool), columns)
+
+
+def sums_over_segments(case: Case) -> Callable[[Tensor], Tensor]:
+    """The `segment_sum` of a case: see `rlscale.algo.losses.SegmentSum`."""
+    rows, count = from_numpy(case.row_of_token), len(case.lengths)
+
+    def segment_sum(x: Tensor) -> Tensor:
+        return x.new_zeros(count).index_add(0, rows, x)[rows]
+
+    return segment_sum
+
+
+def _columns(draw: np.random.Generator, tokens: int, spread: float) -> dict[str, NDArray[np.float64]]:
+    def other(logprobs: NDArray[np.float64], size: float) -> NDArray[np.float64]:
+        shift = draw.normal(size=tokens) if size <= 1.0 else draw.choice([-1.0, 0.0, 1.0], tokens)
+        return logprobs + size * shift
+
+    old = -draw.exponential(1.0, tokens)
+    return {
+        "old_logprobs": old,
+        "logprobs": other(old, spread),
+        "rollout_logprobs": other(old, spread),
+        "ref_logprobs": other(old, spread),
+        "teacher_logprobs": other(old, spread),
+        "values": draw.normal(size=tokens),
+        "advantages": draw.normal(size=tokens),
+    }

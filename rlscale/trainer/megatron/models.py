@@ -1,0 +1,117 @@
+"""The named models of a rank: policy, and where used critic, reference and teacher; one at a time has the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlscale.config.errors import UserError
+from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.checkpoint import holds_checkpoint, load_checkpoint, save_checkpoint
+from rlscale.trainer.megatron.model import Model, Role
+from rlscale.trainer.megatron.offload import Offload
+from rlscale.trainer.megatron.parallel import Ranks
+from rlscale.trainer.megatron.reference import FrozenWeights
+from rlscale.trainer.megatron.teacher import build_teacher
+from rlscale.trainer.megatron.trained_model import TrainedModel
+from rlscale.trainer.megatron.turns import Turns
+from rlscale.trainer.preparation import needs_reference
+from rlscale.trainer.spec import TrainerSpec
+
+
+class Models:
+    """Builds the models that a run needs, and hands out the one whose turn it is. The policy begins."""
+
+    def __init__(self, spec: TrainerSpec, ranks: Ranks, platform: Platform, *, moves: bool) -> None:
+        """`moves`: whether the others leave the device. UserError for what cannot be built."""
+        self.turns = Turns(moves)
+        policy = TrainedModel(spec.of_policy(), Role.policy, ranks, platform)
+        self._trained = {"policy": policy}
+        self._frozen: dict[str, FrozenWeights] = {}
+        self._teacher: Model | None = None
+        if needs_reference(spec.algo):
+            self._frozen["reference"] = FrozenWeights(policy.model)
+        self.turns.join("policy", policy.offload)
+        if spec.teacher_path is not None:
+            self._add_teacher(spec, policy.model, platform)
+        if spec.critic is not None:
+            critic = TrainedModel(spec.of_critic(), Role.critic, ranks, platform)
+            self._trained["critic"] = critic
+            self.turns.join("critic", critic.offload)
+        self.own_attention = policy.model.own_attention
+        """Whether our attention is used and not Transformer Engine's."""
+        self.turns.take("policy")
+
+    def _add_teacher(self, spec: TrainerSpec, policy: Model, platform: Platform) -> None:
+        self.turns.take("policy")
+        teacher = build_teacher(spec, policy, platform, make_room=self.turns.rest_all)
+        if isinstance(teacher, FrozenWeights):
+            self._frozen["teacher"] = teacher
+            self.turns.rest("policy")
+        else:
+            self._teacher = teacher
+            self.turns.join("teacher", Offload(teacher))
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a critic is trained."""
+        return "critic" in self._trained
+
+    @property
+    def steps(self) -> int:
+        """The policy's optimizer steps taken so far, skipped ones included."""
+        return self._trained["policy"].optimizer.steps
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """Steps skipped since the last one that was made, of the model that has skipped more."""
+        return max(model.skipped_in_a_row for model in self._trained.values())
+
+    def trained(self, name: str) -> TrainedModel:
+        """The policy or the critic, whose turn it then is. ValueError if there is no such model."""
+        if name not in self._trained:
+            raise ValueError(f"this trainer trains no model {name!r}, only {', '.join(self._trained)}")
+        self.turns.take(name)
+        return self._trained[name]
+
+    @contextmanager
+    def with_logits(self, name: str) -> Iterator[Model]:
+        """Policy, reference or teacher, for forward passes within the block. ValueError if there is no such model."""
+        if name == "teacher" and self._teacher is not None:
+            self.turns.take(name)
+            try:
+                yield self._teacher
+            finally:
+                self.turns.rest(name)
+        elif name in self._frozen:
+            model = self.trained("policy").model
+            with self._frozen[name].in_place():
+                yield model
+        elif name == "policy":
+            yield self.trained("policy").model
+        else:
+            known = ["policy", *self._frozen, *(["teacher"] if self._teacher is not None else [])]
+            raise ValueError(f"this trainer has no model {name!r} with log-probs, only {', '.join(known)}")
+
+    def save(self, folder: str | Path) -> None:
+        """Write the policy into the folder and a critic into its subfolder `critic`. OSError when the disk refuses."""
+        for name in self._trained:
+            model = self.trained(name)
+            save_checkpoint(_place(folder, name), model.model, model.optimizer)
+
+    def load(self, folder: str | Path) -> None:
+        """Continue from what `save` wrote. UserError if it does not fit, or has a critic where this run has none."""
+        saved = holds_checkpoint(_place(folder, "critic"))
+        if holds_checkpoint(folder) and saved != self.has_critic:
+            has, needs = ("a critic", "has none") if saved else ("no critic", "has one")
+            raise UserError(
+                f"{folder} holds {has}, but this run {needs}; resume with the algo it was made with, or start a new run"
+            )
+        for name in self._trained:
+            model = self.trained(name)
+            load_checkpoint(_place(folder, name), model.model, model.optimizer)
+
+
+def _place(folder: str | Path, name: str) -> Path:
+    return Path(folder) if name == "policy" else Path(folder) / name

@@ -1,0 +1,290 @@
+"""What is computed once per iteration on the whole batch, before it is divided: advantages, weights, corrections.
+
+Everything here may look at more than one segment, is float64 in one process, and so cannot depend on how a batch is
+cut. What looks at single tokens and segments only is in `objective`, on the ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlscale.algo import advantages as estimators
+from rlscale.algo.critic import explained_variance
+from rlscale.algo.kl import kl
+from rlscale.algo.protocols import AdvantageInputs
+from rlscale.algo.reduction import token_weights
+from rlscale.algo.scores import score
+from rlscale.algo.trajectories import Trajectories
+from rlscale.config.errors import UserError
+from rlscale.config.schema.algo import (
+    AdvantageConfig,
+    AlgoConfig,
+    BaselineAdvantage,
+    BroadcastAdvantage,
+    CustomAdvantage,
+    GaeAdvantage,
+    KLPlacement,
+    NoAdvantage,
+    ReductionKind,
+    ReturnsAdvantage,
+    ScoreKind,
+    SftLoss,
+)
+from rlscale.data.batch import Batch
+from rlscale.trainer.hooks import HookKind, build_hook, hook_key
+from rlscale.trainer.step_corrections import StepCorrections, corrected_ahead, rejects
+
+COMPUTED = ("old_logprobs", "ref_logprobs", "teacher_logprobs", "values")
+"""The columns that models compute, in the order in which they are asked for."""
+
+_WITH_KL = (ReturnsAdvantage, BaselineAdvantage, GaeAdvantage)
+
+
+def columns_before(algo: AlgoConfig) -> tuple[str, ...]:
+    """The columns that models must compute before `prepare` can, a subset of `COMPUTED` in its order.
+
+    What the loss alone reads (old log-probs for several steps, the reference for a KL term in the loss) is not among
+    them: each rank computes that for itself. With `correction.bypass` the old log-probs are the engine's, which
+    `prepare` copies: no pass is made for them. A coefficient of 0 needs nothing.
+    """
+    if isinstance(algo.loss, SftLoss):
+        return ()
+    penalty, distils, critic = _kl_in_reward(algo), algo.distil_coef != 0.0, isinstance(algo.advantage, GaeAdvantage)
+    corrects = corrected_ahead(algo) or rejects(algo)
+    reads = set(algo.advantage.reads) if isinstance(algo.advantage, CustomAdvantage) else set()
+    needed = {
+        "old_logprobs": (penalty or critic or distils or corrects or "old_logprobs" in reads)
+        and not algo.correction.bypass,
+        "ref_logprobs": penalty or "ref_logprobs" in reads,
+        "teacher_logprobs": distils or "teacher_logprobs" in reads,
+        "values": critic or "values" in reads,
+    }
+    return tuple(name for name in COMPUTED if needed[name])
+
+
+def has_critic(algo: AlgoConfig) -> bool:
+    """Whether the algorithm has a critic, which is trained too."""
+    return "values" in columns_before(algo)
+
+
+def needs_teacher(algo: AlgoConfig) -> bool:
+    """Whether a teacher must be loaded."""
+    return "teacher_logprobs" in columns_before(algo)
+
+
+def needs_reference(algo: AlgoConfig) -> bool:
+    """Whether a reference model must be kept, be it for the reward, for the loss or for an advantage of the user's."""
+    in_loss = algo.kl.placement is KLPlacement.loss and algo.kl.coef != 0.0
+    return in_loss or "ref_logprobs" in columns_before(algo)
+
+
+def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tuple[Batch, dict[str, float]]:
+    """The batch with everything that its steps read, and metrics of what was computed.
+
+    The batch has the columns loss_mask, sample, step, group, reward, rollout_logprobs, versions and those of
+    `columns_before` (supervised: loss_mask, sample and step). Added are
+
+        loss_weight            weight of the token in its step's loss; 0 in rejected segments, while the denominators
+                               stay those of the original masks
+        advantages             not for supervised training
+        returns, value_weight  for a critic: the targets of its values, and weights of a mean over the step's tokens
+        correction             factor on the policy loss, where it needs more than single tokens (`corrected_ahead`)
+        old_logprobs           with `correction.bypass`: the engine's log-probs
+
+    A `none` score never reads rewards. Whitening comes last. The critic's targets contain the KL term in the reward as
+    the actor's advantages do; rejection touches the policy alone. Raises UserError for a hook whose result cannot be
+    used or a KL term that nothing reads, ValueError for columns that contradict each other.
+    """
+    columns = _Columns.of(batch)
+    weights = _loss_weights(columns, algo, max_response_tokens)
+    if isinstance(algo.loss, SftLoss):
+        return batch.with_column("loss_weight", weights), {}
+    if algo.correction.bypass:
+        batch = _bypassed(batch, columns.mask)
+    made: dict[str, NDArray] = {}
+    metrics: dict[str, float] = {}
+    if corrected_ahead(algo) or rejects(algo):
+        corrections = StepCorrections.of(batch, algo)
+        weights = np.where(corrections.rejected, 0.0, weights)
+        metrics |= corrections.metrics
+        if corrections.weights is not None:
+            made["correction"] = corrections.weights
+    made["loss_weight"] = weights
+    advantages, targets = _advantages(batch, columns, algo, metrics)
+    if targets is not None:
+        values = batch.column("values")
+        made["returns"] = targets
+        made["value_weight"] = columns.weights("token_mean", max_response_tokens)
+        metrics |= _mean("value_mean", values, columns.mask) | _mean("return_mean", targets, columns.mask)
+        if columns.mask.any():
+            metrics["explained_variance"] = explained_variance(values, targets, columns.mask)
+    made["advantages"] = advantages
+    for name, column in made.items():
+        batch = batch.with_column(name, column)
+    return batch, metrics
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """A batch by samples: T tokens, R rows (segments), n samples."""
+
+    mask: NDArray[np.bool_]
+    """[T]"""
+    lengths: NDArray[np.int64]
+    """[R]"""
+    step: NDArray[np.int64]
+    """[R]"""
+    sample: NDArray[np.int64]
+    """[R] number of the row's sample, 0 .. n - 1."""
+    first: NDArray[np.int64]
+    """[n] the first row of each sample."""
+
+    @classmethod
+    def of(cls, batch: Batch) -> _Columns:
+        _, first, sample = np.unique(batch.column("sample"), return_index=True, return_inverse=True)
+        mask, step = batch.column("loss_mask"), batch.column("step")
+        return cls(mask, batch.lengths, step, sample.reshape(-1), first)
+
+    def of_samples(self, batch: Batch, name: str) -> NDArray:
+        """A column that has one value per sample: [R] -> [n]. ValueError when rows of a sample disagree."""
+        rows = batch.column(name)
+        samples: NDArray = rows[self.first]
+        if not np.array_equal(samples[self.sample], rows, equal_nan=rows.dtype.kind == "f"):
+            raise ValueError(f"segments of one sample have different values of {name!r}")
+        return samples
+
+    def weights(self, kind: str, max_response_tokens: int) -> NDArray[np.float64]:
+        """Weights of a shipped reduction [T]."""
+        rows = {"lengths": self.lengths, "sample": self.sample, "step": self.step}
+        return token_weights(kind, self.mask, **rows, max_response_tokens=max_response_tokens)
+
+
+def _loss_weights(columns: _Columns, algo: AlgoConfig, max_response_tokens: int) -> NDArray[np.float64]:
+    reduction = algo.reduction
+    if reduction.kind is not ReductionKind.custom:
+        return columns.weights(reduction.kind.value, max_response_tokens)
+    hook = build_hook("reduction", reduction.function)
+    rows = {"lengths": columns.lengths, "sample": columns.sample, "step": columns.step}
+    weights = hook(columns.mask, **rows, max_response_tokens=max_response_tokens)
+    return _masked(_checked("reduction", weights, columns.mask.shape), columns.mask)
+
+
+def _advantages(
+    batch: Batch, columns: _Columns, algo: AlgoConfig, metrics: dict[str, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """The advantages as the steps read them and the critic's targets, both [T]; adds metrics."""
+    mask = columns.mask
+    scores = _scores(batch, columns, algo)
+    penalty = _penalty(batch, columns, algo)
+    if penalty is not None:
+        metrics |= _mean("kl_reward", penalty, mask)
+    advantages, targets = _estimate(algo.advantage, batch, columns, scores, penalty, algo.kl.coef)
+    if algo.distil_coef != 0.0:
+        old, teacher = batch.column("old_logprobs"), batch.column("teacher_logprobs")
+        advantages = estimators.distil(advantages, old, teacher, mask, algo.distil_coef)
+    if mask.any():
+        metrics["advantage_mean"] = float(advantages[mask].mean())
+        metrics["advantage_std"] = float(advantages[mask].std())
+    return (estimators.whiten(advantages, mask) if algo.whiten else advantages), targets
+
+
+def _scores(batch: Batch, columns: _Columns, algo: AlgoConfig) -> NDArray[np.float64]:
+    """One score per sample [n]."""
+    kind = algo.score.kind
+    if kind is ScoreKind.none:
+        return np.zeros(columns.first.shape[0])
+    rewards, groups = columns.of_samples(batch, "reward"), columns.of_samples(batch, "group")
+    if kind is not ScoreKind.custom:
+        return score(kind.value, rewards, groups)
+    return _checked("score", build_hook("score", algo.score.function)(rewards, groups), rewards.shape)
+
+
+def _kl_in_reward(algo: AlgoConfig) -> bool:
+    return algo.kl.placement is KLPlacement.reward and algo.kl.coef != 0.0
+
+
+def _penalty(batch: Batch, columns: _Columns, algo: AlgoConfig) -> NDArray[np.float64] | None:
+    """The KL term of every token's reward before its coefficient [T], 0 where nothing is trainable."""
+    if not _kl_in_reward(algo):
+        return None
+    if not isinstance(algo.advantage, _WITH_KL):
+        raise UserError(
+            f"algo.kl.placement=reward: {type(algo.advantage).__name__} never reads a KL term in the reward; "
+            "choose algo/kl=loss or algo/kl=none, or algo/advantage=returns|baseline|gae"
+        )
+    old, ref = (
+        torch.from_numpy(_masked(batch.column(name), columns.mask)) for name in ("old_logprobs", "ref_logprobs")
+    )
+    estimate, _ = kl(algo.kl.estimator.value, old, ref)
+    return estimate.numpy()
+
+
+def _estimate(
+    config: AdvantageConfig,
+    batch: Batch,
+    columns: _Columns,
+    scores: NDArray[np.float64],
+    penalty: NDArray[np.float64] | None,
+    kl_coef: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """The advantages of an estimator, and the targets of the critic if there is one, both [T]."""
+    mask, rows = columns.mask, (columns.sample, columns.lengths, columns.mask)
+    if isinstance(config, NoAdvantage):
+        return np.zeros(mask.shape), None
+    if isinstance(config, BroadcastAdvantage):
+        return estimators.broadcast(scores, *rows), None
+    if isinstance(config, BaselineAdvantage):
+        return estimators.baseline(scores, penalty, kl_coef, *rows), None
+    if isinstance(config, CustomAdvantage):
+        return _custom_advantage(config, batch, columns, scores)
+    trajectories = Trajectories.of(*rows)
+    rho = estimators.reward_tokens(scores, penalty, kl_coef, trajectories)
+    if isinstance(config, GaeAdvantage):
+        return estimators.gae(rho, batch.column("values"), trajectories, gamma=config.gamma, lam=config.lam)
+    if isinstance(config, ReturnsAdvantage):
+        return estimators.returns(rho, trajectories, gamma=config.gamma), None
+    raise UserError(f"algo.advantage is {type(config).__name__}, which has no estimator")
+
+
+def _custom_advantage(
+    config: CustomAdvantage, batch: Batch, columns: _Columns, scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """The user's advantages. A critic that they read learns the undiscounted sum of the scores that follow."""
+    read: dict[str, Any] = {name: _masked(batch.column(name), columns.mask) for name in config.reads}
+    inputs = AdvantageInputs(scores, columns.sample, columns.lengths, columns.mask, **read)
+    result = _checked("advantage", build_hook("advantage", config.function)(inputs), columns.mask.shape)
+    if "values" not in config.reads:
+        return _masked(result, columns.mask), None
+    trajectories = Trajectories.of(columns.sample, columns.lengths, columns.mask)
+    rho = estimators.reward_tokens(scores, None, 0.0, trajectories)
+    return _masked(result, columns.mask), estimators.returns(rho, trajectories, gamma=1.0)
+
+
+def _bypassed(batch: Batch, mask: NDArray[np.bool_]) -> Batch:
+    if (batch.column("versions")[mask] < 0).any():
+        raise ValueError("algo.correction.bypass: some trainable tokens have no log-prob by an engine")
+    return batch.with_column("old_logprobs", batch.column("rollout_logprobs"))
+
+
+def _checked(kind: HookKind, result: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """What a hook returned, as float64. UserError for another shape or numbers that are not finite."""
+    array = np.asarray(result, np.float64)
+    if array.shape != shape:
+        raise UserError(f"{hook_key(kind)} returned the shape {array.shape}; it must return {shape}")
+    if not np.isfinite(array).all():
+        raise UserError(f"{hook_key(kind)} returned a number that is not finite")
+    return array
+
+
+def _masked(column: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The column as float64, 0 where the mask is False, whatever stood there."""
+    return np.where(mask, column, 0.0).astype(np.float64)
+
+
+def _mean(name: str, column: NDArray, mask: NDArray[np.bool_]) -> dict[str, float]:
+    return {name: float(column[mask].mean(dtype=np.float64))} if mask.any() else {}

@@ -1,0 +1,123 @@
+"""Corrections that need a whole segment or a whole step before the first forward: computed once, on the whole batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlscale.algo import corrections
+from rlscale.algo.losses import SegmentSum
+from rlscale.config.schema.algo import AlgoConfig, GspoLoss
+from rlscale.config.schema.correction import CorrectionConfig, Level, WeightKind
+from rlscale.data.batch import Batch
+from rlscale.trainer.hooks import build_hook, hook_key
+
+
+def weight_level(algo: AlgoConfig) -> Level:
+    """What shares one importance weight: as configured, by default a segment for the losses of GSPO, else a token."""
+    if algo.correction.level is not None:
+        return algo.correction.level
+    return Level.geometric if isinstance(algo.loss, GspoLoss) else Level.token
+
+
+def corrected_ahead(algo: AlgoConfig) -> bool:
+    """Whether the weights are computed with the batch (column `correction`) and not in each micro-batch."""
+    config = algo.correction
+    return config.weight is not WeightKind.none and (config.normalise or weight_level(algo) is not Level.token)
+
+
+def rejects(algo: AlgoConfig) -> bool:
+    """Whether segments may be left out."""
+    return algo.correction.rejection.level is not None or algo.correction.rejection.veto is not None
+
+
+def importance_weights(
+    config: CorrectionConfig, level: Level, log_ratio: Tensor, mask: Tensor, segment_sum: SegmentSum
+) -> corrections.CorrectionResult:
+    """The weights of a configuration, the user's own included.
+
+    Shapes: log_ratio [T], mask [T] bool (tokens that an engine generated) -> [T]. Raises ValueError when the user's are
+    of another shape or not finite.
+    """
+    if config.weight is not WeightKind.custom:
+        return corrections.importance_weights(
+            config.weight.value,
+            log_ratio,
+            mask,
+            segment_sum,
+            level=level.value,
+            action=config.action.value,
+            lower=config.lower,
+            upper=config.upper,
+        )
+    weights = build_hook("correction", config.function)(log_ratio, mask, segment_sum).detach().to(log_ratio.dtype)
+    if weights.shape != log_ratio.shape:
+        raise ValueError(f"{hook_key('correction')} returned the shape {tuple(weights.shape)}, not {log_ratio.shape}")
+    never = torch.zeros_like(mask)
+    return corrections.CorrectionResult(torch.where(mask, weights, 1.0), never, never)
+
+
+@dataclass(frozen=True)
+class StepCorrections:
+    """Weights and rejection of a whole batch of T tokens."""
+
+    weights: NDArray[np.float64] | None
+    """[T] factor on the policy loss; None where the micro-batches compute it themselves."""
+    rejected: NDArray[np.bool_]
+    """[T] whether the token's segment is left out."""
+    metrics: dict[str, float]
+    """`rejected_segments` (share of the segments with anything trainable), `correction_mean` (before normalisation)
+    and `correction_outside` (share of trainable tokens), as far as they exist."""
+
+    @classmethod
+    def of(cls, batch: Batch, algo: AlgoConfig) -> StepCorrections:
+        """The corrections of a batch with old_logprobs, rollout_logprobs, versions, loss_mask and step."""
+        trainable = batch.column("loss_mask")
+        generated = torch.from_numpy(trainable & (batch.column("versions") >= 0))
+        old, rollout = (torch.from_numpy(batch.column(name)).double() for name in ("old_logprobs", "rollout_logprobs"))
+        log_ratio = corrections.log_ratio(old, rollout, generated)
+        row_of_token = np.repeat(np.arange(batch.rows), batch.lengths)
+        row = torch.from_numpy(row_of_token)
+
+        def segment_sum(x: Tensor) -> Tensor:
+            return x.new_zeros(batch.rows).index_add(0, row, x)[row]
+
+        metrics: dict[str, float] = {}
+        rejected = np.zeros(trainable.shape, bool)
+        if rejects(algo):
+            bounds = algo.correction.rejection
+            level = bounds.level.value if bounds.level is not None else None
+            limits = {"lower": bounds.lower, "upper": bounds.upper, "veto": bounds.veto}
+            rejected = corrections.rejected(log_ratio, generated, segment_sum, level=level, **limits).numpy()
+            rows = np.unique(row_of_token[trainable])
+            if rows.size:
+                metrics["rejected_segments"] = np.unique(row_of_token[trainable & rejected]).size / rows.size
+        weights = None
+        if corrected_ahead(algo):
+            result = importance_weights(algo.correction, weight_level(algo), log_ratio, generated, segment_sum)
+            weights = np.where(trainable, result.weights.double().numpy(), 1.0)
+            if not np.isfinite(weights).all():
+                raise ValueError(
+                    f"algo.correction.weight={algo.correction.weight.name} gave a weight that is not finite"
+                )
+            if trainable.any():
+                metrics["correction_mean"] = float(weights[trainable].mean())
+                metrics["correction_outside"] = float(result.outside.numpy()[trainable].mean())
+            if algo.correction.normalise:
+                weights = _normalised(weights, trainable, batch.column("step")[row_of_token])
+        return cls(weights, rejected, metrics)
+
+
+def _normalised(
+    weights: NDArray[np.float64], trainable: NDArray[np.bool_], step: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Weights over their mean over the trainable tokens of their step; all [T]. A step of zeros stays as it is."""
+    number = np.where(trainable, step, 0)
+    total = np.bincount(number[trainable], weights=weights[trainable], minlength=int(number.max(initial=0)) + 1)
+    tokens = np.bincount(number[trainable], minlength=total.shape[0])
+    mean = total / np.maximum(tokens, 1)
+    return np.where(trainable, weights / np.where(mean > 0, mean, 1.0)[number], 1.0)

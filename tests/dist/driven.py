@@ -1,0 +1,159 @@
+"""The driver's part of an iteration, played on the ranks themselves: columns, `prepare`, `split`, `train`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scenarios import gathered, open_trainer, whole_column
+from training_data import MAX_RESPONSE_TOKENS, collect, divide, make_spec
+
+from rlscale.config.compose import compose
+from rlscale.config.schema.algo import AlgoConfig
+from rlscale.config.schema.critic import CriticConfig
+from rlscale.config.schema.optim import OptimConfig
+from rlscale.data.batch import Batch
+from rlscale.trainer.preparation import columns_before, has_critic, needs_teacher, prepare
+from rlscale.trainer.spec import TrainerSpec
+
+MODELS = {"old_logprobs": "policy", "ref_logprobs": "reference", "teacher_logprobs": "teacher"}
+
+
+def shipped(name: str, **changes: Any) -> AlgoConfig:
+    """An algorithm as conf/ has it, with two steps and two epochs per iteration."""
+    steps = {"steps_per_iteration": 2, "epochs_per_iteration": 2}
+    return replace(compose(overrides=[f"algo={name}"]).algo, **{**steps, **changes})
+
+
+def spec_of(algo: AlgoConfig, models: dict[str, Path], kind: str = "dense", **options: Any) -> TrainerSpec:
+    """A spec for a kind of model, with critic and teacher where the algorithm has them."""
+    # A large eps, so that Adam does not blow differences of rounding up where gradients are almost zero.
+    optim = OptimConfig(lr=1e-3, eps=1e-3, clip_grad=0.0)
+    spec = make_spec(models[kind], **{"algo": algo, "optim": optim, **options})
+    if has_critic(algo):
+        optim = replace(optim, lr=3e-3)
+        critic = CriticConfig(model=replace(spec.model), optim=optim, trainer=replace(spec.trainer))
+        spec = replace(spec, critic=critic, critic_path=str(models[f"critic_{kind}"]))
+    return replace(spec, teacher_path=str(models["other_dense"]) if needs_teacher(algo) else None)
+
+
+def segmented(algo: AlgoConfig, seed: int = 0) -> Batch:
+    """A collected batch in which the first sample of every group has two segments."""
+    batch = collect(algo, seed=seed)
+    rows = np.arange(batch.rows)
+    sample = np.cumsum(rows % 4 != 1) - 1
+    reward = batch.column("reward")[np.searchsorted(sample, sample)]
+    return batch.with_column("sample", sample).with_column("reward", reward)
+
+
+def column(trainer: Any, name: str, spec: TrainerSpec, batch: Batch) -> np.ndarray:
+    """A column of the whole batch by the models of all ranks. Collective."""
+    import torch.distributed as dist
+
+    parts, own = divide(batch, spec.data_parallel), trainer.data_parallel_rank()
+    values = trainer.values(parts[own]) if name == "values" else trainer.logprobs(parts[own], MODELS[name])
+    answers: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(answers, (own, values))
+    by_part = {number: answer for number, answer in answers if answer is not None}
+    return whole_column(parts, batch, [by_part[number] for number in range(len(parts))])
+
+
+def iterate(trainer: Any, spec: TrainerSpec, batch: Batch, version: int, policy: bool = True) -> dict[str, Any]:
+    """One iteration on a collected batch: its metrics and the columns that models computed. Collective."""
+    columns = {name: column(trainer, name, spec, batch) for name in columns_before(spec.algo)}
+    for name, values in columns.items():
+        batch = batch.with_column(name, values)
+    prepared, metrics = prepare(batch, spec.algo, max_response_tokens=MAX_RESPONSE_TOKENS)
+    part = divide(prepared, spec.data_parallel)[trainer.data_parallel_rank()]
+    return {"columns": columns, "metrics": metrics | trainer.train(part, version, policy=policy)}
+
+
+def state(trainer: Any, *, gradients: bool = False) -> dict[str, np.ndarray]:
+    """Weights or gradients of policy and critic. Collective."""
+    names = ["policy", *(["critic"] if trainer._models.has_critic else [])]
+    return {f"{model} {name}": value for model in names for name, value in gathered(trainer, gradients, model).items()}
+
+
+def train(
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+    spec: TrainerSpec,
+    batches: list[Batch],
+    policy: bool = True,
+    moves: bool | None = None,
+) -> dict[str, Any]:
+    """An iteration on each batch: metrics and columns of each, gradients after the first, weights after the last."""
+    trainer = open_trainer(rank, world_size, address, port, spec, moves)
+    try:
+        iterations, gradients, awake = [], {}, []
+        for version, batch in enumerate(batches):
+            iterations.append(iterate(trainer, spec, batch, version, policy))
+            awake.append(list(trainer._models.turns.awake))
+            if version == 0 and moves is None:
+                gradients = state(trainer, gradients=True)
+            trainer.sleep()
+            awake.append(list(trainer._models.turns.awake))
+            trainer.wake()
+            awake.append(list(trainer._models.turns.awake))
+        return {"iterations": iterations, "gradients": gradients, "weights": state(trainer), "awake": awake}
+    finally:
+        trainer.close()
+
+
+def train_and_save_halfway(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, batches: list[Batch], folder: str
+) -> dict[str, Any]:
+    """An iteration on each batch, with a checkpoint after the first half: weights and the last iteration."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        for version, batch in enumerate(batches):
+            if version == len(batches) // 2:
+                trainer.save(folder)
+            last = iterate(trainer, spec, batch, version)
+        return {"weights": state(trainer), "last": last}
+    finally:
+        trainer.close()
+
+
+def resume(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, batches: list[Batch], folder: str
+) -> dict[str, Any]:
+    """Load a checkpoint and go on: weights and the last iteration."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        trainer.load(folder)
+        last: dict[str, Any] = {}
+        for number, batch in enumerate(batches):
+            last = iterate(trainer, spec, batch, len(batches) + number)
+        return {"weights": state(trainer), "last": last}
+    finally:
+        trainer.close()
+
+
+def columns(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, batch: Batch, names: list[str], moves: bool
+) -> dict[str, Any]:
+    """Columns one after the other, then the policy's weights and the models that are awake."""
+    trainer = open_trainer(rank, world_size, address, port, spec, moves)
+    try:
+        values = [column(trainer, name, spec, batch) for name in names]
+        return {"columns": values, "awake": list(trainer._models.turns.awake), "weights": gathered(trainer)}
+    finally:
+        trainer.close()
+
+
+def train_critic_and_export(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, batch: Batch, folder: str
+) -> np.ndarray:
+    """Train one iteration, export the critic, and give the values of the trained one."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        iterate(trainer, spec, batch, 0)
+        trainer.export(folder, "critic")
+        return column(trainer, "values", spec, batch)
+    finally:
+        trainer.close()

@@ -1,0 +1,69 @@
+"""Every shipped algorithm through the real trainer: two data-parallel ranks give what one gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import driven
+import numpy as np
+import pytest
+from rank_pool import RankFailed, RankPool
+
+from rlscale.config.locations import conf_dir
+from rlscale.config.schema.correction import CorrectionConfig
+
+ALGORITHMS = sorted(file.stem for file in (conf_dir() / "algo").glob("*.yaml"))
+TIMES = ("train_seconds", "train_tokens_per_s", "memory_peak_gb", "microbatches")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_two_data_parallel_ranks_give_what_one_gives(name: str, pool: RankPool, models: dict[str, Path]) -> None:
+    algo = driven.shipped(name)
+    temperature = 1.0 if name == "sft" else 0.8
+    one = driven.spec_of(algo, models, temperature=temperature)
+    two = driven.spec_of(algo, models, temperature=temperature, parallel={"data": 2})
+    batches = [driven.segmented(algo, seed) for seed in range(2)]
+    (expected,) = pool.run(driven.train, one, batches, world_size=1)
+    for got in pool.run(driven.train, two, batches, world_size=2):
+        assert_same(got, expected)
+    steps = expected["iterations"][0]["metrics"]
+    assert (steps["steps"], steps["skipped_in_a_row"]) == (4.0, 0.0)
+
+
+def assert_same(got: dict[str, Any], expected: dict[str, Any], rel: float = 1e-5) -> None:
+    """Metrics and columns to `rel`, gradients to `rel` of their largest value, weights to 5e-6."""
+    for ours, theirs in zip(got["iterations"], expected["iterations"], strict=True):
+        assert set(ours["metrics"]) == set(theirs["metrics"])
+        for name, value in theirs["metrics"].items():
+            if name not in TIMES:
+                assert ours["metrics"][name] == pytest.approx(value, rel=rel, abs=2e-6), name
+        assert set(ours["columns"]) == set(theirs["columns"])
+        for name, column in theirs["columns"].items():
+            np.testing.assert_allclose(ours["columns"][name], column, rtol=rel, atol=1e-5, err_msg=name)
+    assert set(got["gradients"]) == set(expected["gradients"])
+    for name, gradient in expected["gradients"].items():
+        assert np.abs(got["gradients"][name] - gradient).max() <= rel * np.abs(gradient).max() + 1e-8, name
+    assert set(got["weights"]) == set(expected["weights"])
+    for name, weight in expected["weights"].items():
+        assert np.abs(got["weights"][name] - weight).max() <= 5e-6, name
+
+
+def test_reference_is_kept_only_where_something_reads_it(pool: RankPool, models: dict[str, Path]) -> None:
+    algo = driven.shipped("grpo")
+    spec, batch = driven.spec_of(algo, models), driven.segmented(algo)
+    with pytest.raises(RankFailed, match="has no model 'reference'"):
+        pool.run(driven.columns, spec, batch, ["ref_logprobs"], False, world_size=1)
+    with pytest.raises(RankFailed, match="trains no model 'critic'"):
+        pool.run(driven.columns, spec, batch, ["values"], False, world_size=1)
+
+
+def test_bypass_measures_the_mismatch_before_anything_was_trained(pool: RankPool, models: dict[str, Path]) -> None:
+    algo = driven.shipped("grpo", correction=CorrectionConfig(bypass=True))
+    spec, batch = driven.spec_of(algo, models), driven.segmented(algo)
+    (first,) = pool.run(driven.columns, spec, batch, ["old_logprobs"], False, world_size=1)
+    engine = np.where(batch.column("loss_mask"), first["columns"][0], 0.0)
+    (result,) = pool.run(driven.train, spec, [batch.with_column("rollout_logprobs", engine)], world_size=1)
+    metrics = result["iterations"][0]["metrics"]
+    assert metrics["logprob_diff_max"] <= 1e-5
+    assert metrics["ratio_max"] > 1.001  # the steps themselves did move the policy

@@ -1,0 +1,323 @@
+"""A setting of the algorithm that cannot act is one line that says why and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.checks import check
+from rlscale.config.compose import compose
+
+Problems = Callable[..., list[str]]
+
+BYPASS = "algo/correction=bypass"
+TARGET = "._target_=mine.fn"
+UNREAD = "is never read with algo.correction.weight"
+CORRECTION = "algo.correction"
+REJECTION = "algo.correction.rejection"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        # KL
+        (["algo.kl.coef=0.1"], "algo.kl.coef=0.1 is never read, because algo.kl.placement=none; choose algo/kl=loss"),
+        (["algo.kl.unbiased=true"], "algo.kl.unbiased=true is never read, because algo.kl.placement=none"),
+        (["algo.kl.estimator=k2"], "algo.kl.estimator=k2 is never read, because algo.kl.placement=none"),
+        (
+            ["algo/kl=loss", "algo.kl.coef=0"],
+            "algo.kl.placement=loss with algo.kl.coef=0 counts nothing; raise it or use algo/kl=none",
+        ),
+        (["algo=ppo", "algo.kl.coef=0"], "algo.kl.placement=reward with algo.kl.coef=0 counts nothing"),
+        (["algo/kl=loss", "algo.kl.estimator=k1"], "k1 as a loss has zero expected gradient; use k2, k3 or low_var_kl"),
+        (
+            ["algo/kl=reward"],
+            "algo.kl.placement=reward with algo.kl.coef=0.001: algo/advantage=broadcast never reads a KL term in the "
+            "reward; use algo/kl=loss, or algo/advantage=returns, baseline or gae",
+        ),
+        (["algo=opd", "teacher.path=a/b", "algo/kl=reward"], "algo/advantage=none never reads a KL term in the reward"),
+        (
+            ["algo/advantage=custom", f"algo.advantage.function{TARGET}", "algo/kl=reward"],
+            "algo/advantage=custom gets no KL term; use algo/kl=none, ask for algo.advantage.reads=[ref_logprobs]",
+        ),
+        (
+            ["algo=ppo", "algo.kl.unbiased=true"],
+            "algo.kl.unbiased=true is never read with algo.kl.placement=reward, because a reward has no gradient",
+        ),
+        # score, advantage, whitening
+        *(
+            (
+                [f"algo/score={score}", "rollout.samples_per_group=1"],
+                f"algo.score.kind={score} compares the samples of a group, but rollout.samples_per_group=1; use at "
+                "least 2, or algo/score=raw",
+            )
+            for score in ("group_mean_std", "group_mean", "leave_one_out")
+        ),
+        (
+            ["algo=reinforce_pp_baseline", "algo/score=raw"],
+            "algo.score.kind=raw has none; choose algo/score=group_mean",
+        ),
+        (["algo/score=none"], "algo/advantage=broadcast reads a score, but algo.score.kind=none; choose algo/score="),
+        (["algo=ppo", "algo/score=none"], "algo/advantage=gae reads a score, but algo.score.kind=none"),
+        (
+            ["algo/score=none", "algo.distil_coef=1", "teacher.path=a/b"],
+            "for distillation alone choose algo/advantage=none",
+        ),
+        (["algo/advantage=none"], "algo.score.kind=group_mean_std is never read with algo/advantage=none"),
+        (
+            ["algo/advantage=none", "algo/score=none"],
+            "algo/advantage=none: the loss of grpo needs advantages, and they are all 0; choose algo/advantage="
+            "broadcast, or distil from a teacher with algo.distil_coef=1",
+        ),
+        (
+            [
+                "algo/loss=custom",
+                f"algo.loss.function{TARGET}",
+                "algo/advantage=none",
+                "algo/score=none",
+                "algo.whiten=true",
+            ],
+            "algo.whiten=true does nothing to advantages that are all 0",
+        ),
+        (
+            ["algo/advantage=custom", f"algo.advantage.function{TARGET}", "algo.advantage.reads=[old_logprob]"],
+            "algo.advantage.reads=old_logprob: there is no such column; did you mean old_logprobs? Available: old_log",
+        ),
+        (
+            ["algo/advantage=custom", f"algo.advantage.function{TARGET}", "algo.advantage.reads=[values,values]"],
+            "algo.advantage.reads=values: is named twice",
+        ),
+        # overlong and refill
+        (["algo.overlong.cache_tokens=5"], "algo.overlong.cache_tokens=5 is never read with algo.overlong.penalty=0"),
+        (
+            ["algo=dapo", "algo.overlong.cache_tokens=1025"],
+            "algo.overlong.cache_tokens=1025 is above rollout.max_response_tokens=1024",
+        ),
+        (
+            ["algo=opd", "teacher.path=a/b", "algo.overlong.penalty=1"],
+            "algo.overlong.penalty=1 is taken off the rewards, but algo.score.kind=none never reads them",
+        ),
+        (
+            ["algo=ppo", "algo.refill.drop_equal=true"],
+            "algo.refill.drop_equal=true: with algo.score.kind=raw a group with equal rewards teaches as much",
+        ),
+        (
+            [
+                "algo/score=custom",
+                f"algo.score.function{TARGET}",
+                "algo.refill.drop_equal=true",
+                "rollout.samples_per_group=1",
+            ],
+            "with rollout.samples_per_group=1 the rewards of every group are equal",
+        ),
+        (["algo.refill.max_dropped=2"], "algo.refill.max_dropped=2 is never read with algo.refill.drop_equal=false"),
+        # loss
+        (["algo.loss.eps_low=0", "algo.loss.eps_high=0"], "clips every ratio that is not exactly 1, so nothing is"),
+        (["algo=gspo", "algo.loss.eps_low=0", "algo.loss.eps_high=0"], "raise them (algo/loss=gspo has its source's"),
+        # correction
+        ([f"{CORRECTION}.level=token"], f"{CORRECTION}.level=token {UNREAD}=none; leave it out, or choose algo/corr"),
+        ([f"{CORRECTION}.upper=3"], f"{CORRECTION}.upper=3 {UNREAD}=none"),
+        ([f"{CORRECTION}.normalise=true"], f"{CORRECTION}.normalise=true {UNREAD}=none"),
+        (["algo/correction=tis", f"{CORRECTION}.lower=0.5"], f"{CORRECTION}.lower=0.5 {UNREAD}=tis; leave it out, or"),
+        (["algo/correction=tis", f"{CORRECTION}.action=mask"], "choose algo/correction=mis"),
+        (["algo/correction=icepop", f"{CORRECTION}.action=mask"], f"{CORRECTION}.action=mask {UNREAD}=icepop"),
+        (
+            ["algo/correction=custom", f"{CORRECTION}.function{TARGET}", f"{CORRECTION}.level=token"],
+            f"{CORRECTION}.level=token {UNREAD}=custom",
+        ),
+        (
+            ["algo/correction=mis", f"{CORRECTION}.lower=0.5"],
+            f"{CORRECTION}.lower=0.5 is never read with {CORRECTION}.action=truncate, which bounds from above alone",
+        ),
+        (
+            ["algo/correction=icepop", f"{CORRECTION}.lower=3", f"{CORRECTION}.upper=2"],
+            f"{CORRECTION}.lower=3 is above {CORRECTION}.upper=2; swap them",
+        ),
+        (["algo/correction=tis", f"{CORRECTION}.upper=0.5"], f"{CORRECTION}.upper=0.5 is below 1, the ratio where"),
+        (["algo/correction=icepop", f"{CORRECTION}.lower=1.5"], f"{CORRECTION}.lower=1.5 is above 1, the ratio where"),
+        (
+            ["algo/correction=mis", f"{CORRECTION}.action=mask", f"{CORRECTION}.upper=1"],
+            f"{CORRECTION}.upper=1 with a lower bound of 1 leaves no room around 1",
+        ),
+        *(
+            (
+                [f"algo={algo}", f"algo/correction={kind}", f"{CORRECTION}.level=token"],
+                f"{CORRECTION}.level=token: the loss {algo} has one ratio per segment, which a weight of each token's "
+                "own contradicts; use geometric (the default here) or sequence",
+            )
+            for algo in ("gspo", "gspo_token")
+            for kind in ("tis", "icepop", "mis")
+        ),
+        ([f"{REJECTION}.upper=2"], f"{REJECTION}.upper=2 needs {REJECTION}.level to be token, sequence or geometric"),
+        ([f"{REJECTION}.level=token"], f"{REJECTION}.level=token without bounds rejects nothing; give"),
+        (
+            [f"{REJECTION}.level=token", f"{REJECTION}.lower=2", f"{REJECTION}.upper=0.5"],
+            f"{REJECTION}.lower=2 is above {REJECTION}.upper=0.5; swap them",
+        ),
+        ([f"{REJECTION}.level=token", f"{REJECTION}.upper=0.5"], f"{REJECTION}.upper=0.5 is below 1"),
+        *(
+            (
+                [BYPASS, f"{CORRECTION}.weight={kind}"],
+                f"{CORRECTION}.weight={kind} never acts: {CORRECTION}.bypass=true",
+            )
+            for kind in ("tis", "icepop", "mis")
+        ),
+        ([BYPASS, f"{CORRECTION}.normalise=true"], f"{CORRECTION}.normalise=true {UNREAD}=none"),
+        ([BYPASS, f"{REJECTION}.veto=1e-4"], f"{REJECTION} never acts: {CORRECTION}.bypass=true"),
+        ([BYPASS, "algo.old_logprobs=always"], "asks for a pass that algo.correction.bypass=true leaves out"),
+        # functions of one's own
+        *(
+            ([f"algo/{part}=custom"], f"algo.{part}.function._target_: has no value; name your class or function")
+            for part in ("score", "advantage", "loss", "correction", "reduction")
+        ),
+        *(
+            (
+                [f"algo.{part}.function{TARGET}"],
+                f"algo.{part}.function is never called, because it is not custom; choose algo/{part}=custom",
+            )
+            for part in ("score", "correction", "reduction")
+        ),
+        (["algo/score=custom", "algo.score.function._target_=fn"], "must be the dotted name of a class or function"),
+        # critic
+        (["critic.optim.lr=1e-3"], "critic.optim.lr=0.001 is never read: algo=grpo has no critic; leave it out, or"),
+        (["critic.clip=null"], "critic.clip=null is never read: algo=grpo has no critic"),
+        (["critic.warmup_iterations=2"], "critic.warmup_iterations=2 is never read"),
+        (["critic.model.path=owner/other"], "critic.model.path=owner/other is never read"),
+        (
+            ["algo=ppo", "critic.trainer.threads=2"],
+            "critic.trainer.threads=2 differs from trainer.threads=1, but the critic and the policy compute in the same "
+            "process; leave it out, and set trainer.threads for both",
+        ),
+        (["algo=ppo", "critic.trainer.max_tokens_per_microbatch=1"], "train on the same micro-batches"),
+        (["algo=ppo", "critic.trainer.deterministic=false"], "differs from trainer.deterministic=true"),
+        (["algo=ppo", "critic.model.tokenizer=owner/other"], "but the critic reads the policy's tokens"),
+        (["algo=ppo", "critic.optim.min_lr=1e-9"], "critic.optim.min_lr=1e-09 is never reached with critic.optim.sch"),
+        (
+            ["algo=ppo", "critic.optim.schedule=linear", "critic.optim.min_lr=1"],
+            "critic.optim.min_lr=1 is above critic.o",
+        ),
+        (["algo=ppo", "critic.model.path=/no"], "critic.model.path=/no: there is no such folder"),
+        (["algo=ppo", "critic.model.path=owner/x"], "critic.model.path=owner/x and critic.model.create are both given"),
+        (
+            ["algo=ppo", "critic.optim.megatron.lr=1"],
+            "critic.optim.megatron.lr: is set by optim.lr and cannot be given",
+        ),
+        (["algo=ppo", "critic.trainer.ddp.overlap_grad_redus=true"], "critic.trainer.ddp.overlap_grad_redus: "),
+        (["algo=ppo", "critic.trainer.megatron.layernorm_zero_centered_gamma=3"], "must be true or false"),
+        # teacher
+        (
+            ["algo=opd"],
+            "algo.distil_coef=1 needs a teacher; give teacher.path=<Hugging Face folder or hub name>, or teacher.recipe="
+            "<recipe that trains one>, or algo.distil_coef=0",
+        ),
+        (
+            [
+                "algo/advantage=custom",
+                f"algo.advantage.function{TARGET}",
+                "algo.advantage.reads=[teacher_logprobs]",
+            ],
+            "algo.advantage.reads=[teacher_logprobs] needs a teacher",
+        ),
+        (["teacher.path=a/b"], "teacher.path=a/b is never read, because algo.distil_coef=0; set algo.distil_coef=1"),
+        (["teacher.recipe=arithmetic"], "teacher.recipe=arithmetic is never read, because algo.distil_coef=0"),
+        (["algo=opd", "teacher.path=a/b", "teacher.recipe=c"], "teacher.path=a/b and teacher.recipe=c are both given"),
+        (["algo=opd", "teacher.path=/no"], "teacher.path=/no: there is no such folder"),
+        (["algo=opd", "teacher.recipe=nowhere"], "teacher.recipe=nowhere: recipe=nowhere: no such recipe"),
+        (["algo=opd", "teacher.recipe=arithmetic_opd"], "a teacher's recipe has no teacher.recipe of its own"),
+    ],
+)
+def test_a_setting_that_cannot_act_is_one_line(problems: Problems, overrides: list[str], line: str) -> None:
+    found = problems(*overrides)
+    assert any(line in problem for problem in found), found
+    assert not any("\n" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        (
+            "algo.whiten=true",
+            "algo.whiten=true: supervised training (algo/loss=sft) has no use for it; set algo.whiten=false",
+        ),
+        ("algo.distil_coef=1", "algo.distil_coef=1: supervised training"),
+        ("algo.entropy_coef=0.5", "algo.entropy_coef=0.5: supervised training"),
+        ("algo.old_logprobs=always", "set algo.old_logprobs=auto"),
+        ("algo.overlong.penalty=1", "set algo.overlong.penalty=0"),
+        ("algo.overlong.cache_tokens=1", "set algo.overlong.cache_tokens=null"),
+        ("algo.refill.drop_equal=true", "set algo.refill.drop_equal=false"),
+        ("algo/correction=tis", "algo.correction.weight=tis: supervised training"),
+        (BYPASS, "algo.correction.bypass=true: supervised training"),
+        ("algo.correction.rejection.veto=0.1", "algo.correction.rejection.veto=0.1: supervised training"),
+        (
+            "algo/score=raw",
+            "algo/score=raw: supervised training (algo/loss=sft) has no use for it; set algo/score=none",
+        ),
+        ("algo/advantage=broadcast", "set algo/advantage=none"),
+        ("algo.kl.coef=1", "set algo.kl.coef=0"),
+        ("critic.clip=1", "critic.clip=1 is never read: algo=sft has no critic"),
+        ("teacher.path=a/b", "teacher.path=a/b is never read by supervised training (algo/loss=sft); leave it out"),
+    ],
+)
+def test_supervised_training_has_no_use_for_it(problems: Problems, override: str, line: str) -> None:
+    overrides = ["algo=sft", "rollout.samples_per_group=1", override]
+    found = [problem for problem in problems(*overrides) if not problem.startswith("algo.distil_coef=1 needs")]
+    assert len(found) == 1, found
+    assert line in found[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("algo.advantage.gamma=1.1", "algo.advantage.gamma=1.1: must be at least 0 and at most 1"),
+        ("algo.advantage.lam=-1", "algo.advantage.lam=-1.0: must be at least 0 and at most 1"),
+        ("algo.loss.dual_clip=1", "algo.loss.dual_clip=1.0: must be above 1"),
+        ("algo.loss.eps_low=1.5", "algo.loss.eps_low=1.5: must be at least 0 and at most 1"),
+        ("algo.correction.opsm_delta=0", "algo.correction.opsm_delta=0.0: must be above 0"),
+        ("algo.correction.rejection.veto=1", "algo.correction.rejection.veto=1.0: must be above 0 and below 1"),
+        ("algo.overlong.cache_tokens=0", "algo.overlong.cache_tokens=0: must be at least 1"),
+        ("algo.refill.max_dropped=0", "algo.refill.max_dropped=0.0: must be above 0"),
+        ("critic.clip=0", "critic.clip=0.0: must be above 0"),
+        ("critic.warmup_iterations=-1", "critic.warmup_iterations=-1: must be at least 0"),
+        ("trainer.max_skipped_steps=-1", "trainer.max_skipped_steps=-1: must be at least 0"),
+    ],
+)
+def test_a_value_out_of_range_says_the_range(problems: Problems, override: str, line: str) -> None:
+    assert problems("algo=ppo", override) == [line]
+
+
+def test_values_that_an_option_leaves_open_are_asked_for(problems: Problems) -> None:
+    assert problems("algo/correction=opsm") == [
+        "algo.correction.opsm_delta: has no value; give algo.correction.opsm_delta=... (a number or null)"
+    ]
+    level, *bounds = problems("algo/correction=rejection")
+    assert level.endswith("give algo.correction.rejection.level=... (one of token, sequence, geometric or null)")
+    assert [line.partition(":")[0] for line in bounds] == [f"{REJECTION}.lower", f"{REJECTION}.upper"]
+
+
+def test_a_critic_that_never_lets_the_policy_train_is_noted(plain_recipe: str) -> None:
+    notes = check(compose(plain_recipe, ["algo=ppo", "critic.warmup_iterations=3", "run.iterations=3"]))
+    assert notes == ["critic.warmup_iterations=3: the run's 3 iterations end before the policy makes a step"]
+
+
+def test_other_models_must_fit_the_layout_and_the_tokenizer(problems: Problems, hf: Path) -> None:
+    layout = ["cluster=node8", "model=qwen3_0_6b", f"model.path={hf}/qwen3_0_6b", "model.create=null"]
+    engines = ["rollout.engines=8", "parallel.tensor=8"]
+    critic = [*layout, *engines, "algo=ppo", f"critic.model.path={hf}/qwen3_30b"]
+    assert any(
+        line.startswith("critic.model: parallel.tensor=8 does not divide the 4 key-value heads")
+        for line in problems(*critic)
+    )
+    teacher = [*layout, *engines, "algo=opd", f"teacher.path={hf}/qwen3_30b"]
+    assert any(line.startswith("teacher: parallel.tensor=8 does not divide the 4") for line in problems(*teacher))
+    small = ["algo=ppo", "critic.model.create.characters='01'"]
+    assert problems(*small, "model=tiny_qwen3", "rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8") == [
+        "critic.model: tiny_qwen3 has a vocabulary of 6, the policy one of 20; choose a model with the policy's tokenizer"
+    ]
+
+
+def test_the_stage_of_a_teacher_is_checked_too(tmp_path: Path, problems: Problems) -> None:
+    (tmp_path / "teacher.yaml").write_text("defaults: [arithmetic_sft, _self_]\nalgo:\n  whiten: true\n")
+    (line,) = problems("algo=opd", f"teacher.recipe={tmp_path}/teacher.yaml")
+    assert line.startswith(f"teacher.recipe={tmp_path}/teacher.yaml: algo.whiten=true: supervised training")

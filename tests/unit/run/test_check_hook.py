@@ -1,0 +1,193 @@
+"""`check-hook` on the command line, and the examples of docs/hooks.md, which it must let pass."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlscale.cli import main
+from rlscale.config.errors import UserError
+from rlscale.data.target import resolve_target
+from rlscale.run.check_hook import PARAMETERS, check_hook, check_reward, kind_of
+from rlscale.trainer.hook_contract import Status, failed
+
+DOCS = (Path(__file__).parents[3] / "docs" / "hooks.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", DOCS, flags=re.DOTALL)
+EXAMPLES = {
+    "score": "above_median",
+    "advantage": "surprising_tokens",
+    "loss": "leashed",
+    "correction": "SegmentWeight",
+    "reduction": "root_length",
+    "reward": "short_and_right",
+}
+
+BROKEN = """
+import numpy as np
+
+def nans(rewards, groups):
+    return rewards * np.nan
+
+def other_names(a, b):
+    return a
+
+def needs_scale(rewards, groups, scale):
+    return rewards * scale
+
+def named(text, label, info):
+    return 1.0
+
+def vague(response, label, info):
+    return "good"
+
+def picky(response, label, info):
+    raise ValueError("cannot tell")
+
+class NotCallable:
+    pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the files of a user in it; modules that a test imports from it are forgotten after."""
+    (tmp_path / "my_hooks.py").write_text("\n\n".join(BLOCKS), encoding="utf-8")
+    (tmp_path / "my_broken.py").write_text(BROKEN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    before, path = set(sys.modules), list(sys.path)
+    yield tmp_path
+    assert sys.path == path
+    for name in set(sys.modules) - before:
+        if name.startswith("my_"):
+            del sys.modules[name]
+
+
+def run(*argv: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str], list[str]]:
+    code = main(["check-hook", *argv])
+    captured = capsys.readouterr()
+    return code, captured.out.splitlines(), captured.err.splitlines()
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_examples_of_the_docs_keep_the_contract(kind: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(f"my_hooks.{EXAMPLES[kind]}", capsys=capsys)
+    assert (code, out[0], err) == (0, f"my_hooks.{EXAMPLES[kind]} as {kind}:", [])
+    assert out[-1].endswith(" checks, 0 failed, 0 with a warning")
+    assert all(line.startswith("pass") for line in out[1:-1])
+
+
+def test_the_test_of_the_docs_passes(folder: Path) -> None:
+    names: dict[str, object] = {}
+    exec("\n\n".join(BLOCKS), names)
+    names["test_my_loss"]()  # type: ignore[operator]
+
+
+def test_every_kind_has_an_example() -> None:
+    assert set(EXAMPLES) == set(PARAMETERS)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_arguments_reach_the_function(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("my_broken.needs_scale", "scale=0.5", capsys=capsys)
+    assert code == 0
+    code, out, _ = run("my_broken.needs_scale", "scale=inf", "kind=score", capsys=capsys)
+    assert code == 1
+    assert any(line.startswith("fail  finite ") for line in out)
+
+
+def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run("my_broken.nans", capsys=capsys)
+    assert (code, err) == (1, [])
+    (line,) = [line for line in out if line.startswith("fail  finite ")]
+    assert "expected: finite numbers; found: nan at 0, " in line
+    assert re.fullmatch(r"\d+ checks, [1-9]\d* failed, 0 with a warning", out[-1])
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ([], "error: check-hook takes one path of a function or class, such as my_module.my_loss"),
+        (["a.b", "c.d"], "error: check-hook takes one path of a function or class, not a.b and c.d"),
+        (["my_broken.nan"], "error: my_broken.nan._target_=my_broken.nan: my_broken has no nan; did you mean nans?"),
+        (
+            ["my_broken.other_names"],
+            "error: my_broken.other_names: its parameters (a, b) do not tell what it is; "
+            "add kind=score|advantage|loss|correction|reduction|reward",
+        ),
+        (["my_broken.nans", "kind=scor"], "error: kind=scor: no such kind; did you mean score?"),
+        (
+            ["my_hooks.leashed", "alpa=1"],
+            "error: algo.loss.function.alpa is no argument of my_hooks.leashed; did you mean algo.loss.function.alpha?",
+        ),
+        (
+            ["my_broken.NotCallable"],
+            "error: my_broken.NotCallable: instances of this class cannot be called; "
+            "give it a __call__ (see docs/hooks.md)",
+        ),
+        (
+            ["my_broken.needs_scale"],
+            "error: algo.score.function: my_broken.needs_scale cannot be called like this: "
+            "missing a required argument: 'scale'",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    argv: list[str], line: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*argv, capsys=capsys) == (2, [], [line])
+
+
+def test_help_is_the_help_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("--help", capsys=capsys)
+    assert (code, out[0]) == (0, "usage: python -m rlscale check-hook path.to.fn [kind=KIND] [argument=value ...]")
+
+
+def test_a_reward_may_raise_but_not_return_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("my_broken.vague", capsys=capsys)
+    assert (code, out[1][:12]) == (1, "fail  finite")
+    code, out, _ = run("my_broken.picky", capsys=capsys)
+    assert code == 0
+    assert "it raised for 7 of 7 responses, as for '42': ValueError: cannot tell" in out[1]
+
+
+def test_a_reward_that_changes_info_or_its_mind_is_found() -> None:
+    scores = iter(range(100))
+
+    def moody(response: str, label: str, info: dict) -> float:
+        info["seen"] = True
+        return float(next(scores))
+
+    findings = {finding.check: finding for finding in check_reward(moody)}
+    assert [finding.check for finding in failed(findings.values())] == ["arguments"]
+    assert findings["deterministic"].status is Status.warned
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("rlscale.algo.scores.group_mean", "score"),
+        ("rlscale.algo.losses.gspo", "loss"),
+        ("rlscale.envs.rewards.exact.ExactAnswer", "reward"),
+        ("rlscale.algo.protocols.Reduction", "reduction"),
+        ("rlscale.algo.protocols.Advantage", "advantage"),
+        ("rlscale.algo.protocols.Correction", "correction"),
+    ],
+)
+def test_the_kind_is_told_from_the_parameters(path: str, kind: str) -> None:
+    assert kind_of(resolve_target({"_target_": path}, path), path) == kind
+
+
+def test_a_kind_that_cannot_be_called_so_is_an_error(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"algo\.loss\.function: my_broken\.nans cannot be called like this"):
+        check_hook(["my_broken.nans", "kind=loss"])
+
+
+def test_it_runs_as_a_process_in_the_users_folder(folder: Path) -> None:
+    command = [sys.executable, "-m", "rlscale", "check-hook", "my_hooks.leashed", "alpha=0.1"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "my_hooks.leashed as loss:"

@@ -1,0 +1,44 @@
+"""What `export` refuses before it starts anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.compose import compose
+from rlscale.config.errors import UserError
+from rlscale.config.recipe import write_recipe
+from rlscale.run.checkpoint import MANIFEST
+from rlscale.run.commands import export
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A run of GRPO with one checkpoint, as far as `export` looks at it before it loads anything."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "run" / "checkpoints" / "iteration_000004"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / MANIFEST).write_text(json.dumps({"files": {}}))
+    (tmp_path / "run" / "run.json").write_text("{}")
+    write_recipe(compose(None), tmp_path / "run")
+    return f"run.output={tmp_path / 'run'}"
+
+
+def test_a_critic_that_is_not_there_is_not_exported(finished_run: str) -> None:
+    with pytest.raises(UserError, match=r"model=critic: .* has none \(algorithm grpo\)"):
+        export([finished_run, "model=critic"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("model=reference", "model=reference: export knows policy and critic"),
+        ("iteration=3", "has checkpoints of the iterations 4"),
+        ("critic=true", "export does not know 'critic=true'"),
+    ],
+)
+def test_what_it_cannot_give_is_said(finished_run: str, argument: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        export([finished_run, argument])

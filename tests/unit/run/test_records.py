@@ -1,0 +1,84 @@
+"""What is written of an iteration, whatever metrics it has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlscale.config.compose import compose
+from rlscale.observe.metrics import read_metrics
+from rlscale.observe.summary import Summary
+from rlscale.observe.timeline import DRIVER, PASSES, read_timeline
+from rlscale.rollout.metrics import RolloutStats
+from rlscale.run.checkpoint import Progress
+from rlscale.run.folder import RunFolder
+from rlscale.run.records import Records
+from rlscale.run.stages import TEACHER, WARM_START
+
+
+def records(tmp_path: Path, *overrides: str) -> Any:
+    made = Records(compose(None, ["run.progress=plain", *overrides]), RunFolder(tmp_path), started=0.0)
+    made.begin_loop(Progress())
+    return made
+
+
+def test_an_iteration_of_the_critic_alone_is_written_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = records(tmp_path, "algo=ppo")
+    made.iteration(Progress(iteration=1), {"critic_loss": 0.25, "explained_variance": -0.5, "reward": 0.5})
+    made.iteration(Progress(iteration=2, steps=1), {"critic_loss": 0.2, "loss": 0.1, "ppo_kl_first_step": 1e-9})
+    made.iteration(Progress(iteration=3, steps=2), {"critic_loss": 0.2, "loss": 0.1, "ppo_kl_first_step": 0.5})
+    made.finish("finished", Progress(iteration=3, steps=2), None, 0)
+    assert [row.get("loss") for row in read_metrics(tmp_path)] == [None, 0.1, 0.1]
+    summary = Summary.read(tmp_path)
+    assert summary is not None
+    assert summary.ppo_kl_first_step == 1e-9
+    assert (summary.critic_loss, summary.explained_variance) == (0.2, -0.5)
+    shown = capsys.readouterr().out
+    assert "critic loss 0.25" in shown
+    assert "expl. variance -0.5" in shown
+    assert "explained variance" in (tmp_path / "report.html").read_text()
+
+
+def test_passes_are_part_of_the_training_time_and_seconds_of_their_own(tmp_path: Path) -> None:
+    made = records(tmp_path)
+    with made.span("train"), made.model_pass("values"):
+        pass
+    made.iteration(Progress(iteration=1), {})
+    made.iteration(Progress(iteration=2), {})
+    first, second = read_metrics(tmp_path)
+    assert 0 <= first["seconds_values"] <= first["seconds_train"]
+    assert "seconds_values" not in second
+    made.finish("finished", Progress(iteration=2), None, 0)
+    assert {(span.name, span.lane) for span in read_timeline(tmp_path)} == {("train", DRIVER), ("values", PASSES)}
+
+
+def test_skipped_steps_and_dropped_groups_are_said_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = records(tmp_path)
+    made.generation(RolloutStats({"groups_dropped_equal": 3}, []))
+    metrics = {"skipped_steps": 1.0, "steps": 2.0, "critic_skipped_steps": 2.0, "critic_steps": 2.0}
+    made.skipped_steps(1, metrics)
+    made.iteration(Progress(iteration=1), metrics)
+    state = Progress(iteration=1)
+    made.update_counters(state)
+    assert state.counters["steps_skipped"] == 3.0
+    made.finish("finished", state, None, 0)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["steps_skipped"], summary["groups_dropped"]) == (3, 3)
+    assert read_metrics(tmp_path)[0]["groups_dropped_equal"] == 3
+    assert "iteration 1: 1 of 2 steps skipped" in capsys.readouterr().out
+
+
+def test_the_stages_have_their_seconds_each(tmp_path: Path) -> None:
+    made = records(tmp_path)
+    for stage in (WARM_START, TEACHER):
+        made.suspend()
+        made.unsuspend(stage)
+    assert made._summary.warm_start_seconds > 0
+    assert made._summary.teacher_seconds > 0

@@ -1,0 +1,145 @@
+"""What a session does with an iteration's groups: passes before the steps, the critic's warm-up, skipped steps."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlscale.config.compose import compose
+from rlscale.data.batch import Batch
+from rlscale.data.part import Part
+from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.run.calls import RunFailed
+from rlscale.run.folder import RunFolder
+from rlscale.run.session import Session
+
+
+class Trainer:
+    """Gives every column its own constant, and remembers what it was asked to train on."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.trained: list[tuple[Part, bool, bool]] = []
+        self.metrics: dict[str, float] = {}
+        self.left_out: set[str] = set()
+
+    def columns(self, name: str, parts: list[Part], batch: Batch) -> Any:
+        self.asked.append(name)
+        return np.full(batch.tokens_total, -len(self.asked), np.float32)
+
+    def train(self, parts: list[Part], version: int, *, force_old: bool, policy: bool) -> dict[str, float]:
+        self.trained.append((parts[0], force_old, policy))
+        own = {"loss": 0.1, "steps": 1.0, "skipped_steps": 0.0} if policy else {}
+        metrics = {"critic_loss": 0.5, "critic_steps": 1.0, "skipped_in_a_row": 0.0} | own | self.metrics
+        return {name: value for name, value in metrics.items() if name not in self.left_out}
+
+
+class Records:
+    """Remembers which passes were timed."""
+
+    def __init__(self) -> None:
+        self.passes: list[str] = []
+        self.skipped = 0.0
+
+    def span(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def skipped_steps(self, iteration: int, metrics: dict[str, float]) -> None:
+        self.skipped += metrics.get("skipped_steps", 0.0)
+
+    def model_pass(self, name: str) -> AbstractContextManager[None]:
+        self.passes.append(name)
+        return nullcontext()
+
+
+def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer]:
+    config = compose(None, ["rollout.groups_per_iteration=2", "rollout.samples_per_group=2", *overrides])
+    trainer = Trainer()
+    none: Any = None
+    made: Any = Session(
+        config, "hash", RunFolder(tmp_path), calls=none, stop=none, trainer=trainer, feed=none, rollout=none,
+        engines=none, sync=none, records=Records(),
+    )  # type: ignore[arg-type]  # fakes  # fmt: skip
+    return made, trainer
+
+
+def groups() -> list[Group]:
+    tokens = np.arange(3, dtype=np.int32)
+    made = []
+    for index in range(2):
+        prompt = Prompt(index=index, id=str(index), tokens=tokens[:2], label=None)
+        logprobs = np.full(3, -1.0, np.float32)
+        samples = [Sample.from_response(prompt, place, tokens, logprobs, version=0) for place in range(2)]
+        for place, sample in enumerate(samples):
+            sample.reward = float(place)
+        made.append(Group(prompt, samples))
+    return made
+
+
+def test_passes_that_the_advantages_need_come_before_the_steps(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path, "algo=ppo")
+    run.train(groups())
+    assert trainer.asked == run.records.passes == ["old_logprobs", "ref_logprobs", "values"]
+    ((part, force_old, policy),) = trainer.trained
+    assert {"returns", "value_weight", "advantages", "old_logprobs"} <= part.batch.columns.keys()
+    assert (force_old, policy) == (True, True)
+    assert "explained_variance" in run._metrics
+
+
+def test_an_algorithm_that_needs_no_pass_makes_none(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path)
+    run.train(groups())
+    run.train(groups())
+    assert trainer.asked == []
+    assert [force_old for _, force_old, _ in trainer.trained] == [True, False]
+
+
+def test_the_engines_log_probs_are_not_measured_against_a_forced_pass(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path, "algo/correction=bypass")
+    run.train(groups())
+    assert [force_old for _, force_old, _ in trainer.trained] == [False]
+
+
+def test_warm_up_trains_the_critic_alone_and_counts_no_step_of_the_policy(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path, "algo=ppo", "critic.warmup_iterations=2", "run.stop_loss=0.2")
+    seen = []
+    for _ in range(4):
+        run.train(groups())
+        seen.append((run.state.iteration, run.state.steps, list(run.state.recent_losses)))
+    assert seen == [(1, 0, []), (2, 0, []), (3, 1, [0.1]), (4, 2, [0.1, 0.1])]
+    assert [(first, policy) for _, first, policy in trainer.trained] == [
+        (False, False), (False, False), (True, True), (False, True),
+    ]  # fmt: skip
+
+
+def test_a_warm_up_of_a_critic_that_is_not_there_changes_nothing(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path, "critic.warmup_iterations=2")
+    run.train(groups())
+    assert trainer.trained[0][2] is True
+
+
+@pytest.mark.parametrize(("algo", "keys"), [("grpo", r"optim\.lr$"), ("ppo", r"optim\.lr or critic\.optim\.lr$")])
+def test_steps_may_be_skipped_up_to_the_bound(tmp_path: Path, algo: str, keys: str) -> None:
+    run, trainer = session(tmp_path, f"algo={algo}", "trainer.max_skipped_steps=2")
+    trainer.left_out = {"loss"}  # as no step was made
+    for in_a_row in (1.0, 2.0):
+        trainer.metrics = {"skipped_in_a_row": in_a_row, "skipped_steps": 1.0}
+        run.train(groups())
+    assert (run.state.iteration, run.state.recent_losses) == (2, [])
+    trainer.metrics["skipped_in_a_row"] = 3.0
+    with pytest.raises(RunFailed, match=rf"^3 steps in a row .* trainer\.max_skipped_steps=2; lower {keys}"):
+        run.train(groups())
+    assert run.records.skipped == 3
+    assert run._trustworthy, "skipped steps leave the weights alone"
+
+
+def test_weights_are_not_trusted_after_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path)
+    trainer.metrics = {"loss": float("inf")}
+    with pytest.raises(RunFailed, match=r"^loss of iteration 1 is not finite"):
+        run.train(groups())
+    assert not run._trustworthy

@@ -1,0 +1,70 @@
+"""What ranks compute for their parts comes back as one column of the whole batch."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from rlscale.data.batch import Batch
+from rlscale.data.part import Part
+from rlscale.run.trainer_group import TrainerGroup
+
+LENGTHS = (3, 1, 4, 2)
+
+
+class Rank:
+    """A rank whose log-probs are the token ids, and whose values are minus those; one in two has the logits."""
+
+    def __init__(self, answers: bool) -> None:
+        self._answers = answers
+        self.trained: tuple[Any, ...] = ()
+        factors = {"policy": 1, "teacher": 2}
+        self.logprobs = SimpleNamespace(remote=lambda part, model, _: self._answer(part, factors[model]))
+        self.values = SimpleNamespace(remote=lambda part: self._answer(part, -1))
+        self.train = SimpleNamespace(remote=self._train)
+
+    def _answer(self, part: Part, factor: int) -> Any:
+        return (factor * part.batch.column("tokens")).astype(np.float32) if self._answers else None
+
+    def _train(self, *arguments: Any) -> dict[str, float]:
+        self.trained = arguments
+        return {"loss": 1.0}
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> TrainerGroup:
+    """Two data-parallel places of two ranks each."""
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    group = TrainerGroup.__new__(TrainerGroup)
+    group._calls = SimpleNamespace(wait=lambda calls, _: calls)  # type: ignore[assignment]
+    group._ranks = [Rank(False), Rank(True), Rank(False), Rank(True)]
+    group._parts_of = [0, 0, 1, 1]
+    return group
+
+
+@pytest.fixture
+def batch() -> Batch:
+    offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
+    return Batch(offsets).with_column("tokens", np.arange(10, 20))
+
+
+@pytest.fixture
+def parts(batch: Batch) -> list[Part]:
+    return [Part(batch.select(rows), [], np.array(rows)) for rows in ([0, 2], [1, 3])]
+
+
+def test_each_token_gets_the_number_that_its_own_rank_computed(group: Any, batch: Batch, parts: list[Part]) -> None:
+    tokens = np.arange(10, 20)
+    assert group.columns("old_logprobs", parts, batch).tolist() == tokens.tolist()
+    assert group.columns("teacher_logprobs", parts, batch).tolist() == (2 * tokens).tolist()
+    assert group.columns("values", parts, batch).tolist() == (-tokens).tolist()
+
+
+def test_ranks_of_one_data_parallel_place_get_the_same_part(group: Any, parts: list[Part]) -> None:
+    assert group.train(parts, 7, policy=False) == {"loss": 1.0}
+    assert [rank.trained[0] for rank in group._ranks] == [parts[0], parts[0], parts[1], parts[1]]
+    assert {rank.trained[1:] for rank in group._ranks} == {(7, False, False)}

@@ -1,0 +1,58 @@
+"""Batches for the tests of preparation and objective: ragged, unequal groups, several segments per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from rlscale.config.schema.algo import AlgoConfig
+from rlscale.data.batch import Batch
+from rlscale.trainer.preparation import prepare
+from tests.unit.algo.ragged import Ragged
+
+MAX_RESPONSE_TOKENS = 30
+
+
+def collected(data: Ragged) -> Batch:
+    """A batch with every column that models could compute, before it is prepared."""
+    draw = np.random.default_rng(99)
+    batch = Batch(data.offsets)
+    tokens = batch.tokens_total
+    columns = {
+        "tokens": np.zeros(tokens),
+        "loss_mask": data.mask,
+        "rollout_logprobs": data.rollout,
+        "versions": data.versions,
+        "sample": data.sample,
+        "step": data.step,
+        "group": data.groups[data.sample],
+        "reward": data.rewards[data.sample],
+        "old_logprobs": data.old,
+        "ref_logprobs": data.ref,
+        "teacher_logprobs": data.old + 0.5 * draw.normal(size=tokens),
+        "values": draw.normal(size=tokens),
+    }
+    for name, values in columns.items():
+        batch = batch.with_column(name, values)
+    return batch
+
+
+def prepared(config: AlgoConfig, data: Ragged) -> Batch:
+    """A batch as the ranks get it."""
+    return prepare(collected(data), config, max_response_tokens=MAX_RESPONSE_TOKENS)[0]
+
+
+def token_fields(batch: Batch, tokens: np.ndarray | None = None, version: int = 5) -> dict[str, torch.Tensor]:
+    """The token columns of a batch, or those of some tokens, as an objective reads them."""
+    picked = np.arange(batch.tokens_total) if tokens is None else tokens
+    made = {n: torch.from_numpy(v[picked]) for n, v in batch.columns.items() if v.shape == (batch.tokens_total,)}
+    return made | {"version": torch.tensor(version)}
+
+
+def segment_sum_of(segment: np.ndarray) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The sum over segments whose numbers [T] are given."""
+    number = torch.from_numpy(segment)
+    count = int(segment.max(initial=-1)) + 1
+    return lambda x: x.new_zeros(count).index_add(0, number, x)[number]

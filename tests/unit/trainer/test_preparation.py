@@ -1,0 +1,317 @@
+"""Preparation beyond what ships: options together, corrections of a whole step, and what is computed before it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.algo import (
+    AlgoConfig,
+    CustomAdvantage,
+    GaeAdvantage,
+    KLConfig,
+    KLEstimator,
+    KLPlacement,
+    ReturnsAdvantage,
+)
+from rlscale.config.schema.correction import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
+from rlscale.data.batch import Batch
+from rlscale.trainer.objective import Objective
+from rlscale.trainer.preparation import columns_before, has_critic, needs_reference, needs_teacher, prepare
+from rlscale.trainer.step_corrections import corrected_ahead, weight_level
+from tests.shipped import SHIPPED, shipped
+from tests.unit.algo.ragged import Ragged, ragged
+from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected
+
+OLD = ("old_logprobs",)
+TIS, ICEPOP, MIS = WeightKind.tis, WeightKind.icepop, WeightKind.mis
+
+
+def corrected(name: str = "grpo", **correction) -> AlgoConfig:
+    return replace(shipped(name), correction=CorrectionConfig(**correction))
+
+
+def run(config: AlgoConfig, data: Ragged | None = None) -> tuple[Batch, dict[str, float]]:
+    return prepare(collected(data or ragged(3)), config, max_response_tokens=MAX_RESPONSE_TOKENS)
+
+
+# ---- when a pass is made -------------------------------------------------------------------------------------------
+
+REWARD_KL = KLConfig(placement=KLPlacement.reward, estimator=KLEstimator.k1, coef=0.1)
+
+
+@pytest.mark.parametrize(
+    ("config", "columns"),
+    [
+        (shipped("grpo"), ()),
+        (replace(shipped("grpo"), kl=KLConfig(placement=KLPlacement.loss, coef=0.1)), ()),
+        (replace(shipped("grpo"), steps_per_iteration=4, epochs_per_iteration=2), ()),
+        (corrected(weight=TIS), ()),
+        (corrected(weight=ICEPOP), ()),
+        (corrected(weight=MIS, level=Level.token), ()),
+        (corrected(opsm_delta=0.1), ()),
+        (corrected(bypass=True), ()),
+        (corrected("gspo", opsm_delta=0.1), ()),
+        # what section 8 names
+        (replace(shipped("reinforce_pp"), kl=REWARD_KL), ("old_logprobs", "ref_logprobs")),
+        (replace(shipped("reinforce_pp"), kl=replace(REWARD_KL, coef=0.0)), ()),
+        (replace(shipped("ppo"), kl=KLConfig()), ("old_logprobs", "values")),
+        (shipped("ppo"), ("old_logprobs", "ref_logprobs", "values")),
+        (replace(shipped("grpo"), distil_coef=0.5), ("old_logprobs", "teacher_logprobs")),
+        (replace(shipped("opd"), distil_coef=0.0), ()),
+        (corrected(weight=MIS, level=Level.sequence), OLD),
+        (corrected(weight=MIS, level=Level.geometric), OLD),
+        (corrected("gspo", weight=MIS), OLD),
+        (corrected("gspo_token", weight=TIS), OLD),
+        (corrected("gspo", weight=TIS, level=Level.token), ()),
+        (corrected(weight=TIS, normalise=True), OLD),
+        (corrected(normalise=True), ()),
+        (corrected(rejection=RejectionConfig(level=Level.token, lower=0.5, upper=2.0)), OLD),
+        (corrected(rejection=RejectionConfig(veto=1e-4)), OLD),
+        # the engine's log-probs are there already
+        (corrected("reinforce_pp", bypass=True), ("ref_logprobs",)),
+        (corrected("ppo", bypass=True), ("ref_logprobs", "values")),
+        (corrected("opd", bypass=True), ("teacher_logprobs",)),
+        # nothing twice, always in the same order
+        (
+            replace(shipped("ppo"), advantage=CustomAdvantage(reads=["values", "ref_logprobs"]), distil_coef=1.0),
+            ("old_logprobs", "ref_logprobs", "teacher_logprobs", "values"),
+        ),
+        (replace(shipped("sft"), distil_coef=1.0), ()),
+    ],
+)
+def test_models_are_asked_only_for_what_something_reads(config: AlgoConfig, columns: tuple[str, ...]) -> None:
+    assert columns_before(config) == columns
+    assert has_critic(config) is ("values" in columns)
+    assert needs_teacher(config) is ("teacher_logprobs" in columns)
+    in_loss = config.kl.placement is KLPlacement.loss and config.kl.coef != 0.0
+    assert needs_reference(config) is ("ref_logprobs" in columns or in_loss)
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "sft"])
+def test_the_columns_asked_for_are_all_that_preparation_reads(name: str) -> None:
+    for config in (shipped(name), corrected(name, weight=MIS, normalise=True), corrected(name, bypass=True)):
+        batch = collected(ragged(3, groups=4))
+        versions = np.where(batch.column("loss_mask"), np.maximum(batch.column("versions"), 0), -1)
+        batch = batch.with_column("versions", versions)
+        unasked = {"old_logprobs", "ref_logprobs", "teacher_logprobs", "values"} - set(columns_before(config))
+        kept = Batch(batch.offsets, {n: column for n, column in batch.columns.items() if n not in unasked})
+        prepare(kept, config, max_response_tokens=MAX_RESPONSE_TOKENS)
+
+
+# ---- advantages ----------------------------------------------------------------------------------------------------
+
+
+def test_discounts_act_along_the_trainable_tokens_over_segments() -> None:
+    """One sample in two segments, an observation in between: reward 1 at the last trainable token, gamma 0.5."""
+    batch = Batch(np.array([0, 3, 6]))
+    columns = {"loss_mask": [False, True, True, False, True, False], "reward": [1.0, 1.0], "group": [5, 5]}
+    columns |= {"sample": [9, 9], "step": [0, 0], "values": [9.0, 1.0, 2.0, 9.0, 3.0, 9.0]}
+    for name, values in columns.items():
+        batch = batch.with_column(name, values)
+    config = replace(shipped("reinforce_pp"), advantage=ReturnsAdvantage(gamma=0.5), kl=KLConfig(), whiten=False)
+    made, _ = prepare(batch, config, max_response_tokens=8)
+    np.testing.assert_allclose(made.column("advantages"), [0, 0.25, 0.5, 0, 1, 0])
+    config = replace(shipped("ppo"), advantage=GaeAdvantage(gamma=0.5, lam=0.5), kl=KLConfig(), whiten=False)
+    made, metrics = prepare(batch, config, max_response_tokens=8)
+    third = 1.0 - 3.0
+    second = 0.5 * 3.0 - 2.0 + 0.25 * third
+    first = 0.5 * 2.0 - 1.0 + 0.25 * second
+    np.testing.assert_allclose(made.column("advantages"), [0, first, second, 0, third, 0])
+    np.testing.assert_allclose(made.column("returns"), [0, first + 1, second + 2, 0, third + 3, 0])
+    assert metrics["value_mean"] == 2.0
+
+
+@pytest.mark.parametrize("name", ["reinforce_pp", "ppo"])
+def test_actor_and_critic_are_given_the_same_kl_term(name: str) -> None:
+    """Without whitening, gamma and lambda 1: returns = advantages (+ values), and both move with the coefficient."""
+    made = {}
+    for coef in (0.0, 0.5):
+        config = replace(shipped(name), kl=replace(REWARD_KL, coef=coef), whiten=False)
+        made[coef], _ = run(config)
+    moved = made[0.5].column("advantages").astype(float) - made[0.0].column("advantages")
+    assert np.abs(moved).max() > 0.1
+    if name == "ppo":
+        targets = made[0.5].column("returns").astype(float) - made[0.0].column("returns")
+        np.testing.assert_allclose(targets, moved, atol=1e-6)
+
+
+def test_the_kl_term_in_the_reward_takes_any_estimator() -> None:
+    config = replace(shipped("reinforce_pp_baseline"), whiten=False, kl=replace(REWARD_KL, estimator=KLEstimator.k3))
+    plain = replace(shipped("reinforce_pp_baseline"), whiten=False, kl=KLConfig())
+    batch, metrics = run(config)
+    mask = batch.column("loss_mask")
+    d = (batch.column("old_logprobs").astype(float) - batch.column("ref_logprobs"))[mask]
+    k3 = np.exp(-d) - 1 + d
+    moved = (run(plain)[0].column("advantages").astype(float) - batch.column("advantages"))[mask]
+    np.testing.assert_allclose(moved, 0.1 * k3, rtol=1e-4, atol=1e-6)
+    assert metrics["kl_reward"] == pytest.approx(k3.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["grpo", "opd"])
+def test_a_kl_term_in_the_reward_that_nothing_reads_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"algo\.kl\.placement"):
+        run(replace(shipped(name), kl=REWARD_KL))
+
+
+def test_distillation_adds_to_any_advantage_before_whitening() -> None:
+    plain, _ = run(shipped("grpo"))
+    both, _ = run(replace(shipped("grpo"), distil_coef=0.3))
+    gap = plain.column("old_logprobs").astype(float) - plain.column("teacher_logprobs")
+    mask = plain.column("loss_mask")
+    expected = np.where(mask, plain.column("advantages") - 0.3 * gap, 0.0)
+    np.testing.assert_allclose(both.column("advantages"), expected, rtol=1e-5, atol=1e-6)
+    white, metrics = run(replace(shipped("grpo"), distil_coef=0.3, whiten=True))
+    values = white.column("advantages")[mask].astype(float)
+    assert values.mean() == pytest.approx(0.0, abs=1e-6)
+    assert values.std(ddof=1) == pytest.approx(1.0, rel=1e-5)
+    assert not white.column("advantages")[~mask].any()
+    assert metrics["advantage_mean"] == pytest.approx(expected[mask].mean(), rel=1e-5)
+
+
+def test_a_reward_of_each_sample_counts_once_however_many_segments_it_has() -> None:
+    """Two samples of one group, rewards 1 and 0; the first in three segments. The mean is 1/2, not 3/4."""
+    batch = Batch(np.array([0, 1, 2, 3, 4]))
+    columns = {"loss_mask": [True] * 4, "reward": [1.0, 1.0, 1.0, 0.0], "sample": [0, 0, 0, 1]}
+    for name, values in {**columns, "group": [0] * 4, "step": [0] * 4}.items():
+        batch = batch.with_column(name, values)
+    made, _ = prepare(batch, shipped("dr_grpo"), max_response_tokens=8)
+    np.testing.assert_allclose(made.column("advantages"), [0.5, 0.5, 0.5, -0.5])
+    with pytest.raises(ValueError, match="segments of one sample have different values of 'reward'"):
+        prepare(batch.with_column("reward", [1.0, 0.0, 1.0, 0.0]), shipped("dr_grpo"), max_response_tokens=8)
+
+
+# ---- corrections ---------------------------------------------------------------------------------------------------
+
+
+def log_ratios(batch: Batch) -> list[list[float]]:
+    """old - rollout of the trainable tokens of each segment (float32 columns, float64 arithmetic)."""
+    difference = batch.column("old_logprobs").astype(float) - batch.column("rollout_logprobs").astype(float)
+    spans = zip(batch.offsets[:-1], batch.offsets[1:], strict=True)
+    return [[float(difference[t]) for t in range(a, b) if batch.column("loss_mask")[t]] for a, b in spans]
+
+
+def far(seed: int = 3, steps: int = 1) -> Ragged:
+    """An engine that is some way off."""
+    data = ragged(seed, groups=6, steps=steps)
+    return replace(data, rollout=data.old + 0.4 * np.random.default_rng(5).normal(size=len(data.old)))
+
+
+@pytest.mark.parametrize("level", [Level.sequence, Level.geometric])
+@pytest.mark.parametrize("action", list(MisAction))
+def test_weights_of_segments_agree_with_loops(level: Level, action: MisAction) -> None:
+    batch, metrics = run(corrected(weight=MIS, level=level, action=action, upper=1.5), far())
+    seen, outside = [], []
+    for row, ratios in enumerate(log_ratios(batch)):
+        if not ratios:
+            continue
+        w = math.exp(sum(ratios) if level is Level.sequence else sum(ratios) / len(ratios))
+        low = 0.0 if action is MisAction.truncate else 1 / 1.5
+        expected = 0.0 if action is MisAction.mask and not low <= w <= 1.5 else min(max(w, low), 1.5)
+        weights = batch.row("correction", row)[batch.row("loss_mask", row)]
+        np.testing.assert_allclose(weights, expected, rtol=1e-5)
+        seen += [expected] * len(ratios)
+        outside += [not low <= w <= 1.5] * len(ratios)
+    assert metrics["correction_mean"] == pytest.approx(np.mean(seen), rel=1e-6)
+    assert metrics["correction_outside"] == pytest.approx(np.mean(outside))
+    assert any(outside)
+
+
+def test_gspo_weighs_by_the_geometric_mean_unless_told_otherwise() -> None:
+    for name in SHIPPED:
+        expected = Level.geometric if name in ("gspo", "gspo_token") else Level.token
+        assert weight_level(shipped(name)) is expected
+        assert weight_level(corrected(name, level=Level.sequence)) is Level.sequence
+    implied, _ = run(corrected("gspo", weight=MIS), far())
+    explicit, _ = run(corrected("gspo", weight=MIS, level=Level.geometric), far())
+    np.testing.assert_array_equal(implied.column("correction"), explicit.column("correction"))
+
+
+def test_normalised_weights_have_a_mean_of_one_in_every_step() -> None:
+    data = far(seed=4, steps=2)
+    plain, before = run(corrected(weight=MIS, level=Level.sequence), data)
+    batch, metrics = run(corrected(weight=MIS, level=Level.sequence, normalise=True), data)
+    step = np.repeat(batch.column("step"), batch.lengths)
+    for number in (0, 1):
+        tokens = (step == number) & batch.column("loss_mask")
+        weights = plain.column("correction")[tokens].astype(float)
+        assert abs(weights.mean() - 1) > 1e-3
+        np.testing.assert_allclose(batch.column("correction")[tokens], weights / weights.mean(), rtol=1e-5)
+    assert metrics == before  # those of the weights as they were
+
+
+def test_token_weights_are_computed_ahead_only_to_be_normalised() -> None:
+    assert not corrected_ahead(corrected(weight=TIS))
+    assert "correction" not in run(corrected(weight=TIS), far())[0]
+    batch, _ = run(corrected(weight=TIS, normalise=True), far())
+    flat = [ratio for ratios in log_ratios(batch) for ratio in ratios]
+    expected = np.minimum(np.exp(flat), 2.0)
+    weights = batch.column("correction")[batch.column("loss_mask")]
+    np.testing.assert_allclose(weights, expected / expected.mean(), rtol=1e-5)
+
+
+def test_weights_that_are_all_zero_are_not_divided() -> None:
+    data = far()
+    data = replace(data, rollout=data.old + 50.0)
+    batch, metrics = run(corrected(weight=ICEPOP, normalise=True), data)
+    assert not batch.column("correction")[batch.column("loss_mask")].any()
+    assert metrics["correction_outside"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        RejectionConfig(level=Level.geometric, lower=0.9, upper=1.2),
+        RejectionConfig(level=Level.sequence, lower=0.5, upper=2.0),
+        RejectionConfig(level=Level.token, lower=0.5, upper=2.0),
+        RejectionConfig(veto=0.6),
+    ],
+)
+def test_rejected_segments_weigh_nothing_and_the_denominators_stay(bounds: RejectionConfig) -> None:
+    plain, _ = run(shipped("ppo"), far())
+    batch, metrics = run(corrected("ppo", rejection=bounds), far())
+    rejected = []
+    for row, ratios in enumerate(log_ratios(batch)):
+        levels = {Level.sequence: [sum(ratios)], Level.token: ratios, None: []}
+        levels[Level.geometric] = [sum(ratios) / max(len(ratios), 1)]
+        reject = any(
+            not math.log(bounds.lower or 1e-300) <= value <= math.log(bounds.upper or 1e300)
+            for value in levels[bounds.level]
+        )
+        reject |= bounds.veto is not None and any(value < math.log(bounds.veto) for value in ratios)
+        weights = batch.row("loss_weight", row)
+        np.testing.assert_array_equal(weights, 0.0 if reject else plain.row("loss_weight", row))
+        if ratios:
+            rejected.append(reject)
+    assert metrics["rejected_segments"] == pytest.approx(np.mean(rejected))
+    assert 0 < np.mean(rejected) < 1
+    for name in ("advantages", "returns", "value_weight"):
+        np.testing.assert_array_equal(batch.column(name), plain.column(name))
+
+
+def test_bypass_takes_the_engines_logprobs_for_the_old_ones() -> None:
+    config = corrected("reinforce_pp", bypass=True)
+    batch = collected(ragged(3))
+    without = Batch(batch.offsets, {name: c for name, c in batch.columns.items() if name != "old_logprobs"})
+    made, _ = prepare(without, config, max_response_tokens=MAX_RESPONSE_TOKENS)
+    np.testing.assert_array_equal(made.column("old_logprobs"), batch.column("rollout_logprobs"))
+    as_old = batch.with_column("old_logprobs", batch.column("rollout_logprobs"))
+    wanted, _ = prepare(as_old, shipped("reinforce_pp"), max_response_tokens=MAX_RESPONSE_TOKENS)
+    np.testing.assert_array_equal(made.column("advantages"), wanted.column("advantages"))
+    assert not Objective.of(replace(config, steps_per_iteration=3)).needs_old
+    unknown = batch.with_column("versions", np.full(batch.tokens_total, -1))
+    with pytest.raises(ValueError, match="no log-prob by an engine"):
+        prepare(unknown, config, max_response_tokens=MAX_RESPONSE_TOKENS)
+
+
+def test_tokens_without_an_engines_logprob_neither_reject_nor_weigh() -> None:
+    data = far()
+    data = replace(data, versions=np.full_like(data.versions, -1), rollout=np.full_like(data.rollout, 1e6))
+    batch, metrics = run(corrected(weight=MIS, normalise=True, rejection=RejectionConfig(veto=0.5)), data)
+    assert metrics["rejected_segments"] == 0.0
+    assert metrics["correction_mean"] == 1.0
+    assert (batch.column("correction") == 1.0).all()
