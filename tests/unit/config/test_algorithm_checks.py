@@ -12,7 +12,7 @@ from rlscale.config.compose import compose
 
 Problems = Callable[..., list[str]]
 
-BYPASS = "algo/correction=bypass"
+BYPASS = "algo.correction.bypass=true"
 TARGET = "._target_=mine.fn"
 UNREAD = "is never read with algo.correction.weight"
 CORRECTION = "algo.correction"
@@ -49,7 +49,7 @@ REJECTION = "algo.correction.rejection"
         # score, advantage, whitening
         *(
             (
-                [f"algo/score={score}", "rollout.samples_per_group=1"],
+                [f"algo.score.kind={score}", "rollout.samples_per_group=1"],
                 f"algo.score.kind={score} compares the samples of a group, but rollout.samples_per_group=1; use at "
                 "least 2, or algo/score=raw",
             )
@@ -72,13 +72,7 @@ REJECTION = "algo.correction.rejection"
             "broadcast, or distil from a teacher with algo.distil_coef=1",
         ),
         (
-            [
-                "algo/loss=custom",
-                f"algo.loss.function{TARGET}",
-                "algo/advantage=none",
-                "algo/score=none",
-                "algo.whiten=true",
-            ],
+            ["algo=opd", "algo.distil_coef=0", "algo/loss=custom", f"algo.loss.function{TARGET}", "algo.whiten=true"],
             "algo.whiten=true does nothing to advantages that are all 0",
         ),
         (
@@ -120,30 +114,39 @@ REJECTION = "algo.correction.rejection"
         ([f"{CORRECTION}.level=token"], f"{CORRECTION}.level=token {UNREAD}=none; leave it out, or choose algo/corr"),
         ([f"{CORRECTION}.upper=3"], f"{CORRECTION}.upper=3 {UNREAD}=none"),
         ([f"{CORRECTION}.normalise=true"], f"{CORRECTION}.normalise=true {UNREAD}=none"),
-        (["algo/correction=tis", f"{CORRECTION}.lower=0.5"], f"{CORRECTION}.lower=0.5 {UNREAD}=tis; leave it out, or"),
-        (["algo/correction=tis", f"{CORRECTION}.action=mask"], "choose algo/correction=mis"),
-        (["algo/correction=icepop", f"{CORRECTION}.action=mask"], f"{CORRECTION}.action=mask {UNREAD}=icepop"),
         (
-            ["algo/correction=custom", f"{CORRECTION}.function{TARGET}", f"{CORRECTION}.level=token"],
+            [f"{CORRECTION}.weight=tis", f"{CORRECTION}.lower=0.5"],
+            f"{CORRECTION}.lower=0.5 {UNREAD}=tis; leave it out, or",
+        ),
+        ([f"{CORRECTION}.weight=tis", f"{CORRECTION}.action=mask"], "choose algo/correction=mis"),
+        ([f"{CORRECTION}.weight=icepop", f"{CORRECTION}.action=mask"], f"{CORRECTION}.action=mask {UNREAD}=icepop"),
+        (
+            [f"{CORRECTION}.weight=custom", f"{CORRECTION}.function{TARGET}", f"{CORRECTION}.level=token"],
             f"{CORRECTION}.level=token {UNREAD}=custom",
         ),
         (
-            ["algo/correction=mis", f"{CORRECTION}.lower=0.5"],
+            [f"{CORRECTION}.weight=mis", f"{CORRECTION}.lower=0.5"],
             f"{CORRECTION}.lower=0.5 is never read with {CORRECTION}.action=truncate, which bounds from above alone",
         ),
         (
-            ["algo/correction=icepop", f"{CORRECTION}.lower=3", f"{CORRECTION}.upper=2"],
+            [f"{CORRECTION}.weight=icepop", f"{CORRECTION}.lower=3", f"{CORRECTION}.upper=2"],
             f"{CORRECTION}.lower=3 is above {CORRECTION}.upper=2; swap them",
         ),
-        (["algo/correction=tis", f"{CORRECTION}.upper=0.5"], f"{CORRECTION}.upper=0.5 is below 1, the ratio where"),
-        (["algo/correction=icepop", f"{CORRECTION}.lower=1.5"], f"{CORRECTION}.lower=1.5 is above 1, the ratio where"),
         (
-            ["algo/correction=mis", f"{CORRECTION}.action=mask", f"{CORRECTION}.upper=1"],
+            [f"{CORRECTION}.weight=tis", f"{CORRECTION}.upper=0.5"],
+            f"{CORRECTION}.upper=0.5 is below 1, the ratio where",
+        ),
+        (
+            [f"{CORRECTION}.weight=icepop", f"{CORRECTION}.lower=1.5"],
+            f"{CORRECTION}.lower=1.5 is above 1, the ratio where",
+        ),
+        (
+            [f"{CORRECTION}.weight=mis", f"{CORRECTION}.action=mask", f"{CORRECTION}.upper=1"],
             f"{CORRECTION}.upper=1 with a lower bound of 1 leaves no room around 1",
         ),
         *(
             (
-                [f"algo={algo}", f"algo/correction={kind}", f"{CORRECTION}.level=token"],
+                [f"algo={algo}", f"{CORRECTION}.weight={kind}", f"{CORRECTION}.level=token"],
                 f"{CORRECTION}.level=token: the loss {algo} has one ratio per segment, which a weight of each token's "
                 "own contradicts; use geometric (the default here) or sequence",
             )
@@ -187,8 +190,8 @@ REJECTION = "algo.correction.rejection"
         (["critic.model.path=owner/other"], "critic.model.path=owner/other is never read"),
         (
             ["algo=ppo", "critic.trainer.threads=2"],
-            "critic.trainer.threads=2 differs from trainer.threads=1, but the critic and the policy compute in the same "
-            "process; leave it out, and set trainer.threads for both",
+            "critic.trainer.threads=2 differs from trainer.threads=1, but the critic and the policy compute in the "
+            "same process; leave it out, and set trainer.threads for both",
         ),
         (["algo=ppo", "critic.trainer.max_tokens_per_microbatch=1"], "train on the same micro-batches"),
         (["algo=ppo", "critic.trainer.deterministic=false"], "differs from trainer.deterministic=true"),
@@ -209,8 +212,8 @@ REJECTION = "algo.correction.rejection"
         # teacher
         (
             ["algo=opd"],
-            "algo.distil_coef=1 needs a teacher; give teacher.path=<Hugging Face folder or hub name>, or teacher.recipe="
-            "<recipe that trains one>, or algo.distil_coef=0",
+            "algo.distil_coef=1 needs a teacher; give teacher.path=<Hugging Face folder or hub name>, or teacher."
+            "recipe=<recipe that trains one>, or algo.distil_coef=0",
         ),
         (
             [
@@ -247,7 +250,7 @@ def test_a_setting_that_cannot_act_is_one_line(problems: Problems, overrides: li
         ("algo.overlong.penalty=1", "set algo.overlong.penalty=0"),
         ("algo.overlong.cache_tokens=1", "set algo.overlong.cache_tokens=null"),
         ("algo.refill.drop_equal=true", "set algo.refill.drop_equal=false"),
-        ("algo/correction=tis", "algo.correction.weight=tis: supervised training"),
+        (f"{CORRECTION}.weight=tis", "algo.correction.weight=tis: supervised training"),
         (BYPASS, "algo.correction.bypass=true: supervised training"),
         ("algo.correction.rejection.veto=0.1", "algo.correction.rejection.veto=0.1: supervised training"),
         (
@@ -312,9 +315,8 @@ def test_other_models_must_fit_the_layout_and_the_tokenizer(problems: Problems, 
     teacher = [*layout, *engines, "algo=opd", f"teacher.path={hf}/qwen3_30b"]
     assert any(line.startswith("teacher: parallel.tensor=8 does not divide the 4") for line in problems(*teacher))
     small = ["algo=ppo", "critic.model.create.characters='01'"]
-    assert problems(*small, "model=tiny_qwen3", "rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8") == [
-        "critic.model: tiny_qwen3 has a vocabulary of 6, the policy one of 20; choose a model with the policy's tokenizer"
-    ]
+    (line,) = problems(*small, "model=tiny_qwen3", "rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8")
+    assert line.startswith("critic.model: tiny_qwen3 has a vocabulary of 6, the policy one of 20; choose a model with")
 
 
 def test_the_stage_of_a_teacher_is_checked_too(tmp_path: Path, problems: Problems) -> None:

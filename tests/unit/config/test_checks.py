@@ -196,12 +196,6 @@ def test_a_large_model_on_the_cpu_says_which_groups_to_change(problems: Problems
             "use rollout.engines=8 with rollout.gpus_per_engine=1, or rollout.engines=4 with rollout.gpus_per_engine=2",
         ),
         (["parallel=moe_8gpu", "parallel.data=1"], "use the same 4 GPUs as the trainer; use rollout.engines=4 with"),
-        (
-            ["parallel=moe_8gpu", "rollout.engines=1"],
-            "rollout.engines=1 x gpus_per_engine=1 = 1 GPUs, but colocated engines use the same 8 GPUs as the trainer; "
-            "use rollout.engines=8 with rollout.gpus_per_engine=1, or rollout.engines=4 with rollout.gpus_per_engine=2",
-        ),
-        (["parallel=moe_8gpu", "parallel.data=1"], "use the same 4 GPUs as the trainer; use rollout.engines=4 with"),
         ([DISAGGREGATED], "leaves no GPU to the engines"),
         ([DISAGGREGATED, "cluster.rollout_gpus=8"], "the engines get every GPU"),
         (["cluster.nodes=2"], "needs a running Ray cluster; give cluster.ray_address"),

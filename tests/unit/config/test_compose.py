@@ -105,7 +105,7 @@ def test_the_configuration_is_read_only_and_survives_pickling(plain_recipe: str)
         ),
         (
             "algo.reduction=token_men",
-            "choose an option with algo/reduction=<option>; did you mean algo/reduction=token_mean?",
+            "algo/reduction=<option>; did you mean algo/reduction=token_mean?",
         ),
         ("algo.score=raw", "algo.score is a section with keys of its own; choose an option with algo/score=raw"),
         ("algo.correction.weight=tsi", "must be one of none, tis, icepop, mis, custom; did you mean tis?"),

@@ -49,12 +49,6 @@ def test_only_colocated_gpus_are_shared():
     assert not shares_devices(ClusterConfig())
 
 
-def test_only_colocated_gpus_are_shared():
-    assert shares_devices(gpus())
-    assert not shares_devices(gpus(placement=Placement.disaggregated))
-    assert not shares_devices(ClusterConfig())
-
-
 def test_a_layout_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="do not fit"):
         lay_out(gpus(nodes=1, gpus_per_node=2), ranks=4, engines=1, gpus_per_engine=1)
