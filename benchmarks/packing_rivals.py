@@ -16,7 +16,7 @@ Parts = list[list[list[int]]]
 
 
 def padded(tokens: Lengths, ranks: int, cap: int) -> Parts:
-    """Rows in the order given, equally many per rank; a micro-batch takes rows while count x longest is under the cap."""
+    """Rows in the order given, equally many per rank; a micro-batch takes rows while count x longest is in the cap."""
     parts: Parts = []
     for rows in np.array_split(np.arange(len(tokens)), ranks):
         bins: list[list[int]] = []
@@ -71,7 +71,7 @@ def _first_fit(order: Lengths, tokens: Lengths, ranks: int, cap: int) -> Parts:
 
 
 def _differencing(rows: Sequence[int], tokens: Lengths, ways: int) -> list[list[int]]:
-    """The largest differencing method: the two divisions of largest spread are joined, most with least, until one is left.
+    """The largest differencing method: again and again, the two divisions of largest spread are joined, most with least.
 
     A division is the list of its non-empty parts (tokens, rows), largest first.
     """

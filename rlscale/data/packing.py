@@ -20,6 +20,9 @@ from rlscale.data.packing_balance import balance, sums
 
 Rows = NDArray[np.int64]
 
+_GAIN = 0.99
+"""Bins of unequal work are taken if ranks that wait for each other after each then need less than this share."""
+
 
 @dataclass(frozen=True)
 class CostModel:
@@ -103,7 +106,7 @@ def plan(
     parts: list[list[list[Rows]]] = [[] for _ in range(data_parallel)]
     for step in range(steps):
         rows = np.flatnonzero(step_of_row == step)
-        bins = _pack(tokens[rows], costs[rows], data_parallel * multiple, max_tokens)
+        bins = _pack(tokens[rows], costs[rows], data_parallel, multiple, max_tokens)
         dealt = _deal(bins, costs[rows], data_parallel)
         balance(dealt, tokens[rows], costs[rows], max_tokens)
         for rank, own in enumerate(dealt):
@@ -111,50 +114,69 @@ def plan(
     return Plan(parts, oversized=int((tokens > max_tokens).sum()))
 
 
-def _pack(tokens: NDArray[np.int64], costs: NDArray[np.float64], multiple: int, cap: int) -> list[list[int]]:
-    """Bins of rows, none over `cap` but single rows; as few as a multiple of `multiple` allows."""
+def _pack(
+    tokens: NDArray[np.int64], costs: NDArray[np.float64], ranks: int, multiple: int, cap: int
+) -> list[list[int]]:
+    """Bins of rows, none over `cap` but single rows; as few as a multiple of `ranks * multiple` allows."""
     order = np.argsort(-tokens, kind="stable")
     alone = [[int(row)] for row in order if tokens[row] > cap]
     rest = order[len(alone) :]
 
     def count(bins: int) -> int:
-        return max(-(-(len(alone) + bins) // multiple), 1) * multiple - len(alone)
+        return max(-(-(len(alone) + bins) // (ranks * multiple)), 1) * ranks * multiple - len(alone)
 
     least = count(-(-int(tokens[rest].sum()) // cap))
-    bins = _even(rest, tokens, costs, least, cap)
+    bins = _even(rest, tokens, costs, least, cap, least)
     if bins is None:
         tight = _tight(rest, tokens, cap)
         enough = count(len(tight))
-        bins = _even(rest, tokens, costs, enough, cap) if enough > least else None
+        bins = _even(rest, tokens, costs, enough, cap, enough) if enough > least else None
         bins = bins or tight + [[] for _ in range(enough - len(tight))]
+    now = _lockstep(alone + bins, costs, ranks)
+    if costs.sum() / ranks < _GAIN * now:
+        graded = _even(rest, tokens, costs, len(bins), cap, ranks)
+        if graded is not None and _lockstep(alone + graded, costs, ranks) < _GAIN * now:
+            bins = graded
     return alone + bins
 
 
 def _even(
-    order: NDArray[np.int64], tokens: NDArray[np.int64], costs: NDArray[np.float64], count: int, cap: int
+    order: NDArray[np.int64], tokens: NDArray[np.int64], costs: NDArray[np.float64], count: int, cap: int, at_once: int
 ) -> list[list[int]] | None:
-    """`count` bins of about equal work: longest row first, to the bin of least work that has room; None if none has.
+    """`count` bins: longest row first, to the bin of least work that has room; None if none has.
 
-    A bin without room for a row is laid aside until rows are short enough for it again.
+    `at_once` bins are begun when no other has room. All: every bin gets about the same work. As many as there are
+    ranks: long rows come together, so the ranks have about the same work in each round where a row of one bin costs
+    more than all that fits into another. A bin without room is laid aside until rows are short enough for it again.
     """
     bins: list[list[int]] = [[] for _ in range(count)]
     rooms = [cap] * count
-    open_bins = [(0.0, number) for number in range(count)]
+    begun = 0
+    ready: list[tuple[float, int]] = []
     aside: list[tuple[int, float, int]] = []
     for row, length, cost in zip(order.tolist(), tokens[order].tolist(), costs[order].tolist(), strict=True):
         while aside and -aside[0][0] >= length:
             _, load, number = heapq.heappop(aside)
-            heapq.heappush(open_bins, (load, number))
-        while open_bins and rooms[open_bins[0][1]] < length:
-            load, number = heapq.heappop(open_bins)
+            heapq.heappush(ready, (load, number))
+        while ready and rooms[ready[0][1]] < length:
+            load, number = heapq.heappop(ready)
             heapq.heappush(aside, (-rooms[number], load, number))
-        if not open_bins:
-            return None
-        load, number = open_bins[0]
-        heapq.heapreplace(open_bins, (load + cost, number))
+        if not ready:
+            if begun == count:
+                return None
+            new = range(begun, min(begun + at_once, count))
+            ready = [(0.0, number) for number in new]
+            begun = new.stop
+        load, number = ready[0]
+        heapq.heapreplace(ready, (load + cost, number))
         bins[number].append(row)
         rooms[number] -= length
     return bins
+
+
+def _lockstep(bins: list[list[int]], costs: NDArray[np.float64], ranks: int) -> float:
+    """Work of the slowest bins, summed over rounds: how long a step takes if ranks wait after every micro-batch."""
+    return float(np.sort(sums(bins, costs))[::-1][::ranks].sum())
 
 
 def _tight(order: NDArray[np.int64], tokens: NDArray[np.int64], cap: int) -> list[list[int]]:

@@ -39,7 +39,13 @@ REWARD = "def varied(response, label, info):\n    return sum(map(ord, response))
 def learning(short: list[str], tmp_path: Path) -> list[str]:
     """Overrides of a short run in `tmp_path` that has something to learn from its first sample on."""
     (tmp_path / "varied.py").write_text(REWARD)
-    return [*short, "eval.enabled=false", "reward=custom", "reward.function._target_=varied.varied"]
+    return [
+        *short,
+        "checkpoint.every=0",
+        "eval.enabled=false",
+        "reward=custom",
+        "reward.function._target_=varied.varied",
+    ]
 
 
 def start_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -108,7 +114,15 @@ def test_distillation_asks_its_teacher(learning, tmp_path: Path):
 
 def test_a_critic_is_warmed_up_trained_resumed_and_exported(learning, tmp_path: Path):
     """Cut back to its second checkpoint and continued, the run ends with the same bits in both models."""
-    given = [*learning, *TWICE, "algo=ppo", "critic.warmup_iterations=1", "run.iterations=3", "checkpoint.keep=3"]
+    given = [
+        *learning,
+        *TWICE,
+        "algo=ppo",
+        "critic.warmup_iterations=1",
+        "run.iterations=3",
+        "checkpoint.every=1",
+        "checkpoint.keep=3",
+    ]
     ended = run(tmp_path, *given)
     assert ended.code == 0, ended.text
     whole = only_run(tmp_path)

@@ -116,7 +116,7 @@ REJECTION = "algo.correction.rejection"
         ([f"{CORRECTION}.normalise=true"], f"{CORRECTION}.normalise=true {UNREAD}=none"),
         (
             [f"{CORRECTION}.weight=tis", f"{CORRECTION}.lower=0.5"],
-            f"{CORRECTION}.lower=0.5 {UNREAD}=tis; leave it out, or",
+            f"{CORRECTION}.lower=0.5 {UNREAD}=tis; leave it",
         ),
         ([f"{CORRECTION}.weight=tis", f"{CORRECTION}.action=mask"], "choose algo/correction=mis"),
         ([f"{CORRECTION}.weight=icepop", f"{CORRECTION}.action=mask"], f"{CORRECTION}.action=mask {UNREAD}=icepop"),
@@ -134,11 +134,11 @@ REJECTION = "algo.correction.rejection"
         ),
         (
             [f"{CORRECTION}.weight=tis", f"{CORRECTION}.upper=0.5"],
-            f"{CORRECTION}.upper=0.5 is below 1, the ratio where",
+            f"{CORRECTION}.upper=0.5 is below 1, the ratio wh",
         ),
         (
             [f"{CORRECTION}.weight=icepop", f"{CORRECTION}.lower=1.5"],
-            f"{CORRECTION}.lower=1.5 is above 1, the ratio where",
+            f"{CORRECTION}.lower=1.5 is above 1, the ratio",
         ),
         (
             [f"{CORRECTION}.weight=mis", f"{CORRECTION}.action=mask", f"{CORRECTION}.upper=1"],

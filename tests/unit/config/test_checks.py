@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
@@ -132,13 +132,14 @@ def numbers(section: Section | type[Section], prefix: str = "") -> Iterator[str]
 
 def test_every_number_of_the_schema_has_a_range(plain_recipe: str) -> None:
     found = set(numbers(compose(plain_recipe)))
-    for key, schemas in {
-        "algo.loss": LOSS_SCHEMAS,
-        "algo.advantage": ADVANTAGE_SCHEMAS,
-        "data": DATA_SCHEMAS,
-        "eval.data": DATA_SCHEMAS,
-    }.items():
-        for schema in schemas.values():
+    of_options: dict[str, Iterable[type[Section]]] = {
+        "algo.loss": LOSS_SCHEMAS.values(),
+        "algo.advantage": ADVANTAGE_SCHEMAS.values(),
+        "data": DATA_SCHEMAS.values(),
+        "eval.data": DATA_SCHEMAS.values(),
+    }
+    for key, schemas in of_options.items():
+        for schema in schemas:
             found |= set(numbers(schema, f"{key}."))
     assert {
         "algo.advantage.lam",
@@ -245,6 +246,6 @@ def test_plain_names_enums() -> None:
     assert plain(compose())["algo"]["score"]["kind"] == "group_mean_std"
 
 
-def test_a_run_shorter_than_its_warmup_is_only_noted(plain_recipe):
+def test_a_run_shorter_than_its_warmup_is_only_noted(plain_recipe: str) -> None:
     notes = check(compose(plain_recipe, ["optim.schedule=linear", "optim.warmup_steps=10", "run.iterations=3"]))
     assert any("the run's 3 optimizer steps end within optim.warmup_steps=10" in note for note in notes)

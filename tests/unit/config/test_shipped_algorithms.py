@@ -137,7 +137,7 @@ def test_an_algorithm_goes_with_every_correction_kl_and_reduction(plain_recipe: 
     several = ["algo.steps_per_iteration=2", "algo.epochs_per_iteration=2"]
     config = compose(plain_recipe, [f"algo={name}", *TEACHER.get(name, []), *several])
     reductions = [ReductionConfig(kind=kind) for kind in ReductionKind if kind is not ReductionKind.custom]
-    changes = [{"correction": correction} for correction in CORRECTIONS]
+    changes: list[dict[str, Any]] = [{"correction": correction} for correction in CORRECTIONS]
     changes += [{"kl": kl} for kl in KLS]
     changes += [{"reduction": reduction} for reduction in reductions]
     changes += [{"entropy_coef": 0.01}, {"old_logprobs": OldLogprobs.always}]

@@ -1,38 +1,76 @@
-"""Packing: whatever the lengths, nothing is lost, the cap holds and ranks get equally many micro-batches."""
+"""Packing: whatever the lengths, nothing is lost, the cap holds, ranks get equally many micro-batches and equal work."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rlscale.data.batch import Batch
-from rlscale.data.packing import Plan, plan
+from rlscale.data.packing import CostModel, Plan, plan
 from rlscale.data.part import split
+
+EVEN = CostModel(1.0, 0.0)
 
 
 def rows_of(planned: Plan) -> list[int]:
     return [int(row) for rank in planned.parts for step in rank for rows in step for row in rows]
 
 
-@pytest.mark.parametrize("seed", range(60))
+def as_lists(planned: Plan) -> list[list[list[list[int]]]]:
+    return [[[rows.tolist() for rows in step] for step in rank] for rank in planned.parts]
+
+
+def work(planned: Plan, lengths: NDArray, cost: CostModel) -> NDArray:
+    """Work of every micro-batch of the first step: [ranks, micro-batches]."""
+    costs = cost.of(lengths)
+    return np.array([[costs[rows].sum() for rows in rank[0]] for rank in planned.parts])
+
+
+def slowest_over_mean(planned: Plan, lengths: NDArray, cost: CostModel) -> float:
+    totals = work(planned, lengths, cost).sum(1)
+    return float(totals.max() / totals.mean())
+
+
+def responses(count: int, seed: int = 0, longest: int = 32_768) -> NDArray:
+    """Log-normal lengths with a median of 1,000 and a long tail."""
+    return np.clip(np.random.default_rng(seed).lognormal(np.log(1000), 1.0, count), 16, longest).astype(np.int64)
+
+
+@pytest.mark.parametrize("seed", range(100))
 def test_random_rows_are_all_placed_once_under_the_cap_with_equal_counts(seed: int) -> None:
     random = np.random.default_rng(seed)
     count, ranks, align = int(random.integers(0, 150)), int(random.integers(1, 6)), int(random.choice([1, 2, 8]))
-    lengths = random.integers(1, 100, count)
+    multiple = int(random.choice([1, 1, 2, 4]))
+    longest = int(random.choice([20, 100, 1000]))
+    lengths = np.clip(random.lognormal(3, 1, count), 1, longest).astype(np.int64)
     steps = np.sort(random.integers(0, 3, count))
     cap = int(random.integers(20, 400))
-    planned = plan(lengths, steps, ranks, cap, align)
+    cost = CostModel(1.0, float(random.choice([0.0, 0.001, 0.1])))
+    planned = plan(lengths, steps, ranks, cap, align, multiple=multiple, cost=cost)
 
     assert sorted(rows_of(planned)) == list(range(count))
-    costs = -(-lengths // align) * align
-    assert planned.oversized == (costs > cap).sum()
+    tokens = -(-lengths // align) * align
+    assert planned.oversized == (tokens > cap).sum()
+    assert all(number >= 1 and number % multiple == 0 for number in planned.microbatches)
     for rank in planned.parts:
         assert [len(step) for step in rank] == planned.microbatches
         for number, step in enumerate(rank):
-            assert len(step) >= 1
+            assert [len(rows) > 0 for rows in step] == sorted((len(rows) > 0 for rows in step), reverse=True)
             for rows in step:
                 assert (steps[rows] == number).all()
-                assert costs[rows].sum() <= cap or len(rows) == 1
+                assert (np.diff(rows) > 0).all()
+                assert tokens[rows].sum() <= cap or len(rows) == 1
+
+
+def test_a_hand_made_step_has_the_division_that_one_would_choose() -> None:
+    planned = plan([8, 7, 3, 2, 6, 4], [0] * 6, 1, 10, cost=EVEN)
+    assert as_lists(planned) == [[[[0, 3], [1, 2], [4, 5]]]]
+
+    # Attention makes the row of 8 cost 8 + 64 / 8 = 16, as much as two rows of 4 and two of 2 (6 + 6 + 2.5 + 2.5) less 1.
+    lengths = np.array([8, 4, 4, 2, 2])
+    planned = plan(lengths, [0] * 5, 2, 12, cost=CostModel(1.0, 1 / 8))
+    assert as_lists(planned) == [[[[1, 2, 3, 4]]], [[[0]]]]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -43,22 +81,79 @@ def test_the_number_of_microbatches_is_near_the_least_possible(seed: int) -> Non
     assert planned.microbatches[0] <= -(-lengths.sum() // 2000 // 4) + 1
 
 
+def test_hardly_any_capacity_is_left_empty_where_there_are_many_microbatches() -> None:
+    lengths = responses(20_000)
+    planned = plan(lengths, np.zeros(20_000, int), 8, 32_768)
+    assert lengths.sum() / (8 * planned.microbatches[0] * 32_768) > 0.98
+
+
+def test_long_rows_that_fit_badly_take_few_more_microbatches_than_their_sum() -> None:
+    lengths = np.random.default_rng(0).integers(4_000, 16_000, 4_000)
+    planned = plan(lengths, np.zeros(4_000, int), 4, 32_768)
+    assert lengths.sum() / (4 * planned.microbatches[0] * 32_768) > 0.98
+
+
 def test_ranks_get_about_equal_work() -> None:
     lengths = np.random.default_rng(0).integers(10, 500, 512)
     planned = plan(lengths, np.zeros(512, int), 4, 4096)
-    loads = [sum(lengths[rows].sum() for rows in rank[0]) for rank in planned.parts]
-    assert max(loads) / min(loads) < 1.02
+    assert slowest_over_mean(planned, lengths, CostModel()) < 1.003
+
+
+@pytest.mark.parametrize("quadratic", [1 / 50_000, 1 / 16_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_work_is_equal_on_64_ranks_although_one_row_fills_a_microbatch(seed: int, quadratic: float) -> None:
+    lengths, cost = responses(8192, seed), CostModel(1.0, quadratic)
+    lengths[0] = 32_768
+    planned = plan(lengths, np.zeros(8192, int), 64, 32_768, cost=cost)
+    assert work(planned, lengths, cost).max() > 1.3 * work(planned, lengths, cost).mean()
+    assert slowest_over_mean(planned, lengths, cost) < 1.005
+
+
+def test_balancing_flops_beats_balancing_tokens_on_skewed_lengths() -> None:
+    lengths = np.concatenate([np.full(12, 30_000), np.full(2_000, 600)])
+    cost = CostModel(1.0, 1 / 16_000)
+    by_flops, by_tokens = (plan(lengths, np.zeros(2_012, int), 8, 32_768, cost=model) for model in (cost, EVEN))
+    assert slowest_over_mean(by_flops, lengths, cost) < 1.005
+    assert slowest_over_mean(by_tokens, lengths, cost) > 1.04
+    assert slowest_over_mean(by_tokens, lengths, EVEN) < 1.005
+
+
+def test_a_microbatch_costs_about_the_same_on_every_rank() -> None:
+    lengths = responses(8192, longest=8_000)
+    loads = work(plan(lengths, np.zeros(8192, int), 16, 16_384), lengths, CostModel())
+    assert loads.max(0).sum() < 1.01 * loads.sum(1).mean()
+    assert (np.diff(loads, axis=1) <= 1e-6).all()
+
+
+def test_long_rows_come_together_where_ranks_would_wait_for_a_few() -> None:
+    lengths, cost = responses(8192), CostModel(1.0, 1 / 16_000)
+    loads = work(plan(lengths, np.zeros(8192, int), 64, 32_768, cost=cost), lengths, cost)
+    alone = cost.of(lengths.max())
+    assert loads[:, 0].max() == pytest.approx(alone, rel=0.05)
+    assert loads[:, 0].mean() > 1.3 * loads[:, 1:].mean()
 
 
 def test_a_row_over_the_cap_stands_alone_and_is_counted() -> None:
     planned = plan([50, 5, 5], [0, 0, 0], 1, 20)
     assert planned.oversized == 1
-    assert [rows.tolist() for rows in planned.parts[0][0]] == [[0], [1, 2]]
+    assert as_lists(planned) == [[[[0], [1, 2]]]]
+
+
+def test_only_rows_over_the_cap() -> None:
+    planned = plan([50, 60, 70], [0, 0, 0], 2, 20)
+    assert planned.oversized == 3
+    assert sorted(rows_of(planned)) == [0, 1, 2]
+    assert planned.microbatches == [2]
 
 
 def test_ranks_without_rows_get_dummies() -> None:
-    planned = plan([5], [0], 3, 20)
-    assert [[rows.tolist() for rows in rank[0]] for rank in planned.parts] == [[[0]], [[]], [[]]]
+    assert as_lists(plan([5], [0], 3, 20)) == [[[[0]]], [[[]]], [[[]]]]
+
+
+def test_microbatches_that_a_virtual_pipeline_asks_for_are_used() -> None:
+    planned = plan([5] * 8, [0] * 8, 1, 20, multiple=4)
+    assert [len(rows) for rows in planned.parts[0][0]] == [2, 2, 2, 2]
+    assert plan([5] * 20, [0] * 20, 1, 20, multiple=4).microbatches == [8]
 
 
 def test_alignment_counts_against_the_cap() -> None:
@@ -67,9 +162,30 @@ def test_alignment_counts_against_the_cap() -> None:
 
 
 def test_the_same_rows_are_planned_the_same_way() -> None:
-    lengths = np.random.default_rng(1).integers(1, 50, 100)
-    first, second = (plan(lengths, np.zeros(100, int), 2, 300) for _ in range(2))
-    assert rows_of(first) == rows_of(second)
+    lengths = responses(2_000)
+    first, second = (plan(lengths, np.arange(2_000) % 3, 16, 32_768) for _ in range(2))
+    assert as_lists(first) == as_lists(second)
+
+
+@pytest.mark.parametrize("sizes", [(0, 10, 1, 1), (1, 0, 1, 1), (1, 10, 0, 1), (1, 10, 1, 0)])
+def test_sizes_must_be_positive(sizes: tuple[int, int, int, int]) -> None:
+    ranks, cap, align, multiple = sizes
+    with pytest.raises(ValueError, match="must be positive"):
+        plan([1], [0], ranks, cap, align, multiple=multiple)
+
+
+def test_cost_of_a_transformer_counts_causal_attention() -> None:
+    # Per token 2 FLOPs forward and 4 backward per weight; per layer and pair of tokens 2 x 2 x head sizes, half of them
+    # causal, thrice for forward and backward.
+    cost = CostModel.of_transformer(matrix_parameters=1_000, layers=2, heads=4, head_dim=8)
+    assert cost.of([10]).tolist() == [6 * 1_000 * 10 + 3 * 2 * (2 * 2 * 10 * 10 / 2) * 32]
+
+
+def test_a_cost_model_without_work_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        CostModel(linear=0.0)
+    with pytest.raises(ValueError, match="not negative"):
+        CostModel(quadratic=-1.0)
 
 
 def test_parts_hold_the_rows_of_their_rank_and_number_them_from_zero() -> None:
