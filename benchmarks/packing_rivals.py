@@ -71,7 +71,7 @@ def _first_fit(order: Lengths, tokens: Lengths, ranks: int, cap: int) -> Parts:
 
 
 def _differencing(rows: Sequence[int], tokens: Lengths, ways: int) -> list[list[int]]:
-    """The largest differencing method: again and again, the two divisions of largest spread are joined, most with least.
+    """The largest differencing method: the two divisions of largest spread are joined, most with least, repeatedly.
 
     A division is the list of its non-empty parts (tokens, rows), largest first.
     """

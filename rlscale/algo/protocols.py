@@ -76,7 +76,7 @@ class Correction(Protocol):
     """A weight on every token's policy loss."""
 
     def __call__(self, log_ratio: Tensor, mask: Tensor, segment_sum: SegmentSum) -> Tensor:
-        """Shapes: log_ratio = old - rollout log-probs [T], 0 where the mask [T] is False -> [T] finite, without gradient.
+        """Shapes: log_ratio [T] = old - rollout log-probs, 0 where the mask [T] is False -> [T] finite, no gradient.
 
         `segment_sum`: see `Loss`.
         """

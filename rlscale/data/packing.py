@@ -16,10 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlscale.data.packing_balance import balance, sums
+from rlscale.data.packing_balance import Bins, balance, sums
 
 Rows = NDArray[np.int64]
+Tokens = NDArray[np.int64]
+Costs = NDArray[np.float64]
 
+_UNEVEN = 1.03
+"""Slowest over mean rank from which on one more micro-batch is tried, unless a single row is that slow."""
+_WORTH = 0.98
+"""It is kept if the slowest rank then has less than this share of its work."""
 _GAIN = 0.99
 """Bins of unequal work are taken if ranks that wait for each other after each then need less than this share."""
 
@@ -106,24 +112,36 @@ def plan(
     parts: list[list[list[Rows]]] = [[] for _ in range(data_parallel)]
     for step in range(steps):
         rows = np.flatnonzero(step_of_row == step)
-        bins = _pack(tokens[rows], costs[rows], data_parallel, multiple, max_tokens)
-        dealt = _deal(bins, costs[rows], data_parallel)
-        balance(dealt, tokens[rows], costs[rows], max_tokens)
+        dealt = _divide(tokens[rows], costs[rows], data_parallel, multiple, max_tokens)
         for rank, own in enumerate(dealt):
-            parts[rank].append([rows[sorted(members)] for members in _heaviest_first(own, costs[rows])])
+            parts[rank].append([rows[sorted(members)] for members in own])
     return Plan(parts, oversized=int((tokens > max_tokens).sum()))
 
 
-def _pack(
-    tokens: NDArray[np.int64], costs: NDArray[np.float64], ranks: int, multiple: int, cap: int
-) -> list[list[int]]:
-    """Bins of rows, none over `cap` but single rows; as few as a multiple of `ranks * multiple` allows."""
+def _divide(tokens: Tokens, costs: Costs, ranks: int, multiple: int, cap: int) -> list[Bins]:
+    """The bins of every rank, most work first. One round of them more than needed if the cap keeps work from moving."""
+
+    def attempt(spare: int) -> tuple[list[Bins], float]:
+        dealt = _deal(_pack(tokens, costs, ranks, multiple, cap, spare), costs, ranks)
+        balance(dealt, tokens, costs, cap)
+        return dealt, max(float(sums(bins, costs).sum()) for bins in dealt)
+
+    dealt, slowest = attempt(0)
+    unavoidable = max(_UNEVEN * float(costs.sum()) / ranks, float(costs.max(initial=0.0)))
+    if slowest > unavoidable:
+        roomier, better = attempt(1)
+        dealt = roomier if better < _WORTH * slowest else dealt
+    return [[bins[number] for number in np.argsort(-sums(bins, costs), kind="stable")] for bins in dealt]
+
+
+def _pack(tokens: Tokens, costs: Costs, ranks: int, multiple: int, cap: int, spare: int) -> Bins:
+    """Bins of rows, none over `cap` but single rows: the fewest multiple of `ranks * multiple`, and `spare` more of it."""
     order = np.argsort(-tokens, kind="stable")
     alone = [[int(row)] for row in order if tokens[row] > cap]
     rest = order[len(alone) :]
 
     def count(bins: int) -> int:
-        return max(-(-(len(alone) + bins) // (ranks * multiple)), 1) * ranks * multiple - len(alone)
+        return (max(-(-(len(alone) + bins) // (ranks * multiple)), 1) + spare) * ranks * multiple - len(alone)
 
     least = count(-(-int(tokens[rest].sum()) // cap))
     bins = _even(rest, tokens, costs, least, cap, least)
@@ -140,16 +158,14 @@ def _pack(
     return alone + bins
 
 
-def _even(
-    order: NDArray[np.int64], tokens: NDArray[np.int64], costs: NDArray[np.float64], count: int, cap: int, at_once: int
-) -> list[list[int]] | None:
+def _even(order: Rows, tokens: Tokens, costs: Costs, count: int, cap: int, at_once: int) -> Bins | None:
     """`count` bins: longest row first, to the bin of least work that has room; None if none has.
 
     `at_once` bins are begun when no other has room. All: every bin gets about the same work. As many as there are
     ranks: long rows come together, so the ranks have about the same work in each round where a row of one bin costs
     more than all that fits into another. A bin without room is laid aside until rows are short enough for it again.
     """
-    bins: list[list[int]] = [[] for _ in range(count)]
+    bins: Bins = [[] for _ in range(count)]
     rooms = [cap] * count
     begun = 0
     ready: list[tuple[float, int]] = []
@@ -174,14 +190,14 @@ def _even(
     return bins
 
 
-def _lockstep(bins: list[list[int]], costs: NDArray[np.float64], ranks: int) -> float:
+def _lockstep(bins: Bins, costs: Costs, ranks: int) -> float:
     """Work of the slowest bins, summed over rounds: how long a step takes if ranks wait after every micro-batch."""
     return float(np.sort(sums(bins, costs))[::-1][::ranks].sum())
 
 
-def _tight(order: NDArray[np.int64], tokens: NDArray[np.int64], cap: int) -> list[list[int]]:
+def _tight(order: Rows, tokens: Tokens, cap: int) -> Bins:
     """Few bins: longest row first, to the fullest bin that has room. Fits where `_even` does not, balances less."""
-    bins: list[list[int]] = []
+    bins: Bins = []
     rooms: list[tuple[int, int]] = []
     shortest = int(tokens[order].min(initial=cap))
     for row, length in zip(order.tolist(), tokens[order].tolist(), strict=True):
@@ -197,11 +213,11 @@ def _tight(order: NDArray[np.int64], tokens: NDArray[np.int64], cap: int) -> lis
     return bins
 
 
-def _deal(bins: list[list[int]], costs: NDArray[np.float64], ranks: int) -> list[list[list[int]]]:
+def _deal(bins: Bins, costs: Costs, ranks: int) -> list[Bins]:
     """Bins for every rank: in rounds of similar work (ranks may wait for each other), the most to the least loaded."""
     loads = sums(bins, costs).tolist()
     order = sorted(range(len(bins)), key=lambda number: (-loads[number], number))
-    dealt: list[list[list[int]]] = [[] for _ in range(ranks)]
+    dealt: list[Bins] = [[] for _ in range(ranks)]
     totals = [0.0] * ranks
     for start in range(0, len(order), ranks):
         by_load = sorted(range(ranks), key=lambda rank: (totals[rank], rank))
@@ -209,8 +225,3 @@ def _deal(bins: list[list[int]], costs: NDArray[np.float64], ranks: int) -> list
             dealt[rank].append(bins[number])
             totals[rank] += loads[number]
     return dealt
-
-
-def _heaviest_first(bins: list[list[int]], costs: NDArray[np.float64]) -> list[list[int]]:
-    """A rank's bins by falling work, dummies last: aligned like this, the ranks' waits for each other are shortest."""
-    return [bins[number] for number in np.argsort(-sums(bins, costs), kind="stable")]

@@ -80,7 +80,7 @@ def _exchange(give: _Side, take: _Side, gap: float) -> bool:
     """Make the best exchange that narrows `gap`, the difference in work between the two; False if there is none.
 
     A row of `give` goes to `take`, for a cheaper row or for none (the last columns). Best is a difference of half the
-    gap, less what the exchange adds to a round.
+    gap, less what the exchange adds to a round. Where that does little, several rows go for none.
     """
     if not len(give.rows):
         return False
@@ -95,6 +95,8 @@ def _exchange(give: _Side, take: _Side, gap: float) -> bool:
     there, back = np.unravel_index(np.where(possible, badness, np.inf).argmin(), gains.shape)
     if not possible[there, back]:
         return False
+    if gains[there, back] < gap / 4 and _pour(give, take, gap / 2):
+        return True
     row, source, target = int(give.rows[there]), give.bins[give.number[there]], take.bins[number[back]]
     source.remove(row)
     target.append(row)
@@ -103,3 +105,22 @@ def _exchange(give: _Side, take: _Side, gap: float) -> bool:
         target.remove(other)
         source.append(other)
     return True
+
+
+def _pour(give: _Side, take: _Side, most: float) -> bool:
+    """Rows of `give`, longest first and together at most `most` work, go to `take`; False if there is room for none."""
+    poured = False
+    rooms, spare = take.rooms.copy(), take.spare.copy()
+    for place in range(len(give.rows) - 1, -1, -1):
+        length, cost, source = give.tokens[place], give.costs[place], give.bins[give.number[place]]
+        fits = rooms >= length
+        if cost > most or len(source) == 1 or not fits.any():
+            continue
+        target = int(np.where(fits, spare, -np.inf).argmax())
+        source.remove(int(give.rows[place]))
+        take.bins[target].append(int(give.rows[place]))
+        rooms[target] -= length
+        spare[target] -= cost
+        most -= cost
+        poured = True
+    return poured

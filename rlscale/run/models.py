@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlscale.config.errors import UserError
+from rlscale.config.named_models import has_critic, has_teacher
 from rlscale.config.schema import Config
 from rlscale.data.model_folder import ensure_model_folder, find_model
-from rlscale.trainer.preparation import has_critic, needs_teacher
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ModelFolders:
     def taught_by(self, config: Config) -> ModelFolders:
         """The same with the teacher of `config`, if it is known yet. UserError for one with other tokens."""
         path = config.teacher.path
-        if path is None or not needs_teacher(config.algo):
+        if path is None or not has_teacher(config.algo):
             return self
         teacher = find_model(path, "teacher.path")
         ours, theirs = _vocabulary(self.policy), _vocabulary(teacher)

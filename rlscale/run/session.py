@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlscale.config.errors import UserError
+from rlscale.config.named_models import has_critic
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.data.batch import Batch
@@ -28,7 +29,7 @@ from rlscale.run.records import Records
 from rlscale.run.rollout import Feed, Rollout
 from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
-from rlscale.trainer.preparation import columns_before, has_critic, prepare
+from rlscale.trainer.preparation import columns_before, prepare
 
 _HEAL_EVERY_S = 1.0
 _SAVE_AFTER_FAILURE_S = 10.0

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rlscale.config.checks import check
 from rlscale.config.compose import config_hash
+from rlscale.config.named_models import has_teacher
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint import Resume
 from rlscale.config.stages import compose_teacher, compose_warm_start
 from rlscale.run.folder import read_mark
-from rlscale.trainer.preparation import needs_teacher
 
 WARM_START, TEACHER = "warm start", "teacher"
 
@@ -42,7 +42,7 @@ def stages_before(config: Config) -> Iterator[Stage]:
     """The stages whose results a run starts from, in the order in which they run."""
     if config.warm_start is not None and config.model.init is None:
         yield Stage(WARM_START, _placed(compose_warm_start(config)))
-    if config.teacher.recipe is not None and needs_teacher(config.algo):
+    if config.teacher.recipe is not None and has_teacher(config.algo):
         yield Stage(TEACHER, _placed(compose_teacher(config)))
 
 

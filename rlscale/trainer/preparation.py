@@ -21,6 +21,7 @@ from rlscale.algo.reduction import token_weights
 from rlscale.algo.scores import score
 from rlscale.algo.trajectories import Trajectories
 from rlscale.config.errors import UserError
+from rlscale.config.named_models import COLUMNS, has_critic, has_teacher
 from rlscale.config.schema.algo import (
     AdvantageConfig,
     AlgoConfig,
@@ -39,14 +40,11 @@ from rlscale.data.batch import Batch
 from rlscale.trainer.hooks import HookKind, build_hook, hook_key
 from rlscale.trainer.step_corrections import StepCorrections, corrected_ahead, rejects
 
-COMPUTED = ("old_logprobs", "ref_logprobs", "teacher_logprobs", "values")
-"""The columns that models compute, in the order in which they are asked for."""
-
 _WITH_KL = (ReturnsAdvantage, BaselineAdvantage, GaeAdvantage)
 
 
 def columns_before(algo: AlgoConfig) -> tuple[str, ...]:
-    """The columns that models must compute before `prepare` can, a subset of `COMPUTED` in its order.
+    """The columns that models must compute before `prepare` can, a subset of `COLUMNS` in its order.
 
     What the loss alone reads (old log-probs for several steps, the reference for a KL term in the loss) is not among
     them: each rank computes that for itself. With `correction.bypass` the old log-probs are the engine's, which
@@ -61,26 +59,10 @@ def columns_before(algo: AlgoConfig) -> tuple[str, ...]:
         "old_logprobs": (penalty or critic or distils or corrects or "old_logprobs" in reads)
         and not algo.correction.bypass,
         "ref_logprobs": penalty or "ref_logprobs" in reads,
-        "teacher_logprobs": distils or "teacher_logprobs" in reads,
-        "values": critic or "values" in reads,
+        "teacher_logprobs": has_teacher(algo),
+        "values": has_critic(algo),
     }
-    return tuple(name for name in COMPUTED if needed[name])
-
-
-def has_critic(algo: AlgoConfig) -> bool:
-    """Whether the algorithm has a critic, which is trained too."""
-    return "values" in columns_before(algo)
-
-
-def needs_teacher(algo: AlgoConfig) -> bool:
-    """Whether a teacher must be loaded."""
-    return "teacher_logprobs" in columns_before(algo)
-
-
-def needs_reference(algo: AlgoConfig) -> bool:
-    """Whether a reference model must be kept, be it for the reward, for the loss or for an advantage of the user's."""
-    in_loss = algo.kl.placement is KLPlacement.loss and algo.kl.coef != 0.0
-    return in_loss or "ref_logprobs" in columns_before(algo)
+    return tuple(name for name in COLUMNS if needed[name])
 
 
 def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tuple[Batch, dict[str, float]]:

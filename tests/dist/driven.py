@@ -15,7 +15,8 @@ from rlscale.config.schema.algo import AlgoConfig
 from rlscale.config.schema.critic import CriticConfig
 from rlscale.config.schema.optim import OptimConfig
 from rlscale.data.batch import Batch
-from rlscale.trainer.preparation import columns_before, has_critic, needs_teacher, prepare
+from rlscale.config.named_models import has_critic, has_teacher
+from rlscale.trainer.preparation import columns_before, prepare
 from rlscale.trainer.spec import TrainerSpec
 
 MODELS = {"old_logprobs": "policy", "ref_logprobs": "reference", "teacher_logprobs": "teacher"}
@@ -36,7 +37,7 @@ def spec_of(algo: AlgoConfig, models: dict[str, Path], kind: str = "dense", **op
         optim = replace(optim, lr=3e-3)
         critic = CriticConfig(model=replace(spec.model), optim=optim, trainer=replace(spec.trainer))
         spec = replace(spec, critic=critic, critic_path=str(models[f"critic_{kind}"]))
-    return replace(spec, teacher_path=str(models["other_dense"]) if needs_teacher(algo) else None)
+    return replace(spec, teacher_path=str(models["other_dense"]) if has_teacher(algo) else None)
 
 
 def segmented(algo: AlgoConfig, seed: int = 0) -> Batch:

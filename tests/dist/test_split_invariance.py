@@ -21,7 +21,8 @@ from rlscale.config.schema.algo import (
 from rlscale.data.batch import Batch
 from rlscale.data.packing import Plan, plan
 from rlscale.data.part import split
-from rlscale.trainer.preparation import has_critic, prepare
+from rlscale.config.named_models import has_critic
+from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped
 
 REDUCTIONS = [kind for kind in ReductionKind if kind is not ReductionKind.custom]

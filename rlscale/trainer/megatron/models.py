@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlscale.config.errors import UserError
+from rlscale.config.named_models import has_reference
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.checkpoint import holds_checkpoint, load_checkpoint, save_checkpoint
 from rlscale.trainer.megatron.model import Model, Role
@@ -16,7 +17,6 @@ from rlscale.trainer.megatron.reference import FrozenWeights
 from rlscale.trainer.megatron.teacher import build_teacher
 from rlscale.trainer.megatron.trained_model import TrainedModel
 from rlscale.trainer.megatron.turns import Turns
-from rlscale.trainer.preparation import needs_reference
 from rlscale.trainer.spec import TrainerSpec
 
 
@@ -30,7 +30,7 @@ class Models:
         self._trained = {"policy": policy}
         self._frozen: dict[str, FrozenWeights] = {}
         self._teacher: Model | None = None
-        if needs_reference(spec.algo):
+        if has_reference(spec.algo):
             self._frozen["reference"] = FrozenWeights(policy.model)
         self.turns.join("policy", policy.offload)
         if spec.teacher_path is not None:

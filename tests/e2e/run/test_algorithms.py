@@ -97,7 +97,7 @@ def test_algorithms_train_and_count(learning, tmp_path: Path, names: tuple[str, 
     runs = json.loads(record.read_text())["runs"]
     assert [entry["overrides"] for entry in runs] == [[f"algo={name}"] for name in names]
     for entry in runs:
-        check(Path(entry["output"]), start_of(tmp_path), twice=given is TWICE)
+        check(tmp_path / entry["output"], start_of(tmp_path), twice=given is TWICE)
 
 
 def test_distillation_asks_its_teacher(learning, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Packing: whatever the lengths, nothing is lost, the cap holds, ranks get equally many micro-batches and equal work."""
+"""Packing: whatever the lengths, nothing is lost, the cap holds, ranks get equally many bins and equal work."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_hand_made_step_has_the_division_that_one_would_choose() -> None:
     planned = plan([8, 7, 3, 2, 6, 4], [0] * 6, 1, 10, cost=EVEN)
     assert as_lists(planned) == [[[[0, 3], [1, 2], [4, 5]]]]
 
-    # Attention makes the row of 8 cost 8 + 64 / 8 = 16, as much as two rows of 4 and two of 2 (6 + 6 + 2.5 + 2.5) less 1.
+    # Attention makes the row of 8 cost 8 + 64 / 8 = 16, nearly as much as the others together: 6 + 6 + 2.5 + 2.5 = 17.
     lengths = np.array([8, 4, 4, 2, 2])
     planned = plan(lengths, [0] * 5, 2, 12, cost=CostModel(1.0, 1 / 8))
     assert as_lists(planned) == [[[[1, 2, 3, 4]]], [[[0]]]]
@@ -90,7 +90,7 @@ def test_hardly_any_capacity_is_left_empty_where_there_are_many_microbatches() -
 def test_long_rows_that_fit_badly_take_few_more_microbatches_than_their_sum() -> None:
     lengths = np.random.default_rng(0).integers(4_000, 16_000, 4_000)
     planned = plan(lengths, np.zeros(4_000, int), 4, 32_768)
-    assert lengths.sum() / (4 * planned.microbatches[0] * 32_768) > 0.98
+    assert lengths.sum() / (4 * planned.microbatches[0] * 32_768) > 0.965
 
 
 def test_ranks_get_about_equal_work() -> None:
@@ -110,12 +110,22 @@ def test_work_is_equal_on_64_ranks_although_one_row_fills_a_microbatch(seed: int
 
 
 def test_balancing_flops_beats_balancing_tokens_on_skewed_lengths() -> None:
-    lengths = np.concatenate([np.full(12, 30_000), np.full(2_000, 600)])
+    lengths = np.concatenate([np.full(12, 30_000), np.full(1_800, 600)])
     cost = CostModel(1.0, 1 / 16_000)
-    by_flops, by_tokens = (plan(lengths, np.zeros(2_012, int), 8, 32_768, cost=model) for model in (cost, EVEN))
+    by_flops, by_tokens = (plan(lengths, np.zeros(1_812, int), 8, 32_768, cost=model) for model in (cost, EVEN))
     assert slowest_over_mean(by_flops, lengths, cost) < 1.005
     assert slowest_over_mean(by_tokens, lengths, cost) > 1.04
     assert slowest_over_mean(by_tokens, lengths, EVEN) < 1.005
+
+
+def test_one_more_microbatch_is_taken_where_full_ones_keep_work_from_moving() -> None:
+    lengths = np.concatenate([np.full(9, 32_000), np.full(2_080, 600)])
+    cost = CostModel(1.0, 1 / 16_000)
+    least = -(-int(lengths.sum()) // 32_768 // 8)
+    planned = plan(lengths, np.zeros(len(lengths), int), 8, 32_768, cost=cost)
+    assert planned.microbatches == [least + 1]
+    assert slowest_over_mean(planned, lengths, cost) < 1.03
+    assert plan(lengths, np.zeros(len(lengths), int), 8, 32_768, cost=EVEN).microbatches == [least]
 
 
 def test_a_microbatch_costs_about_the_same_on_every_rank() -> None:
@@ -127,9 +137,9 @@ def test_a_microbatch_costs_about_the_same_on_every_rank() -> None:
 
 def test_long_rows_come_together_where_ranks_would_wait_for_a_few() -> None:
     lengths, cost = responses(8192), CostModel(1.0, 1 / 16_000)
+    lengths[0] = 32_768
     loads = work(plan(lengths, np.zeros(8192, int), 64, 32_768, cost=cost), lengths, cost)
-    alone = cost.of(lengths.max())
-    assert loads[:, 0].max() == pytest.approx(alone, rel=0.05)
+    assert loads.max() == cost.of(32_768)
     assert loads[:, 0].mean() > 1.3 * loads[:, 1:].mean()
 
 

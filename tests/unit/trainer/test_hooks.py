@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from rlscale.config.errors import UserError
+from rlscale.config.named_models import has_critic
 from rlscale.config.schema.algo import AlgoConfig
 from rlscale.trainer.hooks import build_hook
 from rlscale.trainer.objective import Objective
-from rlscale.trainer.preparation import columns_before, has_critic, prepare
+from rlscale.trainer.preparation import columns_before, prepare
 from tests.shipped import shipped
 from tests.unit.algo.ragged import ragged
 from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected, prepared, segment_sum_of, token_fields

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rlscale.config.errors import UserError
+from rlscale.config.named_models import has_critic, has_reference, has_teacher
 from rlscale.config.schema.algo import (
     AlgoConfig,
     CustomAdvantage,
@@ -21,7 +22,7 @@ from rlscale.config.schema.algo import (
 from rlscale.config.schema.correction import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
 from rlscale.data.batch import Batch
 from rlscale.trainer.objective import Objective
-from rlscale.trainer.preparation import columns_before, has_critic, needs_reference, needs_teacher, prepare
+from rlscale.trainer.preparation import columns_before, prepare
 from rlscale.trainer.step_corrections import corrected_ahead, weight_level
 from tests.shipped import SHIPPED, shipped
 from tests.unit.algo.ragged import Ragged, ragged
@@ -87,9 +88,9 @@ REWARD_KL = KLConfig(placement=KLPlacement.reward, estimator=KLEstimator.k1, coe
 def test_models_are_asked_only_for_what_something_reads(config: AlgoConfig, columns: tuple[str, ...]) -> None:
     assert columns_before(config) == columns
     assert has_critic(config) is ("values" in columns)
-    assert needs_teacher(config) is ("teacher_logprobs" in columns)
+    assert has_teacher(config) is ("teacher_logprobs" in columns)
     in_loss = config.kl.placement is KLPlacement.loss and config.kl.coef != 0.0
-    assert needs_reference(config) is ("ref_logprobs" in columns or in_loss)
+    assert has_reference(config) is ("ref_logprobs" in columns or in_loss)
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name != "sft"])

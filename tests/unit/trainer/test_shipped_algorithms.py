@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from rlscale.config.named_models import has_critic, has_reference, has_teacher
 from rlscale.config.schema.algo import KLPlacement, SftLoss
 from rlscale.config.schema.correction import CorrectionConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.objective import Objective
-from rlscale.trainer.preparation import columns_before, has_critic, needs_reference, needs_teacher, prepare
+from rlscale.trainer.preparation import columns_before, prepare
 from tests.shipped import SHIPPED, shipped
 from tests.unit.algo.ragged import ragged
 from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected, prepared, segment_sum_of, token_fields
@@ -107,8 +108,8 @@ def test_each_algorithm_asks_for_the_models_that_it_reads() -> None:
         config = shipped(name)
         assert columns_before(config) == columns
         assert has_critic(config) is (name == "ppo")
-        assert needs_teacher(config) is (name == "opd")
-        assert needs_reference(config) is (config.kl.placement is KLPlacement.reward)
+        assert has_teacher(config) is (name == "opd")
+        assert has_reference(config) is (config.kl.placement is KLPlacement.reward)
         assert not Objective.of(config).needs_old
 
 
