@@ -1,4 +1,4 @@
-"""How well rows are packed into micro-batches: `python benchmarks/packing.py`, about two minutes on one core.
+"""How well rows are packed into micro-batches: `python benchmarks/packing.py`, under a minute on one core.
 
 Lengths of three kinds of training, drawn from fixed seeds; 8, 64 and 512 data-parallel ranks; against padding, first
 fit and Karmarkar-Karp alone. It plans only: no model, no ranks, no GPU. docs/benchmarks.md holds a measured table.
@@ -32,7 +32,7 @@ BATCHES = ((8, GROUPS * SAMPLES), (64, GROUPS * SAMPLES), (512, GROUPS * SAMPLES
 """Data-parallel ranks and samples of the step."""
 DENSE, SPARSE = CostModel(), CostModel(quadratic=1 / 16_000)
 """Qwen3-8B and Qwen3-30B-A3B, whose attention weighs more because a token visits few parameters."""
-OURS = "rlscale"
+OURS, LOCKSTEP = "rlscale", "rlscale, lockstep=True"
 WASTE_AIM, IMBALANCE_AIM, SECONDS_AIM = 0.02, 1.03, 2.0
 
 Lengths = NDArray[np.int64]
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Benchmark of packing.")
     parser.add_argument("--quick", action="store_true", help="8 and 64 ranks only")
     batches = BATCHES[:2] if parser.parse_args().quick else BATCHES
-    console = Console(width=130, highlight=False)
+    console = Console(width=140, highlight=False)
     before = load_average()
     tables = [_comparison(kind, batches) for kind in KINDS]
     tables += [_heavier_attention(), _many_samples()]
@@ -103,8 +103,9 @@ def _lengths(kind: str, count: int) -> Lengths:
     return KINDS[kind](np.random.default_rng(0), count)
 
 
-def _ours(lengths: Lengths, ranks: int, cost: CostModel) -> Parts:
-    return [rank[0] for rank in plan(lengths, np.zeros(len(lengths), np.int64), ranks, CAP, ALIGN, cost=cost).parts]
+def _ours(lengths: Lengths, ranks: int, cost: CostModel, lockstep: bool) -> Parts:
+    steps = np.zeros(len(lengths), np.int64)
+    return [rank[0] for rank in plan(lengths, steps, ranks, CAP, ALIGN, cost=cost, lockstep=lockstep).parts]
 
 
 def _aligned(lengths: Lengths) -> Lengths:
@@ -171,7 +172,9 @@ def _comparison(kind: str, batches: tuple[tuple[int, int], ...]) -> Table:
 
 
 def _divide(name: str, lengths: Lengths, ranks: int, cost: CostModel = DENSE) -> Parts:
-    return _ours(lengths, ranks, cost) if name == OURS else RIVALS[name](_aligned(lengths), ranks, CAP)
+    if name in (OURS, LOCKSTEP):
+        return _ours(lengths, ranks, cost, name == LOCKSTEP)
+    return RIVALS[name](_aligned(lengths), ranks, CAP)
 
 
 def _shares(quality: Quality) -> tuple[str, str]:
@@ -191,7 +194,7 @@ def _heavier_attention() -> Table:
     ranks, samples = BATCHES[1]
     for kind in KINDS:
         lengths = _lengths(kind, samples)
-        for name in (OURS, "Karmarkar-Karp", "longest first fit"):
+        for name in (OURS, LOCKSTEP, "Karmarkar-Karp", "longest first fit"):
             quality = _quality(_divide(name, lengths, ranks, SPARSE), lengths, SPARSE)
             table.add_row(str(ranks), f"{samples:,}", kind, name, *_balance(quality))
     return table

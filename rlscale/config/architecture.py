@@ -40,17 +40,39 @@ def read_architecture(model: ModelConfig) -> dict[str, Any] | None:
 def parameter_count(architecture: Mapping[str, Any]) -> int:
     """Parameters of a supported architecture (norms included, biases not: these models have none)."""
     hidden, layers = int(architecture["hidden_size"]), int(architecture["num_hidden_layers"])
+    width, experts = head_dim(architecture), int(architecture.get("num_experts") or 0)
+    router = experts * hidden
+    norms = 2 * hidden + 2 * width
+    embeddings = int(architecture["vocab_size"]) * hidden * (1 if architecture.get("tie_word_embeddings") else 2)
+    return layers * (_attention(architecture) + _mlp(architecture, experts) + router + norms) + embeddings + hidden
+
+
+def visited_parameters(architecture: Mapping[str, Any]) -> int:
+    """Parameters that every token is multiplied with: matrices, the output projection, the experts it is sent to."""
+    hidden, layers = int(architecture["hidden_size"]), int(architecture["num_hidden_layers"])
+    router = int(architecture.get("num_experts") or 0) * hidden
+    mlp = _mlp(architecture, int(architecture.get("num_experts_per_tok") or 0))
+    return layers * (_attention(architecture) + mlp + router) + int(architecture["vocab_size"]) * hidden
+
+
+def head_dim(architecture: Mapping[str, Any]) -> int:
+    """Size of one attention head."""
+    return int(architecture.get("head_dim") or architecture["hidden_size"] // architecture["num_attention_heads"])
+
+
+def _attention(architecture: Mapping[str, Any]) -> int:
+    """Parameters of the four projections of one layer."""
     heads = int(architecture["num_attention_heads"])
     kv_heads = int(architecture.get("num_key_value_heads") or heads)
-    width = int(architecture.get("head_dim") or hidden // heads)
-    attention = 2 * hidden * width * (heads + kv_heads) + 2 * width
-    experts = int(architecture.get("num_experts") or 0)
-    if experts:
-        mlp = experts * 3 * hidden * int(architecture["moe_intermediate_size"]) + experts * hidden
-    else:
-        mlp = 3 * hidden * int(architecture["intermediate_size"])
-    embeddings = int(architecture["vocab_size"]) * hidden * (1 if architecture.get("tie_word_embeddings") else 2)
-    return layers * (attention + mlp + 2 * hidden) + embeddings + hidden
+    return 2 * int(architecture["hidden_size"]) * head_dim(architecture) * (heads + kv_heads)
+
+
+def _mlp(architecture: Mapping[str, Any], experts: int) -> int:
+    """Parameters of one layer's gated MLP, or of that many of its experts."""
+    hidden = int(architecture["hidden_size"])
+    if architecture.get("num_experts"):
+        return experts * 3 * hidden * int(architecture["moe_intermediate_size"])
+    return 3 * hidden * int(architecture["intermediate_size"])
 
 
 def _read(file: Path, name: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 Packs first and distributes second. The rows of a step are put into the fewest bins of at most `max_tokens` that every
 rank can have equally many of, the bins are dealt to the ranks in rounds of about equal work, and rows are then moved
 or exchanged between the slowest and the fastest rank. Work is counted in FLOPs, attention included; the cap is in
-tokens and nothing passes it. What is computed does not depend on any of this (every loss is weighted beforehand), only
-how long it takes.
+tokens, and only a single longer row passes it. What is computed does not depend on any of this (every loss is weighted
+beforehand), only how long it takes.
 """
 
 from __future__ import annotations
@@ -94,13 +94,15 @@ def plan(
     *,
     multiple: int = 1,
     cost: CostModel | None = None,
+    lockstep: bool = False,
 ) -> Plan:
     """Divide rows into micro-batches of at most `max_tokens` tokens on `data_parallel` ranks.
 
     `lengths`, `step_of_row`: int [rows]; steps count from 0. A row takes its length rounded up to a multiple of
     `align` (what context and sequence parallelism pad it to). Every rank gets a multiple of `multiple` micro-batches
-    in a step (virtual pipelines need that). `cost` weighs the work; None: that of a typical model. No row is dropped.
-    Deterministic. Raises ValueError for a size that is not positive.
+    in a step (virtual pipelines need that). `cost` weighs the work; None: that of a typical model. `lockstep`: ranks
+    wait for each other after every micro-batch (expert parallelism) and not only at the end of the step. No row is
+    dropped. Deterministic. Raises ValueError for a size that is not positive.
     """
     if min(data_parallel, max_tokens, align, multiple) < 1:
         sizes = f"data_parallel={data_parallel}, max_tokens={max_tokens}, align={align}, multiple={multiple}"
@@ -112,17 +114,20 @@ def plan(
     parts: list[list[list[Rows]]] = [[] for _ in range(data_parallel)]
     for step in range(steps):
         rows = np.flatnonzero(step_of_row == step)
-        dealt = _divide(tokens[rows], costs[rows], data_parallel, multiple, max_tokens)
+        dealt = _divide(tokens[rows], costs[rows], data_parallel, multiple, max_tokens, lockstep)
         for rank, own in enumerate(dealt):
             parts[rank].append([rows[sorted(members)] for members in own])
     return Plan(parts, oversized=int((tokens > max_tokens).sum()))
 
 
-def _divide(tokens: Tokens, costs: Costs, ranks: int, multiple: int, cap: int) -> list[Bins]:
+def _divide(tokens: Tokens, costs: Costs, ranks: int, multiple: int, cap: int, lockstep: bool) -> list[Bins]:
     """The bins of every rank, most work first. One round of them more than needed if the cap keeps work from moving."""
 
     def attempt(spare: int) -> tuple[list[Bins], float]:
-        dealt = _deal(_pack(tokens, costs, ranks, multiple, cap, spare), costs, ranks)
+        bins = _pack(tokens, costs, ranks, multiple, cap, spare)
+        dealt = _deal(bins, costs, ranks)
+        if lockstep:
+            return dealt, _rounds(bins, costs, ranks)
         balance(dealt, tokens, costs, cap)
         return dealt, max(float(sums(bins, costs).sum()) for bins in dealt)
 
@@ -135,7 +140,7 @@ def _divide(tokens: Tokens, costs: Costs, ranks: int, multiple: int, cap: int) -
 
 
 def _pack(tokens: Tokens, costs: Costs, ranks: int, multiple: int, cap: int, spare: int) -> Bins:
-    """Bins of rows, none over `cap` but single rows: the fewest multiple of `ranks * multiple`, and `spare` more of it."""
+    """Bins of rows, none over `cap` but single rows: fewest multiples of `ranks * multiple`, and `spare` more."""
     order = np.argsort(-tokens, kind="stable")
     alone = [[int(row)] for row in order if tokens[row] > cap]
     rest = order[len(alone) :]
@@ -150,10 +155,10 @@ def _pack(tokens: Tokens, costs: Costs, ranks: int, multiple: int, cap: int, spa
         enough = count(len(tight))
         bins = _even(rest, tokens, costs, enough, cap, enough) if enough > least else None
         bins = bins or tight + [[] for _ in range(enough - len(tight))]
-    now = _lockstep(alone + bins, costs, ranks)
+    now = _rounds(alone + bins, costs, ranks)
     if costs.sum() / ranks < _GAIN * now:
         graded = _even(rest, tokens, costs, len(bins), cap, ranks)
-        if graded is not None and _lockstep(alone + graded, costs, ranks) < _GAIN * now:
+        if graded is not None and _rounds(alone + graded, costs, ranks) < _GAIN * now:
             bins = graded
     return alone + bins
 
@@ -190,8 +195,8 @@ def _even(order: Rows, tokens: Tokens, costs: Costs, count: int, cap: int, at_on
     return bins
 
 
-def _lockstep(bins: Bins, costs: Costs, ranks: int) -> float:
-    """Work of the slowest bins, summed over rounds: how long a step takes if ranks wait after every micro-batch."""
+def _rounds(bins: Bins, costs: Costs, ranks: int) -> float:
+    """Work of the slowest bin of every round, summed: a step's time if ranks wait after every micro-batch."""
     return float(np.sort(sums(bins, costs))[::-1][::ranks].sum())
 
 

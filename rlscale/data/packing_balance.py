@@ -47,7 +47,8 @@ def balance(dealt: list[Bins], tokens: NDArray[np.int64], costs: NDArray[np.floa
         give = _Side(dealt[slowest], tokens, costs, cap, rounds - loads[slowest])
         for fastest in np.argsort(totals, kind="stable")[:_PARTNERS].tolist():
             take = _Side(dealt[fastest], tokens, costs, cap, rounds - loads[fastest])
-            if _exchange(give, take, float(totals[slowest] - totals[fastest])):
+            gap, deficit = float(totals[slowest] - totals[fastest]), float(totals.mean() - totals[fastest])
+            if _exchange(give, take, gap, deficit):
                 for rank in (slowest, fastest):
                     loads[rank] = sums(dealt[rank], costs)
                 break
@@ -76,11 +77,12 @@ class _Side:
         self.alone = sizes[self.number] == 1
 
 
-def _exchange(give: _Side, take: _Side, gap: float) -> bool:
+def _exchange(give: _Side, take: _Side, gap: float, deficit: float) -> bool:
     """Make the best exchange that narrows `gap`, the difference in work between the two; False if there is none.
 
     A row of `give` goes to `take`, for a cheaper row or for none (the last columns). Best is a difference of half the
-    gap, less what the exchange adds to a round. Where that does little, several rows go for none.
+    gap, less what the exchange adds to a round. Where that does little, several rows go for none, until `take` has
+    what it lacks to the mean, its `deficit`.
     """
     if not len(give.rows):
         return False
@@ -95,7 +97,7 @@ def _exchange(give: _Side, take: _Side, gap: float) -> bool:
     there, back = np.unravel_index(np.where(possible, badness, np.inf).argmin(), gains.shape)
     if not possible[there, back]:
         return False
-    if gains[there, back] < gap / 4 and _pour(give, take, gap / 2):
+    if gains[there, back] < min(gap / 4, deficit / 2) and _pour(give, take, min(gap / 2, deficit)):
         return True
     row, source, target = int(give.rows[there]), give.bins[give.number[there]], take.bins[number[back]]
     source.remove(row)

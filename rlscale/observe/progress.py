@@ -29,6 +29,7 @@ SHOWN = (
     ("response_length", "length"),
     ("tokens_per_s", "tokens/s"),
     ("loss", "loss"),
+    ("teacher_kl", "teacher KL"),
     ("critic_loss", "critic loss"),
     ("explained_variance", "expl. variance"),
     ("entropy", "entropy"),

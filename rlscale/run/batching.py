@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlscale.config.architecture import head_dim, read_architecture, visited_parameters
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.batch import Batch
-from rlscale.data.packing import Plan, plan
+from rlscale.data.packing import CostModel, Plan, plan
 from rlscale.data.part import Part, split
 from rlscale.data.sample import Group
 
@@ -29,14 +30,27 @@ def divide(batch: Batch, config: Config) -> tuple[list[Part], Plan]:
     """
     parallel = config.parallel
     align = parallel.tensor * (2 * parallel.context if parallel.context > 1 else 1)
+    interleaved = parallel.pipeline > 1 and parallel.virtual_pipeline is not None
     division = plan(
         batch.lengths,
         batch.column("step"),
         Sizes.of(config).data_parallel,
         config.trainer.max_tokens_per_microbatch,
         align,
+        multiple=parallel.pipeline if interleaved else 1,
+        cost=_cost(config),
+        lockstep=parallel.expert > 1,  # expert-parallel ranks wait for each other in every layer
     )
     return split(batch, division), division
+
+
+def _cost(config: Config) -> CostModel | None:
+    """What a row costs on the policy's model; None, the default, where its sizes cannot be read."""
+    architecture = read_architecture(config.model)
+    if architecture is None:
+        return None
+    layers, heads = int(architecture["num_hidden_layers"]), int(architecture["num_attention_heads"])
+    return CostModel.of_transformer(visited_parameters(architecture), layers, heads, head_dim(architecture))
 
 
 def batch_metrics(groups: Sequence[Group], batch: Batch, *, rewarded: bool) -> dict[str, float]:

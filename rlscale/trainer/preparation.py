@@ -168,6 +168,7 @@ def _advantages(
     advantages, targets = _estimate(algo.advantage, batch, columns, scores, penalty, algo.kl.coef)
     if algo.distil_coef != 0.0:
         old, teacher = batch.column("old_logprobs"), batch.column("teacher_logprobs")
+        metrics |= _mean("teacher_kl", old - teacher, mask)
         advantages = estimators.distil(advantages, old, teacher, mask, algo.distil_coef)
     if mask.any():
         metrics["advantage_mean"] = float(advantages[mask].mean())

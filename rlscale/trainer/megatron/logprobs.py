@@ -1,65 +1,42 @@
-"""Log-probs and entropies from logits that are split over the vocabulary, in float32 and in chunks of tokens.
+"""Log-probs and entropies from hidden states, fused with the output projection that is split over the vocabulary.
 
-With temperature t and logits z over the whole vocabulary (v entries, the padding of the last rank left out):
+With temperature t, logits z = W h over the whole vocabulary (the padding of the last rank left out):
 
     lp_y = z_y / t - logsumexp(z / t)        H = logsumexp(z / t) - sum_v p_v z_v / t
 
-Nothing of the size of the logits is kept in float32: each chunk of tokens is converted, reduced and dropped, and made
-again in the backward pass.
+All logits never exist at once: a tile of them (a block of tokens x a block of words) is made, reduced and overwritten
+by the next one, and made again in the backward pass. A block has all the tokens that fit and few words, not the other
+way round: the gradient of the weight, the largest tensor here, is then written once and not once per tile. Tiles are
+products in the model's own type; every reduction is float32.
+
+The gradients, with c = -(dL/dlp) / t for each token and p the probabilities, are those of torch's log_softmax:
+
+    dL/dh = c (p - 1_y) W        dL/dW = (p - 1_y)^T (c h)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-CHUNK_VALUES = 1 << 24
-"""Logits converted to float32 at a time (64 MiB)."""
+TILES = {"cpu": (2048, 1 << 22), "cuda": (4096, 1 << 24)}
+"""Tokens of a tile at the most, and logits of a tile (16 and 64 MiB in float32), by kind of device.
 
-
-class _LogProbs(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, temperature: float, first: int, end: int, group: Any, entropy: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        parts = [_statistics(z, y, temperature, first, end, group, entropy) for z, y in _chunks(logits, labels)]
-        logprobs, normaliser = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-        entropies = torch.cat([part[2] for part in parts if part[2] is not None]) if entropy else None
-        ctx.save_for_backward(logits, labels, normaliser, entropies)
-        ctx.temperature, ctx.first, ctx.end = temperature, first, end
-        ctx.set_materialize_grads(False)
-        return logprobs, entropies
-
-    @staticmethod
-    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Tensor | None, ...]:
-        logits, labels, normaliser, entropies = ctx.saved_tensors
-        gradient = torch.empty_like(logits)
-        start = 0
-        for z, y in _chunks(logits, labels):
-            own = slice(start, start + len(y))
-            start += len(y)
-            logp = _scaled(z, ctx.temperature, ctx.first, ctx.end).sub_(normaliser[own, None])
-            p = logp.exp()
-            if grad_entropies is not None:
-                # dH/dz_v = -p_v (log p_v + H) / t, and 0 x -inf is 0 for padding.
-                weight = logp.add_(entropies[own, None]).masked_fill_(p == 0, 0.0).mul_(-grad_entropies[own, None])
-            else:
-                weight = torch.zeros((), device=z.device)
-            if grad_logprobs is not None:
-                weight = weight - grad_logprobs[own, None]
-            p.mul_(weight)
-            if grad_logprobs is not None:
-                index, here = _place(y, ctx.first, z.shape[1])
-                p.scatter_add_(1, index[:, None], torch.where(here, grad_logprobs[own], 0.0)[:, None])
-            gradient[own] = p.div_(ctx.temperature)
-        return gradient, None, None, None, None, None, None
+There is one such buffer, two where entropies are asked for, and as much again in 16 bits for a model in 16 bits.
+"""
+_NOTHING = -1e30
+"""The largest logit of no logits at all: finite, so that it can be subtracted from itself."""
 
 
 def vocab_parallel_logprobs(
-    logits: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
     labels: Tensor,
     *,
     temperature: float,
@@ -70,56 +47,224 @@ def vocab_parallel_logprobs(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-prob of each label, and the entropy if asked for.
 
-    Shapes: logits [T, V / ranks] (this tensor-parallel rank's part, any float type), labels int64 [T] -> float32 [T],
-    float32 [T] or None. `vocabulary`: entries without padding. The entropy has a gradient only with `entropy_gradient`.
+    Shapes: hidden [T, H], the same on every tensor-parallel rank; weight [V / ranks, H], this rank's part; labels int64
+    [T] -> float32 [T], float32 [T] or None (float64 from float64). `vocabulary`: entries without padding. The entropy
+    has a gradient only with `entropy_gradient`. T may be 0.
+
+    The gradient of `hidden` is this rank's share: the sum over the ranks is the whole. The gradient of a parameter of
+    Megatron's DDP is added to its `main_grad`.
     """
-    first = group.rank() * logits.shape[1]
-    end = max(min(vocabulary - first, logits.shape[1]), 0)
-    logprobs, entropies = _LogProbs.apply(logits, labels, temperature, first, end, group, entropy)
+    first = group.rank() * weight.shape[0]
+    part = _Part(temperature, first, max(min(vocabulary - first, weight.shape[0]), 0), group)
+    logprobs, entropies = _LogProbs.apply(hidden, weight, labels, part, entropy)
     if entropies is not None and not entropy_gradient:
         entropies = entropies.detach()
     return logprobs, entropies
 
 
-def _chunks(logits: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    size = max(CHUNK_VALUES // logits.shape[1], 1)
-    return list(zip(logits.split(size), labels.split(size), strict=True))
+@dataclass(frozen=True)
+class _Part:
+    """What a rank has of the vocabulary."""
+
+    temperature: float
+    first: int
+    """Word of its first row."""
+    words: int
+    """Rows that are words; the others are padding."""
+    group: Any
 
 
-def _scaled(z: Tensor, temperature: float, first: int, end: int) -> Tensor:
-    """float32 logits / temperature (a copy), minus infinity at the vocabulary's padding."""
-    z = z.float().div(temperature)
-    if end < z.shape[1]:
-        z[:, end:] = float("-inf")
-    return z
+class _LogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, part: _Part, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        tiles = _Tiles(hidden, weight, labels, part)
+        statistics = hidden.new_empty((4 if entropy else 3, len(labels)), dtype=tiles.dtype)
+        for tokens in tiles.token_blocks():
+            _add_up(tiles, tokens, statistics[:, tokens])
+        largest, total, label, *weighted = _over_ranks(statistics, part.group)
+        log_total = total.log()
+        entropies = log_total - weighted[0] / total if entropy else None
+        ctx.save_for_backward(hidden, weight, labels, log_total + largest, entropies)
+        ctx.part = part
+        ctx.set_materialize_grads(False)
+        return label - largest - log_total, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, labels, normaliser, entropies = ctx.saved_tensors
+        tiles = _Tiles(hidden, weight, labels, ctx.part)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = _WeightGradient(weight, tiles.dtype) if ctx.needs_input_grad[1] else None
+        for tokens in tiles.token_blocks():
+            block = _Backward(
+                normaliser[tokens],
+                None if grad_logprobs is None else -grad_logprobs[tokens] / ctx.part.temperature,
+                None if grad_entropies is None else -grad_entropies[tokens] / ctx.part.temperature,
+                None if entropies is None else entropies[tokens],
+            )
+            grad_hidden[tokens] = _backward(tiles, tokens, block, grad_weight)
+        return grad_hidden, None if grad_weight is None else grad_weight.for_autograd(), None, None, None
 
 
-def _place(labels: Tensor, first: int, size: int) -> tuple[Tensor, Tensor]:
-    """Where each label is in this rank's part of the vocabulary (0 if elsewhere), and whether it is there."""
-    index = labels - first
-    here = (index >= 0) & (index < size)
-    return torch.where(here, index, 0), here
+class _Tiles:
+    """The logits of a rank, tile by tile. A tile is overwritten by the next one with the same buffer."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, labels: Tensor, part: _Part) -> None:
+        self.hidden, self.weight, self.temperature = hidden, weight, part.temperature
+        self.dtype = torch.float64 if hidden.dtype is torch.float64 else torch.float32
+        self._labels, self._words = labels - part.first, part.words
+        most, values = TILES[hidden.device.type]
+        blocks = max(-(-len(labels) // most), 1)
+        self._rows = max(-(-len(labels) // blocks), 1)
+        self._columns = max(min(values // self._rows, part.words), 1)
+        self._buffers: dict[str, Tensor] = {}
+
+    def token_blocks(self) -> Iterator[slice]:
+        """Blocks of tokens of about the same size."""
+        for start in range(0, len(self._labels), self._rows):
+            yield slice(start, min(start + self._rows, len(self._labels)))
+
+    def word_blocks(self) -> Iterator[slice]:
+        """Blocks of rows of the weight, padding left out."""
+        for start in range(0, self._words, self._columns):
+            yield slice(start, min(start + self._columns, self._words))
+
+    def logits(self, tokens: slice, words: slice, minus: Tensor | None = None) -> Tensor:
+        """Logits / temperature - minus: [tokens, words]; minus [tokens]."""
+        hidden, weight = self.hidden[tokens], self.weight[words]
+        tile = self.buffer("logits", hidden.shape[0], weight.shape[0])
+        if hidden.dtype is tile.dtype:
+            start, beta = (tile, 0) if minus is None else (-minus[:, None], 1)
+            return torch.addmm(start, hidden, weight.T, beta=beta, alpha=1 / self.temperature, out=tile)
+        tile.copy_(hidden @ weight.T).div_(self.temperature)
+        return tile if minus is None else tile.sub_(minus[:, None])
+
+    def labels(self, tokens: slice, words: slice) -> tuple[Tensor, Tensor]:
+        """Where each label is in a tile (0 if elsewhere), and whether it is there: [tokens, 1] each."""
+        index = self._labels[tokens, None] - words.start
+        here = (index >= 0) & (index < words.stop - words.start)
+        return torch.where(here, index, 0), here
+
+    def buffer(self, name: str, rows: int, columns: int) -> Tensor:
+        """Memory of the size of a tile, the same for every tile."""
+        if name not in self._buffers:
+            self._buffers[name] = self.hidden.new_empty(self._rows * self._columns, dtype=self.dtype)
+        return self._buffers[name][: rows * columns].view(rows, columns)
 
 
-def _statistics(
-    z: Tensor, labels: Tensor, temperature: float, first: int, end: int, group: Any, entropy: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Log-probs, logsumexp and entropies of a chunk, [tokens] each."""
-    z = _scaled(z, temperature, first, end)
-    largest = z.amax(1)
-    if group.size() > 1:
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-    index, here = _place(labels, first, z.shape[1])
-    label = torch.where(here, z.gather(1, index[:, None])[:, 0] - largest, 0.0)
-    z.sub_(largest[:, None])
-    p = z.exp()
-    sums = [p.sum(1), label]
-    if entropy:
-        sums.append((p.mul_(z.masked_fill_(z == float("-inf"), 0.0))).sum(1))
-    together = torch.stack(sums)
-    if group.size() > 1:
-        dist.all_reduce(together, group=group)
-    total = together[0]
-    normaliser = total.log()
-    entropies = normaliser - together[2] / total if entropy else None
-    return together[1] - normaliser, normaliser + largest, entropies
+def _add_up(tiles: _Tiles, tokens: slice, statistics: Tensor) -> None:
+    """Fill in what a rank knows of a block of tokens, [3 or 4, tokens], with z for logits / temperature:
+
+    the largest z = m; sum exp(z - m); the label's z, 0 if it is elsewhere; if asked for sum exp(z - m) (z - m).
+    """
+    statistics.zero_()
+    statistics[0] = _NOTHING
+    largest, total, label, *weighted = statistics
+    for words in tiles.word_blocks():
+        z = tiles.logits(tokens, words)
+        index, here = tiles.labels(tokens, words)
+        label += torch.where(here, z.gather(1, index), 0.0)[:, 0]
+        now = torch.maximum(largest, z.amax(1))
+        change = largest - now
+        shrunk = change.exp()
+        largest.copy_(now)
+        z.sub_(now[:, None])
+        if weighted:
+            weighted[0].addcmul_(change, total).mul_(shrunk)
+            p = torch.exp(z, out=tiles.buffer("probabilities", *z.shape))
+            weighted[0] += z.mul_(p).sum(1)
+        else:
+            p = z.exp_()
+        total.mul_(shrunk).add_(p.sum(1))
+
+
+def _over_ranks(statistics: Tensor, group: Any) -> Tensor:
+    """The statistics of the whole vocabulary from those of each rank's part, the same bits on every rank."""
+    if group.size() == 1 or statistics.shape[1] == 0:
+        return statistics
+    flat = statistics.new_empty(group.size() * statistics.numel())
+    dist.all_gather_into_tensor(flat, statistics.view(-1), group=group)
+    largest, total, label, *weighted = flat.view(group.size(), *statistics.shape).unbind(1)
+    together = largest.amax(0)
+    change = largest - together
+    shrunk = change.exp()
+    sums = [(total * shrunk).sum(0), label.sum(0)]
+    if weighted:
+        sums.append(((weighted[0] + change * total) * shrunk).sum(0))
+    return torch.stack([together, *sums])
+
+
+@dataclass
+class _Backward:
+    """What the gradients of a block of tokens are made from, [tokens] each."""
+
+    normaliser: Tensor
+    logprobs: Tensor | None
+    """-(dL/dlp) / temperature."""
+    entropies: Tensor | None
+    """-(dL/dH) / temperature."""
+    values: Tensor | None
+    """The entropies themselves."""
+
+    def tile(self, tiles: _Tiles, tokens: slice, words: slice) -> Tensor:
+        """The tile of dL/d(logits); where entropies have no gradient, without the factor `logprobs` of each token."""
+        logp = tiles.logits(tokens, words, minus=self.normaliser)
+        if self.entropies is None:
+            factor, tile = 1.0, logp.exp_()
+        else:
+            # dH/dz_v = -p_v (log p_v + H) / t.
+            assert self.values is not None  # computed where they have a gradient
+            factor = 0.0 if self.logprobs is None else self.logprobs[:, None]
+            tile = torch.exp(logp, out=tiles.buffer("probabilities", *logp.shape))
+            tile.mul_(logp.add_(self.values[:, None]).mul_(self.entropies[:, None]).add_(factor))
+        if self.logprobs is not None:
+            index, here = tiles.labels(tokens, words)
+            tile.scatter_(1, index, tile.gather(1, index) - here * factor)
+        return tile
+
+
+def _backward(tiles: _Tiles, tokens: slice, block: _Backward, grad_weight: _WeightGradient | None) -> Tensor:
+    """The gradient of a block of hidden states, in the tiles' type; that of the weight is added to `grad_weight`."""
+    hidden = tiles.hidden[tokens]
+    outside = block.logprobs[:, None] if block.entropies is None and block.logprobs is not None else None
+    scaled = hidden if outside is None else (hidden * outside).to(hidden.dtype)
+    gradient = torch.zeros(hidden.shape, dtype=tiles.dtype, device=hidden.device)
+    for words in tiles.word_blocks():
+        tile = block.tile(tiles, tokens, words).to(hidden.dtype)
+        _add_product(gradient, tile, tiles.weight[words])
+        if grad_weight is not None:
+            _add_product(grad_weight.sum[words], tile.T, scaled)
+    return gradient if outside is None else gradient.mul_(outside)
+
+
+def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
+    if to.dtype is a.dtype:
+        to.addmm_(a, b)
+    else:
+        to.add_(a @ b)
+
+
+class _WeightGradient:
+    """Where a weight's gradient is summed: in the float32 `main_grad` of Megatron's DDP, else in a tensor of its own.
+
+    DDP adds `grad` to `main_grad` after the backward pass, except where `grad_added_to_main_grad` says that it has been
+    done: the way of Megatron's own fused gradient accumulation.
+    """
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        self._weight = weight
+        main = getattr(weight, "main_grad", None)
+        self._in_main = main is not None and main.dtype is dtype and hasattr(weight, "grad_added_to_main_grad")
+        self.sum: Tensor = main if self._in_main and main is not None else torch.zeros_like(weight, dtype=dtype)
+
+    def for_autograd(self) -> Tensor | None:
+        """What the backward pass returns for the weight."""
+        if not self._in_main:
+            return self.sum.to(self._weight.dtype)
+        self._weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]  # DDP reads it
+        # A weight that is the embedding too has a gradient from there, which DDP adds in any case. Of any other, DDP
+        # wants to see some gradient, and never reads it.
+        return None if getattr(self._weight, "zero_out_wgrad", False) else torch.empty_like(self._weight)

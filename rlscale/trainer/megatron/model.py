@@ -18,6 +18,7 @@ from rlscale.config.errors import UserError
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.architecture import Architecture, transformer_config
 from rlscale.trainer.megatron.layer_spec import block_spec, uses_transformer_engine
+from rlscale.trainer.megatron.output_layer import OutputLayer
 from rlscale.trainer.megatron.value_head import ValueHead
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.weights.load import load_weights
@@ -76,6 +77,15 @@ class Model:
         """The chunks in Megatron's DDP; none of a frozen model."""
         return [chunk for chunk in self.wrapped if isinstance(chunk, DistributedDataParallel)]
 
+    @property
+    def output_weight(self) -> torch.Tensor:
+        """This rank's part of the output projection [words, hidden]; only on the last stage of a language model."""
+        (last,) = (chunk for chunk in self.bare if chunk.post_process)
+        weight: torch.Tensor = (
+            last.shared_embedding_or_output_weight() if self.weights.tied else last.output_layer.weight
+        )
+        return weight
+
     def train(self) -> None:
         """Training mode (dropout, if the model has any)."""
         for chunk in self.wrapped:
@@ -114,8 +124,7 @@ def build_model(spec: TrainerSpec, platform: Platform, role: Role = Role.policy)
     padded = architecture.padded_vocabulary(spec.parallel.tensor)
     weights = WeightMap(architecture.hf, role.head)
     bare = [_chunk(architecture, config, platform, stage, padded, weights.tied) for stage in _stages(config)]
-    if role.head is Head.value:
-        _put_value_heads(bare, config, platform)
+    _put_heads(bare, config, platform, role.head)
     for parameter in (parameter for chunk in bare for parameter in chunk.parameters()):
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
         if not role.trained:
@@ -171,11 +180,13 @@ def _chunk(
     return chunk.to(platform.device)
 
 
-def _put_value_heads(bare: list[GPTModel], config: TransformerConfig, platform: Platform) -> None:
+def _put_heads(bare: list[GPTModel], config: TransformerConfig, platform: Platform, head: Head) -> None:
     """Replace the output layer that GPTModel made, on the last stage."""
     for chunk in bare:
-        if chunk.post_process:
+        if chunk.post_process and head is Head.value:
             chunk.output_layer = ValueHead(config).to(platform.device)
+        elif chunk.post_process:
+            chunk.output_layer = OutputLayer(chunk.output_layer)
 
 
 def _wrap(inner: list[Any], config: TransformerConfig, spec: TrainerSpec) -> list[Any]:

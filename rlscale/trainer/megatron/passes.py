@@ -32,9 +32,9 @@ def forward_logprobs(
 ) -> list[Tensor] | None:
     """Log-probs [T] of every micro-batch's labels without gradient; None on ranks that are not the last stage."""
 
-    def keep(logits: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
-        logprobs, _ = _logprobs(model, ranks, logits, microbatch, temperature, entropy=False)
-        return logits.new_zeros(()), _no_tokens(logits), logprobs
+    def keep(hidden: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
+        logprobs, _ = _logprobs(model, ranks, hidden, microbatch, temperature, entropy=False)
+        return hidden.new_zeros(()), _no_tokens(hidden), logprobs
 
     return _forward(model, ranks, microbatches, keep)
 
@@ -49,22 +49,22 @@ def forward_values(model: Model, ranks: Ranks, microbatches: Sequence[MicroBatch
 
 
 def policy_loss(model: Model, ranks: Ranks, objective: Objective, temperature: float, version: int) -> Finish:
-    """The objective's share of the loss, from logits; keeps (share of the loss, metrics)."""
+    """The objective's share of the loss, from hidden states; keeps (share of the loss, metrics)."""
 
-    def finish(logits: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
+    def finish(hidden: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
         logprobs, entropy = _logprobs(
             model,
             ranks,
-            logits,
+            hidden,
             microbatch,
             temperature,
             entropy=objective.needs_entropy,
             entropy_gradient=objective.needs_entropy_gradient,
         )
-        scalars = {"version": torch.tensor(version, device=logits.device)}
+        scalars = {"version": torch.tensor(version, device=hidden.device)}
         fields = {**microbatch.fields, **microbatch.computed, **scalars}
         loss, metrics = objective(logprobs, entropy, fields, _segment_sum(microbatch, ranks))
-        return loss, _no_tokens(logits), (loss.detach(), metrics)
+        return loss, _no_tokens(hidden), (loss.detach(), metrics)
 
     return finish
 
@@ -101,9 +101,9 @@ def _run(model: Model, microbatches: Sequence[MicroBatch], finish: Finish, *, fo
     def forward_step(batches: Iterator[MicroBatch], chunk: torch.nn.Module) -> tuple[Tensor, Callable[[Tensor], Any]]:
         microbatch = next(batches)
         output = chunk(microbatch.tokens, None, None, packed_seq_params=microbatch.sequences, **options)
-        return output, lambda logits: finish(logits, microbatch)
+        return output, lambda last: finish(last, microbatch)
 
-    # In 16 bits Megatron would make a float32 copy of all logits; the log-probs convert them in chunks.
+    # In 16 bits Megatron would make a float32 copy of the output; the log-probs convert what they need.
     options = {"fp32_output": False} if model.config.bf16 else {}
     chunks = model.wrapped
     iterators = [iter(microbatches) for _ in chunks]
@@ -138,7 +138,7 @@ def configure_schedule(model: Model, scale_loss: Callable[[Tensor], Tensor]) -> 
 def _logprobs(
     model: Model,
     ranks: Ranks,
-    logits: Tensor,
+    hidden: Tensor,
     microbatch: MicroBatch,
     temperature: float,
     *,
@@ -146,7 +146,8 @@ def _logprobs(
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     return vocab_parallel_logprobs(
-        logits.view(-1, logits.shape[-1]),
+        hidden.view(-1, hidden.shape[-1]),
+        model.output_weight,
         microbatch.labels,
         temperature=temperature,
         vocabulary=model.vocabulary,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.architecture import parameter_count, read_architecture
+from rlscale.config.architecture import parameter_count, read_architecture, visited_parameters
 from rlscale.config.compose import compose
 from rlscale.config.schema.model import ModelConfig
 
@@ -21,6 +21,22 @@ def test_parameters_are_those_of_the_published_model(hf: Path, name: str, parame
     architecture = read_architecture(ModelConfig(name=name, path=str(hf / name)))
     assert architecture is not None
     assert parameter_count(architecture) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # layers x (projections of 128-wide query and key-value heads + MLP) + output projection; 8 of 128 experts, router.
+    [
+        ("qwen3_0_6b", 28 * (2 * 1024 * 128 * (16 + 8) + 3 * 1024 * 3072) + 151936 * 1024),
+        ("qwen3_30b", 48 * (2 * 2048 * 128 * (32 + 4) + 8 * 3 * 2048 * 768 + 128 * 2048) + 151936 * 2048),
+    ],
+)
+def test_a_token_visits_the_matrices_the_output_projection_and_its_own_experts(
+    hf: Path, name: str, parameters: int
+) -> None:
+    architecture = read_architecture(ModelConfig(name=name, path=str(hf / name)))
+    assert architecture is not None
+    assert visited_parameters(architecture) == parameters
 
 
 def test_the_tiny_model_has_about_a_million_parameters() -> None:

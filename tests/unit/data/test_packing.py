@@ -47,7 +47,7 @@ def test_random_rows_are_all_placed_once_under_the_cap_with_equal_counts(seed: i
     steps = np.sort(random.integers(0, 3, count))
     cap = int(random.integers(20, 400))
     cost = CostModel(1.0, float(random.choice([0.0, 0.001, 0.1])))
-    planned = plan(lengths, steps, ranks, cap, align, multiple=multiple, cost=cost)
+    planned = plan(lengths, steps, ranks, cap, align, multiple=multiple, cost=cost, lockstep=bool(seed % 2))
 
     assert sorted(rows_of(planned)) == list(range(count))
     tokens = -(-lengths // align) * align
@@ -141,6 +141,17 @@ def test_long_rows_come_together_where_ranks_would_wait_for_a_few() -> None:
     loads = work(plan(lengths, np.zeros(8192, int), 64, 32_768, cost=cost), lengths, cost)
     assert loads.max() == cost.of(32_768)
     assert loads[:, 0].mean() > 1.3 * loads[:, 1:].mean()
+
+
+def test_lockstep_shortens_the_sum_of_the_slowest_microbatches() -> None:
+    lengths, cost = responses(8192), CostModel(1.0, 1 / 16_000)
+    lengths[0] = 32_768
+    loose, tied = (
+        work(plan(lengths, np.zeros(8192, int), 64, 32_768, cost=cost, lockstep=lockstep), lengths, cost)
+        for lockstep in (False, True)
+    )
+    assert tied.max(0).sum() < 0.99 * loose.max(0).sum()
+    assert loose.sum(1).max() < 0.99 * tied.sum(1).max()
 
 
 def test_a_row_over_the_cap_stands_alone_and_is_counted() -> None:
