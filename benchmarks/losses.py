@@ -18,16 +18,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
-from itertools import accumulate
 from typing import Any
 
 import torch
 from machine import describe_machine, load_average
+from memory import peak_bytes
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from rlscale.algo import corrections, kl, losses
 from rlscale.algo.critic import value_loss
@@ -131,7 +130,7 @@ def _measure(device: torch.device, repeats: int) -> Table:
     sides = [(case, side, call) for case in cases for side, call in _calls(case, columns).items()]
     for _, _, call in sides:
         call()
-    peaks = _peak_bytes([call for _, _, call in sides], device)
+    peaks = peak_bytes([call for _, _, call in sides], device)
     for (case, side, _), peak in zip(sides, peaks, strict=True):
         case.peak[side] = peak / TOKENS
     for _ in range(repeats):
@@ -167,7 +166,7 @@ def _corrections(x: Columns) -> Iterator[Measured]:
             yield Measured("correction", f"{kind}, {level}", ("log_ratio",), run, gradient_of=())
 
     def rejected(log_ratio: Tensor) -> Tensor:
-        bounds: dict[str, Any] = {"level": "geometric", "lower": 0.99, "upper": 1.01, "veto": corrections.VETO}
+        bounds: dict[str, Any] = {"level": "geometric", "lower": 0.99, "upper": 1.01, "veto": 1e-4}
         return corrections.rejected(log_ratio, mask, x.segment_sum, **bounds).sum()
 
     def off_policy_masked(logprobs: Tensor, rollout: Tensor, advantages: Tensor) -> Tensor:
@@ -262,37 +261,6 @@ def _seconds(call: Callable[[], None], device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _peak_bytes(calls: list[Callable[[], None]], device: torch.device) -> list[int]:
-    """Of each call the most that the allocator held, over what it held before."""
-    return [_peak_on_gpu(call, device) for call in calls] if device.type == "cuda" else _peaks_on_cpu(calls)
-
-
-def _peak_on_gpu(call: Callable[[], None], device: torch.device) -> int:
-    _wait(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    held = torch.cuda.memory_allocated(device)
-    call()
-    _wait(device)
-    return torch.cuda.max_memory_allocated(device) - held
-
-
-def _peaks_on_cpu(calls: list[Callable[[], None]]) -> list[int]:
-    """All in one recording, each call under a name of its own: the profiler says on stderr that it starts and stops."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
-        for number, call in enumerate(calls):
-            with record_function(f"call {number}"):
-                call()
-    assert recorded.profiler is not None
-    events = sorted(recorded.profiler.kineto_results.events(), key=lambda event: event.start_ns())
-    spans = {e.name(): (e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if e.name().startswith("call ")}
-    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
-    peaks = []
-    for number in range(len(calls)):
-        start, end = spans[f"call {number}"]
-        peaks.append(max(accumulate((size for at, size in changes if start <= at <= end), initial=0)))
-    return peaks
 
 
 def _table(cases: list[Measured], device: str) -> Table:

@@ -27,8 +27,6 @@ ICEPOP_LOWER = 0.5
 ICEPOP_UPPER = 5.0
 MIS_UPPER = 2.0
 """Upper bound of mis; its lower bound is 1 / upper."""
-VETO = 1e-4
-"""The usual bound under which one token's ratio rejects its segment."""
 
 
 @dataclass

@@ -2,16 +2,19 @@
 
 With w = exp(old - rollout) over the selected tokens:
 
-    mean and max |old - rollout|,  k3 = mean(w - 1 - log w),  ESS = (sum w)^2 / (n sum w^2),  chi-square = mean w^2 - 1
+    mean and max |old - rollout|,  k3 = mean(w - 1 - log w),  ESS = (sum w)^2 / (n sum w^2),  chi-square = mean w^2 - 1,
+    outside = share of tokens with w under 0.5 or over 2, the default bounds of `mis` (`corrections.MIS_UPPER`)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from rlscale.algo.corrections import MIS_UPPER
 from rlscale.algo.exponent import bounded
 
 NOTHING_SEEN = float("-inf")
@@ -22,7 +25,7 @@ def mismatch_sums(old_logprobs: Tensor, rollout_logprobs: Tensor, selected: Tens
     """Sums over the selected tokens from which `summarise` makes the metrics.
 
     Shapes: old_logprobs, rollout_logprobs [T], selected [T] bool -> (float64 scalars tokens, abs, k3, weight,
-    weight_squared, clamped [T] bool). No gradient.
+    weight_squared and outside, clamped [T] bool). No gradient.
     """
     difference = torch.where(selected, old_logprobs.detach().double() - rollout_logprobs.double(), 0.0)
     exponent, clamped = bounded(difference)
@@ -33,6 +36,7 @@ def mismatch_sums(old_logprobs: Tensor, rollout_logprobs: Tensor, selected: Tens
         "k3": torch.where(selected, torch.expm1(exponent) - difference, 0.0).sum(),
         "weight": weight.sum(),
         "weight_squared": weight.square().sum(),
+        "outside": (difference.abs() > math.log(MIS_UPPER)).sum(dtype=torch.float64),
     }
     return sums, clamped
 
@@ -62,4 +66,5 @@ def summarise(sums: Mapping[str, float]) -> dict[str, float]:
         "k3": sums["k3"] / tokens,
         "ess": sums["weight"] ** 2 / (tokens * sums["weight_squared"]),
         "chi2": sums["weight_squared"] / tokens - 1.0,
+        "outside": sums["outside"] / tokens,
     }

@@ -182,9 +182,11 @@ _NOT_HASHED = (
     "run.report_samples",
     "tracker",
     "checkpoint.every",
+    "checkpoint.asynchronous",
     "checkpoint.keep",
     "checkpoint.resume",
-    # which machines and processes compute it
+    # which machines and processes compute it, and in which layout (a checkpoint of any layout is read by any other)
+    "parallel",
     "cluster.host",
     "cluster.ray_address",
     "rollout.engine_urls",

@@ -107,5 +107,6 @@ def _files(config: Config) -> Iterator[str]:
     if has_critic(config.algo) and config.critic.model.init != config.model.init:
         models.append(("critic.model.init", config.critic.model))
     for key, model in models:
-        if model.init is not None and not (Path(model.init) / "config.json").is_file():
-            yield f"{key}={model.init}: is no Hugging Face model folder (no config.json)"
+        files = ("config.json", "metadata.json")
+        if model.init is not None and not any((Path(model.init) / name).is_file() for name in files):
+            yield f"{key}={model.init}: is neither a Hugging Face folder (config.json) nor a checkpoint (metadata.json)"

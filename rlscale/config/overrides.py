@@ -77,7 +77,13 @@ def _sort_in(override: Override, text: str, groups: Groups, result: Overrides) -
         result.dropped.append(section(choice))
     elif override.package or "/" in key or key in groups.names:
         problem = groups.problem(choice, override.value())
-        if problem is None:
+        before = next((other for other in result.choices if section(other) == section(choice)), None)
+        if problem is None and before is not None:
+            result.problems.append(
+                f"{text}: {section(choice)} is chosen twice, the other time by {before}={result.choices[before]}; "
+                "leave one of them out"
+            )
+        elif problem is None:
             result.choices[choice] = str(override.value())
         else:
             result.problems.append(problem)

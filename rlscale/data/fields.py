@@ -66,7 +66,6 @@ FIELDS: dict[str, Field] = {
         _row("group", np.int64, Scope.sample, -1),  # number of the sample's group within the iteration
         _row("prompt", np.int64, Scope.sample, -1),  # Prompt.index
         _row("reward", np.float64, Scope.sample, float("nan")),
-        _row("score", np.float64, Scope.sample),
         _row("prompt_length", np.int64, Scope.sample),
         _row("truncated", np.bool_, Scope.sample, False),
         # One value for the batch.

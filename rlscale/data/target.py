@@ -6,7 +6,11 @@ import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rlscale.config.errors import UserError
@@ -17,36 +21,78 @@ def resolve_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
     target = node.get("_target_")
     if not isinstance(target, str) or not target:
         raise UserError(f"{key}._target_ is missing; set it to the dotted path of your class or function")
-    parts = target.split(".")
+    return import_target(target, f"{key}._target_={target}")
+
+
+def import_target(path: str, shown: str) -> Callable[..., Any]:
+    """The class or function at a dotted path. UserError that begins with `shown` if there is none."""
+    parts = path.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise UserError(f"{shown} is no dotted path such as my_module.my_function")
     for cut in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:cut])
-        try:
-            found: Any = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            # Only the path itself may be missing; a module that misses one of its own imports is another mistake.
-            if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-                continue
-            raise UserError(f"{key}._target_={target}: importing {module_name} failed: {error}") from error
-        except Exception as error:
-            raise UserError(f"{key}._target_={target}: importing {module_name} failed: {error!r}") from error
+        found: Any = _imported(module_name, shown)
+        if found is None:
+            continue
         for name in parts[cut:]:
             if not hasattr(found, name):
+                _refuse_module(_imported(path, shown), shown)
                 close = difflib.get_close_matches(name, dir(found), 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
-                raise UserError(f"{key}._target_={target}: {module_name} has no {name}{hint}")
+                raise UserError(f"{shown}: {module_name} has no {name}{hint}")
             found = getattr(found, name)
+        _refuse_module(found, shown)
         if not callable(found):
-            raise UserError(f"{key}._target_={target} is no class or function")
-        return found
-    raise UserError(f"{key}._target_={target}: no module of that name; is it on PYTHONPATH?")
+            raise UserError(f"{shown} is no class or function")
+        target: Callable[..., Any] = found
+        return target
+    if len(parts) == 1:
+        _refuse_module(_imported(path, shown), shown)
+    raise UserError(f"{shown}: no module of that name; is it on PYTHONPATH?")
+
+
+def _imported(name: str, shown: str) -> ModuleType | None:
+    """The module of that name, None if there is none. UserError if it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Only the path itself may be missing; a module that misses one of its own imports is another mistake.
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            return None
+        raise UserError(f"{shown}: importing {name} failed: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{shown}: importing {name} failed: {error!r}") from error
+
+
+def _refuse_module(found: Any, shown: str) -> None:
+    if not inspect.ismodule(found):
+        return
+    own = [n for n, value in vars(found).items() if getattr(value, "__module__", None) == found.__name__]
+    named = [f"{found.__name__}.{n}" for n in own if not n.startswith("_") and callable(vars(found)[n])]
+    examples = f", such as {' or '.join(named[:3])}" if named else ""
+    raise UserError(f"{shown} is a module; name a function or class in it{examples}")
+
+
+@contextmanager
+def current_folder_importable() -> Iterator[None]:
+    """As with `python -m`, also for the installed `rlscale` script."""
+    here = str(Path.cwd())
+    if "" in sys.path or here in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def build_target(node: Mapping[str, Any], key: str, call_arguments: int = 0, call_names: Collection[str] = ()) -> Any:
     """What the node describes: an instance of its class, or its function with the node's arguments bound by name.
 
-    `call_arguments`, `call_names`: how many positional and which named arguments a *function* is called with later.
-    UserError naming `key`.<argument> for one that the target does not take (with the nearest that it does) or that is
-    missing.
+    `call_arguments`, `call_names`: how many positional and which named arguments the function, or the instance, is
+    called with later; none for an instance that is never called. UserError naming `key`.<argument> for one that the
+    target does not take (with the nearest that it does) or that is missing, and `key` for what cannot be called so.
     """
     target = resolve_target(node, key)
     arguments = {name: value for name, value in node.items() if name != "_target_"}
@@ -55,11 +101,29 @@ def build_target(node: Mapping[str, Any], key: str, call_arguments: int = 0, cal
     if not is_class:
         return functools.partial(target, **arguments) if arguments else target
     try:
-        return target(**arguments)
+        instance = target(**arguments)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{key}: {node['_target_']} cannot be built: {error!r}") from error
+    if call_arguments or call_names:
+        _check_instance(instance, key, call_arguments, call_names)
+    return instance
+
+
+def _check_instance(instance: Any, key: str, positional: int, named: Collection[str]) -> None:
+    """Whether an instance can be called so. UserError naming `key` if not."""
+    what = f"{key}: instances of {_name(type(instance))} cannot be called"
+    if not callable(instance):
+        raise UserError(f"{what}; give the class a __call__")
+    try:
+        signature = inspect.signature(instance)
+    except (TypeError, ValueError):  # some compiled ones have none: the call itself will tell
+        return
+    try:
+        signature.bind(*([None] * positional), **dict.fromkeys(named))
+    except TypeError as error:
+        raise UserError(f"{what} like this: {error}") from error
 
 
 def _check_arguments(

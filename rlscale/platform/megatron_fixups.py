@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 
 def random_state_of_the_cpu(module: ModuleType) -> None:
@@ -31,14 +32,37 @@ def no_jit_fuser(module: ModuleType) -> None:
 
 
 def moe_without_transformer_engine(module: ModuleType) -> None:
-    """A NameError (`te_general_gemm`), and token counts that stay tensors because they are not on a GPU."""
+    """A NameError (`te_general_gemm`); token counts that stay tensors without a GPU, where Megatron wants arrays."""
     if not hasattr(module, "te_general_gemm"):
         module.te_general_gemm = None  # type: ignore[attr-defined]  # a name that only exists in Megatron
 
     def to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
-        return tensor.tolist() if as_numpy and torch.is_tensor(tensor) else tensor
+        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
 
     module.maybe_move_tensor_to_cpu = to_cpu  # type: ignore[attr-defined]  # (as above)
+
+
+def uneven_gathering(module: ModuleType) -> None:
+    """gloo gathers and scatters parts of one size only; expert tensor parallelism has another number on every rank."""
+    gather, scatter = module._gather_along_first_dim, module._reduce_scatter_along_first_dim
+
+    def uneven_gather(x: Any, group: Any, sizes: Any = None, use_global_buffer: bool = False) -> Any:
+        if sizes is None or group.size() == 1:
+            return gather(x, group, None, use_global_buffer)
+        output, copies = x.new_empty(sum(sizes), *x.shape[1:]), torch.cat([x] * group.size())
+        dist.all_to_all_single(output, copies, list(sizes), [len(x)] * group.size(), group=group)
+        return output
+
+    def uneven_scatter(x: Any, group: Any, sizes: Any = None, use_global_buffer: bool = False) -> Any:
+        if sizes is None or group.size() == 1:
+            return scatter(x, group, None, use_global_buffer)
+        own = sizes[group.rank()]
+        shares = x.new_empty(group.size() * own, *x.shape[1:])
+        dist.all_to_all_single(shares, x.contiguous(), [own] * group.size(), list(sizes), group=group)
+        return shares.view(group.size(), own, *x.shape[1:]).sum(0)
+
+    module._gather_along_first_dim = uneven_gather  # type: ignore[attr-defined]  # names that only exist in Megatron
+    module._reduce_scatter_along_first_dim = uneven_scatter  # type: ignore[attr-defined]  # (as above)
 
 
 def resume_of_distributed_optimizer(module: ModuleType) -> None:
@@ -77,6 +101,7 @@ def resume_of_distributed_optimizer(module: ModuleType) -> None:
 
 FIXUPS: dict[str, tuple[Callable[[ModuleType], None], ...]] = {
     "megatron.core.tensor_parallel.random": (random_state_of_the_cpu,),
+    "megatron.core.tensor_parallel.mappings": (uneven_gathering,),
     "megatron.core.jit": (no_jit_fuser,),
     "megatron.core.transformer.moe.moe_utils": (moe_without_transformer_engine,),
     "megatron.core.optimizer.distrib_optimizer": (resume_of_distributed_optimizer,),

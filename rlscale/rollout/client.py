@@ -29,6 +29,7 @@ class SamplingParams:
 class Generation:
     """What an engine generated: `tokens` int32 [m], `logprobs` float32 [m] of log_softmax(logits / temperature).
 
+    Log-probs are as the engine sent them: one that is no number there (JSON's null) is nan.
     `finish_reason` is SGLang's: "stop", "length", or "abort" (then `message` may say why, and `tokens` are those
     generated until then); `version` the weight version that the engine reports, None if it was never told one.
     """

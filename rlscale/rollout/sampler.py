@@ -65,6 +65,8 @@ class Sampler:
                 raise RequestFailed(f"the engine aborted the request: {generation.message}")
             if not len(generation.tokens):
                 raise RequestFailed("the engine answered without a token")
+            if bad := int((~np.isfinite(generation.logprobs)).sum()):
+                raise RequestFailed(f"{bad} of the {len(generation.logprobs)} log-probs in the answer are not finite")
             if generation.version is None or generation.version < current:
                 # An engine that was restarted and has not been given the current weights.
                 raise RequestFailed(f"the engine holds weight version {generation.version}, not {current}")

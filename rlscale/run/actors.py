@@ -60,6 +60,13 @@ class TrainerActor:
         self._trainer = MegatronTrainer(spec, self._rank, self._world_size, self._local_rank)
         self._trainer.start(address, port)
 
+    def convert(self, spec: Any, address: str, port: int, target: Any, to: Any, critic: bool) -> None:
+        """Join the other ranks and convert a model instead of training one; see trainer.megatron.conversion."""
+        from rlscale.trainer.megatron.conversion import convert
+
+        place = (self._rank, self._world_size, self._local_rank)
+        convert(spec, place, (address, port), target, to, critic=critic)
+
     def connect(
         self, kind: str, urls: list[str], api_key: str, timeout_s: float, engine_ranks: int, first_ranks: list[int]
     ) -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.config.named_models import COLUMNS
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.overrides import parse_one
 from rlscale.config.schema.reward import RewardConfig
-from rlscale.data.target import resolve_target
+from rlscale.data.target import current_folder_importable, import_target
 from rlscale.envs.reward import Reward, build_reward
-from rlscale.trainer.hook_contract import CHECKS, Finding, Status, failed
+from rlscale.trainer.hook_contract import CHECKS, Finding, Status, check_advantage, failed
 from rlscale.trainer.hook_contract.findings import Report, reported
 from rlscale.trainer.hooks import build_hook
 
@@ -37,6 +35,7 @@ USAGE = (
     "  path.to.fn  your function or class; the current folder is searched too\n"
     f"  kind        {', '.join(PARAMETERS)}; by default told from the names of its parameters\n"
     "  argument    arguments of your own, as you would give them under algo.<kind>.function\n"
+    "  reads       of an advantage, as algo.advantage.reads: reads=[old_logprobs,values]; by default it is given all\n"
     "Prints one line per check and ends with 0, or with 1 where the contract is broken. See docs/hooks.md"
 )
 
@@ -49,15 +48,16 @@ def check_hook(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 0
     path, kind, node = _read(arguments)
-    with _current_folder_importable():
-        kind = kind or kind_of(resolve_target(node, path), path)
-        findings = check_reward(_reward(node)) if kind == "reward" else CHECKS[kind](_hook(kind, node))
+    with current_folder_importable():
+        target = import_target(path, path)
+        findings = _findings(kind := kind or kind_of(target, path), node)
     print(f"{path} as {kind}:")
     for finding in findings:
         print(finding)
     broken = failed(findings)
     warned = sum(finding.status is Status.warned for finding in findings)
-    print(f"{len(findings)} checks, {len(broken)} failed, {warned} with a warning")
+    checks = sum(finding.status is not Status.noted for finding in findings)
+    print(f"{checks} checks, {len(broken)} failed, {warned} with a warning")
     return 1 if broken else 0
 
 
@@ -82,19 +82,21 @@ def kind_of(target: Callable[..., Any], path: str) -> str:
 def check_reward(reward: Reward) -> list[Finding]:
     """One finding per check of a reward: what it returns, whether it is the same again, what it does to `info`.
 
-    Raising is allowed: it drops the sample. A reward that asks a service or a model may well give other numbers.
+    Raising is allowed, if it is not SystemExit: it drops the sample. A reward that asks a service or a model may well
+    give other numbers.
     """
     with reported() as report:
-        raised = []
+        raised, ends = [], False
         for response in _RESPONSES:
             where = repr(response if len(response) < 40 else response[:20] + "...")
             try:
                 _check_response(report, reward, response, where)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                ends = ends or isinstance(error, SystemExit)
                 raised.append(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}")
         text = f"it raised for {len(raised)} of {len(_RESPONSES)} responses{f', as for {raised[0]}' if raised else ''}"
-        most = len(raised) < len(_RESPONSES)
-        report.add("call", "a score (raising drops the sample)", most, text, otherwise=Status.warned)
+        some, status = len(raised) < len(_RESPONSES), Status.failed if ends else Status.warned
+        report.add("call", "a score (raising drops the sample)", some and not ends, text, otherwise=status)
     return report.findings
 
 
@@ -142,26 +144,22 @@ def _read(arguments: Sequence[str]) -> tuple[str, str | None, dict[str, Any]]:
     return paths[0], kind, node
 
 
-def _hook(kind: str, node: dict[str, Any]) -> Callable[..., Any]:
-    hook = build_hook(kind, node)  # type: ignore[arg-type]
-    if not callable(hook):
-        raise UserError(f"{node['_target_']}: instances of this class cannot be called; give it a __call__")
-    return hook
+def _findings(kind: str, node: dict[str, Any]) -> list[Finding]:
+    """Build the hook and test it. UserError if it cannot be built."""
+    if kind == "reward":
+        return check_reward(build_reward(RewardConfig(function=node)))
+    if kind != "advantage" or "reads" not in node:
+        return CHECKS[kind](build_hook(kind, node))  # type: ignore[arg-type]
+    own = dict(node)
+    reads = _reads(own.pop("reads"))
+    return check_advantage(build_hook("advantage", own), reads=reads)
 
 
-def _reward(node: dict[str, Any]) -> Reward:
-    return build_reward(RewardConfig(function=node))
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """As with `python -m`, also for the installed `rlscale` script."""
-    here = str(Path.cwd())
-    if "" in sys.path or here in sys.path:
-        yield
-        return
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
+def _reads(value: Any) -> list[str]:
+    """The columns of reads=[...]. UserError for another value or another name."""
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if name not in COLUMNS:
+            hint = did_you_mean(nearest(str(name), COLUMNS)) or f"; known: {', '.join(COLUMNS)}"
+            raise UserError(f"reads: no such column as {name}{hint}")
+    return names

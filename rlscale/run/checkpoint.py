@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rlscale.run.folder import write_json
 
 MANIFEST = "manifest.json"
 _PREFIX = "iteration_"
+_PARTIAL = "partial-"
 
 
 @dataclass
@@ -36,6 +37,25 @@ class Progress:
     """Result of the evaluation before training."""
 
 
+class CheckpointFailed(UserError):
+    """A checkpoint could not be written. Nothing is lost but the checkpoint: older ones stay."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A checkpoint that is being written: it is none before `CheckpointStore.complete`."""
+
+    final: Path
+    partial: Path
+    facts: dict[str, Any]
+    """What its manifest will say, besides the files."""
+
+    @property
+    def trainer(self) -> Path:
+        """The folder that the trainer's ranks write."""
+        return self.partial / "trainer"
+
+
 @dataclass
 class CheckpointStore:
     """The checkpoints of one run: newest whole one, writing, and forgetting the oldest."""
@@ -53,33 +73,47 @@ class CheckpointStore:
         whole = self.whole()
         return whole[-1] if whole else None
 
-    def save(self, progress: Progress, config_hash: str, save_trainer: Callable[[Path], None], rollout: Any) -> Path:
-        """Write a checkpoint; `save_trainer(folder)` lets the ranks write theirs. A failure leaves older ones alone.
+    def begin(self, progress: Progress, config_hash: str, rollout: Any) -> Begun:
+        """Begin a checkpoint of this moment: the driver's and the rollout's part. CheckpointFailed if the disk refuses.
 
-        Raises UserError when the disk refuses.
+        What an earlier attempt left half-written is removed.
         """
         final = self.folder / f"{_PREFIX}{progress.iteration:06d}"
-        partial = self.folder / f"partial-{final.name}"
+        begun = Begun(
+            final,
+            self.folder / f"{_PARTIAL}{final.name}",
+            {"config_hash": config_hash, "progress": copy.deepcopy(asdict(progress))},
+        )
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            save_trainer(partial / "trainer")
-            with open(partial / "rollout.pkl", "wb") as file:
+            for left in self.folder.glob(f"{_PARTIAL}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            begun.partial.mkdir(parents=True)
+            with open(begun.partial / "rollout.pkl", "wb") as file:
                 pickle.dump(rollout, file)
+        except OSError as error:
+            raise self.failed(begun, error) from error
+        return begun
+
+    def complete(self, begun: Begun) -> Path:
+        """Make a checkpoint whole, once every rank has written its part. CheckpointFailed if the disk refuses."""
+        partial, final = begun.partial, begun.final
+        try:
             files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
             _sync_files(partial, files)
-            write_json(partial / MANIFEST, {"config_hash": config_hash, "progress": asdict(progress), "files": files})
+            write_json(partial / MANIFEST, {**begun.facts, "files": files})
             if final.exists():
                 shutil.rmtree(final)
             partial.rename(final)
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(
-                f"checkpoint {final} could not be written ({error}); older checkpoints are untouched"
-            ) from error
+            raise self.failed(begun, error) from error
         for old in self.whole()[: -self.keep]:
             shutil.rmtree(old)
         return final
+
+    def failed(self, begun: Begun, reason: object) -> CheckpointFailed:
+        """Remove what was written; the error that says so."""
+        shutil.rmtree(begun.partial, ignore_errors=True)
+        return CheckpointFailed(f"checkpoint {begun.final} could not be written ({reason}); older ones are untouched")
 
 
 def load_progress(checkpoint: Path) -> Progress:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
+from rlscale.config.schema import Config
 from rlscale.config.schema.cluster import Device
 from rlscale.config.sizes import Sizes
+from rlscale.data.model_folder import ensure_model_folder
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.checkpoint import CheckpointStore
@@ -18,6 +21,7 @@ from rlscale.run.models import ModelFolders
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
 from rlscale.run.trainer_group import TrainerGroup
+from rlscale.trainer.spec import Form, TrainerSpec
 
 EXPORT_USAGE = (
     "usage: python -m rlscale export run.output=FOLDER [to=FOLDER] [iteration=N] [model=policy|critic]\n"
@@ -25,6 +29,13 @@ EXPORT_USAGE = (
     "  to          folder for the model; by default hf-<iteration> or hf_critic-<iteration> in the run's folder\n"
     "  iteration   which checkpoint; by default the newest whole one\n"
     "  model       policy (default), or the critic of a run that has one"
+)
+
+IMPORT_USAGE = (
+    "usage: python -m rlscale import model=NAME|model.path=FOLDER to=FOLDER [parallel=...] [key=value ...]\n"
+    "  model, ...  the model, as in a run; with model.init=FOLDER, the weights that the run would start from\n"
+    "  to          folder for the checkpoint, which a run starts from with model.init=FOLDER\n"
+    "  parallel    layout of the ranks that convert; a run of any other layout can read the checkpoint"
 )
 
 _FOLDERS = {"policy": "hf", "critic": "hf_critic"}
@@ -45,36 +56,69 @@ def export(arguments: Sequence[str]) -> int:
     run = Path(given["run.output"])
     checkpoint = _checkpoint(run, given.get("iteration"))
     number = checkpoint.name.removeprefix("iteration_").lstrip("0") or "0"
-    target = Path(given.get("to", run / f"{_FOLDERS[wanted]}-{number}")).resolve()
-    if target.is_file():
-        raise UserError(f"to={target} is a file; choose a folder")
-    if target.exists() and any(target.iterdir()):
-        raise UserError(f"to={target} exists and is not empty; choose another folder")
-
+    target = _empty(Path(given.get("to", run / f"{_FOLDERS[wanted]}-{number}")).resolve())
     config = compose(str(run / "recipe.yaml"), [])
     models = ModelFolders.of(config)  # without the teacher, which is no part of what is exported
     if wanted == "critic" and models.critic is None:
         raise UserError(f"model=critic: {run} has none (algorithm {config.algo.name})")
-    logs = run.resolve() / "logs" / "export"
-    sizes = Sizes.of(config)
+    spec = trainer_spec(config, models)
+    if wanted == "critic":
+        spec = dataclasses.replace(spec, critic_init_path=str(checkpoint / "trainer" / "critic"))
+    else:
+        spec = dataclasses.replace(spec, init_path=str(checkpoint / "trainer"))
+    _convert(config, spec, target, Form.hugging_face, run.resolve() / "logs" / "export", critic=wanted == "critic")
+    print(f"exported {checkpoint} to {target}")
+    return 0
+
+
+def import_(arguments: Sequence[str]) -> int:
+    """Write a Hugging Face model as a Megatron checkpoint of its weights."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(IMPORT_USAGE)
+        return 0
+    flags = [word for word in arguments if word.startswith("-")]
+    if flags:
+        raise UserError(f"import does not know {flags[0]!r}; see python -m rlscale import --help")
+    targets = [word.removeprefix("to=") for word in arguments if word.startswith("to=")]
+    if len(targets) != 1 or not targets[0]:
+        raise UserError("import needs to=FOLDER once, the folder for the checkpoint")
+    target = _empty(Path(targets[0]).resolve())
+    recipes = [word.removeprefix("recipe=") for word in arguments if word.startswith("recipe=")]
+    overrides = [word for word in arguments if not word.startswith(("to=", "recipe="))]
+    config = compose(recipes[-1] if recipes else None, overrides)
+    spec = trainer_spec(config, ModelFolders(ensure_model_folder(config.model, Path(config.run.scratch).resolve())))
+    spec = dataclasses.replace(spec, critic=None)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _convert(config, spec, target, Form.checkpoint, target.with_name(f".{target.name}-logs"))
+    print(f"imported {spec.init_path} to {target}; a run starts from it with model.init={target}")
+    return 0
+
+
+def _convert(config: Config, spec: TrainerSpec, target: Path, to: Form, logs: Path, *, critic: bool = False) -> None:
+    """Let trainer ranks convert; their logs stay only if they fail."""
     stop = StopSignal()
     with RaySession(config.cluster, Path(config.run.scratch).resolve()):
         stop.install()
-        layout = lay_out(config.cluster, sizes.trainer_ranks, 0, 1)
+        layout = lay_out(config.cluster, Sizes.of(config).trainer_ranks, 0, 1)
         calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
         device = config.cluster.device
-        nodes = node_ids(1, need_gpus=device is Device.cuda)
+        nodes = node_ids(layout.nodes, need_gpus=device is Device.cuda)
         trainer = TrainerGroup(layout, nodes, calls, logs, device, config.trainer.threads)
         try:
-            trainer.start(trainer_spec(config, models), config.cluster.start_timeout_s)
-            trainer.call("load", checkpoint / "trainer", what="loading the checkpoint")
-            trainer.call("export", target, wanted, what="export")
+            trainer.convert(spec, target, to, config.cluster.start_timeout_s, critic=critic)
         finally:
             trainer.close()
             stop.restore()
     shutil.rmtree(logs, ignore_errors=True)
-    print(f"exported {checkpoint} to {target}")
-    return 0
+
+
+def _empty(target: Path) -> Path:
+    """The folder to write, which must be free."""
+    if target.is_file():
+        raise UserError(f"to={target} is a file; choose a folder")
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"to={target} exists and is not empty; choose another folder")
+    return target
 
 
 def _given(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from rlscale.config.recipe import write_recipe
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.cluster import Device, Placement
+from rlscale.data.target import current_folder_importable
 from rlscale.run import loops
 from rlscale.run.assembly import Assembly
 from rlscale.run.calls import StopRequested, StopSignal
@@ -23,6 +24,7 @@ from rlscale.run.ray_session import RaySession
 from rlscale.run.records import Records
 from rlscale.run.session import Session
 from rlscale.run.stages import Stage, stages_before, with_result
+from rlscale.trainer.hooks import check_hooks
 
 STOPPED = 128 + signal.SIGINT
 
@@ -34,14 +36,24 @@ def execute(config: Config) -> int:
     """
     started = time.time()
     notes = check_machine(config)
-    _make_folders(config)
-    stop = StopSignal()
-    with RaySession(config.cluster, Path(config.run.scratch)):
-        stop.install()
-        try:
-            return _run(config, stop, started, notes)
-        finally:
-            stop.restore()
+    with current_folder_importable():
+        _check_hooks(config)
+        _make_folders(config)
+        stop = StopSignal()
+        with RaySession(config.cluster, Path(config.run.scratch)):
+            stop.install()
+            try:
+                return _run(config, stop, started, notes)
+            finally:
+                stop.restore()
+
+
+def _check_hooks(config: Config) -> None:
+    """Build the hooks of a run and of the stages that it still needs. UserError for one that cannot be built."""
+    check_hooks(config.algo)
+    for stage in stages_before(config):
+        if stage.result() is None:
+            _check_hooks(stage.config)
 
 
 def _make_folders(config: Config) -> None:

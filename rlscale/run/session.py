@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,13 @@ from rlscale.data.part import Part, split
 from rlscale.data.sample import Group
 from rlscale.run.batching import batch_metrics, build_batch, divide
 from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
-from rlscale.run.checkpoint import CheckpointStore, Progress, load_progress, load_rollout
+from rlscale.run.checkpoint import CheckpointFailed, CheckpointStore, Progress, load_progress, load_rollout
 from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
 from rlscale.run.placement import shares_devices
 from rlscale.run.records import Records
 from rlscale.run.rollout import Feed, Rollout
+from rlscale.run.saver import Saver
 from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.trainer.preparation import columns_before, prepare
@@ -55,9 +56,10 @@ class Session:
         records: Records,
     ) -> None:
         self.config, self.folder, self.records = config, folder, records
-        self._hash, self._calls, self._stop = config_hash, calls, stop
+        self._calls, self._stop = calls, stop
         self._trainer, self._feed, self._rollout, self._engines, self._sync = trainer, feed, rollout, engines, sync
         self._store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
+        self._saver = Saver(self._store, trainer, config_hash, config.cluster.call_timeout_s)
         self._saved_at = -1
         self._untrained = False  # whether a batch may have left the rollout that no step was made on
         self._unsynced = False  # whether steps were made whose weights no engine has yet
@@ -158,12 +160,14 @@ class Session:
         return self._sync(self.state.version)
 
     def record(self) -> None:
-        """Log the iteration, and write a checkpoint when one is due."""
+        """Log the iteration, and save when a checkpoint is due."""
         self.records.iteration(self.state, self._metrics)
         self._metrics = {}
         every = self.config.checkpoint.every
         if every and self.state.iteration % every == 0 and not self._done:
-            self.save()
+            self._save_in_passing()
+        else:
+            self._finish_saving(wait=False)
 
     def go_on(self) -> None:
         """Evaluate when it is due, then let the engines generate for the next iteration."""
@@ -228,21 +232,51 @@ class Session:
         return self.records.evaluation(when, self.state, result)
 
     def save(self) -> None:
-        """Write a checkpoint of this very moment. Generation in flight is not part of it: its prompts come again."""
-        if self._saved_at == self.state.iteration:
-            return
+        """Write a checkpoint of this very moment and wait until it is whole. CheckpointFailed when the disk refuses."""
+        self._finish_saving(wait=True)
+        if self._saved_at != self.state.iteration:
+            self._begin_saving(copy=False)
+            self._complete(wait=True)
+
+    def _begin_saving(self, *, copy: bool) -> None:
+        """Save this very moment. Generation in flight is not part of it: its prompts come again."""
         with self.records.span("checkpoint"):
             self.records.update_counters(self.state)
-
-            def save_trainer(folder: Path) -> None:
-                self._trainer.call("save", folder, what="checkpoint")
-
             rollout = self._feed.state_dict(trained=not self._untrained)
-            self._store.save(self.state, self._hash, save_trainer, rollout)
+            self._saver.begin(self.state, rollout, copy=copy)
         self._saved_at = self.state.iteration
+
+    def _save_in_passing(self) -> None:
+        """Save, and go on also when the disk refuses: that is said, and tried again when the next one is due."""
+        self._finish_saving(wait=True)
+        asynchronous = self.config.checkpoint.asynchronous
+        try:
+            self._begin_saving(copy=asynchronous)
+        except CheckpointFailed as error:
+            self.records.note(str(error))
+        self._finish_saving(wait=not asynchronous)
+
+    def _finish_saving(self, *, wait: bool) -> None:
+        """Make the checkpoint that is being written whole if it is written, or wait for it; say so if it failed."""
+        if not self._saver.busy:
+            return
+        try:
+            self._complete(wait=wait)
+        except CheckpointFailed as error:
+            self.records.note(str(error))
+
+    def _complete(self, *, wait: bool) -> None:
+        # A look that does not wait may come in the middle of another span, which it is a part of.
+        with self.records.span("checkpoint") if wait else nullcontext():
+            try:
+                self._saver.finish(wait=wait)
+            except CheckpointFailed:
+                self._saved_at = -1
+                raise
 
     def save_and_stop(self) -> None:
         """The user asked to stop: save what is done, so that the same command goes on from here."""
+        self._finish_saving(wait=True)
         if self.state.iteration > self._saved_at and self.state.iteration > 0 and self._trustworthy:
             self.records.phase("saving a checkpoint before stopping")
             self.trainer_takes_devices()
@@ -271,6 +305,7 @@ class Session:
         if self._engines is None or self._rollout is None or (time.monotonic() < self._next_heal and not now):
             return
         self._engines.heal(self._give_weights, self._rollout.redirect)
+        self._finish_saving(wait=False)
         self._next_heal = time.monotonic() + _HEAL_EVERY_S
 
     def _give_weights(self, urls: list[str]) -> None:

@@ -16,7 +16,7 @@ from rlscale.data.part import Part
 from rlscale.run.actors import TrainerActor
 from rlscale.run.calls import Calls
 from rlscale.run.placement import Layout
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.spec import Form, TrainerSpec
 
 _START = "cluster.start_timeout_s"
 _MODELS = {"old_logprobs": "policy", "ref_logprobs": "reference", "teacher_logprobs": "teacher"}
@@ -48,13 +48,24 @@ class TrainerGroup:
 
     def start(self, spec: TrainerSpec, timeout_s: float) -> None:
         """Form the process groups and build the models."""
+        address, port = self._meeting_point(timeout_s)
+        starting = [rank.start.remote(spec, address, port) for rank in self._ranks]
+        self._calls.wait(starting, "trainer start", timeout_s=timeout_s, limit=_START, heed_stop=True)
+        self._parts_of = self.call("data_parallel_rank", what="trainer start")
+
+    def convert(self, spec: TrainerSpec, target: Path, to: Form, timeout_s: float, *, critic: bool = False) -> None:
+        """Instead of `start`: write the model that `spec` starts from in another form, holding nothing but weights."""
+        address, port = self._meeting_point(timeout_s)
+        calls = [rank.convert.remote(spec, address, port, target, to, critic) for rank in self._ranks]
+        self._calls.wait(calls, f"writing {target}", heed_stop=True)
+
+    def _meeting_point(self, timeout_s: float) -> tuple[str, int]:
+        """Address and port of rank 0, once all ranks have imported what they need."""
         self._calls.wait(self._preloading, "trainer start", timeout_s=timeout_s, limit=_START, heed_stop=True)
         address, port = self._calls.one(
             self._ranks[0].address.remote(), "trainer start", timeout_s=timeout_s, limit=_START
         )
-        starting = [rank.start.remote(spec, address, port) for rank in self._ranks]
-        self._calls.wait(starting, "trainer start", timeout_s=timeout_s, limit=_START, heed_stop=True)
-        self._parts_of = self.call("data_parallel_rank", what="trainer start")
+        return address, port
 
     def train(
         self, parts: list[Part], version: int, *, force_old: bool = False, policy: bool = True

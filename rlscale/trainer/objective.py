@@ -33,6 +33,8 @@ from rlscale.config.schema.algo import (
     SftLoss,
 )
 from rlscale.config.schema.correction import WeightKind
+from rlscale.trainer.finite_loss import with_gradient_of_its_kind
+from rlscale.trainer.hook_results import checked_loss
 from rlscale.trainer.hooks import build_hook
 from rlscale.trainer.objective_metrics import Metrics, add_mismatch, masked_sum, policy_sums
 from rlscale.trainer.step_corrections import corrected_ahead, importance_weights, weight_level
@@ -52,7 +54,7 @@ class Objective:
             raise UserError(
                 f"algo.loss is {type(algo.loss).__name__}, which has no objective; choose another algo/loss"
             )
-        if kl.placement is KLPlacement.loss and kl.estimator is KLEstimator.k1 and not kl.unbiased:
+        if kl.placement is KLPlacement.loss and kl.chosen is KLEstimator.k1 and not kl.unbiased:
             raise UserError(
                 "algo.kl.estimator=k1 as a loss has zero expected gradient; "
                 "use k2, k3 or low_var_kl, or algo.kl.unbiased=true"
@@ -111,7 +113,8 @@ class Objective:
         bool, loss_weight, advantages [T] (advantages not for sft), old_logprobs [T] (absent: the current ones without
         gradient), ref_logprobs [T] (if `needs_reference`), correction [T] (if `corrected_ahead`), rollout_logprobs and
         versions [T], version [] (the trainer's). segment_sum: see `algo.losses.SegmentSum`. Returns ([] with gradient,
-        Metrics without). T may be 0. Values where loss_mask is False are never read.
+        Metrics without). T may be 0. Values where loss_mask is False are never read. A loss that is not finite has a
+        NaN gradient, so that the step is skipped.
         """
         mask = fields["loss_mask"].bool()
         lp = _clean(logprobs, mask, logprobs)
@@ -144,11 +147,11 @@ class Objective:
             clamped = clamped | add_mismatch(metrics, lp if self.mismatch_drifts else old, mask, fields)
         sums["clamped_tokens"] = clamped
         metrics.sums.update({name: masked_sum(value, mask) for name, value in sums.items()})
-        return (weight * per_token).sum(), metrics
+        return with_gradient_of_its_kind((weight * per_token).sum(), lp), metrics
 
     def _kl(self, lp: Tensor, old: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
         """The KL term per token and which tokens were clamped; all [T]."""
-        value, clamped = kl_terms.kl(self.algo.kl.estimator.value, lp, ref)
+        value, clamped = kl_terms.kl(self.algo.kl.chosen.value, lp, ref)
         if not self.algo.kl.unbiased:
             return value, clamped
         value, also_clamped = kl_terms.unbiased(value, lp, old)
@@ -221,9 +224,8 @@ def _sapo(config: LossConfig, x: _Inputs) -> PolicyLoss:
 
 def _custom(config: LossConfig, x: _Inputs) -> PolicyLoss:
     assert isinstance(config, CustomLoss)
-    policy = build_hook("loss", config.function)(x.logprobs, x.old, x.advantages, x.mask, x.segment_sum)
-    if policy.loss.shape != x.logprobs.shape:
-        raise UserError(f"algo.loss.function returned the shape {tuple(policy.loss.shape)}; it must return [T]")
+    result = build_hook("loss", config.function)(x.logprobs, x.old, x.advantages, x.mask, x.segment_sum)
+    policy = checked_loss(result, x.logprobs)
     policy.loss = torch.where(x.mask, policy.loss, 0.0)
     return policy
 

@@ -21,7 +21,7 @@ from rlscale.algo.reduction import token_weights
 from rlscale.algo.scores import score
 from rlscale.algo.trajectories import Trajectories
 from rlscale.config.errors import UserError
-from rlscale.config.named_models import COLUMNS, has_critic, has_teacher
+from rlscale.config.named_models import COLUMNS, READ_KL, asked_columns, has_critic, has_teacher, kl_in_reward
 from rlscale.config.schema.algo import (
     AdvantageConfig,
     AlgoConfig,
@@ -29,7 +29,6 @@ from rlscale.config.schema.algo import (
     BroadcastAdvantage,
     CustomAdvantage,
     GaeAdvantage,
-    KLPlacement,
     NoAdvantage,
     ReductionKind,
     ReturnsAdvantage,
@@ -37,10 +36,9 @@ from rlscale.config.schema.algo import (
     SftLoss,
 )
 from rlscale.data.batch import Batch
-from rlscale.trainer.hooks import HookKind, build_hook, hook_key
+from rlscale.trainer.hook_results import checked_array
+from rlscale.trainer.hooks import build_hook
 from rlscale.trainer.step_corrections import StepCorrections, corrected_ahead, rejects
-
-_WITH_KL = (ReturnsAdvantage, BaselineAdvantage, GaeAdvantage)
 
 
 def columns_before(algo: AlgoConfig) -> tuple[str, ...]:
@@ -52,15 +50,14 @@ def columns_before(algo: AlgoConfig) -> tuple[str, ...]:
     """
     if isinstance(algo.loss, SftLoss):
         return ()
-    penalty, distils, critic = _kl_in_reward(algo), algo.distil_coef != 0.0, isinstance(algo.advantage, GaeAdvantage)
+    penalty, critic, asked = kl_in_reward(algo), has_critic(algo), asked_columns(algo)
     corrects = corrected_ahead(algo) or rejects(algo)
-    reads = set(algo.advantage.reads) if isinstance(algo.advantage, CustomAdvantage) else set()
+    reads_old = penalty or critic or corrects or algo.distil_coef != 0.0 or "old_logprobs" in asked
     needed = {
-        "old_logprobs": (penalty or critic or distils or corrects or "old_logprobs" in reads)
-        and not algo.correction.bypass,
-        "ref_logprobs": penalty or "ref_logprobs" in reads,
+        "old_logprobs": reads_old and not algo.correction.bypass,
+        "ref_logprobs": penalty or "ref_logprobs" in asked,
         "teacher_logprobs": has_teacher(algo),
-        "values": has_critic(algo),
+        "values": critic,
     }
     return tuple(name for name in COLUMNS if needed[name])
 
@@ -79,25 +76,31 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
         old_logprobs           with `correction.bypass`: the engine's log-probs
 
     A `none` score never reads rewards. Whitening comes last. The critic's targets contain the KL term in the reward as
-    the actor's advantages do; rejection touches the policy alone. Raises UserError for a hook whose result cannot be
-    used or a KL term that nothing reads, ValueError for columns that contradict each other.
+    the actor's advantages do; rejection touches the policy alone. The metric `clamped_tokens_before` counts the tokens
+    whose exponent was clamped here. Raises UserError for a hook whose result cannot be used, for a column in which a
+    model left numbers that are not finite, or a KL term that nothing reads, ValueError for columns that contradict
+    each other.
     """
     columns = _Columns.of(batch)
     weights = _loss_weights(columns, algo, max_response_tokens)
     if isinstance(algo.loss, SftLoss):
         return batch.with_column("loss_weight", weights), {}
+    _refuse_not_finite(batch, columns.mask)
     if algo.correction.bypass:
         batch = _bypassed(batch, columns.mask)
     made: dict[str, NDArray] = {}
     metrics: dict[str, float] = {}
+    clamped = np.zeros(columns.mask.shape, bool)
     if corrected_ahead(algo) or rejects(algo):
         corrections = StepCorrections.of(batch, algo)
         weights = np.where(corrections.rejected, 0.0, weights)
         metrics |= corrections.metrics
+        clamped |= corrections.clamped
         if corrections.weights is not None:
             made["correction"] = corrections.weights
     made["loss_weight"] = weights
-    advantages, targets = _advantages(batch, columns, algo, metrics)
+    penalty, penalty_clamped = _penalty(batch, columns, algo)
+    advantages, targets = _advantages(batch, columns, algo, penalty, metrics)
     if targets is not None:
         values = batch.column("values")
         made["returns"] = targets
@@ -106,6 +109,7 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
         if columns.mask.any():
             metrics["explained_variance"] = explained_variance(values, targets, columns.mask)
     made["advantages"] = advantages
+    metrics["clamped_tokens_before"] = float((clamped | penalty_clamped).sum())
     for name, column in made.items():
         batch = batch.with_column(name, column)
     return batch, metrics
@@ -153,16 +157,19 @@ def _loss_weights(columns: _Columns, algo: AlgoConfig, max_response_tokens: int)
     hook = build_hook("reduction", reduction.function)
     rows = {"lengths": columns.lengths, "sample": columns.sample, "step": columns.step}
     weights = hook(columns.mask, **rows, max_response_tokens=max_response_tokens)
-    return _masked(_checked("reduction", weights, columns.mask.shape), columns.mask)
+    return _masked(checked_array("reduction", weights, columns.mask.shape), columns.mask)
 
 
 def _advantages(
-    batch: Batch, columns: _Columns, algo: AlgoConfig, metrics: dict[str, float]
+    batch: Batch,
+    columns: _Columns,
+    algo: AlgoConfig,
+    penalty: NDArray[np.float64] | None,
+    metrics: dict[str, float],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """The advantages as the steps read them and the critic's targets, both [T]; adds metrics."""
     mask = columns.mask
     scores = _scores(batch, columns, algo)
-    penalty = _penalty(batch, columns, algo)
     if penalty is not None:
         metrics |= _mean("kl_reward", penalty, mask)
     advantages, targets = _estimate(algo.advantage, batch, columns, scores, penalty, algo.kl.coef)
@@ -184,18 +191,17 @@ def _scores(batch: Batch, columns: _Columns, algo: AlgoConfig) -> NDArray[np.flo
     rewards, groups = columns.of_samples(batch, "reward"), columns.of_samples(batch, "group")
     if kind is not ScoreKind.custom:
         return score(kind.value, rewards, groups)
-    return _checked("score", build_hook("score", algo.score.function)(rewards, groups), rewards.shape)
+    return checked_array("score", build_hook("score", algo.score.function)(rewards, groups), rewards.shape)
 
 
-def _kl_in_reward(algo: AlgoConfig) -> bool:
-    return algo.kl.placement is KLPlacement.reward and algo.kl.coef != 0.0
+def _penalty(batch: Batch, columns: _Columns, algo: AlgoConfig) -> tuple[NDArray[np.float64] | None, NDArray[np.bool_]]:
+    """The KL term of every token's reward before its coefficient [T], 0 where nothing is trainable, None without one.
 
-
-def _penalty(batch: Batch, columns: _Columns, algo: AlgoConfig) -> NDArray[np.float64] | None:
-    """The KL term of every token's reward before its coefficient [T], 0 where nothing is trainable."""
-    if not _kl_in_reward(algo):
-        return None
-    if not isinstance(algo.advantage, _WITH_KL):
+    And the tokens [T] whose exponent passed its bound.
+    """
+    if not kl_in_reward(algo):
+        return None, np.zeros(columns.mask.shape, bool)
+    if not isinstance(algo.advantage, READ_KL):
         raise UserError(
             f"algo.kl.placement=reward: {type(algo.advantage).__name__} never reads a KL term in the reward; "
             "choose algo/kl=loss or algo/kl=none, or algo/advantage=returns|baseline|gae"
@@ -203,8 +209,8 @@ def _penalty(batch: Batch, columns: _Columns, algo: AlgoConfig) -> NDArray[np.fl
     old, ref = (
         torch.from_numpy(_masked(batch.column(name), columns.mask)) for name in ("old_logprobs", "ref_logprobs")
     )
-    estimate, _ = kl(algo.kl.estimator.value, old, ref)
-    return estimate.numpy()
+    estimate, clamped = kl(algo.kl.chosen.value, old, ref)
+    return estimate.numpy(), clamped.numpy()
 
 
 def _estimate(
@@ -240,7 +246,7 @@ def _custom_advantage(
     """The user's advantages. A critic that they read learns the undiscounted sum of the scores that follow."""
     read: dict[str, Any] = {name: _masked(batch.column(name), columns.mask) for name in config.reads}
     inputs = AdvantageInputs(scores, columns.sample, columns.lengths, columns.mask, **read)
-    result = _checked("advantage", build_hook("advantage", config.function)(inputs), columns.mask.shape)
+    result = checked_array("advantage", build_hook("advantage", config.function)(inputs), columns.mask.shape)
     if "values" not in config.reads:
         return _masked(result, columns.mask), None
     trajectories = Trajectories.of(columns.sample, columns.lengths, columns.mask)
@@ -248,20 +254,33 @@ def _custom_advantage(
     return _masked(result, columns.mask), estimators.returns(rho, trajectories, gamma=1.0)
 
 
+_GIVEN_BY = {
+    "rollout_logprobs": "the engines",
+    "old_logprobs": "the policy",
+    "ref_logprobs": "the reference",
+    "teacher_logprobs": "the teacher",
+    "values": "the critic",
+}
+"""Whose numbers a column holds."""
+
+
+def _refuse_not_finite(batch: Batch, mask: NDArray[np.bool_]) -> None:
+    """UserError for a trainable token of which a model gave a number that is not finite."""
+    for name, model in _GIVEN_BY.items():
+        if name not in batch:
+            continue
+        read = mask & (batch.column("versions") >= 0) if name == "rollout_logprobs" else mask
+        if bad := int((~np.isfinite(batch.column(name)) & read).sum()):
+            raise UserError(
+                f"{name}: {bad} of {int(read.sum())} trainable tokens have a value by {model} that is not finite; "
+                "nothing can be computed from it, so look at that model's weights and at model.dtype"
+            )
+
+
 def _bypassed(batch: Batch, mask: NDArray[np.bool_]) -> Batch:
     if (batch.column("versions")[mask] < 0).any():
         raise ValueError("algo.correction.bypass: some trainable tokens have no log-prob by an engine")
     return batch.with_column("old_logprobs", batch.column("rollout_logprobs"))
-
-
-def _checked(kind: HookKind, result: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """What a hook returned, as float64. UserError for another shape or numbers that are not finite."""
-    array = np.asarray(result, np.float64)
-    if array.shape != shape:
-        raise UserError(f"{hook_key(kind)} returned the shape {array.shape}; it must return {shape}")
-    if not np.isfinite(array).all():
-        raise UserError(f"{hook_key(kind)} returned a number that is not finite")
-    return array
 
 
 def _masked(column: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from rlscale.config.schema.algo import AlgoConfig
 from rlscale.config.schema.cluster import Device
@@ -12,6 +13,15 @@ from rlscale.config.schema.optim import OptimConfig
 from rlscale.config.schema.parallel import ParallelConfig
 from rlscale.config.schema.trainer import TrainerConfig
 from rlscale.config.schema.weights import WeightsConfig
+
+
+class Form(Enum):
+    """How a model lies on disk."""
+
+    hugging_face = "hugging_face"
+    """A folder with config.json and safetensors."""
+    checkpoint = "checkpoint"
+    """Megatron's distributed checkpoint, of weights alone."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from rlscale.algo.losses import SegmentSum
 from rlscale.config.schema.algo import AlgoConfig, GspoLoss
 from rlscale.config.schema.correction import CorrectionConfig, Level, WeightKind
 from rlscale.data.batch import Batch
-from rlscale.trainer.hooks import build_hook, hook_key
+from rlscale.trainer.hook_results import checked_weights
+from rlscale.trainer.hooks import build_hook
 
 
 def weight_level(algo: AlgoConfig) -> Level:
@@ -40,8 +41,8 @@ def importance_weights(
 ) -> corrections.CorrectionResult:
     """The weights of a configuration, the user's own included.
 
-    Shapes: log_ratio [T], mask [T] bool (tokens that an engine generated) -> [T]. Raises ValueError when the user's are
-    of another shape or not finite.
+    Shapes: log_ratio [T], mask [T] bool (tokens that an engine generated) -> [T]. Raises UserError when the user's are
+    no tensor of that shape or not finite.
     """
     if config.weight is not WeightKind.custom:
         return corrections.importance_weights(
@@ -54,11 +55,9 @@ def importance_weights(
             lower=config.lower,
             upper=config.upper,
         )
-    weights = build_hook("correction", config.function)(log_ratio, mask, segment_sum).detach().to(log_ratio.dtype)
-    if weights.shape != log_ratio.shape:
-        raise ValueError(f"{hook_key('correction')} returned the shape {tuple(weights.shape)}, not {log_ratio.shape}")
+    weights = checked_weights(build_hook("correction", config.function)(log_ratio, mask, segment_sum), log_ratio, mask)
     never = torch.zeros_like(mask)
-    return corrections.CorrectionResult(torch.where(mask, weights, 1.0), never, never)
+    return corrections.CorrectionResult(weights, never, never)
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,18 @@ class StepCorrections:
     """[T] factor on the policy loss; None where the micro-batches compute it themselves."""
     rejected: NDArray[np.bool_]
     """[T] whether the token's segment is left out."""
+    clamped: NDArray[np.bool_]
+    """[T] whether the exponent of the token's weight passed its bound; rejection has no exponent."""
     metrics: dict[str, float]
     """`rejected_segments` (share of the segments with anything trainable), `correction_mean` (before normalisation)
     and `correction_outside` (share of trainable tokens), as far as they exist."""
 
     @classmethod
     def of(cls, batch: Batch, algo: AlgoConfig) -> StepCorrections:
-        """The corrections of a batch with old_logprobs, rollout_logprobs, versions, loss_mask and step."""
+        """The corrections of a batch with old_logprobs, rollout_logprobs, versions, loss_mask and step.
+
+        The log-probs of trainable tokens are finite. Raises UserError for weights of the user's that are not.
+        """
         trainable = batch.column("loss_mask")
         generated = torch.from_numpy(trainable & (batch.column("versions") >= 0))
         old, rollout = (torch.from_numpy(batch.column(name)).double() for name in ("old_logprobs", "rollout_logprobs"))
@@ -96,20 +100,17 @@ class StepCorrections:
             rows = np.unique(row_of_token[trainable])
             if rows.size:
                 metrics["rejected_segments"] = np.unique(row_of_token[trainable & rejected]).size / rows.size
-        weights = None
+        weights, clamped = None, np.zeros(trainable.shape, bool)
         if corrected_ahead(algo):
             result = importance_weights(algo.correction, weight_level(algo), log_ratio, generated, segment_sum)
+            clamped = trainable & result.clamped.numpy()
             weights = np.where(trainable, result.weights.double().numpy(), 1.0)
-            if not np.isfinite(weights).all():
-                raise ValueError(
-                    f"algo.correction.weight={algo.correction.weight.name} gave a weight that is not finite"
-                )
             if trainable.any():
                 metrics["correction_mean"] = float(weights[trainable].mean())
                 metrics["correction_outside"] = float(result.outside.numpy()[trainable].mean())
             if algo.correction.normalise:
                 weights = _normalised(weights, trainable, batch.column("step")[row_of_token])
-        return cls(weights, rejected, metrics)
+        return cls(weights, rejected, clamped, metrics)
 
 
 def _normalised(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlscale.algo.critic import value_loss
 from rlscale.config.schema.critic import CriticConfig
+from rlscale.trainer.finite_loss import with_gradient_of_its_kind
 from rlscale.trainer.objective_metrics import Metrics, masked_sum
 
 
@@ -26,7 +27,7 @@ class ValueObjective:
 
         Shapes: values [T] with gradient, aligned to the token whose prediction they were read at; fields: loss_mask [T]
         bool, values (the old ones), returns, value_weight [T]. Returns ([] with gradient, Metrics without). T may be 0.
-        Values where loss_mask is False are never read.
+        Values where loss_mask is False are never read. A loss that is not finite has a NaN gradient.
         """
         mask = fields["loss_mask"].bool()
         dtype = torch.promote_types(values.dtype, torch.float32)
@@ -43,4 +44,4 @@ class ValueObjective:
             "value_error": (current - returns).abs(),
         }
         metrics = Metrics({name: masked_sum(value, mask) for name, value in sums.items()}, {})
-        return (clean(fields["value_weight"]) * result.loss).sum(), metrics
+        return with_gradient_of_its_kind((clean(fields["value_weight"]) * result.loss).sum(), current), metrics

@@ -11,11 +11,11 @@ from scenarios import gathered, open_trainer, whole_column
 from training_data import MAX_RESPONSE_TOKENS, collect, divide, make_spec
 
 from rlscale.config.compose import compose
+from rlscale.config.named_models import has_critic, has_teacher
 from rlscale.config.schema.algo import AlgoConfig
 from rlscale.config.schema.critic import CriticConfig
 from rlscale.config.schema.optim import OptimConfig
 from rlscale.data.batch import Batch
-from rlscale.config.named_models import has_critic, has_teacher
 from rlscale.trainer.preparation import columns_before, prepare
 from rlscale.trainer.spec import TrainerSpec
 

@@ -17,25 +17,25 @@ class RankPool:
     """Processes that run functions as the ranks of a trainer.
 
     A function is called as fn(rank, world_size, address, port, *args) and must be importable by its module's name.
+    A process is started when a function first needs its rank.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._start()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self) -> None:
         self._pipes: list[Any] = []
         self._processes: list[Any] = []
-        for _ in range(self.size):
+
+    def _start(self, size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        while len(self._pipes) < size:
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
             process.start()
             self._pipes.append(ours)
             self._processes.append(process)
 
-    def run(self, function: Callable[..., Any], *args: Any, world_size: int, timeout: float = 120.0) -> list[Any]:
+    def run(self, function: Callable[..., Any], *args: Any, world_size: int, timeout: float = 180.0) -> list[Any]:
         """What the function returns on each rank. RankFailed if one fails; after a hung one the pool starts anew."""
+        self._start(world_size)
         port = free_port()
         for rank in range(world_size):
             self._pipes[rank].send((function, (rank, world_size, "127.0.0.1", port, *args)))
@@ -43,7 +43,6 @@ class RankPool:
         for rank in range(world_size):
             if not self._pipes[rank].poll(5.0 if failure else timeout):
                 self.close()
-                self._start()
                 raise RankFailed(failure or f"rank {rank} did not answer within {timeout} s")
             good, value = self._pipes[rank].recv()
             if good:
@@ -59,6 +58,7 @@ class RankPool:
         for process in self._processes:
             process.kill()
             process.join()
+        self._pipes, self._processes = [], []
 
 
 def free_port() -> int:

@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import checkpoint_scenarios
 import numpy as np
 import pytest
 import scenarios
-from rank_pool import RankPool
+from rank_pool import RankFailed, RankPool, free_port
 from training_data import divide, make_batch, make_spec
 
 from rlscale.config.schema.optim import OptimConfig, Schedule
 from rlscale.config.schema.trainer import TrainerConfig
+from rlscale.run.checkpoint import CheckpointStore
+from rlscale.trainer.spec import TrainerSpec
 
-LAYOUTS: list[tuple[str, dict[str, Any], bool]] = [
-    ("dense", {}, False),
-    ("dense", {"tensor": 2, "sequence": True}, False),
-    ("dense", {"data": 2}, True),
-    ("dense", {"pipeline": 2}, False),
-    ("moe", {"expert": 2, "data": 2}, True),
+Layout = dict[str, Any]
+"""Sizes of `parallel`, and whether the optimizer is `distributed`."""
+
+SAME: list[tuple[str, Layout]] = [
+    ("dense", {}),
+    ("dense", {"tensor": 2, "sequence": True}),
+    ("dense", {"data": 2, "distributed": True}),
+    ("dense", {"pipeline": 2}),
+    ("moe", {"expert": 2, "data": 2, "distributed": True}),
+]
+
+OTHER: list[tuple[str, Layout, Layout]] = [
+    ("dense", {}, {"tensor": 2}),
+    ("dense", {"tensor": 2}, {}),
+    ("tied", {}, {"pipeline": 2}),
+    ("dense", {"data": 2, "distributed": True}, {"tensor": 2}),
+    ("dense", {}, {"data": 2, "distributed": True}),
+    ("moe", {}, {"expert": 2, "data": 2}),
+    ("moe", {"data": 2, "distributed": True}, {"expert": 2, "data": 2, "distributed": True}),
+    ("moe", {"expert": 2, "data": 2, "distributed": True}, {}),
 ]
 
 
-@pytest.mark.parametrize(("model", "parallel", "distributed_optimizer"), LAYOUTS)
-def test_resumed_training_gives_the_same_bits(
-    model: str,
-    parallel: dict[str, Any],
-    distributed_optimizer: bool,
-    pool: RankPool,
-    models: dict[str, Path],
-    tmp_path: Path,
-) -> None:
+def spec_of(folder: Path, layout: Layout, **options: Any) -> TrainerSpec:
+    sizes = {name: size for name, size in layout.items() if name != "distributed"}
     optim = OptimConfig(lr=1e-2, warmup_steps=1, schedule=Schedule.cosine)
-    trainer = TrainerConfig(distributed_optimizer=distributed_optimizer)
-    spec = make_spec(models[model], parallel=parallel, optim=optim, trainer=trainer)
-    iterations = [divide(make_batch(spec.algo, seed=seed), spec.data_parallel) for seed in range(4)]
-    folder, world_size = str(tmp_path / "saved"), 2 if parallel else 1
-    straight = pool.run(scenarios.train_and_save_halfway, spec, iterations, folder, world_size=world_size)
-    resumed = pool.run(scenarios.resume, spec, iterations[2:], folder, world_size=world_size)
+    trainer = TrainerConfig(distributed_optimizer=layout.get("distributed", False))
+    return make_spec(folder, parallel=sizes, optim=optim, trainer=trainer, **options)
+
+
+def ranks_of(layout: Layout) -> int:
+    return 2 if layout else 1
+
+
+def iterations_of(spec: TrainerSpec) -> list[Any]:
+    return [divide(make_batch(spec.algo, seed=seed), spec.data_parallel) for seed in range(4)]
+
+
+@pytest.mark.parametrize(("model", "layout"), SAME)
+def test_training_resumed_from_a_copy_written_meanwhile_gives_the_same_bits(
+    model: str, layout: Layout, pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, folder = spec_of(models[model], layout), str(tmp_path / "saved")
+    iterations, ranks = iterations_of(spec), ranks_of(layout)
+    straight = pool.run(checkpoint_scenarios.save_while_training, spec, iterations, folder, world_size=ranks)
+    resumed = pool.run(scenarios.resume, spec, iterations[2:], folder, world_size=ranks)
     for before, after in zip(straight, resumed, strict=True):
         assert after["steps"] == 2
         for name, weight in before["weights"].items():
@@ -48,15 +74,71 @@ def test_resumed_training_gives_the_same_bits(
         assert before["metrics"]["loss"] == after["metrics"]["loss"]
 
 
-def test_checkpoint_of_one_layout_is_read_by_another(pool: RankPool, models: dict[str, Path], tmp_path: Path) -> None:
-    one = make_spec(models["dense"])
-    two = make_spec(models["dense"], parallel={"tensor": 2})
-    iterations = [divide(make_batch(one.algo, seed=seed), 1) for seed in range(4)]
+@pytest.mark.parametrize(("model", "written", "read"), OTHER)
+def test_checkpoint_of_one_layout_is_continued_in_another(
+    model: str, written: Layout, read: Layout, pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    one, other = spec_of(models[model], written), spec_of(models[model], read)
     folder = str(tmp_path / "saved")
-    straight = pool.run(scenarios.train_and_save_halfway, one, iterations, folder, world_size=1)[0]
-    resumed = pool.run(scenarios.resume, two, iterations[2:], folder, world_size=2)[0]
+    straight = pool.run(
+        scenarios.train_and_save_halfway, one, iterations_of(one), folder, world_size=ranks_of(written)
+    )[0]
+    resumed = pool.run(scenarios.resume, other, iterations_of(other)[2:], folder, world_size=ranks_of(read))[0]
+    assert resumed["steps"] == 2
+    assert resumed["metrics"]["lr"] == straight["metrics"]["lr"]
     for name, weight in straight["weights"].items():
-        np.testing.assert_allclose(resumed["weights"][name], weight, atol=5e-5, err_msg=name)
+        np.testing.assert_allclose(resumed["weights"][name], weight, atol=5e-5, rtol=0, err_msg=name)
+
+
+def test_weights_alone_of_a_checkpoint_start_a_run_of_another_layout(
+    pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, folder = spec_of(models["moe"], {}), str(tmp_path / "saved")
+    parts = iterations_of(spec)[0]
+    trained = pool.run(scenarios.train_and_save_halfway, spec, [parts], folder, world_size=1)[0]
+    assert trained["weights"]
+    expected = pool.run(scenarios.resume, spec, [], folder, world_size=1)[0]["weights"]
+    other = replace(spec_of(models["moe"], {"expert": 2, "data": 2}), init_path=folder)
+    steps, weights = pool.run(checkpoint_scenarios.weights_alone, other, world_size=2)[0]
+    assert steps == 0
+    for name, weight in expected.items():
+        np.testing.assert_array_equal(weights[name], weight, err_msg=name)
+
+
+def test_writing_that_is_cut_off_by_a_kill_leaves_the_checkpoint_before_it(
+    pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, store = spec_of(models["dense"], {}), CheckpointStore(tmp_path / "checkpoints", keep=2)
+    parts = iterations_of(spec)[0]
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    arguments = (spec, parts, str(store.folder), free_port(), theirs)
+    process = context.Process(target=checkpoint_scenarios.save_until_killed, args=arguments, daemon=True)
+    process.start()
+    assert ours.poll(120.0), "the third step did not wait for the second checkpoint"
+    after_three = ours.recv()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert sorted(path.name for path in store.folder.iterdir()) == ["iteration_000001", "partial-iteration_000002"]
+    newest = store.newest()
+    assert newest is not None
+    resumed = pool.run(scenarios.resume, spec, [parts, parts], str(newest / "trainer"), world_size=1)[0]
+    assert resumed["steps"] == 1
+    for name, weight in after_three.items():
+        np.testing.assert_array_equal(resumed["weights"][name], weight, err_msg=name)
+
+
+def test_full_disk_of_one_rank_is_an_error_on_all_and_the_training_goes_on(
+    pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    spec = spec_of(models["dense"], {"tensor": 2})
+    folders = [str(tmp_path / name) for name in ("before", "full", "after")]
+    for said in pool.run(checkpoint_scenarios.save_on_a_full_disk, spec, iterations_of(spec)[0], folders, world_size=2):
+        assert said == ["", "UserError: rank 1: [Errno 27] File too large", ""]
+    assert [(Path(folder) / "metadata.json").exists() for folder in folders] == [True, False, True]
+    steps = [pool.run(scenarios.resume, spec, [], folders[n], world_size=2)[0]["steps"] for n in (0, 2)]
+    assert steps == [0, 2]
 
 
 def test_checkpoint_before_the_first_step_can_be_resumed(
@@ -71,13 +153,16 @@ def test_checkpoint_before_the_first_step_can_be_resumed(
         np.testing.assert_array_equal(resumed["weights"][name], weight, err_msg=name)
 
 
-def test_folder_without_a_checkpoint_is_refused_by_its_name(
+def test_what_cannot_be_continued_is_refused_in_one_line(
     pool: RankPool, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    from rank_pool import RankFailed
-
+    folder = str(tmp_path / "saved")
+    dense, deep = spec_of(models["dense"], {}), spec_of(models["deep"], {})
+    pool.run(scenarios.train_and_save_halfway, dense, iterations_of(dense)[:1], folder, world_size=1)
+    with pytest.raises(RankFailed, match=r"UserError: .*/saved does not fit this model \(.*model\.init="):
+        pool.run(scenarios.resume, deep, [], folder, world_size=1)
     with pytest.raises(RankFailed, match=r"UserError: .*/nothing is no trainer checkpoint"):
-        pool.run(scenarios.resume, make_spec(models["dense"]), [], str(tmp_path / "nothing"), world_size=1)
+        pool.run(scenarios.resume, dense, [], str(tmp_path / "nothing"), world_size=1)
 
 
 def test_distributed_optimizer_with_overlap_gives_the_weights_of_one_rank(

@@ -9,6 +9,7 @@ import pytest
 from rank_pool import RankPool
 from split_scenario import VERSION, VOCABULARY, Case, Step, ToyPolicy, run_case, run_cases
 
+from rlscale.config.named_models import has_critic
 from rlscale.config.schema.algo import (
     AlgoConfig,
     GspoLoss,
@@ -21,7 +22,6 @@ from rlscale.config.schema.algo import (
 from rlscale.data.batch import Batch
 from rlscale.data.packing import Plan, plan
 from rlscale.data.part import split
-from rlscale.config.named_models import has_critic
 from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped
 

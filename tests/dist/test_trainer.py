@@ -21,7 +21,7 @@ from rlscale.data.part import Part
 
 
 def hf_logprobs(folder: Path, batch: Batch, temperature: float) -> np.ndarray:
-    """Log-probs of every token by transformers, row by row."""
+    """Log-probs of every trainable token by transformers, row by row; 0 for the others."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -32,7 +32,7 @@ def hf_logprobs(folder: Path, batch: Batch, temperature: float) -> np.ndarray:
             logits = model(tokens[None]).logits[0, :-1] / temperature
         values = logits.log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
         column[batch.offsets[row] + 1 : batch.offsets[row + 1]] = values.numpy()
-    return column
+    return np.where(batch.column("loss_mask"), column, np.float32(0))
 
 
 LAYOUTS: list[tuple[str, dict[str, Any]]] = [
@@ -137,6 +137,25 @@ def test_step_with_gradients_that_are_not_finite_is_skipped_and_counted(
     assert result["metrics"][0]["skipped_steps"] == 1.0
     for name, value in fresh["weights"].items():
         np.testing.assert_array_equal(result["weights"][name], value, err_msg=name)
+
+
+def test_a_loss_that_is_no_number_on_one_rank_skips_the_step_on_all(pool: RankPool, models: dict[str, Path]) -> None:
+    """A clamp gives what is no number a gradient of 0: without more, the rest would be trained on."""
+    spec = make_spec(models["dense"], optim=OptimConfig(lr=1e-2), parallel={"data": 2})
+    parts = divide(make_batch(spec.algo), 2)
+    old = parts[1].batch.column("rollout_logprobs").copy()
+    old[np.flatnonzero(parts[1].batch.column("loss_mask"))[0]] = np.nan
+    parts[0] = replace(
+        parts[0], batch=parts[0].batch.with_column("old_logprobs", parts[0].batch.column("rollout_logprobs"))
+    )
+    parts[1] = replace(parts[1], batch=parts[1].batch.with_column("old_logprobs", old))
+    fresh = pool.run(scenarios.train, spec, [], world_size=2)[0]
+    for result in pool.run(scenarios.train, spec, [parts], world_size=2):
+        (metrics,) = result["metrics"]
+        assert (metrics["skipped_steps"], metrics["skipped_in_a_row"]) == (1.0, 1.0)
+        assert "loss" not in metrics
+        for name, value in fresh["weights"].items():
+            np.testing.assert_array_equal(result["weights"][name], value, err_msg=name)
 
 
 @pytest.mark.parametrize(("model", "parallel"), [("tied", {}), ("moe", {"expert": 2, "data": 2})])

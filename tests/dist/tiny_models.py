@@ -50,3 +50,15 @@ def make_model(folder: Path, kind: str, critic: bool = False, seed: int = 0, **s
                     parameter.mul_(4)
     model.float().eval().save_pretrained(folder)
     return folder
+
+
+def make_models(folder: Path) -> dict[str, Path]:
+    """Tiny models by kind: dense, tied, moe, and deep (dense, of four layers); a critic of each (`critic_dense`, ...),
+    and other weights of two of them (`other_dense`, `other_moe`).
+    """
+    sizes: dict[str, dict[str, int]] = {"dense": {}, "tied": {}, "moe": {}, "deep": {"num_hidden_layers": 4}}
+    made = {}
+    for kind, own in sizes.items():
+        made[kind] = make_model(folder / kind, kind, **own)
+        made[f"critic_{kind}"] = make_model(folder / f"critic_{kind}", kind, critic=True, seed=1, **own)
+    return made | {f"other_{kind}": make_model(folder / f"other_{kind}", kind, seed=2) for kind in ("dense", "moe")}

@@ -52,8 +52,6 @@ SINGLE_FILES = {
     "serve/router_main.py": {"sglang_router"},
     # Stand-ins for modules that are missing on the CPU must be in place before transformers looks for the real ones.
     "platform/sglang_stubs.py": {"transformers"},
-    # A trainer rank exports its own shard of the model.
-    "trainer/megatron/export.py": {"safetensors"},
     # Whether the process that left a shared-memory file behind is still alive.
     "weights/flat_bucket.py": {"psutil"},
     # Threads of a trainer rank, set in its own process before anything else.

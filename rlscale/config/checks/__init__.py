@@ -12,6 +12,7 @@ from rlscale.config.checks.critic import CRITIC_CHECKS
 from rlscale.config.checks.kl import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.model import MODEL_CHECKS
+from rlscale.config.checks.optimizer import OPTIMIZER_CHECKS
 from rlscale.config.checks.options import OPTION_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
@@ -64,6 +65,7 @@ _OF_STAGE: tuple[Callable[[Subject], Iterator[str]], ...] = (
     *TEACHER_CHECKS,
     *SAMPLING_CHECKS,
     *STAGE_CHECKS,
+    *OPTIMIZER_CHECKS,
 )
 """Those about sections that a stage before the run does not take from the run."""
 

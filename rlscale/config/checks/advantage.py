@@ -9,6 +9,7 @@ from rlscale.config.checks.subject import Subject
 from rlscale.config.named_models import COLUMNS
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.algo import (
+    AlgoConfig,
     BaselineAdvantage,
     BroadcastAdvantage,
     CustomAdvantage,
@@ -21,7 +22,19 @@ from rlscale.config.schema.algo import (
 
 GROUPED = (ScoreKind.group_mean_std, ScoreKind.group_mean, ScoreKind.leave_one_out)
 """Scores that compare the samples of a group."""
-_NAMED = " or ".join(f"algo/score={kind.name}" for kind in GROUPED)
+
+
+def _named(samples: int) -> str:
+    """The options with such a score, and what they need besides."""
+    named = " or ".join(f"algo/score={kind.name}" for kind in GROUPED)
+    return named if samples > 1 else f"{named} with rollout.samples_per_group of at least 2"
+
+
+def _besides_raw(algo: AlgoConfig) -> str:
+    """What else must change where the score becomes the reward itself."""
+    others = ["algo/advantage=returns"] if isinstance(algo.advantage, BaselineAdvantage) else []
+    others += ["algo.refill.drop_equal=false"] if algo.refill.drop_equal else []
+    return f" with {' and '.join(others)}" if others else ""
 
 
 def score_has_its_group(subject: Subject) -> Iterator[str]:
@@ -32,12 +45,12 @@ def score_has_its_group(subject: Subject) -> Iterator[str]:
     if algo.score.kind in GROUPED and samples < 2:
         yield (
             f"algo.score.kind={algo.score.kind.name} compares the samples of a group, but "
-            f"rollout.samples_per_group={samples}; use at least 2, or algo/score=raw"
+            f"rollout.samples_per_group={samples}; use at least 2, or algo/score=raw{_besides_raw(algo)}"
         )
     if isinstance(algo.advantage, BaselineAdvantage) and algo.score.kind is ScoreKind.raw:
         yield (
             "algo/advantage=baseline takes a score with its baseline off already, but algo.score.kind=raw has none; "
-            f"choose {_NAMED}, or algo/advantage=returns"
+            f"choose {_named(samples)}, or algo/advantage=returns"
         )
 
 
@@ -67,8 +80,9 @@ def score_is_read(subject: Subject) -> Iterator[str]:
         )
     elif not algo.distil_coef:
         yield (
-            f"algo/advantage={subject.advantage} reads a score, but algo.score.kind=none; choose {_NAMED} "
-            "or algo/score=raw"
+            f"algo/advantage={subject.advantage} reads a score, but algo.score.kind=none; choose "
+            + ("" if isinstance(algo.advantage, BaselineAdvantage) else "algo/score=raw or ")
+            + _named(subject.config.rollout.samples_per_group)
         )
 
 
@@ -103,17 +117,25 @@ def overlong_acts(subject: Subject) -> Iterator[str]:
             f"algo.overlong.penalty={penalty:g} is taken off the rewards, but algo.score.kind=none never reads them; "
             "set it to 0"
         )
-    if cache is None:
-        return
-    if not penalty:
+    if cache is not None and not penalty:
         yield (
             f"algo.overlong.cache_tokens={cache} is never read with algo.overlong.penalty=0; set it to null, or give "
             "a penalty"
         )
-    elif cache > longest:
+    elif penalty and cache is None and longest == 1:
         yield (
-            f"algo.overlong.cache_tokens={cache} is above rollout.max_response_tokens={longest}, so that every "
-            "response would be penalised; lower it (null is a fifth of the longest response)"
+            "algo.overlong.cache_tokens=null is one token with rollout.max_response_tokens=1, so that every response "
+            "would be penalised; raise rollout.max_response_tokens, or set algo.overlong.penalty=0"
+        )
+    elif cache is not None and cache >= longest:
+        yield (
+            f"algo.overlong.cache_tokens={cache} leaves no length of rollout.max_response_tokens={longest} free, so "
+            "that every response would be penalised; "
+            + (
+                "lower it (null is a fifth of the longest response)"
+                if longest > 1
+                else "raise rollout.max_response_tokens, or set algo.overlong.penalty=0 and the cache to null"
+            )
         )
 
 
@@ -132,7 +154,7 @@ def refill_acts(subject: Subject) -> Iterator[str]:
     elif algo.score.kind in (ScoreKind.raw, ScoreKind.none):
         yield (
             f"algo.refill.drop_equal=true: with algo.score.kind={algo.score.kind.name} a group with equal rewards "
-            f"teaches as much as any other; set it to false, or choose {_NAMED}"
+            f"teaches as much as any other; set it to false, or choose {_named(samples)}"
         )
     elif samples < 2 and algo.score.kind is ScoreKind.custom:  # the others are refused for it anyway
         yield (

@@ -19,6 +19,7 @@ from rlscale.config.schema.algo import (
 )
 from rlscale.config.schema.correction import CorrectionConfig, WeightKind
 from rlscale.config.schema.optim import OptimConfig, Schedule
+from rlscale.config.schema.rollout import RolloutConfig
 
 
 def supervised_reads_little(subject: Subject) -> Iterator[str]:
@@ -34,6 +35,13 @@ def supervised_reads_little(subject: Subject) -> Iterator[str]:
     ):
         if value != wanted:
             yield f"{key}={value}: supervised training (algo/loss=sft) has no use for it; set {key}={wanted}"
+    for name in ("temperature", "top_p", "top_k"):
+        value, wanted = getattr(rollout, name), getattr(RolloutConfig(), name)
+        if value != wanted:
+            yield (
+                f"rollout.{name}={value:g}: supervised training (algo/loss=sft) has no use for it (evaluation reads "
+                f"eval.{name}); set rollout.{name}={wanted:g}"
+            )
     unread: dict[str, tuple[Any, Any]] = {
         "algo.kl": (KLConfig(), algo.kl),
         "algo.correction": (CorrectionConfig(), algo.correction),

@@ -8,6 +8,8 @@ from rlscale.config.checks.subject import Subject
 from rlscale.config.schema.algo import GspoLoss, OldLogprobs
 from rlscale.config.schema.correction import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
 
+_WEIGHTS = ("tis", "icepop", "mis", "custom")
+
 _READ: dict[WeightKind, tuple[str, ...]] = {
     WeightKind.none: (),
     WeightKind.tis: ("level", "upper", "normalise"),
@@ -17,12 +19,31 @@ _READ: dict[WeightKind, tuple[str, ...]] = {
 }
 """Keys that each kind of weight reads."""
 
-_BOUNDS: dict[WeightKind, tuple[float | None, float]] = {
+BOUNDS: dict[WeightKind, tuple[float | None, float]] = {
     WeightKind.tis: (0.0, 2.0),
     WeightKind.icepop: (0.5, 5.0),
     WeightKind.mis: (None, 2.0),
 }
 """Bounds where none are given; the lower one of mis is 1 / upper."""
+
+
+def chosen_correction_acts(subject: Subject) -> Iterator[str]:
+    """An option of the group whose own setting was taken back leaves nothing of it."""
+    correction = subject.config.algo.correction
+    option = subject.config.run.groups.get("algo/correction")
+    if subject.supervised:
+        return
+    how = ""
+    if option in _WEIGHTS and correction.weight is WeightKind.none:
+        how = "algo.correction.weight=none weighs nothing; leave that out"
+    elif option == "bypass" and not correction.bypass:
+        how = "algo.correction.bypass=false bypasses nothing; leave that out"
+    elif option == "opsm" and correction.opsm_delta is None:
+        how = "algo.correction.opsm_delta=null masks nothing; give a number"
+    elif option == "rejection" and correction.rejection == RejectionConfig():
+        how = "level, bounds and veto of algo.correction.rejection all null rejects nothing; give a level and a bound"
+    if how:
+        yield f"algo/correction={option} with {how}, or choose algo/correction=none"
 
 
 def weights_read_their_keys(subject: Subject) -> Iterator[str]:
@@ -43,16 +64,21 @@ def weights_read_their_keys(subject: Subject) -> Iterator[str]:
             f"algo.correction.lower={correction.lower:g} is never read with algo.correction.action=truncate, which "
             "bounds from above alone; use algo.correction.action=clip or mask"
         )
-    if kind in _BOUNDS:
+    if kind is WeightKind.mis and correction.action is MisAction.clip and correction.lower == 0:
+        yield (
+            "algo.correction.lower=0 bounds no ratio from below, so that algo.correction.action=clip is truncate; "
+            "raise it, or leave it out with algo.correction.action=truncate"
+        )
+    if kind in BOUNDS:
         one_sided = kind is WeightKind.tis or (kind is WeightKind.mis and correction.action is MisAction.truncate)
         lower = None if one_sided else correction.lower
-        yield from _bounds("algo.correction", lower, correction.upper, _BOUNDS[kind] if not one_sided else None)
+        yield from _bounds("algo.correction", lower, correction.upper, BOUNDS[kind] if not one_sided else None)
 
 
 def level_fits_the_loss(subject: Subject) -> Iterator[str]:
     """The ratio of GSPO is a segment's, and so is its correction."""
     algo = subject.config.algo
-    weighted = algo.correction.weight in _BOUNDS
+    weighted = algo.correction.weight in BOUNDS
     if isinstance(algo.loss, GspoLoss) and weighted and algo.correction.level is Level.token:
         yield (
             f"algo.correction.level=token: the loss {subject.loss} has one ratio per segment, which a weight of each "
@@ -77,6 +103,11 @@ def rejection_is_whole(subject: Subject) -> Iterator[str]:
         yield (
             f"algo.correction.rejection.level={rejection.level.name} without bounds rejects nothing; give "
             "algo.correction.rejection.lower or upper, or set the level to null"
+        )
+    if rejection.lower == 0 and rejection.upper is None:
+        yield (
+            "algo.correction.rejection.lower=0 rejects nothing, because no ratio is below 0; raise it, or give "
+            "algo.correction.rejection.upper"
         )
     yield from _bounds("algo.correction.rejection", rejection.lower, rejection.upper)
 
@@ -132,6 +163,7 @@ def _bounds(
 
 
 CORRECTION_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+    chosen_correction_acts,
     weights_read_their_keys,
     level_fits_the_loss,
     rejection_is_whole,

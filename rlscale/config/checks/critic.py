@@ -23,10 +23,14 @@ _SHARED = {
     "trainer.max_tokens_per_microbatch": "the critic and the policy train on the same micro-batches",
     "trainer.threads": "the critic and the policy compute in the same process",
     "trainer.deterministic": "the critic and the policy compute in the same process",
+    "trainer.max_skipped_steps": "one bound holds for the skipped steps of both",
     "model.tokenizer": "the critic reads the policy's tokens",
     "model.chat_template": "the critic reads the policy's tokens",
 }
 """Keys that cannot differ from the policy's, and why."""
+
+_ABOUT = ("model.name", "model.parameters")
+"""Keys that say something about a model of the critic's own, and give it none."""
 
 
 def own_values(config: Config) -> dict[str, tuple[Any, Any]]:
@@ -67,6 +71,13 @@ def critic_shares_with_the_policy(subject: Subject) -> Iterator[str]:
                 f"critic.{key}={shown(theirs)} differs from {key}={shown(ours)}, but {why}; "
                 f"leave it out, and set {key} for both"
             )
+    if not any(key.startswith("model.") and key not in _ABOUT for key in own):
+        for key in _ABOUT:
+            if key in own:
+                yield (
+                    f"critic.{key}={shown(own[key][1])} is never read, because the critic's model is the policy's; "
+                    "leave it out, or give critic.model.path"
+                )
 
 
 def critic_is_trained_in_time(subject: Subject) -> Iterator[str]:

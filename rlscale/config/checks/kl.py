@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.subject import Subject
-from rlscale.config.schema.algo import (
-    BaselineAdvantage,
-    CustomAdvantage,
-    GaeAdvantage,
-    KLConfig,
-    KLEstimator,
-    KLPlacement,
-    ReturnsAdvantage,
-)
-
-READ_KL = (ReturnsAdvantage, BaselineAdvantage, GaeAdvantage)
-"""Advantages with a KL term in the reward."""
+from rlscale.config.named_models import READ_KL
+from rlscale.config.schema.algo import CustomAdvantage, KLConfig, KLEstimator, KLPlacement
 
 
 def kl_acts(subject: Subject) -> Iterator[str]:
@@ -31,7 +21,7 @@ def kl_acts(subject: Subject) -> Iterator[str]:
     if kl.coef == 0.0:
         yield f"algo.kl.placement={where} with algo.kl.coef=0 counts nothing; raise it or use algo/kl=none"
     if kl.placement is KLPlacement.loss:
-        if kl.estimator is KLEstimator.k1 and not kl.unbiased:
+        if kl.chosen is KLEstimator.k1 and not kl.unbiased:
             yield (
                 "algo.kl.estimator=k1 as a loss has zero expected gradient; use k2, k3 or low_var_kl, "
                 "or algo.kl.unbiased=true"
@@ -52,7 +42,7 @@ def _unread(kl: KLConfig) -> Iterator[str]:
         given.append(f"algo.kl.coef={kl.coef:g}")
     if kl.unbiased:
         given.append("algo.kl.unbiased=true")
-    if kl.estimator is not KLEstimator.k3:
+    if kl.estimator is not None:
         given.append(f"algo.kl.estimator={kl.estimator.name}")
     for text in given:
         yield f"{text} is never read, because algo.kl.placement=none; choose algo/kl=loss"

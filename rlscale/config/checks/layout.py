@@ -20,7 +20,8 @@ def tensor_divides_the_model(subject: Subject) -> Iterator[str]:
             return
     width = subject.size("intermediate_size")
     if width and not subject.size("num_experts") and width % tensor:
-        yield f"parallel.tensor={tensor} does not divide intermediate_size={width} of {subject.config.model.name}"
+        name = subject.config.model.name
+        yield f"parallel.tensor={tensor} does not divide intermediate_size={width} of {name}; use {divisors(width)}"
 
 
 def pipeline_divides_the_layers(subject: Subject) -> Iterator[str]:
@@ -70,15 +71,30 @@ def experts_fit(subject: Subject) -> Iterator[str]:
     if ranks % (parallel.expert * expert_tensor):
         yield (
             f"parallel.expert={parallel.expert} x parallel.expert_tensor={expert_tensor} does not divide the {ranks} "
-            "trainer ranks of a pipeline stage"
+            f"trainer ranks of a pipeline stage; use a product of {divisors(ranks)}"
         )
-    if parallel.expert > 1 and parallel.tensor > 1 and not parallel.sequence:
-        yield "parallel.expert above 1 with parallel.tensor above 1 needs parallel.sequence=true (Megatron asks for it)"
-    if experts and parallel.tensor > 1 and parallel.expert == 1 and expert_tensor == 1:
+    width = subject.size("moe_intermediate_size")
+    if width and width % expert_tensor:
         yield (
-            f"parallel.tensor={parallel.tensor} with parallel.expert=1 and parallel.expert_tensor=1 gives a wrong "
-            "gradient norm in Megatron-core 0.16; raise parallel.expert, or use parallel.tensor=1"
+            f"parallel.expert_tensor={expert_tensor} does not divide moe_intermediate_size={width} of "
+            f"{subject.config.model.name}; use {divisors(width)}"
         )
+    if (experts or parallel.expert > 1) and parallel.tensor > 1 and not parallel.sequence:
+        yield (
+            f"parallel.tensor={parallel.tensor} with experts needs parallel.sequence=true "
+            "(Megatron does not train them without); set it, or parallel.tensor=1"
+        )
+
+
+def overlaps_fit(subject: Subject) -> Iterator[str]:
+    """Gathering parameters during the forward pass is the other half of the distributed optimizer's work."""
+    trainer = subject.config.trainer
+    if not trainer.ddp.get("overlap_param_gather"):
+        return
+    if not trainer.distributed_optimizer:
+        yield "trainer.ddp.overlap_param_gather=true needs trainer.distributed_optimizer=true: nothing else is gathered"
+    elif not trainer.ddp.get("overlap_grad_reduce"):
+        yield "trainer.ddp.overlap_param_gather=true needs trainer.ddp.overlap_grad_reduce=true (Megatron asks for it)"
 
 
 def ranks_fit_the_cluster(subject: Subject) -> Iterator[str]:
@@ -227,6 +243,7 @@ LAYOUT_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
     pipeline_divides_the_layers,
     sequence_needs_tensor,
     experts_fit,
+    overlaps_fit,
     gpus_are_shared_out,
     ranks_fit_the_cluster,
     engines_fit,

@@ -81,7 +81,9 @@ RANGES = {
     "optim.beta2": "[0, 1)",
     "optim.eps": "(0, inf)",
     "optim.clip_grad": "[0, inf)",
+    "optim.reset_every": "[0, inf)",
     "trainer.max_tokens_per_microbatch": "[1, inf)",
+    "trainer.peak_tflops": "(0, inf)",
     "trainer.threads": "[1, inf)",
     "trainer.max_skipped_steps": "[0, inf)",
     "critic.warmup_iterations": "[0, inf)",
@@ -131,7 +133,8 @@ def out_of_range(config: Config) -> Iterator[str]:
         if key.startswith("critic.") and repr(value) == repr(_value(tree, key.removeprefix("critic."))):
             continue  # it follows the policy's, which is said already
         if isinstance(value, int | float) and not isinstance(value, bool) and not _inside(value, interval):
-            yield f"{key}={value}: must be {_words(interval)}"
+            finite = "" if math.isfinite(value) else "a finite number, "
+            yield f"{key}={value}: must be {finite}{_words(interval)}"
     for key in UNBOUNDED:
         value = _value(tree, key)
         if isinstance(value, float) and not math.isfinite(value):

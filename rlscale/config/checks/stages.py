@@ -7,10 +7,13 @@ from pathlib import Path
 
 from rlscale.config.checks.subject import Subject
 from rlscale.config.checks.targets import named_target
+from rlscale.config.schema.algo import ScoreKind
 from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
 
 _SPLITS = ("train", "held_out")
 _FILES = (".jsonl", ".parquet")
+NO_REWARD = "rlscale.envs.rewards.none.no_reward"
+"""The function of `reward=none`."""
 
 
 def recipe_is_a_plain_name(subject: Subject) -> Iterator[str]:
@@ -25,6 +28,24 @@ def reward_is_named(subject: Subject) -> Iterator[str]:
     config = subject.config
     sampled = not subject.supervised or config.eval.enabled
     yield from named_target(config.reward.function, "reward.function", "reward=<option>", needed=sampled)
+
+
+def reward_is_read(subject: Subject) -> Iterator[str]:
+    """Without a reward, nothing may depend on one."""
+    config = subject.config
+    if config.reward.function.get("_target_") != NO_REWARD:
+        return
+    score = config.algo.score.kind
+    if not subject.supervised and score is not ScoreKind.none:
+        yield (
+            f"algo.score.kind={score.name} reads rewards, and reward=none gives each response 0; choose another "
+            "reward, or an algorithm that reads none (algo=opd)"
+        )
+    if config.eval.enabled:
+        subject.notes.append(
+            "reward=none gives each response 0, so that the accuracy of the evaluation says nothing; choose another "
+            "reward, or eval.enabled=false"
+        )
 
 
 def data_is_usable(subject: Subject) -> Iterator[str]:
@@ -66,6 +87,7 @@ def _source(data: DataConfig, key: str) -> Iterator[str]:
 STAGE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
     recipe_is_a_plain_name,
     reward_is_named,
+    reward_is_read,
     data_is_usable,
     splits_agree,
 )

@@ -121,12 +121,19 @@ class KLConfig(Section):
 
     placement: KLPlacement = KLPlacement.none
     """Where the term enters: nowhere, as a loss, or in the reward."""
-    estimator: KLEstimator = KLEstimator.k3
-    """Which estimator."""
+    estimator: KLEstimator | None = None
+    """Which estimator; null is k1 in the reward and k3 as a loss."""
     coef: float = 0.0
     """Weight of the term."""
     unbiased: bool = False
     """Multiply the estimate by the ratio, so that its gradient is unbiased off policy."""
+
+    @property
+    def chosen(self) -> KLEstimator:
+        """The estimator, or where none is given the default of its place."""
+        if self.estimator is not None:
+            return self.estimator
+        return KLEstimator.k1 if self.placement is KLPlacement.reward else KLEstimator.k3
 
 
 @dataclass

@@ -21,6 +21,8 @@ class CheckpointConfig(Section):
 
     every: int = 50
     """Iterations between checkpoints; 0 saves only at the end and on a signal."""
+    asynchronous: bool = True
+    """Whether the run goes on while a checkpoint is written; every rank then holds a copy of it in host memory."""
     keep: int = 2
     """Checkpoints kept; older ones are removed after a newer one is whole."""
     resume: Resume = Resume.auto

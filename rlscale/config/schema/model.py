@@ -41,7 +41,7 @@ class ModelConfig(Section):
     create: CreateModelConfig | None = None
     """How to make the model when `model.path` is null."""
     init: str | None = None
-    """Hugging Face folder whose weights the policy starts from; null means those of the model itself."""
+    """Hugging Face folder or Megatron checkpoint whose weights the policy starts from; null means the model's own."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer; null means the model's."""
     chat_template: str | None = None

@@ -41,5 +41,14 @@ class OptimConfig(Section):
     """Added to the root of Adam's second moment."""
     clip_grad: float = 1.0
     """Bound on the global gradient norm; 0 switches clipping off."""
+    groups: dict[str, Any] = field(default_factory=dict)
+    """Parameters trained with other values, by any name: `{router: {pattern: '*.mlp.gate.weight', lr_mult: 0.1}}`;
+    `pattern` as in `trainer.frozen`, `lr_mult` times the learning rate, `weight_decay` instead of the others'."""
+    reset_every: int = 0
+    """Iterations after which Adam's moments begin again at zero (1: in each iteration); 0 for never."""
+    reset_on_resume: bool = False
+    """Whether Adam's moments begin again at zero when a run continues from a checkpoint."""
+    on_host: bool = False
+    """Keep the optimizer's state in host memory and step on the CPU; on GPUs with `trainer.distributed_optimizer`."""
     megatron: dict[str, Any] = field(default_factory=dict)
     """Any further option of Megatron's OptimizerConfig, by its own name."""

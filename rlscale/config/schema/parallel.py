@@ -24,6 +24,6 @@ class ParallelConfig(Section):
     expert: int = 1
     """Expert-parallel ranks; must divide the experts, and with `expert_tensor` the ranks of a pipeline stage."""
     expert_tensor: int | None = None
-    """Tensor-parallel ranks inside an expert; null means 1."""
+    """Tensor-parallel ranks inside an expert; must divide the experts' intermediate size; null means 1."""
     data: int | None = None
     """Data-parallel ranks; null fills the trainer's devices (one on the CPU)."""

@@ -31,6 +31,10 @@ class TrainerConfig(Section):
     """Ask for operations whose result does not change from run to run."""
     max_skipped_steps: int = 3
     """Steps in a row whose gradient is not finite (they are skipped) past which the run stops."""
+    frozen: list[str] = field(default_factory=list)
+    """Parameters that are not trained, by patterns over their Hugging Face names: `model.embed_tokens.*`."""
+    peak_tflops: float | None = None
+    """Dense matrix products that the device can do, in 1e12 FLOPs/s, for `utilisation`; null looks a GPU up by name."""
     threads: int = 1
     """CPU threads of each rank."""
     megatron: dict[str, Any] = field(default_factory=dict)

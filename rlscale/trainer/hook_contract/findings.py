@@ -25,6 +25,7 @@ class Status(Enum):
     passed = "pass"
     warned = "warn"
     failed = "fail"
+    noted = "note"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Finding:
     check: str
     """Its name."""
     status: Status
-    """A warning is something to look at that may be meant; only `failed` breaks the contract."""
+    """A warning is something to look at that may be meant, a note is no check; only `failed` breaks the contract."""
     expected: str
     """What the contract asks for."""
     found: str
@@ -92,14 +93,14 @@ class Report:
         self.add(check, expected, False, f"{one[at]:.6g} instead of {other[at]:.6g} ({where})")
 
     def call(self, where: str, hook: Callable[..., _T], *given: Any, **named: Any) -> _T:
-        """Call the hook; what it raises is a finding, and the end of the test."""
+        """Call the hook; what it raises, SystemExit included, is a finding and the end of the test."""
         try:
             result = hook(*given, **named)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)
             place = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "?"
-            text = " ".join(str(error).split())
-            self.add("call", _CALL, False, f"{type(error).__name__}: {text} at {place} ({where})")
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            self.add("call", _CALL, False, f"{text} at {place} ({where})")
             raise HookStoppedError from error
         self.add("call", _CALL, True, "it returns")
         return result

@@ -107,7 +107,8 @@ def _slopes(
     for token in mask.nonzero().flatten().tolist():
         shift = torch.zeros_like(logprobs)
         shift[token] = _STEP
-        slopes[token] = (total(logprobs + shift) - total(logprobs - shift)) / (2 * _STEP)
+        above, below = (report.call(case.name, total, at) for at in (logprobs + shift, logprobs - shift))
+        slopes[token] = (above - below) / (2 * _STEP)
     return slopes
 
 

@@ -30,7 +30,8 @@ class Arguments:
         found = []
         for name, value in [*((f"argument {n}", v) for n, v in enumerate(self.given, 1)), *self.named.items()]:
             if isinstance(value, AdvantageInputs):
-                found += [(f"inputs.{part.name}", getattr(value, part.name)) for part in fields(value)]
+                # Not by getattr: inputs may remember what the hook reads.
+                found += [(f"inputs.{part.name}", vars(value)[part.name]) for part in fields(value)]
             elif isinstance(value, Tensor | np.ndarray):
                 found.append((name, value))
         return found

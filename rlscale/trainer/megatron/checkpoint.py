@@ -1,75 +1,48 @@
-"""Megatron's distributed checkpoint of a rank: model, optimizer, schedule and random state.
-
-Written by torch's own file writer in this process: Megatron's starts further processes, which inside a Ray actor would
-import the actor's `__main__`. The files are the same; Megatron reads them.
-"""
+"""Megatron's distributed checkpoint of a model: weights, optimizer, schedule and random state, or weights alone."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
-from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedStateDict
-from megatron.core.dist_checkpointing.strategies.base import SaveShardedStrategy
-from megatron.core.dist_checkpointing.strategies.torch import (
-    MCoreSavePlanner,
-    _replace_state_dict_keys_with_sharded_keys,
-    mcore_to_pyt_state_dict,
-)
-from torch.distributed.checkpoint import FileSystemWriter
-from torch.distributed.checkpoint import save as torch_save
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from torch.distributed.checkpoint import CheckpointException, FileSystemReader
 
 from rlscale.config.errors import UserError
-from rlscale.trainer.megatron.model import Model
-from rlscale.trainer.megatron.optimizer import Optimizer
+from rlscale.trainer.megatron.checkpoint_writer import CheckpointWriter
+from rlscale.trainer.megatron.optimizer_state import load_state, state_to_load, state_to_save
 
-_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
-
-
-class InProcessWriter(SaveShardedStrategy):
-    """Writes one file per rank, here and now. The format is Megatron's `torch_dist`, version 1."""
-
-    def __init__(self) -> None:
-        super().__init__("torch_dist", 1)
-
-    @property
-    def can_handle_sharded_objects(self) -> bool:
-        """Objects are written beside tensors."""
-        return True
-
-    def save(self, sharded_state_dict: ShardedStateDict, checkpoint_dir: str | Path) -> None:
-        """Write this rank's shards; collective."""
-        state, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, True)
-        torch_save(
-            mcore_to_pyt_state_dict(state, False),
-            storage_writer=FileSystemWriter(checkpoint_dir, single_file_per_rank=True, thread_count=1),
-            planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
-        )
+if TYPE_CHECKING:
+    from rlscale.trainer.megatron.model import Model
+    from rlscale.trainer.megatron.optimizer import Optimizer
 
 
-def save_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> None:
-    """Write into a folder that is made if missing. Collective; whole when every rank has returned.
+def checkpoint_of(
+    folder: str | Path, model: Model, optimizer: Optimizer | None = None, *, copy: bool
+) -> CheckpointWriter:
+    """Plan a checkpoint of this moment; without an optimizer it holds the weights alone. Collective.
 
-    OSError when the disk refuses.
+    See CheckpointWriter for `copy` and errors.
     """
     model.finish_gathering()
-    if dist.get_rank() == 0:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    dist.barrier()
-    state = _state(model, optimizer, loading=False)
-    state["random"] = _random_state(_get_random_state())
-    state["layout"] = _layout()
-    dist_checkpointing.save(state, str(folder), sharded_strategy=InProcessWriter())
-    dist.barrier()
+    weights = _weights(model)
+    state = dict(weights)
+    if optimizer is not None:
+        state["optimizer"] = state_to_save(optimizer.megatron, weights)
+        state["schedule"] = optimizer.schedule.state_dict()
+        state["random"] = _random_state(_get_random_state())
+        state["layout"] = _layout()
+    return CheckpointWriter(folder, state, copy=copy)
 
 
 def holds_checkpoint(folder: str | Path) -> bool:
-    """Whether `save_checkpoint` wrote into the folder."""
+    """Whether a folder holds a closed checkpoint."""
     return (Path(folder) / "metadata.json").is_file()
 
 
@@ -81,42 +54,50 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     if not holds_checkpoint(folder):
         raise UserError(f"{folder} is no trainer checkpoint (no metadata.json)")
     common = dist_checkpointing.load_common_state_dict(str(folder))
-    state = _state(model, optimizer, loading=True)
+    if "schedule" not in common:
+        raise UserError(f"{folder} holds weights alone; start a new run from them: model.init={folder}")
+    instead = f"; a new run can start from its weights alone: model.init={folder}"
+    # Two reads: the optimizer may have to read what the model reads, which Megatron allows only once.
+    _put_weights(model, _read(folder, _weights(model), instead))
+    saved = FileSystemReader(folder).read_metadata().state_dict_metadata
+    state: dict[str, Any] = {"optimizer": state_to_load(optimizer.megatron, _weights(model), saved)}
     same_layout = common.get("layout") == _layout()
     if same_layout:
         state["random"] = _random_state(None)
-    try:
-        loaded = dist_checkpointing.load(state, str(folder))
-    except (dist_checkpointing.core.CheckpointingException, KeyError) as error:
-        raise UserError(f"{folder} does not fit this model and layout: {error}") from error
-    for number, chunk in enumerate(model.bare):
-        chunk.load_state_dict(loaded[f"model{number}"], strict=True)
-    _count_from_zero(loaded["optimizer"])
-    optimizer.megatron.load_state_dict(loaded["optimizer"])
+    loaded = _read(folder, state, instead)
+    load_state(optimizer.megatron, loaded["optimizer"])
     optimizer.schedule.load_state_dict(loaded["schedule"])
     if same_layout:
         _set_random_state(loaded["random"][0])
 
 
-def _state(model: Model, optimizer: Optimizer, *, loading: bool) -> dict[str, Any]:
-    state: dict[str, Any] = {f"model{number}": chunk.sharded_state_dict() for number, chunk in enumerate(model.bare)}
-    state["optimizer"] = optimizer.megatron.sharded_state_dict(state, is_loading=loading, metadata=_METADATA)
-    if not loading:
-        state["schedule"] = optimizer.schedule.state_dict()
-    return state
+def load_weights_of(folder: str | Path, model: Model) -> None:
+    """Take the weights alone from a checkpoint of any layout. Collective. UserError if they do not fit."""
+    _put_weights(model, _read(folder, _weights(model)))
 
 
-def _count_from_zero(state: Any) -> None:
-    """A checkpoint from before the first step has no step count (Megatron leaves a zero out): put it back in."""
-    if not isinstance(state, dict):
-        return
-    per_parameter = state.get("state")
-    if "param_groups" in state and isinstance(per_parameter, dict):
-        if per_parameter and not any("step" in values for values in per_parameter.values() if isinstance(values, dict)):
-            per_parameter.setdefault("common_step", torch.zeros((), dtype=torch.float32))
-        return
-    for value in state.values():
-        _count_from_zero(value)
+def _weights(model: Model) -> dict[str, Any]:
+    # Each layer by its own name: layers of which some are frozen have no state to be stacked with the others'.
+    metadata = {"non_homogeneous_layers": True}
+    return {f"model{number}": chunk.sharded_state_dict(metadata=metadata) for number, chunk in enumerate(model.bare)}
+
+
+def _put_weights(model: Model, loaded: dict[str, Any]) -> None:
+    for number, chunk in enumerate(model.bare):
+        chunk.load_state_dict(loaded[f"model{number}"], strict=True)
+
+
+def _read(folder: str | Path, state: dict[str, Any], instead: str = "") -> dict[str, Any]:
+    """The state with the folder's tensors. UserError if they do not fit; `instead` says what could be done."""
+    try:
+        loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder))
+    except (CheckpointingException, CheckpointException, KeyError) as error:
+        cause: BaseException = error
+        if isinstance(error, CheckpointException):
+            cause = min(error.failures.items())[1][0]
+        reason = str(cause.args[0] if cause.args else cause).partition(": [")[0]  # a list of all names may follow
+        raise UserError(f"{folder} does not fit this model ({reason}){instead}") from error
+    return loaded
 
 
 def _layout() -> dict[str, int]:
@@ -124,6 +105,8 @@ def _layout() -> dict[str, int]:
     return {
         "tensor": parallel_state.get_tensor_model_parallel_world_size(),
         "pipeline": parallel_state.get_pipeline_model_parallel_world_size(),
+        "context": parallel_state.get_context_parallel_world_size(),
+        "expert": parallel_state.get_expert_model_parallel_world_size(),
         "world": dist.get_world_size(),
     }
 

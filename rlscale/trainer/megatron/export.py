@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from safetensors.torch import save_file
+from torch import Tensor
 
+from rlscale.trainer.megatron.safetensors_file import SafetensorsFile
 from rlscale.weights.load import INDEX
 from rlscale.weights.source import WeightSource
 
 _LEFT_OUT = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
 """Endings of the source folder's files that hold weights; everything else (config, tokenizer, template) is copied."""
 
+
+_FILE_BYTES = 4 * 2**30
+"""A file is closed before it passes this."""
 
 _CLASSIFIERS = {"qwen3": "Qwen3ForTokenClassification", "qwen3_moe": "Qwen3MoeForTokenClassification"}
 """The class of transformers that reads a critic, by Hugging Face's model_type."""
@@ -54,22 +58,19 @@ def export_folder(
             partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         failure = [error]
-    files: dict[str, str] = {}
-    total = 0
-    for number, bucket in enumerate(source.buckets(0), 1):  # every rank to the end, whatever happens to the disk
-        if partial is None or failure[0] is not None:
+    files = _Files(partial) if partial is not None else None
+    for bucket in source.buckets(0):  # every rank to the end, whatever happens to the disk
+        if files is None or failure[0] is not None:
             continue
-        name = f"model-{number:05d}.safetensors"
         try:
-            tensors = {hf_name: tensor.detach().cpu().contiguous().clone() for hf_name, tensor in bucket.named}
-            save_file(tensors, str(partial / name), metadata={"format": "pt"})
+            for name, tensor in bucket.named:
+                files.add(name, tensor)
         except OSError as error:
             failure = [error]
-        files |= {hf_name: name for hf_name, _ in bucket.named}
-        total += bucket.nbytes
-    if partial is not None and failure[0] is None:
+    if partial is not None and files is not None and failure[0] is None:
         try:
-            _complete(partial, Path(model_folder), target, files, total, changes)
+            files.close()
+            _complete(partial, Path(model_folder), target, files, changes)
         except OSError as error:
             failure = [error]
     if partial is not None:
@@ -79,19 +80,42 @@ def export_folder(
         raise failure[0]
 
 
+class _Files:
+    """The safetensors files of a folder, one after the other. OSError when the disk refuses."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: SafetensorsFile | None = None
+        self.file_of: dict[str, str] = {}
+        """The name of the file that holds each tensor."""
+        self.names: list[str] = []
+        self.nbytes = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor into the open file, or into the next if that is full."""
+        file = self._open
+        if file is None or file.nbytes + tensor.nbytes > _FILE_BYTES or not file.has_room(name):
+            self.close()
+            self.names.append(f"model-{len(self.names) + 1:05d}.safetensors")
+            self._open = file = SafetensorsFile(self._folder / self.names[-1])
+        file.add(name, tensor)
+        self.file_of[name] = self.names[-1]
+        self.nbytes += tensor.nbytes
+
+    def close(self) -> None:
+        """Close the open file."""
+        if self._open is not None:
+            self._open.close()
+
+
 def _complete(
-    partial: Path,
-    model_folder: Path,
-    target: Path,
-    files: dict[str, str],
-    total: int,
-    changes: Mapping[str, Any] | None,
+    partial: Path, model_folder: Path, target: Path, files: _Files, changes: Mapping[str, Any] | None
 ) -> None:
     """Add index and the other files, then put the folder in its place."""
-    if len(set(files.values())) == 1:
-        (partial / next(iter(files.values()))).rename(partial / "model.safetensors")
+    if len(files.names) == 1:
+        (partial / files.names[0]).rename(partial / "model.safetensors")
     else:
-        index = {"metadata": {"total_size": total}, "weight_map": files}
+        index = {"metadata": {"total_size": files.nbytes}, "weight_map": files.file_of}
         (partial / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for file in model_folder.iterdir():
         if file.is_file() and not file.name.endswith(_LEFT_OUT):

@@ -13,7 +13,6 @@ from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLPSubmodules
-from megatron.core.transformer.moe.experts import TEGroupedMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
@@ -21,7 +20,14 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.attention import PackedAttention, PackedSelfAttention
-from rlscale.trainer.megatron.layers import GatedMLP, GroupedLinear, NormColumnParallelLinear, RMSNorm
+from rlscale.trainer.megatron.layers import (
+    ColumnGroupedLinear,
+    Experts,
+    GatedMLP,
+    NormColumnParallelLinear,
+    RMSNorm,
+    RowGroupedLinear,
+)
 
 
 def uses_transformer_engine(platform: Platform) -> bool:
@@ -32,7 +38,11 @@ def uses_transformer_engine(platform: Platform) -> bool:
 def block_spec(config: TransformerConfig, platform: Platform, vp_stage: int | None) -> Any:
     """The layers of this rank's model chunk."""
     if uses_transformer_engine(platform):
-        return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        for layer in spec.layer_specs:
+            if layer.submodules.mlp.module is MoELayer:
+                layer.submodules.mlp.submodules.experts.module = Experts
+        return spec
     layers = get_num_layers_to_build(config, vp_stage=vp_stage)
     return TransformerBlockSubmodules(layer_specs=[_layer(config)] * layers, layer_norm=RMSNorm)
 
@@ -68,7 +78,5 @@ def _dense() -> ModuleSpec:
 
 
 def _experts() -> ModuleSpec:
-    linears = MLPSubmodules(linear_fc1=GroupedLinear, linear_fc2=GroupedLinear)
-    return ModuleSpec(
-        module=MoELayer, submodules=MoESubmodules(experts=ModuleSpec(module=TEGroupedMLP, submodules=linears))
-    )
+    linears = MLPSubmodules(linear_fc1=ColumnGroupedLinear, linear_fc2=RowGroupedLinear)
+    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=ModuleSpec(module=Experts, submodules=linears)))

@@ -11,7 +11,9 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.mlp import MLP
+from megatron.core.transformer.moe.experts import TEGroupedMLP
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+from megatron.core.utils import divide
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
@@ -68,11 +70,34 @@ def _plain_swiglu(config: Any) -> bool:
     )
 
 
+class Experts(TEGroupedMLP):
+    """Megatron's experts, with parameters marked so that their gradients are right in every layout."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        config = self.config
+        sizes = config.tensor_model_parallel_size, config.expert_model_parallel_size, config.expert_tensor_parallel_size
+        if set(sizes) == {1}:
+            return  # like any other parameter, reduced over the data-parallel group
+        marked: Any  # Megatron reads these attributes from parameters
+        for split, linear in enumerate((self.linear_fc1, self.linear_fc2)):
+            for marked in linear.parameters():
+                # Reduced over the expert data-parallel group. With tensor but without expert parallelism 0.16 takes the
+                # data-parallel group, and ranks that share a sequence keep the gradients of their own tokens alone.
+                marked.allreduce = False
+                # Otherwise the grad-norm leaves experts out on every tensor-parallel rank but the first.
+                marked.tensor_model_parallel, marked.partition_dim, marked.partition_stride = True, split, 1
+
+
 class GroupedLinear(torch.nn.Module):
     """One linear per local expert, parameters `weight0`, `weight1`, …; takes the place of Transformer Engine's.
 
-    Expert tensor parallelism is not built in: with `parallel.expert_tensor` > 1 Transformer Engine is needed.
+    With expert tensor parallelism it holds a part of each weight. Megatron's token dispatcher gathers the tokens before
+    the first linear and sums over the ranks after the second, so nothing is communicated here.
     """
+
+    split: int
+    """Dimension of the weights [output, input] that expert tensor parallelism cuts."""
 
     def __init__(
         self,
@@ -89,18 +114,13 @@ class GroupedLinear(torch.nn.Module):
         pg_collection: Any = None,
     ) -> None:
         super().__init__()
-        if bias or pg_collection.expt_tp.size() > 1:
-            raise ValueError("experts with biases or with expert tensor parallelism need Transformer Engine")
-        self.experts, self.expert_group = num_gemms, pg_collection.ep
-        apart = config.expert_model_parallel_size > 1 or config.tensor_model_parallel_size > 1
+        if bias:
+            raise ValueError("experts with biases need Transformer Engine")
+        self.experts, self.expert_group, self.tensor_group = num_gemms, pg_collection.ep, pg_collection.expt_tp
+        shape = [output_size, input_size]
+        shape[self.split] = divide(shape[self.split], self.tensor_group.size())
         for number in range(num_gemms):
-            weight = Parameter(torch.empty(output_size, input_size, dtype=config.params_dtype))
-            weight.allreduce = not apart  # type: ignore[attr-defined]  # False: reduced over the expert data-parallel group
-            if apart:
-                # Without it the grad-norm leaves experts out on every tensor-parallel rank but the first.
-                weight.tensor_model_parallel = True  # type: ignore[attr-defined]  # Megatron reads these from parameters
-                weight.partition_dim, weight.partition_stride = 0, 1  # type: ignore[attr-defined]  # (as above)
-            self.register_parameter(f"weight{number}", weight)
+            self.register_parameter(f"weight{number}", Parameter(torch.empty(shape, dtype=config.params_dtype)))
 
     def forward(self, x: Tensor, m_splits: Any) -> tuple[Tensor, None]:
         """x [tokens, input], sorted by expert; m_splits: tokens of each expert -> ([tokens, output], None)."""
@@ -111,17 +131,33 @@ class GroupedLinear(torch.nn.Module):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Every expert as one shard of a tensor over all experts, so that other expert-parallel sizes can read it."""
+        """Every expert as one entry of a tensor over all experts, so that other expert-parallel sizes can read it."""
         total, first = self.expert_group.size() * self.experts, self.expert_group.rank() * self.experts
         state = {}
         for number in range(self.experts):
             offsets = (*sharded_offsets, (len(sharded_offsets), first + number, total))
-            weight = getattr(self, f"weight{number}")
-            shards = make_sharded_tensors_for_checkpoint({"weight": weight}, prefix, {}, offsets)
-            shard = shards[f"{prefix}weight"]
-            shard.replica_id = (*shard.replica_id[:2], parallel_state.get_expert_data_parallel_rank())
-            state[f"{prefix}weight{number}"] = shard
+            shards = make_sharded_tensors_for_checkpoint(
+                {"weight": getattr(self, f"weight{number}")},
+                prefix,
+                {"weight": self.split},
+                offsets,
+                tp_group=self.tensor_group,
+                dp_cp_group=parallel_state.get_expert_data_parallel_group(),
+            )
+            state[f"{prefix}weight{number}"] = shards[f"{prefix}weight"]
         return state
+
+
+class ColumnGroupedLinear(GroupedLinear):
+    """The experts' first linear."""
+
+    split = 0
+
+
+class RowGroupedLinear(GroupedLinear):
+    """The experts' second linear."""
+
+    split = 1
 
 
 def _norm_weight(config: Any, size: int) -> Parameter:

@@ -5,9 +5,9 @@ With temperature t, logits z = W h over the whole vocabulary (the padding of the
     lp_y = z_y / t - logsumexp(z / t)        H = logsumexp(z / t) - sum_v p_v z_v / t
 
 All logits never exist at once: a tile of them (a block of tokens x a block of words) is made, reduced and overwritten
-by the next one, and made again in the backward pass. A block has all the tokens that fit and few words, not the other
-way round: the gradient of the weight, the largest tensor here, is then written once and not once per tile. Tiles are
-products in the model's own type; every reduction is float32.
+by the next one, and made again in the backward pass. A tile takes many tokens and then as many words as fit: with all
+words of a few tokens, the gradient of the weight, the largest tensor here, would be read and written for those few.
+Tiles are products in the model's own type; every reduction is float32. Ranks tell one another four numbers per token.
 
 The gradients, with c = -(dL/dlp) / t for each token and p the probabilities, are those of torch's log_softmax:
 
@@ -94,18 +94,20 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_logprobs is None and grad_entropies is None:
+            return None, None, None, None, None
         hidden, weight, labels, normaliser, entropies = ctx.saved_tensors
         tiles = _Tiles(hidden, weight, labels, ctx.part)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = _WeightGradient(weight, tiles.dtype) if ctx.needs_input_grad[1] else None
         for tokens in tiles.token_blocks():
-            block = _Backward(
+            upstream = _Upstream(
                 normaliser[tokens],
                 None if grad_logprobs is None else -grad_logprobs[tokens] / ctx.part.temperature,
                 None if grad_entropies is None else -grad_entropies[tokens] / ctx.part.temperature,
                 None if entropies is None else entropies[tokens],
             )
-            grad_hidden[tokens] = _backward(tiles, tokens, block, grad_weight)
+            grad_hidden[tokens] = _of_block(tiles, tokens, upstream, grad_weight)
         return grad_hidden, None if grad_weight is None else grad_weight.for_autograd(), None, None, None
 
 
@@ -198,7 +200,7 @@ def _over_ranks(statistics: Tensor, group: Any) -> Tensor:
 
 
 @dataclass
-class _Backward:
+class _Upstream:
     """What the gradients of a block of tokens are made from, [tokens] each."""
 
     normaliser: Tensor
@@ -212,8 +214,9 @@ class _Backward:
     def tile(self, tiles: _Tiles, tokens: slice, words: slice) -> Tensor:
         """The tile of dL/d(logits); where entropies have no gradient, without the factor `logprobs` of each token."""
         logp = tiles.logits(tokens, words, minus=self.normaliser)
+        factor: Tensor | float = 1.0
         if self.entropies is None:
-            factor, tile = 1.0, logp.exp_()
+            tile = logp.exp_()
         else:
             # dH/dz_v = -p_v (log p_v + H) / t.
             assert self.values is not None  # computed where they have a gradient
@@ -226,14 +229,14 @@ class _Backward:
         return tile
 
 
-def _backward(tiles: _Tiles, tokens: slice, block: _Backward, grad_weight: _WeightGradient | None) -> Tensor:
+def _of_block(tiles: _Tiles, tokens: slice, upstream: _Upstream, grad_weight: _WeightGradient | None) -> Tensor:
     """The gradient of a block of hidden states, in the tiles' type; that of the weight is added to `grad_weight`."""
     hidden = tiles.hidden[tokens]
-    outside = block.logprobs[:, None] if block.entropies is None and block.logprobs is not None else None
+    outside = upstream.logprobs[:, None] if upstream.entropies is None and upstream.logprobs is not None else None
     scaled = hidden if outside is None else (hidden * outside).to(hidden.dtype)
     gradient = torch.zeros(hidden.shape, dtype=tiles.dtype, device=hidden.device)
     for words in tiles.word_blocks():
-        tile = block.tile(tiles, tokens, words).to(hidden.dtype)
+        tile = upstream.tile(tiles, tokens, words).to(hidden.dtype)
         _add_product(gradient, tile, tiles.weight[words])
         if grad_weight is not None:
             _add_product(grad_weight.sum[words], tile.T, scaled)

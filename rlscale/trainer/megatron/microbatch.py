@@ -31,6 +31,8 @@ class MicroBatch:
     """int64 [T], the token that each position predicts (0 where it predicts none)."""
     fields: dict[str, Tensor]
     """[T] each, of the predicted token; `loss_mask` is False where there is none."""
+    trainable: Tensor
+    """int64 [n], the positions whose predicted token is trainable: where `loss_mask` is True."""
     sequences: PackedSequences
     """Where the tokens stand."""
     computed: dict[str, Tensor] = field(default_factory=dict)
@@ -66,6 +68,7 @@ def build_microbatch(
         torch.from_numpy(tokens.astype(np.int64))[None].to(device),
         torch.from_numpy(labels.astype(np.int64)).to(device),
         fields,
+        torch.from_numpy(np.flatnonzero(_pick(picked.column("loss_mask"), sequences.next_of, False))).to(device),
         sequences,
     )
 

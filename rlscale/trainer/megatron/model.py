@@ -17,6 +17,8 @@ from megatron.core.transformer.module import Float16Module
 from rlscale.config.errors import UserError
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.architecture import Architecture, transformer_config
+from rlscale.trainer.megatron.checkpoint import holds_checkpoint, load_weights_of
+from rlscale.trainer.megatron.frozen import freeze
 from rlscale.trainer.megatron.layer_spec import block_spec, uses_transformer_engine
 from rlscale.trainer.megatron.output_layer import OutputLayer
 from rlscale.trainer.megatron.value_head import ValueHead
@@ -104,18 +106,25 @@ class Model:
 
     @torch.no_grad()
     def load(self, folder: str) -> None:
-        """Take the weights of a Hugging Face folder. UserError if they do not fit."""
+        """Take the weights of a Hugging Face folder or of a checkpoint. UserError if they do not fit."""
+        if holds_checkpoint(folder):
+            load_weights_of(folder, self)
+            return
         load_weights(self.bare, folder, self.weights, self.groups, self.padded_vocabulary)
 
 
-def build_model(spec: TrainerSpec, platform: Platform, role: Role = Role.policy) -> Model:
+def build_model(
+    spec: TrainerSpec, platform: Platform, role: Role = Role.policy, *, trained: bool | None = None
+) -> Model:
     """Build this rank's chunks with the weights of `spec.init_path`. UserError for what cannot be built.
 
+    `trained`: whether it has gradients; by default its role says so.
     A critic or teacher without experts may stand in a layout with expert parallelism: its layers are then those of
     `parallel.expert=1`.
     """
     # It warns that our gated MLP is not the one it knows, and then does what is right.
     logging.getLogger("megatron.core.transformer.transformer_layer").setLevel(logging.ERROR)
+    trained = role.trained if trained is None else trained
     architecture = Architecture.read(spec.model_path)
     if role is not Role.policy and not architecture.experts:
         spec = replace(spec, parallel=replace(spec.parallel, expert=1))
@@ -127,13 +136,16 @@ def build_model(spec: TrainerSpec, platform: Platform, role: Role = Role.policy)
     _put_heads(bare, config, platform, role.head)
     for parameter in (parameter for chunk in bare for parameter in chunk.parameters()):
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
-        if not role.trained:
+        if not trained:
             parameter.requires_grad_(False)
+    if role.trained:
+        section = "critic.trainer" if role is Role.critic else "trainer"
+        freeze(bare, weights, spec.trainer.frozen, f"{section}.frozen")
     inner = [Float16Module(config, chunk) if config.bf16 else chunk for chunk in bare]
     model = Model(
         config,
         bare,
-        _wrap(inner, config, spec) if role.trained else inner,
+        _wrap(inner, config, spec) if trained else inner,
         weights,
         ModelGroups.of_megatron(),
         architecture.vocabulary,

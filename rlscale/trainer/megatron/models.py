@@ -9,7 +9,8 @@ from pathlib import Path
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_reference
 from rlscale.platform.device import Platform
-from rlscale.trainer.megatron.checkpoint import holds_checkpoint, load_checkpoint, save_checkpoint
+from rlscale.trainer.megatron.checkpoint import checkpoint_of, holds_checkpoint, load_checkpoint
+from rlscale.trainer.megatron.checkpoint_writer import Writing
 from rlscale.trainer.megatron.model import Model, Role
 from rlscale.trainer.megatron.offload import Offload
 from rlscale.trainer.megatron.parallel import Ranks
@@ -30,6 +31,7 @@ class Models:
         self._trained = {"policy": policy}
         self._frozen: dict[str, FrozenWeights] = {}
         self._teacher: Model | None = None
+        self._writing = Writing()
         if has_reference(spec.algo):
             self._frozen["reference"] = FrozenWeights(policy.model)
         self.turns.join("policy", policy.offload)
@@ -94,11 +96,31 @@ class Models:
             known = ["policy", *self._frozen, *(["teacher"] if self._teacher is not None else [])]
             raise ValueError(f"this trainer has no model {name!r} with log-probs, only {', '.join(known)}")
 
-    def save(self, folder: str | Path) -> None:
-        """Write the policy into the folder and a critic into its subfolder `critic`. OSError when the disk refuses."""
+    def begin_save(self, folder: str | Path, *, copy: bool) -> None:
+        """Save the policy into the folder and a critic into its subfolder `critic`; whole only after `finish_save`.
+
+        With `copy` the state is copied to host memory and written by a thread, else it is written here and now.
+        UserError when the folder cannot be made.
+        """
+        self._writing = Writing()
         for name in self._trained:
             model = self.trained(name)
-            save_checkpoint(_place(folder, name), model.model, model.optimizer)
+            writer = checkpoint_of(_place(folder, name), model.model, model.optimizer, copy=copy)
+            if not copy:
+                writer.write()
+            self._writing.add(writer)
+        if copy:
+            self._writing.start()
+
+    @property
+    def saved(self) -> bool:
+        """Whether this rank has written its part of the last `begin_save`."""
+        return self._writing.done
+
+    def finish_save(self) -> None:
+        """Wait for the writing and make the checkpoint whole. UserError, on every rank, when the disk refused."""
+        writing, self._writing = self._writing, Writing()
+        writing.close()
 
     def load(self, folder: str | Path) -> None:
         """Continue from what `save` wrote. UserError if it does not fit, or has a critic where this run has none."""
@@ -111,6 +133,7 @@ class Models:
         for name in self._trained:
             model = self.trained(name)
             load_checkpoint(_place(folder, name), model.model, model.optimizer)
+            model.resumed()
 
 
 def _place(folder: str | Path, name: str) -> Path:

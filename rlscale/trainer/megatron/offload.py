@@ -37,7 +37,8 @@ class Offload:
         for buffer in self._buffers():
             gradients = buffer.grad_data
             self._dropped.append((gradients.untyped_storage(), gradients.untyped_storage().size(), gradients))
-        for storage in _distinct(self._tensors()):
+        home = self._model.parameters()[0].device  # an optimizer with `optim.on_host` has its state elsewhere already
+        for storage in _distinct(tensor for tensor in self._tensors() if tensor.device == home):
             device = _bytes_of(storage)
             host = torch.empty(device.shape, dtype=torch.uint8, pin_memory=device.is_cuda)
             self._kept.append((storage, host.copy_(device)))

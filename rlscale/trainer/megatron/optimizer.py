@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch._dynamo
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.optimizer.optimizer import ChainedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from rlscale.config.errors import UserError
 from rlscale.trainer.megatron.model import Model
+from rlscale.trainer.megatron.parameter_groups import overrides_of
 from rlscale.trainer.spec import TrainerSpec
+
+_MOMENTS = {"exp_avg", "exp_avg_sq", "step"}
+"""What Adam keeps of the steps so far, besides the parameters."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Optimizer:
     def step(self) -> StepResult:
         """Clip the gradients and take a step; the same decision on every rank, as the norm is one of all ranks."""
         self.schedule.step(1)
-        lr = max((group["lr"] for group in self.megatron.param_groups), default=0.0)
+        lr = float(self.schedule.get_lr({}))  # that of parameters outside `optim.groups`, also on ranks without any
         overflow = self.megatron.prepare_grads()
         norm = self.megatron.get_grad_norm()
         if overflow or norm is None or not math.isfinite(norm):
@@ -62,6 +68,19 @@ class Optimizer:
         self._clip(norm)
         success = self.megatron.step_with_ready_grads()
         return StepResult(float(norm), lr, skipped=not success)
+
+    def reset(self) -> None:
+        """Forget the moments and their count of steps, as if no step had been made; the schedule goes on."""
+        for chained in self.megatron.chained_optimizers:
+            inner = getattr(chained, "optimizer", None)
+            if inner is None:
+                continue
+            for state in inner.state.values():
+                for name in _MOMENTS & state.keys():
+                    state[name].zero_()
+            for group in inner.param_groups:  # Transformer Engine's Adam counts here
+                if "step" in group:
+                    group["step"] = 0
 
     def _clip(self, norm: float) -> None:
         if self.clip_grad <= 0.0:
@@ -73,9 +92,25 @@ class Optimizer:
                 clip_grad_by_total_norm_fp32(parameters, self.clip_grad, norm, decoupled)
 
 
-def build_optimizer(model: Model, spec: TrainerSpec) -> Optimizer:
-    """Megatron's Adam for a model, with the schedule of `optim`. UserError for options that Megatron refuses."""
+_ON_HOST = {
+    "optimizer_cpu_offload": True,
+    "optimizer_offload_fraction": 1.0,
+    "use_precision_aware_optimizer": True,  # whose way of handing gradients over the offloaded optimizer uses
+    "overlap_cpu_optimizer_d2h_h2d": True,
+}
+"""Megatron's options for `optim.on_host`."""
+
+
+def build_optimizer(model: Model, spec: TrainerSpec, section: str = "optim") -> Optimizer:
+    """Megatron's Adam for a model, with the groups and the schedule of `optim`; `section` is what the user calls it.
+
+    Collective. UserError for options that Megatron refuses, or groups that do not fit the model.
+    """
     optim = spec.optim
+    if optim.on_host and find_spec("transformer_engine") is None:
+        raise UserError(
+            f"{section}.on_host=true: Megatron needs Transformer Engine for it; install it, or set it to false"
+        )
     options: dict[str, Any] = {
         "optimizer": "adam",
         "lr": optim.lr,
@@ -88,13 +123,15 @@ def build_optimizer(model: Model, spec: TrainerSpec) -> Optimizer:
         "bf16": model.config.bf16,
         "params_dtype": model.config.params_dtype,
         "use_distributed_optimizer": spec.trainer.distributed_optimizer,
+        **(_ON_HOST if optim.on_host else {}),
         **optim.megatron,
     }
     try:
         config = OptimizerConfig(**options)
+        megatron = get_megatron_optimizer(config, model.parallel_chunks, overrides_of(model, optim, config, section))
     except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"Megatron refuses optim.megatron: {error}") from error
-    megatron = get_megatron_optimizer(config, model.parallel_chunks)
+        raise UserError(f"Megatron refuses {section}: {error}") from error
+    megatron = _with_parameters(megatron)
     _make_state(megatron)
     decay = max(optim.decay_steps or spec.total_steps, optim.warmup_steps + 1, 1)
     schedule = OptimizerParamScheduler(
@@ -113,6 +150,15 @@ def build_optimizer(model: Model, spec: TrainerSpec) -> Optimizer:
         override_opt_param_scheduler=True,  # a resumed run follows its configuration
     )
     return Optimizer(megatron, schedule, config.clip_grad)
+
+
+def _with_parameters(megatron: Any) -> Any:
+    """Without the optimizers of kinds of parameters (experts, all others) that are frozen on every rank.
+
+    Megatron keeps an empty one for them, which cannot be saved with the distributed optimizer.
+    """
+    used = [one for one in megatron.chained_optimizers if not getattr(one, "is_stub_optimizer", False)]
+    return megatron if len(used) == len(megatron.chained_optimizers) else ChainedOptimizer(used)
 
 
 def _make_state(megatron: Any) -> None:

@@ -30,7 +30,10 @@ Finish = Callable[[Tensor, MicroBatch], tuple[Tensor, Tensor, Any]]
 def forward_logprobs(
     model: Model, ranks: Ranks, microbatches: Sequence[MicroBatch], temperature: float
 ) -> list[Tensor] | None:
-    """Log-probs [T] of every micro-batch's labels without gradient; None on ranks that are not the last stage."""
+    """Log-probs [T] of every micro-batch's labels without gradient, 0 where a label is not a trainable token.
+
+    None on ranks that are not the last stage.
+    """
 
     def keep(hidden: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
         logprobs, _ = _logprobs(model, ranks, hidden, microbatch, temperature, entropy=False)
@@ -145,16 +148,27 @@ def _logprobs(
     entropy: bool,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    return vocab_parallel_logprobs(
-        hidden.view(-1, hidden.shape[-1]),
+    """Log-probs and entropies [T] of the labels that are trainable tokens; 0 at all others, which nobody reads.
+
+    Every pass leaves out the same tokens: a product of other rows would round differently, and the ratio of the first
+    step would not be exactly 1.
+    """
+    hidden = hidden.view(-1, hidden.shape[-1])
+    columns = vocab_parallel_logprobs(
+        hidden.index_select(0, microbatch.trainable),
         model.output_weight,
-        microbatch.labels,
+        microbatch.labels.index_select(0, microbatch.trainable),
         temperature=temperature,
         vocabulary=model.vocabulary,
         group=ranks.tensor_group,
         entropy=entropy,
         entropy_gradient=entropy_gradient,
     )
+    logprobs, entropies = (
+        None if x is None else x.new_zeros(len(hidden)).index_copy(0, microbatch.trainable, x) for x in columns
+    )
+    assert logprobs is not None
+    return logprobs, entropies
 
 
 def _no_tokens(like: Tensor) -> Tensor:

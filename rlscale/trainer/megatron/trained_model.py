@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from rlscale.platform.device import Platform
-from rlscale.trainer.megatron import passes
+from rlscale.trainer.megatron import passes, speed
+from rlscale.trainer.megatron.architecture import Architecture
+from rlscale.trainer.megatron.flops import STEP, ModelFlops, peak_flops
 from rlscale.trainer.megatron.microbatch import MicroBatch
 from rlscale.trainer.megatron.model import Role, build_model
 from rlscale.trainer.megatron.offload import Offload
 from rlscale.trainer.megatron.optimizer import Optimizer, build_optimizer
 from rlscale.trainer.megatron.parallel import Ranks
 from rlscale.trainer.megatron.step_metrics import IterationMetrics
+from rlscale.trainer.megatron.stopwatch import Stopwatch
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.weights.source import MegatronWeights
 
@@ -28,12 +32,20 @@ class TrainedModel:
         self.folder = spec.model_path
         """Hugging Face folder of the architecture."""
         self.model = build_model(spec, platform, role)
-        self.optimizer: Optimizer = build_optimizer(self.model, spec)
+        section = "critic.optim" if role is Role.critic else "optim"
+        self.optimizer: Optimizer = build_optimizer(self.model, spec, section)
         self.offload = Offload(self.model, self.optimizer)
         self.skipped_in_a_row = 0
         """Steps skipped since the last one that was made."""
         self._ranks, self._platform, self._bucket_bytes = ranks, platform, spec.weights.bucket_mb * 2**20
+        self._reset_on_resume = spec.optim.reset_on_resume
+        self._reset_steps = spec.optim.reset_every * spec.algo.steps_per_iteration * spec.algo.epochs_per_iteration
+        self._flops = ModelFlops.of(Architecture.read(spec.model_path), role.head)
+        self._peak = peak_flops(platform, spec.model.dtype, spec.trainer.peak_tflops)
         passes.configure_schedule(self.model, self.optimizer.megatron.scale_loss)
+        self._watch = Stopwatch(platform)
+        config = self.model.config
+        config.finalize_model_grads_func = self._watch.around(speed.REDUCTION, config.finalize_model_grads_func)
         self.model.train()
 
     def train(
@@ -45,11 +57,25 @@ class TrainedModel:
         mismatch_drifts: bool = False,
     ) -> dict[str, float]:
         """Make every step, `epochs` times; the same metrics on every rank."""
+        if self._reset_steps and self.optimizer.steps % self._reset_steps == 0:
+            self.optimizer.reset()
         metrics = IterationMetrics(self._ranks, self._platform.device, mismatch_drifts=mismatch_drifts)
+        began = time.perf_counter()
         for _ in range(epochs):
             for microbatches in steps:
                 self._step(microbatches, loss, metrics)
-        return metrics.reduce()
+        self._platform.synchronize()
+        seconds = time.perf_counter() - began
+        # Each rank's share: those of tensor- and pipeline-parallel ranks see the same micro-batches.
+        forward = sum(self._flops.share(microbatches, self._ranks.slicing.context_size) for microbatches in steps)
+        copies = self._ranks.tensor_group.size() * self._ranks.pipeline_group.size()
+        flops = STEP * epochs * forward / copies
+        return metrics.reduce() | speed.speed_metrics(self._watch, seconds, flops, self._peak, self._platform.device)
+
+    def resumed(self) -> None:
+        """The state is that of a checkpoint now."""
+        if self._reset_on_resume:
+            self.optimizer.reset()
 
     def weights(self) -> MegatronWeights:
         """The weights as they are, in Hugging Face's form."""
@@ -58,8 +84,10 @@ class TrainedModel:
 
     def _step(self, microbatches: Sequence[MicroBatch], loss: passes.Finish, metrics: IterationMetrics) -> None:
         self.optimizer.zero_grad(self.model)
-        shares = passes.forward_backward(self.model, microbatches, loss)
-        result = self.optimizer.step()
+        with self._watch.span(speed.PASSES):
+            shares = passes.forward_backward(self.model, microbatches, loss)
+        with self._watch.span(speed.OPTIMIZER):
+            result = self.optimizer.step()
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
         if result.skipped:
             number, norm = self.optimizer.steps, result.grad_norm

@@ -19,6 +19,7 @@ from rlscale.data.part import Part
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron import parallel, passes
 from rlscale.trainer.megatron.architecture import Architecture
+from rlscale.trainer.megatron.determinism import ask_for_determinism
 from rlscale.trainer.megatron.export import critic_config, export_folder
 from rlscale.trainer.megatron.microbatch import MicroBatch, build_steps
 from rlscale.trainer.megatron.models import Models
@@ -48,8 +49,8 @@ class MegatronTrainer:
     def start(self, address: str, port: int) -> None:
         """Meet the other ranks at rank 0's address:port, build models and optimizers. UserError for what cannot be."""
         spec = self._spec
-        if spec.trainer.deterministic and self._platform.is_cuda:
-            torch.use_deterministic_algorithms(True, warn_only=True)
+        if spec.trainer.deterministic:
+            ask_for_determinism(self._platform)
         self._ranks = parallel.join(spec, self._platform, self._rank, self._world_size, address, port)
         self._models = Models(spec, self._ranks, self._platform, moves=self._moves)
 
@@ -84,9 +85,9 @@ class MegatronTrainer:
             metrics |= self._train_critic(steps)
         if policy:
             if (force_old or self._objective.needs_old) and "old_logprobs" not in part.batch:
-                self._compute(everything, "old_logprobs", "policy")
+                metrics |= self._compute(everything, "old_logprobs", "policy")
             if self._objective.needs_reference and "ref_logprobs" not in part.batch:
-                self._compute(everything, "ref_logprobs", "reference")
+                metrics |= self._compute(everything, "ref_logprobs", "reference")
             metrics |= self._train_policy(steps, version)
         metrics["skipped_in_a_row"] = float(self._models.skipped_in_a_row)
         return metrics | self._counts(part, everything, time.perf_counter() - began)
@@ -94,7 +95,7 @@ class MegatronTrainer:
     def logprobs(
         self, part: Part, model: str = "policy", temperature: float | None = None
     ) -> NDArray[np.float32] | None:
-        """Log-probs of a part's tokens, float32 in the order of its batch's rows; 0 for each row's first token.
+        """Log-probs of a part's trainable tokens, float32 in the order of its batch's rows; 0 for all other tokens.
 
         `model` is policy, reference or teacher; `temperature` is the sampling temperature unless given. Only one rank
         of each data-parallel part returns them, the others None.
@@ -127,12 +128,15 @@ class MegatronTrainer:
         epochs = self._spec.algo.epochs_per_iteration
         return policy.train(steps, epochs, loss, mismatch_drifts=objective.mismatch_drifts)
 
-    def _compute(self, microbatches: Sequence[MicroBatch], name: str, model: str) -> None:
-        """Add a column of log-probs to micro-batches, on the ranks that hold the logits."""
+    def _compute(self, microbatches: Sequence[MicroBatch], name: str, model: str) -> dict[str, float]:
+        """Add a column of log-probs to micro-batches, on the ranks that hold the logits; the seconds of the pass."""
+        began = time.perf_counter()
         with self._models.with_logits(model) as computing:
             values = passes.forward_logprobs(computing, self._ranks, microbatches, self._spec.temperature)
         for microbatch, value in zip(microbatches, values or [], strict=False):
             microbatch.computed[name] = value
+        self._platform.synchronize()
+        return {f"seconds_{name}": time.perf_counter() - began}
 
     def _column(
         self, part: Part, forward: Callable[[Sequence[MicroBatch]], list[Tensor] | None]
@@ -169,13 +173,15 @@ class MegatronTrainer:
         totals = torch.tensor(own, dtype=torch.float64, device=self._platform.device)
         dist.all_reduce(totals, group=self._ranks.data_context_group)
         tokens, rows = (totals / self._ranks.slicing.context_size).tolist()
+        peak = torch.tensor(float(self._platform.memory_peak_bytes()), dtype=torch.float64, device=totals.device)
+        dist.all_reduce(peak, op=dist.ReduceOp.MAX)
         return {
             "trained_tokens": tokens * self._spec.algo.epochs_per_iteration,
             "trained_rows": rows,
             "microbatches": float(len(microbatches) * self._spec.algo.epochs_per_iteration),
             "train_seconds": seconds,
             "train_tokens_per_s": tokens * self._spec.algo.epochs_per_iteration / seconds,
-            "memory_peak_gb": self._platform.memory_peak_bytes() / 1e9,
+            "memory_peak_gb": peak.item() / 1e9,
         }
 
     # -- weights ------------------------------------------------------------------------------------------------------
@@ -226,8 +232,24 @@ class MegatronTrainer:
         self._models.turns.take("policy")
 
     def save(self, folder: str | Path) -> None:
-        """Write models, optimizers, schedules and random state. OSError when the disk refuses."""
-        self._models.save(folder)
+        """Write models, optimizers, schedules and random state. UserError, on every rank, when the disk refuses."""
+        self.begin_save(folder, copy=False)
+        self.finish_save()
+
+    def begin_save(self, folder: str | Path, copy: bool = True) -> None:
+        """Save this moment: copy it to host memory and write it in a thread. It is no checkpoint before `finish_save`.
+
+        Without `copy` it is written before the call returns. UserError when the folder cannot be made.
+        """
+        self._models.begin_save(folder, copy=copy)
+
+    def saved(self) -> bool:
+        """Whether this rank has written its part, so that `finish_save` need not wait for it. Not collective."""
+        return self._models.saved
+
+    def finish_save(self) -> None:
+        """Wait for every rank's part and make the checkpoint whole. UserError, on every rank, if the disk refused."""
+        self._models.finish_save()
 
     def load(self, folder: str | Path) -> None:
         """Continue from what `save` wrote; the reference stays as it started. UserError if it does not fit."""

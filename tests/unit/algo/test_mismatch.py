@@ -23,6 +23,17 @@ def test_metrics_by_hand() -> None:
     assert metrics["k3"] == pytest.approx((1 - math.log(2) + -0.5 + math.log(2)) / 2)
     assert metrics["ess"] == pytest.approx(2.5**2 / (2 * 4.25))
     assert metrics["chi2"] == pytest.approx(4.25 / 2 - 1)
+    assert metrics["outside"] == 0.0
+
+
+@pytest.mark.parametrize(("weight", "outside"), [(2.01, 1.0), (1.99, 0.0), (0.501, 0.0), (0.499, 1.0)])
+def test_a_ratio_is_outside_under_a_half_and_over_two(weight: float, outside: float) -> None:
+    old = torch.tensor([math.log(weight), 0.0, 9.0], dtype=torch.float64)
+    assert metrics_of(old, torch.zeros(3), torch.tensor([True, True, False]))["outside"] == outside / 2
+
+
+def test_the_largest_difference_is_that_of_the_selected_tokens() -> None:
+    old = torch.tensor([math.log(2.0), 7.0, -math.log(2.0)], dtype=torch.float64)
     assert largest_difference(old, torch.zeros(3), torch.tensor([False, False, True])).item() == pytest.approx(
         math.log(2)
     )
@@ -30,7 +41,8 @@ def test_metrics_by_hand() -> None:
 
 def test_equal_logprobs_mean_no_mismatch() -> None:
     same = torch.linspace(-3, 0, 7)
-    assert metrics_of(same, same, torch.ones(7, dtype=torch.bool)) == {"abs_mean": 0, "k3": 0, "ess": 1, "chi2": 0}
+    metrics = metrics_of(same, same, torch.ones(7, dtype=torch.bool))
+    assert metrics == {"abs_mean": 0, "k3": 0, "ess": 1, "chi2": 0, "outside": 0}
 
 
 def test_sums_of_the_parts_are_the_sums_of_the_whole() -> None:
@@ -52,6 +64,7 @@ def test_metrics_agree_with_numpy_on_ragged_input() -> None:
         "k3": (w - 1 - d).mean(),
         "ess": w.sum() ** 2 / (len(w) * (w**2).sum()),
         "chi2": (w**2).mean() - 1,
+        "outside": ((w < 0.5) | (w > 2.0)).mean(),
     }
     assert metrics == pytest.approx(expected, rel=1e-9)
 

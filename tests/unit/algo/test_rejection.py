@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlscale.algo.corrections import LEVELS, VETO, off_policy_masked, rejected
+from rlscale.algo.corrections import LEVELS, off_policy_masked, rejected
 from tests.unit.algo.mismatched import logs, mask_of, noisy, tokens_of_rows
 from tests.unit.algo.segment_sums import sum_over, sum_over_rows
 
@@ -34,7 +34,7 @@ def test_rejection_by_hand_by_tokens_by_product_and_by_geometric_mean(level: str
 def test_one_token_under_the_veto_rejects_its_whole_segment() -> None:
     log_w = logs(1.0, 0.9e-4, 1.0, 1.1e-4, 1e-9)
     mask = mask_of(1, 1, 1, 1, 0)
-    out = rejected(log_w, mask, sum_over([0, 0, 1, 1, 1]), level=None, lower=None, upper=None, veto=VETO)
+    out = rejected(log_w, mask, sum_over([0, 0, 1, 1, 1]), level=None, lower=None, upper=None, veto=1e-4)
     assert out.tolist() == [True, True, False, False, False]
 
 

@@ -14,9 +14,7 @@ Problems = Callable[..., list[str]]
 
 BYPASS = "algo.correction.bypass=true"
 TARGET = "._target_=mine.fn"
-UNREAD = "is never read with algo.correction.weight"
 CORRECTION = "algo.correction"
-REJECTION = "algo.correction.rejection"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +44,10 @@ REJECTION = "algo.correction.rejection"
             ["algo=ppo", "algo.kl.unbiased=true"],
             "algo.kl.unbiased=true is never read with algo.kl.placement=reward, because a reward has no gradient",
         ),
+        (
+            ["algo/kl=loss", "algo.kl.estimator=k3", "algo.kl.placement=none", "algo.kl.coef=0"],
+            "algo.kl.estimator=k3 is never read, because algo.kl.placement=none",
+        ),
         # score, advantage, whitening
         *(
             (
@@ -55,6 +57,23 @@ REJECTION = "algo.correction.rejection"
             )
             for score in ("group_mean_std", "group_mean", "leave_one_out")
         ),
+        (
+            ["algo=reinforce_pp_baseline", "rollout.samples_per_group=1"],
+            "use at least 2, or algo/score=raw with algo/advantage=returns",
+        ),
+        (
+            ["algo=dapo", "rollout.samples_per_group=1"],
+            "use at least 2, or algo/score=raw with algo.refill.drop_equal=false",
+        ),
+        (
+            ["algo=dapo", "algo/advantage=baseline", "rollout.samples_per_group=1"],
+            "or algo/score=raw with algo/advantage=returns and algo.refill.drop_equal=false",
+        ),
+        (
+            ["algo=reinforce_pp_baseline", "algo/score=raw", "rollout.samples_per_group=1"],
+            "algo/score=leave_one_out with rollout.samples_per_group of at least 2, or algo/advantage=returns",
+        ),
+        (["algo/advantage=baseline", "algo/score=none"], "algo.score.kind=none; choose algo/score=group_mean_std or"),
         (
             ["algo=reinforce_pp_baseline", "algo/score=raw"],
             "algo.score.kind=raw has none; choose algo/score=group_mean",
@@ -87,7 +106,17 @@ REJECTION = "algo.correction.rejection"
         (["algo.overlong.cache_tokens=5"], "algo.overlong.cache_tokens=5 is never read with algo.overlong.penalty=0"),
         (
             ["algo=dapo", "algo.overlong.cache_tokens=1025"],
-            "algo.overlong.cache_tokens=1025 is above rollout.max_response_tokens=1024",
+            "algo.overlong.cache_tokens=1025 leaves no length of rollout.max_response_tokens=1024 free, so that every "
+            "response would be penalised; lower it (null is a fifth of the longest response)",
+        ),
+        (["algo=dapo", "algo.overlong.cache_tokens=1024"], "cache_tokens=1024 leaves no length of"),
+        (
+            ["algo=dapo", "algo.overlong.cache_tokens=1", "rollout.max_response_tokens=1"],
+            "raise rollout.max_response_tokens, or set algo.overlong.penalty=0 and the cache to null",
+        ),
+        (
+            ["algo=dapo", "rollout.max_response_tokens=1"],
+            "algo.overlong.cache_tokens=null is one token with rollout.max_response_tokens=1, so that every response",
         ),
         (
             ["algo=opd", "teacher.path=a/b", "algo.overlong.penalty=1"],
@@ -110,66 +139,6 @@ REJECTION = "algo.correction.rejection"
         # loss
         (["algo.loss.eps_low=0", "algo.loss.eps_high=0"], "clips every ratio that is not exactly 1, so nothing is"),
         (["algo=gspo", "algo.loss.eps_low=0", "algo.loss.eps_high=0"], "raise them (algo/loss=gspo has its source's"),
-        # correction
-        ([f"{CORRECTION}.level=token"], f"{CORRECTION}.level=token {UNREAD}=none; leave it out, or choose algo/corr"),
-        ([f"{CORRECTION}.upper=3"], f"{CORRECTION}.upper=3 {UNREAD}=none"),
-        ([f"{CORRECTION}.normalise=true"], f"{CORRECTION}.normalise=true {UNREAD}=none"),
-        (
-            [f"{CORRECTION}.weight=tis", f"{CORRECTION}.lower=0.5"],
-            f"{CORRECTION}.lower=0.5 {UNREAD}=tis; leave it",
-        ),
-        ([f"{CORRECTION}.weight=tis", f"{CORRECTION}.action=mask"], "choose algo/correction=mis"),
-        ([f"{CORRECTION}.weight=icepop", f"{CORRECTION}.action=mask"], f"{CORRECTION}.action=mask {UNREAD}=icepop"),
-        (
-            [f"{CORRECTION}.weight=custom", f"{CORRECTION}.function{TARGET}", f"{CORRECTION}.level=token"],
-            f"{CORRECTION}.level=token {UNREAD}=custom",
-        ),
-        (
-            [f"{CORRECTION}.weight=mis", f"{CORRECTION}.lower=0.5"],
-            f"{CORRECTION}.lower=0.5 is never read with {CORRECTION}.action=truncate, which bounds from above alone",
-        ),
-        (
-            [f"{CORRECTION}.weight=icepop", f"{CORRECTION}.lower=3", f"{CORRECTION}.upper=2"],
-            f"{CORRECTION}.lower=3 is above {CORRECTION}.upper=2; swap them",
-        ),
-        (
-            [f"{CORRECTION}.weight=tis", f"{CORRECTION}.upper=0.5"],
-            f"{CORRECTION}.upper=0.5 is below 1, the ratio wh",
-        ),
-        (
-            [f"{CORRECTION}.weight=icepop", f"{CORRECTION}.lower=1.5"],
-            f"{CORRECTION}.lower=1.5 is above 1, the ratio",
-        ),
-        (
-            [f"{CORRECTION}.weight=mis", f"{CORRECTION}.action=mask", f"{CORRECTION}.upper=1"],
-            f"{CORRECTION}.upper=1 with a lower bound of 1 leaves no room around 1",
-        ),
-        *(
-            (
-                [f"algo={algo}", f"{CORRECTION}.weight={kind}", f"{CORRECTION}.level=token"],
-                f"{CORRECTION}.level=token: the loss {algo} has one ratio per segment, which a weight of each token's "
-                "own contradicts; use geometric (the default here) or sequence",
-            )
-            for algo in ("gspo", "gspo_token")
-            for kind in ("tis", "icepop", "mis")
-        ),
-        ([f"{REJECTION}.upper=2"], f"{REJECTION}.upper=2 needs {REJECTION}.level to be token, sequence or geometric"),
-        ([f"{REJECTION}.level=token"], f"{REJECTION}.level=token without bounds rejects nothing; give"),
-        (
-            [f"{REJECTION}.level=token", f"{REJECTION}.lower=2", f"{REJECTION}.upper=0.5"],
-            f"{REJECTION}.lower=2 is above {REJECTION}.upper=0.5; swap them",
-        ),
-        ([f"{REJECTION}.level=token", f"{REJECTION}.upper=0.5"], f"{REJECTION}.upper=0.5 is below 1"),
-        *(
-            (
-                [BYPASS, f"{CORRECTION}.weight={kind}"],
-                f"{CORRECTION}.weight={kind} never acts: {CORRECTION}.bypass=true",
-            )
-            for kind in ("tis", "icepop", "mis")
-        ),
-        ([BYPASS, f"{CORRECTION}.normalise=true"], f"{CORRECTION}.normalise=true {UNREAD}=none"),
-        ([BYPASS, f"{REJECTION}.veto=1e-4"], f"{REJECTION} never acts: {CORRECTION}.bypass=true"),
-        ([BYPASS, "algo.old_logprobs=always"], "asks for a pass that algo.correction.bypass=true leaves out"),
         # functions of one's own
         *(
             ([f"algo/{part}=custom"], f"algo.{part}.function._target_: has no value; name your class or function")
@@ -194,6 +163,18 @@ REJECTION = "algo.correction.rejection"
             "same process; leave it out, and set trainer.threads for both",
         ),
         (["algo=ppo", "critic.trainer.max_tokens_per_microbatch=1"], "train on the same micro-batches"),
+        (
+            ["algo=ppo", "critic.trainer.max_skipped_steps=7"],
+            "critic.trainer.max_skipped_steps=7 differs from trainer.max_skipped_steps=3, but one bound holds for the "
+            "skipped steps of both",
+        ),
+        *(
+            (
+                ["algo=ppo", f"critic.model.{name}={value}"],
+                f"critic.model.{name}={value} is never read, because the critic's model is the policy's; leave it out",
+            )
+            for name, value in (("name", "mine"), ("parameters", "5"))
+        ),
         (["algo=ppo", "critic.trainer.deterministic=false"], "differs from trainer.deterministic=true"),
         (["algo=ppo", "critic.model.tokenizer=owner/other"], "but the critic reads the policy's tokens"),
         (["algo=ppo", "critic.optim.min_lr=1e-9"], "critic.optim.min_lr=1e-09 is never reached with critic.optim.sch"),
@@ -209,6 +190,12 @@ REJECTION = "algo.correction.rejection"
         ),
         (["algo=ppo", "critic.trainer.ddp.overlap_grad_redus=true"], "critic.trainer.ddp.overlap_grad_redus: "),
         (["algo=ppo", "critic.trainer.megatron.layernorm_zero_centered_gamma=3"], "must be true or false"),
+        # rewards that nobody gives
+        (
+            ["reward=none"],
+            "algo.score.kind=group_mean_std reads rewards, and reward=none gives each response 0; choose another "
+            "reward, or an algorithm that reads none (algo=opd)",
+        ),
         # teacher
         (
             ["algo=opd"],
@@ -259,6 +246,13 @@ def test_a_setting_that_cannot_act_is_one_line(problems: Problems, overrides: li
         ),
         ("algo/advantage=broadcast", "set algo/advantage=none"),
         ("algo.kl.coef=1", "set algo.kl.coef=0"),
+        (
+            "rollout.temperature=0.5",
+            "rollout.temperature=0.5: supervised training (algo/loss=sft) has no use for it (evaluation reads "
+            "eval.temperature); set rollout.temperature=1",
+        ),
+        ("rollout.top_p=0.5", "rollout.top_p=0.5: supervised training"),
+        ("rollout.top_k=5", "rollout.top_k=5: supervised training"),
         ("critic.clip=1", "critic.clip=1 is never read: algo=sft has no critic"),
         ("teacher.path=a/b", "teacher.path=a/b is never read by supervised training (algo/loss=sft); leave it out"),
     ],
@@ -282,6 +276,9 @@ def test_supervised_training_has_no_use_for_it(problems: Problems, override: str
         ("algo.overlong.cache_tokens=0", "algo.overlong.cache_tokens=0: must be at least 1"),
         ("algo.refill.max_dropped=0", "algo.refill.max_dropped=0.0: must be above 0"),
         ("critic.clip=0", "critic.clip=0.0: must be above 0"),
+        ("algo.correction.upper=inf", "algo.correction.upper=inf: must be a finite number, above 0"),
+        ("algo.overlong.penalty=nan", "algo.overlong.penalty=nan: must be a finite number, at least 0"),
+        ("algo.advantage.gamma=nan", "algo.advantage.gamma=nan: must be a finite number, at least 0 and at most 1"),
         ("critic.warmup_iterations=-1", "critic.warmup_iterations=-1: must be at least 0"),
         ("trainer.max_skipped_steps=-1", "trainer.max_skipped_steps=-1: must be at least 0"),
     ],
@@ -290,13 +287,29 @@ def test_a_value_out_of_range_says_the_range(problems: Problems, override: str, 
     assert problems("algo=ppo", override) == [line]
 
 
-def test_values_that_an_option_leaves_open_are_asked_for(problems: Problems) -> None:
-    assert problems("algo/correction=opsm") == [
-        "algo.correction.opsm_delta: has no value; give algo.correction.opsm_delta=... (a number or null)"
-    ]
-    level, *bounds = problems("algo/correction=rejection")
-    assert level.endswith("give algo.correction.rejection.level=... (one of token, sequence, geometric or null)")
-    assert [line.partition(":")[0] for line in bounds] == [f"{REJECTION}.lower", f"{REJECTION}.upper"]
+def test_a_run_without_rewards_measures_nothing(plain_recipe: str) -> None:
+    distilled = ["algo=opd", "teacher.recipe=arithmetic_teacher", "reward=none"]
+    (note,) = check(compose(plain_recipe, distilled))
+    assert note.startswith("reward=none gives each response 0, so that the accuracy of the evaluation says nothing")
+    assert check(compose(plain_recipe, [*distilled, "eval.enabled=false"])) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "estimator"),
+    [
+        (["algo/kl=loss"], "k3"),
+        (["algo=reinforce_pp"], "k1"),
+        (["algo=reinforce_pp", "algo.kl.placement=loss"], "k3"),
+        (["algo.kl.placement=loss", "algo.kl.coef=0.1"], "k3"),
+        (["algo=ppo", "algo/kl=none", "algo.kl.placement=reward", "algo.kl.coef=0.1"], "k1"),
+        (["algo=ppo", "algo.kl.estimator=k2"], "k2"),
+    ],
+    ids=" ".join,
+)
+def test_the_default_estimator_is_that_of_its_place(plain_recipe: str, overrides: list[str], estimator: str) -> None:
+    config = compose(plain_recipe, overrides)
+    check(config)
+    assert config.algo.kl.chosen.name == estimator
 
 
 def test_a_critic_that_never_lets_the_policy_train_is_noted(plain_recipe: str) -> None:

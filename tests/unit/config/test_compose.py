@@ -68,6 +68,30 @@ def test_a_group_option_brings_its_own_type(plain_recipe: str) -> None:
     assert data.path == "/x.jsonl"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["algo=grpo", "algo=ppo"],
+            "algo=ppo: algo is chosen twice, the other time by algo=grpo; leave one of them out",
+        ),
+        (
+            ["algo/correction=bypass", "algo/correction=tis"],
+            "algo/correction=tis: algo.correction is chosen twice, the other time by algo/correction=bypass; leave one "
+            "of them out",
+        ),
+        (
+            ["data@eval.data=arithmetic", "data@eval.data=arithmetic"],
+            "data@eval.data=arithmetic: eval.data is chosen twice, the other time by data@eval.data=arithmetic; leave "
+            "one of them out",
+        ),
+    ],
+    ids=" ".join,
+)
+def test_a_group_is_chosen_once(problems: Problems, overrides: list[str], line: str) -> None:
+    assert problems(*overrides) == [line]
+
+
 def test_a_nested_group_can_be_chosen_alone(plain_recipe: str) -> None:
     config = compose(plain_recipe, ["algo/kl=loss"])
     assert (config.algo.kl.placement.name, config.algo.kl.coef, config.algo.name) == ("loss", 1e-3, "grpo")

@@ -74,7 +74,9 @@ def test_a_critic_and_a_reference_need_memory_too() -> None:
     (line,) = lines("model=qwen3_30b", "cluster.memory_gb=null", "algo=ppo")
     assert "1 copies in training and 1 on engines need about 1098 GB" in line  # 30.5e9 x (16 + 16 + 2, and 2)
     found = lines("algo=ppo", "critic.model.init=/nowhere")
-    assert found == ["critic.model.init=/nowhere: is no Hugging Face model folder (no config.json)"]
+    assert found == [
+        "critic.model.init=/nowhere: is neither a Hugging Face folder (config.json) nor a checkpoint (metadata.json)"
+    ]
 
 
 def test_missing_files_are_named_by_their_key(tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ NEEDS = {
     "algo/correction=opsm": ["algo.correction.opsm_delta=1e-3"],
     "algo/correction=rejection": [
         "algo.correction.rejection.level=geometric",
-        "algo.correction.rejection.lower=0.5",
         "algo.correction.rejection.upper=2",
     ],
     **{
@@ -50,6 +49,7 @@ NEEDS = {
     "algo/loss=sft": ["algo=sft", "rollout.samples_per_group=1"],
     "rollout=one_step_off": ["cluster.placement=disaggregated"],
     "optim=adam_cosine": ["~optim"],
+    "reward=none": ["algo=opd", "teacher.path=owner/teacher"],
     "reward=custom": ["reward.function._target_=mine.Reward"],
     "data=jsonl": ["data.path=x.jsonl"],
     "data=parquet": ["data.path=x.parquet"],

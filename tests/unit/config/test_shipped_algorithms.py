@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlscale.algo import corrections
 from rlscale.config.checks import check
+from rlscale.config.checks.correction import BOUNDS
 from rlscale.config.compose import compose
 from rlscale.config.groups import Groups
 from rlscale.config.schema.algo import (
@@ -38,8 +42,8 @@ from rlscale.config.schema.correction import CorrectionConfig, Level, MisAction,
 
 Problems = Callable[..., list[str]]
 
-OFF = KLConfig(placement=KLPlacement.none, estimator=KLEstimator.k3, coef=0.0, unbiased=False)
-IN_REWARD = KLConfig(placement=KLPlacement.reward, estimator=KLEstimator.k1, coef=1e-3, unbiased=False)
+OFF = KLConfig(placement=KLPlacement.none, estimator=None, coef=0.0, unbiased=False)
+IN_REWARD = KLConfig(placement=KLPlacement.reward, estimator=None, coef=1e-3, unbiased=False)
 CLIP = ClipLoss(eps_low=0.2, eps_high=0.2, dual_clip=None)
 WHITE: dict[str, Any] = {"whiten": True}
 
@@ -126,6 +130,7 @@ def test_an_algorithm_has_the_settings_of_its_source(plain_recipe: str, name: st
     assert type(algo.advantage) is type(advantage)
     assert algo.advantage == advantage
     assert algo.kl == kl
+    assert algo.kl.chosen is (KLEstimator.k1 if kl is IN_REWARD else KLEstimator.k3)
     assert type(algo.loss) is type(loss)
     assert algo.loss == loss
     assert {key: getattr(algo, key) for key in REST} == {**REST, **others}
@@ -166,7 +171,15 @@ def test_supervised_training_takes_several_steps(problems: Problems) -> None:
         ["algo.loss.dual_clip=3"],
         ["algo/loss=cispo", "algo.loss.eps_low=0", "algo.loss.eps_high=0"],
         ["algo/kl=loss", "algo.kl.estimator=k1", "algo.kl.unbiased=true"],
-        ["algo.overlong.penalty=0.5", "algo.overlong.cache_tokens=1024"],
+        ["algo.overlong.penalty=0.5", "algo.overlong.cache_tokens=1023"],
+        ["algo=reinforce_pp_baseline", "algo/score=raw", "algo/advantage=returns", "rollout.samples_per_group=1"],
+        ["algo=dapo", "algo/score=raw", "algo.refill.drop_equal=false", "rollout.samples_per_group=1"],
+        ["algo=dapo", "rollout.max_response_tokens=2"],
+        ["algo=opd", "teacher.recipe=arithmetic_teacher", "reward=none"],
+        ["algo/correction=rejection", "algo.correction.rejection.level=null"],
+        ["algo/correction=rejection", "algo.correction.rejection={level: token, lower: 0.5}"],
+        ["algo/correction=rejection", "algo.correction.rejection={level: token, lower: 0, upper: 2}"],
+        ["algo/correction=mis", "algo.correction.action=mask", "algo.correction.lower=0"],
         ["algo/advantage=custom", "algo.advantage.function._target_=a.b", "algo.advantage.reads=[values,old_logprobs]"],
         ["algo=opd", "algo/loss=gspo", "algo.whiten=true", "teacher.recipe=arithmetic_teacher"],
     ],
@@ -174,3 +187,27 @@ def test_supervised_training_takes_several_steps(problems: Problems) -> None:
 )
 def test_a_sensible_combination_passes(problems: Problems, overrides: list[str]) -> None:
     assert problems(*overrides) == []
+
+
+@pytest.mark.parametrize("kind", [WeightKind.tis, WeightKind.icepop, WeightKind.mis])
+@pytest.mark.parametrize("upper", [None, 4.0])
+def test_the_checks_know_the_default_bounds(kind: WeightKind, upper: float | None) -> None:
+    """The checks may not import the mathematics, so they hold the default bounds once more."""
+    lower, high = BOUNDS[kind]
+    high = high if upper is None else upper
+    expected = (1 / high if lower is None else lower, high)
+    assert corrections.bounds(kind.value, "mask" if kind is WeightKind.mis else "truncate", None, upper) == expected
+
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def test_every_shipped_algorithm_has_a_row_in_the_documentation() -> None:
+    text = (DOCS / "algorithms.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", text.partition("| `algo=` |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert sorted(rows) == Groups.of().options("algo")
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_no_measurement_of_the_documentation_is_left_open(page: Path) -> None:
+    assert re.findall(r"@\w+@", page.read_text(encoding="utf-8")) == []

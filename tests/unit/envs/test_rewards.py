@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from rlscale.config.checks.stages import NO_REWARD
 from rlscale.config.errors import UserError
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.envs.reward import build_reward
 from rlscale.envs.rewards.exact import ExactAnswer
 from rlscale.envs.rewards.math import MathAnswer
+from rlscale.envs.rewards.none import no_reward
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,12 @@ from rlscale.envs.rewards.math import MathAnswer
 )
 def test_an_exact_answer_is_the_label_up_to_white_space(response: str, label: Any, expected: float) -> None:
     assert ExactAnswer()(response, label, {}) == expected
+
+
+def test_no_reward_needs_no_label_and_can_be_named_in_a_configuration() -> None:
+    assert no_reward("58", None, {}) == 0.0
+    reward = build_reward(RewardConfig(function={"_target_": NO_REWARD}))
+    assert reward("", None, {}) == 0.0
 
 
 def test_an_exact_answer_may_be_asked_for_in_reverse() -> None:

@@ -16,6 +16,10 @@ from rlscale.platform.megatron_fixups import FIXUPS
 
 PLACES = {
     "megatron/core/tensor_parallel/random.py": ["def _get_cuda_rng_state(", "def _set_cuda_rng_state("],
+    "megatron/core/tensor_parallel/mappings.py": [
+        "def _gather_along_first_dim(input_, group, output_split_sizes=None, use_global_buffer=False):",
+        "def _reduce_scatter_along_first_dim(input_, group, input_split_sizes=None, use_global_buffer=False):",
+    ],
     "megatron/core/jit.py": ["def disable_jit_fuser("],
     "megatron/core/transformer/moe/moe_utils.py": [
         "def maybe_move_tensor_to_cpu(",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import pickle
 import random
 from collections.abc import Callable
@@ -198,6 +199,30 @@ def test_a_group_that_cannot_be_filled_is_given_up_for_the_next_prompt(run: Run)
     used, counters = run(scenario, max_failure_rate=0.5)
     assert used == [0, 2, 3, 4]
     assert (counters["groups_given_up"], counters["failed_requests"]) == (1, 4)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, -math.inf])  # null: NaN as some servers send it
+def test_an_answer_with_a_logprob_that_is_not_finite_is_a_failed_request(run: Run, value: float | None) -> None:
+    bad = request_seed(5, 1, 2)
+
+    async def scenario(engine: FakeEngine, service: RolloutService) -> tuple[list[Group], dict[str, int], list[int]]:
+        answer = engine._answer
+
+        def sometimes_bad(body: dict[str, Any]) -> dict[str, Any]:
+            given = answer(body)
+            if body["sampling_params"]["sampling_seed"] == bad:
+                given["meta_info"]["output_token_logprobs"][-1][0] = value
+            return given
+
+        engine._answer = sometimes_bad  # type: ignore[method-assign]
+        (batch,) = await iterate(engine, service, 1)
+        return batch, (await service.stats()).counters, engine.seeds()
+
+    batch, counters, seeds = run(scenario)
+    assert [len(group.samples) for group in batch] == [3, 3, 3, 3]
+    assert all(np.isfinite(sample.rollout_logprobs).all() for group in batch for sample in group.samples)
+    assert counters["failed_requests"] == 1
+    assert request_seed(5, 1, 2 + 3) in seeds
 
 
 def test_too_many_failed_requests_stop_the_run(run: Run) -> None:

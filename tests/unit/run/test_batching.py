@@ -1,4 +1,4 @@
-"""The plan of a batch follows the layout: stages that interleave, experts that are waited for, the model's own FLOPs."""
+"""The plan of a batch follows the layout: interleaved stages, experts that are waited for, the FLOPs of the model."""
 
 from __future__ import annotations
 

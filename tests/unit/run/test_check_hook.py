@@ -47,6 +47,12 @@ def vague(response, label, info):
 def picky(response, label, info):
     raise ValueError("cannot tell")
 
+def leaves(rewards, groups):
+    raise SystemExit("no more")
+
+def leaves_too(response, label, info):
+    raise SystemExit(3)
+
 class NotCallable:
     pass
 """
@@ -57,6 +63,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the files of a user in it; modules that a test imports from it are forgotten after."""
     (tmp_path / "my_hooks.py").write_text("\n\n".join(BLOCKS), encoding="utf-8")
     (tmp_path / "my_broken.py").write_text(BROKEN, encoding="utf-8")
+    (tmp_path / "my_exits.py").write_text("raise SystemExit(4)", encoding="utf-8")
+    (tmp_path / "my_package").mkdir()
+    for name in ("__init__", "part"):
+        (tmp_path / "my_package" / f"{name}.py").touch()
     monkeypatch.chdir(tmp_path)
     before, path = set(sys.modules), list(sys.path)
     yield tmp_path
@@ -77,7 +87,7 @@ def test_examples_of_the_docs_keep_the_contract(kind: str, folder: Path, capsys:
     code, out, err = run(f"my_hooks.{EXAMPLES[kind]}", capsys=capsys)
     assert (code, out[0], err) == (0, f"my_hooks.{EXAMPLES[kind]} as {kind}:", [])
     assert out[-1].endswith(" checks, 0 failed, 0 with a warning")
-    assert all(line.startswith("pass") for line in out[1:-1])
+    assert all(line.startswith("pass") for line in out[1 : -2 if kind == "advantage" else -1])
 
 
 def test_the_test_of_the_docs_passes(folder: Path) -> None:
@@ -112,7 +122,21 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
     [
         ([], "error: check-hook takes one path of a function or class, such as my_module.my_loss"),
         (["a.b", "c.d"], "error: check-hook takes one path of a function or class, not a.b and c.d"),
-        (["my_broken.nan"], "error: my_broken.nan._target_=my_broken.nan: my_broken has no nan; did you mean nans?"),
+        (["my_broken.nan"], "error: my_broken.nan: my_broken has no nan; did you mean nans?"),
+        (["my_nothing"], "error: my_nothing: no module of that name; is it on PYTHONPATH?"),
+        (["my_nothing.nan"], "error: my_nothing.nan: no module of that name; is it on PYTHONPATH?"),
+        (["my_hooks.py:leashed"], "error: my_hooks.py:leashed is no dotted path such as my_module.my_function"),
+        (
+            ["my_broken"],
+            "error: my_broken is a module; name a function or class in it, such as "
+            "my_broken.nans or my_broken.other_names or my_broken.needs_scale",
+        ),
+        (["my_package.part"], "error: my_package.part is a module; name a function or class in it"),
+        (["my_exits.fn"], "error: my_exits.fn: importing my_exits failed: SystemExit(4)"),
+        (
+            ["my_hooks.surprising_tokens", "reads=[old_logprob]"],
+            "error: reads: no such column as old_logprob; did you mean old_logprobs?",
+        ),
         (
             ["my_broken.other_names"],
             "error: my_broken.other_names: its parameters (a, b) do not tell what it is; "
@@ -191,3 +215,39 @@ def test_it_runs_as_a_process_in_the_users_folder(folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "my_hooks.leashed as loss:"
+
+
+def test_an_advantage_is_told_which_columns_a_run_must_be_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, beginning = "my_hooks.surprising_tokens", "note  columns "
+    code, out, _ = run(path, capsys=capsys)
+    assert (code, out[-2][: len(beginning)]) == (0, beginning)
+    assert out[-2].endswith("found: it read old_logprobs; a run needs algo.advantage.reads=[old_logprobs]")
+    checks = out[-1]
+    code, out, _ = run(path, "reads=[values,old_logprobs]", "power=0.7", capsys=capsys)
+    assert (code, out[-1]) == (0, checks)
+    assert out[-2].endswith("it read old_logprobs, and not values; a run needs algo.advantage.reads=[old_logprobs]")
+
+
+def test_an_advantage_that_reads_more_than_a_run_gives_it_is_found(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run("my_hooks.surprising_tokens", "reads=[]", capsys=capsys)
+    assert (code, out[1][:11]) == (1, "fail  call ")
+    assert "TypeError" in out[1]
+    assert out[-2].endswith(
+        "it read old_logprobs, of which old_logprobs was None; a run needs at least algo.advantage.reads=[old_logprobs]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("leaves", "SystemExit: no more at my_broken.py:"), ("leaves_too", "SystemExit: 3")]
+)
+def test_a_function_that_ends_the_process_is_reported(
+    name: str, text: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(f"my_broken.{name}", capsys=capsys)
+    assert (code, err) == (1, [])
+    assert out[1].startswith("fail  call ")
+    assert text in out[1]

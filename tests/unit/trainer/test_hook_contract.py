@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -290,6 +291,42 @@ BROKEN_CORRECTIONS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("check", BROKEN_CORRECTIONS)
 def test_a_broken_correction_fails_the_check_that_is_for_it(check: str) -> None:
     assert check in [finding.check for finding in failed(check_correction(BROKEN_CORRECTIONS[check]))]
+
+
+@pytest.mark.parametrize(
+    ("advantage", "reads", "found"),
+    [
+        (broadcast, None, "it read none; a run needs no algo.advantage.reads"),
+        (gae, None, "it read old_logprobs, ref_logprobs, values; a run needs "
+         "algo.advantage.reads=[old_logprobs,ref_logprobs,values]"),
+        (broadcast, ["values"], "it read none, and not values; a run needs no algo.advantage.reads"),
+    ],
+)  # fmt: skip
+def test_a_note_says_which_columns_an_advantage_read(advantage: Callable[..., Any], reads: Any, found: str) -> None:
+    findings = check_advantage(advantage, reads=reads)
+    assert not failed(findings)
+    assert (findings[-1].status, findings[-1].found) == (Status.noted, found)
+
+
+def test_an_advantage_is_given_the_columns_that_are_named_and_no_others() -> None:
+    assert not failed(check_advantage(gae, reads=["old_logprobs", "ref_logprobs", "values"]))
+    *_, call, note = check_advantage(gae, reads=["old_logprobs", "values"])
+    assert (call.check, call.status) == ("call", Status.failed)
+    assert note.found.startswith("it read old_logprobs, ref_logprobs, of which ref_logprobs was None; a run needs at")
+
+
+def test_an_advantage_may_make_other_inputs_of_its_own() -> None:
+    assert not failed(check_advantage(lambda x: gae(dataclasses.replace(x, scores=2 * x.scores))))
+
+
+def leaves(*_: Any) -> Any:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_a_hook_that_ends_the_process_is_a_finding(kind: str) -> None:
+    (finding,) = failed(CHECKS[kind](lambda *given, **named: leaves()))
+    assert finding.found.startswith("SystemExit: 3 at test_hook_contract.py:")
 
 
 def test_a_slow_hook_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic, has_reference, has_teacher
@@ -26,7 +27,7 @@ from rlscale.trainer.preparation import columns_before, prepare
 from rlscale.trainer.step_corrections import corrected_ahead, weight_level
 from tests.shipped import SHIPPED, shipped
 from tests.unit.algo.ragged import Ragged, ragged
-from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected
+from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected, segment_sum_of, token_fields
 
 OLD = ("old_logprobs",)
 TIS, ICEPOP, MIS = WeightKind.tis, WeightKind.icepop, WeightKind.mis
@@ -292,6 +293,27 @@ def test_rejected_segments_weigh_nothing_and_the_denominators_stay(bounds: Rejec
     assert 0 < np.mean(rejected) < 1
     for name in ("advantages", "returns", "value_weight"):
         np.testing.assert_array_equal(batch.column(name), plain.column(name))
+
+
+def test_a_rejected_segment_loses_its_kl_and_entropy_too() -> None:
+    """Its mask counts as 0 in every term, while the others keep their denominators: unlike with a weight of 0."""
+    pieces = {"kl": KLConfig(placement=KLPlacement.loss, coef=0.3), "entropy_coef": 0.2}
+    bounds = RejectionConfig(level=Level.geometric, lower=0.9, upper=1.2)
+    plain = replace(shipped("grpo"), **pieces)
+    data = far()
+    gradients = {}
+    for name, config in {"plain": plain, "rejecting": replace(corrected(rejection=bounds), **pieces)}.items():
+        batch, metrics = run(config, data)
+        lp = torch.from_numpy(data.logprobs).requires_grad_()
+        entropy = torch.full_like(lp, 2.0, requires_grad=True)
+        loss, _ = Objective.of(config)(lp, entropy, token_fields(batch), segment_sum_of(data.row_of_token))
+        gradients[name] = [g.numpy() for g in torch.autograd.grad(loss, (lp, entropy))]
+    assert 0 < metrics["rejected_segments"] < 1
+    mask, weight = batch.column("loss_mask"), batch.column("loss_weight")
+    for rejecting, everything in zip(gradients["rejecting"], gradients["plain"], strict=True):
+        assert (everything[mask] != 0).all()
+        np.testing.assert_array_equal(rejecting, np.where(weight > 0, everything, 0.0))
+    np.testing.assert_allclose(gradients["rejecting"][1], -0.2 * weight, rtol=1e-6)
 
 
 def test_bypass_takes_the_engines_logprobs_for_the_old_ones() -> None:

@@ -83,7 +83,7 @@ def test_the_shipped_settings_are_those_of_the_sources(name: str) -> None:
     assert tuple(settings.values()) == row.bounds
     assert config.kl.placement.value == row.kl
     assert config.kl.coef == (1e-3 if row.kl == "reward" else 0.0)
-    assert row.kl != "reward" or config.kl.estimator.value == "k1"
+    assert row.kl != "reward" or config.kl.chosen.value == "k1"
     assert config.reduction.kind.value == row.reduction
     assert config.whiten is row.whiten
     assert config.distil_coef == row.distil

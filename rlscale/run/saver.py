@@ -1,0 +1,64 @@
+"""Saving a run: the trainer's ranks write, the driver makes the checkpoint whole when all of them have."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.errors import UserError
+from rlscale.run.calls import POLL_S, RunFailed
+from rlscale.run.checkpoint import Begun, CheckpointStore, Progress
+from rlscale.run.trainer_group import TrainerGroup
+
+_WHAT = "checkpoint"
+
+
+class Saver:
+    """Writes one checkpoint at a time."""
+
+    def __init__(self, store: CheckpointStore, trainer: TrainerGroup, config_hash: str, timeout_s: float) -> None:
+        """`timeout_s`: how long the ranks may write before they count as hung."""
+        self._store, self._trainer, self._hash, self._timeout_s = store, trainer, config_hash, timeout_s
+        self._begun: Begun | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._begun is not None
+
+    def begin(self, progress: Progress, rollout: Any, *, copy: bool) -> None:
+        """Save this moment. With `copy` the ranks write a copy while the run goes on, else they have written it now.
+
+        Whole only after `finish`, which must have come for an earlier one. CheckpointFailed when the disk refuses.
+        """
+        begun = self._store.begin(progress, self._hash, rollout)
+        self._asking(begun, "begin_save", begun.trainer, copy)
+        self._begun = begun
+
+    def finish(self, *, wait: bool) -> Path | None:
+        """Make the checkpoint whole if every rank has written, or wait until then; None if nothing became whole.
+
+        CheckpointFailed when the disk refused on a rank or here, RunFailed when a rank died or hangs.
+        """
+        begun, deadline = self._begun, time.monotonic() + self._timeout_s
+        if begun is None:
+            return None
+        while not all(self._trainer.call("saved", what=_WHAT)):
+            if not wait:
+                return None
+            if time.monotonic() > deadline:
+                raise RunFailed(f"{_WHAT} was not written within {self._timeout_s:.0f} s (cluster.call_timeout_s)")
+            time.sleep(POLL_S)
+        self._begun = None
+        self._asking(begun, "finish_save")
+        return self._store.complete(begun)
+
+    def _asking(self, begun: Begun, method: str, *args: Any) -> None:
+        """Call the ranks; a refusal of theirs takes the checkpoint back."""
+        try:
+            self._trainer.call(method, *args, what=_WHAT)
+        except RunFailed:
+            raise
+        except UserError as error:
+            raise self._store.failed(begun, error) from error

@@ -1,0 +1,53 @@
+"""A safetensors file written tensor by tensor: the library's `save_file` wants all of them at once, and copies them.
+
+Format: 8 bytes with the length of the header, the header (JSON, may end in spaces), the bytes of the tensors.
+Source: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_RESERVED = 2**20
+"""Bytes kept free for the header, which is only known at the end."""
+_ENTRY = 256
+"""Bytes that one tensor takes in the header, at most, besides its name."""
+
+
+class SafetensorsFile:
+    """One file. Give it tensors with `add`, then `close` it. OSError when the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by `close`
+        self._file.seek(8 + _RESERVED)
+        self._header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        self._room = _RESERVED - _ENTRY
+        self.nbytes = 0
+        """Bytes of the tensors so far."""
+
+    def has_room(self, name: str) -> bool:
+        """Whether the header can take one more tensor of that name."""
+        return self._room >= len(name) + _ENTRY
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Append a tensor of any device. KeyError for a type that no model here has."""
+        end = self.nbytes + tensor.nbytes
+        offsets = [self.nbytes, end]
+        self._header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        self._file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        self._room -= len(name) + _ENTRY
+        self.nbytes = end
+
+    def close(self) -> None:
+        """Write the header; before that it is no safetensors file."""
+        try:
+            self._file.seek(0)
+            self._file.write(_RESERVED.to_bytes(8, "little"))
+            self._file.write(json.dumps(self._header).encode().ljust(_RESERVED))
+        finally:
+            self._file.close()

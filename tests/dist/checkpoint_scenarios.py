@@ -1,0 +1,106 @@
+"""What the ranks of the checkpoint tests run; called as the functions of `scenarios` are."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scenarios import gathered, open_trainer
+
+from rlscale.data.part import Part
+from rlscale.run.checkpoint import CheckpointStore, Progress
+from rlscale.run.saver import Saver
+from rlscale.trainer.spec import TrainerSpec
+
+_SMALLER_THAN_A_RANK = 20_000
+
+
+def save_while_training(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]], folder: str
+) -> dict[str, Any]:
+    """Train on all iterations; after half of them a copy is saved, which becomes whole only after the last."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        for number, parts in enumerate(iterations):
+            if number == len(iterations) // 2:
+                trainer.begin_save(folder)
+            metrics = trainer.train(parts[trainer.data_parallel_rank()], number)
+        trainer.finish_save()
+        return {"weights": gathered(trainer), "metrics": metrics}
+    finally:
+        trainer.close()
+
+
+def save_on_a_full_disk(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], folders: list[str]
+) -> list[str]:
+    """Save three times, the second time with no room for the last rank's file: what each attempt said."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    said = []
+    try:
+        for number, folder in enumerate(folders):
+            if number == 1 and rank == world_size - 1:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (_SMALLER_THAN_A_RANK, before[1]))
+            try:
+                trainer.begin_save(folder)
+                trainer.train(parts[trainer.data_parallel_rank()], number)
+                trainer.finish_save()
+                said.append("")
+            except Exception as error:
+                said.append(f"{type(error).__name__}: {error}")
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        return said
+    finally:
+        signal.signal(signal.SIGXFSZ, handler)
+        trainer.close()
+
+
+def save_until_killed(spec: TrainerSpec, parts: list[Part], folder: str, port: int, pipe: Any) -> None:
+    """A process of its own: one whole checkpoint, then one whose writing stops in the middle of a file, for ever."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from rlscale.platform import megatron_cpu
+
+    megatron_cpu.install()
+    trainer = open_trainer(0, 1, "127.0.0.1", port, spec)
+    saver = Saver(CheckpointStore(Path(folder), keep=2), _AsGroup(trainer, stuck=2), "hash", 60.0)  # type: ignore[arg-type]
+    for iteration in (1, 2):
+        trainer.train(parts[0], iteration)
+        saver.begin(Progress(iteration=iteration), None, copy=True)
+        saver.finish(wait=iteration == 1)
+    trainer.train(parts[0], 3)  # nothing stalls
+    pipe.send(gathered(trainer))
+    signal.pause()
+
+
+class _AsGroup:
+    """One rank called as a group of ranks. At its save number `stuck` a pipe that nobody empties takes the file."""
+
+    def __init__(self, trainer: Any, stuck: int) -> None:
+        self._trainer, self._stuck, self._saves = trainer, stuck, 0
+
+    def call(self, method: str, *args: Any, what: str) -> list[Any]:
+        """The answer of the only rank."""
+        if method == "begin_save":
+            self._saves += 1
+            if self._saves == self._stuck:
+                args[0].mkdir()
+                os.mkfifo(args[0] / "__0_0.distcp")
+                self._pipe = os.open(args[0] / "__0_0.distcp", os.O_RDONLY | os.O_NONBLOCK)
+        return [getattr(self._trainer, method)(*args)]
+
+
+def weights_alone(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec
+) -> tuple[int, dict[str, np.ndarray]]:
+    """The steps and weights that a trainer starts with."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        return trainer.steps, gathered(trainer)
+    finally:
+        trainer.close()

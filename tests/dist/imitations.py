@@ -1,0 +1,46 @@
+"""A loss and a correction as a user would write them, in place of shipped ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlscale.algo.losses import PolicyLoss
+
+
+def gspo(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    segment_sum: Any,
+    eps_low: float,
+    eps_high: float,
+) -> PolicyLoss:
+    """One ratio per segment, clipped: what algo/loss=gspo is."""
+    tokens = segment_sum(mask.to(logprobs.dtype)).clamp(min=1)
+    ratio = (segment_sum(torch.where(mask, logprobs - old_logprobs, 0.0)) / tokens).exp()
+    plain, clipped = -ratio * advantages, -ratio.clamp(1 - eps_low, 1 + eps_high) * advantages
+    lost = mask & (clipped > plain)
+    low, high = lost & (ratio < 1), lost & (ratio > 1)
+    return PolicyLoss(torch.maximum(plain, clipped), ratio.detach(), low, high, torch.zeros_like(mask))
+
+
+def no_gradient(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, segment_sum: Any
+) -> PolicyLoss:
+    """A mistake: nothing to train on is left."""
+    never = torch.zeros_like(mask)
+    return PolicyLoss(-logprobs.detach() * advantages, torch.ones_like(advantages), never, never, never)
+
+
+class Truncated:
+    """The ratio of trainer and engine, at most `upper`: what algo/correction=tis is."""
+
+    def __init__(self, upper: float) -> None:
+        self.upper = upper
+
+    def __call__(self, log_ratio: Tensor, mask: Tensor, segment_sum: Any) -> Tensor:
+        return log_ratio.exp().clamp(max=self.upper)

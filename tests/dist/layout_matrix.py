@@ -1,0 +1,218 @@
+"""The matrix of layouts: what is compared with one rank, and how far each is from it. The benchmark prints it too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import driven
+import layout_scenario
+import numpy as np
+from rank_pool import RankPool
+from scenarios import whole_column
+from training_data import divide, make_batch, make_spec
+
+from rlscale.config.schema.model import DType
+from rlscale.config.schema.optim import OptimConfig
+from rlscale.config.schema.trainer import Recompute, TrainerConfig
+from rlscale.trainer.spec import TrainerSpec
+
+STEPS = 4
+"""Optimizer steps after which weights are compared (PPO: 8, two batches of two steps and two epochs)."""
+COMPARED_METRICS = ("tokens", "entropy", "ppo_kl", "ratio_max", "kl", "logprob_diff_mean")
+OVERLAPS = {"overlap_grad_reduce": True, "overlap_param_gather": True}
+SHORT = {
+    "tensor": "TP",
+    "sequence": "SP",
+    "pipeline": "PP",
+    "virtual_pipeline": "VPP",
+    "context": "CP",
+    "expert": "EP",
+    "expert_tensor": "ETP",
+    "data": "DP",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to spread a model over ranks."""
+
+    model: str
+    """A kind of model: see the fixture `models`."""
+    algorithm: str
+    """A key of training_data.ALGORITHMS, or ppo."""
+    parallel: dict[str, Any] = field(default_factory=dict)
+    """Sizes of `parallel.*`."""
+    distributed_optimizer: bool = False
+    """Also with both overlaps."""
+    recompute: Recompute = Recompute.none
+    dtype: DType = DType.float32
+
+    @property
+    def ranks(self) -> int:
+        """Ranks that it takes."""
+        return int(np.prod([self.parallel.get(name, 1) for name in ("tensor", "pipeline", "context", "data")]))
+
+    @property
+    def sizes(self) -> str:
+        """Its sizes as 'TP 2 + SP, PP 2'."""
+        parts = [f"{SHORT[name]} {size}" for name, size in self.parallel.items() if name != "sequence"]
+        text = ", ".join(parts).replace("TP 2", "TP 2 + SP", 1) if "sequence" in self.parallel else ", ".join(parts)
+        extras = ["distributed optimizer, overlaps"] if self.distributed_optimizer else []
+        extras += [f"recompute {self.recompute.value}"] if self.recompute is not Recompute.none else []
+        return "; ".join([text or "one rank", *extras])
+
+    @property
+    def name(self) -> str:
+        """Its name as a test."""
+        return f"{self.model}-{self.algorithm}-{self.sizes}"
+
+    @property
+    def baseline(self) -> Layout:
+        """The same on one rank, in fp32."""
+        return Layout(self.model, self.algorithm)
+
+    def spec(self, models: dict[str, Path]) -> TrainerSpec:
+        """The trainer's spec of it."""
+        trainer = TrainerConfig(
+            distributed_optimizer=self.distributed_optimizer,
+            recompute=self.recompute,
+            ddp=OVERLAPS if self.distributed_optimizer else {},
+        )
+        options: dict[str, Any] = {"parallel": self.parallel, "trainer": trainer, "dtype": self.dtype}
+        if self.algorithm == "ppo":
+            return driven.spec_of(driven.shipped("ppo"), models, self.model, **options)
+        # A large eps, so that Adam does not blow differences of rounding up where gradients are almost zero.
+        optim = OptimConfig(lr=1e-3, eps=1e-3, clip_grad=0.0)
+        return make_spec(models[self.model], self.algorithm, optim=optim, **options)
+
+
+TP, SP, PP, CP = {"tensor": 2}, {"tensor": 2, "sequence": True}, {"pipeline": 2}, {"context": 2}
+VPP, EP, DP = {"pipeline": 2, "virtual_pipeline": 2}, {"expert": 2}, {"data": 2}
+ETP = {"expert_tensor": 2}
+
+TWO_RANKS = [
+    Layout("dense", "grpo", TP),
+    Layout("dense", "grpo_kl", SP),
+    Layout("tied", "grpo_kl", SP),
+    Layout("dense", "sft", TP),
+    Layout("dense", "grpo_kl", PP),
+    Layout("tied", "grpo_kl", PP),
+    Layout("deep", "grpo_kl", VPP),
+    Layout("dense", "grpo_kl", CP, recompute=Recompute.selective),
+    Layout("dense", "gspo", CP),
+    Layout("dense", "grpo_kl", DP),
+    Layout("dense", "gspo", DP),
+    Layout("dense", "grpo_kl", DP, distributed_optimizer=True),
+    Layout("moe", "grpo_kl", EP | DP),
+    Layout("moe", "grpo_kl", EP | DP, distributed_optimizer=True),
+    Layout("moe", "grpo_kl", EP | CP),
+    Layout("moe", "grpo_kl", SP),
+    Layout("moe", "grpo_kl", SP | EP),
+    Layout("moe", "grpo_kl", SP | ETP),
+    Layout("moe", "grpo_kl", ETP | DP),
+    Layout("moe", "grpo_kl", PP),
+]
+FOUR_RANKS = [
+    Layout("dense", "grpo_kl", SP | PP),
+    Layout("tied", "grpo_kl", TP | PP),
+    Layout("deep", "grpo_kl", SP | VPP, recompute=Recompute.full),
+    Layout("deep", "grpo_kl", {"pipeline": 4}),
+    Layout("dense", "grpo_kl", SP | CP),
+    Layout("dense", "gspo", TP | CP),
+    Layout("tied", "grpo_kl", PP | CP),
+    Layout("dense", "grpo_kl", TP | DP),
+    Layout("deep", "grpo_kl", VPP | DP, distributed_optimizer=True),
+    Layout("dense", "grpo_kl", CP | DP),
+    Layout("dense", "gspo", {"context": 4}),
+    Layout("moe", "grpo_kl", CP | EP | DP),
+    Layout("moe", "grpo_kl", {"context": 2, "expert": 4, "data": 2}, distributed_optimizer=True),
+    Layout("moe", "grpo_kl", SP | EP | DP),
+    Layout("moe", "grpo_kl", SP | {"expert": 4} | DP, distributed_optimizer=True),
+    Layout("moe", "grpo_kl", SP | EP | ETP | DP),
+    Layout("moe", "grpo_kl", SP | EP | PP),
+    Layout("moe", "grpo_kl", SP | EP | CP),
+    Layout("deep", "ppo", SP | PP),
+    Layout("moe", "ppo", CP | EP | DP),
+]
+BF16 = [
+    Layout("dense", "grpo_kl", dtype=DType.bfloat16),
+    Layout("dense", "grpo_kl", SP, dtype=DType.bfloat16),
+    Layout("moe", "grpo_kl", dtype=DType.bfloat16),
+    Layout("moe", "grpo_kl", EP | DP, dtype=DType.bfloat16),
+]
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How far a layout is from one rank, the worst over its ranks."""
+
+    loss: float
+    """Largest difference of an iteration's loss, relative to it (to 0.1 if it is smaller: GRPO's first loss is 0)."""
+    grad_norm: float
+    """Of its gradient norm, relative."""
+    gradients: float
+    """Largest difference of a parameter's gradient after the first iteration, relative to its largest value."""
+    logprobs: float
+    """Largest difference of a log-prob before the first step."""
+    weights: float
+    """Largest difference of an exported weight after the last step."""
+    metrics: float
+    """Of the other metrics, relative (absolute where they are below 1)."""
+
+    def worst(self, other: Differences) -> Differences:
+        """The larger of each."""
+        return Differences(*(max(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
+
+def measure(layout: Layout, pool: RankPool, models: dict[str, Path], one_rank: dict[str, Any]) -> Differences:
+    """Train under a layout and compare every rank with the result of its baseline."""
+    results = run(layout, pool, models)
+    differences = [compare(result, one_rank) for result in results]
+    worst = differences[0]
+    for other in differences[1:]:
+        worst = worst.worst(other)
+    return worst
+
+
+def run(layout: Layout, pool: RankPool, models: dict[str, Path]) -> list[dict[str, Any]]:
+    """Each rank's metrics, log-probs (of the whole batch), gradients and weights."""
+    spec = layout.spec(models)
+    if layout.algorithm == "ppo":
+        batches = [driven.segmented(spec.algo, seed) for seed in range(2)]
+        results = pool.run(driven.train, spec, batches, world_size=layout.ranks)
+        for result in results:
+            result["metrics"] = [iteration["metrics"] for iteration in result["iterations"]]
+            result["logprobs"] = result["iterations"][0]["columns"]["old_logprobs"]
+        return results
+    batches = [make_batch(spec.algo, seed=seed) for seed in range(STEPS // spec.algo.steps_per_iteration)]
+    align = layout.parallel.get("pipeline", 1) if "virtual_pipeline" in layout.parallel else 1
+    iterations = [divide(batch, spec.data_parallel, align=align) for batch in batches]
+    results = pool.run(layout_scenario.train, spec, iterations, world_size=layout.ranks)
+    column = whole_column(iterations[0], batches[0], [result["logprobs"] for result in results])
+    return [result | {"logprobs": column} for result in results]
+
+
+def compare(got: dict[str, Any], expected: dict[str, Any]) -> Differences:
+    """What a rank computed beside what one rank alone did. ValueError if they computed different things."""
+    for name in ("gradients", "weights"):
+        if set(got[name]) != set(expected[name]):
+            raise ValueError(f"{name} of other tensors: {set(got[name]) ^ set(expected[name])}")
+
+    def metric(name: str, scale: Callable[[float], float] = abs) -> float:
+        pairs = zip(got["metrics"], expected["metrics"], strict=True)
+        return max((abs(g[name] - e[name]) / scale(e[name]) for g, e in pairs if name in e), default=0.0)
+
+    return Differences(
+        loss=max(metric(name, lambda value: max(abs(value), 0.1)) for name in ("loss", "critic_loss")),
+        grad_norm=max(metric("grad_norm"), metric("critic_grad_norm")),
+        gradients=max(
+            float(np.abs(got["gradients"][name] - gradient).max() / (np.abs(gradient).max() + 1e-30))
+            for name, gradient in expected["gradients"].items()
+        ),
+        logprobs=float(np.abs(got["logprobs"] - expected["logprobs"]).max()),
+        weights=max(float(np.abs(got["weights"][n] - w).max()) for n, w in expected["weights"].items()),
+        metrics=max(metric(name, lambda value: max(abs(value), 1.0)) for name in COMPARED_METRICS),
+    )

@@ -1,0 +1,41 @@
+"""What `import` refuses before it starts anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.errors import ConfigError, UserError
+from rlscale.run.commands import import_
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "import needs to=FOLDER once"),
+        (["to=a", "to=b"], "import needs to=FOLDER once"),
+        (["to=full"], r"to=.*full exists and is not empty"),
+        (["to=full/file"], r"to=.*full/file is a file"),
+        (["to=new", "--force"], "import does not know '--force'"),
+        (["to=new", "model=no_such_model"], "model=no_such_model: no such option"),
+        (["to=new", "parallel.tensr=2"], r"parallel\.tensr"),
+        (["to=new", "model.path=nowhere/at_all", "model.create=null"], "nowhere/at_all"),
+    ],
+)
+def test_what_it_cannot_do_is_said_in_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    with pytest.raises((UserError, ConfigError), match=message) as error:
+        import_(arguments)
+    assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_is_its_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert import_(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: python -m rlscale import ")
