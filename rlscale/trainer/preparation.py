@@ -109,7 +109,8 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
         if columns.mask.any():
             metrics["explained_variance"] = explained_variance(values, targets, columns.mask)
     made["advantages"] = advantages
-    metrics["clamped_tokens_before"] = float((clamped | penalty_clamped).sum())
+    if columns.mask.any():
+        metrics["clamped_tokens_before"] = float((clamped | penalty_clamped).sum())
     for name, column in made.items():
         batch = batch.with_column(name, column)
     return batch, metrics

@@ -310,6 +310,7 @@ def test_a_rejected_segment_loses_its_kl_and_entropy_too() -> None:
         gradients[name] = [g.numpy() for g in torch.autograd.grad(loss, (lp, entropy))]
     assert 0 < metrics["rejected_segments"] < 1
     mask, weight = batch.column("loss_mask"), batch.column("loss_weight")
+    assert (weight[mask] == 0).any()
     for rejecting, everything in zip(gradients["rejecting"], gradients["plain"], strict=True):
         assert (everything[mask] != 0).all()
         np.testing.assert_array_equal(rejecting, np.where(weight > 0, everything, 0.0))
