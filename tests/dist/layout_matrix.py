@@ -117,26 +117,29 @@ TWO_RANKS = [
 ]
 FOUR_RANKS = [
     Layout("dense", "grpo_kl", SP | PP),
+    Layout("dense", "grpo_kl", SP | CP),
+    Layout("moe", "grpo_kl", CP | EP | DP),
+    Layout("moe", "grpo_kl", SP | {"expert": 4} | DP, distributed_optimizer=True),
+    Layout("deep", "ppo", SP | PP),
+]
+MORE_ON_FOUR_RANKS = [
     Layout("tied", "grpo_kl", TP | PP),
     Layout("deep", "grpo_kl", SP | VPP, recompute=Recompute.full),
     Layout("deep", "grpo_kl", {"pipeline": 4}),
-    Layout("dense", "grpo_kl", SP | CP),
     Layout("dense", "gspo", TP | CP),
     Layout("tied", "grpo_kl", PP | CP),
     Layout("dense", "grpo_kl", TP | DP),
     Layout("deep", "grpo_kl", VPP | DP, distributed_optimizer=True),
     Layout("dense", "grpo_kl", CP | DP),
     Layout("dense", "gspo", {"context": 4}),
-    Layout("moe", "grpo_kl", CP | EP | DP),
     Layout("moe", "grpo_kl", {"context": 2, "expert": 4, "data": 2}, distributed_optimizer=True),
     Layout("moe", "grpo_kl", SP | EP | DP),
-    Layout("moe", "grpo_kl", SP | {"expert": 4} | DP, distributed_optimizer=True),
     Layout("moe", "grpo_kl", SP | EP | ETP | DP),
     Layout("moe", "grpo_kl", SP | EP | PP),
     Layout("moe", "grpo_kl", SP | EP | CP),
-    Layout("deep", "ppo", SP | PP),
     Layout("moe", "ppo", CP | EP | DP),
 ]
+"""Measured by benchmarks/layouts.py, which prints the table of docs/trainer.md; too many for every test run."""
 BF16 = [
     Layout("dense", "grpo_kl", dtype=DType.bfloat16),
     Layout("dense", "grpo_kl", SP, dtype=DType.bfloat16),
