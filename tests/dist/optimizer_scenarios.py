@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scenarios import gathered, open_trainer
 
 from rlscale.data.part import Part
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.spec import Form, TrainerSpec
 
 
 def _named(policy: Any) -> dict[str, Any]:
@@ -142,3 +143,10 @@ def count_flops(
 def _product(c: list[int], a: list[int], b: list[int], **unused: Any) -> int:
     """FLOPs of c += a b, from the shapes."""
     return 2 * a[0] * a[1] * b[1]
+
+
+def exported(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, folder: str) -> None:
+    """The weights that a run starts from, converted as the commands `export` and `import` do it."""
+    from rlscale.trainer.megatron.conversion import convert
+
+    convert(spec, (rank, world_size, rank), (address, port), Path(folder), Form.hugging_face)

@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 
-
 _PR_SET_PDEATHSIG = 1
 
 _MOST_THREADS = 100

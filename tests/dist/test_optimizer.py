@@ -12,6 +12,7 @@ import optimizer_scenarios as own
 import pytest
 import scenarios
 from rank_pool import RankFailed, RankPool, free_port
+from safetensors.numpy import load_file
 from training_data import divide, make_batch, make_spec
 
 from rlscale.config.schema.cluster import Device
@@ -89,6 +90,15 @@ GROUPS: dict[str, Any] = {
     "router": {"pattern": "*.mlp.gate.weight", "lr_mult": 0.25},
     "embedding": {"pattern": "model.embed_tokens.*", "lr_mult": 2.0, "weight_decay": 0.5},
 }
+
+
+def test_a_run_with_frozen_parameters_can_be_exported(pool: RankPool, models: dict[str, Path], tmp_path: Path) -> None:
+    spec = make_spec(models["dense"], trainer=TrainerConfig(frozen=["model.embed_tokens.*"]))
+    pool.run(own.exported, spec, str(tmp_path / "hf"), world_size=1)
+    before, after = (load_file(folder / "model.safetensors") for folder in (models["dense"], tmp_path / "hf"))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        np.testing.assert_array_equal(after[name], weight, err_msg=name)
 
 
 def test_groups_have_the_learning_rate_and_decay_that_they_are_given(pool: RankPool, models: dict[str, Path]) -> None:

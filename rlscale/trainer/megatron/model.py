@@ -138,7 +138,7 @@ def build_model(
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
         if not trained:
             parameter.requires_grad_(False)
-    if role.trained:
+    if trained:
         section = "critic.trainer" if role is Role.critic else "trainer"
         freeze(bare, weights, spec.trainer.frozen, f"{section}.frozen")
     inner = [Float16Module(config, chunk) if config.bf16 else chunk for chunk in bare]
