@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import COLUMNS
@@ -18,7 +18,7 @@ from rlscale.data.target import current_folder_importable, import_target
 from rlscale.envs.reward import Reward, build_reward
 from rlscale.trainer.hook_contract import CHECKS, Finding, Status, check_advantage, failed
 from rlscale.trainer.hook_contract.findings import Report, reported
-from rlscale.trainer.hooks import build_hook
+from rlscale.trainer.hooks import HookKind, build_hook
 
 PARAMETERS = {
     "score": ("rewards", "groups"),
@@ -149,7 +149,7 @@ def _findings(kind: str, node: dict[str, Any]) -> list[Finding]:
     if kind == "reward":
         return check_reward(build_reward(RewardConfig(function=node)))
     if kind != "advantage" or "reads" not in node:
-        return CHECKS[kind](build_hook(kind, node))  # type: ignore[arg-type]
+        return CHECKS[kind](build_hook(cast(HookKind, kind), node))
     own = dict(node)
     reads = _reads(own.pop("reads"))
     return check_advantage(build_hook("advantage", own), reads=reads)

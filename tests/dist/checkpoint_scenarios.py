@@ -19,22 +19,6 @@ from rlscale.trainer.spec import TrainerSpec
 _SMALLER_THAN_A_RANK = 20_000
 
 
-def save_while_training(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]], folder: str
-) -> dict[str, Any]:
-    """Train on all iterations; after half of them a copy is saved, which becomes whole only after the last."""
-    trainer = open_trainer(rank, world_size, address, port, spec)
-    try:
-        for number, parts in enumerate(iterations):
-            if number == len(iterations) // 2:
-                trainer.begin_save(folder)
-            metrics = trainer.train(parts[trainer.data_parallel_rank()], number)
-        trainer.finish_save()
-        return {"weights": gathered(trainer), "metrics": metrics}
-    finally:
-        trainer.close()
-
-
 def save_on_a_full_disk(
     rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], folders: list[str]
 ) -> list[str]:
@@ -68,7 +52,8 @@ def save_until_killed(spec: TrainerSpec, parts: list[Part], folder: str, port: i
 
     megatron_cpu.install()
     trainer = open_trainer(0, 1, "127.0.0.1", port, spec)
-    saver = Saver(CheckpointStore(Path(folder), keep=2), _AsGroup(trainer, stuck=2), "hash", 60.0)  # type: ignore[arg-type]
+    ranks: Any = _AsGroup(trainer, stuck=2)
+    saver = Saver(CheckpointStore(Path(folder), keep=2), ranks, "hash", 60.0)
     for iteration in (1, 2):
         trainer.train(parts[0], iteration)
         saver.begin(Progress(iteration=iteration), None, copy=True)

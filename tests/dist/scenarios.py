@@ -64,15 +64,27 @@ def logprobs(
 
 
 def train_and_save_halfway(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]], folder: str
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+    spec: TrainerSpec,
+    iterations: list[list[Part]],
+    folder: str,
+    meanwhile: bool = False,
 ) -> dict[str, Any]:
-    """Train on all iterations, with a checkpoint after the first half: weights and last metrics."""
+    """Train on all iterations, with a checkpoint after the first half: weights and last metrics.
+
+    `meanwhile`: a copy is written while training goes on, and becomes whole only after the last iteration.
+    """
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         for number, parts in enumerate(iterations):
             if number == len(iterations) // 2:
-                trainer.save(folder)
+                (trainer.begin_save if meanwhile else trainer.save)(folder)
             metrics = trainer.train(parts[trainer.data_parallel_rank()], number)
+        if meanwhile:
+            trainer.finish_save()
         return {"weights": gathered(trainer), "metrics": metrics}
     finally:
         trainer.close()

@@ -64,7 +64,7 @@ def test_training_resumed_from_a_copy_written_meanwhile_gives_the_same_bits(
 ) -> None:
     spec, folder = spec_of(models[model], layout), str(tmp_path / "saved")
     iterations, ranks = iterations_of(spec), ranks_of(layout)
-    straight = pool.run(checkpoint_scenarios.save_while_training, spec, iterations, folder, world_size=ranks)
+    straight = pool.run(scenarios.train_and_save_halfway, spec, iterations, folder, True, world_size=ranks)
     resumed = pool.run(scenarios.resume, spec, iterations[2:], folder, world_size=ranks)
     for before, after in zip(straight, resumed, strict=True):
         assert after["steps"] == 2
