@@ -26,4 +26,4 @@ class CheckpointConfig(Section):
     keep: int = 2
     """Checkpoints kept; older ones are removed after a newer one is whole."""
     resume: Resume = Resume.auto
-    """`auto` continues the newest unfinished run of the same recipe and values, in any layout; `never` starts afresh."""
+    """`auto` continues the newest unfinished run of this recipe and values, in any layout; `never` starts afresh."""
