@@ -38,6 +38,9 @@ SIZES = [(2048, 32768, 512), (512, 151936, 1024)]
 KINDS = ("log-probs", "entropies too")
 
 
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
 class _OneRank:
     """A tensor-parallel group of one."""
 
@@ -55,7 +58,7 @@ class Case:
     size: tuple[int, int, int]
     kind: str
     backward: bool
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor]
+    inputs: Inputs
     """Hidden states, weight, labels, and the gradient of the log-probs."""
 
     def calls(self) -> dict[str, Callable[[], list[Tensor]]]:
@@ -115,7 +118,7 @@ def _measure(device: torch.device, sizes: list[Any], options: argparse.Namespace
     return table
 
 
-def _inputs(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+def _inputs(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Inputs:
     """Hidden states of a norm's output and a weight that makes logits of about one and a half."""
     tokens, words, hidden = size
     draw = torch.Generator().manual_seed(0)
@@ -123,8 +126,8 @@ def _inputs(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device
     weight = torch.randn(words, hidden, generator=draw).mul_(1.5 / hidden**0.5)
     labels = torch.randint(0, words, (tokens,), generator=draw)
     gradient = torch.randn(tokens, generator=draw)
-    learned = [x.to(device, dtype).requires_grad_() for x in (states, weight)]
-    return *learned, labels.to(device), gradient.to(device)
+    states, weight = (x.to(device, dtype).requires_grad_() for x in (states, weight))
+    return states, weight, labels.to(device), gradient.to(device)
 
 
 def _fused(hidden: Tensor, weight: Tensor, labels: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:

@@ -42,7 +42,7 @@ RUN = (
     "checkpoint.resume=never",
     "run.progress=plain",
 )
-RATIO_AIM, OTHER_AIM = 0.9, 0.10
+RATIO_AIM, OTHER_AIM = 0.95, 0.10
 
 
 def main() -> None:
@@ -70,17 +70,18 @@ def _prepare(folder: Path) -> tuple[Any, int, int]:
     """The trainer's spec on a newly made model, the size of its vocabulary, and its parameters."""
     from safetensors import safe_open
 
-    from rlscale.data.model_folder import ensure_model_folder
     from rlscale.run.assembly import trainer_spec
+    from rlscale.run.models import ModelFolders
 
-    config = compose(overrides=[*MODEL, "optim.lr=1e-6"])
-    model = ensure_model_folder(config.model, folder / ".rlscale")
+    config = compose(overrides=[*MODEL, "optim.lr=1e-6", f"run.scratch={folder / '.rlscale'}"])
+    folders = ModelFolders.of(config)
+    model = folders.policy
     parameters = 0
     for file in model.glob("*.safetensors"):
         with safe_open(file, "np") as tensors:
             parameters += sum(tensors.get_tensor(name).size for name in tensors.keys())  # noqa: SIM118 - no dict
     vocabulary = int(json.loads((model / "config.json").read_text(encoding="utf-8"))["vocab_size"])
-    return trainer_spec(config, model), vocabulary, parameters
+    return trainer_spec(config, folders), vocabulary, parameters
 
 
 def _table(*columns: str) -> Table:

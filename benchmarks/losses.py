@@ -141,12 +141,13 @@ def _measure(device: torch.device, repeats: int) -> Table:
 
 def _policy_losses(x: Columns) -> Iterator[Measured]:
     mask, three = x["loss_mask"], ("logprobs", "old_logprobs", "advantages")
-    wide, narrow = {"eps_low": 0.2, "eps_high": 0.2}, {"eps_low": 3e-4, "eps_high": 4e-4}
     by_token: dict[str, Callable[..., losses.PolicyLoss]] = {
-        "clip": lambda *c: losses.clip(*c, **wide),
-        "dual clip": lambda *c: losses.clip(*c, **wide, dual_clip=3.0),
-        "gspo": lambda *c: losses.gspo(*c, mask, x.segment_sum, **narrow),
-        "gspo_token": lambda *c: losses.gspo_token(*c, mask, x.segment_sum, **narrow),
+        "clip": lambda *c: losses.clip(*c, eps_low=0.2, eps_high=0.2),
+        "dual clip": lambda *c: losses.clip(*c, eps_low=0.2, eps_high=0.2, dual_clip=3.0),
+        "gspo": lambda lp, old, a: losses.gspo(lp, old, a, mask, x.segment_sum, eps_low=3e-4, eps_high=4e-4),
+        "gspo_token": lambda lp, old, a: losses.gspo_token(
+            lp, old, a, mask, x.segment_sum, eps_low=3e-4, eps_high=4e-4
+        ),
         "cispo": lambda *c: losses.cispo(*c, eps_low=1.0, eps_high=4.0),
         "sapo": lambda *c: losses.sapo(*c, tau_positive=1.0, tau_negative=1.05),
     }

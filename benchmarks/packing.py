@@ -105,7 +105,8 @@ def _lengths(kind: str, count: int) -> Lengths:
 
 def _ours(lengths: Lengths, ranks: int, cost: CostModel, lockstep: bool) -> Parts:
     steps = np.zeros(len(lengths), np.int64)
-    return [rank[0] for rank in plan(lengths, steps, ranks, CAP, ALIGN, cost=cost, lockstep=lockstep).parts]
+    parts = plan(lengths, steps, ranks, CAP, ALIGN, cost=cost, lockstep=lockstep).parts
+    return [[rows.tolist() for rows in rank[0]] for rank in parts]
 
 
 def _aligned(lengths: Lengths) -> Lengths:
