@@ -11,7 +11,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import socket
 import statistics
 import tempfile
 import threading
@@ -26,6 +25,7 @@ import numpy as np
 from machine import describe_machine, load_average
 
 from rlscale.data.part import Part
+from rlscale.platform.ports import free_port
 from rlscale.trainer.spec import Form, TrainerSpec
 
 _STEPS = 6
@@ -130,7 +130,7 @@ def _measure_conversion(model: Path, source: Path, target: Path, form: Form) -> 
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    seconds = _seconds(lambda: convert(spec, (0, 1, 0), ("127.0.0.1", _free_port()), target, form))
+    seconds = _seconds(lambda: convert(spec, (0, 1, 0), ("127.0.0.1", free_port("127.0.0.1")), target, form))
     over.set()
     watcher.join()
     return {"seconds": seconds, "peak": peak[0] - base}
@@ -158,7 +158,7 @@ def _trainer(spec: TrainerSpec) -> Any:
     from rlscale.trainer.megatron.trainer import MegatronTrainer
 
     trainer = MegatronTrainer(spec, 0, 1)
-    trainer.start("127.0.0.1", _free_port())
+    trainer.start("127.0.0.1", free_port("127.0.0.1"))
     return trainer
 
 
@@ -191,12 +191,6 @@ def _own_memory() -> int:
     """Bytes of this process that no file stands behind."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
     return int(line.split()[1]) * 1024
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _in_process(function: Callable[..., Any], *arguments: Any) -> Any:

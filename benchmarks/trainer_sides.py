@@ -1,13 +1,11 @@
 """What is compared: rlscale's trainer and a plain Hugging Face model, each made to train on the same token rows.
 
 A side runs in a process of its own with one thread, takes rows from a pipe and answers with the time of one step.
-torch is imported inside the functions, after the number of threads is set.
+torch is imported inside the functions: importing this module must cost the other side nothing.
 """
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import warnings
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from token_rows import TokenRows
 
 from rlscale.data.batch import Batch
+from rlscale.platform.ports import free_port
 from rlscale.trainer.spec import TrainerSpec
 
 if TYPE_CHECKING:
@@ -51,7 +50,6 @@ def serve_hugging_face(pipe: Connection, spec: TrainerSpec) -> None:
 
 
 def _serve(pipe: Connection, build: Callable[[], Prepare]) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
@@ -79,11 +77,8 @@ def _rlscale_step(spec: TrainerSpec) -> Prepare:
     from rlscale.data.part import split
     from rlscale.trainer.megatron.trainer import MegatronTrainer
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
     trainer = MegatronTrainer(spec, rank=0, world_size=1)
-    trainer.start("127.0.0.1", port)
+    trainer.start("127.0.0.1", free_port("127.0.0.1"))
 
     def prepare(rows: TokenRows) -> Callable[[], None]:
         batch = _grpo_batch(rows, spec)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.platform.ports import free_port
 
 
 def _log_to(path: str) -> None:
@@ -49,9 +49,7 @@ class TrainerActor:
     def address(self) -> tuple[str, int]:
         """Host and a free port of this rank's machine, for the ranks to meet at."""
         host = "127.0.0.1" if self._world_size == 1 else _own_address()
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            return host, probe.getsockname()[1]
+        return host, free_port(host)
 
     def start(self, spec: Any, address: str, port: int) -> None:
         """Join the other ranks and build the models."""

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.platform.ports import free_port
+from rlscale.serve.addresses import url_of
 from rlscale.serve.http import CallError, call
-from rlscale.serve.ports import free_port, url_of
 from rlscale.serve.process import GuardedProcess
 from rlscale.serve.router import router_command, router_options
 from rlscale.serve.server import ServerSpec, base_environment, engine_command, server_environment, server_options

@@ -19,6 +19,7 @@ from threading import Thread
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Backend, _new_process_group_helper, _world
 
+from rlscale.platform.ports import free_port
 from rlscale.weights.source import Bucket
 from rlscale.weights.transport import Receiver, TransferError
 
@@ -170,6 +171,4 @@ def _own_address(urls: Sequence[str]) -> tuple[str, int]:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((remote, 9))  # sends nothing; asks which of our addresses leads there
             address = probe.getsockname()[0]
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return address, probe.getsockname()[1]
+    return address, free_port(address)

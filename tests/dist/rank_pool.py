@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import psutil
+from rlscale.platform.ports import free_port
 
 _PR_SET_PDEATHSIG = 1
 
@@ -46,7 +46,7 @@ class RankPool:
         if any(psutil.Process(process.pid).num_threads() > _MOST_THREADS for process in self._processes):
             self.close()
         self._start(world_size)
-        port = free_port()
+        port = free_port("127.0.0.1")
         for rank in range(world_size):
             self._pipes[rank].send((function, (rank, world_size, "127.0.0.1", port, *args)))
         results, failure = [], None
@@ -69,13 +69,6 @@ class RankPool:
             process.kill()
             process.join()
         self._pipes, self._processes = [], []
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _work(pipe: Any) -> None:

@@ -161,7 +161,7 @@ def train_and_export(
 
 def offload(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, Any]:
     """Three steps straight, and three with the state moved away and back after each (also on the CPU)."""
-    from rank_pool import free_port
+    from rlscale.platform.ports import free_port
     from training_data import divide, make_batch
 
     from rlscale.trainer.megatron import parallel
@@ -169,7 +169,7 @@ def offload(rank: int, world_size: int, address: str, port: int, spec: TrainerSp
     (part,) = divide(make_batch(spec.algo), 1)
     results: dict[str, Any] = {}
     for name in ("straight", "offloaded"):
-        trainer = open_trainer(rank, world_size, address, free_port(), spec)
+        trainer = open_trainer(rank, world_size, address, free_port("127.0.0.1"), spec)
         for version in range(3):
             trainer.train(part, version)
             if name == "offloaded":

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import scenarios
-from rank_pool import free_port
 from training_data import divide, make_batch, make_spec
 
 from rlscale.config.schema.cluster import Device
 from rlscale.config.schema.model import DType
+from rlscale.platform.ports import free_port
 
 pytestmark = pytest.mark.gpu
 
 
 def open_on_gpu(model: Path, **options: Any) -> Any:
     spec = make_spec(model, device=Device.cuda, **options)
-    return scenarios.open_trainer(0, 1, "127.0.0.1", free_port(), spec)
+    return scenarios.open_trainer(0, 1, "127.0.0.1", free_port("127.0.0.1"), spec)
 
 
 def test_log_probs_of_flash_attention_are_close_to_transformers(models: dict[str, Path]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import optimizer_scenarios as own
 import pytest
 import scenarios
-from rank_pool import RankFailed, RankPool, free_port
+from rank_pool import RankFailed, RankPool
 from safetensors.numpy import load_file
 from training_data import divide, make_batch, make_spec
 
@@ -19,6 +19,7 @@ from rlscale.config.schema.cluster import Device
 from rlscale.config.schema.model import DType
 from rlscale.config.schema.optim import OptimConfig, Schedule
 from rlscale.config.schema.trainer import Recompute, TrainerConfig
+from rlscale.platform.ports import free_port
 
 EMBEDDING, ROUTER = "model.embed_tokens.weight", "model.layers.0.mlp.gate.weight"
 FROZEN: list[tuple[str, dict[str, Any], TrainerConfig]] = [
@@ -185,7 +186,7 @@ def test_an_optimizer_in_host_memory_makes_the_same_steps(models: dict[str, Path
     spec = make_spec(models["dense"], device=Device.cuda, dtype=DType.bfloat16, optim=optim, trainer=trainer)
     iterations = [divide(make_batch(spec.algo, seed=seed), 1) for seed in range(2)]
     expected, got = (
-        scenarios.train(0, 1, "127.0.0.1", free_port(), each, iterations)["weights"]
+        scenarios.train(0, 1, "127.0.0.1", free_port("127.0.0.1"), each, iterations)["weights"]
         for each in (spec, replace(spec, optim=replace(optim, on_host=True)))
     )
     for name, weight in expected.items():
@@ -195,7 +196,7 @@ def test_an_optimizer_in_host_memory_makes_the_same_steps(models: dict[str, Path
 @pytest.mark.gpu
 def test_a_gpus_times_and_utilisation_are_measured_on_it(models: dict[str, Path]) -> None:
     spec = make_spec(models["dense"], device=Device.cuda, dtype=DType.bfloat16, trainer=TrainerConfig(peak_tflops=1.0))
-    result = scenarios.train(0, 1, "127.0.0.1", free_port(), spec, [divide(make_batch(spec.algo), 1)])
+    result = scenarios.train(0, 1, "127.0.0.1", free_port("127.0.0.1"), spec, [divide(make_batch(spec.algo), 1)])
     metrics = result["metrics"][0]
     assert 0 < metrics["seconds_forward_backward"] + metrics["seconds_optimizer"] <= metrics["train_seconds"]
     assert metrics["utilisation"] == pytest.approx(metrics["tflops_per_device"])
@@ -205,6 +206,6 @@ def test_a_gpus_times_and_utilisation_are_measured_on_it(models: dict[str, Path]
 def test_a_gpu_gives_the_same_bits_for_the_same_batches(models: dict[str, Path]) -> None:
     spec = make_spec(models["moe"], device=Device.cuda, dtype=DType.bfloat16)
     iterations = [divide(make_batch(spec.algo, seed=seed), 1) for seed in range(3)]
-    first, second = (scenarios.train(0, 1, "127.0.0.1", free_port(), spec, iterations) for _ in range(2))
+    first, second = (scenarios.train(0, 1, "127.0.0.1", free_port("127.0.0.1"), spec, iterations) for _ in range(2))
     for name, weight in first["weights"].items():
         np.testing.assert_array_equal(second["weights"][name], weight, err_msg=name)

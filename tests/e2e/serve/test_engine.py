@@ -16,8 +16,8 @@ import torch
 from shared_server import SharedServer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from rlscale.platform.ports import free_port
 from rlscale.serve.http import CallError, call
-from rlscale.serve.ports import free_port
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.weights import flat_bucket
 from rlscale.weights.broadcast_transport import join_group

@@ -13,8 +13,9 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster import Device
+from rlscale.platform.ports import free_port
+from rlscale.serve.addresses import url_of
 from rlscale.serve.http import CallError, call
-from rlscale.serve.ports import free_port, is_free, url_of
 from rlscale.serve.router import RouterClient
 from rlscale.serve.server import ServerSpec
 from rlscale.serve.supervisor import Supervisor
@@ -36,13 +37,6 @@ def taken() -> Iterator[int]:
         other.bind(("127.0.0.1", 0))
         other.listen()
         yield other.getsockname()[1]
-
-
-def test_a_port_in_use_is_passed_over(taken: int) -> None:
-    assert not is_free("127.0.0.1", taken)
-    assert free_port("127.0.0.1", taken) != taken
-    free = free_port("127.0.0.1")
-    assert free_port("127.0.0.1", free) == free
 
 
 def test_an_address_of_all_interfaces_is_not_what_others_call() -> None:
