@@ -187,6 +187,8 @@ _NOT_HASHED = (
     "checkpoint.resume",
     # which machines and processes compute it, and in which layout (a checkpoint of any layout is read by any other)
     "parallel",
+    "trainer.distributed_optimizer",
+    "critic.trainer.distributed_optimizer",
     "cluster.host",
     "cluster.ray_address",
     "rollout.engine_urls",

@@ -13,6 +13,7 @@ from rlscale.config.checks.subject import Subject
 from rlscale.config.errors import ConfigError
 from rlscale.config.named_models import has_critic
 from rlscale.config.schema import Config
+from rlscale.config.schema.cluster import Device
 from rlscale.config.schema.data import FileData
 from rlscale.config.schema.model import ModelConfig
 from rlscale.config.sizes import Sizes
@@ -36,6 +37,13 @@ def check_machine(config: Config) -> list[str]:
     if not subject.on_gpus:
         subject.notes.extend(_cores(subject))
     return subject.notes
+
+
+def check_gpus(config: Config) -> None:
+    """Check nothing but that this machine has the GPUs, where it is the one that runs it. Raises ConfigError."""
+    cluster = config.cluster
+    if cluster.device is Device.cuda and cluster.ray_address is None and (problems := [*_gpus(config)]):
+        raise ConfigError(problems)
 
 
 def count_gpus(root: Path = Path("/")) -> int:

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlscale.config.checks.layout import check_layout
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
+from rlscale.config.machine import check_gpus
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster import Device
 from rlscale.config.sizes import Sizes
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.run.assembly import trainer_spec
@@ -24,11 +25,12 @@ from rlscale.run.trainer_group import TrainerGroup
 from rlscale.trainer.spec import Form, TrainerSpec
 
 EXPORT_USAGE = (
-    "usage: python -m rlscale export run.output=FOLDER [to=FOLDER] [iteration=N] [model=policy|critic]\n"
+    "usage: python -m rlscale export run.output=FOLDER [to=FOLDER] [iteration=N] [model=policy|critic] [parallel=...]\n"
     "  run.output  folder of a run\n"
     "  to          folder for the model; by default hf-<iteration> or hf_critic-<iteration> in the run's folder\n"
     "  iteration   which checkpoint; by default the newest whole one\n"
-    "  model       policy (default), or the critic of a run that has one"
+    "  model       policy (default), or the critic of a run that has one\n"
+    "  parallel    layout of the ranks that convert, and cluster their machines; by default the run's"
 )
 
 IMPORT_USAGE = (
@@ -37,6 +39,9 @@ IMPORT_USAGE = (
     "  to          folder for the checkpoint, which a run starts from with model.init=FOLDER\n"
     "  parallel    layout of the ranks that convert; a run of any other layout can read the checkpoint"
 )
+
+_ELSEWHERE = ("parallel", "cluster")
+"""Sections that may be otherwise than in the run whose checkpoint is exported."""
 
 _FOLDERS = {"policy": "hf", "critic": "hf_critic"}
 """The models that can be exported, and how their folders are called."""
@@ -47,7 +52,9 @@ def export(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         print(EXPORT_USAGE)
         return 0
-    given = _given(arguments, ("run.output", "to", "iteration", "model"))
+    elsewhere = [word for word in arguments if word.lstrip("~").partition("=")[0].split(".")[0] in _ELSEWHERE]
+    own = [word for word in arguments if word not in elsewhere]
+    given = _given(own, ("run.output", "to", "iteration", "model"), "parallel=..., cluster=...")
     wanted = given.get("model", "policy")
     if wanted not in _FOLDERS:
         raise UserError(f"model={wanted}: export knows {' and '.join(_FOLDERS)}")
@@ -57,7 +64,8 @@ def export(arguments: Sequence[str]) -> int:
     checkpoint = _checkpoint(run, given.get("iteration"))
     number = checkpoint.name.removeprefix("iteration_").lstrip("0") or "0"
     target = _empty(Path(given.get("to", run / f"{_FOLDERS[wanted]}-{number}")).resolve())
-    config = compose(str(run / "recipe.yaml"), [])
+    config = compose(str(run / "recipe.yaml"), elsewhere)
+    _check(config)
     models = ModelFolders.of(config)  # without the teacher, which is no part of what is exported
     if wanted == "critic" and models.critic is None:
         raise UserError(f"model=critic: {run} has none (algorithm {config.algo.name})")
@@ -86,12 +94,19 @@ def import_(arguments: Sequence[str]) -> int:
     recipes = [word.removeprefix("recipe=") for word in arguments if word.startswith("recipe=")]
     overrides = [word for word in arguments if not word.startswith(("to=", "recipe="))]
     config = compose(recipes[-1] if recipes else None, overrides)
+    _check(config)
     spec = trainer_spec(config, ModelFolders(ensure_model_folder(config.model, Path(config.run.scratch).resolve())))
     spec = dataclasses.replace(spec, critic=None)
     target.parent.mkdir(parents=True, exist_ok=True)
     _convert(config, spec, target, Form.checkpoint, target.with_name(f".{target.name}-logs"))
     print(f"imported {spec.init_path} to {target}; a run starts from it with model.init={target}")
     return 0
+
+
+def _check(config: Config) -> None:
+    """Whether the model can be laid out on the ranks that convert, and this machine has their GPUs."""
+    check_layout(config)
+    check_gpus(config)
 
 
 def _convert(config: Config, spec: TrainerSpec, target: Path, to: Form, logs: Path, *, critic: bool = False) -> None:
@@ -101,9 +116,8 @@ def _convert(config: Config, spec: TrainerSpec, target: Path, to: Form, logs: Pa
         stop.install()
         layout = lay_out(config.cluster, Sizes.of(config).trainer_ranks, 0, 1)
         calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
-        device = config.cluster.device
-        nodes = node_ids(layout.nodes, need_gpus=device is Device.cuda)
-        trainer = TrainerGroup(layout, nodes, calls, logs, device, config.trainer.threads)
+        nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
+        trainer = TrainerGroup(layout, nodes, calls, logs, config.cluster.device, config.trainer.threads)
         try:
             trainer.convert(spec, target, to, config.cluster.start_timeout_s, critic=critic)
         finally:
@@ -121,12 +135,12 @@ def _empty(target: Path) -> Path:
     return target
 
 
-def _given(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+def _given(arguments: Sequence[str], known: Sequence[str], more: str) -> dict[str, str]:
     given = {}
     for word in arguments:
         key, separator, value = word.partition("=")
         if not separator or key not in known:
-            raise UserError(f"export does not know {word!r}; it takes {', '.join(f'{k}=...' for k in known)}")
+            raise UserError(f"export does not know {word!r}; it takes {', '.join(f'{k}=...' for k in known)}, {more}")
         given[key] = value
     return given
 

@@ -100,16 +100,16 @@ class RaySession:
         return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")
 
 
-def node_ids(count: int, need_gpus: bool) -> list[str]:
-    """Ids of `count` machines of the cluster, this one first; with `need_gpus` only machines that have some.
+def node_ids(count: int, gpus: int) -> list[str]:
+    """Ids of `count` machines of the cluster that have `gpus` GPUs or more, this one first.
 
     Raises UserError when there are fewer.
     """
     here = ray.get_runtime_context().get_node_id()
-    usable = [node for node in ray.nodes() if node["Alive"] and (not need_gpus or node["Resources"].get("GPU", 0))]
+    usable = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= gpus]
     if len(usable) < count:
-        what = "with GPUs " if need_gpus else ""
+        what = f" with {gpus} GPUs (cluster.gpus_per_node)" if gpus else ""
         raise UserError(
-            f"cluster.nodes={count}, but the Ray cluster has {len(usable)} {what}in it; start Ray on the others first"
+            f"cluster.nodes={count}, but the Ray cluster has {len(usable)}{what}; start Ray on the others first"
         )
     return sorted((node["NodeID"] for node in usable), key=lambda node: (node != here, node))[:count]

@@ -145,8 +145,10 @@ def _product(c: list[int], a: list[int], b: list[int], **unused: Any) -> int:
     return 2 * a[0] * a[1] * b[1]
 
 
-def exported(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, folder: str) -> None:
-    """The weights that a run starts from, converted as the commands `export` and `import` do it."""
+def exported(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, folder: str, critic: bool = False
+) -> None:
+    """The weights that a run's policy or critic starts from, converted as the commands `export` and `import` do it."""
     from rlscale.trainer.megatron.conversion import convert
 
-    convert(spec, (rank, world_size, rank), (address, port), Path(folder), Form.hugging_face)
+    convert(spec, (rank, world_size, rank), (address, port), Path(folder), Form.hugging_face, critic=critic)

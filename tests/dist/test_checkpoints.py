@@ -12,23 +12,29 @@ import checkpoint_scenarios
 import numpy as np
 import pytest
 import scenarios
-from rank_pool import RankFailed, RankPool, free_port
+import torch
+import torch.distributed.checkpoint
+from rank_pool import RankFailed, RankPool
 from training_data import divide, make_batch, make_spec
 
+from rlscale.config.schema.model import DType
 from rlscale.config.schema.optim import OptimConfig, Schedule
 from rlscale.config.schema.trainer import TrainerConfig
 from rlscale.run.checkpoint import CheckpointStore
 from rlscale.trainer.spec import TrainerSpec
+from rlscale.platform.ports import free_port
 
 Layout = dict[str, Any]
-"""Sizes of `parallel`, and whether the optimizer is `distributed`."""
+"""Sizes of `parallel`, whether the optimizer is `distributed`, and a `dtype` other than float32."""
+
+BF16 = {"dtype": DType.bfloat16}
 
 SAME: list[tuple[str, Layout]] = [
     ("dense", {}),
-    ("dense", {"tensor": 2, "sequence": True}),
+    ("dense", {"tensor": 2, "sequence": True, **BF16}),
     ("dense", {"data": 2, "distributed": True}),
     ("dense", {"pipeline": 2}),
-    ("moe", {"expert": 2, "data": 2, "distributed": True}),
+    ("moe", {"expert": 2, "data": 2, "distributed": True, **BF16}),
 ]
 
 OTHER: list[tuple[str, Layout, Layout]] = [
@@ -43,15 +49,24 @@ OTHER: list[tuple[str, Layout, Layout]] = [
 ]
 
 
+HANDED_ON: list[tuple[str, list[Layout]]] = [
+    ("dense", [{}, {"tensor": 2}, {"data": 2, "distributed": True}, {}]),
+    ("tied", [{"data": 2, "distributed": True}, {"pipeline": 2}]),
+    ("moe", [{}, {"expert": 2, "data": 2}, {"expert": 2, "data": 2, "distributed": True}, {}]),
+]
+"""Layouts each of which reads what the one before it wrote."""
+
+
 def spec_of(folder: Path, layout: Layout, **options: Any) -> TrainerSpec:
-    sizes = {name: size for name, size in layout.items() if name != "distributed"}
+    options |= {"dtype": layout.get("dtype", DType.float32)}
+    sizes = {name: size for name, size in layout.items() if name not in ("distributed", "dtype")}
     optim = OptimConfig(lr=1e-2, warmup_steps=1, schedule=Schedule.cosine)
     trainer = TrainerConfig(distributed_optimizer=layout.get("distributed", False))
     return make_spec(folder, parallel=sizes, optim=optim, trainer=trainer, **options)
 
 
 def ranks_of(layout: Layout) -> int:
-    return 2 if layout else 1
+    return 2 if layout.keys() - {"distributed", "dtype"} else 1
 
 
 def iterations_of(spec: TrainerSpec) -> list[Any]:
@@ -90,6 +105,41 @@ def test_checkpoint_of_one_layout_is_continued_in_another(
         np.testing.assert_allclose(resumed["weights"][name], weight, atol=5e-5, rtol=0, err_msg=name)
 
 
+def tensors_of(folder: str) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, put together from its shards, by its name there."""
+    reader = torch.distributed.checkpoint.FileSystemReader(folder)
+    known = reader.read_metadata().state_dict_metadata
+    shards = {name: entry for name, entry in known.items() if hasattr(entry, "properties")}
+    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in shards.items()}
+    torch.distributed.checkpoint.load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize(("model", "layouts"), HANDED_ON)
+def test_sixteen_bit_model_and_its_optimizer_are_the_same_bits_after_other_layouts(
+    model: str, layouts: list[Layout], pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    first, *others = (spec_of(models[model], layout | BF16) for layout in layouts)
+    folder = str(tmp_path / "0")
+    pool.run(scenarios.train_and_save_halfway, first, iterations_of(first), folder, world_size=ranks_of(layouts[0]))
+    expected = tensors_of(folder)
+    weight = "embedding.word_embeddings.weight"
+    main = expected[f"optimizer.state.fp32_param.{weight}"]
+    assert expected[weight].dtype == torch.bfloat16
+    assert torch.equal(main.bfloat16(), expected[weight])
+    assert not torch.equal(main, expected[weight].float())
+    for number, (spec, layout) in enumerate(zip(others, layouts[1:], strict=True), 1):
+        before, folder = folder, str(tmp_path / str(number))
+        ranks = ranks_of(layout)
+        assert pool.run(checkpoint_scenarios.load_and_save, spec, before, folder, world_size=ranks) == [2] * ranks
+        got = tensors_of(folder)
+        assert got.keys() == expected.keys()
+        assert torch.load(Path(folder) / "common.pt", weights_only=False)["optimizer"]["step"] == 2
+        for name, tensor in expected.items():
+            torch.testing.assert_close(got[name], tensor, rtol=0, atol=0, msg=f"{name} after {layout}")
+
+
 def test_weights_alone_of_a_checkpoint_start_a_run_of_another_layout(
     pool: RankPool, models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -112,7 +162,7 @@ def test_writing_that_is_cut_off_by_a_kill_leaves_the_checkpoint_before_it(
     parts = iterations_of(spec)[0]
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    arguments = (spec, parts, str(store.folder), free_port(), theirs)
+    arguments = (spec, parts, str(store.folder), free_port("127.0.0.1"), theirs)
     process = context.Process(target=checkpoint_scenarios.save_until_killed, args=arguments, daemon=True)
     process.start()
     assert ours.poll(120.0), "the third step did not wait for the second checkpoint"
@@ -133,18 +183,19 @@ def test_full_disk_of_one_rank_is_an_error_on_all_and_the_training_goes_on(
     pool: RankPool, models: dict[str, Path], tmp_path: Path
 ) -> None:
     spec = spec_of(models["dense"], {"tensor": 2})
-    folders = [str(tmp_path / name) for name in ("before", "full", "after")]
+    folders = [str(tmp_path / name) for name in ("before", "full", "full at once", "after")]
     for said in pool.run(checkpoint_scenarios.save_on_a_full_disk, spec, iterations_of(spec)[0], folders, world_size=2):
-        assert said == ["", "UserError: rank 1: [Errno 27] File too large", ""]
-    assert [(Path(folder) / "metadata.json").exists() for folder in folders] == [True, False, True]
-    steps = [pool.run(scenarios.resume, spec, [], folders[n], world_size=2)[0]["steps"] for n in (0, 2)]
-    assert steps == [0, 2]
+        assert said == ["", *["UserError: rank 1: [Errno 27] File too large"] * 2, ""]
+    assert [(Path(folder) / "metadata.json").exists() for folder in folders] == [True, False, False, True]
+    steps = [pool.run(scenarios.resume, spec, [], folders[n], world_size=2)[0]["steps"] for n in (0, 3)]
+    assert steps == [0, 3]
 
 
+@pytest.mark.parametrize("distributed", [False, True])
 def test_checkpoint_before_the_first_step_can_be_resumed(
-    pool: RankPool, models: dict[str, Path], tmp_path: Path
+    distributed: bool, pool: RankPool, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    spec, folder = make_spec(models["dense"]), str(tmp_path / "saved")
+    spec, folder = spec_of(models["dense"], {"distributed": distributed}), str(tmp_path / "saved")
     iterations = [divide(make_batch(spec.algo), 1)]
     straight = pool.run(scenarios.train_and_save_halfway, spec, iterations, folder, world_size=1)[0]
     resumed = pool.run(scenarios.resume, spec, iterations, folder, world_size=1)[0]
@@ -163,18 +214,3 @@ def test_what_cannot_be_continued_is_refused_in_one_line(
         pool.run(scenarios.resume, deep, [], folder, world_size=1)
     with pytest.raises(RankFailed, match=r"UserError: .*/nothing is no trainer checkpoint"):
         pool.run(scenarios.resume, dense, [], str(tmp_path / "nothing"), world_size=1)
-
-
-def test_distributed_optimizer_with_overlap_gives_the_weights_of_one_rank(
-    pool: RankPool, models: dict[str, Path]
-) -> None:
-    one = make_spec(models["dense"])
-    iterations = [divide(make_batch(one.algo, seed=seed), 1) for seed in range(2)]
-    expected = pool.run(scenarios.train, one, iterations, world_size=1)[0]
-    trainer = TrainerConfig(distributed_optimizer=True, ddp={"overlap_grad_reduce": True, "overlap_param_gather": True})
-    two = replace(one, parallel=replace(one.parallel, data=2), trainer=trainer, data_parallel=2)
-    iterations = [divide(make_batch(one.algo, seed=seed), 2) for seed in range(2)]
-    for result in pool.run(scenarios.train, two, iterations, world_size=2):
-        assert result["metrics"][1]["grad_norm"] == pytest.approx(expected["metrics"][1]["grad_norm"], rel=1e-5)
-        for name, weight in expected["weights"].items():
-            np.testing.assert_allclose(result["weights"][name], weight, atol=5e-5, err_msg=name)

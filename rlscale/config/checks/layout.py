@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import gcd
 
+from rlscale.config.architecture import read_architecture
+from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.subject import Subject, divisors
+from rlscale.config.errors import ConfigError
+from rlscale.config.schema import Config
 from rlscale.config.schema.cluster import Placement
+from rlscale.config.sizes import Sizes
+
+
+def check_layout(config: Config) -> None:
+    """Check nothing but how the model lies on the trainer's ranks: all that matters where nothing is trained.
+
+    Raises ConfigError with one line per problem. A model that is not downloaded yet is not looked at.
+    """
+    problems = [line for line in out_of_range(config) if line.startswith("parallel.")]
+    if not problems:
+        subject = Subject(config, Sizes.of(config), read_architecture(config.model))
+        problems = [line for one in _ON_RANKS for line in one(subject)]
+    if problems:
+        raise ConfigError(problems)
 
 
 def tensor_divides_the_model(subject: Subject) -> Iterator[str]:
     """Heads, key-value heads and the MLP are cut over the tensor-parallel ranks."""
-    tensor = subject.config.parallel.tensor
-    heads, kv_heads = subject.size("num_attention_heads"), subject.size("num_key_value_heads")
-    common = kv_heads if heads and kv_heads and heads % kv_heads == 0 else heads
-    for number, what in ((heads, "attention heads"), (kv_heads, "key-value heads")):
-        if number and common and number % tensor:
-            name = subject.config.model.name
-            yield f"parallel.tensor={tensor} does not divide the {number} {what} of {name}; use {divisors(common)}"
-            return
+    tensor, sizes = subject.config.parallel.tensor, dict[str, int]()
+    for key, words in (("num_attention_heads", "attention heads"), ("num_key_value_heads", "key-value heads")):
+        if number := subject.size(key):
+            sizes[f"the {number} {words}"] = number
     width = subject.size("intermediate_size")
-    if width and not subject.size("num_experts") and width % tensor:
-        name = subject.config.model.name
-        yield f"parallel.tensor={tensor} does not divide intermediate_size={width} of {name}; use {divisors(width)}"
+    if width and not subject.size("num_experts"):
+        sizes[f"intermediate_size={width}"] = width
+    for words, number in sizes.items():
+        if number % tensor:
+            fitting = divisors(gcd(*sizes.values()))
+            yield f"parallel.tensor={tensor} does not divide {words} of {subject.config.model.name}; use {fitting}"
+            return
 
 
 def pipeline_divides_the_layers(subject: Subject) -> Iterator[str]:
@@ -38,9 +57,10 @@ def pipeline_divides_the_layers(subject: Subject) -> Iterator[str]:
             f"{subject.config.model.name}; use {divisors(layers)}"
         )
     elif layers // parallel.pipeline % (parallel.virtual_pipeline or 1):
+        of_stage = layers // parallel.pipeline
         yield (
-            f"parallel.virtual_pipeline={parallel.virtual_pipeline} does not divide the {layers // parallel.pipeline} "
-            f"layers of a stage; use {divisors(layers // parallel.pipeline)}"
+            f"parallel.virtual_pipeline={parallel.virtual_pipeline} does not divide the {of_stage} layers of a stage; "
+            f"use null{divisors(of_stage).removeprefix('1')}"
         )
 
 
@@ -56,28 +76,29 @@ def experts_fit(subject: Subject) -> Iterator[str]:
     parallel, experts = subject.config.parallel, subject.size("num_experts")
     expert_tensor = parallel.expert_tensor or 1
     ranks = subject.sizes.trainer_ranks // parallel.pipeline
+    room = ranks // expert_tensor if ranks % expert_tensor == 0 else ranks
+    name = subject.config.model.name
     if subject.architecture is not None and not experts:
-        name = subject.config.model.name
         if parallel.expert > 1:
             yield f"parallel.expert={parallel.expert}: {name} has no experts; set it to 1"
         if parallel.expert_tensor is not None:
             yield f"parallel.expert_tensor={parallel.expert_tensor}: {name} has no experts; set it to null"
         return
-    if experts and experts % parallel.expert:
-        yield (
-            f"parallel.expert={parallel.expert} does not divide the {experts} experts of {subject.config.model.name}; "
-            f"use {divisors(experts)}"
-        )
-    if ranks % (parallel.expert * expert_tensor):
+    width = subject.size("moe_intermediate_size")
+    cut = (
+        ("expert", parallel.expert, experts, f"the {experts} experts", room),
+        ("expert_tensor", expert_tensor, width, f"moe_intermediate_size={width}", ranks),
+    )
+    uneven = [
+        f"parallel.{key}={size} does not divide {words} of {name}; use {divisors(gcd(number, most))}"
+        for key, size, number, words, most in cut
+        if number and number % size
+    ]
+    yield from uneven
+    if not uneven and ranks % (parallel.expert * expert_tensor):
         yield (
             f"parallel.expert={parallel.expert} x parallel.expert_tensor={expert_tensor} does not divide the {ranks} "
             f"trainer ranks of a pipeline stage; use a product of {divisors(ranks)}"
-        )
-    width = subject.size("moe_intermediate_size")
-    if width and width % expert_tensor:
-        yield (
-            f"parallel.expert_tensor={expert_tensor} does not divide moe_intermediate_size={width} of "
-            f"{subject.config.model.name}; use {divisors(width)}"
         )
     if (experts or parallel.expert > 1) and parallel.tensor > 1 and not parallel.sequence:
         yield (
@@ -86,42 +107,32 @@ def experts_fit(subject: Subject) -> Iterator[str]:
         )
 
 
-def overlaps_fit(subject: Subject) -> Iterator[str]:
-    """Gathering parameters during the forward pass is the other half of the distributed optimizer's work."""
-    trainer = subject.config.trainer
-    if not trainer.ddp.get("overlap_param_gather"):
-        return
-    if not trainer.distributed_optimizer:
-        yield "trainer.ddp.overlap_param_gather=true needs trainer.distributed_optimizer=true: nothing else is gathered"
-    elif not trainer.ddp.get("overlap_grad_reduce"):
-        yield "trainer.ddp.overlap_param_gather=true needs trainer.ddp.overlap_grad_reduce=true (Megatron asks for it)"
-
-
 def ranks_fit_the_cluster(subject: Subject) -> Iterator[str]:
     """As many trainer ranks as devices at most; on GPUs whole copies of the model fill them."""
-    sizes, parallel, cluster = subject.sizes, subject.config.parallel, subject.config.cluster
+    sizes, parallel = subject.sizes, subject.config.parallel
     product = f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x context {parallel.context}"
-    if not subject.on_gpus:
-        if sizes.trainer_ranks > cluster.max_trainer_ranks:
-            yield (
-                f"parallel: {product} x data {sizes.data_parallel} = {sizes.trainer_ranks} trainer ranks, but "
-                f"cluster.max_trainer_ranks={cluster.max_trainer_ranks}; lower the parallel sizes or raise that limit"
-            )
-        return
-    if sizes.trainer_devices < 1:
+    ranks, devices = sizes.trainer_ranks, sizes.trainer_devices
+    if devices < 1:
         return  # the cluster itself is wrong, which gpus_are_shared_out says
-    if sizes.trainer_ranks > sizes.trainer_devices:
+    if ranks > devices:
+        if subject.on_gpus:
+            has, more = f"the cluster has {devices} GPUs for the trainer", "choose a larger cluster"
+        else:
+            has, more = f"cluster.max_trainer_ranks={devices}", "raise that limit"
+        copies = devices // sizes.model_ranks
+        fewer = f"parallel.data={copies}" if copies else f"tensor x pipeline x context of at most {devices}"
         yield (
-            f"parallel: {product} x data {sizes.data_parallel} = {sizes.trainer_ranks} trainer ranks, but the cluster "
-            f"has {sizes.trainer_devices} GPUs for the trainer; lower the parallel sizes or choose a larger cluster"
+            f"parallel: {product} x data {sizes.data_parallel} = {ranks} trainer ranks, but {has}; "
+            f"use {fewer}, or {more}"
         )
-    elif parallel.data is None and sizes.trainer_devices % sizes.model_ranks:
+    elif subject.on_gpus and parallel.data is None and devices % sizes.model_ranks:
+        copies = devices // sizes.model_ranks
         yield (
-            f"parallel: {product} = {sizes.model_ranks} GPUs per model copy does not divide the "
-            f"{sizes.trainer_devices} GPUs of the trainer; change the sizes, or set parallel.data to use fewer GPUs"
+            f"parallel: {product} = {sizes.model_ranks} GPUs per model copy does not divide the {devices} GPUs of the "
+            f"trainer; use {divisors(devices)}, or parallel.data={copies} to use {copies * sizes.model_ranks} of them"
         )
-    elif sizes.trainer_ranks < sizes.trainer_devices:
-        subject.notes.append(f"the trainer uses {sizes.trainer_ranks} of its {sizes.trainer_devices} GPUs")
+    elif subject.on_gpus and ranks < devices:
+        subject.notes.append(f"the trainer uses {ranks} of its {devices} GPUs")
 
 
 def gpus_are_shared_out(subject: Subject) -> Iterator[str]:
@@ -182,9 +193,10 @@ def engines_fit(subject: Subject) -> Iterator[str]:
     if per_engine > cluster.gpus_per_node or cluster.gpus_per_node % per_engine:
         yield (
             f"rollout.gpus_per_engine={per_engine} does not divide the {cluster.gpus_per_node} GPUs of a machine; "
-            f"use {divisors(cluster.gpus_per_node) if cluster.gpus_per_node else 1}"
+            f"use {divisors(gcd(cluster.gpus_per_node, heads or 0)) if cluster.gpus_per_node else 1}"
         )
-    elif sizes.engine_gpus > sizes.engine_devices:
+        return
+    if sizes.engine_gpus > sizes.engine_devices:
         yield (
             f"rollout.engines={rollout.engines} x gpus_per_engine={per_engine} = {sizes.engine_gpus} GPUs, but the "
             f"cluster has {sizes.engine_devices} for them; use at most {sizes.engine_devices // per_engine} engines"
@@ -199,7 +211,7 @@ def engines_fit(subject: Subject) -> Iterator[str]:
     if heads and heads % per_engine:
         yield (
             f"rollout.gpus_per_engine={per_engine} does not divide the {heads} attention heads of "
-            f"{subject.config.model.name}; use {divisors(heads)}"
+            f"{subject.config.model.name}; use {divisors(gcd(heads, cluster.gpus_per_node))}"
         )
 
 
@@ -207,7 +219,8 @@ def _engines_cover_the_trainer(subject: Subject) -> Iterator[str]:
     """Each trainer rank hands its weights to the engine on its own GPU, so both must use the same GPUs."""
     sizes, cluster, rollout = subject.sizes, subject.config.cluster, subject.config.rollout
     ranks, heads = sizes.trainer_ranks, subject.size("num_attention_heads")
-    if sizes.engine_gpus in (0, ranks) or ranks > sizes.trainer_devices:
+    left_over = subject.config.parallel.data is None and sizes.trainer_devices % sizes.model_ranks
+    if sizes.engine_gpus in (0, ranks) or ranks > sizes.trainer_devices or left_over:
         return  # nothing to cover, or ranks_fit_the_cluster says what is wrong first
     fitting = [
         size
@@ -238,13 +251,17 @@ def _given_engines(subject: Subject) -> Iterator[str]:
         )
 
 
-LAYOUT_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+_ON_RANKS = (
     tensor_divides_the_model,
     pipeline_divides_the_layers,
     sequence_needs_tensor,
     experts_fit,
-    overlaps_fit,
     gpus_are_shared_out,
     ranks_fit_the_cluster,
+)
+"""Those about the trainer's ranks alone."""
+
+LAYOUT_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+    *_ON_RANKS,
     engines_fit,
 )

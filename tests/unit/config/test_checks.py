@@ -29,16 +29,20 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["parallel.tensor=4"], "does not divide the 2 key-value heads of four_heads; use 1 or 2"),
         (["parallel.pipeline=3"], "does not divide the 4 layers of four_heads; use 1, 2 or 4"),
         (["parallel.virtual_pipeline=2"], "needs parallel.pipeline above 1"),
-        (["parallel.pipeline=2", "parallel.virtual_pipeline=4"], "does not divide the 2 layers of a stage; use 1 or 2"),
+        (["parallel.pipeline=2", "parallel.virtual_pipeline=4"], "the 2 layers of a stage; use null or 2"),
+        (["parallel.pipeline=4", "parallel.virtual_pipeline=2"], "the 1 layers of a stage; use null"),
         (["parallel.sequence=true"], "needs parallel.tensor above 1"),
         (["parallel.expert=2", "parallel.data=2"], "four_heads has no experts"),
         (["parallel.expert_tensor=1"], "four_heads has no experts"),
-        (["trainer.ddp.overlap_param_gather=true"], "needs trainer.distributed_optimizer=true"),
         (
-            ["trainer.ddp.overlap_param_gather=true", "trainer.distributed_optimizer=true"],
-            "needs trainer.ddp.overlap_grad_reduce=true",
+            ["parallel.tensor=2", "parallel.data=4"],
+            "parallel: tensor 2 x pipeline 1 x context 1 x data 4 = 8 trainer ranks, but cluster.max_trainer_ranks=4; "
+            "use parallel.data=2, or raise that limit",
         ),
-        (["parallel.tensor=2", "parallel.data=4"], "data 4 = 8 trainer ranks, but cluster.max_trainer_ranks=4"),
+        (
+            ["parallel.context=8"],
+            "= 8 trainer ranks, but cluster.max_trainer_ranks=4; use tensor x pipeline x context of at most 4",
+        ),
         (["rollout.engines=9"], "rollout.engines=9, but cluster.max_engines=4"),
         (["cluster.gpus_per_node=1"], "cluster.gpus_per_node=1 has no meaning on the CPU"),
         (["cluster.nodes=2"], "a CPU run uses one machine"),
@@ -182,20 +186,33 @@ def test_a_large_model_on_the_cpu_says_which_groups_to_change(problems: Problems
     ("overrides", "line"),
     [
         (["parallel.tensor=8"], "does not divide the 4 key-value heads of qwen3_30b; use 1, 2 or 4"),
-        (["parallel=moe_8gpu", "parallel.expert=3"], "does not divide the 128 experts"),
+        (["parallel=moe_8gpu", "parallel.expert=3"], "the 128 experts of qwen3_30b; use 1, 2, 4 or 8"),
+        (
+            ["parallel=moe_8gpu", "parallel.expert=256", "parallel.expert_tensor=2"],
+            "the 128 experts of qwen3_30b; use 1, 2 or 4",
+        ),
         (["parallel=moe_8gpu", "parallel.expert=16"], "does not divide the 8 trainer ranks of a pipeline stage"),
         (["parallel=moe_8gpu", "parallel.sequence=false"], "with experts needs parallel.sequence=true"),
         (["parallel=moe_8gpu", "parallel.expert=16"], "use a product of 1, 2, 4 or 8"),
-        (["parallel=moe_8gpu", "parallel.expert_tensor=512"], "does not divide moe_intermediate_size=768 of qwen3_30b"),
+        (["parallel=moe_8gpu", "parallel.expert_tensor=512"], "=768 of qwen3_30b; use 1, 2, 4 or 8"),
         (["parallel.tensor=2"], "parallel.tensor=2 with experts needs parallel.sequence=true"),
-        (["parallel=moe_8gpu", "parallel.data=4"], "= 16 trainer ranks, but the cluster has 8 GPUs"),
-        (["parallel=moe_8gpu", "parallel.context=3"], "= 12 trainer ranks, but the cluster has 8 GPUs"),
+        (
+            ["parallel=moe_8gpu", "parallel.data=4"],
+            "= 16 trainer ranks, but the cluster has 8 GPUs for the trainer; use parallel.data=2, or choose a larger",
+        ),
+        (
+            ["parallel=moe_8gpu", "parallel.context=3"],
+            "use tensor x pipeline x context of at most 8, or choose a larger",
+        ),
         (
             ["parallel=moe_8gpu", "rollout.gpus_per_engine=3"],
             "does not divide the 8 GPUs of a machine; use 1, 2, 4 or 8",
         ),
         (["parallel=moe_8gpu", "rollout.engines=9"], "use at most 8 engines"),
-        (["cluster.gpus_per_node=6", "parallel.pipeline=4"], "4 GPUs per model copy does not divide the 6 GPUs"),
+        (
+            ["cluster.gpus_per_node=6", "parallel.pipeline=4"],
+            "the 6 GPUs of the trainer; use 1, 2, 3 or 6, or parallel.data=1",
+        ),
         (["cluster.gpus_per_node=0"], "cluster.device=cuda needs GPUs"),
         (["cluster.rollout_gpus=2"], "is not read when colocated"),
         (
@@ -216,6 +233,21 @@ def test_a_layout_that_does_not_fit_the_gpus_is_refused(
 ) -> None:
     found = problems("model=qwen3_30b", *NODE8, f"model.path={hf}/qwen3_30b", *overrides)
     assert any(line in problem for problem in found), found
+    assert not any("\n" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    "fault", ["parallel.expert=3", "parallel.expert_tensor=5", "parallel.context=3", "rollout.gpus_per_engine=3"]
+)
+def test_one_fault_of_a_layout_is_one_line(problems: Problems, hf: Path, fault: str) -> None:
+    (line,) = problems("model=qwen3_30b", *NODE8, f"model.path={hf}/qwen3_30b", fault)
+    assert "; use 1, 2, 4 or 8" in line
+
+
+def test_the_values_that_a_line_names_suit_every_size_that_is_cut(problems: Problems) -> None:
+    given = ["parallel.tensor=4", "parallel.pipeline=1"]
+    given += [f"model.create.architecture.{size}" for size in ("num_key_value_heads=4", "intermediate_size=510")]
+    assert problems(*given) == ["parallel.tensor=4 does not divide intermediate_size=510 of four_heads; use 1 or 2"]
 
 
 def test_a_model_that_is_not_downloaded_skips_its_checks_and_says_so(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rlscale.config import machine
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.recipe import write_recipe
@@ -36,9 +37,14 @@ def test_a_critic_that_is_not_there_is_not_exported(finished_run: str) -> None:
     [
         ("model=reference", "model=reference: export knows policy and critic"),
         ("iteration=3", "has checkpoints of the iterations 4"),
-        ("critic=true", "export does not know 'critic=true'"),
+        ("critic=true", "export does not know 'critic=true'; it takes run.output=..., .*, parallel=..., cluster=..."),
+        ("parallel.pipeline=99", r"parallel\.pipeline=99 does not divide the .* layers of tiny_qwen3; use 1"),
+        ("cluster=node8", "this machine has no GPU; choose cluster=local_cpu"),
     ],
 )
-def test_what_it_cannot_give_is_said(finished_run: str, argument: str, message: str) -> None:
+def test_what_it_cannot_give_is_said(
+    finished_run: str, argument: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "count_gpus", lambda: 0)
     with pytest.raises(UserError, match=message):
         export([finished_run, argument])

@@ -20,6 +20,9 @@ from rlscale.run.commands import import_
         (["to=new", "--force"], "import does not know '--force'"),
         (["to=new", "model=no_such_model"], "model=no_such_model: no such option"),
         (["to=new", "parallel.tensr=2"], r"parallel\.tensr"),
+        (["to=new", "parallel.tensor=3"], r"parallel\.tensor=3 does not divide the .* of tiny_qwen3; use 1"),
+        (["to=new", "parallel.data=9"], r"= 9 trainer ranks, but cluster\.max_trainer_ranks=4; use parallel\.data=4"),
+        (["to=new", "parallel.tensor=0"], r"parallel\.tensor=0: must be at least 1"),
         (["to=new", "model.path=nowhere/at_all", "model.create=null"], "nowhere/at_all"),
     ],
 )

@@ -23,13 +23,20 @@ def _cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_machine_comes_first():
-    assert node_ids(2, need_gpus=False) == ["head", "a"]
+    assert node_ids(2, 0) == ["head", "a"]
 
 
 def test_a_head_without_gpus_is_no_machine_of_a_gpu_run():
-    assert node_ids(2, need_gpus=True) == ["a", "b"]
+    assert node_ids(2, 8) == ["a", "b"]
 
 
 def test_too_few_machines_are_an_error():
-    with pytest.raises(UserError, match=r"cluster\.nodes=3, but the Ray cluster has 2 with GPUs"):
-        node_ids(3, need_gpus=True)
+    with pytest.raises(
+        UserError, match=r"cluster\.nodes=3, but the Ray cluster has 2 with 8 GPUs \(cluster\.gpus_per_node\)"
+    ):
+        node_ids(3, 8)
+
+
+def test_a_machine_with_fewer_gpus_than_the_layout_counts_on_is_left_out():
+    with pytest.raises(UserError, match=r"cluster\.nodes=2, but the Ray cluster has 0 with 9 GPUs"):
+        node_ids(2, 9)
