@@ -7,6 +7,7 @@ Tokens are those of the rows, padding is not counted.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 from token_rows import TokenRows
 from trainer_sides import Seconds, serve_hugging_face, serve_rlscale
 
+from rlscale.platform.environment import rank_environment
 from rlscale.trainer.spec import TrainerSpec
 
 _DEADLINE_S = 120.0
@@ -59,11 +61,20 @@ class Speed:
 class _Side:
     """A process that trains when told to."""
 
-    def __init__(self, serve: Callable[[Connection, TrainerSpec], None], spec: TrainerSpec) -> None:
+    def __init__(
+        self, serve: Callable[[Connection, TrainerSpec], None], spec: TrainerSpec, environment: dict[str, str]
+    ) -> None:
+        """`environment`: variables that it is started with besides those of this process."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, spec), daemon=True)
-        self._process.start()
+        before = dict(os.environ)
+        os.environ.update(environment)
+        try:
+            self._process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
         theirs.close()
 
     def answer(self) -> Any:
@@ -88,8 +99,8 @@ def measure_trainer(spec: TrainerSpec, vocabulary: int, repeats: int) -> list[Sp
     """Both sides on every shape: one step to warm up, then the median of `repeats`."""
     sides: list[_Side] = []
     try:
-        for serve in (serve_rlscale, serve_hugging_face):
-            sides.append(_Side(serve, spec))
+        sides.append(_Side(serve_rlscale, spec, rank_environment(spec.device, threads=1)))
+        sides.append(_Side(serve_hugging_face, spec, {"OMP_NUM_THREADS": "1"}))
         for side in sides:
             side.answer()
         return [_measure(shape, sides, vocabulary, repeats) for shape in SHAPES]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlscale.data.fields import FIELDS, Scope
-from rlscale.data.sample import Group
+from rlscale.data.sample import Group, Sample
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class Batch:
     """Rows (segments) of ragged length.
 
     `offsets` is int64 [rows + 1]; the tokens of row r are `offsets[r]:offsets[r + 1]` of every token column.
-    `columns` maps names of `FIELDS` to arrays: [tokens_total] for the scope `token`, [rows] for `segment` and
-    `sample`, 0-d for `batch`. A batch is never changed in place: `with_column` and `select` make new ones.
+    `columns` maps names of `FIELDS` to arrays: [tokens_total] for the scope `token` (and then as many axes as the field
+    has itself), [rows] for `segment` and `sample`, 0-d for `batch`. A batch is never changed in place: `with_column`
+    and `select` make new ones.
     """
 
     offsets: NDArray[np.int64]
@@ -30,7 +31,7 @@ class Batch:
         """One row per sample, in the order of groups and samples; whole groups are divided evenly over `steps` steps.
 
         Columns: tokens, loss_mask, rollout_logprobs, versions, sample, step, group, prompt, reward, prompt_length,
-        truncated.
+        truncated, and routed_experts where samples have them. ValueError where only some do, or of different sizes.
         """
         samples = [sample for group in groups for sample in group.samples]
         sizes = [len(group.samples) for group in groups]
@@ -45,6 +46,8 @@ class Batch:
         values |= {name: [getattr(s, name) for s in samples] for name in ("reward", "prompt_length", "truncated")}
         values |= {"sample": np.arange(len(samples)), "group": group, "prompt": [s.prompt_index for s in samples]}
         values["step"] = group * steps // max(len(groups), 1)
+        if (routed := _routed_experts(samples)) is not None:
+            values["routed_experts"] = routed
         for name, value in values.items():
             batch = batch.with_column(name, value)
         return batch
@@ -74,7 +77,7 @@ class Batch:
         return self.columns[name]
 
     def row(self, name: str, row: int) -> NDArray:
-        """The values of one row of a token column, [lengths[row]] (a view)."""
+        """The values of one row of a token column, [lengths[row], ...] (a view)."""
         return self.column(name)[self.offsets[row] : self.offsets[row + 1]]
 
     def with_column(self, name: str, values: ArrayLike) -> Batch:
@@ -87,9 +90,14 @@ class Batch:
         spec = FIELDS[name]
         array = np.asarray(values, dtype=spec.dtype)
         expected = {Scope.token: (self.tokens_total,), Scope.batch: ()}.get(spec.scope, (self.rows,))
-        if array.shape != expected:
-            raise ValueError(f"column {name!r} ({spec.scope.value}) has shape {array.shape}, expected {expected}")
+        if array.shape[: len(expected)] != expected or array.ndim != len(expected) + spec.axes:
+            own = f" and {spec.axes} axes of its own" if spec.axes else ""
+            raise ValueError(f"column {name!r} ({spec.scope.value}) has shape {array.shape}, expected {expected}{own}")
         return Batch(self.offsets, {**self.columns, name: array})
+
+    def without(self, name: str) -> Batch:
+        """This batch without a column, which it need not have."""
+        return Batch(self.offsets, {other: values for other, values in self.columns.items() if other != name})
 
     def select(self, rows: ArrayLike) -> Batch:
         """The given rows (int64, any order), with all their columns."""
@@ -105,3 +113,16 @@ class Batch:
             for name, values in self.columns.items()
         }
         return Batch(offsets, columns)
+
+
+def _routed_experts(samples: Sequence[Sample]) -> NDArray[np.int16] | None:
+    """The column of that name, [tokens_total, layers, top_k]; None where no sample has one."""
+    routed = [sample.routed_experts for sample in samples if sample.routed_experts is not None]
+    if not routed:
+        return None
+    if len(routed) < len(samples):
+        raise ValueError(f"{len(routed)} of {len(samples)} samples have routed_experts: either all must, or none")
+    sizes = sorted({experts.shape[1:] for experts in routed})
+    if len(sizes) > 1:
+        raise ValueError(f"samples have routed_experts of different models: layers and top_k are {sizes}")
+    return np.concatenate(routed)

@@ -26,6 +26,8 @@ class Field:
     """One column of a batch.
 
     `context_sliced`: whether context parallelism cuts it along the tokens. `fill`: the value of padding and dummies.
+    `axes`: number of axes that a token's value has itself. `of_input`: it belongs to the pass of the token through the
+    model; other token columns are of the position that predicts the token.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Field:
     scope: Scope
     context_sliced: bool
     fill: float | int | bool
+    axes: int = 0
+    of_input: bool = False
 
 
 def _token(name: str, dtype: type, fill: float | int | bool = 0) -> Field:
@@ -47,7 +51,7 @@ FIELDS: dict[str, Field] = {
     field.name: field
     for field in (
         # One value per token, aligned to the token itself (not to the position that predicts it).
-        _token("tokens", np.int32),
+        Field("tokens", np.dtype(np.int32), Scope.token, context_sliced=True, fill=0, of_input=True),
         _token("loss_mask", np.bool_, False),
         _token("rollout_logprobs", np.float32),
         _token("versions", np.int32, -1),
@@ -60,6 +64,8 @@ FIELDS: dict[str, Field] = {
         _token("returns", np.float32),  # what the critic's values should have been
         _token("value_weight", np.float32),  # weight of the token in the critic's loss
         _token("correction", np.float32),  # factor on the token's policy loss
+        # The experts that the engine sent the token to, [tokens, layers, top_k]; -1 where it did not say.
+        Field("routed_experts", np.dtype(np.int16), Scope.token, context_sliced=True, fill=-1, axes=2, of_input=True),
         # One value per row.
         _row("sample", np.int64, Scope.segment, -1),  # number of the row's sample within the iteration
         _row("step", np.int64, Scope.segment, -1),  # optimizer step (of one epoch) that trains on the row

@@ -18,7 +18,7 @@ from rlscale.data.character_tokenizer import SPECIAL_TOKENS, character_tokenizer
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
-_FORMAT = 1
+_FORMAT = 2
 """Raised when what `_create` writes changes, so that folders of an older rlscale are made anew."""
 
 
@@ -155,6 +155,10 @@ def _create(create: CreateModelConfig, dtype: str, folder: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(create.seed)
             model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+            # transformers leaves the padding token's embedding at zero and never trains it. Here a random model may
+            # sample that token like any other, and a norm of zeros has a gradient a thousand times too large.
+            with torch.no_grad():
+                model.get_input_embeddings().weight[config.pad_token_id].normal_(std=config.initializer_range)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"model.create.architecture: transformers refuses it: {error}") from error
     model.generation_config = GenerationConfig(

@@ -36,6 +36,9 @@ class Sample:
     All per-token arrays have the length of `tokens` and are aligned to the token itself: `rollout_logprobs[t]` is
     log p(tokens[t] | tokens[<t]) by the engine, 0 where `loss_mask` is False; `versions[t]` is the weight version that
     generated the token, -1 where none did. `reward` is nan until scored.
+
+    `routed_experts`, where the engine was asked for them, is int16 [tokens, layers, top_k]: `routed_experts[t]` are the
+    experts that token t was sent to as an input of the model, -1 for the last one, which no engine was given.
     """
 
     prompt_index: int
@@ -49,6 +52,7 @@ class Sample:
     finish_reason: str = ""
     text: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    routed_experts: NDArray[np.int16] | None = None
 
     @staticmethod
     def from_response(
@@ -59,8 +63,12 @@ class Sample:
         version: int,
         finish_reason: str = "stop",
         text: str = "",
+        routed_experts: NDArray[np.int16] | None = None,
     ) -> Sample:
-        """A sample whose whole response (int32 [m], log-probs float32 [m] or None for zeros) is trainable."""
+        """A sample whose whole response (int32 [m], log-probs float32 [m] or None for zeros) is trainable.
+
+        `routed_experts` are those of all tokens but the last, int16 [tokens - 1, layers, top_k].
+        """
         before, after = len(prompt.tokens), len(tokens)
         both = np.empty(before + after, np.int32)
         both[:before], both[before:] = prompt.tokens, tokens
@@ -71,6 +79,9 @@ class Sample:
         versions[before:] = version
         mask = np.zeros(before + after, np.bool_)
         mask[before:] = True
+        if routed_experts is not None:
+            unknown = np.full((1, *routed_experts.shape[1:]), -1, np.int16)
+            routed_experts = np.concatenate([routed_experts, unknown])
         return Sample(
             prompt_index=prompt.index,
             index=index,
@@ -81,6 +92,7 @@ class Sample:
             versions=versions,
             finish_reason=finish_reason,
             text=text,
+            routed_experts=routed_experts,
         )
 
     @property

@@ -11,8 +11,13 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.rollout.routed_experts import ExpertSizes
+
 _UNAVAILABLE = frozenset({429, 502, 503})
 """Answers of a router that has no healthy engine or too many requests, and of an engine that is starting."""
+
+_ROUTED_EXPERTS = {"x-request-id-return-routed-experts": "1"}
+"""Asked for by a header too, since the router drops that field of a request: see `rlscale.platform.sglang_routing`."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Generation:
     Log-probs are as the engine sent them: one that is no number there (JSON's null) is nan.
     `finish_reason` is SGLang's: "stop", "length", or "abort" (then `message` may say why, and `tokens` are those
     generated until then); `version` the weight version that the engine reports, None if it was never told one.
+    `routed_experts` int16 [n + m - 1, layers, top_k], where asked for: the experts that each token of prompt (n) and
+    response was sent to, but for the last, which never was an input. None with "abort".
     """
 
     tokens: NDArray[np.int32]
@@ -39,6 +46,7 @@ class Generation:
     finish_reason: str
     version: int | None
     message: str = ""
+    routed_experts: NDArray[np.int16] | None = None
 
 
 class RequestFailed(Exception):
@@ -69,9 +77,17 @@ class EngineClient:
         self._url = url.rstrip("/")
 
     async def generate(
-        self, token_ids: NDArray[np.int32], sampling: SamplingParams, seed: int, rid: str | None = None
+        self,
+        token_ids: NDArray[np.int32],
+        sampling: SamplingParams,
+        seed: int,
+        rid: str | None = None,
+        experts: ExpertSizes | None = None,
     ) -> Generation:
-        """Continue `token_ids` (int [n]). `rid` names the request for `abort`. RequestFailed if there is no answer."""
+        """Continue `token_ids` (int [n]). RequestFailed if there is no answer, or none that can be used.
+
+        `rid` names the request for `abort`. With the sizes of the model's `experts` the answer says which were chosen.
+        """
         body: dict[str, Any] = {
             "input_ids": token_ids.tolist(),
             "sampling_params": {**asdict(sampling), "sampling_seed": seed},
@@ -79,7 +95,11 @@ class EngineClient:
         }
         if rid is not None:
             body["rid"] = rid
-        return _generation(await self._post("/generate", body))
+        headers = {}
+        if experts is not None:
+            body["return_routed_experts"] = True
+            headers = _ROUTED_EXPERTS
+        return _generation(await self._post("/generate", body, headers), len(token_ids), experts)
 
     async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0."""
@@ -103,12 +123,12 @@ class EngineClient:
             await self._open.close()
             self._open = None
 
-    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+    async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
         give_up = time.monotonic() + self._timeout_s
         broken, wait_s = 0, 0.25
         while True:
             try:
-                return await self._post_once(path, body)
+                return await self._post_once(path, body, headers)
             except _Unavailable as error:
                 if time.monotonic() + wait_s > give_up:
                     raise RequestFailed(f"{self._url} was not available for {self._timeout_s:g} s: {error}") from error
@@ -121,9 +141,9 @@ class EngineClient:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, 2.0)
 
-    async def _post_once(self, path: str, body: dict[str, Any]) -> Any:
+    async def _post_once(self, path: str, body: dict[str, Any], headers: dict[str, str] | None) -> Any:
         try:
-            async with self._session().post(self._url + path, json=body) as response:
+            async with self._session().post(self._url + path, json=body, headers=headers) as response:
                 if response.status in _UNAVAILABLE:
                     raise _Unavailable(f"HTTP {response.status}")
                 if response.status != 200:
@@ -148,16 +168,23 @@ class _Unavailable(Exception):
     """Nobody there, for now."""
 
 
-def _generation(answer: dict[str, Any]) -> Generation:
+def _generation(answer: dict[str, Any], prompt: int, experts: ExpertSizes | None) -> Generation:
     meta = answer["meta_info"]
     entries = meta["output_token_logprobs"]
     reason = meta["finish_reason"]
+    routed = None
+    if experts is not None and reason["type"] != "abort":
+        try:
+            routed = experts.decode(meta.get("routed_experts"), prompt + len(entries) - 1)
+        except ValueError as error:
+            raise RequestFailed(f"routed experts: {error}") from error
     return Generation(
         tokens=np.array([entry[1] for entry in entries], np.int32),
         logprobs=np.array([entry[0] for entry in entries], np.float32),
         finish_reason=reason["type"],
         version=_version(meta.get("weight_version")),
         message=str(reason.get("message") or ""),
+        routed_experts=routed,
     )
 
 

@@ -12,6 +12,7 @@ from rlscale.envs.reward import RewardFailed
 from rlscale.envs.worker import RewardWorker
 from rlscale.rollout.client import EngineClient, RequestFailed, SamplingParams
 from rlscale.rollout.failures import FailureRate
+from rlscale.rollout.routed_experts import ExpertSizes
 
 
 class SampleFailed(Exception):
@@ -21,7 +22,8 @@ class SampleFailed(Exception):
 class Sampler:
     """Generates and scores single samples. The reward is computed after the request has left the engine's gate.
 
-    What `shaping` gives for a sample is added to its reward; the reward before is in `sample.info["task_reward"]`.
+    What `shaping` gives for a sample is added to its reward; the reward before is in `sample.info["task_reward"]`. With
+    `experts` the samples bring the engine's choice of experts.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Sampler:
         request_failures: FailureRate,
         reward_failures: FailureRate,
         shaping: Callable[[Sample], float] | None = None,
+        experts: ExpertSizes | None = None,
     ) -> None:
         self._client = client
         self._rewards = rewards
@@ -41,6 +44,7 @@ class Sampler:
         self._requests = request_failures
         self._scores = reward_failures
         self._shaping = shaping
+        self._experts = experts
         self.samples = 0
         self.tokens = 0
 
@@ -60,7 +64,7 @@ class Sampler:
         try:
             async with gate:
                 current = version()
-                generation = await self._client.generate(prompt.tokens, self._sampling, seed)
+                generation = await self._client.generate(prompt.tokens, self._sampling, seed, experts=self._experts)
             if generation.finish_reason == "abort":
                 raise RequestFailed(f"the engine aborted the request: {generation.message}")
             if not len(generation.tokens):
@@ -82,6 +86,7 @@ class Sampler:
             generation.version,
             generation.finish_reason,
             self._decode(generation.tokens),
+            generation.routed_experts,
         )
         try:
             sample.reward = await self._rewards.score(sample, prompt)

@@ -22,6 +22,7 @@ from rlscale.rollout.flight import Flight
 from rlscale.rollout.gate import Gate
 from rlscale.rollout.metrics import RolloutStats
 from rlscale.rollout.refill import Refill
+from rlscale.rollout.routed_experts import ExpertSizes
 from rlscale.rollout.sampler import SampleFailed, Sampler
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.spec import RolloutSpec
@@ -84,7 +85,7 @@ class RolloutService:
         )
         sampling = SamplingParams(rollout.max_response_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
-        self._sampler = self._make_sampler(sampling, shaping=shaping)
+        self._sampler = self._make_sampler(sampling, shaping=shaping, experts=self._spec.experts)
         self._scheduler = asyncio.create_task(self._schedule(), name="rollout scheduler")
 
     async def redirect(self, url: str) -> None:
@@ -264,6 +265,7 @@ class RolloutService:
         requests: FailureRate | None = None,
         rewards: FailureRate | None = None,
         shaping: OverlongShaping | None = None,
+        experts: ExpertSizes | None = None,
     ) -> Sampler:
         return Sampler(
             self._client,
@@ -273,6 +275,7 @@ class RolloutService:
             requests or self._request_failures,
             rewards or self._reward_failures,
             shaping,
+            experts,
         )
 
     def _stop(self, error: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlscale.config.architecture import read_architecture
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import OverlongConfig, RefillConfig
 from rlscale.config.schema.data import DataConfig
@@ -12,7 +13,9 @@ from rlscale.config.schema.evaluation import EvalConfig
 from rlscale.config.schema.model import ModelConfig
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.config.schema.rollout import RolloutConfig
+from rlscale.config.schema.trainer import RoutingReplay
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+from rlscale.rollout.routed_experts import ExpertSizes
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class RolloutSpec:
 
     `tokenizer_folder` is a local folder; `chat_template` Jinja text, or None for the tokenizer's own; `seed` is
     `run.seed`; `report_samples` the number of evaluated prompts that an evaluation hands back for the report;
-    `overlong` and `refill` are those of `algo`, and concern training only.
+    `overlong` and `refill` are those of `algo`, and concern training only; so does `experts`: where given, the samples
+    bring the choice of experts of a model of these sizes.
     """
 
     rollout: RolloutConfig
@@ -34,11 +38,16 @@ class RolloutSpec:
     report_samples: int = 8
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
     refill: RefillConfig = field(default_factory=RefillConfig)
+    experts: ExpertSizes | None = None
 
     @staticmethod
     def of(config: Config, model_folder: Path) -> RolloutSpec:
         """The spec of a run; `model_folder` is what `ensure_model_folder` gave. UserError if a file is missing."""
         model: ModelConfig = config.model
+        experts = None
+        if config.trainer.routing_replay is RoutingReplay.rollout:
+            architecture = read_architecture(ModelConfig(name=model.name, path=str(model_folder)))
+            experts = ExpertSizes.of(architecture or {})
         return RolloutSpec(
             rollout=config.rollout,
             reward=config.reward,
@@ -50,4 +59,5 @@ class RolloutSpec:
             report_samples=config.run.report_samples,
             overlong=config.algo.overlong,
             refill=config.algo.refill,
+            experts=experts,
         )

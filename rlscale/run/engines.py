@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.trainer import RoutingReplay
 from rlscale.run.actors import LauncherActor
 from rlscale.run.calls import Calls, RunFailed
 from rlscale.run.placement import Layout, shares_devices
@@ -82,6 +83,7 @@ class Engines:
                 gpus=slot.gpus,
                 seed=self.config.run.seed,
                 memory_saver=shares_devices(cluster),
+                routed_experts=self.config.trainer.routing_replay is RoutingReplay.rollout,
                 start_timeout_s=cluster.start_timeout_s,
             )
             launcher = self._launcher(slot.node)
@@ -103,13 +105,7 @@ class Engines:
             engine.url, engine.starting = url, None
         for engine in self._engines:
             if engine.spec is None:
-                try:
-                    self._receiver(engine.url).weight_version()
-                except CallError as error:
-                    raise UserError(
-                        f"rollout.engine_urls: {engine.url} does not answer, or refuses the key of "
-                        f"rollout.engine_key_file ({error})"
-                    ) from error
+                self._meet(engine.url)
         self.router_url = self.calls.one(self._router, "router start", timeout_s=timeout, limit=_START, heed_stop=True)
         for url in self.urls:
             self._router_client().add(url)
@@ -183,6 +179,23 @@ class Engines:
         for launcher in self._launchers.values():
             ray.kill(launcher)  # whatever did not stop ends with its supervisor
         self._launchers = {}
+
+    def _meet(self, url: str) -> None:
+        """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
+        receiver = self._receiver(url)
+        replays = self.config.trainer.routing_replay is RoutingReplay.rollout
+        try:
+            receiver.weight_version()
+            useful = not replays or receiver.tells_routing()
+        except CallError as error:
+            raise UserError(
+                f"rollout.engine_urls: {url} does not answer, or refuses the key of rollout.engine_key_file ({error})"
+            ) from error
+        if not useful:
+            raise UserError(
+                f"rollout.engine_urls: {url} does not say which experts it chose; leave rollout.engine_urls out, so "
+                "that the run starts engines that do, or set trainer.routing_replay=none"
+            )
 
     def _launcher(self, node: int) -> Any:
         if node not in self._launchers:

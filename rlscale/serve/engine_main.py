@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 
+from rlscale.platform import sglang_routing
 from rlscale.serve.secret import Secret
 
 
@@ -24,6 +25,10 @@ def main() -> None:
     from sglang.srt.server_args import ServerArgs
 
     load_plugins()
+    if order["options"].get("enable_return_routed_experts"):
+        from sglang.srt.entrypoints import request_headers
+
+        sglang_routing.heed_header(request_headers)
     run_server(ServerArgs(**order["options"], api_key=Secret(order["api_key"])))
 
 

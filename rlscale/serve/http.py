@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any
 
@@ -19,23 +20,38 @@ class CallError(UserError):
 
 
 def call(
-    url: str, path: str, api_key: str | None, body: Any = None, *, method: str | None = None, timeout: float
+    url: str,
+    path: str,
+    api_key: str | None,
+    body: Any = None,
+    *,
+    method: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float,
 ) -> Any:
     """`send` with `body` encoded as JSON (POST), or without one (GET)."""
-    return send(url, path, api_key, None if body is None else json.dumps(body).encode(), method=method, timeout=timeout)
+    data = None if body is None else json.dumps(body).encode()
+    return send(url, path, api_key, data, method=method, headers=headers, timeout=timeout)
 
 
 def send(
-    url: str, path: str, api_key: str | None, data: bytes | None, *, method: str | None = None, timeout: float
+    url: str,
+    path: str,
+    api_key: str | None,
+    data: bytes | None,
+    *,
+    method: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float,
 ) -> Any:
     """Send `data`, which is JSON, and return the answer, parsed where it is JSON.
 
     Raises CallError on a refused connection, no answer within `timeout` seconds, or a status of 400 and above.
     """
-    headers = {"Content-Type": "application/json"}
+    sent = {"Content-Type": "application/json", **(headers or {})}
     if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
-    request = urllib.request.Request(url + path, data, headers, method=method or ("GET" if data is None else "POST"))
+        sent["Authorization"] = f"Bearer {api_key}"
+    request = urllib.request.Request(url + path, data, sent, method=method or ("GET" if data is None else "POST"))
     try:
         with NO_PROXY.open(request, timeout=timeout) as response:
             text = response.read().decode(errors="replace")

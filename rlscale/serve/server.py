@@ -14,7 +14,7 @@ import rlscale
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster import Device
 from rlscale.config.visible_gpus import visible_gpus
-from rlscale.platform import sglang_cpu
+from rlscale.platform import sglang_cpu, sglang_routing
 
 CPU_CACHE_BYTES = 2 << 30
 """Memory that the key-value cache of a CPU engine may take by default."""
@@ -44,6 +44,8 @@ class ServerSpec:
     seed: int = 0
     memory_saver: bool = False
     """Whether the engine must be able to release its GPU memory (colocated with a trainer)."""
+    routed_experts: bool = False
+    """Whether the engine records which experts it sends each token to, for requests that ask."""
     threads: int = 1
     """Threads that torch uses in each process of a CPU engine; more only help large models."""
     port: int | None = None
@@ -52,7 +54,18 @@ class ServerSpec:
     """Seconds that it may take to become healthy."""
 
 
-DERIVED = ("model_path", "host", "port", "api_key", "device", "dtype", "tp_size", "random_seed", "enable_memory_saver")
+DERIVED = (
+    "model_path",
+    "host",
+    "port",
+    "api_key",
+    "device",
+    "dtype",
+    "tp_size",
+    "random_seed",
+    "enable_memory_saver",
+    "enable_return_routed_experts",
+)
 """Options that follow from the specification and cannot be given in `ServerSpec.options`."""
 
 
@@ -74,6 +87,7 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
         "tp_size": spec.tensor_parallel,
         "random_seed": spec.seed,
         "enable_memory_saver": spec.memory_saver,
+        "enable_return_routed_experts": spec.routed_experts,
     }
 
 
@@ -129,6 +143,8 @@ def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
         # failed), would run on one that released its memory, and would change the batches of a reproducible run
         "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
     }
+    if spec.routed_experts:
+        variables.update(sglang_routing.ENVIRONMENT)
     if spec.device is Device.cpu:
         architectures = read_config(spec.model_path).get("architectures") or [None]
         variables.update(sglang_cpu.environment(architectures[0]), OMP_NUM_THREADS=str(spec.threads))

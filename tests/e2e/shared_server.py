@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -44,10 +45,22 @@ class SharedServer:
         return EngineReceiver(self.url, self.api_key)
 
 
-def tiny_model(scratch: Path) -> Path:
-    """The folder of the shipped tiny model, made below `scratch`."""
+EXPERTS = {
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 96,
+    "norm_topk_prob": True,
+}
+"""What makes a mixture of experts of the shipped tiny model."""
+
+
+def tiny_model(scratch: Path, **architecture: Any) -> Path:
+    """The folder of the shipped tiny model, made below `scratch`; `architecture` replaces keys of its own."""
     values = yaml.safe_load(MODEL_FILE.read_text())
-    return ensure_model_folder(ModelConfig(name=values["name"], create=CreateModelConfig(**values["create"])), scratch)
+    create = CreateModelConfig(**values["create"])
+    create.architecture |= architecture
+    return ensure_model_folder(ModelConfig(name=values["name"], create=create), scratch)
 
 
 @pytest.fixture(scope="session")

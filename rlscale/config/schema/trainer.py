@@ -17,6 +17,17 @@ class Recompute(Enum):
     full = "full"
 
 
+class RoutingReplay(Enum):
+    """Whose choice of experts the training passes of a mixture of experts repeat."""
+
+    none = "none"
+    """Nobody's: the router chooses in every pass."""
+    recorded = "recorded"
+    """That of the pass for the old log-probs (R2)."""
+    rollout = "rollout"
+    """That of the engine while it generated (R3); also in the pass for the old log-probs."""
+
+
 @dataclass
 class TrainerConfig(Section):
     """The Megatron trainer."""
@@ -35,6 +46,8 @@ class TrainerConfig(Section):
     """Parameters that are not trained, by patterns over their Hugging Face names: `model.embed_tokens.*`."""
     peak_tflops: float | None = None
     """Dense matrix products that the device can do, in 1e12 FLOPs/s, for `utilisation`; null looks a GPU up by name."""
+    routing_replay: RoutingReplay = RoutingReplay.none
+    """Whose choice of experts is repeated: none, recorded (in the old log-probs' pass) or rollout (the engine's)."""
     threads: int = 1
     """CPU threads of each rank."""
     megatron: dict[str, Any] = field(default_factory=dict)

@@ -11,6 +11,7 @@ import pytest
 from fake_engine import FakeEngine
 
 from rlscale.rollout.client import EngineClient, Generation, RequestFailed, SamplingParams
+from rlscale.rollout.routed_experts import ExpertSizes
 
 PROMPT = np.array([8, 11, 14, 7, 12, 15, 2], np.int32)
 END = 3
@@ -76,6 +77,12 @@ def test_the_seed_decides_alone_and_in_company(talk: Talk) -> None:
     alone, together = talk(scenario)
     assert together[0] == together[4] == alone
     assert len({tuple(tokens) for tokens in together}) > 2
+
+
+def test_an_engine_that_does_not_say_which_experts_it_chose_fails_the_request(talk: Talk) -> None:
+    sizes = ExpertSizes(layers=4, top_k=2, experts=8)
+    with pytest.raises(RequestFailed, match=r"^routed experts: the answer has none; the engine must be started by"):
+        talk(lambda client: client.generate(PROMPT, SamplingParams(4), 1, experts=sizes))
 
 
 def test_given_tokens_are_scored_without_the_first(talk: Talk) -> None:

@@ -1,4 +1,4 @@
-"""Every shipped algorithm through the command line: two iterations each on the session's engine."""
+"""Every shipped algorithm through the command line: two iterations each on the session's engine, most in a sweep."""
 
 from __future__ import annotations
 
@@ -90,14 +90,22 @@ def test_every_shipped_algorithm_is_run():
 
 
 @pytest.mark.parametrize(("names", "given"), [(ONE_STEP, ()), (MANY_STEPS, TWICE)], ids=["one_step", "many_steps"])
-def test_algorithms_train_and_count(learning, tmp_path: Path, names: tuple[str, ...], given: tuple[str, ...]):
+def test_algorithms_train_and_count(
+    learning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], given: tuple[str, ...]
+):
+    monkeypatch.setenv("COLUMNS", "240")  # so that the table wraps no line
     ended = run(tmp_path, "-m", *learning, *given, f"algo={','.join(names)}", timeout=300)
     assert ended.code == 0, ended.text
     (record,) = tmp_path.glob("outputs/arithmetic/*-sweep/sweep.json")
     runs = json.loads(record.read_text())["runs"]
     assert [entry["overrides"] for entry in runs] == [[f"algo={name}"] for name in names]
-    for entry in runs:
+    table = ended.text.splitlines()[-len(names) - 3 :]
+    for entry, name in zip(runs, names, strict=True):
         check(tmp_path / entry["output"], start_of(tmp_path), twice=given is TWICE)
+        used = yaml.safe_load((tmp_path / entry["output"] / "resolved.yaml").read_text())
+        assert used["algo"]["name"] == name
+        (row,) = [line for line in table if entry["output"] in line]
+        assert row.split()[1:5:2] == [f"algo={name}", "finished"], row
 
 
 def test_distillation_asks_its_teacher(learning, tmp_path: Path):

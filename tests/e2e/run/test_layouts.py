@@ -1,4 +1,4 @@
-"""Other shapes of the same run: disaggregated, two engines, two ranks, a sweep, data from a file."""
+"""Other shapes of the same run: disaggregated, two engines, two ranks, data from a file."""
 
 from __future__ import annotations
 
@@ -78,18 +78,6 @@ def test_two_engines_and_two_data_parallel_ranks_whose_key_is_nowhere(tmp_path: 
     assert summary(folder)["status"] == "finished"
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size < 1 << 24]
     assert [path for path in files if KNOWN_KEY.encode() in path.read_bytes()] == [program]
-
-
-def test_a_sweep_of_two_ends_with_a_table(short, tmp_path: Path):
-    ended = run(tmp_path, "-m", *short, "run.iterations=1", "optim.lr=1e-4,2e-4", timeout=290)
-    assert ended.code == 0, ended.text
-    runs = sorted((tmp_path / "outputs" / "arithmetic").glob("*/summary.json"))
-    assert [json.loads(path.read_text())["status"] for path in runs] == ["finished", "finished"]
-    rates = {metrics(path.parent)[0]["lr"] for path in runs}
-    assert len(rates) == 2
-    table = ended.text.split("finished")[-1]
-    assert "0.0001" in ended.text or "1e-4" in ended.text, table
-    assert "0.0002" in ended.text or "2e-4" in ended.text, table
 
 
 def test_problems_from_a_file_with_the_mathematics_reward(short, tmp_path: Path):

@@ -1,4 +1,7 @@
-"""Engine and router as the supervisor runs them: through the router, after a kill, and with the key out of sight."""
+"""Engine and router as the supervisor runs them: through the router, after a kill, and with the key out of sight.
+
+The engine serves a mixture of experts that says which ones it chose.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
-from shared_server import tiny_model
+import torch
+from shared_server import EXPERTS, tiny_model
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.schema.cluster import Device
+from rlscale.platform.sglang_routing import HEADER
+from rlscale.rollout.routed_experts import ExpertSizes
 from rlscale.serve.http import CallError, call
+from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient
 from rlscale.serve.server import ServerSpec
 from rlscale.serve.supervisor import Supervisor
@@ -32,6 +41,7 @@ class Servers:
     engine: str
     router: str
     logs: Path
+    model: Path
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +52,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     supervisor = Supervisor(folder / "logs", folder / "scratch", key)
     try:
         router = supervisor.start_router()
-        engine = supervisor.start_engine(ServerSpec("engine-0", str(tiny_model(folder / "scratch")), Device.cpu))
+        model = tiny_model(folder / "scratch", **EXPERTS)
+        engine = supervisor.start_engine(ServerSpec("engine-0", str(model), Device.cpu, routed_experts=True))
         RouterClient(router, key).add(engine)
-        yield Servers(supervisor, key, engine, router, folder / "logs")
+        yield Servers(supervisor, key, engine, router, folder / "logs", model)
     finally:
         supervisor.stop()
 
@@ -62,6 +73,46 @@ def test_the_router_passes_a_request_on_with_seed_and_logprobs(servers: Servers)
     assert len(routed["meta_info"]["output_token_logprobs"]) == 8
     with pytest.raises(CallError, match="status 401"):
         call(servers.router, "/generate", None, BODY, timeout=30)
+
+
+def chosen_by(model: PreTrainedModel, tokens: list[int]) -> np.ndarray:
+    """The experts that transformers sends each token to, [tokens, layers, top_k], ascending."""
+    with torch.no_grad():
+        layers = model(torch.tensor([tokens]), output_router_logits=True).router_logits
+    chosen = [logits.topk(EXPERTS["num_experts_per_tok"]).indices for logits in layers]
+    return torch.stack(chosen, dim=1).sort(-1).values.numpy()
+
+
+def test_the_experts_of_an_answer_are_those_that_the_model_chooses_also_for_cached_prefixes(servers: Servers) -> None:
+    """Through the router: alone, after a prompt that shares a prefix, the same again, and in company."""
+    model = AutoModelForCausalLM.from_pretrained(servers.model, dtype=torch.float32).eval()
+    sizes = ExpertSizes.of(model.config.to_dict())
+    text = np.random.default_rng(3).integers(4, 20, 90).tolist()
+    prompts = [text[:60], text[:40] + text[60:], text[:60], *([[*text[:20], n] for n in range(4, 12)])]
+
+    def ask(number: int) -> tuple[int, set[str]]:
+        prompt = prompts[number]
+        sampling = {"max_new_tokens": 24, "sampling_seed": number}
+        body = {"input_ids": prompt, "sampling_params": sampling, "return_logprob": True}
+        answer = call(servers.router, "/generate", servers.key, body, headers={HEADER: "1"}, timeout=60)
+        meta = answer["meta_info"]
+        tokens = [*prompt, *(token for _, token, _ in meta["output_token_logprobs"])]
+        chosen = sizes.decode(meta["routed_experts"], len(tokens) - 1)
+        np.testing.assert_array_equal(np.sort(chosen, axis=-1), chosen_by(model, tokens[:-1]))
+        return meta["cached_tokens"], {meta["finish_reason"]["type"]}
+
+    assert EngineReceiver(servers.engine, servers.key).tells_routing()
+    alone = [ask(number) for number in range(3)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(ask, range(3, len(prompts))))
+    assert [cached for cached, _ in alone] == [0, 40, 59]
+    assert all(cached >= 20 for cached, _ in together)
+    assert set.union(*(reason for _, reason in alone + together)) == {"stop", "length"}
+    for headers in ({}, {HEADER: "0"}):
+        silent = call(servers.router, "/generate", servers.key, BODY, headers=headers, timeout=30)
+        assert "routed_experts" not in silent["meta_info"]
+    with pytest.raises(CallError, match=r"status 400: .*must be 0 or 1"):
+        call(servers.router, "/generate", servers.key, BODY, headers={HEADER: "yes"}, timeout=30)
 
 
 def test_the_key_is_in_no_log_command_line_or_environment(servers: Servers) -> None:

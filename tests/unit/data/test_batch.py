@@ -75,6 +75,59 @@ def test_every_column_of_a_batch_has_the_type_of_the_registry(batch: Batch) -> N
     assert all(field.context_sliced == (field.scope is Scope.token) for field in FIELDS.values())
 
 
+def routed_group(index: int, prompt: list[int], responses: list[list[int]], layers: int = 2) -> Group:
+    """A group whose experts of a token are [10 token + layer, 10 token + layer + 5], of `layers` layers."""
+    group = make_group(index, prompt, responses)
+    for sample, response in zip(group.samples, responses, strict=True):
+        first = 10 * sample.tokens[:-1, None].astype(np.int16) + np.arange(layers, dtype=np.int16)
+        routed = np.stack([first, first + 5], axis=-1)
+        tokens = np.array(response, np.int32)
+        fresh = Sample.from_response(group.prompt, sample.index, tokens, None, 3, routed_experts=routed)
+        sample.routed_experts = fresh.routed_experts
+    return group
+
+
+def test_the_experts_of_a_token_stand_at_that_token_and_the_last_one_has_none() -> None:
+    sample = routed_group(0, [1, 2], [[3, 4]]).samples[0]
+    assert sample.routed_experts is not None
+    assert sample.routed_experts.dtype == np.int16
+    assert sample.routed_experts.tolist() == [
+        [[10, 15], [11, 16]],
+        [[20, 25], [21, 26]],
+        [[30, 35], [31, 36]],
+        [[-1, -1], [-1, -1]],
+    ]
+
+
+def test_experts_become_a_column_that_selection_keeps() -> None:
+    batch = Batch.from_groups([routed_group(7, [1, 2], [[3], [4, 5]]), routed_group(9, [6], [[7, 8]])])
+    column = batch.column("routed_experts")
+    assert (column.shape, column.dtype) == ((10, 2, 2), np.int16)
+    assert column[:, 0, 0].tolist() == [10, 20, -1, 10, 20, 40, -1, 60, 70, -1]
+    chosen = batch.select([2, 0])
+    assert chosen.column("routed_experts")[:, 1, 1].tolist() == [66, 76, -1, 16, 26, -1]
+    assert chosen.row("routed_experts", 1).shape == (3, 2, 2)
+    assert batch.select([]).column("routed_experts").shape == (0, 2, 2)
+    assert "routed_experts" not in Batch.from_groups([make_group(7, [1, 2], [[3]])])
+
+
+def test_experts_of_some_samples_only_or_of_two_models_are_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^2 of 3 samples have routed_experts: either all must, or none$"):
+        Batch.from_groups([routed_group(0, [1], [[2], [3]]), make_group(1, [1], [[2]])])
+    with pytest.raises(ValueError, match=r"of different models: layers and top_k are \[\(2, 2\), \(3, 2\)\]$"):
+        Batch.from_groups([routed_group(0, [1], [[2]]), routed_group(1, [1], [[2]], layers=3)])
+
+
+def test_a_column_with_axes_of_its_own_must_have_as_many(batch: Batch) -> None:
+    wanted = r"expected \(11,\) and 2 axes of its own"
+    for shape in ((11,), (11, 2), (10, 2, 2), (11, 2, 2, 1)):
+        with pytest.raises(ValueError, match=wanted):
+            batch.with_column("routed_experts", np.zeros(shape))
+    assert batch.with_column("routed_experts", np.zeros((11, 4, 1))).column("routed_experts").shape == (11, 4, 1)
+    with pytest.raises(ValueError, match=r"has shape \(11, 1\), expected \(11,\)$"):
+        batch.with_column("advantages", np.zeros((11, 1)))
+
+
 def test_the_oldest_version_of_a_group_ignores_tokens_that_nobody_generated() -> None:
     group = make_group(0, [1, 2], [[3], [4]], version=6)
     group.samples[1].versions[-1] = 4

@@ -60,6 +60,11 @@ def test_the_same_seed_makes_the_same_weights_and_another_seed_others(folder: Pa
     assert other.name != again.name
 
 
+def test_every_token_that_can_be_sampled_has_an_embedding(folder: Path) -> None:
+    sizes = np.abs(load_file(folder / "model.safetensors")["model.embed_tokens.weight"]).max(axis=1)
+    assert sizes.min() > 0.1 * sizes.max()
+
+
 def test_making_a_model_leaves_the_random_state_of_torch_alone(tmp_path: Path) -> None:
     import torch
 

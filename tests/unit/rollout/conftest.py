@@ -22,6 +22,7 @@ from rlscale.config.schema.evaluation import EvalConfig
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.config.schema.rollout import RolloutConfig
 from rlscale.data.character_tokenizer import character_tokenizer
+from rlscale.rollout.routed_experts import ExpertSizes
 from rlscale.rollout.service import RolloutService
 from rlscale.rollout.spec import RolloutSpec
 
@@ -68,7 +69,7 @@ async def started(spec: RolloutSpec, engine: FakeEngine) -> AsyncIterator[Rollou
 def run(spec: RolloutSpec) -> Callable[..., Any]:
     """`run(scenario, key=value)`: the scenario's result, with a fresh engine and a service with those rollout keys.
 
-    `reward`, `overlong` and `refill` replace those of the spec.
+    `reward`, `overlong`, `refill` and `experts` replace those of the spec.
     """
 
     def call(
@@ -76,6 +77,7 @@ def run(spec: RolloutSpec) -> Callable[..., Any]:
         reward: RewardConfig | None = None,
         overlong: OverlongConfig | None = None,
         refill: RefillConfig | None = None,
+        experts: ExpertSizes | None = None,
         **rollout: Any,
     ) -> Any:
         async def main() -> Any:
@@ -85,6 +87,7 @@ def run(spec: RolloutSpec) -> Callable[..., Any]:
                 reward=reward or spec.reward,
                 overlong=overlong or spec.overlong,
                 refill=refill or spec.refill,
+                experts=experts or spec.experts,
             )
             async with FakeEngine() as engine, started(changed, engine) as service:
                 return await asyncio.wait_for(scenario(engine, service), 30)

@@ -6,15 +6,28 @@ tests/e2e/rollout/test_contract.py runs the same assertions against it and again
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from aiohttp import web
 
 END = 3
 CONTEXT = 512
+
+
+def experts_by_place(tokens: int) -> np.ndarray:
+    """Experts that tell places apart, of 3 layers with 2 of 6: (token + layer) mod 6 and the one after it."""
+    first = (np.arange(tokens)[:, None] + np.arange(3)) % 6
+    return np.stack([first, (first + 1) % 6], axis=-1)
+
+
+def encoded(experts: np.ndarray) -> str:
+    """Experts as SGLang sends them."""
+    return base64.b64encode(np.asarray(experts, "<i4").tobytes()).decode()
 
 
 class FakeEngine:
@@ -29,6 +42,7 @@ class FakeEngine:
         self.weights = 0
         self.weight_version: str | None = None  # what it reports; None: the version it was given last
         self.synced = "0"
+        self.routed: Callable[[int], Any] | None = None  # by the number of input tokens; None: does not know of experts
         self.delay: Callable[[dict[str, Any]], float] = lambda body: 0.0
         self.fault: Callable[[dict[str, Any]], int | str | None] = lambda body: None
         self.requests: list[dict[str, Any]] = []
@@ -79,7 +93,12 @@ class FakeEngine:
             seconds = self.delay(body)
             if seconds:
                 await asyncio.wait([asyncio.create_task(self._aborted.wait())], timeout=seconds)
-            return web.json_response(self._answer(body))
+            answer = self._answer(body)
+            by_header = request.headers.get("x-request-id-return-routed-experts") == "1"
+            if self.routed is not None and by_header and body.get("return_routed_experts"):
+                inputs = len(body["input_ids"]) + len(answer["meta_info"]["output_token_logprobs"]) - 1
+                answer["meta_info"]["routed_experts"] = self.routed(inputs)
+            return web.json_response(answer)
         finally:
             self.running -= 1
 

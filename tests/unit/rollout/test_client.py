@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, encoded, experts_by_place
 
-from rlscale.rollout.client import EngineClient, RequestFailed, SamplingParams
+from rlscale.config.errors import UserError
+from rlscale.rollout.client import EngineClient, Generation, RequestFailed, SamplingParams
+from rlscale.rollout.routed_experts import ExpertSizes
 
 PROMPT = np.array([5, 6, 7], np.int32)
 SAMPLING = SamplingParams(max_new_tokens=4)
@@ -121,3 +123,63 @@ def test_an_aborted_request_keeps_its_tokens() -> None:
     reason, length = talk(scenario)
     assert reason == "abort"
     assert length > 0
+
+
+SIZES = ExpertSizes(layers=3, top_k=2, experts=6)
+
+
+def test_the_experts_of_every_input_token_come_with_the_answer_when_asked_for() -> None:
+    async def scenario(engine: FakeEngine, client: EngineClient) -> list[Generation]:
+        engine.routed = lambda tokens: encoded(experts_by_place(tokens))
+        return [await client.generate(PROMPT, SAMPLING, seed=1, experts=experts) for experts in (SIZES, None)]
+
+    asked, other = talk(scenario)
+    inputs = len(PROMPT) + len(asked.tokens) - 1
+    assert asked.routed_experts.dtype == np.int16
+    assert asked.routed_experts.tolist() == experts_by_place(inputs).tolist()
+    assert other.routed_experts is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda tokens: None, "the answer has none; the engine must be started by rlscale, to return them through"),
+        (lambda tokens: "not base64!", "the answer is not base64"),
+        (lambda tokens: encoded(experts_by_place(tokens))[:-4], "bytes, which is not int32"),
+        (lambda tokens: encoded(experts_by_place(tokens + 1)), r"bytes, which is not int32 \[\d, 3, 2\]"),
+        (lambda tokens: encoded(experts_by_place(tokens) + 1), "the answer names experts 1 to 6 of 6"),
+        (lambda tokens: encoded(experts_by_place(tokens) - 1), "the answer names experts -1 to 4 of 6"),
+        (lambda tokens: encoded(np.zeros((tokens, 3, 2))), "twice for one token, so the engine did not record"),
+    ],
+)
+def test_an_answer_without_usable_experts_is_a_failed_request_of_one_line(
+    answer: Callable[[int], Any], reason: str
+) -> None:
+    async def scenario(engine: FakeEngine, client: EngineClient) -> str:
+        engine.routed = answer
+        with pytest.raises(RequestFailed, match=f"^routed experts: .*{reason}") as raised:
+            await client.generate(PROMPT, SAMPLING, seed=1, experts=SIZES)
+        return str(raised.value)
+
+    assert "\n" not in talk(scenario)
+
+
+def test_an_aborted_request_has_no_experts_and_keeps_its_tokens() -> None:
+    async def scenario(engine: FakeEngine, client: EngineClient) -> Generation:
+        engine.delay = lambda body: 5.0
+        request = asyncio.create_task(client.generate(PROMPT, SAMPLING, seed=1, rid="a", experts=SIZES))
+        while not engine.running:
+            await asyncio.sleep(0.01)
+        await client.abort()
+        return await request
+
+    aborted = talk(scenario)
+    assert (aborted.finish_reason, aborted.routed_experts) == ("abort", None)
+    assert len(aborted.tokens) > 0
+
+
+def test_the_sizes_are_read_from_the_models_config_under_either_name() -> None:
+    sizes = {"num_hidden_layers": 3, "num_experts_per_tok": 2}
+    assert ExpertSizes.of({**sizes, "num_experts": 6}) == ExpertSizes.of({**sizes, "num_local_experts": 6}) == SIZES
+    with pytest.raises(UserError, match="the model \\(qwen3\\) has no experts; set it to none"):
+        ExpertSizes.of({"model_type": "qwen3", "num_hidden_layers": 3})

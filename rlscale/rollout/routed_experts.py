@@ -1,0 +1,61 @@
+"""The experts that an engine sent the tokens of a request to, as its answer gives them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlscale.config.errors import UserError
+
+
+@dataclass(frozen=True)
+class ExpertSizes:
+    """What the choices of a mixture of experts are counted in."""
+
+    layers: int
+    """Layers of the model, which all have experts."""
+    top_k: int
+    """Experts that a layer sends each token to."""
+    experts: int
+    """Experts of each layer."""
+
+    @staticmethod
+    def of(architecture: Mapping[str, Any]) -> ExpertSizes:
+        """Those of a Hugging Face config. UserError where the model has no experts."""
+        experts = architecture.get("num_experts") or architecture.get("num_local_experts")
+        top_k = architecture.get("num_experts_per_tok")
+        if not experts or not top_k:
+            raise UserError(
+                f"trainer.routing_replay=rollout: the model ({architecture.get('model_type')}) has no experts; "
+                "set it to none"
+            )
+        return ExpertSizes(int(architecture["num_hidden_layers"]), int(top_k), int(experts))
+
+    def decode(self, answer: Any, tokens: int) -> NDArray[np.int16]:
+        """`meta_info.routed_experts`, base64 of int32, -> int16 [tokens, layers, top_k]. ValueError if it is not that.
+
+        An expert that is named twice for one token was never chosen: the engine did not record that layer.
+        """
+        if not isinstance(answer, str):
+            raise ValueError(
+                "the answer has none; the engine must be started by rlscale, to return them through the router"
+            )
+        try:
+            read = base64.b64decode(answer, validate=True)
+        except ValueError as error:
+            raise ValueError(f"the answer is not base64 ({error})") from error
+        shape = (tokens, self.layers, self.top_k)
+        if len(read) != 4 * tokens * self.layers * self.top_k:
+            raise ValueError(f"the answer has {len(read)} bytes, which is not int32 {list(shape)} for {tokens} tokens")
+        chosen = np.frombuffer(read, "<i4").reshape(shape)
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= self.experts):
+            raise ValueError(f"the answer names experts {chosen.min()} to {chosen.max()} of {self.experts}")
+        ordered = np.sort(chosen, axis=-1)
+        if (ordered[..., 1:] == ordered[..., :-1]).any():
+            raise ValueError("the answer names an expert twice for one token, so the engine did not record its choice")
+        return chosen.astype(np.int16)
