@@ -12,9 +12,6 @@ from rlscale.config.schema.algo import (
     SftLoss,
 )
 
-COLUMNS = ("old_logprobs", "ref_logprobs", "teacher_logprobs", "values")
-"""Columns of a batch that models compute, in the order in which they are asked for."""
-
 READ_KL = (ReturnsAdvantage, BaselineAdvantage, GaeAdvantage)
 """Advantages with a KL term in the reward."""
 

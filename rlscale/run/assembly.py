@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from rlscale.config.checks import check
+from rlscale.config.columns import kept_versions
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
-from rlscale.config.schema.cluster import Device
 from rlscale.config.sizes import Sizes
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
@@ -58,7 +58,7 @@ class Assembly:
         self._tokenizer = ensure_tokenizer_folder(config.model, self._model)
         engines = self._sizes.engines if self._generates else 0
         layout = lay_out(config.cluster, self._sizes.trainer_ranks, engines, config.rollout.gpus_per_engine)
-        nodes = node_ids(layout.nodes, need_gpus=config.cluster.device is Device.cuda)
+        nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
         if self._generates:
             note = self._records.note
             self._engines = Engines(config, layout, nodes, self._calls, folder.logs, self._scratch, note)
@@ -148,4 +148,5 @@ def trainer_spec(config: Config, models: ModelFolders) -> TrainerSpec:
         critic_path=str(models.critic or ""),
         critic_init_path=str(config.critic.model.init or models.critic or ""),
         teacher_path=str(models.teacher) if models.teacher is not None else None,
+        kept_versions=kept_versions(config.algo, config.rollout.max_staleness),
     )

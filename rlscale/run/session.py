@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from rlscale.config.columns import columns_before
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic
 from rlscale.config.schema import Config
@@ -30,7 +32,7 @@ from rlscale.run.rollout import Feed, Rollout
 from rlscale.run.saver import Saver
 from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
-from rlscale.trainer.preparation import columns_before, prepare
+from rlscale.trainer.preparation import prepare
 
 _HEAL_EVERY_S = 1.0
 _SAVE_AFTER_FAILURE_S = 10.0
@@ -105,7 +107,7 @@ class Session:
     def train(self, groups: Sequence[Group]) -> None:
         """The optimizer steps of this iteration; with them the iteration counts as done."""
         with self.records.span("train"):
-            batch = build_batch(groups, self.config)
+            batch = build_batch(groups, self.config).with_column("version", self.state.version)
             parts, plan = divide(batch, self.config)
             batch = self._with_columns(batch, parts)
             batch, prepared = prepare(
@@ -243,7 +245,9 @@ class Session:
         with self.records.span("checkpoint"):
             self.records.update_counters(self.state)
             rollout = self._feed.state_dict(trained=not self._untrained)
-            self._saver.begin(self.state, rollout, copy=copy)
+            ahead = self._unsynced and not self._supervised  # by weights that no engine has been given as a version yet
+            state = replace(self.state, version=self.state.version + ahead)
+            self._saver.begin(state, rollout, copy=copy)
         self._saved_at = self.state.iteration
 
     def _save_in_passing(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,19 @@ import ray
 from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rlscale.config.columns import old_model
 from rlscale.config.schema.cluster import Device
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part
+from rlscale.platform.environment import rank_environment
 from rlscale.run.actors import TrainerActor
 from rlscale.run.calls import Calls
 from rlscale.run.placement import Layout
 from rlscale.trainer.spec import Form, TrainerSpec
 
 _START = "cluster.start_timeout_s"
-_MODELS = {"old_logprobs": "policy", "ref_logprobs": "reference", "teacher_logprobs": "teacher"}
-"""Columns of log-probs, and the model that each is by."""
+_MODELS = {"ref_logprobs": "reference", "teacher_logprobs": "teacher"}
+"""Columns of log-probs, and the model that each is by, except `old_logprobs`, for which the algorithm names it."""
 
 
 class TrainerGroup:
@@ -32,7 +35,8 @@ class TrainerGroup:
         """Create the rank processes; they import while others start."""
         self._calls = calls
         self._parts_of: list[int] = []
-        environment = {"OMP_NUM_THREADS": str(threads), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+        self._old_model = "policy"
+        environment = {**rank_environment(device, threads), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
         actor: Any = ray.remote(TrainerActor)
         self._ranks = []
         for rank, slot in enumerate(layout.ranks):
@@ -51,6 +55,7 @@ class TrainerGroup:
         address, port = self._meeting_point(timeout_s)
         starting = [rank.start.remote(spec, address, port) for rank in self._ranks]
         self._calls.wait(starting, "trainer start", timeout_s=timeout_s, limit=_START, heed_stop=True)
+        self._old_model = old_model(spec.algo)
         self._parts_of = self.call("data_parallel_rank", what="trainer start")
 
     def convert(self, spec: TrainerSpec, target: Path, to: Form, timeout_s: float, *, critic: bool = False) -> None:
@@ -82,12 +87,16 @@ class TrainerGroup:
     def columns(self, name: str, parts: list[Part], batch: Batch) -> NDArray[np.float32]:
         """A column that a model computes for every token of a batch divided into `parts`, float32 [tokens_total].
 
-        `name` is old_logprobs, ref_logprobs, teacher_logprobs or values.
+        `name` is old_logprobs, ref_logprobs, teacher_logprobs or values. For old log-probs by the weights that sampled
+        (`algo.old_logprobs=behaviour`) the parts have the column `version`.
         """
+        if name != "old_logprobs":  # other models choose experts by themselves, and the column is large
+            parts = [replace(part, batch=part.batch.without("routed_experts")) for part in parts]
         if name == "values":
             calls = [rank.values.remote(ref) for rank, ref in self._dealt(parts)]
         else:
-            calls = [rank.logprobs.remote(ref, _MODELS[name], None) for rank, ref in self._dealt(parts)]
+            model = self._old_model if name == "old_logprobs" else _MODELS[name]
+            calls = [rank.logprobs.remote(ref, model, None) for rank, ref in self._dealt(parts)]
         answers = self._calls.wait(calls, f"pass for {name}")
         column = np.zeros(batch.tokens_total, np.float32)
         for number, answer in zip(self._parts_of, answers, strict=True):

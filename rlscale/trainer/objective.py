@@ -17,6 +17,7 @@ from rlscale.algo import corrections, losses
 from rlscale.algo import kl as kl_terms
 from rlscale.algo.losses import PolicyLoss, SegmentSum
 from rlscale.algo.mismatch import largest
+from rlscale.config.columns import corrected_ahead, old_model, ranks_need_old, weight_level
 from rlscale.config.errors import UserError
 from rlscale.config.schema.algo import (
     AlgoConfig,
@@ -28,7 +29,6 @@ from rlscale.config.schema.algo import (
     KLEstimator,
     KLPlacement,
     LossConfig,
-    OldLogprobs,
     SapoLoss,
     SftLoss,
 )
@@ -37,7 +37,7 @@ from rlscale.trainer.finite_loss import with_gradient_of_its_kind
 from rlscale.trainer.hook_results import checked_loss
 from rlscale.trainer.hooks import build_hook
 from rlscale.trainer.objective_metrics import Metrics, add_mismatch, masked_sum, policy_sums
-from rlscale.trainer.step_corrections import corrected_ahead, importance_weights, weight_level
+from rlscale.trainer.step_corrections import importance_weights
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,12 @@ class Objective:
     @property
     def needs_old(self) -> bool:
         """Whether the ranks compute `old_logprobs` before the first step of an iteration if the batch brings none."""
-        if self.supervised or self.algo.correction.bypass:
-            return False
-        several = self.algo.steps_per_iteration * self.algo.epochs_per_iteration > 1
-        return several or self.algo.old_logprobs is OldLogprobs.always
+        return ranks_need_old(self.algo)
+
+    @property
+    def old_model(self) -> str:
+        """The model that computes `old_logprobs`: see rlscale.config.columns.old_model."""
+        return old_model(self.algo)
 
     @property
     def needs_reference(self) -> bool:

@@ -20,8 +20,9 @@ from rlscale.algo.protocols import AdvantageInputs
 from rlscale.algo.reduction import token_weights
 from rlscale.algo.scores import score
 from rlscale.algo.trajectories import Trajectories
+from rlscale.config.columns import corrected_ahead, rejects
 from rlscale.config.errors import UserError
-from rlscale.config.named_models import COLUMNS, READ_KL, asked_columns, has_critic, has_teacher, kl_in_reward
+from rlscale.config.named_models import READ_KL, kl_in_reward
 from rlscale.config.schema.algo import (
     AdvantageConfig,
     AlgoConfig,
@@ -38,28 +39,7 @@ from rlscale.config.schema.algo import (
 from rlscale.data.batch import Batch
 from rlscale.trainer.hook_results import checked_array
 from rlscale.trainer.hooks import build_hook
-from rlscale.trainer.step_corrections import StepCorrections, corrected_ahead, rejects
-
-
-def columns_before(algo: AlgoConfig) -> tuple[str, ...]:
-    """The columns that models must compute before `prepare` can, a subset of `COLUMNS` in its order.
-
-    What the loss alone reads (old log-probs for several steps, the reference for a KL term in the loss) is not among
-    them: each rank computes that for itself. With `correction.bypass` the old log-probs are the engine's, which
-    `prepare` copies: no pass is made for them. A coefficient of 0 needs nothing.
-    """
-    if isinstance(algo.loss, SftLoss):
-        return ()
-    penalty, critic, asked = kl_in_reward(algo), has_critic(algo), asked_columns(algo)
-    corrects = corrected_ahead(algo) or rejects(algo)
-    reads_old = penalty or critic or corrects or algo.distil_coef != 0.0 or "old_logprobs" in asked
-    needed = {
-        "old_logprobs": reads_old and not algo.correction.bypass,
-        "ref_logprobs": penalty or "ref_logprobs" in asked,
-        "teacher_logprobs": has_teacher(algo),
-        "values": critic,
-    }
-    return tuple(name for name in COLUMNS if needed[name])
+from rlscale.trainer.step_corrections import StepCorrections
 
 
 def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tuple[Batch, dict[str, float]]:

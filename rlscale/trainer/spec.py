@@ -62,6 +62,8 @@ class TrainerSpec:
     """Hugging Face folder whose weights the critic starts from; empty is `critic_path`."""
     teacher_path: str | None = None
     """Hugging Face folder of the teacher; None for an algorithm without one."""
+    kept_versions: int = 0
+    """Versions of the policy's weights that are kept besides the present one, for `algo.old_logprobs=behaviour`."""
 
     def of_policy(self) -> TrainerSpec:
         """What the policy is built from: its schedule leaves out the iterations that train the critic alone."""

@@ -11,29 +11,12 @@ from torch import Tensor
 
 from rlscale.algo import corrections
 from rlscale.algo.losses import SegmentSum
-from rlscale.config.schema.algo import AlgoConfig, GspoLoss
+from rlscale.config.columns import corrected_ahead, rejects, weight_level
+from rlscale.config.schema.algo import AlgoConfig
 from rlscale.config.schema.correction import CorrectionConfig, Level, WeightKind
 from rlscale.data.batch import Batch
 from rlscale.trainer.hook_results import checked_weights
 from rlscale.trainer.hooks import build_hook
-
-
-def weight_level(algo: AlgoConfig) -> Level:
-    """What shares one importance weight: as configured, by default a segment for the losses of GSPO, else a token."""
-    if algo.correction.level is not None:
-        return algo.correction.level
-    return Level.geometric if isinstance(algo.loss, GspoLoss) else Level.token
-
-
-def corrected_ahead(algo: AlgoConfig) -> bool:
-    """Whether the weights are computed with the batch (column `correction`) and not in each micro-batch."""
-    config = algo.correction
-    return config.weight is not WeightKind.none and (config.normalise or weight_level(algo) is not Level.token)
-
-
-def rejects(algo: AlgoConfig) -> bool:
-    """Whether segments may be left out."""
-    return algo.correction.rejection.level is not None or algo.correction.rejection.veto is not None
 
 
 def importance_weights(

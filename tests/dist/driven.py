@@ -16,10 +16,11 @@ from rlscale.config.schema.algo import AlgoConfig
 from rlscale.config.schema.critic import CriticConfig
 from rlscale.config.schema.optim import OptimConfig
 from rlscale.data.batch import Batch
-from rlscale.trainer.preparation import columns_before, prepare
+from rlscale.trainer.preparation import prepare
+from rlscale.config.columns import columns_before, old_model
 from rlscale.trainer.spec import TrainerSpec
 
-MODELS = {"old_logprobs": "policy", "ref_logprobs": "reference", "teacher_logprobs": "teacher"}
+MODELS = {"ref_logprobs": "reference", "teacher_logprobs": "teacher"}
 
 
 def shipped(name: str, **changes: Any) -> AlgoConfig:
@@ -54,7 +55,8 @@ def column(trainer: Any, name: str, spec: TrainerSpec, batch: Batch) -> np.ndarr
     import torch.distributed as dist
 
     parts, own = divide(batch, spec.data_parallel), trainer.data_parallel_rank()
-    values = trainer.values(parts[own]) if name == "values" else trainer.logprobs(parts[own], MODELS[name])
+    model = old_model(spec.algo) if name == "old_logprobs" else MODELS.get(name, "")
+    values = trainer.values(parts[own]) if name == "values" else trainer.logprobs(parts[own], model)
     answers: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(answers, (own, values))
     by_part = {number: answer for number, answer in answers if answer is not None}
@@ -148,12 +150,13 @@ def columns(
 
 
 def train_critic_and_export(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, batch: Batch, folder: str
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, batch: Batch, folder: str, saved: str
 ) -> np.ndarray:
-    """Train one iteration, export the critic, and give the values of the trained one."""
+    """Train one iteration, save a checkpoint, export the critic, and give the values of the trained one."""
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         iterate(trainer, spec, batch, 0)
+        trainer.save(saved)
         trainer.export(folder, "critic")
         return column(trainer, "values", spec, batch)
     finally:

@@ -11,17 +11,22 @@ import driven
 import layout_scenario
 import numpy as np
 from rank_pool import RankPool
+from routing_scenarios import with_experts
 from scenarios import whole_column
+from tiny_models import EXPERTS, SIZES
 from training_data import divide, make_batch, make_spec
 
 from rlscale.config.schema.model import DType
 from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.trainer import Recompute, TrainerConfig
+from rlscale.config.schema.trainer import Recompute, RoutingReplay, TrainerConfig
 from rlscale.trainer.spec import TrainerSpec
 
 STEPS = 4
 """Optimizer steps after which weights are compared (PPO: 8, two batches of two steps and two epochs)."""
-COMPARED_METRICS = ("tokens", "entropy", "ppo_kl", "ratio_max", "kl", "logprob_diff_mean")
+COMPARED_METRICS = (
+    *("tokens", "entropy", "ppo_kl", "ratio_max", "kl", "logprob_diff_mean"),
+    *("expert_load_max", "expert_load_idle", "routing_replayed", "routing_changed"),
+)
 OVERLAPS = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 SHORT = {
     "tensor": "TP",
@@ -49,6 +54,8 @@ class Layout:
     """Also with both overlaps."""
     recompute: Recompute = Recompute.none
     dtype: DType = DType.float32
+    replay: bool = False
+    """Random experts that are replayed."""
 
     @property
     def ranks(self) -> int:
@@ -62,6 +69,7 @@ class Layout:
         text = ", ".join(parts).replace("TP 2", "TP 2 + SP", 1) if "sequence" in self.parallel else ", ".join(parts)
         extras = ["distributed optimizer, overlaps"] if self.distributed_optimizer else []
         extras += [f"recompute {self.recompute.value}"] if self.recompute is not Recompute.none else []
+        extras += ["replay"] if self.replay else []
         return "; ".join([text or "one rank", *extras])
 
     @property
@@ -72,7 +80,7 @@ class Layout:
     @property
     def baseline(self) -> Layout:
         """The same on one rank, in fp32."""
-        return Layout(self.model, self.algorithm)
+        return Layout(self.model, self.algorithm, replay=self.replay)
 
     def spec(self, models: dict[str, Path]) -> TrainerSpec:
         """The trainer's spec of it."""
@@ -80,6 +88,7 @@ class Layout:
             distributed_optimizer=self.distributed_optimizer,
             recompute=self.recompute,
             ddp=OVERLAPS if self.distributed_optimizer else {},
+            routing_replay=RoutingReplay.rollout if self.replay else RoutingReplay.none,
         )
         options: dict[str, Any] = {"parallel": self.parallel, "trainer": trainer, "dtype": self.dtype}
         if self.algorithm == "ppo":
@@ -114,12 +123,15 @@ TWO_RANKS = [
     Layout("moe", "grpo_kl", SP | ETP),
     Layout("moe", "grpo_kl", ETP | DP),
     Layout("moe", "grpo_kl", PP),
+    Layout("moe", "grpo_kl", SP | EP, replay=True),
+    Layout("moe", "grpo_kl", EP | CP, recompute=Recompute.full, replay=True),
 ]
 FOUR_RANKS = [
     Layout("dense", "grpo_kl", SP | PP),
     Layout("dense", "grpo_kl", SP | CP),
     Layout("moe", "grpo_kl", CP | EP | DP),
     Layout("moe", "grpo_kl", SP | {"expert": 4} | DP, distributed_optimizer=True),
+    Layout("moe", "grpo_kl", SP | EP | PP, replay=True),
     Layout("deep", "ppo", SP | PP),
 ]
 MORE_ON_FOUR_RANKS = [
@@ -137,6 +149,7 @@ MORE_ON_FOUR_RANKS = [
     Layout("moe", "grpo_kl", SP | EP | ETP | DP),
     Layout("moe", "grpo_kl", SP | EP | PP),
     Layout("moe", "grpo_kl", SP | EP | CP),
+    Layout("moe", "grpo_kl", SP | EP | CP, replay=True),
     Layout("moe", "ppo", CP | EP | DP),
 ]
 """Measured by benchmarks/layouts.py, which prints the table of docs/trainer.md; too many for every test run."""
@@ -191,6 +204,8 @@ def run(layout: Layout, pool: RankPool, models: dict[str, Path]) -> list[dict[st
             result["logprobs"] = result["iterations"][0]["columns"]["old_logprobs"]
         return results
     batches = [make_batch(spec.algo, seed=seed) for seed in range(STEPS // spec.algo.steps_per_iteration)]
+    if layout.replay:
+        batches = [with_experts(batch, SIZES["num_hidden_layers"], EXPERTS["num_experts"]) for batch in batches]
     align = layout.parallel.get("pipeline", 1) if "virtual_pipeline" in layout.parallel else 1
     iterations = [divide(batch, spec.data_parallel, align=align) for batch in batches]
     results = pool.run(layout_scenario.train, spec, iterations, world_size=layout.ranks)

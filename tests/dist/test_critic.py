@@ -10,9 +10,11 @@ from typing import Any
 
 import driven
 import numpy as np
+import optimizer_scenarios
 import pytest
 import torch
 from rank_pool import RankFailed, RankPool
+from safetensors.torch import load_file
 from test_algorithms import assert_same
 
 from rlscale.config.schema.cluster import Device
@@ -157,8 +159,8 @@ def test_exported_critic_is_the_model_for_transformers_and_for_another_run(
     spec = driven.spec_of(PPO, models, kind, parallel=parallel)
     # It starts from the policy's folder, whose config says what a policy is.
     spec, batch = replace(spec, critic_path="", critic_init_path=spec.critic_path), driven.segmented(PPO)
-    folder = tmp_path / "critic"
-    values = pool.run(driven.train_critic_and_export, spec, batch, str(folder), world_size=2)[0]
+    folder, saved = tmp_path / "critic", tmp_path / "saved"
+    values = pool.run(driven.train_critic_and_export, spec, batch, str(folder), str(saved), world_size=2)[0]
     np.testing.assert_allclose(values, hf_values(folder, batch), atol=1e-5)
     assert np.abs(values - hf_values(models[f"critic_{kind}"], batch)).max() > 1e-3
     architectures = json.loads((folder / "config.json").read_text())["architectures"]
@@ -167,6 +169,14 @@ def test_exported_critic_is_the_model_for_transformers_and_for_another_run(
     again = replace(again, data_parallel=1)
     (loaded,) = pool.run(driven.columns, again, batch, ["values"], False, world_size=1)
     np.testing.assert_allclose(loaded["columns"][0], values, atol=1e-5)
+    # The command `export` makes the same folder of the checkpoint, here on one rank.
+    one = replace(spec, critic_init_path=str(saved / "critic"), parallel=again.parallel, data_parallel=1)
+    converted = tmp_path / "converted"
+    pool.run(optimizer_scenarios.exported, one, str(converted), True, world_size=1)
+    assert (converted / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+    ours, theirs = (load_file(path / "model.safetensors") for path in (converted, folder))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 @pytest.mark.parametrize("distributed_optimizer", [False, True])
@@ -229,13 +239,13 @@ def test_critic_in_sixteen_bits_has_values_and_steps(pool: RankPool, models: dic
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [DType.float32, DType.bfloat16])
 def test_only_one_model_is_on_the_gpu(models: dict[str, Path], dtype: DType) -> None:
-    from rank_pool import free_port
+    from rlscale.platform.ports import free_port
     from training_data import divide, make_batch
 
     spec = driven.spec_of(PPO, models, dtype=dtype, device=Device.cuda)
     spec = replace(spec, teacher_path=str(models["deep"]))
     (part,) = divide(make_batch(PPO), 1)
-    trainer = driven.open_trainer(0, 1, "127.0.0.1", free_port(), spec)
+    trainer = driven.open_trainer(0, 1, "127.0.0.1", free_port("127.0.0.1"), spec)
     try:
         for version in range(2):
             before = trainer.values(part)

@@ -73,6 +73,12 @@ def test_experts_with_tensor_but_without_sequence_parallelism_are_refused(
         run(Layout("moe", "grpo", TP), pool, models)
 
 
+def test_sizes_whose_product_is_not_the_number_of_ranks_are_refused(pool: RankPool, models: dict[str, Path]) -> None:
+    spec = Layout("dense", "grpo", TP).spec(models)
+    with pytest.raises(RankFailed, match=r"UserError: parallel.tensor x .* x data = 2, but there are 1 trainer ranks"):
+        pool.run(scenarios.train, spec, [], world_size=1)
+
+
 def assert_within(difference: Differences, bounds: Differences) -> None:
     """None of the differences is above its bound (or not a number)."""
     for entry in fields(Differences):

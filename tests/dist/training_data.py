@@ -34,7 +34,8 @@ from rlscale.config.schema.weights import WeightsConfig
 from rlscale.data.batch import Batch
 from rlscale.data.packing import plan
 from rlscale.data.part import Part, split
-from rlscale.trainer.preparation import columns_before, prepare
+from rlscale.trainer.preparation import prepare
+from rlscale.config.columns import columns_before
 from rlscale.trainer.spec import TrainerSpec
 
 MAX_RESPONSE_TOKENS = 24

@@ -12,9 +12,11 @@ from rlscale.config.checks.critic import CRITIC_CHECKS
 from rlscale.config.checks.kl import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.model import MODEL_CHECKS
+from rlscale.config.checks.moe import MOE_CHECKS
 from rlscale.config.checks.optimizer import OPTIMIZER_CHECKS
 from rlscale.config.checks.options import OPTION_CHECKS
 from rlscale.config.checks.ranges import out_of_range
+from rlscale.config.checks.routing import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
 from rlscale.config.checks.stages import STAGE_CHECKS
 from rlscale.config.checks.subject import Subject
@@ -63,6 +65,8 @@ _OF_STAGE: tuple[Callable[[Subject], Iterator[str]], ...] = (
     *CORRECTION_CHECKS,
     *CRITIC_CHECKS,
     *TEACHER_CHECKS,
+    *ROUTING_CHECKS,
+    *MOE_CHECKS,
     *SAMPLING_CHECKS,
     *STAGE_CHECKS,
     *OPTIMIZER_CHECKS,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.subject import Subject
-from rlscale.config.named_models import COLUMNS
+from rlscale.config.columns import COLUMNS
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.algo import (
     AlgoConfig,

@@ -14,6 +14,7 @@ from rlscale.config.schema.algo import (
     CustomAdvantage,
     CustomLoss,
     KLConfig,
+    OldLogprobs,
     OverlongConfig,
     RefillConfig,
 )
@@ -94,6 +95,23 @@ def clip_leaves_room(subject: Subject) -> Iterator[str]:
         )
 
 
+def behaviour_differs(subject: Subject) -> Iterator[str]:
+    """Weights of older versions are kept for tokens that they may have sampled, and for a pass that is made."""
+    algo = subject.config.algo
+    if subject.supervised or algo.old_logprobs is not OldLogprobs.behaviour:
+        return
+    if algo.correction.bypass:
+        yield (
+            "algo.old_logprobs=behaviour asks for a pass that algo.correction.bypass=true leaves out; set one of them "
+            "back"
+        )
+    elif subject.config.rollout.max_staleness == 0:
+        yield (
+            "algo.old_logprobs=behaviour with rollout.max_staleness=0: the present weights sampled every token, so "
+            "that it does what always does; use algo.old_logprobs=always, or rollout.max_staleness=1"
+        )
+
+
 def steps_divide_the_groups(subject: Subject) -> Iterator[str]:
     """Steps get equal numbers of groups, and every data-parallel rank something to train on."""
     groups, steps = subject.config.rollout.groups_per_iteration, subject.config.algo.steps_per_iteration
@@ -145,6 +163,7 @@ ALGORITHM_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
     supervised_reads_little,
     own_functions_are_named,
     clip_leaves_room,
+    behaviour_differs,
     steps_divide_the_groups,
     schedule_is_consistent,
 )

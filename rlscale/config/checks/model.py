@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.architecture import SUPPORTED, parameter_count, read_architecture
 from rlscale.config.checks.subject import Subject
+from rlscale.config.columns import kept_versions
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic, has_reference, has_teacher, named_models
 from rlscale.config.nearest import did_you_mean, nearest
@@ -76,6 +77,7 @@ def training_gb(subject: Subject, parameters: float) -> float:
         total += _parameters(config.critic.model, parameters) * TRAINING_BYTES
     if has_reference(config.algo):
         total += parameters * weight
+    total += parameters * weight * kept_versions(config.algo, config.rollout.max_staleness)
     if has_teacher(config.algo):
         teacher = ModelConfig(name="teacher", path=config.teacher.path)
         total += (_parameters(teacher, parameters) if teacher.path is not None else parameters) * weight

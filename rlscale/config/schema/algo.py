@@ -51,10 +51,14 @@ class ReductionKind(Enum):
 
 
 class OldLogprobs(Enum):
-    """When the trainer computes log-probs before the first step of an iteration."""
+    """When the trainer computes log-probs before the first step of an iteration, and by which weights."""
 
     auto = "auto"
+    """By the present weights, where the first step does not give the same numbers."""
     always = "always"
+    """By the present weights."""
+    behaviour = "behaviour"
+    """Each token's by the weights of the version that sampled it."""
 
 
 @dataclass
@@ -264,4 +268,4 @@ class AlgoConfig(Section):
     epochs_per_iteration: int = 1
     """Times that the steps of one iteration are repeated."""
     old_logprobs: OldLogprobs = OldLogprobs.auto
-    """`auto` skips the trainer's own pass where the first step's log-probs are the same numbers; `always` makes it."""
+    """`auto` skips the pass where the first step gives the same; `always` makes it; `behaviour`: by what sampled."""

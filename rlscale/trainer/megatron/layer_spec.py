@@ -28,6 +28,7 @@ from rlscale.trainer.megatron.layers import (
     RMSNorm,
     RowGroupedLinear,
 )
+from rlscale.trainer.megatron.router import RoutedLayer, Router
 
 
 def uses_transformer_engine(platform: Platform) -> bool:
@@ -41,6 +42,8 @@ def block_spec(config: TransformerConfig, platform: Platform, vp_stage: int | No
         spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
         for layer in spec.layer_specs:
             if layer.submodules.mlp.module is MoELayer:
+                layer.submodules.mlp.module = RoutedLayer
+                layer.submodules.mlp.submodules.router = Router
                 layer.submodules.mlp.submodules.experts.module = Experts
         return spec
     layers = get_num_layers_to_build(config, vp_stage=vp_stage)
@@ -79,4 +82,5 @@ def _dense() -> ModuleSpec:
 
 def _experts() -> ModuleSpec:
     linears = MLPSubmodules(linear_fc1=ColumnGroupedLinear, linear_fc2=RowGroupedLinear)
-    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=ModuleSpec(module=Experts, submodules=linears)))
+    experts = MoESubmodules(experts=ModuleSpec(module=Experts, submodules=linears), router=Router)
+    return ModuleSpec(module=RoutedLayer, submodules=experts)

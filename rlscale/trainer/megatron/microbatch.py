@@ -35,6 +35,8 @@ class MicroBatch:
     """int64 [n], the positions whose predicted token is trainable: where `loss_mask` is True."""
     sequences: PackedSequences
     """Where the tokens stand."""
+    routed_experts: NDArray[np.int16] | None = None
+    """[T, layers, top_k], the experts that the engine sent each input token to, -1 where unknown; None: none known."""
     computed: dict[str, Tensor] = field(default_factory=dict)
     """Columns that passes of this rank have computed, [T] each, aligned like `fields`."""
 
@@ -61,7 +63,7 @@ def build_microbatch(
     fields = {}
     for name, values in picked.columns.items():
         spec = FIELDS[name]
-        if spec.scope is Scope.token and spec.context_sliced and name != "tokens":
+        if spec.scope is Scope.token and spec.context_sliced and not spec.of_input:
             fields[name] = torch.from_numpy(_pick(values, sequences.next_of, spec.fill)).to(device)
     return MicroBatch(
         rows,
@@ -70,6 +72,7 @@ def build_microbatch(
         fields,
         torch.from_numpy(np.flatnonzero(_pick(picked.column("loss_mask"), sequences.next_of, False))).to(device),
         sequences,
+        _pick(picked.column("routed_experts"), sequences.token_of, -1) if "routed_experts" in picked else None,
     )
 
 
@@ -87,5 +90,6 @@ def build_steps(
 def _pick(values: NDArray, index: NDArray[np.int64], fill: float | int | bool) -> NDArray:
     """values[index], and `fill` where the index is -1."""
     if len(values) == 0:
-        return np.full(len(index), fill, values.dtype)
-    return np.where(index >= 0, values[np.maximum(index, 0)], np.asarray(fill, values.dtype))
+        return np.full((len(index), *values.shape[1:]), fill, values.dtype)
+    known = (index >= 0).reshape(-1, *[1] * (values.ndim - 1))
+    return np.where(known, values[np.maximum(index, 0)], np.asarray(fill, values.dtype))

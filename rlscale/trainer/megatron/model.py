@@ -21,6 +21,7 @@ from rlscale.trainer.megatron.checkpoint import holds_checkpoint, load_weights_o
 from rlscale.trainer.megatron.frozen import freeze
 from rlscale.trainer.megatron.layer_spec import block_spec, uses_transformer_engine
 from rlscale.trainer.megatron.output_layer import OutputLayer
+from rlscale.trainer.megatron.router import follow_microbatches
 from rlscale.trainer.megatron.value_head import ValueHead
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.weights.load import load_weights
@@ -189,6 +190,7 @@ def _chunk(
         rotary_base=architecture.rope_theta,
         vp_stage=stage,
     )
+    follow_microbatches(chunk)
     return chunk.to(platform.device)
 
 

@@ -9,8 +9,14 @@ from pathlib import Path
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_reference
 from rlscale.platform.device import Platform
-from rlscale.trainer.megatron.checkpoint import checkpoint_of, holds_checkpoint, load_checkpoint
-from rlscale.trainer.megatron.checkpoint_writer import Writing
+from rlscale.trainer.megatron.checkpoint import (
+    checkpoint_of,
+    holds_checkpoint,
+    load_checkpoint,
+    load_weights_of,
+)
+from rlscale.trainer.megatron.checkpoint_writer import CheckpointWriter, Writing
+from rlscale.trainer.megatron.kept_versions import KeptVersions
 from rlscale.trainer.megatron.model import Model, Role
 from rlscale.trainer.megatron.offload import Offload
 from rlscale.trainer.megatron.parallel import Ranks
@@ -29,6 +35,7 @@ class Models:
         self.turns = Turns(moves)
         policy = TrainedModel(spec.of_policy(), Role.policy, ranks, platform)
         self._trained = {"policy": policy}
+        self._kept = KeptVersions(policy.model, spec.kept_versions)
         self._frozen: dict[str, FrozenWeights] = {}
         self._teacher: Model | None = None
         self._writing = Writing()
@@ -77,6 +84,16 @@ class Models:
         self.turns.take(name)
         return self._trained[name]
 
+    def kept(self) -> KeptVersions:
+        """The policy's weights of earlier versions; it is the policy's turn then."""
+        self.turns.take("policy")
+        return self._kept
+
+    def keep(self, version: int) -> None:
+        """Remember the policy's weights as those of `version`, where versions are kept, before they change."""
+        if self._kept.limit:
+            self.kept().keep(version)
+
     @contextmanager
     def with_logits(self, name: str) -> Iterator[Model]:
         """Policy, reference or teacher, for forward passes within the block. ValueError if there is no such model."""
@@ -99,16 +116,24 @@ class Models:
     def begin_save(self, folder: str | Path, *, copy: bool) -> None:
         """Save the policy into the folder and a critic into its subfolder `critic`; whole only after `finish_save`.
 
+        The weights of each kept version are in a subfolder of `versions`.
+
         With `copy` the state is copied to host memory and written by a thread, else it is written here and now.
         UserError when the folder cannot be made.
         """
         self._writing = Writing()
-        for name in self._trained:
-            model = self.trained(name)
-            writer = checkpoint_of(_place(folder, name), model.model, model.optimizer, copy=copy)
+
+        def begin(writer: CheckpointWriter) -> None:
             if not copy:
                 writer.write()
             self._writing.add(writer)
+
+        for version in self._kept.versions:
+            with self.kept().in_place(version):
+                begin(checkpoint_of(_versions(folder) / str(version), self._trained["policy"].model, copy=copy))
+        for name in self._trained:
+            model = self.trained(name)
+            begin(checkpoint_of(_place(folder, name), model.model, model.optimizer, copy=copy))
         if copy:
             self._writing.start()
 
@@ -130,11 +155,27 @@ class Models:
             raise UserError(
                 f"{folder} holds {has}, but this run {needs}; resume with the algo it was made with, or start a new run"
             )
+        self._load_versions(folder)  # before the policy, in whose model they are read
         for name in self._trained:
             model = self.trained(name)
             load_checkpoint(_place(folder, name), model.model, model.optimizer)
             model.resumed()
 
+    def _load_versions(self, folder: str | Path) -> None:
+        """Keep the versions that the folder has, as far as this run keeps any; the policy has other weights then."""
+        kept, policy = self.kept(), self._trained["policy"].model
+        kept.forget()
+        if not kept.limit or not _versions(folder).is_dir():
+            return
+        saved = sorted(int(place.name) for place in _versions(folder).iterdir())
+        for version in saved[-kept.limit :]:
+            load_weights_of(_versions(folder) / str(version), policy)
+            kept.keep(version)
+
 
 def _place(folder: str | Path, name: str) -> Path:
     return Path(folder) if name == "policy" else Path(folder) / name
+
+
+def _versions(folder: str | Path) -> Path:
+    return Path(folder) / "versions"

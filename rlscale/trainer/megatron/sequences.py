@@ -18,6 +18,8 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlscale.trainer.megatron.routing import Routing
+
 Indices = NDArray[np.int64]
 
 
@@ -84,6 +86,8 @@ class PackedSequences(PackedSeqParams):
     """[local tokens]: where each of this rank's tokens is in the concatenated outputs of `batches`; None: in order."""
     rotary: tuple[Tensor, Tensor] | None = None
     """Cosine and sine of this rank's tokens, [local tokens, 1, dimension / 2]; filled at the first layer."""
+    routing: Routing | None = None
+    """What a pass does with the choice of experts; None: routers choose, and nobody looks."""
 
     @property
     def local_tokens(self) -> int:
@@ -99,6 +103,11 @@ class PackedSequences(PackedSeqParams):
     def predicts(self) -> Tensor:
         """[local tokens] bool: whether the token predicts another one."""
         return torch.from_numpy(self.next_of >= 0)
+
+    @cached_property
+    def padding(self) -> Tensor:
+        """[local tokens] bool, on the device: whether the token is padding."""
+        return torch.from_numpy(self.token_of < 0).to(self.positions.device)
 
 
 def pack(lengths: Sequence[int] | Indices, slicing: Slicing, device: torch.device, *, attend: bool) -> PackedSequences:

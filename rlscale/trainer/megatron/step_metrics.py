@@ -15,7 +15,7 @@ from rlscale.trainer.megatron.parallel import Ranks
 from rlscale.trainer.objective_metrics import Metrics, finish, mismatch_of
 
 _FIRST = ("ppo_kl", "ratio_max")
-"""Metrics of the first step alone: where an old pass was made they must be 0 and 1."""
+"""Metrics of the first step alone: where the old log-probs are by the same weights they must be 0 and 1."""
 
 
 class IterationMetrics:

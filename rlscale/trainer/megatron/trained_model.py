@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron import passes, speed
 from rlscale.trainer.megatron.architecture import Architecture
+from rlscale.trainer.megatron.balancing import Balancing
 from rlscale.trainer.megatron.flops import STEP, ModelFlops, peak_flops
 from rlscale.trainer.megatron.microbatch import MicroBatch
 from rlscale.trainer.megatron.model import Role, build_model
@@ -42,6 +43,7 @@ class TrainedModel:
         self._reset_steps = spec.optim.reset_every * spec.algo.steps_per_iteration * spec.algo.epochs_per_iteration
         self._flops = ModelFlops.of(Architecture.read(spec.model_path), role.head)
         self._peak = peak_flops(platform, spec.model.dtype, spec.trainer.peak_tflops)
+        self._balancing = Balancing(self.model.bare, self.model.config, ranks, platform.device)
         passes.configure_schedule(self.model, self.optimizer.megatron.scale_loss)
         self._watch = Stopwatch(platform)
         config = self.model.config
@@ -60,9 +62,11 @@ class TrainedModel:
         if self._reset_steps and self.optimizer.steps % self._reset_steps == 0:
             self.optimizer.reset()
         metrics = IterationMetrics(self._ranks, self._platform.device, mismatch_drifts=mismatch_drifts)
+        self._balancing.begin_iteration(steps)
         began = time.perf_counter()
         for _ in range(epochs):
-            for microbatches in steps:
+            for number, microbatches in enumerate(steps):
+                self._balancing.begin_step(number)
                 self._step(microbatches, loss, metrics)
         self._platform.synchronize()
         seconds = time.perf_counter() - began
@@ -70,7 +74,8 @@ class TrainedModel:
         forward = sum(self._flops.share(microbatches, self._ranks.slicing.context_size) for microbatches in steps)
         copies = self._ranks.tensor_group.size() * self._ranks.pipeline_group.size()
         flops = STEP * epochs * forward / copies
-        return metrics.reduce() | speed.speed_metrics(self._watch, seconds, flops, self._peak, self._platform.device)
+        of_speed = speed.speed_metrics(self._watch, seconds, flops, self._peak, self._platform.device)
+        return metrics.reduce() | self._balancing.metrics(epochs) | of_speed
 
     def resumed(self) -> None:
         """The state is that of a checkpoint now."""

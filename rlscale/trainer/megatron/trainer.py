@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from rlscale.trainer.megatron.determinism import ask_for_determinism
 from rlscale.trainer.megatron.export import critic_config, export_folder
 from rlscale.trainer.megatron.microbatch import MicroBatch, build_steps
 from rlscale.trainer.megatron.models import Models
+from rlscale.trainer.megatron.routing_replay import PolicyRouting
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.trainer.value_objective import ValueObjective
@@ -53,6 +56,8 @@ class MegatronTrainer:
             ask_for_determinism(self._platform)
         self._ranks = parallel.join(spec, self._platform, self._rank, self._world_size, address, port)
         self._models = Models(spec, self._ranks, self._platform, moves=self._moves)
+        policy = self._models.trained("policy").model
+        self._routing = PolicyRouting(spec.trainer.routing_replay, policy, self._ranks, self._platform.device)
 
     @property
     def steps(self) -> int:
@@ -70,7 +75,7 @@ class MegatronTrainer:
 
         The part has the columns `loss_weight` and, unless supervised, `advantages`. The columns `old_logprobs` and
         `ref_logprobs` are computed first where the objective needs them and the part does not bring them; `force_old`
-        asks for the former in any case. `version` is the trainer's weight version.
+        asks for the former in any case. `version` is the trainer's weight version, before these steps.
 
         A part with `returns` (and `values`, `value_weight`) trains the critic first, in the same steps and epochs; its
         metrics begin with `critic_`. Without `policy` nothing else is trained. ValueError if nothing is to be trained.
@@ -85,9 +90,14 @@ class MegatronTrainer:
             metrics |= self._train_critic(steps)
         if policy:
             if (force_old or self._objective.needs_old) and "old_logprobs" not in part.batch:
-                metrics |= self._compute(everything, "old_logprobs", "policy")
+                metrics |= self._compute(everything, "old_logprobs", self._objective.old_model, version)
             if self._objective.needs_reference and "ref_logprobs" not in part.batch:
-                metrics |= self._compute(everything, "ref_logprobs", "reference")
+                metrics |= self._compute(everything, "ref_logprobs", "reference", version)
+            if self._objective.old_model == "behaviour":
+                weights = self._models.kept().sampling_weights(everything, version, self._ranks)
+                metrics["old_version_missing"] = weights.missing
+        self._models.keep(version)
+        if policy:
             metrics |= self._train_policy(steps, version)
         metrics["skipped_in_a_row"] = float(self._models.skipped_in_a_row)
         return metrics | self._counts(part, everything, time.perf_counter() - began)
@@ -97,14 +107,13 @@ class MegatronTrainer:
     ) -> NDArray[np.float32] | None:
         """Log-probs of a part's trainable tokens, float32 in the order of its batch's rows; 0 for all other tokens.
 
-        `model` is policy, reference or teacher; `temperature` is the sampling temperature unless given. Only one rank
+        `model` is policy, behaviour (the policy as it was when it sampled the token, by the part's columns `versions`
+        and `version`), reference or teacher; `temperature` is the sampling temperature unless given. Only one rank
         of each data-parallel part returns them, the others None.
         """
         temperature = self._spec.temperature if temperature is None else temperature
-        with self._models.with_logits(model) as computing:
-            return self._column(
-                part, lambda batches: passes.forward_logprobs(computing, self._ranks, batches, temperature)
-            )
+        version = int(part.batch.column("version")) if model == "behaviour" else 0
+        return self._column(part, lambda batches: self._forward_logprobs(batches, model, temperature, version))
 
     def values(self, part: Part) -> NDArray[np.float32] | None:
         """The critic's values, read at the positions that predict a part's tokens; shape and order as of `logprobs`.
@@ -126,17 +135,32 @@ class MegatronTrainer:
         policy, objective = self._models.trained("policy"), self._objective
         loss = passes.policy_loss(policy.model, self._ranks, objective, self._spec.temperature, version)
         epochs = self._spec.algo.epochs_per_iteration
-        return policy.train(steps, epochs, loss, mismatch_drifts=objective.mismatch_drifts)
+        with self._routing.training([microbatch for step in steps for microbatch in step]) as routed:
+            metrics = policy.train(steps, epochs, loss, mismatch_drifts=objective.mismatch_drifts)
+        return metrics | (routed.reduce() if routed is not None else {})
 
-    def _compute(self, microbatches: Sequence[MicroBatch], name: str, model: str) -> dict[str, float]:
+    def _compute(self, microbatches: Sequence[MicroBatch], name: str, model: str, version: int) -> dict[str, float]:
         """Add a column of log-probs to micro-batches, on the ranks that hold the logits; the seconds of the pass."""
         began = time.perf_counter()
-        with self._models.with_logits(model) as computing:
-            values = passes.forward_logprobs(computing, self._ranks, microbatches, self._spec.temperature)
+        values = self._forward_logprobs(microbatches, model, self._spec.temperature, version)
         for microbatch, value in zip(microbatches, values or [], strict=False):
             microbatch.computed[name] = value
         self._platform.synchronize()
         return {f"seconds_{name}": time.perf_counter() - began}
+
+    def _forward_logprobs(
+        self, microbatches: Sequence[MicroBatch], model: str, temperature: float, version: int
+    ) -> list[Tensor] | None:
+        """See passes.forward_logprobs. A pass of the policy is the one whose routing is replayed.
+
+        `version` is the trainer's weight version.
+        """
+        if model == "behaviour":
+            forward = partial(self._forward_logprobs, microbatches, "policy", temperature, version)
+            return self._models.kept().logprobs(microbatches, version, self._ranks, forward)
+        routed = self._routing.scoring(microbatches) if model == "policy" else nullcontext()
+        with self._models.with_logits(model) as computing, routed:
+            return passes.forward_logprobs(computing, self._ranks, microbatches, temperature)
 
     def _column(
         self, part: Part, forward: Callable[[Sequence[MicroBatch]], list[Tensor] | None]

@@ -102,6 +102,16 @@ CORRECTION = "algo.correction"
             ["algo/advantage=custom", f"algo.advantage.function{TARGET}", "algo.advantage.reads=[values,values]"],
             "algo.advantage.reads=values: is named twice",
         ),
+        # old log-probs
+        (
+            ["algo.old_logprobs=behaviour"],
+            "algo.old_logprobs=behaviour with rollout.max_staleness=0: the present weights sampled every token, so "
+            "that it does what always does; use algo.old_logprobs=always, or rollout.max_staleness=1",
+        ),
+        (
+            ["algo.old_logprobs=behaviour", "rollout=one_step_off", BYPASS],
+            "algo.old_logprobs=behaviour asks for a pass that algo.correction.bypass=true leaves out; set one of them",
+        ),
         # overlong and refill
         (["algo.overlong.cache_tokens=5"], "algo.overlong.cache_tokens=5 is never read with algo.overlong.penalty=0"),
         (
@@ -234,6 +244,7 @@ def test_a_setting_that_cannot_act_is_one_line(problems: Problems, overrides: li
         ("algo.distil_coef=1", "algo.distil_coef=1: supervised training"),
         ("algo.entropy_coef=0.5", "algo.entropy_coef=0.5: supervised training"),
         ("algo.old_logprobs=always", "set algo.old_logprobs=auto"),
+        ("algo.old_logprobs=behaviour", "set algo.old_logprobs=auto"),
         ("algo.overlong.penalty=1", "set algo.overlong.penalty=0"),
         ("algo.overlong.cache_tokens=1", "set algo.overlong.cache_tokens=null"),
         ("algo.refill.drop_equal=true", "set algo.refill.drop_equal=false"),
@@ -285,6 +296,11 @@ def test_supervised_training_has_no_use_for_it(problems: Problems, override: str
 )
 def test_a_value_out_of_range_says_the_range(problems: Problems, override: str, line: str) -> None:
     assert problems("algo=ppo", override) == [line]
+
+
+def test_old_log_probs_by_what_sampled_are_for_samples_that_may_be_stale(problems: Problems) -> None:
+    stale = ["rollout.max_staleness=1", "cluster.placement=disaggregated"]
+    assert problems("algo.old_logprobs=behaviour", *stale) == []
 
 
 def test_a_run_without_rewards_measures_nothing(plain_recipe: str) -> None:

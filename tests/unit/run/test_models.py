@@ -40,6 +40,12 @@ def test_the_critic_is_the_policys_model_until_it_is_given_another(tmp_path: Pat
     assert trainer_spec(config, other).critic_init_path == str(tmp_path / "other")
 
 
+def test_versions_are_kept_only_for_old_log_probs_by_what_sampled(tmp_path: Path) -> None:
+    stale = ["rollout.max_staleness=1", "cluster.placement=disaggregated"]
+    for old, kept in (("behaviour", 1), ("always", 0)):
+        assert trainer_spec(*folders(tmp_path, f"algo.old_logprobs={old}", *stale)).kept_versions == kept
+
+
 def test_a_critic_that_is_missing_is_named_by_its_own_key(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^critic\.model\.path=/nowhere"):
         folders(tmp_path, "algo=ppo", "critic.model.path=/nowhere", "critic.model.create=null")

@@ -96,6 +96,17 @@ def test_a_stop_waits_for_the_checkpoint_that_is_being_written_and_saves_what_ca
     assert (whole(tmp_path), trainer.copied) == ([1, 2], [True, False])
 
 
+@pytest.mark.parametrize(("algo", "version"), [("grpo", 8), ("sft", 7)])
+def test_weights_that_no_engine_has_yet_are_saved_as_the_next_version(tmp_path: Path, algo: str, version: int) -> None:
+    """A resumed run sends them under the number that is saved, while older samples of the buffer have their own."""
+    run, trainer, _ = session(tmp_path, f"algo={algo}")
+    run.state.iteration, run.state.version, run._unsynced, trainer.done = 1, 7, True, True
+    run.save_and_stop()
+    (path,) = (tmp_path / "checkpoints").glob("iteration_*")
+    assert load_progress(path).version == version
+    assert run.state.version == 7
+
+
 def test_a_checkpoint_begun_before_a_bad_step_becomes_whole_and_none_is_made_after_it(tmp_path: Path) -> None:
     run, trainer, _ = session(tmp_path)
     run.state.iteration = 1

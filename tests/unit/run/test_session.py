@@ -90,6 +90,22 @@ def test_passes_that_the_advantages_need_come_before_the_steps(tmp_path: Path) -
     assert "explained_variance" in run._metrics
 
 
+def test_the_ranks_are_told_which_version_their_weights_are(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path)
+    run.state.version = 7
+    run.train(groups())
+    ((part, _, _),) = trainer.trained
+    assert part.batch.column("version") == 7
+
+
+def test_samples_over_the_cap_are_trained_on_each_alone_and_counted(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path, "trainer.max_tokens_per_microbatch=4")
+    run.train(groups())  # four samples of five tokens
+    ((part, _, _),) = trainer.trained
+    assert sorted(rows.tolist() for step in part.steps for rows in step) == [[0], [1], [2], [3]]
+    assert run._metrics["oversized_samples"] == 4.0
+
+
 def test_an_algorithm_that_needs_no_pass_makes_none(tmp_path: Path) -> None:
     run, trainer = session(tmp_path)
     run.train(groups())

@@ -22,12 +22,14 @@ class Rank:
     def __init__(self, answers: bool) -> None:
         self._answers = answers
         self.trained: tuple[Any, ...] = ()
-        factors = {"policy": 1, "teacher": 2}
+        self.seen: set[str] = set()
+        factors = {"policy": 1, "teacher": 2, "behaviour": 3, "reference": 4}
         self.logprobs = SimpleNamespace(remote=lambda part, model, _: self._answer(part, factors[model]))
         self.values = SimpleNamespace(remote=lambda part: self._answer(part, -1))
         self.train = SimpleNamespace(remote=self._train)
 
     def _answer(self, part: Part, factor: int) -> Any:
+        self.seen |= set(part.batch.columns)
         return (factor * part.batch.column("tokens")).astype(np.float32) if self._answers else None
 
     def _train(self, *arguments: Any) -> dict[str, float]:
@@ -42,7 +44,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> TrainerGroup:
     group = TrainerGroup.__new__(TrainerGroup)
     group._calls = SimpleNamespace(wait=lambda calls, _: calls)  # type: ignore[assignment]
     group._ranks = [Rank(False), Rank(True), Rank(False), Rank(True)]
-    group._parts_of = [0, 0, 1, 1]
+    group._parts_of, group._old_model = [0, 0, 1, 1], "policy"
     return group
 
 
@@ -62,6 +64,19 @@ def test_each_token_gets_the_number_that_its_own_rank_computed(group: Any, batch
     assert group.columns("old_logprobs", parts, batch).tolist() == tokens.tolist()
     assert group.columns("teacher_logprobs", parts, batch).tolist() == (2 * tokens).tolist()
     assert group.columns("values", parts, batch).tolist() == (-tokens).tolist()
+
+
+def test_only_the_policy_is_sent_the_engines_choice_of_experts(group: Any, batch: Batch) -> None:
+    batch = batch.with_column("routed_experts", np.zeros((10, 2, 1)))
+    parts = [Part(batch.select(rows), [], np.array(rows)) for rows in ([0, 2], [1, 3])]
+    for name, sent in (("ref_logprobs", False), ("values", False), ("old_logprobs", True)):
+        group.columns(name, parts, batch)
+        assert all(("routed_experts" in rank.seen) is sent for rank in group._ranks)
+
+
+def test_old_log_probs_are_by_the_model_that_the_algorithm_names(group: Any, batch: Batch, parts: list[Part]) -> None:
+    group._old_model = "behaviour"
+    assert group.columns("old_logprobs", parts, batch).tolist() == (3 * np.arange(10, 20)).tolist()
 
 
 def test_ranks_of_one_data_parallel_place_get_the_same_part(group: Any, parts: list[Part]) -> None:

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from rlscale.algo.losses import PolicyLoss
+from rlscale.config.columns import columns_before
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic
 from rlscale.config.schema.algo import AlgoConfig
 from rlscale.trainer.hook_results import checked_array, checked_loss, checked_weights
 from rlscale.trainer.hooks import build_hook, check_hooks
 from rlscale.trainer.objective import Objective
-from rlscale.trainer.preparation import columns_before, prepare
+from rlscale.trainer.preparation import prepare
 from tests.shipped import shipped
 from tests.unit.algo.ragged import ragged
 from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected, prepared, segment_sum_of, token_fields

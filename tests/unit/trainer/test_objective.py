@@ -218,6 +218,7 @@ def test_supervised_learning_reads_neither_rewards_nor_an_engine() -> None:
     [
         ({}, False),
         ({"old_logprobs": OldLogprobs.always}, True),
+        ({"old_logprobs": OldLogprobs.behaviour}, True),
         ({"steps_per_iteration": 2}, True),
         ({"epochs_per_iteration": 2}, True),
         ({"correction": CorrectionConfig(weight=WeightKind.tis)}, False),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlscale.config.columns import columns_before, corrected_ahead, weight_level
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic, has_reference, has_teacher
 from rlscale.config.schema.algo import (
@@ -23,8 +24,7 @@ from rlscale.config.schema.algo import (
 from rlscale.config.schema.correction import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
 from rlscale.data.batch import Batch
 from rlscale.trainer.objective import Objective
-from rlscale.trainer.preparation import columns_before, prepare
-from rlscale.trainer.step_corrections import corrected_ahead, weight_level
+from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped
 from tests.unit.algo.ragged import Ragged, ragged
 from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected, segment_sum_of, token_fields

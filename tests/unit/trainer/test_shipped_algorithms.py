@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from rlscale.config.columns import columns_before
 from rlscale.config.named_models import has_critic, has_reference, has_teacher
 from rlscale.config.schema.algo import KLPlacement, SftLoss
 from rlscale.config.schema.correction import CorrectionConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.objective import Objective
-from rlscale.trainer.preparation import columns_before, prepare
+from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped
 from tests.unit.algo.ragged import ragged
 from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected, prepared, segment_sum_of, token_fields

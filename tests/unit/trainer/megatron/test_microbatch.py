@@ -32,6 +32,24 @@ def test_fields_belong_to_the_predicted_token() -> None:
     assert "tokens" not in made.fields
 
 
+def test_routed_experts_belong_to_the_input_token() -> None:
+    routed = np.arange(9 * 2 * 3).reshape(9, 2, 3)  # tokens, layers, top_k
+    made = build_microbatch(
+        batch().with_column("routed_experts", routed), np.array([2, 1]), Slicing(tensor_size=4), CPU, attend=True
+    )
+    assert made.tokens.tolist() == [[15, 16, 17, 18, 13, 14, 0, 0]]
+    assert made.routed_experts is not None
+    np.testing.assert_array_equal(made.routed_experts[:6], routed[[5, 6, 7, 8, 3, 4]])
+    assert (made.routed_experts[6:] == -1).all()  # padding
+    assert "routed_experts" not in made.fields
+    dummy = build_microbatch(
+        batch().with_column("routed_experts", routed), np.zeros(0, np.int64), Slicing(), CPU, attend=True
+    )
+    assert dummy.routed_experts is not None
+    assert dummy.routed_experts.shape == (1, 2, 3)
+    assert (dummy.routed_experts == -1).all()
+
+
 @pytest.mark.parametrize("context", [1, 2])
 def test_outputs_return_to_their_tokens(context: int) -> None:
     rows = np.array([2, 0])

@@ -1,0 +1,116 @@
+"""Do Megatron's options of a mixture of experts keep what is promised: results that do not depend on how a step is
+split, passes that agree with each other, and the model that the engines have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rlscale.config.checks.subject import Subject
+from rlscale.config.named_models import has_critic
+
+_TYPE, _COEFFICIENT = "moe_router_load_balancing_type", "moe_aux_loss_coeff"
+_TYPES = ("none", "aux_loss", "global_aux_loss")
+_OTHER_TYPES = {
+    "seq_aux_loss": "Megatron takes a packed micro-batch for one sequence; use aux_loss or global_aux_loss",
+    "sinkhorn": "the choice would depend on all tokens of a micro-batch, as no engine's does; use aux_loss or none",
+}
+
+_OFF = (None, False)
+_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "moe_expert_capacity_factor": (
+        (None,),
+        "tokens would be dropped by what else is in their micro-batch, so that log-probs depend on the split and are "
+        "not the engine's; leave it out",
+    ),
+    "moe_token_dropping": (_OFF, "Megatron does not support it; leave it out"),
+    "moe_input_jitter_eps": (
+        (None,),
+        "the noise is another one in every pass, so that not even the first step's ratio would be 1; leave it out",
+    ),
+    "moe_router_force_load_balancing": (_OFF, "random routing, for measuring speed, is not the engine's; leave it out"),
+    "moe_router_enable_expert_bias": (
+        _OFF,
+        "neither engines nor exported models have such a bias, and would choose other experts; use "
+        f"{_TYPE}=aux_loss instead",
+    ),
+    "moe_router_bias_update_rate": (
+        (),
+        "is never read without moe_router_enable_expert_bias, which is refused; leave it out",
+    ),
+    "moe_enable_routing_replay": (_OFF, "set trainer.routing_replay instead"),
+    "moe_router_dtype": (("fp32", "fp64"), "16 bits choose other experts than the engine; use fp32 or fp64"),
+    "moe_token_dispatcher_type": (
+        ("alltoall", "flex"),
+        "micro-batches differ in size from rank to rank, which only alltoall and flex allow; leave it out",
+    ),
+}
+"""By option: the values that are fine, and what is wrong with all others."""
+
+
+def options_of_experts_are_sound(subject: Subject) -> Iterator[str]:
+    """Of the policy, and of a critic where it has its own."""
+    config = subject.config
+    given = config.trainer.megatron
+    meant = [name for name in given if name.startswith("moe_")]
+    if meant and subject.architecture is not None and subject.size("num_experts") is None:
+        yield f"trainer.megatron.{meant[0]}: {config.model.name} has no experts; leave it out"
+        return
+    yield from _problems(given, "trainer.megatron")
+    if has_critic(config.algo) and config.critic.trainer.megatron != given:
+        ours = {line.removeprefix("trainer.") for line in _problems(given, "trainer.megatron")}
+        for line in _problems(config.critic.trainer.megatron, "critic.trainer.megatron"):
+            if line.removeprefix("critic.trainer.") not in ours:  # one that follows the policy's is said already
+                yield line
+
+
+def _problems(given: Mapping[str, Any], key: str) -> Iterator[str]:
+    for name, (fine, reason) in _REFUSED.items():
+        if name in given and given[name] not in fine:
+            yield f"{key}.{name}={_shown(given[name])}: {reason}"
+    yield from _balancing(given, key)
+    z_loss = given.get("moe_z_loss_coeff")
+    if z_loss is not None and not _is_coefficient(z_loss):
+        yield f"{key}.moe_z_loss_coeff={_shown(z_loss)}: must be a number of at least 0"
+
+
+def _balancing(given: Mapping[str, Any], key: str) -> Iterator[str]:
+    """Types of load balancing that there are, each with a coefficient."""
+    kinds, coefficients = given.get(_TYPE, "none"), given.get(_COEFFICIENT, 0.0)
+    if isinstance(kinds, list) != isinstance(coefficients, list) or (
+        isinstance(kinds, list) and (len(kinds) != len(coefficients) or len(set(map(str, kinds))) != len(kinds))
+    ):
+        yield (
+            f"{key}.{_TYPE}={_shown(kinds)} with {_COEFFICIENT}={_shown(coefficients)}: give a list of different types "
+            "and a list of as many coefficients, or one of each"
+        )
+        return
+    if not isinstance(kinds, list):
+        kinds, coefficients = [kinds], [coefficients]
+    for kind, coefficient in zip(kinds, coefficients, strict=True):
+        if kind not in _TYPES:
+            hint = _OTHER_TYPES.get(str(kind), f"must be {', '.join(_TYPES[:-1])} or {_TYPES[-1]}")
+            yield f"{key}.{_TYPE}={_shown(kind)}: {hint}"
+        elif not _is_coefficient(coefficient):
+            yield f"{key}.{_COEFFICIENT}={_shown(coefficient)}: must be a number of at least 0"
+        elif kind == "none" and coefficient:
+            yield (
+                f"{key}.{_COEFFICIENT}={_shown(coefficient)} is never read with {_TYPE}=none; set that to aux_loss or "
+                "global_aux_loss, or leave it out"
+            )
+        elif kind != "none" and not coefficient:
+            yield f"{key}.{_TYPE}={kind} does nothing without {_COEFFICIENT}; give one such as 1e-3, or leave it out"
+
+
+def _is_coefficient(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"[{','.join(map(_shown, value))}]" if isinstance(value, list) else str(value)
+
+
+MOE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (options_of_experts_are_sound,)

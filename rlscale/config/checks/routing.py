@@ -1,0 +1,76 @@
+"""Is there a choice of experts to replay, and a router that takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rlscale.config.checks.subject import Subject
+from rlscale.config.columns import makes_old_pass
+from rlscale.config.named_models import has_critic
+from rlscale.config.schema.algo import OldLogprobs
+from rlscale.config.schema.trainer import RoutingReplay
+
+
+def replay_has_experts(subject: Subject) -> Iterator[str]:
+    """A dense model chooses nothing."""
+    mode = subject.config.trainer.routing_replay
+    if mode is RoutingReplay.none or subject.architecture is None or subject.size("num_experts") is not None:
+        return
+    yield (
+        f"trainer.routing_replay={mode.name}: {subject.config.model.name} has no experts; set it to none, or choose a "
+        "mixture of experts"
+    )
+
+
+def replay_has_a_source(subject: Subject) -> Iterator[str]:
+    """Somebody has chosen before: an engine, or the pass for the old log-probs."""
+    algo, mode = subject.config.algo, subject.config.trainer.routing_replay
+    if mode is RoutingReplay.none:
+        return
+    key = f"trainer.routing_replay={mode.name}"
+    if subject.supervised:
+        yield f"{key}: supervised training has no earlier pass or engine whose routing it could repeat; use none"
+    elif mode is RoutingReplay.recorded and algo.correction.bypass:
+        yield (
+            f"{key} repeats the routing of the pass for the old log-probs, which algo.correction.bypass=true leaves "
+            "out; use rollout, or none"
+        )
+    elif mode is RoutingReplay.recorded and algo.old_logprobs is OldLogprobs.behaviour:
+        yield (
+            f"{key} repeats the routing of one pass, but algo.old_logprobs=behaviour makes one for each version of the "
+            "weights; use rollout, or none"
+        )
+    elif mode is RoutingReplay.recorded and not makes_old_pass(algo):
+        yield (
+            f"{key} repeats the routing of the pass for the old log-probs, which is not made with one step and one "
+            "epoch per iteration; use rollout or none, or algo.old_logprobs=always"
+        )
+
+
+def replay_has_a_router_that_listens(subject: Subject) -> Iterator[str]:
+    """Megatron's fused router chooses by itself."""
+    trainer = subject.config.trainer
+    if trainer.routing_replay is not RoutingReplay.none and trainer.megatron.get("moe_router_fusion"):
+        yield (
+            f"trainer.megatron.moe_router_fusion=true chooses by itself, so that trainer.routing_replay="
+            f"{trainer.routing_replay.name} could not; set one of them back"
+        )
+
+
+def replay_is_the_policys(subject: Subject) -> Iterator[str]:
+    """The critic's experts are its own."""
+    config = subject.config
+    mode = config.critic.trainer.routing_replay
+    if has_critic(config.algo) and mode is not config.trainer.routing_replay:
+        yield (
+            f"critic.trainer.routing_replay={mode.name} is never read: only the policy's routing is repeated; leave it "
+            "out"
+        )
+
+
+ROUTING_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+    replay_has_experts,
+    replay_has_a_source,
+    replay_has_a_router_that_listens,
+    replay_is_the_policys,
+)

@@ -1,0 +1,21 @@
+"""Which of the weights that there are a token's log-prob is by."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlscale.trainer.megatron.kept_versions import nearest
+
+
+@pytest.mark.parametrize(
+    ("available", "taken"),
+    [
+        ([3, 4, 5], [3, 3, 4, 5, 5, 5]),  # 2 is older than all that there are, 6 newer
+        ([3, 5], [3, 3, 5, 5, 5, 5]),  # 4 was forgotten: what came of it is nearer than what it came of
+        ([5], [5, 5, 5, 5, 5, 5]),
+    ],
+)
+def test_a_token_takes_its_own_version_or_the_next_newer_one(available: list[int], taken: list[int]) -> None:
+    versions = torch.tensor([2, 3, 4, 5, 6, -1], dtype=torch.int32)
+    assert nearest(versions, torch.tensor(available)).tolist() == taken
