@@ -99,8 +99,9 @@ def measure_trainer(spec: TrainerSpec, vocabulary: int, repeats: int) -> list[Sp
     """Both sides on every shape: one step to warm up, then the median of `repeats`."""
     sides: list[_Side] = []
     try:
-        sides.append(_Side(serve_rlscale, spec, rank_environment(spec.device, threads=1)))
-        sides.append(_Side(serve_hugging_face, spec, {"OMP_NUM_THREADS": "1"}))
+        environment = rank_environment(spec.device, threads=1)
+        for serve in (serve_rlscale, serve_hugging_face):
+            sides.append(_Side(serve, spec, environment))
         for side in sides:
             side.answer()
         return [_measure(shape, sides, vocabulary, repeats) for shape in SHAPES]

@@ -177,9 +177,11 @@ def test_old_logprobs_of_other_microbatches_are_refused(pool: RankPool, models: 
     assert "no pass for the old log-probs was made over these micro-batches" in said
 
 
-def test_experts_of_another_model_are_refused(pool: RankPool, models: dict[str, Path]) -> None:
+def test_experts_of_another_model_or_of_none_are_refused(pool: RankPool, models: dict[str, Path]) -> None:
     spec = spec_of(models, RoutingReplay.rollout)
     batch = make_batch(spec.algo)
+    with pytest.raises(RankFailed, match="the batch has no column routed_experts"):
+        pool.run(routing_scenarios.train_and_record, spec, [divide(batch, 1)], False, world_size=1)
     for layers, experts in ((LAYERS + 1, COUNT), (LAYERS, COUNT + 1)):
         parts = divide(with_experts(batch, layers, experts), 1)
         with pytest.raises(RankFailed, match="the policy has"):

@@ -7,12 +7,10 @@ step's tokens where it is made. Padding counts nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
-from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.moe.router import TopKRouter
@@ -86,7 +84,10 @@ class Balancing:
     `begin_iteration` and `metrics` are collective over all ranks.
     """
 
-    def __init__(self, chunks: Sequence[GPTModel], config: TransformerConfig, ranks: Ranks, device: torch.device):
+    def __init__(
+        self, routers: Iterable[BalancedRouter], config: TransformerConfig, ranks: Ranks, device: torch.device
+    ) -> None:
+        """`routers`: of a model that is trained."""
         self.tokens = 0.0
         """Tokens of the step over all ranks, without padding."""
         self._ranks, self._device = ranks, device
@@ -95,8 +96,8 @@ class Balancing:
         self._tokens: list[float] = []
         self._load: dict[int, Tensor] = {}
         if self._names:
-            for chunk in chunks:
-                self._follow(chunk)
+            for router in routers:
+                router.balancing = self
 
     def begin_iteration(self, steps: Sequence[Sequence[MicroBatch]]) -> None:
         """Count the tokens of every step over all ranks."""
@@ -129,25 +130,6 @@ class Balancing:
         dist.all_reduce(self._sums)  # every rank has other tokens or other layers
         means = self._sums / (epochs * len(self._tokens))
         return {name: float(mean[mean > 0].mean()) for name, mean in zip(self._names, means, strict=True)}
-
-    def _follow(self, chunk: GPTModel) -> None:
-        """Give the chunk's routers this object, and their layers the padding of the micro-batch that a pass is of.
-
-        GPTModel takes a `padding_mask` too, but with sequence parallelism it cuts it on the first stage only.
-        """
-
-        def enter(layer: Any, args: Any, options: dict[str, Any]) -> Any:
-            padding = options["packed_seq_params"].padding
-            if layer.config.sequence_parallel:
-                group = layer.mlp.router.tp_group
-                padding = padding.chunk(group.size())[group.rank()]
-            return args, {**options, "padding_mask": padding[None]}
-
-        for layer in chunk.decoder.layers:
-            router = getattr(layer.mlp, "router", None)
-            if isinstance(router, BalancedRouter):
-                router.balancing = self
-                layer.register_forward_pre_hook(enter, with_kwargs=True)
 
 
 def _losses(config: TransformerConfig) -> list[str]:

@@ -21,6 +21,7 @@ from rlscale.trainer.megatron.model import Model, Role
 from rlscale.trainer.megatron.offload import Offload
 from rlscale.trainer.megatron.parallel import Ranks
 from rlscale.trainer.megatron.reference import FrozenWeights
+from rlscale.trainer.megatron.router import routed_layers
 from rlscale.trainer.megatron.teacher import build_teacher
 from rlscale.trainer.megatron.trained_model import TrainedModel
 from rlscale.trainer.megatron.turns import Turns
@@ -112,6 +113,14 @@ class Models:
         else:
             known = ["policy", *self._frozen, *(["teacher"] if self._teacher is not None else [])]
             raise ValueError(f"this trainer has no model {name!r} with log-probs, only {', '.join(known)}")
+
+    def close(self) -> None:
+        """Let go of what would keep the models, and with them all process groups, alive for ever."""
+        models = [*(trained.model for trained in self._trained.values()), *([self._teacher] if self._teacher else [])]
+        for chunk in (chunk for model in models for chunk in model.bare):
+            for layer in routed_layers(chunk):
+                # It keeps the last pass's graph, whose nodes hold on to the model where Python's collector cannot see.
+                layer.mlp.token_dispatcher = None
 
     def begin_save(self, folder: str | Path, *, copy: bool) -> None:
         """Save the policy into the folder and a critic into its subfolder `critic`; whole only after `finish_save`.

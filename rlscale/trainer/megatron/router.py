@@ -12,10 +12,10 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
 from rlscale.trainer.megatron.balancing import BalancedRouter
-from rlscale.trainer.megatron.routing import Routing
+from rlscale.trainer.megatron.routing import Routing, router_share
 
 
-class Choice:
+class ReplayedTopK:
     """What stands in a router in the place of Megatron's `RouterReplay`, with its method's name.
 
     Megatron's keeps one queue of choices for all micro-batches, which several in flight (pipelines, recomputed
@@ -50,7 +50,7 @@ class Router(BalancedRouter):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.router_replay = self.choice = Choice()
+        self.router_replay = self.choice = ReplayedTopK()
 
     def set_layer_number(self, layer_number: int) -> None:
         """Number of the layer in the whole model, from 1."""
@@ -67,7 +67,7 @@ class RoutedLayer(MoELayer):
         self, hidden_states: Tensor, intermediate_tensors: Any = None, padding_mask: Tensor | None = None
     ) -> Any:
         """[tokens, 1, hidden] -> ([tokens, 1, hidden], None)."""
-        choice: Choice = self.router.choice
+        choice: ReplayedTopK = self.router.choice
         routing = choice.routing
         if not self.moe_layer_recompute or routing is None:
             return super().forward(hidden_states, intermediate_tensors, padding_mask)
@@ -90,13 +90,20 @@ def routed_layers(chunk: GPTModel) -> Iterator[TransformerLayer]:
 
 
 def follow_microbatches(chunk: GPTModel) -> None:
-    """Let the routers of a chunk follow the `routing` of the micro-batch that each pass is of.
+    """Let the routers of a chunk follow the micro-batch that each pass is of: its `routing`, and what of it is padding.
 
-    It is told where the layer is entered, which is also the place where a recomputed layer is entered again.
+    They are told where the layer is entered, which is also the place where a recomputed layer is entered again.
+    (GPTModel takes a `padding_mask` too, but with sequence parallelism it cuts it on the first stage only.)
     """
 
-    def enter(layer: Any, args: Any, options: dict[str, Any]) -> None:
-        layer.mlp.router.choice.routing = getattr(options.get("packed_seq_params"), "routing", None)
+    def enter(layer: Any, args: Any, options: dict[str, Any]) -> Any:
+        router, sequences = layer.mlp.router, options["packed_seq_params"]
+        router.choice.routing = sequences.routing
+        if router.balancing is None:
+            return None
+        group, split = router.tp_group, layer.config.sequence_parallel
+        padding = router_share(sequences.padding, group.size() if split else 1, group.rank())
+        return args, {**options, "padding_mask": padding[None]}
 
     for layer in routed_layers(chunk):
         layer.register_forward_pre_hook(enter, with_kwargs=True)

@@ -58,6 +58,12 @@ class RoutingCounts:
         return metrics
 
 
+def router_share(of_tokens: Tensor, ranks: int, rank: int) -> Tensor:
+    """What a rank's routers see of [tokens, ...]: with sequence parallelism over `ranks` one of equal shares."""
+    size = len(of_tokens) // ranks
+    return of_tokens[rank * size : (rank + 1) * size] if ranks > 1 else of_tokens
+
+
 @dataclass
 class Routing:
     """The choice of experts in one micro-batch on this rank.
@@ -68,7 +74,7 @@ class Routing:
     real: Tensor
     """bool [n]: which tokens are no padding."""
     given: Mapping[int, Tensor] | None = None
-    """By layer (from 1) the choices to repeat, int [n, top_k], on any device; -1 where the router is to choose."""
+    """By layer (from 1) the choices to repeat, int16 [n, top_k]; -1 where the router is to choose."""
     record: dict[int, Tensor] | None = None
     """Where choices are recorded by layer, int16 [n, top_k]; None: nowhere."""
     counts: RoutingCounts | None = None
@@ -80,7 +86,7 @@ class Routing:
         counts = self.counts if torch.is_grad_enabled() else None
         chosen = own
         if self.given is not None:
-            given = self.given[layer].to(own.device, own.dtype, non_blocking=True)
+            given = self.given[layer].to(own.dtype)
             known = given >= 0
             chosen = torch.where(known, given, own)
             if counts is not None:

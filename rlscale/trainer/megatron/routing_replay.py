@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from rlscale.trainer.megatron.microbatch import MicroBatch
 from rlscale.trainer.megatron.model import Model
 from rlscale.trainer.megatron.parallel import Ranks
 from rlscale.trainer.megatron.router import routed_layers
-from rlscale.trainer.megatron.routing import Routing, RoutingCounts
+from rlscale.trainer.megatron.routing import Routing, RoutingCounts, router_share
 
 
 @dataclass
@@ -31,13 +30,16 @@ class PolicyRouting:
 
     def __init__(self, mode: RoutingReplay, model: Model, ranks: Ranks, device: torch.device) -> None:
         self._mode, self._config, self._device = mode, model.config, device
-        self._share, self._place = ranks.slicing.tensor_size, ranks.tensor_group.rank()
+        self._share = ranks.slicing.tensor_size, ranks.tensor_group.rank()
         self._layers = [layer.layer_number for chunk in model.bare for layer in routed_layers(chunk)]
         self._recorded: list[_Recorded] = []
 
     @contextmanager
     def scoring(self, microbatches: Sequence[MicroBatch]) -> Iterator[None]:
-        """Within the block, passes over the micro-batches are those for the old log-probs."""
+        """Within the block, passes over the micro-batches are those for the old log-probs.
+
+        What is recorded is kept until the next such passes, or until it is replayed.
+        """
         if self._mode is RoutingReplay.none or not self._has_experts:
             yield
             return
@@ -57,11 +59,13 @@ class PolicyRouting:
     def training(self, microbatches: Sequence[MicroBatch]) -> Iterator[RoutingCounts | None]:
         """Within the block, passes over the micro-batches are training passes; gives what to `reduce` after them.
 
-        ValueError when choices are to be replayed that were recorded for other micro-batches, or not at all.
+        ValueError when choices are to be replayed that were recorded for other micro-batches, or that nobody brought.
         """
         if not self._has_experts:
             yield None
             return
+        if self._mode is RoutingReplay.rollout and any(batch.routed_experts is None for batch in microbatches):
+            raise ValueError("trainer.routing_replay=rollout, but the batch has no column routed_experts")
         counts = RoutingCounts(self._config.num_layers, self._config.num_moe_experts, self._device)
         recorded = self._take_recorded(microbatches)
         routings = [
@@ -78,13 +82,10 @@ class PolicyRouting:
         return self._config.num_moe_experts is not None
 
     def _routing(self, microbatch: MicroBatch, given: Mapping[int, Tensor] | None) -> Routing:
-        return Routing(torch.from_numpy(self._own(microbatch.sequences.token_of >= 0)).to(self._device), given)
+        return Routing(~self._own(microbatch.sequences.padding), given)
 
-    def _own(self, of_tokens: np.ndarray) -> np.ndarray:
-        """What this rank's routers see of an array over its tokens: with sequence parallelism one of equal shares."""
-        size = len(of_tokens) // self._share
-        begin = self._place * size if self._share > 1 else 0
-        return of_tokens[begin : begin + size]
+    def _own(self, of_tokens: Tensor) -> Tensor:
+        return router_share(of_tokens, *self._share)
 
     def _brought(self, microbatch: MicroBatch) -> Mapping[int, Tensor] | None:
         """The engine's choices by layer, where they are to be replayed and the batch has them."""
@@ -97,8 +98,9 @@ class PolicyRouting:
                 f"routed_experts have {experts.shape[1:]} layers and experts per token, up to number "
                 f"{experts.max(initial=-1)}; the policy has {wanted} of {self._config.num_moe_experts}"
             )
-        own = torch.from_numpy(np.ascontiguousarray(self._own(experts)))
-        return {layer: own[:, layer - 1] for layer in self._layers}
+        # In one piece, this rank's layers alone, each of them contiguous.
+        own = self._own(torch.from_numpy(experts)).movedim(1, 0)[[layer - 1 for layer in self._layers]].contiguous()
+        return dict(zip(self._layers, own.to(self._device, non_blocking=True), strict=True))
 
     def _take_recorded(self, microbatches: Sequence[MicroBatch]) -> Sequence[Mapping[int, Tensor] | None]:
         """The recorded choices of each micro-batch; none are kept."""

@@ -16,6 +16,7 @@ from rlscale.trainer.megatron.model import Role, build_model
 from rlscale.trainer.megatron.offload import Offload
 from rlscale.trainer.megatron.optimizer import Optimizer, build_optimizer
 from rlscale.trainer.megatron.parallel import Ranks
+from rlscale.trainer.megatron.router import routed_layers
 from rlscale.trainer.megatron.step_metrics import IterationMetrics
 from rlscale.trainer.megatron.stopwatch import Stopwatch
 from rlscale.trainer.spec import TrainerSpec
@@ -43,7 +44,8 @@ class TrainedModel:
         self._reset_steps = spec.optim.reset_every * spec.algo.steps_per_iteration * spec.algo.epochs_per_iteration
         self._flops = ModelFlops.of(Architecture.read(spec.model_path), role.head)
         self._peak = peak_flops(platform, spec.model.dtype, spec.trainer.peak_tflops)
-        self._balancing = Balancing(self.model.bare, self.model.config, ranks, platform.device)
+        routers = (layer.mlp.router for chunk in self.model.bare for layer in routed_layers(chunk))
+        self._balancing = Balancing(routers, self.model.config, ranks, platform.device)
         passes.configure_schedule(self.model, self.optimizer.megatron.scale_loss)
         self._watch = Stopwatch(platform)
         config = self.model.config

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -151,16 +149,19 @@ class MegatronTrainer:
     def _forward_logprobs(
         self, microbatches: Sequence[MicroBatch], model: str, temperature: float, version: int
     ) -> list[Tensor] | None:
-        """See passes.forward_logprobs. A pass of the policy is the one whose routing is replayed.
+        """See passes.forward_logprobs. `version` is the trainer's weight version."""
 
-        `version` is the trainer's weight version.
-        """
-        if model == "behaviour":
-            forward = partial(self._forward_logprobs, microbatches, "policy", temperature, version)
+        def forward() -> list[Tensor] | None:
+            name = "policy" if model == "behaviour" else model
+            with self._models.with_logits(name) as computing:
+                return passes.forward_logprobs(computing, self._ranks, microbatches, temperature)
+
+        if model not in ("policy", "behaviour"):
+            return forward()
+        with self._routing.scoring(microbatches):
+            if model == "policy":
+                return forward()
             return self._models.kept().logprobs(microbatches, version, self._ranks, forward)
-        routed = self._routing.scoring(microbatches) if model == "policy" else nullcontext()
-        with self._models.with_logits(model) as computing, routed:
-            return passes.forward_logprobs(computing, self._ranks, microbatches, temperature)
 
     def _column(
         self, part: Part, forward: Callable[[Sequence[MicroBatch]], list[Tensor] | None]
@@ -292,6 +293,7 @@ class MegatronTrainer:
         """Leave the other ranks."""
         if self._transport is not None:
             self._transport.close()
+        self._models.close()
         parallel.leave()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rlscale.trainer.megatron.router import Choice
+from rlscale.trainer.megatron.router import ReplayedTopK
 from rlscale.trainer.megatron.routing import Routing
 
 REAL = torch.tensor([True, True, False])
@@ -31,7 +31,7 @@ def test_what_is_recorded_is_what_was_chosen_and_can_be_given_again() -> None:
 
 
 def test_a_router_that_nobody_tells_anything_chooses_by_itself() -> None:
-    choice = Choice()
+    choice = ReplayedTopK()
     scores = torch.tensor([[0.1, 0.7, 0.2]])
     values, experts = choice.get_replay_topk(scores, 2, default_compute_topk=top_two)
     assert experts.tolist() == [[1, 2]]
@@ -39,7 +39,7 @@ def test_a_router_that_nobody_tells_anything_chooses_by_itself() -> None:
 
 
 def test_the_scores_of_replayed_experts_keep_their_gradient() -> None:
-    choice = Choice()
+    choice = ReplayedTopK()
     choice.layer, choice.routing = 1, Routing(torch.tensor([True]), {1: torch.tensor([[2, 0]], dtype=torch.int16)})
     scores = torch.tensor([[0.1, 0.7, 0.2]], requires_grad=True)
     values, experts = choice.get_replay_topk(scores, 2, default_compute_topk=top_two)
