@@ -16,6 +16,8 @@ import torch
 from rank_pool import RankFailed, RankPool
 from safetensors.torch import load_file
 from test_algorithms import assert_same
+from tiny_models import make_model
+from training_data import collect
 
 from rlscale.config.schema.cluster import Device
 from rlscale.config.schema.critic import CriticConfig
@@ -239,8 +241,9 @@ def test_critic_in_sixteen_bits_has_values_and_steps(pool: RankPool, models: dic
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [DType.float32, DType.bfloat16])
 def test_only_one_model_is_on_the_gpu(models: dict[str, Path], dtype: DType) -> None:
-    from rlscale.platform.ports import free_port
     from training_data import divide, make_batch
+
+    from rlscale.platform.ports import free_port
 
     spec = driven.spec_of(PPO, models, dtype=dtype, device=Device.cuda)
     spec = replace(spec, teacher_path=str(models["deep"]))
@@ -267,3 +270,17 @@ def test_schedule_of_the_policy_leaves_the_warm_up_of_the_critic_out(models: dic
     critic = CriticConfig(model=spec.model, optim=spec.optim, trainer=spec.trainer, warmup_iterations=2)
     spec = replace(spec, critic=critic, total_steps=20)
     assert (spec.of_policy().total_steps, spec.of_critic().total_steps) == (12, 20)
+
+
+@pytest.mark.parametrize(
+    "other", [{"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, {"head_dim": 32}], ids=["base", "heads"]
+)
+def test_a_critic_with_other_rotary_positions_leaves_the_policys_alone(
+    other: dict[str, Any], pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    critic = make_model(tmp_path / "critic", "dense", critic=True, seed=1, **other)
+    spec = replace(driven.spec_of(PPO, models), critic_path=str(critic))
+    (result,) = pool.run(driven.train, spec, [collect(PPO)], world_size=1)
+    metrics = result["iterations"][0]["metrics"]
+    assert (metrics["ratio_max_first_step"], metrics["ppo_kl_first_step"]) == (1.0, 0.0)
+    assert metrics["critic_loss"] > 0

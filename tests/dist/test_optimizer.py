@@ -71,6 +71,40 @@ def test_what_is_not_frozen_gets_the_gradient_that_it_gets_anyway(pool: RankPool
         np.testing.assert_allclose(gradient, expected[name], rtol=1e-6, atol=1e-8, err_msg=name)
 
 
+def test_what_is_computed_again_behind_frozen_layers_gets_its_gradient(
+    pool: RankPool, models: dict[str, Path]
+) -> None:
+    frozen = ["model.embed_tokens.*", "*.self_attn.*", "*norm.weight"]
+    again = {"recompute_granularity": "selective", "recompute_modules": ["moe"]}
+    specs = [make_spec(models["moe"], trainer=TrainerConfig(frozen=frozen, megatron=m)) for m in ({}, again)]
+    parts = divide(make_batch(specs[0].algo), 1)
+    kept, computed = (pool.run(own.gradients, spec, parts, world_size=1)[0] for spec in specs)
+    assert np.abs(kept["model.layers.0.mlp.gate.weight"]).max() > 1e-4
+    for name, gradient in kept.items():
+        np.testing.assert_array_equal(computed[name], gradient, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parallel", "trainer", "line"),
+    [
+        ("moe", {}, TrainerConfig(frozen=["*.layers.1.mlp.experts.0.*"]), "some experts of layer 1 .*mlp.experts"),
+        ("moe", {"data": 2, "expert": 2}, TrainerConfig(frozen=["*.experts.[01].*"]), "some experts of layer 0"),
+        (
+            "dense",
+            {"pipeline": 2},
+            TrainerConfig(frozen=["model.embed_tokens.*", "model.layers.0.*"], distributed_optimizer=True),
+            "leaves a pipeline stage without a parameter to train, .*trainer.distributed_optimizer=false",
+        ),
+    ],
+)
+def test_what_could_be_trained_but_never_saved_is_refused(
+    kind: str, parallel: dict[str, int], trainer: TrainerConfig, line: str, pool: RankPool, models: dict[str, Path]
+) -> None:
+    spec = make_spec(models[kind], trainer=trainer, parallel=parallel)
+    with pytest.raises(RankFailed, match=rf"UserError: trainer\.frozen=.*{line}"):
+        pool.run(scenarios.train, spec, [], world_size=2 if parallel else 1)
+
+
 @pytest.mark.parametrize(
     ("trainer", "line"),
     [
@@ -178,9 +212,8 @@ def test_speed_adds_up_and_is_the_same_on_every_rank(pool: RankPool, models: dic
         assert math.isfinite(first[name])
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(needs="transformer_engine")
 def test_an_optimizer_in_host_memory_makes_the_same_steps(models: dict[str, Path]) -> None:
-    pytest.importorskip("transformer_engine")  # Megatron's needs it, and the project installs none
     optim = OptimConfig(lr=1e-2, eps=1e-4)
     trainer = TrainerConfig(distributed_optimizer=True)
     spec = make_spec(models["dense"], device=Device.cuda, dtype=DType.bfloat16, optim=optim, trainer=trainer)

@@ -1,7 +1,8 @@
 """Causal self-attention over packed sequences, without Transformer Engine.
 
-On the CPU segments of similar length attend in one call of torch's attention; with context parallelism keys and values
-are gathered first. On CUDA torch's variable-length flash attention takes the packed tokens as they are.
+Segments of similar length attend in one call of torch's attention; with context parallelism keys and values are
+gathered first. Where `takes_packed` says so, torch's variable-length flash attention takes the packed tokens as they
+are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
@@ -20,11 +22,17 @@ from rlscale.trainer.megatron.elementwise import rotate
 from rlscale.trainer.megatron.sequences import PackedSequences
 
 
+def takes_packed(config: TransformerConfig, device: torch.device) -> bool:
+    """Whether torch's variable-length flash attention is used: CUDA, 16 bits, no dropout, all keys on this rank."""
+    sixteen_bits = config.params_dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and sixteen_bits and not config.attention_dropout and config.context_parallel_size == 1
+
+
 class PackedSelfAttention(SelfAttention):
     """Megatron's self-attention with a forward for packed sequences only; same parameters, same names.
 
     Megatron's own forward computes the rotary cosines anew in every layer and segment by segment; here they are made
-    once per micro-batch from the positions.
+    once per micro-batch and model from the positions.
     """
 
     def forward(
@@ -47,11 +55,13 @@ class PackedSelfAttention(SelfAttention):
         if packed_seq_params is None or rotary_pos_emb is None:
             raise ValueError("this attention takes packed sequences with rotary positions only")
         query, key, value = (x.squeeze(1) for x in self.get_query_key_value_tensors(hidden_states))
-        if packed_seq_params.rotary is None:
+        rotary = packed_seq_params.rotary.get(id(self.config))
+        if rotary is None:
             half = rotary_pos_emb.shape[-1] // 2  # Megatron repeats the angles for the second half
             angles = rotary_pos_emb[:, 0, :, :half][packed_seq_params.positions]
-            packed_seq_params.rotary = angles.cos().to(query.dtype), angles.sin().to(query.dtype)
-        query, key = rotate(query, *packed_seq_params.rotary), rotate(key, *packed_seq_params.rotary)
+            rotary = angles.cos().to(query.dtype), angles.sin().to(query.dtype)
+            packed_seq_params.rotary[id(self.config)] = rotary
+        query, key = rotate(query, *rotary), rotate(key, *rotary)
         if self.checkpoint_core_attention and self.training:
 
             def again(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -97,10 +107,9 @@ class PackedAttention(MegatronModule):
         packed_seq_params: PackedSequences,
     ) -> Tensor:
         """query [tokens, heads, d], key and value [tokens, key heads, d] -> [tokens, heads * d]."""
-        context = self.context_group.size() > 1
-        if query.is_cuda and not context and query.dtype in (torch.bfloat16, torch.float16) and not self.dropout:
+        if takes_packed(self.config, query.device):
             return self._varlen(query, key, value, packed_seq_params)
-        if context:
+        if self.context_group.size() > 1:
             key = gather_from_sequence_parallel_region(key.contiguous(), group=self.context_group)
             value = gather_from_sequence_parallel_region(value.contiguous(), group=self.context_group)
         outputs = []

@@ -17,6 +17,7 @@ from megatron.core.transformer.module import Float16Module
 from rlscale.config.errors import UserError
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.architecture import Architecture, transformer_config
+from rlscale.trainer.megatron.attention import takes_packed
 from rlscale.trainer.megatron.checkpoint import holds_checkpoint, load_weights_of
 from rlscale.trainer.megatron.frozen import freeze
 from rlscale.trainer.megatron.layer_spec import block_spec, uses_transformer_engine
@@ -68,8 +69,8 @@ class Model:
     """Entries of the vocabulary, without padding."""
     padded_vocabulary: int
     """Entries of the vocabulary, with padding."""
-    own_attention: bool
-    """Whether our attention is used and not Transformer Engine's."""
+    attends_in_batches: bool
+    """Whether segments attend in batches, by torch's attention, which micro-batches must then have."""
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """All parameters of this rank, in a fixed order."""
@@ -140,8 +141,9 @@ def build_model(
         if not trained:
             parameter.requires_grad_(False)
     if trained:
-        section = "critic.trainer" if role is Role.critic else "trainer"
-        freeze(bare, weights, spec.trainer.frozen, f"{section}.frozen")
+        key = "critic.trainer.frozen (trainer.frozen unless it is set)" if role is Role.critic else "trainer.frozen"
+        sharded = spec.trainer.distributed_optimizer
+        freeze(bare, weights, spec.trainer.frozen, key, distributed_optimizer=sharded)
     inner = [Float16Module(config, chunk) if config.bf16 else chunk for chunk in bare]
     model = Model(
         config,
@@ -151,7 +153,9 @@ def build_model(
         ModelGroups.of_megatron(),
         architecture.vocabulary,
         padded,
-        own_attention=not uses_transformer_engine(platform),
+        attends_in_batches=not (
+            uses_transformer_engine(platform, config.params_dtype) or takes_packed(config, platform.device)
+        ),
     )
     model.load(spec.init_path)
     return model

@@ -84,8 +84,12 @@ class PackedSequences(PackedSeqParams):
     """How the segments attend."""
     restore: Tensor | None = None
     """[local tokens]: where each of this rank's tokens is in the concatenated outputs of `batches`; None: in order."""
-    rotary: tuple[Tensor, Tensor] | None = None
-    """Cosine and sine of this rank's tokens, [local tokens, 1, dimension / 2]; filled at the first layer."""
+    rotary: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Cosine and sine of this rank's tokens, [local tokens, 1, dimension / 2]; filled at a model's first layer.
+
+    By the id of the model's TransformerConfig: policy and critic see the same micro-batches, and may differ in base,
+    size of heads and type.
+    """
     routing: Routing | None = None
     """What a pass does with the choice of experts; None: routers choose, and nobody looks."""
 
