@@ -11,6 +11,15 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster import Device
 
 
+def host_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in host memory; pinned if the tensor is on a GPU, for copies at the bus's full speed.
+
+    torch rounds each piece of pinned memory up to a power of two, and keeps what is freed for later ones.
+    """
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return copy.copy_(tensor)
+
+
 @dataclass(frozen=True)
 class Platform:
     """One process's device. Build it with `Platform.of`."""
@@ -24,15 +33,20 @@ class Platform:
     def of(device: Device, local_rank: int = 0) -> Platform:
         """The platform of a process; `local_rank` counts the processes of one machine and picks the GPU.
 
-        Raises UserError when CUDA is asked for and this machine has none.
+        Raises UserError when CUDA is asked for and this machine has no such GPU: two processes never share one.
         """
         if device is Device.cpu:
             return Platform(torch.device("cpu"), "gloo")
         if not torch.cuda.is_available():
             raise UserError("cluster.device=cuda, but torch sees no GPU here; use cluster=local_cpu or fix the driver")
-        index = local_rank % torch.cuda.device_count()
-        torch.cuda.set_device(index)
-        return Platform(torch.device("cuda", index), "nccl")
+        shown = torch.cuda.device_count()
+        if local_rank >= shown:
+            raise UserError(
+                f"GPU {local_rank} (counted from 0) is needed here, but torch sees {shown}: ask for fewer GPUs of this "
+                "machine in cluster.*, or show it more (CUDA_VISIBLE_DEVICES)"
+            )
+        torch.cuda.set_device(local_rank)
+        return Platform(torch.device("cuda", local_rank), "nccl")
 
     @property
     def is_cuda(self) -> bool:
@@ -56,8 +70,10 @@ class Platform:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def install_megatron(self) -> None:
-        """Prepare the import of Megatron-core; must come before it. Only the CPU needs it."""
-        if not self.is_cuda:
-            from rlscale.platform import megatron_cpu
+        """Prepare the import of Megatron-core; must come before it."""
+        from rlscale.platform import megatron_cpu, megatron_fixups
 
+        if self.is_cuda:
+            megatron_fixups.install()
+        else:
             megatron_cpu.install()

@@ -194,8 +194,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module: types.ModuleType) -> None:
         module.__dict__[_STAND_IN] = _Cuda("rlscale.platform.cuda_on_cpu")
         super().exec_module(module)
-        for fix in megatron_fixups.FIXUPS.get(module.__name__, ()):
-            fix(module)
+        for fixups in (megatron_fixups.ON_EVERY_DEVICE, megatron_fixups.ON_THE_CPU):
+            if module.__name__ in fixups:
+                fixups[module.__name__](module)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -224,7 +225,7 @@ def installed() -> bool:
 def install() -> None:
     """Put the hook in place; once per process, before Megatron's first import. A second call does nothing.
 
-    Raises RuntimeError where CUDA is available (Megatron needs no help there) or when Megatron was imported already.
+    Raises RuntimeError where CUDA is available (Megatron is not rewritten there) or when Megatron was imported already.
     """
     if installed():
         return

@@ -1,16 +1,21 @@
-"""What rewriting cannot mend in Megatron-core 0.16.1 on the CPU: one small function per defect, run after the import.
+"""What is mended in Megatron-core 0.16.1: one small function per defect, run right after the module's import.
 
-`megatron_cpu` calls them with the freshly imported module. Each says what goes wrong without it.
+Some defects come of Transformer Engine not being installed and are mended on every device, others are what rewriting
+cannot mend on the CPU. On CUDA `install` has the former mended, on the CPU `megatron_cpu` both. Each function says what
+goes wrong without it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from rlscale.platform.adapting import AdaptingFinder
 
 
 def random_state_of_the_cpu(module: ModuleType) -> None:
@@ -31,10 +36,14 @@ def no_jit_fuser(module: ModuleType) -> None:
     module.disable_jit_fuser()
 
 
-def moe_without_transformer_engine(module: ModuleType) -> None:
-    """A NameError (`te_general_gemm`); token counts that stay tensors without a GPU, where Megatron wants arrays."""
+def router_without_transformer_engine(module: ModuleType) -> None:
+    """The router's product asks whether `te_general_gemm` is None, a name that is only set where it is not."""
     if not hasattr(module, "te_general_gemm"):
         module.te_general_gemm = None  # type: ignore[attr-defined]  # a name that only exists in Megatron
+
+
+def token_counts_on_the_cpu(module: ModuleType) -> None:
+    """Token counts stay tensors without a GPU, where Megatron wants arrays."""
 
     def to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
         return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
@@ -66,12 +75,15 @@ def uneven_gathering(module: ModuleType) -> None:
 
 
 def resume_of_distributed_optimizer(module: ModuleType) -> None:
-    """Resuming with torch's AdamW (Megatron tests Transformer Engine's): three defects of 0.16.1.
+    """Resuming with torch's AdamW, which Megatron takes where neither Transformer Engine nor apex is: three defects.
 
     Its state does not exist before the first step, so there is nothing to load into; the checkpoint holds one `step`
     for all parameters, which raises KeyError; and that one tensor would be shared by all of them, so that every step
-    counts as many times as there are parameters (weights wrong by 1e-3, silently).
+    counts as many times as there are parameters (weights wrong by 1e-3, silently). The other two optimizers keep no
+    `step` per parameter and are left alone.
     """
+    if module.HAVE_APEX_OR_TE:
+        return
     optimizer = module.DistributedOptimizer
     sharded_state_dict, set_states = optimizer.sharded_state_dict, optimizer._set_main_param_and_optimizer_states
 
@@ -99,11 +111,30 @@ def resume_of_distributed_optimizer(module: ModuleType) -> None:
     optimizer._set_main_param_and_optimizer_states = with_own_step
 
 
-FIXUPS: dict[str, tuple[Callable[[ModuleType], None], ...]] = {
-    "megatron.core.tensor_parallel.random": (random_state_of_the_cpu,),
-    "megatron.core.tensor_parallel.mappings": (uneven_gathering,),
-    "megatron.core.jit": (no_jit_fuser,),
-    "megatron.core.transformer.moe.moe_utils": (moe_without_transformer_engine,),
-    "megatron.core.optimizer.distrib_optimizer": (resume_of_distributed_optimizer,),
+ON_EVERY_DEVICE: dict[str, Callable[[ModuleType], None]] = {
+    "megatron.core.transformer.moe.moe_utils": router_without_transformer_engine,
+    "megatron.core.optimizer.distrib_optimizer": resume_of_distributed_optimizer,
 }
-"""Fix-ups by module."""
+"""Module -> what is mended in it everywhere; with Transformer Engine there is nothing to mend."""
+
+ON_THE_CPU: dict[str, Callable[[ModuleType], None]] = {
+    "megatron.core.tensor_parallel.random": random_state_of_the_cpu,
+    "megatron.core.tensor_parallel.mappings": uneven_gathering,
+    "megatron.core.jit": no_jit_fuser,
+    "megatron.core.transformer.moe.moe_utils": token_counts_on_the_cpu,
+}
+"""Module -> what is mended in it besides where there is no GPU."""
+
+
+def install() -> None:
+    """Have Megatron mended as it is imported on CUDA, where nothing else of it is changed. A second call does nothing.
+
+    Raises RuntimeError when a module that needs it was imported already.
+    """
+    finder = AdaptingFinder(ON_EVERY_DEVICE)
+    if finder in sys.meta_path:
+        return
+    early = [name for name in ON_EVERY_DEVICE if name in sys.modules]
+    if early:
+        raise RuntimeError(f"megatron_fixups.install() came too late: {early[0]} is imported already")
+    sys.meta_path.insert(0, finder)

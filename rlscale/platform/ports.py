@@ -26,7 +26,7 @@ def free_port(host: str, preferred: int | None = None) -> int:
     """`preferred` if it is free, otherwise one drawn at random. It may be taken before it is used: retry then."""
     if preferred is not None and is_free(host, preferred):
         return preferred
-    draw = random.SystemRandom()  # ranks seed the other one alike
+    draw = random.SystemRandom()  # the ranks of a run seed the module's own alike, and would all try the same ports
     for port in draw.sample(_CANDIDATES, _TRIES):
         if is_free(host, port):
             return port

@@ -11,19 +11,17 @@ version; `tests/unit/platform/test_sglang_cpu.py` fails when the installed one d
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import multiprocessing
 import os
 import sys
 import tempfile
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rlscale.platform import sglang_attention, sglang_seeded, sglang_stubs
+from rlscale.platform.adapting import AdaptingFinder
 
 VERSION = "0.5.19"
 """The version of SGLang that the adaptations here were written for."""
@@ -106,46 +104,14 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
 """Module -> what is changed in it right after its import."""
 
 
-class AdaptingLoader(importlib.abc.Loader):
-    """The loader that a module has anyway, followed by its adaptation."""
-
-    def __init__(self, loader: Any, adapt: Callable[[Any], None]) -> None:
-        self._loader = loader
-        self._adapt = adapt
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        self._loader.exec_module(module)
-        self._adapt(module)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)  # get_source and the like, for tracebacks and torch's source readers
-
-
-class AdaptingFinder(importlib.abc.MetaPathFinder):
-    """Gives the modules of `ADAPTATIONS` a loader that adapts them; finds nothing else."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in ADAPTATIONS:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None:
-            spec.loader = AdaptingLoader(spec.loader, ADAPTATIONS[fullname])
-        return spec
-
-
 def install() -> None:
     """Adapt SGLang in this process and those forked from it; a second call does nothing.
 
     Raises RuntimeError when SGLang was imported already: it must come before that.
     """
-    if any(isinstance(finder, AdaptingFinder) for finder in sys.meta_path):
+    if AdaptingFinder(ADAPTATIONS) in sys.meta_path:
         return
     if "sglang" in sys.modules:
         raise RuntimeError("SGLang was imported before its adaptation to the CPU was installed")
     sglang_stubs.install()
-    sys.meta_path.insert(0, AdaptingFinder())
+    sys.meta_path.insert(0, AdaptingFinder(ADAPTATIONS))

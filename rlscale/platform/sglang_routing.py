@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-HEADER = "x-request-id-return-routed-experts"
-"""1 or 0."""
+from rlscale.config.experts import ROUTED_EXPERTS_HEADER
 
 ENVIRONMENT = {"SGLANG_ENABLE_REQUEST_HEADER_OVERRIDES": "1"}
 """What a server that is to heed it needs besides."""
@@ -19,7 +18,7 @@ ENVIRONMENT = {"SGLANG_ENABLE_REQUEST_HEADER_OVERRIDES": "1"}
 
 def heed_header(module: Any) -> None:
     """sglang.srt.entrypoints.request_headers: the header sets the request's field."""
-    module._HEADER_OVERRIDES[HEADER] = ("return_routed_experts", _flag)
+    module._HEADER_OVERRIDES[ROUTED_EXPERTS_HEADER] = ("return_routed_experts", _flag)
 
 
 def _flag(text: str) -> bool:

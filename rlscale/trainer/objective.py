@@ -17,8 +17,9 @@ from rlscale.algo import corrections, losses
 from rlscale.algo import kl as kl_terms
 from rlscale.algo.losses import PolicyLoss, SegmentSum
 from rlscale.algo.mismatch import largest
-from rlscale.config.columns import corrected_ahead, old_model, ranks_need_old, weight_level
+from rlscale.config.corrections import corrected_ahead, weight_level
 from rlscale.config.errors import UserError
+from rlscale.config.old_logprobs import old_model, ranks_need_old
 from rlscale.config.schema.algo import (
     AlgoConfig,
     CispoLoss,
@@ -77,7 +78,7 @@ class Objective:
 
     @property
     def old_model(self) -> str:
-        """The model that computes `old_logprobs`: see rlscale.config.columns.old_model."""
+        """The model that computes `old_logprobs`: see rlscale.config.old_logprobs.old_model."""
         return old_model(self.algo)
 
     @property

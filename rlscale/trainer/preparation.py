@@ -20,7 +20,7 @@ from rlscale.algo.protocols import AdvantageInputs
 from rlscale.algo.reduction import token_weights
 from rlscale.algo.scores import score
 from rlscale.algo.trajectories import Trajectories
-from rlscale.config.columns import corrected_ahead, rejects
+from rlscale.config.corrections import corrected_ahead, rejects
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import READ_KL, kl_in_reward
 from rlscale.config.schema.algo import (

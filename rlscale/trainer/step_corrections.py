@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlscale.algo import corrections
 from rlscale.algo.losses import SegmentSum
-from rlscale.config.columns import corrected_ahead, rejects, weight_level
+from rlscale.config.corrections import corrected_ahead, rejects, weight_level
 from rlscale.config.schema.algo import AlgoConfig
 from rlscale.config.schema.correction import CorrectionConfig, Level, WeightKind
 from rlscale.data.batch import Batch

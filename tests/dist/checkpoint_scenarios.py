@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scenarios import gathered, open_trainer
 
 from rlscale.data.part import Part
@@ -103,5 +104,36 @@ def weights_alone(
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         return trainer.steps, gathered(trainer)
+    finally:
+        trainer.close()
+
+
+def with_layers_of_two_kinds(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, folders: list[str]
+) -> list[list[str]]:
+    """Save by layers like ours, load into one with a state of its own as Transformer Engine's have; and back.
+
+    What the model would save of such state before the second save, and what of it each checkpoint has.
+    """
+    from torch.distributed.checkpoint import FileSystemReader
+
+    def extra(names: Any) -> list[str]:
+        return [name for name in names if "final_layernorm._extra_state" in name]
+
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        (chunk,) = trainer._models.trained("policy").model.bare
+        norm = chunk.decoder.final_layernorm
+        ours = type(norm)
+        methods = {"get_extra_state": lambda self: torch.ones(3), "set_extra_state": lambda self, state: None}
+        theirs = type("WithExtraState", (ours,), methods)
+        trainer.save(folders[0])
+        norm.__class__ = theirs
+        trainer.load(folders[0])
+        would_save = extra(chunk.sharded_state_dict())
+        trainer.save(folders[1])
+        norm.__class__ = ours
+        trainer.load(folders[1])
+        return [would_save, *(extra(FileSystemReader(f).read_metadata().state_dict_metadata) for f in folders)]
     finally:
         trainer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU where there is none."""
+    """Leave out what needs a GPU where there is none, and of that what `needs` a package that is not installed."""
     import torch
 
-    if not torch.cuda.is_available():
-        gpu = [item for item in items if item.get_closest_marker("gpu")]
-        config.hook.pytest_deselected(items=gpu)
-        items[:] = [item for item in items if item not in gpu]
+    def lacks(item: pytest.Item) -> bool:
+        marker = item.get_closest_marker("gpu")
+        if marker is None:
+            return False
+        package = marker.kwargs.get("needs")
+        return not torch.cuda.is_available() or (package is not None and find_spec(package) is None)
+
+    left_out = [item for item in items if lacks(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]

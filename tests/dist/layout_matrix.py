@@ -27,6 +27,8 @@ COMPARED_METRICS = (
     *("tokens", "entropy", "ppo_kl", "ratio_max", "kl", "logprob_diff_mean"),
     *("expert_load_max", "expert_load_idle", "routing_replayed", "routing_changed"),
 )
+LARGE_EPS = 1e-3
+"""So large an eps of Adam that it does not blow differences of rounding up where gradients are almost zero."""
 OVERLAPS = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 SHORT = {
     "tensor": "TP",
@@ -56,6 +58,8 @@ class Layout:
     dtype: DType = DType.float32
     replay: bool = False
     """Random experts that are replayed."""
+    eps: float = LARGE_EPS
+    """Adam's; PPO's is the large one in any case."""
 
     @property
     def ranks(self) -> int:
@@ -70,6 +74,7 @@ class Layout:
         extras = ["distributed optimizer, overlaps"] if self.distributed_optimizer else []
         extras += [f"recompute {self.recompute.value}"] if self.recompute is not Recompute.none else []
         extras += ["replay"] if self.replay else []
+        extras += [f"eps {self.eps:g}"] if self.eps != LARGE_EPS else []
         return "; ".join([text or "one rank", *extras])
 
     @property
@@ -80,7 +85,7 @@ class Layout:
     @property
     def baseline(self) -> Layout:
         """The same on one rank, in fp32."""
-        return Layout(self.model, self.algorithm, replay=self.replay)
+        return Layout(self.model, self.algorithm, replay=self.replay, eps=self.eps)
 
     def spec(self, models: dict[str, Path]) -> TrainerSpec:
         """The trainer's spec of it."""
@@ -93,8 +98,7 @@ class Layout:
         options: dict[str, Any] = {"parallel": self.parallel, "trainer": trainer, "dtype": self.dtype}
         if self.algorithm == "ppo":
             return driven.spec_of(driven.shipped("ppo"), models, self.model, **options)
-        # A large eps, so that Adam does not blow differences of rounding up where gradients are almost zero.
-        optim = OptimConfig(lr=1e-3, eps=1e-3, clip_grad=0.0)
+        optim = OptimConfig(lr=1e-3, eps=self.eps, clip_grad=0.0)
         return make_spec(models[self.model], self.algorithm, optim=optim, **options)
 
 
@@ -125,6 +129,8 @@ TWO_RANKS = [
     Layout("moe", "grpo_kl", PP),
     Layout("moe", "grpo_kl", SP | EP, replay=True),
     Layout("moe", "grpo_kl", EP | CP, recompute=Recompute.full, replay=True),
+    Layout("dense", "grpo_kl", SP, eps=OptimConfig().eps),
+    Layout("moe", "grpo_kl", EP | DP, eps=OptimConfig().eps),
 ]
 FOUR_RANKS = [
     Layout("dense", "grpo_kl", SP | PP),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
+
 from rlscale.platform.ports import free_port
 
 _PR_SET_PDEATHSIG = 1

@@ -15,6 +15,9 @@ def open_trainer(
     rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, moves: bool | None = None
 ) -> Any:
     """A started trainer; `moves`: whether its models take turns."""
+    from rlscale.platform.device import Platform
+
+    Platform.of(spec.device).install_megatron()
     from rlscale.trainer.megatron.trainer import MegatronTrainer
 
     trainer = MegatronTrainer(spec, rank, world_size, moves=moves)
@@ -161,9 +164,9 @@ def train_and_export(
 
 def offload(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, Any]:
     """Three steps straight, and three with the state moved away and back after each (also on the CPU)."""
-    from rlscale.platform.ports import free_port
     from training_data import divide, make_batch
 
+    from rlscale.platform.ports import free_port
     from rlscale.trainer.megatron import parallel
 
     (part,) = divide(make_batch(spec.algo), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_every_token_gets_the_log_prob_that_its_own_version_gave_it(
         for version in range(PRESENT + 1)
     ]
     mask, versions = batch.column("loss_mask"), batch.column("versions")
-    for older, newer in zip(by_version, by_version[1:], strict=False):
+    for older, newer in pairwise(by_version):
         assert np.abs(older - newer)[mask].max() > 1e-3
     taken = np.maximum(versions, PRESENT - KEPT)  # the first version is no longer there: the oldest stands in
     expected = np.where(mask, np.choose(taken, by_version), np.float32(0))

@@ -20,9 +20,9 @@ from training_data import divide, make_batch, make_spec
 from rlscale.config.schema.model import DType
 from rlscale.config.schema.optim import OptimConfig, Schedule
 from rlscale.config.schema.trainer import TrainerConfig
+from rlscale.platform.ports import free_port
 from rlscale.run.checkpoint import CheckpointStore
 from rlscale.trainer.spec import TrainerSpec
-from rlscale.platform.ports import free_port
 
 Layout = dict[str, Any]
 """Sizes of `parallel`, whether the optimizer is `distributed`, and a `dtype` other than float32."""
@@ -214,3 +214,12 @@ def test_what_cannot_be_continued_is_refused_in_one_line(
         pool.run(scenarios.resume, deep, [], folder, world_size=1)
     with pytest.raises(RankFailed, match=r"UserError: .*/nothing is no trainer checkpoint"):
         pool.run(scenarios.resume, dense, [], str(tmp_path / "nothing"), world_size=1)
+
+
+def test_layers_with_a_state_of_their_own_read_what_others_wrote_and_write_what_others_read(
+    pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, folders = spec_of(models["dense"], {}), [str(tmp_path / name) for name in ("without", "with")]
+    ((would_save, *saved),) = pool.run(checkpoint_scenarios.with_layers_of_two_kinds, spec, folders, world_size=1)
+    assert would_save
+    assert saved == [[], []]

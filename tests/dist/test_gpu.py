@@ -22,18 +22,19 @@ def open_on_gpu(model: Path, **options: Any) -> Any:
     return scenarios.open_trainer(0, 1, "127.0.0.1", free_port("127.0.0.1"), spec)
 
 
-def test_log_probs_of_flash_attention_are_close_to_transformers(models: dict[str, Path]) -> None:
-    from test_trainer import hf_logprobs
-
-    batch = make_batch(make_spec(models["dense"]).algo)
-    trainer = open_on_gpu(models["dense"], dtype=DType.bfloat16)
-    try:
-        got = trainer.logprobs(divide(batch, 1)[0])
-    finally:
-        trainer.close()
-    mask = batch.column("loss_mask")
-    difference = np.abs(got - hf_logprobs(models["dense"], batch, 0.8))[mask]
-    assert difference.mean() < 0.1
+@pytest.mark.parametrize("model", ["dense", "moe"])
+def test_log_probs_of_flash_attention_are_those_of_attention_in_float32(model: str, models: dict[str, Path]) -> None:
+    (part,) = divide(make_batch(make_spec(models[model]).algo), 1)
+    columns = []
+    for dtype in (DType.float32, DType.bfloat16):
+        trainer = open_on_gpu(models[model], dtype=dtype)
+        try:
+            columns.append(trainer.logprobs(part))
+        finally:
+            trainer.close()
+    difference = np.abs(columns[0] - columns[1])[part.batch.column("loss_mask")]
+    # On the CPU the two types differ by 0.014, and borders of segments that are one token off make 4.4.
+    assert difference.max() < 0.05
 
 
 @pytest.mark.parametrize("dtype", [DType.float32, DType.bfloat16])

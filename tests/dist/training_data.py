@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlscale.config.old_logprobs import columns_before
 from rlscale.config.schema.algo import (
     AlgoConfig,
     BroadcastAdvantage,
@@ -35,7 +36,6 @@ from rlscale.data.batch import Batch
 from rlscale.data.packing import plan
 from rlscale.data.part import Part, split
 from rlscale.trainer.preparation import prepare
-from rlscale.config.columns import columns_before
 from rlscale.trainer.spec import TrainerSpec
 
 MAX_RESPONSE_TOKENS = 24

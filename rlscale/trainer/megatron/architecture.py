@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from rlscale.config.errors import UserError
 from rlscale.config.schema.trainer import Recompute
 from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.layer_spec import uses_transformer_engine
 from rlscale.trainer.spec import TrainerSpec
 
 
@@ -182,7 +183,11 @@ def _recompute(spec: TrainerSpec) -> dict[str, Any]:
 
 
 def _numbers(spec: TrainerSpec, platform: Platform) -> dict[str, Any]:
-    """Types, and fused kernels off: on the CPU there are none, on CUDA each can be switched on by its name."""
+    """Types, and fused kernels: on the CPU there are none, on CUDA each can be switched on by its name.
+
+    Rotary positions are fused with Transformer Engine: unfused, Megatron reads the segments' lengths back from the GPU
+    in every layer.
+    """
     dtype = getattr(torch, spec.model.dtype.value)
     return {
         "params_dtype": dtype,
@@ -195,5 +200,5 @@ def _numbers(spec: TrainerSpec, platform: Platform) -> dict[str, Any]:
         "masked_softmax_fusion": False,
         "bias_activation_fusion": False,
         "bias_dropout_fusion": False,
-        "apply_rope_fusion": False,
+        "apply_rope_fusion": uses_transformer_engine(platform, dtype),
     }

@@ -16,6 +16,7 @@ from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor
 
+from rlscale.config.experts import load_balancing
 from rlscale.trainer.megatron.microbatch import MicroBatch
 from rlscale.trainer.megatron.parallel import Ranks
 
@@ -129,17 +130,16 @@ class Balancing:
             return {}
         dist.all_reduce(self._sums)  # every rank has other tokens or other layers
         means = self._sums / (epochs * len(self._tokens))
-        return {name: float(mean[mean > 0].mean()) for name, mean in zip(self._names, means, strict=True)}
+        layers = (means > 0).sum(dim=1).clamp(min=1)
+        return dict(zip(self._names, (means.sum(dim=1) / layers).tolist(), strict=True))
 
 
 def _losses(config: TransformerConfig) -> list[str]:
     """Names of the losses that a model's routers have."""
     if config.num_moe_experts is None:
         return []
-    kinds, coefficients = config.moe_router_load_balancing_type, config.moe_aux_loss_coeff
-    if not isinstance(kinds, list):
-        kinds, coefficients = [kinds], [coefficients]
-    names = [_NAMES[kind] for kind, value in zip(kinds, coefficients, strict=True) if kind in _NAMES and value]
+    pairs = load_balancing(config.moe_router_load_balancing_type, config.moe_aux_loss_coeff)
+    names = [_NAMES[kind] for kind, value in pairs if kind in _NAMES and value]
     return [*names, _Z_LOSS] if config.moe_z_loss_coeff else names
 
 

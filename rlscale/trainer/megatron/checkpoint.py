@@ -79,12 +79,27 @@ def load_weights_of(folder: str | Path, model: Model) -> None:
 def _weights(model: Model) -> dict[str, Any]:
     # Each layer by its own name: layers of which some are frozen have no state to be stacked with the others'.
     metadata = {"non_homogeneous_layers": True}
-    return {f"model{number}": chunk.sharded_state_dict(metadata=metadata) for number, chunk in enumerate(model.bare)}
+    return {
+        f"model{number}": {
+            name: shard
+            for name, shard in chunk.sharded_state_dict(metadata=metadata).items()
+            if not _is_extra_state(name)
+        }
+        for number, chunk in enumerate(model.bare)
+    }
 
 
 def _put_weights(model: Model, loaded: dict[str, Any]) -> None:
     for number, chunk in enumerate(model.bare):
-        chunk.load_state_dict(loaded[f"model{number}"], strict=True)
+        fit = chunk.load_state_dict(loaded[f"model{number}"], strict=False)
+        wrong = [name for name in (*fit.missing_keys, *fit.unexpected_keys) if not _is_extra_state(name)]
+        if wrong:
+            raise RuntimeError(f"what was read does not fill the model: {', '.join(wrong)}")
+
+
+def _is_extra_state(name: str) -> bool:
+    """Whether an entry is Transformer Engine's own (scales of 8-bit numbers), which our layers know nothing of."""
+    return name.rpartition(".")[2].startswith("_extra_state")
 
 
 def _read(folder: str | Path, state: dict[str, Any], instead: str = "") -> dict[str, Any]:

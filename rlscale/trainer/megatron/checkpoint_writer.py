@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.checkpoint.utils import _DistWrapper
 
 from rlscale.config.errors import UserError
+from rlscale.platform.device import host_copy
 
 
 class CheckpointWriter:
@@ -137,7 +138,7 @@ def _copy_to_host(state: dict[str, Any]) -> None:
     for shards in state.values():
         for shard in shards if isinstance(shards, list) else [shards]:
             if isinstance(shard, ShardedTensor):
-                shard.data = shard.data.detach().to("cpu", copy=True)
+                shard.data = host_copy(shard.data.detach())
 
 
 def _write_file(path: Path, content: memoryview) -> None:

@@ -1,10 +1,11 @@
-"""What makes a GPU give the same bits for the same batches; on the CPU it does so anyway."""
+"""What asks a GPU to give the same bits for the same batches; on the CPU it does so anyway."""
 
 from __future__ import annotations
 
 import os
 
 import torch
+import torch.utils.deterministic
 
 from rlscale.platform.device import Platform
 
@@ -18,10 +19,13 @@ _ENVIRONMENT = {
 def ask_for_determinism(platform: Platform) -> None:
     """Tell the libraries of this process, which read their settings at their first use. Nothing on the CPU.
 
-    A variable that is set already stays as it is. Operations that have no deterministic version warn.
+    A variable that is set already stays as it is. An operation that has no deterministic version raises RuntimeError.
     """
     if not platform.is_cuda:
         return
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # torch's attention has a deterministic backward pass, but takes it only where torch is to raise, not to warn.
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    # Otherwise every new tensor is filled before it is written, for programs that read what they have not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a module's property

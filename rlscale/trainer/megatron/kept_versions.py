@@ -34,6 +34,8 @@ class KeptVersions:
     def __init__(self, model: Model, limit: int) -> None:
         self.limit = limit
         """Versions that are kept at most."""
+        self.missing = 0.0
+        """Share of the last pass's trainable tokens, of all ranks, that weights of another version stood in for."""
         self._model = model
         self._kept: dict[int, FrozenWeights] = {}
 
@@ -75,7 +77,7 @@ class KeptVersions:
             wanted, taken = wanted[trainable], taken[trainable]
             counts[:-1] += (taken[:, None] == available).sum(0)
             counts[-1] += ((wanted != taken) & (wanted >= 0)).sum()
-        device = microbatches[0].tokens.device if microbatches else counts.device
+        device = self._model.parameters()[0].device  # NCCL reduces no CPU tensor, also if there is no micro-batch
         counts = counts.to(device)
         dist.all_reduce(counts, group=ranks.data_context_group)
         *of_version, missing = counts.tolist()
@@ -94,6 +96,7 @@ class KeptVersions:
         `forward` makes one pass with the model as it is then. The weights of `present` come last.
         """
         by = self.sampling_weights(microbatches, present, ranks)
+        self.missing = by.missing
         merged: list[Tensor] | None = None
         for version in by.versions or [present]:
             with self.in_place(version) if version < present else nullcontext():

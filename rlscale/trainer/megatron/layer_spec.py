@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.tensor_parallel.layers import RowParallelLinear
@@ -31,14 +32,18 @@ from rlscale.trainer.megatron.layers import (
 from rlscale.trainer.megatron.router import RoutedLayer, Router
 
 
-def uses_transformer_engine(platform: Platform) -> bool:
-    """Whether Transformer Engine's layers are used. Checkpoints and weight maps do not depend on it."""
-    return platform.is_cuda and importlib.util.find_spec("transformer_engine") is not None
+def uses_transformer_engine(platform: Platform, dtype: torch.dtype) -> bool:
+    """Whether Transformer Engine's layers are used for a model of that type; checkpoints do not depend on it.
+
+    Only for bfloat16: in float32 none of its attentions takes packed sequences.
+    """
+    installed = importlib.util.find_spec("transformer_engine") is not None
+    return platform.is_cuda and dtype is torch.bfloat16 and installed
 
 
 def block_spec(config: TransformerConfig, platform: Platform, vp_stage: int | None) -> Any:
     """The layers of this rank's model chunk."""
-    if uses_transformer_engine(platform):
+    if uses_transformer_engine(platform, config.params_dtype):
         spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
         for layer in spec.layer_specs:
             if layer.submodules.mlp.module is MoELayer:

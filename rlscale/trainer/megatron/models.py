@@ -49,8 +49,8 @@ class Models:
             critic = TrainedModel(spec.of_critic(), Role.critic, ranks, platform)
             self._trained["critic"] = critic
             self.turns.join("critic", critic.offload)
-        self.own_attention = policy.model.own_attention
-        """Whether our attention is used and not Transformer Engine's."""
+        self.attends_in_batches = any(model.attends_in_batches for model in self._models())
+        """Whether micro-batches, which all models share, must have the batches of torch's attention."""
         self.turns.take("policy")
 
     def _add_teacher(self, spec: TrainerSpec, policy: Model, platform: Platform) -> None:
@@ -62,6 +62,10 @@ class Models:
         else:
             self._teacher = teacher
             self.turns.join("teacher", Offload(teacher))
+
+    def _models(self) -> list[Model]:
+        """Every model that has parameters of its own on this rank."""
+        return [*(trained.model for trained in self._trained.values()), *([self._teacher] if self._teacher else [])]
 
     @property
     def has_critic(self) -> bool:
@@ -116,8 +120,7 @@ class Models:
 
     def close(self) -> None:
         """Let go of what would keep the models, and with them all process groups, alive for ever."""
-        models = [*(trained.model for trained in self._trained.values()), *([self._teacher] if self._teacher else [])]
-        for chunk in (chunk for model in models for chunk in model.bare):
+        for chunk in (chunk for model in self._models() for chunk in model.bare):
             for layer in routed_layers(chunk):
                 # It keeps the last pass's graph, whose nodes hold on to the model where Python's collector cannot see.
                 layer.mlp.token_dispatcher = None

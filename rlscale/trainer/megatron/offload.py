@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlscale.platform.device import host_copy
 from rlscale.trainer.megatron.model import Model
 from rlscale.trainer.megatron.optimizer import Optimizer
 
@@ -39,9 +40,7 @@ class Offload:
             self._dropped.append((gradients.untyped_storage(), gradients.untyped_storage().size(), gradients))
         home = self._model.parameters()[0].device  # an optimizer with `optim.on_host` has its state elsewhere already
         for storage in _distinct(tensor for tensor in self._tensors() if tensor.device == home):
-            device = _bytes_of(storage)
-            host = torch.empty(device.shape, dtype=torch.uint8, pin_memory=device.is_cuda)
-            self._kept.append((storage, host.copy_(device)))
+            self._kept.append((storage, host_copy(_bytes_of(storage))))
         for given_up in [storage for storage, *_ in self._kept] + [storage for storage, *_ in self._dropped]:
             given_up.resize_(0)
 

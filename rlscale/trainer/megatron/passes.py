@@ -64,7 +64,8 @@ def policy_loss(model: Model, ranks: Ranks, objective: Objective, temperature: f
             entropy=objective.needs_entropy,
             entropy_gradient=objective.needs_entropy_gradient,
         )
-        scalars = {"version": torch.tensor(version, device=hidden.device)}
+        # Filled on the device: a tensor made on the host would be waited for there, in every micro-batch.
+        scalars = {"version": torch.full((), version, device=hidden.device)}
         fields = {**microbatch.fields, **microbatch.computed, **scalars}
         loss, metrics = objective(logprobs, entropy, fields, _segment_sum(microbatch, ranks))
         return loss, _no_tokens(hidden), (loss.detach(), metrics)

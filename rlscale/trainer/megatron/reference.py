@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from rlscale.platform.device import host_copy
 from rlscale.trainer.megatron.model import Model
 
 
@@ -17,7 +18,7 @@ class FrozenWeights:
         """A copy of the model's weights as they are now."""
         self._model = model
         model.finish_gathering()
-        self._frozen = [_host_copy(parameter.data) for parameter in model.parameters()]
+        self._frozen = [host_copy(parameter.data) for parameter in model.parameters()]
 
     @classmethod
     def of_folder(cls, model: Model, folder: str) -> FrozenWeights:
@@ -37,7 +38,7 @@ class FrozenWeights:
         self._model.finish_gathering()
         parameters = self._model.parameters()
         on_cpu = not parameters[0].is_cuda
-        saved = [parameter.data if on_cpu else _host_copy(parameter.data) for parameter in parameters]
+        saved = [parameter.data if on_cpu else host_copy(parameter.data) for parameter in parameters]
         try:
             _put(parameters, self._frozen, point=on_cpu)
             yield
@@ -53,8 +54,3 @@ def _put(parameters: list[torch.nn.Parameter], values: list[torch.Tensor], *, po
                 parameter.data = value
             else:
                 parameter.data.copy_(value, non_blocking=True)
-
-
-def _host_copy(tensor: torch.Tensor) -> torch.Tensor:
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    return copy.copy_(tensor)

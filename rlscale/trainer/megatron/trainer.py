@@ -92,8 +92,7 @@ class MegatronTrainer:
             if self._objective.needs_reference and "ref_logprobs" not in part.batch:
                 metrics |= self._compute(everything, "ref_logprobs", "reference", version)
             if self._objective.old_model == "behaviour":
-                weights = self._models.kept().sampling_weights(everything, version, self._ranks)
-                metrics["old_version_missing"] = weights.missing
+                metrics["old_version_missing"] = self._models.kept().missing
         self._models.keep(version)
         if policy:
             metrics |= self._train_policy(steps, version)
@@ -188,7 +187,7 @@ class MegatronTrainer:
             part,
             self._ranks.slicing,
             self._platform.device,
-            attend=self._models.own_attention,
+            attend=self._models.attends_in_batches,
             multiple=stages if interleaved else 1,
         )
 

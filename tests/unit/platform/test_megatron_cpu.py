@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rlscale.platform import megatron_cpu
-from rlscale.platform.megatron_fixups import FIXUPS
+from rlscale.platform.megatron_fixups import ON_EVERY_DEVICE, ON_THE_CPU
 
 PLACES = {
     "megatron/core/tensor_parallel/random.py": ["def _get_cuda_rng_state(", "def _set_cuda_rng_state("],
@@ -22,10 +22,12 @@ PLACES = {
     ],
     "megatron/core/jit.py": ["def disable_jit_fuser("],
     "megatron/core/transformer/moe/moe_utils.py": [
+        "if te_general_gemm is not None and router_dtype != torch.float64:",
         "def maybe_move_tensor_to_cpu(",
         "tensor: torch.Tensor, as_numpy: bool = False, record_stream: bool = False",
     ],
     "megatron/core/optimizer/distrib_optimizer.py": [
+        "HAVE_APEX_OR_TE = False",
         "def _set_main_param_and_optimizer_states(self, model_param, tensors):",
         "self.model_param_group_index_map",
     ],
@@ -50,7 +52,7 @@ def test_what_the_fixups_change_is_still_there(file: str) -> None:
 
 
 def test_every_fixup_belongs_to_a_checked_file() -> None:
-    assert {name.replace(".", "/") + ".py" for name in FIXUPS} == set(PLACES)
+    assert {name.replace(".", "/") + ".py" for name in ON_EVERY_DEVICE | ON_THE_CPU} == set(PLACES)
 
 
 def run_rewritten(source: str) -> dict[str, object]:

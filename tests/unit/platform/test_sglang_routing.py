@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rlscale.config.experts import ROUTED_EXPERTS_HEADER
 from rlscale.platform import sglang_routing
-from rlscale.rollout import client
 
 PLACES = {
     "sglang/srt/entrypoints/request_headers.py": [
@@ -38,13 +38,9 @@ def test_the_header_is_added_to_sglangs_list_and_takes_1_and_0() -> None:
     module = types.ModuleType("request_headers")
     module._HEADER_OVERRIDES = {"x-override-rid": ("rid", str)}  # type: ignore[attr-defined]  # stands for SGLang's
     sglang_routing.heed_header(module)
-    field, cast = module._HEADER_OVERRIDES[sglang_routing.HEADER]  # type: ignore[attr-defined]  # as above
+    field, cast = module._HEADER_OVERRIDES[ROUTED_EXPERTS_HEADER]  # type: ignore[attr-defined]  # as above
     assert field == "return_routed_experts"
     assert (cast("1"), cast("0")) == (True, False)
     with pytest.raises(ValueError, match="must be 0 or 1"):
         cast("true")
     assert "x-override-rid" in module._HEADER_OVERRIDES  # type: ignore[attr-defined]  # as above
-
-
-def test_the_client_sends_that_header() -> None:
-    assert client._ROUTED_EXPERTS == {sglang_routing.HEADER: "1"}

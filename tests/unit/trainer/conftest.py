@@ -1,7 +1,10 @@
-"""Megatron on the CPU for the tests of this folder, whichever is collected first."""
+"""Megatron as it is on this machine for the tests of this folder, whichever is collected first."""
 
 from __future__ import annotations
 
-from rlscale.platform import megatron_cpu
+import torch
 
-megatron_cpu.install()
+from rlscale.config.schema.cluster import Device
+from rlscale.platform.device import Platform
+
+Platform.of(Device.cuda if torch.cuda.is_available() else Device.cpu).install_megatron()

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rlscale.algo.losses import PolicyLoss
-from rlscale.config.columns import columns_before
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic
+from rlscale.config.old_logprobs import columns_before
 from rlscale.config.schema.algo import AlgoConfig
 from rlscale.trainer.hook_results import checked_array, checked_loss, checked_weights
 from rlscale.trainer.hooks import build_hook, check_hooks

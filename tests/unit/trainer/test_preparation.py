@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlscale.config.columns import columns_before, corrected_ahead, weight_level
+from rlscale.config.corrections import corrected_ahead, weight_level
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic, has_reference, has_teacher
+from rlscale.config.old_logprobs import columns_before
 from rlscale.config.schema.algo import (
     AlgoConfig,
     CustomAdvantage,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlscale.config.columns import columns_before
 from rlscale.config.named_models import has_critic, has_reference, has_teacher
+from rlscale.config.old_logprobs import columns_before
 from rlscale.config.schema.algo import KLPlacement, SftLoss
 from rlscale.config.schema.correction import CorrectionConfig
 from rlscale.data.batch import Batch

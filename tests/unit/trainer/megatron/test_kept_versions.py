@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+import torch.distributed as dist
 
-from rlscale.trainer.megatron.kept_versions import nearest
+from rlscale.trainer.megatron.kept_versions import KeptVersions, nearest
 
 
 @pytest.mark.parametrize(
@@ -19,3 +23,17 @@ from rlscale.trainer.megatron.kept_versions import nearest
 def test_a_token_takes_its_own_version_or_the_next_newer_one(available: list[int], taken: list[int]) -> None:
     versions = torch.tensor([2, 3, 4, 5, 6, -1], dtype=torch.int32)
     assert nearest(versions, torch.tensor(available)).tolist() == taken
+
+
+def test_a_rank_without_micro_batches_counts_on_the_models_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnDeviceError(Exception):
+        pass
+
+    def reduce(counts: torch.Tensor, group: Any) -> None:
+        raise OnDeviceError(counts.device.type)
+
+    monkeypatch.setattr(dist, "all_reduce", reduce)
+    model: Any = SimpleNamespace(parameters=lambda: [torch.zeros(1, device="meta")])
+    ranks: Any = SimpleNamespace(data_context_group=None)
+    with pytest.raises(OnDeviceError, match="meta"):
+        KeptVersions(model, 1).sampling_weights([], 3, ranks)
