@@ -40,7 +40,7 @@ def read_architecture(model: ModelConfig) -> dict[str, Any] | None:
 def parameter_count(architecture: Mapping[str, Any]) -> int:
     """Parameters of a supported architecture (norms included, biases not: these models have none)."""
     hidden, layers = int(architecture["hidden_size"]), int(architecture["num_hidden_layers"])
-    width, experts = head_dim(architecture), int(architecture.get("num_experts") or 0)
+    width, experts = head_dim(architecture), experts_of(architecture)
     router = experts * hidden
     norms = 2 * hidden + 2 * width
     embeddings = int(architecture["vocab_size"]) * hidden * (1 if architecture.get("tie_word_embeddings") else 2)
@@ -50,9 +50,18 @@ def parameter_count(architecture: Mapping[str, Any]) -> int:
 def visited_parameters(architecture: Mapping[str, Any]) -> int:
     """Parameters that every token is multiplied with: matrices, the output projection, the experts it is sent to."""
     hidden, layers = int(architecture["hidden_size"]), int(architecture["num_hidden_layers"])
-    router = int(architecture.get("num_experts") or 0) * hidden
+    router = experts_of(architecture) * hidden
     mlp = _mlp(architecture, int(architecture.get("num_experts_per_tok") or 0))
     return layers * (_attention(architecture) + mlp + router) + int(architecture["vocab_size"]) * hidden
+
+
+def experts_of(architecture: Mapping[str, Any]) -> int:
+    """Experts of each layer, 0 in a dense model.
+
+    transformers 5 writes their number under another name than the released models.
+    """
+    number = architecture.get("num_experts") or architecture.get("num_local_experts")
+    return number if isinstance(number, int) and number > 0 else 0
 
 
 def head_dim(architecture: Mapping[str, Any]) -> int:
@@ -70,7 +79,7 @@ def _attention(architecture: Mapping[str, Any]) -> int:
 def _mlp(architecture: Mapping[str, Any], experts: int) -> int:
     """Parameters of one layer's gated MLP, or of that many of its experts."""
     hidden = int(architecture["hidden_size"])
-    if architecture.get("num_experts"):
+    if experts_of(architecture):
         return experts * 3 * hidden * int(architecture["moe_intermediate_size"])
     return 3 * hidden * int(architecture["intermediate_size"])
 

@@ -11,13 +11,11 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.config.experts import ROUTED_EXPERTS_HEADER
 from rlscale.rollout.routed_experts import ExpertSizes
 
 _UNAVAILABLE = frozenset({429, 502, 503})
 """Answers of a router that has no healthy engine or too many requests, and of an engine that is starting."""
-
-_ROUTED_EXPERTS = {"x-request-id-return-routed-experts": "1"}
-"""Asked for by a header too, since the router drops that field of a request: see `rlscale.platform.sglang_routing`."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class EngineClient:
         headers = {}
         if experts is not None:
             body["return_routed_experts"] = True
-            headers = _ROUTED_EXPERTS
+            headers = {ROUTED_EXPERTS_HEADER: "1"}  # the router drops the field
         return _generation(await self._post("/generate", body, headers), len(token_ids), experts)
 
     async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:

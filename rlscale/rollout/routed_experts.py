@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.config.architecture import experts_of
 from rlscale.config.errors import UserError
+from rlscale.config.experts import replay_without_experts
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,10 @@ class ExpertSizes:
     @staticmethod
     def of(architecture: Mapping[str, Any]) -> ExpertSizes:
         """Those of a Hugging Face config. UserError where the model has no experts."""
-        experts = architecture.get("num_experts") or architecture.get("num_local_experts")
-        top_k = architecture.get("num_experts_per_tok")
+        experts, top_k = experts_of(architecture), architecture.get("num_experts_per_tok")
         if not experts or not top_k:
-            raise UserError(
-                f"trainer.routing_replay=rollout: the model ({architecture.get('model_type')}) has no experts; "
-                "set it to none"
-            )
-        return ExpertSizes(int(architecture["num_hidden_layers"]), int(top_k), int(experts))
+            raise UserError(replay_without_experts("rollout", f"the model ({architecture.get('model_type')})"))
+        return ExpertSizes(int(architecture["num_hidden_layers"]), int(top_k), experts)
 
     def decode(self, answer: Any, tokens: int) -> NDArray[np.int16]:
         """`meta_info.routed_experts`, base64 of int32, -> int16 [tokens, layers, top_k]. ValueError if it is not that.

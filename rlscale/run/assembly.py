@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from rlscale.config.checks import check
-from rlscale.config.columns import kept_versions
+from rlscale.config.old_logprobs import kept_versions
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.sizes import Sizes

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, cast
 
-from rlscale.config.columns import COLUMNS
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.old_logprobs import COLUMNS
 from rlscale.config.overrides import parse_one
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.data.target import current_folder_importable, import_target

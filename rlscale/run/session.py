@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rlscale.config.columns import columns_before
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic
+from rlscale.config.old_logprobs import columns_before
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.data.batch import Batch

@@ -11,7 +11,7 @@ import ray
 from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlscale.config.columns import old_model
+from rlscale.config.old_logprobs import old_model
 from rlscale.config.schema.cluster import Device
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part

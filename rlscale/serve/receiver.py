@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rlscale.platform.sglang_routing import HEADER
+from rlscale.config.experts import ROUTED_EXPERTS_HEADER
 from rlscale.serve.http import CallError, call, send
 
 
@@ -136,7 +136,7 @@ class EngineReceiver:
         """Whether the engine says which experts it sent a token to, asked as a request through the router asks."""
         body = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "temperature": 0.0, "sampling_seed": 0}}
         timeout = min(self._timeout, 60.0)
-        answer = call(self.url, "/generate", self._api_key, body, headers={HEADER: "1"}, timeout=timeout)
+        answer = call(self.url, "/generate", self._api_key, body, headers={ROUTED_EXPERTS_HEADER: "1"}, timeout=timeout)
         return "routed_experts" in answer["meta_info"]
 
     # -- inside -------------------------------------------------------------------------------------------------------

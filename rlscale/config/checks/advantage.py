@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.subject import Subject
-from rlscale.config.columns import COLUMNS
 from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.old_logprobs import COLUMNS
 from rlscale.config.schema.algo import (
     AlgoConfig,
     BaselineAdvantage,

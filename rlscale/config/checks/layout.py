@@ -34,7 +34,7 @@ def tensor_divides_the_model(subject: Subject) -> Iterator[str]:
         if number := subject.size(key):
             sizes[f"the {number} {words}"] = number
     width = subject.size("intermediate_size")
-    if width and not subject.size("num_experts"):
+    if width and not subject.experts:
         sizes[f"intermediate_size={width}"] = width
     for words, number in sizes.items():
         if number % tensor:
@@ -73,7 +73,7 @@ def sequence_needs_tensor(subject: Subject) -> Iterator[str]:
 
 def experts_fit(subject: Subject) -> Iterator[str]:
     """Expert sizes need experts, and must divide them and the ranks of a stage."""
-    parallel, experts = subject.config.parallel, subject.size("num_experts")
+    parallel, experts = subject.config.parallel, subject.experts
     expert_tensor = parallel.expert_tensor or 1
     ranks = subject.sizes.trainer_ranks // parallel.pipeline
     room = ranks // expert_tensor if ranks % expert_tensor == 0 else ranks

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.architecture import SUPPORTED, parameter_count, read_architecture
 from rlscale.config.checks.subject import Subject
-from rlscale.config.columns import kept_versions
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic, has_reference, has_teacher, named_models
 from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.old_logprobs import kept_versions
 from rlscale.config.schema.model import DType, ModelConfig
 
 TRAINING_BYTES = 16
@@ -110,7 +110,7 @@ def _besides(subject: Subject) -> str:
 
 def _has_experts(subject: Subject) -> bool:
     if subject.architecture is not None:
-        return subject.size("num_experts") is not None
+        return subject.experts > 0
     # Not downloaded yet: the names of mixtures say how many parameters are active (30B-A3B).
     return "-A" in (subject.config.model.path or "")
 

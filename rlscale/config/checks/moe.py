@@ -4,10 +4,15 @@ split, passes that agree with each other, and the model that the engines have.""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from rlscale.config.architecture import experts_of, read_architecture
+from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
 from rlscale.config.checks.subject import Subject
-from rlscale.config.named_models import has_critic
+from rlscale.config.errors import UserError
+from rlscale.config.experts import load_balancing
+from rlscale.config.schema.model import ModelConfig
 
 _TYPE, _COEFFICIENT = "moe_router_load_balancing_type", "moe_aux_loss_coeff"
 _TYPES = ("none", "aux_loss", "global_aux_loss")
@@ -38,6 +43,10 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         (),
         "is never read without moe_router_enable_expert_bias, which is refused; leave it out",
     ),
+    "moe_router_fusion": (
+        _OFF,
+        "the fused router repeats nobody's choice, and nobody sees what it chose; leave it out",
+    ),
     "moe_enable_routing_replay": (_OFF, "set trainer.routing_replay instead"),
     "moe_router_dtype": (("fp32", "fp64"), "16 bits choose other experts than the engine; use fp32 or fp64"),
     "moe_token_dispatcher_type": (
@@ -50,21 +59,17 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 def options_of_experts_are_sound(subject: Subject) -> Iterator[str]:
     """Of the policy, and of a critic where it has its own."""
-    config = subject.config
-    given = config.trainer.megatron
+    yield from of_policy_and_critic(subject.config, partial(_problems, subject))
+
+
+def _problems(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+    given, key = sections.trainer.megatron, f"{prefix}trainer.megatron"
     meant = [name for name in given if name.startswith("moe_")]
-    if meant and subject.architecture is not None and subject.size("num_experts") is None:
-        yield f"trainer.megatron.{meant[0]}: {config.model.name} has no experts; leave it out"
+    if meant and _is_dense(subject, sections.model):
+        # A dense critic that follows a policy with experts has the policy's options, which then mean nothing.
+        if sections is subject.config or given != subject.config.trainer.megatron:
+            yield f"{key}.{meant[0]}: {sections.model.name} has no experts; leave it out"
         return
-    yield from _problems(given, "trainer.megatron")
-    if has_critic(config.algo) and config.critic.trainer.megatron != given:
-        ours = {line.removeprefix("trainer.") for line in _problems(given, "trainer.megatron")}
-        for line in _problems(config.critic.trainer.megatron, "critic.trainer.megatron"):
-            if line.removeprefix("critic.trainer.") not in ours:  # one that follows the policy's is said already
-                yield line
-
-
-def _problems(given: Mapping[str, Any], key: str) -> Iterator[str]:
     for name, (fine, reason) in _REFUSED.items():
         if name in given and given[name] not in fine:
             yield f"{key}.{name}={_shown(given[name])}: {reason}"
@@ -74,20 +79,29 @@ def _problems(given: Mapping[str, Any], key: str) -> Iterator[str]:
         yield f"{key}.moe_z_loss_coeff={_shown(z_loss)}: must be a number of at least 0"
 
 
+def _is_dense(subject: Subject, model: ModelConfig) -> bool:
+    """Whether a model, the policy's or another, is known to have no experts."""
+    architecture = subject.architecture
+    if model != subject.config.model:
+        try:
+            architecture = read_architecture(model)
+        except UserError:
+            return False  # another check says what is wrong with it
+    return architecture is not None and not experts_of(architecture)
+
+
 def _balancing(given: Mapping[str, Any], key: str) -> Iterator[str]:
     """Types of load balancing that there are, each with a coefficient."""
     kinds, coefficients = given.get(_TYPE, "none"), given.get(_COEFFICIENT, 0.0)
-    if isinstance(kinds, list) != isinstance(coefficients, list) or (
-        isinstance(kinds, list) and (len(kinds) != len(coefficients) or len(set(map(str, kinds))) != len(kinds))
-    ):
+    try:
+        pairs = load_balancing(kinds, coefficients)
+    except ValueError:
         yield (
             f"{key}.{_TYPE}={_shown(kinds)} with {_COEFFICIENT}={_shown(coefficients)}: give a list of different types "
             "and a list of as many coefficients, or one of each"
         )
         return
-    if not isinstance(kinds, list):
-        kinds, coefficients = [kinds], [coefficients]
-    for kind, coefficient in zip(kinds, coefficients, strict=True):
+    for kind, coefficient in pairs:
         if kind not in _TYPES:
             hint = _OTHER_TYPES.get(str(kind), f"must be {', '.join(_TYPES[:-1])} or {_TYPES[-1]}")
             yield f"{key}.{_TYPE}={_shown(kind)}: {hint}"

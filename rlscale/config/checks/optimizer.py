@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
+from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
 from rlscale.config.checks.subject import Subject
-from rlscale.config.named_models import has_critic
 from rlscale.config.optim_groups import group_problems
 from rlscale.config.schema.optim import OptimConfig
 from rlscale.config.schema.trainer import TrainerConfig
@@ -13,16 +14,11 @@ from rlscale.config.schema.trainer import TrainerConfig
 
 def optimizer_options_fit(subject: Subject) -> Iterator[str]:
     """Of the policy, and of a critic where it has its own."""
-    config = subject.config
-    yield from _problems(subject, config.optim, config.trainer, "")
-    if has_critic(config.algo) and (config.critic.optim, config.critic.trainer) != (config.optim, config.trainer):
-        ours = set(_problems(subject, config.optim, config.trainer, "critic."))
-        for line in _problems(subject, config.critic.optim, config.critic.trainer, "critic."):
-            if line not in ours:  # one that follows the policy's is said already
-                yield line
+    yield from of_policy_and_critic(subject.config, partial(_problems, subject))
 
 
-def _problems(subject: Subject, optim: OptimConfig, trainer: TrainerConfig, prefix: str) -> Iterator[str]:
+def _problems(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+    optim, trainer = sections.optim, sections.trainer
     yield from group_problems(optim.groups, f"{prefix}optim.groups", optim.weight_decay)
     yield from _on_host(subject, optim, trainer, prefix)
     yield from _overlap(trainer, prefix)

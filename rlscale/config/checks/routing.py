@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.subject import Subject
-from rlscale.config.columns import makes_old_pass
+from rlscale.config.experts import replay_without_experts
 from rlscale.config.named_models import has_critic
+from rlscale.config.old_logprobs import makes_old_pass
 from rlscale.config.schema.algo import OldLogprobs
 from rlscale.config.schema.trainer import RoutingReplay
 
@@ -14,12 +15,9 @@ from rlscale.config.schema.trainer import RoutingReplay
 def replay_has_experts(subject: Subject) -> Iterator[str]:
     """A dense model chooses nothing."""
     mode = subject.config.trainer.routing_replay
-    if mode is RoutingReplay.none or subject.architecture is None or subject.size("num_experts") is not None:
+    if mode is RoutingReplay.none or subject.architecture is None or subject.experts:
         return
-    yield (
-        f"trainer.routing_replay={mode.name}: {subject.config.model.name} has no experts; set it to none, or choose a "
-        "mixture of experts"
-    )
+    yield replay_without_experts(mode.name, subject.config.model.name)
 
 
 def replay_has_a_source(subject: Subject) -> Iterator[str]:
@@ -47,16 +45,6 @@ def replay_has_a_source(subject: Subject) -> Iterator[str]:
         )
 
 
-def replay_has_a_router_that_listens(subject: Subject) -> Iterator[str]:
-    """Megatron's fused router chooses by itself."""
-    trainer = subject.config.trainer
-    if trainer.routing_replay is not RoutingReplay.none and trainer.megatron.get("moe_router_fusion"):
-        yield (
-            f"trainer.megatron.moe_router_fusion=true chooses by itself, so that trainer.routing_replay="
-            f"{trainer.routing_replay.name} could not; set one of them back"
-        )
-
-
 def replay_is_the_policys(subject: Subject) -> Iterator[str]:
     """The critic's experts are its own."""
     config = subject.config
@@ -71,6 +59,5 @@ def replay_is_the_policys(subject: Subject) -> Iterator[str]:
 ROUTING_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
     replay_has_experts,
     replay_has_a_source,
-    replay_has_a_router_that_listens,
     replay_is_the_policys,
 )

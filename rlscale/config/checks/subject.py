@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlscale.config.architecture import experts_of
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.cluster import Device
@@ -42,6 +43,11 @@ class Subject:
     def on_gpus(self) -> bool:
         """Whether trainer and engines compute on GPUs."""
         return self.config.cluster.device is Device.cuda
+
+    @property
+    def experts(self) -> int:
+        """Experts of each layer; 0 in a dense model, and where its config cannot be read."""
+        return experts_of(self.architecture or {})
 
     def size(self, key: str) -> int | None:
         """A whole number of the architecture, None where it has none."""

@@ -268,4 +268,4 @@ class AlgoConfig(Section):
     epochs_per_iteration: int = 1
     """Times that the steps of one iteration are repeated."""
     old_logprobs: OldLogprobs = OldLogprobs.auto
-    """`auto` skips the pass where the first step gives the same; `always` makes it; `behaviour`: by what sampled."""
+    """The pass before the first step: `auto` where needed, `always`, or `behaviour`, by the weights that sampled."""

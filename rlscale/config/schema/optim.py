@@ -13,8 +13,11 @@ class Schedule(Enum):
     """Shape of the learning rate after warm-up."""
 
     constant = "constant"
+    """Stays at `lr`."""
     linear = "linear"
+    """Falls to `min_lr` in equal steps."""
     cosine = "cosine"
+    """Falls to `min_lr` along half a cosine: slowly at first and at the end."""
 
 
 @dataclass

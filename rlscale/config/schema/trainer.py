@@ -13,8 +13,11 @@ class Recompute(Enum):
     """Which activations are computed again in the backward pass instead of kept."""
 
     none = "none"
+    """None: all are kept."""
     selective = "selective"
+    """Those of core attention alone; `trainer.megatron.recompute_modules` names other modules."""
     full = "full"
+    """All of a layer: only its input is kept."""
 
 
 class RoutingReplay(Enum):
@@ -37,7 +40,7 @@ class TrainerConfig(Section):
     distributed_optimizer: bool = False
     """Shard the optimizer state over the data-parallel ranks."""
     recompute: Recompute = Recompute.none
-    """Which activations are recomputed in the backward pass."""
+    """Which activations are computed again in the backward pass: none, core attention's (selective), or all."""
     deterministic: bool = True
     """Ask for operations whose result does not change from run to run."""
     max_skipped_steps: int = 3

@@ -22,8 +22,8 @@ import torch
 from shared_server import EXPERTS, tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from rlscale.config.experts import ROUTED_EXPERTS_HEADER
 from rlscale.config.schema.cluster import Device
-from rlscale.platform.sglang_routing import HEADER
 from rlscale.rollout.routed_experts import ExpertSizes
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
@@ -94,7 +94,7 @@ def test_the_experts_of_an_answer_are_those_that_the_model_chooses_also_for_cach
         prompt = prompts[number]
         sampling = {"max_new_tokens": 24, "sampling_seed": number}
         body = {"input_ids": prompt, "sampling_params": sampling, "return_logprob": True}
-        answer = call(servers.router, "/generate", servers.key, body, headers={HEADER: "1"}, timeout=60)
+        answer = call(servers.router, "/generate", servers.key, body, headers={ROUTED_EXPERTS_HEADER: "1"}, timeout=60)
         meta = answer["meta_info"]
         tokens = [*prompt, *(token for _, token, _ in meta["output_token_logprobs"])]
         chosen = sizes.decode(meta["routed_experts"], len(tokens) - 1)
@@ -108,11 +108,11 @@ def test_the_experts_of_an_answer_are_those_that_the_model_chooses_also_for_cach
     assert [cached for cached, _ in alone] == [0, 40, 59]
     assert all(cached >= 20 for cached, _ in together)
     assert set.union(*(reason for _, reason in alone + together)) == {"stop", "length"}
-    for headers in ({}, {HEADER: "0"}):
+    for headers in ({}, {ROUTED_EXPERTS_HEADER: "0"}):
         silent = call(servers.router, "/generate", servers.key, BODY, headers=headers, timeout=30)
         assert "routed_experts" not in silent["meta_info"]
     with pytest.raises(CallError, match=r"status 400: .*must be 0 or 1"):
-        call(servers.router, "/generate", servers.key, BODY, headers={HEADER: "yes"}, timeout=30)
+        call(servers.router, "/generate", servers.key, BODY, headers={ROUTED_EXPERTS_HEADER: "yes"}, timeout=30)
 
 
 def test_the_key_is_in_no_log_command_line_or_environment(servers: Servers) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from rlscale.config.compose import compose
 
 Problems = Callable[..., list[str]]
 
@@ -118,6 +121,28 @@ def test_of_a_critic_only_what_is_its_own_is_said_again(problems: Problems) -> N
     assert both.startswith(f"{KEY}.moe_token_dropping=true")
     (own,) = problems(*MOE, "algo=ppo", "critic.trainer.megatron.moe_token_dropping=true")
     assert own.startswith("critic.trainer.megatron.moe_token_dropping=true")
+
+
+def test_a_dense_critic_has_no_experts_to_balance_either(problems: Problems) -> None:
+    (own,) = problems("algo=ppo", "critic.trainer.megatron.moe_z_loss_coeff=1e-3")
+    assert own == "critic.trainer.megatron.moe_z_loss_coeff: four_heads has no experts; leave it out"
+    (both,) = problems("algo=ppo", f"{KEY}.moe_z_loss_coeff=1e-3")
+    assert both == f"{KEY}.moe_z_loss_coeff: four_heads has no experts; leave it out"
+
+
+def dense_critic(folder: Path) -> tuple[str, ...]:
+    """A dense critic for the policy of `MOE`."""
+    architecture = compose(overrides=["model=tiny_qwen3"]).model.create.architecture
+    (folder / "config.json").write_text(json.dumps({"vocab_size": 20, **architecture}))
+    return "algo=ppo", "critic.model.name=dense", f"critic.model.path={folder}", "critic.model.create=null"
+
+
+def test_each_model_is_judged_by_its_own_experts(problems: Problems, tmp_path: Path) -> None:
+    critic = dense_critic(tmp_path)
+    followed = (f"{TYPE}=aux_loss", f"{COEFFICIENT}=1e-3")
+    assert problems(*MOE, *critic, *followed) == []  # the policy's options, which a dense critic never reads
+    (line,) = problems(*MOE, *critic, *followed, "critic.trainer.megatron.moe_z_loss_coeff=1e-3")
+    assert line == "critic.trainer.megatron.moe_z_loss_coeff: dense has no experts; leave it out"
 
 
 def test_a_supervised_stage_before_the_run_is_held_to_it_too(problems: Problems, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.columns import columns_before, makes_old_pass
 from rlscale.config.compose import compose
+from rlscale.config.old_logprobs import columns_before, makes_old_pass
 from rlscale.trainer.objective import Objective
 
 Problems = Callable[..., list[str]]
@@ -36,7 +36,6 @@ DISAGGREGATED = "cluster.placement=disaggregated"
         [RECORDED, "algo.epochs_per_iteration=2"],
         [RECORDED, "algo.old_logprobs=always"],
         [RECORDED, "algo=ppo"],
-        ["trainer.megatron.moe_router_fusion=true"],
     ],
 )
 def test_replay_of_a_choice_that_was_made_is_fine(problems: Problems, overrides: list[str]) -> None:
@@ -70,14 +69,6 @@ def test_replay_of_a_choice_that_was_made_is_fine(problems: Problems, overrides:
             [*MOE, RECORDED, "algo.old_logprobs=behaviour", "rollout.max_staleness=1", DISAGGREGATED],
             f"{RECORDED} repeats the routing of one pass, but algo.old_logprobs=behaviour makes one for each version "
             "of the weights; use rollout, or none",
-        ),
-        *(
-            (
-                [*MOE, f"trainer.routing_replay={mode}", TWO_STEPS, "trainer.megatron.moe_router_fusion=true"],
-                f"trainer.megatron.moe_router_fusion=true chooses by itself, so that trainer.routing_replay={mode} "
-                "could not; set one of them back",
-            )
-            for mode in ("recorded", "rollout")
         ),
         (
             [*MOE, "algo=ppo", ROLLOUT, "critic.trainer.routing_replay=none"],

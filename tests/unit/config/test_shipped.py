@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlscale.config.architecture import experts_of, parameter_count, read_architecture
 from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.groups import Groups
@@ -30,6 +31,7 @@ NEEDS = {
     "cluster=node8": ["model=qwen3_0_6b", *DENSE8],
     "cluster=multinode_disaggregated": ["model=qwen3_30b", *MULTINODE],
     "model=tiny_qwen3": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
+    "model=tiny_qwen3_moe": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
     "model=qwen3_4b": DENSE8,
     "model=qwen3_30b": MOE8,
     "algo=sft": ["rollout.samples_per_group=1"],
@@ -85,6 +87,17 @@ def test_every_data_option_serves_the_evaluation_too(option: str, plain_recipe: 
 @pytest.mark.parametrize("recipe", shipped_recipes())
 def test_every_recipe_composes_and_passes_the_checks(recipe: str) -> None:
     assert check(compose(recipe)) == []
+
+
+def test_the_default_recipe_trains_the_tiny_mixture_of_experts_as_the_readme_says() -> None:
+    config = compose(overrides=["model=tiny_qwen3_moe", "algo.steps_per_iteration=2", "trainer.routing_replay=rollout"])
+    assert check(config) == []
+    architecture = read_architecture(config.model)
+    assert architecture is not None
+    assert experts_of(architecture) == 8
+    assert parameter_count(architecture) < 5e6
+    dense = read_architecture(compose().model)
+    assert {**architecture, "model_type": "qwen3"}.items() >= (dense or {}).items()
 
 
 def test_option_files_say_what_they_are() -> None:

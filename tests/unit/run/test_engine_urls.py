@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from rlscale.config.errors import UserError
+from rlscale.config.experts import ROUTED_EXPERTS_HEADER
 from rlscale.config.schema import Config
 from rlscale.config.schema.trainer import RoutingReplay
-from rlscale.platform.sglang_routing import HEADER
 from rlscale.run.engines import Engines
 
 
@@ -30,7 +30,8 @@ class Answers(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert self.path == "/generate"
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer({"meta_info": {"routed_experts": "AAAA"} if self.tells and self.headers[HEADER] == "1" else {}})
+        asked = self.headers[ROUTED_EXPERTS_HEADER] == "1"
+        self.answer({"meta_info": {"routed_experts": "AAAA"} if self.tells and asked else {}})
 
     def answer(self, what: Any) -> None:
         self.send_response(200)

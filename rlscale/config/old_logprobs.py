@@ -1,10 +1,10 @@
-"""Which columns of a batch models compute before an iteration's first step, and who asks for them."""
+"""Old log-probs, and the other columns that models compute before an iteration's first step: who asks for them."""
 
 from __future__ import annotations
 
+from rlscale.config.corrections import corrected_ahead, rejects
 from rlscale.config.named_models import asked_columns, has_critic, has_teacher, kl_in_reward
-from rlscale.config.schema.algo import AlgoConfig, GspoLoss, OldLogprobs, SftLoss
-from rlscale.config.schema.correction import Level, WeightKind
+from rlscale.config.schema.algo import AlgoConfig, OldLogprobs, SftLoss
 
 COLUMNS = ("old_logprobs", "ref_logprobs", "teacher_logprobs", "values")
 """Columns of a batch that models compute, in the order in which they are asked for."""
@@ -55,21 +55,3 @@ def old_model(algo: AlgoConfig) -> str:
 def kept_versions(algo: AlgoConfig, max_staleness: int) -> int:
     """Versions of the policy's weights that are kept besides the present one."""
     return max_staleness if old_model(algo) == "behaviour" and not isinstance(algo.loss, SftLoss) else 0
-
-
-def weight_level(algo: AlgoConfig) -> Level:
-    """What shares one importance weight: as configured, by default a segment for the losses of GSPO, else a token."""
-    if algo.correction.level is not None:
-        return algo.correction.level
-    return Level.geometric if isinstance(algo.loss, GspoLoss) else Level.token
-
-
-def corrected_ahead(algo: AlgoConfig) -> bool:
-    """Whether the weights are computed with the batch (column `correction`) and not in each micro-batch."""
-    config = algo.correction
-    return config.weight is not WeightKind.none and (config.normalise or weight_level(algo) is not Level.token)
-
-
-def rejects(algo: AlgoConfig) -> bool:
-    """Whether segments may be left out."""
-    return algo.correction.rejection.level is not None or algo.correction.rejection.veto is not None

@@ -1,0 +1,29 @@
+"""What several rooms say about a mixture of experts: how a request asks for them, what is balanced, what a dense model
+lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ROUTED_EXPERTS_HEADER = "x-request-id-return-routed-experts"
+"""Header of a request, 1 or 0: whether an engine's answer says which experts it chose. Why it is a header:
+`rlscale.platform.sglang_routing`."""
+
+
+def load_balancing(kinds: Any, coefficients: Any) -> list[tuple[Any, Any]]:
+    """Megatron's types of load balancing with their coefficients, from one of each or from lists of both.
+
+    ValueError where only one of the two is a list, where their lengths differ, or where a type is named twice.
+    """
+    if isinstance(kinds, list) != isinstance(coefficients, list):
+        raise ValueError("only one of types and coefficients of load balancing is a list")
+    if not isinstance(kinds, list):
+        return [(kinds, coefficients)]
+    if len(kinds) != len(coefficients) or len(set(map(str, kinds))) != len(kinds):
+        raise ValueError("lists of types and coefficients of load balancing differ in length, or a type is there twice")
+    return list(zip(kinds, coefficients, strict=True))
+
+
+def replay_without_experts(mode: str, model: str) -> str:
+    """What is wrong with `trainer.routing_replay` where the model is dense."""
+    return f"trainer.routing_replay={mode}: {model} has no experts; set it to none, or choose a mixture of experts"
