@@ -13,14 +13,17 @@ ROUTED_EXPERTS_HEADER = "x-request-id-return-routed-experts"
 def load_balancing(kinds: Any, coefficients: Any) -> list[tuple[Any, Any]]:
     """Megatron's types of load balancing with their coefficients, from one of each or from lists of both.
 
-    ValueError where only one of the two is a list, where their lengths differ, or where a type is named twice.
+    ValueError where only one of the two is a list, where they are empty, where their lengths differ, or where
+    a type is named twice.
     """
     if isinstance(kinds, list) != isinstance(coefficients, list):
         raise ValueError("only one of types and coefficients of load balancing is a list")
     if not isinstance(kinds, list):
         return [(kinds, coefficients)]
-    if len(kinds) != len(coefficients) or len(set(map(str, kinds))) != len(kinds):
-        raise ValueError("lists of types and coefficients of load balancing differ in length, or a type is there twice")
+    if not kinds or len(kinds) != len(coefficients) or len(set(map(str, kinds))) != len(kinds):
+        raise ValueError(
+            "lists of types and coefficients of load balancing are empty, of two lengths, or repeat a type"
+        )
     return list(zip(kinds, coefficients, strict=True))
 
 

@@ -46,6 +46,12 @@ def check_gpus(config: Config) -> None:
         raise ConfigError(problems)
 
 
+def check_starting_weights(config: Config) -> None:
+    """Check nothing but that the weights to start from are there. Raises ConfigError."""
+    if problems := [*_starting_weights(config)]:
+        raise ConfigError(problems)
+
+
 def count_gpus(root: Path = Path("/")) -> int:
     """NVIDIA GPUs that this process may use: those that the driver shows and CUDA_VISIBLE_DEVICES does not hide.
 
@@ -111,6 +117,10 @@ def _files(config: Config) -> Iterator[str]:
     for key, path in named:
         if path is not None and not Path(path).is_file():
             yield f"{key}={path}: there is no such file"
+    yield from _starting_weights(config)
+
+
+def _starting_weights(config: Config) -> Iterator[str]:
     models: list[tuple[str, ModelConfig]] = [("model.init", config.model)]
     if has_critic(config.algo) and config.critic.model.init != config.model.init:
         models.append(("critic.model.init", config.critic.model))

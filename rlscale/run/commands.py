@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlscale.config.checks.layout import check_layout
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.config.machine import check_gpus
+from rlscale.config.machine import check_gpus, check_starting_weights
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.model_folder import ensure_model_folder
@@ -69,6 +70,7 @@ def export(arguments: Sequence[str]) -> int:
     models = ModelFolders.of(config)  # without the teacher, which is no part of what is exported
     if wanted == "critic" and models.critic is None:
         raise UserError(f"model=critic: {run} has none (algorithm {config.algo.name})")
+    _try_writing(target)
     spec = trainer_spec(config, models)
     if wanted == "critic":
         spec = dataclasses.replace(spec, critic_init_path=str(checkpoint / "trainer" / "critic"))
@@ -95,9 +97,10 @@ def import_(arguments: Sequence[str]) -> int:
     overrides = [word for word in arguments if not word.startswith(("to=", "recipe="))]
     config = compose(recipes[-1] if recipes else None, overrides)
     _check(config)
+    check_starting_weights(config)
+    _try_writing(target)
     spec = trainer_spec(config, ModelFolders(ensure_model_folder(config.model, Path(config.run.scratch).resolve())))
     spec = dataclasses.replace(spec, critic=None)
-    target.parent.mkdir(parents=True, exist_ok=True)
     _convert(config, spec, target, Form.checkpoint, target.with_name(f".{target.name}-logs"))
     print(f"imported {spec.init_path} to {target}; a run starts from it with model.init={target}")
     return 0
@@ -128,11 +131,22 @@ def _convert(config: Config, spec: TrainerSpec, target: Path, to: Form, logs: Pa
 
 def _empty(target: Path) -> Path:
     """The folder to write, which must be free."""
-    if target.is_file():
-        raise UserError(f"to={target} is a file; choose a folder")
+    for folder in (target, *target.parents):
+        if folder.is_file():
+            raise UserError(f"to={target}: {folder} is a file; choose another folder")
     if target.exists() and any(target.iterdir()):
         raise UserError(f"to={target} exists and is not empty; choose another folder")
     return target
+
+
+def _try_writing(target: Path) -> None:
+    """Make the folder that holds it, and write there, before anything is started. UserError where that fails."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target if target.is_dir() else target.parent, prefix=".rlscale-"):
+            pass
+    except OSError as error:
+        raise UserError(f"to={target} cannot be written: {error.strerror}; choose another folder") from error
 
 
 def _given(arguments: Sequence[str], known: Sequence[str], more: str) -> dict[str, str]:

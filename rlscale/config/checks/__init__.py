@@ -11,6 +11,7 @@ from rlscale.config.checks.correction import CORRECTION_CHECKS
 from rlscale.config.checks.critic import CRITIC_CHECKS
 from rlscale.config.checks.kl import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
+from rlscale.config.checks.megatron import MEGATRON_CHECKS
 from rlscale.config.checks.model import MODEL_CHECKS
 from rlscale.config.checks.moe import MOE_CHECKS
 from rlscale.config.checks.optimizer import OPTIMIZER_CHECKS
@@ -66,6 +67,7 @@ _OF_STAGE: tuple[Callable[[Subject], Iterator[str]], ...] = (
     *CRITIC_CHECKS,
     *TEACHER_CHECKS,
     *ROUTING_CHECKS,
+    *MEGATRON_CHECKS,
     *MOE_CHECKS,
     *SAMPLING_CHECKS,
     *STAGE_CHECKS,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from math import gcd
 
 from rlscale.config.architecture import read_architecture
+from rlscale.config.checks.model import architecture_is_known
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.subject import Subject, divisors
 from rlscale.config.errors import ConfigError
@@ -15,14 +16,14 @@ from rlscale.config.sizes import Sizes
 
 
 def check_layout(config: Config) -> None:
-    """Check nothing but how the model lies on the trainer's ranks: all that matters where nothing is trained.
+    """Check nothing but the model and how it lies on the trainer's ranks: all that matters where nothing is trained.
 
     Raises ConfigError with one line per problem. A model that is not downloaded yet is not looked at.
     """
     problems = [line for line in out_of_range(config) if line.startswith("parallel.")]
     if not problems:
         subject = Subject(config, Sizes.of(config), read_architecture(config.model))
-        problems = [line for one in _ON_RANKS for line in one(subject)]
+        problems = [line for one in (architecture_is_known, *_ON_RANKS) for line in one(subject)]
     if problems:
         raise ConfigError(problems)
 
@@ -95,6 +96,8 @@ def experts_fit(subject: Subject) -> Iterator[str]:
         if number and number % size
     ]
     yield from uneven
+    if any(tensor_divides_the_model(subject)):
+        return  # the lines below would say the same fault again
     if not uneven and ranks % (parallel.expert * expert_tensor):
         yield (
             f"parallel.expert={parallel.expert} x parallel.expert_tensor={expert_tensor} does not divide the {ranks} "

@@ -11,6 +11,7 @@ from rlscale.config.named_models import has_critic, has_reference, has_teacher, 
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.old_logprobs import kept_versions
 from rlscale.config.schema.model import DType, ModelConfig
+from rlscale.config.unsupported import unsupported
 
 TRAINING_BYTES = 16
 """Bytes of training per parameter: fp32 weight, gradient and two Adam moments."""
@@ -37,10 +38,13 @@ def architecture_is_known(subject: Subject) -> Iterator[str]:
         hint = did_you_mean(nearest(str(kind), SUPPORTED))
         yield f"{where}: the architecture {kind} is not supported{hint or ';'} Supported: {', '.join(SUPPORTED)}"
         return
-    experts = ("num_experts", "moe_intermediate_size") if kind == "qwen3_moe" else ("intermediate_size",)
-    missing = [key for key in (*_NEEDED, *experts) if subject.size(key) is None]
+    own = ("num_experts_per_tok", "moe_intermediate_size") if kind == "qwen3_moe" else ("intermediate_size",)
+    missing = [key for key in (*_NEEDED, *own) if subject.size(key) is None]
+    if kind == "qwen3_moe" and not subject.experts:
+        missing.append("num_experts")
     if missing:
         yield f"{where}: {', '.join(missing)} must be given as a whole number above 0"
+    yield from (f"{where}: {line}" for line in unsupported(architecture))
 
 
 def model_fits_the_cpu(subject: Subject) -> Iterator[str]:

@@ -3,16 +3,16 @@ split, passes that agree with each other, and the model that the engines have.""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from rlscale.config.architecture import experts_of, read_architecture
+from rlscale.config.checks.megatron import OFF, Refused, as_typed, refused
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
 from rlscale.config.checks.subject import Subject
-from rlscale.config.errors import UserError
+from rlscale.config.derived_options import DERIVED
 from rlscale.config.experts import load_balancing
-from rlscale.config.schema.model import ModelConfig
 
 _TYPE, _COEFFICIENT = "moe_router_load_balancing_type", "moe_aux_loss_coeff"
 _TYPES = ("none", "aux_loss", "global_aux_loss")
@@ -21,21 +21,20 @@ _OTHER_TYPES = {
     "sinkhorn": "the choice would depend on all tokens of a micro-batch, as no engine's does; use aux_loss or none",
 }
 
-_OFF = (None, False)
-_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+_REFUSED: Refused = {
     "moe_expert_capacity_factor": (
         (None,),
         "tokens would be dropped by what else is in their micro-batch, so that log-probs depend on the split and are "
         "not the engine's; leave it out",
     ),
-    "moe_token_dropping": (_OFF, "Megatron does not support it; leave it out"),
+    "moe_token_dropping": (OFF, "Megatron does not support it; leave it out"),
     "moe_input_jitter_eps": (
         (None,),
         "the noise is another one in every pass, so that not even the first step's ratio would be 1; leave it out",
     ),
-    "moe_router_force_load_balancing": (_OFF, "random routing, for measuring speed, is not the engine's; leave it out"),
+    "moe_router_force_load_balancing": (OFF, "random routing, for measuring speed, is not the engine's; leave it out"),
     "moe_router_enable_expert_bias": (
-        _OFF,
+        OFF,
         "neither engines nor exported models have such a bias, and would choose other experts; use "
         f"{_TYPE}=aux_loss instead",
     ),
@@ -44,17 +43,23 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         "is never read without moe_router_enable_expert_bias, which is refused; leave it out",
     ),
     "moe_router_fusion": (
-        _OFF,
+        OFF,
         "the fused router repeats nobody's choice, and nobody sees what it chose; leave it out",
     ),
-    "moe_enable_routing_replay": (_OFF, "set trainer.routing_replay instead"),
+    "moe_enable_routing_replay": (OFF, "set trainer.routing_replay instead"),
     "moe_router_dtype": (("fp32", "fp64"), "16 bits choose other experts than the engine; use fp32 or fp64"),
     "moe_token_dispatcher_type": (
         ("alltoall", "flex"),
-        "micro-batches differ in size from rank to rank, which only alltoall and flex allow; leave it out",
+        "micro-batches differ in size from rank to rank, which alltoall takes; leave it out",
+    ),
+    "moe_layer_recompute": (
+        OFF,
+        "set trainer.recompute=selective with trainer.megatron.recompute_modules=[moe] instead",
     ),
 }
-"""By option: the values that are fine, and what is wrong with all others."""
+
+JUDGED = frozenset((*_REFUSED, _TYPE, _COEFFICIENT, "moe_z_loss_coeff"))
+"""Options of which every value that is not fine is named here."""
 
 
 def options_of_experts_are_sound(subject: Subject) -> Iterator[str]:
@@ -64,30 +69,33 @@ def options_of_experts_are_sound(subject: Subject) -> Iterator[str]:
 
 def _problems(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
     given, key = sections.trainer.megatron, f"{prefix}trainer.megatron"
-    meant = [name for name in given if name.startswith("moe_")]
-    if meant and _is_dense(subject, sections.model):
+    meant = [name for name in given if name.startswith("moe_") and name not in DERIVED["transformer"]]
+    if meant and subject.has_experts(sections.model) is False:
         # A dense critic that follows a policy with experts has the policy's options, which then mean nothing.
         if sections is subject.config or given != subject.config.trainer.megatron:
             yield f"{key}.{meant[0]}: {sections.model.name} has no experts; leave it out"
         return
-    for name, (fine, reason) in _REFUSED.items():
-        if name in given and given[name] not in fine:
-            yield f"{key}.{name}={_shown(given[name])}: {reason}"
+    yield from refused(given, _REFUSED, key)
+    yield from _placed(subject, given, key)
     yield from _balancing(given, key)
     z_loss = given.get("moe_z_loss_coeff")
     if z_loss is not None and not _is_coefficient(z_loss):
-        yield f"{key}.moe_z_loss_coeff={_shown(z_loss)}: must be a number of at least 0"
+        yield f"{key}.moe_z_loss_coeff={as_typed(z_loss)}: must be a finite number of at least 0"
 
 
-def _is_dense(subject: Subject, model: ModelConfig) -> bool:
-    """Whether a model, the policy's or another, is known to have no experts."""
-    architecture = subject.architecture
-    if model != subject.config.model:
-        try:
-            architecture = read_architecture(model)
-        except UserError:
-            return False  # another check says what is wrong with it
-    return architecture is not None and not experts_of(architecture)
+def _placed(subject: Subject, given: Mapping[str, Any], key: str) -> Iterator[str]:
+    """What needs a kind of device or a layout."""
+    if given.get("moe_permute_fusion") is True and not subject.on_gpus:
+        yield f"{key}.moe_permute_fusion=true needs Transformer Engine, which a CPU has not; leave it out"
+    if given.get("moe_token_dispatcher_type") != "flex":
+        return
+    parallel = subject.config.parallel
+    if not subject.on_gpus:
+        yield f"{key}.moe_token_dispatcher_type=flex needs cluster.device=cuda (DeepEP); leave it out"
+    elif parallel.expert * (parallel.expert_tensor or 1) == 1:
+        yield (
+            f"{key}.moe_token_dispatcher_type=flex needs parallel.expert x parallel.expert_tensor above 1; leave it out"
+        )
 
 
 def _balancing(given: Mapping[str, Any], key: str) -> Iterator[str]:
@@ -97,34 +105,27 @@ def _balancing(given: Mapping[str, Any], key: str) -> Iterator[str]:
         pairs = load_balancing(kinds, coefficients)
     except ValueError:
         yield (
-            f"{key}.{_TYPE}={_shown(kinds)} with {_COEFFICIENT}={_shown(coefficients)}: give a list of different types "
-            "and a list of as many coefficients, or one of each"
+            f"{key}.{_TYPE}={as_typed(kinds)} with {_COEFFICIENT}={as_typed(coefficients)}: give a list of different "
+            "types and a list of as many coefficients, or one of each"
         )
         return
     for kind, coefficient in pairs:
         if kind not in _TYPES:
             hint = _OTHER_TYPES.get(str(kind), f"must be {', '.join(_TYPES[:-1])} or {_TYPES[-1]}")
-            yield f"{key}.{_TYPE}={_shown(kind)}: {hint}"
+            yield f"{key}.{_TYPE}={as_typed(kind)}: {hint}"
         elif not _is_coefficient(coefficient):
-            yield f"{key}.{_COEFFICIENT}={_shown(coefficient)}: must be a number of at least 0"
+            yield f"{key}.{_COEFFICIENT}={as_typed(coefficient)}: must be a finite number of at least 0"
         elif kind == "none" and coefficient:
             yield (
-                f"{key}.{_COEFFICIENT}={_shown(coefficient)} is never read with {_TYPE}=none; set that to aux_loss or "
-                "global_aux_loss, or leave it out"
+                f"{key}.{_COEFFICIENT}={as_typed(coefficient)} is never read with {_TYPE}=none; set that to aux_loss "
+                "or global_aux_loss, or leave it out"
             )
         elif kind != "none" and not coefficient:
             yield f"{key}.{_TYPE}={kind} does nothing without {_COEFFICIENT}; give one such as 1e-3, or leave it out"
 
 
 def _is_coefficient(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-
-
-def _shown(value: Any) -> str:
-    """A value as it is written on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"[{','.join(map(_shown, value))}]" if isinstance(value, list) else str(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 MOE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (options_of_experts_are_sound,)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlscale.config.checks.megatron import REFUSED
+from rlscale.config.checks.moe import JUDGED
 from rlscale.config.checks.subject import Subject
 from rlscale.config.derived_options import DERIVED
 from rlscale.config.named_models import has_critic
@@ -13,6 +15,8 @@ from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.passthrough import KINDS, Option, known_options
 
 _WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+_JUDGED = {"transformer": JUDGED | set(REFUSED)}
+"""By kind, the options of which another check names every value that is not fine, also one of a wrong type."""
 
 
 def options_are_known(subject: Subject) -> Iterator[str]:
@@ -53,7 +57,7 @@ def check_options(key: str, kind: str, given: Mapping[str, Any], cache: Path, no
             guess = spelled if spelled in known else nearest(name, [n for n in known if n not in DERIVED[kind]])
             version = KINDS[kind].distribution
             yield f"{key}.{name}: {KINDS[kind].cls} of the installed {version} has no such option{did_you_mean(guess)}"
-        elif known and not _suits(value, known[name]):
+        elif known and name not in _JUDGED.get(kind, ()) and not _suits(value, known[name]):
             words = " or ".join(_WORDS[kind] for kind in known[name].types)
             yield f"{key}.{name}={value}: must be {words}"
 

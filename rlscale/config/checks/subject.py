@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlscale.config.architecture import experts_of
+from rlscale.config.architecture import experts_of, read_architecture
+from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.model import ModelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.config.store import ADVANTAGE_SCHEMAS, LOSS_SCHEMAS, option_of
 
@@ -48,6 +50,16 @@ class Subject:
     def experts(self) -> int:
         """Experts of each layer; 0 in a dense model, and where its config cannot be read."""
         return experts_of(self.architecture or {})
+
+    def has_experts(self, model: ModelConfig) -> bool | None:
+        """Whether a model, the policy's or another, has experts; None where its config cannot be read."""
+        architecture = self.architecture
+        if model != self.config.model:
+            try:
+                architecture = read_architecture(model)
+            except UserError:
+                return None  # another check says what is wrong with it
+        return None if architecture is None else experts_of(architecture) > 0
 
     def size(self, key: str) -> int | None:
         """A whole number of the architecture, None where it has none."""

@@ -42,7 +42,7 @@ class TrainerConfig(Section):
     recompute: Recompute = Recompute.none
     """Which activations are computed again in the backward pass: none, core attention's (selective), or all."""
     deterministic: bool = True
-    """Ask for operations whose result does not change from run to run."""
+    """Only operations whose result does not change from run to run; on a GPU, one that has no such form raises."""
     max_skipped_steps: int = 3
     """Steps in a row whose gradient is not finite (they are skipped) past which the run stops."""
     frozen: list[str] = field(default_factory=list)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.trainer import Recompute
+from rlscale.config.unsupported import unsupported
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.layer_spec import uses_transformer_engine
 from rlscale.trainer.spec import TrainerSpec
@@ -37,13 +38,8 @@ class Architecture:
         family = hf.get("model_type")
         if family not in _FAMILIES:
             raise UserError(f"{file}: model_type {family!r} is not supported; supported are {', '.join(_FAMILIES)}")
-        scaling = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
-        if scaling.get("rope_type", scaling.get("type", "default")) != "default":
-            raise UserError(
-                f"{file}: rope scaling {scaling} is not supported for {family}; only plain rotary positions"
-            )
-        if hf.get("use_sliding_window"):
-            raise UserError(f"{file}: sliding-window attention is not supported for {family}")
+        for problem in unsupported(hf):
+            raise UserError(f"{file}: {problem}")
         return Architecture(hf)
 
     @property
@@ -116,15 +112,15 @@ def _common(hf: Mapping[str, Any]) -> dict[str, Any]:
         "activation_func": F.silu,
         "gated_linear_unit": True,
         "add_bias_linear": False,
-        "attention_dropout": hf.get("attention_dropout", 0.0),
+        # Never those of pretraining: what is dropped differs from pass to pass, and then the ratio is not 1 where the
+        # weights are the same.
+        "attention_dropout": 0.0,
         "hidden_dropout": 0.0,
         "moe_token_dispatcher_type": "alltoall",  # asked for with varying micro-batches, experts or not
     }
 
 
-def _qwen3(hf: Mapping[str, Any]) -> dict[str, Any]:
-    if hf.get("attention_bias"):
-        raise UserError("attention_bias=true in a qwen3 config is not supported")
+def _qwen3(_: Mapping[str, Any]) -> dict[str, Any]:
     return {"qk_layernorm": True, "add_qkv_bias": False}
 
 
@@ -134,10 +130,6 @@ def _experts(hf: Mapping[str, Any]) -> int:
 
 
 def _qwen3_moe(hf: Mapping[str, Any]) -> dict[str, Any]:
-    if hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1:
-        raise UserError("a qwen3_moe model with dense layers in between (mlp_only_layers) is not supported")
-    if not hf.get("norm_topk_prob", False):
-        raise UserError("norm_topk_prob=false in a qwen3_moe config is not supported")
     return {
         **_qwen3(hf),
         "num_moe_experts": _experts(hf),

@@ -100,7 +100,7 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["trainer.ddp.overlap_grad_redus=true"], "did you mean overlap_grad_reduce?"),
         (["rollout.sglang.mem-fraction-static=0.2"], "did you mean mem_fraction_static?"),
         (["rollout.sglang.mem_fraction_static=some"], "must be a number or null"),
-        (["trainer.megatron.layernorm_zero_centered_gamma=3"], "must be true or false"),
+        (["trainer.megatron.fp32_residual_connection=3"], "must be true or false"),
     ],
 )
 def test_a_senseless_combination_is_one_line(problems: Problems, overrides: list[str], line: str) -> None:

@@ -17,7 +17,7 @@ def test_types_of_load_balancing_come_with_their_coefficients() -> None:
 
 @pytest.mark.parametrize(
     ("kinds", "coefficients"),
-    [("aux_loss", [1e-3]), (["aux_loss"], 1e-3), (["aux_loss"], [1, 2]), (["aux_loss", "aux_loss"], [1, 2])],
+    [("aux_loss", [1e-3]), (["aux_loss"], 1e-3), (["aux_loss"], [1, 2]), (["aux_loss", "aux_loss"], [1, 2]), ([], [])],
 )
 def test_types_and_coefficients_that_do_not_fit_are_refused(kinds: Any, coefficients: Any) -> None:
     with pytest.raises(ValueError, match="load balancing"):

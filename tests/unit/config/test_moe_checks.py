@@ -18,8 +18,10 @@ MOE = (
     f"{ARCHITECTURE}.num_experts=8",
     f"{ARCHITECTURE}.num_experts_per_tok=2",
     f"{ARCHITECTURE}.moe_intermediate_size=64",
+    f"{ARCHITECTURE}.norm_topk_prob=true",
 )
 KEY = "trainer.megatron"
+NODE8 = ("cluster=node8", "rollout.engines=8")
 TYPE, COEFFICIENT = f"{KEY}.moe_router_load_balancing_type", f"{KEY}.moe_aux_loss_coeff"
 
 
@@ -31,7 +33,8 @@ TYPE, COEFFICIENT = f"{KEY}.moe_router_load_balancing_type", f"{KEY}.moe_aux_los
         [f"{TYPE}=[aux_loss,global_aux_loss]", f"{COEFFICIENT}=[1e-3,1e-2]", f"{KEY}.moe_z_loss_coeff=1e-3"],
         [f"{TYPE}=none", f"{COEFFICIENT}=0", f"{KEY}.moe_z_loss_coeff=null"],
         [f"{KEY}.moe_router_dtype=fp64", f"{KEY}.moe_expert_capacity_factor=null"],
-        [f"{KEY}.moe_token_dispatcher_type=flex", f"{KEY}.moe_router_force_load_balancing=false"],
+        [f"{KEY}.moe_token_dispatcher_type=alltoall", f"{KEY}.moe_router_force_load_balancing=false"],
+        [*NODE8, "parallel.expert=2", f"{KEY}.moe_token_dispatcher_type=flex", f"{KEY}.moe_permute_fusion=true"],
     ],
 )
 def test_what_keeps_the_promises_is_fine(problems: Problems, overrides: list[str]) -> None:
@@ -53,8 +56,8 @@ def test_what_keeps_the_promises_is_fine(problems: Problems, overrides: list[str
             [f"{COEFFICIENT}=1e-3"],
             f"{COEFFICIENT}=0.001 is never read with moe_router_load_balancing_type=none; set that to aux_loss or",
         ),
-        ([f"{TYPE}=aux_loss", f"{COEFFICIENT}=-1"], f"{COEFFICIENT}=-1: must be a number of at least 0"),
-        ([f"{TYPE}=aux_loss", f"{COEFFICIENT}=much"], f"{COEFFICIENT}=much: must be a number of at least 0"),
+        ([f"{TYPE}=aux_loss", f"{COEFFICIENT}=-1"], f"{COEFFICIENT}=-1: must be a finite number of at least 0"),
+        ([f"{TYPE}=aux_loss", f"{COEFFICIENT}=much"], f"{COEFFICIENT}=much: must be a finite number of at least 0"),
         (
             [f"{TYPE}=[aux_loss,global_aux_loss]", f"{COEFFICIENT}=1e-3"],
             f"{TYPE}=[aux_loss,global_aux_loss] with moe_aux_loss_coeff=0.001: give a list of different types and a",
@@ -63,7 +66,27 @@ def test_what_keeps_the_promises_is_fine(problems: Problems, overrides: list[str
             [f"{TYPE}=[aux_loss,aux_loss]", f"{COEFFICIENT}=[1,2]"],
             f"{TYPE}=[aux_loss,aux_loss] with moe_aux_loss_coeff=[1,2]: give a list of different types and a list",
         ),
-        ([f"{KEY}.moe_z_loss_coeff=-1e-3"], f"{KEY}.moe_z_loss_coeff=-0.001: must be a number of at least 0"),
+        ([f"{KEY}.moe_z_loss_coeff=-1e-3"], f"{KEY}.moe_z_loss_coeff=-0.001: must be a finite number of at least 0"),
+        ([f"{KEY}.moe_z_loss_coeff=inf"], f"{KEY}.moe_z_loss_coeff=inf: must be a finite number of at least 0"),
+        ([f"{KEY}.moe_z_loss_coeff=abc"], f"{KEY}.moe_z_loss_coeff=abc: must be a finite number of at least 0"),
+        ([f"{KEY}.moe_z_loss_coeff=[1]"], f"{KEY}.moe_z_loss_coeff=[1]: must be a finite number of at least 0"),
+        ([f"{TYPE}=aux_loss", f"{COEFFICIENT}=inf"], f"{COEFFICIENT}=inf: must be a finite number of at least 0"),
+        ([f"{TYPE}=[]", f"{COEFFICIENT}=[]"], f"{TYPE}=[] with moe_aux_loss_coeff=[]: give a list of different types"),
+        ([f"{KEY}.moe_permute_fusion=true"], f"{KEY}.moe_permute_fusion=true needs Transformer Engine"),
+        (
+            [f"{KEY}.moe_token_dispatcher_type=flex"],
+            f"{KEY}.moe_token_dispatcher_type=flex needs cluster.device=cuda",
+        ),
+        (
+            [*NODE8, f"{KEY}.moe_token_dispatcher_type=flex"],
+            f"{KEY}.moe_token_dispatcher_type=flex needs parallel.expert x parallel.expert_tensor above 1",
+        ),
+        (
+            [f"{KEY}.moe_layer_recompute=true"],
+            f"{KEY}.moe_layer_recompute=true: set trainer.recompute=selective with trainer.megatron.recompute_modules",
+        ),
+        (["parallel.tensor=3"], "parallel.tensor=3 does not divide the 4 attention heads"),
+        (["parallel.tensor=3", "parallel.expert=2"], "parallel.tensor=3 does not divide the 4 attention heads"),
         (
             [f"{KEY}.moe_expert_capacity_factor=1.5"],
             f"{KEY}.moe_expert_capacity_factor=1.5: tokens would be dropped by what else is in their micro-batch",
@@ -114,6 +137,8 @@ def test_what_would_be_silently_wrong_is_one_line(problems: Problems, overrides:
 def test_a_dense_model_has_no_experts_to_balance(problems: Problems) -> None:
     (line,) = problems(f"{TYPE}=aux_loss", f"{COEFFICIENT}=1e-3")
     assert line == f"{TYPE}: four_heads has no experts; leave it out"
+    (line,) = problems(f"{KEY}.moe_z_loss_coeff=abc")
+    assert line == f"{KEY}.moe_z_loss_coeff: four_heads has no experts; leave it out"
 
 
 def test_of_a_critic_only_what_is_its_own_is_said_again(problems: Problems) -> None:
@@ -141,8 +166,19 @@ def test_each_model_is_judged_by_its_own_experts(problems: Problems, tmp_path: P
     critic = dense_critic(tmp_path)
     followed = (f"{TYPE}=aux_loss", f"{COEFFICIENT}=1e-3")
     assert problems(*MOE, *critic, *followed) == []  # the policy's options, which a dense critic never reads
+    selective = ("trainer.recompute=selective", f"{KEY}.recompute_modules")
+    assert problems(*MOE, *critic, selective[0], f"{selective[1]}=[moe,layernorm]") == []
+    (line,) = problems(*MOE, *critic, selective[0], f"{selective[1]}=[moe_act]")
+    assert line.startswith("critic.trainer.megatron.recompute_modules=[moe_act]: dense has no moe_act to compute again")
     (line,) = problems(*MOE, *critic, *followed, "critic.trainer.megatron.moe_z_loss_coeff=1e-3")
     assert line == "critic.trainer.megatron.moe_z_loss_coeff: dense has no experts; leave it out"
+
+
+def test_a_dense_critic_stands_in_the_layout_of_a_policy_with_experts(problems: Problems, tmp_path: Path) -> None:
+    critic = dense_critic(tmp_path)
+    assert problems(*MOE, *critic, "parallel.data=2", "parallel.expert=2", "parallel.expert_tensor=1") == []
+    (line,) = problems(*MOE, *critic, "parallel.tensor=2", "parallel.sequence=true", "parallel.expert=4")
+    assert line.startswith("parallel.expert=4 x parallel.expert_tensor=1 does not divide the 2 trainer ranks")
 
 
 def test_a_supervised_stage_before_the_run_is_held_to_it_too(problems: Problems, tmp_path: Path) -> None:

@@ -39,6 +39,19 @@ def test_what_does_not_fit_is_one_line(problems: Problems, overrides: list[str],
     assert not any("\n" in problem for problem in found)
 
 
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ("{}", "optim.groups.a.pattern: give the names that are meant"),
+        ("{pattern: x, lr: 2}", "optim.groups.a.lr: unknown key"),
+        ("{pattern: x, weight_decay: 0, lr_mult: -1}", "optim.groups.a.lr_mult=-1: must be above 0"),
+    ],
+)
+def test_one_fault_of_a_group_is_one_line(problems: Problems, values: str, line: str) -> None:
+    (found,) = problems(f"optim.groups.a={values}")
+    assert found.startswith(line)
+
+
 def test_of_a_critic_only_what_is_its_own_is_said_again(problems: Problems) -> None:
     (both,) = problems("algo=ppo", "trainer.ddp.overlap_param_gather=true")
     assert both.startswith("trainer.ddp.overlap_param_gather=true needs trainer.distributed_optimizer")

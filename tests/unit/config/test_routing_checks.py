@@ -19,6 +19,7 @@ MOE = (
     f"{ARCHITECTURE}.num_experts=8",
     f"{ARCHITECTURE}.num_experts_per_tok=2",
     f"{ARCHITECTURE}.moe_intermediate_size=64",
+    f"{ARCHITECTURE}.norm_topk_prob=true",
 )
 RECORDED, ROLLOUT = "trainer.routing_replay=recorded", "trainer.routing_replay=rollout"
 TWO_STEPS = "algo.steps_per_iteration=2"

@@ -39,6 +39,8 @@ def test_a_critic_that_is_not_there_is_not_exported(finished_run: str) -> None:
         ("iteration=3", "has checkpoints of the iterations 4"),
         ("critic=true", "export does not know 'critic=true'; it takes run.output=..., .*, parallel=..., cluster=..."),
         ("parallel.pipeline=99", r"parallel\.pipeline=99 does not divide the .* layers of tiny_qwen3; use 1"),
+        ("parallel.tensor=3", r"^parallel\.tensor=3 does not divide the 4 attention heads"),
+        ("to=/proc/foo", "to=/proc/foo cannot be written: No such file or directory; choose another folder"),
         ("cluster=node8", "this machine has no GPU; choose cluster=local_cpu"),
     ],
 )

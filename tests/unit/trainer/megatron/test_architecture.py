@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from rlscale.config.errors import UserError
 from rlscale.trainer.megatron.architecture import Architecture
 
 CONFIG: dict[str, Any] = {
@@ -31,6 +34,15 @@ def test_folders_that_differ_in_words_only_make_the_same_model(tmp_path: Path) -
     moved = {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}
     other = read(tmp_path, transformers_version="5.0", architectures=["Qwen3ForCausalLM"], eos_token_id=3, **moved)
     assert read(tmp_path).same_as(other)
+
+
+def test_the_dropout_of_pretraining_is_not_taken(tmp_path: Path) -> None:
+    assert read(tmp_path).same_as(read(tmp_path, attention_dropout=0.1))
+
+
+def test_what_megatron_cannot_be_given_is_refused_with_the_words_of_the_checks(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.json: attention_bias=true is not supported for qwen3$"):
+        read(tmp_path, attention_bias=True)
 
 
 def test_folders_that_differ_in_a_size_do_not(tmp_path: Path) -> None:
