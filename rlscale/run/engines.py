@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +119,15 @@ class Engines:
             for name in self.calls.one(launcher.call.remote("dead"), "engine check")
         ]
         return sorted(found, key=lambda entry: entry[1] != ROUTER)
+
+    def died_within(self, seconds: float) -> bool:
+        """Wait up to so long for a server to be seen dead."""
+        give_up = time.monotonic() + seconds
+        while not self.dead():
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(0.1)
+        return True
 
     def heal(self, give_weights: Callable[[list[str]], None], redirect: Callable[[str], None]) -> None:
         """Restart dead engines and the router, and let them work again.

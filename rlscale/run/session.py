@@ -35,6 +35,7 @@ from rlscale.run.trainer_group import TrainerGroup
 from rlscale.trainer.preparation import prepare
 
 _HEAL_EVERY_S = 1.0
+_DEATH_SHOWS_S = 5.0
 _SAVE_AFTER_FAILURE_S = 10.0
 _STOP_LOSS_WINDOW = 10
 
@@ -156,7 +157,8 @@ class Session:
         try:
             return self._sync(self.state.version)
         except UserError:
-            if not self._engines.dead():
+            # A killed engine's connections break before its supervisor sees it dead.
+            if not self._engines.died_within(_DEATH_SHOWS_S):
                 raise
         self._heal(now=True)
         return self._sync(self.state.version)

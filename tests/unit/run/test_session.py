@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rlscale.config.compose import compose
+from rlscale.config.errors import UserError
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.run.calls import RunFailed
+from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
 from rlscale.run.session import Session
 
@@ -159,3 +163,35 @@ def test_weights_are_not_trusted_after_a_loss_that_is_no_number(tmp_path: Path) 
     with pytest.raises(RunFailed, match=r"^loss of iteration 1 is not finite"):
         run.train(groups())
     assert not run._trustworthy
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_failed_sync_is_repeated_if_an_engine_is_seen_dead_a_moment_later(
+    dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlscale.run.session._DEATH_SHOWS_S", 0.5)
+    run, _ = session(tmp_path)
+    looked: list[None] = []
+    sent: list[int] = []
+    healed: list[None] = []
+
+    def dead() -> list[str]:
+        looked.append(None)
+        return ["engine-0"] if dies and len(looked) > 2 else []
+
+    def sync(version: int) -> dict[str, float]:
+        sent.append(version)
+        if len(sent) == 1:
+            raise UserError("connection reset by peer")
+        return {"sync_bytes": 1.0}
+
+    engines = SimpleNamespace(dead=dead, heal=lambda *_: healed.append(None))
+    engines.died_within = partial(Engines.died_within, engines)
+    run._sync, run._engines, run._rollout = sync, engines, SimpleNamespace(redirect=None)
+    if dies:
+        assert run._send_weights() == {"sync_bytes": 1.0}
+        assert (len(sent), len(healed)) == (2, 1)
+    else:
+        with pytest.raises(UserError, match="connection reset"):
+            run._send_weights()
+        assert (len(sent), len(healed)) == (1, 0)
