@@ -24,6 +24,10 @@ _DEADLINE_S = 120.0
 """Longest that a start or a step may take."""
 
 
+_WARM_UP = 3
+"""Steps of a new shape that are not measured: the first ones take memory from the system, page by page."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """How many rows of which lengths."""
@@ -96,7 +100,7 @@ class _Side:
 
 
 def measure_trainer(spec: TrainerSpec, vocabulary: int, repeats: int) -> list[Speed]:
-    """Both sides on every shape: one step to warm up, then the median of `repeats`."""
+    """Both sides on every shape: steps to warm up, then the median of `repeats`."""
     sides: list[_Side] = []
     try:
         environment = rank_environment(spec.device, threads=1)
@@ -112,8 +116,9 @@ def measure_trainer(spec: TrainerSpec, vocabulary: int, repeats: int) -> list[Sp
 
 def _measure(shape: Shape, sides: list[_Side], vocabulary: int, repeats: int) -> Speed:
     rows = TokenRows.random(shape.rows, shape.shortest, shape.longest, vocabulary)
-    for side in sides:
-        side.step(rows)
+    for _ in range(_WARM_UP):
+        for side in sides:
+            side.step(rows)
     turns = [[side.step(rows) for side in sides] for _ in range(repeats)]
     (ours, ours_cpu), (plain, plain_cpu) = (_medians([turn[number] for turn in turns]) for number in range(2))
     tokens = len(rows.tokens)
