@@ -12,6 +12,7 @@ import torch
 from megatron.core.transformer import TransformerConfig
 from torch.nn import functional as F
 
+from rlscale.config.architecture import experts_of
 from rlscale.config.errors import UserError
 from rlscale.config.schema.trainer import Recompute
 from rlscale.config.unsupported import unsupported
@@ -60,7 +61,7 @@ class Architecture:
     @property
     def experts(self) -> int:
         """Experts of each layer; 0 for a dense model."""
-        return _experts(self.hf) if self.family.endswith("_moe") else 0
+        return experts_of(self.hf) if self.family.endswith("_moe") else 0
 
     @property
     def rope_theta(self) -> float:
@@ -124,15 +125,10 @@ def _qwen3(_: Mapping[str, Any]) -> dict[str, Any]:
     return {"qk_layernorm": True, "add_qkv_bias": False}
 
 
-def _experts(hf: Mapping[str, Any]) -> int:
-    """Experts of a layer; transformers 5 writes the number under another name than the released models."""
-    return int(hf.get("num_experts") or hf["num_local_experts"])
-
-
 def _qwen3_moe(hf: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **_qwen3(hf),
-        "num_moe_experts": _experts(hf),
+        "num_moe_experts": experts_of(hf),
         "moe_router_topk": hf["num_experts_per_tok"],
         "moe_ffn_hidden_size": hf["moe_intermediate_size"],
         "moe_router_score_function": "softmax",

@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.config.mixture import ARCHITECTURE, MOE
+
 Problems = Callable[..., list[str]]
 
-ARCHITECTURE = "model.create.architecture"
-MOE = (
-    f"{ARCHITECTURE}.model_type=qwen3_moe",
-    f"{ARCHITECTURE}.num_experts=8",
-    f"{ARCHITECTURE}.num_experts_per_tok=2",
-    f"{ARCHITECTURE}.moe_intermediate_size=64",
-    f"{ARCHITECTURE}.norm_topk_prob=true",
-)
 KEY = "trainer.megatron"
 SELECTIVE = "trainer.recompute=selective"
 MODULES = f"{KEY}.recompute_modules"

@@ -9,17 +9,10 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.compose import compose
+from tests.unit.config.mixture import MOE
 
 Problems = Callable[..., list[str]]
 
-ARCHITECTURE = "model.create.architecture"
-MOE = (
-    f"{ARCHITECTURE}.model_type=qwen3_moe",
-    f"{ARCHITECTURE}.num_experts=8",
-    f"{ARCHITECTURE}.num_experts_per_tok=2",
-    f"{ARCHITECTURE}.moe_intermediate_size=64",
-    f"{ARCHITECTURE}.norm_topk_prob=true",
-)
 KEY = "trainer.megatron"
 NODE8 = ("cluster=node8", "rollout.engines=8")
 TYPE, COEFFICIENT = f"{KEY}.moe_router_load_balancing_type", f"{KEY}.moe_aux_loss_coeff"

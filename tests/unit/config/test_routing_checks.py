@@ -10,17 +10,10 @@ import pytest
 from rlscale.config.compose import compose
 from rlscale.config.old_logprobs import columns_before, makes_old_pass
 from rlscale.trainer.objective import Objective
+from tests.unit.config.mixture import MOE
 
 Problems = Callable[..., list[str]]
 
-ARCHITECTURE = "model.create.architecture"
-MOE = (
-    f"{ARCHITECTURE}.model_type=qwen3_moe",
-    f"{ARCHITECTURE}.num_experts=8",
-    f"{ARCHITECTURE}.num_experts_per_tok=2",
-    f"{ARCHITECTURE}.moe_intermediate_size=64",
-    f"{ARCHITECTURE}.norm_topk_prob=true",
-)
 RECORDED, ROLLOUT = "trainer.routing_replay=recorded", "trainer.routing_replay=rollout"
 TWO_STEPS = "algo.steps_per_iteration=2"
 BYPASS = "algo/correction=bypass"

@@ -3,21 +3,8 @@
 from __future__ import annotations
 
 import random
-import socket
-from collections.abc import Iterator
-
-import pytest
 
 from rlscale.platform.ports import free_port, is_free
-
-
-@pytest.fixture
-def taken() -> Iterator[int]:
-    """A port on which somebody listens."""
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        yield other.getsockname()[1]
 
 
 def test_a_port_in_use_is_passed_over(taken: int) -> None:
