@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster import Device
+
+_SPARE_SHARE = 0.25
+"""Share of the host's memory that is to be left for other processes (engines, above all)."""
 
 
 def host_copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -59,9 +64,21 @@ class Platform:
             torch.cuda.synchronize(self.device)
 
     def empty_cache(self) -> None:
-        """Give memory that torch keeps for later back to the device (nothing is kept on the CPU)."""
+        """Give memory that is kept for later back: torch's to the GPU, on the CPU glibc's to the system."""
         if self.is_cuda:
             torch.cuda.empty_cache()
+        elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # other C libraries have none, and keep little
+            trim(0)
+
+    def spare_host(self) -> None:
+        """On the CPU, give memory back as `empty_cache` does when the machine has little left for other processes.
+
+        Taking it again costs a step a tenth of its time or more, so it is kept as long as nobody needs it.
+        """
+        if not self.is_cuda:
+            memory = psutil.virtual_memory()
+            if memory.available < _SPARE_SHARE * memory.total:
+                self.empty_cache()
 
     def memory_peak_bytes(self) -> int:
         """Most memory used so far: of the GPU by tensors, on the CPU by the whole process."""

@@ -3,14 +3,20 @@
 Put together from torch's operations they make a dozen passes over memory and as many temporaries each, which in a small
 model on the CPU is as much time as the matrix products. On CUDA, without Transformer Engine, the norm is torch's own
 kernel; rotary positions and activation are what stands here, several kernels each.
+
+On the CPU norm and activation go through a tile of tokens after the other, whose temporaries stay in the cache.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_TILE = 2**17
+"""Elements of a tile on the CPU: 512 KiB in float32, so that a few of them fit in a core's own cache."""
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -18,18 +24,27 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        size = x.shape[-1]
+        scale, normed = x.new_empty(*x.shape[:-1], 1), x.new_empty(x.shape)
+        for tile in _tiles(x):
+            norm = torch.linalg.vector_norm(x[tile], dim=-1, keepdim=True, out=scale[tile])
+            norm.square_().div_(size).add_(eps).rsqrt_()
+            torch.mul(x[tile], norm, out=normed[tile]).mul_(weight)
         ctx.save_for_backward(x, weight, scale)
-        return torch.mul(x, scale).mul_(weight)
+        return normed
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
-        product = gradient * x
-        # dL/dw = sum over tokens of g x r; dL/dx = r (g w - x r^2 mean(g w x))
-        for_weight = torch.mv(product.view(-1, x.shape[-1]).t(), scale.reshape(-1))
-        inner = torch.mv(product.view(-1, x.shape[-1]), weight).view_as(scale).mul_(scale.square()).div_(x.shape[-1])
-        for_x = (gradient * weight).addcmul_(x, inner, value=-1).mul_(scale)
+        size = x.shape[-1]
+        for_x, for_weight = x.new_empty(x.shape), torch.zeros_like(weight)
+        for tile in _tiles(x):
+            g, r = gradient[tile], scale[tile]
+            product = (g * x[tile]).view(-1, size)
+            # dL/dw = sum over tokens of g x r; dL/dx = r (g w - x r^2 mean(g w x))
+            for_weight.addmv_(product.t(), r.view(-1))
+            inner = torch.mv(product, weight).view_as(r).mul_(r.square()).div_(size)
+            torch.mul(g, weight, out=for_x[tile]).addcmul_(x[tile], inner, value=-1).mul_(r)
         return for_x, for_weight, None
 
 
@@ -48,12 +63,11 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turn(x: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
-    turned = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    first, second = x.chunk(2, dim=-1)
-    turned_first, turned_second = turned.chunk(2, dim=-1)
-    torch.mul(first, cosine, out=turned_first).addcmul_(second, sine, value=-sign)
-    torch.mul(second, cosine, out=turned_second).addcmul_(first, sine, value=sign)
-    return turned
+    halves = x.unflatten(-1, (2, -1))
+    turned = halves * cosine.unsqueeze(-2)
+    turned[..., 0, :].addcmul_(halves[..., 1, :], sine, value=-sign)
+    turned[..., 1, :].addcmul_(halves[..., 0, :], sine, value=sign)
+    return turned.flatten(-2)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -62,18 +76,31 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        gate, up = x.chunk(2, dim=-1)
-        return torch.nn.functional.silu(gate).mul_(up)
+        activated = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+        for tile in _tiles(x):
+            gate, up = x[tile].chunk(2, dim=-1)
+            torch.ops.aten.silu.out(gate, out=activated[tile]).mul_(up)
+        return activated
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        gate, up = x.chunk(2, dim=-1)
-        result = torch.empty_like(x)
-        for_gate, for_up = result.chunk(2, dim=-1)
-        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=for_gate)
-        torch.ops.aten.silu.out(gate, out=for_up).mul_(gradient)
+        result = x.new_empty(x.shape)
+        for tile in _tiles(x):
+            g = gradient[tile]
+            gate, up = x[tile].chunk(2, dim=-1)
+            for_gate, for_up = result[tile].chunk(2, dim=-1)
+            torch.ops.aten.silu_backward.grad_input(g * up, gate, grad_input=for_gate)
+            torch.ops.aten.silu.out(gate, out=for_up).mul_(g)
         return result
+
+
+def _tiles(x: Tensor) -> Iterator[slice]:
+    """Tokens (first dimension) that are worked on together: all of them on a GPU."""
+    tokens = len(x)
+    together = tokens if x.is_cuda else _TILE * tokens // max(x.numel(), 1)
+    for first in range(0, tokens, max(together, 1)):
+        yield slice(first, first + max(together, 1))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -97,6 +97,7 @@ class MegatronTrainer:
         if policy:
             metrics |= self._train_policy(steps, version)
         metrics["skipped_in_a_row"] = float(self._models.skipped_in_a_row)
+        self._platform.spare_host()
         return metrics | self._counts(part, everything, time.perf_counter() - began)
 
     def logprobs(
@@ -246,7 +247,7 @@ class MegatronTrainer:
     # -- state --------------------------------------------------------------------------------------------------------
 
     def sleep(self) -> None:
-        """Give the device's memory up for the engines (on the CPU there is nothing to give up)."""
+        """Give the device's memory up for the engines; on the CPU only what is kept for the next step's activations."""
         self._platform.synchronize()
         self._models.turns.rest_all()
         self._platform.empty_cache()

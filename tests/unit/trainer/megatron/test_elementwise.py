@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlscale.trainer.megatron import elementwise
 from rlscale.trainer.megatron.elementwise import rms_norm, rotate, swiglu
 
 
@@ -30,6 +31,17 @@ CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor
         [torch.randn(6, 3, 8), torch.randn(8)],
     ),
     "swiglu": (swiglu, plain_swiglu, [torch.randn(6, 1, 16)]),
+    "rms_norm, no tokens": (
+        lambda x, w: rms_norm(x, w, 1e-6),
+        lambda x, w: F.rms_norm(x, w.shape, w, 1e-6),
+        [torch.randn(0, 1, 8), torch.randn(8)],
+    ),
+    "swiglu, no tokens": (swiglu, plain_swiglu, [torch.randn(0, 1, 16)]),
+    "rotate, a part of each row": (
+        lambda x: rotate(x[:, 1:3], ANGLES.cos(), ANGLES.sin()),
+        lambda x: plain_rotate(x[:, 1:3], ANGLES.cos(), ANGLES.sin()),
+        [torch.randn(6, 5, 8)],
+    ),
     "rotate": (
         lambda x: rotate(x, ANGLES.cos(), ANGLES.sin()),
         lambda x: plain_rotate(x, ANGLES.cos(), ANGLES.sin()),
@@ -38,8 +50,10 @@ CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor
 }
 
 
+@pytest.mark.parametrize("tile", [2**18, 64, 1])
 @pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients_are_those_of_torch(name: str) -> None:
+def test_values_and_gradients_are_those_of_torch(name: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elementwise, "_TILE", tile)  # all tokens at once, some, one after the other
     mine, theirs, inputs = CASES[name]
     inputs = [x.clone().requires_grad_() for x in inputs]
     got, expected = mine(*inputs), theirs(*inputs)
