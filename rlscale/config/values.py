@@ -136,17 +136,7 @@ _REFUSED = {
 """Keys that somebody may well look for, and why they are not there."""
 
 
-_NO_FLOAT16 = (
-    "is not offered: its range needs a scale for the loss that is found by making steps overflow, and a skipped step "
-    "means here that something is wrong; use bfloat16 or float32"
-)
-_REFUSED_VALUES = {("dtype", name): _NO_FLOAT16 for name in ("float16", "fp16", "half")}
-"""Values that somebody may well expect, by the key's last word, and why they are not there."""
-
-
 def _wrong_type(key: str, value: Any, hint: Any, groups: Groups) -> str:
-    if why := _REFUSED_VALUES.get((key.rpartition(".")[2], str(value))):
-        return f"{key}={value}: {why}"
     if _section(hint) is not None:
         choice = groups.at(key)
         how = f"; choose an option with {_option(choice, value, groups)}" if choice else f"; set {key}.<key>=..."

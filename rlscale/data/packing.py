@@ -10,6 +10,7 @@ beforehand), only how long it takes.
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left, insort
 from dataclasses import dataclass
 
@@ -63,12 +64,30 @@ class CostModel:
 
 
 @dataclass(frozen=True)
+class Padding:
+    """To multiples of what the trainer pads a micro-batch: every row of it, and then the whole."""
+
+    row: int = 1
+    total: int = 1
+
+    @classmethod
+    def of_layout(cls, context: int, shares: int) -> Padding:
+        """`context`: ranks that cut every row in two chunks each; `shares`: ranks that share the tokens of one of them.
+
+        `shares` is the size of sequence parallelism. It cuts the tokens without regard to rows, so only their total
+        must divide.
+        """
+        row = 2 * context if context > 1 else 1
+        return cls(row, math.lcm(row, context * shares))
+
+
+@dataclass(frozen=True)
 class Plan:
     """`parts[rank][step][k]`: the rows (int64, ascending) of the k-th micro-batch of a step on a data-parallel rank.
 
     Every rank has the same number (at least 1) of micro-batches in a step, most work first, so that micro-batch k costs
     about the same on all of them; an empty one is a dummy, which a rank computes only because the others do.
-    `oversized` counts rows over the cap, each alone in its micro-batch.
+    `oversized` counts rows that pass the cap when padded, each alone in its micro-batch.
     """
 
     parts: list[list[list[Rows]]]
@@ -92,6 +111,7 @@ def plan(
     max_tokens: int,
     align: int = 1,
     *,
+    total: int = 1,
     multiple: int = 1,
     cost: CostModel | None = None,
     lockstep: bool = False,
@@ -99,14 +119,16 @@ def plan(
     """Divide rows into micro-batches of at most `max_tokens` tokens on `data_parallel` ranks.
 
     `lengths`, `step_of_row`: int [rows]; steps count from 0. A row takes its length rounded up to a multiple of
-    `align` (what context and sequence parallelism pad it to). Every rank gets a multiple of `multiple` micro-batches
-    in a step (virtual pipelines need that). `cost` weighs the work; None: that of a typical model. `lockstep`: ranks
-    wait for each other after every micro-batch (expert parallelism) and not only at the end of the step. No row is
-    dropped. Deterministic. Raises ValueError for a size that is not positive.
+    `align`, and a micro-batch the sum of its rows rounded up to a multiple of `total` (see `Padding`). Every rank gets
+    a multiple of `multiple` micro-batches in a step (virtual pipelines need that). `cost` weighs the work; None: that
+    of a typical model. `lockstep`: ranks wait for each other after every micro-batch (expert parallelism) and not only
+    at the end of the step. No row is dropped. Deterministic. Raises ValueError for a size that is not positive.
     """
-    if min(data_parallel, max_tokens, align, multiple) < 1:
-        sizes = f"data_parallel={data_parallel}, max_tokens={max_tokens}, align={align}, multiple={multiple}"
-        raise ValueError(f"{sizes} must be positive")
+    if min(data_parallel, max_tokens, align, total, multiple) < 1:
+        sizes = f"data_parallel={data_parallel}, max_tokens={max_tokens}, align={align}, total={total}"
+        raise ValueError(f"{sizes}, multiple={multiple} must be positive")
+    room = max_tokens // total * total  # what fits below this last multiple still fits when it is padded
+    cap = max(room, 1)  # where not even one multiple fits, every row stands alone
     tokens = -(-np.asarray(lengths, np.int64) // align) * align
     costs = (cost or CostModel()).of(tokens)
     step_of_row = np.asarray(step_of_row, np.int64)
@@ -114,10 +136,10 @@ def plan(
     parts: list[list[list[Rows]]] = [[] for _ in range(data_parallel)]
     for step in range(steps):
         rows = np.flatnonzero(step_of_row == step)
-        dealt = _divide(tokens[rows], costs[rows], data_parallel, multiple, max_tokens, lockstep)
+        dealt = _divide(tokens[rows], costs[rows], data_parallel, multiple, cap, lockstep)
         for rank, own in enumerate(dealt):
             parts[rank].append([rows[sorted(members)] for members in own])
-    return Plan(parts, oversized=int((tokens > max_tokens).sum()))
+    return Plan(parts, oversized=int((tokens > room).sum()))
 
 
 def _divide(tokens: Tokens, costs: Costs, ranks: int, multiple: int, cap: int, lockstep: bool) -> list[Bins]:

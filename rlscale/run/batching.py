@@ -8,9 +8,10 @@ import numpy as np
 
 from rlscale.config.architecture import head_dim, read_architecture, visited_parameters
 from rlscale.config.schema import Config
+from rlscale.config.schema.parallel import ParallelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.data.batch import Batch
-from rlscale.data.packing import CostModel, Plan, plan
+from rlscale.data.packing import CostModel, Padding, Plan, plan
 from rlscale.data.part import Part, split
 from rlscale.data.sample import Group
 
@@ -29,19 +30,29 @@ def divide(batch: Batch, config: Config) -> tuple[list[Part], Plan]:
     The plan depends on lengths and steps alone: `split(batch, plan)` divides the batch again once it has more columns.
     """
     parallel = config.parallel
-    align = parallel.tensor * (2 * parallel.context if parallel.context > 1 else 1)
+    padding = Padding.of_layout(parallel.context, parallel.tensor if parallel.sequence else 1)
     interleaved = parallel.pipeline > 1 and parallel.virtual_pipeline is not None
     division = plan(
         batch.lengths,
         batch.column("step"),
         Sizes.of(config).data_parallel,
         config.trainer.max_tokens_per_microbatch,
-        align,
+        padding.row,
+        total=padding.total,
         multiple=parallel.pipeline if interleaved else 1,
         cost=_cost(config),
-        lockstep=parallel.expert > 1,  # expert-parallel ranks wait for each other in every layer
+        lockstep=_experts_span_copies(parallel),
     )
     return split(batch, division), division
+
+
+def _experts_span_copies(parallel: ParallelConfig) -> bool:
+    """Whether ranks that compute different micro-batches wait for each other in every layer, to exchange its tokens.
+
+    Megatron makes a group of consecutive ranks of a stage for the experts, and one for each copy of the model.
+    """
+    together = parallel.expert * (parallel.expert_tensor or 1)
+    return parallel.tensor * parallel.context % together != 0
 
 
 def _cost(config: Config) -> CostModel | None:

@@ -19,7 +19,7 @@ from rlscale.run.engines import Engines
 from rlscale.run.rollout import Rollout
 from rlscale.run.trainer_group import TrainerGroup, as_part
 
-_BOUNDS = {DType.float32: 1e-3, DType.bfloat16: 0.2}
+_BOUNDS = {DType.float32: 1e-3, DType.bfloat16: 0.2, DType.float16: 0.06}
 _CANARY_SEED = 20_240_131
 
 

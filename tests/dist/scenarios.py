@@ -39,15 +39,24 @@ def gathered(trainer: Any, gradients: bool = False, model: str = "policy") -> di
 
 
 def train(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]]
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+    spec: TrainerSpec,
+    iterations: list[list[Part]],
+    with_gradients: bool = True,
 ) -> dict[str, Any]:
-    """Train on the parts of each iteration; metrics, gradients after the first iteration, weights after the last."""
+    """Train on the parts of each iteration; metrics, gradients after the first iteration, weights after the last.
+
+    Gradients, which are float32, can only be gathered from several stages or tensor-parallel ranks if weights are too.
+    """
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         metrics, gradients = [], {}
         for number, parts in enumerate(iterations):
             metrics.append(trainer.train(parts[trainer.data_parallel_rank()], number))
-            if number == 0 and not spec.trainer.distributed_optimizer:
+            if number == 0 and with_gradients and not spec.trainer.distributed_optimizer:
                 gradients = gathered(trainer, gradients=True)
         return {"metrics": metrics, "gradients": gradients, "weights": gathered(trainer)}
     finally:

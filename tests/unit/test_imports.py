@@ -54,6 +54,8 @@ SINGLE_FILES = {
     "platform/sglang_stubs.py": {"transformers"},
     # Whether the process that left a shared-memory file behind is still alive.
     "weights/flat_bucket.py": {"psutil"},
+    # How much of the host's memory is left for other processes.
+    "platform/device.py": {"psutil"},
     # Threads of a trainer rank, set in its own process before anything else.
     "run/actors.py": {"torch"},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import gcd
 
 from rlscale.config.architecture import read_architecture
@@ -74,40 +75,72 @@ def sequence_needs_tensor(subject: Subject) -> Iterator[str]:
 
 def experts_fit(subject: Subject) -> Iterator[str]:
     """Expert sizes need experts, and must divide them and the ranks of a stage."""
-    parallel, experts = subject.config.parallel, subject.experts
-    expert_tensor = parallel.expert_tensor or 1
-    ranks = subject.sizes.trainer_ranks // parallel.pipeline
-    room = ranks // expert_tensor if ranks % expert_tensor == 0 else ranks
-    name = subject.config.model.name
-    if subject.architecture is not None and not experts:
+    parallel, name = subject.config.parallel, subject.config.model.name
+    if subject.architecture is not None and not subject.experts:
         if parallel.expert > 1:
             yield f"parallel.expert={parallel.expert}: {name} has no experts; set it to 1"
         if parallel.expert_tensor is not None:
             yield f"parallel.expert_tensor={parallel.expert_tensor}: {name} has no experts; set it to null"
         return
-    width = subject.size("moe_intermediate_size")
-    cut = (
-        ("expert", parallel.expert, experts, f"the {experts} experts", room),
-        ("expert_tensor", expert_tensor, width, f"moe_intermediate_size={width}", ranks),
-    )
+    width = subject.size("moe_intermediate_size") or 0
+    whole = _Cut("expert", parallel.expert, subject.experts, f"the {subject.experts} experts")
+    inside = _Cut("expert_tensor", parallel.expert_tensor or 1, width, f"moe_intermediate_size={width}")
+    ranks = subject.sizes.trainer_ranks // parallel.pipeline
     uneven = [
-        f"parallel.{key}={size} does not divide {words} of {name}; use {divisors(gcd(number, most))}"
-        for key, size, number, words, most in cut
-        if number and number % size
+        f"parallel.{one.key}={one.size} does not divide {one.words} of {name}; use {one.fitting(ranks, other)}"
+        for one, other in ((whole, inside), (inside, whole))
+        if one.uneven
     ]
     yield from uneven
     if any(tensor_divides_the_model(subject)):
         return  # the lines below would say the same fault again
-    if not uneven and ranks % (parallel.expert * expert_tensor):
+    if not uneven and ranks % (whole.size * inside.size):
+        one, other = (inside, whole) if ranks % inside.size and not ranks % whole.size else (whole, inside)
         yield (
-            f"parallel.expert={parallel.expert} x parallel.expert_tensor={expert_tensor} does not divide the {ranks} "
-            f"trainer ranks of a pipeline stage; use a product of {divisors(ranks)}"
+            f"parallel.expert={whole.size} x parallel.expert_tensor={inside.size} does not divide the {ranks} trainer "
+            f"ranks of a pipeline stage; use parallel.{one.key}={one.fitting(ranks, other)}"
+            f"{_data_that_fits(subject, whole.size * inside.size)}"
         )
-    if (experts or parallel.expert > 1) and parallel.tensor > 1 and not parallel.sequence:
+    if (subject.experts or parallel.expert > 1) and parallel.tensor > 1 and not parallel.sequence:
         yield (
             f"parallel.tensor={parallel.tensor} with experts needs parallel.sequence=true "
             "(Megatron does not train them without); set it, or parallel.tensor=1"
         )
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A key of `parallel` that cuts something of the experts."""
+
+    key: str
+    size: int
+    number: int
+    """How many there are of what is cut; 0 where that cannot be read."""
+    words: str
+
+    @property
+    def uneven(self) -> bool:
+        """Whether it does not divide what it cuts."""
+        return self.number > 0 and self.number % self.size > 0
+
+    def fitting(self, ranks: int, other: _Cut) -> str:
+        """Sizes that divide what is cut and, together with the other size, the ranks of a stage."""
+        if other.uneven or ranks % other.size:
+            return f"{divisors(gcd(self.number, ranks))} with parallel.{other.key}=1"
+        return divisors(gcd(self.number, ranks // other.size))
+
+
+def _data_that_fits(subject: Subject, product: int) -> str:
+    """The nearest numbers of data-parallel ranks with which this product of expert sizes divides a stage's ranks."""
+    parallel, sizes = subject.config.parallel, subject.sizes
+    step = product // gcd(product, parallel.tensor * parallel.context)
+    below = sizes.data_parallel // step * step
+    near = [data for data in (below, below + step) if 0 < data <= sizes.trainer_devices // sizes.model_ranks]
+    if near:
+        return f", or parallel.data={' or '.join(map(str, near))}"
+    if subject.on_gpus:
+        return ""
+    return f", or parallel.data={step} with cluster.max_trainer_ranks={step * sizes.model_ranks}"
 
 
 def ranks_fit_the_cluster(subject: Subject) -> Iterator[str]:

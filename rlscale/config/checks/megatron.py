@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
+from rlscale.config.checks.refused import DDP, OFF, OPTIMIZER, TRANSFORMER, as_typed, refused
 from rlscale.config.checks.subject import Subject
+from rlscale.config.schema.model import DType
 from rlscale.config.schema.trainer import Recompute
-
-Refused = Mapping[str, tuple[tuple[Any, ...], str]]
-"""By option: the values that are fine, and what is wrong with all others."""
-
-OFF = (None, False)
-
-_DROPS = "what is dropped is different in every pass, so that not even the first step's ratio would be 1; leave it out"
-_GRAPHS = "a graph has one size, and micro-batches differ in size; leave it out"
-
-REFUSED: Refused = {
-    "hidden_dropout": ((0, 0.0), _DROPS),
-    "attention_dropout": ((0, 0.0), _DROPS),
-    "mtp_num_layers": ((None,), "multi-token prediction is not offered; leave it out"),
-    "cuda_graph_impl": (("none",), _GRAPHS),
-    "enable_cuda_graph": (OFF, _GRAPHS),
-    "external_cuda_graph": (OFF, _GRAPHS),
-}
 
 _OF_ALL = ("core_attn",)
 _DENSE, _EXPERTS = ("mlp",), ("layernorm", "moe", "moe_act")
@@ -40,25 +24,18 @@ def options_keep_the_promises(subject: Subject) -> Iterator[str]:
     yield from of_policy_and_critic(subject.config, partial(_problems, subject))
 
 
-def refused(given: Mapping[str, Any], table: Refused, key: str) -> Iterator[str]:
-    """A line for each option of the section `key` whose value is none of those that are fine."""
-    for name, (fine, reason) in table.items():
-        if name in given and not any(type(given[name]) is type(one) and given[name] == one for one in fine):
-            yield f"{key}.{name}={as_typed(given[name])}: {reason}"
-
-
-def as_typed(value: Any) -> str:
-    """A value as it is written on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"[{','.join(map(as_typed, value))}]" if isinstance(value, list) else str(value)
-
-
 def _problems(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
     given = sections.trainer.megatron
-    yield from refused(given, REFUSED, f"{prefix}trainer.megatron")
+    yield from refused(given, TRANSFORMER, f"{prefix}trainer.megatron")
+    yield from refused(sections.trainer.ddp, DDP, f"{prefix}trainer.ddp")
+    yield from refused(sections.optim.megatron, OPTIMIZER, f"{prefix}optim.megatron")
     if given.get("recompute_modules") is not None:
         yield from _recomputed(subject, sections, prefix)
+    yield from _of_full_recompute(sections, prefix)
+    yield from _of_transformer_engine(subject, sections, prefix)
+    yield from _of_context(subject, sections, prefix)
+    yield from _of_ddp(sections, prefix)
+    yield from _of_optimizer(subject, sections, prefix)
 
 
 def _recomputed(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
@@ -78,6 +55,93 @@ def _recomputed(subject: Subject, sections: Sections, prefix: str) -> Iterator[s
     unknown = [str(module) for module in modules if module not in known]
     if unknown:
         yield f"{key}: {sections.model.name} has no {', '.join(unknown)} to compute again; known are {', '.join(known)}"
+
+
+def _of_full_recompute(sections: Sections, prefix: str) -> Iterator[str]:
+    """How layers are computed again, where they are."""
+    given = sections.trainer.megatron
+    if sections.trainer.recompute is Recompute.full:
+        return
+    for name in ("recompute_method", "recompute_num_layers", "distribute_saved_activations"):
+        if given.get(name) not in OFF:
+            yield (
+                f"{prefix}trainer.megatron.{name}={as_typed(given[name])} is read with {prefix}trainer.recompute=full "
+                "only; set that, or leave it out"
+            )
+
+
+_TRANSFORMER_ENGINE = ("cpu_offloading", "use_te_activation_func", "batch_invariant_mode", "apply_rope_fusion")
+"""Options that its layers alone read; the others fail or take no notice."""
+_OF_CPU_OFFLOADING = tuple(
+    f"cpu_offloading_{name}" for name in ("num_layers", "activations", "weights", "double_buffering")
+)
+
+
+def _of_transformer_engine(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+    """What a CPU, and a model in float32, has not."""
+    given, key = sections.trainer.megatron, f"{prefix}trainer.megatron"
+    if not subject.on_gpus or sections.model.dtype is DType.float32:
+        for name in (*_TRANSFORMER_ENGINE, "symmetric_ar_type"):
+            if given.get(name) not in OFF:
+                yield (
+                    f"{key}.{name}={as_typed(given[name])} needs Transformer Engine, which trains models in 16 bits on "
+                    "GPUs; leave it out"
+                )
+    if given.get("gradient_accumulation_fusion") not in OFF and not subject.on_gpus:
+        yield f"{key}.gradient_accumulation_fusion=true needs kernels that a CPU has not; leave it out"
+    for name in _OF_CPU_OFFLOADING:
+        if name in given and not given.get("cpu_offloading"):
+            yield f"{key}.{name} is read with cpu_offloading=true only; leave it out"
+
+
+_BETWEEN_CONTEXT_RANKS = ("p2p", "all_gather", "a2a")
+
+
+def _of_context(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+    """How context-parallel ranks exchange keys and values, where there are any."""
+    kind = sections.trainer.megatron.get("cp_comm_type")
+    if kind is None:
+        return
+    key = f"{prefix}trainer.megatron.cp_comm_type={as_typed(kind)}"
+    if subject.config.parallel.context == 1:
+        yield f"{key} is read with parallel.context above 1 only; leave it out"
+    elif not subject.on_gpus or sections.model.dtype is DType.float32:
+        yield f"{key} needs Transformer Engine, which trains models in 16 bits on GPUs; leave it out"
+    elif kind not in _BETWEEN_CONTEXT_RANKS:
+        # The process groups of a2a+p2p are not made; of a list Megatron 0.16.1 reads past the end.
+        yield f"{key}: must be one of {', '.join(_BETWEEN_CONTEXT_RANKS)}"
+
+
+def _of_ddp(sections: Sections, prefix: str) -> Iterator[str]:
+    given, key = sections.trainer.ddp, f"{prefix}trainer.ddp"
+    if given.get("bucket_size") is not None and not given.get("overlap_grad_reduce"):
+        yield (
+            f"{key}.bucket_size={as_typed(given['bucket_size'])} is read with {key}.overlap_grad_reduce=true only; set "
+            "that, or leave it out"
+        )
+    if given.get("pad_buckets_for_high_nccl_busbw") and not sections.trainer.distributed_optimizer:
+        yield (
+            f"{key}.pad_buckets_for_high_nccl_busbw=true is read with {prefix}trainer.distributed_optimizer=true only; "
+            "set that, or leave it out"
+        )
+
+
+_ON_HOST = ("optimizer_offload_fraction", "overlap_cpu_optimizer_d2h_h2d", "pin_cpu_grads", "pin_cpu_params")
+
+
+def _of_optimizer(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+    given, key = sections.optim.megatron, f"{prefix}optim.megatron"
+    for name in _ON_HOST:
+        if name in given and not sections.optim.on_host:
+            yield f"{key}.{name}={as_typed(given[name])} is read with {prefix}optim.on_host=true only; leave it out"
+    aware = f"{key}.use_precision_aware_optimizer"
+    if given.get("use_precision_aware_optimizer") in OFF:
+        if "store_param_remainders" in given and not sections.optim.on_host:
+            yield f"{key}.store_param_remainders is read with {aware}=true only; leave it out"
+    elif not subject.on_gpus:
+        yield f"{aware}=true needs Transformer Engine, which a CPU has not; leave it out"
+    elif not sections.trainer.distributed_optimizer:
+        yield f"{aware}=true needs {prefix}trainer.distributed_optimizer=true (Megatron asks for it)"
 
 
 MEGATRON_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (options_keep_the_promises,)

@@ -94,7 +94,7 @@ def engine_gb(subject: Subject, parameters: float) -> float:
 
 
 def _weight_bytes(dtype: DType) -> int:
-    return 2 if dtype is DType.bfloat16 else 4
+    return 4 if dtype is DType.float32 else 2
 
 
 def _parameters(model: ModelConfig, otherwise: float) -> float:

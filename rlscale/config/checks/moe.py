@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from rlscale.config.checks.megatron import OFF, Refused, as_typed, refused
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
+from rlscale.config.checks.refused import EIGHT_BITS, OFF, UNREAD, Refused, as_typed, refused
 from rlscale.config.checks.subject import Subject
 from rlscale.config.derived_options import DERIVED
 from rlscale.config.experts import load_balancing
@@ -27,6 +27,8 @@ _REFUSED: Refused = {
         "tokens would be dropped by what else is in their micro-batch, so that log-probs depend on the split and are "
         "not the engine's; leave it out",
     ),
+    "moe_pad_expert_input_to_capacity": (OFF, "it needs moe_expert_capacity_factor, which is refused; leave it out"),
+    "moe_token_drop_policy": ((), "it is read with moe_expert_capacity_factor alone, which is refused; leave it out"),
     "moe_token_dropping": (OFF, "Megatron does not support it; leave it out"),
     "moe_input_jitter_eps": (
         (None,),
@@ -56,7 +58,15 @@ _REFUSED: Refused = {
         OFF,
         "set trainer.recompute=selective with trainer.megatron.recompute_modules=[moe] instead",
     ),
+    "moe_router_padding_for_quantization": (OFF, EIGHT_BITS),
+    "moe_router_padding_for_fp8": (OFF, EIGHT_BITS),
+    "moe_shared_expert_overlap": (OFF, "the models that are supported have no shared experts; leave it out"),
+    "moe_per_layer_logging": (OFF, UNREAD),
+    "moe_extended_tp": (OFF, "Megatron takes no notice of it; use parallel.expert_tensor"),
+    "moe_enable_deepep": (OFF, "Megatron's older name; use moe_token_dispatcher_type=flex, whose default is DeepEP"),
 }
+
+_OF_FLEX = ("moe_flex_dispatcher_backend", "moe_deepep_num_sms", "moe_hybridep_num_sms")
 
 JUDGED = frozenset((*_REFUSED, _TYPE, _COEFFICIENT, "moe_z_loss_coeff"))
 """Options of which every value that is not fine is named here."""
@@ -88,6 +98,9 @@ def _placed(subject: Subject, given: Mapping[str, Any], key: str) -> Iterator[st
     if given.get("moe_permute_fusion") is True and not subject.on_gpus:
         yield f"{key}.moe_permute_fusion=true needs Transformer Engine, which a CPU has not; leave it out"
     if given.get("moe_token_dispatcher_type") != "flex":
+        for name in _OF_FLEX:
+            if name in given:
+                yield f"{key}.{name} is read with moe_token_dispatcher_type=flex only; set that, or leave it out"
         return
     parallel = subject.config.parallel
     if not subject.on_gpus:

@@ -8,7 +8,7 @@ from functools import partial
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
 from rlscale.config.checks.subject import Subject
 from rlscale.config.optim_groups import group_problems
-from rlscale.config.schema.optim import OptimConfig
+from rlscale.config.schema.model import DType
 from rlscale.config.schema.trainer import TrainerConfig
 
 
@@ -20,7 +20,7 @@ def optimizer_options_fit(subject: Subject) -> Iterator[str]:
 def _problems(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
     optim, trainer = sections.optim, sections.trainer
     yield from group_problems(optim.groups, f"{prefix}optim.groups", optim.weight_decay)
-    yield from _on_host(subject, optim, trainer, prefix)
+    yield from _on_host(subject, sections, prefix)
     yield from _overlap(trainer, prefix)
     if any(not pattern for pattern in trainer.frozen):
         yield f"{prefix}trainer.frozen: an entry is empty; give a pattern like 'model.embed_tokens.*', or leave it out"
@@ -31,13 +31,15 @@ def _problems(subject: Subject, sections: Sections, prefix: str) -> Iterator[str
         )
 
 
-def _on_host(subject: Subject, optim: OptimConfig, trainer: TrainerConfig, prefix: str) -> Iterator[str]:
-    if not optim.on_host:
+def _on_host(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+    if not sections.optim.on_host:
         return
     if not subject.on_gpus:
         yield f"{prefix}optim.on_host=true: on the CPU the optimizer is there already; set it to false"
-    elif not trainer.distributed_optimizer:
+    elif not sections.trainer.distributed_optimizer:
         yield f"{prefix}optim.on_host=true needs {prefix}trainer.distributed_optimizer=true (Megatron asks for it)"
+    elif sections.model.dtype is not DType.bfloat16:
+        yield f"{prefix}optim.on_host=true needs {prefix}model.dtype=bfloat16: Megatron resumes it in no other type"
 
 
 def _overlap(trainer: TrainerConfig, prefix: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.checks.megatron import REFUSED
+from rlscale.config.checks import refused
 from rlscale.config.checks.moe import JUDGED
 from rlscale.config.checks.subject import Subject
 from rlscale.config.derived_options import DERIVED
@@ -15,7 +15,11 @@ from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.passthrough import KINDS, Option, known_options
 
 _WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
-_JUDGED = {"transformer": JUDGED | set(REFUSED)}
+_JUDGED = {
+    "transformer": JUDGED | set(refused.TRANSFORMER),
+    "ddp": set(refused.DDP),
+    "optimizer": set(refused.OPTIMIZER),
+}
 """By kind, the options of which another check names every value that is not fine, also one of a wrong type."""
 
 

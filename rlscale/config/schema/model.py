@@ -16,6 +16,7 @@ class DType(Enum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 @dataclass

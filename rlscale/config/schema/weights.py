@@ -18,7 +18,7 @@ class WeightsConfig(Section):
     canary_tokens: int = 32
     """Length in tokens of the fixed canary prompt."""
     canary_bound: float | None = None
-    """Largest difference of log-prob between engine and trainer on the canary; null: 1e-3 in fp32, 0.2 in bf16."""
+    """Largest difference of log-prob between engine and trainer on the canary; null: fp32 1e-3, fp16 0.06, bf16 0.2."""
     max_logprob_diff: float | None = None
     """Largest mean |trainer - engine| log-prob of an iteration, over tokens of its own version; null: no bound."""
     timeout_s: float = 300.0

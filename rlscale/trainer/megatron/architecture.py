@@ -181,6 +181,7 @@ def _numbers(spec: TrainerSpec, platform: Platform) -> dict[str, Any]:
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": dtype is torch.bfloat16,
+        "fp16": dtype is torch.float16,
         "deterministic_mode": spec.trainer.deterministic and platform.is_cuda,  # the CPU's operations always are
         "use_cpu_initialization": not platform.is_cuda,
         "persist_layer_norm": False,

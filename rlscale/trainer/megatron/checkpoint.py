@@ -57,8 +57,6 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     if "schedule" not in common:
         raise UserError(f"{folder} holds weights alone; start a new run from them: model.init={folder}")
     instead = f"; a new run can start from its weights alone: model.init={folder}"
-    # Two reads: the optimizer may have to read what the model reads, which Megatron allows only once.
-    _put_weights(model, _read(folder, _weights(model), instead))
     saved = FileSystemReader(folder).read_metadata().state_dict_metadata
     state: dict[str, Any] = {"optimizer": state_to_load(optimizer.megatron, _weights(model), saved)}
     same_layout = common.get("layout") == _layout()
@@ -66,6 +64,9 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
         state["random"] = _random_state(None)
     loaded = _read(folder, state, instead)
     load_state(optimizer.megatron, loaded["optimizer"])
+    # A second read: the optimizer may have to read what the model reads, which Megatron allows only once. It comes last
+    # because preparing to load an optimizer on the host (`optim.on_host`) makes a step with random gradients.
+    _put_weights(model, _read(folder, _weights(model), instead))
     optimizer.schedule.load_state_dict(loaded["schedule"])
     if same_layout:
         _set_random_state(loaded["random"][0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from rlscale.platform.device import Platform
 from rlscale.trainer.megatron import parallel
 from rlscale.trainer.megatron.architecture import Architecture
 from rlscale.trainer.megatron.checkpoint import checkpoint_of
-from rlscale.trainer.megatron.export import critic_config, export_folder
+from rlscale.trainer.megatron.export import critic_config, export_folder, put_in_place
 from rlscale.trainer.megatron.model import Model, Role, build_model
 from rlscale.trainer.spec import Form, TrainerSpec
 from rlscale.weights.source import MegatronWeights
@@ -64,6 +63,13 @@ def _write_checkpoint(model: Model, target: Path) -> None:
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
         raise
+    failure: list[OSError | None] = [None]
     if dist.get_rank() == 0:
-        os.replace(partial, target)
-    dist.barrier()
+        try:
+            put_in_place(partial, target)
+        except OSError as error:
+            failure = [error]
+            shutil.rmtree(partial, ignore_errors=True)
+    dist.broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        raise failure[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from rlscale.trainer.megatron.safetensors_file import SafetensorsFile
 from rlscale.weights.load import INDEX
-from rlscale.weights.source import WeightSource
+from rlscale.weights.source import Bucket, WeightSource
 
 _LEFT_OUT = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
 """Endings of the source folder's files that hold weights; everything else (config, tokenizer, template) is copied."""
@@ -45,6 +46,7 @@ def export_folder(
 ) -> None:
     """Write the weights and the model folder's other files; the target appears whole or not at all. Collective.
 
+    No more than a bucket of weights is held. What was there before stays until `put_in_place` takes it away.
     config.json is copied as it is but for `changes`: transformers leaves out keys that SGLang reads when it writes one.
     OSError when the disk refuses, on every rank.
     """
@@ -60,17 +62,17 @@ def export_folder(
         failure = [error]
     files = _Files(partial) if partial is not None else None
     for bucket in source.buckets(0):  # every rank to the end, whatever happens to the disk
-        if files is None or failure[0] is not None:
-            continue
-        try:
-            for name, tensor in bucket.named:
-                files.add(name, tensor)
-        except OSError as error:
-            failure = [error]
+        if files is not None and failure[0] is None:
+            try:
+                files.add_all(bucket)
+            except OSError as error:
+                failure = [error]
+        del bucket  # before the next one is made
     if partial is not None and files is not None and failure[0] is None:
         try:
             files.close()
-            _complete(partial, Path(model_folder), target, files, changes)
+            _complete(partial, Path(model_folder), files, changes)
+            put_in_place(partial, target)
         except OSError as error:
             failure = [error]
     if partial is not None:
@@ -78,6 +80,56 @@ def export_folder(
     dist.broadcast_object_list(failure, src=0)
     if failure[0] is not None:
         raise failure[0]
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """Give a complete folder its name, in the place of an older one where there is one. OSError when the disk refuses.
+
+    At every moment, also after a loss of power, the one or the other is there under the name; or, between two
+    renamings, the older one under the name with `.replaced` behind it.
+    """
+    for file in (file for file in partial.rglob("*") if file.is_file()):
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
+    for folder in (*(folder for folder in partial.rglob("*") if folder.is_dir()), partial):
+        _sync_folder(folder)
+    older = None
+    try:
+        os.replace(partial, target)  # an empty folder is replaced as well
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        older = _free_name(target)
+        os.replace(target, older)
+        try:
+            os.replace(partial, target)
+        except OSError:
+            os.replace(older, target)
+            raise
+    _sync_folder(target.parent)
+    if older is not None:
+        shutil.rmtree(older, ignore_errors=True)
+
+
+def _free_name(target: Path) -> Path:
+    """A name beside the target for what it replaces; what an interrupted export has left is not ours to remove."""
+    number, name = 1, target.with_name(f"{target.name}.replaced")
+    while name.exists():
+        number += 1
+        name = target.with_name(f"{target.name}.replaced-{number}")
+    return name
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the names in a folder to disk, where its file system can."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 class _Files:
@@ -91,7 +143,12 @@ class _Files:
         self.names: list[str] = []
         self.nbytes = 0
 
-    def add(self, name: str, tensor: Tensor) -> None:
+    def add_all(self, bucket: Bucket) -> None:
+        """Write the tensors of a bucket."""
+        for name, tensor in bucket.named:
+            self._add(name, tensor)
+
+    def _add(self, name: str, tensor: Tensor) -> None:
         """Write a tensor into the open file, or into the next if that is full."""
         file = self._open
         if file is None or file.nbytes + tensor.nbytes > _FILE_BYTES or not file.has_room(name):
@@ -108,10 +165,8 @@ class _Files:
             self._open.close()
 
 
-def _complete(
-    partial: Path, model_folder: Path, target: Path, files: _Files, changes: Mapping[str, Any] | None
-) -> None:
-    """Add index and the other files, then put the folder in its place."""
+def _complete(partial: Path, model_folder: Path, files: _Files, changes: Mapping[str, Any] | None) -> None:
+    """Add index and the other files."""
     if len(files.names) == 1:
         (partial / files.names[0]).rename(partial / "model.safetensors")
     else:
@@ -124,6 +179,3 @@ def _complete(
         config = json.loads((partial / "config.json").read_text(encoding="utf-8")) | changes
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     partial.chmod(0o755)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(partial, target)

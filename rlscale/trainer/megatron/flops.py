@@ -102,11 +102,11 @@ def peak_flops(platform: Platform, dtype: DType, given_tflops: float | None) -> 
     """FLOPs/s that a device can do at most; None where nobody knows: on a CPU, an unknown GPU, or in float32."""
     if given_tflops is not None:
         return given_tflops * 1e12
-    if not platform.is_cuda or dtype is not DType.bfloat16:
+    if not platform.is_cuda or dtype is DType.float32:
         return None
     return peak_of_name(torch.cuda.get_device_name(platform.device))
 
 
 def peak_of_name(gpu: str) -> float | None:
-    """FLOPs/s in bfloat16 of a GPU by the name that CUDA gives it."""
+    """FLOPs/s in 16 bits of a GPU by the name that CUDA gives it."""
     return next((tflops * 1e12 for name, tflops in PEAKS.items() if re.search(rf"\b{name}\b", gpu)), None)

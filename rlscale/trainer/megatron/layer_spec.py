@@ -35,10 +35,10 @@ from rlscale.trainer.megatron.router import RoutedLayer, Router
 def uses_transformer_engine(platform: Platform, dtype: torch.dtype) -> bool:
     """Whether Transformer Engine's layers are used for a model of that type; checkpoints do not depend on it.
 
-    Only for bfloat16: in float32 none of its attentions takes packed sequences.
+    Only in 16 bits: in float32 none of its attentions takes packed sequences.
     """
     installed = importlib.util.find_spec("transformer_engine") is not None
-    return platform.is_cuda and dtype is torch.bfloat16 and installed
+    return platform.is_cuda and dtype is not torch.float32 and installed
 
 
 def block_spec(config: TransformerConfig, platform: Platform, vp_stage: int | None) -> Any:

@@ -30,6 +30,8 @@ TILES = {"cpu": (2048, 1 << 22), "cuda": (4096, 1 << 24)}
 
 There is one such buffer, two where entropies are asked for, and as much again in 16 bits for a model in 16 bits.
 """
+_ENLARGED = 2**10
+"""Factor of probabilities in float16: those of most words of a large vocabulary are under its least normal number."""
 _NOTHING = -1e30
 """The largest logit of no logits at all: finite, so that it can be subtracted from itself."""
 
@@ -233,10 +235,15 @@ def _of_block(tiles: _Tiles, tokens: slice, upstream: _Upstream, grad_weight: _W
     """The gradient of a block of hidden states, in the tiles' type; that of the weight is added to `grad_weight`."""
     hidden = tiles.hidden[tokens]
     outside = upstream.logprobs[:, None] if upstream.entropies is None and upstream.logprobs is not None else None
+    if outside is not None and hidden.dtype is torch.float16:
+        outside, enlarged = outside / _ENLARGED, _ENLARGED
+    else:
+        enlarged = 1
     scaled = hidden if outside is None else (hidden * outside).to(hidden.dtype)
     gradient = torch.zeros(hidden.shape, dtype=tiles.dtype, device=hidden.device)
     for words in tiles.word_blocks():
-        tile = upstream.tile(tiles, tokens, words).to(hidden.dtype)
+        tile = upstream.tile(tiles, tokens, words)
+        tile = (tile if enlarged == 1 else tile.mul_(enlarged)).to(hidden.dtype)
         _add_product(gradient, tile, tiles.weight[words])
         if grad_weight is not None:
             _add_product(grad_weight.sum[words], tile.T, scaled)

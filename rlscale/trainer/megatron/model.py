@@ -144,7 +144,7 @@ def build_model(
         key = "critic.trainer.frozen (trainer.frozen unless it is set)" if role is Role.critic else "trainer.frozen"
         sharded = spec.trainer.distributed_optimizer
         freeze(bare, weights, spec.trainer.frozen, key, distributed_optimizer=sharded)
-    inner = [Float16Module(config, chunk) if config.bf16 else chunk for chunk in bare]
+    inner = [Float16Module(config, chunk) if config.bf16 or config.fp16 else chunk for chunk in bare]
     model = Model(
         config,
         bare,

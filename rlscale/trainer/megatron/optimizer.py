@@ -13,8 +13,10 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer import ChainedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import Tensor
 
 from rlscale.config.errors import UserError
+from rlscale.trainer.megatron.loss_scale import OPTIONS, LossScale
 from rlscale.trainer.megatron.model import Model
 from rlscale.trainer.megatron.parameter_groups import overrides_of
 from rlscale.trainer.spec import TrainerSpec
@@ -33,6 +35,10 @@ class StepResult:
     """Learning rate of the step."""
     skipped: bool
     """Whether the weights were left alone because a gradient was not finite."""
+    loss_scale: float | None = None
+    """Factor of the loss in the step's passes, where one is looked for (float16)."""
+    overflows: int = 0
+    """How often the step's passes were made before, with a larger factor."""
 
 
 @dataclass
@@ -45,6 +51,9 @@ class Optimizer:
     """Megatron's learning-rate schedule; counts the steps."""
     clip_grad: float
     """Bound on the gradient norm; 0 for none."""
+    scale: LossScale | None = None
+    """Factor of the loss; None where none is looked for."""
+    _overflows: int = 0
 
     @property
     def steps(self) -> int:
@@ -57,17 +66,30 @@ class Optimizer:
             chunk.zero_grad_buffer()
         self.megatron.zero_grad()
 
-    def step(self) -> StepResult:
-        """Clip the gradients and take a step; the same decision on every rank, as the norm is one of all ranks."""
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """The loss times what the gradients are divided by before the step, on every rank the same."""
+        scaled: Tensor = self.megatron.scale_loss(loss) if self.scale is None else self.scale.scale * loss
+        return scaled
+
+    def step(self) -> StepResult | None:
+        """Clip the gradients and take a step; the same decision on every rank, as the norm is one of all ranks.
+
+        None if gradients overflowed and the factor of the loss was halved: the step's passes are to be made again.
+        """
+        loss_scale = None if self.scale is None else self.scale.value
+        overflow = self.megatron.prepare_grads()
+        if self.scale is not None and self.scale.settle(overflow):
+            self._overflows += 1
+            return None
+        overflows, self._overflows = self._overflows, 0
         self.schedule.step(1)
         lr = float(self.schedule.get_lr({}))  # that of parameters outside `optim.groups`, also on ranks without any
-        overflow = self.megatron.prepare_grads()
         norm = self.megatron.get_grad_norm()
         if overflow or norm is None or not math.isfinite(norm):
-            return StepResult(float("nan") if norm is None else float(norm), lr, skipped=True)
+            return StepResult(float("nan") if norm is None else float(norm), lr, True, loss_scale, overflows)
         self._clip(norm)
         success = self.megatron.step_with_ready_grads()
-        return StepResult(float(norm), lr, skipped=not success)
+        return StepResult(float(norm), lr, not success, loss_scale, overflows)
 
     def reset(self) -> None:
         """Forget the moments and their count of steps, as if no step had been made; the schedule goes on."""
@@ -121,6 +143,8 @@ def build_optimizer(model: Model, spec: TrainerSpec, section: str = "optim") -> 
         "adam_eps": optim.eps,
         "clip_grad": optim.clip_grad,
         "bf16": model.config.bf16,
+        "fp16": model.config.fp16,
+        **OPTIONS,
         "params_dtype": model.config.params_dtype,
         "use_distributed_optimizer": spec.trainer.distributed_optimizer,
         **(_ON_HOST if optim.on_host else {}),
@@ -132,6 +156,7 @@ def build_optimizer(model: Model, spec: TrainerSpec, section: str = "optim") -> 
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"Megatron refuses {section}: {error}") from error
     megatron = _with_parameters(megatron)
+    scale = LossScale.of(megatron, config)
     _make_state(megatron)
     decay = max(optim.decay_steps or spec.total_steps, optim.warmup_steps + 1, 1)
     schedule = OptimizerParamScheduler(
@@ -149,7 +174,7 @@ def build_optimizer(model: Model, spec: TrainerSpec, section: str = "optim") -> 
         use_checkpoint_opt_param_scheduler=False,
         override_opt_param_scheduler=True,  # a resumed run follows its configuration
     )
-    return Optimizer(megatron, schedule, config.clip_grad)
+    return Optimizer(megatron, schedule, config.clip_grad, scale)
 
 
 def _with_parameters(megatron: Any) -> Any:
@@ -162,16 +187,27 @@ def _with_parameters(megatron: Any) -> Any:
 
 
 def _make_state(megatron: Any) -> None:
-    """Give torch's AdamW its state before the first step, so that a checkpoint always holds the same tensors."""
+    """Give every Adam its state before the first step, so that a checkpoint always holds the same tensors."""
     for chained in megatron.chained_optimizers:
-        adam = getattr(chained, "optimizer", None)
-        if not isinstance(adam, torch.optim.Adam):  # AdamW is one
+        optimizer = getattr(chained, "optimizer", None)
+        if optimizer is None:
             continue
-        for group in adam.param_groups:
-            for parameter in group["params"]:
-                if not adam.state[parameter]:
-                    adam.state[parameter] = {
-                        "step": torch.zeros((), dtype=torch.float32),
-                        "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                        "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                    }
+        of_host = getattr(optimizer, "sub_optimizers", None)  # `optim.on_host`: one for each parameter
+        for adam in [optimizer] if of_host is None else of_host:
+            if isinstance(adam, torch.optim.Adam):  # AdamW is one
+                _make_state_of_torch(adam)
+            elif chained.init_state_fn is not None:  # Transformer Engine's, which counts its steps elsewhere
+                chained.init_state_fn(adam, chained.config)
+        if of_host is not None:
+            optimizer._sync_sub_optimizers_state_to_hdo()
+
+
+def _make_state_of_torch(adam: torch.optim.Adam) -> None:
+    for group in adam.param_groups:
+        for parameter in group["params"]:
+            if not adam.state[parameter]:
+                adam.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32),
+                    "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                    "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                }

@@ -108,7 +108,7 @@ def _run(model: Model, microbatches: Sequence[MicroBatch], finish: Finish, *, fo
         return output, lambda last: finish(last, microbatch)
 
     # In 16 bits Megatron would make a float32 copy of the output; the log-probs convert what they need.
-    options = {"fp32_output": False} if model.config.bf16 else {}
+    options = {"fp32_output": False} if model.config.bf16 or model.config.fp16 else {}
     chunks = model.wrapped
     iterators = [iter(microbatches) for _ in chunks]
     several = len(chunks) > 1

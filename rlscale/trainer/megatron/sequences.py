@@ -7,7 +7,6 @@ sequence parallelism divides. Everything here is index arithmetic in NumPy, done
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlscale.data.packing import Padding
 from rlscale.trainer.megatron.routing import Routing
 
 Indices = NDArray[np.int64]
@@ -35,14 +35,9 @@ class Slicing:
     """Tensor-parallel ranks that share the tokens of a context-parallel rank (sequence parallelism)."""
 
     @property
-    def segment_multiple(self) -> int:
-        """Each segment is padded to a multiple of this."""
-        return 2 * self.context_size if self.context_size > 1 else 1
-
-    @property
-    def total_multiple(self) -> int:
-        """The whole micro-batch is padded to a multiple of this."""
-        return math.lcm(self.segment_multiple, self.context_size * self.tensor_size)
+    def padding(self) -> Padding:
+        """To multiples of what each segment and the whole micro-batch are padded."""
+        return Padding.of_layout(self.context_size, self.tensor_size)
 
 
 @dataclass
@@ -120,7 +115,8 @@ def pack(lengths: Sequence[int] | Indices, slicing: Slicing, device: torch.devic
     No segments at all is a dummy: it gets the smallest padding segment that the layout allows.
     """
     lengths = np.asarray(lengths, np.int64)
-    padded = _with_padding_segment(-(-lengths // slicing.segment_multiple) * slicing.segment_multiple, slicing)
+    padding = slicing.padding
+    padded = _with_padding_segment(-(-lengths // padding.row) * padding.row, padding.total)
     starts = np.concatenate([[0], np.cumsum(padded)])
     total = int(starts[-1])
     segment = np.repeat(np.arange(len(padded)), padded)
@@ -153,11 +149,11 @@ def pack(lengths: Sequence[int] | Indices, slicing: Slicing, device: torch.devic
     return sequences
 
 
-def _with_padding_segment(padded: Indices, slicing: Slicing) -> Indices:
+def _with_padding_segment(padded: Indices, multiple: int) -> Indices:
     total = int(padded.sum())
-    extra = -total % slicing.total_multiple
+    extra = -total % multiple
     if total == 0:
-        extra = slicing.total_multiple
+        extra = multiple
     return np.append(padded, extra) if extra else padded
 
 

@@ -55,6 +55,9 @@ class IterationMetrics:
         reduced["lr"] = self._results[-1].lr
         reduced["steps"] = float(len(self._results))
         reduced["skipped_steps"] = float(sum(result.skipped for result in self._results))
+        if (scale := self._results[-1].loss_scale) is not None:
+            reduced["loss_scale"] = scale
+            reduced["overflows"] = float(sum(result.overflows for result in self._results))
         return reduced
 
     def _of_the_objective(self) -> dict[str, float]:

@@ -46,7 +46,7 @@ class TrainedModel:
         self._peak = peak_flops(platform, spec.model.dtype, spec.trainer.peak_tflops)
         routers = (layer.mlp.router for chunk in self.model.bare for layer in routed_layers(chunk))
         self._balancing = Balancing(routers, self.model.config, ranks, platform.device)
-        passes.configure_schedule(self.model, self.optimizer.megatron.scale_loss)
+        passes.configure_schedule(self.model, self.optimizer.scale_loss)
         self._watch = Stopwatch(platform)
         config = self.model.config
         config.finalize_model_grads_func = self._watch.around(speed.REDUCTION, config.finalize_model_grads_func)
@@ -68,8 +68,7 @@ class TrainedModel:
         began = time.perf_counter()
         for _ in range(epochs):
             for number, microbatches in enumerate(steps):
-                self._balancing.begin_step(number)
-                self._step(microbatches, loss, metrics)
+                self._step(number, microbatches, loss, metrics)
         self._platform.synchronize()
         seconds = time.perf_counter() - began
         # Each rank's share: those of tensor- and pipeline-parallel ranks see the same micro-batches.
@@ -89,14 +88,19 @@ class TrainedModel:
         self.model.finish_gathering()
         return MegatronWeights(self.model.bare, self.model.weights, self.model.groups, self._bucket_bytes)
 
-    def _step(self, microbatches: Sequence[MicroBatch], loss: passes.Finish, metrics: IterationMetrics) -> None:
-        self.optimizer.zero_grad(self.model)
-        with self._watch.span(speed.PASSES):
-            shares = passes.forward_backward(self.model, microbatches, loss)
-        with self._watch.span(speed.OPTIMIZER):
-            result = self.optimizer.step()
+    def _step(
+        self, number: int, microbatches: Sequence[MicroBatch], loss: passes.Finish, metrics: IterationMetrics
+    ) -> None:
+        result = None
+        while result is None:  # again only in float16, with a smaller factor of the loss
+            self._balancing.begin_step(number)
+            self.optimizer.zero_grad(self.model)
+            with self._watch.span(speed.PASSES):
+                shares = passes.forward_backward(self.model, microbatches, loss)
+            with self._watch.span(speed.OPTIMIZER):
+                result = self.optimizer.step()
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
         if result.skipped:
-            number, norm = self.optimizer.steps, result.grad_norm
-            _LOG.warning("step %d of the %s skipped: the gradient norm is %s", number, self.role.value, norm)
+            made, norm = self.optimizer.steps, result.grad_norm
+            _LOG.warning("step %d of the %s skipped: the gradient norm is %s", made, self.role.value, norm)
         metrics.add(shares, result)

@@ -199,7 +199,7 @@ CORRECTION = "algo.correction"
             "critic.optim.megatron.lr: is set by optim.lr and cannot be given",
         ),
         (["algo=ppo", "critic.trainer.ddp.overlap_grad_redus=true"], "critic.trainer.ddp.overlap_grad_redus: "),
-        (["algo=ppo", "critic.trainer.megatron.fp32_residual_connection=3"], "must be true or false"),
+        (["algo=ppo", "critic.trainer.megatron.deallocate_pipeline_outputs=3"], "must be true or false"),
         # rewards that nobody gives
         (
             ["reward=none"],

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rlscale.data.batch import Batch
-from rlscale.data.packing import CostModel, Plan, plan
+from rlscale.data.packing import CostModel, Padding, Plan, plan
 from rlscale.data.part import split
 
 EVEN = CostModel(1.0, 0.0)
@@ -47,11 +47,13 @@ def test_random_rows_are_all_placed_once_under_the_cap_with_equal_counts(seed: i
     steps = np.sort(random.integers(0, 3, count))
     cap = int(random.integers(20, 400))
     cost = CostModel(1.0, float(random.choice([0.0, 0.001, 0.1])))
-    planned = plan(lengths, steps, ranks, cap, align, multiple=multiple, cost=cost, lockstep=bool(seed % 2))
+    total = align * int(random.choice([1, 1, 3, 8]))
+    lockstep = bool(seed % 2)
+    planned = plan(lengths, steps, ranks, cap, align, total=total, multiple=multiple, cost=cost, lockstep=lockstep)
 
     assert sorted(rows_of(planned)) == list(range(count))
     tokens = -(-lengths // align) * align
-    assert planned.oversized == (tokens > cap).sum()
+    assert planned.oversized == (-(-tokens // total) * total > cap).sum()
     assert all(number >= 1 and number % multiple == 0 for number in planned.microbatches)
     for rank in planned.parts:
         assert [len(step) for step in rank] == planned.microbatches
@@ -60,7 +62,7 @@ def test_random_rows_are_all_placed_once_under_the_cap_with_equal_counts(seed: i
             for rows in step:
                 assert (steps[rows] == number).all()
                 assert (np.diff(rows) > 0).all()
-                assert tokens[rows].sum() <= cap or len(rows) == 1
+                assert -(-tokens[rows].sum() // total) * total <= cap or len(rows) == 1
 
 
 def test_a_hand_made_step_has_the_division_that_one_would_choose() -> None:
@@ -180,6 +182,24 @@ def test_microbatches_that_a_virtual_pipeline_asks_for_are_used() -> None:
 def test_alignment_counts_against_the_cap() -> None:
     assert plan([9, 9], [0, 0], 1, 20, align=1).microbatches == [1]
     assert plan([9, 9], [0, 0], 1, 20, align=16).microbatches == [2]
+
+
+def test_the_padding_of_the_whole_counts_once_against_the_cap() -> None:
+    # Each of 11 tokens: eight of them are 88, which 16 does not divide, seven are 77 and become 80.
+    assert [len(rows) for rows in plan([11] * 14, [0] * 14, 1, 90, total=16).parts[0][0]] == [7, 7]
+    assert plan([11] * 14, [0] * 14, 1, 90, align=16).microbatches == [3]
+    assert plan([81, 80], [0, 0], 1, 90, total=16).oversized == 1  # 81 becomes 96
+    assert plan([1, 2], [0, 0], 1, 10, total=16).oversized == 2  # no micro-batch is as small as that
+
+
+@pytest.mark.parametrize(
+    ("context", "shares", "padding"),
+    [(1, 1, (1, 1)), (1, 8, (1, 8)), (2, 1, (4, 4)), (2, 2, (4, 4)), (2, 8, (4, 16)), (4, 3, (8, 24))],
+)
+def test_rows_are_padded_for_context_parallelism_and_the_whole_for_sequence_parallelism(
+    context: int, shares: int, padding: tuple[int, int]
+) -> None:
+    assert Padding.of_layout(context, shares) == Padding(*padding)
 
 
 def test_the_same_rows_are_planned_the_same_way() -> None:

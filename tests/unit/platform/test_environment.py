@@ -52,7 +52,7 @@ def test_large_tensors_of_a_rank_on_the_cpu_cost_no_page_faults_once_there_were_
     (ordinary,) = printed(FAULTS, rank_environment(Device.cuda, 1))
     (kept,) = printed(FAULTS, rank_environment(Device.cpu, 1))
     assert ordinary > 1000
-    assert kept < 100
+    assert kept * 10 < ordinary
 
 
 def test_memory_that_a_rank_keeps_is_given_back_when_little_is_left_for_others() -> None:

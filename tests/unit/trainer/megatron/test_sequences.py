@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from rlscale.data.packing import plan
 from rlscale.trainer.megatron.sequences import PackedSequences, Slicing, pack
 
 CPU = torch.device("cpu")
@@ -47,6 +48,17 @@ def test_every_layout_divides_evenly_and_loses_nothing(slicing: Slicing, lengths
     predicted = np.concatenate([packed.next_of for packed in ranks])
     starts = set(np.cumsum([0, *lengths])[:-1].tolist())
     assert sorted(predicted[predicted >= 0]) == [t for t in range(sum(lengths)) if t not in starts]
+
+
+@pytest.mark.parametrize("slicing", [Slicing(), Slicing(1, 0, 8), Slicing(2, 0, 1), Slicing(2, 1, 8), Slicing(4, 0, 3)])
+def test_a_microbatch_that_was_planned_for_the_layout_does_not_pass_the_cap(slicing: Slicing) -> None:
+    cap, lengths = 200, np.random.default_rng(0).integers(1, 90, 150)
+    padding = slicing.padding
+    division = plan(lengths, np.zeros(150, int), 1, cap, padding.row, total=padding.total)
+    packed = [pack(lengths[rows], slicing, CPU, attend=False) for rows in division.parts[0][0]]
+    sizes = [one.local_tokens * slicing.context_size for one in packed]
+    assert max(sizes) <= cap
+    assert np.mean(sizes) > 0.85 * cap
 
 
 def attend(packed: PackedSequences, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
