@@ -101,11 +101,18 @@ class CheckpointStore:
             files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
             _sync_files(partial, files)
             write_json(partial / MANIFEST, {**begun.facts, "files": files})
+            older = self.folder / f"{_PARTIAL}replaced-{final.name}"
             if final.exists():
-                shutil.rmtree(final)
-            partial.rename(final)
+                final.rename(older)
+            try:
+                partial.rename(final)
+            except OSError:
+                if older.exists():
+                    older.rename(final)
+                raise
         except OSError as error:
             raise self.failed(begun, error) from error
+        shutil.rmtree(older, ignore_errors=True)
         for old in self.whole()[: -self.keep]:
             shutil.rmtree(old)
         return final

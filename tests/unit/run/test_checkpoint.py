@@ -143,3 +143,23 @@ def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
     newest = saving.finish(wait=True)
     assert newest is not None
     assert load_progress(newest).version == 9
+
+
+def test_an_older_checkpoint_of_the_same_iteration_stays_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving = saver(tmp_path)
+    save(saving, 1)
+    saving.begin(Progress(iteration=1, version=9), None, copy=False)
+    rename = Path.rename
+
+    def refuse_the_new_one(path: Path, target: Path) -> Path:
+        if path.name == "partial-iteration_000001":
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new_one)
+    with pytest.raises(CheckpointFailed, match="could not be written"):
+        saving.finish(wait=True)
+    (kept,) = tmp_path.iterdir()
+    assert load_progress(kept).version != 9
