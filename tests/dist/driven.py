@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from scenarios import gathered, open_trainer, whole_column
-from training_data import MAX_RESPONSE_TOKENS, collect, divide, make_spec
+from training_data import MAX_RESPONSE_TOKENS, collect, divide_for, make_spec
 
 from rlscale.config.compose import compose
 from rlscale.config.named_models import has_critic, has_teacher
@@ -54,7 +54,7 @@ def column(trainer: Any, name: str, spec: TrainerSpec, batch: Batch) -> np.ndarr
     """A column of the whole batch by the models of all ranks. Collective."""
     import torch.distributed as dist
 
-    parts, own = divide(batch, spec.data_parallel), trainer.data_parallel_rank()
+    parts, own = divide_for(batch, spec), trainer.data_parallel_rank()
     model = old_model(spec.algo) if name == "old_logprobs" else MODELS.get(name, "")
     values = trainer.values(parts[own]) if name == "values" else trainer.logprobs(parts[own], model)
     answers: list[Any] = [None] * dist.get_world_size()
@@ -69,7 +69,7 @@ def iterate(trainer: Any, spec: TrainerSpec, batch: Batch, version: int, policy:
     for name, values in columns.items():
         batch = batch.with_column(name, values)
     prepared, metrics = prepare(batch, spec.algo, max_response_tokens=MAX_RESPONSE_TOKENS)
-    part = divide(prepared, spec.data_parallel)[trainer.data_parallel_rank()]
+    part = divide_for(prepared, spec)[trainer.data_parallel_rank()]
     return {"columns": columns, "metrics": metrics | trainer.train(part, version, policy=policy)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 from rank_pool import RankPool
 from routing_scenarios import with_experts
 from scenarios import whole_column
-from tiny_models import EXPERTS, SIZES
-from training_data import divide, make_batch, make_spec
+from tiny_models import DEEP, EXPERTS, SIZES
+from training_data import divide_for, make_batch, make_spec
 
 from rlscale.config.schema.model import DType
 from rlscale.config.schema.optim import OptimConfig
@@ -29,6 +29,8 @@ COMPARED_METRICS = (
 )
 LARGE_EPS = 1e-3
 """So large an eps of Adam that it does not blow differences of rounding up where gradients are almost zero."""
+CLIP = 0.05
+"""A bound far below the gradient norm of every step, with which Adam's large eps makes the moves smaller too."""
 OVERLAPS = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 SHORT = {
     "tensor": "TP",
@@ -60,6 +62,8 @@ class Layout:
     """Random experts that are replayed."""
     eps: float = LARGE_EPS
     """Adam's; PPO's is the large one in any case."""
+    clip_grad: float = 0.0
+    """Bound on the gradient norm, 0 for none; PPO has none in any case."""
 
     @property
     def ranks(self) -> int:
@@ -75,6 +79,7 @@ class Layout:
         extras += [f"recompute {self.recompute.value}"] if self.recompute is not Recompute.none else []
         extras += ["replay"] if self.replay else []
         extras += [f"eps {self.eps:g}"] if self.eps != LARGE_EPS else []
+        extras += [f"clip {self.clip_grad:g}"] if self.clip_grad else []
         return "; ".join([text or "one rank", *extras])
 
     @property
@@ -85,7 +90,7 @@ class Layout:
     @property
     def baseline(self) -> Layout:
         """The same on one rank, in fp32."""
-        return Layout(self.model, self.algorithm, replay=self.replay, eps=self.eps)
+        return Layout(self.model, self.algorithm, replay=self.replay, eps=self.eps, clip_grad=self.clip_grad)
 
     def spec(self, models: dict[str, Path]) -> TrainerSpec:
         """The trainer's spec of it."""
@@ -98,7 +103,7 @@ class Layout:
         options: dict[str, Any] = {"parallel": self.parallel, "trainer": trainer, "dtype": self.dtype}
         if self.algorithm == "ppo":
             return driven.spec_of(driven.shipped("ppo"), models, self.model, **options)
-        optim = OptimConfig(lr=1e-3, eps=self.eps, clip_grad=0.0)
+        optim = OptimConfig(lr=1e-3, eps=self.eps, clip_grad=self.clip_grad)
         return make_spec(models[self.model], self.algorithm, optim=optim, **options)
 
 
@@ -114,6 +119,8 @@ TWO_RANKS = [
     Layout("dense", "grpo_kl", PP),
     Layout("tied", "grpo_kl", PP),
     Layout("deep", "grpo_kl", VPP),
+    Layout("deep_moe", "grpo_kl", VPP),
+    Layout("deep_moe", "grpo_kl", VPP, replay=True),
     Layout("dense", "grpo_kl", CP, recompute=Recompute.selective),
     Layout("dense", "gspo", CP),
     Layout("dense", "grpo_kl", DP),
@@ -131,6 +138,9 @@ TWO_RANKS = [
     Layout("moe", "grpo_kl", EP | CP, recompute=Recompute.full, replay=True),
     Layout("dense", "grpo_kl", SP, eps=OptimConfig().eps),
     Layout("moe", "grpo_kl", EP | DP, eps=OptimConfig().eps),
+    Layout("dense", "grpo_kl", SP, clip_grad=CLIP),
+    Layout("dense", "grpo_kl", PP, clip_grad=CLIP),
+    Layout("moe", "grpo_kl", EP | DP, distributed_optimizer=True, clip_grad=CLIP),
 ]
 FOUR_RANKS = [
     Layout("dense", "grpo_kl", SP | PP),
@@ -186,7 +196,7 @@ class Differences:
 
     def worst(self, other: Differences) -> Differences:
         """The larger of each."""
-        return Differences(*(max(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+        return Differences(*(largest([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
 
 def measure(layout: Layout, pool: RankPool, models: dict[str, Path], one_rank: dict[str, Any]) -> Differences:
@@ -211,9 +221,9 @@ def run(layout: Layout, pool: RankPool, models: dict[str, Path]) -> list[dict[st
         return results
     batches = [make_batch(spec.algo, seed=seed) for seed in range(STEPS // spec.algo.steps_per_iteration)]
     if layout.replay:
-        batches = [with_experts(batch, SIZES["num_hidden_layers"], EXPERTS["num_experts"]) for batch in batches]
-    align = layout.parallel.get("pipeline", 1) if "virtual_pipeline" in layout.parallel else 1
-    iterations = [divide(batch, spec.data_parallel, align=align) for batch in batches]
+        layers = DEEP if layout.model.startswith("deep") else SIZES["num_hidden_layers"]
+        batches = [with_experts(batch, layers, EXPERTS["num_experts"]) for batch in batches]
+    iterations = [divide_for(batch, spec) for batch in batches]
     results = pool.run(layout_scenario.train, spec, iterations, world_size=layout.ranks)
     column = whole_column(iterations[0], batches[0], [result["logprobs"] for result in results])
     return [result | {"logprobs": column} for result in results]
@@ -227,16 +237,21 @@ def compare(got: dict[str, Any], expected: dict[str, Any]) -> Differences:
 
     def metric(name: str, scale: Callable[[float], float] = abs) -> float:
         pairs = zip(got["metrics"], expected["metrics"], strict=True)
-        return max((abs(g[name] - e[name]) / scale(e[name]) for g, e in pairs if name in e), default=0.0)
+        return largest(abs(g[name] - e[name]) / scale(e[name]) for g, e in pairs if name in e)
 
     return Differences(
-        loss=max(metric(name, lambda value: max(abs(value), 0.1)) for name in ("loss", "critic_loss")),
-        grad_norm=max(metric("grad_norm"), metric("critic_grad_norm")),
-        gradients=max(
-            float(np.abs(got["gradients"][name] - gradient).max() / (np.abs(gradient).max() + 1e-30))
+        loss=largest(metric(name, lambda value: max(abs(value), 0.1)) for name in ("loss", "critic_loss")),
+        grad_norm=largest([metric("grad_norm"), metric("critic_grad_norm")]),
+        gradients=largest(
+            np.abs(got["gradients"][name] - gradient).max() / (np.abs(gradient).max() + 1e-30)
             for name, gradient in expected["gradients"].items()
         ),
         logprobs=float(np.abs(got["logprobs"] - expected["logprobs"]).max()),
-        weights=max(float(np.abs(got["weights"][n] - w).max()) for n, w in expected["weights"].items()),
-        metrics=max(metric(name, lambda value: max(abs(value), 1.0)) for name in COMPARED_METRICS),
+        weights=largest(np.abs(got["weights"][n] - w).max() for n, w in expected["weights"].items()),
+        metrics=largest(metric(name, lambda value: max(abs(value), 1.0)) for name in COMPARED_METRICS),
     )
+
+
+def largest(differences: Iterable[float]) -> float:
+    """The largest, 0 of none; NaN if one is (Python's max would drop it unless it came first)."""
+    return float(np.max([0.0, *differences]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,99 @@ def moves(
             trainer.train(parts[0], version)
             change = np.abs(gathered(trainer)["lm_head.weight"] - before)
             found.append(float(change[change > 0].mean()))
+        return found
+    finally:
+        trainer.close()
+
+
+def steps_taken(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]]
+) -> list[dict[str, Any]]:
+    """Of iterations of one step: the weights before, the gradients that the optimizer was given, the weights after
+    and the metrics."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        policy, given = trainer._models.trained("policy"), {}
+        parameters, make_step = _named(policy), policy.optimizer.step
+
+        def spy() -> Any:
+            given.update({name: p.main_grad.clone().numpy() for name, p in parameters.items()})
+            return make_step()
+
+        def weights() -> dict[str, np.ndarray]:
+            return {name: p.detach().clone().numpy() for name, p in parameters.items()}
+
+        policy.optimizer.step = spy
+        found = []
+        for version, parts in enumerate(iterations):
+            before = weights()
+            metrics = trainer.train(parts[trainer.data_parallel_rank()], version)
+            found.append({"before": before, "given": dict(given), "after": weights(), "metrics": metrics})
+        return found
+    finally:
+        trainer.close()
+
+
+def break_a_gradient(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], broken: int
+) -> dict[str, Any]:
+    """Two iterations of one step, in the first of which one number of a gradient of the rank `broken` is none.
+
+    Weights before, between and after, the metrics of both, and whether the first left this rank a finite gradient.
+    """
+    import torch
+
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        policy, part = trainer._models.trained("policy"), parts[trainer.data_parallel_rank()]
+        # Of a matrix of which no other rank has this share: a sum over ranks would spread what is no number.
+        matrix = next(parameter for name, parameter in _named(policy).items() if "gate_proj" in name)
+
+        def no_number(gradient: torch.Tensor) -> torch.Tensor:
+            gradient = gradient.clone()
+            gradient.view(-1)[0] = torch.nan
+            return gradient
+
+        weights, hook = [gathered(trainer)], matrix.register_hook(no_number) if rank == broken else None
+        metrics = [trainer.train(part, 0)]
+        finite = all(bool(p.main_grad.isfinite().all()) for p in policy.model.parameters())
+        weights.append(gathered(trainer))
+        if hook is not None:
+            hook.remove()
+        metrics.append(trainer.train(part, 1))
+        return {"weights": [*weights, gathered(trainer)], "metrics": metrics, "finite": finite}
+    finally:
+        trainer.close()
+
+
+def speed(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], pauses: list[float]
+) -> list[dict[str, float]]:
+    """Metrics of an iteration for each pause, which the last rank makes in every micro-batch that it trains on.
+
+    `seconds_steps` is added: the time of the steps on this rank.
+    """
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        policy = trainer._models.trained("policy")
+        (chunk,), make_step = policy.model.bare, policy._step
+        steps, found, pause = [0.0], [], 0.0
+
+        def wait(*_: Any) -> None:
+            if chunk.training and rank == world_size - 1:
+                time.sleep(pause)
+
+        def step(*args: Any) -> None:
+            began = time.perf_counter()
+            make_step(*args)
+            steps[0] += time.perf_counter() - began
+
+        chunk.register_forward_pre_hook(wait)
+        policy._step = step
+        for version, pause in enumerate(pauses):  # noqa: B007 - the hook reads it
+            steps[0] = 0.0
+            metrics = trainer.train(parts[trainer.data_parallel_rank()], version)
+            found.append(metrics | {"seconds_steps": steps[0]})
         return found
     finally:
         trainer.close()

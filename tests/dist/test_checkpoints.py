@@ -15,7 +15,7 @@ import scenarios
 import torch
 import torch.distributed.checkpoint
 from rank_pool import RankFailed, RankPool
-from training_data import divide, make_batch, make_spec
+from training_data import divide, divide_for, make_batch, make_spec
 
 from rlscale.config.schema.model import DType
 from rlscale.config.schema.optim import OptimConfig, Schedule
@@ -28,12 +28,15 @@ Layout = dict[str, Any]
 """Sizes of `parallel`, whether the optimizer is `distributed`, and a `dtype` other than float32."""
 
 BF16 = {"dtype": DType.bfloat16}
+VIRTUAL: Layout = {"pipeline": 2, "virtual_pipeline": 2}
 
 SAME: list[tuple[str, Layout]] = [
     ("dense", {}),
     ("dense", {"tensor": 2, "sequence": True, **BF16}),
     ("dense", {"data": 2, "distributed": True}),
     ("dense", {"pipeline": 2}),
+    ("deep", VIRTUAL),
+    ("dense", {"context": 2}),
     ("moe", {"expert": 2, "data": 2, "distributed": True, **BF16}),
 ]
 
@@ -41,6 +44,9 @@ OTHER: list[tuple[str, Layout, Layout]] = [
     ("dense", {}, {"tensor": 2}),
     ("dense", {"tensor": 2}, {}),
     ("tied", {}, {"pipeline": 2}),
+    ("deep", VIRTUAL, {}),
+    ("deep", VIRTUAL, {"pipeline": 2}),
+    ("deep_moe", {}, VIRTUAL),
     ("dense", {"data": 2, "distributed": True}, {"tensor": 2}),
     ("dense", {}, {"data": 2, "distributed": True}),
     ("moe", {}, {"expert": 2, "data": 2}),
@@ -70,7 +76,7 @@ def ranks_of(layout: Layout) -> int:
 
 
 def iterations_of(spec: TrainerSpec) -> list[Any]:
-    return [divide(make_batch(spec.algo, seed=seed), spec.data_parallel) for seed in range(4)]
+    return [divide_for(make_batch(spec.algo, seed=seed), spec) for seed in range(4)]
 
 
 @pytest.mark.parametrize(("model", "layout"), SAME)

@@ -118,6 +118,13 @@ def test_critic_alone_comes_closer_to_its_targets_on_a_fixed_batch(pool: RankPoo
             np.testing.assert_array_equal(result["weights"][name], weight, err_msg=name)
 
 
+def warming_up(spec: TrainerSpec) -> TrainerSpec:
+    """The spec with a schedule of the critic's own, so that a lost count of its steps is seen."""
+    assert spec.critic is not None
+    optim = OptimConfig(lr=1e-2, eps=1e-3, warmup_steps=2, schedule=Schedule.cosine)
+    return replace(spec, critic=replace(spec.critic, optim=optim))
+
+
 @pytest.mark.parametrize(
     ("kind", "parallel"), [("dense", {}), ("dense", {"pipeline": 2}), ("moe", {"expert": 2, "data": 2})]
 )
@@ -125,10 +132,7 @@ def test_resumed_policy_and_critic_give_the_same_bits(
     kind: str, parallel: dict[str, Any], pool: RankPool, models: dict[str, Path], tmp_path: Path
 ) -> None:
     trainer = TrainerConfig(distributed_optimizer="data" in parallel)
-    spec = driven.spec_of(PPO, models, kind, parallel=parallel, trainer=trainer)
-    assert spec.critic is not None
-    optim = OptimConfig(lr=1e-2, warmup_steps=2, schedule=Schedule.cosine)
-    spec = replace(spec, critic=replace(spec.critic, optim=optim))
+    spec = warming_up(driven.spec_of(PPO, models, kind, parallel=parallel, trainer=trainer))
     batches, folder = [driven.segmented(PPO, seed) for seed in range(2)], str(tmp_path / "saved")
     world_size = 2 if parallel else 1
     straight = pool.run(driven.train_and_save_halfway, spec, batches, folder, world_size=world_size)
@@ -138,6 +142,37 @@ def test_resumed_policy_and_critic_give_the_same_bits(
             np.testing.assert_array_equal(after["weights"][name], weight, err_msg=name)
         for name in ("loss", "critic_loss", "critic_lr", "critic_grad_norm", "grad_norm"):
             assert before["last"]["metrics"][name] == after["last"]["metrics"][name], name
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "read"),
+    [
+        ("dense", {"data": 2}, {"tensor": 2, "sequence": True}),
+        ("deep", {"pipeline": 2, "virtual_pipeline": 2}, {}),
+    ],
+)
+def test_policy_and_critic_are_continued_in_another_layout(
+    kind: str,
+    written: dict[str, Any],
+    read: dict[str, Any],
+    pool: RankPool,
+    models: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    trainer = TrainerConfig(distributed_optimizer="data" in written)
+    one, other = (
+        warming_up(driven.spec_of(PPO, models, kind, **options))
+        for options in ({"parallel": written, "trainer": trainer}, {"parallel": read})
+    )
+    batches, folder = [driven.segmented(PPO, seed) for seed in range(2)], str(tmp_path / "saved")
+    straight = pool.run(driven.train_and_save_halfway, one, batches, folder, world_size=2)[0]
+    resumed = pool.run(driven.resume, other, batches[1:], folder, world_size=2 if read else 1)[0]
+    assert resumed["weights"].keys() == straight["weights"].keys()
+    for name, weight in straight["weights"].items():
+        np.testing.assert_allclose(resumed["weights"][name], weight, atol=5e-5, rtol=0, err_msg=name)
+    for name in ("loss", "critic_loss", "lr", "critic_lr", "critic_grad_norm", "grad_norm"):
+        expected = straight["last"]["metrics"][name]
+        assert resumed["last"]["metrics"][name] == pytest.approx(expected, rel=1e-4, abs=1e-6), name
 
 
 def test_checkpoint_with_a_critic_and_a_run_without_one_do_not_fit(

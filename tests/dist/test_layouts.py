@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 import scenarios
-from layout_matrix import BF16, ETP, FOUR_RANKS, LARGE_EPS, SP, TP, TWO_RANKS, Differences, Layout, measure, run
+from layout_matrix import (
+    BF16,
+    CLIP,
+    ETP,
+    FOUR_RANKS,
+    LARGE_EPS,
+    SP,
+    TP,
+    TWO_RANKS,
+    VPP,
+    Differences,
+    Layout,
+    compare,
+    measure,
+    run,
+)
 from rank_pool import RankFailed, RankPool
-from training_data import divide, make_batch
+from training_data import ALGORITHMS, divide, divide_for, make_batch, max_tokens_of
+
+from rlscale.data.packing import plan
 
 FP32_BOUNDS = Differences(loss=1e-5, grad_norm=1e-5, gradients=1e-5, logprobs=1e-5, weights=5e-6, metrics=1e-5)
 DEFAULT_EPS_BOUNDS = replace(FP32_BOUNDS, weights=5e-5)
@@ -47,13 +65,63 @@ def test_bf16_stays_near_one_rank_in_fp32(
     assert_within(measure(layout, pool, models, one_rank(layout)), BF16_BOUNDS)
 
 
-@pytest.mark.parametrize("kind", ["dense", "tied", "deep", "moe"])
+@pytest.mark.parametrize("kind", ["dense", "tied", "deep", "moe", "deep_moe"])
 def test_what_is_compared_is_not_zero(kind: str, one_rank: Any) -> None:
     result = one_rank(Layout(kind, "grpo_kl"))
     assert abs(result["metrics"][0]["loss"]) > 0.02
     assert np.abs(result["logprobs"]).max() > 1.0
     for name, gradient in result["gradients"].items():
         assert np.abs(gradient).max() > 1e-4, name
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+def test_what_is_compared_with_a_bound_on_the_norm_was_clipped_in_every_step(kind: str, one_rank: Any) -> None:
+    free, clipped = (one_rank(Layout(kind, "grpo_kl", clip_grad=bound)) for bound in (0.0, CLIP))
+    assert all(metrics["grad_norm"] > 10 * CLIP for metrics in clipped["metrics"])
+    moved = [np.abs(free["weights"][name] - weight).max() for name, weight in clipped["weights"].items()]
+    assert min(moved) > 100 * FP32_BOUNDS.weights
+
+
+WHOLE: dict[str, Any] = {
+    "metrics": [{"loss": 0.5, "grad_norm": 2.0, "entropy": 3.0} for _ in range(2)],
+    "gradients": {"first": np.ones(3), "last": np.ones(3)},
+    "logprobs": np.ones(3),
+    "weights": {"first": np.ones(3), "last": np.ones(3)},
+}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(("metrics", 1, name) for name in ("loss", "grad_norm", "entropy")),
+        *((kind, name, number) for kind in ("gradients", "weights") for name in ("first", "last") for number in (0, 2)),
+        ("logprobs", 2),
+    ],
+    ids=str,
+)
+def test_one_value_that_is_no_number_is_outside_every_bound(place: tuple[Any, ...]) -> None:
+    broken = deepcopy(WHOLE)
+    *path, last = place
+    holder: Any = broken
+    for step in path:
+        holder = holder[step]
+    holder[last] = np.nan
+    good, bad = compare(deepcopy(WHOLE), WHOLE), compare(broken, WHOLE)
+    assert_within(good.worst(good), FP32_BOUNDS)
+    for of_two_ranks in (good.worst(bad), bad.worst(good)):
+        with pytest.raises(AssertionError, match=": nan is above"):
+            assert_within(of_two_ranks, BF16_BOUNDS)
+
+
+def test_only_the_multiple_of_a_plan_gives_virtual_pipelines_as_many_microbatches_as_they_need(
+    models: dict[str, Path],
+) -> None:
+    spec = Layout("deep", "grpo_kl", VPP).spec(models)
+    for seed in range(2):
+        batch = make_batch(ALGORITHMS["grpo_kl"], seed=seed)
+        lengths, steps = batch.lengths, batch.column("step")
+        assert plan(lengths, steps, 1, max_tokens_of(spec)).microbatches == [3, 3]
+        assert [len(step) for step in divide_for(batch, spec)[0].steps] == [4, 4]
 
 
 @pytest.mark.parametrize("layout", [Layout("moe", "grpo", SP | {"expert": 2}), Layout("moe", "grpo", SP | ETP)])

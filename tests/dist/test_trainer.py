@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optimizer_scenarios
 import pytest
 import scenarios
 import torch
@@ -156,6 +157,33 @@ def test_a_loss_that_is_no_number_on_one_rank_skips_the_step_on_all(pool: RankPo
         assert "loss" not in metrics
         for name, value in fresh["weights"].items():
             np.testing.assert_array_equal(result["weights"][name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("model", "parallel", "broken"),
+    [
+        ("dense", {"tensor": 2}, 1),
+        ("dense", {"pipeline": 2}, 0),
+        ("dense", {"pipeline": 2}, 1),
+        ("moe", {"expert": 2, "data": 2}, 1),
+    ],
+)
+def test_a_gradient_that_is_no_number_on_one_rank_skips_the_step_on_all(
+    model: str, parallel: dict[str, Any], broken: int, pool: RankPool, models: dict[str, Path]
+) -> None:
+    trainer = TrainerConfig(distributed_optimizer="data" in parallel)
+    spec = make_spec(models[model], optim=OptimConfig(lr=1e-2), parallel=parallel, trainer=trainer)
+    parts = divide(make_batch(spec.algo), spec.data_parallel)
+    results = pool.run(optimizer_scenarios.break_a_gradient, spec, parts, broken, world_size=2)
+    assert [result["finite"] for result in results] == [rank != broken for rank in range(2)]
+    for result in results:
+        skipped, made = result["metrics"]
+        assert (skipped["skipped_steps"], skipped["skipped_in_a_row"]) == (1.0, 1.0)
+        assert (made["skipped_steps"], made["skipped_in_a_row"]) == (0.0, 0.0)
+        before, between, after = result["weights"]
+        for name, weight in before.items():
+            np.testing.assert_array_equal(between[name], weight, err_msg=name)
+            assert np.abs(after[name] - weight).max() > 1e-3, name
 
 
 @pytest.mark.parametrize(("model", "parallel"), [("tied", {}), ("moe", {"expert": 2, "data": 2})])

@@ -17,6 +17,8 @@ SIZES: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
     "dtype": "float32",
 }
+DEEP = 4
+"""Layers of deep models: two stages of two chunks each have one."""
 EXPERTS: dict[str, Any] = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
@@ -28,12 +30,12 @@ EXPERTS: dict[str, Any] = {
 
 
 def make_model(folder: Path, kind: str, critic: bool = False, seed: int = 0, **sizes: Any) -> Path:
-    """Write a model of kind tied or moe, or a dense one; with `critic` one with a value head."""
+    """Write a model of kind tied or (deep_)moe, or a dense one; with `critic` one with a value head."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Qwen3Config, Qwen3MoeConfig
 
     options = {**SIZES, "tie_word_embeddings": kind == "tied", **sizes}
-    config = Qwen3MoeConfig(**options, **EXPERTS) if kind == "moe" else Qwen3Config(**options)
+    config = Qwen3MoeConfig(**options, **EXPERTS) if kind.endswith("moe") else Qwen3Config(**options)
     family: Any = AutoModelForCausalLM
     if critic:
         family, config.num_labels = AutoModelForTokenClassification, 1
@@ -53,10 +55,11 @@ def make_model(folder: Path, kind: str, critic: bool = False, seed: int = 0, **s
 
 
 def make_models(folder: Path) -> dict[str, Path]:
-    """Tiny models by kind: dense, tied, moe, and deep (dense, of four layers); a critic of each (`critic_dense`, ...),
-    and other weights of two of them (`other_dense`, `other_moe`).
+    """Tiny models by kind: dense, tied, moe, and of four layers deep (dense) and deep_moe; a critic of each
+    (`critic_dense`, ...), and other weights of two of them (`other_dense`, `other_moe`).
     """
-    sizes: dict[str, dict[str, int]] = {"dense": {}, "tied": {}, "moe": {}, "deep": {"num_hidden_layers": 4}}
+    deep = {"num_hidden_layers": DEEP}
+    sizes: dict[str, dict[str, int]] = {"dense": {}, "tied": {}, "moe": {}, "deep": deep, "deep_moe": deep}
     made = {}
     for kind, own in sizes.items():
         made[kind] = make_model(folder / kind, kind, **own)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlscale.config.compose import compose
 from rlscale.config.old_logprobs import columns_before
+from rlscale.config.schema import Config
 from rlscale.config.schema.algo import (
     AlgoConfig,
     BroadcastAdvantage,
@@ -35,6 +38,7 @@ from rlscale.config.schema.weights import WeightsConfig
 from rlscale.data.batch import Batch
 from rlscale.data.packing import plan
 from rlscale.data.part import Part, split
+from rlscale.run import batching
 from rlscale.trainer.preparation import prepare
 from rlscale.trainer.spec import TrainerSpec
 
@@ -125,6 +129,27 @@ def make_batch(algo: AlgoConfig, rows: int = 12, vocabulary: int = 64, seed: int
     return prepare(batch, algo, max_response_tokens=MAX_RESPONSE_TOKENS)[0]
 
 
-def divide(batch: Batch, data_parallel: int, max_tokens: int = 64, align: int = 1) -> list[Part]:
+def divide(batch: Batch, data_parallel: int, max_tokens: int = 64) -> list[Part]:
     """The parts of a batch."""
-    return split(batch, plan(batch.lengths, batch.column("step"), data_parallel, max_tokens, align))
+    return split(batch, plan(batch.lengths, batch.column("step"), data_parallel, max_tokens))
+
+
+def divide_for(batch: Batch, spec: TrainerSpec) -> list[Part]:
+    """The parts of a batch for a layout, divided as a run divides it."""
+    config = replace(
+        _defaults(),
+        model=replace(spec.model, path=spec.model_path),
+        parallel=replace(spec.parallel, data=spec.data_parallel),
+        trainer=replace(spec.trainer, max_tokens_per_microbatch=max_tokens_of(spec)),
+    )
+    return batching.divide(batch, config)[0]
+
+
+@cache
+def _defaults() -> Config:
+    return compose()
+
+
+def max_tokens_of(spec: TrainerSpec) -> int:
+    """Tokens of a micro-batch: fewer for virtual pipelines, which then need more micro-batches than the tokens do."""
+    return 32 if spec.parallel.virtual_pipeline is not None else 64
