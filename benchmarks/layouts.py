@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only layouts whose name contains this")
     only = parser.parse_args().only
     sys.path.insert(0, str(TESTS))  # the ranks import its modules by their names
-    from layout_matrix import BF16, FOUR_RANKS, MORE_ON_FOUR_RANKS, TWO_RANKS, measure, run
+    from layout_matrix import FOUR_RANKS, MORE_ON_FOUR_RANKS, SIXTEEN_BITS, TWO_RANKS, measure, run
     from rank_pool import RankPool
     from tiny_models import make_models
 
@@ -31,9 +31,8 @@ def main() -> None:
         models = make_models(Path(folder))
         print(HEAD, "|---" * HEAD.count(" | ") + "|---|", sep="\n", flush=True)
         try:
-            for layout in (
-                layout for layout in (*TWO_RANKS, *FOUR_RANKS, *MORE_ON_FOUR_RANKS, *BF16) if only in layout.name
-            ):
+            everything = (*TWO_RANKS, *FOUR_RANKS, *MORE_ON_FOUR_RANKS, *SIXTEEN_BITS)
+            for layout in (layout for layout in everything if only in layout.name):
                 key = layout.baseline.name
                 if key not in known:
                     (known[key],) = run(layout.baseline, pool, models)
@@ -44,8 +43,7 @@ def main() -> None:
 
 def _row(layout: Any, difference: Any) -> str:
     numbers = (getattr(difference, name) for name in ("loss", "grad_norm", "gradients", "logprobs", "weights"))
-    sizes = f"{layout.sizes}; bf16" if layout.dtype.value == "bfloat16" else layout.sizes
-    texts = (layout.model, layout.algorithm, sizes, str(layout.ranks), *(f"{number:.1e}" for number in numbers))
+    texts = (layout.model, layout.algorithm, layout.sizes, str(layout.ranks), *(f"{number:.1e}" for number in numbers))
     return f"| {' | '.join(texts)} |"
 
 

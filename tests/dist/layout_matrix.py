@@ -80,6 +80,7 @@ class Layout:
         extras += ["replay"] if self.replay else []
         extras += [f"eps {self.eps:g}"] if self.eps != LARGE_EPS else []
         extras += [f"clip {self.clip_grad:g}"] if self.clip_grad else []
+        extras += [self.dtype.value] if self.dtype is not DType.float32 else []
         return "; ".join([text or "one rank", *extras])
 
     @property
@@ -169,11 +170,10 @@ MORE_ON_FOUR_RANKS = [
     Layout("moe", "ppo", CP | EP | DP),
 ]
 """Measured by benchmarks/layouts.py, which prints the table of docs/trainer.md; too many for every test run."""
-BF16 = [
-    Layout("dense", "grpo_kl", dtype=DType.bfloat16),
-    Layout("dense", "grpo_kl", SP, dtype=DType.bfloat16),
-    Layout("moe", "grpo_kl", dtype=DType.bfloat16),
-    Layout("moe", "grpo_kl", EP | DP, dtype=DType.bfloat16),
+SIXTEEN_BITS = [
+    Layout(model, "grpo_kl", parallel, dtype=dtype)
+    for dtype in (DType.bfloat16, DType.float16)
+    for model, parallel in (("dense", {}), ("dense", SP), ("moe", {}), ("moe", EP | DP))
 ]
 
 

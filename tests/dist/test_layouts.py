@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import scenarios
 from layout_matrix import (
-    BF16,
     CLIP,
     ETP,
     FOUR_RANKS,
+    SIXTEEN_BITS,
     LARGE_EPS,
     SP,
     TP,
@@ -29,11 +29,15 @@ from layout_matrix import (
 from rank_pool import RankFailed, RankPool
 from training_data import ALGORITHMS, divide, divide_for, make_batch, max_tokens_of
 
+from rlscale.config.schema.model import DType
 from rlscale.data.packing import plan
 
 FP32_BOUNDS = Differences(loss=1e-5, grad_norm=1e-5, gradients=1e-5, logprobs=1e-5, weights=5e-6, metrics=1e-5)
 DEFAULT_EPS_BOUNDS = replace(FP32_BOUNDS, weights=5e-5)
-BF16_BOUNDS = Differences(loss=0.06, grad_norm=0.01, gradients=0.1, logprobs=0.05, weights=0.02, metrics=0.2)
+BOUNDS_16 = {
+    DType.bfloat16: Differences(loss=0.06, grad_norm=0.01, gradients=0.1, logprobs=0.05, weights=0.02, metrics=0.2),
+    DType.float16: Differences(loss=0.01, grad_norm=2e-3, gradients=0.02, logprobs=0.01, weights=4e-3, metrics=0.03),
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +62,11 @@ def test_every_layout_gives_the_logprobs_losses_gradients_and_weights_of_one_ran
     assert_within(measure(layout, pool, models, one_rank(layout)), bounds)
 
 
-@pytest.mark.parametrize("layout", BF16, ids=lambda layout: layout.name)
-def test_bf16_stays_near_one_rank_in_fp32(
+@pytest.mark.parametrize("layout", SIXTEEN_BITS, ids=lambda layout: layout.name)
+def test_sixteen_bits_stay_near_one_rank_in_fp32(
     layout: Layout, pool: RankPool, models: dict[str, Path], one_rank: Any
 ) -> None:
-    assert_within(measure(layout, pool, models, one_rank(layout)), BF16_BOUNDS)
+    assert_within(measure(layout, pool, models, one_rank(layout)), BOUNDS_16[layout.dtype])
 
 
 @pytest.mark.parametrize("kind", ["dense", "tied", "deep", "moe", "deep_moe"])
@@ -110,7 +114,7 @@ def test_one_value_that_is_no_number_is_outside_every_bound(place: tuple[Any, ..
     assert_within(good.worst(good), FP32_BOUNDS)
     for of_two_ranks in (good.worst(bad), bad.worst(good)):
         with pytest.raises(AssertionError, match=": nan is above"):
-            assert_within(of_two_ranks, BF16_BOUNDS)
+            assert_within(of_two_ranks, BOUNDS_16[DType.bfloat16])
 
 
 def test_only_the_multiple_of_a_plan_gives_virtual_pipelines_as_many_microbatches_as_they_need(
