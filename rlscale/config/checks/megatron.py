@@ -36,6 +36,7 @@ def _problems(subject: Subject, sections: Sections, prefix: str) -> Iterator[str
     yield from _of_context(subject, sections, prefix)
     yield from _of_ddp(sections, prefix)
     yield from _of_optimizer(subject, sections, prefix)
+    yield from _of_float16(sections, prefix)
 
 
 def _recomputed(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
@@ -142,6 +143,25 @@ def _of_optimizer(subject: Subject, sections: Sections, prefix: str) -> Iterator
         yield f"{aware}=true needs Transformer Engine, which a CPU has not; leave it out"
     elif not sections.trainer.distributed_optimizer:
         yield f"{aware}=true needs {prefix}trainer.distributed_optimizer=true (Megatron asks for it)"
+
+
+_SEARCH = ("initial_loss_scale", "min_loss_scale", "loss_scale_window")
+"""How the factor of the loss is looked for."""
+
+
+def _of_float16(sections: Sections, prefix: str) -> Iterator[str]:
+    """The factor of the loss, where there is one."""
+    given, key = sections.optim.megatron, f"{prefix}optim.megatron"
+    for name in (*_SEARCH, "loss_scale"):
+        if given.get(name) is None:
+            continue
+        if sections.model.dtype is not DType.float16:
+            yield f"{key}.{name}={as_typed(given[name])} is read with {prefix}model.dtype=float16 only; leave it out"
+        elif name != "loss_scale" and given.get("loss_scale"):
+            yield f"{key}.{name}: {key}.loss_scale fixes the factor of the loss; leave one of them out"
+    initial, least = (given.get(name) for name in _SEARCH[:2])
+    if isinstance(initial, int | float) and isinstance(least, int | float) and least > initial:
+        yield f"{key}.min_loss_scale={as_typed(least)} is above initial_loss_scale={as_typed(initial)}; use less"
 
 
 MEGATRON_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (options_keep_the_promises,)

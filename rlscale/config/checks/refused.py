@@ -80,6 +80,7 @@ TRANSFORMER: Refused = {
         "nothing; leave it out",
     ),
     "fused_single_qkv_rope": (OFF, "Megatron does not take packed sequences with it; leave it out"),
+    "apply_query_key_layer_scaling": (OFF, "our attention does not read it; leave it out"),
     # Other schedules than the one that a pass goes through.
     **_all("hybrid_context_parallel", "rlscale packs the batch itself; leave it out", *OFF),
     **_all("max_seqlen_per_dp_cp_rank", "use trainer.max_tokens_per_microbatch instead"),
@@ -183,6 +184,7 @@ OPTIMIZER: Refused = {
         _ADAM,
     ),
     **_all("main_grads_dtype main_params_dtype exp_avg_dtype exp_avg_sq_dtype", _TORCH_TYPE),
+    "hysteresis": ((1,), "passes that overflow are made again at once with half the factor of the loss; leave it out"),
     **_all("fp8_recipe", EIGHT_BITS, None),
     **_all("reuse_grad_buf_for_mxfp8_param_ag", EIGHT_BITS, *OFF),
     "overlap_param_gather_with_optimizer_step": (

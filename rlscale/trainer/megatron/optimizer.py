@@ -153,10 +153,10 @@ def build_optimizer(model: Model, spec: TrainerSpec, section: str = "optim") -> 
     try:
         config = OptimizerConfig(**options)
         megatron = get_megatron_optimizer(config, model.parallel_chunks, overrides_of(model, optim, config, section))
+        megatron = _with_parameters(megatron)
+        scale = LossScale.of(megatron, config)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"Megatron refuses {section}: {error}") from error
-    megatron = _with_parameters(megatron)
-    scale = LossScale.of(megatron, config)
     _make_state(megatron)
     decay = max(optim.decay_steps or spec.total_steps, optim.warmup_steps + 1, 1)
     schedule = OptimizerParamScheduler(

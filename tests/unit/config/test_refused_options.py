@@ -16,6 +16,7 @@ Problems = Callable[..., list[str]]
 
 KEY, DDP_KEY, OPTIM_KEY = "trainer.megatron", "trainer.ddp", "optim.megatron"
 GPUS = ("cluster=node8", "rollout.engines=8", "model.dtype=bfloat16")
+HALF = "model.dtype=float16"
 REMAINDERS = ("store_param_remainders=false",)
 SHARDED = "trainer.distributed_optimizer=true"
 TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer", OPTIM_KEY, OPTIMIZER)]
@@ -29,6 +30,18 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
         (
             [f"{OPTIM_KEY}.overlap_param_gather=true"],
             f"{OPTIM_KEY}.overlap_param_gather: is set by trainer.ddp.overlap_param_gather and cannot be",
+        ),
+        (
+            [f"{OPTIM_KEY}.initial_loss_scale=1024"],
+            f"{OPTIM_KEY}.initial_loss_scale=1024 is read with model.dtype=float16 only; leave it out",
+        ),
+        (
+            [HALF, f"{OPTIM_KEY}.loss_scale=1024", f"{OPTIM_KEY}.loss_scale_window=10"],
+            f"{OPTIM_KEY}.loss_scale_window: {OPTIM_KEY}.loss_scale fixes the factor of the loss",
+        ),
+        (
+            [HALF, f"{OPTIM_KEY}.initial_loss_scale=2", f"{OPTIM_KEY}.min_loss_scale=4"],
+            f"{OPTIM_KEY}.min_loss_scale=4 is above initial_loss_scale=2; use less",
         ),
         ([f"{OPTIM_KEY}.decoupled_lr=1e-4"], f"{OPTIM_KEY}.decoupled_lr=0.0001: use optim.groups with lr_mult instead"),
         ([f"{OPTIM_KEY}.muon_momentum=0.9"], f"{OPTIM_KEY}.muon_momentum=0.9: the optimizer is Adam; leave it out"),
