@@ -73,7 +73,7 @@ class Platform:
     def spare_host(self) -> None:
         """On the CPU, give memory back as `empty_cache` does when the machine has little left for other processes.
 
-        Taking it again costs a step a tenth of its time or more, so it is kept as long as nobody needs it.
+        Taking it again costs page faults in the next step, so it is kept as long as nobody needs it.
         """
         if not self.is_cuda:
             memory = psutil.virtual_memory()

@@ -98,9 +98,9 @@ class _SwiGLU(torch.autograd.Function):
 def _tiles(x: Tensor) -> Iterator[slice]:
     """Tokens (first dimension) that are worked on together: all of them on a GPU."""
     tokens = len(x)
-    together = tokens if x.is_cuda else _TILE * tokens // max(x.numel(), 1)
-    for first in range(0, tokens, max(together, 1)):
-        yield slice(first, first + max(together, 1))
+    together = max(tokens if x.is_cuda else _TILE * tokens // max(x.numel(), 1), 1)
+    for first in range(0, tokens, together):
+        yield slice(first, first + together)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
