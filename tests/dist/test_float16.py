@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from layout_matrix import OVERLAPS
 from rank_pool import RankPool
 from scenarios import resume, train, train_and_save_halfway
 from training_data import ALGORITHMS, divide, make_batch, make_spec
@@ -58,7 +59,8 @@ def test_overflowing_passes_are_made_again_until_the_factor_fits(
 ) -> None:
     iterations = parts_of(2, parallel.get("data", 1))
     world = max([1, *parallel.values()])
-    options: dict[str, Any] = {"parallel": parallel, "trainer": TrainerConfig(distributed_optimizer=sharded)}
+    trainer = TrainerConfig(distributed_optimizer=sharded, ddp=dict(OVERLAPS) if sharded else {})
+    options: dict[str, Any] = {"parallel": parallel, "trainer": trainer}
     found, *others = pool.run(
         train, spec_of(models[kind], scale=TOO_LARGE, **options), iterations, False, world_size=world
     )
