@@ -1,8 +1,8 @@
 """One engine as the trainer and the run see it: it takes weights, gives up its memory, pauses, aborts.
 
-Implements `rlscale.weights.transport.Receiver`. All calls block, have a timeout, look at the engine's answer and raise
-CallError with the engine's own words when it did not succeed. They go to the engine itself: the router does not
-forward them. After a failed weight update the engine holds a mixture of two versions: send everything again.
+Implements `rlscale.weights.transports.transport.Receiver`. All calls block, have a timeout, look at the engine's answer
+and raise CallError with the engine's own words when it did not succeed. They go to the engine itself: the router does
+not forward them. After a failed weight update the engine holds a mixture of two versions: send everything again.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ SINGLE_FILES = {
     # Stand-ins for modules that are missing on the CPU must be in place before transformers looks for the real ones.
     "platform/sglang_stubs.py": {"transformers"},
     # Whether the process that left a shared-memory file behind is still alive.
-    "weights/flat_bucket.py": {"psutil"},
+    "weights/transports/flat_bucket.py": {"psutil"},
     # How much of the host's memory is left for other processes.
     "platform/device.py": {"psutil"},
     # Threads of a trainer rank, set in its own process before anything else.

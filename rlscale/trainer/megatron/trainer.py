@@ -28,7 +28,8 @@ from rlscale.trainer.objective import Objective
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.trainer.value_objective import ValueObjective
 from rlscale.weights.source import MegatronWeights
-from rlscale.weights.transport import Receiver, Transport, build_transport
+from rlscale.weights.transports.choice import build_transport
+from rlscale.weights.transports.transport import Receiver, Transport
 
 
 class MegatronTrainer:

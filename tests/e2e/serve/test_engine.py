@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rlscale.platform.ports import free_port
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
-from rlscale.weights import flat_bucket
-from rlscale.weights.broadcast_transport import join_group
+from rlscale.weights.transports import flat_bucket
+from rlscale.weights.transports.broadcast import join_group
 
 PROMPT = [5, 9, 3, 12, 7, 7, 4, 10, 6, 3]
 Named = list[tuple[str, torch.Tensor]]

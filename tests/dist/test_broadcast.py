@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from peer_engine import PeerEngine
 
-from rlscale.weights.broadcast_transport import BroadcastTransport
+from rlscale.weights.transports.broadcast import BroadcastTransport
 from rlscale.weights.source import Bucket
-from rlscale.weights.transport import TransferError
+from rlscale.weights.transports.transport import TransferError
 
 
 @pytest.fixture

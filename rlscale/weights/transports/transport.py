@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from typing import Protocol
 
 from rlscale.config.errors import UserError
@@ -59,24 +60,12 @@ class Transport(Protocol):
         """Give up connections."""
 
 
-def build_transport(
-    kind: str,
-    device_type: str,
-    timeout_s: float,
-    ranks_per_receiver: int = 1,
-    first_ranks: Sequence[int] | None = None,
-) -> Transport:
-    """A transport by name: `tensor` (engines on the trainer's devices) or `broadcast` (engines elsewhere).
-
-    `ranks_per_receiver`: tensor-parallel ranks of an engine. `first_ranks`: see IpcTransport; others do not read it.
-    """
-    from rlscale.weights.broadcast_transport import BroadcastTransport
-    from rlscale.weights.tensor_transport import IpcTransport, SharedMemoryTransport
-
-    if kind == "broadcast":
-        return BroadcastTransport(device_type, timeout_s, ranks_per_receiver)
-    if kind == "tensor":
-        if device_type == "cuda":
-            return IpcTransport(ranks_per_receiver, first_ranks)
-        return SharedMemoryTransport(timeout_s, ranks_per_receiver)
-    raise ValueError(f"unknown transport {kind!r}; there are tensor and broadcast")
+def wait_for(calls: Sequence[Future[None]], receivers: Sequence[Receiver], timeout_s: float) -> None:
+    """Wait for one call per receiver. TransferError naming the first one that failed or was too slow."""
+    done, _ = wait(calls, timeout_s)
+    for call, receiver in zip(calls, receivers, strict=True):
+        if call not in done:
+            raise TransferError(f"{receiver.url} did not answer within weights.timeout_s={timeout_s:g}")
+        error = call.exception()
+        if error is not None:
+            raise TransferError(f"{receiver.url} did not take the weights: {error}") from error

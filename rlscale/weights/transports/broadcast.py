@@ -21,7 +21,7 @@ from torch.distributed.distributed_c10d import Backend, _new_process_group_helpe
 
 from rlscale.platform.ports import free_port
 from rlscale.weights.source import Bucket
-from rlscale.weights.transport import Receiver, TransferError
+from rlscale.weights.transports.transport import Receiver, TransferError
 
 
 class BroadcastTransport:

@@ -18,10 +18,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from rlscale.weights import flat_bucket
 from rlscale.weights.source import Bucket
-from rlscale.weights.tensor_transport import IpcTransport, SharedMemoryTransport
-from rlscale.weights.transport import TransferError
+from rlscale.weights.transports import flat_bucket
+from rlscale.weights.transports.cuda_ipc import IpcTransport
+from rlscale.weights.transports.shared_memory import SharedMemoryTransport
+from rlscale.weights.transports.transport import TransferError
 
 
 def sglang_file(path: str) -> Path:

@@ -1,0 +1,83 @@
+"""To engines on the trainer's own machine without GPUs: rank 0 puts each bucket into shared memory and tells them all.
+
+An engine maps the memory and copies from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch.distributed as dist
+
+from rlscale.weights.source import Bucket
+from rlscale.weights.transports import flat_bucket
+from rlscale.weights.transports.transport import Receiver, wait_for
+
+
+class SharedMemoryTransport:
+    """Rank 0 to every engine of the machine, one bucket ahead of them: while they load one the next is gathered."""
+
+    def __init__(self, timeout_s: float, ranks_per_receiver: int) -> None:
+        self._timeout, self._ranks = timeout_s, ranks_per_receiver
+        self._receivers: list[Receiver] = []
+        self._threads: ThreadPoolExecutor | None = None
+        self._waiting: tuple[flat_bucket.SharedBytes, str, int] | None = None
+        self._loading: tuple[flat_bucket.SharedBytes, list[Future[None]]] | None = None
+
+    def connect(self, receivers: Sequence[Receiver]) -> None:
+        """See Transport."""
+        self.close()
+        if dist.get_rank() != 0:
+            return
+        flat_bucket.remove_leftovers()
+        self._receivers = list(receivers)
+        self._threads = ThreadPoolExecutor(max(len(receivers), 1), "weights")
+
+    def send(self, bucket: Bucket) -> None:
+        """See Transport. Which bucket is the last is known only afterwards, so each is passed on with the next."""
+        if not self._receivers:
+            return
+        entries, size = flat_bucket.contents(bucket.named)
+        shared = flat_bucket.SharedBytes(size)
+        flat_bucket.fill(shared.flat, bucket.named, entries)
+        self._pass_on(last=False)
+        self._waiting = shared, flat_bucket.dump(shared.reader(), entries), bucket.version
+
+    def commit(self, version: int) -> None:
+        """See Transport."""
+        self._pass_on(last=True)
+        self._finish()
+
+    def close(self) -> None:
+        """See Transport."""
+        for pending in (self._waiting, self._loading):
+            if pending is not None:
+                pending[0].remove()
+        self._waiting = self._loading = None
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+        self._threads, self._receivers = None, []
+
+    def _pass_on(self, last: bool) -> None:
+        self._finish()
+        if self._waiting is None:
+            return
+        (shared, serialized, version), self._waiting = self._waiting, None
+        assert self._threads is not None
+        calls = [
+            self._threads.submit(
+                receiver.receive_tensors, [serialized] * self._ranks, flat_bucket.LOAD_FORMAT, version, last
+            )
+            for receiver in self._receivers
+        ]
+        self._loading = shared, calls
+
+    def _finish(self) -> None:
+        if self._loading is None:
+            return
+        (shared, calls), self._loading = self._loading, None
+        try:
+            wait_for(calls, self._receivers, self._timeout)
+        finally:
+            shared.remove()
