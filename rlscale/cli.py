@@ -126,13 +126,10 @@ def _dispatch(arguments: Arguments) -> int:
 def _run(arguments: Arguments) -> int:
     from rlscale.config.checks import check
     from rlscale.config.compose import compose
-    from rlscale.config.machine import check_machine
 
     config = compose(arguments.recipe, arguments.overrides)
     for note in check(config):
         print(f"note: {note}", file=sys.stderr)
-    # Before the import of the run, which takes seconds: an error of the machine shall show at once.
-    check_machine(config)
     from rlscale.run.execute import execute
 
     return execute(config)

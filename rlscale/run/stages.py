@@ -16,6 +16,8 @@ from rlscale.config.stages import compose_teacher, compose_warm_start
 from rlscale.run.folder import read_mark
 
 WARM_START, TEACHER = "warm start", "teacher"
+KEYS = {WARM_START: "warm_start.recipe", TEACHER: "teacher.recipe"}
+"""The key that names the recipe of a stage."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Stage:
 
     what: str
     """WARM_START or TEACHER."""
+    recipe: str
+    """Its recipe, as the run names it."""
     config: Config
     """Its configuration, its folder included."""
 
@@ -41,9 +45,9 @@ class Stage:
 def stages_before(config: Config) -> Iterator[Stage]:
     """The stages whose results a run starts from, in the order in which they run."""
     if config.warm_start is not None and config.model.init is None:
-        yield Stage(WARM_START, _placed(compose_warm_start(config)))
+        yield Stage(WARM_START, config.warm_start.recipe, _placed(compose_warm_start(config)))
     if config.teacher.recipe is not None and has_teacher(config.algo):
-        yield Stage(TEACHER, _placed(compose_teacher(config)))
+        yield Stage(TEACHER, config.teacher.recipe, _placed(compose_teacher(config)))
 
 
 def with_result(config: Config, what: str, model: Path) -> Config:

@@ -1,0 +1,94 @@
+"""One run in a Ray session that is up: the stages before it, then its own loop, and what it leaves behind."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rlscale.config.compose import config_hash
+from rlscale.config.recipe import write_recipe
+from rlscale.config.schema import Config
+from rlscale.config.schema.algo import SftLoss
+from rlscale.config.schema.cluster import Device, Placement
+from rlscale.run import loops
+from rlscale.run.assembly import Assembly
+from rlscale.run.calls import StopRequested, StopSignal
+from rlscale.run.folder import open_folder
+from rlscale.run.records import Records
+from rlscale.run.session import Session
+from rlscale.run.stages import Stage, stages_before, with_result
+
+STOPPED = 128 + signal.SIGINT
+
+
+def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str]) -> int:
+    """The stages that are missing, if the run has any, then its own loop. Returns an exit code."""
+    digest = config_hash(config)
+    folder = open_folder(config, digest)
+    # Before anything else is written: a run that is killed from here on is recognised by the same command.
+    folder.mark(recipe=config.run.recipe, config_hash=digest, state="unfinished")
+    records = Records(config, folder, started)
+    assembly = Assembly(config, folder, stop, records)
+    session: Session | None = None
+    status, message = "failed", None
+    try:
+        write_recipe(config, folder.path)
+        records.introduce(notes)
+        beside = config.cluster.device is Device.cpu  # on GPUs the engines would hold the memory that the stage needs
+        if beside:
+            assembly.launch()
+        ready = _after_stages(config, stop, records)
+        if not beside:
+            assembly.launch()
+        session = assembly.session(ready, digest)
+        _loop(ready)(session)
+        status = "finished"
+        folder.mark(state="finished")
+        return 0
+    except StopRequested:
+        status = "stopped"
+        if session is not None:
+            session.save_and_stop()
+        return STOPPED
+    except BaseException as error:
+        message = str(error) or type(error).__name__
+        if session is not None:
+            session.save_after_failure()
+        raise
+    finally:
+        assembly.close()
+        records.finish(status, session.state if session is not None else None, message, assembly.engine_restarts)
+        folder.release()
+
+
+def _after_stages(config: Config, stop: StopSignal, records: Records) -> Config:
+    """The configuration with the models of the stages before this run."""
+    ready = config
+    for stage in stages_before(config):
+        ready = with_result(ready, stage.what, _model_of(stage, stop, records))
+    return ready
+
+
+def _model_of(stage: Stage, stop: StopSignal, records: Records) -> Path:
+    """The model that a stage leaves; the stage is run now if it is missing."""
+    model = stage.result()
+    if model is not None:
+        records.note(f"{stage.what}: using {model}")
+        return model
+    recipe = stage.config.run.recipe
+    records.note(f"{stage.what}: no result of recipe={recipe} with this configuration yet; running it first")
+    records.suspend()
+    if run_to_end(stage.config, stop, time.time(), []) != 0:
+        raise StopRequested
+    records.unsuspend(stage.what)
+    model = stage.result()
+    assert model is not None
+    return model
+
+
+def _loop(config: Config) -> Callable[[Session], None]:
+    if isinstance(config.algo.loss, SftLoss):
+        return loops.supervised
+    return loops.disaggregated if config.cluster.placement is Placement.disaggregated else loops.colocated

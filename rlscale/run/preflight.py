@@ -1,0 +1,199 @@
+"""Before anything starts: hooks, rewards, data, models and tokenizers of a run and of the stages that it still needs.
+
+The cheap things come first, for the whole run and all of its stages, and their problems are told together: a reward
+that cannot be imported must not wait for the import of torch.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlscale.config.checks import check
+from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.schema import Config
+from rlscale.config.schema.algo import SftLoss
+from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.data.sources import PromptSource, build_source
+from rlscale.data.target import current_folder_importable
+from rlscale.envs.reward import build_reward
+from rlscale.run.stages import KEYS, stages_before
+from rlscale.trainer.hooks import check_hooks
+
+if TYPE_CHECKING:
+    from rlscale.data.chat import PromptEncoder
+
+TRIED = 16
+"""Prompts of every source that are encoded for a trial."""
+
+
+@dataclass
+class Findings:
+    """What was looked at, and what came of it; a line each."""
+
+    checked: list[str] = field(default_factory=list)
+    """What is as it should be."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be looked at, or may be unintended."""
+    problems: list[str] = field(default_factory=list)
+    """What would end the run."""
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """Collect the problem that ends the block, if one does, as one of `stage` ("" for the run itself)."""
+        try:
+            yield
+        except ConfigError as error:
+            self.problems += [f"{stage}{line}" for line in error.problems]
+        except UserError as error:
+            self.problems += [f"{stage}{line}" for line in str(error).splitlines()]
+
+    def raise_problems(self) -> None:
+        """ConfigError with all problems, if there are any."""
+        if self.problems:
+            raise ConfigError(list(dict.fromkeys(self.problems)))
+
+
+@dataclass
+class _Part:
+    """A run or one of its stages, and what was opened for it."""
+
+    stage: str
+    """What its lines begin with: "" for the run itself, `warm_start.recipe=...: ` for a stage."""
+    config: Config
+    sources: dict[str, PromptSource] = field(default_factory=dict)
+
+    @property
+    def supervised(self) -> bool:
+        return isinstance(self.config.algo.loss, SftLoss)
+
+    @property
+    def scores(self) -> bool:
+        """Whether anything is sampled, and so scored."""
+        return not self.supervised or self.config.eval.enabled
+
+
+def preflight(config: Config) -> list[str]:
+    """Build and check all that can be known before processes start; models that are missing are made or downloaded.
+
+    Returns notes. Raises ConfigError with every problem found.
+    """
+    return look(config, fetch=True).notes
+
+
+def look(config: Config, *, fetch: bool) -> Findings:
+    """Like `preflight`, with all that was found. Without `fetch` nothing is written and nothing is downloaded."""
+    found = Findings()
+    with current_folder_importable():
+        parts = [*_parts(config)]
+        for part in parts:
+            _look_at_functions(part, found)
+            _open_sources(part, found)
+        found.raise_problems()
+        for part in parts:
+            with found.of(part.stage):
+                _try_encoders(part, found, fetch=fetch)
+        found.raise_problems()
+    return found
+
+
+def _parts(config: Config, stage: str = "") -> Iterator[_Part]:
+    """The run, then the stages that it still needs, and theirs."""
+    yield _Part(stage, config)
+    for before in stages_before(config):
+        if before.result() is None:
+            named = f"{KEYS[before.what]}={before.recipe}: "
+            yield from _parts(before.config, stage + named)
+
+
+def _look_at_functions(part: _Part, found: Findings) -> None:
+    """Hooks and reward: imported, and built from their arguments."""
+    config = part.config
+    with found.of(part.stage):
+        check_hooks(config.algo)
+    if part.scores:
+        with found.of(part.stage), user_code("reward.function"):
+            build_reward(config.reward)
+            found.checked.append(f"{part.stage}reward: {config.reward.function.get('_target_')}")
+
+
+def _open_sources(part: _Part, found: Findings) -> None:
+    """Training data, and the evaluation's where it evaluates."""
+    config = part.config
+    wanted: dict[str, DataConfig | None] = {"data": config.data}
+    if config.eval.enabled:
+        wanted["eval.data"] = config.eval.data
+    for key, data in wanted.items():
+        with found.of(part.stage), user_code(f"{key}.source"):
+            if data is None:
+                raise UserError(f"{key} is empty; choose a source with data@eval.data=..., or set eval.enabled=false")
+            if _is_elsewhere(part, data):
+                found.notes.append(f"{part.stage}{key}: the file lies on the cluster, and is read when the run starts")
+                continue
+            source = build_source(data, key)
+            part.sources[key] = source
+            found.checked.append(f"{part.stage}{key}: {_described(data)}, {len(source):,} prompts")
+
+
+def _is_elsewhere(part: _Part, data: DataConfig) -> bool:
+    """Whether a file may be on the machines of another cluster only."""
+    if part.config.cluster.ray_address is None or part.supervised or not isinstance(data, FileData):
+        return False
+    return not Path(data.path.split("@[")[0]).exists()
+
+
+def _described(data: DataConfig) -> str:
+    if isinstance(data, FileData):
+        return data.path
+    if isinstance(data, CustomData):
+        return str(data.source.get("_target_"))
+    return f"arithmetic, {data.split}" if isinstance(data, ArithmeticData) else type(data).__name__
+
+
+def _try_encoders(part: _Part, found: Findings, *, fetch: bool) -> None:
+    """Model folders, tokenizer and chat template, tried on the first prompts of every source."""
+    from rlscale.data.chat import PromptEncoder
+    from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+    from rlscale.run.models import ModelFolders
+
+    config = part.config
+    if not fetch:
+        return
+    models = ModelFolders.of(config).taught_by(config)
+    if config.model.path is not None:  # perhaps only now downloaded: what `check` had to skip before
+        check(config)
+    tokenizer = ensure_tokenizer_folder(config.model, models.policy)
+    template = read_chat_template(config.model)
+    for key, source in part.sources.items():
+        data = config.data if key == "data" else config.eval.data
+        assert data is not None
+        with found.of(part.stage), user_code(f"{key}.source"):
+            encoder = PromptEncoder(tokenizer, data, config.rollout.max_prompt_tokens, template, key)
+            _encode(source, encoder, labels=part.supervised and key == "data")
+            found.checked.append(f"{part.stage}{key}: encoded with the tokenizer in {tokenizer}")
+
+
+def _encode(source: PromptSource, encoder: PromptEncoder, *, labels: bool) -> None:
+    """The first prompts as tokens, and their labels too where they are what is learned."""
+    for raw in source.next(min(TRIED, len(source))):
+        encoder.encode(raw)
+        if labels and raw.label is not None:
+            encoder.encode_response(str(raw.label))
+
+
+@contextmanager
+def user_code(key: str) -> Iterator[None]:
+    """Turn what somebody's own function or class raises into a UserError that names key, error, file and line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" ({os.path.relpath(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+        raise UserError(f"{key}: failed with {error!r}{where}") from error

@@ -1,0 +1,144 @@
+"""What is wrong with a run's parts ends a command before Ray, a folder or a stage is there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.compose import compose
+from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.schema import Config
+from rlscale.run import execute
+from rlscale.run.preflight import preflight
+from rlscale.run.stages import Stage
+
+MISSING = ["algo/reduction=custom", "algo.reduction.function._target_=no_such_module.fn"]
+MESSAGE = r"^algo\.reduction\.function\._target_=no_such_module\.fn: no module of that name; is it on PYTHONPATH\?$"
+NO_REWARD = ["reward=custom", "reward.function._target_=no_such_module.fn"]
+
+
+class RayStarted(Exception):
+    """In place of Ray."""
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: object) -> None:
+        raise RayStarted
+
+    monkeypatch.setattr("rlscale.run.ray_session.RaySession", started)
+    monkeypatch.setattr(execute, "check_machine", lambda config: [])
+
+
+def config(folder: Path, *overrides: str, model: str = "model.init=/some/model") -> Config:
+    places = [f"run.root={folder}/runs", f"run.scratch={folder}/scratch"]
+    return compose(None, [model, *places, *overrides])
+
+
+def test_a_hook_of_the_run_ends_it_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=MESSAGE):
+        execute.execute(config(tmp_path, *MISSING))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_reward_module_is_said_within_three_seconds(tmp_path: Path) -> None:
+    """The CPU time of the whole command, because the wall time of a busy machine says little."""
+    import resource
+
+    command = [sys.executable, "-m", "rlscale", *NO_REWARD, f"run.root={tmp_path}/runs"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: reward.function._target_=no_such_module.fn: no module of that name")
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3.0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_all_that_is_wrong_is_said_together(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "1+1="}\n')
+    with pytest.raises(ConfigError) as caught:
+        preflight(
+            config(
+                tmp_path,
+                *MISSING,
+                *NO_REWARD,
+                "data=jsonl",
+                f"data.path={tmp_path}/bad.jsonl",
+                "data@eval.data=custom",
+                "eval.data.source._target_=no_such_module.Source",
+            )
+        )
+    assert [line.split(": ")[0] for line in caught.value.problems] == [
+        "algo.reduction.function._target_=no_such_module.fn",
+        "reward.function._target_=no_such_module.fn",
+        f"{tmp_path}/bad.jsonl:1",
+        "eval.data.source._target_=no_such_module.Source",
+    ]
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_the_parts_of_a_stage_are_looked_at_unless_its_result_is_there(
+    done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data file, which is missing, and its evaluation's reward."""
+    stage = tmp_path / "stage.yaml"
+    stage.write_text(
+        "defaults: [arithmetic_sft, data: jsonl, data@eval.data: arithmetic_held_out, _self_]\n"
+        "data: {path: /nowhere/rows.jsonl}\n"
+        "reward: {function: {_target_: no_such_module.fn}}\n"
+        "eval: {enabled: true}\n"
+    )
+    run = config(tmp_path, f"warm_start.recipe={stage}", model="run.seed=1")
+    if done:
+        monkeypatch.setattr(Stage, "result", lambda self: tmp_path)
+        preflight(run)
+        return
+    with pytest.raises(ConfigError) as caught:
+        execute.execute(run)
+    assert caught.value.problems == [
+        f"warm_start.recipe={stage}: reward.function._target_=no_such_module.fn: no module of that name; is it on "
+        "PYTHONPATH?",
+        f"warm_start.recipe={stage}: data.path=/nowhere/rows.jsonl: there is no such file",
+    ]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_prompt_that_the_tokenizer_lacks_is_said_before_ray_starts(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Résumé?", "label": "1"}) + "\n")
+    given = ["data=jsonl", f"data.path={tmp_path}/rows.jsonl", "eval.enabled=false"]
+    with pytest.raises(UserError, match=r"data: prompt 0 holds characters that the tokenizer lacks"):
+        execute.execute(config(tmp_path, *given))
+
+
+def test_a_source_of_the_user_that_raises_is_named_with_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_source.py").write_text("class Rows:\n    def __init__(self):\n        {}['x']\n")
+    monkeypatch.chdir(tmp_path)
+    given = ["data=custom", "data.source._target_=my_source.Rows"]
+    with pytest.raises(UserError, match=r"data\.source: my_source\.Rows cannot be built: KeyError\('x'\)"):
+        preflight(config(tmp_path, *given))
+    (tmp_path / "later_source.py").write_text(
+        "from rlscale.data.sources import Stream\n\n\nclass Rows(Stream):\n    def __init__(self):\n"
+        "        super().__init__(3, False, 0)\n\n    def item(self, number, index):\n        return {}['x']\n"
+    )
+    given = ["data=custom", "data.source._target_=later_source.Rows"]
+    with pytest.raises(UserError, match=r"data\.source: failed with KeyError\('x'\) \(later_source\.py, line 9\)"):
+        preflight(config(tmp_path, *given))
+
+
+def test_a_hook_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by the installed script, whose search path does not begin with the current folder."""
+    (tmp_path / "hook_of_this_folder.py").write_text("def fn(rewards, groups):\n    return rewards\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    hook = ["algo/score=custom", "algo.score.function._target_=hook_of_this_folder.fn"]
+    with pytest.raises(RayStarted):
+        execute.execute(config(tmp_path, *hook))
+    assert str(tmp_path) not in sys.path
+    del sys.modules["hook_of_this_folder"]
