@@ -31,10 +31,20 @@ def read_architecture(model: ModelConfig) -> dict[str, Any] | None:
     folder = Path(model.path)
     if folder.is_dir():
         return _read(folder / "config.json", model.path)
-    if model.path.startswith(("/", ".", "~")) or model.path.count("/") != 1:
+    if not is_hub_name(model.path):
         raise UserError(f"model.path={model.path}: there is no such folder (a hub name looks like owner/name)")
     cached = _cached(model.path)
     return _read(cached, model.path) if cached is not None else None
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name may be one on the Hugging Face hub (owner/name) rather than a path."""
+    return not name.startswith(("/", ".", "~")) and name.count("/") == 1
+
+
+def is_here(name: str) -> bool:
+    """Whether a folder or hub name can be read without a download."""
+    return Path(name).is_dir() or _cached(name) is not None
 
 
 def parameter_count(architecture: Mapping[str, Any]) -> int:

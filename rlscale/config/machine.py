@@ -29,14 +29,25 @@ def check_machine(config: Config) -> list[str]:
     if config.cluster.ray_address is not None:
         address = config.cluster.ray_address
         return [f"cluster.ray_address={address}: GPUs, memory and files of that cluster are not checked from here"]
-    subject = Subject(config, Sizes.of(config), read_architecture(config.model))
-    problems = [*_files(config)]
-    problems += _gpus(config) if subject.on_gpus else _memory(subject)
-    if problems:
+    if problems := [*missing_files(config), *shortcomings(config)]:
         raise ConfigError(problems)
-    if not subject.on_gpus:
-        subject.notes.extend(_cores(subject))
-    return subject.notes
+    subject = _subject(config)
+    return [] if subject.on_gpus else [*_cores(subject)]
+
+
+def missing_files(config: Config) -> list[str]:
+    """A line for every file or folder that the configuration names and that is not there."""
+    return [*_files(config)]
+
+
+def shortcomings(config: Config) -> list[str]:
+    """A line for everything that the run needs and this machine has not: GPUs, or memory for what runs on the CPU."""
+    subject = _subject(config)
+    return [*(_gpus(config) if subject.on_gpus else _memory(subject))]
+
+
+def _subject(config: Config) -> Subject:
+    return Subject(config, Sizes.of(config), read_architecture(config.model))
 
 
 def check_gpus(config: Config) -> None:

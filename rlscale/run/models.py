@@ -22,9 +22,12 @@ class ModelFolders:
     teacher: Path | None = None
 
     @classmethod
-    def of(cls, config: Config) -> ModelFolders:
-        """Folders of policy and critic; makes and downloads what is missing. UserError where that fails."""
-        scratch = Path(config.run.scratch).resolve()
+    def of(cls, config: Config, scratch: Path | None = None) -> ModelFolders:
+        """Folders of policy and critic; makes (in `scratch`, or that of the run) and downloads what is missing.
+
+        UserError where that fails.
+        """
+        scratch = scratch or Path(config.run.scratch).resolve()
         policy = ensure_model_folder(config.model, scratch)
         critic = None
         if has_critic(config.algo):

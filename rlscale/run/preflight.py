@@ -7,6 +7,7 @@ that cannot be imported must not wait for the import of torch.
 from __future__ import annotations
 
 import os
+import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlscale.config.architecture import is_here, is_hub_name
 from rlscale.config.checks import check
 from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.named_models import has_critic, has_teacher
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
@@ -83,23 +86,28 @@ def preflight(config: Config) -> list[str]:
 
     Returns notes. Raises ConfigError with every problem found.
     """
-    return look(config, fetch=True).notes
-
-
-def look(config: Config, *, fetch: bool) -> Findings:
-    """Like `preflight`, with all that was found. Without `fetch` nothing is written and nothing is downloaded."""
     found = Findings()
-    with current_folder_importable():
+    look(config, found, fetch=True)
+    found.raise_problems()
+    return found.notes
+
+
+def look(config: Config, found: Findings, *, fetch: bool) -> None:
+    """Look at everything, and add to `found`. Without `fetch` nothing is made or downloaded that would stay.
+
+    With problems in the cheap things, the others are left out.
+    """
+    with current_folder_importable(), found.of(""):
         parts = [*_parts(config)]
         for part in parts:
             _look_at_functions(part, found)
             _open_sources(part, found)
-        found.raise_problems()
-        for part in parts:
-            with found.of(part.stage):
-                _try_encoders(part, found, fetch=fetch)
-        found.raise_problems()
-    return found
+        if found.problems:
+            return
+        with tempfile.TemporaryDirectory() as other:
+            for part in parts:
+                with found.of(part.stage):
+                    _try_models(part, found, None if fetch else Path(other))
 
 
 def _parts(config: Config, stage: str = "") -> Iterator[_Part]:
@@ -155,19 +163,43 @@ def _described(data: DataConfig) -> str:
     return f"arithmetic, {data.split}" if isinstance(data, ArithmeticData) else type(data).__name__
 
 
-def _try_encoders(part: _Part, found: Findings, *, fetch: bool) -> None:
-    """Model folders, tokenizer and chat template, tried on the first prompts of every source."""
-    from rlscale.data.chat import PromptEncoder
-    from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
+    """Model folders, tokenizer and chat template, tried on the first prompts of every source.
+
+    With `other` nothing is downloaded, and models are made in that folder.
+    """
     from rlscale.run.models import ModelFolders
 
     config = part.config
-    if not fetch:
+    if other is not None and (away := _not_here(config)):
+        found.notes += [
+            f"{part.stage}{name} is not downloaded yet: weights, tokenizer and chat template are looked at when it is"
+            for name in away
+        ]
         return
-    models = ModelFolders.of(config).taught_by(config)
+    models = ModelFolders.of(config, other).taught_by(config)
     if config.model.path is not None:  # perhaps only now downloaded: what `check` had to skip before
         check(config)
-    tokenizer = ensure_tokenizer_folder(config.model, models.policy)
+    _try_encoders(part, found, models.policy)
+
+
+def _not_here(config: Config) -> list[str]:
+    """The models and tokenizers of hub names that would have to be downloaded first, as key=name."""
+    named = {"model.path": config.model.path, "model.tokenizer": config.model.tokenizer}
+    if has_critic(config.algo):
+        named["critic.model.path"] = config.critic.model.path
+    if has_teacher(config.algo):
+        named["teacher.path"] = config.teacher.path
+    return [f"{key}={name}" for key, name in named.items() if name and is_hub_name(name) and not is_here(name)]
+
+
+def _try_encoders(part: _Part, found: Findings, model: Path) -> None:
+    """The tokenizer of the model in that folder, or the one given in its place, for every source."""
+    from rlscale.data.chat import PromptEncoder
+    from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+
+    config = part.config
+    tokenizer = ensure_tokenizer_folder(config.model, model)
     template = read_chat_template(config.model)
     for key, source in part.sources.items():
         data = config.data if key == "data" else config.eval.data
@@ -175,7 +207,7 @@ def _try_encoders(part: _Part, found: Findings, *, fetch: bool) -> None:
         with found.of(part.stage), user_code(f"{key}.source"):
             encoder = PromptEncoder(tokenizer, data, config.rollout.max_prompt_tokens, template, key)
             _encode(source, encoder, labels=part.supervised and key == "data")
-            found.checked.append(f"{part.stage}{key}: encoded with the tokenizer in {tokenizer}")
+    found.checked.append(f"{part.stage}tokenizer: reads the first prompts of {' and '.join(part.sources)}")
 
 
 def _encode(source: PromptSource, encoder: PromptEncoder, *, labels: bool) -> None:

@@ -1,0 +1,53 @@
+"""`python -m rlscale check`: everything that can be known of a run without starting it, on whatever machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlscale.config.checks import check as check_config
+from rlscale.config.compose import compose
+from rlscale.config.errors import UserError
+from rlscale.config.machine import missing_files, shortcomings
+from rlscale.config.sizes import Sizes
+from rlscale.run.preflight import Findings, look
+
+USAGE = (
+    "usage: python -m rlscale check [recipe=NAME|PATH.yaml] [group=option ...] [key=value ...]\n"
+    "  Checks all that a run would check: builds hooks, rewards and data, and tries the tokenizer, of stages too.\n"
+    "  Starts, keeps and downloads nothing, and says what this machine cannot tell.\n"
+    "  Exit code 0 if nothing stands against the run, 2 otherwise."
+)
+
+
+def check(arguments: Sequence[str]) -> int:
+    """Print what was found, a line each. Returns 0; raises ConfigError with every problem."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(USAGE)
+        return 0
+    if flags := [word for word in arguments if word.startswith("-")]:
+        raise UserError(f"check does not know {flags[0]!r}; see python -m rlscale check --help")
+    recipes = [word.removeprefix("recipe=") for word in arguments if word.startswith("recipe=")]
+    if len(recipes) > 1:
+        raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
+    config = compose(recipes[0] if recipes else None, [word for word in arguments if not word.startswith("recipe=")])
+    found = Findings(notes=check_config(config))
+    print(f"{config.run.recipe}: model {config.model.name}, algorithm {config.algo.name}")
+    _listed("ok", Sizes.of(config).lines())
+    address = config.cluster.ray_address
+    if address is None:
+        found.problems += missing_files(config)
+        not_here = shortcomings(config)
+    else:
+        not_here = [f"cluster.ray_address={address}: GPUs and memory of that cluster"]
+    look(config, found, fetch=False)
+    _listed("ok", found.checked)
+    _listed("note", found.notes)
+    _listed("not checked here", not_here)
+    found.raise_problems()
+    print(f"nothing stands against this run{', as far as this machine can tell' if not_here else ''}")
+    return 0
+
+
+def _listed(kind: str, lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"  {kind}: {line}")
