@@ -45,7 +45,8 @@ class PromptEncoder:
 
     def encode(self, raw: RawPrompt) -> Prompt | None:
         """The prompt with its tokens, or None (counted) if it is longer than allowed. UserError if it is unusable."""
-        text = self._text(raw)
+        messages = self._messages(raw)
+        text = self._text(raw, messages)
         # The template writes the special tokens itself; without it the tokenizer adds what it wants at the start.
         tokens = self.tokenizer(text, add_special_tokens=not self._config.apply_chat_template).input_ids
         if not tokens:
@@ -55,7 +56,7 @@ class PromptEncoder:
         if len(tokens) > self._max:
             self.dropped += 1
             return None
-        return Prompt(raw.index, raw.id, np.array(tokens, np.int32), raw.label, raw.info, text)
+        return Prompt(raw.index, raw.id, np.array(tokens, np.int32), raw.label, raw.info, text, messages)
 
     def encode_response(self, text: str) -> np.ndarray:
         """Tokens of a response given as text, with the end token, int32 [m]."""
@@ -64,11 +65,23 @@ class PromptEncoder:
             raise UserError(f"{self._key}: the label {text[:80]!r} holds characters that the tokenizer lacks")
         return np.array([*tokens, self.tokenizer.eos_token_id], np.int32)
 
-    def decode(self, tokens: np.ndarray) -> str:
-        """Text of response tokens (int [m]), special tokens left out."""
-        return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+    def decode(self, tokens: np.ndarray) -> tuple[str, str]:
+        """Text of response tokens (int [m]): special tokens left out, and with them. Nothing else is tidied up."""
+        ids = tokens.tolist()
+        text, raw = (
+            self.tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+            for skip in (True, False)
+        )
+        return text, raw
 
-    def _text(self, raw: RawPrompt) -> str:
+    def _messages(self, raw: RawPrompt) -> list[dict[str, Any]]:
+        """What the prompt's text is made of, the system prompt included."""
+        messages = [{"role": "user", "content": raw.prompt}] if isinstance(raw.prompt, str) else list(raw.prompt)
+        if self._config.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": self._config.system_prompt})
+        return messages
+
+    def _text(self, raw: RawPrompt, messages: list[dict[str, Any]]) -> str:
         if not self._config.apply_chat_template:
             if not isinstance(raw.prompt, str):
                 raise UserError(
@@ -76,9 +89,6 @@ class PromptEncoder:
                     f"set {self._key}.apply_chat_template=true"
                 )
             return raw.prompt
-        messages = [{"role": "user", "content": raw.prompt}] if isinstance(raw.prompt, str) else list(raw.prompt)
-        if self._config.system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": self._config.system_prompt})
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:

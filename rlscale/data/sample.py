@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,8 @@ class Prompt:
     """One task given to the policy.
 
     `tokens` is int32 [n]; `index` is the position in the source's stream, which never repeats over a run (a prompt of
-    the second epoch has another index than the same text in the first).
+    the second epoch has another index than the same text in the first). `text` is what was tokenized, `messages` what
+    the chat template made it of.
     """
 
     index: int
@@ -27,6 +29,7 @@ class Prompt:
     label: Any
     info: dict[str, Any] = field(default_factory=dict)
     text: str = ""
+    messages: Sequence[dict[str, Any]] = ()
 
 
 @dataclass
@@ -35,7 +38,8 @@ class Sample:
 
     All per-token arrays have the length of `tokens` and are aligned to the token itself: `rollout_logprobs[t]` is
     log p(tokens[t] | tokens[<t]) by the engine, 0 where `loss_mask` is False; `versions[t]` is the weight version that
-    generated the token, -1 where none did. `reward` is nan until scored.
+    generated the token, -1 where none did. `reward` is nan until scored. `text` is the response without special tokens,
+    `raw_text` with them.
 
     `routed_experts`, where the engine was asked for them, is int16 [tokens, layers, top_k]: `routed_experts[t]` are the
     experts that token t was sent to as an input of the model, -1 for the last one, which no engine was given.
@@ -53,6 +57,7 @@ class Sample:
     text: str = ""
     info: dict[str, Any] = field(default_factory=dict)
     routed_experts: NDArray[np.int16] | None = None
+    raw_text: str = ""
 
     @staticmethod
     def from_response(
@@ -64,10 +69,12 @@ class Sample:
         finish_reason: str = "stop",
         text: str = "",
         routed_experts: NDArray[np.int16] | None = None,
+        raw_text: str | None = None,
     ) -> Sample:
         """A sample whose whole response (int32 [m], log-probs float32 [m] or None for zeros) is trainable.
 
         `routed_experts` are those of all tokens but the last, int16 [tokens - 1, layers, top_k].
+        `raw_text` is `text` if None.
         """
         before, after = len(prompt.tokens), len(tokens)
         both = np.empty(before + after, np.int32)
@@ -93,6 +100,7 @@ class Sample:
             finish_reason=finish_reason,
             text=text,
             routed_experts=routed_experts,
+            raw_text=text if raw_text is None else raw_text,
         )
 
     @property

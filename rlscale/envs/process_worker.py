@@ -26,9 +26,9 @@ def main() -> None:
             return
         connection.send((True, None))
         while True:
-            arguments = connection.recv()
+            positional, named = connection.recv()
             try:
-                connection.send((True, reward(*arguments)))
+                connection.send((True, reward(*positional, **named)))
             except Exception as error:
                 connection.send((False, f"{type(error).__name__}: {error}"))
     except (EOFError, ConnectionError, KeyboardInterrupt):

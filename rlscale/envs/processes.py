@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
-from rlscale.envs.reward import RewardFailed
+from rlscale.envs.reward import RewardCall, RewardFailed
 
 
 class ProcessPool:
@@ -23,11 +23,11 @@ class ProcessPool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="reward")
         self._all = set(self._idle)
 
-    async def call(self, response: str, label: Any, info: dict[str, Any], timeout_s: float) -> Any:
+    async def call(self, arguments: RewardCall, timeout_s: float) -> Any:
         """What the reward returns or raises; TimeoutError past `timeout_s` seconds, which ends its process."""
         worker = self._idle.pop()
         loop = asyncio.get_running_loop()
-        call = loop.run_in_executor(self._threads, worker.call, (response, label, info), timeout_s)
+        call = loop.run_in_executor(self._threads, worker.call, arguments, timeout_s)
         try:
             ok, value = await asyncio.shield(call)
         except BaseException:
@@ -69,7 +69,7 @@ class _Worker:
         self._connection.send((list(sys.path), function))
         self._ready = False
 
-    def call(self, arguments: tuple[str, Any, dict[str, Any]], timeout_s: float) -> tuple[bool, Any]:
+    def call(self, arguments: RewardCall, timeout_s: float) -> tuple[bool, Any]:
         """(True, value) or (False, message). Blocks; TimeoutError when it takes too long, EOFError when it dies."""
         if not self._ready:
             # Importing the reward's packages is not part of the call's own time.

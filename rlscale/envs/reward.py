@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rlscale.config.errors import UserError
+from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.reward import RewardConfig
-from rlscale.data.target import build_target
+from rlscale.data.target import build_target, resolve_target
+
+EXTRAS = ("raw_response", "prompt", "messages", "tokens")
+"""What a reward is given in addition, by name, if it has a parameter of that name (see `Reward`)."""
+
+
+class RewardCall(NamedTuple):
+    """The arguments of one call; picklable."""
+
+    positional: tuple[str, Any, dict[str, Any]]
+    """Response, label and info."""
+    named: dict[str, Any]
+    """Those of `EXTRAS` that the reward is given."""
 
 
 class RewardFailed(Exception):
@@ -15,6 +31,13 @@ class RewardFailed(Exception):
 
 class Reward(Protocol):
     """A score for one response. `_target_` may be a class whose instances are this, or a function with this signature.
+
+    A reward may have further parameters of these names, and is then given, by name:
+
+    - `raw_response`: the response with its special tokens (str)
+    - `prompt`: the prompt as text, as the chat template made it (str)
+    - `messages`: the prompt's chat messages (list of `{"role": ..., "content": ...}`)
+    - `tokens`: the ids of the response's tokens (list of int)
 
     It may be called from several threads (`reward.workers=0`) or processes at once.
     """
@@ -27,13 +50,83 @@ class Reward(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksLabels(Protocol):
+    """A reward that can tell whether it will be able to judge by a label; every label of the data is shown to it."""
+
+    def check_label(self, label: Any) -> None:
+        """ValueError with the reason if no response could be judged rightly by `label`."""
+        ...
+
+
 def build_reward(config: RewardConfig) -> Reward:
-    """The reward of `reward.function`. UserError naming reward.function.<argument> for one that it does not take."""
-    if not config.function:
+    """The reward of `reward.function`, its arguments bound.
+
+    UserError naming reward.function.<argument> for one that it does not take, and for a parameter that nothing fills.
+    """
+    node = config.function
+    if not node:
         raise UserError(
             "reward.function is empty; choose one with reward=arithmetic or reward=math, or give its _target_"
         )
-    reward = build_target(config.function, "reward.function", call_arguments=3)
+    target = resolve_target(node, "reward.function")
+    asked = _parameters_after_info(target)
+    if not inspect.isclass(target):
+        asked = [parameter for parameter in asked if parameter.name not in node]
+    _refuse_unknown(target, asked)
+    names = [parameter.name for parameter in asked if parameter.name in EXTRAS]
+    reward = build_target(node, "reward.function", call_arguments=3, call_names=names)
     if not callable(reward):
         raise UserError(f"reward.function: {type(reward).__name__} cannot be called (see rlscale.envs.reward.Reward)")
     return reward
+
+
+def extras_of(reward: Reward) -> tuple[str, ...]:
+    """Which of `EXTRAS` the built reward is given: those that its parameters name; all for one with `**kwargs`."""
+    try:
+        parameters = inspect.signature(reward).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    bound = reward.keywords if isinstance(reward, functools.partial) else {}
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return tuple(name for name in EXTRAS if name not in bound)
+    named = {p.name for p in parameters if p.kind in _BY_NAME} - {p.name for p in list(parameters)[:3]}
+    return tuple(name for name in EXTRAS if name in named and name not in bound)
+
+
+def label_check(reward: Reward) -> Callable[[Any], None] | None:
+    """The built reward's `check_label`, None if it has none. A function may have one as an attribute."""
+    owner = reward.func if isinstance(reward, functools.partial) else reward
+    return owner.check_label if isinstance(owner, ChecksLabels) else None
+
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _parameters_after_info(target: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The named parameters of a function, or of a class's instances, that come after response, label and info."""
+    called: Any = target
+    given = 3
+    if inspect.isclass(target):
+        called = next((vars(base)["__call__"] for base in target.__mro__ if "__call__" in vars(base)), None)
+        given = 4  # self
+    try:
+        parameters = list(inspect.signature(called).parameters.values())
+    except (TypeError, ValueError):  # none, or a compiled one that does not say: the call itself will tell
+        return []
+    by_position = [p for p in parameters if p.kind in (inspect.Parameter.POSITIONAL_ONLY, _BY_NAME[0])]
+    first = {p.name for p in by_position[:given]}
+    return [p for p in parameters if p.kind in _BY_NAME and p.name not in first]
+
+
+def _refuse_unknown(target: Callable[..., Any], asked: Sequence[inspect.Parameter]) -> None:
+    """UserError for a parameter without a default that is none of `EXTRAS`."""
+    for parameter in asked:
+        if parameter.default is inspect.Parameter.empty and parameter.name not in EXTRAS:
+            name = f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"
+            hint = did_you_mean(nearest(parameter.name, EXTRAS))
+            own = "" if inspect.isclass(target) else f"; set reward.function.{parameter.name}=... if it is its own"
+            raise UserError(
+                f"reward.function: nothing fills the parameter {parameter.name} of {name}{own}; "
+                f"a reward is called with response, label and info, and by name with {', '.join(EXTRAS)}{hint}"
+            )

@@ -7,11 +7,11 @@ import queue
 import threading
 from typing import Any, NamedTuple
 
-from rlscale.envs.reward import Reward
+from rlscale.envs.reward import Reward, RewardCall
 
 
 class _Call(NamedTuple):
-    arguments: tuple[str, Any, dict[str, Any]]
+    arguments: RewardCall
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[Any]
 
@@ -30,10 +30,10 @@ class ThreadPool:
         self._threads = 0
         self._running = 0
 
-    async def call(self, response: str, label: Any, info: dict[str, Any], timeout_s: float) -> Any:
+    async def call(self, arguments: RewardCall, timeout_s: float) -> Any:
         """What the reward returns or raises; TimeoutError past `timeout_s` seconds."""
         loop = asyncio.get_running_loop()
-        call = _Call((response, label, info), loop, loop.create_future())
+        call = _Call(arguments, loop, loop.create_future())
         self._running += 1
         if self._running > self._threads:
             self._threads += 1
@@ -57,7 +57,7 @@ class ThreadPool:
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             try:
-                value, error = self._reward(*call.arguments), None
+                value, error = self._reward(*call.arguments.positional, **call.arguments.named), None
             except Exception as raised:
                 value, error = None, raised
             if call.loop.is_closed():

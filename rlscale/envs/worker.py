@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, Protocol
 
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.processes import ProcessPool
-from rlscale.envs.reward import RewardFailed, build_reward
+from rlscale.envs.reward import RewardCall, RewardFailed, build_reward, extras_of
 from rlscale.envs.threads import ThreadPool
 
 
@@ -19,7 +20,7 @@ class Pool(Protocol):
 
     size: int
 
-    async def call(self, response: str, label: Any, info: dict[str, Any], timeout_s: float) -> Any:
+    async def call(self, arguments: RewardCall, timeout_s: float) -> Any:
         """What the reward returns or raises; TimeoutError past `timeout_s` seconds of its own running time."""
         ...
 
@@ -32,15 +33,17 @@ class RewardWorker:
     def __init__(self, config: RewardConfig) -> None:
         """UserError if the reward cannot be built."""
         reward = build_reward(config)
+        self._extras = extras_of(reward)
         self._timeout_s = config.timeout_s
         self._pool: Pool = ProcessPool(config.workers, config.function) if config.workers else ThreadPool(reward)
         self._slots = asyncio.Semaphore(self._pool.size)
 
     async def score(self, sample: Sample, prompt: Prompt) -> float:
         """The reward of the sample's text. RewardFailed if it raises, takes too long or gives no finite number."""
+        arguments = RewardCall((sample.text, prompt.label, prompt.info), self._named(sample, prompt))
         async with self._slots:
             try:
-                value = await self._pool.call(sample.text, prompt.label, prompt.info, self._timeout_s)
+                value = await self._pool.call(arguments, self._timeout_s)
             except RewardFailed:
                 raise
             except TimeoutError as error:
@@ -50,6 +53,15 @@ class RewardWorker:
         if not isinstance(value, Real) or not math.isfinite(value):
             raise RewardFailed(f"the reward returned {value!r} instead of a finite number")
         return float(value)
+
+    def _named(self, sample: Sample, prompt: Prompt) -> dict[str, Any]:
+        all_extras: dict[str, Callable[[], Any]] = {
+            "raw_response": lambda: sample.raw_text,
+            "prompt": lambda: prompt.text,
+            "messages": lambda: [dict(message) for message in prompt.messages],
+            "tokens": lambda: sample.tokens[sample.prompt_length :].tolist(),
+        }
+        return {name: all_extras[name]() for name in self._extras}
 
     def close(self) -> None:
         """End the workers."""

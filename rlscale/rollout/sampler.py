@@ -22,15 +22,16 @@ class SampleFailed(Exception):
 class Sampler:
     """Generates and scores single samples. The reward is computed after the request has left the engine's gate.
 
-    What `shaping` gives for a sample is added to its reward; the reward before is in `sample.info["task_reward"]`. With
-    `experts` the samples bring the engine's choice of experts.
+    `decode` gives the text of response tokens without special tokens, and with them. What `shaping` gives for a sample
+    is added to its reward; the reward before is in `sample.info["task_reward"]`. With `experts` the samples bring the
+    engine's choice of experts.
     """
 
     def __init__(
         self,
         client: EngineClient,
         rewards: RewardWorker,
-        decode: Callable[[np.ndarray], str],
+        decode: Callable[[np.ndarray], tuple[str, str]],
         sampling: SamplingParams,
         request_failures: FailureRate,
         reward_failures: FailureRate,
@@ -78,6 +79,7 @@ class Sampler:
             self._requests.failure(str(error))
             raise SampleFailed(str(error)) from error
         self._requests.success()
+        text, raw_text = self._decode(generation.tokens)
         sample = Sample.from_response(
             prompt,
             index,
@@ -85,8 +87,9 @@ class Sampler:
             generation.logprobs,
             generation.version,
             generation.finish_reason,
-            self._decode(generation.tokens),
+            text,
             generation.routed_experts,
+            raw_text,
         )
         try:
             sample.reward = await self._rewards.score(sample, prompt)

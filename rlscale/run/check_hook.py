@@ -15,7 +15,7 @@ from rlscale.config.old_logprobs import COLUMNS
 from rlscale.config.overrides import parse_one
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.data.target import current_folder_importable, import_target
-from rlscale.envs.reward import Reward, build_reward
+from rlscale.envs.reward import Reward, build_reward, extras_of
 from rlscale.trainer.hook_contract import CHECKS, Finding, Status, check_advantage, failed
 from rlscale.trainer.hook_contract.findings import Report, reported
 from rlscale.trainer.hooks import HookKind, build_hook
@@ -100,16 +100,28 @@ def check_reward(reward: Reward) -> list[Finding]:
     return report.findings
 
 
+def _extras(response: str) -> dict[str, Any]:
+    """What a reward may ask for by name, for a response of one token per character and an end."""
+    prompt = "What is 6 times 7?"
+    return {
+        "raw_response": f"{response}<|im_end|>",
+        "prompt": f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
+        "messages": [{"role": "user", "content": prompt}],
+        "tokens": [ord(character) % 1000 + 1 for character in response] + [0],
+    }
+
+
 def _check_response(report: Report, reward: Reward, response: str, where: str) -> None:
+    extras = {name: value for name, value in _extras(response).items() if name in extras_of(reward)}
     info: dict[str, Any] = {"index": 0, "tags": ["x"]}
     given = copy.deepcopy(info)
-    value = reward(response, "42", given)
+    value = reward(response, "42", given, **copy.deepcopy(extras))
     right = isinstance(value, Real) and math.isfinite(value)
     report.add("finite", "a finite number", right, "it is" if right else f"{value!r} for {where}")
     report.add(
         "arguments", "`info` stays as it was", given == info, "it did" if given == info else f"{given} for {where}"
     )
-    again = reward(response, "42", copy.deepcopy(info))
+    again = reward(response, "42", copy.deepcopy(info), **copy.deepcopy(extras))
     same = repr(value) == repr(again)
     text = "it is" if same else f"{value!r}, then {again!r} for {where}"
     report.add("deterministic", "the same number again", same, text, otherwise=Status.warned)

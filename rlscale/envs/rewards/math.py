@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from rlscale.envs.rewards.label import label_text
+
 
 class MathAnswer:
     """1.0 if the answer that math-verify finds in the response equals the label, otherwise 0.0.
@@ -25,9 +27,7 @@ class MathAnswer:
 
     def __call__(self, response: str, label: Any, info: dict[str, Any]) -> float:
         """1.0 or 0.0. ValueError if the label is missing or no mathematics."""
-        if label is None:
-            raise ValueError("there is no label to compare with; set data.label_key")
-        text = str(label).strip()
+        text = label_text(label)
         bare = "\\boxed" not in text and "$" not in text
         expected = self._parse(f"\\boxed{{{text}}}" if bare else text, parsing_timeout=None)
         if not expected:
@@ -35,3 +35,7 @@ class MathAnswer:
         # math-verify would read several boxes as one answer with several parts; the last one is what was meant.
         found = self._parse(response[max(response.rfind("\\boxed"), 0) :], parsing_timeout=None)
         return float(bool(found) and self._verify(expected, found, timeout_seconds=None))
+
+    def check_label(self, label: Any) -> None:
+        """ValueError with the reason if the label is missing, not text or a number, or not mathematics."""
+        self("\\boxed{0}", label, {})

@@ -39,6 +39,12 @@ def test_the_prompt_goes_through_the_chat_template_with_the_system_prompt_first(
     assert prompt.text == "9<|im_end|>1+1=<|im_start|>"
     assert prompt.tokens.tolist() == [13, 3, 5, 14, 5, 15, 2]
     assert (prompt.index, prompt.label, prompt.tokens.dtype) == (4, "2", np.int32)
+    assert prompt.messages == [{"role": "system", "content": "9"}, {"role": "user", "content": "1+1="}]
+
+
+def test_a_response_is_decoded_without_and_with_its_special_tokens(tokenizer: Path) -> None:
+    decode = PromptEncoder(tokenizer, DataConfig(), 100).decode
+    assert decode(np.array([12, 2, 1, 9, 3], np.int32)) == ("85", "8<|im_start|><|endoftext|>5<|im_end|>")
 
 
 def test_messages_and_text_of_one_user_turn_give_the_same_tokens(tokenizer: Path) -> None:

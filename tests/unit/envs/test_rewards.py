@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from rlscale.config.checks.stages import NO_REWARD
 from rlscale.config.errors import UserError
 from rlscale.config.schema.reward import RewardConfig
-from rlscale.envs.reward import build_reward
+from rlscale.envs.reward import build_reward, extras_of, label_check
 from rlscale.envs.rewards.exact import ExactAnswer
 from rlscale.envs.rewards.math import MathAnswer
 from rlscale.envs.rewards.none import no_reward
@@ -60,9 +61,113 @@ def test_a_missing_label_is_an_error_and_no_zero(reward: Any) -> None:
         reward("5", None, {})
 
 
-def test_a_label_that_is_no_mathematics_is_an_error_and_no_zero() -> None:
-    with pytest.raises(ValueError, match="is no mathematics"):
-        MathAnswer()(r"\boxed{5}", "", {})
+@pytest.mark.parametrize("reward", [ExactAnswer(), MathAnswer()])
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("", "the label is empty"),
+        (" \n", "the label is empty"),
+        ({"ground_truth": "4", "style": "rule"}, "a mapping with the keys ground_truth, style; name the one"),
+        (["4"], "of type list; it must be text or a number"),
+        (True, "of type bool; it must be text or a number"),
+        (float("nan"), "the label is nan, which no answer equals"),
+    ],
+)
+def test_a_label_that_cannot_be_compared_with_is_an_error_and_no_zero(reward: Any, label: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        reward("4", label, {})
+    with pytest.raises(ValueError, match=message):
+        reward.check_label(label)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("85", 1.0),
+        ("85<|im_end|>", 1.0),
+        (" 85\n<|im_end|><|endoftext|>", 1.0),
+        ("8<|im_start|><|endoftext|>5", 0.0),
+        ("<|im_start|>85<|im_end|>", 0.0),
+    ],
+)
+def test_a_special_token_within_the_answer_makes_it_another_answer(raw: str, expected: float) -> None:
+    text = re.sub(r"<\|\w+\|>", "", raw)
+    assert ExactAnswer()(text, "85", {}, raw_response=raw) == expected
+
+
+def asks_for_all(
+    response: str, label: Any, info: Any, raw_response: str, tokens: list[int], *, prompt: str, messages: Any = None
+) -> float:
+    return 0.0
+
+
+def asks_for_none(response: str, label: Any, info: Any, prompt: str = "Judge this:", limit: int = 3) -> float:
+    return 0.0
+
+
+def takes_anything(response: str, label: Any, info: Any, limit: int = 3, **others: Any) -> float:
+    return 0.0
+
+
+def asks_for_promt(response: str, label: Any, info: Any, promt: str) -> float:
+    return 0.0
+
+
+class AsksForTokens:
+    def __init__(self, prompt: str = "Judge this:") -> None:
+        self.prompt = prompt
+
+    def __call__(self, response: str, label: Any, info: Any, tokens: list[int]) -> float:
+        return 0.0
+
+    def check_label(self, label: Any) -> None:
+        raise ValueError(f"no label such as {label}")
+
+
+class AsksForAnswer:
+    def __call__(self, response: str, label: Any, info: Any, answer: str) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("node", "extras"),
+    [
+        ({"_target_": "asks_for_all"}, ("raw_response", "prompt", "messages", "tokens")),
+        ({"_target_": "asks_for_none"}, ("prompt",)),
+        ({"_target_": "asks_for_none", "prompt": "Right?"}, ()),
+        ({"_target_": "takes_anything"}, ("raw_response", "prompt", "messages", "tokens")),
+        ({"_target_": "takes_anything", "tokens": 5}, ("raw_response", "prompt", "messages")),
+        ({"_target_": "length_reward"}, ()),
+        ({"_target_": "AsksForTokens", "prompt": "Right?"}, ("tokens",)),
+    ],
+)
+def test_a_reward_is_given_what_its_parameters_name(node: dict[str, Any], extras: tuple[str, ...]) -> None:
+    assert extras_of(build(**node | {"_target_": f"{__name__}.{node['_target_']}"})) == extras
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "asks_for_promt",
+            "reward.function: nothing fills the parameter promt of .*asks_for_promt; "
+            "set reward.function.promt=... if it is its own; a reward is called with "
+            "response, label and info, and by name with raw_response, prompt, messages, tokens; did you mean prompt?",
+        ),
+        ("AsksForAnswer", "nothing fills the parameter answer of .*AsksForAnswer; a reward is called with"),
+    ],
+)
+def test_a_reward_that_asks_for_what_there_is_not_is_refused_when_it_is_built(target: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(_target_=f"{__name__}.{target}")
+
+
+def test_a_reward_may_check_labels_before_a_run() -> None:
+    check = label_check(build(_target_=f"{__name__}.AsksForTokens"))
+    assert check is not None
+    with pytest.raises(ValueError, match="no label such as 5"):
+        check(5)
+    assert label_check(build(_target_=f"{__name__}.length_reward", scale=2.0)) is None
 
 
 def length_reward(response: str, label: Any, info: dict[str, Any], scale: float = 1.0) -> float:

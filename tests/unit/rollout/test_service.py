@@ -59,6 +59,8 @@ def test_a_batch_holds_the_next_prompts_in_order_with_all_samples(run: Run) -> N
         for sample in group.samples:
             assert sample.tokens[: sample.prompt_length].tolist() == group.prompt.tokens.tolist()
             assert sample.text == "".join("0123456789+="[t - 4] for t in sample.tokens[sample.prompt_length :] if t > 3)
+            names = ["<pad>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", *"0123456789+="]
+            assert sample.raw_text == "".join(names[t] for t in sample.tokens[sample.prompt_length :])
             assert sample.reward == float(sample.text == group.prompt.label)
             assert sample.finish_reason == ("stop" if sample.tokens[-1] == 3 else "length")
 
