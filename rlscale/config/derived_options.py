@@ -136,6 +136,7 @@ DERIVED: dict[str, dict[str, str]] = {
         "enable_memory_saver": "cluster.placement",
         "enable_return_routed_experts": "trainer.routing_replay",
         "random_seed": "run.seed",
+        "preferred_sampling_params": "rollout.temperature, top_p and top_k (and eval's)",
     },
     "router": {
         "host": "cluster.host",

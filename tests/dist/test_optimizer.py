@@ -146,7 +146,7 @@ def test_groups_have_the_learning_rate_and_decay_that_they_are_given(pool: RankP
             assert of[EMBEDDING] == pytest.approx((2 * lr, 0.5))
             assert of["lm_head.weight"] == pytest.approx((lr, 0.01))
             assert of["model.norm.weight"] == pytest.approx((lr, 0.0))
-    assert [lr for lr, _ in rates] == pytest.approx([5e-3, 1e-2, 1e-2 - 9e-3 / 14, 1e-2 - 2 * 9e-3 / 14])
+    assert [lr for lr, _ in rates] == pytest.approx([5e-3, 1e-2, 1e-2 - 9e-3 / 15, 1e-2 - 2 * 9e-3 / 15])
 
 
 def test_a_resumed_run_has_its_groups_again(pool: RankPool, models: dict[str, Path], tmp_path: Path) -> None:

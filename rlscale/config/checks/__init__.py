@@ -19,6 +19,7 @@ from rlscale.config.checks.options import OPTION_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.routing import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
+from rlscale.config.checks.schedule import SCHEDULE_CHECKS
 from rlscale.config.checks.stages import STAGE_CHECKS
 from rlscale.config.checks.subject import Subject
 from rlscale.config.checks.teacher import TEACHER_CHECKS
@@ -61,6 +62,7 @@ def check(config: Config) -> list[str]:
 
 _OF_STAGE: tuple[Callable[[Subject], Iterator[str]], ...] = (
     *ALGORITHM_CHECKS,
+    *SCHEDULE_CHECKS,
     *ADVANTAGE_CHECKS,
     *KL_CHECKS,
     *CORRECTION_CHECKS,

@@ -1,4 +1,4 @@
-"""Does the algorithm fit its batches and its schedule, and do its parts fit together."""
+"""Does the algorithm fit its batches, and do its parts fit together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from rlscale.config.schema.algo import (
     RefillConfig,
 )
 from rlscale.config.schema.correction import CorrectionConfig, WeightKind
-from rlscale.config.schema.optim import OptimConfig, Schedule
 from rlscale.config.schema.rollout import RolloutConfig
 
 
@@ -36,12 +35,13 @@ def supervised_reads_little(subject: Subject) -> Iterator[str]:
     ):
         if value != wanted:
             yield f"{key}={value}: supervised training (algo/loss=sft) has no use for it; set {key}={wanted}"
-    for name in ("temperature", "top_p", "top_k"):
+    for name in ("temperature", "top_p", "top_k", "train_on_truncated_sampling"):
         value, wanted = getattr(rollout, name), getattr(RolloutConfig(), name)
         if value != wanted:
+            instead = f" (evaluation reads eval.{name})" if hasattr(subject.config.eval, name) else ""
             yield (
-                f"rollout.{name}={value:g}: supervised training (algo/loss=sft) has no use for it (evaluation reads "
-                f"eval.{name}); set rollout.{name}={wanted:g}"
+                f"rollout.{name}={shown(value)}: supervised training (algo/loss=sft) has no use for it{instead}; set "
+                f"rollout.{name}={shown(wanted)}"
             )
     unread: dict[str, tuple[Any, Any]] = {
         "algo.kl": (KLConfig(), algo.kl),
@@ -129,27 +129,6 @@ def steps_divide_the_groups(subject: Subject) -> Iterator[str]:
         )
 
 
-def schedule_is_consistent(subject: Subject) -> Iterator[str]:
-    """Warm-up ends before the decay does, and a constant rate does not decay."""
-    yield from schedule_problems(subject.config.optim, "optim", subject.sizes.total_steps, subject.notes)
-
-
-def schedule_problems(optim: OptimConfig, key: str, total: int, notes: list[str]) -> Iterator[str]:
-    """Problems of one optimizer's schedule over a run of `total` steps; `key` is its section."""
-    if optim.schedule is Schedule.constant:
-        if optim.min_lr:
-            yield f"{key}.min_lr={optim.min_lr:g} is never reached with {key}.schedule=constant; use linear or cosine"
-        if optim.decay_steps is not None:
-            yield f"{key}.decay_steps={optim.decay_steps} is never read with {key}.schedule=constant; set it to null"
-        return
-    if optim.min_lr > optim.lr:
-        yield f"{key}.min_lr={optim.min_lr:g} is above {key}.lr={optim.lr:g}"
-    if optim.decay_steps is not None and optim.warmup_steps >= optim.decay_steps:
-        yield f"{key}.warmup_steps={optim.warmup_steps} must be below {key}.decay_steps ({optim.decay_steps})"
-    elif optim.decay_steps is None and optim.warmup_steps >= total:  # a run shortened to try something out
-        notes.append(f"the run's {total} optimizer steps end within {key}.warmup_steps={optim.warmup_steps}")
-
-
 def shown(value: Any) -> str:
     """A value as it is written on the command line."""
     if value is None:
@@ -165,5 +144,4 @@ ALGORITHM_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
     clip_leaves_room,
     behaviour_differs,
     steps_divide_the_groups,
-    schedule_is_consistent,
 )

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rlscale.config.checks.algorithm import schedule_problems, shown
+from rlscale.config.checks.algorithm import shown
 from rlscale.config.checks.model import model_has_one_origin
 from rlscale.config.checks.other_models import other_model_fits
+from rlscale.config.checks.schedule import schedule_problems
 from rlscale.config.checks.subject import Subject
 from rlscale.config.compose import plain
 from rlscale.config.differences import differences

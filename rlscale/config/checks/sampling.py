@@ -30,6 +30,30 @@ def staleness_is_possible(subject: Subject) -> Iterator[str]:
         yield f"rollout.on_sync={rollout.on_sync.name}: this version knows {known}"
 
 
+def samples_are_of_the_trained_distribution(subject: Subject) -> Iterator[str]:
+    """The trainer knows the full softmax alone: what top-p and top-k cut off is in no log-prob, ratio or metric."""
+    rollout = subject.config.rollout
+    if subject.supervised:
+        return
+    cut = [f"rollout.top_p={rollout.top_p:g}"] if rollout.top_p < 1 else []
+    cut += [f"rollout.top_k={rollout.top_k}"] if rollout.top_k != -1 else []
+    if not cut:
+        if rollout.train_on_truncated_sampling:
+            subject.notes.append("rollout.train_on_truncated_sampling=true does nothing: top_p and top_k are off")
+    elif not rollout.train_on_truncated_sampling:
+        yield (
+            f"{' and '.join(cut)}: samples would come from a truncated distribution, while trainer and engine give "
+            "log-probs of the full one, so that gradient, ratios and KL are wrong and no metric shows it; use "
+            "rollout.top_p=1 rollout.top_k=-1 (evaluation has eval.top_p and eval.top_k of its own), or accept it with "
+            "rollout.train_on_truncated_sampling=true"
+        )
+    else:
+        subject.notes.append(
+            f"{' and '.join(cut)}: trained log-probs are of the full softmax; mismatch_* and logprob_diff_* compare "
+            "those on both sides and do not see what was cut off"
+        )
+
+
 def evaluation_is_possible(subject: Subject) -> Iterator[str]:
     """Evaluation needs data. Where it is switched off, its settings stay as the recipe has them."""
     config = subject.config
@@ -83,6 +107,7 @@ def canary_fits_the_model(subject: Subject) -> Iterator[str]:
 
 SAMPLING_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
     staleness_is_possible,
+    samples_are_of_the_trained_distribution,
     evaluation_is_possible,
     pass_k_has_samples,
     prompts_fit_the_model,

@@ -27,13 +27,13 @@ class OptimConfig(Section):
     lr: float = 1e-6
     """Peak learning rate."""
     min_lr: float = 0.0
-    """Learning rate at the end of the schedule."""
+    """Learning rate that the schedule falls to; reached after the last step."""
     schedule: Schedule = Schedule.constant
     """Shape of the learning rate after warm-up."""
     warmup_steps: int = 0
-    """Optimizer steps of linear warm-up from 0."""
+    """Optimizer steps of linear warm-up from 0; the last of them has `lr`, the first the first part of it."""
     decay_steps: int | None = None
-    """Optimizer steps until `min_lr` is reached, warm-up included; null means the whole run."""
+    """Optimizer steps with a rate above `min_lr`, warm-up included; those after them have it. Null: the whole run."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     beta1: float = 0.9

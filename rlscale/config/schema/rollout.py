@@ -32,9 +32,11 @@ class RolloutConfig(Section):
     temperature: float = 1.0
     """Sampling temperature; the trainer divides its logits by the same."""
     top_p: float = 1.0
-    """Nucleus sampling; 1 switches it off."""
+    """Nucleus sampling; 1 switches it off. Below 1 only with `train_on_truncated_sampling`."""
     top_k: int = -1
-    """Sampling from the k most likely tokens; -1 switches it off."""
+    """Sampling from the k most likely tokens; -1 switches it off. Otherwise see `train_on_truncated_sampling`."""
+    train_on_truncated_sampling: bool = False
+    """Train on samples of `top_p` or `top_k`, although log-probs, ratios and KL are those of the full softmax."""
     max_staleness: int = 0
     """Bound on the trainer's weight version minus the version that generated a token; 0 is on-policy."""
     on_sync: OnSync = OnSync.wait

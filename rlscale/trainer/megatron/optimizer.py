@@ -19,6 +19,7 @@ from rlscale.config.errors import UserError
 from rlscale.trainer.megatron.loss_scale import OPTIONS, LossScale
 from rlscale.trainer.megatron.model import Model
 from rlscale.trainer.megatron.parameter_groups import overrides_of
+from rlscale.trainer.megatron.schedule import build_schedule
 from rlscale.trainer.spec import TrainerSpec
 
 _MOMENTS = {"exp_avg", "exp_avg_sq", "step"}
@@ -158,22 +159,7 @@ def build_optimizer(model: Model, spec: TrainerSpec, section: str = "optim") -> 
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"Megatron refuses {section}: {error}") from error
     _make_state(megatron)
-    decay = max(optim.decay_steps or spec.total_steps, optim.warmup_steps + 1, 1)
-    schedule = OptimizerParamScheduler(
-        megatron,
-        init_lr=0.0,
-        max_lr=optim.lr,
-        min_lr=optim.min_lr,
-        lr_warmup_steps=optim.warmup_steps,
-        lr_decay_steps=decay,
-        lr_decay_style=optim.schedule.value,
-        start_wd=optim.weight_decay,
-        end_wd=optim.weight_decay,
-        wd_incr_steps=0,
-        wd_incr_style="constant",
-        use_checkpoint_opt_param_scheduler=False,
-        override_opt_param_scheduler=True,  # a resumed run follows its configuration
-    )
+    schedule = build_schedule(megatron, optim, spec.total_steps)
     return Optimizer(megatron, schedule, config.clip_grad, scale)
 
 

@@ -62,9 +62,26 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
             ["optim.schedule=linear", "optim.warmup_steps=9", "optim.decay_steps=9"],
             "must be below optim.decay_steps (9)",
         ),
+        (
+            ["optim.schedule=cosine", "optim.decay_steps=9", "run.iterations=12"],
+            "optim.decay_steps=9 with optim.min_lr=0: the run's steps from 10 to 12 would have learning rate 0 and "
+            "train nothing; raise optim.min_lr, or set optim.decay_steps to null for the whole run",
+        ),
         # rollout and evaluation
         (["rollout.max_staleness=1"], "use cluster.placement=disaggregated, or rollout.max_staleness=0"),
         (["rollout.max_staleness=2", DISAGGREGATED], "this version goes up to 1"),
+        (
+            ["rollout.top_p=0.9"],
+            "rollout.top_p=0.9: samples would come from a truncated distribution, while trainer and engine give "
+            "log-probs of the full one",
+        ),
+        (["rollout.top_p=0.9", "rollout.top_k=50"], "rollout.top_p=0.9 and rollout.top_k=50: samples would come from"),
+        (["rollout.top_k=50"], "or accept it with rollout.train_on_truncated_sampling=true"),
+        (
+            ["rollout.sglang.preferred_sampling_params={min_p: 0.1}"],
+            "rollout.sglang.preferred_sampling_params: is set by rollout.temperature, top_p and top_k (and eval's) and "
+            "cannot be given here too",
+        ),
         (["rollout.on_sync=in_place"], "this version knows wait"),
         (["eval.pass_k=[1,4]"], "eval.pass_k=4: must be from 1 to eval.samples_per_prompt=1"),
         (["eval.temperature=0", "eval.samples_per_prompt=2"], "gives the same answer 2 times"),
@@ -283,6 +300,30 @@ def test_a_model_folder_without_or_with_a_broken_config_is_named(problems: Probl
 
 def test_plain_names_enums() -> None:
     assert plain(compose())["algo"]["score"]["kind"] == "group_mean_std"
+
+
+def test_training_on_truncated_sampling_says_what_the_metrics_do_not_see(plain_recipe: str) -> None:
+    accept = "rollout.train_on_truncated_sampling=true"
+    (note,) = check(compose(plain_recipe, ["rollout.top_p=0.9", accept]))
+    assert note.startswith("rollout.top_p=0.9: trained log-probs are of the full softmax; mismatch_* and logprob_diff")
+    (note,) = check(compose(plain_recipe, [accept]))
+    assert note == f"{accept} does nothing: top_p and top_k are off"
+
+
+def test_evaluation_samples_as_it_likes(plain_recipe: str) -> None:
+    assert check(compose(plain_recipe, ["eval.top_p=0.9", "eval.top_k=20"])) == []
+
+
+@pytest.mark.parametrize("shape", ["constant", "linear", "cosine"])
+def test_a_run_of_one_iteration_may_have_any_schedule(shape: str, plain_recipe: str) -> None:
+    assert check(compose(plain_recipe, [f"optim.schedule={shape}", "run.iterations=1"])) == []
+
+
+def test_decay_counts_the_policys_own_steps(plain_recipe: str) -> None:
+    """The critic's warm-up is not part of the policy's schedule: nine of twelve iterations decay in nine steps."""
+    run = ["algo=ppo", "run.iterations=12", "optim.schedule=linear", "optim.decay_steps=9"]
+    own = ["critic.optim.decay_steps=null", "critic.warmup_iterations=3"]
+    assert check(compose(plain_recipe, [*run, *own])) == []
 
 
 def test_a_run_shorter_than_its_warmup_is_only_noted(plain_recipe: str) -> None:
