@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -23,13 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlscale.config import overrides as command_line
 from rlscale.config.errors import ConfigError, UserError
-from rlscale.config.groups import Groups
+from rlscale.config.groups import Groups, section
 from rlscale.config.locations import conf_dir
 from rlscale.config.no_default import left_open, missing_keys
+from rlscale.config.paths import anchor_section, anchored, path_keys
 from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe, stranded
 from rlscale.config.schema import Config
-from rlscale.config.schema.data import FileData
-from rlscale.config.schema.model import ModelConfig
 from rlscale.config.store import register_schema
 from rlscale.config.values import assign, takes
 
@@ -76,6 +74,7 @@ def compose_node(recipe: str | None = None, overrides: Sequence[str] = ()) -> Co
     if problems:
         raise ConfigError(problems)
     node, hydra_node = compose_groups(file.defaults(), given.choices, searchpath, set(file.choices))
+    _anchor_options(node, _chosen(hydra_node), groups)
     for key, value in leaves(values):
         problems += [f"{file.file}: {problem}" for problem in assign(node, key, value, groups)]
     for key, value in given.values:
@@ -132,7 +131,7 @@ def close(composition: Composition) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_one_line(error)}") from error
     assert isinstance(config, Config)
-    _anchor(config)
+    anchor_section(config, Path.cwd())
     config.freeze()
     return config
 
@@ -252,6 +251,20 @@ def _chosen(hydra_node: DictConfig) -> dict[str, str]:
     return {str(key): str(option) for key, option in choices.items() if not str(key).startswith("hydra/")}
 
 
+def _anchor_options(node: DictConfig, chosen: Mapping[str, str], groups: Groups) -> None:
+    """Paths that an option of somebody's own sets start from the folder of its file."""
+    for choice, option in chosen.items():
+        file = groups.file(choice.partition("@")[0], option)
+        if file is None or groups.ships(choice.partition("@")[0], option):
+            continue
+        inside = OmegaConf.select(node, section(choice))
+        if not isinstance(inside, DictConfig):
+            continue
+        written = dict(leaves(plain(OmegaConf.to_container(inside, resolve=False)), f"{section(choice)}."))
+        for key in written.keys() & path_keys().keys():
+            OmegaConf.update(node, key, anchored(written[key], path_keys()[key], file.parent))
+
+
 def _missing(node: DictConfig, key: str, groups: Groups) -> str:
     choice = groups.at(key)
     if choice is not None:
@@ -266,41 +279,3 @@ def _one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     shown = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
     return " ".join(shown).replace("raised while composing config: ", "")
-
-
-def _anchor(config: Config) -> None:
-    """Make relative paths of files absolute, so that the configuration means the same from any folder."""
-    for data in (config.data, config.eval.data):
-        if isinstance(data, FileData):
-            data.path = _absolute(data.path)
-    _anchor_model(config.model)
-    _anchor_model(config.critic.model)
-    teacher = config.teacher
-    if teacher.path is not None:
-        teacher.path = _folder(teacher.path)
-    if teacher.recipe is not None and teacher.recipe.endswith((".yaml", ".yml")):
-        teacher.recipe = _absolute(teacher.recipe)
-    if config.rollout.engine_key_file is not None:
-        config.rollout.engine_key_file = _absolute(config.rollout.engine_key_file)
-    if config.warm_start is not None and config.warm_start.recipe.endswith((".yaml", ".yml")):
-        config.warm_start.recipe = _absolute(config.warm_start.recipe)
-
-
-def _anchor_model(model: ModelConfig) -> None:
-    if model.path is not None:
-        model.path = _folder(model.path)
-    if model.tokenizer is not None:
-        model.tokenizer = _folder(model.tokenizer)
-    if model.init is not None:
-        model.init = _absolute(model.init)
-    if model.chat_template is not None:
-        model.chat_template = _absolute(model.chat_template)
-
-
-def _folder(path: str) -> str:
-    """A folder made absolute. "owner/name" may be one or a name on the hub: the folder wins where it exists."""
-    return _absolute(path) if path.startswith((".", "~", "/")) or Path(path).is_dir() else path
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))

@@ -42,6 +42,11 @@ class Groups:
         """Whether rlscale itself has that option (others come from the folder of somebody's recipe)."""
         return (self.folders[0] / group / f"{option}.yaml").is_file()
 
+    def file(self, group: str, option: str) -> Path | None:
+        """The file of an option; None for one that has none."""
+        files = (folder / group / f"{option}.yaml" for folder in self.folders)
+        return next((file for file in files if file.is_file()), None)
+
     def at(self, key: str) -> str | None:
         """The group choice that fills the section `key`: `algo/kl` for `algo.kl`, `data@eval.data` for `eval.data`."""
         for group, places in PLACES.items():

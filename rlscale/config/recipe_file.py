@@ -13,6 +13,7 @@ from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.groups import section
 from rlscale.config.locations import recipes_dir
 from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.paths import anchor_values
 from rlscale.config.store import ROOT
 
 DEFAULT = "arithmetic"
@@ -95,6 +96,7 @@ def read_recipe(file: Path, inside: tuple[Path, ...] = ()) -> RecipeFile:
             f"{file}: hydra.{min(set(hydra) - {'searchpath'})} has no effect here; only hydra.searchpath has"
         )
     recipe.searchpath += [folder(url, file.parent) for url in hydra.get("searchpath") or []]
+    anchor_values(content, file.parent)
     _refuse_stranded(recipe, content)
     recipe.values = merged(recipe.values, content)
     return recipe

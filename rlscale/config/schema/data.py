@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.section import Section
+from rlscale.config.schema.section import Section, path_field
 
 
 @dataclass
@@ -46,7 +46,7 @@ class ArithmeticData(DataConfig):
 class FileData(DataConfig):
     """Prompts from a JSONL or Parquet file."""
 
-    path: str = MISSING
+    path: str = path_field(MISSING)
     """File ending in .jsonl or .parquet; `path@[10:20]` takes a slice of its rows."""
     prompt_key: str = "prompt"
     """Key of the prompt: a string, or a list of chat messages."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.section import Section
+from rlscale.config.schema.section import PathKind, Section, path_field
 
 
 class DType(Enum):
@@ -37,15 +37,15 @@ class ModelConfig(Section):
 
     name: str = MISSING
     """Short name in logs and file names."""
-    path: str | None = None
+    path: str | None = path_field(None, PathKind.folder_or_name)
     """Hugging Face folder or hub name with config, tokenizer and weights; null makes the model from `model.create`."""
     create: CreateModelConfig | None = None
     """How to make the model when `model.path` is null."""
-    init: str | None = None
+    init: str | None = path_field(None)
     """Hugging Face folder or Megatron checkpoint whose weights the policy starts from; null means the model's own."""
-    tokenizer: str | None = None
+    tokenizer: str | None = path_field(None, PathKind.folder_or_name)
     """Folder or hub name of the tokenizer; null means the model's."""
-    chat_template: str | None = None
+    chat_template: str | None = path_field(None)
     """File with a Jinja chat template that replaces the tokenizer's; null keeps the tokenizer's."""
     dtype: DType = DType.float32
     """Type of the parameters in training and on the engines."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rlscale.config.schema.section import Section
+from rlscale.config.schema.section import Section, path_field
 
 
 class OnSync(Enum):
@@ -55,7 +55,7 @@ class RolloutConfig(Section):
     """GPUs of one engine (its tensor-parallel size); ignored on the CPU."""
     engine_urls: list[str] = field(default_factory=list)
     """Engines that somebody else started; given, none are started here."""
-    engine_key_file: str | None = None
+    engine_key_file: str | None = path_field(None)
     """File with the API key of the engines in `rollout.engine_urls`; null if they ask for none."""
     sglang: dict[str, Any] = field(default_factory=dict)
     """Any option of SGLang's ServerArgs, by its own name."""

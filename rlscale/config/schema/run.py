@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.section import Section
+from rlscale.config.schema.section import PathKind, Section, path_field
 
 
 class Progress(Enum):
@@ -30,11 +30,11 @@ class RunSection(Section):
     """End training early, once the mean loss of the last 10 iterations is below this; null never does."""
     seed: int = 0
     """Seed of everything that is drawn at random: data order, sampling, initial weights."""
-    output: str | None = None
+    output: str | None = path_field(None)
     """Folder of this run; null means `<run.root>/<recipe>/<date-time>`."""
-    root: str = "outputs"
+    root: str = path_field("outputs")
     """Folder of all runs."""
-    scratch: str = ".rlscale"
+    scratch: str = path_field(".rlscale")
     """Folder for what can be made again: models made by the project, caches, Ray's files."""
     progress: Progress = Progress.auto
     """`live` redraws the terminal, `plain` prints lines; `auto` asks whether it is a terminal."""
@@ -48,5 +48,5 @@ class RunSection(Section):
 class WarmStartConfig(Section):
     """A supervised stage before reinforcement learning, run on its own when its result is missing."""
 
-    recipe: str = MISSING
+    recipe: str = path_field(MISSING, PathKind.recipe)
     """Recipe of the stage. It takes this run's model, cluster, parallel, seed and folders."""

@@ -54,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shared: list[str], shared
     """The default recipe shortened, warm start included: the folder it ran in, and how it ended."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "stage.yaml").write_text(STAGE)
-    (folder / "short.yaml").write_text(RECIPE.format(stage=folder / "stage.yaml"))
+    (folder / "short.yaml").write_text(RECIPE.format(stage="stage.yaml"))
     ended = run(folder, "recipe=short.yaml", *shared)
     ended.engine_logprobs = asyncio.run(engine_logprobs(shared_server))  # before another run sends other weights
     return folder, ended

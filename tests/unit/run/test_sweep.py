@@ -55,7 +55,7 @@ def test_outputs_are_dated_and_numbered_without_one(tmp_path: Path, monkeypatch:
     (tmp_path / "mine.yaml").write_text("defaults: [arithmetic, _self_]\n")
     runs = expand(["run.seed=1,2"])
     folder, entries = plan([compose("mine.yaml", run) for run in runs], runs, "mine.yaml", debug=False)
-    assert [entry.output.parent for entry in entries] == [Path("outputs/mine")] * 2
+    assert [entry.output.parent for entry in entries] == [tmp_path / "outputs" / "mine"] * 2
     assert [entry.output.name[-2:] for entry in entries] == ["-0", "-1"]
     assert folder.name == f"{entries[0].output.name[:-2]}-sweep"
     assert f"recipe={tmp_path}/mine.yaml" in entries[0].command

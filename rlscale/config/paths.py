@@ -1,0 +1,74 @@
+"""Which keys hold paths, and which folder a relative one starts from.
+
+A relative path in a file (a recipe, an option of somebody's own) starts from the folder of that file; on the command
+line, from the current folder. The schema marks the keys (`path_field`); options that are passed on to Megatron, SGLang
+or somebody's own function stay as they are given.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import MISSING
+
+from rlscale.config.schema import Config
+from rlscale.config.schema.section import PATH, PathKind, Section
+
+
+@functools.cache
+def path_keys() -> Mapping[str, PathKind]:
+    """Every key of the schema that holds a path, in whichever kind of its section."""
+    return dict(_marked(Config, ""))
+
+
+def _marked(section: type[Section], prefix: str) -> Iterator[tuple[str, PathKind]]:
+    for kind in (section, *section.__subclasses__()):
+        hints = get_type_hints(kind)
+        for field in fields(kind):
+            if PATH in field.metadata:
+                yield prefix + field.name, field.metadata[PATH]
+            for part in (hints[field.name], *get_args(hints[field.name])):
+                if isinstance(part, type) and issubclass(part, Section):
+                    yield from _marked(part, f"{prefix}{field.name}.")
+
+
+def anchored(value: Any, kind: PathKind, base: Path) -> Any:
+    """A path as it was written (or a list of them) as an absolute one, a relative one taken from `base`.
+
+    Hub names, names of shipped recipes and interpolations stay as they are.
+    """
+    if isinstance(value, list):
+        return [anchored(item, kind, base) for item in value]
+    if not isinstance(value, str) or value in ("", MISSING) or value.startswith("${"):
+        return value
+    path = os.path.abspath(base / os.path.expanduser(value))
+    if kind is PathKind.recipe and not value.endswith((".yaml", ".yml")):
+        return value
+    if kind is PathKind.folder_or_name and not (value.startswith((".", "~", "/")) or os.path.isdir(path)):
+        return value
+    return path
+
+
+def anchor_values(values: dict[str, Any], base: Path, prefix: str = "") -> None:
+    """Anchor the paths among a file's nested values, in place."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            anchor_values(value, base, f"{key}.")
+        elif key in path_keys():
+            values[name] = anchored(value, path_keys()[key], base)
+
+
+def anchor_section(section: Section, base: Path) -> None:
+    """Anchor the paths of a section and of those inside it, in place."""
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if PATH in field.metadata:
+            setattr(section, field.name, anchored(value, field.metadata[PATH], base))
+        elif is_dataclass(value) and isinstance(value, Section):
+            anchor_section(value, base)
