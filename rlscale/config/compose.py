@@ -116,6 +116,9 @@ def compose_groups(
         del node["hydra"]
     for key in left_open(_chosen(hydra_node), Groups.of(searchpath)):
         OmegaConf.update(node, key, MISSING)
+    if node.eval.data is not None and OmegaConf.is_interpolation(node.eval.data, "seed"):
+        # The option's own value, meant for training: a sweep over run.seed would measure each run on other problems.
+        node.eval.data.seed = 0
     return node, hydra_node
 
 

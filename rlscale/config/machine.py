@@ -10,6 +10,7 @@ from pathlib import Path
 from rlscale.config.architecture import read_architecture
 from rlscale.config.checks.model import engine_gb, parameters_of, training_gb
 from rlscale.config.checks.subject import Subject
+from rlscale.config.data_paths import data_paths
 from rlscale.config.errors import ConfigError
 from rlscale.config.named_models import has_critic
 from rlscale.config.schema import Config
@@ -124,7 +125,7 @@ def _files(config: Config) -> Iterator[str]:
     ]
     for key, data in (("data.path", config.data), ("eval.data.path", config.eval.data)):
         if isinstance(data, FileData):
-            named.append((key, data.path.split("@[")[0]))
+            named += [(key, str(one.path)) for one in data_paths(data, key.removesuffix(".path"))]
     for key, path in named:
         if path is not None and not Path(path).is_file():
             yield f"{key}={path}: there is no such file"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -53,6 +53,8 @@ def known_keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 def describe(hint: Any) -> str:
     """What a key of this type takes, in words."""
+    if get_origin(hint) is Annotated:  # a value of several types, which says so itself
+        return str(hint.__metadata__[0])
     inner = [part for part in get_args(hint) if part is not type(None)]
     if get_origin(hint) in (Union, types.UnionType):
         return f"{describe(inner[0])} or null"
@@ -174,4 +176,4 @@ def _hint(node: DictConfig, name: str) -> Any:
 
 
 def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+    return get_type_hints(kind, include_extras=True)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,8 @@ _MOST = 3000
 class ArithmeticSource(Stream):
     """Prompts like `47+38=`, label `85`, or `58` with `reverse_answer`."""
 
+    uniform = True
+
     def __init__(self, config: ArithmeticData, key: str = "data") -> None:
         _check(config, key)
         self._reverse = config.reverse_answer
@@ -28,7 +32,8 @@ class ArithmeticSource(Stream):
                 f"{key}: no problem is left in the split {config.split!r}; change {key}.held_out_share="
                 f"{config.held_out_share} or raise {key}.max_number={config.max_number}"
             )
-        super().__init__(len(self._pairs), config.shuffle, config.seed)
+        content = hashlib.blake2b(self._pairs.tobytes(), digest_size=16).hexdigest()
+        super().__init__(len(self._pairs), config.shuffle, config.seed, content)
 
     def item(self, number: int, index: int) -> RawPrompt:
         """The sum of pair `number`."""

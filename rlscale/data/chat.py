@@ -9,8 +9,11 @@ import numpy as np
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data import DataConfig
+from rlscale.data.bad_rows import BadPrompt
+from rlscale.data.messages import read_messages, refuse_answered, with_system
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
+from rlscale.data.template_kwargs import check_template_kwargs
 
 
 class PromptEncoder:
@@ -42,27 +45,33 @@ class PromptEncoder:
             )
         if config.system_prompt is not None and not config.apply_chat_template:
             raise UserError(f"{key}.system_prompt needs the chat template; set {key}.apply_chat_template=true")
+        if config.chat_template_kwargs:
+            check_template_kwargs(self.tokenizer.chat_template, config.chat_template_kwargs, key)
+
+    @property
+    def limits(self) -> str:
+        """The key to raise when no prompt fits."""
+        return "rollout.max_prompt_tokens"
 
     def encode(self, raw: RawPrompt) -> Prompt | None:
-        """The prompt with its tokens, or None (counted) if it is longer than allowed. UserError if it is unusable."""
-        messages = self._messages(raw)
-        text = self._text(raw, messages)
-        # The template writes the special tokens itself; without it the tokenizer adds what it wants at the start.
-        tokens = self.tokenizer(text, add_special_tokens=not self._config.apply_chat_template).input_ids
-        if not tokens:
-            raise UserError(f"{self._key}: prompt {raw.id} has no tokens")
-        if self._has_unknown(text, tokens):
-            raise UserError(f"{self._key}: prompt {raw.id} holds characters that the tokenizer lacks: {text[:80]!r}")
+        """The prompt with its tokens, or None (counted) if it is longer than allowed. BadPrompt if it is unusable."""
+        try:
+            messages = self._messages(raw)
+            text = self._text(raw, messages)
+            # The template writes the special tokens itself; without it the tokenizer adds what it wants at the start.
+            tokens = self._tokens(text, add_special_tokens=not self._config.apply_chat_template)
+            if not tokens:
+                raise ValueError("has no tokens")
+        except ValueError as error:
+            raise BadPrompt(raw.where(self._key), str(error)) from error
         if len(tokens) > self._max:
             self.dropped += 1
             return None
         return Prompt(raw.index, raw.id, np.array(tokens, np.int32), raw.label, raw.info, text, messages)
 
     def encode_response(self, text: str) -> np.ndarray:
-        """Tokens of a response given as text, with the end token, int32 [m]."""
-        tokens = self.tokenizer(text, add_special_tokens=False).input_ids
-        if self._has_unknown(text, tokens):
-            raise UserError(f"{self._key}: the label {text[:80]!r} holds characters that the tokenizer lacks")
+        """Tokens of a response given as text, with the end token, int32 [m]. ValueError if it cannot be encoded."""
+        tokens = self._tokens(text, add_special_tokens=False)
         return np.array([*tokens, self.tokenizer.eos_token_id], np.int32)
 
     def decode(self, tokens: np.ndarray) -> tuple[str, str]:
@@ -75,28 +84,42 @@ class PromptEncoder:
         return text, raw
 
     def _messages(self, raw: RawPrompt) -> list[dict[str, Any]]:
-        """What the prompt's text is made of, the system prompt included."""
-        messages = [{"role": "user", "content": raw.prompt}] if isinstance(raw.prompt, str) else list(raw.prompt)
-        if self._config.system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": self._config.system_prompt})
-        return messages
+        """What the prompt's text is made of, the system prompt included. ValueError if no answer could follow it."""
+        if isinstance(raw.prompt, str):
+            if self._config.apply_chat_template and not raw.prompt.strip():
+                raise ValueError("is empty")
+            messages = [{"role": "user", "content": raw.prompt}]
+        else:
+            messages = read_messages(raw.prompt)
+        refuse_answered(messages)
+        return with_system(messages, self._config.system_prompt)
 
     def _text(self, raw: RawPrompt, messages: list[dict[str, Any]]) -> str:
+        """What the model is given as text. ValueError saying what is wrong with the prompt."""
         if not self._config.apply_chat_template:
             if not isinstance(raw.prompt, str):
-                raise UserError(
-                    f"{self._key}: prompt {raw.id} is a list of messages, which needs the chat template; "
-                    f"set {self._key}.apply_chat_template=true"
+                raise ValueError(
+                    f"is a list of messages, which needs the chat template; set {self._key}.apply_chat_template=true"
                 )
             return raw.prompt
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:
-            raise UserError(f"{self._key}: the chat template fails on prompt {raw.id}: {error}") from error
+            text: str = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self._config.chat_template_kwargs
+            )
+        except Exception as error:  # the template may raise anything
+            raise ValueError(f"is refused by the chat template: {error}") from error
+        return text
 
-    def _has_unknown(self, text: str, tokens: list[int]) -> bool:
+    def _tokens(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The text's tokens. ValueError where the tokenizer refuses it or lacks some of its characters."""
+        try:
+            tokens: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
+        except Exception as error:  # a lone surrogate is a TypeError, for one
+            raise ValueError(f"is refused by the tokenizer: {text[:80]!a} ({error})") from error
         unknown = self.tokenizer.unk_token_id
-        return unknown is not None and unknown in tokens and self.tokenizer.unk_token not in text
+        if unknown is not None and unknown in tokens and self.tokenizer.unk_token not in text:
+            raise ValueError(f"holds characters that the tokenizer lacks: {text[:80]!r}")
+        return tokens
 
 
 def load_tokenizer(folder: Path | str) -> Any:

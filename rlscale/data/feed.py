@@ -2,47 +2,120 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 from rlscale.config.errors import UserError
-from rlscale.data.chat import PromptEncoder
-from rlscale.data.sample import Prompt
-from rlscale.data.sources import PromptSource
+from rlscale.data.bad_rows import UNSEEN_RATE, BadPrompt, BadRows
+from rlscale.data.sources import PromptSource, RawPrompt
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+CheckLabel = Callable[[Any], None]
+"""ValueError for a label that the reward cannot compare with."""
+
+_log = logging.getLogger(__name__)
 
 
-class PromptFeed:
-    """Prompts of a source that fit the length limit."""
+class Encoder(Protocol[T_co]):
+    """Makes of a raw prompt what is trained on."""
 
-    def __init__(self, source: PromptSource, encoder: PromptEncoder, key: str = "data") -> None:
+    dropped: int
+    """Prompts left out so far because they were too long."""
+
+    @property
+    def limits(self) -> str:
+        """The configuration's keys to raise when nothing fits."""
+
+    def encode(self, raw: RawPrompt) -> T_co | None:
+        """The encoded prompt; None, and counted, where it is too long. BadPrompt where it cannot be used."""
+
+
+class PromptFeed(Generic[T]):
+    """What an encoder makes of the prompts of a source that fit its limits.
+
+    Prompts that cannot be encoded, or whose label `check_label` refuses, are dropped, counted (`bad`) and logged; past
+    `max_bad_rate` of an epoch's prompts that is an error. null allows 1 %.
+    """
+
+    def __init__(
+        self,
+        source: PromptSource,
+        encoder: Encoder[T],
+        key: str = "data",
+        max_bad_rate: float | None = None,
+        check_label: CheckLabel | None = None,
+    ) -> None:
         self._source = source
         self._encoder = encoder
         self._key = key
+        self._max_bad_rate = UNSEEN_RATE if max_bad_rate is None else max_bad_rate
+        self._check_label = check_label
+        self._bad = BadRows(key, len(source))
+        self._seen = 0
 
     @property
     def dropped(self) -> int:
         """Prompts left out so far because they were too long."""
         return self._encoder.dropped
 
-    def take(self, n: int) -> list[Prompt]:
-        """The next n prompts. UserError when a whole epoch holds none that fits."""
-        prompts: list[Prompt] = []
+    @property
+    def bad(self) -> int:
+        """Prompts left out so far because they could not be used."""
+        return self._bad.count
+
+    def take(self, n: int) -> list[T]:
+        """The next n prompts. UserError when a whole epoch holds none that fits, or too many are bad."""
+        taken: list[T] = []
         fruitless = 0
-        while len(prompts) < n:
-            raws = self._source.next(n - len(prompts))
-            fitting = [prompt for prompt in map(self._encoder.encode, raws) if prompt is not None]
-            prompts += fitting
+        while len(taken) < n:
+            raws = self._source.next(n - len(taken))
+            fitting = [encoded for encoded in map(self._encoded, raws) if encoded is not None]
+            taken += fitting
             fruitless = 0 if fitting else fruitless + len(raws)
             if fruitless >= len(self._source):
-                raise UserError(
-                    f"{self._key}: none of the {len(self._source)} prompts fits; raise rollout.max_prompt_tokens"
-                )
-        return prompts
+                raise none_fits(self._key, len(self._source), self._encoder.limits)
+        return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the source and the count of dropped prompts."""
-        return {"source": self._source.state_dict(), "dropped": self._encoder.dropped}
+        """Position of the source and the counts of prompts seen and left out."""
+        counts = {"dropped": self._encoder.dropped, "bad": self._bad.count, "seen": self._seen}
+        return {"source": self._source.state_dict(), **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the last prompt taken when the state was saved."""
         self._source.load_state_dict(state["source"])
         self._encoder.dropped = int(state["dropped"])
+        self._bad.count, self._seen = int(state.get("bad", 0)), int(state.get("seen", 0))
+
+    def _encoded(self, raw: RawPrompt) -> T | None:
+        self._seen += 1
+        try:
+            return encode_checked(raw, self._encoder, self._check_label, self._key)
+        except BadPrompt as error:
+            _log.warning("left out: %s", error)
+            self._bad.add(error.where, error.reason)
+            self._bad.total = max(self._seen, len(self._source))
+            self._bad.refuse_past(self._max_bad_rate)
+            return None
+
+
+def encode_checked(raw: RawPrompt, encoder: Encoder[T], check_label: CheckLabel | None, key: str) -> T | None:
+    """The encoded prompt, its label checked too; None where it is too long. BadPrompt where either is unusable."""
+    if check_label is not None:
+        try:
+            check_label(raw.label)
+        except ValueError as error:
+            raise BadPrompt(raw.where(key), f"has the label {_short(raw.label)}: {error}") from error
+    return encoder.encode(raw)
+
+
+def none_fits(key: str, count: int, limits: str) -> UserError:
+    """That all of the prompts were too long."""
+    return UserError(f"{key}: none of the {count} prompts fits; raise {limits}")
+
+
+def _short(label: Any) -> str:
+    text = ascii(label)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -17,7 +17,8 @@ from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, F
 class RawPrompt:
     """A prompt before tokenizing: a string, or a list of chat messages (`{"role": ..., "content": ...}`).
 
-    `index` is its position in the stream, which never repeats; `id` names the problem and does.
+    `index` is its position in the stream, which never repeats; `id` names the problem and does. `place` is where a
+    person finds it (file and line), if it has one.
     """
 
     index: int
@@ -25,6 +26,11 @@ class RawPrompt:
     prompt: str | list[dict[str, Any]]
     label: Any = None
     info: dict[str, Any] = field(default_factory=dict)
+    place: str = ""
+
+    def where(self, key: str) -> str:
+        """How a message names it; `key` is the section of its source (data, eval.data)."""
+        return f"{self.place}:" if self.place else f"{key}: prompt {self.id}"
 
 
 @runtime_checkable
@@ -51,11 +57,16 @@ class PromptSource(Protocol):
 class Stream(ABC):
     """The order of a source with `size` items: every epoch all of them, shuffled anew by (seed, epoch).
 
-    A subclass says what item number i is (`item`).
+    A subclass says what item number i is (`item`). `content`: what two sources share exactly when their items are the
+    same; a run is resumed only with the content that it began with. Empty where that is not known.
     """
 
-    def __init__(self, size: int, shuffle: bool, seed: int) -> None:
+    uniform = False
+    """Whether its items are all of one form, so that a few tried before a run stand for all."""
+
+    def __init__(self, size: int, shuffle: bool, seed: int, content: str = "") -> None:
         self._size = size
+        self._content = content
         self._shuffle = shuffle
         self._seed = seed
         self._position = 0
@@ -75,16 +86,17 @@ class Stream(ABC):
         return self._size
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and the size that it refers to."""
-        return {"position": self._position, "size": self._size}
+        """The position, and the size and content that it refers to."""
+        return {"position": self._position, "size": self._size, "content": self._content}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the saved position. UserError if the data has another size than when it was saved."""
+        """Go on at the saved position. UserError if the data is not what it was when the state was saved."""
+        how = "give the same data, or start afresh with checkpoint.resume=never"
         if state["size"] != self._size:
-            raise UserError(
-                f"data: has {self._size} prompts, but the checkpoint was made with {state['size']}; "
-                "give the same data, or start afresh with checkpoint.resume=never"
-            )
+            raise UserError(f"data: has {self._size} prompts, but the checkpoint was made with {state['size']}; {how}")
+        before = state.get("content", "")
+        if before and self._content and before != self._content:
+            raise UserError(f"data: its {self._size} prompts are others than those of the checkpoint; {how}")
         self._position = int(state["position"])
 
     def _number(self, index: int) -> int:

@@ -70,6 +70,8 @@ class Summary:
     """Samples dropped because generation or reward failed."""
     prompts_too_long: int = 0
     """Prompts dropped because they passed `rollout.max_prompt_tokens`."""
+    prompts_bad: int = 0
+    """Prompts dropped because they or their labels could not be used (`data.max_bad_rate`)."""
     groups_dropped: int = 0
     """Groups dropped and replaced because their rewards were all equal (`algo.refill`)."""
     engine_restarts: int = 0

@@ -55,7 +55,7 @@ class RolloutService:
         self._encoder = PromptEncoder(
             spec.tokenizer_folder, spec.data, rollout.max_prompt_tokens, spec.chat_template, "data"
         )
-        self._feed = PromptFeed(build_source(spec.data), self._encoder)
+        self._feed = PromptFeed(build_source(spec.data), self._encoder, max_bad_rate=spec.data.max_bad_rate)
         self._rewards = RewardWorker(spec.reward)
         window = rollout.groups_per_iteration * rollout.samples_per_group
         self._request_failures = FailureRate("requests", "rollout.max_failure_rate", rollout.max_failure_rate, window)
@@ -295,9 +295,10 @@ class RolloutService:
             "groups_too_stale": self._buffer.dropped,
             "groups_dropped_equal": self._refill.dropped,
             "prompts_too_long": self._feed.dropped,
+            "prompts_bad": self._feed.bad,
         }
         # The buffer, the refill and the feed save their own counts.
-        saved_elsewhere = ("groups_too_stale", "groups_dropped_equal", "prompts_too_long")
+        saved_elsewhere = ("groups_too_stale", "groups_dropped_equal", "prompts_too_long", "prompts_bad")
         return {
             name: value + (0 if name in saved_elsewhere else self._earlier.get(name, 0)) for name, value in now.items()
         }

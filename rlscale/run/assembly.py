@@ -123,8 +123,8 @@ class Assembly:
         encoder = PromptEncoder(
             str(self._tokenizer), config.data, config.rollout.max_prompt_tokens, read_chat_template(config.model)
         )
-        rollout = config.rollout
-        return Supervised(SupervisedFeed(source, encoder, rollout.groups_per_iteration, rollout.max_response_tokens))
+        groups, longest = config.rollout.groups_per_iteration, config.rollout.max_response_tokens
+        return Supervised(SupervisedFeed(source, encoder, groups, longest, config.data.max_bad_rate))
 
 
 def trainer_spec(config: Config, models: ModelFolders) -> TrainerSpec:

@@ -13,26 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rlscale.config.architecture import is_here, is_hub_name
 from rlscale.config.checks import check
+from rlscale.config.data_paths import data_paths
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.named_models import has_critic, has_teacher
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.data.feed import CheckLabel
 from rlscale.data.sources import PromptSource, build_source
 from rlscale.data.target import current_folder_importable
-from rlscale.envs.reward import build_reward
+from rlscale.envs.reward import build_reward, label_check
 from rlscale.run.stages import KEYS, stages_before
 from rlscale.trainer.hooks import check_hooks
-
-if TYPE_CHECKING:
-    from rlscale.data.chat import PromptEncoder
-
-TRIED = 16
-"""Prompts of every source that are encoded for a trial."""
 
 
 @dataclass
@@ -70,6 +65,8 @@ class _Part:
     """What its lines begin with: "" for the run itself, `warm_start.recipe=...: ` for a stage."""
     config: Config
     sources: dict[str, PromptSource] = field(default_factory=dict)
+    check_label: CheckLabel | None = None
+    """The reward's, where it has one."""
 
     @property
     def supervised(self) -> bool:
@@ -126,7 +123,7 @@ def _look_at_functions(part: _Part, found: Findings) -> None:
         check_hooks(config.algo)
     if part.scores:
         with found.of(part.stage), user_code("reward.function"):
-            build_reward(config.reward)
+            part.check_label = label_check(build_reward(config.reward))
             found.checked.append(f"{part.stage}reward: {config.reward.function.get('_target_')}")
 
 
@@ -152,12 +149,12 @@ def _is_elsewhere(part: _Part, data: DataConfig) -> bool:
     """Whether a file may be on the machines of another cluster only."""
     if part.config.cluster.ray_address is None or part.supervised or not isinstance(data, FileData):
         return False
-    return not Path(data.path.split("@[")[0]).exists()
+    return not any(one.path.exists() for one in data_paths(data, "data"))
 
 
 def _described(data: DataConfig) -> str:
     if isinstance(data, FileData):
-        return data.path
+        return data.path if isinstance(data.path, str) else ", ".join(data.path)
     if isinstance(data, CustomData):
         return str(data.source.get("_target_"))
     return f"arithmetic, {data.split}" if isinstance(data, ArithmeticData) else type(data).__name__
@@ -197,6 +194,8 @@ def _try_encoders(part: _Part, found: Findings, model: Path) -> None:
     """The tokenizer of the model in that folder, or the one given in its place, for every source."""
     from rlscale.data.chat import PromptEncoder
     from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+    from rlscale.data.supervised import ExampleEncoder
+    from rlscale.data.trial import try_prompts
 
     config = part.config
     tokenizer = ensure_tokenizer_folder(config.model, model)
@@ -206,16 +205,13 @@ def _try_encoders(part: _Part, found: Findings, model: Path) -> None:
         assert data is not None
         with found.of(part.stage), user_code(f"{key}.source"):
             encoder = PromptEncoder(tokenizer, data, config.rollout.max_prompt_tokens, template, key)
-            _encode(source, encoder, labels=part.supervised and key == "data")
-    found.checked.append(f"{part.stage}tokenizer: reads the first prompts of {' and '.join(part.sources)}")
-
-
-def _encode(source: PromptSource, encoder: PromptEncoder, *, labels: bool) -> None:
-    """The first prompts as tokens, and their labels too where they are what is learned."""
-    for raw in source.next(min(TRIED, len(source))):
-        encoder.encode(raw)
-        if labels and raw.label is not None:
-            encoder.encode_response(str(raw.label))
+            learned = part.supervised and key == "data"
+            examples = ExampleEncoder(encoder, config.rollout.max_response_tokens, key) if learned else encoder
+            judge = None if learned else part.check_label
+            found.notes += [
+                f"{part.stage}{note}" for note in try_prompts(source, examples, key, data.max_bad_rate, judge)
+            ]
+    found.checked.append(f"{part.stage}tokenizer and template: tried on the prompts of {' and '.join(part.sources)}")
 
 
 @contextmanager

@@ -212,6 +212,7 @@ class Records:
         summary.tokens_generated = self._generation.get("tokens_generated", 0)
         summary.samples_failed = sum(self._generation.get(name, 0) for name in _FAILURES)
         summary.prompts_too_long = self._generation.get("prompts_too_long", 0)
+        summary.prompts_bad = self._generation.get("prompts_bad", 0)
         summary.groups_dropped = self._generation.get("groups_dropped_equal", 0)
         if counters.get("own_tokens"):
             summary.logprob_diff_mean = counters["own_abs"] / counters["own_tokens"]

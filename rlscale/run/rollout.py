@@ -128,7 +128,7 @@ class Supervised:
 
     def stats(self) -> RolloutStats:
         """Only what the data held back is counted."""
-        return RolloutStats({"prompts_too_long": self._feed.dropped}, [])
+        return RolloutStats({"prompts_too_long": self._feed.dropped, "prompts_bad": self._feed.bad}, [])
 
     def state_dict(self, *, trained: bool) -> Any:
         """Data position; that before the last batch if no step was made on it."""

@@ -27,14 +27,14 @@ def room(packages: str = "", rooms: str = "") -> Room:
 
 EVERY_ROOM = "config algo platform data weights envs serve rollout trainer observe"
 
-# The columns of samples and batches are NumPy arrays, so the rooms that hand them on import numpy; tokenizers and
-# huggingface_hub come with transformers, pyarrow with datasets, mbridge with the mapping onto megatron, yaml with
-# omegaconf.
+# The columns of samples and batches are NumPy arrays, so the rooms that hand them on import numpy; tokenizers,
+# huggingface_hub and jinja2 come with transformers, pyarrow with datasets, mbridge with the mapping onto megatron, yaml
+# with omegaconf.
 ROOMS = {
     "config": room("omegaconf hydra yaml"),
     "algo": room("torch numpy"),
     "platform": room("torch", "config"),
-    "data": room("numpy torch datasets pyarrow transformers tokenizers huggingface_hub", "config"),
+    "data": room("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "config"),
     "weights": room("numpy torch safetensors megatron mbridge", "config platform"),
     "envs": room("math_verify", "config data"),
     "serve": room("aiohttp psutil", "config platform"),

@@ -66,6 +66,8 @@ RANGES = {
     "data.max_number": "[2, inf)",
     "data.held_out_share": "(0, 1)",
     "data.size": "[1, inf)",
+    "data.max_bad_rate": "[0, 1]",
+    "eval.data.max_bad_rate": "[0, 1]",
     "eval.data.max_number": "[2, inf)",
     "eval.data.held_out_share": "(0, 1)",
     "eval.data.size": "[1, inf)",

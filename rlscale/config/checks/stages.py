@@ -7,11 +7,12 @@ from pathlib import Path
 
 from rlscale.config.checks.subject import Subject
 from rlscale.config.checks.targets import named_target
+from rlscale.config.data_paths import data_paths
+from rlscale.config.errors import UserError
 from rlscale.config.schema.algo import ScoreKind
 from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
 
 _SPLITS = ("train", "held_out")
-_FILES = (".jsonl", ".parquet")
 NO_REWARD = "rlscale.envs.rewards.none.no_reward"
 """The function of `reward=none`."""
 
@@ -53,8 +54,6 @@ def data_is_usable(subject: Subject) -> Iterator[str]:
     yield from _source(subject.config.data, "data")
     if subject.config.eval.enabled and subject.config.eval.data is not None:
         yield from _source(subject.config.eval.data, "eval.data")
-    if subject.supervised and isinstance(subject.config.data, FileData) and subject.config.data.label_key is None:
-        yield "data.label_key=null: supervised training needs the answer; name its key"
 
 
 def splits_agree(subject: Subject) -> Iterator[str]:
@@ -78,10 +77,19 @@ def _source(data: DataConfig, key: str) -> Iterator[str]:
         yield f"{key}.system_prompt is never read with {key}.apply_chat_template=false; set it to null"
     if isinstance(data, ArithmeticData) and data.split not in _SPLITS:
         yield f"{key}.split={data.split}: must be {' or '.join(_SPLITS)}"
-    if isinstance(data, FileData) and not data.path.split("@[")[0].endswith(_FILES):
-        yield f"{key}.path={data.path}: must end in {' or '.join(_FILES)}"
+    if isinstance(data, FileData):
+        yield from _file(data, key)
     if isinstance(data, CustomData):
         yield from named_target(data.source, f"{key}.source", f"{key}=<option>", needed=True)
+
+
+def _file(data: FileData, key: str) -> Iterator[str]:
+    try:
+        data_paths(data, key)
+    except UserError as error:
+        yield str(error)
+    if data.label_key == data.prompt_key:
+        yield f"{key}.label_key={data.label_key}: is {key}.prompt_key too; name the key of the label, or null for none"
 
 
 STAGE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (

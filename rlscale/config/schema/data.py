@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.section import Section, path_field
+from rlscale.config.schema.section import PATH, PathKind, Section
 
 
 @dataclass
@@ -17,11 +17,17 @@ class DataConfig(Section):
     shuffle: bool = True
     """Read the prompts in an order drawn from `data.seed` anew in each epoch."""
     seed: int = 0
-    """Seed of the order, and of the problems of a generated source."""
+    """Seed of the order, and of the problems of a generated source. Follows `run.seed`; in `eval.data` it is 0, so that
+    runs of different seeds are measured on the same problems."""
     apply_chat_template: bool = True
     """Turn the prompt into a chat message and apply the tokenizer's template."""
     system_prompt: str | None = None
     """System message put before the prompt; needs the chat template."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, such as `enable_thinking: false`; only those that the template reads."""
+    max_bad_rate: float | None = None
+    """Share of bad rows that is left out and counted instead of refused. null: none of what is checked before the run,
+    and 1 % of what cannot be checked by then (a very large file, a source of your own)."""
 
 
 @dataclass
@@ -44,14 +50,15 @@ class ArithmeticData(DataConfig):
 
 @dataclass
 class FileData(DataConfig):
-    """Prompts from a JSONL or Parquet file."""
+    """Prompts from JSONL or Parquet files."""
 
-    path: str = path_field(MISSING)
-    """File ending in .jsonl or .parquet; `path@[10:20]` takes a slice of its rows."""
+    path: Annotated[Any, "a path, or a list of paths"] = field(default=MISSING, metadata={PATH: PathKind.path})
+    """File ending in .jsonl or .parquet, or a list of such files; `path@10:20` takes a slice of a file's rows."""
     prompt_key: str = "prompt"
-    """Key of the prompt: a string, or a list of chat messages."""
+    """Key of the prompt: a string, or a list of chat messages. `a.b` is the key b of the object at a."""
     label_key: str | None = "label"
-    """Key of the label that the reward compares with (for algo=sft: of the answer); null for none."""
+    """Key of the label that the reward compares with (for algo=sft: of the answer; null takes the last message of the
+    prompt); null for none. `reward_model.truth` is the key truth of the object at reward_model."""
 
 
 @dataclass

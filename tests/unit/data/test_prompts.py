@@ -127,5 +127,5 @@ def test_labels_over_the_limit_are_left_out_and_counted(tokenizer: Path) -> None
     feed = make_supervised(tokenizer, limit=3)
     assert all(len(g.prompt.label) <= 2 for _ in range(20) for g in feed.next_batch())
     assert feed.dropped > 0
-    with pytest.raises(UserError, match=r"no label fits; raise rollout.max_response_tokens"):
+    with pytest.raises(UserError, match=r"none of the \d+ prompts fits; raise rollout.max_response_tokens"):
         make_supervised(tokenizer, limit=1).next_batch()

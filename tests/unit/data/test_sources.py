@@ -113,13 +113,13 @@ def test_a_slice_takes_those_rows(tmp_path: Path, wanted: str, expected: range) 
     ("lines", "message"),
     [
         (['{"prompt": "a", "label": 1}', '{"prompt": "b",'], r"data.jsonl:2: not valid JSON"),
-        (['{"prompt": "a", "label": 1}', "", "[1]"], r"data.jsonl:3: is list, not a JSON object"),
+        (['{"prompt": "a", "label": 1}', "", "[1]"], r"data.jsonl:3: is a list, not a JSON object"),
         (
             ['{"question": "a", "label": 1}'],
             r"data.jsonl:1: no key 'prompt', only label, question; set data.prompt_key",
         ),
         (['{"prompt": "a", "answer": 1}'], r"data.jsonl:1: no key 'label', only answer, prompt; set data.label_key"),
-        (['{"prompt": 7, "label": 1}'], r"data.jsonl:1: 'prompt' is neither a string nor a list of messages"),
+        (['{"prompt": 7, "label": 1}'], r"data.jsonl:1: 'prompt' is a number, neither a string nor a list of messages"),
         ([], r"data.jsonl: no prompts, it is empty"),
     ],
 )
@@ -154,8 +154,8 @@ def test_parquet_rows_become_prompts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"prompt": [1, 2], "label": [1, 2]}, "'prompt' is neither a string nor a list of messages"),
-        ({"prompt": ["a", None], "label": [1, 2]}, "row 1 has no 'prompt'"),
+        ({"prompt": [1, 2], "label": [1, 2]}, "'prompt' is a number, neither a string nor a list of messages"),
+        ({"prompt": ["a", None], "label": [1, 2]}, "row 1: 'prompt' is null"),
         ({"text": ["a"], "label": [1]}, "no key 'prompt', only label, text; set data.prompt_key"),
     ],
 )

@@ -22,7 +22,7 @@ def test_the_default_recipe_is_checked_with_its_warm_start_and_leaves_nothing(
     code, out, err = check(capsys)
     assert (code, err) == (0, [])
     assert "  ok: data: arithmetic, train, 9,019 prompts" in out
-    assert "  ok: warm_start.recipe=arithmetic_sft: tokenizer: reads the first prompts of data" in out
+    assert "  ok: warm_start.recipe=arithmetic_sft: tokenizer and template: tried on the prompts of data" in out
     assert out[-1] == "nothing stands against this run"
     assert not (tmp_path / "outputs").exists()
     assert not (tmp_path / ".rlscale" / "models").exists()

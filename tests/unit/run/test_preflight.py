@@ -111,7 +111,7 @@ def test_the_parts_of_a_stage_are_looked_at_unless_its_result_is_there(
 def test_a_prompt_that_the_tokenizer_lacks_is_said_before_ray_starts(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Résumé?", "label": "1"}) + "\n")
     given = ["data=jsonl", f"data.path={tmp_path}/rows.jsonl", "eval.enabled=false"]
-    with pytest.raises(UserError, match=r"data: prompt 0 holds characters that the tokenizer lacks"):
+    with pytest.raises(UserError, match=r"rows.jsonl:1: holds characters that the tokenizer lacks"):
         execute.execute(config(tmp_path, *given))
 
 
