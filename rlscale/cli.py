@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import rlscale
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.run.printing import print_anything
 
 if TYPE_CHECKING:
     from rlscale.config.schema import Config
@@ -44,6 +45,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code (0 fine, 2 bad input)."""
+    print_anything()
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         words = [text for text in given if not text.startswith("-")]

@@ -30,6 +30,7 @@ from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe,
 from rlscale.config.schema import Config
 from rlscale.config.store import register_schema
 from rlscale.config.values import assign, takes
+from rlscale.config.yaml_text import dump
 
 _PRIMARY = "rlscale_recipe"
 _SET_BY_COMPOSING = "run.groups"
@@ -153,7 +154,7 @@ def printed(composition: Composition, part: str, *, section: str | None = None, 
         if not OmegaConf.is_config(node):
             return f"{node}\n"
     try:
-        return OmegaConf.to_yaml(node, resolve=resolve)
+        return dump(OmegaConf.to_container(node, resolve=resolve, enum_to_str=True))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_one_line(error)}") from error
 

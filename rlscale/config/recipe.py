@@ -18,6 +18,7 @@ from rlscale.config.compose import compose_groups, plain
 from rlscale.config.groups import Groups
 from rlscale.config.schema import Config
 from rlscale.config.store import ADVANTAGE_SCHEMAS, DATA_SCHEMAS, LOSS_SCHEMAS, ROOT, option_of
+from rlscale.config.yaml_text import to_yaml
 
 _NOT_KEPT = (
     "run.groups",
@@ -57,7 +58,7 @@ def write_recipe(config: Config, folder: Path) -> None:
     """
     (folder / "recipe.yaml").write_text(recipe_text(config), encoding="utf-8")
     resolved = {**plain(config), "ran_on": versions()}
-    (folder / "resolved.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(_escaped(resolved))), encoding="utf-8")
+    (folder / "resolved.yaml").write_text(to_yaml(resolved), encoding="utf-8")
 
 
 def recipe_text(config: Config) -> str:
@@ -74,7 +75,7 @@ def recipe_text(config: Config) -> str:
     before = OmegaConf.to_container(base, resolve=False, enum_to_str=True)
     after = _kept(plain(config))
     values = _difference(_followed(before, after, after), after)
-    text = OmegaConf.to_yaml(OmegaConf.create({"defaults": [*defaults, "_self_"], **_escaped(values)}))
+    text = to_yaml({"defaults": [*defaults, "_self_"], **values})
     how = "run it again with: python -m rlscale recipe=<path of this file>"
     return f"# Written by rlscale {rlscale.__version__}; {how}\n{text}"
 
@@ -180,15 +181,6 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     if "run" in after:
         found["run"] = {"recipe": after["run"]["recipe"], **found.get("run", {})}
     return found
-
-
-def _escaped(value: Any) -> Any:
-    """The same with `${` in texts escaped, so that nothing is taken for an interpolation."""
-    if isinstance(value, Mapping):
-        return {key: _escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def _commit() -> str | None:

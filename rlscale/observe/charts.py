@@ -6,9 +6,8 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 
-from rlscale.observe.words import count, figure, percent
+from rlscale.observe.words import count, figure, html_text, percent
 
 Point = tuple[float, float]
 
@@ -64,12 +63,12 @@ class Chart:
             ],
         }
         readout = "".join(
-            f'<span class="c{s.color}"><i></i>{escape(s.name)} <b>{_written(s.points[-1][1], self.form)}</b></span>'
+            f'<span class="c{s.color}"><i></i>{html_text(s.name)} <b>{_written(s.points[-1][1], self.form)}</b></span>'
             for s in series
         )
         return (
-            f'<figure class="card chart" data-chart="{escape(json.dumps(data), quote=True)}">'
-            f'<figcaption><h3>{escape(self.title)}</h3><div class="readout">{readout}</div></figcaption>'
+            f'<figure class="card chart" data-chart="{html_text(json.dumps(data))}">'
+            f'<figcaption><h3>{html_text(self.title)}</h3><div class="readout">{readout}</div></figcaption>'
             f'<svg class="{"wide" if self.width > 600 else "small"}" viewBox="0 0 {self.width} {self.height}">'
             f"{''.join(body)}</svg></figure>"
         )

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlscale.config.schema.run import Progress as Mode
-from rlscale.observe.words import count, duration, figure, percent
+from rlscale.observe.words import count, duration, figure, percent, visible
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _PLAIN_EVERY_S = 2.0
@@ -70,7 +70,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, mode: Mode | str = Mode.auto, file: IO[str] | None = None) -> None:
         self._console = Console(file=file or sys.stdout, highlight=False)
-        self._title, self._total, self._start = f"rlscale · {title}", total, time.monotonic()
+        self._title, self._total, self._start = visible(f"rlscale · {title}"), total, time.monotonic()
         self._phase, self._phase_since = "starting", self._start
         self._done, self._looping, self._eta = 0, False, Eta()
         self._latest: dict[str, float] = {}
@@ -117,6 +117,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say something once; it stays above the panel."""
+        text = visible(text)
         if self._live is None:
             self._line(text)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from rlscale.observe.samples import ShownSample, read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.time_charts import phase_bar, timeline_chart
 from rlscale.observe.timeline import Span, read_timeline
-from rlscale.observe.words import count, duration, figure, percent
+from rlscale.observe.words import count, duration, figure, html_text, percent
 
 FILE = "report.html"
 
@@ -67,7 +66,7 @@ def render(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(recipe)}: {escape(summary.status)}</title>\n<style>\n{style}</style></head>\n<body><main>\n"
+        f"<title>{html_text(f'{recipe}: {summary.status}')}</title>\n<style>\n{style}</style></head>\n<body><main>\n"
         + "\n".join(part for part in body if part)
         + f"\n</main>\n<script>\n{script}</script></body></html>\n"
     )
@@ -82,10 +81,10 @@ def _header(folder: Path, recipe: str, summary: Summary, rows: Rows) -> str:
     css = status if status in ("finished", "failed") else ""
     started = next((row["time"] for row in rows if isinstance(row.get("time"), (int, float))), None)
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) + " · " if started else ""
-    message = f'<p class="message">{escape(summary.message)}</p>' if summary.message else ""
-    where = escape("/".join(folder.resolve().parts[-3:]))
+    message = f'<p class="message">{html_text(summary.message)}</p>' if summary.message else ""
+    where = html_text("/".join(folder.resolve().parts[-3:]))
     return (
-        f'<header><h1>{escape(recipe)}</h1><span class="chip {css}">{escape(status)}</span>'
+        f'<header><h1>{html_text(recipe)}</h1><span class="chip {css}">{html_text(status)}</span>'
         f'<div class="where">{when}{where}</div></header>{message}'
     )
 
@@ -141,8 +140,8 @@ def _accuracy_tile(summary: Summary, rows: Rows) -> str:
 def _tile(name: str, value: str, more: str, *, lead: bool = False) -> str:
     """A tile; `value` is HTML made here from numbers only."""
     return (
-        f'<div class="card tile{" lead" if lead else ""}"><div class="name">{escape(name)}</div>'
-        f'<div class="value">{value}</div><div class="more">{escape(more)}</div></div>'
+        f'<div class="card tile{" lead" if lead else ""}"><div class="name">{html_text(name)}</div>'
+        f'<div class="value">{value}</div><div class="more">{html_text(more)}</div></div>'
     )
 
 
@@ -245,14 +244,14 @@ def _answer(sample: ShownSample | None) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …")
+    return html_text(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …")
 
 
 def _config(config: str) -> str:
     if not config.strip():
         return ""
     lines = []
-    for line in escape(config, quote=False).splitlines():
+    for line in html_text(config).split("\n"):
         if line.lstrip().startswith("#"):
             lines.append(f'<span class="comment">{line}</span>')
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class ShownSample:
 def write_samples(folder: Path, phase: str, samples: Iterable[ShownSample]) -> None:
     """Put these samples in place of those that the phase had; samples of other phases stay."""
     others = [record for record in jsonl.read(folder / FILE) if record.get("phase") != phase]
-    jsonl.rewrite(folder / FILE, [*others, *({**asdict(sample), "phase": phase} for sample in samples)])
+    jsonl.rewrite(folder / FILE, [*others, *({**vars(sample), "phase": phase} for sample in samples)])
 
 
 def read_samples(folder: Path) -> list[ShownSample]:

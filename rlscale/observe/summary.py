@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from rlscale.observe.atomic import write_text
-from rlscale.observe.jsonl import to_line
+from rlscale.observe.jsonl import to_json
 
 FILE = "summary.json"
 
@@ -92,8 +92,7 @@ class Summary:
 
     def write(self, folder: Path) -> None:
         """Write summary.json in one step."""
-        plain = json.loads(to_line(asdict(self)))
-        write_text(folder / FILE, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / FILE, to_json(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Summary | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from itertools import pairwise
 
 from rlscale.observe.charts import nice_ticks
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import DRIVER, Span
-from rlscale.observe.words import duration, percent
+from rlscale.observe.words import duration, html_text, percent
 
 _ITERATIONS_SHOWN = 4
 _WIDTH, _LABEL, _ROW, _BAR = 1080, 84, 34, 20
@@ -73,14 +72,14 @@ def timeline_chart(spans: Sequence[Span]) -> str:
             marks.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{text}</text>')
     for row, (label, inside) in enumerate(lanes):
         y = row * _ROW + (_ROW - _BAR) / 2
-        marks.append(f'<text class="lane" x="0" y="{y + _BAR / 2 + 4:.1f}">{escape(label)}</text>')
+        marks.append(f'<text class="lane" x="0" y="{y + _BAR / 2 + 4:.1f}">{html_text(label)}</text>')
         for span in inside:
             left, right = max(start, span.start), min(end, span.end)
             css = _CSS.get(span.name, "other") + (" wait" if label == "waiting" else "")
             marks.append(
                 f'<rect class="{css}" x="{_LABEL + (left - start) * scale:.1f}" y="{y:.1f}" rx="2" height="{_BAR}"'
                 f' width="{max(0.8, (right - left) * scale):.1f}">'
-                f"<title>{escape(span.name)}, {duration(span.seconds)}</title></rect>"
+                f"<title>{html_text(span.name)}, {duration(span.seconds)}</title></rect>"
             )
     share = overlap_share(spans)
     note = (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlscale.config.schema.tracker import TrackerConfig, TrackerKind
+from rlscale.observe.words import visible
 
 
 class Tracker(Protocol):
@@ -98,8 +99,8 @@ class WandbTracker:
 
             logging.getLogger("wandb").setLevel(logging.WARNING)
             self._run: wandb.Run | None = wandb.init(
-                project=config.project,
-                name=name,
+                project=visible(config.project),
+                name=visible(name),
                 # The same folder is the same run, also after it was continued.
                 id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
                 resume="allow",
@@ -138,7 +139,7 @@ def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {
-        name: float(value)
+        visible(name): float(value)
         for name, value in metrics.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     }

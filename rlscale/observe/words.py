@@ -1,8 +1,26 @@
-"""How numbers and times are written for people: in the terminal, in the last line, in the report."""
+"""How numbers, times and texts are written for people: in the terminal, in the last line, in the report."""
 
 from __future__ import annotations
 
 import math
+import re
+from html import escape
+
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """The text with what terminals obey, pages cannot hold or nobody sees written as Python's escapes.
+
+    Control characters (tabs and line feeds stay), other line separators, marks that turn the direction of writing
+    around and lone surrogates: `\\x1b`, `\\u2028`, `\\ud800`. For reading only: a backslash in the text stays one.
+    """
+    return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def html_text(text: str) -> str:
+    """The visible text as HTML: nothing in it becomes markup, and every page can hold it."""
+    return escape(visible(text))
 
 
 def duration(seconds: float) -> str:

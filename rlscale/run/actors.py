@@ -14,12 +14,14 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.platform.ports import free_port
+from rlscale.run.printing import print_anything
 
 
 def _log_to(path: str) -> None:
     """Send everything that this process prints, from Python or from C, to a file of the run."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    print_anything()
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(file, 1)

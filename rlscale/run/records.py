@@ -15,6 +15,7 @@ from rlscale.observe.samples import ShownSample, write_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import ENGINES, PASSES, Timeline
 from rlscale.observe.trackers import Tracker, build_tracker
+from rlscale.observe.words import visible
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.metrics import RolloutStats
 from rlscale.run import checkpoint
@@ -190,7 +191,7 @@ class Records:
             self._log.close()
         write_report(self._folder.path)
         self._progress.close()
-        print(self._last_line(), flush=True)
+        print(visible(self._last_line()), flush=True)
 
     def _fill_summary(self, status: str, state: checkpoint.Progress | None, message: str | None, restarts: int) -> None:
         summary, counters = self._summary, self._counters

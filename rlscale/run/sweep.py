@@ -19,6 +19,7 @@ from rlscale.config.recipe_file import is_path
 from rlscale.config.schema import Config
 from rlscale.config.sweep import differing
 from rlscale.observe.sweep_table import print_table
+from rlscale.observe.words import visible
 from rlscale.run.folder import write_json
 from rlscale.serve.guard import PR_SET_PDEATHSIG, prctl
 
@@ -59,7 +60,8 @@ def run_sweep(configs: Sequence[Config], runs: Sequence[Sequence[str]], recipe: 
     stopped = _run_all(entries, folder)
     records = [entry.record() for entry in entries]
     print_table(records)
-    print(f"sweep of {len(entries)} runs {'stopped' if stopped else 'finished'}: {folder / 'sweep.json'}", flush=True)
+    how = "stopped" if stopped else "finished"
+    print(visible(f"sweep of {len(entries)} runs {how}: {folder / 'sweep.json'}"), flush=True)
     if stopped:
         return 128 + signal.SIGINT
     return 0 if all(entry.exit_code == 0 for entry in entries) else 1
@@ -97,7 +99,10 @@ def _run_all(entries: Sequence[Entry], folder: Path) -> bool:
         for number, entry in enumerate(entries):
             if turn.stopped_at is not None:
                 break
-            print(f"[{number + 1}/{len(entries)}] {' '.join(entry.overrides) or 'as the recipe says'}", flush=True)
+            print(
+                f"[{number + 1}/{len(entries)}] {visible(' '.join(entry.overrides)) or 'as the recipe says'}",
+                flush=True,
+            )
             entry.exit_code = turn.run(entry.command)
             entry.summary = _read_summary(entry.output)
             write_json(folder / "sweep.json", {"runs": [other.record() for other in entries]})
