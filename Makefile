@@ -44,9 +44,10 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-# The tiers: unit in seconds, dist with several gloo ranks, e2e with real servers.
+# The tiers: unit in seconds on all cores (files stay whole, for their fixtures), dist with several gloo ranks, e2e with
+# real servers. The latter two have processes of their own for every core.
 unit: install
-	$(PYTEST) tests/unit
+	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile tests/unit
 
 dist: install
 	$(PYTEST) tests/dist
