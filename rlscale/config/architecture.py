@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model import ModelConfig
-
-SUPPORTED = ("qwen3", "qwen3_moe")
-"""Values of `model_type` that the trainer knows."""
+from rlscale.families import FolderError
+from rlscale.families.config_file import complete, read_config
 
 _SPECIAL_TOKENS = 4
 """Tokens of a made model besides its characters."""
@@ -21,20 +19,22 @@ _SPECIAL_TOKENS = 4
 def read_architecture(model: ModelConfig) -> dict[str, Any] | None:
     """The Hugging Face config of the model, or None where it cannot be read (a hub name that is not downloaded yet).
 
-    Raises UserError when `model.path` is no folder and no hub name, or when its config.json is missing or broken.
+    Keys that are not given have the values that transformers takes, but where `families.config_file.problems` finds
+    something: then it is as it was given. Raises UserError when `model.path` is no folder and no hub name, or when its
+    config.json is missing or broken.
     """
     if model.path is None:
         if model.create is None:
             raise UserError("model.path: has no value; give a Hugging Face folder or hub name, or model.create")
         vocabulary = len(model.create.characters) + _SPECIAL_TOKENS
-        return {"vocab_size": vocabulary, **model.create.architecture}
-    folder = Path(model.path)
+        return complete({"vocab_size": vocabulary, **model.create.architecture})
+    folder = Path(model.path).expanduser()
     if folder.is_dir():
-        return _read(folder / "config.json", model.path)
+        return _read(folder, model.path)
     if not is_hub_name(model.path):
         raise UserError(f"model.path={model.path}: there is no such folder (a hub name looks like owner/name)")
     cached = _cached(model.path)
-    return _read(cached, model.path) if cached is not None else None
+    return _read(cached.parent, model.path) if cached is not None else None
 
 
 def is_hub_name(name: str) -> bool:
@@ -94,16 +94,11 @@ def _mlp(architecture: Mapping[str, Any], experts: int) -> int:
     return 3 * hidden * int(architecture["intermediate_size"])
 
 
-def _read(file: Path, name: str) -> dict[str, Any]:
+def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"model.path={name}: the folder has no config.json; is it a Hugging Face model?") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.path={name}: {file} cannot be read ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"model.path={name}: {file} is not a mapping")
-    return config
+        return complete(read_config(folder))
+    except FolderError as error:
+        raise UserError(f"model.path={name}: {error}") from error
 
 
 def _cached(name: str) -> Path | None:

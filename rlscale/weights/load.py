@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,32 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rlscale.config.errors import UserError
+from rlscale.families import FolderError
+from rlscale.families.fit import check_weights
+from rlscale.families.weight_files import tensors_of
 from rlscale.weights.mapping import WeightMap
 from rlscale.weights.parameters import EXPERTS, ModelGroups, named_parameters
 
-INDEX = "model.safetensors.index.json"
+
+@contextmanager
+def named(folder: Path) -> Iterator[None]:
+    """A FolderError within the block becomes a UserError that names the folder."""
+    try:
+        yield
+    except FolderError as error:
+        raise UserError(f"{folder}: {error}") from error
 
 
 class WeightFolder:
     """The tensors of a Hugging Face folder, by name. Use it in a `with` block."""
 
     def __init__(self, folder: str | Path) -> None:
-        """UserError if the folder holds no safetensors."""
+        """UserError if the folder's safetensors files are missing, broken or contradict each other."""
         self.folder = Path(folder)
         self._open = ExitStack()
         self._files: dict[str, Any] = {}
-        self._file_of = self._locate()
-
-    def _locate(self) -> dict[str, str]:
-        index = self.folder / INDEX
-        if index.is_file():
-            located: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            return located
-        files = sorted(self.folder.glob("*.safetensors"))
-        if not files:
-            raise UserError(f"{self.folder} holds no *.safetensors, so there are no weights to start from")
-        return {name: file.name for file in files for name in self._file(file.name).keys()}  # noqa: SIM118 - no mapping
+        with named(self.folder):
+            self._file_of = {name: entry.file.name for name, entry in tensors_of(self.folder).items()}
 
     def _file(self, name: str) -> Any:
         if name not in self._files:
@@ -75,8 +75,11 @@ def load_weights(
     """Fill the parameters of a rank's model chunks from a Hugging Face folder, cast to their type.
 
     A parameter whose rule is optional and whose tensor the folder lacks stays as it is.
-    UserError for any other missing tensor, or a shape that does not fit.
+    UserError for a folder that does not hold this model and nothing else (`families.fit`), and for numbers that the
+    parameters' type cannot hold.
     """
+    with named(Path(folder)):
+        check_weights(Path(folder), weights.config, weights.head)
     with WeightFolder(folder) as source:
         for name, parameter in named_parameters(chunks, groups.expert):
             if weights.rule(name).optional and any(hf_name not in source for hf_name in weights.hf_names(name)):
@@ -84,10 +87,18 @@ def load_weights(
             tensors = [source.read(hf_name) for hf_name in weights.hf_names(name)]
             group = groups.expert_tensor if EXPERTS in name else groups.tensor
             full = weights.from_hf(name, tensors, padded_vocabulary)
-            shard = weights.shard(name, full, group.rank(), group.size())
-            if shard.shape != parameter.shape:
-                raise UserError(
-                    f"{folder}: {weights.hf_names(name)[0]} gives shape {tuple(shard.shape)} where the model's "
-                    f"config.json asks for {tuple(parameter.shape)}"
-                )
-            parameter.copy_(shard)
+            parameter.copy_(weights.shard(name, full, group.rank(), group.size()))
+            if not torch.isfinite(parameter).all():
+                raise UserError(f"{folder}: {_not_finite(weights.hf_names(name), tensors, parameter.dtype)}")
+
+
+def _not_finite(names: Sequence[str], tensors: Sequence[Tensor], dtype: torch.dtype) -> str:
+    """Why a parameter that these tensors form has numbers that are not finite."""
+    for name, tensor in zip(names, tensors, strict=True):
+        if not torch.isfinite(tensor).all():
+            return f"{name} holds numbers that are not finite (inf or NaN)"
+    largest = max(float(tensor.abs().max()) for tensor in tensors)
+    short = str(dtype).removeprefix("torch.")
+    return (
+        f"{names[0]} holds numbers up to {largest:.3g}, too large for model.dtype={short}; choose bfloat16 or float32"
+    )

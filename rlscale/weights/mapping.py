@@ -1,4 +1,4 @@
-"""Names and shapes between Hugging Face and Megatron: one table per family, exact in both directions.
+"""Names and shapes between Hugging Face and Megatron by the tables of `rlscale.families`, exact in both directions.
 
 Our own instead of mbridge's: the same table serves loading, export, weight sync and checkpoints of other tools, needs
 neither transformers nor Megatron, and has none of its pitfalls (a class-level table that tied models change for every
@@ -13,123 +13,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 
-
-class Head(Enum):
-    """What stands on the last layer."""
-
-    language = "language"
-    """Logits over the vocabulary: a policy, a reference, a teacher."""
-    value = "value"
-    """One number per position: a critic."""
-
-
-class Form(Enum):
-    """How Hugging Face's tensors form one of Megatron's."""
-
-    plain = "plain"
-    """One tensor, as it is."""
-    vocabulary = "vocabulary"
-    """One tensor; rows of padding are added at the end where tensor parallelism needs them."""
-    qkv = "qkv"
-    """Query, key and value projections, interleaved by key-value head."""
-    gate_up = "gate_up"
-    """Gate and up projections, one above the other."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One kind of parameter."""
-
-    megatron: str
-    """Name with `{layer}` and `{expert}`, both counted over the whole model."""
-    hf: tuple[str, ...]
-    """Names of the tensors that form it."""
-    form: Form = Form.plain
-    split: int | None = None
-    """Dimension that tensor parallelism splits; None where every rank holds all of it."""
-    optional: bool = False
-    """Whether a folder may lack the tensors; the parameter then stays as it was made."""
-
-
-_LAYER, _HF = "decoder.layers.{layer}.", "model.layers.{layer}."
-
-_OUTSIDE = (
-    Rule("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), Form.vocabulary, 0),
-    Rule("decoder.final_layernorm.weight", ("model.norm.weight",)),
-)
-_HEAD = Rule("output_layer.weight", ("lm_head.weight",), Form.vocabulary, 0)
-_TIED_HEAD = Rule("output_layer.weight", ("model.embed_tokens.weight",), Form.vocabulary, 0)
-_VALUE_HEAD = (  # the names of transformers' ...ForTokenClassification
-    Rule("output_layer.weight", ("score.weight",), optional=True),
-    Rule("output_layer.bias", ("score.bias",), optional=True),
-)
-
-_ATTENTION = (
-    Rule(_LAYER + "self_attention.linear_qkv.layer_norm_weight", (_HF + "input_layernorm.weight",)),
-    Rule(
-        _LAYER + "self_attention.linear_qkv.weight",
-        tuple(_HF + f"self_attn.{x}_proj.weight" for x in "qkv"),
-        Form.qkv,
-        0,
-    ),
-    Rule(_LAYER + "self_attention.q_layernorm.weight", (_HF + "self_attn.q_norm.weight",)),
-    Rule(_LAYER + "self_attention.k_layernorm.weight", (_HF + "self_attn.k_norm.weight",)),
-    Rule(_LAYER + "self_attention.linear_proj.weight", (_HF + "self_attn.o_proj.weight",), split=1),
-)
-
-_MLP = (
-    Rule(_LAYER + "mlp.linear_fc1.layer_norm_weight", (_HF + "post_attention_layernorm.weight",)),
-    Rule(
-        _LAYER + "mlp.linear_fc1.weight",
-        (_HF + "mlp.gate_proj.weight", _HF + "mlp.up_proj.weight"),
-        Form.gate_up,
-        0,
-    ),
-    Rule(_LAYER + "mlp.linear_fc2.weight", (_HF + "mlp.down_proj.weight",), split=1),
-)
-
-_EXPERT = _HF + "mlp.experts.{expert}."
-_EXPERTS = (
-    Rule(_LAYER + "pre_mlp_layernorm.weight", (_HF + "post_attention_layernorm.weight",)),
-    Rule(_LAYER + "mlp.router.weight", (_HF + "mlp.gate.weight",)),
-    Rule(
-        _LAYER + "mlp.experts.linear_fc1.weight{expert}",
-        (_EXPERT + "gate_proj.weight", _EXPERT + "up_proj.weight"),
-        Form.gate_up,
-        0,
-    ),
-    Rule(_LAYER + "mlp.experts.linear_fc2.weight{expert}", (_EXPERT + "down_proj.weight",), split=1),
-)
-
-RULES: dict[str, tuple[Rule, ...]] = {
-    "qwen3": (*_OUTSIDE, *_ATTENTION, *_MLP),
-    "qwen3_moe": (*_OUTSIDE, *_ATTENTION, *_EXPERTS),
-}
-"""The rules of each family, by Hugging Face's model_type."""
+from rlscale.families import FAMILIES
+from rlscale.families.family import LAYER, Form, Head, Rule
+from rlscale.families.fit import head_rules
 
 _NUMBERS = re.compile(r"\d+")
 
 
 class WeightMap:
-    """The mapping of one model. Built from its Hugging Face config."""
+    """The mapping of one model. Built from its Hugging Face config, completed (`families.config_file.complete`)."""
 
     def __init__(self, hf_config: Mapping[str, Any], head: Head = Head.language) -> None:
         """KeyError for a family without a table. A value head is never tied to the embedding."""
-        rules = RULES[str(hf_config["model_type"])]
+        self.config, self.head = hf_config, head
+        rules = FAMILIES[str(hf_config["model_type"])].rules
         self.tied = head is Head.language and bool(hf_config.get("tie_word_embeddings", False))
-        own = _VALUE_HEAD if head is Head.value else (_TIED_HEAD if self.tied else _HEAD,)
-        self._rules = {rule.megatron: rule for rule in (*rules, *own)}
+        self._rules = {rule.megatron: rule for rule in (*rules, *head_rules(hf_config, head))}
         self.vocabulary = int(hf_config["vocab_size"])
-        heads = int(hf_config["num_attention_heads"])
-        self._groups = int(hf_config.get("num_key_value_heads") or heads)
-        self._head_size = int(hf_config.get("head_dim") or hf_config["hidden_size"] // heads)
+        self._groups = int(hf_config["num_key_value_heads"])
+        self._head_size = int(hf_config["head_dim"])
 
     def rule(self, name: str) -> Rule:
         """The rule of a Megatron parameter, named with layers and experts counted over the whole model."""
@@ -141,7 +48,7 @@ class WeightMap:
     def hf_names(self, name: str) -> list[str]:
         """Names of the Hugging Face tensors that form a Megatron parameter."""
         _, numbers = self._template(name)
-        return [pattern.format(**numbers) for pattern in self.rule(name).hf]
+        return [tensor.name.format(**numbers) for tensor in self.rule(name).hf]
 
     def to_hf(self, name: str, full: Tensor) -> list[tuple[str, Tensor]]:
         """A full Megatron tensor as named Hugging Face tensors (views where possible)."""
@@ -203,4 +110,4 @@ class WeightMap:
             expert = _NUMBERS.findall(rest)[-1]
             numbers["expert"] = expert
             rest = rest.removesuffix(expert) + "{expert}"
-        return f"{_LAYER}{rest}", numbers
+        return f"{LAYER}{rest}", numbers

@@ -25,21 +25,22 @@ def room(packages: str = "", rooms: str = "") -> Room:
     return Room(frozenset(packages.split()), frozenset(rooms.split()))
 
 
-EVERY_ROOM = "config algo platform data weights envs serve rollout trainer observe"
+EVERY_ROOM = "families config algo platform data weights envs serve rollout trainer observe"
 
 # The columns of samples and batches are NumPy arrays, so the rooms that hand them on import numpy; tokenizers,
 # huggingface_hub and jinja2 come with transformers, pyarrow with datasets, mbridge with the mapping onto megatron, yaml
 # with omegaconf.
 ROOMS = {
-    "config": room("omegaconf hydra yaml"),
+    "families": room(),
+    "config": room("omegaconf hydra yaml", "families"),
     "algo": room("torch numpy"),
     "platform": room("torch", "config"),
-    "data": room("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "config"),
-    "weights": room("numpy torch safetensors megatron mbridge", "config platform"),
+    "data": room("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),
+    "weights": room("numpy torch safetensors megatron mbridge", "families config platform"),
     "envs": room("math_verify", "config data"),
-    "serve": room("aiohttp psutil", "config platform"),
+    "serve": room("aiohttp psutil", "families config platform"),
     "rollout": room("numpy aiohttp", "config data envs"),
-    "trainer": room("numpy torch megatron", "config platform algo data weights"),
+    "trainer": room("numpy torch megatron", "families config platform algo data weights"),
     "observe": room("rich wandb tensorboard", "config data"),
     "run": room("numpy psutil ray hydra", EVERY_ROOM),
     "cli": room("", "config run"),

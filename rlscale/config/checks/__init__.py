@@ -12,7 +12,7 @@ from rlscale.config.checks.critic import CRITIC_CHECKS
 from rlscale.config.checks.kl import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.megatron import MEGATRON_CHECKS
-from rlscale.config.checks.model import MODEL_CHECKS
+from rlscale.config.checks.model import MODEL_CHECKS, architecture_is_known
 from rlscale.config.checks.moe import MOE_CHECKS
 from rlscale.config.checks.optimizer import OPTIMIZER_CHECKS
 from rlscale.config.checks.options import OPTION_CHECKS
@@ -52,6 +52,10 @@ def check(config: Config) -> list[str]:
                 f"model.path={config.model.path} is not downloaded yet: its heads, layers, experts and context length "
                 "are checked when it is"
             )
+    unknown = [*architecture_is_known(subject)]
+    if unknown:
+        subject.architecture = None  # the other checks compute with it
+    problems += unknown
     for one in _ALL:
         problems += one(subject)
     problems += [*_check_warm_start(config), *_check_teacher(config)]

@@ -24,7 +24,8 @@ def check_layout(config: Config) -> None:
     problems = [line for line in out_of_range(config) if line.startswith("parallel.")]
     if not problems:
         subject = Subject(config, Sizes.of(config), read_architecture(config.model))
-        problems = [line for one in (architecture_is_known, *_ON_RANKS) for line in one(subject)]
+        problems = [*architecture_is_known(subject)]
+        problems = problems or [line for one in _ON_RANKS for line in one(subject)]
     if problems:
         raise ConfigError(problems)
 

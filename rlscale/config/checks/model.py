@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from rlscale.config.architecture import SUPPORTED, parameter_count, read_architecture
+from rlscale.config.architecture import parameter_count, read_architecture
 from rlscale.config.checks.subject import Subject
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic, has_reference, has_teacher, named_models
@@ -12,11 +13,14 @@ from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.old_logprobs import kept_versions
 from rlscale.config.schema.model import DType, ModelConfig
 from rlscale.config.unsupported import unsupported
+from rlscale.families import FAMILIES
+from rlscale.families.config_file import problems
 
 TRAINING_BYTES = 16
 """Bytes of training per parameter: fp32 weight, gradient and two Adam moments."""
 
-_NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+_LARGEST_RANGE = 10.0
+"""A made model's `initializer_range` above this gives weights that no activation survives."""
 
 
 def model_has_one_origin(subject: Subject) -> Iterator[str]:
@@ -27,24 +31,40 @@ def model_has_one_origin(subject: Subject) -> Iterator[str]:
 
 
 def architecture_is_known(subject: Subject) -> Iterator[str]:
-    """The trainer builds the architectures that it knows, and needs their sizes."""
+    """The trainer builds the architectures that it knows, and needs a config that says one of them as a whole."""
     architecture = subject.architecture
     if architecture is None:
         return
     model = subject.config.model
     where = f"model.path={model.path}" if model.path is not None else "model.create.architecture"
-    kind = architecture.get("model_type")
-    if kind not in SUPPORTED:
-        hint = did_you_mean(nearest(str(kind), SUPPORTED))
-        yield f"{where}: the architecture {kind} is not supported{hint or ';'} Supported: {', '.join(SUPPORTED)}"
+    lines = [*problems(architecture)] or [*unsupported(architecture)]
+    if model.path is None and model.create is not None:
+        lines = [*_unknown_keys(model.create.architecture), *(lines or _made(architecture))]
+    yield from (f"{where}: {line}" for line in lines)
+
+
+def _unknown_keys(given: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of a model to be made that its family does not have: nothing would come of them."""
+    family = FAMILIES.get(str(given.get("model_type")))
+    if family is None:
         return
-    own = ("num_experts_per_tok", "moe_intermediate_size") if kind == "qwen3_moe" else ("intermediate_size",)
-    missing = [key for key in (*_NEEDED, *own) if subject.size(key) is None]
-    if kind == "qwen3_moe" and not subject.experts:
-        missing.append("num_experts")
-    if missing:
-        yield f"{where}: {', '.join(missing)} must be given as a whole number above 0"
-    yield from (f"{where}: {line}" for line in unsupported(architecture))
+    known = ["model_type", *family.keys]
+    for key in given:
+        if key not in known:
+            hint = did_you_mean(nearest(key, known)) or ", so it would be ignored"
+            yield f"{key} is not a key of {family.model_type}{hint}"
+
+
+def _made(architecture: Mapping[str, Any]) -> Iterator[str]:
+    """What a model that is there may say and one that is made must not. The config must be free of `problems`."""
+    spread, words = architecture["initializer_range"], architecture["vocab_size"]
+    if not 0 < spread <= _LARGEST_RANGE:
+        yield f"initializer_range={spread}: must be above 0 and at most {_LARGEST_RANGE:g}"
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        given = architecture.get(key)
+        for token in given if isinstance(given, list) else [given]:
+            if token is not None and token >= words:
+                yield f"{key}={token}: is beyond the vocabulary of {words} (vocab_size)"
 
 
 def model_fits_the_cpu(subject: Subject) -> Iterator[str]:
@@ -121,6 +141,5 @@ def _has_experts(subject: Subject) -> bool:
 
 MODEL_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
     model_has_one_origin,
-    architecture_is_known,
     model_fits_the_cpu,
 )

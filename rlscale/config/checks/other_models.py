@@ -25,11 +25,15 @@ def other_model_fits(subject: Subject, model: ModelConfig, key: str) -> Iterator
         subject.notes.append(f"{key}.path={model.path} is not downloaded yet: its sizes are checked when it is")
     if other.architecture is None or other.architecture == subject.architecture:
         return
+    unknown = [*architecture_is_known(other)]
+    if unknown:
+        yield from (_of(key, line) for line in unknown)
+        return
     cuts = [tensor_divides_the_model, pipeline_divides_the_layers]
     if other.experts:
         # A dense model stands in the layout of a policy with experts as if parallel.expert were 1.
         cuts.append(experts_fit)
-    for one in (architecture_is_known, *cuts):
+    for one in cuts:
         yield from (_of(key, line) for line in one(other))
     ours, theirs = subject.size("vocab_size"), other.size("vocab_size")
     if ours and theirs and theirs < ours:

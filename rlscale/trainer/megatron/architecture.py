@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from rlscale.config.architecture import experts_of
 from rlscale.config.errors import UserError
 from rlscale.config.schema.trainer import Recompute
 from rlscale.config.unsupported import unsupported
+from rlscale.families import FolderError
+from rlscale.families.config_file import CONFIG, complete, differences, problems, read_config
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.layer_spec import uses_transformer_engine
 from rlscale.trainer.spec import TrainerSpec
@@ -26,19 +27,19 @@ class Architecture:
     """What the model's Hugging Face config says."""
 
     hf: Mapping[str, Any]
-    """The config.json as it is."""
+    """The config.json with every key that matters, see `families.config_file.complete`."""
 
     @staticmethod
     def read(folder: str) -> Architecture:
         """Read `config.json` of a model folder. UserError for a family that Megatron cannot be given faithfully."""
-        file = Path(folder) / "config.json"
         try:
-            hf = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read ({error}); is {folder} a Hugging Face model folder?") from error
-        family = hf.get("model_type")
-        if family not in _FAMILIES:
-            raise UserError(f"{file}: model_type {family!r} is not supported; supported are {', '.join(_FAMILIES)}")
+            given = read_config(Path(folder))
+        except FolderError as error:
+            raise UserError(f"{folder}: {error}") from error
+        file = Path(folder) / CONFIG
+        for problem in problems(given):
+            raise UserError(f"{file}: {problem}")
+        hf = complete(given)
         for problem in unsupported(hf):
             raise UserError(f"{file}: {problem}")
         return Architecture(hf)
@@ -61,22 +62,16 @@ class Architecture:
     @property
     def experts(self) -> int:
         """Experts of each layer; 0 for a dense model."""
-        return experts_of(self.hf) if self.family.endswith("_moe") else 0
+        return experts_of(self.hf)
 
     @property
     def rope_theta(self) -> float:
-        """Base of the rotary positions; transformers 5 moved it into `rope_parameters`."""
-        parameters = self.hf.get("rope_parameters") or {}
-        return float(self.hf.get("rope_theta") or parameters.get("rope_theta") or 10_000.0)
+        """Base of the rotary positions."""
+        return float(self.hf["rope_theta"])
 
     def same_as(self, other: Architecture) -> bool:
         """Whether both make the same Megatron model, so that one's weights fit into the other."""
-        return self._model == other._model
-
-    @property
-    def _model(self) -> tuple[Any, ...]:
-        options = {**_common(self.hf), **_FAMILIES[self.family](self.hf)}
-        return self.family, self.vocabulary, self.tied, self.rope_theta, options
+        return not differences(self.hf, other.hf)
 
     def padded_vocabulary(self, tensor_parallel: int) -> int:
         """Entries of the vocabulary, rounded up to what the tensor-parallel ranks can share."""
@@ -100,14 +95,13 @@ def transformer_config(architecture: Architecture, spec: TrainerSpec, platform: 
 
 
 def _common(hf: Mapping[str, Any]) -> dict[str, Any]:
-    heads = hf["num_attention_heads"]
     return {
         "num_layers": hf["num_hidden_layers"],
         "hidden_size": hf["hidden_size"],
         "ffn_hidden_size": hf["intermediate_size"],
-        "num_attention_heads": heads,
-        "num_query_groups": hf.get("num_key_value_heads") or heads,
-        "kv_channels": hf.get("head_dim") or hf["hidden_size"] // heads,
+        "num_attention_heads": hf["num_attention_heads"],
+        "num_query_groups": hf["num_key_value_heads"],
+        "kv_channels": hf["head_dim"],
         "layernorm_epsilon": hf["rms_norm_eps"],
         "normalization": "RMSNorm",
         "activation_func": F.silu,
@@ -128,7 +122,7 @@ def _qwen3(_: Mapping[str, Any]) -> dict[str, Any]:
 def _qwen3_moe(hf: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **_qwen3(hf),
-        "num_moe_experts": experts_of(hf),
+        "num_moe_experts": hf["num_experts"],
         "moe_router_topk": hf["num_experts_per_tok"],
         "moe_ffn_hidden_size": hf["moe_intermediate_size"],
         "moe_router_score_function": "softmax",

@@ -15,6 +15,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from torch.distributed.checkpoint import CheckpointException, FileSystemReader
 
 from rlscale.config.errors import UserError
+from rlscale.families.origin import ARCHITECTURE, CHECKPOINT, architecture_text
 from rlscale.trainer.megatron.checkpoint_writer import CheckpointWriter
 from rlscale.trainer.megatron.optimizer_state import load_state, state_to_load, state_to_save
 
@@ -38,12 +39,13 @@ def checkpoint_of(
         state["schedule"] = optimizer.schedule.state_dict()
         state["random"] = _random_state(_get_random_state())
         state["layout"] = _layout()
-    return CheckpointWriter(folder, state, copy=copy)
+    beside = {ARCHITECTURE: architecture_text(model.weights.config)}
+    return CheckpointWriter(folder, state, copy=copy, beside=beside)
 
 
 def holds_checkpoint(folder: str | Path) -> bool:
     """Whether a folder holds a closed checkpoint."""
-    return (Path(folder) / "metadata.json").is_file()
+    return (Path(folder) / CHECKPOINT).is_file()
 
 
 def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> None:

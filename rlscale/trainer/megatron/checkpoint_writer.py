@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,15 @@ from rlscale.platform.device import host_copy
 class CheckpointWriter:
     """One checkpoint folder on its way to disk. The format is Megatron's `torch_dist`, version 1."""
 
-    def __init__(self, folder: str | Path, state: ShardedStateDict, *, copy: bool) -> None:
+    def __init__(
+        self, folder: str | Path, state: ShardedStateDict, *, copy: bool, beside: Mapping[str, str] | None = None
+    ) -> None:
         """Plan who writes what; with `copy` this rank's shards are copied to host memory first. Collective.
 
-        Without `copy`, `write` must come before the next step. UserError when the folder cannot be made.
+        Without `copy`, `write` must come before the next step. `beside`: names and texts of further files.
+        UserError when the folder cannot be made.
         """
-        self._folder = Path(folder)
+        self._folder, self._beside = Path(folder), beside or {}
         shards, self._common = save_preprocess(state)
         own, _, _ = _replace_state_dict_keys_with_sharded_keys(shards, True)
         if copy:
@@ -75,6 +78,8 @@ class CheckpointWriter:
                 buffer = io.BytesIO()
                 torch.save(self._common, buffer)
                 _write_file(self._folder / COMMON_STATE_FNAME, buffer.getbuffer())
+                for name, text in self._beside.items():
+                    _write_file(self._folder / name, memoryview(text.encode()))
             self._results = self._writer.write_data(self._plan, self._planner).wait()
         except Exception as error:  # torch's writer gives a full disk other names than OSError
             self._failure = error

@@ -14,8 +14,9 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from rlscale.families import FAMILIES
+from rlscale.families.weight_files import INDEX
 from rlscale.trainer.megatron.safetensors_file import SafetensorsFile
-from rlscale.weights.load import INDEX
 from rlscale.weights.source import Bucket, WeightSource
 
 _LEFT_OUT = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
@@ -25,14 +26,11 @@ _LEFT_OUT = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", 
 _FILE_BYTES = 4 * 2**30
 """A file is closed before it passes this."""
 
-_CLASSIFIERS = {"qwen3": "Qwen3ForTokenClassification", "qwen3_moe": "Qwen3MoeForTokenClassification"}
-"""The class of transformers that reads a critic, by Hugging Face's model_type."""
-
 
 def critic_config(hf: Mapping[str, Any]) -> dict[str, Any]:
     """What the config.json of a critic says otherwise than that of the model it started from."""
     return {
-        "architectures": [_CLASSIFIERS[str(hf["model_type"])]],
+        "architectures": [FAMILIES[str(hf["model_type"])].value_class],
         "id2label": {"0": "value"},  # from it transformers takes the number of labels
         "label2id": {"value": 0},
         "num_labels": 1,

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from rlscale.config.architecture import head_dim, visited_parameters
 from rlscale.config.schema.model import DType
+from rlscale.families.family import Head
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.architecture import Architecture
 from rlscale.trainer.megatron.microbatch import MicroBatch
-from rlscale.weights.mapping import Head
 
 STEP = 3
 """A forward and a backward pass, in forward passes."""

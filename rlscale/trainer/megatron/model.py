@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
 
 from rlscale.config.errors import UserError
+from rlscale.families.family import Head
+from rlscale.families.origin import check_origin
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.architecture import Architecture, transformer_config
 from rlscale.trainer.megatron.attention import takes_packed
@@ -25,8 +28,8 @@ from rlscale.trainer.megatron.output_layer import OutputLayer
 from rlscale.trainer.megatron.router import follow_microbatches
 from rlscale.trainer.megatron.value_head import ValueHead
 from rlscale.trainer.spec import TrainerSpec
-from rlscale.weights.load import load_weights
-from rlscale.weights.mapping import Head, WeightMap
+from rlscale.weights.load import load_weights, named
+from rlscale.weights.mapping import WeightMap
 from rlscale.weights.parameters import ModelGroups
 
 
@@ -108,7 +111,9 @@ class Model:
 
     @torch.no_grad()
     def load(self, folder: str) -> None:
-        """Take the weights of a Hugging Face folder or of a checkpoint. UserError if they do not fit."""
+        """Take the weights of a Hugging Face folder or of a checkpoint. UserError for those of another architecture."""
+        with named(Path(folder)):
+            check_origin(Path(folder), self.weights.config, self.weights.head)
         if holds_checkpoint(folder):
             load_weights_of(folder, self)
             return

@@ -105,9 +105,9 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["model.path=owner/name"], "model.path=owner/name and model.create are both given"),
         (
             ["model.create.architecture.model_type=qwen2"],
-            "the architecture qwen2 is not supported; did you mean qwen3?",
+            "models of model_type=qwen2 are not supported; the families that are: qwen3, qwen3_moe",
         ),
-        (["model.create.architecture.hidden_size=0"], "hidden_size must be given as a whole number above 0"),
+        (["model.create.architecture.hidden_size=0"], "hidden_size=0: must be a whole number above 0"),
         # options passed through
         (["trainer.megatron.tensor_model_parallel_size=2"], "is set by parallel.tensor and cannot be given here too"),
         (["rollout.sglang.api_key=x"], "rollout.sglang.api_key: is set by rlscale itself"),
@@ -290,12 +290,15 @@ def test_a_path_that_is_nowhere_is_said_before_the_model_that_is_made_instead(pr
 def test_a_model_folder_without_or_with_a_broken_config_is_named(problems: Problems, tmp_path: Path) -> None:
     overrides = ("model.create=null", f"model.path={tmp_path}")
     assert problems(*overrides) == [
-        f"model.path={tmp_path}: the folder has no config.json; is it a Hugging Face model?"
+        f"model.path={tmp_path}: config.json is missing; is this a Hugging Face model folder?"
     ]
     (tmp_path / "config.json").write_text("{")
     assert "cannot be read" in problems(*overrides)[0]
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    assert "the architecture mamba is not supported; Supported: qwen3, qwen3_moe" in problems(*overrides)[0]
+    assert (
+        "models of model_type=mamba are not supported; the families that are: qwen3, qwen3_moe"
+        in problems(*overrides)[0]
+    )
 
 
 def test_plain_names_enums() -> None:

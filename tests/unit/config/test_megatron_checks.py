@@ -96,8 +96,8 @@ def test_what_breaks_a_promise_or_is_never_read_is_one_line(
         ("mlp_only_layers=[0]", "dense layers between those with experts (mlp_only_layers, decoder_sparse_step)"),
         ("decoder_sparse_step=2", "dense layers between those with experts (mlp_only_layers, decoder_sparse_step)"),
         ("num_experts_per_tok=9", "num_experts_per_tok=9 is above the 8 experts of a layer"),
-        ("num_experts_per_tok=0", "num_experts_per_tok must be given as a whole number above 0"),
-        ("num_experts=0", "num_experts must be given as a whole number above 0"),
+        ("num_experts_per_tok=0", "num_experts_per_tok=0: must be a whole number above 0"),
+        ("num_experts=0", "num_experts=0: must be a whole number above 0"),
     ],
 )
 def test_an_architecture_that_the_trainer_has_not_is_one_line(problems: Problems, given: str, line: str) -> None:

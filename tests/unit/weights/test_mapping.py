@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from rlscale.weights.mapping import RULES, Head, WeightMap
+from rlscale.families import FAMILIES
+from rlscale.families.family import Head
+from rlscale.weights.mapping import WeightMap
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3",
@@ -44,12 +46,12 @@ def shape_of(hf_name: str) -> tuple[int, ...]:
 
 
 def parameters(family: str) -> list[str]:
-    names = [rule.megatron for rule in RULES[family]] + ["output_layer.weight"]
+    names = [rule.megatron for rule in FAMILIES[family].rules] + ["output_layer.weight"]
     return [name.format(layer=11, expert=3) for name in names]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-@pytest.mark.parametrize("family", list(RULES))
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_round_trip_is_exact_for_any_number_of_ranks(family: str, ranks: int) -> None:
     weights = WeightMap({**CONFIG, "model_type": family})
     padded = -(-30 // ranks) * ranks

@@ -16,8 +16,9 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rlscale.families.weight_files import INDEX
 from rlscale.trainer.megatron import export
-from rlscale.weights.load import INDEX, WeightFolder
+from rlscale.weights.load import WeightFolder
 from rlscale.weights.source import Bucket
 
 WEIGHTS = {

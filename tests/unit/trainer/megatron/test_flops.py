@@ -8,10 +8,10 @@ import torch
 
 from rlscale.config.schema.cluster import Device
 from rlscale.config.schema.model import DType
+from rlscale.families.family import Head
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.architecture import Architecture
 from rlscale.trainer.megatron.flops import ModelFlops, peak_flops, peak_of_name
-from rlscale.weights.mapping import Head
 
 DENSE: dict[str, Any] = {
     "model_type": "qwen3",

@@ -1,0 +1,133 @@
+"""What is written down of a family: the keys of its config.json, and its tensors with their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class FolderError(ValueError):
+    """A model folder that is not understood; the message names the file and what to do."""
+
+
+class Kind(Enum):
+    """What a key of config.json takes. As strict as transformers 5: 16.0 is not a size, "false" not a flag."""
+
+    size = "a whole number above 0"
+    count = "a whole number of at least 0"
+    number = "a number of at least 0 with a decimal point"
+    positive = "a number above 0"
+    fraction = "a number between 0 and 1 with a decimal point"
+    flag = "true or false"
+    text = "a text"
+    token = "a token id"
+    tokens = "a token id or a list of them"
+    numbers = "a list of whole numbers"
+    texts = "a list of texts"
+    mapping = "a mapping"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of config.json."""
+
+    kind: Kind
+    default: Any = None
+    """What transformers takes where the key is not given."""
+    needed: bool = False
+    """Whether a folder must give it: a size that no default can know."""
+    null: bool = False
+    """Whether null may be given, which is as if the key were not there."""
+    defines: bool = False
+    """Whether weights made for another value belong to another model."""
+    most: int = 2**31 - 1
+    """The largest whole number that can be meant."""
+
+
+class Head(Enum):
+    """What stands on the last layer."""
+
+    language = "language"
+    """Logits over the vocabulary: a policy, a reference, a teacher."""
+    value = "value"
+    """One number per position: a critic."""
+
+
+class Form(Enum):
+    """How Hugging Face's tensors form one of Megatron's."""
+
+    plain = "plain"
+    """One tensor, as it is."""
+    vocabulary = "vocabulary"
+    """One tensor; rows of padding are added at the end where tensor parallelism needs them."""
+    qkv = "qkv"
+    """Query, key and value projections, interleaved by key-value head."""
+    gate_up = "gate_up"
+    """Gate and up projections, one above the other."""
+
+
+LAYER, HF = "decoder.layers.{layer}.", "model.layers.{layer}."
+"""What names of a layer's parameters begin with, in Megatron and in Hugging Face's files."""
+
+
+@dataclass(frozen=True)
+class HFTensor:
+    """A tensor of the folder."""
+
+    name: str
+    """Its name, with `{layer}` and `{expert}`."""
+    shape: tuple[str, ...]
+    """Its sizes by their names, see `dimensions`."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of parameter."""
+
+    megatron: str
+    """Megatron's name with `{layer}` and `{expert}`, both counted over the whole model."""
+    hf: tuple[HFTensor, ...]
+    """The tensors that form it."""
+    form: Form = Form.plain
+    split: int | None = None
+    """Dimension that tensor parallelism splits; None where every rank holds all of it."""
+    optional: bool = False
+    """Whether a folder may lack the tensors; the parameter then stays as it was made."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models that the trainer knows."""
+
+    model_type: str
+    """Hugging Face's name of it."""
+    keys: Mapping[str, Key]
+    """The keys of its config.json that are understood. Others are words to transformers, too, and change nothing."""
+    rules: tuple[Rule, ...]
+    """Its parameters, the head left out."""
+    language_class: str
+    """The class of transformers and SGLang that reads a policy."""
+    value_class: str
+    """The class of transformers that reads a critic."""
+    experts: bool = False
+    """Whether its layers have experts."""
+    own_head_dim: int | None = None
+    """Size of a head where the config does not give it; None for hidden size over heads."""
+
+
+def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes that shapes are made of, from a completed config of a known family."""
+    head = int(config["head_dim"])
+    return {
+        "vocabulary": int(config["vocab_size"]),
+        "hidden": int(config["hidden_size"]),
+        "inner": int(config["intermediate_size"]),
+        "head": head,
+        "query": int(config["num_attention_heads"]) * head,
+        "key": int(config["num_key_value_heads"]) * head,
+        "experts": int(config.get("num_experts") or 0),
+        "expert_inner": int(config.get("moe_intermediate_size") or 0),
+        "one": 1,
+    }

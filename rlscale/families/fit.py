@@ -1,0 +1,140 @@
+"""Do the tensors of a folder and its config.json say the same model: every name, every shape, and numbers to read.
+
+Some tensors have no place in the model and are left out on purpose: rotary frequencies that older versions of
+transformers saved (`rotary_emb.inv_freq`, computed from `rope_theta`), and `lm_head.weight` where a tied model's equals
+the embedding, or of a critic, whose head is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlscale.families import FAMILIES
+from rlscale.families.family import FolderError, Form, Head, HFTensor, Rule, dimensions
+from rlscale.families.weight_files import TensorEntry, same_bytes, tensors_of
+
+_READABLE = ("F32", "F16", "BF16")
+
+_OF_QUANTISATION = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""Files beside config.json in which tools say that weights are quantised."""
+
+_ADAPTER = "adapter_config.json"
+
+EMBEDDING, LANGUAGE_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+_VOCABULARY = ("vocabulary", "hidden")
+_UNTIED = (Rule("output_layer.weight", (HFTensor(LANGUAGE_HEAD, _VOCABULARY),), Form.vocabulary, 0),)
+_TIED = (Rule("output_layer.weight", (HFTensor(EMBEDDING, _VOCABULARY),), Form.vocabulary, 0),)
+_VALUE = (  # the names of transformers' ...ForTokenClassification
+    Rule("output_layer.weight", (HFTensor("score.weight", ("one", "hidden")),), optional=True),
+    Rule("output_layer.bias", (HFTensor("score.bias", ("one",)),), optional=True),
+)
+
+
+def head_rules(config: Mapping[str, Any], head: Head) -> tuple[Rule, ...]:
+    """The rules of what stands on the last layer. A value head is never tied to the embedding."""
+    if head is Head.value:
+        return _VALUE
+    return _TIED if config.get("tie_word_embeddings") else _UNTIED
+
+
+def check_weights(folder: Path, config: Mapping[str, Any], head: Head) -> None:
+    """Check the files of a folder against its completed config. Reads headers only, but for a tied model's own head.
+
+    FolderError, without the folder's name, for the first thing that is wrong.
+    """
+    for name in _OF_QUANTISATION:
+        if (folder / name).is_file():
+            raise FolderError(f"{name} says that its weights are quantised; {_GIVE_FLOATS}")
+    if (folder / _ADAPTER).is_file():
+        raise FolderError(f"{_ADAPTER} says that it is an adapter of another model; merge it into the model first")
+    found = tensors_of(folder)
+    _are_floats(found)
+    expected = expected_tensors(config, head, most=2 * len(found) + 100)
+    missing = [name for name, (_, optional) in expected.items() if not optional and name not in found]
+    if missing:
+        raise FolderError(
+            f"has no tensor {_first(missing)}, which a model of its config.json has; are its config.json and weights "
+            "of the same model?"
+        )
+    _have_a_place(found, expected, config, head)
+    for name, (shape, _) in expected.items():
+        if name in found and found[name].shape != shape:
+            raise FolderError(
+                f"{name} has shape {list(found[name].shape)} in {found[name].file.name} where config.json asks for "
+                f"{list(shape)}"
+            )
+
+
+_GIVE_FLOATS = "give a folder with weights in float32, bfloat16 or float16"
+
+
+def expected_tensors(
+    config: Mapping[str, Any], head: Head, most: int | None = None
+) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """Name -> shape, and whether it may be missing, of each tensor of a model; the first `most` of them."""
+    sizes = dimensions(config)
+    expected: dict[str, tuple[tuple[int, ...], bool]] = {}
+    for rule in (*FAMILIES[config["model_type"]].rules, *head_rules(config, head)):
+        for tensor in rule.hf:
+            shape = tuple(sizes[size] for size in tensor.shape)
+            for name in _names(tensor.name, config["num_hidden_layers"], sizes["experts"]):
+                expected[name] = (shape, rule.optional)
+                if most is not None and len(expected) >= most:
+                    return expected
+    return expected
+
+
+def _names(pattern: str, layers: int, experts: int) -> Iterator[str]:
+    if "{layer}" not in pattern:
+        yield pattern
+        return
+    for layer in range(layers):
+        if "{expert}" in pattern:
+            yield from (pattern.format(layer=layer, expert=expert) for expert in range(experts))
+        else:
+            yield pattern.format(layer=layer)
+
+
+def _are_floats(found: Mapping[str, TensorEntry]) -> None:
+    others = [name for name, entry in found.items() if entry.dtype not in _READABLE and not _is_rotary(name)]
+    if others:
+        types = sorted({found[name].dtype for name in others})
+        raise FolderError(
+            f"{len(others)} of {len(found)} tensors are of type {', '.join(types)} (first {others[0]}), so its weights "
+            f"are quantised or not of a model; {_GIVE_FLOATS}"
+        )
+
+
+def _have_a_place(
+    found: Mapping[str, TensorEntry],
+    expected: Mapping[str, tuple[tuple[int, ...], bool]],
+    config: Mapping[str, Any],
+    head: Head,
+) -> None:
+    extra = [name for name in found if name not in expected and not _is_rotary(name)]
+    if LANGUAGE_HEAD in extra and head is Head.value:
+        extra.remove(LANGUAGE_HEAD)
+    elif LANGUAGE_HEAD in extra and EMBEDDING in found:
+        if not same_bytes(found[LANGUAGE_HEAD], found[EMBEDDING]):
+            raise FolderError(
+                f"config.json says tie_word_embeddings=true, but {LANGUAGE_HEAD} is not {EMBEDDING}; set it to false "
+                f"there, or remove {LANGUAGE_HEAD}"
+            )
+        extra.remove(LANGUAGE_HEAD)
+    if extra:
+        raise FolderError(
+            f"{len(extra)} of {len(found)} tensors have no place in a {config['model_type']} of its config.json: "
+            f"{_first(extra)}"
+        )
+
+
+def _is_rotary(name: str) -> bool:
+    return name.endswith("rotary_emb.inv_freq")
+
+
+def _first(names: list[str], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -1,0 +1,50 @@
+"""Qwen3's mixture of experts. Source: transformers' configuration_qwen3_moe.py and modeling_qwen3_moe.py (5.12)."""
+
+from __future__ import annotations
+
+from rlscale.families.family import HF, LAYER, Family, Form, HFTensor, Key, Kind, Rule
+from rlscale.families.qwen3 import ATTENTION, COMMON, OUTSIDE
+
+_EXPERT = HF + "mlp.experts.{expert}."
+
+_EXPERTS = (
+    Rule(LAYER + "pre_mlp_layernorm.weight", (HFTensor(HF + "post_attention_layernorm.weight", ("hidden",)),)),
+    Rule(LAYER + "mlp.router.weight", (HFTensor(HF + "mlp.gate.weight", ("experts", "hidden")),)),
+    Rule(
+        LAYER + "mlp.experts.linear_fc1.weight{expert}",
+        (
+            HFTensor(_EXPERT + "gate_proj.weight", ("expert_inner", "hidden")),
+            HFTensor(_EXPERT + "up_proj.weight", ("expert_inner", "hidden")),
+        ),
+        Form.gate_up,
+        0,
+    ),
+    Rule(
+        LAYER + "mlp.experts.linear_fc2.weight{expert}",
+        (HFTensor(_EXPERT + "down_proj.weight", ("hidden", "expert_inner")),),
+        split=1,
+    ),
+)
+
+QWEN3_MOE = Family(
+    model_type="qwen3_moe",
+    keys={
+        **COMMON,
+        "intermediate_size": Key(Kind.size, 6144),
+        "num_key_value_heads": Key(Kind.size, 4, defines=True),
+        "head_dim": Key(Kind.size, null=True, defines=True),
+        "num_experts": Key(Kind.size, needed=True, defines=True, most=10_000),
+        "num_local_experts": Key(Kind.size, most=10_000),
+        "num_experts_per_tok": Key(Kind.size, needed=True, defines=True),
+        "moe_intermediate_size": Key(Kind.size, needed=True, defines=True),
+        "norm_topk_prob": Key(Kind.flag, False, defines=True),
+        "decoder_sparse_step": Key(Kind.count, 1, defines=True),
+        "mlp_only_layers": Key(Kind.numbers, (), null=True, defines=True),
+        "output_router_logits": Key(Kind.flag, False),
+        "router_aux_loss_coef": Key(Kind.number, 0.001),
+    },
+    rules=(*OUTSIDE, *ATTENTION, *_EXPERTS),
+    language_class="Qwen3MoeForCausalLM",
+    value_class="Qwen3MoeForTokenClassification",
+    experts=True,
+)
