@@ -10,6 +10,7 @@ import numpy as np
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data import DataConfig
 from rlscale.data.bad_rows import BadPrompt
+from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn
 from rlscale.data.messages import read_messages, refuse_answered, with_system
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
@@ -20,7 +21,8 @@ class PromptEncoder:
     """Encodes prompts with the tokenizer in `tokenizer_folder`.
 
     `chat_template` (Jinja text) replaces the tokenizer's own. `dropped` counts prompts over `max_prompt_tokens`.
-    UserError when the chat template is asked for and there is none, or when a system prompt could not be placed.
+    `end_of_turn` is the token that ends a response. UserError when the chat template is asked for and there is none,
+    when a system prompt could not be placed, or when nothing ends a response.
     """
 
     def __init__(
@@ -47,6 +49,10 @@ class PromptEncoder:
             raise UserError(f"{key}.system_prompt needs the chat template; set {key}.apply_chat_template=true")
         if config.chat_template_kwargs:
             check_template_kwargs(self.tokenizer.chat_template, config.chat_template_kwargs, key)
+        self.end_of_turn = find_end_of_turn(
+            self.tokenizer, config.apply_chat_template, key, config.chat_template_kwargs
+        )
+        self._appended = 0 if config.apply_chat_template else appended_tokens(self.tokenizer)
 
     @property
     def limits(self) -> str:
@@ -60,6 +66,7 @@ class PromptEncoder:
             text = self._text(raw, messages)
             # The template writes the special tokens itself; without it the tokenizer adds what it wants at the start.
             tokens = self._tokens(text, add_special_tokens=not self._config.apply_chat_template)
+            tokens = tokens[: len(tokens) - self._appended]  # a prompt does not end in what is put behind any text
             if not tokens:
                 raise ValueError("has no tokens")
         except ValueError as error:
@@ -70,16 +77,18 @@ class PromptEncoder:
         return Prompt(raw.index, raw.id, np.array(tokens, np.int32), raw.label, raw.info, text, messages)
 
     def encode_response(self, text: str) -> np.ndarray:
-        """Tokens of a response given as text, with the end token, int32 [m]. ValueError if it cannot be encoded."""
-        tokens = self._tokens(text, add_special_tokens=False)
-        return np.array([*tokens, self.tokenizer.eos_token_id], np.int32)
+        """Tokens of a response given as text, with its end of turn, int32 [m]. ValueError if it cannot be encoded."""
+        end = self.end_of_turn
+        tokens = self._tokens(text.removesuffix(end.text) + end.before, add_special_tokens=False)
+        return np.array([*tokens, end.token], np.int32)
 
     def decode(self, tokens: np.ndarray) -> tuple[str, str]:
-        """Text of response tokens (int [m]): special tokens left out, and with them. Nothing else is tidied up."""
+        """Text of response tokens (int [m]): without special tokens and end of turn, and with. Not tidied up."""
         ids = tokens.tolist()
+        ended = ids[-1:] == [self.end_of_turn.token]  # which need not be a special token
         text, raw = (
-            self.tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
-            for skip in (True, False)
+            self.tokenizer.decode(kept, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+            for kept, skip in ((ids[:-1] if ended else ids, True), (ids, False))
         )
         return text, raw
 

@@ -20,12 +20,16 @@ _UNAVAILABLE = frozenset({429, 502, 503})
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a response is sampled, by SGLang's names. `max_new_tokens` counts the end token."""
+    """How a response is sampled, by SGLang's names. `max_new_tokens` counts the end token.
+
+    Generation also stops at the ends that the model's config, generation config and tokenizer name.
+    """
 
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
+    stop_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from collections import deque
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.rollout import OnSync
+from rlscale.config.schema.evaluation import EvalConfig
+from rlscale.config.schema.rollout import OnSync, RolloutConfig
 from rlscale.data.buffer import Buffer
 from rlscale.data.chat import PromptEncoder
+from rlscale.data.end_of_turn import EndOfTurn, find_end_of_turn
 from rlscale.data.feed import PromptFeed
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.sources import build_source
@@ -83,7 +85,7 @@ class RolloutService:
         self._client = EngineClient(
             url, api_key, rollout.request_timeout_s, rollout.request_retries, connections=2 * self._limit
         )
-        sampling = SamplingParams(rollout.max_response_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
+        sampling = self._sampling(rollout, rollout.max_response_tokens, self._encoder.end_of_turn)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
         self._sampler = self._make_sampler(sampling, shaping=shaping, experts=self._spec.experts)
         self._scheduler = asyncio.create_task(self._schedule(), name="rollout scheduler")
@@ -140,7 +142,14 @@ class RolloutService:
             self._eval_prompts = await asyncio.to_thread(eval_prompts, spec)
         prompts, dropped = self._eval_prompts
         length = spec.eval.max_response_tokens or spec.rollout.max_response_tokens
-        sampling = SamplingParams(length, spec.eval.temperature, spec.eval.top_p, spec.eval.top_k)
+        assert spec.eval.data is not None  # `eval_prompts` refuses it
+        end = find_end_of_turn(
+            self._encoder.tokenizer,
+            spec.eval.data.apply_chat_template,
+            "eval.data",
+            spec.eval.data.chat_template_kwargs,
+        )
+        sampling = self._sampling(spec.eval, length, end)
         window = len(prompts) * spec.eval.samples_per_prompt
         sampler = self._make_sampler(
             sampling,
@@ -258,6 +267,10 @@ class RolloutService:
             except SampleFailed as error:
                 last = error
         raise last
+
+    @staticmethod
+    def _sampling(config: RolloutConfig | EvalConfig, length: int, end: EndOfTurn) -> SamplingParams:
+        return SamplingParams(length, config.temperature, config.top_p, config.top_k, (end.token,))
 
     def _make_sampler(
         self,

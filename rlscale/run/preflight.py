@@ -200,17 +200,20 @@ def _try_encoders(part: _Part, found: Findings, model: Path) -> None:
     config = part.config
     tokenizer = ensure_tokenizer_folder(config.model, model)
     template = read_chat_template(config.model)
+    ends: list[str] = []
     for key, source in part.sources.items():
         data = config.data if key == "data" else config.eval.data
         assert data is not None
         with found.of(part.stage), user_code(f"{key}.source"):
             encoder = PromptEncoder(tokenizer, data, config.rollout.max_prompt_tokens, template, key)
+            ends.append(f"{part.stage}{encoder.end_of_turn}")
             learned = part.supervised and key == "data"
             examples = ExampleEncoder(encoder, config.rollout.max_response_tokens, key) if learned else encoder
             judge = None if learned else part.check_label
             found.notes += [
                 f"{part.stage}{note}" for note in try_prompts(source, examples, key, data.max_bad_rate, judge)
             ]
+    found.notes += dict.fromkeys(ends)
     found.checked.append(f"{part.stage}tokenizer and template: tried on the prompts of {' and '.join(part.sources)}")
 
 

@@ -68,6 +68,18 @@ def test_a_response_ends_with_the_end_token_or_at_the_limit(talk: Talk) -> None:
     assert {generation.finish_reason for generation in found} == {"stop", "length"}
 
 
+def test_a_response_ends_at_the_end_of_turn_that_the_run_asks_for(talk: Talk) -> None:
+    ends = tuple(range(END + 1, 8))
+
+    async def scenario(client: EngineClient) -> list[Generation]:
+        sampling = SamplingParams(16, stop_token_ids=ends)
+        return await asyncio.gather(*[client.generate(PROMPT, sampling, seed) for seed in range(20)])
+
+    stopped = [found.tokens.tolist() for found in talk(scenario) if found.finish_reason == "stop"]
+    assert {tokens[-1] for tokens in stopped} & set(ends), "the token that ended it is part of the response"
+    assert not any(set(tokens[:-1]) & {END, *ends} for tokens in stopped)
+
+
 def test_the_seed_decides_alone_and_in_company(talk: Talk) -> None:
     async def scenario(client: EngineClient) -> tuple[list[int], list[list[int]]]:
         alone = await generate(7)(client)

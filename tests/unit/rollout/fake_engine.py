@@ -106,10 +106,11 @@ class FakeEngine:
         sampling, prompt = body["sampling_params"], body["input_ids"]
         stream = random.Random(str((sampling["sampling_seed"], prompt, self.weights)))
         tokens: list[int] = []
-        while len(tokens) < sampling["max_new_tokens"] and END not in tokens[-1:]:
+        ends = {END, *sampling.get("stop_token_ids", ())}
+        while len(tokens) < sampling["max_new_tokens"] and not ends & set(tokens[-1:]):
             tokens.append(stream.randint(END, 10))
-        reason: dict[str, Any] = {"type": "stop", "matched": END}
-        if tokens[-1] != END:
+        reason: dict[str, Any] = {"type": "stop", "matched": tokens[-1]}
+        if tokens[-1] not in ends:
             reason = {"type": "length", "length": sampling["max_new_tokens"]}
         if self._aborted.is_set():
             reason = {"type": "abort", "message": "Aborted"}

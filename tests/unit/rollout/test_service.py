@@ -340,6 +340,26 @@ def test_evaluation_works_while_paused_on_its_own_prompts_and_seeds(run: Run) ->
     assert first.mean_length == pytest.approx(np.mean(lengths))
 
 
+def test_engines_stop_at_the_end_of_turn_that_each_kind_of_prompt_has(run: Run, spec: RolloutSpec) -> None:
+    """Training's prompts go through a template that ends turns with <|im_start|>; the evaluation's do without one."""
+    template = "{% for m in messages %}{{ m.content }}{% if m.role != 'user' %}<|im_start|>{% endif %}{% endfor %}"
+    assert spec.eval.data is not None
+    plain = replace(spec.eval, data=replace(spec.eval.data, apply_chat_template=False))
+
+    async def scenario() -> list[list[int]]:
+        service = RolloutService(replace(spec, chat_template=template, eval=plain))
+        async with FakeEngine() as engine:
+            await service.start(engine.url, engine.api_key)
+            await service.resume(0)
+            await service.next_batch()
+            await service.evaluate(0)
+            await service.close()
+            ends = [body["sampling_params"]["stop_token_ids"] for body in engine.requests]
+            return [ends[0], ends[-1]]
+
+    assert asyncio.run(scenario()) == [[2], [3]]
+
+
 def test_failed_samples_of_an_evaluation_are_counted_and_in_no_mean(run: Run) -> None:
     bad = request_seed(5, 2, 1, stream="eval")
 

@@ -108,6 +108,11 @@ def test_the_parts_of_a_stage_are_looked_at_unless_its_result_is_there(
     assert not (tmp_path / "runs").exists()
 
 
+def test_it_is_said_at_the_start_which_token_ends_a_turn(tmp_path: Path) -> None:
+    told = preflight(config(tmp_path, model="run.seed=1"))
+    assert told.count("end of turn: '<|im_end|>' (token 3), written by the chat template") == 1, told
+
+
 def test_a_prompt_that_the_tokenizer_lacks_is_said_before_ray_starts(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Résumé?", "label": "1"}) + "\n")
     given = ["data=jsonl", f"data.path={tmp_path}/rows.jsonl", "eval.enabled=false"]
