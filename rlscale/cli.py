@@ -30,6 +30,7 @@ COMMANDS = {
 _USAGE = """python -m rlscale [options] [recipe=NAME|PATH.yaml] [group=option ...] [key=value ...]
        python -m rlscale COMMAND ..."""
 
+_FAULT = 1
 _BAD_INPUT = 2
 _INTERRUPTED = 130
 
@@ -62,10 +63,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _BAD_INPUT
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
+    except Exception as error:
+        return _unexpected(error, debug="--debug" in given)
+
+
+def _unexpected(error: Exception, *, debug: bool) -> int:
+    """Say in one line what nobody expected; the traceback goes to a file (or, if need be, to the terminal)."""
+    if isinstance(error, BrokenPipeError):
         # Whoever read the output has gone (--help | head). Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _FAULT
+    from rlscale.run.error_log import ErrorLog
+
+    log = ErrorLog(".rlscale")
+    written = log.exception("command line", error)
+    if debug or not written:
+        traceback.print_exception(error)
+    where = f"; its traceback is in {log.path}" if written else ""
+    reason = str(error).strip().splitlines()
+    print(
+        f"error: {type(error).__name__}: {reason[0] if reason else 'no message'}. This is a fault of rlscale{where}",
+        file=sys.stderr,
+    )
+    return _FAULT
 
 
 def read_arguments(argv: Sequence[str]) -> Arguments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -13,6 +14,8 @@ from rlscale.envs.worker import RewardWorker
 from rlscale.rollout.client import EngineClient, RequestFailed, SamplingParams
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.routed_experts import ExpertSizes
+
+_log = logging.getLogger(__name__)
 
 
 class SampleFailed(Exception):
@@ -94,6 +97,8 @@ class Sampler:
         try:
             sample.reward = await self._rewards.score(sample, prompt)
         except RewardFailed as error:
+            if not isinstance(error.__cause__, TimeoutError):
+                _log.error("a reward failed: %s", error, exc_info=error)
             self._scores.failure(str(error))
             raise SampleFailed(str(error)) from error
         self._scores.success()

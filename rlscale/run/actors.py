@@ -6,6 +6,7 @@ must come after the platform's adaptation happen inside the actors.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import sys
@@ -14,11 +15,15 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.platform.ports import free_port
+from rlscale.run.error_log import log_errors
 from rlscale.run.printing import print_anything
 
 
 def _log_to(path: str) -> None:
-    """Send everything that this process prints, from Python or from C, to a file of the run."""
+    """Send everything that this process prints, from Python or from C, to a file of the run.
+
+    What is logged as an error, and a crash, is written down as well.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     print_anything()
@@ -27,6 +32,8 @@ def _log_to(path: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+    faulthandler.enable()  # a crash outside Python then leaves its stack in that file
+    log_errors(Path(path).parent, Path(path).stem)
 
 
 class TrainerActor:

@@ -13,8 +13,11 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rlscale.config.errors import UserError
+from rlscale.run.error_log import ErrorLog
 
 POLL_S = 0.25
+_OTHERS_S = 1.0
+"""How long after a failure other calls are waited for, whose errors may be what caused it."""
 
 
 class StopRequested(Exception):
@@ -61,6 +64,7 @@ class Calls:
         self._stop = stop
         self._timeout_s = timeout_s
         self._logs = logs
+        self.errors = ErrorLog(logs)
 
     def shorten(self, timeout_s: float) -> None:
         """Wait no longer than this from now on: something has failed, and others may hang because of it."""
@@ -86,7 +90,7 @@ class Calls:
         while pending:
             done, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_S)
             for ref in done:  # an error surfaces at once, not after the slowest of the others
-                self._result(ref, what)
+                self._result(ref, what, refs)
             if heed_stop:
                 self._stop.check()
             if meanwhile is not None:
@@ -97,24 +101,53 @@ class Calls:
                 waited = f"{what} was not done within {timeout_s or self._timeout_s:.0f} s ({limit})"
                 others = f": waiting for {who}, the others are done" if len(refs) > 1 else ""
                 raise RunFailed(f"{waited}{others}. See {self._logs}")
-        return [self._result(ref, what) for ref in refs]
+        return [self._result(ref, what, refs) for ref in refs]
 
     def one(self, ref: Any, what: str, **options: Any) -> Any:
         """The result of a single call; see `wait`."""
         return self.wait([ref], what, **options)[0]
 
-    def _result(self, ref: Any, what: str) -> Any:
+    def _result(self, ref: Any, what: str, refs: Sequence[Any]) -> Any:
+        """The result of `ref`, one of the calls `refs`. UserError or RunFailed for an error.
+
+        One that nobody expects is written down whole, with those of the other calls.
+        """
         try:
             return ray.get(ref)
         except RayTaskError as error:
-            cause = error.cause if getattr(error, "cause", None) is not None else error
+            cause = _cause(error)
             if isinstance(cause, UserError):
                 raise UserError(str(cause)) from error
-            raise RunFailed(f"{what} failed: {type(cause).__name__}: {_first_line(cause)}. See {self._logs}") from error
+            self._write_down(what, refs)
+            reason = f"{type(cause).__name__}: {_first_line(cause)}"
+            raise RunFailed(f"{what} failed: {reason}. See {self.errors.path}") from error
         except RayActorError as error:
-            raise RunFailed(f"{what}: the process died. See {self._logs}; the same command resumes the run") from error
+            self._write_down(what, refs)
+            raise RunFailed(
+                f"{what}: the process died. See {self.errors.path}, and its own log beside it; the same command "
+                "resumes the run"
+            ) from error
         except RayError as error:
-            raise RunFailed(f"{what}: {_first_line(error)}. See {self._logs}") from error
+            self._write_down(what, refs)
+            raise RunFailed(f"{what}: {_first_line(error)}. See {self.errors.path}") from error
+
+    def _write_down(self, what: str, refs: Sequence[Any]) -> None:
+        """Append the errors of all calls that are back to error.log, as Ray brought them, with their tracebacks."""
+        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_OTHERS_S)
+        for number, ref in enumerate(refs):
+            if ref not in done:
+                continue
+            try:
+                ray.get(ref)
+            except RayError as error:
+                if not isinstance(_cause(error), UserError):
+                    self.errors.write(f"{what}{f', rank {number}' if len(refs) > 1 else ''}", str(error))
+
+
+def _cause(error: RayError) -> BaseException:
+    """What the remote call raised, where it raised something."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rlscale.config.compose import config_hash
+from rlscale.config.errors import UserError
 from rlscale.config.recipe import write_recipe
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.cluster import Device, Placement
 from rlscale.run import loops
 from rlscale.run.assembly import Assembly
-from rlscale.run.calls import StopRequested, StopSignal
-from rlscale.run.folder import open_folder
+from rlscale.run.calls import RunFailed, StopRequested, StopSignal
+from rlscale.run.error_log import ErrorLog
+from rlscale.run.folder import RunFolder, open_folder
 from rlscale.run.records import Records
 from rlscale.run.session import Session
 from rlscale.run.stages import Stage, stages_before, with_result
@@ -53,14 +55,26 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
             session.save_and_stop()
         return STOPPED
     except BaseException as error:
-        message = str(error) or type(error).__name__
+        failure = _told(error, folder)
+        message = str(failure) or type(failure).__name__
         if session is not None:
             session.save_after_failure()
-        raise
+        if failure is error:
+            raise
+        raise failure from error
     finally:
         assembly.close()
         records.finish(status, session.state if session is not None else None, message, assembly.engine_restarts)
         folder.release()
+
+
+def _told(error: BaseException, folder: RunFolder) -> BaseException:
+    """The error itself where it says what to do; for one that nobody expected, a line about what was written down."""
+    if isinstance(error, UserError) or not isinstance(error, Exception):
+        return error
+    errors = ErrorLog(folder.logs)
+    errors.exception("driver", error)
+    return RunFailed(f"the run failed: {type(error).__name__}: {error}. See {errors.path}")
 
 
 def _after_stages(config: Config, stop: StopSignal, records: Records) -> Config:

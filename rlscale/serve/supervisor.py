@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,10 @@ from rlscale.serve.server import ServerSpec, base_environment, engine_command, s
 
 PORT_ATTEMPTS = 3
 ROUTER = "router"
+_LINES = 100
+"""Lines of the log of a server that ended by itself which go into the run's error.log."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -125,6 +130,7 @@ class Supervisor:
         with self._lock:
             entry = self._entries[name]
         if entry.process:
+            _log.error("%s ended. The end of %s:\n%s", name, entry.process.log, entry.process.log_tail(_LINES))
             entry.process.stop()
         return self._start(name, entry)
 
@@ -156,6 +162,7 @@ class Supervisor:
                 entry.started = True
                 return url
             tail = process.log_tail(40)
+            whole = process.log_tail(_LINES)
             process.stop()
             if attempt + 1 < PORT_ATTEMPTS and "address already in use" in tail.lower():
                 entry.port = None
@@ -164,6 +171,7 @@ class Supervisor:
         if not entry.started:  # one that ran before stays on the list of the dead and can be tried again
             with self._lock:
                 self._entries.pop(name, None)
+        _log.error("%s did not start: %s. The end of %s:\n%s", name, problem, process.log, whole)
         raise UserError(f"{name} did not start: {problem}. End of {process.log}:\n{process.log_tail()}")
 
 

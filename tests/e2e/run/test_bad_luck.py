@@ -78,14 +78,61 @@ def test_a_killed_rank_ends_the_run_with_one_line(short, tmp_path: Path):
 
 
 def test_a_reward_that_raises_fails_its_sample_and_stops_the_run_past_the_rate(short, tmp_path: Path):
-    (tmp_path / "my_reward.py").write_text(
-        "def broken(response, label, info):\n    raise RuntimeError('no reward today')\n"
-    )
+    (tmp_path / "my_reward.py").write_text("def broken(response, label, info):\n    return info['no reward today']\n")
     given = ["reward=custom", "reward.function._target_=my_reward.broken", "eval.enabled=false"]
     ended = run(tmp_path, *short, *given)
     assert ended.code == 2
     assert "reward.max_failure_rate" in ended.text
     assert "no reward today" in ended.text
+    assert "Traceback" not in ended.text
+    written = (only_run(tmp_path) / "logs" / "error.log").read_text()
+    assert "my_reward.py" in written
+    assert "KeyError: 'no reward today'" in written
+
+
+LOSS = """
+def loss(logprobs, old_logprobs, advantages, mask, segment_sum):
+    return {}['weight of the step']
+"""
+SOURCE = """
+from rlscale.data.sources import RawPrompt, Stream
+
+
+class Rows(Stream):
+    def __init__(self):
+        super().__init__(64, False, 0)
+
+    def item(self, number, index):
+        return RawPrompt(index, str(number), {n: "1+1=" for n in range(18)}[number], "2")
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "given", "line"),
+    [
+        (
+            "my_loss",
+            LOSS,
+            ["algo/loss=custom", "algo.loss.function._target_=my_loss.loss"],
+            "training step failed: KeyError: 'weight of the step'.",
+        ),
+        (
+            "my_source",
+            SOURCE,
+            ["data=custom", "data.source._target_=my_source.Rows"],
+            "generation failed: KeyError: 18.",
+        ),
+    ],
+)
+def test_an_error_in_a_rank_or_the_rollout_is_one_line_that_names_where_its_traceback_is(
+    short, tmp_path: Path, file: str, code: str, given: list[str], line: str
+):
+    (tmp_path / f"{file}.py").write_text(code)
+    ended = run(tmp_path, *short, *given, "eval.enabled=false", "rollout.groups_per_iteration=8")
+    log = only_run(tmp_path) / "logs" / "error.log"
+    assert ended.code == 2, ended.text
+    assert ended.text.strip().splitlines()[-1] == f"error: {line} See {log}"
+    assert f"{file}.py" in log.read_text()
     assert "Traceback" not in ended.text
 
 
