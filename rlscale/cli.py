@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
@@ -169,7 +170,7 @@ def _printed(arguments: Arguments) -> str:
 def _sweep(arguments: Arguments) -> int:
     from rlscale.config.sweep import expand
 
-    runs = expand(arguments.overrides)
+    runs = expand(arguments.overrides, arguments.recipe)
     configs = _checked(arguments.recipe, runs)
     if arguments.options.cfg:
         for run in runs:
@@ -184,17 +185,21 @@ def _sweep(arguments: Arguments) -> int:
 def _checked(recipe: str | None, runs: list[list[str]]) -> list[Config]:
     """The configurations of a sweep, all looked at before the first one starts: a mistake must not cost a night."""
     from rlscale.config.checks import check
-    from rlscale.config.compose import compose
+    from rlscale.config.compose import compose, plain
     from rlscale.config.machine import check_machine
     from rlscale.config.sweep import differing
 
     configs, problems = [], []
+    first: dict[str, str] = {}  # by what a run computes, the overrides of the first that computes it
     for run, own in zip(runs, differing(runs), strict=True):
         try:
             config = compose(recipe, run)
             check(config)
             check_machine(config)
             configs.append(config)
+            same = first.setdefault(json.dumps(plain(config), sort_keys=True), " ".join(own))
+            if same != " ".join(own):
+                problems.append(f"{' '.join(own)}: is the same run as {same}; leave one of them out")
         except ConfigError as error:
             for line in error.problems:
                 named = not own or line.split(":")[0] in own

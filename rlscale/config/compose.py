@@ -6,6 +6,8 @@ Hydra's single merge, which would stop at the first mistake and name no alternat
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,7 @@ from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.groups import Groups, section
 from rlscale.config.locations import conf_dir
 from rlscale.config.no_default import left_open, missing_keys
+from rlscale.config.option_file import read_options
 from rlscale.config.paths import anchor_section, anchored, path_keys
 from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe, stranded
 from rlscale.config.schema import Config
@@ -58,8 +61,8 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Config:
 
 def compose_node(recipe: str | None = None, overrides: Sequence[str] = ()) -> Composition:
     """Like `compose`, but open: keys that nobody set are missing, interpolations are not resolved."""
-    file = read_recipe(find_recipe(recipe or DEFAULT))
-    searchpath = [*command_line.searchpath(overrides), *file.searchpath, str(file.file.parent)]
+    file = read_recipe(find_recipe(DEFAULT if recipe is None else recipe))
+    searchpath = _searchpath(file, overrides)
     groups = Groups.of(searchpath)
     given = command_line.parse(overrides, groups)
     problems = [
@@ -90,6 +93,15 @@ def compose_node(recipe: str | None = None, overrides: Sequence[str] = ()) -> Co
     return Composition(file, node, hydra_node)
 
 
+def searchpath_of(recipe: str | None, overrides: Sequence[str]) -> list[str]:
+    """The folders besides rlscale's own in which the options of a command line are looked for."""
+    return _searchpath(read_recipe(find_recipe(DEFAULT if recipe is None else recipe)), overrides)
+
+
+def _searchpath(file: RecipeFile, overrides: Sequence[str]) -> list[str]:
+    return [*command_line.searchpath(overrides), *file.searchpath, str(file.file.parent)]
+
+
 def compose_groups(
     defaults: list[Any], choices: Mapping[str, str], searchpath: Sequence[str], top: set[str]
 ) -> tuple[DictConfig, DictConfig]:
@@ -97,20 +109,36 @@ def compose_groups(
 
     Returns the configuration and Hydra's own node. Raises ConfigError.
     """
-    register_schema()
-    urls = [f"file://{folder}" for folder in searchpath]
-    primary = {"defaults": [*defaults, "_self_"], "hydra": {"searchpath": urls}}
-    ConfigStore.instance().store(name=_PRIMARY, node=primary)
+    groups = Groups.of(searchpath)
+    read_options({**_chosen_by(defaults), **choices}, groups)
     # A group that the recipe leaves out is added; Hydra would ask for a "+" there. A group inside another one
     # (algo/loss) is in the defaults list of the outer option.
     texts = [
         f"{choice}={option}" if choice in top or "/" in choice else f"+{choice}={option}"
         for choice, option in choices.items()
     ]
+    node, hydra_node = _composed(json.dumps(defaults), tuple(texts), tuple(searchpath), groups.stamps())
+    return copy.deepcopy(node), copy.deepcopy(hydra_node)
+
+
+@functools.lru_cache(maxsize=32)
+def _composed(
+    defaults: str, texts: tuple[str, ...], searchpath: tuple[str, ...], stamps: tuple[tuple[str, int], ...]
+) -> tuple[DictConfig, DictConfig]:
+    """Hydra's part, which takes most of the time and is the same for the runs of a sweep that differ in values only.
+
+    `defaults` as JSON; `stamps` of the files that it reads stand for what they hold.
+    """
+    register_schema()
+    primary = {
+        "defaults": [*json.loads(defaults), "_self_"],
+        "hydra": {"searchpath": [f"file://{folder}" for folder in searchpath]},
+    }
+    ConfigStore.instance().store(name=_PRIMARY, node=primary)
     try:
         with hydra.initialize_config_dir(str(conf_dir()), job_name="rlscale", version_base="1.3"):
-            node = hydra.compose(_PRIMARY, overrides=texts, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+            node = hydra.compose(_PRIMARY, overrides=list(texts), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: entries of a defaults list
         raise ConfigError(_one_line(error)) from error
     hydra_node = OmegaConf.masked_copy(node, "hydra")
     with open_dict(node):
@@ -147,13 +175,13 @@ def printed(composition: Composition, part: str, *, section: str | None = None, 
     """
     parts = {"job": [composition.node], "hydra": [composition.hydra], "all": [composition.hydra, composition.node]}
     node: Any = OmegaConf.merge(*parts[part])
-    if section is not None:
-        node = OmegaConf.select(node, section)
-        if node is None:
-            raise UserError(f"--package {section}: the configuration has nothing there")
-        if not OmegaConf.is_config(node):
-            return f"{node}\n"
     try:
+        if section is not None:
+            node = OmegaConf.select(node, section)
+            if node is None:
+                raise UserError(f"--package {section}: the configuration has nothing there")
+            if not OmegaConf.is_config(node):
+                return f"{node}\n"
         return dump(OmegaConf.to_container(node, resolve=resolve, enum_to_str=True))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_one_line(error)}") from error
@@ -267,6 +295,12 @@ def _anchor_options(node: DictConfig, chosen: Mapping[str, str], groups: Groups)
         written = dict(leaves(plain(OmegaConf.to_container(inside, resolve=False)), f"{section(choice)}."))
         for key in written.keys() & path_keys().keys():
             OmegaConf.update(node, key, anchored(written[key], path_keys()[key], file.parent))
+
+
+def _chosen_by(defaults: Sequence[Any]) -> dict[str, str]:
+    """Options by group choice of a defaults list for Hydra."""
+    entries = [(words, option) for entry in defaults if isinstance(entry, dict) for words, option in entry.items()]
+    return {words.removeprefix("override "): option for words, option in entries}
 
 
 def _missing(node: DictConfig, key: str, groups: Groups) -> str:

@@ -47,6 +47,11 @@ class Groups:
         files = (folder / group / f"{option}.yaml" for folder in self.folders)
         return next((file for file in files if file.is_file()), None)
 
+    def stamps(self) -> tuple[tuple[str, int], ...]:
+        """Every option file outside rlscale, and when it was written last."""
+        files = (file for folder in self.folders[1:] for name in self.names for file in (folder / name).glob("*.yaml"))
+        return tuple(sorted((str(file), file.stat().st_mtime_ns) for file in files))
+
     def at(self, key: str) -> str | None:
         """The group choice that fills the section `key`: `algo/kl` for `algo.kl`, `data@eval.data` for `eval.data`."""
         for group, places in PLACES.items():

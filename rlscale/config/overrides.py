@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from rlscale.config.groups import Groups, section
 from rlscale.config.recipe_file import folder
+from rlscale.config.spelled import printable
 
 
 @dataclass
@@ -50,21 +53,54 @@ def parse(overrides: Sequence[str], groups: Groups) -> Overrides:
 
 
 def parse_one(text: str, problems: list[str]) -> Override | None:
-    """One override by Hydra's grammar, or None and a line in `problems`."""
+    """One override by Hydra's grammar, or None and a line in `problems`.
+
+    A value that the grammar does not know and that can only be a text (`~/runs`, `Grüße`) is that text.
+    """
     try:
-        (override,) = OverridesParser.create().parse_overrides([text])
-    except HydraException as error:
-        reason = str(error).splitlines()[0]
-        hint = "options are written key=value" if "=" not in text else f"{reason}; quote values with special characters"
-        problems.append(f"{text}: cannot be read ({hint})")
+        return _parsed(text)
+    except (HydraException, UnicodeEncodeError):
+        quoted = quote(text)
+    if quoted is not None and _PLAIN.fullmatch(text.partition("=")[2]):
+        return _parsed(quoted)
+    if "=" not in text:
+        problems.append(f"{printable(text)}: cannot be read (options are written key=value)")
+    elif quoted is None or printable(text) != text:
+        problems.append(f"{printable(text)}: cannot be read, because of its special characters")
+    else:
+        problems.append(
+            f"{text}: cannot be read, because of its special characters; if it is one text, write {shlex.quote(quoted)}"
+        )
+    return None
+
+
+def quote(text: str) -> str | None:
+    """The override with its value in quotes, so that it is a text whatever it holds; None where that is no override."""
+    key, sign, value = text.partition("=")
+    quoted = f"{key}{sign}{QuotedString(text=value, quote=Quote.double).with_quotes()}"
+    try:
+        override = _parsed(quoted)
+    except (HydraException, UnicodeEncodeError):
         return None
+    return quoted if sign and override.value() == value else None
+
+
+_PLAIN = re.compile(r"[^\s,=\[\](){}\'\"\\$]([^,=\[\](){}\'\"\\$\n]*[^\s,=\[\](){}\'\"\\$])?")
+"""Values without a character that means something to Hydra: no list, mapping, call, quote, escape, interpolation."""
+
+
+def _parsed(text: str) -> Override:
+    text.encode()  # a command line may hold bytes that are no text; YAML could not hold them
+    (override,) = OverridesParser.create().parse_overrides([text])
     return override
 
 
 def _sort_in(override: Override, text: str, groups: Groups, result: Overrides) -> None:
     key = override.key_or_group
     choice = f"{key}@{override.package}" if override.package else key
-    if override.is_sweep_override():
+    if not key:
+        result.problems.append(f"{text}: names no key; options are written key=value")
+    elif override.is_sweep_override():
         result.problems.append(f"{text}: several values at once are a sweep; add -m to run them one after the other")
     elif key == "recipe":
         result.problems.append(f"{text}: the recipe is chosen once, by its name or by a path that ends in .yaml")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
 
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.groups import section
@@ -15,6 +14,7 @@ from rlscale.config.locations import recipes_dir
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.paths import anchor_values
 from rlscale.config.store import ROOT
+from rlscale.config.yaml_file import read_yaml
 
 DEFAULT = "arithmetic"
 
@@ -50,12 +50,13 @@ def is_path(recipe: str) -> bool:
 def find_recipe(recipe: str) -> Path:
     """The file of `recipe=NAME` or `recipe=path.yaml`. Raises UserError naming the nearest recipe."""
     if is_path(recipe):
-        file = Path(recipe).expanduser().absolute()
-        if not file.is_file():
-            raise UserError(f"recipe={recipe}: there is no such file")
+        file = Path(os.path.expanduser(recipe)).absolute()
+        if not os.path.isfile(file):  # of a name that no file can have, Path.is_file raises
+            folder_of_it = " (it is a folder)" if os.path.isdir(file) else ""
+            raise UserError(f"recipe={recipe}: there is no such file{folder_of_it}")
         return file
     file = recipes_dir() / f"{recipe}.yaml"
-    if not file.is_file():
+    if not os.path.isfile(file):
         known = shipped_recipes()
         hint = did_you_mean(nearest(recipe, known)) or "."
         path = f" (a file of your own is given with its ending: recipe={recipe}.yaml)" if recipe else ""
@@ -90,12 +91,7 @@ def read_recipe(file: Path, inside: tuple[Path, ...] = ()) -> RecipeFile:
             recipe.choices[key] = option
     if not has_root:
         raise UserError(f"{file}: a recipe's defaults list begins with {ROOT} (or with the recipe that it builds on)")
-    hydra = content.pop("hydra", None) or {}
-    if set(hydra) - {"searchpath"}:
-        raise UserError(
-            f"{file}: hydra.{min(set(hydra) - {'searchpath'})} has no effect here; only hydra.searchpath has"
-        )
-    recipe.searchpath += [folder(url, file.parent) for url in hydra.get("searchpath") or []]
+    recipe.searchpath += [folder(url, file.parent) for url in _searchpath(file, content.pop("hydra", None))]
     anchor_values(content, file.parent)
     _refuse_stranded(recipe, content)
     recipe.values = merged(recipe.values, content)
@@ -123,7 +119,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def folder(url: str, base: Path) -> str:
     """The folder of a `hydra.searchpath` entry, a relative one taken from `base`."""
-    return str((base / Path(str(url).removeprefix("file://")).expanduser()).absolute())
+    return str((base / os.path.expanduser(url.removeprefix("file://"))).absolute())
 
 
 def covers(key: str, other: str) -> bool:
@@ -159,20 +155,24 @@ def _build_on(recipe: RecipeFile, base: RecipeFile) -> None:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = OmegaConf.load(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
-    except Exception as error:  # YAML's own errors: their classes belong to a package that only OmegaConf imports
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{file}{place}: not valid YAML ({reason})") from error
-    if not isinstance(content, DictConfig):
+    content = read_yaml(file)
+    if content is not None and not isinstance(content, dict):
         raise UserError(f"{file}: a recipe is a mapping with a defaults list, not a list or a single value")
-    plain = OmegaConf.to_container(content, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return {str(key): value for key, value in (content or {}).items()}
+
+
+def _searchpath(file: Path, hydra: Any) -> list[str]:
+    """`hydra.searchpath` of a recipe, the one part of Hydra's own configuration that acts here."""
+    if hydra is None:
+        return []
+    if not isinstance(hydra, dict):
+        raise UserError(f"{file}: hydra: {hydra} has no effect here; only hydra.searchpath, a list of folders, has")
+    if others := sorted(str(key) for key in hydra if key != "searchpath"):
+        raise UserError(f"{file}: hydra.{others[0]} has no effect here; only hydra.searchpath has")
+    folders = hydra.get("searchpath") or []
+    if not isinstance(folders, list) or not all(isinstance(url, str) for url in folders):
+        raise UserError(f"{file}: hydra.searchpath: {folders} is not a list of folders; write [folder, ...]")
+    return folders
 
 
 def _entries(file: Path, defaults: Any) -> Iterator[tuple[str, str, str]]:
@@ -190,18 +190,20 @@ def _entries(file: Path, defaults: Any) -> Iterator[tuple[str, str, str]]:
         if not isinstance(entry, dict) or len(entry) != 1:
             raise UserError(f"{file}: {entry!r} in defaults is neither a recipe nor `group: option`")
         ((words, option),) = entry.items()
-        *marks, key = str(words).split()
+        *marks, key = str(words).split() or [""]
         if option is None:
             continue
-        if not isinstance(option, str) or set(marks) - {"override", "optional"}:
+        if not isinstance(option, str) or not key or set(marks) - {"override", "optional"}:
             raise UserError(f"{file}: `{words}: {option}` in defaults; an entry is `group: option`")
         yield ("override" if "override" in marks else "choice"), key.lstrip("/"), option
 
 
 def _base(file: Path, name: str) -> Path:
     beside = file.parent / f"{name}.yaml"
-    if beside.is_file() and beside != file:
+    if os.path.isfile(beside) and beside != file:
         return beside
+    if beside == file and name not in shipped_recipes():
+        raise UserError(f"{file}: builds on itself: defaults names {name}; leave it out")
     try:
         return find_recipe(name)
     except UserError as error:

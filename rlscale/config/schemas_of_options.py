@@ -6,13 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rlscale.config.errors import UserError
 from rlscale.config.groups import Groups
-from rlscale.config.schema.section import Section
-from rlscale.config.store import ADVANTAGE_SCHEMAS, DATA_SCHEMAS, LOSS_SCHEMAS
-
-_SCHEMAS: dict[str, type[Section]] = {**DATA_SCHEMAS, **ADVANTAGE_SCHEMAS, **LOSS_SCHEMAS}
+from rlscale.config.store import SCHEMAS
+from rlscale.config.yaml_file import read_yaml
 
 
 def options_with(key: str, groups: Groups) -> list[str]:
@@ -33,13 +30,13 @@ def _keys(group: str, option: str, groups: Groups) -> set[str]:
     """Keys of the schema that an option names in its defaults list; empty without one."""
     files = [folder / group / f"{option}.yaml" for folder in groups.folders]
     named = [entry for file in files if file.is_file() for entry in _defaults(file)]
-    return {field.name for entry in named if entry in _SCHEMAS for field in fields(_SCHEMAS[entry])}
+    return {field.name for entry in named if entry in SCHEMAS for field in fields(SCHEMAS[entry])}
 
 
 def _defaults(file: Path) -> list[str]:
     try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, yaml.YAMLError):
+        content: Any = read_yaml(file)
+    except UserError:
         return []  # somebody's own option, and not the chosen one: Hydra reads that itself
     defaults = content.get("defaults") if isinstance(content, dict) else None
     return [entry for entry in defaults if isinstance(entry, str)] if isinstance(defaults, list) else []

@@ -25,6 +25,7 @@ from rlscale.config.schema.algo import (
     SftLoss,
 )
 from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.config.schema.section import Section
 
 ROOT = "rlscale_schema"
 """Name of the root schema; the first entry of every recipe's defaults list."""
@@ -51,7 +52,8 @@ LOSS_SCHEMAS: dict[str, type[LossConfig]] = {
     "sft_schema": SftLoss,
     "custom_loss_schema": CustomLoss,
 }
-
+SCHEMAS: dict[str, type[Section]] = {**DATA_SCHEMAS, **ADVANTAGE_SCHEMAS, **LOSS_SCHEMAS}
+"""The schemas that an option names in its defaults list."""
 
 OPTIONS: dict[str, str] = {
     "file_schema": "jsonl",

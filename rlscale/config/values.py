@@ -14,6 +14,7 @@ from rlscale.config.groups import Groups
 from rlscale.config.nearest import ELSEWHERE, did_you_mean, nearest, nearest_key
 from rlscale.config.schema.section import Section, following
 from rlscale.config.schemas_of_options import options_with
+from rlscale.config.spelled import as_typed
 
 
 def assign(root: DictConfig, key: str, value: Any, groups: Groups) -> list[str]:
@@ -142,10 +143,10 @@ def _wrong_type(key: str, value: Any, hint: Any, groups: Groups) -> str:
     if _section(hint) is not None:
         choice = groups.at(key)
         how = f"; choose an option with {_option(choice, value, groups)}" if choice else f"; set {key}.<key>=..."
-        return f"{key}={value}: {key} is a section with keys of its own{how}"
+        return f"{key}={as_typed(value)}: {key} is a section with keys of its own{how}"
     kind = next((part for part in (hint, *get_args(hint)) if isinstance(part, type) and issubclass(part, Enum)), None)
     guess = did_you_mean(nearest(str(value), kind.__members__)) if kind else ""
-    return f"{key}={value}: must be {describe(hint)}{guess}"
+    return f"{key}={as_typed(value)}: must be {describe(hint)}{guess}"
 
 
 def _option(choice: str, value: Any, groups: Groups) -> str:

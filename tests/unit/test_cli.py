@@ -132,6 +132,12 @@ def test_a_mistake_in_one_run_of_a_sweep_stops_it_before_the_first(capsys: pytes
     )
 
 
+def test_two_runs_of_a_sweep_that_are_the_same_run_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run("-m", "run.stop_loss=1,1.0", "recipe=arithmetic_sft", "-c", "job", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert err == ["error: run.stop_loss=1.0: is the same run as run.stop_loss=1; leave one of them out"]
+
+
 def test_a_written_recipe_path_runs_as_a_process_from_another_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("defaults: [arithmetic, _self_]\nrun:\n  seed: 11\n")
     command = [sys.executable, "-m", "rlscale", "recipe=mine.yaml", "--cfg", "job", "-p", "run.seed"]

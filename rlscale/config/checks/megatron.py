@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
-from rlscale.config.checks.refused import DDP, OFF, OPTIMIZER, TRANSFORMER, as_typed, refused
+from rlscale.config.checks.refused import DDP, OFF, OPTIMIZER, TRANSFORMER, refused
 from rlscale.config.checks.subject import Subject
 from rlscale.config.schema.model import DType
 from rlscale.config.schema.trainer import Recompute
+from rlscale.config.spelled import as_typed
 
 _OF_ALL = ("core_attn",)
 _DENSE, _EXPERTS = ("mlp",), ("layernorm", "moe", "moe_act")

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
-from rlscale.config.checks.refused import EIGHT_BITS, OFF, UNREAD, Refused, as_typed, refused
+from rlscale.config.checks.refused import EIGHT_BITS, OFF, UNREAD, Refused, refused
 from rlscale.config.checks.subject import Subject
 from rlscale.config.derived_options import DERIVED
 from rlscale.config.experts import load_balancing
+from rlscale.config.spelled import as_typed
 
 _TYPE, _COEFFICIENT = "moe_router_load_balancing_type", "moe_aux_loss_coeff"
 _TYPES = ("none", "aux_loss", "global_aux_loss")

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rlscale.config.spelled import as_typed
+
 Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 """By option: the values that are fine, and what is wrong with all others."""
 
@@ -37,13 +39,6 @@ def refused(given: Mapping[str, Any], table: Refused, key: str) -> Iterator[str]
     for name, (fine, reason) in table.items():
         if name in given and not any(type(given[name]) is type(one) and given[name] == one for one in fine):
             yield f"{key}.{name}={as_typed(given[name])}: {reason}"
-
-
-def as_typed(value: Any) -> str:
-    """A value as it is written on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"[{','.join(map(as_typed, value))}]" if isinstance(value, list) else str(value)
 
 
 def _all(names: str, reason: str, *fine: Any) -> dict[str, tuple[tuple[Any, ...], str]]:

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rlscale.config import compose as composing
 from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError
-
-_HYDRA = composing.compose_groups
-
-
-def _remembered(seen: dict[str, Any]) -> Callable[..., Any]:
-    """Hydra's composition of the same groups is the same: the tests that only differ in values share it."""
-
-    def compose_groups(*arguments: Any) -> Any:
-        key = repr(arguments)
-        if key not in seen:
-            seen[key] = _HYDRA(*arguments)
-        return copy.deepcopy(seen[key])
-
-    return compose_groups
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _compose_groups_once() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(composing, "compose_groups", _remembered({}))
-        yield
-
 
 _FIXTURES = Path(__file__).parents[2] / "fixtures"
 

@@ -250,7 +250,7 @@ def test_a_recipe_that_changes_a_choice_of_its_base_must_settle_the_values(tmp_p
         ("defaults:\n  - model: tiny_qwen3\n", "begins with rlscale_schema"),
         ("defaults: [rlscale_schema, _self_, {model: tiny_qwen3}]\n", "_self_ must be the last"),
         ("defaults: [arithmatic]\n", "did you mean arithmetic?"),
-        ("defaults: [mine]\n", "no such recipe"),
+        ("defaults: [mine]\n", "builds on itself"),
         ("defaults: [rlscale_schema]\nhydra: {verbose: true}\n", "hydra.verbose has no effect"),
         ("defaults: [rlscale_schema]\na: 1\na: 2\n", "line 3: not valid YAML (found duplicate key a)"),
     ],
