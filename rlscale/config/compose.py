@@ -211,6 +211,7 @@ _NOT_HASHED = (
     "run.progress",
     "run.groups",
     "run.report_samples",
+    "run.report_samples_every",
     "tracker",
     "checkpoint.every",
     "checkpoint.asynchronous",

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rlscale.observe.ticks import labels, nice_ticks
 from rlscale.observe.words import count, figure, html_text, percent
 
 Point = tuple[float, float]
@@ -39,16 +40,29 @@ class Chart:
     form: str = "figure"
     log: bool = False
     bounds: tuple[float, float] | None = None
+    x_name: str = "iteration"
+    """What is counted from left to right."""
+    zero: bool = False
+    """Draw also what is zero throughout: where that is news."""
     width: int = 360
     height: int = 190
+
+    @property
+    def left_out(self) -> list[str]:
+        """What is not drawn because it is zero throughout, in the chart's own words."""
+        zeros = [] if self.zero else [s for s in self.series if s.points and not any(y for _, y in s.points)]
+        alone = len(self.series) == 1
+        return [self.title if alone else f"{self.title} ({s.name})" for s in zeros]
 
     def svg(self) -> str:
         """The card's HTML, or an empty string when no series has a point that can be drawn."""
         series = [s for s in (_drawable(s, self.log) for s in self.series) if s.points]
+        if not self.zero:
+            series = [s for s in series if any(y for _, y in s.points)]
         if not series:
             return ""
         frame = _Frame.around(series, self)
-        body = [frame.axes(self.form)]
+        body = [frame.axes()]
         body += [_curve(s, frame) for s in series]
         body.append('<line class="cross" y1="0" y2="0"/>')
         data = {
@@ -58,6 +72,7 @@ class Chart:
             "bottom": frame.bottom,
             "x": list(frame.x_range),
             "form": self.form,
+            "xName": self.x_name,
             "series": [
                 {"name": s.name, "color": s.color, "points": [list(p) for p in _thin(s.points)]} for s in series
             ],
@@ -69,7 +84,7 @@ class Chart:
         return (
             f'<figure class="card chart" data-chart="{html_text(json.dumps(data))}">'
             f'<figcaption><h3>{html_text(self.title)}</h3><div class="readout">{readout}</div></figcaption>'
-            f'<svg class="{"wide" if self.width > 600 else "small"}" viewBox="0 0 {self.width} {self.height}">'
+            f'<svg viewBox="0 0 {self.width} {self.height}">'
             f"{''.join(body)}</svg></figure>"
         )
 
@@ -85,6 +100,7 @@ class _Frame:
     x_range: tuple[float, float]
     y_range: tuple[float, float]
     y_ticks: Sequence[float]
+    y_labels: Sequence[str]
     log: bool
 
     @classmethod
@@ -102,7 +118,9 @@ class _Frame:
         else:
             ticks = nice_ticks(low, high, 5 if chart.height > 250 else 4)
             y_range = (min(low, ticks[0]), max(high, ticks[-1]))
-        return cls(46.0, chart.width - 10.0, 10.0, chart.height - 24.0, x_range, y_range, ticks, chart.log)
+        texts = labels(ticks, chart.form, log=chart.log)
+        left = max(46.0, 14.0 + 6.0 * max(map(len, texts)))
+        return cls(left, chart.width - 10.0, 10.0, chart.height - 24.0, x_range, y_range, ticks, texts, chart.log)
 
     def x(self, value: float) -> float:
         low, high = self.x_range
@@ -114,32 +132,20 @@ class _Frame:
             low, high, value = math.log10(low), math.log10(high), math.log10(value)
         return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
-    def axes(self, form: str) -> str:
+    def axes(self) -> str:
         """Grid lines with their values, and iterations below."""
         marks = []
-        for tick in self.y_ticks:
+        for tick, text in zip(self.y_ticks, self.y_labels, strict=True):
             y = self.y(tick)
             marks.append(f'<line class="grid" x1="{self.left:.1f}" x2="{self.right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
             marks.append(f'<text class="tick" x="{self.left - 7:.1f}" y="{y + 3.5:.1f}" text-anchor="end">')
-            marks.append(f"{_tick(tick, form, self.log, self.y_ticks)}</text>")
+            marks.append(f"{text}</text>")
         wanted = 5 if self.right - self.left < 500 else 10
         ticks = [t for t in nice_ticks(*self.x_range, wanted) if t % 1 == 0 and self.x_range[0] <= t <= self.x_range[1]]
         for tick in ticks:
             marks.append(f'<text class="tick" x="{self.x(tick):.1f}" y="{self.bottom + 16:.1f}" text-anchor="middle">')
             marks.append(f"{tick:,.0f}</text>")
         return "".join(marks)
-
-
-def nice_ticks(low: float, high: float, wanted: int) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
-    if not high > low:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - (pad if low else 0.0), high + pad
-    rough = (high - low) / max(1, wanted)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, last + 1)]
 
 
 def moving_average(points: Sequence[Point]) -> list[Point]:
@@ -188,18 +194,3 @@ def _path(points: Sequence[Point], frame: _Frame, css: str) -> str:
 
 def _written(value: float, form: str) -> str:
     return {"percent": percent, "count": count}.get(form, figure)(value)
-
-
-def _tick(value: float, form: str, log: bool, ticks: Sequence[float]) -> str:
-    """A tick's text: as few digits as tell the ticks apart."""
-    if log:
-        return f"1e{round(math.log10(value))}"
-    if form == "percent":
-        return f"{100 * value:.0f}%"
-    if form == "count" or abs(ticks[-1]) >= 10_000:
-        return count(value)
-    if abs(value) < 1e-12 * abs(ticks[-1] - ticks[0]):
-        return "0"
-    step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else abs(value) or 1.0
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return f"{value:.2g}" if digits > 4 else f"{value:.{min(digits, 4)}f}"

@@ -1,7 +1,7 @@
 // Reading values off the charts: the card's caption shows the values at the iteration under the pointer.
 "use strict";
 const write = (value, form) => {
-  if (form === "percent") return (100 * value).toFixed(1) + " %";
+  if (form === "percent") return (value === 0 || Math.abs(value) >= 0.0005 ? (100 * value).toFixed(1) : (100 * value).toPrecision(2)) + " %";
   const size = Math.abs(value);
   if (form === "count" && size >= 1000) {
     const unit = size >= 1e9 ? [1e9, "B"] : size >= 1e6 ? [1e6, "M"] : [1e3, "k"];
@@ -26,7 +26,7 @@ for (const card of document.querySelectorAll("[data-chart]")) {
     for (const [name, value] of [["x1", position], ["x2", position], ["y1", data.top], ["y2", data.bottom]]) cross.setAttribute(name, value);
     cross.style.visibility = "visible";
     const where = document.createElement("span");
-    where.textContent = "iteration " + x.toLocaleString("en");
+    where.textContent = data.xName + " " + x.toLocaleString("en");
     readout.replaceChildren(where);
     for (const [series, point] of found) {
       if (point[0] !== x) continue;
@@ -41,4 +41,10 @@ for (const card of document.querySelectorAll("[data-chart]")) {
     cross.style.visibility = "hidden";
     readout.replaceChildren(...Array.from(last, (node) => node.cloneNode(true)));
   });
+}
+for (const card of document.querySelectorAll("[data-choice]")) {
+  const select = card.querySelector("select"), tables = card.querySelectorAll(":scope > div");
+  const show = () => tables.forEach((table, number) => { table.hidden = number !== select.selectedIndex; });
+  select.addEventListener("change", show);
+  show(); // a browser may have kept the choice over a reload
 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+from rlscale.observe.answers import before_and_after, by_iteration
 from rlscale.observe.atomic import write_text
-from rlscale.observe.charts import Chart, Point, Series
+from rlscale.observe.curves import Rows, cards, health, lead, learning, points
 from rlscale.observe.metrics import read_metrics
 from rlscale.observe.samples import ShownSample, read_samples
 from rlscale.observe.summary import Summary
@@ -19,11 +19,6 @@ from rlscale.observe.timeline import Span, read_timeline
 from rlscale.observe.words import count, duration, figure, html_text, percent
 
 FILE = "report.html"
-
-EVAL_KEYS = ("eval/pass@1", "eval_pass@1", "pass@1")
-_LONGEST_TEXT = 2000
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def write_report(folder: Path) -> Path:
@@ -53,10 +48,11 @@ def render(
     body = [
         _header(folder, recipe, summary, rows),
         _tiles(summary, rows),
-        _section("Learning", _hero(rows) + _charts(_learning(rows))),
-        _section("Trainer and engines", _charts(_health(rows))),
+        _section("Learning", lead(rows, _accuracy(summary).lower()) + cards(learning(rows, summary))),
+        _section("Trainer and engines", cards(health(rows))),
         _section("Where the time went", phase_bar(summary) + timeline_chart(spans)),
-        _section("Before and after", _samples(samples)),
+        _section("Before and after", before_and_after(samples)),
+        _section("During training", by_iteration(samples)),
         _section("Configuration", _config(config)),
         f"<footer>Written by rlscale on {time.strftime('%Y-%m-%d at %H:%M')}. This page loads nothing.</footer>",
     ]
@@ -123,7 +119,7 @@ def _accuracy_tile(summary: Summary, rows: Rows) -> str:
     """The lead: accuracy before and after; the loss where nothing was evaluated."""
     before, after = summary.eval_before, summary.eval_after
     if before is None and after is None:
-        losses = _points(rows, "loss")
+        losses = points(rows, "loss")
         if not losses:
             return ""
         return _tile(
@@ -134,7 +130,16 @@ def _accuracy_tile(summary: Summary, rows: Rows) -> str:
     more = [
         f"{name} {figure(number)}" for name, number in (summary.eval_after_metrics or {}).items() if name != "pass@1"
     ]
-    return _tile("Held-out accuracy (pass@1)", value, "  ·  ".join(["before and after training", *more]), lead=True)
+    when = " and ".join(name for name, value in (("before", before), ("after", after)) if value is not None)
+    told = [f"{when} training", *more]
+    if summary.eval_trained_on:
+        told.insert(1, f"{summary.eval_trained_on:,} of its prompts are trained on")
+    return _tile(f"{_accuracy(summary)} (pass@1)", value, "  ·  ".join(told), lead=True)
+
+
+def _accuracy(summary: Summary) -> str:
+    """What the evaluation's accuracy is called: held-out only where none of its prompts is known to be trained on."""
+    return "Held-out accuracy" if summary.eval_trained_on == 0 else "Accuracy in evaluation"
 
 
 def _tile(name: str, value: str, more: str, *, lead: bool = False) -> str:
@@ -143,108 +148,6 @@ def _tile(name: str, value: str, more: str, *, lead: bool = False) -> str:
         f'<div class="card tile{" lead" if lead else ""}"><div class="name">{html_text(name)}</div>'
         f'<div class="value">{value}</div><div class="more">{html_text(more)}</div></div>'
     )
-
-
-def _points(rows: Rows, *keys: str) -> list[Point]:
-    """(iteration, value) of the first of the keys that a row has."""
-    points = []
-    for row in rows:
-        value = next((row[key] for key in keys if isinstance(row.get(key), (int, float))), None)
-        if value is not None:
-            points.append((float(row["iteration"]), float(value)))
-    return points
-
-
-def _hero(rows: Rows) -> str:
-    reward = Series("reward", _points(rows, "reward"), 1)
-    accuracy = Series("held-out accuracy", _points(rows, *EVAL_KEYS), 2, dots=True)
-    inside = all(0 <= value <= 1 for _, value in reward.points)
-    chart = Chart(
-        "Reward and accuracy", [reward, accuracy], bounds=(0.0, 1.0) if inside else None, width=1080, height=280
-    )
-    if not reward.points:
-        loss = Series("loss", _points(rows, "loss"), 1)
-        chart = Chart("Loss", [loss, accuracy], width=1080, height=280)
-    return chart.svg()
-
-
-def _learning(rows: Rows) -> list[Chart]:
-    kl = [
-        Series("PPO KL", _points(rows, "ppo_kl"), 1),
-        Series("to reference", _points(rows, "kl", "kl_reward"), 2),
-        Series("to teacher", _points(rows, "teacher_kl"), 3),
-    ]
-    shares = [
-        Series("truncated", _points(rows, "truncated"), 5),
-        Series("clipped low", _points(rows, "clip_fraction_low"), 3),
-        Series("clipped high", _points(rows, "clip_fraction_high"), 4),
-    ]
-    charts = [
-        Chart("Entropy", [Series("nats per token", _points(rows, "entropy"), 3)]),
-        Chart("KL", kl),
-        Chart("Response length", [Series("tokens", _points(rows, "response_length"), 4)]),
-        Chart("Shares of tokens and samples", [s for s in shares if any(y for _, y in s.points)], form="percent"),
-    ]
-    if _points(rows, "reward"):
-        charts.append(Chart("Loss", [Series("loss", _points(rows, "loss"), 1)]))
-    norms = [Series("before clipping", _points(rows, "grad_norm"), 3)]
-    critic_norm = Series("critic's", _points(rows, "critic_grad_norm"), 2)
-    charts.append(Chart("Gradient norm", [*norms, critic_norm] if critic_norm.points else norms))
-    charts.append(Chart("Critic's loss", [Series("loss", _points(rows, "critic_loss"), 1)]))
-    explained = Series("of the returns", _points(rows, "explained_variance"), 2)
-    charts.append(Chart("Critic's explained variance", [explained]))
-    return charts
-
-
-def _health(rows: Rows) -> list[Chart]:
-    difference = [
-        Series("mean", _points(rows, "logprob_diff_mean"), 1),
-        Series("largest", _points(rows, "logprob_diff_max"), 2),
-    ]
-    speed = [
-        Series("whole loop", _points(rows, "tokens_per_s"), 1),
-        Series("trainer", _points(rows, "train_tokens_per_s"), 2),
-    ]
-    lag = _points(rows, "staleness_mean")
-    return [
-        Chart("Trainer vs engine log-prob", difference, log=True),
-        Chart("Tokens per second", speed, form="count"),
-        Chart("Learning rate", [Series("rate", _points(rows, "lr"), 4, smooth=False)]),
-        Chart("Staleness", [Series("versions", lag if any(y for _, y in lag) else [], 5)]),
-    ]
-
-
-def _charts(charts: Sequence[Chart]) -> str:
-    cards = "".join(chart.svg() for chart in charts)
-    return f'<div class="charts">{cards}</div>' if cards else ""
-
-
-def _samples(samples: Sequence[ShownSample]) -> str:
-    if not samples:
-        return ""
-    by_prompt: dict[str, dict[str, ShownSample]] = {}
-    for sample in samples:
-        by_prompt.setdefault(sample.prompt, {}).setdefault(sample.phase, sample)
-    body = []
-    for prompt, phases in by_prompt.items():
-        label = next((str(s.label) for s in phases.values() if s.label is not None), "")
-        cells = "".join(f'<td class="{phase}">{_answer(phases.get(phase))}</td>' for phase in ("before", "after"))
-        body.append(f"<tr><td><pre>{_text(prompt)}</pre></td><td><pre>{_text(label)}</pre></td>{cells}</tr>")
-    head = "<tr><th>Prompt</th><th>Label</th><th>Before</th><th>After</th></tr>"
-    return f'<div class="card scroll"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
-
-
-def _answer(sample: ShownSample | None) -> str:
-    if sample is None:
-        return ""
-    reward = ""
-    if isinstance(sample.reward, (int, float)):
-        reward = f'<span class="reward{" solved" if sample.reward > 0 else ""}">reward {figure(sample.reward)}</span>'
-    return f"{reward}<pre>{_text(sample.response)}</pre>"
-
-
-def _text(text: str) -> str:
-    return html_text(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …")
 
 
 def _config(config: str) -> str:

@@ -62,6 +62,8 @@ class Summary:
     """Everything that the evaluation before training measured, e.g. {"pass@1": 0.51, "pass@4": 0.8}."""
     eval_after_metrics: dict[str, float] | None = None
     """Everything that the evaluation after training measured."""
+    eval_trained_on: int | None = None
+    """Prompts of the evaluation that are in the training data too; null where its source cannot tell."""
     tokens_generated: int = 0
     """Response tokens that the engines generated for training."""
     tokens_trained: int = 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from rlscale.observe.charts import nice_ticks
 from rlscale.observe.summary import Summary
+from rlscale.observe.ticks import labels, nice_ticks
 from rlscale.observe.timeline import DRIVER, Span
 from rlscale.observe.words import duration, html_text, percent
 
 _ITERATIONS_SHOWN = 4
-_WIDTH, _LABEL, _ROW, _BAR = 1080, 84, 34, 20
+_WIDE, _NARROW, _LABEL, _ROW, _BAR = 1080, 340, 84, 34, 20
 _CSS = {
     "generate": "generate",
     "train": "train",
@@ -59,17 +59,31 @@ def timeline_chart(spans: Sequence[Span]) -> str:
     window = pick_window(spans)
     if window is None:
         return ""
+    wide, narrow = (_drawn(spans, window, width) for width in (_WIDE, _NARROW))
+    share = overlap_share(spans)
+    note = (
+        ""
+        if share is None
+        else f'<p class="note">Engines were generating during {percent(share)} of the training time.</p>'
+    )
+    return (
+        f'<div class="card timeline"><div class="on-wide">{wide}</div><div class="on-narrow">{narrow}</div>{note}</div>'
+    )
+
+
+def _drawn(spans: Sequence[Span], window: tuple[float, float], width: int) -> str:
+    """The lanes of the window as SVG."""
     start, end = window
     lanes = _lanes(spans, start, end)
     height = len(lanes) * _ROW + 26
-    scale = (_WIDTH - _LABEL - 8) / (end - start)
+    scale = (width - _LABEL - 8) / (end - start)
     marks = []
-    for tick in nice_ticks(0.0, end - start, 8):
+    seconds = nice_ticks(0.0, end - start, 8 if width == _WIDE else 3)
+    for tick, text in zip(seconds, labels(seconds, "figure"), strict=True):
         x = _LABEL + tick * scale
-        if x <= _WIDTH - 8:
+        if x <= width - 8:
             marks.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>')
-            text = f"{tick:.3g} s"
-            marks.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{text}</text>')
+            marks.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{text} s</text>')
     for row, (label, inside) in enumerate(lanes):
         y = row * _ROW + (_ROW - _BAR) / 2
         marks.append(f'<text class="lane" x="0" y="{y + _BAR / 2 + 4:.1f}">{html_text(label)}</text>')
@@ -81,16 +95,7 @@ def timeline_chart(spans: Sequence[Span]) -> str:
                 f' width="{max(0.8, (right - left) * scale):.1f}">'
                 f"<title>{html_text(span.name)}, {duration(span.seconds)}</title></rect>"
             )
-    share = overlap_share(spans)
-    note = (
-        ""
-        if share is None
-        else f'<p class="note">Engines were generating during {percent(share)} of the training time.</p>'
-    )
-    return (
-        f'<div class="card timeline"><svg class="wide" viewBox="0 0 {_WIDTH} {height}">'
-        f"{''.join(marks)}</svg>{note}</div>"
-    )
+    return f'<svg viewBox="0 0 {width} {height}">{"".join(marks)}</svg>'
 
 
 def pick_window(spans: Sequence[Span]) -> tuple[float, float] | None:

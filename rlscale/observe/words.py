@@ -8,6 +8,9 @@ from html import escape
 
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
+"""Sizes of the units that large numbers are written in."""
+
 
 def visible(text: str) -> str:
     """The text with what terminals obey, pages cannot hold or nobody sees written as Python's escapes.
@@ -38,7 +41,7 @@ def duration(seconds: float) -> str:
 
 def count(number: float) -> str:
     """912, 4.5k, 1.23M, 2.1B: three figures."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for size, unit in UNITS:
         if abs(number) >= size * 0.9995:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}" if number % 1 else f"{number:.0f}"
@@ -57,5 +60,5 @@ def figure(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """84.2 %"""
-    return f"{100 * share:.1f} %"
+    """84.2 %, and 0.031 % where one digit would say nothing."""
+    return f"{100 * share:.1f} %" if share == 0 or abs(share) >= 0.0005 else f"{100 * share:.2g} %"

@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
+from rlscale.data.sample import Group
 from rlscale.observe.metrics import MetricsLog
 from rlscale.observe.progress import Progress
 from rlscale.observe.report import write_report
-from rlscale.observe.samples import ShownSample, write_samples
+from rlscale.observe.samples import TRAINING, SamplesLog, shown
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import ENGINES, PASSES, Timeline
 from rlscale.observe.trackers import Tracker, build_tracker
@@ -33,6 +34,7 @@ class Records:
     def __init__(self, config: Config, folder: RunFolder, started: float) -> None:
         self._config, self._folder, self._started = config, folder, started
         self._log: MetricsLog | None = None
+        self._samples: SamplesLog | None = None
         self._timeline = Timeline(folder.path, resumed=folder.resumed)
         self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)
         self._tracker: Tracker | None = None
@@ -83,6 +85,7 @@ class Records:
         """The loop starts from `state`: continue its files and totals there."""
         resumed = state.iteration if self._folder.resumed else None
         self._log = MetricsLog(self._folder.path, resumed)
+        self._samples = SamplesLog(self._folder.path, resumed)
         self._tracker = build_tracker(self._config.tracker, self._folder.path, resumed=resumed)
         self._progress.begin(state.iteration)
         self._counters = dict(state.counters)
@@ -159,13 +162,20 @@ class Records:
             f"evaluation {when} training (iteration {state.iteration}): {found}, reward {result.mean_reward:.3f}, "
             f"{result.mean_length:.1f} tokens, {result.samples} samples of {result.prompts} prompts"
         )
-        if when in ("before", "after"):
-            first = [(group.prompt, group.samples[0]) for group in result.groups]
-            shown = [
-                ShownSample(when, prompt.text, sample.text, prompt.label, sample.reward) for prompt, sample in first
-            ]
-            write_samples(self._folder.path, when, shown)
+        self._show(result.groups, when, state.iteration)
         return accuracies
+
+    def rollouts(self, iteration: int, groups: Sequence[Group]) -> None:
+        """Write down a few of the answers that an iteration trained on, if it is one whose samples are shown."""
+        most, every = self._config.run.report_samples, self._config.run.report_samples_every
+        if most and every and (iteration == 1 or iteration % every == 0):
+            # By their place in the data, not in the order in which they were finished: the shortest would come first.
+            ordered = sorted(groups, key=lambda group: group.prompt.index)
+            self._show(ordered[:: max(1, len(ordered) // most)][:most], TRAINING, iteration)
+
+    def _show(self, groups: Sequence[Group], phase: str, iteration: int) -> None:
+        assert self._samples is not None
+        self._samples.log(shown(groups, phase, iteration, self._config.eval.success_reward))
 
     def update_counters(self, state: checkpoint.Progress) -> None:
         """Put the totals into what a checkpoint keeps."""
@@ -187,8 +197,9 @@ class Records:
         if self._tracker is not None:
             self._tracker.close()
         self._timeline.close()
-        if self._log is not None:
-            self._log.close()
+        for log in (self._log, self._samples):
+            if log is not None:
+                log.close()
         write_report(self._folder.path)
         self._progress.close()
         print(visible(self._last_line()), flush=True)

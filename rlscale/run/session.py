@@ -124,6 +124,8 @@ class Session:
             self.state.recent_losses = [*self.state.recent_losses, metrics["loss"]][-_STOP_LOSS_WINDOW:]
         metrics["oversized_samples"] = float(plan.oversized)
         self._metrics |= batch_metrics(groups, batch, rewarded=not self._supervised) | metrics
+        if not self._supervised:
+            self.records.rollouts(self.state.iteration, groups)
 
     def _with_columns(self, batch: Batch, parts: list[Part]) -> Batch:
         """The batch with what the models say of its tokens, as far as advantages or corrections need to know it."""

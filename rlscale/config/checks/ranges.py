@@ -108,6 +108,7 @@ RANGES = {
     "run.seed": "[0, inf)",
     "run.stop_loss": "(0, inf)",
     "run.report_samples": "[0, inf)",
+    "run.report_samples_every": "[0, inf)",
 }
 """Interval of each number: [ and ] belong to it, ( and ) do not."""
 

@@ -39,7 +39,9 @@ class RunSection(Section):
     progress: Progress = Progress.auto
     """`live` redraws the terminal, `plain` prints lines; `auto` asks whether it is a terminal."""
     report_samples: int = 8
-    """Samples shown in the report, before and after training."""
+    """Samples shown in the report, of each evaluation and of each iteration that `run.report_samples_every` picks."""
+    report_samples_every: int = 10
+    """Iterations between those whose samples are shown, besides the first; 0 shows those of evaluations only."""
     groups: dict[str, str] = field(default_factory=dict)
     """The group options that this configuration was composed from; set by composing, never by hand."""
 

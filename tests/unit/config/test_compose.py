@@ -302,6 +302,7 @@ def test_the_hash_changes_with_what_is_computed_and_with_nothing_else(plain_reci
         "checkpoint.keep=7",
         "checkpoint.every=3",
         "run.report_samples=1",
+        "run.report_samples_every=3",
         "rollout.engine_urls=[http://127.0.0.1:1]",
         "rollout.max_concurrent=3",
         "rollout.request_timeout_s=5",

@@ -21,7 +21,7 @@ from rlscale.observe import jsonl
 from rlscale.observe.metrics import MetricsLog, read_metrics
 from rlscale.observe.progress import Progress
 from rlscale.observe.report import write_report
-from rlscale.observe.samples import ShownSample, read_samples, write_samples
+from rlscale.observe.samples import SamplesLog, ShownSample, read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import Timeline, read_timeline
 from rlscale.observe.words import visible
@@ -63,8 +63,9 @@ def joined(text: str) -> str:
 def test_no_sample_is_lost_whatever_its_text_holds(prompt: str, answer: str) -> None:
     label = {answer: [prompt, {"deep": answer}], "n": 3}
     with TemporaryDirectory() as folder:
-        write_samples(Path(folder), "before", [ShownSample("before", prompt, answer, label, 0.5)])
-        write_samples(Path(folder), "after", [ShownSample("after", prompt, answer, label, 1.0)])
+        log = SamplesLog(Path(folder))
+        log.log([ShownSample(phase, prompt, answer, label, 0.5, index=7) for phase in ("before", "after")])
+        log.close()
         before, after = read_samples(Path(folder))
     assert (before.prompt, after.prompt) == (joined(prompt), joined(prompt))
     assert (before.response, after.response) == (joined(answer), joined(answer))
@@ -134,7 +135,9 @@ def test_a_recipe_with_strange_values_runs_again_with_the_same(tmp_path: Path) -
 def test_the_report_holds_every_text_with_escapes_for_what_no_page_can(text: str) -> None:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_samples(folder, "before", [ShownSample("before", text, f"answer {text}", text, 0.0)])
+        log = SamplesLog(folder)
+        log.log([ShownSample(phase, text, f"answer {text}", text, 0.0) for phase in ("before", "training")])
+        log.close()
         Summary(status="failed", recipe=text, message=text).write(folder)
         (folder / "resolved.yaml").write_text(to_yaml({"model": text}), encoding="utf-8")
         page = write_report(folder).read_bytes().decode()
@@ -170,7 +173,7 @@ def test_a_note_reaches_the_terminal_and_cannot_steer_it(text: str) -> None:
 def test_labels_that_json_has_no_word_for_are_written_as_something_near(
     tmp_path: Path, label: Any, expected: Any
 ) -> None:
-    write_samples(tmp_path, "after", [ShownSample("after", "1+1", "2", label, 1.0)])
+    SamplesLog(tmp_path).log([ShownSample("after", "1+1", "2", label, 1.0)])
     (sample,) = read_samples(tmp_path)
     assert sample.label == expected
 
@@ -178,6 +181,6 @@ def test_labels_that_json_has_no_word_for_are_written_as_something_near(
 def test_a_label_that_contains_itself_does_not_end_the_run(tmp_path: Path) -> None:
     label: list[Any] = [1]
     label.append(label)
-    write_samples(tmp_path, "after", [ShownSample("after", "1+1", "2", label, 1.0)])
+    SamplesLog(tmp_path).log([ShownSample("after", "1+1", "2", label, 1.0)])
     assert "…" in (tmp_path / "samples.jsonl").read_text()
     assert len(read_samples(tmp_path)) == 1

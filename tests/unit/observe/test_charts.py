@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from rlscale.observe.charts import MAX_POINTS, Chart, Series, moving_average, nice_ticks
+from rlscale.observe.charts import MAX_POINTS, Chart, Series, moving_average
 from rlscale.observe.summary import Summary
+from rlscale.observe.ticks import labels, nice_ticks
 from rlscale.observe.time_charts import overlap_share, phase_bar, pick_window, timeline_chart
 from rlscale.observe.timeline import Span
 
@@ -30,7 +31,7 @@ def test_a_logarithmic_axis_puts_equal_factors_at_equal_distances_and_leaves_out
 @pytest.mark.parametrize("points", [[(1, 0.5)], [(1, 0.5), (2, 0.5)], [(0, 0.0), (1, 0.0)], [(0, -3e-9), (1, 4e-9)]])
 @pytest.mark.parametrize("log", [False, True])
 def test_single_points_and_flat_curves_are_drawn(points: list[tuple[float, float]], log: bool) -> None:
-    svg = Chart("x", [Series("a", points)], log=log).svg()
+    svg = Chart("x", [Series("a", points)], log=log, zero=True).svg()
     assert "nan" not in svg
     assert ("circle" in svg or "path" in svg) == any(y > 0 or not log for _, y in points)
 
@@ -51,6 +52,36 @@ def test_long_curves_are_thinned_but_keep_their_end() -> None:
 )
 def test_ticks_are_round_numbers_around_the_values(low: float, high: float, expected: list[float]) -> None:
     assert nice_ticks(low, high, 5 if high == 1 else 4) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("form", ["percent", "figure", "count"])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 0.002), (0, 1), (0, 3e-7), (0.9999, 1.0001), (12_000, 12_040), (0, 4e9), (-0.3, 0.3), (5, 5), (1e-30, 2e-30)],
+)
+def test_no_two_marks_of_an_axis_have_the_same_label(low: float, high: float, form: str) -> None:
+    ticks = nice_ticks(low, high, 4)
+    texts = labels(ticks, form)
+    assert len(set(texts)) == len(texts) >= 2
+    assert not any(text.startswith("-0") and float(text.strip("%kMB")) == 0 for text in texts)
+
+
+def test_labels_say_the_values_of_their_marks() -> None:
+    assert labels([0, 0.0005, 0.001, 0.0015, 0.002], "percent") == ["0.00%", "0.05%", "0.10%", "0.15%", "0.20%"]
+    assert labels([0, 0.5, 1], "percent") == ["0%", "50%", "100%"]
+    assert labels([9000, 9050, 9100], "count") == ["9.00k", "9.05k", "9.10k"]
+    assert labels([0, 0.25, 0.5], "figure") == ["0.00", "0.25", "0.50"]
+    assert labels([0, 5e-6, 1e-5], "figure") == ["0", "5e-06", "1e-05"]
+
+
+def test_what_is_zero_throughout_takes_no_card_but_is_named() -> None:
+    zero, other = Series("low", [(1, 0.0), (2, 0.0)]), Series("high", [(1, 0.0), (2, 0.1)])
+    assert Chart("Staleness", [zero]).svg() == ""
+    assert Chart("Staleness", [zero]).left_out == ["Staleness"]
+    assert "low" not in Chart("Clipped", [zero, other]).svg()
+    assert Chart("Clipped", [zero, other]).left_out == ["Clipped (low)"]
+    assert "low" in Chart("Reward", [zero], zero=True).svg()
+    assert Chart("Reward", [zero], zero=True).left_out == []
 
 
 def test_a_moving_average_keeps_a_straight_line_in_the_middle() -> None:
@@ -89,9 +120,11 @@ def test_the_window_holds_whole_iterations_and_avoids_the_gap_of_a_resume() -> N
 
 def test_every_lane_of_the_window_is_drawn() -> None:
     html = timeline_chart([s for i in range(6) for s in cycle(4.0 * i)])
-    assert re.findall(r'class="lane"[^>]*>([^<]+)<', html) == ["engines", "trainer", "sync", "waiting"]
-    # The window starts with a train's end, so it holds four whole trainings.
-    assert html.count("<title>train, 1.0 s</title>") == 4
+    wide, narrow = html.split('class="on-narrow"')
+    for drawn in (wide, narrow):
+        assert re.findall(r'class="lane"[^>]*>([^<]+)<', drawn) == ["engines", "trainer", "sync", "waiting"]
+        # The window starts with a train's end, so it holds four whole trainings.
+        assert drawn.count("<title>train, 1.0 s</title>") == 4
     assert timeline_chart([]) == ""
     assert "train" in timeline_chart(cycle(0.0))
 

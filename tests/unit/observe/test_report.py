@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import html
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from rlscale.observe.metrics import MetricsLog
 from rlscale.observe.report import write_report
-from rlscale.observe.samples import ShownSample, write_samples
+from rlscale.observe.samples import SamplesLog, ShownSample
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import Timeline
 
@@ -47,6 +49,12 @@ def parse(folder: Path) -> tuple[str, Balanced]:
     return page, parser
 
 
+def write(folder: Path, *samples: ShownSample) -> None:
+    log = SamplesLog(folder)
+    log.log(samples)
+    log.close()
+
+
 def fill(folder: Path, iterations: int) -> None:
     """The files of a run of so many iterations."""
     log, timeline = MetricsLog(folder), Timeline(folder)
@@ -57,8 +65,7 @@ def fill(folder: Path, iterations: int) -> None:
     log.close()
     timeline.close()
     hostile = "</pre><script>alert('prompt')</script>"
-    write_samples(folder, "before", [ShownSample("before", hostile, "<i>7</i>", '"&', 0.0)])
-    write_samples(folder, "after", [ShownSample("after", hostile, "8", '"&', 1.0)])
+    write(folder, ShownSample("before", hostile, "<i>7</i>", '"&', 0.0), ShownSample("after", hostile, "8", '"&', 1.0))
     (folder / "resolved.yaml").write_text("# versions\nmodel:\n  name: </pre><script>alert('config')</script>\n")
     Summary(
         status="finished",
@@ -114,3 +121,132 @@ def test_a_supervised_run_shows_its_loss_instead_of_a_reward(tmp_path: Path) -> 
     assert "<h3>Loss</h3>" in page
     assert "Reward and accuracy" not in page
     assert "<small>3 →</small> 0.75" in page
+
+
+def badges(page: str) -> list[tuple[str, str]]:
+    """Colour and text of the rewards on the page."""
+    return re.findall(r'<span class="reward (\w+)">([^<]+)</span>', page)
+
+
+def test_only_an_answer_that_counts_as_solved_is_green(tmp_path: Path) -> None:
+    rewards = [(1.0, True), (0.4, False), (0.0, False), (-1.0, False), (0.5, True), (1.0, None)]
+    write(tmp_path, *(ShownSample("after", "1+1", "2", 2, r, s, index=i) for i, (r, s) in enumerate(rewards)))
+    assert badges(parse(tmp_path)[0]) == [
+        ("solved", "reward 1"),
+        ("partial", "reward 0.4"),
+        ("failed", "reward 0"),
+        ("failed", "reward -1"),
+        ("solved", "reward 0.5"),
+        ("unjudged", "reward 1"),
+    ]
+
+
+def test_equal_prompts_have_a_row_each(tmp_path: Path) -> None:
+    phases = [("before", 0), ("after", 9)]
+    write(
+        tmp_path,
+        *(ShownSample(p, "Write a poem", f"{p} {i}", iteration=n, index=i) for p, n in phases for i in range(3)),
+    )
+    page, _ = parse(tmp_path)
+    rows = re.findall(r"<tr><td.*?</tr>", page)
+    assert len(rows) == 3
+    for index, row in enumerate(rows):
+        assert re.findall(r"(?:before|after) \d", row) == [f"before {index}", f"after {index}"]
+
+
+def test_the_answers_of_any_iteration_can_be_chosen(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        *(ShownSample("training", "1+1", f"answer {i}", iteration=i, index=i) for i in (1, 10, 20)),
+        ShownSample("during", "2+2", "evaluated 20", iteration=20, index=0),
+    )
+    page, _ = parse(tmp_path)
+    assert re.findall(r"<option( selected)?>([^<]+)", page) == [
+        ("", "iteration 1"),
+        ("", "iteration 10"),
+        ("", "iteration 20"),
+        (" selected", "iteration 20, evaluation"),
+    ]
+    hidden = re.findall(r"<div( hidden)?><table>.*?(answer \d+|evaluated \d+)", page)
+    assert hidden == [(" hidden", "answer 1"), (" hidden", "answer 10"), (" hidden", "answer 20"), ("", "evaluated 20")]
+
+
+def test_a_long_run_offers_some_of_its_iterations_and_says_so(tmp_path: Path) -> None:
+    write(tmp_path, *(ShownSample("training", "1+1", "2", iteration=i, index=i) for i in range(1, 1001)))
+    page, _ = parse(tmp_path)
+    offered = [int(number.replace(",", "")) for number in re.findall(r"<option[^>]*>iteration ([\d,]+)", page)]
+    assert len(offered) == 40
+    assert (offered[0], offered[-1]) == (1, 1000)
+    assert "40 of 1,000; samples.jsonl has all" in page
+
+
+def test_special_tokens_are_shown_where_they_are_part_of_the_answer(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        ShownSample("after", "1+1", "x 2", index=0, raw_response="<think>x</think> 2<|im_end|>"),
+        ShownSample("after", "1+2", "3", index=1, raw_response="3<|im_end|>"),
+    )
+    _, parsed = parse(tmp_path)
+    text = "|".join(parsed.text)
+    assert "<think>x</think> 2<|im_end|>" in text
+    assert "3<|im_end|>" not in text
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "name"),
+    [(0, "Held-out accuracy"), (7, "Accuracy in evaluation"), (None, "Accuracy in evaluation")],
+)
+def test_an_accuracy_is_called_held_out_only_when_it_is(tmp_path: Path, trained_on: int | None, name: str) -> None:
+    log = MetricsLog(tmp_path)
+    for i in range(3):
+        log.log(i, {"eval/pass@1": i / 4, "reward": 0.5})
+    log.close()
+    Summary(eval_before=0.0, eval_after=0.5, eval_trained_on=trained_on).write(tmp_path)
+    page, _ = parse(tmp_path)
+    assert f"{name} (pass@1)" in page
+    assert f"</i>{name.lower()} <b>" in page
+    assert ("held-out" in page.lower().split("</style>")[1]) == (trained_on == 0)
+    assert ("7 of its prompts are trained on" in page) == (trained_on == 7)
+
+
+def test_pass_at_k_is_drawn_over_the_run_and_over_k(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    for i in (0, 10):
+        log.log(i, {"eval/pass@1": 0.1 + i / 20, "eval/pass@4": 0.4 + i / 20, "reward": 0.5})
+    log.close()
+    before, after = {"pass@1": 0.1, "pass@4": 0.4, "reward": 0.1}, {"pass@1": 0.6, "pass@4": 0.9, "reward": 0.7}
+    Summary(eval_before_metrics=before, eval_after_metrics=after).write(tmp_path)
+    charts = {json.loads(html.unescape(data))["xName"]: html.unescape(data) for data in drawn(tmp_path, "pass@k")}
+    assert [s["points"] for s in json.loads(charts["iteration"])["series"]] == [
+        [[0, 0.1], [10, 0.6]],
+        [[0, 0.4], [10, 0.9]],
+    ]
+    assert [s["points"] for s in json.loads(charts["k ="])["series"]] == [[[1, 0.1], [4, 0.4]], [[1, 0.6], [4, 0.9]]]
+
+
+def drawn(folder: Path, title: str) -> list[str]:
+    """The data of the charts whose title begins so."""
+    return re.findall(rf'data-chart="([^"]+)"><figcaption><h3>{title}', parse(folder)[0])
+
+
+def test_without_pass_at_k_there_is_no_chart_of_it_and_a_reward_of_zero_is_drawn(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    for i in range(3):
+        log.log(i, {"eval/pass@1": 0.0, "reward": 0.0, "staleness_mean": 0.0, "truncated": 0.0})
+    log.close()
+    page, _ = parse(tmp_path)
+    assert drawn(tmp_path, "pass@k") == []
+    assert len(drawn(tmp_path, "Reward and accuracy")) == 2
+    assert drawn(tmp_path, "Staleness") == drawn(tmp_path, "Shares") == []
+    assert "Zero throughout: Staleness" in page
+
+
+def test_the_main_chart_fits_a_phone(tmp_path: Path) -> None:
+    fill(tmp_path, 30)
+    page, _ = parse(tmp_path)
+    boxes = re.findall(r'<div class="(on-wide|on-narrow)">(?:<figure.*?)?<svg viewBox="0 0 (\d+) ', page)
+    assert boxes == [("on-wide", "1080"), ("on-narrow", "360"), ("on-wide", "1080"), ("on-narrow", "340")]
+    style = page.split("</style>")[0]
+    narrow = style.split("@media (max-width: 700px)")[1]
+    assert ".on-wide { display: none; }" in narrow
+    assert "min-width" not in narrow

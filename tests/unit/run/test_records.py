@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlscale.config.compose import compose
+from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.observe.metrics import read_metrics
+from rlscale.observe.samples import read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import DRIVER, PASSES, read_timeline
 from rlscale.rollout.metrics import RolloutStats
@@ -82,3 +85,32 @@ def test_the_stages_have_their_seconds_each(tmp_path: Path) -> None:
         made.unsuspend(stage)
     assert made._summary.warm_start_seconds > 0
     assert made._summary.teacher_seconds > 0
+
+
+def test_samples_are_shown_while_training_goes_on_and_the_shortest_do_not_come_first(tmp_path: Path) -> None:
+    made = records(tmp_path, "run.report_samples=2", "run.report_samples_every=4", "eval.success_reward=0.5")
+    by_length = [group(index, reward=index / 10) for index in (3, 1, 7, 5)]
+    for iteration in range(1, 9):
+        made.rollouts(iteration, by_length)
+    made.finish("finished", Progress(iteration=8), None, 0)
+    samples = read_samples(tmp_path)
+    assert [(s.phase, s.iteration, s.index) for s in samples] == [
+        ("training", iteration, index) for iteration in (1, 4, 8) for index in (1, 5)
+    ]
+    assert [s.solved for s in samples[:2]] == [False, True]
+    assert "<option>iteration 4</option>" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("off", ["run.report_samples=0", "run.report_samples_every=0"])
+def test_samples_of_training_can_be_left_out(tmp_path: Path, off: str) -> None:
+    made = records(tmp_path, off)
+    made.rollouts(1, [group(1, reward=1.0)])
+    made.finish("finished", Progress(iteration=1), None, 0)
+    assert read_samples(tmp_path) == []
+
+
+def group(index: int, reward: float) -> Group:
+    prompt = Prompt(index, str(index), np.array([1], np.int32), "2", text="1+1=")
+    sample = Sample.from_response(prompt, 0, np.array([2], np.int32), None, 0, text="2")
+    sample.reward = reward
+    return Group(prompt, [sample])

@@ -48,9 +48,13 @@ class Records:
     def __init__(self) -> None:
         self.passes: list[str] = []
         self.skipped = 0.0
+        self.shown: list[tuple[int, int]] = []
 
     def span(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def rollouts(self, iteration: int, groups: list[Group]) -> None:
+        self.shown.append((iteration, len(groups)))
 
     def skipped_steps(self, iteration: int, metrics: dict[str, float]) -> None:
         self.skipped += metrics.get("skipped_steps", 0.0)
@@ -100,6 +104,16 @@ def test_the_ranks_are_told_which_version_their_weights_are(tmp_path: Path) -> N
     run.train(groups())
     ((part, _, _),) = trainer.trained
     assert part.batch.column("version") == 7
+
+
+def test_the_iterations_answers_are_handed_to_the_records_unless_they_are_the_datas_own(tmp_path: Path) -> None:
+    run, _ = session(tmp_path)
+    run.train(groups())
+    run.train(groups())
+    assert run.records.shown == [(1, 2), (2, 2)]
+    run, _ = session(tmp_path, "algo=sft", "eval.enabled=false")
+    run.train(groups())
+    assert run.records.shown == []
 
 
 def test_samples_over_the_cap_are_trained_on_each_alone_and_counted(tmp_path: Path) -> None:
