@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data import ArithmeticData
+from rlscale.data.overlap import PromptText, plain_text
 from rlscale.data.sources import RawPrompt, Stream
 
 _MOST = 3000
 """Largest `max_number`: all pairs are listed in memory."""
+
+
+_SUM = re.compile(r"(\d{1,9})\+(\d{1,9})=")
 
 
 class ArithmeticSource(Stream):
@@ -41,6 +47,14 @@ class ArithmeticSource(Stream):
         answer = str(a + b)
         label = answer[::-1] if self._reverse else answer
         return RawPrompt(index=index, id=f"{a}+{b}", prompt=f"{a}+{b}=", label=label, info={"sum": a + b})
+
+    def holds(self, prompts: Sequence[PromptText]) -> int:
+        """How many of these prompts are among its own."""
+        asked = [match for prompt in prompts if (match := _SUM.fullmatch(plain_text(prompt) or ""))]
+        pairs = np.array([[int(match[1]), int(match[2])] for match in asked], np.int64).reshape(-1, 2)
+        pairs = pairs[(pairs < _MOST).all(axis=1)]
+        numbers, own = (of[:, 0] * _MOST + of[:, 1] for of in (pairs, self._pairs))
+        return int(np.isin(numbers, own).sum())
 
 
 def problems(config: ArithmeticData) -> NDArray[np.int64]:

@@ -70,13 +70,17 @@ class PromptFeed(Generic[T]):
         taken: list[T] = []
         fruitless = 0
         while len(taken) < n:
-            raws = self._source.next(n - len(taken))
-            fitting = [encoded for encoded in map(self._encoded, raws) if encoded is not None]
+            asked = n - len(taken)
+            fitting = self.next(asked)
             taken += fitting
-            fruitless = 0 if fitting else fruitless + len(raws)
+            fruitless = 0 if fitting else fruitless + asked
             if fruitless >= len(self._source):
                 raise none_fits(self._key, len(self._source), self._encoder.limits)
         return taken
+
+    def next(self, n: int) -> list[T]:
+        """Those of the source's next n prompts that fit and are not bad. UserError if too many are bad."""
+        return [encoded for encoded in map(self._encoded, self._source.next(n)) if encoded is not None]
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the source and the counts of prompts seen and left out."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlscale.config.data_paths import data_paths, path_texts
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data import FileData
 from rlscale.data.bad_rows import BadRows
-from rlscale.data.overlap import prompt_hash
+from rlscale.data.overlap import PromptText, prompt_hash
 from rlscale.data.row_values import read_row
 from rlscale.data.rows import Rows, open_rows
 from rlscale.data.sources import RawPrompt, Stream
@@ -49,9 +50,20 @@ class FileSource(Stream):
         name = str(row) if len(self._files) == 1 else f"{file.name}:{row}"
         return RawPrompt(index=index, id=name, prompt=prompt, label=label, info=info, place=place)
 
-    def prompt_hashes(self) -> NDArray[np.uint64]:
-        """A hash of each prompt's text, whatever its label."""
-        return self._hashes
+    def holds(self, prompts: Sequence[PromptText]) -> int:
+        """How many of these prompts are among its own, in whatever form and with whatever label."""
+        return int(np.isin(np.array([prompt_hash(prompt) for prompt in prompts], np.uint64), self._hashes).sum())
+
+    def shared_rows(self, other: FileSource) -> tuple[Path, int]:
+        """A file of which both take the same rows, and how many; 0 where there is none."""
+        path, count = self._files[0].path, 0
+        for mine in self._files:
+            for theirs in other._files:
+                if mine.path.resolve() == theirs.path.resolve():
+                    both = min(mine.numbers.stop, theirs.numbers.stop) - max(mine.numbers.start, theirs.numbers.start)
+                    if both > count:
+                        path, count = mine.path, both
+        return path, count
 
     def _read_all(self) -> tuple[list[tuple[int, int]], list[int]]:
         """File and row of every good row, and the hash of its prompt; the others are counted in `bad`."""
@@ -75,6 +87,7 @@ class _File:
     """One of the files, and which of its rows are taken."""
 
     name: str
+    path: Path
     rows: Rows
     numbers: range
 
@@ -95,5 +108,5 @@ def _open_all(config: FileData, key: str) -> list[_File]:
         if not len(numbers):
             what = f"the slice holds none of its {len(rows)} rows" if len(rows) else "it is empty"
             raise UserError(f"{key}.path={text}: no prompts, {what}")
-        files.append(_File(name, rows, numbers))
+        files.append(_File(name, path.path, rows, numbers))
     return files

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+PromptText = str | list[dict[str, Any]]
+"""A prompt as a source gives it: text or chat messages."""
 
 
 @runtime_checkable
-class HashedPrompts(Protocol):
-    """A source that knows all of its prompts."""
+class KnowsPrompts(Protocol):
+    """A source that can tell whether a prompt is one of its own."""
 
-    def prompt_hashes(self) -> NDArray[np.uint64]:
-        """A hash of each prompt's text (`prompt_hash`), whatever its label."""
+    def holds(self, prompts: Sequence[PromptText]) -> int:
+        """How many of these prompts are among its own, in whatever form and with whatever label."""
 
 
-def prompt_hash(prompt: str | list[dict[str, Any]]) -> int:
-    """64 bits that two prompts share when they ask the same: space around the text and system messages left out."""
-    if isinstance(prompt, str):
-        text = prompt.strip()
-    else:
-        turns = [(m["role"], m["content"].strip()) for m in prompt if m["role"] != "system"]
-        text = turns[0][1] if len(turns) == 1 and turns[0][0] == "user" else json.dumps(turns)
+def prompt_hash(prompt: PromptText) -> int:
+    """64 bits that two prompts share when they ask the same: space around the text, system messages and a last message
+    by the assistant (an answer) left out."""
+    text = plain_text(prompt)
+    if text is None:
+        text = json.dumps([(role, content.strip()) for role, content in _turns(prompt)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def shared_prompts(evaluated: HashedPrompts, trained: HashedPrompts) -> int:
-    """How many of the prompts that are evaluated are trained on as well."""
-    return int(np.isin(evaluated.prompt_hashes(), trained.prompt_hashes()).sum())
+def plain_text(prompt: PromptText) -> str | None:
+    """The text of a prompt that is one turn by the user, None for a conversation."""
+    if isinstance(prompt, str):
+        return prompt.strip()
+    turns = _turns(prompt)
+    return turns[0][1].strip() if len(turns) == 1 and turns[0][0] == "user" else None
+
+
+def _turns(prompt: PromptText) -> list[tuple[str, str]]:
+    if isinstance(prompt, str):
+        return [("user", prompt)]
+    turns = [(message["role"], message["content"]) for message in prompt if message["role"] != "system"]
+    return turns[:-1] if turns and turns[-1][0] == "assistant" else turns

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.processes import ProcessPool
-from rlscale.envs.reward import RewardCall, RewardFailed, build_reward, extras_of
+from rlscale.envs.reward import RewardCall, RewardFailed, build_reward, extras_of, label_check
 from rlscale.envs.threads import ThreadPool
 
 
@@ -33,6 +33,8 @@ class RewardWorker:
     def __init__(self, config: RewardConfig) -> None:
         """UserError if the reward cannot be built."""
         reward = build_reward(config)
+        self.check_label = label_check(reward)
+        """What the reward says of labels before it is asked to judge by them, if it does; see ChecksLabels."""
         self._extras = extras_of(reward)
         self._timeout_s = config.timeout_s
         self._pool: Pool = ProcessPool(config.workers, config.function) if config.workers else ThreadPool(reward)

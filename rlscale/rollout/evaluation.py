@@ -12,8 +12,10 @@ import numpy as np
 from rlscale.config.errors import UserError
 from rlscale.config.schema.evaluation import EvalConfig
 from rlscale.data.chat import PromptEncoder
+from rlscale.data.feed import CheckLabel, PromptFeed, none_fits
+from rlscale.data.overlap import KnowsPrompts
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.data.sources import build_source
+from rlscale.data.sources import PromptSource, build_source
 from rlscale.rollout.gate import Gate
 from rlscale.rollout.sampler import SampleFailed, Sampler
 from rlscale.rollout.seeds import EVALUATION, request_seed
@@ -26,7 +28,8 @@ class EvalResult:
 
     `pass_at_k[k]` is the share of prompts solved by at least one of k samples (unbiased estimate); `mean_length` in
     response tokens; `failures` samples that could not be generated or scored, in no other number; `dropped` prompts
-    that were too long; `groups` the first few prompts with their samples, for the report.
+    that were too long or bad; `trained_on` prompts that are in the training data too (None: its source cannot tell);
+    `groups` the first few prompts with their samples, for the report.
     """
 
     version: int
@@ -38,6 +41,7 @@ class EvalResult:
     samples: int
     failures: int
     dropped: int
+    trained_on: int | None
     groups: list[Group]
 
     @property
@@ -56,31 +60,47 @@ def pass_at_k(solved: int, samples: int, k: int) -> float:
     return 1.0 - math.comb(samples - solved, k) / math.comb(samples, k)
 
 
-def eval_prompts(spec: RolloutSpec) -> tuple[list[Prompt], int]:
-    """The prompts of every evaluation, always the same: the first `eval.prompts` of one epoch that fit, and how many
-    did not. UserError if there are none."""
-    if spec.eval.data is None:
+@dataclass(frozen=True)
+class EvalPrompts:
+    """The prompts of every evaluation; `dropped` and `trained_on` are those of `EvalResult`."""
+
+    prompts: list[Prompt]
+    dropped: int
+    trained_on: int | None
+
+
+def eval_prompts(
+    spec: RolloutSpec, trained: PromptSource | None = None, check_label: CheckLabel | None = None
+) -> EvalPrompts:
+    """The prompts of every evaluation, always the same: the first `eval.prompts` of one epoch that fit and are not bad.
+
+    `trained`: the source of the training prompts, to compare with. UserError if there are none, or too many are bad.
+    """
+    data = spec.eval.data
+    if data is None:
         raise UserError("eval.data is empty; choose a source with data@eval.data=..., or set eval.enabled=false")
-    source = build_source(spec.eval.data, "eval.data")
+    source = build_source(data, "eval.data")
     encoder = PromptEncoder(
-        spec.tokenizer_folder, spec.eval.data, spec.rollout.max_prompt_tokens, spec.chat_template, "eval.data"
+        spec.tokenizer_folder, data, spec.rollout.max_prompt_tokens, spec.chat_template, "eval.data"
     )
+    feed = PromptFeed(source, encoder, "eval.data", data.max_bad_rate, check_label)
     wanted = len(source) if spec.eval.prompts is None else min(spec.eval.prompts, len(source))
     prompts: list[Prompt] = []
     left = len(source)
     while len(prompts) < wanted and left:
-        raws = source.next(min(wanted - len(prompts), left))
-        left -= len(raws)
-        prompts += [prompt for prompt in map(encoder.encode, raws) if prompt is not None]
+        at_once = min(wanted - len(prompts), left)
+        left -= at_once
+        prompts += feed.next(at_once)
     if not prompts:
-        raise UserError(f"eval.data: none of the {len(source)} prompts fits; raise rollout.max_prompt_tokens")
-    return prompts, encoder.dropped
+        raise none_fits("eval.data", len(source), encoder.limits)
+    asked = [prompt.messages for prompt in prompts]
+    trained_on = trained.holds(asked) if isinstance(trained, KnowsPrompts) else None
+    return EvalPrompts(prompts, feed.dropped + feed.bad, trained_on)
 
 
-async def evaluate(
-    spec: RolloutSpec, prompts: Sequence[Prompt], dropped: int, sampler: Sampler, gate: Gate, version: int
-) -> EvalResult:
+async def evaluate(spec: RolloutSpec, chosen: EvalPrompts, sampler: Sampler, gate: Gate, version: int) -> EvalResult:
     """Generate and score `eval.samples_per_prompt` samples of every prompt. UserError if too many fail."""
+    prompts = chosen.prompts
 
     async def one(prompt: Prompt, index: int) -> Sample | None:
         seed = request_seed(spec.seed, prompt.index, index, stream=EVALUATION)
@@ -100,10 +120,10 @@ async def evaluate(
         Group(prompt, [sample for sample in found[number * wanted : (number + 1) * wanted] if sample is not None])
         for number, prompt in enumerate(prompts)
     ]
-    return summarize(spec.eval, groups, dropped, version, spec.report_samples)
+    return summarize(spec.eval, groups, chosen, version, spec.report_samples)
 
 
-def summarize(config: EvalConfig, groups: Sequence[Group], dropped: int, version: int, keep: int) -> EvalResult:
+def summarize(config: EvalConfig, groups: Sequence[Group], chosen: EvalPrompts, version: int, keep: int) -> EvalResult:
     """The numbers of evaluated groups, of which those whose samples all failed count in none. UserError if all did."""
     scored = [group for group in groups if group.samples]
     samples = [sample for group in scored for sample in group.samples]
@@ -122,6 +142,7 @@ def summarize(config: EvalConfig, groups: Sequence[Group], dropped: int, version
         prompts=len(scored),
         samples=len(samples),
         failures=len(groups) * config.samples_per_prompt - len(samples),
-        dropped=dropped,
+        dropped=chosen.dropped,
+        trained_on=chosen.trained_on,
         groups=list(scored[:keep]),
     )

@@ -18,7 +18,7 @@ from rlscale.data.sources import build_source
 from rlscale.envs.overlong import OverlongShaping
 from rlscale.envs.worker import RewardWorker
 from rlscale.rollout.client import EngineClient, SamplingParams
-from rlscale.rollout.evaluation import EvalResult, eval_prompts, evaluate
+from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.flight import Flight
 from rlscale.rollout.gate import Gate
@@ -57,8 +57,9 @@ class RolloutService:
         self._encoder = PromptEncoder(
             spec.tokenizer_folder, spec.data, rollout.max_prompt_tokens, spec.chat_template, "data"
         )
-        self._feed = PromptFeed(build_source(spec.data), self._encoder, max_bad_rate=spec.data.max_bad_rate)
         self._rewards = RewardWorker(spec.reward)
+        self._source = build_source(spec.data)
+        self._feed = PromptFeed(self._source, self._encoder, "data", spec.data.max_bad_rate, self._rewards.check_label)
         window = rollout.groups_per_iteration * rollout.samples_per_group
         self._request_failures = FailureRate("requests", "rollout.max_failure_rate", rollout.max_failure_rate, window)
         self._reward_failures = FailureRate("rewards", "reward.max_failure_rate", spec.reward.max_failure_rate, window)
@@ -77,7 +78,7 @@ class RolloutService:
         self._fetching = asyncio.Lock()  # held while prompts are between the source and a flight
         self._last_batch: list[Group] = []
         self._earlier: dict[str, int] = {}  # counters of the run before it was resumed
-        self._eval_prompts: tuple[list[Prompt], int] | None = None
+        self._eval_prompts: EvalPrompts | None = None
 
     async def start(self, url: str, api_key: str | None = None) -> None:
         """Connect to the router, or to a single engine. Generation begins with the first `resume`."""
@@ -139,8 +140,7 @@ class RolloutService:
         """Evaluate the weights that the engines hold, also while generation is paused. UserError if too much fails."""
         spec = self._spec
         if self._eval_prompts is None:
-            self._eval_prompts = await asyncio.to_thread(eval_prompts, spec)
-        prompts, dropped = self._eval_prompts
+            self._eval_prompts = await asyncio.to_thread(eval_prompts, spec, self._source, self._rewards.check_label)
         length = spec.eval.max_response_tokens or spec.rollout.max_response_tokens
         assert spec.eval.data is not None  # `eval_prompts` refuses it
         end = find_end_of_turn(
@@ -150,7 +150,7 @@ class RolloutService:
             spec.eval.data.chat_template_kwargs,
         )
         sampling = self._sampling(spec.eval, length, end)
-        window = len(prompts) * spec.eval.samples_per_prompt
+        window = len(self._eval_prompts.prompts) * spec.eval.samples_per_prompt
         sampler = self._make_sampler(
             sampling,
             FailureRate(
@@ -158,7 +158,7 @@ class RolloutService:
             ),
             FailureRate("rewards of the evaluation", "reward.max_failure_rate", spec.reward.max_failure_rate, window),
         )
-        return await evaluate(spec, prompts, dropped, sampler, Gate(self._limit), version)
+        return await evaluate(spec, self._eval_prompts, sampler, Gate(self._limit), version)
 
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:
         """What a run needs to go on; picklable.

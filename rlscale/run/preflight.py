@@ -26,6 +26,7 @@ from rlscale.data.feed import CheckLabel
 from rlscale.data.sources import PromptSource, build_source
 from rlscale.data.target import current_folder_importable
 from rlscale.envs.reward import build_reward, label_check
+from rlscale.run.held_out import compare
 from rlscale.run.stages import KEYS, stages_before
 from rlscale.trainer.hooks import check_hooks
 
@@ -99,6 +100,8 @@ def look(config: Config, found: Findings, *, fetch: bool) -> None:
         for part in parts:
             _look_at_functions(part, found)
             _open_sources(part, found)
+            with found.of(part.stage), user_code("data"):
+                found.notes += [part.stage + note for note in compare(part.config, part.sources)]
         if found.problems:
             return
         with tempfile.TemporaryDirectory() as other:

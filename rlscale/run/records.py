@@ -155,12 +155,15 @@ class Records:
             "truncated": result.truncated_share,
             "failures": float(result.failures),
         }
+        self._summary.eval_trained_on = result.trained_on
         self._write(state.iteration, {f"eval/{name}": value for name, value in measured.items()})
         self._progress.show({"accuracy": result.pass_at_1})
         found = ", ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
         self.note(
             f"evaluation {when} training (iteration {state.iteration}): {found}, reward {result.mean_reward:.3f}, "
             f"{result.mean_length:.1f} tokens, {result.samples} samples of {result.prompts} prompts"
+            + (f", {result.trained_on} of them trained on" if result.trained_on else "")
+            + (f", {result.dropped} left out as too long or bad" if result.dropped else "")
         )
         self._show(result.groups, when, state.iteration)
         return accuracies

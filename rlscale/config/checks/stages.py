@@ -72,6 +72,38 @@ def splits_agree(subject: Subject) -> Iterator[str]:
             )
 
 
+def evaluation_is_held_out(subject: Subject) -> Iterator[str]:
+    """An evaluation on what is trained on says nothing about new problems; files are compared when they are read."""
+    data, evaluation = subject.config.data, subject.config.eval.data
+    if not subject.config.eval.enabled or subject.config.eval.allow_overlap:
+        return
+    how = "or allow it with eval.allow_overlap=true"
+    if isinstance(data, ArithmeticData) and isinstance(evaluation, ArithmeticData) and data.split == evaluation.split:
+        yield (
+            f"data.split={data.split} and eval.data.split={evaluation.split}: the evaluation would be on what is "
+            f"trained on; choose data.split=train and eval.data.split=held_out, {how}"
+        )
+    if isinstance(data, CustomData) and isinstance(evaluation, CustomData) and data.source == evaluation.source:
+        yield (
+            "data.source and eval.data.source are the same, so the evaluation would be on what is trained on; give "
+            f"your class an argument that divides its problems, {how}"
+        )
+
+
+def evaluation_is_rendered_alike(subject: Subject) -> Iterator[str]:
+    """What makes text of a prompt is often set for training and forgotten for the evaluation."""
+    data, evaluation = subject.config.data, subject.config.eval.data
+    if subject.config.eval.enabled and evaluation is not None:
+        for name in ("apply_chat_template", "system_prompt", "chat_template_kwargs"):
+            ours, theirs = getattr(data, name), getattr(evaluation, name)
+            if ours != theirs:
+                subject.notes.append(
+                    f"data.{name}={ours} but eval.data.{name}={theirs}: the evaluation's prompts are written otherwise "
+                    "than those that are trained on"
+                )
+    yield from ()
+
+
 def _source(data: DataConfig, key: str) -> Iterator[str]:
     if data.system_prompt is not None and not data.apply_chat_template:
         yield f"{key}.system_prompt is never read with {key}.apply_chat_template=false; set it to null"
@@ -98,4 +130,6 @@ STAGE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
     reward_is_read,
     data_is_usable,
     splits_agree,
+    evaluation_is_held_out,
+    evaluation_is_rendered_alike,
 )

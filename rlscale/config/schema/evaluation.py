@@ -32,5 +32,7 @@ class EvalConfig(Section):
     """Sampling from the k most likely tokens; -1 switches it off."""
     max_response_tokens: int | None = None
     """Longest response in tokens; null means `rollout.max_response_tokens`."""
+    allow_overlap: bool = False
+    """Allow an evaluation of nothing but what is trained on, which says nothing about new prompts."""
     success_reward: float = 1.0
     """A sample counts as solved when its reward is at least this."""

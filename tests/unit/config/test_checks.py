@@ -95,6 +95,22 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["reward=custom", "reward.function._target_=nodots"], "must be the dotted name of a class or function"),
         (["data=custom"], "data.source._target_: has no value"),
         (["data=jsonl", "data.path=/x.txt"], "data.path=/x.txt: must end in .jsonl or .parquet"),
+        (["data=jsonl", "data.path=[/x.jsonl,/x.txt]"], "data.path=/x.txt: must end in .jsonl or .parquet"),
+        (["data=jsonl", "data.path=[]"], "data.path=[]: must be a path or a list of paths"),
+        (["data=jsonl", "data.path=/x.jsonl@5"], "data.path=/x.jsonl@5: a slice is written file@start:stop"),
+        (
+            ["data=jsonl", "data.path=/x.jsonl", "data.label_key=prompt"],
+            "data.label_key=prompt: is data.prompt_key too; name the key of the label",
+        ),
+        (["data.max_bad_rate=2"], "data.max_bad_rate=2.0: must be at least 0 and at most 1"),
+        (
+            ["data.split=held_out"],
+            "data.split=held_out and eval.data.split=held_out: the evaluation would be on what is trained on",
+        ),
+        (
+            ["data=custom", "data@eval.data=custom", "data.source._target_=a.B", "eval.data.source._target_=a.B"],
+            "data.source and eval.data.source are the same",
+        ),
         (["data.split_seed=7"], "data.split_seed=7 and eval.data.split_seed=0 must be the same"),
         (["data.split=test"], "data.split=test: must be train or held_out"),
         (["warm_start.recipe=arithmetic"], "warm_start.recipe=arithmetic: a warm start is supervised"),

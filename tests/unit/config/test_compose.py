@@ -339,3 +339,12 @@ def test_the_hash_changes_with_what_is_computed_and_with_nothing_else(plain_reci
 def test_config_error_keeps_its_lines_through_pickling() -> None:
     error = pickle.loads(pickle.dumps(ConfigError(["a", "b"])))
     assert (error.problems, str(error)) == (["a", "b"], "a\nb")
+
+
+def test_runs_of_a_seed_sweep_are_measured_on_the_same_problems() -> None:
+    for option in ("arithmetic_held_out", "jsonl"):
+        path = [] if option == "arithmetic_held_out" else ["eval.data.path=/x.jsonl"]
+        first, second = (compose(None, [f"data@eval.data={option}", *path, f"run.seed={seed}"]) for seed in (3, 4))
+        assert first.eval.data == second.eval.data
+        assert (first.data.seed, second.data.seed) == (3, 4)
+    assert compose(None, ["run.seed=3", "eval.data.seed=7"]).eval.data.seed == 7

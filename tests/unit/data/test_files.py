@@ -14,7 +14,6 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data import ArithmeticData, FileData
 from rlscale.data.files import FileSource
-from rlscale.data.overlap import shared_prompts
 from rlscale.data.sources import build_source
 
 GOOD = '{"prompt": "1+1=", "label": 2}'
@@ -195,4 +194,5 @@ def test_prompts_that_two_files_share_are_counted_whatever_their_form(tmp_path: 
     system, user = {"role": "system", "content": "be brief"}, {"role": "user", "content": " p2\n"}
     lines = [{"prompt": [system, user], "label": "x"}, {"prompt": "p3", "label": "y"}, {"prompt": "new", "label": "z"}]
     held = file(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "eval.jsonl")
-    assert shared_prompts(FileSource(FileData(path=held)), FileSource(FileData(path=train))) == 2
+    asked = [prompt.prompt for prompt in build_source(FileData(path=held)).next(3)]
+    assert FileSource(FileData(path=train)).holds(asked) == 2

@@ -11,6 +11,7 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data import ArithmeticData, CustomData, FileData
+from rlscale.data.arithmetic import ArithmeticSource
 from rlscale.data.sources import RawPrompt, build_source
 
 
@@ -203,3 +204,11 @@ def test_order_is_drawn_from_the_seed() -> None:
 
     assert order(1) == order(1)
     assert order(1) != order(2)
+
+
+def test_sums_know_which_prompts_are_theirs() -> None:
+    train = build_source(ArithmeticData(max_number=50))
+    assert isinstance(train, ArithmeticSource)
+    held_out = [prompt.prompt for prompt in build_source(ArithmeticData(max_number=50, split="held_out")).next(100)]
+    own = [prompt.prompt for prompt in train.next(30)]
+    assert train.holds([*held_out, *own, [{"role": "user", "content": own[0]}], "1+1", "what?", "9999999+1="]) == 31

@@ -12,7 +12,7 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.config.schema.evaluation import EvalConfig
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.rollout.evaluation import pass_at_k, summarize
+from rlscale.rollout.evaluation import EvalPrompts, pass_at_k, summarize
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.gate import Gate
 from rlscale.rollout.seeds import request_seed
@@ -59,7 +59,7 @@ def evaluated(*rewards: list[float]) -> list[Group]:
 
 def test_an_evaluation_averages_over_prompts_and_leaves_failed_samples_out() -> None:
     config = EvalConfig(samples_per_prompt=2, pass_k=[1, 2])
-    result = summarize(config, evaluated([1.0, 0.0], [1.0], [0.0, 0.0], []), dropped=3, version=7, keep=1)
+    result = summarize(config, evaluated([1.0, 0.0], [1.0], [0.0, 0.0], []), EvalPrompts([], 3, 2), version=7, keep=1)
     assert result.pass_at_1 == pytest.approx((0.5 + 1.0 + 0.0) / 3)
     assert result.pass_at_k[2] == pytest.approx(0.5)  # the prompt with one sample left has no pass@2
     assert result.mean_reward == pytest.approx(2 / 5)
@@ -70,7 +70,7 @@ def test_an_evaluation_averages_over_prompts_and_leaves_failed_samples_out() -> 
 
 def test_an_evaluation_without_any_sample_is_an_error() -> None:
     with pytest.raises(UserError, match="every sample of the evaluation failed"):
-        summarize(EvalConfig(), evaluated([], []), 0, 0, 1)
+        summarize(EvalConfig(), evaluated([], []), EvalPrompts([], 0, None), 0, 1)
 
 
 def test_failures_are_counted_against_the_last_window_only() -> None:

@@ -1,0 +1,64 @@
+"""Whether the evaluation's prompts are trained on, by the run or by a stage that it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rlscale.config.errors import ConfigError
+from rlscale.config.schema import Config
+from rlscale.data.files import FileSource
+from rlscale.data.overlap import KnowsPrompts, PromptText
+from rlscale.data.sources import PromptSource, Stream, build_source
+from rlscale.run.stages import KEYS, stages_before
+
+_COMPARED = 20_000
+"""Prompts of the evaluation that are compared, spread over all of them where there are more."""
+
+
+def compare(config: Config, sources: Mapping[str, PromptSource]) -> list[str]:
+    """Notes on prompts that are evaluated and trained on. `sources`: the run's own, by key (data, eval.data).
+
+    ConfigError where that are all of them, or rows of the same file, unless `eval.allow_overlap` wants it so.
+    """
+    evaluated = sources.get("eval.data")
+    if not isinstance(evaluated, Stream):  # a source of one's own that cannot be looked into
+        return []
+    numbers = range(0, len(evaluated), -(-len(evaluated) // _COMPARED))
+    asked = [evaluated.item(number, number).prompt for number in numbers]
+    notes, problems = [], []
+    for what, trained in _trained(config, sources):
+        problem = None if config.eval.allow_overlap else _problem(what, evaluated, asked, trained)
+        if problem is not None:
+            problems.append(problem)
+        elif isinstance(trained, KnowsPrompts) and (shared := trained.holds(asked)):
+            notes.append(f"{shared:,} of {len(asked):,} prompts of eval.data are in {what} too")
+    if problems:
+        raise ConfigError(problems)
+    return notes
+
+
+def _problem(what: str, evaluated: PromptSource, asked: list[PromptText], trained: PromptSource) -> str | None:
+    """Why the evaluation would say nothing about new problems."""
+    how = "or allow it with eval.allow_overlap=true"
+    if isinstance(evaluated, FileSource) and isinstance(trained, FileSource):
+        path, count = evaluated.shared_rows(trained)
+        if count:
+            return (
+                f"{what}: {count:,} of the rows taken of {path} are eval.data's too; take slices that do not meet, "
+                f"such as {path.name}@:-200 to train on and {path.name}@-200: to evaluate, {how}"
+            )
+    if isinstance(trained, KnowsPrompts) and trained.holds(asked) == len(asked):
+        return (
+            f"{what}: holds all {len(asked):,} prompts of eval.data, so the evaluation would say nothing about new "
+            f"ones; choose others, {how}"
+        )
+    return None
+
+
+def _trained(config: Config, sources: Mapping[str, PromptSource]) -> Iterator[tuple[str, PromptSource]]:
+    """What is trained on: by the run itself, and by the stages whose models it starts from or learns from."""
+    if "data" in sources:
+        yield "data", sources["data"]
+    for stage in stages_before(config):
+        # Opened once more: a stage that has its result already is not opened for anything else.
+        yield f"data of {KEYS[stage.what]}={stage.recipe}", build_source(stage.config.data)
