@@ -37,7 +37,7 @@ ROOMS = {
     "platform": room("torch", "config"),
     "data": room("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),
     "weights": room("numpy torch safetensors megatron mbridge", "families config platform"),
-    "envs": room("math_verify", "config data"),
+    "envs": room("math_verify sympy", "config data"),
     "serve": room("aiohttp psutil", "families config platform"),
     "rollout": room("numpy aiohttp", "config data envs"),
     "trainer": room("numpy torch megatron", "families config platform algo data weights"),
