@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.sizes import Sizes
 from rlscale.data.chat import PromptEncoder
+from rlscale.data.companions import companions_of
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
 from rlscale.data.sources import build_source
 from rlscale.data.supervised import SupervisedFeed
@@ -81,6 +83,7 @@ class Assembly:
             self._engines.release_memory()
         self._records.phase("starting the trainer")
         spec = trainer_spec(config, self._models.taught_by(config))
+        spec = dataclasses.replace(spec, companions=companions_of(config, self._model))
         self._trainer.start(spec, config.cluster.start_timeout_s)
         sync = None
         if self._engines is not None and self._rollout is not None:

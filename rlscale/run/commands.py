@@ -14,6 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.machine import check_gpus, check_starting_weights
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
+from rlscale.data.companions import companions_of
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.calls import Calls, StopSignal
@@ -71,7 +72,7 @@ def export(arguments: Sequence[str]) -> int:
     if wanted == "critic" and models.critic is None:
         raise UserError(f"model=critic: {run} has none (algorithm {config.algo.name})")
     _try_writing(target)
-    spec = trainer_spec(config, models)
+    spec = dataclasses.replace(trainer_spec(config, models), companions=companions_of(config, models.policy))
     if wanted == "critic":
         spec = dataclasses.replace(spec, critic_init_path=str(checkpoint / "trainer" / "critic"))
     else:

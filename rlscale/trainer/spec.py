@@ -13,6 +13,7 @@ from rlscale.config.schema.optim import OptimConfig
 from rlscale.config.schema.parallel import ParallelConfig
 from rlscale.config.schema.trainer import TrainerConfig
 from rlscale.config.schema.weights import WeightsConfig
+from rlscale.data.companions import Companions
 
 
 class Form(Enum):
@@ -65,6 +66,14 @@ class TrainerSpec:
     kept_versions: int = 0
     """Versions of the policy's weights that are kept besides the present one, for `algo.old_logprobs=behaviour`."""
 
+    companions: Companions | None = None
+    """What is exported beside the policy's weights; None for the files of `model_path` as they are."""
+
+    @property
+    def beside(self) -> Companions:
+        """What is exported beside the weights."""
+        return self.companions or Companions(self.model_path, self.model_path)
+
     def of_policy(self) -> TrainerSpec:
         """What the policy is built from: its schedule leaves out the iterations that train the critic alone."""
         if self.critic is None:
@@ -84,6 +93,7 @@ class TrainerSpec:
             init_path=self.critic_init_path or folder,
             optim=self.critic.optim,
             trainer=self.critic.trainer,
+            companions=None if self.companions is None else replace(self.companions, model_folder=folder),
         )
 
     def of_teacher(self) -> TrainerSpec:

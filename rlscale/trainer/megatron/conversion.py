@@ -44,7 +44,7 @@ def convert(
         else:
             source = MegatronWeights(model.bare, model.weights, model.groups, spec.weights.bucket_mb * 2**20)
             changes = critic_config(Architecture.read(spec.model_path).hf) if critic else None
-            export_folder(source, spec.model_path, target, changes)
+            export_folder(source, spec.beside, target, changes)
     finally:
         parallel.leave()
 

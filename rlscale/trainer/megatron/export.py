@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,11 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from rlscale.data.companions import Companions
 from rlscale.families import FAMILIES
 from rlscale.families.weight_files import INDEX
 from rlscale.trainer.megatron.safetensors_file import SafetensorsFile
 from rlscale.weights.source import Bucket, WeightSource
-
-_LEFT_OUT = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
-"""Endings of the source folder's files that hold weights; everything else (config, tokenizer, template) is copied."""
-
 
 _FILE_BYTES = 4 * 2**30
 """A file is closed before it passes this."""
@@ -40,12 +38,12 @@ def critic_config(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def export_folder(
-    source: WeightSource, model_folder: str, target: str | Path, changes: Mapping[str, Any] | None = None
+    source: WeightSource, companions: Companions, target: str | Path, changes: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the weights and the model folder's other files; the target appears whole or not at all. Collective.
+    """Write the weights and what lies beside them; the target appears whole or not at all. Collective.
 
     No more than a bucket of weights is held. What was there before stays until `put_in_place` takes it away.
-    config.json is copied as it is but for `changes`: transformers leaves out keys that SGLang reads when it writes one.
+    config.json names the type of the weights that were written, and has the `changes`.
     OSError when the disk refuses, on every rank.
     """
     target = Path(target)
@@ -69,7 +67,9 @@ def export_folder(
     if partial is not None and files is not None and failure[0] is None:
         try:
             files.close()
-            _complete(partial, Path(model_folder), files, changes)
+            _name_files(partial, files)
+            companions.write(partial, files.dtype, changes)
+            partial.chmod(0o755)
             put_in_place(partial, target)
         except OSError as error:
             failure = [error]
@@ -140,6 +140,12 @@ class _Files:
         """The name of the file that holds each tensor."""
         self.names: list[str] = []
         self.nbytes = 0
+        self._of_dtype: Counter[str] = Counter()  # bytes
+
+    @property
+    def dtype(self) -> str:
+        """The type of the weights; where they have several, that of most bytes."""
+        return self._of_dtype.most_common(1)[0][0]
 
     def add_all(self, bucket: Bucket) -> None:
         """Write the tensors of a bucket."""
@@ -156,6 +162,7 @@ class _Files:
         file.add(name, tensor)
         self.file_of[name] = self.names[-1]
         self.nbytes += tensor.nbytes
+        self._of_dtype[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
 
     def close(self) -> None:
         """Close the open file."""
@@ -163,17 +170,10 @@ class _Files:
             self._open.close()
 
 
-def _complete(partial: Path, model_folder: Path, files: _Files, changes: Mapping[str, Any] | None) -> None:
-    """Add index and the other files."""
+def _name_files(partial: Path, files: _Files) -> None:
+    """A single file gets the name that needs no index; several get an index."""
     if len(files.names) == 1:
         (partial / files.names[0]).rename(partial / "model.safetensors")
-    else:
-        index = {"metadata": {"total_size": files.nbytes}, "weight_map": files.file_of}
-        (partial / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for file in model_folder.iterdir():
-        if file.is_file() and not file.name.endswith(_LEFT_OUT):
-            shutil.copy(file, partial / file.name)
-    if changes:
-        config = json.loads((partial / "config.json").read_text(encoding="utf-8")) | changes
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    partial.chmod(0o755)
+        return
+    index = {"metadata": {"total_size": files.nbytes}, "weight_map": files.file_of}
+    (partial / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

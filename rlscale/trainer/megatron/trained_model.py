@@ -33,6 +33,8 @@ class TrainedModel:
         self.role = role
         self.folder = spec.model_path
         """Hugging Face folder of the architecture."""
+        self.beside = spec.beside
+        """What is exported beside the weights."""
         self.model = build_model(spec, platform, role)
         section = "critic.optim" if role is Role.critic else "optim"
         self.optimizer: Optimizer = build_optimizer(self.model, spec, section)

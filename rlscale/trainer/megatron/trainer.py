@@ -288,7 +288,7 @@ class MegatronTrainer:
         """
         exported = self._models.trained(model)
         changes = critic_config(Architecture.read(exported.folder).hf) if model == "critic" else None
-        export_folder(exported.weights(), exported.folder, folder, changes)
+        export_folder(exported.weights(), exported.beside, folder, changes)
 
     def close(self) -> None:
         """Leave the other ranks."""

@@ -18,6 +18,7 @@ from rlscale.config.locations import conf_dir
 from rlscale.config.schema.model import CreateModelConfig, ModelConfig
 from rlscale.data.model_folder import ensure_model_folder
 from tests.e2e.run.command import metrics, only_run, run, summary
+from tests.e2e.run.exported import check_exported
 from tests.e2e.shared_server import MODEL_FILE
 
 pytestmark = pytest.mark.timeout(400)
@@ -81,6 +82,7 @@ def check(run_folder: Path, start: dict[str, torch.Tensor], *, twice: bool, warm
     assert all(bool(torch.isfinite(weight).all()) for weight in final.values())
     assert final.keys() == start.keys()
     assert not same(final, start)
+    check_exported(run_folder / "hf")
     return lines
 
 
@@ -143,6 +145,7 @@ def test_a_critic_is_warmed_up_trained_resumed_and_exported(learning, tmp_path: 
         assert 0 < line["seconds_values"] < line["seconds_train"]
     assert lines[0]["explained_variance"] == pytest.approx(0, abs=1e-6)  # the head starts at zero
     critic = load_file(whole / "hf_critic" / "model.safetensors")
+    check_exported(whole / "hf_critic", critic=True)
 
     cut = tmp_path / "cut"
     shutil.copytree(whole, cut, ignore=shutil.ignore_patterns("iteration_000003", "hf", "hf_critic", ".lock"))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.e2e.run.command import PROBE, metrics, only_run, run, summary
+from tests.e2e.run.exported import check_exported
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -76,6 +77,12 @@ def test_the_folder_holds_what_the_readme_says(finished):
     assert "src=" not in page
 
 
+def test_what_is_exported_is_what_the_run_and_its_warm_start_used(finished):
+    check_exported(only_run(finished[0]) / "hf")
+    (stage,) = (finished[0] / "outputs" / "stage").glob("stage-*")
+    check_exported(stage / "hf")
+
+
 def test_the_exported_model_gives_the_trained_logits(finished):
     """What the engine said right after the run, with the weights that the trainer sent last, transformers says too."""
     folder, ended = finished
@@ -106,6 +113,10 @@ def test_export_writes_the_checkpoint_as_a_hugging_face_folder(finished, tmp_pat
     folder = only_run(finished[0])
     ended = run(finished[0], "export", f"run.output={folder}", f"to={tmp_path / 'model'}")
     assert ended.code == 0, ended.text
+    names = {path.name for path in (folder / "hf").iterdir()}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == names
+    for name in names - {"model.safetensors"}:
+        assert (tmp_path / "model" / name).read_bytes() == (folder / "hf" / name).read_bytes(), name
     final = load_file(folder / "hf" / "model.safetensors")
     exported = load_file(tmp_path / "model" / "model.safetensors")
     assert all(torch.equal(final[name], exported[name]) for name in final)

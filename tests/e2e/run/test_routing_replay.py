@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.run.command import SHORT, metrics, only_run, run, summary
+from tests.e2e.run.exported import check_exported
 from tests.e2e.shared_server import EXPERTS
 
 pytestmark = pytest.mark.timeout(300)
@@ -42,3 +43,4 @@ def test_the_experts_that_the_engine_chose_are_those_that_are_trained(tmp_path: 
     assert (made["status"], made["samples_failed"]) == ("finished", 0)
     assert made["canary_diff_max"] < 1e-4
     assert math.isfinite(made["eval_after"])
+    check_exported(folder / "hf")

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rlscale.data.companions import Companions
 from rlscale.families.weight_files import INDEX
 from rlscale.trainer.megatron import export
 from rlscale.weights.load import WeightFolder
@@ -89,7 +90,7 @@ def test_weights_are_spread_over_files_and_found_again(
 ) -> None:
     monkeypatch.setattr(export, "_FILE_BYTES", at_most)
     target = tmp_path / "out" / "hf"
-    export.export_folder(Source(WEIGHTS), str(model), target, {"num_labels": 1})
+    export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target, {"num_labels": 1})
     found = sorted(target.glob("*.safetensors"))
     assert len(found) == files
     assert (target / INDEX).exists() == (files > 1)
@@ -102,7 +103,11 @@ def test_weights_are_spread_over_files_and_found_again(
         "config.json",
         "tokenizer.json",
     }
-    assert json.loads((target / "config.json").read_text()) == {"model_type": "qwen3", "num_labels": 1}
+    assert json.loads((target / "config.json").read_text()) == {
+        "model_type": "qwen3",
+        "dtype": "float32",  # of most bytes
+        "num_labels": 1,
+    }
 
 
 def test_a_full_disk_is_an_error_that_leaves_what_was_there(model: Path, tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ def test_a_full_disk_is_an_error_that_leaves_what_was_there(model: Path, tmp_pat
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))  # no more than the space that is kept for the header
     try:
         with pytest.raises(OSError, match="File too large"):
-            export.export_folder(source, str(model), target)
+            export.export_folder(source, Companions(str(model), str(model)), target)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert source.left == 0, "the other ranks would wait for this one"
@@ -127,7 +132,7 @@ def test_no_bucket_is_held_when_the_next_one_is_made(
 ) -> None:
     monkeypatch.setattr(export, "_FILE_BYTES", at_most)
     source = LargeSource(buckets=6)
-    export.export_folder(source, str(model), tmp_path / "hf")
+    export.export_folder(source, Companions(str(model), str(model)), tmp_path / "hf")
     assert source.kept == [0] * 7
     with WeightFolder(tmp_path / "hf") as folder:
         assert folder.read("layer.5.down").eq(5.0).all()
@@ -139,7 +144,7 @@ def test_a_rank_that_does_not_write_holds_no_bucket_either(
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "broadcast_object_list", lambda values, src: None)
     source = LargeSource(buckets=3)
-    export.export_folder(source, str(model), tmp_path / "hf")
+    export.export_folder(source, Companions(str(model), str(model)), tmp_path / "hf")
     assert source.kept == [0] * 4
     assert not (tmp_path / "hf").exists()
 
@@ -181,7 +186,7 @@ def test_the_old_folder_or_the_new_one_is_there_at_every_moment(
         assert new or (target / "of_before").exists() or (replaced / "of_before").exists()
 
     watched(monkeypatch, look)
-    export.export_folder(Source(WEIGHTS), str(model), target)
+    export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target)
     assert seen.count("replace") == 3  # the first is refused, as the old folder is not empty
     assert "rmtree" in seen
     assert names(target.parent) == ["hf"]
@@ -201,7 +206,7 @@ def test_everything_is_on_disk_before_it_gets_its_name_and_the_name_before_the_o
             order.append(f"{name} {Path(args[0]).name if not Path(args[0]).name.startswith('.hf-') else 'partial'}")
 
     watched(monkeypatch, note)
-    export.export_folder(Source(WEIGHTS), str(model), target)
+    export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target)
     begin = order.index("replace partial")
     assert sorted(order[: begin - 1]) == ["sync config.json", "sync model.safetensors", "sync tokenizer.json"]
     assert order[begin - 1 : begin + 4] == [
@@ -223,7 +228,7 @@ def test_a_new_folder_that_cannot_get_the_name_leaves_it_to_the_old_one(
 
     watched(monkeypatch, refuse)
     with pytest.raises(OSError, match="Input/output error"):
-        export.export_folder(Source(WEIGHTS), str(model), target)
+        export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target)
     assert names(target.parent) == ["hf"]
     assert names(target) == ["of_before"]
 
@@ -242,10 +247,10 @@ def test_what_a_killed_export_has_set_aside_is_found_and_never_removed(
     with monkeypatch.context() as patch:
         watched(patch, kill)
         with pytest.raises(_Killed):
-            export.export_folder(Source(WEIGHTS), str(model), target)
+            export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target)
     assert names(target.with_name("hf.replaced")) == ["of_before"]
     for _ in range(2):  # to a free name, and then in the place of that export
-        export.export_folder(Source(WEIGHTS), str(model), target)
+        export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target)
         assert names(target) == ["config.json", "model.safetensors", "tokenizer.json"]
         assert names(target.with_name("hf.replaced")) == ["of_before"]
         assert not target.with_name("hf.replaced-2").exists()
@@ -253,6 +258,6 @@ def test_what_a_killed_export_has_set_aside_is_found_and_never_removed(
 
 def test_an_empty_folder_is_filled(model: Path, tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
-    export.export_folder(Source(WEIGHTS), str(model), tmp_path / "hf")
+    export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), tmp_path / "hf")
     assert names(tmp_path) == ["hf", "model"]
     assert "model.safetensors" in names(tmp_path / "hf")
