@@ -7,12 +7,14 @@ import json
 import os
 import pickle
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.run.folder import write_json
+from rlscale.trainer.checksums import SUMS, checksum, read_sums
 
 MANIFEST = "manifest.json"
 _PREFIX = "iteration_"
@@ -63,10 +65,16 @@ class CheckpointStore:
     folder: Path
     keep: int
 
+    bad: set[Path] = field(default_factory=set)
+    """Checkpoints that are known to be damaged, although every file has its size."""
+
+    def all(self) -> list[Path]:
+        """Every checkpoint that lies there, whole or not, oldest first."""
+        return sorted(path for path in self.folder.glob(f"{_PREFIX}*") if path.is_dir())
+
     def whole(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        found = [path for path in self.folder.glob(f"{_PREFIX}*") if _is_whole(path)]
-        return sorted(found)
+        return [path for path in self.all() if path not in self.bad and fault_of(path) is None]
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint."""
@@ -98,7 +106,7 @@ class CheckpointStore:
         """Make a checkpoint whole, once every rank has written its part. CheckpointFailed if the disk refuses."""
         partial, final = begun.partial, begun.final
         try:
-            files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
+            files = _files_in(partial)
             _sync_files(partial, files)
             write_json(partial / MANIFEST, {**begun.facts, "files": files})
             older = self.folder / f"{_PARTIAL}replaced-{final.name}"
@@ -113,6 +121,7 @@ class CheckpointStore:
         except OSError as error:
             raise self.failed(begun, error) from error
         shutil.rmtree(older, ignore_errors=True)
+        self.bad.discard(final)
         for old in self.whole()[: -self.keep]:
             shutil.rmtree(old)
         return final
@@ -124,12 +133,27 @@ class CheckpointStore:
 
 
 def load_progress(checkpoint: Path) -> Progress:
-    """The driver's part of a checkpoint."""
-    manifest = json.loads((checkpoint / MANIFEST).read_text())
-    try:
-        return Progress(**manifest["progress"])
-    except (KeyError, TypeError) as error:
-        raise _other_version(checkpoint) from error
+    """The driver's part of a checkpoint. UserError for one that this version does not understand."""
+    known = read_manifest(checkpoint).get("progress")
+    shape = {item.name: item.type for item in fields(Progress)}
+    if not isinstance(known, dict) or known.keys() - shape.keys():
+        raise _other_version(checkpoint)
+    progress = Progress(**known)
+    numbers = (*progress.counters.values(), *progress.recent_losses) if _is_shaped(progress) else (None,)
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise _other_version(checkpoint)
+    return progress
+
+
+def _is_shaped(progress: Progress) -> bool:
+    counts = (progress.iteration, progress.version, progress.steps)
+    before = progress.eval_before
+    return (
+        all(isinstance(count, int) for count in counts)
+        and isinstance(progress.counters, dict)
+        and isinstance(progress.recent_losses, list)
+        and (before is None or isinstance(before, dict))
+    )
 
 
 def load_rollout(checkpoint: Path) -> Any:
@@ -145,16 +169,66 @@ def _other_version(checkpoint: Path) -> UserError:
     return UserError(f"{checkpoint} was written by another version of rlscale; checkpoint.resume=never starts afresh")
 
 
-def _is_whole(path: Path) -> bool:
-    """A checkpoint is whole when its manifest is there and every file it names has the size it names."""
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint's manifest says; `files` is a mapping. UserError if there is none, or one of another shape."""
+    file = checkpoint / MANIFEST
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        return all((path / name).stat().st_size == size for name, size in manifest["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"it has no {MANIFEST}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{MANIFEST} cannot be read ({error})") from error
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or not all(_size_and_sum(entry) for entry in files.values()):
+        raise UserError(f"{MANIFEST} is not one that rlscale writes")
+    return dict(manifest)
 
 
-def _sync_files(folder: Path, names: dict[str, int]) -> None:
+def _size_and_sum(entry: Any) -> tuple[int, str | None] | None:
+    """Size and checksum of a file by its entry in a manifest (an older one has the size alone); None for neither."""
+    if isinstance(entry, int):
+        return entry, None
+    if isinstance(entry, dict) and isinstance(entry.get("size"), int) and isinstance(entry.get("xxh3_128"), str):
+        return entry["size"], entry["xxh3_128"]
+    return None
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """Why a checkpoint is not whole, as far as its manifest and the sizes of its files tell; None if it is."""
+    try:
+        files = read_manifest(checkpoint)["files"]
+    except UserError as error:
+        return str(error)
+    for name, entry in files.items():
+        wanted, _ = _size_and_sum(entry) or (0, None)
+        try:
+            size = (checkpoint / name).stat().st_size
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        if size != wanted:
+            return f"{name} has {size:,} bytes instead of {wanted:,}"
+    return None
+
+
+def sums_of(checkpoint: Path) -> dict[str, str]:
+    """The checksum of every file of a whole checkpoint; {} for one that an older version wrote without."""
+    read = {name: _size_and_sum(entry) for name, entry in read_manifest(checkpoint)["files"].items()}
+    return {name: entry[1] for name, entry in read.items() if entry is not None and entry[1] is not None}
+
+
+def _files_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and checksum of every file. Those that the ranks wrote they have summed already, each its own."""
+    known: dict[Path, str] = {}
+    for sums in folder.rglob(SUMS):
+        known |= {sums.parent / name: value for name, value in read_sums(sums.parent).items()}
+    return {
+        str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3_128": known.get(file) or checksum(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def _sync_files(folder: Path, names: Iterable[str]) -> None:
     """Force the files to disk, so that a manifest is never newer than what it names."""
     for name in names:
         with open(folder / name, "rb") as file:

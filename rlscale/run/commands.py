@@ -18,7 +18,7 @@ from rlscale.data.companions import companions_of
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.calls import Calls, StopSignal
-from rlscale.run.checkpoint import CheckpointStore
+from rlscale.run.checkpoint import CheckpointStore, fault_of
 from rlscale.run.folder import read_mark
 from rlscale.run.models import ModelFolders
 from rlscale.run.placement import lay_out
@@ -163,9 +163,11 @@ def _given(arguments: Sequence[str], known: Sequence[str], more: str) -> dict[st
 def _checkpoint(run: Path, iteration: str | None) -> Path:
     if read_mark(run) is None:
         raise UserError(f"run.output={run} holds no run")
-    whole = CheckpointStore(run / "checkpoints", keep=1).whole()
+    store = CheckpointStore(run / "checkpoints", keep=1)
+    whole = store.whole()
     if not whole:
-        raise UserError(f"run.output={run} holds no whole checkpoint")
+        reasons = "".join(f"; {path.name}: {fault_of(path)}" for path in store.all())
+        raise UserError(f"run.output={run} holds no whole checkpoint{reasons}")
     if iteration is None:
         return whole[-1].resolve()
     for path in whole:

@@ -81,11 +81,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_mark(folder: Path) -> dict[str, Any] | None:
-    """The facts of the run in `folder`, or None when it holds no run."""
+    """The facts of the run in `folder`, or None when it holds no run. UserError where they are of another shape."""
     try:
-        facts: dict[str, Any] = json.loads((folder / MARK).read_text())
-    except (OSError, ValueError):
+        facts = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except OSError:
         return None
+    except ValueError as error:
+        raise UserError(f"{folder / MARK} cannot be read ({error}); choose another folder") from error
+    if not isinstance(facts, dict):
+        raise UserError(f"{folder / MARK} is not one that rlscale writes; choose another folder")
     return facts
 
 
@@ -109,7 +113,12 @@ def open_folder(config: Config, config_hash: str) -> RunFolder:
 
 
 def _given_folder(path: Path, config_hash: str, auto: bool) -> RunFolder:
-    facts = read_mark(path)
+    try:
+        facts = read_mark(path)
+    except UserError:
+        if auto:
+            raise
+        facts = {}  # it is set aside, whatever it is
     folder = RunFolder(path.resolve())
     if facts is None:
         if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
@@ -145,7 +154,10 @@ def _unfinished(root: Path, config_hash: str) -> list[Path]:
     """Folders of unfinished runs with this configuration, newest first."""
     found = []
     for mark in root.glob(f"*/{MARK}"):
-        facts = read_mark(mark.parent) or {}
+        try:
+            facts = read_mark(mark.parent) or {}
+        except UserError:  # whatever it is, no run that could be continued
+            continue
         if facts.get("state") != "finished" and facts.get("config_hash") == config_hash:
             found.append(mark.parent)
     return sorted(found, key=lambda path: path.name, reverse=True)

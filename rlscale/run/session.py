@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
 from rlscale.run.placement import shares_devices
 from rlscale.run.records import Records
+from rlscale.run.resume import usable_checkpoint
 from rlscale.run.rollout import Feed, Rollout
 from rlscale.run.saver import Saver
 from rlscale.run.sync import WeightSync
@@ -299,7 +301,7 @@ class Session:
             self.records.note("no checkpoint could be written after the failure; the last one still stands")
 
     def _resume(self) -> None:
-        newest = self._store.newest() if self.folder.resumed else None
+        newest = usable_checkpoint(self._store, self._damaged, self.records.note) if self.folder.resumed else None
         if newest is None:
             return
         self.state = load_progress(newest)
@@ -307,6 +309,11 @@ class Session:
         self._feed.load_state_dict(load_rollout(newest))
         self._saved_at = self.state.iteration
         self.records.note(f"continuing from iteration {self.state.iteration} ({newest})")
+
+    def _damaged(self, checkpoint: Path, sums: dict[str, str]) -> list[str]:
+        """The damaged files of a checkpoint; every rank reads its share."""
+        found = self._trainer.call("damaged", checkpoint, sums, what="checking the checkpoint")
+        return [name for names in found for name in names]
 
     def _heal(self, *, now: bool = False) -> None:
         """Bring dead engines back with the current weights; between the polls of a wait, once a second."""

@@ -40,7 +40,7 @@ ROOMS = {
     "envs": room("math_verify sympy", "config data"),
     "serve": room("aiohttp psutil", "families config platform"),
     "rollout": room("numpy aiohttp", "config data envs"),
-    "trainer": room("numpy torch megatron", "families config platform algo data weights"),
+    "trainer": room("numpy torch megatron xxhash", "families config platform algo data weights"),
     "observe": room("rich wandb tensorboard", "config data"),
     "run": room("numpy psutil ray hydra", EVERY_ROOM),
     "cli": room("", "config run"),

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint import CheckpointException, FileSystemReader
 
 from rlscale.config.errors import UserError
 from rlscale.families.origin import ARCHITECTURE, CHECKPOINT, architecture_text
+from rlscale.trainer.checksums import damaged, read_sums
 from rlscale.trainer.megatron.checkpoint_writer import CheckpointWriter
 from rlscale.trainer.megatron.optimizer_state import load_state, state_to_load, state_to_save
 
@@ -75,8 +76,22 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
 
 
 def load_weights_of(folder: str | Path, model: Model) -> None:
-    """Take the weights alone from a checkpoint of any layout. Collective. UserError if they do not fit."""
+    """Take the weights alone from a checkpoint of any layout. Collective.
+
+    UserError if they do not fit, or if a file is not what was written.
+    """
+    _refuse_damage(folder)
     _put_weights(model, _read(folder, _weights(model)))
+
+
+def _refuse_damage(folder: str | Path) -> None:
+    """UserError, the same on every rank, if a file has another checksum than when it was written. Collective."""
+    own = damaged(folder, read_sums(folder), dist.get_rank(), dist.get_world_size())
+    everywhere: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everywhere, own)
+    names = sorted(name for names in everywhere for name in names)
+    if names:
+        raise UserError(f"{folder} is damaged: {', '.join(names)} is not what was written; use another checkpoint")
 
 
 def _weights(model: Model) -> dict[str, Any]:

@@ -8,6 +8,7 @@ are the same; Megatron reads them.
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,7 @@ from torch.distributed.checkpoint.utils import _DistWrapper
 
 from rlscale.config.errors import UserError
 from rlscale.platform.device import host_copy
+from rlscale.trainer.checksums import SUMS, checksum
 
 
 class CheckpointWriter:
@@ -61,6 +63,7 @@ class CheckpointWriter:
         self._plan: SavePlan = self._planner.finish_plan(plan)
         self._failure: Exception | None = None
         self._results: list[WriteResult] = []
+        self._sums: dict[str, str] = {}  # of the files that this rank has written
 
     def _local_plan(self, state: dict[str, Any]) -> SavePlan:
         self._planner.set_up_planner(state, is_coordinator=self._ranks.is_coordinator)
@@ -80,25 +83,34 @@ class CheckpointWriter:
                 _write_file(self._folder / COMMON_STATE_FNAME, buffer.getbuffer())
                 for name, text in self._beside.items():
                     _write_file(self._folder / name, memoryview(text.encode()))
+                    self._sum(name)
+                self._sum(COMMON_STATE_FNAME)
             self._results = self._writer.write_data(self._plan, self._planner).wait()
+            for name in {result.storage_data.relative_path for result in self._results}:
+                self._sum(name)
         except Exception as error:  # torch's writer gives a full disk other names than OSError
             self._failure = error
         self._planner.state_dict = {}  # it holds the copy
 
+    def _sum(self, name: str) -> None:
+        self._sums[name] = checksum(self._folder / name)
+
     def close(self) -> None:
-        """Write what makes the folder a checkpoint, once every rank has written. Collective.
+        """Write what makes the folder a checkpoint, and checksums, once every rank has written. Collective.
 
         UserError, the same on every rank, where the disk refused on one of them.
         """
 
-        def own_results() -> list[WriteResult]:
+        def own_results() -> tuple[list[WriteResult], dict[str, str]]:
             if self._failure is not None:
                 raise self._failure
-            return self._results
+            return self._results, self._sums
 
-        def complete(results: list[list[WriteResult]]) -> None:
+        def complete(ranks: list[tuple[list[WriteResult], dict[str, str]]]) -> None:
             assert self._metadata is not None
-            self._writer.finish(self._metadata, results)
+            self._writer.finish(self._metadata, [results for results, _ in ranks])
+            sums = {name: sum_ for _, own in ranks for name, sum_ in own.items()}
+            _write_file(self._folder / SUMS, memoryview(json.dumps(sums, indent=2, sort_keys=True).encode()))
             save_config(CheckpointingConfig("torch_dist", 1), str(self._folder))
 
         _on_every_rank(lambda: self._ranks.all_reduce("write", own_results, complete))

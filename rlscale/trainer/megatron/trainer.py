@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlscale.data.part import Part
 from rlscale.platform.device import Platform
+from rlscale.trainer.checksums import damaged
 from rlscale.trainer.megatron import parallel, passes
 from rlscale.trainer.megatron.architecture import Architecture
 from rlscale.trainer.megatron.determinism import ask_for_determinism
@@ -276,6 +277,10 @@ class MegatronTrainer:
     def finish_save(self) -> None:
         """Wait for every rank's part and make the checkpoint whole. UserError, on every rank, if the disk refused."""
         self._models.finish_save()
+
+    def damaged(self, folder: str | Path, sums: dict[str, str]) -> list[str]:
+        """The files in a folder, of this rank's share of `sums`, whose checksum is another one. Not collective."""
+        return damaged(folder, sums, self._rank, self._world_size)
 
     def load(self, folder: str | Path) -> None:
         """Continue from what `save` wrote; the reference stays as it started. UserError if it does not fit."""

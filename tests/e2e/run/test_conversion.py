@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from tests.e2e.run.command import Started, run
 pytestmark = pytest.mark.timeout(600)
 
 
+def damage(file: Path) -> None:
+    """Other bytes in the middle of a file, its size unchanged."""
+    with open(file, "r+b") as content:
+        content.seek(file.stat().st_size // 2)
+        content.write(bytes(64))
+
+
 def test_an_imported_model_is_trained_on_in_another_layout_and_exported(tmp_path: Path) -> None:
     imported = run(tmp_path, "import", "to=imported", "parallel.tensor=2")
     assert imported.code == 0, imported.text
@@ -21,10 +29,15 @@ def test_an_imported_model_is_trained_on_in_another_layout_and_exported(tmp_path
     given += ["run.progress=plain", "eval.enabled=false", f"model.init={tmp_path / 'imported'}"]
     with Started(tmp_path, *given) as first:
         first.wait_for("/4000")
+        while len(list((tmp_path / "out" / "checkpoints").glob("iteration_*"))) < 2:
+            time.sleep(0.1)
         first.signal(signal.SIGTERM)
         assert first.process.wait(timeout=60) == 130, first.log.read_text()
+    older, damaged = sorted((tmp_path / "out" / "checkpoints").glob("iteration_*"))
+    damage(damaged / "trainer" / "__0_0.distcp")
     with Started(tmp_path, *given, "parallel.tensor=2") as second:
-        second.wait_for("continuing from iteration")
+        second.wait_for(f"({older})")
+        assert f"{damaged} is skipped: trainer/__0_0.distcp is not what was written" in second.log.read_text()
         second.signal(signal.SIGTERM)
         assert second.process.wait(timeout=60) == 130, second.log.read_text()
     newest = max((tmp_path / "out" / "checkpoints").glob("iteration_*"))

@@ -1,0 +1,37 @@
+"""Which checkpoint a run continues from: the newest that is what was written, with a word on each that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlscale.config.errors import UserError
+from rlscale.run.checkpoint import CheckpointStore, fault_of, sums_of
+
+
+def usable_checkpoint(
+    store: CheckpointStore, damaged: Callable[[Path, dict[str, str]], Sequence[str]], note: Callable[[str], None]
+) -> Path | None:
+    """The newest checkpoint that can be used; None if the run has none yet. A note for every one that is skipped.
+
+    `damaged` names the files of a checkpoint whose content has another checksum. UserError if there are checkpoints and
+    none can be used: to begin again is for the user to decide.
+    """
+    skipped = 0
+    for checkpoint in reversed(store.all()):
+        fault = fault_of(checkpoint)
+        if fault is None and not (sums := sums_of(checkpoint)):
+            note(f"{checkpoint} has no checksums (an older version wrote it), so only its sizes were checked")
+        elif fault is None and (names := sorted(damaged(checkpoint, sums))):
+            fault = f"{', '.join(names)} is not what was written (another checksum)"
+        if fault is None:
+            return checkpoint
+        store.bad.add(checkpoint)
+        skipped += 1
+        note(f"{checkpoint} is skipped: {fault}")
+    if skipped:
+        raise UserError(
+            f"none of the {skipped} checkpoints in {store.folder} can be used (a line above for each); "
+            "checkpoint.resume=never starts afresh"
+        )
+    return None
