@@ -51,19 +51,25 @@ class Companions:
         config.json keeps all its other keys: transformers leaves out some that SGLang reads when it writes one.
         OSError when the disk refuses.
         """
-        model, tokenizer = Path(self.model_folder), Path(self.tokenizer_folder)
-        for file in _files(model):
-            if model == tokenizer or not _is_of_tokenizer(file):
-                _copy(model / file, target / file)
-        if model != tokenizer:
-            for file in filter(_is_of_tokenizer, _files(tokenizer)):
-                _copy(tokenizer / file, target / file)
+        for folder, file in self._places():
+            _copy(folder / file, target / file)
         if self.chat_template is not None:
             _write_template(target, self.chat_template)
         config = _read(target / "config.json")
         _write(target / "config.json", _with_dtype(config, dtype) | dict(self.tokens) | dict(changes or {}))
         if self.generation:
             _write(target / "generation_config.json", self.generation)
+
+    def files(self) -> Iterator[Path]:
+        """The files that are copied."""
+        return (folder / file for folder, file in self._places())
+
+    def _places(self) -> Iterator[tuple[Path, Path]]:
+        """Each file with its folder, to which it is relative."""
+        model, tokenizer = Path(self.model_folder), Path(self.tokenizer_folder)
+        yield from ((model, file) for file in _files(model) if model == tokenizer or not _is_of_tokenizer(file))
+        if model != tokenizer:
+            yield from ((tokenizer, file) for file in _files(tokenizer) if _is_of_tokenizer(file))
 
 
 def companions_of(config: Config, model_folder: Path) -> Companions:

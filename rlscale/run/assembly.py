@@ -14,6 +14,7 @@ from rlscale.config.sizes import Sizes
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.companions import companions_of
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+from rlscale.data.served_folder import served_folder
 from rlscale.data.sources import build_source
 from rlscale.data.supervised import SupervisedFeed
 from rlscale.rollout.spec import RolloutSpec
@@ -58,13 +59,15 @@ class Assembly:
         if config.model.path is not None:  # perhaps only now downloaded: what the checks had to skip before
             check(config)
         self._tokenizer = ensure_tokenizer_folder(config.model, self._model)
+        self._companions = companions_of(config, self._model)
         engines = self._sizes.engines if self._generates else 0
         layout = lay_out(config.cluster, self._sizes.trainer_ranks, engines, config.rollout.gpus_per_engine)
         nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
         if self._generates:
             note = self._records.note
             self._engines = Engines(config, layout, nodes, self._calls, folder.logs, self._scratch, note)
-            self._engines.launch(str(self._model))
+            served = served_folder(self._companions, config.model.name, config.model.dtype.value, self._scratch)
+            self._engines.launch(str(served))
         self._trainer = TrainerGroup(
             layout, nodes, self._calls, folder.logs, config.cluster.device, config.trainer.threads
         )
@@ -83,7 +86,7 @@ class Assembly:
             self._engines.release_memory()
         self._records.phase("starting the trainer")
         spec = trainer_spec(config, self._models.taught_by(config))
-        spec = dataclasses.replace(spec, companions=companions_of(config, self._model))
+        spec = dataclasses.replace(spec, companions=self._companions)
         self._trainer.start(spec, config.cluster.start_timeout_s)
         sync = None
         if self._engines is not None and self._rollout is not None:

@@ -19,6 +19,7 @@ from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.companions import companions_of
 from rlscale.data.model_folder import ensure_model_folder
+from rlscale.data.served_folder import served_folder
 from rlscale.data.sources import RawPrompt
 from rlscale.platform.ports import free_port
 from rlscale.run.assembly import trainer_spec
@@ -148,6 +149,30 @@ def test_a_tokenizer_of_the_run_is_exported_with_its_ids(model: Path, tmp_path: 
     assert (config["eos_token_id"], config["pad_token_id"]) == (3, 2)
     generation = GenerationConfig.from_pretrained(tmp_path / "hf")
     assert (generation.eos_token_id, generation.pad_token_id) == ([3, 1], 2)
+
+
+def test_engines_start_with_the_tokenizer_and_the_ends_of_the_run(model: Path, tmp_path: Path) -> None:
+    """Otherwise they would stop at the model's own ids, which are other tokens of the run's tokenizer."""
+
+    def served(*overrides: str) -> Path:
+        config = compose(None, ["model.create=null", f"model.path={model}", *overrides])
+        return served_folder(companions_of(config, model), "tiny", "float32", tmp_path / "scratch")
+
+    assert served() == model
+    own = character_tokenizer("=+9876543210", 64)
+    own.eos_token = "9"
+    own.save_pretrained(tmp_path / "tokenizer")
+    given = f"model.tokenizer={tmp_path / 'tokenizer'}"
+    folder = served(given)
+    assert served(given) == folder
+    assert config_of(folder)["eos_token_id"] == 3
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [3, 6]
+    assert AutoTokenizer.from_pretrained(folder)("9=").input_ids == [6, 4]
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(one).state_dict() for one in (folder, model))
+    assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+    own.eos_token = "8"
+    own.save_pretrained(tmp_path / "tokenizer")
+    assert served(given) != folder
 
 
 def check_prompt(used: PromptEncoder, exported: Path) -> None:
