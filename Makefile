@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 PYTEST := $(BIN)/python -m pytest -m "not gpu"
 
-.PHONY: quickstart install test lint types unit dist e2e gpu clean
+.PHONY: quickstart install test lint types unit dist e2e gpu battery clean
 
 quickstart: install
 	$(BIN)/python -m rlscale
@@ -57,6 +57,10 @@ e2e: install
 
 gpu: install
 	$(BIN)/python -m pytest -m gpu tests
+
+# Malformed command lines, recipes, data files, model and run folders: what comes of each.
+battery: install
+	$(BIN)/python -m tests.battery
 
 clean:
 	rm -rf $(VENV) .rlscale outputs build dist
