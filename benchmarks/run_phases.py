@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import statistics
@@ -12,6 +11,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rlscale.observe import jsonl
 
 PHASES = ("generate", "train", "sync", "other")
 SKIPPED = 2
@@ -50,7 +51,7 @@ def measure_run(folder: Path, overrides: Sequence[str]) -> RunPhases:
     """Run `python -m rlscale` in `folder` with these overrides and read its metrics. RuntimeError if it fails."""
     output = folder / "run"
     _run(folder, [*overrides, f"run.output={output}"])
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = jsonl.read(output / "metrics.jsonl")
     measured = [line for line in lines if line["iteration"] > SKIPPED and "seconds_loop" in line]
     seconds = {phase: statistics.fmean(line[f"seconds_{phase}"] for line in measured) for phase in PHASES}
     syncs = [line for line in measured if "sync_bytes" in line]

@@ -7,6 +7,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from rlscale.observe.words import visible
 
 
 def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
@@ -18,14 +21,19 @@ def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = 
         )
     for record in records:
         table.add_row(
-            " ".join(record["overrides"]) or "-",
-            str(record["status"]),
+            _text(" ".join(record["overrides"]) or "-"),
+            _text(str(record["status"])),
             _share(record["eval_before"]),
             _share(record["eval_after"]),
             _time(record["wall_seconds"]),
-            str(record["output"]),
+            _text(str(record["output"])),
         )
     (console or Console()).print(table)
+
+
+def _text(text: str) -> Text:
+    """As it is: a string's [...] would be taken for the terminal's markup."""
+    return Text(visible(text))
 
 
 def _share(value: float | None) -> str:
