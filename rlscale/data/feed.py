@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from rlscale.config.errors import UserError
 from rlscale.data.bad_rows import UNSEEN_RATE, BadPrompt, BadRows
-from rlscale.data.sources import PromptSource, RawPrompt
+from rlscale.data.sources import PromptSource, RawPrompt, Stream
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -62,8 +62,8 @@ class PromptFeed(Generic[T]):
 
     @property
     def bad(self) -> int:
-        """Prompts left out so far because they could not be used."""
-        return self._bad.count
+        """Prompts left out so far because they could not be used, those included that their source left out."""
+        return self._bad.count + (self._source.left_out if isinstance(self._source, Stream) else 0)
 
     def take(self, n: int) -> list[T]:
         """The next n prompts. UserError when a whole epoch holds none that fits, or too many are bad."""

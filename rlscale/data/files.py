@@ -14,7 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.data import FileData
 from rlscale.data.bad_rows import BadRows
 from rlscale.data.overlap import PromptText, prompt_hash
-from rlscale.data.row_values import read_row
+from rlscale.data.row_values import other_keys, prompt_and_label
 from rlscale.data.rows import Rows, open_rows
 from rlscale.data.sources import RawPrompt, Stream
 
@@ -36,6 +36,7 @@ class FileSource(Stream):
         self._places = np.array(places, np.int64).reshape(-1, 2)
         self._hashes = np.array(hashes, np.uint64)
         digest = hashlib.blake2b("".join(file.digest() for file in self._files).encode(), digest_size=16)
+        self.left_out = self.bad.count
         super().__init__(len(places), config.shuffle, config.seed, digest.hexdigest())
 
     def item(self, number: int, index: int) -> RawPrompt:
@@ -44,11 +45,12 @@ class FileSource(Stream):
         file = self._files[of]
         place = file.rows.place(row)
         try:
-            prompt, label, info = read_row(file.rows[row], self._config, self._key)
+            values = file.rows[row]
+            prompt, label = prompt_and_label(values, self._config, self._key)
         except ValueError as error:
             raise UserError(f"{place}: has changed since the run opened it ({error})") from error
         name = str(row) if len(self._files) == 1 else f"{file.name}:{row}"
-        return RawPrompt(index=index, id=name, prompt=prompt, label=label, info=info, place=place)
+        return RawPrompt(index, name, prompt, label, other_keys(values, self._config), place)
 
     def holds(self, prompts: Sequence[PromptText]) -> int:
         """How many of these prompts are among its own, in whatever form and with whatever label."""
@@ -73,7 +75,7 @@ class FileSource(Stream):
                 try:
                     if isinstance(values, ValueError):
                         raise values
-                    prompt, _, _ = read_row(values, self._config, self._key)
+                    prompt, _ = prompt_and_label(values, self._config, self._key)
                 except ValueError as error:
                     self.bad.add(f"{file.rows.place(row)}:", str(error))
                 else:

@@ -163,7 +163,7 @@ def parse_line(line: bytes) -> Row:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {line[error.start]:#04x} at {error.start})") from error
     try:
-        values = json.loads(text, object_pairs_hook=_object)
+        values = _DECODER.decode(text)
     except _TwiceError:
         raise
     except json.JSONDecodeError as error:
@@ -173,6 +173,10 @@ def parse_line(line: bytes) -> Row:
         raise ValueError(f"JSON that cannot be read ({reason})") from error
     if not isinstance(values, dict):
         raise ValueError(f"is {kind_of(values)}, not a JSON object")
+    if "\\u" in text:  # UTF-8 itself holds no surrogates
+        for name, value in values.items():
+            if (half := _lone_surrogate([name, value])) is not None:
+                raise ValueError(f"{name!r} holds half a character ({half}), which is not text; mend or drop it")
     return values
 
 
@@ -189,6 +193,24 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
     return values
 
 
+def _lone_surrogate(value: Any) -> str | None:
+    """The first half of a surrogate pair that stands alone anywhere in the value, as its escape; None without one."""
+    if isinstance(value, str):
+        if value.isascii():
+            return None
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            return f"\\u{ord(value[error.start]):04x}"
+        return None
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    return (
+        next((found for item in value if (found := _lone_surrogate(item))), None) if isinstance(value, list) else None
+    )
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 _BOM = b"\xef\xbb\xbf"
 _MAGIC = {
     b"\x1f\x8b": "a gzip file",

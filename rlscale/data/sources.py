@@ -63,6 +63,8 @@ class Stream(ABC):
 
     uniform = False
     """Whether its items are all of one form, so that a few tried before a run stand for all."""
+    left_out = 0
+    """Items that were left out as bad when it was opened."""
 
     def __init__(self, size: int, shuffle: bool, seed: int, content: str = "") -> None:
         self._size = size

@@ -16,6 +16,7 @@ from typing import Any
 from rlscale.config.errors import UserError
 from rlscale.platform.ports import free_port
 from rlscale.run.error_log import log_errors
+from rlscale.run.own_log import prints_errors
 from rlscale.run.printing import print_anything
 
 
@@ -36,6 +37,7 @@ def _log_to(path: str) -> None:
     log_errors(Path(path).parent, Path(path).stem)
 
 
+@prints_errors
 class TrainerActor:
     """One trainer rank."""
 
@@ -101,6 +103,7 @@ class TrainerActor:
         return getattr(self._trainer, method)(*args)
 
 
+@prints_errors
 class RolloutActor:
     """The rollout service in a process of its own. Asynchronous: calls overlap."""
 
@@ -136,6 +139,7 @@ class RolloutActor:
         return await getattr(self._service, method)(*args)
 
 
+@prints_errors
 class LauncherActor:
     """Supervises the engines (and on the first machine the router) of one machine. They end when it ends."""
 

@@ -23,6 +23,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.algo import SftLoss
 from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
 from rlscale.data.feed import CheckLabel
+from rlscale.data.files import FileSource
 from rlscale.data.sources import PromptSource, build_source
 from rlscale.data.target import current_folder_importable
 from rlscale.envs.reward import build_reward, label_check
@@ -145,6 +146,8 @@ def _open_sources(part: _Part, found: Findings) -> None:
                 continue
             source = build_source(data, key)
             part.sources[key] = source
+            if isinstance(source, FileSource) and source.bad.count:
+                found.notes.append(part.stage + source.bad.note())
             found.checked.append(f"{part.stage}{key}: {_described(data)}, {len(source):,} prompts")
 
 

@@ -19,7 +19,9 @@ from rlscale.data.chat import PromptEncoder
 from rlscale.data.messages import read_messages, split_answer
 from rlscale.data.sources import RawPrompt, build_source
 
-ROLES_AND_CONTENT = "{% for m in messages %}[{{ m.role }}:{{ m.content }}{{ m.keys() | list | length }}]{% endfor %}"
+ROLES_AND_CONTENT = (
+    "{% for m in messages %}[{{ m.role }}:{{ m.content }}{{ m.keys() | list | length }}]<|im_end|>{% endfor %}"
+)
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def test_a_template_never_sees_nulls_or_parts(tokenizer: Path, content: Any) -> 
     encoder = PromptEncoder(tokenizer, DataConfig(), 100, ROLES_AND_CONTENT)
     prompt = encoder.encode(RawPrompt(0, "a", [{"role": "user", "content": content, "tool_calls": None}]))
     assert prompt is not None
-    assert prompt.text == "[user:1+1=2]"
+    assert prompt.text == "[user:1+1=2]<|im_end|>"
 
 
 @pytest.mark.parametrize(

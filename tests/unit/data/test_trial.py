@@ -211,3 +211,10 @@ def test_a_generated_source_is_not_tried_in_whole(tokenizer: Path) -> None:
     counting = Counting(tokenizer, DataConfig(), 50)
     assert try_prompts(build_source(ArithmeticData()), counting, "data", None) == []
     assert counting.calls == 256
+
+
+def test_rows_left_out_when_the_file_is_opened_are_counted_too(tmp_path: Path, tokenizer: Path) -> None:
+    prompts = source(tmp_path, ["1+1=", None, "2+1="], max_bad_rate=0.5)
+    feed = PromptFeed(prompts, encoder(tokenizer))
+    assert [prompt.id for prompt in feed.take(3)] == ["0", "2", "0"]
+    assert feed.bad == 1
