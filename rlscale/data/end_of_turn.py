@@ -66,12 +66,15 @@ def find_end_of_turn(
 
 def appended_tokens(tokenizer: Any) -> int:
     """How many tokens the tokenizer puts behind any text of its own accord, such as an eos that ends a prompt."""
-    text = "0"
-    bare = tokenizer(text, add_special_tokens=False).input_ids
-    whole = tokenizer(text, add_special_tokens=True).input_ids
-    for start in range(len(whole) - len(bare) + 1):
-        if whole[start : start + len(bare)] == bare:
-            return len(whole) - start - len(bare)
+    special = set(tokenizer.all_special_ids)
+    for number in range(len(tokenizer)):
+        text = tokenizer.decode([number])
+        bare = tokenizer(text, add_special_tokens=False).input_ids
+        if not bare or special & set(bare):
+            continue  # not a text that the tokenizer reads as ordinary tokens
+        whole = tokenizer(text, add_special_tokens=True).input_ids
+        starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
+        return len(whole) - starts[0] - len(bare) if starts else 0
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rlscale.config.checks.algorithm import shown
 from rlscale.config.checks.model import model_has_one_origin
 from rlscale.config.checks.other_models import other_model_fits
-from rlscale.config.checks.schedule import schedule_problems
+from rlscale.config.checks.schedule import schedule_is_consistent, schedule_problems
 from rlscale.config.checks.subject import Subject
 from rlscale.config.compose import plain
 from rlscale.config.differences import differences
@@ -92,8 +92,12 @@ def critic_is_trained_in_time(subject: Subject) -> Iterator[str]:
             f"critic.warmup_iterations={warmup}: the run's {config.run.iterations} iterations end before the policy "
             "makes a step"
         )
-    if config.critic.optim != config.optim:
-        yield from schedule_problems(config.critic.optim, "critic.optim", total, subject.notes)
+    follows = config.critic.optim == config.optim
+    if not follows or not any(
+        schedule_is_consistent(dataclasses.replace(subject, notes=[]))
+    ):  # which says the same of the policy
+        notes = [] if follows else subject.notes
+        yield from schedule_problems(config.critic.optim, "critic.optim", total, notes)
 
 
 def critic_model_fits(subject: Subject) -> Iterator[str]:

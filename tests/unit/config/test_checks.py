@@ -12,6 +12,7 @@ import pytest
 from rlscale.config.checks import check
 from rlscale.config.checks.ranges import RANGES, UNBOUNDED
 from rlscale.config.compose import compose, plain
+from rlscale.config.errors import ConfigError
 from rlscale.config.schema.section import Section
 from rlscale.config.store import ADVANTAGE_SCHEMAS, DATA_SCHEMAS, LOSS_SCHEMAS
 
@@ -341,8 +342,15 @@ def test_a_run_of_one_iteration_may_have_any_schedule(shape: str, plain_recipe: 
 def test_decay_counts_the_policys_own_steps(plain_recipe: str) -> None:
     """The critic's warm-up is not part of the policy's schedule: nine of twelve iterations decay in nine steps."""
     run = ["algo=ppo", "run.iterations=12", "optim.schedule=linear", "optim.decay_steps=9"]
-    own = ["critic.optim.decay_steps=null", "critic.warmup_iterations=3"]
-    assert check(compose(plain_recipe, [*run, *own])) == []
+    warmup = "critic.warmup_iterations=3"
+    assert check(compose(plain_recipe, [*run, warmup, "critic.optim.decay_steps=null"])) == []
+    with pytest.raises(ConfigError) as error:  # the critic, which follows the policy's, makes twelve steps
+        check(compose(plain_recipe, [*run, warmup]))
+    (line,) = error.value.problems
+    assert line.startswith("critic.optim.decay_steps=9 with critic.optim.min_lr=0: the run's steps from 10 to 12 would")
+    with pytest.raises(ConfigError) as error:
+        check(compose(plain_recipe, run))
+    assert len(error.value.problems) == 1
 
 
 def test_a_run_shorter_than_its_warmup_is_only_noted(plain_recipe: str) -> None:

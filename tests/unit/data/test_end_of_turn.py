@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data import DataConfig
 from rlscale.data.chat import PromptEncoder
-from rlscale.data.end_of_turn import find_end_of_turn
+from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn
 from rlscale.data.sources import RawPrompt
 
 CHATML = (
@@ -63,6 +63,19 @@ def make_tokenizer(
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token=eos, chat_template=template, model_max_length=512
     )
+
+
+def test_what_is_put_behind_a_text_is_found_whatever_the_tokenizer_can_read() -> None:
+    ids = {"<s>": 0, "</s>": 1, "é": 2}
+    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[]))
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    assert appended_tokens(plain) == 0
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s> </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    ended = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    assert appended_tokens(ended) == 2
 
 
 def make_encoder(folder: Path, tokenizer: PreTrainedTokenizerFast, *, templated: bool = True) -> PromptEncoder:
