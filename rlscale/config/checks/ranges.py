@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from rlscale.config.checks.limits import past_limit
 from rlscale.config.compose import plain
 from rlscale.config.schema import Config
 
@@ -66,11 +67,15 @@ RANGES = {
     "data.max_number": "[2, inf)",
     "data.held_out_share": "(0, 1)",
     "data.size": "[1, inf)",
+    "data.seed": "[0, inf)",
+    "data.split_seed": "[0, inf)",
     "data.max_bad_rate": "[0, 1]",
     "eval.data.max_bad_rate": "[0, 1]",
     "eval.data.max_number": "[2, inf)",
     "eval.data.held_out_share": "(0, 1)",
     "eval.data.size": "[1, inf)",
+    "eval.data.seed": "[0, inf)",
+    "eval.data.split_seed": "[0, inf)",
     "reward.timeout_s": "(0, inf)",
     "reward.workers": "[0, inf)",
     "reward.max_failure_rate": "[0, 1]",
@@ -117,10 +122,6 @@ RANGES |= {
 }
 
 UNBOUNDED = (
-    "data.seed",
-    "data.split_seed",
-    "eval.data.seed",
-    "eval.data.split_seed",
     "eval.success_reward",
     "rollout.top_k",
     "eval.top_k",
@@ -131,13 +132,17 @@ UNBOUNDED = (
 def out_of_range(config: Config) -> Iterator[str]:
     """One line for each number outside its interval, and for each that is not finite."""
     tree = plain(config)
+    inside = []
     for key, interval in RANGES.items():
         value = _value(tree, key)
         if key.startswith("critic.") and repr(value) == repr(_value(tree, key.removeprefix("critic."))):
             continue  # it follows the policy's, which is said already
+        inside.append((key, value))
         if isinstance(value, int | float) and not isinstance(value, bool) and not _inside(value, interval):
             finite = "" if math.isfinite(value) else "a finite number, "
             yield f"{key}={value}: must be {finite}{_words(interval)}"
+            inside.pop()
+    yield from past_limit(inside)
     for key in UNBOUNDED:
         value = _value(tree, key)
         if isinstance(value, float) and not math.isfinite(value):
@@ -148,11 +153,17 @@ def out_of_range(config: Config) -> Iterator[str]:
             yield f"{key}={top_k}: must be at least 1, or -1 to switch it off"
 
 
+_LARGEST = 10**300
+"""Whole numbers past it have no place among floats, and are as good as infinite."""
+
+
 def _value(tree: Any, key: str) -> Any:
     for part in key.split("."):
         if not isinstance(tree, dict):
             return None
         tree = tree.get(part)
+    if isinstance(tree, int) and abs(tree) > _LARGEST:
+        return math.inf if tree > 0 else -math.inf
     return tree
 
 

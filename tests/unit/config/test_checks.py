@@ -10,6 +10,7 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 
 from rlscale.config.checks import check
+from rlscale.config.checks.limits import LIMITS
 from rlscale.config.checks.ranges import RANGES, UNBOUNDED
 from rlscale.config.compose import compose, plain
 from rlscale.config.errors import ConfigError
@@ -191,6 +192,39 @@ def test_every_number_of_the_schema_has_a_range(plain_recipe: str) -> None:
         "algo.correction.rejection.veto",
     } <= found
     assert found - set(RANGES) - set(UNBOUNDED) == set()
+
+
+def test_every_number_without_an_end_of_its_own_has_a_limit() -> None:
+    endless = {key for key, interval in RANGES.items() if interval.endswith("inf)")}
+    assert endless - set(LIMITS) == set()
+    assert set(LIMITS) - endless == set()
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        (
+            "optim.lr=1e30",
+            "optim.lr=1e+30: is above 1: Adam moves every weight by up to the learning rate in each step",
+        ),
+        ("rollout.temperature=1e-30", "rollout.temperature=1e-30: is below 0.01: logits are divided by it"),
+        (
+            "rollout.groups_per_iteration=1000000000000",
+            "rollout.groups_per_iteration=1e+12: is above 1000000: the samp",
+        ),
+        ("run.iterations=100000000000000000000000", "run.iterations=1e+23: is above 1000000000: no run gets as far"),
+        ("reward.workers=10000", "reward.workers=10000: is above 512: each is a process of its own"),
+        ("cluster.call_timeout_s=1e12", "cluster.call_timeout_s=1e+12: is above 31536000: that is a year"),
+        ("optim.eps=1e-300", "optim.eps=1e-300: is below 1e-30: it is added"),
+        ("eval.data.seed=4294967296", "eval.data.seed=4294967296: is above 4294967295: seeds have 32 bits"),
+        ("data.seed=-1", "data.seed=-1: must be at least 0"),
+        ("eval.temperature=1e-9", "eval.temperature=1e-09: is below 0.01"),
+        (f"run.iterations={'9' * 400}", "run.iterations=inf: must be a finite number, at least 1"),
+    ],
+)
+def test_a_number_past_all_sense_says_why_there_is_an_end(problems: Problems, override: str, line: str) -> None:
+    (found,) = problems(override)
+    assert found.startswith(line)
 
 
 def test_a_number_that_the_critic_takes_over_is_said_once(problems: Problems) -> None:
