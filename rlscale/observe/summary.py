@@ -21,7 +21,9 @@ class Summary:
     recipe: str = ""
     """Name of the recipe."""
     message: str | None = None
-    """Why the run failed or stopped."""
+    """Why the run failed."""
+    ended: str | None = None
+    """Why training ended: `all 30 iterations`, `early: ...` where `run.stop_loss` ended it, or after how many."""
     wall_seconds: float = 0.0
     """From the start of the command to the end of the run; of the last command when the run was continued."""
     startup_seconds: float = 0.0

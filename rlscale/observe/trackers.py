@@ -7,11 +7,12 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlscale.config.errors import UserError
 from rlscale.config.schema.tracker import TrackerConfig, TrackerKind
 from rlscale.observe.words import visible
 
@@ -33,27 +34,56 @@ def build_tracker(
     run_config: Mapping[str, Any] | None = None,
     resumed: int | None = None,
 ) -> Tracker:
-    """The tracker of a run; for `tracker=none` one that forgets everything.
+    """The tracker of a run: one that hands everything on to those of `config.kinds`.
 
     folder: the run's, `<recipe>/<date-time>`, which names it in the tracker; trackers write below it. run_config: the
     resolved configuration as plain data, for trackers that show it. resumed: the iteration from which a run continues;
-    later points of the earlier attempt are replaced.
+    later points of the earlier attempt are replaced. Raises UserError where Weights & Biases cannot be reached.
     """
-    if config.kind is TrackerKind.tensorboard:
-        return TensorBoardTracker(folder / "tensorboard", resumed=resumed)
-    if config.kind is TrackerKind.wandb:
-        return WandbTracker(config, folder, config.name or f"{folder.parent.name}-{folder.name}", run_config=run_config)
-    return NoTracker()
+    trackers: list[Tracker] = []
+    if TrackerKind.tensorboard in config.kinds:
+        trackers.append(TensorBoardTracker(folder / "tensorboard", resumed=resumed))
+    if TrackerKind.wandb in config.kinds:
+        name = config.name or f"{folder.parent.name}-{folder.name}"
+        trackers.append(WandbTracker(config, folder, name, run_config=run_config))
+    return Trackers(trackers)
 
 
-class NoTracker:
-    """Forgets everything."""
+def check_tracker(config: TrackerConfig) -> None:
+    """Look for the key that Weights & Biases needs online, as it will. Raises UserError where there is none."""
+    if TrackerKind.wandb not in config.kinds or config.offline:
+        return
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    logging.getLogger("wandb").setLevel(logging.WARNING)
+    host = wandb.setup().settings.base_url
+    try:
+        found = wbauth.authenticate_session(host=host, source="rlscale", prompt=False, update_session=False)
+    except wandb.Error as error:
+        raise UserError(f"tracker.offline=false: {error}; correct it, or set tracker.offline=true") from error
+    if found is None:
+        raise UserError(
+            f"tracker.offline=false: there is no key for {host}; log in with `wandb login`, set WANDB_API_KEY, or set "
+            "tracker.offline=true and upload later with `wandb sync`"
+        )
+
+
+class Trackers:
+    """Several trackers as one; with none it forgets everything."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-        """Do nothing."""
+        """Give the numbers to each."""
+        for tracker in self._trackers:
+            tracker.log(iteration, metrics)
 
     def close(self) -> None:
-        """Do nothing."""
+        """Close each."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 class TensorBoardTracker:
@@ -98,17 +128,24 @@ class WandbTracker:
             import wandb
 
             logging.getLogger("wandb").setLevel(logging.WARNING)
-            self._run: wandb.Run | None = wandb.init(
-                project=visible(config.project),
-                name=visible(name),
-                # The same folder is the same run, also after it was continued.
-                id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
-                resume="allow",
-                dir=folder,
-                mode="offline" if config.offline else "online",
-                config=dict(run_config or {}),
-                settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
-            )
+            self._run: wandb.Run | None
+            try:
+                self._run = wandb.init(
+                    project=visible(config.project),
+                    name=visible(name),
+                    # The same folder is the same run, also after it was continued.
+                    id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+                    resume="allow",
+                    dir=folder,
+                    mode="offline" if config.offline else "online",
+                    config=dict(run_config or {}),
+                    settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
+                )
+            except wandb.Error as error:
+                raise UserError(
+                    f"tracker=wandb: the run could not be opened ({str(error).splitlines()[0]}); try again, or set "
+                    "tracker.offline=true and upload later with `wandb sync`"
+                ) from error
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Log one step with all numbers."""

@@ -27,6 +27,7 @@ from rlscale.data.files import FileSource
 from rlscale.data.sources import PromptSource, build_source
 from rlscale.data.target import current_folder_importable
 from rlscale.envs.reward import build_reward, label_check
+from rlscale.observe.trackers import check_tracker
 from rlscale.run.held_out import compare
 from rlscale.run.stages import KEYS, stages_before
 from rlscale.trainer.hooks import check_hooks
@@ -100,6 +101,8 @@ def look(config: Config, found: Findings, *, fetch: bool) -> None:
         parts = [*_parts(config)]
         for part in parts:
             _look_at_functions(part, found)
+            with found.of(part.stage):
+                check_tracker(part.config.tracker)
             _open_sources(part, found)
             with found.of(part.stage), user_code("data"):
                 found.notes += [part.stage + note for note in compare(part.config, part.sources)]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+from rlscale.config.compose import plain
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.sample import Group
@@ -86,7 +87,9 @@ class Records:
         resumed = state.iteration if self._folder.resumed else None
         self._log = MetricsLog(self._folder.path, resumed)
         self._samples = SamplesLog(self._folder.path, resumed)
-        self._tracker = build_tracker(self._config.tracker, self._folder.path, resumed=resumed)
+        self._tracker = build_tracker(
+            self._config.tracker, self._folder.path, run_config=plain(self._config), resumed=resumed
+        )
         self._progress.begin(state.iteration)
         self._counters = dict(state.counters)
         if self._folder.resumed:
@@ -218,6 +221,7 @@ class Records:
         summary.evaluate_seconds = totals.get("evaluate", 0.0)
         summary.checkpoint_seconds = totals.get("checkpoint", 0.0)
         if state is not None:
+            summary.ended = self._why_ended(status, state)
             summary.iterations, summary.steps, summary.weight_version = state.iteration, state.steps, state.version
             if state.eval_before is not None:
                 summary.eval_before, summary.eval_before_metrics = state.eval_before["pass@1"], state.eval_before
@@ -236,6 +240,20 @@ class Records:
         summary.ppo_kl_first_step = counters.get("ppo_kl_first_step")
         summary.critic_loss, summary.explained_variance = (counters.get(name) for name in _LAST)
 
+    def _why_ended(self, status: str, state: checkpoint.Progress) -> str:
+        """What ended training, or how far it came."""
+        run = self._config.run
+        if state.iteration >= run.iterations:
+            return f"all {run.iterations} iterations"
+        done = f"after {state.iteration} of {run.iterations} iterations"
+        if status != "finished":
+            return f"{done}; the same command continues" if status == "stopped" else done
+        losses = state.recent_losses
+        if run.stop_loss is None or not losses:
+            return done
+        mean = sum(losses) / len(losses)
+        return f"early, {done}: mean loss of the last {len(losses)} {mean:.3g} < run.stop_loss={run.stop_loss:g}"
+
     def _last_line(self) -> str:
         summary = self._summary
         accuracies = [
@@ -244,7 +262,8 @@ class Records:
             if accuracy is not None
         ]
         middle = f"accuracy {', '.join(accuracies)}  " if accuracies else ""
-        return f"{summary.status}  {middle}{summary.wall_seconds:.1f} s  {self._folder.path}"
+        ended = f": {summary.ended}" if summary.ended else ""
+        return f"{summary.status}{ended}  {middle}{summary.wall_seconds:.1f} s  {self._folder.path}"
 
     def _write(self, iteration: int, metrics: dict[str, float]) -> None:
         assert self._log is not None

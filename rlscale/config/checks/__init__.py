@@ -23,6 +23,7 @@ from rlscale.config.checks.schedule import SCHEDULE_CHECKS
 from rlscale.config.checks.stages import STAGE_CHECKS
 from rlscale.config.checks.subject import Subject
 from rlscale.config.checks.teacher import TEACHER_CHECKS
+from rlscale.config.checks.unread import UNREAD_CHECKS
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.named_models import has_teacher
 from rlscale.config.schema import Config
@@ -77,6 +78,7 @@ _OF_STAGE: tuple[Callable[[Subject], Iterator[str]], ...] = (
     *MOE_CHECKS,
     *SAMPLING_CHECKS,
     *STAGE_CHECKS,
+    *UNREAD_CHECKS,
     *OPTIMIZER_CHECKS,
 )
 """Those about sections that a stage before the run does not take from the run."""

@@ -68,6 +68,7 @@ LIMITS = {
     **_all("run.seed data.seed eval.data.seed model.create.seed", _SEED),
     **_all("data.split_seed eval.data.split_seed", _SEED),
     **_all("run.iterations critic.warmup_iterations eval.every checkpoint.every weights.verify_every", _COUNT),
+    **_all("run.report_samples_every", _COUNT),
     **_all("checkpoint.keep trainer.max_skipped_steps", _COUNT),
     "run.stop_loss": Limit(1e3, "no mean loss is as large", least=1e-9),
     "run.report_samples": Limit(1e4, "the report would be too large to open"),

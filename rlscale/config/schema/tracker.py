@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from rlscale.config.schema.section import Section
@@ -11,20 +11,19 @@ from rlscale.config.schema.section import Section
 class TrackerKind(Enum):
     """Known trackers. `metrics.jsonl` is always written."""
 
-    none = "none"
     tensorboard = "tensorboard"
     wandb = "wandb"
 
 
 @dataclass
 class TrackerConfig(Section):
-    """The tracker and its options."""
+    """The trackers and their options."""
 
-    kind: TrackerKind = TrackerKind.none
-    """Which tracker."""
+    kinds: list[TrackerKind] = field(default_factory=list)
+    """Which trackers, one or several: tensorboard, wandb."""
     project: str = "rlscale"
     """Project of Weights & Biases."""
     name: str | None = None
-    """Name of the run in the tracker; null means recipe and date-time."""
+    """Name of the run in Weights & Biases; null means recipe and date-time."""
     offline: bool = True
     """Weights & Biases writes to the run's folder only; `wandb sync` uploads it later."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def test_it_ends_with_status_accuracies_time_and_folder(finished):
     assert ended.code == 0, ended.text
     last = ended.text.strip().splitlines()[-1]
     made = summary(only_run(folder))
-    assert last.startswith("finished  accuracy before ")
+    assert re.match(r"finished: all \d+ iterations  accuracy before ", last)
     assert f"before {made['eval_before']:.3f}, after {made['eval_after']:.3f}" in last
     assert last.endswith(str(only_run(folder)))
     assert "Traceback" not in ended.text

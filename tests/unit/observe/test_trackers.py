@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rlscale.config.errors import UserError
 from rlscale.config.schema.tracker import TrackerConfig, TrackerKind
-from rlscale.observe.trackers import build_tracker
+from rlscale.observe.trackers import build_tracker, check_tracker
 
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -28,7 +30,7 @@ def test_no_tracker_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
-    config = TrackerConfig(kind=TrackerKind.tensorboard)
+    config = TrackerConfig(kinds=[TrackerKind.tensorboard])
     tracker = build_tracker(config, tmp_path)
     tracker.log(1, {"loss": 1.0, "reward": 0.25, "note": "no number", "bad": float("nan")})
     tracker.log(2, {"loss": 0.5})
@@ -39,7 +41,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
 
 
 def test_a_continued_run_replaces_the_points_of_the_earlier_attempt(tmp_path: Path) -> None:
-    config = TrackerConfig(kind=TrackerKind.tensorboard)
+    config = TrackerConfig(kinds=[TrackerKind.tensorboard])
     first = build_tracker(config, tmp_path)
     for i in (1, 2, 3):
         first.log(i, {"loss": float(i)})
@@ -54,7 +56,7 @@ def test_weights_and_biases_offline_writes_below_the_runs_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    config = TrackerConfig(kind=TrackerKind.wandb, name="a name")
+    config = TrackerConfig(kinds=[TrackerKind.wandb], name="a name")
     tracker = build_tracker(config, tmp_path, run_config={"optim": {"lr": 1e-4}})
     tracker.log(1, {"loss": 1.0})
     tracker.close()
@@ -63,3 +65,48 @@ def test_weights_and_biases_offline_writes_below_the_runs_folder(
     assert b"a name" in content
     assert b"loss" in content
     assert not (tmp_path / "home").exists()
+
+
+def test_tensorboard_and_weights_and_biases_at_once_get_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    tracker = build_tracker(TrackerConfig(kinds=[TrackerKind.tensorboard, TrackerKind.wandb]), tmp_path)
+    tracker.log(1, {"loss": 1.0})
+    tracker.close()
+    assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 1.0)]}
+    (record,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert b"loss" in record.read_bytes()
+
+
+ONLINE = TrackerConfig(kinds=[TrackerKind.wandb], offline=False)
+
+
+@pytest.fixture
+def nobody_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder without a key, which wandb looks into."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path
+
+
+def test_weights_and_biases_online_without_a_key_is_one_line_before_the_run(nobody_logged_in: Path) -> None:
+    with pytest.raises(UserError, match=r"^tracker.offline=false: there is no key for https://\S+; log in"):
+        check_tracker(ONLINE)
+    check_tracker(replace(ONLINE, offline=True))
+
+
+def test_a_key_is_found_where_wandb_login_leaves_it_and_in_the_environment(
+    nobody_logged_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "0" * 40
+    (nobody_logged_in / "netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {key}\n")
+    check_tracker(ONLINE)
+    (nobody_logged_in / "netrc").unlink()
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    check_tracker(ONLINE)
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with pytest.raises(UserError, match="WANDB_API_KEY invalid"):
+        check_tracker(ONLINE)

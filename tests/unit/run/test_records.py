@@ -114,3 +114,22 @@ def group(index: int, reward: float) -> Group:
     sample = Sample.from_response(prompt, 0, np.array([2], np.int32), None, 0, text="2")
     sample.reward = reward
     return Group(prompt, [sample])
+
+
+@pytest.mark.parametrize(
+    ("status", "iteration", "ended"),
+    [
+        ("finished", 30, "all 30 iterations"),
+        ("finished", 12, "early, after 12 of 30 iterations: mean loss of the last 2 0.15 < run.stop_loss=0.2"),
+        ("stopped", 12, "after 12 of 30 iterations; the same command continues"),
+        ("failed", 12, "after 12 of 30 iterations"),
+    ],
+)
+def test_why_a_run_ended_is_printed_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], status: str, iteration: int, ended: str
+) -> None:
+    config = compose("arithmetic_sft", ["run.iterations=30", "run.stop_loss=0.2"])
+    made = Records(config, RunFolder(tmp_path), 0.0)
+    made.finish(status, Progress(iteration=iteration, recent_losses=[0.1, 0.2]), None, 0)
+    assert json.loads((tmp_path / "summary.json").read_text())["ended"] == ended
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{status}: {ended}  ")

@@ -1,0 +1,60 @@
+"""A setting that nothing reads is refused, or said where a recipe may well keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from rlscale.config.checks import check
+from rlscale.config.compose import compose
+
+Problems = Callable[..., list[str]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["run.stop_loss=0.2"], "run.stop_loss=0.2: the loss of grpo stays around 0"),
+        (["tracker.project=mine"], "tracker.project=mine is read by Weights & Biases only; choose tracker=wandb"),
+        (["tracker=tensorboard", "tracker.name=mine"], "tracker.name=mine is read by Weights & Biases only"),
+        (["tracker.offline=false"], "tracker.offline=false is read by Weights & Biases only"),
+        (["tracker.kinds=[wandb,wandb]"], "tracker.kinds=[wandb,wandb]: names a tracker twice"),
+        (["rollout.gpus_per_engine=2"], "rollout.gpus_per_engine=2 has no meaning on the CPU; set it to 1"),
+        (
+            ["rollout.engine_urls=['http://a:1']", "rollout.sglang.log_level=info"],
+            "rollout.sglang.log_level is not read with rollout.engine_urls",
+        ),
+        (["run.output="], "run.output is empty; name a folder, or null"),
+        (["run.root="], "run.root is empty; name a folder"),
+    ],
+)
+def test_what_nothing_reads_is_refused(problems: Problems, overrides: list[str], line: str) -> None:
+    (found,) = problems(*overrides)
+    assert found.startswith(line)
+
+
+def test_on_gpus_limits_of_a_cpu_machine_are_refused(problems: Problems) -> None:
+    found = problems("cluster=node8", "cluster.max_engines=8", "rollout.engines=8")
+    assert "cluster.max_engines=8 is read on a CPU machine only; leave it out" in found
+
+
+def test_supervised_training_has_no_samples_to_compare() -> None:
+    config = compose("arithmetic_sft", ["weights.max_logprob_diff=0.1"])
+    with pytest.raises(Exception, match=r"weights.max_logprob_diff=0.1: supervised training"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        (["eval.enabled=false", "eval.every=2"], "eval.every=2 is not read with eval.enabled=false"),
+        (
+            ["run.iterations=3", "eval.every=3"],
+            "eval.every=3 is not reached within run.iterations=3: evaluated before and after training only",
+        ),
+    ],
+)
+def test_an_evaluation_that_never_comes_is_said(plain_recipe: str, overrides: list[str], note: str) -> None:
+    assert note in check(compose(plain_recipe, overrides))
+    assert note not in check(compose(plain_recipe, ["run.iterations=3", "eval.every=2"]))
