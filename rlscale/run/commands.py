@@ -18,11 +18,10 @@ from rlscale.data.companions import companions_of
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.calls import Calls, StopSignal
-from rlscale.run.checkpoint import CheckpointStore, fault_of
-from rlscale.run.folder import read_mark
 from rlscale.run.models import ModelFolders
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
+from rlscale.run.resume import checkpoint_of
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.trainer.spec import Form, TrainerSpec
 
@@ -63,7 +62,7 @@ def export(arguments: Sequence[str]) -> int:
     if "run.output" not in given:
         raise UserError("export needs run.output=FOLDER, the folder of a run")
     run = Path(given["run.output"])
-    checkpoint = _checkpoint(run, given.get("iteration"))
+    checkpoint = checkpoint_of(run, given.get("iteration"))
     number = checkpoint.name.removeprefix("iteration_").lstrip("0") or "0"
     target = _empty(Path(given.get("to", run / f"{_FOLDERS[wanted]}-{number}")).resolve())
     config = compose(str(run / "recipe.yaml"), elsewhere)
@@ -118,16 +117,36 @@ def _convert(config: Config, spec: TrainerSpec, target: Path, to: Form, logs: Pa
     stop = StopSignal()
     with RaySession(config.cluster, Path(config.run.scratch).resolve()):
         stop.install()
-        layout = lay_out(config.cluster, Sizes.of(config).trainer_ranks, 0, 1)
         calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
-        nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
-        trainer = TrainerGroup(layout, nodes, calls, logs, config.cluster.device, config.trainer.threads)
         try:
-            trainer.convert(spec, target, to, config.cluster.start_timeout_s, critic=critic)
+            _convert_here(config, spec, target, to, calls, logs, critic=critic)
         finally:
-            trainer.close()
             stop.restore()
     shutil.rmtree(logs, ignore_errors=True)
+
+
+def _convert_here(
+    config: Config, spec: TrainerSpec, target: Path, to: Form, calls: Calls, logs: Path, *, critic: bool = False
+) -> None:
+    """The same in a Ray session that is up."""
+    layout = lay_out(config.cluster, Sizes.of(config).trainer_ranks, 0, 1)
+    nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
+    trainer = TrainerGroup(layout, nodes, calls, logs, config.cluster.device, config.trainer.threads)
+    try:
+        trainer.convert(spec, target, to, config.cluster.start_timeout_s, critic=critic)
+    finally:
+        trainer.close()
+
+
+def export_checkpoint(config: Config, checkpoint: Path, target: Path, calls: Calls, logs: Path) -> Path:
+    """Write the policy of a checkpoint to the folder `target`, in a Ray session that is up. Returns the folder."""
+    model = ensure_model_folder(config.model, Path(config.run.scratch).resolve())
+    spec = trainer_spec(config, ModelFolders(model))
+    spec = dataclasses.replace(
+        spec, critic=None, init_path=str(checkpoint / "trainer"), companions=companions_of(config, model)
+    )
+    _convert_here(config, spec, target, Form.hugging_face, calls, logs)
+    return target
 
 
 def _empty(target: Path) -> Path:
@@ -158,20 +177,3 @@ def _given(arguments: Sequence[str], known: Sequence[str], more: str) -> dict[st
             raise UserError(f"export does not know {word!r}; it takes {', '.join(f'{k}=...' for k in known)}, {more}")
         given[key] = value
     return given
-
-
-def _checkpoint(run: Path, iteration: str | None) -> Path:
-    if read_mark(run) is None:
-        raise UserError(f"run.output={run} holds no run")
-    store = CheckpointStore(run / "checkpoints", keep=1)
-    whole = store.whole()
-    if not whole:
-        reasons = "".join(f"; {path.name}: {fault_of(path)}" for path in store.all())
-        raise UserError(f"run.output={run} holds no whole checkpoint{reasons}")
-    if iteration is None:
-        return whole[-1].resolve()
-    for path in whole:
-        if path.name.removeprefix("iteration_").lstrip("0") == iteration.lstrip("0"):
-            return path.resolve()
-    numbers = ", ".join(path.name.removeprefix("iteration_").lstrip("0") or "0" for path in whole)
-    raise UserError(f"iteration={iteration}: {run} has checkpoints of the iterations {numbers}")

@@ -67,13 +67,15 @@ class _Part:
     stage: str
     """What its lines begin with: "" for the run itself, `warm_start.recipe=...: ` for a stage."""
     config: Config
+    trains: bool = True
+    """False for the evaluation alone: training's data and hooks are then no part of it."""
     sources: dict[str, PromptSource] = field(default_factory=dict)
     check_label: CheckLabel | None = None
     """The reward's, where it has one."""
 
     @property
     def supervised(self) -> bool:
-        return isinstance(self.config.algo.loss, SftLoss)
+        return self.trains and isinstance(self.config.algo.loss, SftLoss)
 
     @property
     def scores(self) -> bool:
@@ -81,24 +83,24 @@ class _Part:
         return not self.supervised or self.config.eval.enabled
 
 
-def preflight(config: Config) -> list[str]:
+def preflight(config: Config, *, trains: bool = True) -> list[str]:
     """Build and check all that can be known before processes start; models that are missing are made or downloaded.
 
-    Returns notes. Raises ConfigError with every problem found.
+    Without `trains`, what the evaluation alone needs. Returns notes. Raises ConfigError with every problem found.
     """
     found = Findings()
-    look(config, found, fetch=True)
+    look(config, found, fetch=True, trains=trains)
     found.raise_problems()
     return found.notes
 
 
-def look(config: Config, found: Findings, *, fetch: bool) -> None:
+def look(config: Config, found: Findings, *, fetch: bool, trains: bool = True) -> None:
     """Look at everything, and add to `found`. Without `fetch` nothing is made or downloaded that would stay.
 
     With problems in the cheap things, the others are left out.
     """
     with current_folder_importable(), found.of(""):
-        parts = [*_parts(config)]
+        parts = [*_parts(config)] if trains else [_Part("", config, trains=False)]
         for part in parts:
             _look_at_functions(part, found)
             with found.of(part.stage):
@@ -126,8 +128,9 @@ def _parts(config: Config, stage: str = "") -> Iterator[_Part]:
 def _look_at_functions(part: _Part, found: Findings) -> None:
     """Hooks and reward: imported, and built from their arguments."""
     config = part.config
-    with found.of(part.stage):
-        check_hooks(config.algo)
+    if part.trains:
+        with found.of(part.stage):
+            check_hooks(config.algo)
     if part.scores:
         with found.of(part.stage), user_code("reward.function"):
             part.check_label = label_check(build_reward(config.reward))
@@ -137,7 +140,7 @@ def _look_at_functions(part: _Part, found: Findings) -> None:
 def _open_sources(part: _Part, found: Findings) -> None:
     """Training data, and the evaluation's where it evaluates."""
     config = part.config
-    wanted: dict[str, DataConfig | None] = {"data": config.data}
+    wanted: dict[str, DataConfig | None] = {"data": config.data} if part.trains else {}
     if config.eval.enabled:
         wanted["eval.data"] = config.eval.data
     for key, data in wanted.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlscale.config.errors import UserError
 from rlscale.run.checkpoint import CheckpointStore, fault_of, sums_of
+from rlscale.run.folder import read_mark
 
 
 def usable_checkpoint(
@@ -35,3 +36,21 @@ def usable_checkpoint(
             "checkpoint.resume=never starts afresh"
         )
     return None
+
+
+def checkpoint_of(run: Path, iteration: str | None) -> Path:
+    """A whole checkpoint of a run, of that iteration or else the newest, absolute. UserError if there is none."""
+    if read_mark(run) is None:
+        raise UserError(f"run.output={run} holds no run")
+    store = CheckpointStore(run / "checkpoints", keep=1)
+    whole = store.whole()
+    if not whole:
+        reasons = "".join(f"; {path.name}: {fault_of(path)}" for path in store.all())
+        raise UserError(f"run.output={run} holds no whole checkpoint{reasons}")
+    if iteration is None:
+        return whole[-1].resolve()
+    for path in whole:
+        if path.name.removeprefix("iteration_").lstrip("0") == iteration.lstrip("0"):
+            return path.resolve()
+    numbers = ", ".join(path.name.removeprefix("iteration_").lstrip("0") or "0" for path in whole)
+    raise UserError(f"iteration={iteration}: {run} has checkpoints of the iterations {numbers}")

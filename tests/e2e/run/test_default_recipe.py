@@ -123,6 +123,21 @@ def test_export_writes_the_checkpoint_as_a_hugging_face_folder(finished, tmp_pat
     assert all(torch.equal(final[name], exported[name]) for name in final)
 
 
+def test_eval_measures_a_checkpoint_as_the_run_did_and_writes_every_sample(finished, tmp_path: Path):
+    """By engines of its own that read the exported weights: the same prompts, seeds and answers."""
+    folder = only_run(finished[0])
+    given = [f"run.output={folder}", "iteration=3", f"to={tmp_path / 'measured'}", "rollout.engine_key_file=null"]
+    ended = run(finished[0], "eval", *given)
+    assert ended.code == 0, ended.text
+    accuracy = summary(folder)["eval_after"]
+    assert f"pass@1 {accuracy:.4f}" in ended.text.splitlines()
+    written = json.loads((tmp_path / "measured" / "result.json").read_text())
+    assert written["pass_at_k"]["1"] == accuracy
+    samples = [json.loads(line) for line in (tmp_path / "measured" / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 16
+    assert sum(sample["solved"] for sample in samples) == pytest.approx(16 * accuracy)
+
+
 def test_a_finished_folder_is_not_run_over(finished, shared):
     folder = only_run(finished[0])
     before = (folder / "summary.json").read_text()

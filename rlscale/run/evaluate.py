@@ -1,0 +1,196 @@
+"""`python -m rlscale eval`: measure a run's model, or any other, on any evaluation set, without training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlscale.config.checks import check
+from rlscale.config.compose import compose
+from rlscale.config.errors import UserError
+from rlscale.config.groups import Groups
+from rlscale.config.machine import check_machine
+from rlscale.config.overrides import given_keys, parse
+from rlscale.config.recipe_file import find_recipe, read_recipe, stranded
+from rlscale.config.schema import Config
+from rlscale.observe import jsonl
+from rlscale.run.folder import read_mark, write_json
+from rlscale.run.preflight import preflight
+from rlscale.run.resume import checkpoint_of
+
+if TYPE_CHECKING:
+    from rlscale.rollout.evaluation import EvalResult
+
+USAGE = (
+    "usage: python -m rlscale eval run.output=FOLDER [iteration=N] [to=FOLDER] [key=value ...]\n"
+    "       python -m rlscale eval model.path=FOLDER|NAME [recipe=NAME|PATH.yaml] [to=FOLDER] [key=value ...]\n"
+    "  run.output  folder of a run: its final model, or else its newest whole checkpoint, with the run's options\n"
+    "  iteration   the checkpoint of that iteration instead\n"
+    "  model.path  any Hugging Face folder or name, with the options of a recipe (by default of the default one)\n"
+    "  to          folder for result.json and samples.jsonl; by default a new one in the run's, or in run.root/eval\n"
+    "  key=value   what to measure and how: data@eval.data=jsonl eval.data.path=rows.jsonl reward=math eval.prompts=9\n"
+    "              eval.samples_per_prompt=8 eval.pass_k=[1,8] eval.temperature=0.6, and any other key of a run"
+)
+_OWN = ("run.output", "iteration", "to", "recipe")
+_MEASURED = ("data@eval.data", "reward")
+"""Groups that may be chosen otherwise than the run's recipe does; its values inside them are then left out."""
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Start engines with the model, let them answer and score the answers; prints a line for each k of pass@k."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(USAGE)
+        return 0
+    own, overrides = _taken_apart(arguments)
+    run = Path(own["run.output"]).expanduser().resolve() if "run.output" in own else None
+    config, checkpoint = _subject(run, own, overrides)
+    check(config)
+    for note in (*check_machine(config), *preflight(config, trains=False)):
+        print(f"note: {note}")
+    target = _target(own.get("to"), run, config)
+    from rlscale.run.calls import StopRequested  # only now: Ray and torch take seconds
+    from rlscale.run.measuring import measure
+
+    try:
+        result = measure(config, checkpoint, target / "logs")
+    except StopRequested:
+        return 130
+    _write(target, config, str(checkpoint or config.model.path), result)
+    for k, share in result.pass_at_k.items():
+        print(f"pass@{k} {share:.4f}")
+    print(
+        f"reward {result.mean_reward:.3f}, {result.mean_length:.1f} tokens, {result.samples} samples of "
+        f"{result.prompts} prompts, {result.failures} failed, {result.dropped} prompts left out  {target}"
+    )
+    return 0
+
+
+def _taken_apart(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """What is the command's own, and what is the configuration's."""
+    own: dict[str, str] = {}
+    overrides = []
+    for word in arguments:
+        key, _, value = word.partition("=")
+        if word.startswith("-"):
+            raise UserError(f"eval does not know {word!r}; see python -m rlscale eval --help")
+        if key not in _OWN:
+            overrides.append(word)
+        elif key in own or not value:
+            raise UserError(f"{word}: give {key}=... once, with a value")
+        else:
+            own[key] = value
+    return own, overrides
+
+
+def _subject(run: Path | None, own: dict[str, str], overrides: list[str]) -> tuple[Config, Path | None]:
+    """The configuration to measure with, whose `model.path` is the model, or else the checkpoint that holds it."""
+    if run is None:
+        if "iteration" in own:
+            raise UserError("iteration=... belongs to run.output=FOLDER, the folder of a run")
+        config = _composed(own.get("recipe"), overrides)
+        if config.model.path is None:
+            raise UserError("eval needs run.output=FOLDER, the folder of a run, or model.path=FOLDER, a model")
+        if config.model.init is not None:
+            raise UserError(f"model.init={config.model.init}: eval measures model.path; give that folder as model.path")
+        return _for_measuring(config, config.model.path), None
+    if "recipe" in own:
+        raise UserError("recipe=... does not go with run.output=..., which has a recipe of its own")
+    facts = read_mark(run)
+    if facts is None:
+        raise UserError(f"run.output={run} holds no run")
+    config = _composed(str(run / "recipe.yaml"), overrides)
+    final = run / "hf"
+    if "iteration" not in own and facts.get("state") == "finished" and (final / "config.json").is_file():
+        return _for_measuring(config, str(final)), None
+    return _for_measuring(config, None), checkpoint_of(run, own.get("iteration"))
+
+
+def _composed(recipe: str | None, overrides: list[str]) -> Config:
+    """The recipe with overrides. Where they choose another evaluation set or reward, the recipe's values for it go."""
+    if recipe is None:
+        return compose(None, overrides)
+    file = read_recipe(find_recipe(recipe))
+    given = parse(overrides, Groups.of([*file.searchpath, str(file.file.parent)]))
+    dropped = [
+        f"~{key}"
+        for choice, inside in stranded(file, given.choices, given_keys(given))
+        if choice in _MEASURED
+        for key in inside
+    ]
+    return compose(recipe, [*overrides, *dropped])
+
+
+def _for_measuring(config: Config, model: str | None) -> Config:
+    """Nothing but the evaluation is left, on engines with the model in that folder (None: the configuration's own)."""
+    evaluation = dataclasses.replace(config.eval, enabled=True, allow_overlap=True)
+    changed = dataclasses.replace(
+        config,
+        eval=evaluation,
+        data=config.data if evaluation.data is None else evaluation.data,  # nothing is trained on
+        warm_start=None,
+        teacher=dataclasses.replace(config.teacher, recipe=None),
+    )
+    if model is not None:
+        own = dataclasses.replace(config.model, path=model, create=None, init=None)
+        follows = config.critic.model == config.model
+        critic = dataclasses.replace(config.critic, model=own) if follows else config.critic
+        changed = dataclasses.replace(changed, model=own, critic=critic)
+    if config.rollout.engine_urls:
+        raise UserError("rollout.engine_urls: eval starts engines of its own; leave it out")
+    changed.freeze()
+    return changed
+
+
+def _target(given: str | None, run: Path | None, config: Config) -> Path:
+    """The folder of the results, made now. UserError for one that is in use or cannot be made."""
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    root = Path(config.run.root) if run is None else run
+    target = Path(given).expanduser() if given is not None else root / "eval" / now
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if any(target.iterdir()):
+            raise UserError(f"to={target} is not empty; choose another folder")
+    except OSError as error:
+        raise UserError(f"to={target} cannot be made a folder ({error.strerror}); choose another") from error
+    return target.resolve()
+
+
+def _write(target: Path, config: Config, model: str, result: EvalResult) -> None:
+    """result.json, and samples.jsonl with every sample."""
+    evaluation = config.eval
+    write_json(
+        target / "result.json",
+        {
+            "model": model,
+            "recipe": config.run.recipe,
+            "pass_at_k": {str(k): share for k, share in result.pass_at_k.items()},
+            "reward": result.mean_reward,
+            "response_length": result.mean_length,
+            "truncated": result.truncated_share,
+            "prompts": result.prompts,
+            "samples": result.samples,
+            "failures": result.failures,
+            "prompts_left_out": result.dropped,
+            "temperature": evaluation.temperature,
+            "samples_per_prompt": evaluation.samples_per_prompt,
+            "seed": config.run.seed,
+        },
+    )
+    records = [
+        {
+            "id": group.prompt.id,
+            "prompt": group.prompt.text,
+            "label": group.prompt.label,
+            "response": sample.text,
+            "reward": sample.reward,
+            "solved": sample.reward >= evaluation.success_reward,
+            "tokens": sample.response_length,
+            "truncated": sample.truncated,
+        }
+        for group in result.groups
+        for sample in group.samples
+    ]
+    jsonl.rewrite(target / "samples.jsonl", records)

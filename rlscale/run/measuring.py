@@ -1,0 +1,85 @@
+"""Engines and the rollout service without a trainer: one evaluation of a model as it lies on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlscale.config.schema import Config
+from rlscale.config.sizes import Sizes
+from rlscale.data.model_folder import ensure_model_folder
+from rlscale.data.target import current_folder_importable
+from rlscale.rollout.evaluation import EvalResult
+from rlscale.rollout.spec import RolloutSpec
+from rlscale.run.calls import Calls, StopSignal
+from rlscale.run.commands import export_checkpoint
+from rlscale.run.engines import Engines
+from rlscale.run.placement import lay_out
+from rlscale.run.ray_session import RaySession, node_ids
+from rlscale.run.rollout import Rollout
+
+_VERSION = 0
+"""Weight version of engines that serve what their model folder holds."""
+
+
+def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
+    """Evaluate the model of `config`, or that of a checkpoint, which is exported to a temporary folder first.
+
+    UserError where a part fails; StopRequested on a signal. By then no process is left.
+    """
+    scratch = Path(config.run.scratch).resolve()
+    scratch.mkdir(parents=True, exist_ok=True)
+    stop = StopSignal()
+    calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
+    with (
+        current_folder_importable(),
+        tempfile.TemporaryDirectory(dir=scratch, prefix="eval-") as temporary,
+        RaySession(config.cluster, scratch),
+    ):
+        stop.install()
+        try:
+            model = ensure_model_folder(config.model, scratch)
+            if checkpoint is not None:
+                print(f"exporting {checkpoint}", flush=True)
+                model = export_checkpoint(config, checkpoint, Path(temporary) / "model", calls, logs)
+            return _measured(config, model, calls, logs)
+        finally:
+            stop.restore()
+
+
+def _measured(config: Config, model: Path, calls: Calls, logs: Path) -> EvalResult:
+    """One evaluation on engines that read their weights from the model's folder, also after a restart."""
+    sizes = Sizes.of(config)
+    layout = lay_out(config.cluster, sizes.trainer_ranks, sizes.engines, config.rollout.gpus_per_engine)
+    nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
+    serving = dataclasses.replace(
+        config.rollout, sglang={**config.rollout.sglang, "weight_version": str(_VERSION)}, max_staleness=0
+    )
+    scratch = Path(config.run.scratch).resolve()
+    own = dataclasses.replace(config, rollout=serving)
+    engines = Engines(own, layout, nodes, calls, logs, scratch, _say)
+    # All samples come back, not only the few for a report.
+    spec = dataclasses.replace(RolloutSpec.of(own, model), report_samples=2**31)
+    rollout = Rollout(spec, calls, logs)
+    try:
+        engines.launch(str(model))
+        rollout.prepared()
+        _say("starting the engines")
+        engines.ready()
+        rollout.start(engines.router_url, engines.api_key)
+        _say("evaluating")
+        result: EvalResult = rollout.evaluate(_VERSION, lambda: engines.heal(_nothing_to_send, rollout.redirect))
+        return result
+    finally:
+        rollout.close()
+        engines.close()
+
+
+def _nothing_to_send(urls: Sequence[str]) -> None:
+    """A restarted engine has the weights of its folder, which are the right ones."""
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
