@@ -193,14 +193,19 @@ def config_hash(config: Config) -> str:
     Leaves out where the run writes and reports, which processes compute it, how it is continued, and bounds that only
     decide when it stops with an error. `run.iterations` stays in: the learning rate's schedule depends on it.
     """
-    tree = plain(config)
+    return hashlib.sha256(json.dumps(what_counts(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def what_counts(config: Config) -> dict[str, Any]:
+    """The values that `config_hash` is made of."""
+    tree: dict[str, Any] = plain(config)
     for key in _NOT_HASHED:
         *path, name = key.split(".")
         inner = tree
         for part in path:
             inner = inner[part]
         del inner[name]
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+    return tree
 
 
 _NOT_HASHED = (

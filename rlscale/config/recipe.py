@@ -14,7 +14,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import rlscale
-from rlscale.config.compose import compose_groups, plain
+from rlscale.config.compose import compose_groups, plain, what_counts
+from rlscale.config.differences import differences
 from rlscale.config.groups import Groups
 from rlscale.config.schema import Config
 from rlscale.config.store import ADVANTAGE_SCHEMAS, DATA_SCHEMAS, LOSS_SCHEMAS, ROOT, option_of
@@ -59,6 +60,18 @@ def write_recipe(config: Config, folder: Path) -> None:
     (folder / "recipe.yaml").write_text(recipe_text(config), encoding="utf-8")
     resolved = {**plain(config), "ran_on": versions()}
     (folder / "resolved.yaml").write_text(to_yaml(resolved), encoding="utf-8")
+
+
+def differing_keys(config: Config, folder: Path) -> list[str]:
+    """Keys that make `config` compute something else than the run in `folder`; [] where that cannot be read."""
+    try:
+        before = OmegaConf.to_container(OmegaConf.load(folder / "resolved.yaml"), resolve=True)
+    except Exception:  # YAML's own errors: their classes belong to a package that only OmegaConf imports
+        return []
+    if not isinstance(before, dict):
+        return []
+    known = {str(key): value for key, value in before.items()}
+    return [key for key, _ in differences(known, what_counts(config))]
 
 
 def recipe_text(config: Config) -> str:

@@ -6,10 +6,12 @@ import os
 import time
 from pathlib import Path
 
+from rlscale.config.compose import config_hash
 from rlscale.config.errors import UserError
 from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.data.target import current_folder_importable
+from rlscale.run.folder import refuse_folder
 from rlscale.run.preflight import preflight
 
 
@@ -19,7 +21,9 @@ def execute(config: Config) -> int:
     Raises UserError for everything that the user can mend; by then nothing of the run is left running.
     """
     started = time.time()
-    notes = check_machine(config) + preflight(config)
+    notes = check_machine(config)
+    refuse_folder(config, config_hash(config))
+    notes += preflight(config)
     _make_folders(config)
     # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
     from rlscale.run.calls import StopSignal

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlscale.config.errors import UserError
+from rlscale.config.recipe import differing_keys
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint import Resume
 
 MARK = "run.json"
 LOCK = ".lock"
+_SHOWN = 5
+"""Keys that a message names at most."""
 
 
 @dataclass
@@ -100,7 +103,7 @@ def open_folder(config: Config, config_hash: str) -> RunFolder:
     """
     auto = config.checkpoint.resume is Resume.auto
     if config.run.output is not None:
-        return _given_folder(Path(config.run.output), config_hash, auto)
+        return _given_folder(Path(config.run.output), config, config_hash)
     if auto:
         for path in _unfinished(Path(config.run.root) / config.run.recipe, config_hash):
             folder = RunFolder(path.resolve(), resumed=True)
@@ -112,31 +115,45 @@ def open_folder(config: Config, config_hash: str) -> RunFolder:
     return _fresh_folder(Path(config.run.root) / config.run.recipe)
 
 
-def _given_folder(path: Path, config_hash: str, auto: bool) -> RunFolder:
+def refuse_folder(config: Config, config_hash: str) -> None:
+    """UserError where `open_folder` would refuse `run.output` for what it holds; nothing is made or held."""
+    if config.run.output is not None:
+        _held_before(Path(config.run.output), config, config_hash)
+
+
+def _held_before(path: Path, config: Config, config_hash: str) -> bool:
+    """Whether the folder holds a run: one to continue, or with `checkpoint.resume=never` to set aside.
+
+    UserError for one that is neither.
+    """
+    auto = config.checkpoint.resume is Resume.auto
     try:
         facts = read_mark(path)
     except UserError:
         if auto:
             raise
-        facts = {}  # it is set aside, whatever it is
-    folder = RunFolder(path.resolve())
+        return True
     if facts is None:
-        if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
+        if path.is_dir() and any(entry.name != LOCK for entry in path.iterdir()):
             raise UserError(f"run.output={path} is a folder that holds no run; choose an empty or a new folder")
-        folder.acquire()
-        return folder
+        return False
+    instead = "choose another folder, or checkpoint.resume=never"
+    if auto and facts.get("state") == "finished":
+        raise UserError(f"run.output={path} holds a finished run; {instead}")
+    if auto and facts.get("config_hash") != config_hash:
+        keys = differing_keys(config, path)
+        which = f" ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})" if keys else ""
+        raise UserError(f"run.output={path} holds a run of another configuration{which}; {instead}")
+    return True
+
+
+def _given_folder(path: Path, config: Config, config_hash: str) -> RunFolder:
+    held = _held_before(path, config, config_hash)
+    folder = RunFolder(path.resolve())
     folder.acquire()
-    if not auto:
+    if held and config.checkpoint.resume is Resume.never:
         return _set_aside(folder)
-    if facts.get("state") == "finished":
-        folder.release()
-        raise UserError(f"run.output={path} holds a finished run; choose another folder, or checkpoint.resume=never")
-    if facts.get("config_hash") != config_hash:
-        folder.release()
-        raise UserError(
-            f"run.output={path} holds a run of another configuration; choose another folder, or checkpoint.resume=never"
-        )
-    folder.resumed = True
+    folder.resumed = held
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rlscale.config.errors import ConfigError
+from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.schema import Config
 from rlscale.data.files import FileSource
 from rlscale.data.overlap import KnowsPrompts, PromptText
@@ -60,5 +60,10 @@ def _trained(config: Config, sources: Mapping[str, PromptSource]) -> Iterator[tu
     if "data" in sources:
         yield "data", sources["data"]
     for stage in stages_before(config):
-        # Opened once more: a stage that has its result already is not opened for anything else.
-        yield f"data of {KEYS[stage.what]}={stage.recipe}", build_source(stage.config.data)
+        # Opened once more: a stage that has its result already is not opened for anything else. Its data may be gone;
+        # data of a stage that is still to run are refused by preflight, with the stage's name.
+        try:
+            source = build_source(stage.config.data)
+        except UserError:
+            continue
+        yield f"data of {KEYS[stage.what]}={stage.recipe}", source

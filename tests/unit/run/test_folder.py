@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from rlscale.config.compose import compose, config_hash
 from rlscale.config.errors import UserError
+from rlscale.config.recipe import write_recipe
 from rlscale.config.schema.checkpoint import CheckpointConfig, Resume
 from rlscale.config.schema.run import RunSection
-from rlscale.run.folder import RunFolder, open_folder, read_mark
+from rlscale.run.folder import RunFolder, open_folder, read_mark, refuse_folder
 
 
 def command(root: Path, *, output: Path | None = None, resume: Resume = Resume.auto):
@@ -87,3 +89,24 @@ def test_a_folder_that_a_run_left_before_it_said_what_it_is_can_be_used_again(tm
     again = open_folder(config, "a")
     assert again.path == (tmp_path / "mine").resolve()
     assert not again.resumed
+
+
+def test_a_run_of_another_configuration_is_told_by_the_keys_that_differ(tmp_path: Path):
+    """Before anything is made or held, as far as the command knows it from the start."""
+    output = f"run.output={tmp_path}/mine"
+    first = compose(None, [output, "optim.lr=0.25", "run.seed=3"])
+    folder = start(first, config_hash(first))
+    write_recipe(first, folder.path)
+    folder.release()
+    refuse_folder(first, config_hash(first))
+    other = compose(None, [output, "run.seed=4", "tracker=tensorboard"])
+    with pytest.raises(
+        UserError, match=r"holds a run of another configuration \((.*)\); choose another folder"
+    ) as caught:
+        refuse_folder(other, config_hash(other))
+    assert "optim.lr" in str(caught.value)
+    assert "run.seed" in str(caught.value)
+    assert "tracker" not in str(caught.value)
+    folder.mark(state="finished")
+    with pytest.raises(UserError, match="holds a finished run"):
+        refuse_folder(first, config_hash(first))
