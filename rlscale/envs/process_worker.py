@@ -10,14 +10,15 @@ from multiprocessing.connection import Connection
 
 
 def main() -> None:
-    """Build the reward from the first message, then answer every call with (True, value) or (False, message)."""
+    """Build the reward from the first message, then answer every call with its outcome (see calling.py)."""
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     connection = Connection(int(sys.argv[1]))
     try:
         path, function = connection.recv()
         sys.path[:] = path
         from rlscale.config.schema.reward import RewardConfig
-        from rlscale.envs.reward import build_reward
+        from rlscale.envs.calling import outcome_of
+        from rlscale.envs.reward import RewardCall, build_reward
 
         try:
             reward = build_reward(RewardConfig(function=function))
@@ -26,11 +27,7 @@ def main() -> None:
             return
         connection.send((True, None))
         while True:
-            positional, named = connection.recv()
-            try:
-                connection.send((True, reward(*positional, **named)))
-            except Exception as error:
-                connection.send((False, f"{type(error).__name__}: {error}"))
+            connection.send(outcome_of(reward, RewardCall(*connection.recv())))
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return
 

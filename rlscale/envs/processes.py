@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from rlscale.envs.calling import Outcome
 from rlscale.envs.reward import RewardCall, RewardFailed
+
+_MOST = 16
+_START_S = 60.0
+
+
+def fitting_workers() -> int:
+    """How many processes suit this machine: half of its cores, from 2 to 16."""
+    return max(2, min(_MOST, len(os.sched_getaffinity(0)) // 2))
 
 
 class ProcessPool:
@@ -23,22 +35,20 @@ class ProcessPool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="reward")
         self._all = set(self._idle)
 
-    async def call(self, arguments: RewardCall, timeout_s: float) -> Any:
-        """What the reward returns or raises; TimeoutError past `timeout_s` seconds, which ends its process."""
+    async def call(self, arguments: RewardCall, timeout_s: float) -> Outcome:
+        """What came of the call; TimeoutError past `timeout_s` seconds, which ends the process."""
         worker = self._idle.pop()
         loop = asyncio.get_running_loop()
         call = loop.run_in_executor(self._threads, worker.call, arguments, timeout_s)
         try:
-            ok, value = await asyncio.shield(call)
+            outcome = await asyncio.shield(call)
         except BaseException:
             # Also when the caller gave up: the process is busy and the next call must not wait for it.
             call.add_done_callback(lambda future: future.cancelled() or future.exception())
             self._replace(worker)
             raise
         self._idle.append(worker)
-        if not ok:
-            raise RewardFailed(f"the reward raised {value}")
-        return value
+        return outcome
 
     def close(self) -> None:
         """End the processes."""
@@ -69,22 +79,50 @@ class _Worker:
         self._connection.send((list(sys.path), function))
         self._ready = False
 
-    def call(self, arguments: RewardCall, timeout_s: float) -> tuple[bool, Any]:
-        """(True, value) or (False, message). Blocks; TimeoutError when it takes too long, EOFError when it dies."""
-        if not self._ready:
-            # Importing the reward's packages is not part of the call's own time.
-            if not self._connection.poll(max(timeout_s, 60.0)):
-                raise TimeoutError("a reward process did not start")
-            started, message = self._connection.recv()
-            if not started:
-                raise RewardFailed(message)
-            self._ready = True
-        self._connection.send(arguments)
-        if not self._connection.poll(timeout_s):
-            raise TimeoutError
-        return self._connection.recv()
+    def call(self, arguments: RewardCall, timeout_s: float) -> Outcome:
+        """What came of the call. Blocks.
+
+        TimeoutError when it takes too long; RewardFailed when the process dies or cannot build the reward, or when what
+        the reward is given cannot be sent.
+        """
+        try:
+            if not self._ready:
+                # Importing the reward's packages is not part of the call's own time.
+                if not self._connection.poll(max(timeout_s, _START_S)):
+                    raise RewardFailed(f"a reward process did not start within {max(timeout_s, _START_S):g} s")
+                started, message = self._connection.recv()
+                if not started:
+                    raise RewardFailed(message)
+                self._ready = True
+            self._send(arguments)
+            if not self._connection.poll(timeout_s):
+                raise TimeoutError
+            outcome: Outcome = self._connection.recv()
+            return outcome
+        except (EOFError, ConnectionError) as error:
+            raise RewardFailed(self._how_it_ended()) from error
 
     def kill(self) -> None:
-        """End the process now; a thread that waits for it gets EOFError."""
+        """End the process now; a thread that waits for it gets RewardFailed."""
         self._process.kill()
         self._process.wait()
+
+    def _send(self, arguments: RewardCall) -> None:
+        try:
+            self._connection.send(tuple(arguments))
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:  # such as an info that cannot be pickled
+            raise RewardFailed(f"what the reward is given cannot be sent to its process: {error}") from error
+
+    def _how_it_ended(self) -> str:
+        """The exit code or the signal of a process whose socket is closed."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5.0)
+        code = self._process.returncode
+        if code is None:
+            return "the reward closed the connection of its process"
+        if code >= 0:
+            return f"the reward's process ended with exit code {code}"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"the reward's process was killed by signal {-code} ({names.get(-code, 'unknown')})"

@@ -39,13 +39,15 @@ class Reward(Protocol):
     - `messages`: the prompt's chat messages (list of `{"role": ..., "content": ...}`)
     - `tokens`: the ids of the response's tokens (list of int)
 
-    It may be called from several threads (`reward.workers=0`) or processes at once.
+    It may be `async def`, and is then awaited. It may be called from several threads (`reward.workers=0`), in several
+    processes, or awaited many times at once.
     """
 
     def __call__(self, response: str, label: Any, info: dict[str, Any]) -> float:
         """The score of `response` (text without special tokens) given the prompt's label and other keys.
 
-        Raises, rather than giving 0, when it cannot tell: a failed reward drops the sample and is counted.
+        Any number will do, also one of NumPy or a tensor of one element. Raises, rather than giving 0, when it cannot
+        tell: a failed reward drops the sample and is counted.
         """
         ...
 

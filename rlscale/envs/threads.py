@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from rlscale.envs.calling import Outcome, awaited_outcome_of, outcome_of
 from rlscale.envs.reward import Reward, RewardCall
 
 
 class _Call(NamedTuple):
     arguments: RewardCall
     loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Any]
+    done: asyncio.Future[Outcome]
 
 
 class ThreadPool:
@@ -30,8 +31,8 @@ class ThreadPool:
         self._threads = 0
         self._running = 0
 
-    async def call(self, arguments: RewardCall, timeout_s: float) -> Any:
-        """What the reward returns or raises; TimeoutError past `timeout_s` seconds."""
+    async def call(self, arguments: RewardCall, timeout_s: float) -> Outcome:
+        """What came of the call; TimeoutError past `timeout_s` seconds."""
         loop = asyncio.get_running_loop()
         call = _Call(arguments, loop, loop.create_future())
         self._running += 1
@@ -56,21 +57,39 @@ class ThreadPool:
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            try:
-                value, error = self._reward(*call.arguments.positional, **call.arguments.named), None
-            except Exception as raised:
-                value, error = None, raised
+            outcome = outcome_of(self._reward, call.arguments)
             if call.loop.is_closed():
                 return
-            call.loop.call_soon_threadsafe(_finish, call.done, value, error)
+            call.loop.call_soon_threadsafe(_finish, call.done, outcome)
             if call.done.cancelled():
                 return  # given up by its caller, who has counted this thread out
 
 
-def _finish(done: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(value)
-    else:
-        done.set_exception(error)
+def _finish(done: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not done.done():
+        done.set_result(outcome)
+
+
+class LoopPool:
+    """Rewards that are `async def`, awaited on the event loop of the rollout, many at a time."""
+
+    size = 256
+
+    def __init__(self, reward: Reward) -> None:
+        self._reward = reward
+
+    async def call(self, arguments: RewardCall, timeout_s: float) -> Outcome:
+        """What came of the call; TimeoutError past `timeout_s` seconds."""
+        task = asyncio.create_task(awaited_outcome_of(self._reward, arguments), name="reward")
+        try:
+            done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        finally:
+            task.cancel()
+        if not done:
+            raise TimeoutError
+        if task.cancelled():
+            return False, "the reward raised CancelledError"
+        return task.result()
+
+    def close(self) -> None:
+        """Nothing is kept."""

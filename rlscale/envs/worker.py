@@ -1,18 +1,20 @@
-"""Calling the reward without blocking the rollout: in threads or in processes, with a time limit."""
+"""Calling the reward without blocking the rollout: in threads, in processes or on the event loop, with a time limit."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, Protocol
 
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.data.sample import Prompt, Sample
-from rlscale.envs.processes import ProcessPool
-from rlscale.envs.reward import RewardCall, RewardFailed, build_reward, extras_of, label_check
-from rlscale.envs.threads import ThreadPool
+from rlscale.envs.calling import Outcome, is_async
+from rlscale.envs.processes import ProcessPool, fitting_workers
+from rlscale.envs.reward import Reward, RewardCall, RewardFailed, build_reward, extras_of, label_check
+from rlscale.envs.threads import LoopPool, ThreadPool
+
+QUICK = ("rlscale.envs.rewards.exact.ExactAnswer", "rlscale.envs.rewards.none.no_reward")
+"""Rewards that take microseconds and cannot hang, so that a process would only cost."""
 
 
 class Pool(Protocol):
@@ -20,15 +22,19 @@ class Pool(Protocol):
 
     size: int
 
-    async def call(self, arguments: RewardCall, timeout_s: float) -> Any:
-        """What the reward returns or raises; TimeoutError past `timeout_s` seconds of its own running time."""
+    async def call(self, arguments: RewardCall, timeout_s: float) -> Outcome:
+        """What came of the call; RewardFailed where it got none, TimeoutError past `timeout_s` of its own time."""
         ...
 
     def close(self) -> None: ...
 
 
 class RewardWorker:
-    """Scores samples in the background: `reward.workers` processes, or threads of this process when that is 0."""
+    """Scores samples in the background.
+
+    `reward.workers` processes, or with 0 threads of this process. With null: processes, as many as suit the machine;
+    threads for `QUICK` rewards; the event loop for a reward that is `async def`.
+    """
 
     def __init__(self, config: RewardConfig) -> None:
         """UserError if the reward cannot be built."""
@@ -37,7 +43,7 @@ class RewardWorker:
         """What the reward says of labels before it is asked to judge by them, if it does; see ChecksLabels."""
         self._extras = extras_of(reward)
         self._timeout_s = config.timeout_s
-        self._pool: Pool = ProcessPool(config.workers, config.function) if config.workers else ThreadPool(reward)
+        self._pool = _pool(config, reward)
         self._slots = asyncio.Semaphore(self._pool.size)
 
     async def score(self, sample: Sample, prompt: Prompt) -> float:
@@ -45,15 +51,11 @@ class RewardWorker:
         arguments = RewardCall((sample.text, prompt.label, prompt.info), self._named(sample, prompt))
         async with self._slots:
             try:
-                value = await self._pool.call(arguments, self._timeout_s)
-            except RewardFailed:
-                raise
+                ok, value = await self._pool.call(arguments, self._timeout_s)
             except TimeoutError as error:
                 raise RewardFailed(f"the reward took over reward.timeout_s={self._timeout_s:g} seconds") from error
-            except Exception as error:
-                raise RewardFailed(f"the reward raised {type(error).__name__}: {error}") from error
-        if not isinstance(value, Real) or not math.isfinite(value):
-            raise RewardFailed(f"the reward returned {value!r} instead of a finite number")
+        if not ok:
+            raise RewardFailed(value)
         return float(value)
 
     def _named(self, sample: Sample, prompt: Prompt) -> dict[str, Any]:
@@ -68,3 +70,13 @@ class RewardWorker:
     def close(self) -> None:
         """End the workers."""
         self._pool.close()
+
+
+def _pool(config: RewardConfig, reward: Reward) -> Pool:
+    if config.workers:
+        return ProcessPool(config.workers, config.function)
+    if is_async(reward):
+        return LoopPool(reward)
+    if config.workers == 0 or config.function.get("_target_") in QUICK:
+        return ThreadPool(reward)
+    return ProcessPool(fitting_workers(), config.function)

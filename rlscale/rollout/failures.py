@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 
 from rlscale.config.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_LOGGED = 20
+"""Failures of one kind that are written to the log; the run counts the others."""
 
 
 class FailureRate:
@@ -30,6 +36,8 @@ class FailureRate:
     def failure(self, reason: str) -> None:
         """Note a failure. UserError, with `reason` as the example, if that makes too many."""
         self.total += 1
+        if self.total <= _LOGGED:
+            logger.warning("one of the %s failed: %s", self._what, reason)
         self._note(True)
         if self._failed_recently > self._bound * self._window:
             raise UserError(

@@ -28,6 +28,7 @@ from rlscale.rollout.routed_experts import ExpertSizes
 from rlscale.rollout.sampler import SampleFailed, Sampler
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.spec import RolloutSpec
+from rlscale.rollout.watchdog import LoopWatchdog
 
 ATTEMPTS = 4
 """Samples tried for one place in a group before the group is given up for another prompt."""
@@ -89,6 +90,8 @@ class RolloutService:
         sampling = self._sampling(rollout, rollout.max_response_tokens, self._encoder.end_of_turn)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
         self._sampler = self._make_sampler(sampling, shaping=shaping, experts=self._spec.experts)
+        self._watchdog = LoopWatchdog()
+        self._watchdog.start()
         self._scheduler = asyncio.create_task(self._schedule(), name="rollout scheduler")
 
     async def redirect(self, url: str) -> None:
@@ -197,6 +200,7 @@ class RolloutService:
 
     async def close(self) -> None:
         """Drop what is in flight and end the background work."""
+        self._watchdog.stop()
         self._gate.shut()
         tasks = [self._scheduler, *(flight.task for flight in self._flights.values())]
         for task in tasks:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import inspect
-import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any, cast
 
 from rlscale.config.errors import UserError
@@ -16,6 +15,7 @@ from rlscale.config.overrides import parse_one
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.data.target import current_folder_importable, import_target
 from rlscale.envs.reward import Reward, build_reward, extras_of
+from rlscale.envs.score import score_of
 from rlscale.trainer.hook_contract import CHECKS, Finding, Status, check_advantage, failed
 from rlscale.trainer.hook_contract.findings import Report, reported
 from rlscale.trainer.hooks import HookKind, build_hook
@@ -115,16 +115,33 @@ def _check_response(report: Report, reward: Reward, response: str, where: str) -
     extras = {name: value for name, value in _extras(response).items() if name in extras_of(reward)}
     info: dict[str, Any] = {"index": 0, "tags": ["x"]}
     given = copy.deepcopy(info)
-    value = reward(response, "42", given, **copy.deepcopy(extras))
-    right = isinstance(value, Real) and math.isfinite(value)
-    report.add("finite", "a finite number", right, "it is" if right else f"{value!r} for {where}")
+    value, problem = _score(reward, response, given, extras)
+    text = "it is" if problem is None else f"{problem} for {where}"
+    report.add("finite", "a finite number", problem is None, text)
     report.add(
         "arguments", "`info` stays as it was", given == info, "it did" if given == info else f"{given} for {where}"
     )
-    again = reward(response, "42", copy.deepcopy(info), **copy.deepcopy(extras))
+    again, _ = _score(reward, response, copy.deepcopy(info), extras)
     same = repr(value) == repr(again)
     text = "it is" if same else f"{value!r}, then {again!r} for {where}"
     report.add("deterministic", "the same number again", same, text, otherwise=Status.warned)
+
+
+def _score(
+    reward: Reward, response: str, info: dict[str, Any], extras: dict[str, Any]
+) -> tuple[float | None, str | None]:
+    """The reward of one response, awaited if it is `async def`, or what is wrong with what it returned."""
+    value: Any = reward(response, "42", info, **copy.deepcopy(extras))
+    if inspect.isawaitable(value):
+        value = asyncio.run(_finished(value))
+    try:
+        return score_of(value), None
+    except ValueError as error:
+        return None, str(error)
+
+
+async def _finished(value: Any) -> Any:
+    return await value
 
 
 def _read(arguments: Sequence[str]) -> tuple[str, str | None, dict[str, Any]]:

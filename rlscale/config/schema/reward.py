@@ -16,7 +16,7 @@ class RewardConfig(Section):
     """`_target_` of a rlscale.envs.Reward and its arguments."""
     timeout_s: float = 10.0
     """Seconds that one call may take; past them the sample has failed."""
-    workers: int = 0
-    """Processes that compute rewards; 0 calls the function in a thread of the rollout service."""
+    workers: int | None = None
+    """Processes that compute rewards; 0: threads of the rollout service; null: what suits reward and machine."""
     max_failure_rate: float = 0.1
     """Share of failed rewards in the last iteration's worth of samples past which the run stops."""

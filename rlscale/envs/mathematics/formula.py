@@ -13,6 +13,8 @@ from rlscale.envs.mathematics.values import Formula
 _TOWER = re.compile(r"\^\s*\{?\s*\(?\s*\d+\s*\}?\s*\)?\s*\^|\^\s*\{[^{}]*\^|\d{6,}\s*!|!\s*!\s*!|\^\s*\{?\s*-?\d{6,}")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}|(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
 _TIME_LIMIT_S = 3
+MOST_NESTED = 40
+"""Brackets within brackets that are read."""
 
 
 @lru_cache(maxsize=4096)
@@ -29,7 +31,7 @@ def read_formula(text: str) -> Formula | None:
         or text.count("{") != text.count("}")
         or _TOWER.search(text)
         or _PROSE.search(text)
-        or _depth(text) > 40
+        or depth(text) > MOST_NESTED
     ):
         return None
     plain = replace(LatexExtractionConfig().normalization_config, units=False, nits=False, boxed="none")
@@ -50,11 +52,12 @@ def read_formula(text: str) -> Formula | None:
     return Formula(found[0], text)
 
 
-def _depth(text: str) -> int:
-    depth = deepest = 0
+def depth(text: str) -> int:
+    """How deep brackets are nested."""
+    now = deepest = 0
     for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
+        now += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, now)
     return deepest
 
 

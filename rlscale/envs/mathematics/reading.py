@@ -8,7 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from rlscale.envs.mathematics.answer import LONGEST
-from rlscale.envs.mathematics.formula import read_formula
+from rlscale.envs.mathematics.formula import MOST_NESTED, depth, read_formula
 from rlscale.envs.mathematics.notation import CURRENCIES, rewritten
 from rlscale.envs.mathematics.units import read_unit
 from rlscale.envs.mathematics.values import Formula, Matrix, Named, Quantity, Several, Value, Words
@@ -46,6 +46,8 @@ def readings(text: str) -> Iterator[Value]:
     if len(text) > LONGEST or not text.strip():
         return
     plain = rewritten(text)
+    if depth(plain) > MOST_NESTED:
+        return
     if choice := _CHOICE.fullmatch(plain):
         yield Words(_folded(plain), choice[1])
     if (value := read(plain)) is not None:

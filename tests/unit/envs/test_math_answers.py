@@ -76,6 +76,7 @@ def test_a_label_that_cannot_be_understood_is_an_error_and_no_zero(label: str) -
         r"\boxed{1e9999}",
         "\\boxed{" + "(" * 5000 + "}",
         "\\boxed{" * 3000,
+        "\\boxed{" + "\\{" * 600 + "1" + "\\}" * 600 + "}",
         "{" * 100_000,
         "$" * 100_001,
         "answer is " * 20_000,

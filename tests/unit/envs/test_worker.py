@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
+import re
+import signal
 import time
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,7 +19,9 @@ import pytest
 
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.data.sample import Prompt, Sample
+from rlscale.envs.processes import ProcessPool, fitting_workers
 from rlscale.envs.reward import RewardFailed
+from rlscale.envs.threads import LoopPool, ThreadPool
 from rlscale.envs.worker import RewardWorker
 
 
@@ -27,6 +34,8 @@ def odd_reward(response: str, label: Any, info: dict[str, Any]) -> Any:
         raise ValueError(argument)
     if command == "exit":
         os._exit(3)
+    if command == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
     if command == "nothing":
         return None
     return float(argument)
@@ -67,10 +76,14 @@ def run(
     return asyncio.run(main())
 
 
-@pytest.fixture(params=[0, 2], ids=["threads", "processes"])
-def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     # The processes import this module by its path from the repository's root, as they would a user's.
     monkeypatch.syspath_prepend(os.getcwd())
+
+
+@pytest.fixture(params=[0, 2], ids=["threads", "processes"])
+def workers(request: pytest.FixtureRequest, importable: None) -> int:
     return request.param
 
 
@@ -89,13 +102,19 @@ def test_a_reward_gets_special_tokens_prompt_messages_and_tokens_that_it_asks_fo
     assert run(lambda worker: worker.score(sample, prompt), workers, reward="tells_all") == 42.0
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("raise broken", "the reward raised ValueError: broken"), ("nothing", "returned None"), ("give nan", "nan")],
-)
-def test_a_reward_that_fails_is_no_zero(workers: int, text: str, message: str) -> None:
-    with pytest.raises(RewardFailed, match=message):
-        run(lambda worker: ask(text, worker), workers)
+def test_a_reward_that_fails_is_no_zero(workers: int) -> None:
+    async def scenario(worker: RewardWorker) -> list[Any]:
+        return await asyncio.gather(
+            *[ask(text, worker) for text in ("raise broken", "nothing", "give nan")], return_exceptions=True
+        )
+
+    errors = run(scenario, workers)
+    assert all(isinstance(error, RewardFailed) for error in errors)
+    assert [str(error) for error in errors] == [
+        "the reward raised ValueError: broken",
+        "the reward returned None instead of a finite number",
+        "the reward returned nan instead of a finite number",
+    ]
 
 
 def test_a_reward_that_takes_too_long_fails_and_the_others_go_on(workers: int) -> None:
@@ -114,25 +133,14 @@ def test_a_reward_that_takes_too_long_fails_and_the_others_go_on(workers: int) -
 
 def test_slow_rewards_do_not_hold_up_the_event_loop(workers: int) -> None:
     async def scenario(worker: RewardWorker) -> float:
-        slow = asyncio.gather(*[ask("sleep 0.3", worker) for _ in range(2)], return_exceptions=True)
+        slow = asyncio.gather(*[ask("sleep 1", worker) for _ in range(2)], return_exceptions=True)
         longest, last = 0.0, time.monotonic()
         while not slow.done():
             await asyncio.sleep(0.005)
             longest, last = max(longest, time.monotonic() - last), time.monotonic()
         return longest
 
-    assert run(scenario, workers) < 0.2
-
-
-def test_a_reward_process_that_dies_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(os.getcwd())
-
-    async def scenario(worker: RewardWorker) -> tuple[list[Any], float]:
-        return await asyncio.gather(ask("exit", worker), return_exceptions=True), await ask("give 7", worker)
-
-    died, after = run(scenario, workers=1)
-    assert isinstance(died[0], RewardFailed)
-    assert after == 7.0
+    assert run(scenario, workers) < 0.8
 
 
 def test_no_reward_process_outlives_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,3 +148,207 @@ def test_no_reward_process_outlives_its_pool(monkeypatch: pytest.MonkeyPatch) ->
     before = {child.pid for child in psutil.Process().children()}
     run(lambda worker: ask("give 1", worker), workers=2)
     assert {child.pid for child in psutil.Process().children()} <= before
+
+
+def many_moods(response: str, label: Any, info: Any) -> Any:
+    """Raises, or returns what is not a Python float, as the response asks."""
+    match response:
+        case "StopIteration":
+            return next(iter([]))
+        case "SystemExit":
+            raise SystemExit(2)
+        case "KeyboardInterrupt":
+            raise KeyboardInterrupt
+        case "CancelledError":
+            raise asyncio.CancelledError
+        case "GeneratorExit":
+            raise GeneratorExit
+        case "long":
+            raise ValueError("x" * 1_000_000)
+        case "no text":
+            raise NoText
+    value = VALUES[response]
+    return value() if callable(value) else value
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+async def patient(response: str, label: Any, info: Any) -> Any:
+    await asyncio.sleep(0.01)
+    if response.startswith("sleep"):
+        await asyncio.sleep(30)
+    return many_moods(response, label, info)
+
+
+class Patient:
+    async def __call__(self, response: str, label: Any, info: Any) -> Any:
+        return await patient(response, label, info)
+
+
+def gives_a_coroutine(response: str, label: Any, info: Any) -> Any:
+    """Nothing tells that it is asynchronous before it is called."""
+    return patient(response, label, info)
+
+
+def torch() -> Any:
+    """Imported where it is needed: every reward process of these tests imports this file."""
+    return importlib.import_module("torch")
+
+
+VALUES: dict[str, Any] = {
+    "True": True,
+    "int": 2,
+    "numpy": np.float32(0.5),
+    "numpy int": np.int64(3),
+    "numpy bool": np.bool_(True),
+    "array": np.array([0.25]),
+    "array of none": np.array(4.0),
+    "Decimal": Decimal("0.1"),
+    "Fraction": Fraction(1, 4),
+    "tensor": lambda: torch().tensor(1.5, dtype=torch().bfloat16),
+    "grad": lambda: torch().ones(1, requires_grad=True),
+    "text": "0.5",
+    "long text": lambda: "1" * 10_000_000,
+    "list": [1.0],
+    "two": np.array([1.0, 2.0]),
+    "inf": float("inf"),
+    "huge": 10**400,
+    "complex": 1j,
+    "object": object(),
+    "dict": {"score": 1.0},
+    "bytes": b"1",
+    "nan tensor": lambda: torch().tensor(float("nan")),
+}
+
+
+@pytest.mark.usefixtures("importable")
+@pytest.mark.parametrize(
+    ("reward", "workers"),
+    [("many_moods", 0), ("patient", 0), ("gives_a_coroutine", 0), ("Patient", 0), ("many_moods", 2), ("Patient", 2)],
+)
+def test_whatever_a_reward_raises_is_its_failure_at_once(reward: str, workers: int) -> None:
+    moods = ("StopIteration", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "CancelledError", "long", "no text")
+
+    async def scenario(worker: RewardWorker) -> tuple[list[Any], float]:
+        found = await asyncio.gather(*[ask(mood, worker) for mood in moods], return_exceptions=True)
+        return found, await ask("Fraction", worker)
+
+    started = time.monotonic()
+    found, after = run(scenario, workers, timeout_s=60.0, reward=reward)
+    assert time.monotonic() - started < 40.0
+    assert after == 0.25
+    assert all(isinstance(error, RewardFailed) for error in found)
+    for mood, error in zip(moods[:5], found, strict=False):
+        # A coroutine that raises StopIteration raises RuntimeError (PEP 479).
+        kind = "RuntimeError" if mood == "StopIteration" and reward != "many_moods" else mood
+        assert str(error).startswith(f"the reward raised {kind}")
+    assert str(found[5]).endswith("... (1000000 characters)")
+    assert len(str(found[5])) < 400
+    assert str(found[6]) == "the reward raised NoText: (its text cannot be had: RuntimeError)"
+
+
+def test_any_number_will_do_and_anything_else_is_named_in_few_words() -> None:
+    async def scenario(worker: RewardWorker) -> list[Any]:
+        return await asyncio.gather(*[ask(name, worker) for name in VALUES], return_exceptions=True)
+
+    found = dict(zip(VALUES, run(scenario, 0, timeout_s=60.0, reward="many_moods"), strict=True))
+    numbers = {name: value for name, value in found.items() if isinstance(value, float)}
+    assert numbers == {
+        "True": 1.0, "int": 2.0, "numpy": 0.5, "numpy int": 3.0, "numpy bool": 1.0, "array": 0.25, "array of none": 4.0,
+        "Decimal": 0.1, "Fraction": 0.25, "tensor": 1.5, "grad": 1.0,
+    }  # fmt: skip
+    returned = {
+        name: str(value).removeprefix("the reward returned ").removesuffix(" instead of a finite number")
+        for name, value in found.items()
+        if isinstance(value, RewardFailed)
+    }
+    assert returned == {
+        "text": "str '0.5' of length 3",
+        "long text": f"str '{'1' * 40}'... of length 10000000",
+        "list": "list of length 1",
+        "two": "ndarray of shape (2,)",
+        "inf": "inf",
+        "huge": "an integer too large for a float",
+        "complex": "complex 1j",
+        "object": "a value of type object",
+        "dict": "dict of length 1",
+        "bytes": "bytes b'1' of length 1",
+        "nan tensor": "Tensor of shape () (nan)",
+    }
+
+
+def test_an_async_reward_that_takes_too_long_fails(workers: int) -> None:
+    with pytest.raises(RewardFailed, match=r"took over reward.timeout_s=0\.5 seconds"):
+        run(lambda worker: ask("sleep", worker), workers, timeout_s=0.5, reward="patient")
+
+
+def test_async_rewards_wait_at_the_same_time() -> None:
+    async def scenario(worker: RewardWorker) -> float:
+        started = time.monotonic()
+        await asyncio.gather(*[ask("int", worker) for _ in range(200)])
+        return time.monotonic() - started
+
+    assert run(scenario, 0, reward="patient") < 1.9  # one after the other they would take 2 s
+
+
+def backtracks(response: str, label: Any, info: Any) -> float:
+    return float(re.match(r"(a+)+$", response) is not None)
+
+
+def test_a_regular_expression_that_backtracks_for_ever_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(os.getcwd())
+
+    async def scenario(worker: RewardWorker) -> tuple[list[Any], float, float]:
+        assert await ask("aa", worker) == 1.0
+        caught = asyncio.gather(ask("a" * 200 + "b", worker), return_exceptions=True)
+        longest, last = 0.0, time.monotonic()
+        while not caught.done():
+            await asyncio.sleep(0.005)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        return caught.result(), longest, await ask("aa", worker)
+
+    (error,), longest, after = run(scenario, 1, timeout_s=1.0, reward="backtracks")
+    assert str(error) == "the reward took over reward.timeout_s=1 seconds"
+    assert longest < 0.9
+    assert after == 1.0
+
+
+@pytest.mark.usefixtures("importable")
+def test_how_a_reward_process_died_is_said_and_another_takes_its_place() -> None:
+    async def scenario(worker: RewardWorker) -> tuple[list[Any], float]:
+        died = [*await asyncio.gather(ask("exit", worker), ask("kill", worker), return_exceptions=True)]
+        return died, await ask("give 7", worker)
+
+    died, after = run(scenario, workers=1)
+    assert all(isinstance(error, RewardFailed) for error in died)
+    assert [str(error) for error in died] == [
+        "the reward's process ended with exit code 3",
+        "the reward's process was killed by signal 9 (SIGKILL)",
+    ]
+    assert after == 7.0
+
+
+@pytest.mark.parametrize(
+    ("reward", "pool"),
+    [
+        ("tests.unit.envs.test_worker.odd_reward", ProcessPool),
+        ("rlscale.envs.rewards.math.MathAnswer", ProcessPool),
+        ("rlscale.envs.rewards.exact.ExactAnswer", ThreadPool),
+        ("rlscale.envs.rewards.none.no_reward", ThreadPool),
+        (f"{__name__}.patient", LoopPool),
+        (f"{__name__}.Patient", LoopPool),
+    ],
+)
+def test_a_reward_of_ones_own_has_processes_unless_it_is_async(
+    reward: str, pool: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(os.getcwd())
+    worker = RewardWorker(RewardConfig(function={"_target_": reward}))
+    try:
+        assert type(worker._pool) is pool
+    finally:
+        worker.close()
+    assert 2 <= fitting_workers() <= 16

@@ -47,6 +47,12 @@ def vague(response, label, info):
 def picky(response, label, info):
     raise ValueError("cannot tell")
 
+async def waits(response, label, info, tokens, prompt):
+    return np.float32(len(tokens) + len(prompt))
+
+async def waits_for_text(response, label, info):
+    return "good"
+
 def leaves(rewards, groups):
     raise SystemExit("no more")
 
@@ -90,6 +96,26 @@ def test_examples_of_the_docs_keep_the_contract(kind: str, folder: Path, capsys:
     assert all(line.startswith("pass") for line in out[1 : -2 if kind == "advantage" else -1])
 
 
+def test_the_rewards_of_the_docs_keep_the_contract(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (folder / "my_rewards.py").write_text("\n\n".join(blocks), encoding="utf-8")
+    for name, argument in (("short_and_right", "limit=50"), ("thinks_first", "bonus=0.1")):
+        code, out, err = run(f"my_rewards.{name}", argument, capsys=capsys)
+        assert (code, out[0], err) == (0, f"my_rewards.{name} as reward:", [])
+        assert out[-1].endswith(" checks, 0 failed, 0 with a warning")
+    import my_rewards
+
+    scores = {
+        "<think>3+4</think>7<|im_end|>": 1.2,
+        "<think>3+4</think>8<|im_end|>": 0.2,
+        "7<|im_end|>": 0.0,
+        "<think><think></think>7": 0.0,
+        "<think>a</think>8<|e|>7": 0.0,
+    }
+    assert {raw: my_rewards.thinks_first("", "7", {}, raw) for raw in scores} == scores
+
+
 def test_the_test_of_the_docs_passes(folder: Path) -> None:
     names: dict[str, object] = {}
     exec("\n\n".join(BLOCKS), names)
@@ -107,6 +133,15 @@ def test_arguments_reach_the_function(folder: Path, capsys: pytest.CaptureFixtur
     code, out, _ = run("my_broken.needs_scale", "scale=inf", "kind=score", capsys=capsys)
     assert code == 1
     assert any(line.startswith("fail  finite ") for line in out)
+
+
+def test_an_async_reward_is_awaited_and_any_number_will_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("my_broken.waits", capsys=capsys)
+    assert (code, out[-1]) == (0, "4 checks, 0 failed, 0 with a warning")
+    code, out, _ = run("my_broken.waits_for_text", capsys=capsys)
+    assert code == 1
+    (line,) = [line for line in out if line.startswith("fail  finite ")]
+    assert "the reward returned str 'good' of length 4 instead of a finite number for '42'" in line
 
 
 def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,70 @@
+"""One call of a reward: a number or a message comes of it, whatever it raises, and whether or not it is awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+from rlscale.envs.reward import Reward, RewardCall
+from rlscale.envs.score import score_of
+
+Outcome = tuple[bool, Any]
+"""(True, the score) or (False, why there is none); picklable."""
+_LONGEST = 300
+
+
+def outcome_of(reward: Reward, call: RewardCall) -> Outcome:
+    """Call the reward; a coroutine is run on an event loop of its own.
+
+    What it raises is this reward's failure, also what would end a program, a thread or a generator.
+    """
+    try:
+        value: Any = reward(*call.positional, **call.named)
+        if inspect.isawaitable(value):
+            value = asyncio.run(_finished(value))
+    except BaseException as error:
+        return _raised(error)
+    return _scored(value)
+
+
+async def awaited_outcome_of(reward: Reward, call: RewardCall) -> Outcome:
+    """Call a reward that is `async def`, on the running event loop. Only being cancelled is not a failure."""
+    try:
+        value: Any = reward(*call.positional, **call.named)
+        if inspect.isawaitable(value):
+            value = await value
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return _raised(error)
+    return _scored(value)
+
+
+def is_async(reward: Any) -> bool:
+    """Whether calling it gives a coroutine, as far as that can be told without a call."""
+    called = getattr(reward, "func", reward)  # of functools.partial
+    return inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(getattr(type(called), "__call__", None))  # noqa: B004 (not whether it can be called)
+
+
+async def _finished(value: Any) -> Any:
+    return await value
+
+
+def _raised(error: BaseException) -> Outcome:
+    try:
+        message = " ".join(str(error).split())
+    except Exception as broken:
+        message = f"(its text cannot be had: {type(broken).__name__})"
+    if len(message) > _LONGEST:
+        message = f"{message[:_LONGEST]}... ({len(message)} characters)"
+    return False, f"the reward raised {type(error).__name__}{': ' if message else ''}{message}"
+
+
+def _scored(value: Any) -> Outcome:
+    try:
+        return True, score_of(value)
+    except ValueError as error:
+        return False, str(error)
+    except Exception as error:  # a type whose conversion to a number fails
+        return False, f"the reward returned a {type(value).__name__} that gives no number ({type(error).__name__})"

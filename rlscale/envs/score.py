@@ -1,0 +1,50 @@
+"""What a reward returned, as a number."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import reprlib
+from decimal import Decimal
+from typing import Any
+
+
+def score_of(value: Any) -> float:
+    """The finite number that `value` is: a Python, NumPy or Decimal number, or an array or tensor of one element.
+
+    ValueError saying what it was otherwise, in few words whatever its size.
+    """
+    number = _number(value)
+    if number is None or not math.isfinite(number):
+        raise ValueError(f"the reward returned {_shown(value)} instead of a finite number")
+    return number
+
+
+def _number(value: Any) -> float | None:
+    if not isinstance(value, (numbers.Real, Decimal)):
+        # Scalars of NumPy, and arrays and tensors of torch and others, have both; text and lists have neither.
+        if not (hasattr(value, "item") and hasattr(value, "shape")) or math.prod(value.shape) != 1:
+            return None
+        value = value.item()
+        if not isinstance(value, (numbers.Real, Decimal)):
+            return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _shown(value: Any) -> str:
+    """The value in at most a few dozen characters, with its type and size where it is longer."""
+    kind = type(value).__name__
+    if isinstance(value, (str, bytes)):
+        return f"{kind} {value[:40]!r}{'...' if len(value) > 40 else ''} of length {len(value)}"
+    if value is None or isinstance(value, (bool, float)):
+        return repr(value)
+    if isinstance(value, int):
+        return "an integer too large for a float"
+    if hasattr(value, "shape"):
+        return f"{kind} of shape {tuple(value.shape)}" + (f" ({value.item()!r})" if math.prod(value.shape) == 1 else "")
+    if isinstance(value, (list, tuple, dict, set, frozenset)):
+        return f"{kind} of length {len(value)}"
+    return f"{kind} {reprlib.repr(value)[:60]}" if isinstance(value, (complex, Decimal)) else f"a value of type {kind}"
