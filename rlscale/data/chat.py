@@ -116,7 +116,7 @@ class PromptEncoder:
                 messages, tokenize=False, add_generation_prompt=True, **self._config.chat_template_kwargs
             )
         except Exception as error:  # the template may raise anything
-            raise ValueError(f"is refused by the chat template: {error}") from error
+            raise ValueError(f"is refused by the chat template: {_first_line(error)}") from error
         return text
 
     def _tokens(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -124,11 +124,16 @@ class PromptEncoder:
         try:
             tokens: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
         except Exception as error:  # a lone surrogate is a TypeError, for one
-            raise ValueError(f"is refused by the tokenizer: {text[:80]!a} ({error})") from error
+            raise ValueError(f"is refused by the tokenizer: {text[:80]!a} ({_first_line(error)})") from error
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in tokens and self.tokenizer.unk_token not in text:
             raise ValueError(f"holds characters that the tokenizer lacks: {text[:80]!r}")
         return tokens
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def load_tokenizer(folder: Path | str) -> Any:

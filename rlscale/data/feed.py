@@ -112,6 +112,9 @@ def encode_checked(raw: RawPrompt, encoder: Encoder[T], check_label: CheckLabel 
             check_label(raw.label)
         except ValueError as error:
             raise BadPrompt(raw.where(key), f"has the label {_short(raw.label)}: {error}") from error
+        except Exception as error:  # somebody's own function, which may raise anything
+            reason = f"has the label {_short(raw.label)}, on which check_label fails with {error!r}"
+            raise BadPrompt(raw.where(key), reason) from error
     return encoder.encode(raw)
 
 

@@ -348,3 +348,15 @@ def test_runs_of_a_seed_sweep_are_measured_on_the_same_problems() -> None:
         assert first.eval.data == second.eval.data
         assert (first.data.seed, second.data.seed) == (3, 4)
     assert compose(None, ["run.seed=3", "eval.data.seed=7"]).eval.data.seed == 7
+
+
+@pytest.mark.parametrize("given", ["x.jsonl@100:200", "x.jsonl@-2:", "x.jsonl@:5", "[x.jsonl@:5,sub/y.parquet]"])
+def test_a_data_path_is_written_on_a_command_line_without_quotes(given: str) -> None:
+    from rlscale.config.data_paths import path_texts
+    from rlscale.config.recipe import recipe_text
+
+    config = compose(None, ["data=jsonl", f"data.path={given}"])
+    expected = [str(Path.cwd() / text) for text in given.strip("[]").split(",")]
+    assert isinstance(config.data, FileData)
+    assert path_texts(config.data.path, "data") == expected
+    assert all(text in recipe_text(config) for text in expected)

@@ -60,6 +60,14 @@ def test_bad_rows_within_the_rate_are_left_out_and_said(tmp_path: Path, tokenize
     assert "rows.jsonl:1: holds characters" in note
 
 
+def test_a_label_on_which_the_check_itself_fails_is_named_too(tmp_path: Path, tokenizer: Path) -> None:
+    def length(label: Any) -> None:
+        len(label)
+
+    with pytest.raises(UserError, match=r"rows.jsonl:1: has the label 0, on which check_label fails with TypeError"):
+        try_prompts(source(tmp_path, ["1+1="]), encoder(tokenizer), "data", None, length)
+
+
 def even(label: Any) -> None:
     if label % 2:
         raise ValueError("is odd")
