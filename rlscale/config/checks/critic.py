@@ -93,9 +93,8 @@ def critic_is_trained_in_time(subject: Subject) -> Iterator[str]:
             "makes a step"
         )
     follows = config.critic.optim == config.optim
-    if not follows or not any(
-        schedule_is_consistent(dataclasses.replace(subject, notes=[]))
-    ):  # which says the same of the policy
+    said = follows and any(schedule_is_consistent(dataclasses.replace(subject, notes=[])))  # of the policy, already
+    if not said:
         notes = [] if follows else subject.notes
         yield from schedule_problems(config.critic.optim, "critic.optim", total, notes)
 
