@@ -13,33 +13,41 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model import CreateModelConfig, ModelConfig
+from rlscale.config.unsupported import unsupported
 from rlscale.data.character_tokenizer import SPECIAL_TOKENS, character_tokenizer, vocabulary_size
+from rlscale.families import FolderError
+from rlscale.families.config_file import CONFIG, complete, problems, read_config
+from rlscale.families.family import Head
+from rlscale.families.fit import check_weights
+from rlscale.families.origin import CHECKPOINT, check_origin
 
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
-_FORMAT = 2
+_FORMAT = 3
 """Raised when what `_create` writes changes, so that folders of an older rlscale are made anew."""
 
 
-def ensure_model_folder(model: ModelConfig, scratch: Path, key: str = "model") -> Path:
-    """The folder with config, tokenizer and weights of `model`, the configuration's section `key`.
+def ensure_model_folder(model: ModelConfig, scratch: Path, key: str = "model", head: Head = Head.language) -> Path:
+    """The folder with config, tokenizer and weights of `model`, the configuration's section `key`, for that head.
 
     `model.path`: that folder after a check, or a snapshot of the hub's repository of that name. `model.create`: a
     folder `<scratch>/models/<name>-<hash>`, made once and kept; it appears whole or not at all.
     UserError if something is missing.
     """
     if model.path is not None:
-        return find_model(model.path, f"{key}.path")
+        return find_model(model.path, f"{key}.path", head)
     if model.create is None:
         raise UserError(f"{key}.path and {key}.create are both empty: give a Hugging Face folder or name as {key}.path")
-    return _ensure_created(model.name, model.create, model.dtype.value, scratch)
+    made = _ensure_created(model.name, model.create, model.dtype.value, scratch)
+    _check(made, f"{key}.create", str(made), head)
+    return made
 
 
-def find_model(name: str, key: str) -> Path:
-    """The local folder of that path or hub name, with config, tokenizer and weights. UserError naming `key`."""
+def find_model(name: str, key: str, head: Head = Head.language) -> Path:
+    """The local folder of that path or hub name, understood whole. UserError naming `key`."""
     folder = find_folder(name, key)
-    _check_weights(folder, key)
+    _check(folder, key, name, head)
     return folder
 
 
@@ -70,8 +78,8 @@ def find_folder(name: str, key: str, need_config: bool = True) -> Path:
                 f"{key}={name}: there is no such folder; give a Hugging Face folder or a hub name (owner/model)"
             )
         folder = _snapshot(name, key)
-    if need_config:
-        _check_config(folder, key)
+    if need_config and not (folder / CONFIG).is_file():
+        raise UserError(f"{key}={name}: {CONFIG} is missing; is this a Hugging Face model folder?")
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise UserError(f"{key}={name}: {folder} has no tokenizer ({', '.join(_TOKENIZER_FILES)})")
     return folder.resolve()
@@ -91,33 +99,32 @@ def _snapshot(name: str, key: str) -> Path:
         ) from error
 
 
-def _check_config(folder: Path, key: str) -> None:
-    file = folder / "config.json"
+def _check(folder: Path, key: str, name: str, head: Head) -> None:
+    """Is the folder understood whole: config.json, weights, and nothing else. UserError naming `key`."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{key}={folder}: config.json is missing; is this a Hugging Face model folder?") from error
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise UserError(f"{file}: has no model_type, so its architecture is unknown")
+        config = read_config(folder)
+        for problem in problems(config):
+            raise FolderError(problem)
+        whole = complete(config)
+        for problem in unsupported(whole):
+            raise FolderError(problem)
+        check_weights(folder, whole, head)
+    except FolderError as error:
+        raise UserError(f"{key}={name}: {error}") from error
 
 
-def _check_weights(folder: Path, key: str) -> None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        missing = [file for file in wanted if not (folder / file).is_file()]
-        if missing:
-            raise UserError(
-                f"{key}={folder}: {len(missing)} of {len(wanted)} weight files are missing, first {missing[0]}"
-            )
-    elif not any(folder.glob("*.safetensors")):
-        older = any(folder.glob("*.bin"))
-        hint = (
-            "only .bin files; save it with transformers in safetensors form" if older else "no weights (*.safetensors)"
-        )
-        raise UserError(f"{key}={folder}: {hint}")
+def check_start(init: str, key: str, model_folder: Path, head: Head) -> None:
+    """Check that the weights to start from, `init`, are of the architecture of the model in `model_folder`.
+
+    UserError naming `key` for a folder that cannot be read, or that holds another model.
+    """
+    folder, config = Path(init).expanduser(), complete(read_config(model_folder))
+    try:
+        check_origin(folder, config, head)
+        if not (folder / CHECKPOINT).is_file():
+            check_weights(folder, config, head)
+    except FolderError as error:
+        raise UserError(f"{key}={init}: {error}") from error
 
 
 def _ensure_created(name: str, create: CreateModelConfig, dtype: str, scratch: Path) -> Path:
@@ -169,20 +176,12 @@ def _create(create: CreateModelConfig, dtype: str, folder: Path) -> None:
     model.save_pretrained(folder)
     if bars:
         logging.enable_progress_bar()
-    # save_pretrained leaves out keys that it does not know but an engine may read: what was asked for stays.
-    file = folder / "config.json"
-    written = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({**architecture, **written}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    length = int(written.get("max_position_embeddings", 4096))
+    length = int(complete(architecture)["max_position_embeddings"])
     character_tokenizer(create.characters, length).save_pretrained(folder)
 
 
 def _architecture(create: CreateModelConfig) -> dict[str, Any]:
     """The given architecture with vocabulary and special token ids filled in. UserError if they contradict it."""
-    if "model_type" not in create.architecture:
-        raise UserError(
-            "model.create.architecture.model_type is missing; set it to the Hugging Face model type, e.g. qwen3"
-        )
     repeated = sorted({c for c in create.characters if create.characters.count(c) > 1})
     if repeated:
         raise UserError(f"model.create.characters holds {repeated[0]!r} more than once")
@@ -194,9 +193,11 @@ def _architecture(create: CreateModelConfig) -> dict[str, Any]:
         "pad_token_id": SPECIAL_TOKENS.index("<pad>"),
         **create.architecture,
     }
-    if architecture["vocab_size"] < tokens:
+    if isinstance(architecture["vocab_size"], int) and architecture["vocab_size"] < tokens:
         raise UserError(
             f"model.create.architecture.vocab_size={architecture['vocab_size']} is under the {tokens} tokens of "
             "model.create.characters and the special tokens; leave it out to have it derived"
         )
+    for problem in problems(architecture):
+        raise UserError(f"model.create.architecture: {problem}")
     return architecture

@@ -15,7 +15,6 @@ from rlscale.config.machine import check_gpus, check_starting_weights
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.companions import companions_of
-from rlscale.data.model_folder import ensure_model_folder
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.models import ModelFolders
@@ -99,7 +98,7 @@ def import_(arguments: Sequence[str]) -> int:
     _check(config)
     check_starting_weights(config)
     _try_writing(target)
-    spec = trainer_spec(config, ModelFolders(ensure_model_folder(config.model, Path(config.run.scratch).resolve())))
+    spec = trainer_spec(config, ModelFolders.of_policy(config))
     spec = dataclasses.replace(spec, critic=None)
     _convert(config, spec, target, Form.checkpoint, target.with_name(f".{target.name}-logs"))
     print(f"imported {spec.init_path} to {target}; a run starts from it with model.init={target}")

@@ -10,7 +10,9 @@ from pathlib import Path
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic, has_teacher
 from rlscale.config.schema import Config
-from rlscale.data.model_folder import ensure_model_folder, find_model
+from rlscale.data.model_folder import check_start, ensure_model_folder, ensure_tokenizer_folder, find_model
+from rlscale.families.config_file import complete, read_config
+from rlscale.families.family import Head
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,24 @@ class ModelFolders:
 
         UserError where that fails.
         """
-        scratch = scratch or Path(config.run.scratch).resolve()
-        policy = ensure_model_folder(config.model, scratch)
-        critic = None
-        if has_critic(config.algo):
-            critic = ensure_model_folder(config.critic.model, scratch, "critic.model")
-        return cls(policy, critic)
+        found = cls.of_policy(config, scratch)
+        if not has_critic(config.algo):
+            return found
+        model, head = config.critic.model, Head.value
+        critic = ensure_model_folder(model, scratch or _scratch(config), "critic.model", head)
+        if model.init is not None:
+            key = "model.init" if model == config.model else "critic.model.init"
+            check_start(model.init, key, critic, head)
+        return dataclasses.replace(found, critic=critic)
+
+    @classmethod
+    def of_policy(cls, config: Config, scratch: Path | None = None) -> ModelFolders:
+        """As `of`, without the critic."""
+        policy = ensure_model_folder(config.model, scratch or _scratch(config))
+        if config.model.init is not None:
+            check_start(config.model.init, "model.init", policy, Head.language)
+        _embeds_every_token(config, policy)
+        return cls(policy)
 
     def taught_by(self, config: Config) -> ModelFolders:
         """The same with the teacher of `config`, if it is known yet. UserError for one with other tokens."""
@@ -44,6 +58,29 @@ class ModelFolders:
         if ours is not None and theirs is not None and ours != theirs:
             raise UserError(f"teacher.path={path}: has another vocabulary than the policy's model {self.policy}")
         return dataclasses.replace(self, teacher=teacher)
+
+
+def _scratch(config: Config) -> Path:
+    return Path(config.run.scratch).resolve()
+
+
+def _embeds_every_token(config: Config, model: Path) -> None:
+    """Every token of the tokenizer has a row in the model's embedding; UserError if not."""
+    folder = ensure_tokenizer_folder(config.model, model)
+    ids = _vocabulary(folder)
+    if ids is None:
+        from rlscale.data.chat import load_tokenizer
+
+        ids = load_tokenizer(folder).get_vocab()
+    rows = int(complete(read_config(model))["vocab_size"])
+    beyond = {text: number for text, number in ids.items() if number >= rows}
+    if beyond:
+        text = min(beyond, key=beyond.__getitem__)
+        key = "model.tokenizer" if config.model.tokenizer is not None else "model.path"
+        raise UserError(
+            f"{key}={folder}: {len(beyond)} tokens of the tokenizer are beyond the model's embedding of {rows} rows "
+            f"(vocab_size), first {text!r} with id {beyond[text]}; give the tokenizer of this model"
+        )
 
 
 def _vocabulary(folder: Path) -> dict[str, int] | None:

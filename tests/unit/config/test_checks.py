@@ -126,6 +126,15 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
             "models of model_type=qwen2 are not supported; the families that are: qwen3, qwen3_moe",
         ),
         (["model.create.architecture.hidden_size=0"], "hidden_size=0: must be a whole number above 0"),
+        (
+            ["+model.create.architecture.num_hiden_layers=2"],
+            "model.create.architecture: num_hiden_layers is not a key of qwen3; did you mean num_hidden_layers?",
+        ),
+        (["+model.create.architecture.mup=2"], "mup is not a key of qwen3, so it would be ignored"),
+        (["model.create.architecture.initializer_range=nan"], "initializer_range=NaN: must be a number of at least 0"),
+        (["model.create.architecture.initializer_range=1e9"], "initializer_range=1000000000.0: must be above 0 and at"),
+        (["+model.create.architecture.pad_token_id=99"], "pad_token_id=99: is beyond the vocabulary of 14"),
+        (["model.create.architecture.rms_norm_eps=1"], "rms_norm_eps=1: must be a number between 0 and 1"),
         # options passed through
         (["trainer.megatron.tensor_model_parallel_size=2"], "is set by parallel.tensor and cannot be given here too"),
         (["rollout.sglang.api_key=x"], "rollout.sglang.api_key: is set by rlscale itself"),

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from safetensors.torch import save_file as save_torch
+from transformers import AutoConfig
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model import CreateModelConfig, ModelConfig
 from rlscale.data.chat import load_tokenizer
 from rlscale.data.model_folder import ensure_model_folder, ensure_tokenizer_folder, read_chat_template
+from rlscale.families.config_file import complete, differences
 
 SMALL = {
     "model_type": "qwen3",
@@ -60,6 +63,18 @@ def test_the_same_seed_makes_the_same_weights_and_another_seed_others(folder: Pa
     assert other.name != again.name
 
 
+@pytest.mark.parametrize("moved", [{"rope_theta": 5e5}, {"model_type": "qwen3_moe", "num_experts": 2}])
+def test_a_made_config_says_everything_once_and_what_was_asked_for(moved: dict[str, object], tmp_path: Path) -> None:
+    experts = {"num_experts_per_tok": 1, "moe_intermediate_size": 8, "norm_topk_prob": True}
+    asked = {**SMALL, **moved, **(experts if "num_experts" in moved else {}), "vocab_size": 16}
+    made = ensure_model_folder(config(**asked), tmp_path)
+    written = json.loads((made / "config.json").read_text())
+    assert not {"rope_theta", "rope_scaling", "num_experts"} & set(written)
+    assert differences(asked, written) == []
+    theirs = AutoConfig.from_pretrained(made)
+    assert theirs.rope_parameters["rope_theta"] == complete(written)["rope_theta"] == moved.get("rope_theta", 1e4)
+
+
 def test_every_token_that_can_be_sampled_has_an_embedding(folder: Path) -> None:
     sizes = np.abs(load_file(folder / "model.safetensors")["model.embed_tokens.weight"]).max(axis=1)
     assert sizes.min() > 0.1 * sizes.max()
@@ -95,8 +110,14 @@ def test_a_conversation_keeps_every_turn_apart(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"model_type": "no_such_type"}, "model.create.architecture: transformers refuses it"),
+        (
+            {"model_type": "no_such_type"},
+            "models of model_type=no_such_type are not supported",
+        ),
         ({"vocab_size": 10}, "vocab_size=10 is under the 16 tokens"),
+        ({"vocab_size": "many"}, 'vocab_size="many": must be a whole number above 0'),
+        ({"initializer_range": float("nan")}, "initializer_range=NaN: must be a number of at least 0"),
+        ({"hidden_size": None}, "hidden_size must be given as a whole number above 0"),
     ],
 )
 def test_an_impossible_architecture_is_refused_and_leaves_nothing(
@@ -127,6 +148,28 @@ def test_a_folder_that_lacks_something_is_refused(folder: Path, tmp_path: Path, 
     broken = copy(folder, tmp_path / "model", without)
     with pytest.raises(UserError, match=message):
         ensure_model_folder(ModelConfig(name="m", path=str(broken)), tmp_path)
+
+
+def test_quantised_weights_are_not_read_as_numbers(folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    quantised = copy(folder, tmp_path / "model", "none")
+    said = json.loads((quantised / "config.json").read_text())
+    method = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (quantised / "config.json").write_text(json.dumps({**said, "quantization_config": method}))
+    with pytest.raises(UserError, match=r"^model\.path=\S+: quantization_config says .* quantised \(fp8\);"):
+        ensure_model_folder(ModelConfig(name="m", path=str(quantised)), tmp_path)
+    (quantised / "config.json").write_text(json.dumps(said))  # as some tools leave it
+    weights = {name: torch.from_numpy(array) for name, array in load_file(folder / "model.safetensors").items()}
+    name = "model.layers.0.self_attn.q_proj.weight"
+    weights[name], weights[f"{name}_scale_inv"] = weights[name].to(torch.float8_e4m3fn), torch.ones(1, 1)
+    save_torch(weights, quantised / "model.safetensors")
+    with pytest.raises(UserError, match=rf"^model\.path=\S+: 1 of 14 tensors are of type F8_E4M3 \(first {name}\)"):
+        ensure_model_folder(ModelConfig(name="m", path=str(quantised)), tmp_path)
+    weights[name] = weights[name].float()
+    save_torch(weights, quantised / "model.safetensors")
+    with pytest.raises(UserError, match=rf"1 of 14 tensors have no place in a qwen3 .*: {name}_scale_inv"):
+        ensure_model_folder(ModelConfig(name="m", path=str(quantised)), tmp_path)
 
 
 def test_a_missing_shard_is_named(folder: Path, tmp_path: Path) -> None:

@@ -65,3 +65,64 @@ def test_a_teacher_with_other_tokens_is_refused(tmp_path: Path) -> None:
     (teacher / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(UserError, match=r"teacher\.path=.*another vocabulary"):
         found.taught_by(opd)
+
+
+def edited(model: Path, target: Path, **changes: object) -> Path:
+    """A copy of a model folder whose config.json says something else."""
+    shutil.copytree(model, target)
+    said = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**said, **changes}))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "rope_theta is 1000000.0 there and 10000.0"),
+        ({"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05 there and 1e-06 here"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is True there and False here"),
+    ],
+)
+def test_starting_from_weights_of_another_model_is_refused_by_name(
+    changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    _, found = folders(tmp_path)
+    init = edited(found.policy, tmp_path / "init", **changes)
+    with pytest.raises(UserError, match=rf"^model\.init={init}: holds another model: {said}"):
+        folders(tmp_path, f"model.init={init}")
+    same = edited(found.policy, tmp_path / "same", rope_theta=None, eos_token_id=1)
+    assert folders(tmp_path, f"model.init={same}")[1].policy == found.policy
+
+
+def test_a_critic_is_compared_with_its_own_weights_and_is_never_tied(tmp_path: Path) -> None:
+    _, found = folders(tmp_path)
+    other = edited(found.policy, tmp_path / "other", rms_norm_eps=1e-5)
+    with pytest.raises(UserError, match=rf"^critic\.model\.init={other}: holds another model: rms_norm_eps"):
+        folders(tmp_path, "algo=ppo", f"critic.model.init={other}")
+    untied = edited(found.policy, tmp_path / "untied", tie_word_embeddings=True)  # with a head of its own, never read
+    assert folders(tmp_path, "algo=ppo", f"critic.model.init={untied}")[1].critic == found.policy
+
+
+def test_a_tied_model_does_not_start_from_weights_with_another_head(tmp_path: Path) -> None:
+    tied = "model.create.architecture.tie_word_embeddings=true"
+    _, found = folders(tmp_path, tied)
+    _, untied = folders(tmp_path)
+    weights = (untied.policy / "model.safetensors").read_bytes()
+    init = edited(found.policy, tmp_path / "init")
+    (init / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match=r"^model\.init=\S+: config\.json says tie_word_embeddings=true, but lm_head"):
+        folders(tmp_path, tied, f"model.init={init}")
+
+
+def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    _, found = folders(tmp_path)
+    other = edited(found.policy, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    rows = json.loads((found.policy / "config.json").read_text())["vocab_size"]
+    tokenizer["added_tokens"].append({"id": rows, "content": "<think>", **special})
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"^model\.tokenizer=\S+: 1 tokens of the tokenizer .*, first '<think>'"):
+        folders(tmp_path, f"model.tokenizer={other}")
+    with pytest.raises(UserError, match=r"^model\.path=\S+: 1 tokens of the tokenizer are beyond"):
+        folders(tmp_path, f"model.path={other}", "model.create=null")
