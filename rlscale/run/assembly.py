@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from rlscale.config.checks import check
@@ -17,6 +16,7 @@ from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_templat
 from rlscale.data.served_folder import served_folder
 from rlscale.data.sources import build_source
 from rlscale.data.supervised import SupervisedFeed
+from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.spec import RolloutSpec
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.engines import Engines
@@ -55,6 +55,7 @@ class Assembly:
         """Make the models if they are not there, and begin to start ranks, engines and the rollout service."""
         config, folder = self._config, self._folder
         self._models = ModelFolders.of(config).taught_by(config)
+        self._models.check_start(config)
         self._model = self._models.policy
         if config.model.path is not None:  # perhaps only now downloaded: what the checks had to skip before
             check(config)
@@ -93,8 +94,8 @@ class Assembly:
             if not engines_first:
                 self._wait_for_engines()
             self._rollout.start(self._engines.router_url, self._engines.api_key)
-            vocabulary = int(json.loads((self._model / "config.json").read_text())["vocab_size"])
-            sync = WeightSync(config, self._trainer, self._engines, self._rollout, vocabulary)
+            architecture = complete(read_config(self._model))
+            sync = WeightSync(config, self._trainer, self._engines, self._rollout, architecture)
         return Session(
             config,
             config_hash,

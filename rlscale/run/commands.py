@@ -98,7 +98,9 @@ def import_(arguments: Sequence[str]) -> int:
     _check(config)
     check_starting_weights(config)
     _try_writing(target)
-    spec = trainer_spec(config, ModelFolders.of_policy(config))
+    models = ModelFolders.of_policy(config)
+    models.check_start(config)
+    spec = trainer_spec(config, models)
     spec = dataclasses.replace(spec, critic=None)
     _convert(config, spec, target, Form.checkpoint, target.with_name(f".{target.name}-logs"))
     print(f"imported {spec.init_path} to {target}; a run starts from it with model.init={target}")
@@ -139,10 +141,10 @@ def _convert_here(
 
 def export_checkpoint(config: Config, checkpoint: Path, target: Path, calls: Calls, logs: Path) -> Path:
     """Write the policy of a checkpoint to the folder `target`, in a Ray session that is up. Returns the folder."""
-    model = ensure_model_folder(config.model, Path(config.run.scratch).resolve())
-    spec = trainer_spec(config, ModelFolders(model))
+    models = ModelFolders.of_policy(config)
+    spec = trainer_spec(config, models)
     spec = dataclasses.replace(
-        spec, critic=None, init_path=str(checkpoint / "trainer"), companions=companions_of(config, model)
+        spec, critic=None, init_path=str(checkpoint / "trainer"), companions=companions_of(config, models.policy)
     )
     _convert_here(config, spec, target, Form.hugging_face, calls, logs)
     return target

@@ -32,21 +32,24 @@ class ModelFolders:
         found = cls.of_policy(config, scratch)
         if not has_critic(config.algo):
             return found
-        model, head = config.critic.model, Head.value
-        critic = ensure_model_folder(model, scratch or _scratch(config), "critic.model", head)
-        if model.init is not None:
-            key = "model.init" if model == config.model else "critic.model.init"
-            check_start(model.init, key, critic, head)
+        critic = ensure_model_folder(config.critic.model, scratch or _scratch(config), "critic.model", Head.value)
         return dataclasses.replace(found, critic=critic)
 
     @classmethod
     def of_policy(cls, config: Config, scratch: Path | None = None) -> ModelFolders:
         """As `of`, without the critic."""
         policy = ensure_model_folder(config.model, scratch or _scratch(config))
-        if config.model.init is not None:
-            check_start(config.model.init, "model.init", policy, Head.language)
         _embeds_every_token(config, policy)
         return cls(policy)
+
+    def check_start(self, config: Config) -> None:
+        """Are the weights that policy and critic start from those of their own architectures. UserError if not."""
+        if config.model.init is not None:
+            check_start(config.model.init, "model.init", self.policy, Head.language)
+        model = config.critic.model
+        if self.critic is not None and model.init is not None:
+            key = "model.init" if model == config.model else "critic.model.init"
+            check_start(model.init, key, self.critic, Head.value)
 
     def taught_by(self, config: Config) -> ModelFolders:
         """The same with the teacher of `config`, if it is known yet. UserError for one with other tokens."""

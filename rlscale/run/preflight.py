@@ -187,6 +187,7 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
         ]
         return
     models = ModelFolders.of(config, other).taught_by(config)
+    models.check_start(config)
     if config.model.path is not None:  # perhaps only now downloaded: what `check` had to skip before
         check(config)
     _try_encoders(part, found, models.policy)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from rlscale.run.calls import RunFailed
 from rlscale.run.engines import Engines
 from rlscale.run.rollout import Rollout
 from rlscale.run.trainer_group import TrainerGroup, as_part
+from rlscale.serve.engine_config import why_they_differ
 
 _BOUNDS = {DType.float32: 1e-3, DType.bfloat16: 0.2, DType.float16: 0.06}
 _CANARY_SEED = 20_240_131
@@ -31,7 +33,8 @@ class WeightSync:
     trainer: TrainerGroup
     engines: Engines
     rollout: Rollout
-    vocabulary: int
+    architecture: Mapping[str, Any]
+    """The policy's Hugging Face config."""
     syncs: int = 0
     _connected: tuple[str, ...] = ()
 
@@ -59,7 +62,7 @@ class WeightSync:
 
     def verify(self, version: int, urls: Sequence[str]) -> float:
         """Largest difference of log-prob between the trainer and the engines at `urls` on the canary prompt."""
-        tokens = canary_prompt(self.config.weights.canary_tokens, self.vocabulary)
+        tokens = canary_prompt(self.config.weights.canary_tokens, int(self.architecture["vocab_size"]))
         expected = self.trainer.logprobs(as_part(_canary_batch(tokens)), temperature=1.0)[1:]
         bound = self.config.weights.canary_bound or _BOUNDS[self.config.model.dtype]
         worst = 0.0
@@ -69,7 +72,7 @@ class WeightSync:
                 raise RunFailed(
                     f"weight sync {version}: log-probs of {url} and the trainer differ by {difference:.2e} on the "
                     f"canary prompt, more than weights.canary_bound={bound:g}; "
-                    "the engine does not have the trainer's weights"
+                    f"{why_they_differ(url, self.engines.api_key or None, self.architecture)}"
                 )
             worst = max(worst, difference)
         return worst

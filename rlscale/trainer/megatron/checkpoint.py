@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
-from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.dist_checkpointing.mapping import ShardedObject
-from torch.distributed.checkpoint import CheckpointException, FileSystemReader
 
 from rlscale.config.errors import UserError
-from rlscale.families.origin import ARCHITECTURE, CHECKPOINT, architecture_text
+from rlscale.families.origin import ARCHITECTURE, CHECKPOINT, architecture_text, check_origin
 from rlscale.trainer.checksums import damaged, read_sums
+from rlscale.trainer.megatron.checkpoint_reader import read_common, read_index, read_state
 from rlscale.trainer.megatron.checkpoint_writer import CheckpointWriter
 from rlscale.trainer.megatron.optimizer_state import load_state, state_to_load, state_to_save
+from rlscale.weights.load import named
 
 if TYPE_CHECKING:
     from rlscale.trainer.megatron.model import Model
@@ -56,20 +56,21 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     """
     if not holds_checkpoint(folder):
         raise UserError(f"{folder} is no trainer checkpoint (no metadata.json)")
-    common = dist_checkpointing.load_common_state_dict(str(folder))
+    _is_of(model, folder)
+    common = read_common(folder)
     if "schedule" not in common:
         raise UserError(f"{folder} holds weights alone; start a new run from them: model.init={folder}")
     instead = f"; a new run can start from its weights alone: model.init={folder}"
-    saved = FileSystemReader(folder).read_metadata().state_dict_metadata
+    saved = read_index(folder)
     state: dict[str, Any] = {"optimizer": state_to_load(optimizer.megatron, _weights(model), saved)}
     same_layout = common.get("layout") == _layout()
     if same_layout:
         state["random"] = _random_state(None)
-    loaded = _read(folder, state, instead)
+    loaded = read_state(folder, state, instead)
     load_state(optimizer.megatron, loaded["optimizer"])
     # A second read: the optimizer may have to read what the model reads, which Megatron allows only once. It comes last
     # because preparing to load an optimizer on the host (`optim.on_host`) makes a step with random gradients.
-    _put_weights(model, _read(folder, _weights(model), instead))
+    _put_weights(model, read_state(folder, _weights(model), instead))
     optimizer.schedule.load_state_dict(loaded["schedule"])
     if same_layout:
         _set_random_state(loaded["random"][0])
@@ -81,7 +82,14 @@ def load_weights_of(folder: str | Path, model: Model) -> None:
     UserError if they do not fit, or if a file is not what was written.
     """
     _refuse_damage(folder)
-    _put_weights(model, _read(folder, _weights(model)))
+    _is_of(model, folder)
+    _put_weights(model, read_state(folder, _weights(model)))
+
+
+def _is_of(model: Model, folder: str | Path) -> None:
+    """UserError for a checkpoint that says that it is of another architecture."""
+    with named(Path(folder)):
+        check_origin(Path(folder), model.weights.config, model.weights.head, needed=False)
 
 
 def _refuse_damage(folder: str | Path) -> None:
@@ -118,19 +126,6 @@ def _put_weights(model: Model, loaded: dict[str, Any]) -> None:
 def _is_extra_state(name: str) -> bool:
     """Whether an entry is Transformer Engine's own (scales of 8-bit numbers), which our layers know nothing of."""
     return name.rpartition(".")[2].startswith("_extra_state")
-
-
-def _read(folder: str | Path, state: dict[str, Any], instead: str = "") -> dict[str, Any]:
-    """The state with the folder's tensors. UserError if they do not fit; `instead` says what could be done."""
-    try:
-        loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder))
-    except (CheckpointingException, CheckpointException, KeyError) as error:
-        cause: BaseException = error
-        if isinstance(error, CheckpointException):
-            cause = min(error.failures.items())[1][0]
-        reason = str(cause.args[0] if cause.args else cause).partition(": [")[0]  # a list of all names may follow
-        raise UserError(f"{folder} does not fit this model ({reason}){instead}") from error
-    return loaded
 
 
 def _layout() -> dict[str, int]:

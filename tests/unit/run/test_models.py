@@ -17,7 +17,9 @@ from rlscale.run.models import ModelFolders
 
 def folders(tmp_path: Path, *overrides: str) -> tuple[Config, ModelFolders]:
     config = compose(None, [f"run.scratch={tmp_path}", *overrides])
-    return config, ModelFolders.of(config).taught_by(config)
+    found = ModelFolders.of(config).taught_by(config)
+    found.check_start(config)
+    return config, found
 
 
 def test_only_the_models_that_an_algorithm_reads_are_looked_for(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute, "check_machine", lambda config: [])
 
 
-def config(folder: Path, *overrides: str, model: str = "model.init=/some/model") -> Config:
+def config(folder: Path, *overrides: str, model: str = "warm_start=null") -> Config:
     places = [f"run.root={folder}/runs", f"run.scratch={folder}/scratch"]
     return compose(None, [model, *places, *overrides])
 

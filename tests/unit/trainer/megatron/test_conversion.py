@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlscale.config.compose import compose
+from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.model import ModelConfig
+from rlscale.config.schema.model import DType, ModelConfig
 from rlscale.config.schema.optim import OptimConfig
 from rlscale.config.schema.parallel import ParallelConfig
 from rlscale.config.schema.trainer import TrainerConfig
@@ -68,10 +70,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def convert(folder: Path, init: Path, target: Path, to: Form) -> None:
+def convert(folder: Path, init: Path, target: Path, to: Form, dtype: DType = DType.float32) -> None:
     """Convert on one rank; every tensor is a bucket of its own."""
     spec = TrainerSpec(
-        model=ModelConfig(name="tiny"),
+        model=ModelConfig(name="tiny", dtype=dtype),
         model_path=str(folder),
         init_path=str(init),
         parallel=ParallelConfig(),
@@ -184,3 +186,73 @@ def test_a_checkpoint_that_cannot_get_its_name_leaves_nothing_of_it(
     with pytest.raises(OSError, match="Input/output error"):
         convert(model, model, tmp_path / "checkpoint", Form.checkpoint)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `model` as a checkpoint."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "weights"
+    convert(model, model, folder, Form.checkpoint)
+    return folder
+
+
+def edited(folder: Path, target: Path, file: str, **changes: Any) -> Path:
+    """A copy of a folder, of whose JSON file some keys say something else."""
+    shutil.copytree(folder, target)
+    (target / file).write_text(json.dumps(json.loads((target / file).read_text()) | changes))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rope_theta": 1e6}, "rope_theta is 10000.0 there and 1000000.0 here"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is False there and True here"),
+    ],
+)
+def test_weights_of_another_model_are_not_started_from(
+    model: Path, checkpoint: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    other = edited(model, tmp_path / "other", "config.json", **changes)
+    for init in (model, checkpoint):
+        with pytest.raises(UserError, match=f"^{init}: holds another model: {said}"):
+            convert(other, init, tmp_path / "hf", Form.hugging_face)
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("file", [".metadata", "common.pt", "metadata.json", "__0_0.distcp"])
+@pytest.mark.parametrize("damage", ["cut short", "missing"])
+def test_a_damaged_checkpoint_is_one_line_that_does_not_send_the_user_back_to_it(
+    model: Path, checkpoint: Path, tmp_path: Path, file: str, damage: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    whole = (broken / file).read_bytes()
+    if damage == "missing":
+        (broken / file).unlink()
+    else:
+        (broken / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError) as error:
+        convert(model, broken, tmp_path / "hf", Form.hugging_face)
+    neither = file == "metadata.json" and damage == "missing"
+    assert ("is neither a Hugging Face folder" if neither else "is damaged") in str(error.value)
+    assert "model.init" not in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_numbers_that_the_type_cannot_hold_are_refused_by_name(model: Path, tmp_path: Path) -> None:
+    name = "model.layers.2.mlp.down_proj.weight"
+    large = tmp_path / "large"
+    shutil.copytree(model, large)
+    weights = load_file(model / "model.safetensors")
+    weights[name][3, 4] = 1e6
+    save_file(weights, large / "model.safetensors")
+    with pytest.raises(
+        UserError, match=rf"{name} holds numbers up to 1e\+06, too large for model\.dtype=float16; choose"
+    ):
+        convert(large, large, tmp_path / "hf", Form.hugging_face, DType.float16)
+    convert(large, large, tmp_path / "hf", Form.hugging_face, DType.bfloat16)
+    weights[name][3, 4] = float("nan")
+    save_file(weights, large / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{name} holds numbers that are not finite"):
+        convert(large, large, tmp_path / "nan", Form.hugging_face)

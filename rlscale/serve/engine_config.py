@@ -1,0 +1,42 @@
+"""The model's config as an engine sees it: its own folder's, with what it was told to read otherwise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlscale.families import FolderError
+from rlscale.families.config_file import differences, problems, read_config
+from rlscale.serve.http import CallError, call
+
+
+def config_of_engine(url: str, api_key: str | None, timeout: float = 30.0) -> dict[str, Any]:
+    """The config that the engine at `url` computes with.
+
+    ValueError where it does not say, or its folder cannot be read from here (it may be another machine's).
+    """
+    try:
+        folder = Path(str(call(url, "/model_info", api_key, timeout=timeout)["model_path"]))
+        told = call(url, "/server_info", api_key, timeout=timeout).get("json_model_override_args") or "{}"
+        overrides = json.loads(told) if isinstance(told, str) else dict(told)
+    except (CallError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the engine does not say of which model it is ({error})") from error
+    try:
+        config = read_config(folder)
+    except FolderError as error:
+        raise ValueError(f"its folder {folder} cannot be read from here ({error})") from error
+    return {**config, **overrides}
+
+
+def why_they_differ(url: str, api_key: str | None, ours: Mapping[str, Any]) -> str:
+    """What an engine whose log-probs are not the trainer's has otherwise, in words: its config, or else its weights."""
+    try:
+        theirs = config_of_engine(url, api_key)
+    except ValueError as error:
+        return f"either the engine's config or its weights are not the trainer's: {error}"
+    wrong = [*problems(theirs)] or differences(ours, theirs)
+    if wrong:
+        return f"the engine computes with another config than the trainer: {'; '.join(wrong)}"
+    return "the configs of both agree, so the engine does not have the trainer's weights"
