@@ -41,7 +41,7 @@ class RaySession:
         if self._cluster.ray_address is not None:
             try:
                 ray.init(address=self._cluster.ray_address, log_to_driver=False, configure_logging=False)
-            except ConnectionError as error:
+            except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(
                     f"cluster.ray_address={self._cluster.ray_address}: no Ray cluster answers there ({error})"
                 ) from error

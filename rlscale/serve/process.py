@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -18,6 +19,10 @@ from rlscale.serve import guard
 
 SOCKET_ROOM = 70
 """Longest path of a folder for Unix sockets: their own limit is 107 bytes, and torch and zmq add up to 35."""
+
+
+_EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt|Warning)(:|$)|[a-z_][\w.]*\.[A-Z]\w*: ")
+"""A line after a traceback, as Python writes it: the class of the exception, and mostly what it says."""
 
 
 class GuardedProcess:
@@ -93,6 +98,15 @@ class GuardedProcess:
                 self._guard.wait()
             self._guard.stdout.close()
         shutil.rmtree(self._temporary, ignore_errors=True)  # done by the guard already, unless that was killed
+
+    def last_exception(self) -> str | None:
+        """The line that names the last exception among what the program wrote since this start; None without one.
+
+        An exit code says less: the program may kill itself after it has written why.
+        """
+        traced = self.log_tail(2000).rpartition("Traceback (most recent call last):")
+        lines = traced[2].splitlines() if traced[1] else []
+        return next((line.strip() for line in lines if _EXCEPTION.match(line)), None)
 
     def log_tail(self, lines: int = 15) -> str:
         """The last lines that the program wrote since this start, blank ones left out."""

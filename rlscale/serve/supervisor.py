@@ -172,6 +172,9 @@ class Supervisor:
             with self._lock:
                 self._entries.pop(name, None)
         _log.error("%s did not start: %s. The end of %s:\n%s", name, problem, process.log, whole)
+        raised = process.last_exception()
+        if raised is not None:
+            raise UserError(f"{name} did not start: {raised}. Its whole output is in {process.log}")
         raise UserError(f"{name} did not start: {problem}. End of {process.log}:\n{process.log_tail()}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import gcd
@@ -198,6 +199,13 @@ def gpus_are_shared_out(subject: Subject) -> Iterator[str]:
         yield f"cluster.host={cluster.host}: other machines cannot reach it; use 0.0.0.0 in a closed network"
 
 
+def ray_address_is_one(subject: Subject) -> Iterator[str]:
+    """Ray would look for a cluster of any name for a long time, and answer with a traceback."""
+    address = subject.config.cluster.ray_address
+    if address is not None and not re.fullmatch(r"auto|(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}", address):
+        yield f"cluster.ray_address={address}: is not an address; write host:port, or auto for this machine's cluster"
+
+
 def _engine_share(subject: Subject) -> Iterator[str]:
     cluster = subject.config.cluster
     if cluster.rollout_nodes and cluster.rollout_gpus:
@@ -294,6 +302,7 @@ _ON_RANKS = (
     sequence_needs_tensor,
     experts_fit,
     gpus_are_shared_out,
+    ray_address_is_one,
     ranks_fit_the_cluster,
 )
 """Those about the trainer's ranks alone."""

@@ -58,3 +58,14 @@ def test_supervised_training_has_no_samples_to_compare() -> None:
 def test_an_evaluation_that_never_comes_is_said(plain_recipe: str, overrides: list[str], note: str) -> None:
     assert note in check(compose(plain_recipe, overrides))
     assert note not in check(compose(plain_recipe, ["run.iterations=3", "eval.every=2"]))
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://a:1", "a b:1", "ray://", ":6379"])
+def test_an_address_that_is_none_is_refused_before_ray_looks_for_it(problems: Problems, address: str) -> None:
+    (found,) = problems(f"cluster.ray_address='{address}'")
+    assert found.startswith(f"cluster.ray_address={address}: is not an address; write host:port, or auto")
+
+
+@pytest.mark.parametrize("address", ["auto", "head:6379", "10.0.0.1:6379", "ray://head:10001", "[fd00::1]:6379"])
+def test_an_address_of_ray_is_taken(problems: Problems, address: str) -> None:
+    assert problems(f"cluster.ray_address='{address}'") == []

@@ -184,3 +184,26 @@ def test_the_log_tail_is_of_this_start_only(tmp_path: Path) -> None:
     assert process.log_tail(3).splitlines() == ["line 27", "line 28", "line 29"]
     assert "earlier" not in process.log_tail(100)
     assert log.read_text().startswith("from an earlier start")
+
+
+def test_why_a_program_ended_is_the_last_exception_that_it_wrote(tmp_path: Path) -> None:
+    """SGLang writes what its scheduler raised, more lines after it, and kills itself."""
+    program = (
+        "import traceback, os, signal\n"
+        "for error in (ValueError('the first'), MemoryError('no room for 12 GB')):\n"
+        "    try:\n        raise error\n    except Exception:\n        traceback.print_exc()\n"
+        "print('Received sigquit from a child process', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    process = GuardedProcess([sys.executable, "-c", program], dict(os.environ), "", tmp_path / "log", tmp_path)
+    deadline = time.monotonic() + 20
+    while process.exit_code() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.stop()
+    assert process.last_exception() == "MemoryError: no room for 12 GB"
+
+
+def test_a_program_that_wrote_no_exception_has_none(tmp_path: Path) -> None:
+    process = GuardedProcess([sys.executable, "-c", "print('x: y')"], dict(os.environ), "", tmp_path / "log", tmp_path)
+    process.stop()
+    assert process.last_exception() is None
