@@ -248,14 +248,14 @@ def test_a_failed_reward_drops_its_sample_and_is_never_a_zero(run: Run) -> None:
         batches = await iterate(engine, service, 3)
         return [group for batch in batches for group in batch], (await service.stats()).counters
 
-    reward = RewardConfig(function={"_target_": f"{__name__}.fragile"}, max_failure_rate=1.0)
+    reward = RewardConfig(function={"_target_": f"{__name__}.fragile"}, workers=0, max_failure_rate=1.0)
     groups, counters = run(scenario, reward=reward)
     assert {sample.reward for group in groups for sample in group.samples} == {1.0}
     assert counters["failed_rewards"] > 0
 
 
 def test_too_many_failed_rewards_stop_the_run(run: Run) -> None:
-    reward = RewardConfig(function={"_target_": f"{__name__}.fragile"}, max_failure_rate=0.1)
+    reward = RewardConfig(function={"_target_": f"{__name__}.fragile"}, workers=0, max_failure_rate=0.1)
     with pytest.raises(UserError, match=r"rewards failed, .* reward.max_failure_rate=0.1 .* too long for me"):
         run(lambda engine, service: iterate(engine, service, 20), reward=reward)
 

@@ -42,7 +42,7 @@ def varied(response: str, label: Any, info: dict[str, Any]) -> float:
 
 
 def reward(function: Callable[..., float]) -> RewardConfig:
-    return RewardConfig(function={"_target_": f"{__name__}.{function.__name__}"})
+    return RewardConfig(function={"_target_": f"{__name__}.{function.__name__}"}, workers=0)
 
 
 def dropping(share: float = 1.0) -> RefillConfig:
