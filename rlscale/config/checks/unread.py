@@ -63,9 +63,10 @@ def engines_read_their_settings(subject: Subject) -> Iterator[str]:
             "have their GPUs; leave it out"
         )
     if rollout.sglang and rollout.engine_urls:
-        yield (
-            f"rollout.sglang.{min(rollout.sglang)} is not read with rollout.engine_urls: give it to the engines where "
-            "they are started, and leave it out here"
+        # A note only: recipes have options for the engines that they start, and run with others, too.
+        subject.notes.append(
+            f"rollout.sglang.{min(rollout.sglang)} is not read with rollout.engine_urls: those engines have the "
+            "options that they were started with"
         )
 
 
