@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import traceback
 from typing import Any
 
 from rlscale.envs.reward import Reward, RewardCall
 from rlscale.envs.score import score_of
 
-Outcome = tuple[bool, Any]
-"""(True, the score) or (False, why there is none); picklable."""
+Outcome = tuple[bool, Any, str]
+"""(True, the score, "") or (False, why there is none, the traceback if something was raised); picklable."""
 _LONGEST = 300
+_FRAMES = 20
 
 
 def outcome_of(reward: Reward, call: RewardCall) -> Outcome:
@@ -58,13 +60,14 @@ def _raised(error: BaseException) -> Outcome:
         message = f"(its text cannot be had: {type(broken).__name__})"
     if len(message) > _LONGEST:
         message = f"{message[:_LONGEST]}... ({len(message)} characters)"
-    return False, f"the reward raised {type(error).__name__}{': ' if message else ''}{message}"
+    trace = "".join(traceback.format_tb(error.__traceback__)[-_FRAMES:])
+    return False, f"the reward raised {type(error).__name__}{': ' if message else ''}{message}", trace
 
 
 def _scored(value: Any) -> Outcome:
     try:
-        return True, score_of(value)
+        return True, score_of(value), ""
     except ValueError as error:
-        return False, str(error)
+        return False, str(error), ""
     except Exception as error:  # a type whose conversion to a number fails
-        return False, f"the reward returned a {type(value).__name__} that gives no number ({type(error).__name__})"
+        return False, f"the reward returned a {type(value).__name__} that gives no number ({type(error).__name__})", ""

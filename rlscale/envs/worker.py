@@ -51,11 +51,14 @@ class RewardWorker:
         arguments = RewardCall((sample.text, prompt.label, prompt.info), self._named(sample, prompt))
         async with self._slots:
             try:
-                ok, value = await self._pool.call(arguments, self._timeout_s)
+                ok, value, trace = await self._pool.call(arguments, self._timeout_s)
             except TimeoutError as error:
                 raise RewardFailed(f"the reward took over reward.timeout_s={self._timeout_s:g} seconds") from error
         if not ok:
-            raise RewardFailed(value)
+            failed = RewardFailed(value)
+            if trace:
+                failed.add_note(f"In the reward:\n{trace}")  # it may have been raised in another process
+            raise failed
         return float(value)
 
     def _named(self, sample: Sample, prompt: Prompt) -> dict[str, Any]:

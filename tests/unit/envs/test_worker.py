@@ -110,6 +110,8 @@ def test_a_reward_that_fails_is_no_zero(workers: int) -> None:
 
     errors = run(scenario, workers)
     assert all(isinstance(error, RewardFailed) for error in errors)
+    (trace,) = errors[0].__notes__  # for the log of errors, also from another process
+    assert "in odd_reward\n    raise ValueError(argument)" in trace
     assert [str(error) for error in errors] == [
         "the reward raised ValueError: broken",
         "the reward returned None instead of a finite number",
