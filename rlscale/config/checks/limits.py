@@ -58,7 +58,7 @@ LIMITS = {
     **_all("parallel.tensor parallel.pipeline parallel.context parallel.data", _DEVICES),
     **_all("parallel.expert parallel.expert_tensor", _DEVICES),
     **_all("cluster.max_trainer_ranks cluster.max_engines", Limit(1024, f"{_PROCESSES} that fills a core")),
-    "reward.workers": Limit(512, _PROCESSES),
+    "reward.workers": Limit(1024, _PROCESSES),
     "trainer.threads": Limit(1024, "no machine has as many cores"),
     "cluster.memory_gb": Limit(1e6, "no machine has as much memory"),
     **_all("cluster.start_timeout_s cluster.call_timeout_s rollout.request_timeout_s", _YEAR),

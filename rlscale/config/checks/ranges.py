@@ -77,7 +77,7 @@ RANGES = {
     "eval.data.seed": "[0, inf)",
     "eval.data.split_seed": "[0, inf)",
     "reward.timeout_s": "(0, inf)",
-    "reward.workers": "[0, 1024]",
+    "reward.workers": "[0, inf)",
     "reward.max_failure_rate": "[0, 1]",
     "optim.lr": "(0, inf)",
     "optim.min_lr": "[0, inf)",

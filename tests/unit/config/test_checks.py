@@ -222,7 +222,7 @@ def test_every_number_without_an_end_of_its_own_has_a_limit() -> None:
             "rollout.groups_per_iteration=1e+12: is above 1000000: the samp",
         ),
         ("run.iterations=100000000000000000000000", "run.iterations=1e+23: is above 1000000000: no run gets as far"),
-        ("reward.workers=10000", "reward.workers=10000: is above 512: each is a process of its own"),
+        ("reward.workers=10000", "reward.workers=10000: is above 1024: each is a process of its own"),
         ("cluster.call_timeout_s=1e12", "cluster.call_timeout_s=1e+12: is above 31536000: that is a year"),
         ("optim.eps=1e-300", "optim.eps=1e-300: is below 1e-30: it is added"),
         ("eval.data.seed=4294967296", "eval.data.seed=4294967296: is above 4294967295: seeds have 32 bits"),
