@@ -137,6 +137,15 @@ def _starting_weights(config: Config) -> Iterator[str]:
     if has_critic(config.algo) and config.critic.model.init != config.model.init:
         models.append(("critic.model.init", config.critic.model))
     for key, model in models:
-        files = ("config.json", "metadata.json")
-        if model.init is not None and not any((Path(model.init) / name).is_file() for name in files):
-            yield f"{key}={model.init}: is neither a Hugging Face folder (config.json) nor a checkpoint (metadata.json)"
+        if model.init is None or _holds_weights(Path(model.init)):
+            continue
+        # What a run leaves: the model in its folder, and the trainer's part of a checkpoint.
+        within = [name for name in ("hf", "trainer") if _holds_weights(Path(model.init) / name)]
+        hint = f"; did you mean {model.init}/{within[0]}?" if within else ""
+        yield (
+            f"{key}={model.init}: is neither a Hugging Face folder (config.json) nor a checkpoint (metadata.json){hint}"
+        )
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "metadata.json"))

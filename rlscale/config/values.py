@@ -124,7 +124,7 @@ def _unknown(root: DictConfig, key: str, groups: Groups) -> str:
     if key in _REFUSED:
         return f"{key}: {_REFUSED[key]}"
     if choices := options_with(key, groups):
-        return f"{key}: is no key of the chosen option; choose {' or '.join(choices)}"
+        return f"{key}: is not a key of the chosen option; choose {' or '.join(choices)}"
     known = list(known_keys(root))
     familiar = ELSEWHERE.get(key.rpartition(".")[2], "")
     if familiar and familiar not in known and (choices := options_with(familiar, groups)):

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.data.chat import load_tokenizer
 from rlscale.data.end_of_turn import find_end_of_turn
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+from rlscale.families.config_file import GENERATION, read_generation
 
 _WEIGHTS = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack"),
@@ -58,7 +58,7 @@ class Companions:
         config = _read(target / "config.json")
         _write(target / "config.json", _with_dtype(config, dtype) | dict(self.tokens) | dict(changes or {}))
         if self.generation:
-            _write(target / "generation_config.json", self.generation)
+            _write(target / GENERATION, self.generation)
 
     def files(self) -> Iterator[Path]:
         """The files that are copied."""
@@ -81,11 +81,7 @@ def companions_of(config: Config, model_folder: Path) -> Companions:
         tokenizer.chat_template = template
     data = config.data
     end = find_end_of_turn(tokenizer, data.apply_chat_template, "data", data.chat_template_kwargs)
-    file = model_folder / "generation_config.json"
-    try:
-        generation = _read(file) if file.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error})") from error
+    generation = read_generation(model_folder)
     ends = [end.token, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]
     tokens: dict[str, Any] = {}
     if tokenizer_folder == model_folder:

@@ -16,7 +16,7 @@ from rlscale.config.schema.model import CreateModelConfig, ModelConfig
 from rlscale.config.unsupported import unsupported
 from rlscale.data.character_tokenizer import SPECIAL_TOKENS, character_tokenizer, vocabulary_size
 from rlscale.families import FolderError
-from rlscale.families.config_file import CONFIG, complete, problems, read_config
+from rlscale.families.config_file import CONFIG, complete, problems, read_config, read_generation
 from rlscale.families.family import Head
 from rlscale.families.fit import check_weights
 from rlscale.families.origin import CHECKPOINT, check_origin
@@ -102,15 +102,21 @@ def _snapshot(name: str, key: str) -> Path:
 def _check(folder: Path, key: str, name: str, head: Head) -> None:
     """Is the folder understood whole: config.json, weights, and nothing else. UserError naming `key`."""
     try:
-        config = read_config(folder)
-        for problem in problems(config):
-            raise FolderError(problem)
-        whole = complete(config)
-        for problem in unsupported(whole):
-            raise FolderError(problem)
-        check_weights(folder, whole, head)
+        _understand(folder, head)
+        read_generation(folder)
     except FolderError as error:
         raise UserError(f"{key}={name}: {error}") from error
+
+
+def _understand(folder: Path, head: Head) -> None:
+    """FolderError, without the folder's name, if config.json or the weights are not a model that is trained here."""
+    config = read_config(folder)
+    for problem in problems(config):
+        raise FolderError(problem)
+    whole = complete(config)
+    for problem in unsupported(whole):
+        raise FolderError(problem)
+    check_weights(folder, whole, head)
 
 
 def check_start(init: str, key: str, model_folder: Path, head: Head) -> None:
@@ -122,7 +128,7 @@ def check_start(init: str, key: str, model_folder: Path, head: Head) -> None:
     try:
         check_origin(folder, config, head)
         if not (folder / CHECKPOINT).is_file():
-            check_weights(folder, config, head)
+            _understand(folder, head)
     except FolderError as error:
         raise UserError(f"{key}={init}: {error}") from error
 

@@ -28,7 +28,7 @@ def import_target(path: str, shown: str) -> Callable[..., Any]:
     """The class or function at a dotted path. UserError that begins with `shown` if there is none."""
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise UserError(f"{shown} is no dotted path such as my_module.my_function")
+        raise UserError(f"{shown} is not a dotted path such as my_module.my_function")
     for cut in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:cut])
         found: Any = _imported(module_name, shown)
@@ -43,7 +43,7 @@ def import_target(path: str, shown: str) -> Callable[..., Any]:
             found = getattr(found, name)
         _refuse_module(found, shown)
         if not callable(found):
-            raise UserError(f"{shown} is no class or function")
+            raise UserError(f"{shown} is not a class or function")
         target: Callable[..., Any] = found
         return target
     if len(parts) == 1:
@@ -145,7 +145,7 @@ def _check_arguments(
         if name not in named and not takes_any:
             close = difflib.get_close_matches(name, named, 1)
             hint = f"did you mean {key}.{close[0]}?" if close else f"it takes {', '.join(named) or 'none'}"
-            raise UserError(f"{key}.{name} is no argument of {_name(target)}; {hint}")
+            raise UserError(f"{key}.{name} is not an argument of {_name(target)}; {hint}")
     try:
         signature.bind(*([None] * positional), **dict.fromkeys(later), **arguments)
     except TypeError as error:

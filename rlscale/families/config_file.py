@@ -11,7 +11,7 @@ from typing import Any
 from rlscale.families import FAMILIES
 from rlscale.families.family import Family, FolderError, Head, Key, Kind
 
-CONFIG = "config.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
 
 _FLOAT32_MOST, _FLOAT32_LEAST = 3.4e38, 1.2e-38
 
@@ -203,3 +203,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.exists():
         raise FolderError(f"{CONFIG} is missing; is this a Hugging Face model folder?")
     return read_json(file)
+
+
+def read_generation(folder: Path) -> dict[str, Any]:
+    """generation_config.json of a folder, {} where there is none. FolderError for one whose ends are not token ids."""
+    file = folder / GENERATION
+    if not file.is_file():
+        return {}
+    generation = read_json(file)
+    ends = generation.get("eos_token_id")
+    if ends is not None and not _is(ends, Kind.tokens):
+        raise FolderError(f"{GENERATION}: eos_token_id={_shown(ends)}: must be {Kind.tokens.value}")
+    return generation

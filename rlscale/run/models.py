@@ -57,9 +57,10 @@ class ModelFolders:
         if path is None or not has_teacher(config.algo):
             return self
         teacher = find_model(path, "teacher.path")
-        ours, theirs = _vocabulary(self.policy), _vocabulary(teacher)
+        tokenizer = ensure_tokenizer_folder(config.model, self.policy)
+        ours, theirs = _vocabulary(tokenizer), _vocabulary(teacher)
         if ours is not None and theirs is not None and ours != theirs:
-            raise UserError(f"teacher.path={path}: has another vocabulary than the policy's model {self.policy}")
+            raise UserError(f"teacher.path={path}: has another vocabulary than the policy's tokenizer in {tokenizer}")
         return dataclasses.replace(self, teacher=teacher)
 
 

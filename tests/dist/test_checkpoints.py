@@ -218,7 +218,7 @@ def test_what_cannot_be_continued_is_refused_in_one_line(
     pool.run(scenarios.train_and_save_halfway, dense, iterations_of(dense)[:1], folder, world_size=1)
     with pytest.raises(RankFailed, match=r"UserError: .*/saved does not fit this model \(.*model\.init="):
         pool.run(scenarios.resume, deep, [], folder, world_size=1)
-    with pytest.raises(RankFailed, match=r"UserError: .*/nothing is no trainer checkpoint"):
+    with pytest.raises(RankFailed, match=r"UserError: .*/nothing is not a trainer checkpoint"):
         pool.run(scenarios.resume, dense, [], str(tmp_path / "nothing"), world_size=1)
 
 

@@ -283,7 +283,7 @@ def _given_engines(subject: Subject) -> Iterator[str]:
     rollout = subject.config.rollout
     for url in rollout.engine_urls:
         if not url.startswith(("http://", "https://")):
-            yield f"rollout.engine_urls: {url} is no address; write it as http://host:port"
+            yield f"rollout.engine_urls: {url} is not an address; write it as http://host:port"
     if rollout.engines not in (1, len(rollout.engine_urls)):
         yield (
             f"rollout.engines={rollout.engines}, but rollout.engine_urls lists {len(rollout.engine_urls)}; "

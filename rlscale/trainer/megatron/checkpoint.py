@@ -55,7 +55,7 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     A checkpoint of another layout is read too; the random state then stays as it is. UserError if it does not fit.
     """
     if not holds_checkpoint(folder):
-        raise UserError(f"{folder} is no trainer checkpoint (no metadata.json)")
+        raise UserError(f"{folder} is not a trainer checkpoint (no metadata.json)")
     _is_of(model, folder)
     common = read_common(folder)
     if "schedule" not in common:

@@ -49,7 +49,7 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["cluster.gpus_per_node=1"], "cluster.gpus_per_node=1 has no meaning on the CPU"),
         (["cluster.nodes=2"], "a CPU run uses one machine"),
         (["rollout.engine_key_file=/k"], "is only read with rollout.engine_urls"),
-        (["rollout.engine_urls=[localhost:1]"], "is no address; write it as http://host:port"),
+        (["rollout.engine_urls=[localhost:1]"], "is not an address; write it as http://host:port"),
         (["rollout.engine_urls=['http://a:1','http://b:1']", "rollout.engines=3"], "rollout.engine_urls lists 2"),
         # algorithm
         (["algo=sft"], "rollout.samples_per_group=8: supervised training"),

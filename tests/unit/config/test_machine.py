@@ -86,6 +86,16 @@ def test_missing_files_are_named_by_their_key(tmp_path: Path) -> None:
     check_machine(compose(None, ["data=jsonl", f"data.path='{tmp_path}/x.jsonl@[1:2]'"]))
 
 
+@pytest.mark.parametrize(("given", "within"), [("run", "hf"), ("run/checkpoints/iteration_000010", "trainer")])
+def test_the_folder_that_holds_the_weights_to_start_from_is_suggested(tmp_path: Path, given: str, within: str) -> None:
+    holds = tmp_path / given / within
+    holds.mkdir(parents=True)
+    (holds / ("config.json" if within == "hf" else "metadata.json")).touch()
+    (line,) = lines(f"model.init={tmp_path / given}")
+    assert line.endswith(f"; did you mean {holds}?")
+    check_machine(compose(None, [f"model.init={holds}"]))
+
+
 def test_more_work_than_cores_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     (note,) = check_machine(compose(None, ["parallel.data=2", "trainer.threads=2"]))

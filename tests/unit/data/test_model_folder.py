@@ -172,6 +172,30 @@ def test_quantised_weights_are_not_read_as_numbers(folder: Path, tmp_path: Path)
         ensure_model_folder(ModelConfig(name="m", path=str(quantised)), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"generation_config\.json cannot be read \(not valid JSON"),
+        ("[]", r"generation_config\.json is not a mapping"),
+        (
+            '{"eos_token_id": "<|im_end|>"}',
+            r'generation_config\.json: eos_token_id="<\|im_end\|>": must be a token id or',
+        ),
+    ],
+)
+def test_ends_that_are_not_token_ids_are_found_before_anything_starts(
+    folder: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    broken = copy(folder, tmp_path / "broken", without="generation_config.json")
+    model = ModelConfig(name="given", path=str(broken))
+    assert ensure_model_folder(model, tmp_path) == broken
+    (broken / "generation_config.json").write_text('{"eos_token_id": [3, 1]}')
+    assert ensure_model_folder(model, tmp_path) == broken
+    (broken / "generation_config.json").write_text(text)
+    with pytest.raises(UserError, match=rf"^model\.path={broken}: \S*{message}"):
+        ensure_model_folder(model, tmp_path)
+
+
 def test_a_missing_shard_is_named(folder: Path, tmp_path: Path) -> None:
     broken = copy(folder, tmp_path / "model", "model.safetensors")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}

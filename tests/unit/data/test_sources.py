@@ -192,7 +192,9 @@ def test_a_source_of_ones_own_is_built_from_its_target() -> None:
 
 
 def test_a_custom_source_with_a_wrong_argument_or_without_the_protocol_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data.source.strat is no argument of .*; did you mean data.source.start\?"):
+    with pytest.raises(
+        UserError, match=r"data.source.strat is not an argument of .*; did you mean data.source.start\?"
+    ):
         build_source(CustomData(source={"_target_": f"{__name__}.Countdown", "strat": 9}))
     with pytest.raises(UserError, match="dict lacks a method"):
         build_source(CustomData(source={"_target_": "builtins.dict"}))

@@ -195,11 +195,11 @@ def test_a_function_and_a_class_can_be_rewards_with_arguments() -> None:
         ),
         (
             {"_target_": "rlscale.envs.rewards.exact.ExactAnswer", "revers": True},
-            "reward.function.revers is no argument of .*; did you mean reward.function.reverse?",
+            "reward.function.revers is not an argument of .*; did you mean reward.function.reverse?",
         ),
-        ({"_target_": f"{__name__}.length_reward", "label": 3}, "reward.function.label is no argument"),
+        ({"_target_": f"{__name__}.length_reward", "label": 3}, "reward.function.label is not an argument"),
         ({"_target_": "math.sqrt"}, "reward.function: math.sqrt cannot be called like this"),
-        ({"_target_": "math.pi"}, "reward.function._target_=math.pi is no class or function"),
+        ({"_target_": "math.pi"}, "reward.function._target_=math.pi is not a class or function"),
     ],
 )
 def test_a_wrong_reward_is_refused_by_name(function: dict[str, Any], message: str) -> None:

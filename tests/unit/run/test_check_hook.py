@@ -160,7 +160,7 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
         (["my_broken.nan"], "error: my_broken.nan: my_broken has no nan; did you mean nans?"),
         (["my_nothing"], "error: my_nothing: no module of that name; is it on PYTHONPATH?"),
         (["my_nothing.nan"], "error: my_nothing.nan: no module of that name; is it on PYTHONPATH?"),
-        (["my_hooks.py:leashed"], "error: my_hooks.py:leashed is no dotted path such as my_module.my_function"),
+        (["my_hooks.py:leashed"], "error: my_hooks.py:leashed is not a dotted path such as my_module.my_function"),
         (
             ["my_broken"],
             "error: my_broken is a module; name a function or class in it, such as "
@@ -180,7 +180,8 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
         (["my_broken.nans", "kind=scor"], "error: kind=scor: no such kind; did you mean score?"),
         (
             ["my_hooks.leashed", "alpa=1"],
-            "error: algo.loss.function.alpa is no argument of my_hooks.leashed; did you mean algo.loss.function.alpha?",
+            "error: algo.loss.function.alpa is not an argument of my_hooks.leashed; did you mean "
+            "algo.loss.function.alpha?",
         ),
         (
             ["my_broken.NotCallable"],

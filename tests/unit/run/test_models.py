@@ -96,6 +96,38 @@ def test_starting_from_weights_of_another_model_is_refused_by_name(
     assert folders(tmp_path, f"model.init={same}")[1].policy == found.policy
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"rope scaling .*yarn.* is not supported"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config says"),
+    ],
+)
+def test_weights_to_start_from_are_held_to_what_a_model_is_held_to(
+    changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    _, found = folders(tmp_path)
+    init = edited(found.policy, tmp_path / "init", **changes)
+    with pytest.raises(UserError, match=rf"^model\.init={init}: {said}"):
+        folders(tmp_path, f"model.init={init}")
+
+
+def test_a_teacher_has_the_tokens_of_the_tokenizer_that_the_run_encodes_with(tmp_path: Path) -> None:
+    _, found = folders(tmp_path)
+    other = edited(found.policy, tmp_path / "other")
+    file = other / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    *_, first, second = vocabulary
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    file.write_text(json.dumps(tokenizer))
+    taught = ["algo=opd", f"model.tokenizer={other}"]
+    assert folders(tmp_path, *taught, f"teacher.path={other}")[1].teacher == other
+    with pytest.raises(UserError, match=rf"^teacher\.path={found.policy}: .* than the policy's tokenizer in {other}$"):
+        folders(tmp_path, *taught, f"teacher.path={found.policy}")
+
+
 def test_a_critic_is_compared_with_its_own_weights_and_is_never_tied(tmp_path: Path) -> None:
     _, found = folders(tmp_path)
     other = edited(found.policy, tmp_path / "other", rms_norm_eps=1e-5)

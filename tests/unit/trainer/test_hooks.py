@@ -110,7 +110,7 @@ def test_the_same_node_gives_the_same_object() -> None:
     ("kind", "node", "message"),
     [
         ("score", {"_target_": f"{HERE}.misses_an_argument"}, r"algo\.score\.function: .*needed"),
-        ("score", {"_target_": f"{HERE}.half", "scal": 1}, r"algo\.score\.function\.scal is no argument"),
+        ("score", {"_target_": f"{HERE}.half", "scal": 1}, r"algo\.score\.function\.scal is not an argument"),
         ("loss", {"_target_": f"{HERE}.Reinforc"}, "did you mean Reinforce"),
         ("reduction", {"_target_": f"{HERE}.half"}, r"algo\.reduction\.function"),
         ("reduction", {"_target_": f"{HERE}.one_over_tokens", "step": 1}, r"algo\.reduction\.function\.step"),
