@@ -58,7 +58,7 @@ e2e: install
 gpu: install
 	$(BIN)/python -m pytest -m gpu tests
 
-# Malformed command lines, recipes, data files, model and run folders: what comes of each.
+# Malformed command lines, recipes, data files, model and run folders: what comes of each (docs/reliability.md).
 battery: install
 	$(BIN)/python -m tests.battery
 

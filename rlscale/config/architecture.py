@@ -9,7 +9,7 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model import ModelConfig
-from rlscale.families import FolderError
+from rlscale.families import FAMILIES, FolderError
 from rlscale.families.config_file import complete, read_config
 
 _SPECIAL_TOKENS = 4
@@ -66,10 +66,13 @@ def visited_parameters(architecture: Mapping[str, Any]) -> int:
 
 
 def experts_of(architecture: Mapping[str, Any]) -> int:
-    """Experts of each layer, 0 in a dense model.
+    """Experts of each layer, 0 in a dense model, whatever its config says of experts: transformers does not read it.
 
     transformers 5 writes their number under another name than the released models.
     """
+    family = FAMILIES.get(str(architecture.get("model_type")))
+    if family is not None and not family.experts:
+        return 0
     number = architecture.get("num_experts") or architecture.get("num_local_experts")
     return number if isinstance(number, int) and number > 0 else 0
 

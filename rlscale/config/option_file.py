@@ -24,7 +24,10 @@ def read_options(choices: Mapping[str, str], groups: Groups) -> None:
 
 def _read(name: str, groups: Groups, inside: tuple[str, ...]) -> None:
     """Read the file of `group/option` and those that it builds on; `inside` are those that led to it."""
-    file = next((file for folder in groups.folders if (file := folder / f"{name}.yaml").is_file()), None)
+    places = [folder / f"{name}.yaml" for folder in groups.folders]
+    if dangling := [place for place in places if place.is_symlink() and not place.exists()]:
+        raise UserError(f"{dangling[0]}: is a link to a file that is not there")
+    file = next((place for place in places if place.is_file()), None)
     if file is None or file.is_relative_to(groups.folders[0]):
         return
     if name in inside:

@@ -78,7 +78,7 @@ def read_recipe(file: Path, inside: tuple[Path, ...] = ()) -> RecipeFile:
         )
     content = _load(file)
     recipe = RecipeFile(name=_name(file), file=file)
-    has_root = False
+    has_root, chosen = False, set[str]()
     for kind, key, option in _entries(file, content.pop("defaults", None)):
         if kind == "base":
             has_root = has_root or key == ROOT
@@ -89,6 +89,10 @@ def read_recipe(file: Path, inside: tuple[Path, ...] = ()) -> RecipeFile:
             (recipe.choices if key in recipe.choices else recipe.nested)[key] = option
         else:
             recipe.choices[key] = option
+        if kind != "base":
+            if key in chosen:
+                raise UserError(f"{file}: {key} is chosen twice in defaults; leave one of them out")
+            chosen.add(key)
     if not has_root:
         raise UserError(f"{file}: a recipe's defaults list begins with {ROOT} (or with the recipe that it builds on)")
     recipe.searchpath += [folder(url, file.parent) for url in _searchpath(file, content.pop("hydra", None))]

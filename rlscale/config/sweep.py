@@ -52,6 +52,8 @@ def _check(parsed: Sequence[Override], texts: Sequence[str]) -> None:
     """ConfigError for values that make no sweep."""
     problems, runs = [], 1
     for override, text in zip(parsed, texts, strict=True):
+        if override.is_interval_sweep():
+            problems.append(f"{text}: an interval names no values; give them (a,b), or range(start,stop,step)")
         if not override.is_discrete_sweep():
             continue
         number = _size(override)

@@ -52,6 +52,8 @@ class PromptEncoder:
         self.end_of_turn = find_end_of_turn(
             self.tokenizer, config.apply_chat_template, key, config.chat_template_kwargs
         )
+        if config.apply_chat_template:
+            self._refuse_deaf()
         self._appended = 0 if config.apply_chat_template else appended_tokens(self.tokenizer)
 
     @property
@@ -118,6 +120,21 @@ class PromptEncoder:
         except Exception as error:  # the template may raise anything
             raise ValueError(f"is refused by the chat template: {_first_line(error)}") from error
         return text
+
+    def _refuse_deaf(self) -> None:
+        """UserError for a template that writes the same whatever the user says."""
+        said = []
+        for content in ("1 + 1", "2 + 2"):
+            try:
+                messages = with_system([{"role": "user", "content": content}], self._config.system_prompt)
+                said.append(self._text(RawPrompt(0, "", content), messages))
+            except ValueError:  # it may want other messages than these: the prompts will tell
+                return
+        if said[0] == said[1]:
+            raise UserError(
+                f"{self._key}: the chat template leaves out what the user says: it writes {said[0][:80]!r} for every "
+                "prompt; give another as model.chat_template"
+            )
 
     def _tokens(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The text's tokens. ValueError where the tokenizer refuses it or lacks some of its characters."""

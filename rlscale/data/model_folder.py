@@ -66,6 +66,8 @@ def read_chat_template(model: ModelConfig) -> str | None:
         return Path(model.chat_template).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"model.chat_template={model.chat_template}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"model.chat_template={model.chat_template}: is not UTF-8 ({error})") from error
 
 
 def find_folder(name: str, key: str, need_config: bool = True) -> Path:

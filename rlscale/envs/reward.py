@@ -78,6 +78,9 @@ def build_reward(config: RewardConfig) -> Reward:
     _refuse_unknown(target, asked)
     names = [parameter.name for parameter in asked if parameter.name in EXTRAS]
     reward = build_target(node, "reward.function", call_arguments=3, call_names=names)
+    called = type(reward).__call__ if callable(reward) and inspect.isclass(target) else target
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise UserError(f"reward.function: {node['_target_']} is a generator (it has a yield); return the number")
     if not callable(reward):
         raise UserError(f"reward.function: {type(reward).__name__} cannot be called (see rlscale.envs.reward.Reward)")
     return reward

@@ -176,5 +176,7 @@ def _given(arguments: Sequence[str], known: Sequence[str], more: str) -> dict[st
         key, separator, value = word.partition("=")
         if not separator or key not in known:
             raise UserError(f"export does not know {word!r}; it takes {', '.join(f'{k}=...' for k in known)}, {more}")
+        if key in given:
+            raise UserError(f"{word}: {key} is given twice")
         given[key] = value
     return given

@@ -10,9 +10,11 @@ from rlscale.config.compose import config_hash
 from rlscale.config.errors import UserError
 from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
+from rlscale.config.schema.checkpoint import Resume
 from rlscale.data.target import current_folder_importable
 from rlscale.run.folder import refuse_folder
 from rlscale.run.preflight import preflight
+from rlscale.run.resume import check_resumable
 
 
 def execute(config: Config) -> int:
@@ -22,7 +24,8 @@ def execute(config: Config) -> int:
     """
     started = time.time()
     notes = check_machine(config)
-    refuse_folder(config, config_hash(config))
+    _refuse_run(config)
+    _make_folder("run.scratch", config.run.scratch)
     notes += preflight(config)
     _make_folders(config)
     # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
@@ -40,15 +43,29 @@ def execute(config: Config) -> int:
                 stop.restore()
 
 
+def _refuse_run(config: Config) -> None:
+    """UserError where `run.output` is given and holds something that this command can neither continue nor replace."""
+    digest = config_hash(config)
+    try:
+        refuse_folder(config, digest)
+    except OSError as error:  # a name that no disk takes, for one
+        raise UserError(f"run.output={config.run.output} cannot be used ({error.strerror})") from error
+    if config.run.output is not None and config.checkpoint.resume is Resume.auto:
+        check_resumable(Path(config.run.output), digest)
+
+
 def _make_folders(config: Config) -> None:
-    """The folders that a run writes to. Raises UserError where one cannot be made or written."""
-    folders = {"run.scratch": config.run.scratch, "run.root": config.run.root, "run.output": config.run.output}
-    for key, folder in folders.items():
-        if folder is None or (key == "run.root" and config.run.output is not None):
-            continue
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{key}={folder} cannot be made a folder ({error.strerror})") from error
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"{key}={folder} cannot be written to; choose another folder")
+    """The folders that a run writes its results to. Raises UserError where one cannot be made or written."""
+    if config.run.output is not None:
+        _make_folder("run.output", config.run.output)
+    else:
+        _make_folder("run.root", config.run.root)
+
+
+def _make_folder(key: str, folder: str) -> None:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{key}={folder} cannot be made a folder ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{key}={folder} cannot be written to; choose another folder")

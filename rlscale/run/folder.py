@@ -138,6 +138,8 @@ def _held_before(path: Path, config: Config, config_hash: str) -> bool:
             raise UserError(f"run.output={path} is a folder that holds no run; choose an empty or a new folder")
         return False
     instead = "choose another folder, or checkpoint.resume=never"
+    if auto and facts.get("state", "unfinished") not in ("unfinished", "finished"):
+        raise UserError(f"{path / MARK} has a state that rlscale does not write ({facts['state']!r}); {instead}")
     if auto and facts.get("state") == "finished":
         raise UserError(f"run.output={path} holds a finished run; {instead}")
     if auto and facts.get("config_hash") != config_hash:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlscale.config.errors import UserError
-from rlscale.run.checkpoint import CheckpointStore, fault_of, sums_of
+from rlscale.run.checkpoint import CheckpointStore, fault_of, load_progress, read_manifest, sums_of
 from rlscale.run.folder import read_mark
 
 
@@ -54,3 +54,22 @@ def checkpoint_of(run: Path, iteration: str | None) -> Path:
             return path.resolve()
     numbers = ", ".join(path.name.removeprefix("iteration_").lstrip("0") or "0" for path in whole)
     raise UserError(f"iteration={iteration}: {run} has checkpoints of the iterations {numbers}")
+
+
+def check_resumable(run: Path, config_hash: str) -> None:
+    """Whether a run can go on from its checkpoints, as far as manifests and sizes tell; fine if it has none yet.
+
+    Needs no process of the run. UserError if there are checkpoints and none is whole, or the newest whole one is not of
+    this run. The content of the files is compared later, by the ranks that read them.
+    """
+    store = CheckpointStore(run / "checkpoints", keep=1)
+    newest = store.newest()
+    if newest is not None:
+        load_progress(newest)
+        if read_manifest(newest).get("config_hash") != config_hash:
+            raise UserError(f"{newest} is of a run of another configuration; checkpoint.resume=never starts afresh")
+    elif faults := [f"{path.name}: {fault_of(path)}" for path in store.all()]:
+        raise UserError(
+            f"none of the checkpoints in {store.folder} can be used ({'; '.join(faults)}); "
+            "checkpoint.resume=never starts afresh"
+        )

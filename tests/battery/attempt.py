@@ -47,9 +47,10 @@ _STARTED = 99
 
 
 class Outcome(Enum):
-    """What came of a case; the first two are as they should be."""
+    """What came of a case; the first three are as they should be."""
 
     refused = "refused in a line that names the culprit"
+    said = "accepted with a note that names it"
     accepted = "a control, accepted"
     unnamed = "refused, the culprit not named"
     meaningless = "accepted, though it is meaningless"
@@ -59,7 +60,7 @@ class Outcome(Enum):
     late = "no answer within 10 s"
 
 
-GOOD = (Outcome.refused, Outcome.accepted)
+GOOD = (Outcome.refused, Outcome.said, Outcome.accepted)
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,8 @@ def _judged(case: Case, code: int | None, output: str) -> Outcome:
     if "Traceback (most recent call last)" in output or "This is a fault of rlscale" in output:
         return Outcome.traceback
     if code in (0, _STARTED):
+        if case.said and re.search(f"^note: .*(?:{case.names})", output, re.MULTILINE):
+            return Outcome.said
         return Outcome.accepted if case.names is None else Outcome.meaningless
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     if code != case.exit or not lines:

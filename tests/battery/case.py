@@ -13,7 +13,7 @@ import yaml
 
 CASES = Path(__file__).parent / "cases"
 
-_KEYS = {"name", "args", "names", "accepted", "files", "edits", "stock", "env", "exit"}
+_KEYS = {"name", "args", "names", "said", "accepted", "files", "edits", "stock", "env", "exit"}
 _OF_FILE = {"surface", "base", "stock", "files", "cases"}
 
 
@@ -31,6 +31,8 @@ class Case:
     """The words of it that it shares with others of its file."""
     names: str | None
     """A regular expression that the error lines must hold: the culprit. None for a control, which must be accepted."""
+    said: bool = False
+    """Whether a note that names the culprit will do, because the run has a meaning without it."""
     stock: list[str] = field(default_factory=list)
     """Good folders that are copied in first (see `stock`)."""
     files: dict[str, Any] = field(default_factory=dict)
@@ -84,6 +86,7 @@ def _case(entry: dict[str, Any], part: dict[str, Any], base: list[str], file: st
         argv=[*_kept(base, own), *own],
         base=base,
         names=names,
+        said=entry.get("said", False),
         stock=[*part.get("stock", []), *entry.get("stock", [])],
         files={**part.get("files", {}), **entry.get("files", {})},
         edits=entry.get("edits", []),

@@ -16,6 +16,7 @@ from rlscale.config.checks.model import MODEL_CHECKS, architecture_is_known
 from rlscale.config.checks.moe import MOE_CHECKS
 from rlscale.config.checks.optimizer import OPTIMIZER_CHECKS
 from rlscale.config.checks.options import OPTION_CHECKS
+from rlscale.config.checks.parameters import PARAMETER_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.routing import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
@@ -83,7 +84,7 @@ _OF_STAGE: tuple[Callable[[Subject], Iterator[str]], ...] = (
 )
 """Those about sections that a stage before the run does not take from the run."""
 
-_ALL = (*MODEL_CHECKS, *LAYOUT_CHECKS, *_OF_STAGE, *OPTION_CHECKS)
+_ALL = (*MODEL_CHECKS, *LAYOUT_CHECKS, *_OF_STAGE, *PARAMETER_CHECKS, *OPTION_CHECKS)
 
 
 def _check_warm_start(config: Config) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.architecture import parameter_count, read_architecture, visited_parameters
+from rlscale.config.architecture import experts_of, parameter_count, read_architecture, visited_parameters
 from rlscale.config.compose import compose
 from rlscale.config.schema.model import ModelConfig
 
@@ -53,3 +53,8 @@ def test_a_hub_model_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
     assert read_architecture(model) == {"model_type": "qwen3"}
+
+
+def test_a_dense_family_has_no_experts_whatever_its_config_says() -> None:
+    assert experts_of({"model_type": "qwen3", "num_experts": 4}) == 0
+    assert experts_of({"model_type": "qwen3_moe", "num_experts": 4}) == 4

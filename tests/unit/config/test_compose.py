@@ -360,3 +360,19 @@ def test_a_data_path_is_written_on_a_command_line_without_quotes(given: str) -> 
     assert isinstance(config.data, FileData)
     assert path_texts(config.data.path, "data") == expected
     assert all(text in recipe_text(config) for text in expected)
+
+
+def test_a_group_that_a_recipe_chooses_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("defaults:\n  - rlscale_schema\n  - algo: grpo\n  - algo: ppo\n")
+    with pytest.raises(UserError, match=r"r\.yaml: algo is chosen twice in defaults"):
+        compose(str(file))
+
+
+def test_an_option_file_that_is_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "parallel").mkdir()
+    (tmp_path / "parallel" / "mine.yaml").symlink_to("gone")
+    file = tmp_path / "r.yaml"
+    file.write_text("defaults:\n  - arithmetic\n  - override parallel: mine\n")
+    with pytest.raises(UserError, match=r"parallel/mine\.yaml: is a link to a file that is not there"):
+        compose(str(file))

@@ -224,6 +224,13 @@ def test_a_hub_name_that_cannot_be_fetched_is_one_clear_line(tmp_path: Path, mon
     assert "\n" not in str(caught.value)
 
 
+def test_a_chat_template_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_bytes("ü{{ messages }}".encode("latin-1"))
+    with pytest.raises(UserError, match=r"model.chat_template=.*t.jinja: is not UTF-8"):
+        read_chat_template(ModelConfig(name="m", chat_template=str(file)))
+
+
 def test_a_missing_chat_template_file_is_refused() -> None:
     with pytest.raises(UserError, match=r"model.chat_template=nowhere.jinja: cannot be read"):
         read_chat_template(ModelConfig(name="m", chat_template="nowhere.jinja"))

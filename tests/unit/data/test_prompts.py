@@ -62,6 +62,11 @@ def test_without_the_chat_template_the_text_is_taken_as_it_is(without_template: 
     assert prompt.tokens.tolist() == [5, 14]
 
 
+def test_a_chat_template_that_leaves_out_what_the_user_says_is_refused(tokenizer: Path) -> None:
+    with pytest.raises(UserError, match="leaves out what the user says: it writes '47='"):
+        PromptEncoder(tokenizer, DataConfig(), 100, "47=")
+
+
 def test_a_missing_chat_template_says_what_to_set(without_template: Path) -> None:
     with pytest.raises(UserError, match=r"set data.apply_chat_template=false, or give one as model.chat_template"):
         PromptEncoder(without_template, DataConfig(), 100)

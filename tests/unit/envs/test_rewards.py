@@ -205,3 +205,18 @@ def test_a_function_and_a_class_can_be_rewards_with_arguments() -> None:
 def test_a_wrong_reward_is_refused_by_name(function: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_reward(RewardConfig(function=function))
+
+
+def with_yield(response: str, label: Any, info: dict[str, Any]) -> Any:
+    yield 1.0
+
+
+class WithYield:
+    def __call__(self, response: str, label: Any, info: dict[str, Any]) -> Any:
+        yield 1.0
+
+
+@pytest.mark.parametrize("name", ["with_yield", "WithYield"])
+def test_a_generator_is_no_reward(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is a generator"):
+        build_reward(RewardConfig(function={"_target_": f"{__name__}.{name}"}))

@@ -36,6 +36,7 @@ def test_a_critic_that_is_not_there_is_not_exported(finished_run: str) -> None:
     ("argument", "message"),
     [
         ("model=reference", "model=reference: export knows policy and critic"),
+        ("run.output=other", "run.output=other: run.output is given twice"),
         ("iteration=3", "has checkpoints of the iterations 4"),
         ("critic=true", "export does not know 'critic=true'; it takes run.output=..., .*, parallel=..., cluster=..."),
         ("parallel.pipeline=99", r"parallel\.pipeline=99 does not divide the .* layers of tiny_qwen3; use 1"),

@@ -110,3 +110,10 @@ def test_a_run_of_another_configuration_is_told_by_the_keys_that_differ(tmp_path
     folder.mark(state="finished")
     with pytest.raises(UserError, match="holds a finished run"):
         refuse_folder(first, config_hash(first))
+
+
+def test_a_state_that_rlscale_does_not_write_is_refused(tmp_path: Path):
+    given = command(tmp_path, output=tmp_path / "out")
+    start(given, state="paused").release()
+    with pytest.raises(UserError, match=r"run\.json has a state that rlscale does not write \('paused'\)"):
+        open_folder(given, "a")

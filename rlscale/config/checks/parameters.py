@@ -1,0 +1,50 @@
+"""Do the patterns that name parameters name any, and is anything left to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
+from rlscale.config.checks.subject import Subject
+from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.families import FolderError
+from rlscale.families.config_file import complete
+from rlscale.families.family import Head
+from rlscale.families.fit import expected_tensors
+
+
+def patterns_name_parameters(subject: Subject) -> Iterator[str]:
+    """Of what is frozen and of the optimizer's groups; needs the model's config, and for a critic that it has the same.
+
+    Whether a pattern names a part of what Megatron keeps in one is left to the ranks.
+    """
+    if subject.architecture is None:
+        return
+    try:
+        config = complete(subject.architecture)
+    except FolderError:  # another check says what it lacks
+        return
+    yield from of_policy_and_critic(subject.config, partial(_problems, subject, config))
+
+
+def _problems(subject: Subject, config: Mapping[str, Any], sections: Sections, prefix: str) -> Iterator[str]:
+    if sections.model != subject.config.model:
+        return
+    names = list(expected_tensors(config, Head.value if prefix else Head.language))
+    patterns = {f"{prefix}trainer.frozen": sections.trainer.frozen}
+    for name, group in sections.optim.groups.items():
+        if isinstance(group, Mapping) and isinstance(group.get("pattern"), str):
+            patterns[f"{prefix}optim.groups.{name}.pattern"] = [group["pattern"]]
+    for key, given in patterns.items():
+        for pattern in given:
+            if pattern and not any(fnmatchcase(name, pattern) for name in names):
+                yield f"{key}={pattern}: matches no parameter of the model{did_you_mean(nearest(pattern, names))}"
+    frozen = sections.trainer.frozen
+    if frozen and all(any(fnmatchcase(name, pattern) for pattern in frozen) for name in names):
+        yield f"{prefix}trainer.frozen={','.join(frozen)}: is every parameter, so that nothing would be trained"
+
+
+PARAMETER_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (patterns_name_parameters,)
