@@ -14,6 +14,16 @@ from rlscale.data.target import build_target, resolve_target
 
 EXTRAS = ("raw_response", "prompt", "messages", "tokens")
 """What a reward is given in addition, by name, if it has a parameter of that name (see `Reward`)."""
+POSITIONAL = ("response", "label", "info")
+"""What every reward is given, in this order."""
+_ALSO_CALLED = {
+    "completion": "response",
+    "solution_str": "response",
+    "ground_truth": "label",
+    "extra_info": "info",
+}
+_ELSEWHERE = ("data_source", "prompts", "completions")
+"""What rewards of other frameworks are given and these are not."""
 
 
 class RewardCall(NamedTuple):
@@ -64,7 +74,8 @@ class ChecksLabels(Protocol):
 def build_reward(config: RewardConfig) -> Reward:
     """The reward of `reward.function`, its arguments bound.
 
-    UserError naming reward.function.<argument> for one that it does not take, and for a parameter that nothing fills.
+    UserError naming reward.function.<argument> for one that it does not take, and for a parameter that nothing fills or
+    that would get something else than its name says.
     """
     node = config.function
     if not node:
@@ -72,7 +83,8 @@ def build_reward(config: RewardConfig) -> Reward:
             "reward.function is empty; choose one with reward=arithmetic or reward=math, or give its _target_"
         )
     target = resolve_target(node, "reward.function")
-    asked = _parameters_after_info(target)
+    first, asked = _parameters(target)
+    _refuse_misplaced(target, first)
     if not inspect.isclass(target):
         asked = [parameter for parameter in asked if parameter.name not in node]
     _refuse_unknown(target, asked)
@@ -108,8 +120,9 @@ def label_check(reward: Reward) -> Callable[[Any], None] | None:
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def _parameters_after_info(target: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The named parameters of a function, or of a class's instances, that come after response, label and info."""
+def _parameters(target: Callable[..., Any]) -> tuple[list[str], list[inspect.Parameter]]:
+    """The parameters of a function, or of a class's instances: the names of those that get response, label and info,
+    and the named ones after them."""
     called: Any = target
     given = 3
     if inspect.isclass(target):
@@ -118,20 +131,34 @@ def _parameters_after_info(target: Callable[..., Any]) -> list[inspect.Parameter
     try:
         parameters = list(inspect.signature(called).parameters.values())
     except (TypeError, ValueError):  # none, or a compiled one that does not say: the call itself will tell
-        return []
+        return [], []
     by_position = [p for p in parameters if p.kind in (inspect.Parameter.POSITIONAL_ONLY, _BY_NAME[0])]
-    first = {p.name for p in by_position[:given]}
-    return [p for p in parameters if p.kind in _BY_NAME and p.name not in first]
+    first = [p.name for p in by_position[:given]]
+    return first[given - 3 :], [p for p in parameters if p.kind in _BY_NAME and p.name not in first]
+
+
+def _refuse_misplaced(target: Callable[..., Any], first: Sequence[str]) -> None:
+    """UserError where a parameter is in the place of another one, as in `reward(prompt, response, label)`."""
+    for place, name in zip(POSITIONAL, first, strict=False):
+        means = _ALSO_CALLED.get(name, name)
+        if means != place and means in (*POSITIONAL, *EXTRAS, *_ELSEWHERE):
+            raise UserError(
+                f"reward.function: the parameter {name} of {_name(target)} would get the {place}; a reward takes "
+                f"response, label and info, in this order, and after them, by name, any of {', '.join(EXTRAS)}"
+            )
+
+
+def _name(target: Callable[..., Any]) -> str:
+    return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"
 
 
 def _refuse_unknown(target: Callable[..., Any], asked: Sequence[inspect.Parameter]) -> None:
     """UserError for a parameter without a default that is none of `EXTRAS`."""
     for parameter in asked:
         if parameter.default is inspect.Parameter.empty and parameter.name not in EXTRAS:
-            name = f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"
             hint = did_you_mean(nearest(parameter.name, EXTRAS))
             own = "" if inspect.isclass(target) else f"; set reward.function.{parameter.name}=... if it is its own"
             raise UserError(
-                f"reward.function: nothing fills the parameter {parameter.name} of {name}{own}; "
+                f"reward.function: nothing fills the parameter {parameter.name} of {_name(target)}{own}; "
                 f"a reward is called with response, label and info, and by name with {', '.join(EXTRAS)}{hint}"
             )

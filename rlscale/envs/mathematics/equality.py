@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from rlscale.envs.mathematics.formula import time_limit
-from rlscale.envs.mathematics.values import Formula, Matrix, Named, Quantity, Several, Value, Words
+from rlscale.envs.mathematics.values import Based, Formula, Matrix, Named, Quantity, Several, Time, Value, Words
 
 ROUNDED_DIGITS = 6
 """Significant digits from which a decimal may stand for the number that it is the rounding of."""
@@ -19,6 +19,10 @@ def equal(label: Value, answer: Value) -> bool:
     """Whether `answer` is what `label` says. Names and units that one of them leaves out are not missed."""
     if isinstance(label, Named) or isinstance(answer, Named):
         return _equal_named(label, answer)
+    if isinstance(label, Time) or isinstance(answer, Time):
+        return _equal_times(label, answer)
+    if isinstance(label, Based) or isinstance(answer, Based):
+        return _equal_based(label, answer)
     if isinstance(label, Words) or isinstance(answer, Words):
         return _equal_words(label, answer)
     if isinstance(label, Several) and isinstance(answer, Several):
@@ -45,6 +49,27 @@ def _equal_named(label: Value, answer: Value) -> bool:
         return equal(label.value, answer.value)
     bare = [value.value if isinstance(value, Named) else value for value in (label, answer)]
     return equal(*bare)
+
+
+def _equal_times(label: Value, answer: Value) -> bool:
+    """Two times by the clock, so that 12:30 is not 6:15; a time and a number only where it may be a ratio."""
+    if isinstance(label, Time) and isinstance(answer, Time):
+        halves = {label.half, answer.half} - {""}
+        return label.at == answer.at and len(halves) <= 1
+    ratios = [value.ratio if isinstance(value, Time) else value for value in (label, answer)]
+    return all(ratio is not None for ratio in ratios) and equal(*(ratio for ratio in ratios if ratio is not None))
+
+
+def _equal_based(label: Value, answer: Value) -> bool:
+    """By value where both name a base, otherwise by the digits."""
+    if isinstance(label, Based) and isinstance(answer, Based):
+        return int(label.digits, label.base) == int(answer.digits, answer.base)
+    plain = []
+    for value in (label, answer):
+        if isinstance(value, Based) and not value.digits.isdecimal():
+            return False
+        plain.append(Quantity(Fraction(int(value.digits))) if isinstance(value, Based) else value)
+    return equal(*plain)
 
 
 def _equal_words(label: Value, answer: Value) -> bool:
@@ -183,7 +208,11 @@ def _same_formula(left: Any, right: Any, label: Quantity | Formula, answer: Quan
         from math_verify import verify
 
         return bool(verify(left, right, timeout_seconds=time_limit()))
-    names = sorted({str(symbol) for side in (left, right) for symbol in side.free_symbols})
+    symbols = {symbol for side in (left, right) for symbol in side.free_symbols}
+    names = sorted({str(symbol) for symbol in symbols})
+    if names == ["i"]:  # nothing else is unknown: the imaginary unit
+        left, right = (side.subs(dict.fromkeys(symbols, sympy.I)) for side in (left, right))
+        names = []
     if not names:
         return _close(left, right, label, answer)
     tried = 0

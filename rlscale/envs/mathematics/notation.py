@@ -54,7 +54,7 @@ _REPLACED: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
     (re.compile(r"\\sqrt\s*((?:\[\d+\])?)\s*\(([^()]*)\)"), r"\\sqrt\1{\2}"),
     (re.compile(r"\\sqrt\s*((?:\[\d+\])?)\s*(\d+(?:\.\d+)?|[A-Za-z])"), r"\\sqrt\1{\2}"),
     (re.compile(r"\^\s*\((-?[^()]*)\)"), r"^{\1}"),
-    (re.compile(r"\^\s*(-?\d+)"), r"^{\1}"),
+    (re.compile(r"\^\s*(-?\d+(?:\.\d+)?)"), r"^{\1}"),
     (re.compile(r"(?<=\d)\s*\*\s*|\s*\*\s*"), r" \\cdot "),
 ]
 _MIXED = re.compile(r"(?<![\w.}/^,])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])")

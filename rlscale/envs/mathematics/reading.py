@@ -10,6 +10,7 @@ from fractions import Fraction
 from rlscale.envs.mathematics.answer import LONGEST
 from rlscale.envs.mathematics.formula import MOST_NESTED, depth, read_formula
 from rlscale.envs.mathematics.notation import CURRENCIES, rewritten
+from rlscale.envs.mathematics.numerals import in_a_base, repeating_decimal, time_of_day
 from rlscale.envs.mathematics.units import read_unit
 from rlscale.envs.mathematics.values import Formula, Matrix, Named, Quantity, Several, Value, Words
 
@@ -33,6 +34,10 @@ _NAME = re.compile(
     r"(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?'*|[A-Za-z](?:\^\{-1\})?\s*\(\s*\w+\s*\)|\\(?:angle|triangle|overline)\s*\{?\s*\w+\s*\}?)\s*"
 )
 _WORDS = re.compile(r"[A-Za-z\u00c0-\u024f\u0400-\u04ff\u4e00-\u9fff][^\\{}^_=<>+*/\d|]*", re.S)
+_DATE = re.compile(
+    r"(?:([A-Za-z]+day),?\s+)?(January|February|March|April|May|June|July|August|September|October|November|December)\s+"
+    r"(\d{1,2})(?:\s*\^?\s*\{?\s*(?:st|nd|rd|th)\s*\}?)?(?:,?\s+(\d{4}))?"
+)
 _CHOICE = re.compile(r"\(?\s*([A-J])\s*(?:[).:]\s*.*)?", re.S)
 _MOST_ITEMS = 64  # each is compared with each
 _FORMAL = ("sin", "cos", "tan", "log", "ln", "lim", "max", "min", "gcd", "lcm", "mod", "det")
@@ -52,7 +57,7 @@ def readings(text: str) -> Iterator[Value]:
         yield Words(_folded(plain), choice[1])
     if (value := read(plain)) is not None:
         yield value
-    if re.fullmatch(r"\d{1,3}(?:,\d{3})+", plain):
+    if re.fullmatch(r"\d{1,3}(?:,[1-9]\d{2})+", plain):
         yield Several("several", tuple(Quantity(Fraction(part)) for part in plain.split(",")))
     if re.fullmatch(r"-?0,\d+", plain) and (value := read(plain.replace(",", "."))) is not None:
         yield value
@@ -61,11 +66,22 @@ def readings(text: str) -> Iterator[Value]:
 def read(text: str) -> Value | None:
     """The meaning of an answer in the notation of `rewritten`; None if it has none."""
     text = text.strip()
-    return _quantity(text) or _words(text) or _matrix(text) or _several(text) or _named(text) or _formula(text)
+    return (
+        time_of_day(text)
+        or in_a_base(text)
+        or _quantity(text)
+        or _words(text)
+        or _matrix(text)
+        or _several(text)
+        or _named(text)
+        or _formula(text)
+    )
 
 
 def _number(text: str) -> Quantity | None:
-    """A literal: whole, decimal, scientific, a fraction or a mixed number."""
+    """A literal: whole, decimal (also a repeating one), scientific, a fraction or a mixed number."""
+    if (repeating := repeating_decimal(text)) is not None:
+        return repeating
     if match := _LITERAL.fullmatch(text):
         whole, part = match["whole"], match["part"] or ""
         if whole is None and not part:
@@ -110,7 +126,9 @@ def _quantity(text: str) -> Value | None:
 
 
 def _words(text: str) -> Words | None:
-    """Text of which no part is a formula; a single letter is a variable."""
+    """Text of which no part is a formula, or a date; a single letter is a variable."""
+    if date := _DATE.fullmatch(text):
+        return Words(_folded(" ".join(part for part in date.groups() if part)))
     if not _WORDS.fullmatch(text) or re.search(r"[()\[\]]", text.strip("()")) or len(text.strip()) < 2:
         return None
     words = re.findall(r"\w+", text)

@@ -62,4 +62,22 @@ class Words:
     choice: str = ""
 
 
-Value = Quantity | Formula | Several | Matrix | Named | Words
+@dataclass(frozen=True)
+class Based:
+    """Digits (0 to 9, A to Z) in a base other than that of plain numbers, or in the same one, named."""
+
+    digits: str
+    base: int
+
+
+@dataclass(frozen=True)
+class Time:
+    """Hours, minutes and seconds; `half` is `a` or `p` where it says which half of the day, `ratio` the value of what
+    may be a ratio as well."""
+
+    at: tuple[int, int, int]
+    half: str = ""
+    ratio: Quantity | None = None
+
+
+Value = Quantity | Formula | Several | Matrix | Named | Words | Based | Time

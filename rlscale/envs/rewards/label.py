@@ -16,8 +16,8 @@ def label_text(label: Any) -> str:
     if isinstance(label, dict):
         keys = ", ".join(map(str, list(label)[:5]))
         raise ValueError(
-            f"the label is a mapping with the keys {keys or '(none)'}; name the one that holds the answer, "
-            f"as in data.label_key=answer.{next(iter(label), 'value')}"
+            f"the label is a mapping with the keys {keys or '(none)'}; name the one that holds the answer behind a dot "
+            "in data.label_key, as in reward_model.ground_truth"
         )
     if isinstance(label, bool) or not isinstance(label, (str, int, float)):
         raise ValueError(f"the label is of type {type(label).__name__}; it must be text or a number")

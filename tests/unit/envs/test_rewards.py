@@ -162,6 +162,46 @@ def test_a_reward_that_asks_for_what_there_is_not_is_refused_when_it_is_built(ta
         build(_target_=f"{__name__}.{target}")
 
 
+def of_another_framework(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
+    return 0.0
+
+
+def prompt_first(prompt: str, response: str, label: Any) -> float:
+    return 0.0
+
+
+class LabelFirst:
+    def __call__(self, label: Any, response: str, info: Any) -> float:
+        return 0.0
+
+
+def other_words(solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
+    return float(solution_str == ground_truth)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "of_another_framework",
+            "the parameter data_source of .*of_another_framework would get the response; a reward",
+        ),
+        (
+            "prompt_first",
+            "the parameter prompt of .*prompt_first would get the response; a reward takes response, label",
+        ),
+        ("LabelFirst", "the parameter label of .*LabelFirst would get the response"),
+    ],
+)
+def test_a_reward_whose_parameters_are_in_another_order_is_refused(target: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(_target_=f"{__name__}.{target}")
+
+
+def test_a_reward_may_call_its_parameters_by_other_words() -> None:
+    assert build(_target_=f"{__name__}.other_words")("5", "5", {}) == 1.0
+
+
 def test_a_reward_may_check_labels_before_a_run() -> None:
     check = label_check(build(_target_=f"{__name__}.AsksForTokens"))
     assert check is not None
