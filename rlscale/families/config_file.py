@@ -90,7 +90,19 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], head: Head =
     keys = [key for key, about in FAMILIES[here["model_type"]].keys.items() if about.defines]
     if head is Head.value:
         keys.remove("tie_word_embeddings")
+    here, there = (whole | {"rope_parameters": _rotary(whole)} for whole in (here, there))
+    keys.append("rope_parameters")
     return [f"{key} is {there[key]} there and {here[key]} here" for key in keys if not _same(there[key], here[key])]
+
+
+def _rotary(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """What a completed config says of rotary positions besides their base: the scaling, and the share of a head."""
+    rope = {key: value for key, value in whole["rope_parameters"].items() if key != "rope_theta"}
+    share = rope.pop("partial_rotary_factor", 1)
+    share = whole.get("partial_rotary_factor", share)
+    if rope["rope_type"] == "default":
+        rope = {"rope_type": "default"}
+    return rope if share == 1 else {**rope, "partial_rotary_factor": share}
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlscale.config.checks import check as check_config
-from rlscale.config.compose import compose
+from rlscale.config.compose import compose, config_hash
 from rlscale.config.errors import UserError
 from rlscale.config.machine import missing_files, shortcomings
 from rlscale.config.sizes import Sizes
+from rlscale.run.folder import refuse_folder
 from rlscale.run.preflight import Findings, look
 
 USAGE = (
@@ -39,6 +40,8 @@ def check(arguments: Sequence[str]) -> int:
         not_here = shortcomings(config)
     else:
         not_here = [f"cluster.ray_address={address}: GPUs and memory of that cluster"]
+    with found.of(""):
+        refuse_folder(config, config_hash(config))
     look(config, found, fetch=False)
     _listed("ok", found.checked)
     _listed("note", found.notes)

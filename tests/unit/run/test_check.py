@@ -28,6 +28,15 @@ def test_the_default_recipe_is_checked_with_its_warm_start_and_leaves_nothing(
     assert not (tmp_path / ".rlscale" / "models").exists()
 
 
+def test_a_folder_that_the_run_could_not_use_stands_against_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    code, _, err = check(capsys, f"run.output={tmp_path}", "warm_start=null")
+    assert code == 2
+    assert err == [f"error: run.output={tmp_path} is a folder that holds no run; choose an empty or a new folder"]
+
+
 def test_a_recipe_for_gpus_is_checked_on_a_laptop(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

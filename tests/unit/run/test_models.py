@@ -83,6 +83,8 @@ def edited(model: Path, target: Path, **changes: object) -> Path:
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "rope_theta is 1000000.0 there and 10000.0"),
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05 there and 1e-06 here"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings is True there and False here"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_parameters is {.*yarn.*} there and {.*default"),
+        ({"partial_rotary_factor": 0.5}, "rope_parameters is {.*0.5} there and {'rope_type': 'default'} here"),
     ],
 )
 def test_starting_from_weights_of_another_model_is_refused_by_name(
@@ -96,20 +98,10 @@ def test_starting_from_weights_of_another_model_is_refused_by_name(
     assert folders(tmp_path, f"model.init={same}")[1].policy == found.policy
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"rope scaling .*yarn.* is not supported"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config says"),
-    ],
-)
-def test_weights_to_start_from_are_held_to_what_a_model_is_held_to(
-    changes: dict[str, object], said: str, tmp_path: Path
-) -> None:
+def test_weights_to_start_from_are_held_to_what_a_model_is_held_to(tmp_path: Path) -> None:
     _, found = folders(tmp_path)
-    init = edited(found.policy, tmp_path / "init", **changes)
-    with pytest.raises(UserError, match=rf"^model\.init={init}: {said}"):
+    init = edited(found.policy, tmp_path / "init", quantization_config={"quant_method": "fp8"})
+    with pytest.raises(UserError, match=rf"^model\.init={init}: quantization_config says"):
         folders(tmp_path, f"model.init={init}")
 
 
