@@ -189,6 +189,7 @@ def _checked(recipe: str | None, runs: list[list[str]]) -> list[Config]:
     from rlscale.config.compose import compose, plain
     from rlscale.config.machine import check_machine
     from rlscale.config.sweep import differing
+    from rlscale.run.preflight import preflight_of_sweep
 
     configs, problems = [], []
     first: dict[str, str] = {}  # by what a run computes, the overrides of the first that computes it
@@ -197,6 +198,7 @@ def _checked(recipe: str | None, runs: list[list[str]]) -> list[Config]:
             config = compose(recipe, run)
             check(config)
             check_machine(config)
+            preflight_of_sweep(config)
             configs.append(config)
             same = first.setdefault(json.dumps(plain(config), sort_keys=True), " ".join(own))
             if same != " ".join(own):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,8 @@ def prompt_and_label(row: Mapping[str, Any], config: FileData, key: str) -> tupl
     if isinstance(prompt, str):
         if config.apply_chat_template and not prompt.strip():
             raise ValueError(f"{config.prompt_key!r} is empty")
+        if config.apply_chat_template and _is_list_of_messages(prompt):
+            raise ValueError(f"{config.prompt_key!r} is a list of messages written as text; write the list itself")
     else:
         try:
             prompt = read_messages(prompt)
@@ -28,6 +31,17 @@ def prompt_and_label(row: Mapping[str, Any], config: FileData, key: str) -> tupl
     label = _at(row, config.label_key, f"{key}.label_key, to null for none")
     check_label(label, config.label_key)
     return prompt, label
+
+
+def _is_list_of_messages(text: str) -> bool:
+    """Whether a text would be messages if it were read as JSON: as a text, all of it would be said by the user."""
+    if not text.lstrip().startswith("[") or '"role"' not in text:
+        return False
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, list) and any(isinstance(item, dict) and "role" in item for item in value)
 
 
 def other_keys(row: Mapping[str, Any], config: FileData) -> dict[str, Any]:

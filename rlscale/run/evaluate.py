@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlscale.config.checks import check
 from rlscale.config.compose import compose
@@ -104,8 +104,14 @@ def _subject(run: Path | None, own: dict[str, str], overrides: list[str]) -> tup
     config = _composed(str(run / "recipe.yaml"), overrides)
     final = run / "hf"
     if "iteration" not in own and facts.get("state") == "finished" and (final / "config.json").is_file():
-        return _for_measuring(config, str(final)), None
+        # The run's tokenizer and template are in there, also where the files that it was given are gone by now.
+        inside = [key for key in ("tokenizer", "chat_template") if not _is_given(overrides, f"model.{key}")]
+        return _for_measuring(config, str(final), inside), None
     return _for_measuring(config, None), checkpoint_of(run, own.get("iteration"))
+
+
+def _is_given(overrides: list[str], key: str) -> bool:
+    return any(word.lstrip("+").startswith(f"{key}=") for word in overrides)
 
 
 def _composed(recipe: str | None, overrides: list[str]) -> Config:
@@ -123,8 +129,11 @@ def _composed(recipe: str | None, overrides: list[str]) -> Config:
     return compose(recipe, [*overrides, *dropped])
 
 
-def _for_measuring(config: Config, model: str | None) -> Config:
-    """Nothing but the evaluation is left, on engines with the model in that folder (None: the configuration's own)."""
+def _for_measuring(config: Config, model: str | None, inside: Sequence[str] = ()) -> Config:
+    """Nothing but the evaluation is left, on engines with the model in that folder (None: the configuration's own).
+
+    `inside`: keys of `model` whose files are taken from that folder, too.
+    """
     evaluation = dataclasses.replace(config.eval, enabled=True, allow_overlap=True)
     changed = dataclasses.replace(
         config,
@@ -134,7 +143,8 @@ def _for_measuring(config: Config, model: str | None) -> Config:
         teacher=dataclasses.replace(config.teacher, recipe=None),
     )
     if model is not None:
-        own = dataclasses.replace(config.model, path=model, create=None, init=None)
+        nowhere_else: dict[str, Any] = {"create": None, "init": None, **dict.fromkeys(inside)}
+        own = dataclasses.replace(config.model, path=model, **nowhere_else)
         follows = config.critic.model == config.model
         critic = dataclasses.replace(config.critic, model=own) if follows else config.critic
         changed = dataclasses.replace(changed, model=own, critic=critic)

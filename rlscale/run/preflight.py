@@ -102,18 +102,35 @@ def look(config: Config, found: Findings, *, fetch: bool, trains: bool = True) -
     with current_folder_importable(), found.of(""):
         parts = [*_parts(config)] if trains else [_Part("", config, trains=False)]
         for part in parts:
-            _look_at_functions(part, found)
-            with found.of(part.stage):
-                check_tracker(part.config.tracker)
-            _open_sources(part, found)
-            with found.of(part.stage), user_code("data"):
-                found.notes += [part.stage + note for note in compare(part.config, part.sources)]
+            _look_at_cheap_things(part, found)
         if found.problems:
             return
         with tempfile.TemporaryDirectory() as other:
             for part in parts:
                 with found.of(part.stage):
                     _try_models(part, found, None if fetch else Path(other))
+
+
+def preflight_of_sweep(config: Config) -> None:
+    """The cheap part of one of a sweep's runs; models, tokenizers and rows are looked at when it starts.
+
+    Raises ConfigError with every problem found.
+    """
+    found = Findings()
+    with current_folder_importable(), found.of(""):
+        for part in _parts(config):
+            _look_at_cheap_things(part, found)
+    found.raise_problems()
+
+
+def _look_at_cheap_things(part: _Part, found: Findings) -> None:
+    """What needs no model: functions, trackers, data files and how they overlap."""
+    _look_at_functions(part, found)
+    with found.of(part.stage):
+        check_tracker(part.config.tracker)
+    _open_sources(part, found)
+    with found.of(part.stage), user_code("data"):
+        found.notes += [part.stage + note for note in compare(part.config, part.sources)]
 
 
 def _parts(config: Config, stage: str = "") -> Iterator[_Part]:

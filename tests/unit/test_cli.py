@@ -132,6 +132,11 @@ def test_a_mistake_in_one_run_of_a_sweep_stops_it_before_the_first(capsys: pytes
     )
 
 
+def test_a_reward_that_one_run_of_a_sweep_lacks_stops_it_before_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "reward.function._target_=rlscale.envs.rewards.exact.exact,no_such_module.reward"]) == 2
+    assert "no_such_module" in capsys.readouterr().err
+
+
 def test_two_runs_of_a_sweep_that_are_the_same_run_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run("-m", "run.stop_loss=1,1.0", "recipe=arithmetic_sft", "-c", "job", capsys=capsys)
     assert (code, out) == (2, "")

@@ -60,6 +60,10 @@ def test_odd_but_legal_lines_are_rows(tmp_path: Path, content: bytes, expected: 
         ('{"prompt": "a", "label": null}', "'label' is null"),
         ('{"prompt": null, "label": 1}', "'prompt' is null"),
         ('{"prompt": " ", "label": 1}', "'prompt' is empty"),
+        (
+            '{"prompt": "[{\\"role\\": \\"user\\", \\"content\\": \\"hi\\"}]", "label": 1}',
+            "'prompt' is a list of messages written as text; write the list itself",
+        ),
         (GOOD + " extra", "not valid JSON"),
         ('{"prompt": "a", "lab', "not valid JSON"),
         ('{"prompt": "a", "label": ' + "9" * 5000 + "}", "JSON that cannot be read .*4300 digits"),

@@ -48,6 +48,20 @@ def test_an_unfinished_run_is_measured_by_its_newest_checkpoint_and_a_finished_o
         _subject(run, {"iteration": "3"}, [])
 
 
+def test_a_finished_run_is_measured_with_the_tokenizer_and_template_of_its_model(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "hf").mkdir(parents=True)
+    (folder / "hf" / "config.json").write_text("{}")
+    (folder / "run.json").write_text('{"state": "finished"}')
+    template = tmp_path / "gone.jinja"
+    write_recipe(compose(None, [f"model.chat_template={template}", f"model.tokenizer={tmp_path}/gone"]), folder)
+    config, _ = _subject(folder, {}, [])
+    assert (config.model.chat_template, config.model.tokenizer) == (None, None)
+    config, _ = _subject(folder, {}, ["model.chat_template=other.jinja"])
+    assert config.model.chat_template is not None
+    assert config.model.chat_template.endswith("other.jinja")
+
+
 def test_another_evaluation_set_and_reward_need_no_word_about_those_of_the_run(run: Path) -> None:
     config, _ = _subject(run, {}, ["data@eval.data=parquet", "eval.data.path=/other.parquet", "reward=math"])
     assert isinstance(config.eval.data, FileData)
