@@ -102,8 +102,8 @@ def test_the_same_mistake_in_every_row_is_said_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl", gzip.compress(GOOD.encode()), "is a gzip file, not text with one JSON object per line"),
-        ("rows.jsonl.gz", gzip.compress(GOOD.encode()), r"must end in .jsonl or .parquet; unpack it first"),
+        ("rows.jsonl", gzip.compress(GOOD.encode(), mtime=0), "is a gzip file, not text with one JSON object per line"),
+        ("rows.jsonl.gz", gzip.compress(GOOD.encode(), mtime=0), r"must end in .jsonl or .parquet; unpack it first"),
         ("rows.json", GOOD.encode(), r"must end in .jsonl or .parquet; .jsonl is one JSON object per line"),
         ("rows.jsonl", GOOD.encode("utf-16"), "is UTF-16, not text with one JSON object per line"),
         ("rows.parquet", GOOD.encode(), "not a readable Parquet file"),
