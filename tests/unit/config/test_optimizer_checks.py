@@ -43,8 +43,8 @@ def test_what_does_not_fit_is_one_line(problems: Problems, overrides: list[str],
     ("values", "line"),
     [
         ("{}", "optim.groups.a.pattern: give the names that are meant"),
-        ("{pattern: x, lr: 2}", "optim.groups.a.lr: unknown key"),
-        ("{pattern: x, weight_decay: 0, lr_mult: -1}", "optim.groups.a.lr_mult=-1: must be above 0"),
+        ("{pattern: '*norm*', lr: 2}", "optim.groups.a.lr: unknown key"),
+        ("{pattern: '*norm*', weight_decay: 0, lr_mult: -1}", "optim.groups.a.lr_mult=-1: must be above 0"),
     ],
 )
 def test_one_fault_of_a_group_is_one_line(problems: Problems, values: str, line: str) -> None:
@@ -60,9 +60,11 @@ def test_of_a_critic_only_what_is_its_own_is_said_again(problems: Problems) -> N
 
 
 def test_groups_keep_their_order_and_the_critic_follows(plain_recipe: str, problems: Problems) -> None:
-    overrides = ["algo=ppo", ROUTER, "optim.groups.a={pattern: x, weight_decay: 0}"]
+    short = ["rollout.max_prompt_tokens=128", "rollout.max_response_tokens=128"]
+    groups = [ROUTER, "optim.groups.a={pattern: '*norm*', weight_decay: 0}"]
+    overrides = ["algo=ppo", "model=tiny_qwen3_moe", *short, *groups]
     config = compose(plain_recipe, overrides)
-    expected = [OptimGroup("router", "*.mlp.gate.weight", lr_mult=0.1), OptimGroup("a", "x", weight_decay=0)]
+    expected = [OptimGroup("router", "*.mlp.gate.weight", lr_mult=0.1), OptimGroup("a", "*norm*", weight_decay=0)]
     assert read_groups(config.optim.groups) == expected
     assert config.critic.optim.groups == config.optim.groups
     assert problems(*overrides) == []

@@ -58,6 +58,8 @@ NEEDS = {
     "data=custom": ["data.source._target_=mine.Source"],
     "data@eval.data=jsonl": ["eval.data.path=x.jsonl"],
     "data@eval.data=parquet": ["eval.data.path=x.parquet"],
+    "data=arithmetic_held_out": ["eval.data.split=train"],
+    "data@eval.data=arithmetic": ["eval.data.split=held_out"],
     "data@eval.data=custom": ["eval.data.source._target_=mine.Source"],
 }
 """What an option needs beside it, as the documentation says."""
