@@ -16,7 +16,6 @@ import pytest
 from fake_engine import FakeEngine
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import ArithmeticData
 from rlscale.config.schema.reward import RewardConfig
 from rlscale.config.schema.rollout import OnSync
 from rlscale.data.sample import Group
@@ -406,37 +405,3 @@ def test_other_ways_of_syncing_are_refused_until_they_exist(spec: RolloutSpec) -
     changed = replace(spec, rollout=replace(spec.rollout, on_sync=OnSync.in_place))
     with pytest.raises(UserError, match=r"rollout.on_sync=in_place is not implemented yet; use wait"):
         RolloutService(changed)
-
-
-def test_an_evaluation_without_data_says_what_to_set(run: Run, spec: RolloutSpec) -> None:
-    from rlscale.rollout.evaluation import eval_prompts
-
-    with pytest.raises(UserError, match=r"eval.data is empty"):
-        eval_prompts(replace(spec, eval=replace(spec.eval, data=None)))
-    few = replace(spec.eval, data=ArithmeticData(max_number=3, held_out_share=0.0), prompts=None)
-    assert len(eval_prompts(replace(spec, eval=few)).prompts) == 9
-
-
-def test_an_evaluation_says_how_many_of_its_prompts_are_trained_on(spec: RolloutSpec) -> None:
-    from rlscale.data.sources import build_source
-    from rlscale.rollout.evaluation import eval_prompts
-
-    everything = replace(spec.data, held_out_share=0.0)
-    assert eval_prompts(spec, build_source(spec.data)).trained_on == 0
-    assert eval_prompts(spec, build_source(everything)).trained_on == 6
-    assert eval_prompts(spec).trained_on is None
-
-
-def test_bad_prompts_of_an_evaluation_are_left_out_and_counted(spec: RolloutSpec) -> None:
-    from rlscale.rollout.evaluation import eval_prompts
-
-    def no_nines(label: object) -> None:
-        if "9" in str(label):
-            raise ValueError("holds a nine")
-
-    assert spec.eval.data is not None
-    whole = replace(spec, eval=replace(spec.eval, prompts=None, data=replace(spec.eval.data, max_bad_rate=1.0)))
-    everything, chosen = eval_prompts(whole), eval_prompts(whole, check_label=no_nines)
-    nines = sum("9" in str(prompt.label) for prompt in everything.prompts)
-    assert chosen.dropped == nines > 0
-    assert len(chosen.prompts) == len(everything.prompts) - nines
