@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,9 +43,24 @@ def is_hub_name(name: str) -> bool:
     return not name.startswith(("/", ".", "~")) and name.count("/") == 1
 
 
-def is_here(name: str) -> bool:
-    """Whether a folder or hub name can be read without a download."""
-    return Path(name).is_dir() or _cached(name) is not None
+def is_here(name: str, *, weights: bool = True) -> bool:
+    """Whether a folder or hub name can be read without a download; with `weights`, those of the model, too.
+
+    Whoever asked the hub for a config alone has a snapshot without weights.
+    """
+    if Path(name).is_dir():
+        return True
+    config = _cached(name)
+    if config is None or not weights:
+        return config is not None
+    index = config.parent / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(config.parent.glob("*.safetensors"))
+    try:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True  # it will be said what is wrong with it
+    return all((config.parent / str(file)).is_file() for file in files)
 
 
 def parameter_count(architecture: Mapping[str, Any]) -> int:

@@ -217,7 +217,11 @@ def _not_here(config: Config) -> list[str]:
         named["critic.model.path"] = config.critic.model.path
     if has_teacher(config.algo):
         named["teacher.path"] = config.teacher.path
-    return [f"{key}={name}" for key, name in named.items() if name and is_hub_name(name) and not is_here(name)]
+    return [
+        f"{key}={name}"
+        for key, name in named.items()
+        if name and is_hub_name(name) and not is_here(name, weights=key != "model.tokenizer")
+    ]
 
 
 def _try_encoders(part: _Part, found: Findings, model: Path) -> None:
