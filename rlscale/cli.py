@@ -169,7 +169,7 @@ def _printed(arguments: Arguments) -> str:
 
 
 def _sweep(arguments: Arguments) -> int:
-    from rlscale.config.sweep import expand
+    from rlscale.config.sweep_expansion import expand
 
     runs = expand(arguments.overrides, arguments.recipe)
     configs = _checked(arguments.recipe, runs)
@@ -188,7 +188,7 @@ def _checked(recipe: str | None, runs: list[list[str]]) -> list[Config]:
     from rlscale.config.checks import check
     from rlscale.config.compose import compose, plain
     from rlscale.config.machine import check_machine
-    from rlscale.config.sweep import differing
+    from rlscale.config.sweep_expansion import differing
     from rlscale.run.preflight import preflight_of_sweep
 
     configs, problems = [], []

@@ -6,7 +6,7 @@ import functools
 
 from rlscale.config.compose import compose
 from rlscale.config.locations import conf_dir
-from rlscale.config.schema.algo import AlgoConfig
+from rlscale.config.schema.algo_config import AlgoConfig
 
 SHIPPED = tuple(sorted(file.stem for file in (conf_dir() / "algo").glob("*.yaml")))
 """Their names."""

@@ -23,16 +23,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlscale.config import overrides as command_line
+from rlscale.config.assignment import assign, takes
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.groups import Groups, section
 from rlscale.config.locations import conf_dir
-from rlscale.config.no_default import left_open, missing_keys
+from rlscale.config.missing_values import left_open, missing_keys
 from rlscale.config.option_file import read_options
 from rlscale.config.paths import anchor_section, anchored, path_keys
 from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe, stranded
 from rlscale.config.schema import Config
 from rlscale.config.store import register_schema
-from rlscale.config.values import assign, takes
 from rlscale.config.yaml_text import dump
 
 _PRIMARY = "rlscale_recipe"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rlscale.config.schema.algo import AlgoConfig, GspoLoss
-from rlscale.config.schema.correction import Level, WeightKind
+from rlscale.config.schema.algo_config import AlgoConfig, GspoLoss
+from rlscale.config.schema.correction_config import Level, WeightKind
 
 
 def weight_level(algo: AlgoConfig) -> Level:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import FileData
+from rlscale.config.schema.data_config import FileData
 
 SUFFIXES = (".jsonl", ".parquet")
 _SLICE = re.compile(r"^(?P<path>.+)@(?P<bracket>\[)?(?P<start>-?\d+)?:(?P<stop>-?\d+)?(?(bracket)\])$", re.DOTALL)

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
-from rlscale.config.architecture import read_architecture
-from rlscale.config.checks.model import engine_gb, parameters_of, training_gb
-from rlscale.config.checks.subject import Subject
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.model_fits import engine_gb, parameters_of, training_gb
 from rlscale.config.data_paths import data_paths
 from rlscale.config.errors import ConfigError
+from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.named_models import has_critic
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.data import FileData
-from rlscale.config.schema.model import ModelConfig
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.data_config import FileData
+from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.config.visible_gpus import visible_gpus
 
@@ -32,8 +32,8 @@ def check_machine(config: Config) -> list[str]:
         return [f"cluster.ray_address={address}: GPUs, memory and files of that cluster are not checked from here"]
     if problems := [*missing_files(config), *shortcomings(config)]:
         raise ConfigError(problems)
-    subject = _subject(config)
-    return [] if subject.on_gpus else [*_cores(subject)]
+    context = _context(config)
+    return [] if context.on_gpus else [*_cores(context)]
 
 
 def missing_files(config: Config) -> list[str]:
@@ -43,12 +43,12 @@ def missing_files(config: Config) -> list[str]:
 
 def shortcomings(config: Config) -> list[str]:
     """A line for everything that the run needs and this machine has not: GPUs, or memory for what runs on the CPU."""
-    subject = _subject(config)
-    return [*(_gpus(config) if subject.on_gpus else _memory(subject))]
+    context = _context(config)
+    return [*(_gpus(config) if context.on_gpus else _memory(context))]
 
 
-def _subject(config: Config) -> Subject:
-    return Subject(config, Sizes.of(config), read_architecture(config.model))
+def _context(config: Config) -> CheckContext:
+    return CheckContext(config, Sizes.of(config), read_architecture(config.model))
 
 
 def check_gpus(config: Config) -> None:
@@ -95,12 +95,12 @@ def _gpus(config: Config) -> Iterator[str]:
         yield f"cluster.gpus_per_node={wanted}, but this machine has {found} GPUs{shown}; lower it"
 
 
-def _memory(subject: Subject) -> Iterator[str]:
-    parameters = parameters_of(subject)
+def _memory(context: CheckContext) -> Iterator[str]:
+    parameters = parameters_of(context)
     if parameters is None:
         return
-    config, sizes = subject.config, subject.sizes
-    needed = sizes.data_parallel * training_gb(subject, parameters) + sizes.engines * engine_gb(subject, parameters)
+    config, sizes = context.config, context.sizes
+    needed = sizes.data_parallel * training_gb(context, parameters) + sizes.engines * engine_gb(context, parameters)
     present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if needed > present:
         yield (
@@ -109,12 +109,12 @@ def _memory(subject: Subject) -> Iterator[str]:
         )
 
 
-def _cores(subject: Subject) -> Iterator[str]:
+def _cores(context: CheckContext) -> Iterator[str]:
     cores = len(os.sched_getaffinity(0))
-    ranks, threads = subject.sizes.trainer_ranks, subject.config.trainer.threads
-    busy = max(ranks * threads, subject.sizes.engines)
+    ranks, threads = context.sizes.trainer_ranks, context.config.trainer.threads
+    busy = max(ranks * threads, context.sizes.engines)
     if busy > cores:
-        engines = subject.sizes.engines
+        engines = context.sizes.engines
         yield f"{ranks} trainer ranks of {threads} threads and {engines} engines share {cores} cores, which is slow"
 
 

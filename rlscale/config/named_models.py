@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     AlgoConfig,
     BaselineAdvantage,
     CustomAdvantage,

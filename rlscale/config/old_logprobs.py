@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlscale.config.corrections import corrected_ahead, rejects
 from rlscale.config.named_models import asked_columns, has_critic, has_teacher, kl_in_reward
-from rlscale.config.schema.algo import AlgoConfig, OldLogprobs, SftLoss
+from rlscale.config.schema.algo_config import AlgoConfig, OldLogprobs, SftLoss
 
 COLUMNS = ("old_logprobs", "ref_logprobs", "teacher_logprobs", "values")
 """Columns of a batch that models compute, in the order in which they are asked for."""

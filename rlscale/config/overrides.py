@@ -13,9 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from rlscale.config.command_line_text import printable
 from rlscale.config.groups import Groups, section
 from rlscale.config.recipe_file import folder
-from rlscale.config.spelled import printable
 
 
 @dataclass

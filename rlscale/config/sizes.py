@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from rlscale.config.named_models import named_models
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import SftLoss
-from rlscale.config.schema.cluster import ClusterConfig, Device, Placement
+from rlscale.config.schema.algo_config import SftLoss
+from rlscale.config.schema.cluster_config import ClusterConfig, Device, Placement
 
 
 @dataclass(frozen=True)

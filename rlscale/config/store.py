@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hydra.core.config_store import ConfigStore
 
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     AdvantageConfig,
     BaselineAdvantage,
     BroadcastAdvantage,
@@ -24,7 +24,7 @@ from rlscale.config.schema.algo import (
     SapoLoss,
     SftLoss,
 )
-from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
 from rlscale.config.schema.section import Section
 
 ROOT = "rlscale_schema"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import ArithmeticData
+from rlscale.config.schema.data_config import ArithmeticData
 from rlscale.data.overlap import PromptText, plain_text
 from rlscale.data.sources import RawPrompt, Stream
 

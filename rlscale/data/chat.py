@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import DataConfig
+from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.bad_rows import BadPrompt
 from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn
 from rlscale.data.messages import read_messages, refuse_answered, with_system

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlscale.config.data_paths import data_paths, path_texts
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import FileData
+from rlscale.config.schema.data_config import FileData
 from rlscale.data.bad_rows import BadRows
 from rlscale.data.overlap import PromptText, prompt_hash
 from rlscale.data.row_values import other_keys, prompt_and_label

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.model import CreateModelConfig, ModelConfig
+from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
 from rlscale.config.unsupported import unsupported
 from rlscale.data.character_tokenizer import SPECIAL_TOKENS, character_tokenizer, vocabulary_size
 from rlscale.families import FolderError

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rlscale.config.schema.data import FileData
+from rlscale.config.schema.data_config import FileData
 from rlscale.data.messages import Message, kind_of, read_messages
 
 _JSON = (str, bool, int, float, list, dict)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlscale.config.schema.algo import OverlongConfig
+from rlscale.config.schema.algo_config import OverlongConfig
 from rlscale.data.sample import Sample
 
 

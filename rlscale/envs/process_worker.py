@@ -16,7 +16,7 @@ def main() -> None:
     try:
         path, function = connection.recv()
         sys.path[:] = path
-        from rlscale.config.schema.reward import RewardConfig
+        from rlscale.config.schema.reward_config import RewardConfig
         from rlscale.envs.calling import outcome_of
         from rlscale.envs.reward import RewardCall, build_reward
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.config.schema.reward import RewardConfig
+from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.target import build_target, resolve_target
 
 EXTRAS = ("raw_response", "prompt", "messages", "tokens")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from rlscale.config.schema.reward import RewardConfig
+from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.calling import Outcome, is_async
 from rlscale.envs.processes import ProcessPool, fitting_workers

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlscale.observe.formatting import figure, html_text
 from rlscale.observe.samples import AFTER, BEFORE, TRAINING, ShownSample
-from rlscale.observe.words import figure, html_text
 
 MOST_ITERATIONS = 40
 """Iterations to choose from on the page; of more, these many at even distances. samples.jsonl has all of them."""

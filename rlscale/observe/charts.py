@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rlscale.observe.formatting import count, figure, html_text, percent
 from rlscale.observe.ticks import labels, nice_ticks
-from rlscale.observe.words import count, figure, html_text, percent
 
 Point = tuple[float, float]
 

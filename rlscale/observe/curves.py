@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from rlscale.observe.charts import Chart, Point, Series
+from rlscale.observe.formatting import html_text
 from rlscale.observe.summary import Summary
-from rlscale.observe.words import html_text
 
 Rows = Sequence[Mapping[str, Any]]
 

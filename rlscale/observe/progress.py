@@ -17,8 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rlscale.config.schema.run import Progress as Mode
-from rlscale.observe.words import count, duration, figure, percent, visible
+from rlscale.config.schema.run_config import Progress as Mode
+from rlscale.observe.formatting import count, duration, figure, percent, visible
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _PLAIN_EVERY_S = 2.0

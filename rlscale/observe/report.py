@@ -11,12 +11,12 @@ from pathlib import Path
 from rlscale.observe.answers import before_and_after, by_iteration
 from rlscale.observe.atomic import write_text
 from rlscale.observe.curves import Rows, cards, health, lead, learning, points
+from rlscale.observe.formatting import count, duration, figure, html_text, percent
 from rlscale.observe.metrics import read_metrics
 from rlscale.observe.samples import ShownSample, read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.time_charts import phase_bar, timeline_chart
 from rlscale.observe.timeline import Span, read_timeline
-from rlscale.observe.words import count, duration, figure, html_text, percent
 
 FILE = "report.html"
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlscale.observe.words import visible
+from rlscale.observe.formatting import visible
 
 
 def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:

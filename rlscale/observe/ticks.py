@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rlscale.observe.words import UNITS
+from rlscale.observe.formatting import UNITS
 
 _MOST_DIGITS = 4
 """Digits after the point before powers of ten are written instead."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from rlscale.observe.formatting import duration, html_text, percent
 from rlscale.observe.summary import Summary
 from rlscale.observe.ticks import labels, nice_ticks
 from rlscale.observe.timeline import DRIVER, Span
-from rlscale.observe.words import duration, html_text, percent
 
 _ITERATIONS_SHOWN = 4
 _WIDE, _NARROW, _LABEL, _ROW, _BAR = 1080, 340, 84, 34, 20

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.tracker import TrackerConfig, TrackerKind
-from rlscale.observe.words import visible
+from rlscale.config.schema.tracker_config import TrackerConfig, TrackerKind
+from rlscale.observe.formatting import visible
 
 
 class Tracker(Protocol):

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 
 _SPARE_SHARE = 0.25
 """Share of the host's memory that is to be left for other processes (engines, above all)."""

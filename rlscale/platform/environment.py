@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 
 _MALLOC = "GLIBC_TUNABLES"
 

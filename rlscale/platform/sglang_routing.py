@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlscale.config.experts import ROUTED_EXPERTS_HEADER
+from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
 
 ENVIRONMENT = {"SGLANG_ENABLE_REQUEST_HEADER_OVERRIDES": "1"}
 """What a server that is to heed it needs besides."""

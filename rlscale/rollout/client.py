@@ -11,7 +11,7 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.config.experts import ROUTED_EXPERTS_HEADER
+from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
 from rlscale.rollout.routed_experts import ExpertSizes
 
 _UNAVAILABLE = frozenset({429, 502, 503})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.evaluation import EvalConfig
+from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.feed import CheckLabel, PromptFeed, none_fits
 from rlscale.data.overlap import KnowsPrompts

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from rlscale.config.schema.algo import RefillConfig
+from rlscale.config.schema.algo_config import RefillConfig
 from rlscale.data.sample import Group
 
 Reject = Callable[[Group], bool]

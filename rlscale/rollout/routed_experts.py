@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.config.architecture import experts_of
 from rlscale.config.errors import UserError
-from rlscale.config.experts import replay_without_experts
+from rlscale.config.expert_routing import replay_without_experts
+from rlscale.config.hf_architecture import experts_of
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections import deque
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.evaluation import EvalConfig
-from rlscale.config.schema.rollout import OnSync, RolloutConfig
+from rlscale.config.schema.eval_config import EvalConfig
+from rlscale.config.schema.rollout_config import OnSync, RolloutConfig
 from rlscale.data.buffer import Buffer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.end_of_turn import EndOfTurn, find_end_of_turn

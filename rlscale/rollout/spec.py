@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlscale.config.architecture import read_architecture
+from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import OverlongConfig, RefillConfig
-from rlscale.config.schema.data import DataConfig
-from rlscale.config.schema.evaluation import EvalConfig
-from rlscale.config.schema.model import ModelConfig
-from rlscale.config.schema.reward import RewardConfig
-from rlscale.config.schema.rollout import RolloutConfig
-from rlscale.config.schema.trainer import RoutingReplay
+from rlscale.config.schema.algo_config import OverlongConfig, RefillConfig
+from rlscale.config.schema.data_config import DataConfig
+from rlscale.config.schema.eval_config import EvalConfig
+from rlscale.config.schema.model_config import ModelConfig
+from rlscale.config.schema.reward_config import RewardConfig
+from rlscale.config.schema.rollout_config import RolloutConfig
+from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
 from rlscale.rollout.routed_experts import ExpertSizes
 

@@ -51,7 +51,7 @@ class TrainerActor:
 
     def preload(self, cpu: bool) -> None:
         """Import the slow packages, so that `start` does not wait for them."""
-        from rlscale.config.schema.cluster import Device
+        from rlscale.config.schema.cluster_config import Device
         from rlscale.platform.device import Platform
 
         Platform.of(Device.cpu if cpu else Device.cuda, self._local_rank).install_megatron()

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlscale.config.checks import check
 from rlscale.config.old_logprobs import kept_versions
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import SftLoss
+from rlscale.config.schema.algo_config import SftLoss
 from rlscale.config.sizes import Sizes
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.companions import companions_of

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlscale.config.architecture import head_dim, read_architecture, visited_parameters
+from rlscale.config.hf_architecture import head_dim, read_architecture, visited_parameters
 from rlscale.config.schema import Config
-from rlscale.config.schema.parallel import ParallelConfig
+from rlscale.config.schema.parallel_config import ParallelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.data.batch import Batch
 from rlscale.data.packing import CostModel, Padding, Plan, plan

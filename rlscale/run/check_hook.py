@@ -12,7 +12,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.old_logprobs import COLUMNS
 from rlscale.config.overrides import parse_one
-from rlscale.config.schema.reward import RewardConfig
+from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.target import current_folder_importable, import_target
 from rlscale.envs.reward import Reward, build_reward, extras_of
 from rlscale.envs.score import score_of

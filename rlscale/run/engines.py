@@ -14,8 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.trainer import RoutingReplay
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.run.actors import LauncherActor
 from rlscale.run.calls import Calls, RunFailed
 from rlscale.run.placement import Layout, shares_devices

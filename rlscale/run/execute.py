@@ -10,7 +10,7 @@ from rlscale.config.compose import config_hash
 from rlscale.config.errors import UserError
 from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
-from rlscale.config.schema.checkpoint import Resume
+from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.data.target import current_folder_importable
 from rlscale.run.folder import refuse_folder
 from rlscale.run.preflight import preflight

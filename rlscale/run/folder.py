@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlscale.config.errors import UserError
-from rlscale.config.recipe import differing_keys
 from rlscale.config.schema import Config
-from rlscale.config.schema.checkpoint import Resume
+from rlscale.config.schema.checkpoint_config import Resume
+from rlscale.config.written_recipe import differing_keys
 
 MARK = "run.json"
 LOCK = ".lock"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rlscale.config.compose import config_hash
 from rlscale.config.errors import UserError
-from rlscale.config.recipe import write_recipe
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import SftLoss
-from rlscale.config.schema.cluster import Device, Placement
+from rlscale.config.schema.algo_config import SftLoss
+from rlscale.config.schema.cluster_config import Device, Placement
+from rlscale.config.written_recipe import write_recipe
 from rlscale.run import loops
 from rlscale.run.assembly import Assembly
 from rlscale.run.calls import RunFailed, StopRequested, StopSignal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlscale.config.schema.cluster import ClusterConfig, Device, Placement
+from rlscale.config.schema.cluster_config import ClusterConfig, Device, Placement
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlscale.config.architecture import is_here, is_hub_name
 from rlscale.config.checks import check
 from rlscale.config.data_paths import data_paths
 from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.hf_architecture import is_here, is_hub_name
 from rlscale.config.named_models import has_critic, has_teacher
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import SftLoss
-from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.config.schema.algo_config import SftLoss
+from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
 from rlscale.data.feed import CheckLabel
 from rlscale.data.files import FileSource
 from rlscale.data.sources import PromptSource, build_source

@@ -16,7 +16,7 @@ import psutil
 import ray
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.cluster import ClusterConfig
+from rlscale.config.schema.cluster_config import ClusterConfig
 from rlscale.run import reaper
 
 # Ray's sockets live under <temp>/session_<date>_<pid>/sockets/plasma_store; a Unix socket path holds 107 bytes.

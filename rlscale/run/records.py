@@ -10,6 +10,7 @@ from rlscale.config.compose import plain
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.sample import Group
+from rlscale.observe.formatting import visible
 from rlscale.observe.metrics import MetricsLog
 from rlscale.observe.progress import Progress
 from rlscale.observe.report import write_report
@@ -17,7 +18,6 @@ from rlscale.observe.samples import TRAINING, SamplesLog, shown
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import ENGINES, PASSES, Timeline
 from rlscale.observe.trackers import Tracker, build_tracker
-from rlscale.observe.words import visible
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.metrics import RolloutStats
 from rlscale.run import checkpoint

@@ -18,7 +18,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic
 from rlscale.config.old_logprobs import columns_before
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import SftLoss
+from rlscale.config.schema.algo_config import SftLoss
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part, split
 from rlscale.data.sample import Group

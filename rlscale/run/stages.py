@@ -11,8 +11,8 @@ from rlscale.config.checks import check
 from rlscale.config.compose import config_hash
 from rlscale.config.named_models import has_teacher
 from rlscale.config.schema import Config
-from rlscale.config.schema.checkpoint import Resume
-from rlscale.config.stages import compose_teacher, compose_warm_start
+from rlscale.config.schema.checkpoint_config import Resume
+from rlscale.config.stage_configs import compose_teacher, compose_warm_start
 from rlscale.run.folder import read_mark
 
 WARM_START, TEACHER = "warm start", "teacher"

@@ -17,9 +17,9 @@ from typing import Any
 
 from rlscale.config.recipe_file import is_path
 from rlscale.config.schema import Config
-from rlscale.config.sweep import differing
+from rlscale.config.sweep_expansion import differing
+from rlscale.observe.formatting import visible
 from rlscale.observe.sweep_table import print_table
-from rlscale.observe.words import visible
 from rlscale.run.folder import write_json
 from rlscale.serve.guard import PR_SET_PDEATHSIG, prctl
 

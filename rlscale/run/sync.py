@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster import Device, Placement
-from rlscale.config.schema.model import DType
+from rlscale.config.schema.cluster_config import Device, Placement
+from rlscale.config.schema.model_config import DType
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.run.calls import RunFailed

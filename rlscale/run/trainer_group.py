@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlscale.config.old_logprobs import old_model
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part
 from rlscale.platform.environment import rank_environment

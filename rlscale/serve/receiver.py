@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rlscale.config.experts import ROUTED_EXPERTS_HEADER
+from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
 from rlscale.serve.http import CallError, call, send
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import rlscale
 from rlscale.config.errors import UserError
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.platform import sglang_cpu, sglang_routing
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.algo import AlgoConfig, CustomAdvantage, CustomLoss, ReductionKind, ScoreKind
-from rlscale.config.schema.correction import WeightKind
+from rlscale.config.schema.algo_config import AlgoConfig, CustomAdvantage, CustomLoss, ReductionKind, ScoreKind
+from rlscale.config.schema.correction_config import WeightKind
 from rlscale.data.target import build_target
 
 HookKind = Literal["score", "advantage", "loss", "correction", "reduction"]

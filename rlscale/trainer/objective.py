@@ -20,7 +20,7 @@ from rlscale.algo.mismatch import largest
 from rlscale.config.corrections import corrected_ahead, weight_level
 from rlscale.config.errors import UserError
 from rlscale.config.old_logprobs import old_model, ranks_need_old
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     AlgoConfig,
     CispoLoss,
     ClipLoss,
@@ -33,7 +33,7 @@ from rlscale.config.schema.algo import (
     SapoLoss,
     SftLoss,
 )
-from rlscale.config.schema.correction import WeightKind
+from rlscale.config.schema.correction_config import WeightKind
 from rlscale.trainer.finite_loss import with_gradient_of_its_kind
 from rlscale.trainer.hook_results import checked_loss
 from rlscale.trainer.hooks import build_hook

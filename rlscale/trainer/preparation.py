@@ -23,7 +23,7 @@ from rlscale.algo.trajectories import Trajectories
 from rlscale.config.corrections import corrected_ahead, rejects
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import READ_KL, kl_in_reward
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     AdvantageConfig,
     AlgoConfig,
     BaselineAdvantage,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from rlscale.config.schema.algo import AlgoConfig
-from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.critic import CriticConfig
-from rlscale.config.schema.model import ModelConfig
-from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.parallel import ParallelConfig
-from rlscale.config.schema.trainer import TrainerConfig
-from rlscale.config.schema.weights import WeightsConfig
+from rlscale.config.schema.algo_config import AlgoConfig
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.critic_config import CriticConfig
+from rlscale.config.schema.model_config import ModelConfig
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.parallel_config import ParallelConfig
+from rlscale.config.schema.trainer_config import TrainerConfig
+from rlscale.config.schema.weights_config import WeightsConfig
 from rlscale.data.companions import Companions
 
 

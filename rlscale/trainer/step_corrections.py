@@ -12,8 +12,8 @@ from torch import Tensor
 from rlscale.algo import corrections
 from rlscale.algo.losses import SegmentSum
 from rlscale.config.corrections import corrected_ahead, rejects, weight_level
-from rlscale.config.schema.algo import AlgoConfig
-from rlscale.config.schema.correction import CorrectionConfig, Level, WeightKind
+from rlscale.config.schema.algo_config import AlgoConfig
+from rlscale.config.schema.correction_config import CorrectionConfig, Level, WeightKind
 from rlscale.data.batch import Batch
 from rlscale.trainer.hook_results import checked_weights
 from rlscale.trainer.hooks import build_hook

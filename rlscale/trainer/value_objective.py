@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlscale.algo.critic import value_loss
-from rlscale.config.schema.critic import CriticConfig
+from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.trainer.finite_loss import with_gradient_of_its_kind
 from rlscale.trainer.objective_metrics import Metrics, masked_sum
 

@@ -13,9 +13,9 @@ from training_data import MAX_RESPONSE_TOKENS, collect, divide_for, make_spec
 from rlscale.config.compose import compose
 from rlscale.config.named_models import has_critic, has_teacher
 from rlscale.config.old_logprobs import columns_before, old_model
-from rlscale.config.schema.algo import AlgoConfig
-from rlscale.config.schema.critic import CriticConfig
-from rlscale.config.schema.optim import OptimConfig
+from rlscale.config.schema.algo_config import AlgoConfig
+from rlscale.config.schema.critic_config import CriticConfig
+from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.preparation import prepare
 from rlscale.trainer.spec import TrainerSpec

@@ -16,9 +16,9 @@ from scenarios import whole_column
 from tiny_models import DEEP, EXPERTS, SIZES
 from training_data import divide_for, make_batch, make_spec
 
-from rlscale.config.schema.model import DType
-from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.trainer import Recompute, RoutingReplay, TrainerConfig
+from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.trainer_config import Recompute, RoutingReplay, TrainerConfig
 from rlscale.trainer.spec import TrainerSpec
 
 STEPS = 4

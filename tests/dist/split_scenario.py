@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rlscale.config.schema.algo import AlgoConfig
-from rlscale.config.schema.critic import CriticConfig
+from rlscale.config.schema.algo_config import AlgoConfig
+from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.data.batch import Batch
 from rlscale.data.fields import FIELDS, Scope
 from rlscale.data.part import Part

@@ -11,8 +11,8 @@ import pytest
 from rank_pool import RankFailed, RankPool
 
 from rlscale.config.locations import conf_dir
-from rlscale.config.schema.algo import ReductionConfig, ReductionKind
-from rlscale.config.schema.correction import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
+from rlscale.config.schema.algo_config import ReductionConfig, ReductionKind
+from rlscale.config.schema.correction_config import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
 
 ALGORITHMS = sorted(file.stem for file in (conf_dir() / "algo").glob("*.yaml"))
 TIMES = ("seconds", "per_s", "per_device", "memory_peak_gb", "microbatches")

@@ -14,9 +14,9 @@ from rank_pool import RankPool
 from scenarios import whole_column
 from training_data import ALGORITHMS, divide, make_batch, make_spec
 
-from rlscale.config.schema.algo import OldLogprobs
-from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.trainer import TrainerConfig
+from rlscale.config.schema.algo_config import OldLogprobs
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.data.batch import Batch
 
 KEPT, PRESENT = 2, 3

@@ -17,9 +17,9 @@ import torch.distributed.checkpoint
 from rank_pool import RankFailed, RankPool
 from training_data import divide, divide_for, make_batch, make_spec
 
-from rlscale.config.schema.model import DType
-from rlscale.config.schema.optim import OptimConfig, Schedule
-from rlscale.config.schema.trainer import TrainerConfig
+from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.optim_config import OptimConfig, Schedule
+from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.platform.ports import free_port
 from rlscale.run.checkpoint import CheckpointStore
 from rlscale.trainer.spec import TrainerSpec

@@ -19,11 +19,11 @@ from test_algorithms import assert_same
 from tiny_models import make_model
 from training_data import collect
 
-from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.critic import CriticConfig
-from rlscale.config.schema.model import DType
-from rlscale.config.schema.optim import OptimConfig, Schedule
-from rlscale.config.schema.trainer import TrainerConfig
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.critic_config import CriticConfig
+from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.optim_config import OptimConfig, Schedule
+from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.spec import TrainerSpec
 

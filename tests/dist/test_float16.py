@@ -13,9 +13,9 @@ from rank_pool import RankPool
 from scenarios import resume, train, train_and_save_halfway
 from training_data import ALGORITHMS, divide, make_batch, make_spec
 
-from rlscale.config.schema.model import DType
-from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.trainer import TrainerConfig
+from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.data.part import Part
 
 TOO_LARGE = 2.0**40

@@ -10,8 +10,8 @@ import pytest
 import scenarios
 from training_data import divide, make_batch, make_spec
 
-from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.model import DType
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.model_config import DType
 from rlscale.platform.ports import free_port
 
 pytestmark = pytest.mark.gpu

@@ -10,8 +10,8 @@ import pytest
 from rank_pool import RankFailed, RankPool
 from test_algorithms import assert_same
 
-from rlscale.config.schema.algo import AlgoConfig, CustomLoss
-from rlscale.config.schema.correction import CorrectionConfig, Level, WeightKind
+from rlscale.config.schema.algo_config import AlgoConfig, CustomLoss
+from rlscale.config.schema.correction_config import CorrectionConfig, Level, WeightKind
 
 UPPER = 0.1
 """The engine's log-probs of these batches are about 2 above the policy's."""

@@ -15,9 +15,9 @@ from tiny_models import EXPERTS, SIZES
 from training_data import divide, make_batch, make_spec
 from transformers import AutoModelForCausalLM
 
-from rlscale.config.schema.model import DType
-from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.trainer import TrainerConfig
+from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part
 from rlscale.trainer.spec import TrainerSpec

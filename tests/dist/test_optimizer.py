@@ -15,10 +15,10 @@ from rank_pool import RankFailed, RankPool
 from safetensors.numpy import load_file
 from training_data import divide, make_batch, make_spec
 
-from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.model import DType
-from rlscale.config.schema.optim import OptimConfig, Schedule
-from rlscale.config.schema.trainer import Recompute, TrainerConfig
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.optim_config import OptimConfig, Schedule
+from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
 from rlscale.platform.ports import free_port
 
 EMBEDDING, ROUTER = "model.embed_tokens.weight", "model.layers.0.mlp.gate.weight"

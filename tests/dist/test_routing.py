@@ -16,8 +16,8 @@ from tiny_models import EXPERTS, SIZES
 from training_data import divide, make_batch, make_spec
 from transformers import AutoModelForCausalLM
 
-from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.trainer import RoutingReplay, TrainerConfig
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.trainer_config import RoutingReplay, TrainerConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.spec import TrainerSpec
 

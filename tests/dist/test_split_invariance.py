@@ -10,7 +10,7 @@ from rank_pool import RankPool
 from split_scenario import VERSION, VOCABULARY, Case, Step, ToyPolicy, run_case, run_cases
 
 from rlscale.config.named_models import has_critic
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     AlgoConfig,
     GspoLoss,
     KLConfig,

@@ -15,8 +15,8 @@ from rank_pool import RankFailed, RankPool
 from tiny_models import make_model
 from training_data import divide, make_batch, make_spec
 
-from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.trainer import Recompute, TrainerConfig
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part
 

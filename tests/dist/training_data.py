@@ -12,7 +12,7 @@ import numpy as np
 from rlscale.config.compose import compose
 from rlscale.config.old_logprobs import columns_before
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     AlgoConfig,
     BroadcastAdvantage,
     ClipLoss,
@@ -28,13 +28,13 @@ from rlscale.config.schema.algo import (
     ScoreKind,
     SftLoss,
 )
-from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.correction import CorrectionConfig
-from rlscale.config.schema.model import DType, ModelConfig
-from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.parallel import ParallelConfig
-from rlscale.config.schema.trainer import TrainerConfig
-from rlscale.config.schema.weights import WeightsConfig
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.correction_config import CorrectionConfig
+from rlscale.config.schema.model_config import DType, ModelConfig
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.parallel_config import ParallelConfig
+from rlscale.config.schema.trainer_config import TrainerConfig
+from rlscale.config.schema.weights_config import WeightsConfig
 from rlscale.data.batch import Batch
 from rlscale.data.packing import plan
 from rlscale.data.part import Part, split

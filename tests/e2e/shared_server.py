@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.model import CreateModelConfig, ModelConfig
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.server import ServerSpec

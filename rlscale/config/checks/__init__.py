@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rlscale.config.architecture import read_architecture
 from rlscale.config.checks.advantage import ADVANTAGE_CHECKS
 from rlscale.config.checks.algorithm import ALGORITHM_CHECKS
-from rlscale.config.checks.correction import CORRECTION_CHECKS
-from rlscale.config.checks.critic import CRITIC_CHECKS
-from rlscale.config.checks.kl import KL_CHECKS
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.critic_section import CRITIC_CHECKS
+from rlscale.config.checks.data_and_reward import STAGE_CHECKS
+from rlscale.config.checks.kl_term import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
+from rlscale.config.checks.learning_rate import SCHEDULE_CHECKS
 from rlscale.config.checks.megatron import MEGATRON_CHECKS
-from rlscale.config.checks.model import MODEL_CHECKS, architecture_is_known
+from rlscale.config.checks.mismatch_correction import CORRECTION_CHECKS
+from rlscale.config.checks.model_fits import MODEL_CHECKS, architecture_is_known
 from rlscale.config.checks.moe import MOE_CHECKS
-from rlscale.config.checks.optimizer import OPTIMIZER_CHECKS
+from rlscale.config.checks.optimizer_options import OPTIMIZER_CHECKS
 from rlscale.config.checks.options import OPTION_CHECKS
-from rlscale.config.checks.parameters import PARAMETER_CHECKS
+from rlscale.config.checks.parameter_patterns import PARAMETER_CHECKS
 from rlscale.config.checks.ranges import out_of_range
-from rlscale.config.checks.routing import ROUTING_CHECKS
+from rlscale.config.checks.replay_source import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
-from rlscale.config.checks.schedule import SCHEDULE_CHECKS
-from rlscale.config.checks.stages import STAGE_CHECKS
-from rlscale.config.checks.subject import Subject
-from rlscale.config.checks.teacher import TEACHER_CHECKS
+from rlscale.config.checks.teacher_section import TEACHER_CHECKS
 from rlscale.config.checks.unread import UNREAD_CHECKS
 from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.named_models import has_teacher
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
-from rlscale.config.stages import compose_teacher, compose_warm_start
+from rlscale.config.stage_configs import compose_teacher, compose_warm_start
 
 __all__ = ["check"]
 
@@ -43,30 +43,30 @@ def check(config: Config) -> list[str]:
     if problems:
         # The checks below divide by and compare these values.
         raise ConfigError(problems)
-    subject = Subject(config, Sizes.of(config), None)
+    context = CheckContext(config, Sizes.of(config), None)
     try:
-        subject.architecture = read_architecture(config.model)
+        context.architecture = read_architecture(config.model)
     except UserError as error:
         problems.append(str(error))
     else:
-        if subject.architecture is None:
-            subject.notes.append(
+        if context.architecture is None:
+            context.notes.append(
                 f"model.path={config.model.path} is not downloaded yet: its heads, layers, experts and context length "
                 "are checked when it is"
             )
-    unknown = [*architecture_is_known(subject)]
+    unknown = [*architecture_is_known(context)]
     if unknown:
-        subject.architecture = None  # the other checks compute with it
+        context.architecture = None  # the other checks compute with it
     problems += unknown
     for one in _ALL:
-        problems += one(subject)
+        problems += one(context)
     problems += [*_check_warm_start(config), *_check_teacher(config)]
     if problems:
         raise ConfigError(problems)
-    return subject.notes
+    return context.notes
 
 
-_OF_STAGE: tuple[Callable[[Subject], Iterator[str]], ...] = (
+_OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     *ALGORITHM_CHECKS,
     *SCHEDULE_CHECKS,
     *ADVANTAGE_CHECKS,
@@ -121,4 +121,4 @@ def _check_teacher(config: Config) -> list[str]:
 def _of_stage(stage: Config) -> list[str]:
     """Problems of a stage's own sections; those that it takes from the run are checked with the run itself."""
     problems = list(out_of_range(stage))
-    return problems or [line for one in _OF_STAGE for line in one(Subject(stage, Sizes.of(stage), None))]
+    return problems or [line for one in _OF_STAGE for line in one(CheckContext(stage, Sizes.of(stage), None))]

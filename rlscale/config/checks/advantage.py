@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from rlscale.config.checks.subject import Subject
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.old_logprobs import COLUMNS
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     AlgoConfig,
     BaselineAdvantage,
     BroadcastAdvantage,
@@ -37,10 +37,10 @@ def _besides_raw(algo: AlgoConfig) -> str:
     return f" with {' and '.join(others)}" if others else ""
 
 
-def score_has_its_group(subject: Subject) -> Iterator[str]:
+def score_has_its_group(context: CheckContext) -> Iterator[str]:
     """A score that compares the samples of a group needs at least two, and `baseline` needs such a score."""
-    algo, samples = subject.config.algo, subject.config.rollout.samples_per_group
-    if subject.supervised:
+    algo, samples = context.config.algo, context.config.rollout.samples_per_group
+    if context.supervised:
         return
     if algo.score.kind in GROUPED and samples < 2:
         yield (
@@ -54,10 +54,10 @@ def score_has_its_group(subject: Subject) -> Iterator[str]:
         )
 
 
-def score_is_read(subject: Subject) -> Iterator[str]:
+def score_is_read(context: CheckContext) -> Iterator[str]:
     """A score that no advantage reads, an advantage without a score, a loss without an advantage."""
-    algo = subject.config.algo
-    if subject.supervised or isinstance(algo.advantage, CustomAdvantage):
+    algo = context.config.algo
+    if context.supervised or isinstance(algo.advantage, CustomAdvantage):
         return  # a function of one's own may leave the scores alone
     nothing = isinstance(algo.advantage, NoAdvantage)
     if nothing and algo.score.kind is not ScoreKind.none:
@@ -75,27 +75,27 @@ def score_is_read(subject: Subject) -> Iterator[str]:
     kl_alone = algo.kl.placement is KLPlacement.reward and not isinstance(algo.advantage, BroadcastAdvantage)
     if algo.distil_coef and not kl_alone:
         yield (
-            f"algo/advantage={subject.advantage} reads a score, but algo.score.kind=none; for distillation "
+            f"algo/advantage={context.advantage} reads a score, but algo.score.kind=none; for distillation "
             "alone choose algo/advantage=none"
         )
     elif not algo.distil_coef:
         yield (
-            f"algo/advantage={subject.advantage} reads a score, but algo.score.kind=none; choose "
+            f"algo/advantage={context.advantage} reads a score, but algo.score.kind=none; choose "
             + ("" if isinstance(algo.advantage, BaselineAdvantage) else "algo/score=raw or ")
-            + _named(subject.config.rollout.samples_per_group)
+            + _named(context.config.rollout.samples_per_group)
         )
 
 
-def whitening_has_something(subject: Subject) -> Iterator[str]:
+def whitening_has_something(context: CheckContext) -> Iterator[str]:
     """Zeros stay zeros."""
-    algo = subject.config.algo
-    if algo.whiten and isinstance(algo.advantage, NoAdvantage) and not algo.distil_coef and not subject.supervised:
+    algo = context.config.algo
+    if algo.whiten and isinstance(algo.advantage, NoAdvantage) and not algo.distil_coef and not context.supervised:
         yield "algo.whiten=true does nothing to advantages that are all 0 (algo/advantage=none); set it to false"
 
 
-def columns_are_known(subject: Subject) -> Iterator[str]:
+def columns_are_known(context: CheckContext) -> Iterator[str]:
     """What a function of one's own asks for must be something that can be computed."""
-    advantage = subject.config.algo.advantage
+    advantage = context.config.algo.advantage
     if not isinstance(advantage, CustomAdvantage):
         return
     for name, times in Counter(advantage.reads).items():
@@ -106,11 +106,11 @@ def columns_are_known(subject: Subject) -> Iterator[str]:
             yield f"algo.advantage.reads={name}: is named twice"
 
 
-def overlong_acts(subject: Subject) -> Iterator[str]:
+def overlong_acts(context: CheckContext) -> Iterator[str]:
     """The penalty near the length limit goes into a reward that is read, over tokens that a response has."""
-    algo, longest = subject.config.algo, subject.config.rollout.max_response_tokens
+    algo, longest = context.config.algo, context.config.rollout.max_response_tokens
     penalty, cache = algo.overlong.penalty, algo.overlong.cache_tokens
-    if subject.supervised:
+    if context.supervised:
         return
     if penalty and algo.score.kind is ScoreKind.none and not isinstance(algo.advantage, CustomAdvantage):
         yield (
@@ -139,11 +139,11 @@ def overlong_acts(subject: Subject) -> Iterator[str]:
         )
 
 
-def refill_acts(subject: Subject) -> Iterator[str]:
+def refill_acts(context: CheckContext) -> Iterator[str]:
     """Groups with equal rewards are worth replacing only where equal rewards teach nothing."""
-    algo, samples = subject.config.algo, subject.config.rollout.samples_per_group
+    algo, samples = context.config.algo, context.config.rollout.samples_per_group
     refill = algo.refill
-    if subject.supervised:
+    if context.supervised:
         return
     if not refill.drop_equal:
         if refill.max_dropped != RefillConfig().max_dropped:
@@ -163,7 +163,7 @@ def refill_acts(subject: Subject) -> Iterator[str]:
         )
 
 
-ADVANTAGE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+ADVANTAGE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     score_has_its_group,
     score_is_read,
     whitening_has_something,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rlscale.config.checks.subject import Subject
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.targets import named_target
 from rlscale.config.compose import plain
 from rlscale.config.differences import differences
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     CispoLoss,
     CustomAdvantage,
     CustomLoss,
@@ -18,18 +18,18 @@ from rlscale.config.schema.algo import (
     OverlongConfig,
     RefillConfig,
 )
-from rlscale.config.schema.correction import CorrectionConfig, WeightKind
-from rlscale.config.schema.rollout import RolloutConfig
+from rlscale.config.schema.correction_config import CorrectionConfig, WeightKind
+from rlscale.config.schema.rollout_config import RolloutConfig
 
 
-def supervised_reads_little(subject: Subject) -> Iterator[str]:
+def supervised_reads_little(context: CheckContext) -> Iterator[str]:
     """Supervised training has labels and one sample per prompt: no score, no advantage, no KL, no rollout."""
-    if not subject.supervised:
+    if not context.supervised:
         return
-    algo, rollout = subject.config.algo, subject.config.rollout
+    algo, rollout = context.config.algo, context.config.rollout
     for key, value, wanted in (
         ("algo/score", algo.score.kind.name, "none"),
-        ("algo/advantage", subject.advantage, "none"),
+        ("algo/advantage", context.advantage, "none"),
         ("rollout.samples_per_group", rollout.samples_per_group, 1),
         ("rollout.max_staleness", rollout.max_staleness, 0),
     ):
@@ -38,7 +38,7 @@ def supervised_reads_little(subject: Subject) -> Iterator[str]:
     for name in ("temperature", "top_p", "top_k", "train_on_truncated_sampling"):
         value, wanted = getattr(rollout, name), getattr(RolloutConfig(), name)
         if value != wanted:
-            instead = f" (evaluation reads eval.{name})" if hasattr(subject.config.eval, name) else ""
+            instead = f" (evaluation reads eval.{name})" if hasattr(context.config.eval, name) else ""
             yield (
                 f"rollout.{name}={shown(value)}: supervised training (algo/loss=sft) has no use for it{instead}; set "
                 f"rollout.{name}={shown(wanted)}"
@@ -63,9 +63,9 @@ def supervised_reads_little(subject: Subject) -> Iterator[str]:
         )
 
 
-def own_functions_are_named(subject: Subject) -> Iterator[str]:
+def own_functions_are_named(context: CheckContext) -> Iterator[str]:
     """A custom part has a function, and a function has a custom part that calls it."""
-    algo = subject.config.algo
+    algo = context.config.algo
     parts: tuple[tuple[str, dict[str, Any], bool], ...] = (
         ("score", algo.score.function, algo.score.kind.name == "custom"),
         ("correction", algo.correction.function, algo.correction.weight is WeightKind.custom),
@@ -84,38 +84,38 @@ def own_functions_are_named(subject: Subject) -> Iterator[str]:
         yield from named_target(algo.loss.function, "algo.loss.function", "algo/loss=<option>", needed=True)
 
 
-def clip_leaves_room(subject: Subject) -> Iterator[str]:
+def clip_leaves_room(context: CheckContext) -> Iterator[str]:
     """A clip to a single point takes the gradient of every token whose ratio has moved at all."""
-    loss = subject.config.algo.loss
+    loss = context.config.algo.loss
     low, high = getattr(loss, "eps_low", None), getattr(loss, "eps_high", None)
     if low == 0 and high == 0 and not isinstance(loss, CispoLoss):
         yield (
             f"algo.loss.eps_low=0 with algo.loss.eps_high=0 clips every ratio that is not exactly 1, so nothing is "
-            f"learnt after the first step; raise them (algo/loss={subject.loss} has its source's values)"
+            f"learnt after the first step; raise them (algo/loss={context.loss} has its source's values)"
         )
 
 
-def behaviour_differs(subject: Subject) -> Iterator[str]:
+def behaviour_differs(context: CheckContext) -> Iterator[str]:
     """Weights of older versions are kept for tokens that they may have sampled, and for a pass that is made."""
-    algo = subject.config.algo
-    if subject.supervised or algo.old_logprobs is not OldLogprobs.behaviour:
+    algo = context.config.algo
+    if context.supervised or algo.old_logprobs is not OldLogprobs.behaviour:
         return
     if algo.correction.bypass:
         yield (
             "algo.old_logprobs=behaviour asks for a pass that algo.correction.bypass=true leaves out; set one of them "
             "back"
         )
-    elif subject.config.rollout.max_staleness == 0:
+    elif context.config.rollout.max_staleness == 0:
         yield (
             "algo.old_logprobs=behaviour with rollout.max_staleness=0: the present weights sampled every token, so "
             "that it does what always does; use algo.old_logprobs=always, or rollout.max_staleness=1"
         )
 
 
-def steps_divide_the_groups(subject: Subject) -> Iterator[str]:
+def steps_divide_the_groups(context: CheckContext) -> Iterator[str]:
     """Steps get equal numbers of groups, and every data-parallel rank something to train on."""
-    groups, steps = subject.config.rollout.groups_per_iteration, subject.config.algo.steps_per_iteration
-    sizes = subject.sizes
+    groups, steps = context.config.rollout.groups_per_iteration, context.config.algo.steps_per_iteration
+    sizes = context.sizes
     if groups % steps:
         yield (
             f"algo.steps_per_iteration={steps} does not divide rollout.groups_per_iteration={groups}; "
@@ -124,7 +124,7 @@ def steps_divide_the_groups(subject: Subject) -> Iterator[str]:
     elif sizes.samples_per_step < sizes.data_parallel:
         yield (
             f"a step has {sizes.samples_per_step} samples ({sizes.groups_per_step} groups of "
-            f"{subject.config.rollout.samples_per_group}) for {sizes.data_parallel} data-parallel ranks; "
+            f"{context.config.rollout.samples_per_group}) for {sizes.data_parallel} data-parallel ranks; "
             "raise rollout.groups_per_iteration or lower parallel.data"
         )
 
@@ -138,7 +138,7 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-ALGORITHM_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+ALGORITHM_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     supervised_reads_little,
     own_functions_are_named,
     clip_leaves_room,

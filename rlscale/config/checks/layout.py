@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import gcd
 
-from rlscale.config.architecture import read_architecture
-from rlscale.config.checks.model import architecture_is_known
+from rlscale.config.checks.check_context import CheckContext, divisors
+from rlscale.config.checks.model_fits import architecture_is_known
 from rlscale.config.checks.ranges import out_of_range
-from rlscale.config.checks.subject import Subject, divisors
 from rlscale.config.errors import ConfigError
+from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster import Placement
+from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.sizes import Sizes
 
 
@@ -24,32 +24,32 @@ def check_layout(config: Config) -> None:
     """
     problems = [line for line in out_of_range(config) if line.startswith("parallel.")]
     if not problems:
-        subject = Subject(config, Sizes.of(config), read_architecture(config.model))
-        problems = [*architecture_is_known(subject)]
-        problems = problems or [line for one in _ON_RANKS for line in one(subject)]
+        context = CheckContext(config, Sizes.of(config), read_architecture(config.model))
+        problems = [*architecture_is_known(context)]
+        problems = problems or [line for one in _ON_RANKS for line in one(context)]
     if problems:
         raise ConfigError(problems)
 
 
-def tensor_divides_the_model(subject: Subject) -> Iterator[str]:
+def tensor_divides_the_model(context: CheckContext) -> Iterator[str]:
     """Heads, key-value heads and the MLP are cut over the tensor-parallel ranks."""
-    tensor, sizes = subject.config.parallel.tensor, dict[str, int]()
+    tensor, sizes = context.config.parallel.tensor, dict[str, int]()
     for key, words in (("num_attention_heads", "attention heads"), ("num_key_value_heads", "key-value heads")):
-        if number := subject.size(key):
+        if number := context.size(key):
             sizes[f"the {number} {words}"] = number
-    width = subject.size("intermediate_size")
-    if width and not subject.experts:
+    width = context.size("intermediate_size")
+    if width and not context.experts:
         sizes[f"intermediate_size={width}"] = width
     for words, number in sizes.items():
         if number % tensor:
             fitting = divisors(gcd(*sizes.values()))
-            yield f"parallel.tensor={tensor} does not divide {words} of {subject.config.model.name}; use {fitting}"
+            yield f"parallel.tensor={tensor} does not divide {words} of {context.config.model.name}; use {fitting}"
             return
 
 
-def pipeline_divides_the_layers(subject: Subject) -> Iterator[str]:
+def pipeline_divides_the_layers(context: CheckContext) -> Iterator[str]:
     """Every stage, and every chunk of one, holds the same number of layers."""
-    parallel, layers = subject.config.parallel, subject.size("num_hidden_layers")
+    parallel, layers = context.config.parallel, context.size("num_hidden_layers")
     if parallel.virtual_pipeline is not None and parallel.pipeline == 1:
         yield f"parallel.virtual_pipeline={parallel.virtual_pipeline} needs parallel.pipeline above 1; set it to null"
         return
@@ -58,7 +58,7 @@ def pipeline_divides_the_layers(subject: Subject) -> Iterator[str]:
     if layers % parallel.pipeline:
         yield (
             f"parallel.pipeline={parallel.pipeline} does not divide the {layers} layers of "
-            f"{subject.config.model.name}; use {divisors(layers)}"
+            f"{context.config.model.name}; use {divisors(layers)}"
         )
     elif layers // parallel.pipeline % (parallel.virtual_pipeline or 1):
         of_stage = layers // parallel.pipeline
@@ -68,42 +68,42 @@ def pipeline_divides_the_layers(subject: Subject) -> Iterator[str]:
         )
 
 
-def sequence_needs_tensor(subject: Subject) -> Iterator[str]:
+def sequence_needs_tensor(context: CheckContext) -> Iterator[str]:
     """Sequence parallelism works between tensor-parallel regions."""
-    parallel = subject.config.parallel
+    parallel = context.config.parallel
     if parallel.sequence and parallel.tensor == 1:
         yield "parallel.sequence=true needs parallel.tensor above 1; set parallel.sequence=false"
 
 
-def experts_fit(subject: Subject) -> Iterator[str]:
+def experts_fit(context: CheckContext) -> Iterator[str]:
     """Expert sizes need experts, and must divide them and the ranks of a stage."""
-    parallel, name = subject.config.parallel, subject.config.model.name
-    if subject.architecture is not None and not subject.experts:
+    parallel, name = context.config.parallel, context.config.model.name
+    if context.architecture is not None and not context.experts:
         if parallel.expert > 1:
             yield f"parallel.expert={parallel.expert}: {name} has no experts; set it to 1"
         if parallel.expert_tensor is not None:
             yield f"parallel.expert_tensor={parallel.expert_tensor}: {name} has no experts; set it to null"
         return
-    width = subject.size("moe_intermediate_size") or 0
-    whole = _Cut("expert", parallel.expert, subject.experts, f"the {subject.experts} experts")
+    width = context.size("moe_intermediate_size") or 0
+    whole = _Cut("expert", parallel.expert, context.experts, f"the {context.experts} experts")
     inside = _Cut("expert_tensor", parallel.expert_tensor or 1, width, f"moe_intermediate_size={width}")
-    ranks = subject.sizes.trainer_ranks // parallel.pipeline
+    ranks = context.sizes.trainer_ranks // parallel.pipeline
     uneven = [
         f"parallel.{one.key}={one.size} does not divide {one.words} of {name}; use {one.fitting(ranks, other)}"
         for one, other in ((whole, inside), (inside, whole))
         if one.uneven
     ]
     yield from uneven
-    if any(tensor_divides_the_model(subject)):
+    if any(tensor_divides_the_model(context)):
         return  # the lines below would say the same fault again
     if not uneven and ranks % (whole.size * inside.size):
         one, other = (inside, whole) if ranks % inside.size and not ranks % whole.size else (whole, inside)
         yield (
             f"parallel.expert={whole.size} x parallel.expert_tensor={inside.size} does not divide the {ranks} trainer "
             f"ranks of a pipeline stage; use parallel.{one.key}={one.fitting(ranks, other)}"
-            f"{_data_that_fits(subject, whole.size * inside.size)}"
+            f"{_data_that_fits(context, whole.size * inside.size)}"
         )
-    if (subject.experts or parallel.expert > 1) and parallel.tensor > 1 and not parallel.sequence:
+    if (context.experts or parallel.expert > 1) and parallel.tensor > 1 and not parallel.sequence:
         yield (
             f"parallel.tensor={parallel.tensor} with experts needs parallel.sequence=true "
             "(Megatron does not train them without); set it, or parallel.tensor=1"
@@ -132,28 +132,28 @@ class _Cut:
         return divisors(gcd(self.number, ranks // other.size))
 
 
-def _data_that_fits(subject: Subject, product: int) -> str:
+def _data_that_fits(context: CheckContext, product: int) -> str:
     """The nearest numbers of data-parallel ranks with which this product of expert sizes divides a stage's ranks."""
-    parallel, sizes = subject.config.parallel, subject.sizes
+    parallel, sizes = context.config.parallel, context.sizes
     step = product // gcd(product, parallel.tensor * parallel.context)
     below = sizes.data_parallel // step * step
     near = [data for data in (below, below + step) if 0 < data <= sizes.trainer_devices // sizes.model_ranks]
     if near:
         return f", or parallel.data={' or '.join(map(str, near))}"
-    if subject.on_gpus:
+    if context.on_gpus:
         return ""
     return f", or parallel.data={step} with cluster.max_trainer_ranks={step * sizes.model_ranks}"
 
 
-def ranks_fit_the_cluster(subject: Subject) -> Iterator[str]:
+def ranks_fit_the_cluster(context: CheckContext) -> Iterator[str]:
     """As many trainer ranks as devices at most; on GPUs whole copies of the model fill them."""
-    sizes, parallel = subject.sizes, subject.config.parallel
+    sizes, parallel = context.sizes, context.config.parallel
     product = f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x context {parallel.context}"
     ranks, devices = sizes.trainer_ranks, sizes.trainer_devices
     if devices < 1:
         return  # the cluster itself is wrong, which gpus_are_shared_out says
     if ranks > devices:
-        if subject.on_gpus:
+        if context.on_gpus:
             has, more = f"the cluster has {devices} GPUs for the trainer", "choose a larger cluster"
         else:
             has, more = f"cluster.max_trainer_ranks={devices}", "raise that limit"
@@ -163,21 +163,21 @@ def ranks_fit_the_cluster(subject: Subject) -> Iterator[str]:
             f"parallel: {product} x data {sizes.data_parallel} = {ranks} trainer ranks, but {has}; "
             f"use {fewer}, or {more}"
         )
-    elif subject.on_gpus and parallel.data is None and devices % sizes.model_ranks:
+    elif context.on_gpus and parallel.data is None and devices % sizes.model_ranks:
         copies = devices // sizes.model_ranks
         yield (
             f"parallel: {product} = {sizes.model_ranks} GPUs per model copy does not divide the {devices} GPUs of the "
             f"trainer; use {divisors(devices)}, or parallel.data={copies} to use {copies * sizes.model_ranks} of them"
         )
-    elif subject.on_gpus and ranks < devices:
-        subject.notes.append(f"the trainer uses {ranks} of its {devices} GPUs")
+    elif context.on_gpus and ranks < devices:
+        context.notes.append(f"the trainer uses {ranks} of its {devices} GPUs")
 
 
-def gpus_are_shared_out(subject: Subject) -> Iterator[str]:
+def gpus_are_shared_out(context: CheckContext) -> Iterator[str]:
     """The cluster section must agree with itself."""
-    cluster = subject.config.cluster
+    cluster = context.config.cluster
     of_engines = (("rollout_nodes", cluster.rollout_nodes), ("rollout_gpus", cluster.rollout_gpus))
-    if not subject.on_gpus:
+    if not context.on_gpus:
         for name, value in (("gpus_per_node", cluster.gpus_per_node), *of_engines):
             if value:
                 yield f"cluster.{name}={value} has no meaning on the CPU; set it to 0, or cluster.device=cuda"
@@ -192,22 +192,22 @@ def gpus_are_shared_out(subject: Subject) -> Iterator[str]:
             if value:
                 yield f"cluster.{name}={value} is not read when colocated; set it to 0, or disaggregate"
     else:
-        yield from _engine_share(subject)
+        yield from _engine_share(context)
     if cluster.nodes > 1 and cluster.ray_address is None:
         yield f"cluster.nodes={cluster.nodes} needs a running Ray cluster; give cluster.ray_address (auto finds it)"
     if cluster.nodes > 1 and cluster.host in ("127.0.0.1", "localhost"):
         yield f"cluster.host={cluster.host}: other machines cannot reach it; use 0.0.0.0 in a closed network"
 
 
-def ray_address_is_one(subject: Subject) -> Iterator[str]:
+def ray_address_is_one(context: CheckContext) -> Iterator[str]:
     """Ray would look for a cluster of any name for a long time, and answer with a traceback."""
-    address = subject.config.cluster.ray_address
+    address = context.config.cluster.ray_address
     if address is not None and not re.fullmatch(r"auto|(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}", address):
         yield f"cluster.ray_address={address}: is not an address; write host:port, or auto for this machine's cluster"
 
 
-def _engine_share(subject: Subject) -> Iterator[str]:
-    cluster = subject.config.cluster
+def _engine_share(context: CheckContext) -> Iterator[str]:
+    cluster = context.config.cluster
     if cluster.rollout_nodes and cluster.rollout_gpus:
         yield "cluster.rollout_nodes and cluster.rollout_gpus are both given; give the first on several machines only"
     elif not cluster.rollout_nodes and not cluster.rollout_gpus:
@@ -215,26 +215,26 @@ def _engine_share(subject: Subject) -> Iterator[str]:
         yield f"{key}: cluster.placement=disaggregated leaves no GPU to the engines; say how many they get"
     elif cluster.rollout_gpus and cluster.nodes > 1:
         yield f"cluster.rollout_gpus={cluster.rollout_gpus} is for one machine; use cluster.rollout_nodes"
-    elif subject.sizes.trainer_devices < 1:
+    elif context.sizes.trainer_devices < 1:
         yield "cluster: the engines get every GPU and the trainer none; lower cluster.rollout_nodes or rollout_gpus"
 
 
-def engines_fit(subject: Subject) -> Iterator[str]:
+def engines_fit(context: CheckContext) -> Iterator[str]:
     """Engines on their devices, and the model on an engine."""
-    rollout, cluster, sizes = subject.config.rollout, subject.config.cluster, subject.sizes
+    rollout, cluster, sizes = context.config.rollout, context.config.cluster, context.sizes
     if rollout.engine_urls:
-        yield from _given_engines(subject)
+        yield from _given_engines(context)
         return
     if rollout.engine_key_file is not None:
         yield "rollout.engine_key_file is only read with rollout.engine_urls; set it to null"
-    if not subject.on_gpus:
+    if not context.on_gpus:
         if rollout.engines > cluster.max_engines:
             yield (
                 f"rollout.engines={rollout.engines}, but cluster.max_engines={cluster.max_engines}; "
                 "lower the one or raise the other"
             )
         return
-    per_engine, heads = rollout.gpus_per_engine, subject.size("num_attention_heads")
+    per_engine, heads = rollout.gpus_per_engine, context.size("num_attention_heads")
     if per_engine > cluster.gpus_per_node or cluster.gpus_per_node % per_engine:
         yield (
             f"rollout.gpus_per_engine={per_engine} does not divide the {cluster.gpus_per_node} GPUs of a machine; "
@@ -247,24 +247,24 @@ def engines_fit(subject: Subject) -> Iterator[str]:
             f"cluster has {sizes.engine_devices} for them; use at most {sizes.engine_devices // per_engine} engines"
         )
     elif cluster.placement is Placement.colocated:
-        yield from _engines_cover_the_trainer(subject)
+        yield from _engines_cover_the_trainer(context)
     elif 0 < sizes.engine_gpus < sizes.engine_devices:
-        subject.notes.append(
+        context.notes.append(
             f"the engines use {sizes.engine_gpus} of their {sizes.engine_devices} GPUs "
             f"(rollout.engines={rollout.engines}, up to {sizes.engine_devices // per_engine})"
         )
     if heads and heads % per_engine:
         yield (
             f"rollout.gpus_per_engine={per_engine} does not divide the {heads} attention heads of "
-            f"{subject.config.model.name}; use {divisors(gcd(heads, cluster.gpus_per_node))}"
+            f"{context.config.model.name}; use {divisors(gcd(heads, cluster.gpus_per_node))}"
         )
 
 
-def _engines_cover_the_trainer(subject: Subject) -> Iterator[str]:
+def _engines_cover_the_trainer(context: CheckContext) -> Iterator[str]:
     """Each trainer rank hands its weights to the engine on its own GPU, so both must use the same GPUs."""
-    sizes, cluster, rollout = subject.sizes, subject.config.cluster, subject.config.rollout
-    ranks, heads = sizes.trainer_ranks, subject.size("num_attention_heads")
-    left_over = subject.config.parallel.data is None and sizes.trainer_devices % sizes.model_ranks
+    sizes, cluster, rollout = context.sizes, context.config.cluster, context.config.rollout
+    ranks, heads = sizes.trainer_ranks, context.size("num_attention_heads")
+    left_over = context.config.parallel.data is None and sizes.trainer_devices % sizes.model_ranks
     if sizes.engine_gpus in (0, ranks) or ranks > sizes.trainer_devices or left_over:
         return  # nothing to cover, or ranks_fit_the_cluster says what is wrong first
     fitting = [
@@ -279,8 +279,8 @@ def _engines_cover_the_trainer(subject: Subject) -> Iterator[str]:
     )
 
 
-def _given_engines(subject: Subject) -> Iterator[str]:
-    rollout = subject.config.rollout
+def _given_engines(context: CheckContext) -> Iterator[str]:
+    rollout = context.config.rollout
     for url in rollout.engine_urls:
         if not url.startswith(("http://", "https://")):
             yield f"rollout.engine_urls: {url} is not an address; write it as http://host:port"
@@ -289,7 +289,7 @@ def _given_engines(subject: Subject) -> Iterator[str]:
             f"rollout.engines={rollout.engines}, but rollout.engine_urls lists {len(rollout.engine_urls)}; "
             "none is started when addresses are given, so leave rollout.engines out"
         )
-    if subject.on_gpus and subject.config.cluster.placement is Placement.colocated:
+    if context.on_gpus and context.config.cluster.placement is Placement.colocated:
         yield (
             "rollout.engine_urls with cluster.placement=colocated: engines that somebody else started own their GPUs; "
             "use cluster.placement=disaggregated"
@@ -307,7 +307,7 @@ _ON_RANKS = (
 )
 """Those about the trainer's ranks alone."""
 
-LAYOUT_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+LAYOUT_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     *_ON_RANKS,
     engines_fit,
 )

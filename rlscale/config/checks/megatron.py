@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
 from rlscale.config.checks.refused import DDP, OFF, OPTIMIZER, TRANSFORMER, refused
-from rlscale.config.checks.subject import Subject
-from rlscale.config.schema.model import DType
-from rlscale.config.schema.trainer import Recompute
-from rlscale.config.spelled import as_typed
+from rlscale.config.command_line_text import as_typed
+from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.trainer_config import Recompute
 
 _OF_ALL = ("core_attn",)
 _DENSE, _EXPERTS = ("mlp",), ("layernorm", "moe", "moe_act")
@@ -20,34 +20,34 @@ _UNREAD = ("mlp", "layernorm", "moe")
 """Those that Megatron takes no notice of in a model that has none; `moe_act` is an error there."""
 
 
-def options_keep_the_promises(subject: Subject) -> Iterator[str]:
+def options_keep_the_promises(context: CheckContext) -> Iterator[str]:
     """Of the policy, and of a critic where it has its own."""
-    yield from of_policy_and_critic(subject.config, partial(_problems, subject))
+    yield from of_policy_and_critic(context.config, partial(_problems, context))
 
 
-def _problems(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+def _problems(context: CheckContext, sections: Sections, prefix: str) -> Iterator[str]:
     given = sections.trainer.megatron
     yield from refused(given, TRANSFORMER, f"{prefix}trainer.megatron")
     yield from refused(sections.trainer.ddp, DDP, f"{prefix}trainer.ddp")
     yield from refused(sections.optim.megatron, OPTIMIZER, f"{prefix}optim.megatron")
     if given.get("recompute_modules") is not None:
-        yield from _recomputed(subject, sections, prefix)
+        yield from _recomputed(context, sections, prefix)
     yield from _of_full_recompute(sections, prefix)
-    yield from _of_transformer_engine(subject, sections, prefix)
-    yield from _of_context(subject, sections, prefix)
+    yield from _of_transformer_engine(context, sections, prefix)
+    yield from _of_context(context, sections, prefix)
     yield from _of_ddp(sections, prefix)
-    yield from _of_optimizer(subject, sections, prefix)
+    yield from _of_optimizer(context, sections, prefix)
     yield from _of_float16(sections, prefix)
 
 
-def _recomputed(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+def _recomputed(context: CheckContext, sections: Sections, prefix: str) -> Iterator[str]:
     """Modules to compute again: read at all, and there."""
-    modules, config = sections.trainer.megatron["recompute_modules"], subject.config
+    modules, config = sections.trainer.megatron["recompute_modules"], context.config
     key = f"{prefix}trainer.megatron.recompute_modules={as_typed(modules)}"
     if sections.trainer.recompute is not Recompute.selective:
         yield f"{key} is read with {prefix}trainer.recompute=selective only; set that, or leave it out"
         return
-    experts = subject.has_experts(sections.model)
+    experts = context.has_experts(sections.model)
     known = [*_OF_ALL, *(() if experts is True else _DENSE), *(() if experts is False else _EXPERTS)]
     if sections is not config and modules == config.trainer.megatron.get("recompute_modules"):
         known += [module for module in _UNREAD if module not in known]  # a critic follows a policy with other modules
@@ -79,17 +79,17 @@ _OF_CPU_OFFLOADING = tuple(
 )
 
 
-def _of_transformer_engine(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+def _of_transformer_engine(context: CheckContext, sections: Sections, prefix: str) -> Iterator[str]:
     """What a CPU, and a model in float32, has not."""
     given, key = sections.trainer.megatron, f"{prefix}trainer.megatron"
-    if not subject.on_gpus or sections.model.dtype is DType.float32:
+    if not context.on_gpus or sections.model.dtype is DType.float32:
         for name in (*_TRANSFORMER_ENGINE, "symmetric_ar_type"):
             if given.get(name) not in OFF:
                 yield (
                     f"{key}.{name}={as_typed(given[name])} needs Transformer Engine, which trains models in 16 bits on "
                     "GPUs; leave it out"
                 )
-    if given.get("gradient_accumulation_fusion") not in OFF and not subject.on_gpus:
+    if given.get("gradient_accumulation_fusion") not in OFF and not context.on_gpus:
         yield f"{key}.gradient_accumulation_fusion=true needs kernels that a CPU has not; leave it out"
     for name in _OF_CPU_OFFLOADING:
         if name in given and not given.get("cpu_offloading"):
@@ -99,15 +99,15 @@ def _of_transformer_engine(subject: Subject, sections: Sections, prefix: str) ->
 _BETWEEN_CONTEXT_RANKS = ("p2p", "all_gather", "a2a")
 
 
-def _of_context(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+def _of_context(context: CheckContext, sections: Sections, prefix: str) -> Iterator[str]:
     """How context-parallel ranks exchange keys and values, where there are any."""
     kind = sections.trainer.megatron.get("cp_comm_type")
     if kind is None:
         return
     key = f"{prefix}trainer.megatron.cp_comm_type={as_typed(kind)}"
-    if subject.config.parallel.context == 1:
+    if context.config.parallel.context == 1:
         yield f"{key} is read with parallel.context above 1 only; leave it out"
-    elif not subject.on_gpus or sections.model.dtype is DType.float32:
+    elif not context.on_gpus or sections.model.dtype is DType.float32:
         yield f"{key} needs Transformer Engine, which trains models in 16 bits on GPUs; leave it out"
     elif kind not in _BETWEEN_CONTEXT_RANKS:
         # The process groups of a2a+p2p are not made; of a list Megatron 0.16.1 reads past the end.
@@ -131,7 +131,7 @@ def _of_ddp(sections: Sections, prefix: str) -> Iterator[str]:
 _ON_HOST = ("optimizer_offload_fraction", "overlap_cpu_optimizer_d2h_h2d", "pin_cpu_grads", "pin_cpu_params")
 
 
-def _of_optimizer(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+def _of_optimizer(context: CheckContext, sections: Sections, prefix: str) -> Iterator[str]:
     given, key = sections.optim.megatron, f"{prefix}optim.megatron"
     for name in _ON_HOST:
         if name in given and not sections.optim.on_host:
@@ -140,7 +140,7 @@ def _of_optimizer(subject: Subject, sections: Sections, prefix: str) -> Iterator
     if given.get("use_precision_aware_optimizer") in OFF:
         if "store_param_remainders" in given and not sections.optim.on_host:
             yield f"{key}.store_param_remainders is read with {aware}=true only; leave it out"
-    elif not subject.on_gpus:
+    elif not context.on_gpus:
         yield f"{aware}=true needs Transformer Engine, which a CPU has not; leave it out"
     elif not sections.trainer.distributed_optimizer:
         yield f"{aware}=true needs {prefix}trainer.distributed_optimizer=true (Megatron asks for it)"
@@ -165,4 +165,4 @@ def _of_float16(sections: Sections, prefix: str) -> Iterator[str]:
         yield f"{key}.min_loss_scale={as_typed(least)} is above initial_loss_scale={as_typed(initial)}; use less"
 
 
-MEGATRON_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (options_keep_the_promises,)
+MEGATRON_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (options_keep_the_promises,)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
 from rlscale.config.checks.refused import EIGHT_BITS, OFF, UNREAD, Refused, refused
-from rlscale.config.checks.subject import Subject
+from rlscale.config.command_line_text import as_typed
 from rlscale.config.derived_options import DERIVED
-from rlscale.config.experts import load_balancing
-from rlscale.config.spelled import as_typed
+from rlscale.config.expert_routing import load_balancing
 
 _TYPE, _COEFFICIENT = "moe_router_load_balancing_type", "moe_aux_loss_coeff"
 _TYPES = ("none", "aux_loss", "global_aux_loss")
@@ -73,38 +73,38 @@ JUDGED = frozenset((*_REFUSED, _TYPE, _COEFFICIENT, "moe_z_loss_coeff"))
 """Options of which every value that is not fine is named here."""
 
 
-def options_of_experts_are_sound(subject: Subject) -> Iterator[str]:
+def options_of_experts_are_sound(context: CheckContext) -> Iterator[str]:
     """Of the policy, and of a critic where it has its own."""
-    yield from of_policy_and_critic(subject.config, partial(_problems, subject))
+    yield from of_policy_and_critic(context.config, partial(_problems, context))
 
 
-def _problems(subject: Subject, sections: Sections, prefix: str) -> Iterator[str]:
+def _problems(context: CheckContext, sections: Sections, prefix: str) -> Iterator[str]:
     given, key = sections.trainer.megatron, f"{prefix}trainer.megatron"
     meant = [name for name in given if name.startswith("moe_") and name not in DERIVED["transformer"]]
-    if meant and subject.has_experts(sections.model) is False:
+    if meant and context.has_experts(sections.model) is False:
         # A dense critic that follows a policy with experts has the policy's options, which then mean nothing.
-        if sections is subject.config or given != subject.config.trainer.megatron:
+        if sections is context.config or given != context.config.trainer.megatron:
             yield f"{key}.{meant[0]}: {sections.model.name} has no experts; leave it out"
         return
     yield from refused(given, _REFUSED, key)
-    yield from _placed(subject, given, key)
+    yield from _placed(context, given, key)
     yield from _balancing(given, key)
     z_loss = given.get("moe_z_loss_coeff")
     if z_loss is not None and not _is_coefficient(z_loss):
         yield f"{key}.moe_z_loss_coeff={as_typed(z_loss)}: must be a finite number of at least 0"
 
 
-def _placed(subject: Subject, given: Mapping[str, Any], key: str) -> Iterator[str]:
+def _placed(context: CheckContext, given: Mapping[str, Any], key: str) -> Iterator[str]:
     """What needs a kind of device or a layout."""
-    if given.get("moe_permute_fusion") is True and not subject.on_gpus:
+    if given.get("moe_permute_fusion") is True and not context.on_gpus:
         yield f"{key}.moe_permute_fusion=true needs Transformer Engine, which a CPU has not; leave it out"
     if given.get("moe_token_dispatcher_type") != "flex":
         for name in _OF_FLEX:
             if name in given:
                 yield f"{key}.{name} is read with moe_token_dispatcher_type=flex only; set that, or leave it out"
         return
-    parallel = subject.config.parallel
-    if not subject.on_gpus:
+    parallel = context.config.parallel
+    if not context.on_gpus:
         yield f"{key}.moe_token_dispatcher_type=flex needs cluster.device=cuda (DeepEP); leave it out"
     elif parallel.expert * (parallel.expert_tensor or 1) == 1:
         yield (
@@ -142,4 +142,4 @@ def _is_coefficient(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-MOE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (options_of_experts_are_sound,)
+MOE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (options_of_experts_are_sound,)

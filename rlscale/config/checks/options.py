@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.checks import refused
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.moe import JUDGED
-from rlscale.config.checks.subject import Subject
 from rlscale.config.derived_options import DERIVED
 from rlscale.config.named_models import has_critic
 from rlscale.config.nearest import did_you_mean, nearest
@@ -23,9 +23,9 @@ _JUDGED = {
 """By kind, the options of which another check names every value that is not fine, also one of a wrong type."""
 
 
-def options_are_known(subject: Subject) -> Iterator[str]:
+def options_are_known(context: CheckContext) -> Iterator[str]:
     """Every option of every pass-through node."""
-    config = subject.config
+    config = context.config
     nodes = [
         ("trainer.megatron", "transformer", config.trainer.megatron),
         ("trainer.ddp", "ddp", config.trainer.ddp),
@@ -41,7 +41,7 @@ def options_are_known(subject: Subject) -> Iterator[str]:
         )
         nodes += [(f"critic.{key}", kind, given) for key, kind, policy, given in critic if given != policy]
     for key, kind, given in nodes:
-        yield from check_options(key, kind, given, Path(config.run.scratch) / "cache", subject.notes)
+        yield from check_options(key, kind, given, Path(config.run.scratch) / "cache", context.notes)
 
 
 def check_options(key: str, kind: str, given: Mapping[str, Any], cache: Path, notes: list[str]) -> Iterator[str]:
@@ -74,4 +74,4 @@ def _suits(value: Any, option: Option) -> bool:
     return ("None" if value is None else type(value).__name__) in types
 
 
-OPTION_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (options_are_known,)
+OPTION_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (options_are_known,)

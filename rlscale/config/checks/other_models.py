@@ -5,25 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from rlscale.config.architecture import read_architecture
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.layout import experts_fit, pipeline_divides_the_layers, tensor_divides_the_model
-from rlscale.config.checks.model import architecture_is_known
-from rlscale.config.checks.subject import Subject
+from rlscale.config.checks.model_fits import architecture_is_known
 from rlscale.config.errors import UserError
-from rlscale.config.schema.model import ModelConfig
+from rlscale.config.hf_architecture import read_architecture
+from rlscale.config.schema.model_config import ModelConfig
 
 
-def other_model_fits(subject: Subject, model: ModelConfig, key: str) -> Iterator[str]:
+def other_model_fits(context: CheckContext, model: ModelConfig, key: str) -> Iterator[str]:
     """Problems of the model whose section is `key`; nothing for one with the policy's architecture."""
-    other = Subject(dataclasses.replace(subject.config, model=model), subject.sizes, None)
+    other = CheckContext(dataclasses.replace(context.config, model=model), context.sizes, None)
     try:
         other.architecture = read_architecture(model)
     except UserError as error:
         yield _of(key, str(error))
         return
     if other.architecture is None:
-        subject.notes.append(f"{key}.path={model.path} is not downloaded yet: its sizes are checked when it is")
-    if other.architecture is None or other.architecture == subject.architecture:
+        context.notes.append(f"{key}.path={model.path} is not downloaded yet: its sizes are checked when it is")
+    if other.architecture is None or other.architecture == context.architecture:
         return
     unknown = [*architecture_is_known(other)]
     if unknown:
@@ -35,7 +35,7 @@ def other_model_fits(subject: Subject, model: ModelConfig, key: str) -> Iterator
         cuts.append(experts_fit)
     for one in cuts:
         yield from (_of(key, line) for line in one(other))
-    ours, theirs = subject.size("vocab_size"), other.size("vocab_size")
+    ours, theirs = context.size("vocab_size"), other.size("vocab_size")
     if ours and theirs and theirs < ours:
         yield (
             f"{key}: {model.name} has a vocabulary of {theirs}, the policy one of {ours}; choose a model with the "

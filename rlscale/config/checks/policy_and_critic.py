@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.named_models import has_critic
 from rlscale.config.schema import Config
-from rlscale.config.schema.critic import CriticConfig
+from rlscale.config.schema.critic_config import CriticConfig
 
 Sections = Config | CriticConfig
 """What has the sections `model`, `optim` and `trainer`."""

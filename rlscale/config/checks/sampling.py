@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rlscale.config.checks.subject import Subject
-from rlscale.config.schema.cluster import Placement
-from rlscale.config.schema.rollout import OnSync
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.schema.rollout_config import OnSync
 
 IMPLEMENTED_ON_SYNC = (OnSync.wait,)
 IMPLEMENTED_STALENESS = 1
 
 
-def staleness_is_possible(subject: Subject) -> Iterator[str]:
+def staleness_is_possible(context: CheckContext) -> Iterator[str]:
     """Generating while training needs devices of its own for each."""
-    rollout, cluster = subject.config.rollout, subject.config.cluster
+    rollout, cluster = context.config.rollout, context.config.cluster
     if rollout.max_staleness > IMPLEMENTED_STALENESS:
         yield (
             f"rollout.max_staleness={rollout.max_staleness}: this version goes up to {IMPLEMENTED_STALENESS} "
@@ -30,16 +30,16 @@ def staleness_is_possible(subject: Subject) -> Iterator[str]:
         yield f"rollout.on_sync={rollout.on_sync.name}: this version knows {known}"
 
 
-def samples_are_of_the_trained_distribution(subject: Subject) -> Iterator[str]:
+def samples_are_of_the_trained_distribution(context: CheckContext) -> Iterator[str]:
     """The trainer knows the full softmax alone: what top-p and top-k cut off is in no log-prob, ratio or metric."""
-    rollout = subject.config.rollout
-    if subject.supervised:
+    rollout = context.config.rollout
+    if context.supervised:
         return
     cut = [f"rollout.top_p={rollout.top_p:g}"] if rollout.top_p < 1 else []
     cut += [f"rollout.top_k={rollout.top_k}"] if rollout.top_k != -1 else []
     if not cut:
         if rollout.train_on_truncated_sampling:
-            subject.notes.append("rollout.train_on_truncated_sampling=true does nothing: top_p and top_k are off")
+            context.notes.append("rollout.train_on_truncated_sampling=true does nothing: top_p and top_k are off")
     elif not rollout.train_on_truncated_sampling:
         yield (
             f"{' and '.join(cut)}: samples would come from a truncated distribution, while trainer and engine give "
@@ -48,22 +48,22 @@ def samples_are_of_the_trained_distribution(subject: Subject) -> Iterator[str]:
             "rollout.train_on_truncated_sampling=true"
         )
     else:
-        subject.notes.append(
+        context.notes.append(
             f"{' and '.join(cut)}: trained log-probs are of the full softmax; mismatch_* and logprob_diff_* compare "
             "those on both sides and do not see what was cut off"
         )
 
 
-def evaluation_is_possible(subject: Subject) -> Iterator[str]:
+def evaluation_is_possible(context: CheckContext) -> Iterator[str]:
     """Evaluation needs data. Where it is switched off, its settings stay as the recipe has them."""
-    config = subject.config
+    config = context.config
     if config.eval.enabled and config.eval.data is None:
         yield "eval.data: evaluation needs prompts; choose data@eval.data=<option>, or eval.enabled=false"
 
 
-def pass_k_has_samples(subject: Subject) -> Iterator[str]:
+def pass_k_has_samples(context: CheckContext) -> Iterator[str]:
     """pass@k needs at least k different samples of a prompt."""
-    evaluation = subject.config.eval
+    evaluation = context.config.eval
     if not evaluation.enabled:
         return
     samples = evaluation.samples_per_prompt
@@ -78,10 +78,10 @@ def pass_k_has_samples(subject: Subject) -> Iterator[str]:
         yield f"eval.temperature=0 gives the same answer {samples} times; use eval.samples_per_prompt=1 or sample"
 
 
-def prompts_fit_the_model(subject: Subject) -> Iterator[str]:
+def prompts_fit_the_model(context: CheckContext) -> Iterator[str]:
     """Prompt and response together stay within the positions of the model."""
-    rollout, evaluation = subject.config.rollout, subject.config.eval
-    positions = subject.size("max_position_embeddings")
+    rollout, evaluation = context.config.rollout, context.config.eval
+    positions = context.size("max_position_embeddings")
     if positions is None:
         return
     longest = [("rollout.max_response_tokens", rollout.max_response_tokens)]
@@ -91,21 +91,21 @@ def prompts_fit_the_model(subject: Subject) -> Iterator[str]:
         if rollout.max_prompt_tokens + response > positions:
             yield (
                 f"rollout.max_prompt_tokens={rollout.max_prompt_tokens} + {key}={response} is above the {positions} "
-                f"positions of {subject.config.model.name} (max_position_embeddings); lower them"
+                f"positions of {context.config.model.name} (max_position_embeddings); lower them"
             )
 
 
-def canary_fits_the_model(subject: Subject) -> Iterator[str]:
+def canary_fits_the_model(context: CheckContext) -> Iterator[str]:
     """The canary prompt stays within the positions of the model, or engine and trainer both fail on it."""
-    tokens, positions = subject.config.weights.canary_tokens, subject.size("max_position_embeddings")
+    tokens, positions = context.config.weights.canary_tokens, context.size("max_position_embeddings")
     if positions is not None and tokens > positions:
         yield (
-            f"weights.canary_tokens={tokens} is above the {positions} positions of {subject.config.model.name} "
+            f"weights.canary_tokens={tokens} is above the {positions} positions of {context.config.model.name} "
             "(max_position_embeddings); lower it"
         )
 
 
-SAMPLING_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+SAMPLING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     staleness_is_possible,
     samples_are_of_the_trained_distribution,
     evaluation_is_possible,

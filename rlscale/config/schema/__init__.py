@@ -6,23 +6,23 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.algo import AlgoConfig
-from rlscale.config.schema.checkpoint import CheckpointConfig
-from rlscale.config.schema.cluster import ClusterConfig
-from rlscale.config.schema.critic import CriticConfig
-from rlscale.config.schema.data import DataConfig
-from rlscale.config.schema.evaluation import EvalConfig
-from rlscale.config.schema.model import ModelConfig
-from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.parallel import ParallelConfig
-from rlscale.config.schema.reward import RewardConfig
-from rlscale.config.schema.rollout import RolloutConfig
-from rlscale.config.schema.run import RunSection, WarmStartConfig
+from rlscale.config.schema.algo_config import AlgoConfig
+from rlscale.config.schema.checkpoint_config import CheckpointConfig
+from rlscale.config.schema.cluster_config import ClusterConfig
+from rlscale.config.schema.critic_config import CriticConfig
+from rlscale.config.schema.data_config import DataConfig
+from rlscale.config.schema.eval_config import EvalConfig
+from rlscale.config.schema.model_config import ModelConfig
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.parallel_config import ParallelConfig
+from rlscale.config.schema.reward_config import RewardConfig
+from rlscale.config.schema.rollout_config import RolloutConfig
+from rlscale.config.schema.run_config import RunSection, WarmStartConfig
 from rlscale.config.schema.section import Section
-from rlscale.config.schema.teacher import TeacherConfig
-from rlscale.config.schema.tracker import TrackerConfig
-from rlscale.config.schema.trainer import TrainerConfig
-from rlscale.config.schema.weights import WeightsConfig
+from rlscale.config.schema.teacher_config import TeacherConfig
+from rlscale.config.schema.tracker_config import TrackerConfig
+from rlscale.config.schema.trainer_config import TrainerConfig
+from rlscale.config.schema.weights_config import WeightsConfig
 
 
 @dataclass

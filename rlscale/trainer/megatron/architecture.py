@@ -11,9 +11,9 @@ import torch
 from megatron.core.transformer import TransformerConfig
 from torch.nn import functional as F
 
-from rlscale.config.architecture import experts_of
 from rlscale.config.errors import UserError
-from rlscale.config.schema.trainer import Recompute
+from rlscale.config.hf_architecture import experts_of
+from rlscale.config.schema.trainer_config import Recompute
 from rlscale.config.unsupported import unsupported
 from rlscale.families import FolderError
 from rlscale.families.config_file import CONFIG, complete, differences, problems, read_config

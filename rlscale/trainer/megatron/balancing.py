@@ -16,7 +16,7 @@ from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor
 
-from rlscale.config.experts import load_balancing
+from rlscale.config.expert_routing import load_balancing
 from rlscale.trainer.megatron.microbatch import MicroBatch
 from rlscale.trainer.megatron.parallel import Ranks
 

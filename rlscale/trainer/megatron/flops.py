@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlscale.config.architecture import head_dim, visited_parameters
-from rlscale.config.schema.model import DType
+from rlscale.config.hf_architecture import head_dim, visited_parameters
+from rlscale.config.schema.model_config import DType
 from rlscale.families.family import Head
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.architecture import Architecture

@@ -10,7 +10,7 @@ from megatron.core.optimizer_param_scheduler import ParamGroupOverride
 from torch.nn import Parameter
 
 from rlscale.config.optim_groups import OptimGroup, read_groups
-from rlscale.config.schema.optim import OptimConfig
+from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.trainer.megatron.model import Model
 from rlscale.trainer.megatron.patterns import NamedParameters
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlscale.config.schema.trainer import RoutingReplay
+from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.trainer.megatron.microbatch import MicroBatch
 from rlscale.trainer.megatron.model import Model
 from rlscale.trainer.megatron.parallel import Ranks

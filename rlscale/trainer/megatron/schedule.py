@@ -6,7 +6,7 @@ from typing import Any
 
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from rlscale.config.schema.optim import OptimConfig
+from rlscale.config.schema.optim_config import OptimConfig
 
 
 def build_schedule(optimizer: Any, optim: OptimConfig, total_steps: int) -> OptimizerParamScheduler:

@@ -13,10 +13,10 @@ import torch
 from shared_server import SharedServer
 from transformers import AutoModelForCausalLM
 
-from rlscale.config.schema.data import ArithmeticData
-from rlscale.config.schema.evaluation import EvalConfig
-from rlscale.config.schema.reward import RewardConfig
-from rlscale.config.schema.rollout import RolloutConfig
+from rlscale.config.schema.data_config import ArithmeticData
+from rlscale.config.schema.eval_config import EvalConfig
+from rlscale.config.schema.reward_config import RewardConfig
+from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.data.sample import Group
 from rlscale.rollout.service import RolloutService
 from rlscale.rollout.spec import RolloutSpec

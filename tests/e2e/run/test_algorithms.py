@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from rlscale.config.locations import conf_dir
-from rlscale.config.schema.model import CreateModelConfig, ModelConfig
+from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
 from rlscale.data.model_folder import ensure_model_folder
 from tests.e2e.run.command import metrics, only_run, run, summary
 from tests.e2e.run.exported import check_exported

@@ -22,8 +22,8 @@ import torch
 from shared_server import EXPERTS, tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rlscale.config.experts import ROUTED_EXPERTS_HEADER
-from rlscale.config.schema.cluster import Device
+from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
+from rlscale.config.schema.cluster_config import Device
 from rlscale.rollout.routed_experts import ExpertSizes
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver

@@ -10,8 +10,8 @@ import pytest
 
 from rlscale.config.compose import compose, config_hash
 from rlscale.config.errors import ConfigError, UserError
-from rlscale.config.schema.algo import ClipLoss, GspoLoss
-from rlscale.config.schema.data import ArithmeticData, FileData
+from rlscale.config.schema.algo_config import ClipLoss, GspoLoss
+from rlscale.config.schema.data_config import ArithmeticData, FileData
 
 Problems = Callable[..., list[str]]
 
@@ -353,7 +353,7 @@ def test_runs_of_a_seed_sweep_are_measured_on_the_same_problems() -> None:
 @pytest.mark.parametrize("given", ["x.jsonl@100:200", "x.jsonl@-2:", "x.jsonl@:5", "[x.jsonl@:5,sub/y.parquet]"])
 def test_a_data_path_is_written_on_a_command_line_without_quotes(given: str) -> None:
     from rlscale.config.data_paths import path_texts
-    from rlscale.config.recipe import recipe_text
+    from rlscale.config.written_recipe import recipe_text
 
     config = compose(None, ["data=jsonl", f"data.path={given}"])
     expected = [str(Path.cwd() / text) for text in given.strip("[]").split(",")]

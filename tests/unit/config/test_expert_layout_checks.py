@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.architecture import read_architecture
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.layout import experts_fit
-from rlscale.config.checks.subject import Subject
 from rlscale.config.compose import compose
+from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.sizes import Sizes
 from tests.unit.config.mixture import MOE
 
@@ -74,7 +74,7 @@ def test_every_value_that_a_line_names_works(plain_recipe: str) -> None:
 
     def lines(sizes: dict[str, int]) -> list[str]:
         changed = replace(config, parallel=replace(config.parallel, **sizes))
-        return list(experts_fit(Subject(changed, Sizes.of(changed), read_architecture(changed.model))))
+        return list(experts_fit(CheckContext(changed, Sizes.of(changed), read_architecture(changed.model))))
 
     seen = 0
     for expert, inside, data, context in product((1, 2, 3, 4, 16), (1, 2, 3, 128), (1, 2, 3, 4), (1, 3)):

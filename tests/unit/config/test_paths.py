@@ -8,9 +8,9 @@ import pytest
 
 from rlscale.config.compose import compose
 from rlscale.config.paths import path_keys
-from rlscale.config.recipe import write_recipe
-from rlscale.config.schema.data import FileData
-from rlscale.config.stages import compose_warm_start
+from rlscale.config.schema.data_config import FileData
+from rlscale.config.stage_configs import compose_warm_start
+from rlscale.config.written_recipe import write_recipe
 
 BASE = """
 defaults: [arithmetic, {data: jsonl}, {data@eval.data: parquet}, _self_]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.architecture import experts_of, parameter_count, read_architecture
 from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.groups import Groups
+from rlscale.config.hf_architecture import experts_of, parameter_count, read_architecture
 from rlscale.config.recipe_file import shipped_recipes
 
 GROUPS = Groups.of()

@@ -12,10 +12,10 @@ import pytest
 
 from rlscale.algo import corrections
 from rlscale.config.checks import check
-from rlscale.config.checks.correction import BOUNDS
+from rlscale.config.checks.mismatch_correction import BOUNDS
 from rlscale.config.compose import compose
 from rlscale.config.groups import Groups
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     AdvantageConfig,
     BaselineAdvantage,
     BroadcastAdvantage,
@@ -38,7 +38,7 @@ from rlscale.config.schema.algo import (
     SapoLoss,
     SftLoss,
 )
-from rlscale.config.schema.correction import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
+from rlscale.config.schema.correction_config import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
 
 Problems = Callable[..., list[str]]
 

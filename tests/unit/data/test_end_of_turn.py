@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import DataConfig
+from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn
 from rlscale.data.sources import RawPrompt

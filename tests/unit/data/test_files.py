@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import ArithmeticData, FileData
+from rlscale.config.schema.data_config import ArithmeticData, FileData
 from rlscale.data.files import FileSource
 from rlscale.data.sources import build_source
 

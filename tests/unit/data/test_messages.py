@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import DataConfig, FileData
+from rlscale.config.schema.data_config import DataConfig, FileData
 from rlscale.data.bad_rows import BadPrompt
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.chat import PromptEncoder

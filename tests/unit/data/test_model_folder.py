@@ -12,7 +12,7 @@ from safetensors.torch import save_file as save_torch
 from transformers import AutoConfig
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.model import CreateModelConfig, ModelConfig
+from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
 from rlscale.data.chat import load_tokenizer
 from rlscale.data.model_folder import ensure_model_folder, ensure_tokenizer_folder, read_chat_template
 from rlscale.families.config_file import complete, differences

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import ArithmeticData, DataConfig
+from rlscale.config.schema.data_config import ArithmeticData, DataConfig
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.feed import PromptFeed

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import ArithmeticData, CustomData, FileData
+from rlscale.config.schema.data_config import ArithmeticData, CustomData, FileData
 from rlscale.data.arithmetic import ArithmeticSource
 from rlscale.data.sources import RawPrompt, build_source
 

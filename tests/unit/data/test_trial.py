@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import ArithmeticData, DataConfig, FileData
+from rlscale.config.schema.data_config import ArithmeticData, DataConfig, FileData
 from rlscale.data.bad_rows import BadPrompt
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.chat import PromptEncoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlscale.config.schema.algo import OverlongConfig
+from rlscale.config.schema.algo_config import OverlongConfig
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.overlong import OverlongShaping, overlong_penalty
 

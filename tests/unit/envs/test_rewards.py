@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rlscale.config.checks.stages import NO_REWARD
+from rlscale.config.checks.data_and_reward import NO_REWARD
 from rlscale.config.errors import UserError
-from rlscale.config.schema.reward import RewardConfig
+from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.envs.reward import build_reward, extras_of, label_check
 from rlscale.envs.rewards.exact import ExactAnswer
 from rlscale.envs.rewards.math import MathAnswer

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from rlscale.config.schema.reward import RewardConfig
+from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.processes import ProcessPool, fitting_workers
 from rlscale.envs.reward import RewardFailed

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from rlscale.config.compose import compose
-from rlscale.config.recipe import write_recipe
+from rlscale.config.written_recipe import write_recipe
 from rlscale.config.yaml_text import to_yaml
 from rlscale.observe import jsonl
+from rlscale.observe.formatting import visible
 from rlscale.observe.metrics import MetricsLog, read_metrics
 from rlscale.observe.progress import Progress
 from rlscale.observe.report import write_report
 from rlscale.observe.samples import SamplesLog, ShownSample, read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import Timeline, read_timeline
-from rlscale.observe.words import visible
 from rlscale.run.folder import RunFolder, read_mark, write_json
 
 SPECIAL = (

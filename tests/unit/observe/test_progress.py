@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from rlscale.config.schema.run import Progress as Mode
+from rlscale.config.schema.run_config import Progress as Mode
+from rlscale.observe.formatting import count, duration, figure, percent
 from rlscale.observe.progress import Eta, Progress, sparkline
-from rlscale.observe.words import count, duration, figure, percent
 
 
 def test_the_time_left_is_the_mean_iteration_times_what_remains() -> None:

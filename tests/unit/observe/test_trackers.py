@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.tracker import TrackerConfig, TrackerKind
+from rlscale.config.schema.tracker_config import TrackerConfig, TrackerKind
 from rlscale.observe.trackers import build_tracker, check_tracker
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.device import Platform, host_copy
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.environment import rank_environment
 
 FAULTS = """
@@ -21,7 +21,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 KEPT = """
 import gc, psutil, torch
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.device import Platform
 platform = Platform.of(Device.cpu)
 resident = lambda: psutil.Process().memory_info().rss

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.experts import ROUTED_EXPERTS_HEADER
+from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
 from rlscale.platform import sglang_routing
 
 PLACES = {

@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: fake_eng
 
 from fake_engine import FakeEngine
 
-from rlscale.config.schema.algo import OverlongConfig, RefillConfig
-from rlscale.config.schema.data import ArithmeticData
-from rlscale.config.schema.evaluation import EvalConfig
-from rlscale.config.schema.reward import RewardConfig
-from rlscale.config.schema.rollout import RolloutConfig
+from rlscale.config.schema.algo_config import OverlongConfig, RefillConfig
+from rlscale.config.schema.data_config import ArithmeticData
+from rlscale.config.schema.eval_config import EvalConfig
+from rlscale.config.schema.reward_config import RewardConfig
+from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.rollout.routed_experts import ExpertSizes
 from rlscale.rollout.service import RolloutService

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data import ArithmeticData
+from rlscale.config.schema.data_config import ArithmeticData
 from rlscale.data.sources import build_source
 from rlscale.rollout.evaluation import eval_prompts
 from rlscale.rollout.spec import RolloutSpec

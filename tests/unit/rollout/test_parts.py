@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.evaluation import EvalConfig
+from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.rollout.evaluation import EvalPrompts, pass_at_k, summarize
 from rlscale.rollout.failures import FailureRate

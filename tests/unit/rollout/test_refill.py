@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from rlscale.config.schema.algo import RefillConfig
+from rlscale.config.schema.algo_config import RefillConfig
 from rlscale.data.buffer import Buffer
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.rollout.refill import Refill, equal_rewards

@@ -16,8 +16,8 @@ import pytest
 from fake_engine import FakeEngine
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.reward import RewardConfig
-from rlscale.config.schema.rollout import OnSync
+from rlscale.config.schema.reward_config import RewardConfig
+from rlscale.config.schema.rollout_config import OnSync
 from rlscale.data.sample import Group
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.service import RolloutService

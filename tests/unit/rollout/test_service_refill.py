@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine
 
-from rlscale.config.schema.algo import OverlongConfig, RefillConfig
-from rlscale.config.schema.reward import RewardConfig
+from rlscale.config.schema.algo_config import OverlongConfig, RefillConfig
+from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sample import Group
 from rlscale.rollout.refill import equal_rewards
 from rlscale.rollout.service import RolloutService

@@ -10,8 +10,8 @@ import pytest
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.config.recipe import write_recipe
-from rlscale.config.schema.data import FileData
+from rlscale.config.schema.data_config import FileData
+from rlscale.config.written_recipe import write_recipe
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.observe import jsonl
 from rlscale.rollout.evaluation import EvalPrompts, summarize

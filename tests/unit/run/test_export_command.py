@@ -10,7 +10,7 @@ import pytest
 from rlscale.config import machine
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.config.recipe import write_recipe
+from rlscale.config.written_recipe import write_recipe
 from rlscale.run.checkpoint import MANIFEST
 from rlscale.run.commands import export
 

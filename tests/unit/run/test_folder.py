@@ -8,9 +8,9 @@ import pytest
 
 from rlscale.config.compose import compose, config_hash
 from rlscale.config.errors import UserError
-from rlscale.config.recipe import write_recipe
-from rlscale.config.schema.checkpoint import CheckpointConfig, Resume
-from rlscale.config.schema.run import RunSection
+from rlscale.config.schema.checkpoint_config import CheckpointConfig, Resume
+from rlscale.config.schema.run_config import RunSection
+from rlscale.config.written_recipe import write_recipe
 from rlscale.run.folder import RunFolder, open_folder, read_mark, refuse_folder
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlscale.config.schema.cluster import ClusterConfig, Device, Placement
+from rlscale.config.schema.cluster_config import ClusterConfig, Device, Placement
 from rlscale.run.placement import Slot, lay_out, shares_devices
 
 

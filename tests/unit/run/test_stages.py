@@ -9,7 +9,7 @@ import pytest
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.config.stages import compose_teacher
+from rlscale.config.stage_configs import compose_teacher
 from rlscale.run.stages import TEACHER, WARM_START, stages_before, with_result
 
 MODEL = Path("/made/hf")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.compose import compose
-from rlscale.config.sweep import expand
+from rlscale.config.sweep_expansion import expand
 from rlscale.run import sweep
 from rlscale.run.sweep import Entry, plan
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 from rlscale.serve.router import router_options
 from rlscale.serve.secret import Secret
 from rlscale.serve.server import ServerSpec, cache_tokens, server_environment, server_options

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.ports import free_port
 from rlscale.serve.addresses import url_of
 from rlscale.serve.http import CallError, call

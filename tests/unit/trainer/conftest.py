@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.device import Platform
 
 Platform.of(Device.cuda if torch.cuda.is_available() else Device.cpu).install_megatron()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from rlscale.config.schema.algo import AlgoConfig
+from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.preparation import prepare
 from tests.unit.algo.ragged import Ragged

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlscale.config.schema.algo import KLConfig, KLEstimator, KLPlacement
-from rlscale.config.schema.critic import CriticConfig
+from rlscale.config.schema.algo_config import KLConfig, KLEstimator, KLPlacement
+from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.trainer.finite_loss import with_gradient_of_its_kind
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.value_objective import ValueObjective

@@ -11,7 +11,7 @@ from rlscale.algo.losses import PolicyLoss
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic
 from rlscale.config.old_logprobs import columns_before
-from rlscale.config.schema.algo import AlgoConfig
+from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.trainer.hook_results import checked_array, checked_loss, checked_weights
 from rlscale.trainer.hooks import build_hook, check_hooks
 from rlscale.trainer.objective import Objective

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     AlgoConfig,
     BroadcastAdvantage,
     CispoLoss,
@@ -28,7 +28,7 @@ from rlscale.config.schema.algo import (
     ScoreKind,
     SftLoss,
 )
-from rlscale.config.schema.correction import CorrectionConfig, WeightKind
+from rlscale.config.schema.correction_config import CorrectionConfig, WeightKind
 from rlscale.data.batch import Batch
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.objective_metrics import finish

@@ -13,7 +13,7 @@ from rlscale.config.corrections import corrected_ahead, weight_level
 from rlscale.config.errors import UserError
 from rlscale.config.named_models import has_critic, has_reference, has_teacher
 from rlscale.config.old_logprobs import columns_before
-from rlscale.config.schema.algo import (
+from rlscale.config.schema.algo_config import (
     AlgoConfig,
     CustomAdvantage,
     GaeAdvantage,
@@ -22,7 +22,7 @@ from rlscale.config.schema.algo import (
     KLPlacement,
     ReturnsAdvantage,
 )
-from rlscale.config.schema.correction import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
+from rlscale.config.schema.correction_config import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
 from rlscale.data.batch import Batch
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.preparation import prepare

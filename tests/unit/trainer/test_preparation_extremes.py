@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.algo import KLEstimator
-from rlscale.config.schema.correction import CorrectionConfig, Level, WeightKind
+from rlscale.config.schema.algo_config import KLEstimator
+from rlscale.config.schema.correction_config import CorrectionConfig, Level, WeightKind
 from rlscale.data.batch import Batch
 from rlscale.trainer.preparation import prepare
 from tests.shipped import shipped

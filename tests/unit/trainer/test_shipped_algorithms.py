@@ -13,8 +13,8 @@ import torch
 
 from rlscale.config.named_models import has_critic, has_reference, has_teacher
 from rlscale.config.old_logprobs import columns_before
-from rlscale.config.schema.algo import KLPlacement, SftLoss
-from rlscale.config.schema.correction import CorrectionConfig
+from rlscale.config.schema.algo_config import KLPlacement, SftLoss
+from rlscale.config.schema.correction_config import CorrectionConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.preparation import prepare

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rlscale.config.schema.critic import CriticConfig
+from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.trainer.objective_metrics import finish
 from rlscale.trainer.value_objective import ValueObjective
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.model import DType, ModelConfig
-from rlscale.config.schema.optim import OptimConfig
-from rlscale.config.schema.parallel import ParallelConfig
-from rlscale.config.schema.trainer import TrainerConfig
-from rlscale.config.schema.weights import WeightsConfig
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.model_config import DType, ModelConfig
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.parallel_config import ParallelConfig
+from rlscale.config.schema.trainer_config import TrainerConfig
+from rlscale.config.schema.weights_config import WeightsConfig
 from rlscale.platform.ports import free_port
 from rlscale.trainer.megatron import checkpoint_writer, conversion
 from rlscale.trainer.megatron.checkpoint import holds_checkpoint

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, GenerationConfig
 
 from rlscale.config.compose import compose
-from rlscale.config.schema.data import DataConfig
+from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.companions import companions_of

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlscale.config.schema.cluster import Device
-from rlscale.config.schema.model import DType
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.model_config import DType
 from rlscale.families.family import Head
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.architecture import Architecture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlscale.config.schema.model import DType
+from rlscale.config.schema.model_config import DType
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron import architecture
 from rlscale.trainer.megatron.attention import takes_packed

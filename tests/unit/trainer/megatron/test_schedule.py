@@ -9,7 +9,7 @@ import pytest
 import torch
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from rlscale.config.schema.optim import OptimConfig, Schedule
+from rlscale.config.schema.optim_config import OptimConfig, Schedule
 from rlscale.trainer.megatron.schedule import build_schedule
 
 

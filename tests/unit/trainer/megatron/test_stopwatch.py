@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlscale.config.schema.cluster import Device
+from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron import stopwatch
 

@@ -6,7 +6,7 @@ import pytest
 
 from rlscale.config.compose import compose, config_hash
 from rlscale.config.errors import UserError
-from rlscale.config.stages import compose_warm_start
+from rlscale.config.stage_configs import compose_warm_start
 
 
 def test_the_stage_takes_model_machines_seed_and_folders() -> None:

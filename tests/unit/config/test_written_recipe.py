@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlscale.config.compose import compose, config_hash, plain
-from rlscale.config.recipe import recipe_text, write_recipe
 from rlscale.config.schema import Config
+from rlscale.config.written_recipe import recipe_text, write_recipe
 
 BASE = """
 defaults:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rlscale.config.checks.subject import Subject
-from rlscale.config.schema.algo import GspoLoss, OldLogprobs
-from rlscale.config.schema.correction import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.schema.algo_config import GspoLoss, OldLogprobs
+from rlscale.config.schema.correction_config import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
 
 _WEIGHTS = ("tis", "icepop", "mis", "custom")
 
@@ -27,11 +27,11 @@ BOUNDS: dict[WeightKind, tuple[float | None, float]] = {
 """Bounds where none are given; the lower one of mis is 1 / upper."""
 
 
-def chosen_correction_acts(subject: Subject) -> Iterator[str]:
+def chosen_correction_acts(context: CheckContext) -> Iterator[str]:
     """An option of the group whose own setting was taken back leaves nothing of it."""
-    correction = subject.config.algo.correction
-    option = subject.config.run.groups.get("algo/correction")
-    if subject.supervised:
+    correction = context.config.algo.correction
+    option = context.config.run.groups.get("algo/correction")
+    if context.supervised:
         return
     how = ""
     if option in _WEIGHTS and correction.weight is WeightKind.none:
@@ -46,10 +46,10 @@ def chosen_correction_acts(subject: Subject) -> Iterator[str]:
         yield f"algo/correction={option} with {how}, or choose algo/correction=none"
 
 
-def weights_read_their_keys(subject: Subject) -> Iterator[str]:
+def weights_read_their_keys(context: CheckContext) -> Iterator[str]:
     """A key of the weights that the chosen kind never reads."""
-    correction, kind = subject.config.algo.correction, subject.config.algo.correction.weight
-    if subject.supervised:
+    correction, kind = context.config.algo.correction, context.config.algo.correction.weight
+    if context.supervised:
         return
     for key, text in _given(correction):
         if key in _READ[kind]:
@@ -75,21 +75,21 @@ def weights_read_their_keys(subject: Subject) -> Iterator[str]:
         yield from _bounds("algo.correction", lower, correction.upper, BOUNDS[kind] if not one_sided else None)
 
 
-def level_fits_the_loss(subject: Subject) -> Iterator[str]:
+def level_fits_the_loss(context: CheckContext) -> Iterator[str]:
     """The ratio of GSPO is a segment's, and so is its correction."""
-    algo = subject.config.algo
+    algo = context.config.algo
     weighted = algo.correction.weight in BOUNDS
     if isinstance(algo.loss, GspoLoss) and weighted and algo.correction.level is Level.token:
         yield (
-            f"algo.correction.level=token: the loss {subject.loss} has one ratio per segment, which a weight of each "
+            f"algo.correction.level=token: the loss {context.loss} has one ratio per segment, which a weight of each "
             "token's own contradicts; use geometric (the default here) or sequence"
         )
 
 
-def rejection_is_whole(subject: Subject) -> Iterator[str]:
+def rejection_is_whole(context: CheckContext) -> Iterator[str]:
     """Bounds need a level, a level needs a bound, and tokens on which both sides agree stay."""
-    rejection = subject.config.algo.correction.rejection
-    if subject.supervised:
+    rejection = context.config.algo.correction.rejection
+    if context.supervised:
         return
     bounds = [(name, value) for name in ("lower", "upper") if (value := getattr(rejection, name)) is not None]
     if rejection.level is None:
@@ -112,10 +112,10 @@ def rejection_is_whole(subject: Subject) -> Iterator[str]:
     yield from _bounds("algo.correction.rejection", rejection.lower, rejection.upper)
 
 
-def bypass_leaves_nothing_to_correct(subject: Subject) -> Iterator[str]:
+def bypass_leaves_nothing_to_correct(context: CheckContext) -> Iterator[str]:
     """Under bypass old and rollout log-probs are the same numbers: every weight is 1."""
-    algo, correction = subject.config.algo, subject.config.algo.correction
-    if subject.supervised or not correction.bypass:
+    algo, correction = context.config.algo, context.config.algo.correction
+    if context.supervised or not correction.bypass:
         return
     same = "algo.correction.bypass=true takes the engine's log-probs for the old ones, so that every ratio of them is 1"
     if correction.weight is not WeightKind.none:
@@ -162,7 +162,7 @@ def _bounds(
         yield f"{section}.upper={upper:g} with a lower bound of {lower:g} leaves no room around 1; move them apart"
 
 
-CORRECTION_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+CORRECTION_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     chosen_correction_acts,
     weights_read_their_keys,
     level_fits_the_loss,

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
-from rlscale.config.checks.subject import Subject
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.families import FolderError
 from rlscale.families.config_file import complete
@@ -16,22 +16,22 @@ from rlscale.families.family import Head
 from rlscale.families.fit import expected_tensors
 
 
-def patterns_name_parameters(subject: Subject) -> Iterator[str]:
+def patterns_name_parameters(context: CheckContext) -> Iterator[str]:
     """Of what is frozen and of the optimizer's groups; needs the model's config, and for a critic that it has the same.
 
     Whether a pattern names a part of what Megatron keeps in one is left to the ranks.
     """
-    if subject.architecture is None:
+    if context.architecture is None:
         return
     try:
-        config = complete(subject.architecture)
+        config = complete(context.architecture)
     except FolderError:  # another check says what it lacks
         return
-    yield from of_policy_and_critic(subject.config, partial(_problems, subject, config))
+    yield from of_policy_and_critic(context.config, partial(_problems, context, config))
 
 
-def _problems(subject: Subject, config: Mapping[str, Any], sections: Sections, prefix: str) -> Iterator[str]:
-    if sections.model != subject.config.model:
+def _problems(context: CheckContext, config: Mapping[str, Any], sections: Sections, prefix: str) -> Iterator[str]:
+    if sections.model != context.config.model:
         return
     names = list(expected_tensors(config, Head.value if prefix else Head.language))
     patterns = {f"{prefix}trainer.frozen": sections.trainer.frozen}
@@ -47,4 +47,4 @@ def _problems(subject: Subject, config: Mapping[str, Any], sections: Sections, p
         yield f"{prefix}trainer.frozen={','.join(frozen)}: is every parameter, so that nothing would be trained"
 
 
-PARAMETER_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (patterns_name_parameters,)
+PARAMETER_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (patterns_name_parameters,)

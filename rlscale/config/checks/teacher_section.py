@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.other_models import other_model_fits
-from rlscale.config.checks.subject import Subject
 from rlscale.config.named_models import has_teacher
-from rlscale.config.schema.model import ModelConfig
+from rlscale.config.schema.model_config import ModelConfig
 
 
-def teacher_is_given(subject: Subject) -> Iterator[str]:
+def teacher_is_given(context: CheckContext) -> Iterator[str]:
     """One teacher exactly, where its log-probs are read; none elsewhere."""
-    algo, teacher = subject.config.algo, subject.config.teacher
+    algo, teacher = context.config.algo, context.config.teacher
     given = [f"teacher.{name}={value}" for name in ("path", "recipe") if (value := getattr(teacher, name)) is not None]
     if len(given) == 2:
         yield f"{given[0]} and {given[1]} are both given; set one of them to null"
@@ -24,7 +24,7 @@ def teacher_is_given(subject: Subject) -> Iterator[str]:
             f"{why} needs a teacher; give teacher.path=<Hugging Face folder or hub name>, or teacher.recipe=<recipe "
             "that trains one>" + (", or algo.distil_coef=0" if algo.distil_coef else "")
         )
-    if not has_teacher(algo) and not subject.supervised:
+    if not has_teacher(algo) and not context.supervised:
         for text in given:
             yield f"{text} is never read, because algo.distil_coef=0; set algo.distil_coef=1, or leave it out"
     elif not has_teacher(algo):
@@ -32,11 +32,11 @@ def teacher_is_given(subject: Subject) -> Iterator[str]:
             yield f"{text} is never read by supervised training (algo/loss=sft); leave it out"
 
 
-def teacher_is_known(subject: Subject) -> Iterator[str]:
+def teacher_is_known(context: CheckContext) -> Iterator[str]:
     """The teacher's model is one that the trainer can build."""
-    path = subject.config.teacher.path
-    if path is not None and has_teacher(subject.config.algo):
-        yield from other_model_fits(subject, ModelConfig(name=path, path=path), "teacher")
+    path = context.config.teacher.path
+    if path is not None and has_teacher(context.config.algo):
+        yield from other_model_fits(context, ModelConfig(name=path, path=path), "teacher")
 
 
-TEACHER_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (teacher_is_given, teacher_is_known)
+TEACHER_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (teacher_is_given, teacher_is_known)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rlscale.config.schema.model import ModelConfig
-from rlscale.config.schema.optim import OptimConfig
+from rlscale.config.schema.model_config import ModelConfig
+from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.section import Section, following
-from rlscale.config.schema.trainer import TrainerConfig
+from rlscale.config.schema.trainer_config import TrainerConfig
 
 
 @dataclass

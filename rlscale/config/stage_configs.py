@@ -8,7 +8,7 @@ import dataclasses
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo import SftLoss
+from rlscale.config.schema.algo_config import SftLoss
 
 _TAKEN = ("model", "parallel", "cluster")
 

@@ -5,62 +5,62 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rlscale.config.checks.subject import Subject
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.targets import named_target
 from rlscale.config.data_paths import data_paths
 from rlscale.config.errors import UserError
-from rlscale.config.schema.algo import ScoreKind
-from rlscale.config.schema.data import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.config.schema.algo_config import ScoreKind
+from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
 
 _SPLITS = ("train", "held_out")
 NO_REWARD = "rlscale.envs.rewards.none.no_reward"
 """The function of `reward=none`."""
 
 
-def recipe_is_a_plain_name(subject: Subject) -> Iterator[str]:
+def recipe_is_a_plain_name(context: CheckContext) -> Iterator[str]:
     """The recipe's name becomes a folder below `run.root`, and must not lead out of it."""
-    name = subject.config.run.recipe
+    name = context.config.run.recipe
     if name in ("", "..") or Path(name).name != name:
         yield f"run.recipe={name}: must be a plain name, without a slash, and not .. (it names a folder of run.root)"
 
 
-def reward_is_named(subject: Subject) -> Iterator[str]:
+def reward_is_named(context: CheckContext) -> Iterator[str]:
     """Whatever is sampled is scored."""
-    config = subject.config
-    sampled = not subject.supervised or config.eval.enabled
+    config = context.config
+    sampled = not context.supervised or config.eval.enabled
     yield from named_target(config.reward.function, "reward.function", "reward=<option>", needed=sampled)
 
 
-def reward_is_read(subject: Subject) -> Iterator[str]:
+def reward_is_read(context: CheckContext) -> Iterator[str]:
     """Without a reward, nothing may depend on one."""
-    config = subject.config
+    config = context.config
     if config.reward.function.get("_target_") != NO_REWARD:
         return
     score = config.algo.score.kind
-    if not subject.supervised and score is not ScoreKind.none:
+    if not context.supervised and score is not ScoreKind.none:
         yield (
             f"algo.score.kind={score.name} reads rewards, and reward=none gives each response 0; choose another "
             "reward, or an algorithm that reads none (algo=opd)"
         )
     if config.eval.enabled:
-        subject.notes.append(
+        context.notes.append(
             "reward=none gives each response 0, so that the accuracy of the evaluation says nothing; choose another "
             "reward, or eval.enabled=false"
         )
 
 
-def data_is_usable(subject: Subject) -> Iterator[str]:
+def data_is_usable(context: CheckContext) -> Iterator[str]:
     """Each source by its own kind."""
-    yield from _source(subject.config.data, "data")
-    if subject.config.eval.enabled and subject.config.eval.data is not None:
-        yield from _source(subject.config.eval.data, "eval.data")
+    yield from _source(context.config.data, "data")
+    if context.config.eval.enabled and context.config.eval.data is not None:
+        yield from _source(context.config.eval.data, "eval.data")
 
 
-def splits_agree(subject: Subject) -> Iterator[str]:
+def splits_agree(context: CheckContext) -> Iterator[str]:
     """Training and held-out problems stay apart only if both sides divide them the same way."""
-    data, evaluation = subject.config.data, subject.config.eval.data
+    data, evaluation = context.config.data, context.config.eval.data
     if not (
-        subject.config.eval.enabled and isinstance(data, ArithmeticData) and isinstance(evaluation, ArithmeticData)
+        context.config.eval.enabled and isinstance(data, ArithmeticData) and isinstance(evaluation, ArithmeticData)
     ):
         return
     for name in ("split_seed", "held_out_share", "max_number", "reverse_answer"):
@@ -72,10 +72,10 @@ def splits_agree(subject: Subject) -> Iterator[str]:
             )
 
 
-def evaluation_is_held_out(subject: Subject) -> Iterator[str]:
+def evaluation_is_held_out(context: CheckContext) -> Iterator[str]:
     """An evaluation on what is trained on says nothing about new problems; files are compared when they are read."""
-    data, evaluation = subject.config.data, subject.config.eval.data
-    if not subject.config.eval.enabled or subject.config.eval.allow_overlap:
+    data, evaluation = context.config.data, context.config.eval.data
+    if not context.config.eval.enabled or context.config.eval.allow_overlap:
         return
     how = "or allow it with eval.allow_overlap=true"
     if isinstance(data, ArithmeticData) and isinstance(evaluation, ArithmeticData) and data.split == evaluation.split:
@@ -90,14 +90,14 @@ def evaluation_is_held_out(subject: Subject) -> Iterator[str]:
         )
 
 
-def evaluation_is_rendered_alike(subject: Subject) -> Iterator[str]:
+def evaluation_is_rendered_alike(context: CheckContext) -> Iterator[str]:
     """What makes text of a prompt is often set for training and forgotten for the evaluation."""
-    data, evaluation = subject.config.data, subject.config.eval.data
-    if subject.config.eval.enabled and evaluation is not None:
+    data, evaluation = context.config.data, context.config.eval.data
+    if context.config.eval.enabled and evaluation is not None:
         for name in ("apply_chat_template", "system_prompt", "chat_template_kwargs"):
             ours, theirs = getattr(data, name), getattr(evaluation, name)
             if ours != theirs:
-                subject.notes.append(
+                context.notes.append(
                     f"data.{name}={ours} but eval.data.{name}={theirs}: the evaluation's prompts are written otherwise "
                     "than those that are trained on"
                 )
@@ -124,7 +124,7 @@ def _file(data: FileData, key: str) -> Iterator[str]:
         yield f"{key}.label_key={data.label_key}: is {key}.prompt_key too; name the key of the label, or null for none"
 
 
-STAGE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+STAGE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     recipe_is_a_plain_name,
     reward_is_named,
     reward_is_read,

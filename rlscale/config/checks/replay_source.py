@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rlscale.config.checks.subject import Subject
-from rlscale.config.experts import replay_without_experts
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.expert_routing import replay_without_experts
 from rlscale.config.named_models import has_critic
 from rlscale.config.old_logprobs import makes_old_pass
-from rlscale.config.schema.algo import OldLogprobs
-from rlscale.config.schema.trainer import RoutingReplay
+from rlscale.config.schema.algo_config import OldLogprobs
+from rlscale.config.schema.trainer_config import RoutingReplay
 
 
-def replay_has_experts(subject: Subject) -> Iterator[str]:
+def replay_has_experts(context: CheckContext) -> Iterator[str]:
     """A dense model chooses nothing."""
-    mode = subject.config.trainer.routing_replay
-    if mode is RoutingReplay.none or subject.architecture is None or subject.experts:
+    mode = context.config.trainer.routing_replay
+    if mode is RoutingReplay.none or context.architecture is None or context.experts:
         return
-    yield replay_without_experts(mode.name, subject.config.model.name)
+    yield replay_without_experts(mode.name, context.config.model.name)
 
 
-def replay_has_a_source(subject: Subject) -> Iterator[str]:
+def replay_has_a_source(context: CheckContext) -> Iterator[str]:
     """Somebody has chosen before: an engine, or the pass for the old log-probs."""
-    algo, mode = subject.config.algo, subject.config.trainer.routing_replay
+    algo, mode = context.config.algo, context.config.trainer.routing_replay
     if mode is RoutingReplay.none:
         return
     key = f"trainer.routing_replay={mode.name}"
-    if subject.supervised:
+    if context.supervised:
         yield f"{key}: supervised training has no earlier pass or engine whose routing it could repeat; use none"
     elif mode is RoutingReplay.recorded and algo.correction.bypass:
         yield (
@@ -45,9 +45,9 @@ def replay_has_a_source(subject: Subject) -> Iterator[str]:
         )
 
 
-def replay_is_the_policys(subject: Subject) -> Iterator[str]:
+def replay_is_the_policys(context: CheckContext) -> Iterator[str]:
     """The critic's experts are its own."""
-    config = subject.config
+    config = context.config
     mode = config.critic.trainer.routing_replay
     if has_critic(config.algo) and mode is not config.trainer.routing_replay:
         yield (
@@ -56,7 +56,7 @@ def replay_is_the_policys(subject: Subject) -> Iterator[str]:
         )
 
 
-ROUTING_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+ROUTING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     replay_has_experts,
     replay_has_a_source,
     replay_is_the_policys,

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.correction import CorrectionConfig
+from rlscale.config.schema.correction_config import CorrectionConfig
 from rlscale.config.schema.section import Section
 
 

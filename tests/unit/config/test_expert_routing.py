@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rlscale.config.architecture import experts_of
-from rlscale.config.experts import load_balancing
+from rlscale.config.expert_routing import load_balancing
+from rlscale.config.hf_architecture import experts_of
 
 
 def test_types_of_load_balancing_come_with_their_coefficients() -> None:

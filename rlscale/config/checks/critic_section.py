@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rlscale.config.checks.algorithm import shown
-from rlscale.config.checks.model import model_has_one_origin
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.learning_rate import schedule_is_consistent, schedule_problems
+from rlscale.config.checks.model_fits import model_has_one_origin
 from rlscale.config.checks.other_models import other_model_fits
-from rlscale.config.checks.schedule import schedule_is_consistent, schedule_problems
-from rlscale.config.checks.subject import Subject
 from rlscale.config.compose import plain
 from rlscale.config.differences import differences
 from rlscale.config.named_models import has_critic
 from rlscale.config.schema import Config
-from rlscale.config.schema.critic import CriticConfig
+from rlscale.config.schema.critic_config import CriticConfig
 
 FOLLOWING = ("model", "optim", "trainer")
 """Sections of the critic whose values are the policy's until they are set."""
@@ -48,20 +48,20 @@ def own_values(config: Config) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def critic_is_used(subject: Subject) -> Iterator[str]:
+def critic_is_used(context: CheckContext) -> Iterator[str]:
     """Without a critic, nothing of its section is read."""
-    if has_critic(subject.config.algo):
+    if has_critic(context.config.algo):
         return
-    for key, (_, value) in own_values(subject.config).items():
+    for key, (_, value) in own_values(context.config).items():
         yield (
-            f"critic.{key}={shown(value)} is never read: algo={subject.config.algo.name} has no critic; leave it out, "
+            f"critic.{key}={shown(value)} is never read: algo={context.config.algo.name} has no critic; leave it out, "
             "or choose algo/advantage=gae"
         )
 
 
-def critic_shares_with_the_policy(subject: Subject) -> Iterator[str]:
+def critic_shares_with_the_policy(context: CheckContext) -> Iterator[str]:
     """What both use must be the same for both."""
-    config = subject.config
+    config = context.config
     if not has_critic(config.algo):
         return
     own = own_values(config)
@@ -81,32 +81,34 @@ def critic_shares_with_the_policy(subject: Subject) -> Iterator[str]:
                 )
 
 
-def critic_is_trained_in_time(subject: Subject) -> Iterator[str]:
+def critic_is_trained_in_time(context: CheckContext) -> Iterator[str]:
     """Its schedule is consistent, and its warm-up leaves something to the policy."""
-    config, total = subject.config, subject.sizes.total_steps
+    config, total = context.config, context.sizes.total_steps
     if not has_critic(config.algo):
         return
     warmup = config.critic.warmup_iterations
     if warmup >= config.run.iterations:
-        subject.notes.append(
+        context.notes.append(
             f"critic.warmup_iterations={warmup}: the run's {config.run.iterations} iterations end before the policy "
             "makes a step"
         )
     follows = config.critic.optim == config.optim
-    said = follows and any(schedule_is_consistent(dataclasses.replace(subject, notes=[])))  # of the policy, already
+    said = follows and any(schedule_is_consistent(dataclasses.replace(context, notes=[])))  # of the policy, already
     if not said:
-        notes = [] if follows else subject.notes
+        notes = [] if follows else context.notes
         yield from schedule_problems(config.critic.optim, "critic.optim", total, notes)
 
 
-def critic_model_fits(subject: Subject) -> Iterator[str]:
+def critic_model_fits(context: CheckContext) -> Iterator[str]:
     """A model of its own must be one that the trainer knows, and be cut over the ranks as the policy is."""
-    config = subject.config
+    config = context.config
     if not has_critic(config.algo) or config.critic.model == config.model:
         return
-    both = model_has_one_origin(Subject(dataclasses.replace(config, model=config.critic.model), subject.sizes, None))
+    both = model_has_one_origin(
+        CheckContext(dataclasses.replace(config, model=config.critic.model), context.sizes, None)
+    )
     yield from (f"critic.{line.replace(' and model.', ' and critic.model.')}" for line in both)
-    yield from other_model_fits(subject, config.critic.model, "critic.model")
+    yield from other_model_fits(context, config.critic.model, "critic.model")
 
 
 def _left_out(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -118,7 +120,7 @@ def _left_out(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) 
             yield from _left_out(old, after[key], f"{prefix}{key}.")
 
 
-CRITIC_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+CRITIC_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     critic_is_used,
     critic_shares_with_the_policy,
     critic_is_trained_in_time,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rlscale.config.architecture import parameter_count, read_architecture
-from rlscale.config.checks.subject import Subject
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.errors import UserError
+from rlscale.config.hf_architecture import parameter_count, read_architecture
 from rlscale.config.named_models import has_critic, has_reference, has_teacher, named_models
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.old_logprobs import kept_versions
-from rlscale.config.schema.model import DType, ModelConfig
+from rlscale.config.schema.model_config import DType, ModelConfig
 from rlscale.config.unsupported import unsupported
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import problems
@@ -23,19 +23,19 @@ _LARGEST_RANGE = 10.0
 """A made model's `initializer_range` above this gives weights that no activation survives."""
 
 
-def model_has_one_origin(subject: Subject) -> Iterator[str]:
+def model_has_one_origin(context: CheckContext) -> Iterator[str]:
     """Either a folder or hub name, or a recipe for making it."""
-    model = subject.config.model
+    model = context.config.model
     if model.path is not None and model.create is not None:
         yield f"model.path={model.path} and model.create are both given; set one of them to null"
 
 
-def architecture_is_known(subject: Subject) -> Iterator[str]:
+def architecture_is_known(context: CheckContext) -> Iterator[str]:
     """The trainer builds the architectures that it knows, and needs a config that says one of them as a whole."""
-    architecture = subject.architecture
+    architecture = context.architecture
     if architecture is None:
         return
-    model = subject.config.model
+    model = context.config.model
     where = f"model.path={model.path}" if model.path is not None else "model.create.architecture"
     lines = [*problems(architecture)] or [*unsupported(architecture)]
     if model.path is None and model.create is not None:
@@ -67,34 +67,34 @@ def _made(architecture: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{key}={token}: is beyond the vocabulary of {words} (vocab_size)"
 
 
-def model_fits_the_cpu(subject: Subject) -> Iterator[str]:
+def model_fits_the_cpu(context: CheckContext) -> Iterator[str]:
     """Training in memory that a CPU machine is allowed to fill."""
-    config = subject.config
-    if subject.on_gpus or config.cluster.memory_gb is None:
+    config = context.config
+    if context.on_gpus or config.cluster.memory_gb is None:
         return
-    parameters = parameters_of(subject)
+    parameters = parameters_of(context)
     if parameters is None:
         return
-    needed = training_gb(subject, parameters) + engine_gb(subject, parameters)
+    needed = training_gb(context, parameters) + engine_gb(context, parameters)
     if needed > config.cluster.memory_gb:
-        layout = "moe_8gpu" if _has_experts(subject) else "dense_8gpu"
+        layout = "moe_8gpu" if _has_experts(context) else "dense_8gpu"
         yield (
-            f"model={config.model.name}: {parameters / 1e9:.3g}B parameters{_besides(subject)} need {needed:.0f} GB to "
+            f"model={config.model.name}: {parameters / 1e9:.3g}B parameters{_besides(context)} need {needed:.0f} GB to "
             f"train, but the CPU cluster allows cluster.memory_gb={config.cluster.memory_gb:g}; this model needs GPUs: "
             f"choose cluster=node8 parallel={layout} (or another GPU cluster), or a smaller model"
         )
 
 
-def parameters_of(subject: Subject) -> float | None:
+def parameters_of(context: CheckContext) -> float | None:
     """Parameters by the architecture, else as the model option says; None where neither is known."""
-    if subject.architecture is not None and not list(architecture_is_known(subject)):
-        return float(parameter_count(subject.architecture))
-    return subject.config.model.parameters
+    if context.architecture is not None and not list(architecture_is_known(context)):
+        return float(parameter_count(context.architecture))
+    return context.config.model.parameters
 
 
-def training_gb(subject: Subject, parameters: float) -> float:
+def training_gb(context: CheckContext, parameters: float) -> float:
     """Gigabytes of training on one copy: the policy, a critic with its optimizer, and frozen weights."""
-    config = subject.config
+    config = context.config
     weight = _weight_bytes(config.model.dtype)
     total = parameters * TRAINING_BYTES
     if has_critic(config.algo):
@@ -108,9 +108,9 @@ def training_gb(subject: Subject, parameters: float) -> float:
     return total / 1e9
 
 
-def engine_gb(subject: Subject, parameters: float) -> float:
+def engine_gb(context: CheckContext, parameters: float) -> float:
     """Gigabytes of the weights on one engine."""
-    return parameters * _weight_bytes(subject.config.model.dtype) / 1e9
+    return parameters * _weight_bytes(context.config.model.dtype) / 1e9
 
 
 def _weight_bytes(dtype: DType) -> int:
@@ -126,20 +126,20 @@ def _parameters(model: ModelConfig, otherwise: float) -> float:
         return otherwise  # its own check says what is wrong
 
 
-def _besides(subject: Subject) -> str:
+def _besides(context: CheckContext) -> str:
     """The models that need memory besides the policy, in words."""
-    others = named_models(subject.config.algo)[1:]
+    others = named_models(context.config.algo)[1:]
     return f" and {', '.join(others)}" if others else ""
 
 
-def _has_experts(subject: Subject) -> bool:
-    if subject.architecture is not None:
-        return subject.experts > 0
+def _has_experts(context: CheckContext) -> bool:
+    if context.architecture is not None:
+        return context.experts > 0
     # Not downloaded yet: the names of mixtures say how many parameters are active (30B-A3B).
-    return "-A" in (subject.config.model.path or "")
+    return "-A" in (context.config.model.path or "")
 
 
-MODEL_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (
+MODEL_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     model_has_one_origin,
     model_fits_the_cpu,
 )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rlscale.config.checks.subject import Subject
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.named_models import has_critic
-from rlscale.config.schema.optim import OptimConfig, Schedule
+from rlscale.config.schema.optim_config import OptimConfig, Schedule
 
 
-def schedule_is_consistent(subject: Subject) -> Iterator[str]:
+def schedule_is_consistent(context: CheckContext) -> Iterator[str]:
     """Of the policy: its steps are those of the run without the iterations that train a critic alone."""
-    config, sizes = subject.config, subject.sizes
+    config, sizes = context.config, context.sizes
     alone = config.critic.warmup_iterations * sizes.steps_per_iteration if has_critic(config.algo) else 0
-    yield from schedule_problems(config.optim, "optim", max(sizes.total_steps - alone, 1), subject.notes)
+    yield from schedule_problems(config.optim, "optim", max(sizes.total_steps - alone, 1), context.notes)
 
 
 def schedule_problems(optim: OptimConfig, key: str, total: int, notes: list[str]) -> Iterator[str]:
@@ -48,4 +48,4 @@ def _ends_early(optim: OptimConfig, key: str, total: int) -> str:
     return f"the run's {total} optimizer steps end within {key}.warmup_steps={optim.warmup_steps}"
 
 
-SCHEDULE_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (schedule_is_consistent,)
+SCHEDULE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (schedule_is_consistent,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rlscale.config.schema.data import DataConfig
+from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.section import Section
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.model import ModelConfig
+from rlscale.config.schema.model_config import ModelConfig
 from rlscale.families import FAMILIES, FolderError
 from rlscale.families.config_file import complete, read_config
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rlscale.config.checks.subject import Subject
+from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.named_models import READ_KL
-from rlscale.config.schema.algo import CustomAdvantage, KLConfig, KLEstimator, KLPlacement
+from rlscale.config.schema.algo_config import CustomAdvantage, KLConfig, KLEstimator, KLPlacement
 
 
-def kl_acts(subject: Subject) -> Iterator[str]:
+def kl_acts(context: CheckContext) -> Iterator[str]:
     """A KL setting that nothing reads, or a KL term that counts nothing."""
-    if subject.supervised:
+    if context.supervised:
         return
-    kl = subject.config.algo.kl
+    kl = context.config.algo.kl
     if kl.placement is KLPlacement.none:
         yield from _unread(kl)
         return
@@ -32,8 +32,8 @@ def kl_acts(subject: Subject) -> Iterator[str]:
             "algo.kl.unbiased=true is never read with algo.kl.placement=reward, because a reward has no gradient; "
             "set it to false, or use algo/kl=loss"
         )
-    if not isinstance(subject.config.algo.advantage, READ_KL):
-        yield from _not_in_the_reward(subject)
+    if not isinstance(context.config.algo.advantage, READ_KL):
+        yield from _not_in_the_reward(context)
 
 
 def _unread(kl: KLConfig) -> Iterator[str]:
@@ -48,18 +48,18 @@ def _unread(kl: KLConfig) -> Iterator[str]:
         yield f"{text} is never read, because algo.kl.placement=none; choose algo/kl=loss"
 
 
-def _not_in_the_reward(subject: Subject) -> Iterator[str]:
-    coef = subject.config.algo.kl.coef
-    if isinstance(subject.config.algo.advantage, CustomAdvantage):
+def _not_in_the_reward(context: CheckContext) -> Iterator[str]:
+    coef = context.config.algo.kl.coef
+    if isinstance(context.config.algo.advantage, CustomAdvantage):
         yield (
             f"algo.kl.placement=reward with algo.kl.coef={coef:g}: algo/advantage=custom gets no KL term; use "
             "algo/kl=none, ask for algo.advantage.reads=[ref_logprobs] and give the coefficient to your function"
         )
         return
     yield (
-        f"algo.kl.placement=reward with algo.kl.coef={coef:g}: algo/advantage={subject.advantage} never reads a KL "
+        f"algo.kl.placement=reward with algo.kl.coef={coef:g}: algo/advantage={context.advantage} never reads a KL "
         "term in the reward; use algo/kl=loss, or algo/advantage=returns, baseline or gae"
     )
 
 
-KL_CHECKS: tuple[Callable[[Subject], Iterator[str]], ...] = (kl_acts,)
+KL_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (kl_acts,)

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from rlscale.config.command_line_text import as_typed
 from rlscale.config.groups import Groups
 from rlscale.config.nearest import ELSEWHERE, did_you_mean, nearest, nearest_key
 from rlscale.config.schema.section import Section, following
 from rlscale.config.schemas_of_options import options_with
-from rlscale.config.spelled import as_typed
 
 
 def assign(root: DictConfig, key: str, value: Any, groups: Groups) -> list[str]:

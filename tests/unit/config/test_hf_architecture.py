@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.architecture import experts_of, is_here, parameter_count, read_architecture, visited_parameters
 from rlscale.config.compose import compose
-from rlscale.config.schema.model import ModelConfig
+from rlscale.config.hf_architecture import experts_of, is_here, parameter_count, read_architecture, visited_parameters
+from rlscale.config.schema.model_config import ModelConfig
 
 
 @pytest.mark.parametrize(

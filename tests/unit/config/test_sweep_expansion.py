@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.errors import ConfigError
-from rlscale.config.sweep import differing, expand
+from rlscale.config.sweep_expansion import differing, expand
 
 
 def test_a_sweep_is_the_product_with_the_last_key_fastest() -> None:
