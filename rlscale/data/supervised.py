@@ -7,8 +7,8 @@ from typing import Any
 
 from rlscale.data.bad_rows import BadPrompt
 from rlscale.data.chat import PromptEncoder
-from rlscale.data.feed import PromptFeed
 from rlscale.data.messages import kind_of, read_messages, split_answer
+from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sample import NOT_GENERATED, Group, Sample
 from rlscale.data.sources import PromptSource, RawPrompt
 
@@ -60,7 +60,7 @@ class ExampleEncoder:
         return Group(prompt, [Sample.from_response(prompt, 0, tokens, None, NOT_GENERATED, text=answer)])
 
 
-class SupervisedFeed:
+class SupervisedGroups:
     """Batches of groups with one sample each: prompt + answer + end token, trainable on answer and end token.
 
     Examples whose answer is over `max_response_tokens` are left out and counted in `dropped`, bad ones in `bad`.
@@ -75,30 +75,30 @@ class SupervisedFeed:
         max_bad_rate: float | None = None,
     ) -> None:
         self._encoder = ExampleEncoder(encoder, max_response_tokens)
-        self._feed = PromptFeed(source, self._encoder, "data", max_bad_rate)
+        self._queue = PromptQueue(source, self._encoder, "data", max_bad_rate)
         self._groups = groups_per_iteration
 
     @property
     def dropped(self) -> int:
         """Examples left out so far because prompt or answer was too long."""
-        return self._feed.dropped + self._encoder.too_long
+        return self._queue.dropped + self._encoder.too_long
 
     @property
     def bad(self) -> int:
         """Examples left out so far because they could not be used."""
-        return self._feed.bad
+        return self._queue.bad
 
     def next_batch(self) -> list[Group]:
         """The next `groups_per_iteration` groups. UserError when no example of a whole epoch fits."""
-        return self._feed.take(self._groups)
+        return self._queue.take(self._groups)
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the data and counters."""
-        return {"feed": self._feed.state_dict(), "too_long": self._encoder.too_long}
+        return {"queue": self._queue.state_dict(), "too_long": self._encoder.too_long}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the last batch handed out."""
-        self._feed.load_state_dict(state["feed"])
+        self._queue.load_state_dict(state["queue"])
         self._encoder.too_long = int(state["too_long"])
 
 

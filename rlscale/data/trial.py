@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlscale.data.bad_rows import BadPrompt, BadRows
-from rlscale.data.feed import CheckLabel, Encoder, encode_checked, none_fits
+from rlscale.data.prompt_queue import CheckLabel, Encoder, encode_checked, none_fits
 from rlscale.data.sources import PromptSource, RawPrompt, Stream
 
 SECONDS = 5.0

@@ -12,14 +12,15 @@ import numpy as np
 from rlscale.config.errors import UserError
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.data.chat import PromptEncoder
-from rlscale.data.feed import CheckLabel, PromptFeed, none_fits
+from rlscale.data.configured_source import build_source
 from rlscale.data.overlap import KnowsPrompts
+from rlscale.data.prompt_queue import CheckLabel, PromptQueue, none_fits
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.data.sources import PromptSource, build_source
-from rlscale.rollout.gate import Gate
-from rlscale.rollout.sampler import SampleFailed, Sampler
+from rlscale.data.sources import PromptSource
+from rlscale.rollout.engines.admission import Admission
+from rlscale.rollout.episode import SampleFailed, Sampler
+from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.seeds import EVALUATION, request_seed
-from rlscale.rollout.spec import RolloutSpec
 
 
 @dataclass(frozen=True)
@@ -83,29 +84,31 @@ def eval_prompts(
     encoder = PromptEncoder(
         spec.tokenizer_folder, data, spec.rollout.max_prompt_tokens, spec.chat_template, "eval.data"
     )
-    feed = PromptFeed(source, encoder, "eval.data", data.max_bad_rate, check_label)
+    queue = PromptQueue(source, encoder, "eval.data", data.max_bad_rate, check_label)
     wanted = len(source) if spec.eval.prompts is None else min(spec.eval.prompts, len(source))
     prompts: list[Prompt] = []
     left = len(source)
     while len(prompts) < wanted and left:
         at_once = min(wanted - len(prompts), left)
         left -= at_once
-        prompts += feed.next(at_once)
+        prompts += queue.next(at_once)
     if not prompts:
         raise none_fits("eval.data", len(source), encoder.limits)
     asked = [prompt.messages for prompt in prompts]
     trained_on = trained.holds(asked) if isinstance(trained, KnowsPrompts) else None
-    return EvalPrompts(prompts, feed.dropped + feed.bad, trained_on)
+    return EvalPrompts(prompts, queue.dropped + queue.bad, trained_on)
 
 
-async def evaluate(spec: RolloutSpec, chosen: EvalPrompts, sampler: Sampler, gate: Gate, version: int) -> EvalResult:
+async def evaluate(
+    spec: RolloutSpec, chosen: EvalPrompts, sampler: Sampler, admission: Admission, version: int
+) -> EvalResult:
     """Generate and score `eval.samples_per_prompt` samples of every prompt. UserError if too many fail."""
     prompts = chosen.prompts
 
     async def one(prompt: Prompt, index: int) -> Sample | None:
         seed = request_seed(spec.seed, prompt.index, index, stream=EVALUATION)
         try:
-            return await sampler.sample(prompt, index, seed, gate, lambda: version)
+            return await sampler.sample(prompt, index, seed, admission, lambda: version)
         except SampleFailed:
             return None
 

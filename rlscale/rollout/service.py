@@ -11,23 +11,23 @@ from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import OnSync, RolloutConfig
 from rlscale.data.buffer import Buffer
 from rlscale.data.chat import PromptEncoder
+from rlscale.data.configured_source import build_source
 from rlscale.data.end_of_turn import EndOfTurn, find_end_of_turn
-from rlscale.data.feed import PromptFeed
+from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.data.sources import build_source
 from rlscale.envs.overlong import OverlongShaping
-from rlscale.envs.worker import RewardWorker
-from rlscale.rollout.client import EngineClient, SamplingParams
+from rlscale.envs.workers.reward_worker import RewardWorker
+from rlscale.rollout.engines.admission import Admission
+from rlscale.rollout.engines.client import EngineClient, SamplingParams
+from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.episode import SampleFailed, Sampler
 from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
-from rlscale.rollout.flight import Flight
-from rlscale.rollout.gate import Gate
-from rlscale.rollout.metrics import RolloutStats
+from rlscale.rollout.pending_group import PendingGroup
 from rlscale.rollout.refill import Refill
-from rlscale.rollout.routed_experts import ExpertSizes
-from rlscale.rollout.sampler import SampleFailed, Sampler
+from rlscale.rollout.rollout_spec import RolloutSpec
+from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.rollout.seeds import request_seed
-from rlscale.rollout.spec import RolloutSpec
 from rlscale.rollout.watchdog import LoopWatchdog
 
 ATTEMPTS = 4
@@ -60,15 +60,17 @@ class RolloutService:
         )
         self._rewards = RewardWorker(spec.reward)
         self._source = build_source(spec.data)
-        self._feed = PromptFeed(self._source, self._encoder, "data", spec.data.max_bad_rate, self._rewards.check_label)
+        self._queue = PromptQueue(
+            self._source, self._encoder, "data", spec.data.max_bad_rate, self._rewards.check_label
+        )
         window = rollout.groups_per_iteration * rollout.samples_per_group
         self._request_failures = FailureRate("requests", "rollout.max_failure_rate", rollout.max_failure_rate, window)
         self._reward_failures = FailureRate("rewards", "reward.max_failure_rate", spec.reward.max_failure_rate, window)
         self._limit = rollout.max_concurrent * (len(rollout.engine_urls) or rollout.engines)
-        self._gate = Gate(self._limit, is_open=False)
+        self._admission = Admission(self._limit, is_open=False)
         self._buffer = Buffer()
         self._refill = Refill.of(spec.refill, self._per_batch)
-        self._flights: dict[int, Flight] = {}
+        self._pending: dict[int, PendingGroup] = {}
         self._again: deque[Prompt] = deque()  # prompts to generate before the source is asked for more
         self._given_up = 0
         self._version = -1
@@ -76,7 +78,7 @@ class RolloutService:
         self._error: BaseException | None = None
         self._room = asyncio.Event()  # there may be room for more groups
         self._news = asyncio.Event()  # a group was finished, or something failed
-        self._fetching = asyncio.Lock()  # held while prompts are between the source and a flight
+        self._fetching = asyncio.Lock()  # held while prompts are between the source and their groups
         self._last_batch: list[Group] = []
         self._earlier: dict[str, int] = {}  # counters of the run before it was resumed
         self._eval_prompts: EvalPrompts | None = None
@@ -114,7 +116,7 @@ class RolloutService:
             self._news.clear()
             late = self._buffer.expire(self._version, bound)
             self._again.extend(group.prompt for group in late)
-            in_flight = [flight.oldest_version(self._version) for flight in self._flights.values()]
+            in_flight = [pending.oldest_version(self._version) for pending in self._pending.values()]
             groups = self._buffer.take(self._per_batch, self._version, bound, in_flight)
             self._taken = bool(groups)
             if groups or late:
@@ -127,7 +129,7 @@ class RolloutService:
 
     async def pause(self) -> None:
         """Send no more requests and wait for those under way (`rollout.on_sync=wait`). Rewards go on."""
-        await self._gate.close()
+        await self._admission.close()
 
     async def resume(self, version: int) -> None:
         """Go on generating; the engines now hold the weights of `version`."""
@@ -135,7 +137,7 @@ class RolloutService:
             self._taken = False
         self._version = version
         if self._error is None:
-            self._gate.open()
+            self._admission.open()
         self._room.set()
         self._news.set()
 
@@ -161,7 +163,7 @@ class RolloutService:
             ),
             FailureRate("rewards of the evaluation", "reward.max_failure_rate", spec.reward.max_failure_rate, window),
         )
-        return await evaluate(spec, self._eval_prompts, sampler, Gate(self._limit), version)
+        return await evaluate(spec, self._eval_prompts, sampler, Admission(self._limit), version)
 
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:
         """What a run needs to go on; picklable.
@@ -171,13 +173,13 @@ class RolloutService:
         interrupted), it goes back into the buffer.
         """
         async with self._fetching:
-            in_flight = [self._flights[index].prompt for index in sorted(self._flights)]
+            in_flight = [self._pending[index].prompt for index in sorted(self._pending)]
             buffer = self._buffer.state_dict()
             if not trained and self._taken:
                 buffer["groups"] = self._last_batch + buffer["groups"]
             return {
                 "version": self._version,
-                "feed": self._feed.state_dict(),
+                "queue": self._queue.state_dict(),
                 "prompts": in_flight + list(self._again),
                 "buffer": buffer,
                 "refill": self._refill.state_dict(),
@@ -186,9 +188,9 @@ class RolloutService:
 
     async def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was saved. Before the first `resume`. UserError if the data has changed."""
-        if self._flights or self._version >= 0:
+        if self._pending or self._version >= 0:
             raise RuntimeError("load_state_dict must be called before the first resume")
-        self._feed.load_state_dict(state["feed"])
+        self._queue.load_state_dict(state["queue"])
         self._again = deque(sorted(state["prompts"], key=lambda prompt: prompt.index))
         self._buffer.load_state_dict(state["buffer"])
         self._refill.load_state_dict(state["refill"])
@@ -196,13 +198,13 @@ class RolloutService:
 
     async def stats(self) -> RolloutStats:
         """Totals of the run, and when engines were busy since the last call."""
-        return RolloutStats(self._counters(), self._gate.intervals())
+        return RolloutStats(self._counters(), self._admission.intervals())
 
     async def close(self) -> None:
         """Drop what is in flight and end the background work."""
         self._watchdog.stop()
-        self._gate.shut()
-        tasks = [self._scheduler, *(flight.task for flight in self._flights.values())]
+        self._admission.shut()
+        tasks = [self._scheduler, *(pending.task for pending in self._pending.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -227,47 +229,49 @@ class RolloutService:
         if self._version < 0 or self._error is not None:
             return 0
         ahead = (self._spec.rollout.max_staleness + 1 - int(self._taken)) * self._per_batch
-        return ahead - len(self._flights) - len(self._buffer)
+        return ahead - len(self._pending) - len(self._buffer)
 
     async def _prompts(self, n: int) -> list[Prompt]:
         if self._again:
             return [self._again.popleft() for _ in range(min(n, len(self._again)))]
-        return await asyncio.to_thread(self._feed.take, n)
+        return await asyncio.to_thread(self._queue.take, n)
 
     def _launch(self, prompt: Prompt) -> None:
-        flight = Flight(prompt)
-        self._flights[prompt.index] = flight
-        flight.task = asyncio.create_task(self._generate(flight), name=f"group {prompt.index}")
+        pending = PendingGroup(prompt)
+        self._pending[prompt.index] = pending
+        pending.task = asyncio.create_task(self._generate(pending), name=f"group {prompt.index}")
 
-    async def _generate(self, flight: Flight) -> None:
+    async def _generate(self, pending: PendingGroup) -> None:
         """Generate one group and put it into the buffer or aside; give it up if one of its places stays empty."""
         places = range(self._spec.rollout.samples_per_group)
         try:
             async with asyncio.TaskGroup() as tasks:
-                running = [tasks.create_task(self._fill(flight, place)) for place in places]
-            group = Group(flight.prompt, [task.result() for task in running])
+                running = [tasks.create_task(self._fill(pending, place)) for place in places]
+            group = Group(pending.prompt, [task.result() for task in running])
             if (kept := self._refill.admit(group)) is not None:
                 self._buffer.put(kept)
         except BaseExceptionGroup as errors:
             serious = errors.split(SampleFailed)[1]
             if serious is not None:
-                self._again.append(flight.prompt)  # nothing is wrong with it
+                self._again.append(pending.prompt)  # nothing is wrong with it
                 self._stop(serious.exceptions[0])
             else:
                 self._given_up += 1
         finally:
-            del self._flights[flight.prompt.index]
+            del self._pending[pending.prompt.index]
             self._room.set()
             self._news.set()
 
-    async def _fill(self, flight: Flight, place: int) -> Sample:
+    async def _fill(self, pending: PendingGroup, place: int) -> Sample:
         """A sample for one place of the group; another seed replaces one that failed, up to `ATTEMPTS` times."""
-        prompt = flight.prompt
+        prompt = pending.prompt
         for attempt in range(ATTEMPTS):
             number = place + attempt * self._spec.rollout.samples_per_group
             seed = request_seed(self._spec.seed, prompt.index, number)
             try:
-                return await self._sampler.sample(prompt, place, seed, self._gate, lambda: flight.enter(self._version))
+                return await self._sampler.sample(
+                    prompt, place, seed, self._admission, lambda: pending.enter(self._version)
+                )
             except SampleFailed as error:
                 last = error
         raise last
@@ -298,7 +302,7 @@ class RolloutService:
     def _stop(self, error: BaseException) -> None:
         """Generate no more; `next_batch` raises the error."""
         self._error = self._error or error
-        self._gate.shut()
+        self._admission.shut()
         self._news.set()
 
     def _counters(self) -> dict[str, int]:
@@ -311,10 +315,10 @@ class RolloutService:
             "groups_given_up": self._given_up,
             "groups_too_stale": self._buffer.dropped,
             "groups_dropped_equal": self._refill.dropped,
-            "prompts_too_long": self._feed.dropped,
-            "prompts_bad": self._feed.bad,
+            "prompts_too_long": self._queue.dropped,
+            "prompts_bad": self._queue.bad,
         }
-        # The buffer, the refill and the feed save their own counts.
+        # The buffer, the refill and the queue save their own counts.
         saved_elsewhere = ("groups_too_stale", "groups_dropped_equal", "prompts_too_long", "prompts_bad")
         return {
             name: value + (0 if name in saved_elsewhere else self._earlier.get(name, 0)) for name, value in now.items()

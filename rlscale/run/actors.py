@@ -126,7 +126,7 @@ class RolloutActor:
 
     async def score(self, url: str, tokens: Any) -> Any:
         """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself, past the router."""
-        from rlscale.rollout.client import EngineClient
+        from rlscale.rollout.engines.client import EngineClient
 
         client = EngineClient(url, self._api_key or None, timeout_s=60.0)
         try:

@@ -12,12 +12,12 @@ from rlscale.config.schema.algo_config import SftLoss
 from rlscale.config.sizes import Sizes
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.companions import companions_of
+from rlscale.data.configured_source import build_source
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
 from rlscale.data.served_folder import served_folder
-from rlscale.data.sources import build_source
-from rlscale.data.supervised import SupervisedFeed
+from rlscale.data.supervised import SupervisedGroups
 from rlscale.families.config_file import complete, read_config
-from rlscale.rollout.spec import RolloutSpec
+from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
@@ -25,7 +25,7 @@ from rlscale.run.models import ModelFolders
 from rlscale.run.placement import lay_out, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
-from rlscale.run.rollout import Feed, Rollout, Supervised
+from rlscale.run.rollout import GroupSource, Rollout, SupervisedGroupSource
 from rlscale.run.session import Session
 from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
@@ -103,7 +103,7 @@ class Assembly:
             calls=self._calls,
             stop=self._stop,
             trainer=self._trainer,
-            feed=self._feed(),
+            group_source=self._group_source(),
             rollout=self._rollout,
             engines=self._engines,
             sync=sync,
@@ -121,7 +121,7 @@ class Assembly:
         self._records.phase("starting the engines")
         self._engines.ready()
 
-    def _feed(self) -> Feed:
+    def _group_source(self) -> GroupSource:
         if not self._supervised:
             assert self._rollout is not None
             return self._rollout
@@ -131,7 +131,7 @@ class Assembly:
             str(self._tokenizer), config.data, config.rollout.max_prompt_tokens, read_chat_template(config.model)
         )
         groups, longest = config.rollout.groups_per_iteration, config.rollout.max_response_tokens
-        return Supervised(SupervisedFeed(source, encoder, groups, longest, config.data.max_bad_rate))
+        return SupervisedGroupSource(SupervisedGroups(source, encoder, groups, longest, config.data.max_bad_rate))
 
 
 def trainer_spec(config: Config, models: ModelFolders) -> TrainerSpec:

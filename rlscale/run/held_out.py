@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.schema import Config
+from rlscale.data.configured_source import build_source
 from rlscale.data.files import FileSource
 from rlscale.data.overlap import KnowsPrompts, PromptText
-from rlscale.data.sources import PromptSource, Stream, build_source
+from rlscale.data.sources import PromptSource, Stream
 from rlscale.run.stages import KEYS, stages_before
 
 _COMPARED = 20_000

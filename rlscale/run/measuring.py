@@ -12,7 +12,7 @@ from rlscale.config.sizes import Sizes
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.data.target import current_folder_importable
 from rlscale.rollout.evaluation import EvalResult
-from rlscale.rollout.spec import RolloutSpec
+from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.commands import export_checkpoint
 from rlscale.run.engines import Engines

@@ -22,9 +22,10 @@ from rlscale.config.named_models import has_critic, has_teacher
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo_config import SftLoss
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
-from rlscale.data.feed import CheckLabel
+from rlscale.data.configured_source import build_source
 from rlscale.data.files import FileSource
-from rlscale.data.sources import PromptSource, build_source
+from rlscale.data.prompt_queue import CheckLabel
+from rlscale.data.sources import PromptSource
 from rlscale.data.target import current_folder_importable
 from rlscale.envs.reward import build_reward, label_check
 from rlscale.observe.trackers import check_tracker

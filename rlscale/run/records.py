@@ -19,7 +19,7 @@ from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import ENGINES, PASSES, Timeline
 from rlscale.observe.trackers import Tracker, build_tracker
 from rlscale.rollout.evaluation import EvalResult
-from rlscale.rollout.metrics import RolloutStats
+from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run import checkpoint
 from rlscale.run.folder import RunFolder
 from rlscale.run.stages import TEACHER

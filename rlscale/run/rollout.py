@@ -11,14 +11,14 @@ import ray
 from numpy.typing import NDArray
 
 from rlscale.data.sample import Group
-from rlscale.data.supervised import SupervisedFeed
-from rlscale.rollout.metrics import RolloutStats
-from rlscale.rollout.spec import RolloutSpec
+from rlscale.data.supervised import SupervisedGroups
+from rlscale.rollout.rollout_spec import RolloutSpec
+from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run.actors import RolloutActor
 from rlscale.run.calls import Calls
 
 
-class Feed(Protocol):
+class GroupSource(Protocol):
     """What a loop collects its groups from."""
 
     def collect(self, meanwhile: Callable[[], None]) -> list[Group]:
@@ -108,17 +108,17 @@ class Rollout:
         return self._calls.one(self._actor.call.remote(method, *args), f"rollout.{method}")
 
 
-class Supervised:
-    """Supervised data as a feed: nothing is generated."""
+class SupervisedGroupSource:
+    """Supervised data as a group source: nothing is generated."""
 
-    def __init__(self, feed: SupervisedFeed) -> None:
-        self._feed = feed
+    def __init__(self, groups: SupervisedGroups) -> None:
+        self._groups = groups
         self._before: Any = None
 
     def collect(self, meanwhile: Callable[[], None]) -> list[Group]:
         """The next samples, a group each."""
-        self._before = self._feed.state_dict()
-        return self._feed.next_batch()
+        self._before = self._groups.state_dict()
+        return self._groups.next_batch()
 
     def pause(self, meanwhile: Callable[[], None]) -> None:
         """Nothing is in flight."""
@@ -128,12 +128,12 @@ class Supervised:
 
     def stats(self) -> RolloutStats:
         """Only what the data held back is counted."""
-        return RolloutStats({"prompts_too_long": self._feed.dropped, "prompts_bad": self._feed.bad}, [])
+        return RolloutStats({"prompts_too_long": self._groups.dropped, "prompts_bad": self._groups.bad}, [])
 
     def state_dict(self, *, trained: bool) -> Any:
         """Data position; that before the last batch if no step was made on it."""
-        return self._feed.state_dict() if trained or self._before is None else self._before
+        return self._groups.state_dict() if trained or self._before is None else self._before
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from a position."""
-        self._feed.load_state_dict(state)
+        self._groups.load_state_dict(state)

@@ -30,7 +30,7 @@ from rlscale.run.folder import RunFolder
 from rlscale.run.placement import shares_devices
 from rlscale.run.records import Records
 from rlscale.run.resume import usable_checkpoint
-from rlscale.run.rollout import Feed, Rollout
+from rlscale.run.rollout import GroupSource, Rollout
 from rlscale.run.saver import Saver
 from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
@@ -54,7 +54,7 @@ class Session:
         calls: Calls,
         stop: StopSignal,
         trainer: TrainerGroup,
-        feed: Feed,
+        group_source: GroupSource,
         rollout: Rollout | None,
         engines: Engines | None,
         sync: WeightSync | None,
@@ -62,7 +62,8 @@ class Session:
     ) -> None:
         self.config, self.folder, self.records = config, folder, records
         self._calls, self._stop = calls, stop
-        self._trainer, self._feed, self._rollout, self._engines, self._sync = trainer, feed, rollout, engines, sync
+        self._trainer, self._group_source, self._rollout = trainer, group_source, rollout
+        self._engines, self._sync = engines, sync
         self._store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
         self._saver = Saver(self._store, trainer, config_hash, config.cluster.call_timeout_s)
         self._saved_at = -1
@@ -91,7 +92,7 @@ class Session:
             if self._evaluates and self.state.eval_before is None:
                 self.state.eval_before = self.evaluate("before")
         if not self._done:
-            self._feed.resume(self.state.version)
+            self._group_source.resume(self.state.version)
 
     def iterations(self) -> Iterator[int]:
         """The iterations that are left; ends by raising StopRequested when the user asks to stop."""
@@ -103,8 +104,8 @@ class Session:
         """Wait for the next iteration's groups, mending engines meanwhile."""
         self._untrained = True
         with self.records.span("generate"):
-            groups = self._feed.collect(self._heal)
-        self.records.generation(self._feed.stats())
+            groups = self._group_source.collect(self._heal)
+        self.records.generation(self._group_source.stats())
         return groups
 
     def train(self, groups: Sequence[Group]) -> None:
@@ -184,7 +185,7 @@ class Session:
         every = self.config.eval.every if self._evaluates else 0
         if every and self.state.iteration % every == 0:
             self.evaluate("during")
-        self._feed.resume(self.state.version)
+        self._group_source.resume(self.state.version)
 
     def end(self) -> None:
         """Measure the final weights, save them, export them."""
@@ -209,7 +210,7 @@ class Session:
     def trainer_takes_devices(self) -> None:
         """Engines give up their memory, the trainer's state comes back (only where there is a device to share)."""
         if self._shares_devices and self._engines is not None:
-            self._feed.pause(self._heal)
+            self._group_source.pause(self._heal)
             self._engines.release_memory()
             self._trainer.call("wake", what="trainer wake")
             self._trainer_sleeps = False
@@ -224,7 +225,7 @@ class Session:
     def pause_generation(self) -> None:
         """Wait until no generation is in flight."""
         with self.records.span("generate"):
-            self._feed.pause(self._heal)
+            self._group_source.pause(self._heal)
 
     # ---- measuring, saving, mending ----------------------------------------------------------------------------
 
@@ -250,7 +251,7 @@ class Session:
         """Save this very moment. Generation in flight is not part of it: its prompts come again."""
         with self.records.span("checkpoint"):
             self.records.update_counters(self.state)
-            rollout = self._feed.state_dict(trained=not self._untrained)
+            rollout = self._group_source.state_dict(trained=not self._untrained)
             ahead = self._unsynced and not self._supervised  # by weights that no engine has been given as a version yet
             state = replace(self.state, version=self.state.version + ahead)
             self._saver.begin(state, rollout, copy=copy)
@@ -306,7 +307,7 @@ class Session:
             return
         self.state = load_progress(newest)
         self._trainer.call("load", newest / "trainer", what="loading the checkpoint")
-        self._feed.load_state_dict(load_rollout(newest))
+        self._group_source.load_state_dict(load_rollout(newest))
         self._saved_at = self.state.iteration
         self.records.note(f"continuing from iteration {self.state.iteration} ({newest})")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine
 
-from rlscale.rollout.client import EngineClient, Generation, RequestFailed, SamplingParams
-from rlscale.rollout.routed_experts import ExpertSizes
+from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed, SamplingParams
+from rlscale.rollout.engines.routed_experts import ExpertSizes
 
 PROMPT = np.array([8, 11, 14, 7, 12, 15, 2], np.int32)
 END = 3

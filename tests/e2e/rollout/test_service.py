@@ -18,8 +18,8 @@ from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.data.sample import Group
+from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
-from rlscale.rollout.spec import RolloutSpec
 from rlscale.serve.http import call
 from rlscale.serve.router import RouterClient
 from rlscale.serve.supervisor import Supervisor

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlscale.rollout.client import EngineClient
+from rlscale.rollout.engines.client import EngineClient
 from tests.e2e.run.command import PROBE, SHORT, Finished, run
 
 RECIPE = """

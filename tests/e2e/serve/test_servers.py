@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
 from rlscale.config.schema.cluster_config import Device
-from rlscale.rollout.routed_experts import ExpertSizes
+from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient

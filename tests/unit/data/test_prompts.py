@@ -11,9 +11,10 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import ArithmeticData, DataConfig
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.chat import PromptEncoder
-from rlscale.data.feed import PromptFeed
-from rlscale.data.sources import RawPrompt, build_source
-from rlscale.data.supervised import SupervisedFeed
+from rlscale.data.configured_source import build_source
+from rlscale.data.prompt_queue import PromptQueue
+from rlscale.data.sources import RawPrompt
+from rlscale.data.supervised import SupervisedGroups
 
 
 @pytest.fixture(scope="module")
@@ -91,29 +92,29 @@ def test_an_unusable_prompt_is_refused(tokenizer: Path, config: DataConfig, raw:
 
 def test_prompts_over_the_limit_are_dropped_and_counted(tokenizer: Path) -> None:
     source = build_source(ArithmeticData(max_number=20, held_out_share=0.0, shuffle=False))
-    feed = PromptFeed(source, PromptEncoder(tokenizer, ArithmeticData(), 5))
-    prompts = feed.take(110)
+    queue = PromptQueue(source, PromptEncoder(tokenizer, ArithmeticData(), 5))
+    prompts = queue.take(110)
     assert all(len(p.tokens) <= 5 for p in prompts)
     assert [p.id for p in prompts[:3]] == ["0+0", "0+1", "0+2"]
     # Of an epoch's 400 sums only the 100 of one-digit numbers fit: one whole epoch and ten more were taken.
     assert prompts[100].index == 400
-    assert feed.dropped == 300
+    assert queue.dropped == 300
 
 
 def test_when_no_prompt_fits_that_is_an_error(tokenizer: Path) -> None:
-    feed = PromptFeed(build_source(ArithmeticData(max_number=9)), PromptEncoder(tokenizer, ArithmeticData(), 4))
+    queue = PromptQueue(build_source(ArithmeticData(max_number=9)), PromptEncoder(tokenizer, ArithmeticData(), 4))
     with pytest.raises(UserError, match=r"none of the \d+ prompts fits; raise rollout.max_prompt_tokens"):
-        feed.take(1)
+        queue.take(1)
 
 
-def make_supervised(tokenizer: Path, limit: int | None = None) -> SupervisedFeed:
+def make_supervised(tokenizer: Path, limit: int | None = None) -> SupervisedGroups:
     config = ArithmeticData(max_number=60)
-    return SupervisedFeed(build_source(config), PromptEncoder(tokenizer, config, 100), 8, limit)
+    return SupervisedGroups(build_source(config), PromptEncoder(tokenizer, config, 100), 8, limit)
 
 
 def test_a_supervised_group_trains_on_label_and_end_token_only(tokenizer: Path) -> None:
-    feed = make_supervised(tokenizer)
-    for group in feed.next_batch():
+    queue = make_supervised(tokenizer)
+    for group in queue.next_batch():
         (sample,) = group.samples
         label = [4 + int(digit) for digit in group.prompt.label]
         assert sample.tokens.tolist() == [*group.prompt.tokens.tolist(), *label, 3]
@@ -122,15 +123,15 @@ def test_a_supervised_group_trains_on_label_and_end_token_only(tokenizer: Path) 
 
 
 def test_a_resumed_supervised_feed_goes_on_with_the_next_batch(tokenizer: Path) -> None:
-    feed, resumed = make_supervised(tokenizer), make_supervised(tokenizer)
-    feed.next_batch()
-    resumed.load_state_dict(feed.state_dict())
-    assert [g.prompt.id for g in resumed.next_batch()] == [g.prompt.id for g in feed.next_batch()]
+    queue, resumed = make_supervised(tokenizer), make_supervised(tokenizer)
+    queue.next_batch()
+    resumed.load_state_dict(queue.state_dict())
+    assert [g.prompt.id for g in resumed.next_batch()] == [g.prompt.id for g in queue.next_batch()]
 
 
 def test_labels_over_the_limit_are_left_out_and_counted(tokenizer: Path) -> None:
-    feed = make_supervised(tokenizer, limit=3)
-    assert all(len(g.prompt.label) <= 2 for _ in range(20) for g in feed.next_batch())
-    assert feed.dropped > 0
+    queue = make_supervised(tokenizer, limit=3)
+    assert all(len(g.prompt.label) <= 2 for _ in range(20) for g in queue.next_batch())
+    assert queue.dropped > 0
     with pytest.raises(UserError, match=r"none of the \d+ prompts fits; raise rollout.max_response_tokens"):
         make_supervised(tokenizer, limit=1).next_batch()

@@ -12,7 +12,8 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, FileData
 from rlscale.data.arithmetic import ArithmeticSource
-from rlscale.data.sources import RawPrompt, build_source
+from rlscale.data.configured_source import build_source
+from rlscale.data.sources import RawPrompt
 
 
 def ids(prompts: list[RawPrompt]) -> list[str]:

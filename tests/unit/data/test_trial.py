@@ -14,9 +14,10 @@ from rlscale.config.schema.data_config import ArithmeticData, DataConfig, FileDa
 from rlscale.data.bad_rows import BadPrompt
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.chat import PromptEncoder
-from rlscale.data.feed import PromptFeed
-from rlscale.data.sources import PromptSource, RawPrompt, build_source
-from rlscale.data.supervised import ExampleEncoder, SupervisedFeed
+from rlscale.data.configured_source import build_source
+from rlscale.data.prompt_queue import PromptQueue
+from rlscale.data.sources import PromptSource, RawPrompt
+from rlscale.data.supervised import ExampleEncoder, SupervisedGroups
 from rlscale.data.trial import try_prompts
 
 PICKY = "{% if messages[0].content == '7+7=' %}{{ raise_exception('no sevens') }}{% endif %}{{ messages[0].content }}"
@@ -108,23 +109,23 @@ def test_a_bad_row_met_in_the_run_is_dropped_counted_and_logged(
 ) -> None:
     prompts = [f"{number}+1=" for number in range(200)]
     prompts[2] = "3-1="
-    feed = PromptFeed(source(tmp_path, prompts), encoder(tokenizer), max_bad_rate=None)
+    queue = PromptQueue(source(tmp_path, prompts), encoder(tokenizer), max_bad_rate=None)
     with caplog.at_level(logging.WARNING):
-        taken = feed.take(3)
+        taken = queue.take(3)
     assert [prompt.id for prompt in taken] == ["0", "1", "3"]
-    assert feed.bad == 1
+    assert queue.bad == 1
     assert "rows.jsonl:3: holds characters that the tokenizer lacks" in caplog.text
-    resumed = PromptFeed(source(tmp_path, prompts), encoder(tokenizer))
-    resumed.load_state_dict(feed.state_dict())
+    resumed = PromptQueue(source(tmp_path, prompts), encoder(tokenizer))
+    resumed.load_state_dict(queue.state_dict())
     assert (resumed.bad, resumed.take(1)[0].id) == (1, "4")
 
 
 def test_too_many_bad_rows_stop_the_run_with_file_and_line(tmp_path: Path, tokenizer: Path) -> None:
     prompts = [f"{number}{'-' if number % 10 == 5 else '+'}1=" for number in range(200)]
-    feed = PromptFeed(source(tmp_path, prompts), encoder(tokenizer), max_bad_rate=0.02)
+    queue = PromptQueue(source(tmp_path, prompts), encoder(tokenizer), max_bad_rate=0.02)
     with pytest.raises(UserError, match=r"rows.jsonl:6: .*\n(.*\n)*data: 5 of 200 rows are bad, more than .*rate=0.02"):
-        feed.take(200)
-    one_percent = PromptFeed(source(tmp_path, prompts), encoder(tokenizer))
+        queue.take(200)
+    one_percent = PromptQueue(source(tmp_path, prompts), encoder(tokenizer))
     with pytest.raises(UserError, match=r"data: 3 of 200 rows are bad, more than data.max_bad_rate=0.01"):
         one_percent.take(200)
 
@@ -140,8 +141,8 @@ TURNS = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "
 
 
 def test_the_last_message_is_the_answer_to_learn_without_a_label(tmp_path: Path, tokenizer: Path) -> None:
-    feed = SupervisedFeed(source(tmp_path, [TURNS], label_key=None), encoder(tokenizer), 1)
-    ((group,),) = [feed.next_batch()]
+    queue = SupervisedGroups(source(tmp_path, [TURNS], label_key=None), encoder(tokenizer), 1)
+    ((group,),) = [queue.next_batch()]
     (sample,) = group.samples
     assert (group.prompt.text, sample.text) == ("1+1=<|im_start|>", "2")
     assert sample.tokens[sample.prompt_length :].tolist() == [6, 3]
@@ -223,6 +224,6 @@ def test_a_generated_source_is_not_tried_in_whole(tokenizer: Path) -> None:
 
 def test_rows_left_out_when_the_file_is_opened_are_counted_too(tmp_path: Path, tokenizer: Path) -> None:
     prompts = source(tmp_path, ["1+1=", None, "2+1="], max_bad_rate=0.5)
-    feed = PromptFeed(prompts, encoder(tokenizer))
-    assert [prompt.id for prompt in feed.take(3)] == ["0", "2", "0"]
-    assert feed.bad == 1
+    queue = PromptQueue(prompts, encoder(tokenizer))
+    assert [prompt.id for prompt in queue.take(3)] == ["0", "2", "0"]
+    assert queue.bad == 1

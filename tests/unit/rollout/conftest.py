@@ -22,9 +22,9 @@ from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.rollout.routed_experts import ExpertSizes
+from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
-from rlscale.rollout.spec import RolloutSpec
 
 
 @pytest.fixture(scope="session")

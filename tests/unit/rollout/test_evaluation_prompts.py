@@ -8,9 +8,9 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import ArithmeticData
-from rlscale.data.sources import build_source
+from rlscale.data.configured_source import build_source
 from rlscale.rollout.evaluation import eval_prompts
-from rlscale.rollout.spec import RolloutSpec
+from rlscale.rollout.rollout_spec import RolloutSpec
 
 
 def test_an_evaluation_without_data_says_what_to_set(spec: RolloutSpec) -> None:

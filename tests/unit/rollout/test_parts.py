@@ -1,10 +1,8 @@
-"""Seeds, the gate, failure rates and pass@k."""
+"""Seeds, failure rates and pass@k."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.rollout.evaluation import EvalPrompts, pass_at_k, summarize
 from rlscale.rollout.failures import FailureRate
-from rlscale.rollout.gate import Gate
 from rlscale.rollout.seeds import request_seed
 
 
@@ -88,55 +85,3 @@ def test_failures_are_counted_against_the_last_window_only() -> None:
 def test_with_a_bound_of_zero_the_first_failure_is_one_too_many() -> None:
     with pytest.raises(UserError, match="1 of the last 1"):
         FailureRate("requests", "k", 0.0, 10).failure("x")
-
-
-def test_the_gate_lets_in_first_come_first_served_up_to_its_limit() -> None:
-    async def scenario() -> tuple[list[int], int]:
-        gate, order, inside, most = Gate(2), [], 0, 0
-
-        async def visit(number: int) -> None:
-            nonlocal inside, most
-            async with gate:
-                order.append(number)
-                inside += 1
-                most = max(most, inside)
-                await asyncio.sleep(0.001 * (number % 3))
-                inside -= 1
-
-        await asyncio.gather(*[visit(number) for number in range(20)])
-        return order, most
-
-    assert asyncio.run(scenario()) == (list(range(20)), 2)
-
-
-def test_a_visitor_who_gives_up_leaves_no_hole_in_the_gate() -> None:
-    async def scenario() -> int:
-        gate = Gate(1)
-
-        async def visit() -> None:
-            async with gate:
-                await asyncio.sleep(0.01)
-
-        visits = [asyncio.create_task(visit()) for _ in range(5)]
-        await asyncio.sleep(0)
-        for visit_ in (visits[0], visits[2]):
-            visit_.cancel()
-        results = await asyncio.wait_for(asyncio.gather(*visits, return_exceptions=True), 1)
-        await asyncio.wait_for(gate.close(), 1)
-        return sum(isinstance(result, asyncio.CancelledError) for result in results)
-
-    assert asyncio.run(scenario()) == 2
-
-
-def test_an_interval_that_goes_on_is_cut_and_continued() -> None:
-    async def scenario() -> list[tuple[float, float]]:
-        gate = Gate(1)
-        async with gate:
-            await asyncio.sleep(0.02)
-            first = gate.intervals()
-            await asyncio.sleep(0.02)
-        return first + gate.intervals()
-
-    (first, second) = asyncio.run(scenario())
-    assert first[1] == second[0]
-    assert math.isclose(second[1] - first[0], 0.04, abs_tol=0.03)

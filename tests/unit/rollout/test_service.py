@@ -19,9 +19,9 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.data.sample import Group
+from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.service import RolloutService
-from rlscale.rollout.spec import RolloutSpec
 
 Run = Callable[..., Any]
 

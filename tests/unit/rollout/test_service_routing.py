@@ -17,9 +17,9 @@ from rlscale.config.errors import UserError
 from rlscale.data.batch import Batch
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.data.sample import Group
-from rlscale.rollout.routed_experts import ExpertSizes
+from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
-from rlscale.rollout.spec import RolloutSpec
 
 Run = Callable[..., Any]
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.data.sources import build_source
+from rlscale.data.configured_source import build_source
 from rlscale.run.held_out import compare
 
 

@@ -15,7 +15,7 @@ from rlscale.observe.metrics import read_metrics
 from rlscale.observe.samples import read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import DRIVER, PASSES, read_timeline
-from rlscale.rollout.metrics import RolloutStats
+from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run.checkpoint import Progress
 from rlscale.run.folder import RunFolder
 from rlscale.run.records import Records

@@ -49,7 +49,7 @@ class Records:
         self.notes.append(text)
 
 
-class Feed:
+class GroupSource:
     """A rollout without state."""
 
     def state_dict(self, *, trained: bool) -> None: ...
@@ -58,7 +58,7 @@ class Feed:
 def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer, Records]:
     config = compose(None, ["checkpoint.every=1", "run.iterations=9", *overrides])
     trainer, records, none = Trainer(), Records(), None
-    parts: dict[str, Any] = {"trainer": trainer, "records": records, "feed": Feed()}
+    parts: dict[str, Any] = {"trainer": trainer, "records": records, "group_source": GroupSource()}
     parts |= dict.fromkeys(("calls", "stop", "rollout", "engines", "sync"), none)
     return Session(config, "hash", RunFolder(tmp_path), **parts), trainer, records
 

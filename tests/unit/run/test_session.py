@@ -69,7 +69,7 @@ def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer]:
     trainer = Trainer()
     none: Any = None
     made: Any = Session(
-        config, "hash", RunFolder(tmp_path), calls=none, stop=none, trainer=trainer, feed=none, rollout=none,
+        config, "hash", RunFolder(tmp_path), calls=none, stop=none, trainer=trainer, group_source=none, rollout=none,
         engines=none, sync=none, records=Records(),
     )  # type: ignore[arg-type]  # fakes  # fmt: skip
     return made, trainer

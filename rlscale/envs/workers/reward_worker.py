@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sample import Prompt, Sample
-from rlscale.envs.calling import Outcome, is_async
-from rlscale.envs.processes import ProcessPool, fitting_workers
 from rlscale.envs.reward import Reward, RewardCall, RewardFailed, build_reward, extras_of, label_check
-from rlscale.envs.threads import LoopPool, ThreadPool
+from rlscale.envs.workers.calling import Outcome, is_async
+from rlscale.envs.workers.processes import ProcessPool, fitting_workers
+from rlscale.envs.workers.threads import LoopPool, ThreadPool
 
 QUICK = ("rlscale.envs.rewards.exact.ExactAnswer", "rlscale.envs.rewards.none.no_reward")
 """Rewards that take microseconds and cannot hang, so that a process would only cost."""

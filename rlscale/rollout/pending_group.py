@@ -9,7 +9,7 @@ from rlscale.data.sample import Prompt
 
 
 @dataclass
-class Flight:
+class PendingGroup:
     """The prompt, the task that generates its group, and the oldest weight version that one of its requests met."""
 
     prompt: Prompt

@@ -13,8 +13,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from rlscale.envs.calling import Outcome
 from rlscale.envs.reward import RewardCall, RewardFailed
+from rlscale.envs.workers.calling import Outcome
 
 _MOST = 16
 _START_S = 60.0
@@ -71,7 +71,7 @@ class _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "rlscale.envs.process_worker", str(theirs.fileno())],
+                [sys.executable, "-m", "rlscale.envs.workers.process_worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )

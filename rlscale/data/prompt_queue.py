@@ -32,7 +32,7 @@ class Encoder(Protocol[T_co]):
         """The encoded prompt; None, and counted, where it is too long. BadPrompt where it cannot be used."""
 
 
-class PromptFeed(Generic[T]):
+class PromptQueue(Generic[T]):
     """What an encoder makes of the prompts of a source that fit its limits.
 
     Prompts that cannot be encoded, or whose label `check_label` refuses, are dropped, counted (`bad`) and logged; past

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
-from rlscale.rollout.routed_experts import ExpertSizes
+from rlscale.rollout.engines.routed_experts import ExpertSizes
 
 _UNAVAILABLE = frozenset({429, 502, 503})
 """Answers of a router that has no healthy engine or too many requests, and of an engine that is starting."""

@@ -1,4 +1,4 @@
-"""The program of a reward process: `python -m rlscale.envs.process_worker <file descriptor>` (see processes.py)."""
+"""The program of a reward process: `python -m rlscale.envs.workers.process_worker FD` (see processes.py)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def main() -> None:
         path, function = connection.recv()
         sys.path[:] = path
         from rlscale.config.schema.reward_config import RewardConfig
-        from rlscale.envs.calling import outcome_of
         from rlscale.envs.reward import RewardCall, build_reward
+        from rlscale.envs.workers.calling import outcome_of
 
         try:
             reward = build_reward(RewardConfig(function=function))

@@ -10,10 +10,10 @@ import numpy as np
 
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.reward import RewardFailed
-from rlscale.envs.worker import RewardWorker
-from rlscale.rollout.client import EngineClient, RequestFailed, SamplingParams
+from rlscale.envs.workers.reward_worker import RewardWorker
+from rlscale.rollout.engines.client import EngineClient, RequestFailed, SamplingParams
+from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.failures import FailureRate
-from rlscale.rollout.routed_experts import ExpertSizes
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class SampleFailed(Exception):
 
 
 class Sampler:
-    """Generates and scores single samples. The reward is computed after the request has left the engine's gate.
+    """Generates and scores single samples. The reward is computed after the request has left the engine.
 
     `decode` gives the text of response tokens without special tokens, and with them. What `shaping` gives for a sample
     is added to its reward; the reward before is in `sample.info["task_reward"]`. With `experts` the samples bring the
@@ -57,7 +57,7 @@ class Sampler:
         prompt: Prompt,
         index: int,
         seed: int,
-        gate: AbstractAsyncContextManager[None],
+        admission: AbstractAsyncContextManager[None],
         version: Callable[[], int],
     ) -> Sample:
         """Sample number `index` of the prompt's group, with its reward.
@@ -66,7 +66,7 @@ class Sampler:
         which must not be older. SampleFailed if a part failed; UserError if too many did.
         """
         try:
-            async with gate:
+            async with admission:
                 current = version()
                 generation = await self._client.generate(prompt.tokens, self._sampling, seed, experts=self._experts)
             if generation.finish_reason == "abort":

@@ -15,7 +15,7 @@ from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
-from rlscale.rollout.routed_experts import ExpertSizes
+from rlscale.rollout.engines.routed_experts import ExpertSizes
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The door to the engines: how many requests are in there at once, and whether any may enter."""
+"""Admission of requests to the engines: how many run at once, and whether any may start."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections import deque
 from types import TracebackType
 
 
-class Gate:
-    """`async with gate:` waits, first come first served, until the gate is open and fewer than `limit` are inside.
+class Admission:
+    """`async with admission:` waits, first come first served, until it is open and fewer than `limit` are inside.
 
     It remembers when somebody was inside, as (start, end) in wall-clock seconds: the time spent generating.
     """

@@ -19,10 +19,10 @@ import pytest
 
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sample import Prompt, Sample
-from rlscale.envs.processes import ProcessPool, fitting_workers
 from rlscale.envs.reward import RewardFailed
-from rlscale.envs.threads import LoopPool, ThreadPool
-from rlscale.envs.worker import RewardWorker
+from rlscale.envs.workers.processes import ProcessPool, fitting_workers
+from rlscale.envs.workers.reward_worker import RewardWorker
+from rlscale.envs.workers.threads import LoopPool, ThreadPool
 
 
 def odd_reward(response: str, label: Any, info: dict[str, Any]) -> Any:
@@ -66,7 +66,7 @@ def run(
     reward: str = "odd_reward",
 ) -> Any:
     async def main() -> Any:
-        target = f"{'tests.unit.envs.test_worker' if workers else __name__}.{reward}"
+        target = f"{'tests.unit.envs.workers.test_reward_worker' if workers else __name__}.{reward}"
         worker = RewardWorker(RewardConfig(function={"_target_": target}, workers=workers, timeout_s=timeout_s))
         try:
             return await scenario(worker)
@@ -336,7 +336,7 @@ def test_how_a_reward_process_died_is_said_and_another_takes_its_place() -> None
 @pytest.mark.parametrize(
     ("reward", "pool"),
     [
-        ("tests.unit.envs.test_worker.odd_reward", ProcessPool),
+        ("tests.unit.envs.workers.test_reward_worker.odd_reward", ProcessPool),
         ("rlscale.envs.rewards.math.MathAnswer", ProcessPool),
         ("rlscale.envs.rewards.exact.ExactAnswer", ThreadPool),
         ("rlscale.envs.rewards.none.no_reward", ThreadPool),

@@ -7,8 +7,8 @@ import queue
 import threading
 from typing import NamedTuple
 
-from rlscale.envs.calling import Outcome, awaited_outcome_of, outcome_of
 from rlscale.envs.reward import Reward, RewardCall
+from rlscale.envs.workers.calling import Outcome, awaited_outcome_of, outcome_of
 
 
 class _Call(NamedTuple):

@@ -1,0 +1,32 @@
+"""The prompt source that a configuration describes."""
+
+from __future__ import annotations
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.data.sources import PromptSource
+
+
+def build_source(config: DataConfig, key: str = "data") -> PromptSource:
+    """The source that `config` describes, at its beginning. UserError naming the file or `key` (data, eval.data)."""
+    # Imported here: a run needs one of them, and pyarrow takes a while to import.
+    if isinstance(config, ArithmeticData):
+        from rlscale.data.arithmetic import ArithmeticSource
+
+        return ArithmeticSource(config, key)
+    if isinstance(config, FileData):
+        from rlscale.data.files import FileSource
+
+        return FileSource(config, key)
+    if isinstance(config, CustomData):
+        from rlscale.data.target import build_target
+
+        source = build_target(config.source, f"{key}.source")
+        if not isinstance(source, PromptSource):
+            raise UserError(
+                f"{key}.source: {type(source).__name__} lacks a method of rlscale.data.sources.PromptSource"
+            )
+        return source
+    raise UserError(
+        f"{key}: no source for {type(config).__name__}; choose one with {key}=arithmetic, jsonl, parquet or custom"
+    )

@@ -1,0 +1,1 @@
+"""Where rewards are computed without blocking the rollout: threads, processes or the event loop."""

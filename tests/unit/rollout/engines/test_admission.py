@@ -1,0 +1,60 @@
+"""Admission of requests: order, limit, closing, and the times it remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from rlscale.rollout.engines.admission import Admission
+
+
+def test_the_admission_lets_in_first_come_first_served_up_to_its_limit() -> None:
+    async def scenario() -> tuple[list[int], int]:
+        admission, order, inside, most = Admission(2), [], 0, 0
+
+        async def visit(number: int) -> None:
+            nonlocal inside, most
+            async with admission:
+                order.append(number)
+                inside += 1
+                most = max(most, inside)
+                await asyncio.sleep(0.001 * (number % 3))
+                inside -= 1
+
+        await asyncio.gather(*[visit(number) for number in range(20)])
+        return order, most
+
+    assert asyncio.run(scenario()) == (list(range(20)), 2)
+
+
+def test_a_visitor_who_gives_up_leaves_no_hole_in_the_admission() -> None:
+    async def scenario() -> int:
+        admission = Admission(1)
+
+        async def visit() -> None:
+            async with admission:
+                await asyncio.sleep(0.01)
+
+        visits = [asyncio.create_task(visit()) for _ in range(5)]
+        await asyncio.sleep(0)
+        for visit_ in (visits[0], visits[2]):
+            visit_.cancel()
+        results = await asyncio.wait_for(asyncio.gather(*visits, return_exceptions=True), 1)
+        await asyncio.wait_for(admission.close(), 1)
+        return sum(isinstance(result, asyncio.CancelledError) for result in results)
+
+    assert asyncio.run(scenario()) == 2
+
+
+def test_an_interval_that_goes_on_is_cut_and_continued() -> None:
+    async def scenario() -> list[tuple[float, float]]:
+        admission = Admission(1)
+        async with admission:
+            await asyncio.sleep(0.02)
+            first = admission.intervals()
+            await asyncio.sleep(0.02)
+        return first + admission.intervals()
+
+    (first, second) = asyncio.run(scenario())
+    assert first[1] == second[0]
+    assert math.isclose(second[1] - first[0], 0.04, abs_tol=0.03)
