@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model_config import ModelConfig
-from rlscale.families import FAMILIES, FolderError
+from rlscale.families import FolderError
 from rlscale.families.config_file import complete, read_config
 
 _SPECIAL_TOKENS = 4
@@ -61,56 +60,6 @@ def is_here(name: str, *, weights: bool = True) -> bool:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return True  # it will be said what is wrong with it
     return all((config.parent / str(file)).is_file() for file in files)
-
-
-def parameter_count(architecture: Mapping[str, Any]) -> int:
-    """Parameters of a supported architecture (norms included, biases not: these models have none)."""
-    hidden, layers = int(architecture["hidden_size"]), int(architecture["num_hidden_layers"])
-    width, experts = head_dim(architecture), experts_of(architecture)
-    router = experts * hidden
-    norms = 2 * hidden + 2 * width
-    embeddings = int(architecture["vocab_size"]) * hidden * (1 if architecture.get("tie_word_embeddings") else 2)
-    return layers * (_attention(architecture) + _mlp(architecture, experts) + router + norms) + embeddings + hidden
-
-
-def visited_parameters(architecture: Mapping[str, Any]) -> int:
-    """Parameters that every token is multiplied with: matrices, the output projection, the experts it is sent to."""
-    hidden, layers = int(architecture["hidden_size"]), int(architecture["num_hidden_layers"])
-    router = experts_of(architecture) * hidden
-    mlp = _mlp(architecture, int(architecture.get("num_experts_per_tok") or 0))
-    return layers * (_attention(architecture) + mlp + router) + int(architecture["vocab_size"]) * hidden
-
-
-def experts_of(architecture: Mapping[str, Any]) -> int:
-    """Experts of each layer, 0 in a dense model, whatever its config says of experts: transformers does not read it.
-
-    transformers 5 writes their number under another name than the released models.
-    """
-    family = FAMILIES.get(str(architecture.get("model_type")))
-    if family is not None and not family.experts:
-        return 0
-    number = architecture.get("num_experts") or architecture.get("num_local_experts")
-    return number if isinstance(number, int) and number > 0 else 0
-
-
-def head_dim(architecture: Mapping[str, Any]) -> int:
-    """Size of one attention head."""
-    return int(architecture.get("head_dim") or architecture["hidden_size"] // architecture["num_attention_heads"])
-
-
-def _attention(architecture: Mapping[str, Any]) -> int:
-    """Parameters of the four projections of one layer."""
-    heads = int(architecture["num_attention_heads"])
-    kv_heads = int(architecture.get("num_key_value_heads") or heads)
-    return 2 * int(architecture["hidden_size"]) * head_dim(architecture) * (heads + kv_heads)
-
-
-def _mlp(architecture: Mapping[str, Any], experts: int) -> int:
-    """Parameters of one layer's gated MLP, or of that many of its experts."""
-    hidden = int(architecture["hidden_size"])
-    if experts_of(architecture):
-        return experts * 3 * hidden * int(architecture["moe_intermediate_size"])
-    return 3 * hidden * int(architecture["intermediate_size"])
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rlscale.config.schema.data_config import FileData
 from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.config.visible_gpus import visible_gpus
+from rlscale.families.origin import NEITHER, holds_weights
 
 
 def check_machine(config: Config) -> list[str]:
@@ -137,15 +138,9 @@ def _starting_weights(config: Config) -> Iterator[str]:
     if has_critic(config.algo) and config.critic.model.init != config.model.init:
         models.append(("critic.model.init", config.critic.model))
     for key, model in models:
-        if model.init is None or _holds_weights(Path(model.init)):
+        if model.init is None or holds_weights(Path(model.init)):
             continue
         # What a run leaves: the model in its folder, and the trainer's part of a checkpoint.
-        within = [name for name in ("hf", "trainer") if _holds_weights(Path(model.init) / name)]
+        within = [name for name in ("hf", "trainer") if holds_weights(Path(model.init) / name)]
         hint = f"; did you mean {model.init}/{within[0]}?" if within else ""
-        yield (
-            f"{key}={model.init}: is neither a Hugging Face folder (config.json) nor a checkpoint (metadata.json){hint}"
-        )
-
-
-def _holds_weights(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.json", "metadata.json"))
+        yield f"{key}={model.init}: {NEITHER}{hint}"

@@ -13,9 +13,8 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
-from rlscale.config.unsupported import unsupported
 from rlscale.data.character_tokenizer import SPECIAL_TOKENS, character_tokenizer, vocabulary_size
-from rlscale.families import FolderError
+from rlscale.families import FAMILIES, FolderError
 from rlscale.families.config_file import CONFIG, complete, problems, read_config, read_generation
 from rlscale.families.family import Head
 from rlscale.families.fit import check_weights
@@ -116,7 +115,7 @@ def _understand(folder: Path, head: Head) -> None:
     for problem in problems(config):
         raise FolderError(problem)
     whole = complete(config)
-    for problem in unsupported(whole):
+    for problem in FAMILIES[whole["model_type"]].unsupported(whole):
         raise FolderError(problem)
     check_weights(folder, whole, head)
 

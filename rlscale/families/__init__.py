@@ -1,15 +1,15 @@
 """What a Hugging Face model folder says: the keys of its config.json and the tensors of its files, family by family.
 
-A folder is understood whole or refused. One file per family holds its tables; the other modules read a folder by them:
-`config_file` (config.json), `weight_files` (headers of safetensors files), `fit` (whether the two agree). Neither torch
-nor transformers is needed, so that a folder is known before anything is started.
+A folder is understood whole or refused. One file per family in `known/` holds its tables; the other modules read a
+folder by them: `config_file` (config.json), `tensors` (which tensors a model has), `weight_files` (headers of
+safetensors files), `fit` (whether folder and config agree). Neither torch nor transformers is needed, so that a folder
+is known before anything is started.
 """
 
 from rlscale.families.family import Family, FolderError
-from rlscale.families.qwen3 import QWEN3
-from rlscale.families.qwen3_moe import QWEN3_MOE
+from rlscale.families.known import families
 
 __all__ = ["FAMILIES", "Family", "FolderError"]
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (QWEN3, QWEN3_MOE)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in families()}
 """The families that the trainer knows, by Hugging Face's model_type."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -111,10 +111,19 @@ class Family:
     """The class of transformers and SGLang that reads a policy."""
     value_class: str
     """The class of transformers that reads a critic."""
+    sglang_module: str
+    """The module under sglang/srt/models that serves it."""
+    restrictions: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]
+    """What its configs can say and the trainer does not support, see `rlscale.families.restrictions`."""
     experts: bool = False
     """Whether its layers have experts."""
     own_head_dim: int | None = None
     """Size of a head where the config does not give it; None for hidden size over heads."""
+
+    def unsupported(self, config: Mapping[str, Any]) -> Iterator[str]:
+        """A line for each thing that a completed config of this family says and the trainer does not support."""
+        for restriction in self.restrictions:
+            yield from restriction(config)
 
 
 def dimensions(config: Mapping[str, Any]) -> dict[str, int]:

@@ -7,12 +7,13 @@ the embedding, or of a critic, whose head is its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlscale.families import FAMILIES
-from rlscale.families.family import FolderError, Form, Head, HFTensor, Rule, dimensions
+from rlscale.families.family import FolderError, Head
+from rlscale.families.restrictions import GIVE_FLOATS
+from rlscale.families.tensors import EMBEDDING, LANGUAGE_HEAD, expected_tensors
 from rlscale.families.weight_files import TensorEntry, same_bytes, tensors_of
 
 _READABLE = ("F32", "F16", "BF16")
@@ -22,23 +23,6 @@ _OF_QUANTISATION = ("hf_quant_config.json", "quantize_config.json", "quant_confi
 
 _ADAPTER = "adapter_config.json"
 
-EMBEDDING, LANGUAGE_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-_VOCABULARY = ("vocabulary", "hidden")
-_UNTIED = (Rule("output_layer.weight", (HFTensor(LANGUAGE_HEAD, _VOCABULARY),), Form.vocabulary, 0),)
-_TIED = (Rule("output_layer.weight", (HFTensor(EMBEDDING, _VOCABULARY),), Form.vocabulary, 0),)
-_VALUE = (  # the names of transformers' ...ForTokenClassification
-    Rule("output_layer.weight", (HFTensor("score.weight", ("one", "hidden")),), optional=True),
-    Rule("output_layer.bias", (HFTensor("score.bias", ("one",)),), optional=True),
-)
-
-
-def head_rules(config: Mapping[str, Any], head: Head) -> tuple[Rule, ...]:
-    """The rules of what stands on the last layer. A value head is never tied to the embedding."""
-    if head is Head.value:
-        return _VALUE
-    return _TIED if config.get("tie_word_embeddings") else _UNTIED
-
 
 def check_weights(folder: Path, config: Mapping[str, Any], head: Head) -> None:
     """Check the files of a folder against its completed config. Reads headers only, but for a tied model's own head.
@@ -47,7 +31,7 @@ def check_weights(folder: Path, config: Mapping[str, Any], head: Head) -> None:
     """
     for name in _OF_QUANTISATION:
         if (folder / name).is_file():
-            raise FolderError(f"{name} says that its weights are quantised; {_GIVE_FLOATS}")
+            raise FolderError(f"{name} says that its weights are quantised; {GIVE_FLOATS}")
     if (folder / _ADAPTER).is_file():
         raise FolderError(f"{_ADAPTER} says that it is an adapter of another model; merge it into the model first")
     found = tensors_of(folder)
@@ -68,43 +52,13 @@ def check_weights(folder: Path, config: Mapping[str, Any], head: Head) -> None:
             )
 
 
-_GIVE_FLOATS = "give a folder with weights in float32, bfloat16 or float16"
-
-
-def expected_tensors(
-    config: Mapping[str, Any], head: Head, most: int | None = None
-) -> dict[str, tuple[tuple[int, ...], bool]]:
-    """Name -> shape, and whether it may be missing, of each tensor of a model; the first `most` of them."""
-    sizes = dimensions(config)
-    expected: dict[str, tuple[tuple[int, ...], bool]] = {}
-    for rule in (*FAMILIES[config["model_type"]].rules, *head_rules(config, head)):
-        for tensor in rule.hf:
-            shape = tuple(sizes[size] for size in tensor.shape)
-            for name in _names(tensor.name, config["num_hidden_layers"], sizes["experts"]):
-                expected[name] = (shape, rule.optional)
-                if most is not None and len(expected) >= most:
-                    return expected
-    return expected
-
-
-def _names(pattern: str, layers: int, experts: int) -> Iterator[str]:
-    if "{layer}" not in pattern:
-        yield pattern
-        return
-    for layer in range(layers):
-        if "{expert}" in pattern:
-            yield from (pattern.format(layer=layer, expert=expert) for expert in range(experts))
-        else:
-            yield pattern.format(layer=layer)
-
-
 def _are_floats(found: Mapping[str, TensorEntry]) -> None:
     others = [name for name, entry in found.items() if entry.dtype not in _READABLE and not _is_rotary(name)]
     if others:
         types = sorted({found[name].dtype for name in others})
         raise FolderError(
             f"{len(others)} of {len(found)} tensors are of type {', '.join(types)} (first {others[0]}), so its weights "
-            f"are quantised or not of a model; {_GIVE_FLOATS}"
+            f"are quantised or not of a model; {GIVE_FLOATS}"
         )
 
 

@@ -17,6 +17,15 @@ CHECKPOINT = "metadata.json"
 """The file that makes a folder a Megatron checkpoint; it is written last."""
 
 
+NEITHER = f"is neither a Hugging Face folder ({CONFIG}) nor a checkpoint ({CHECKPOINT})"
+"""What is wrong with a folder that holds no weights."""
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder is a Hugging Face folder or a checkpoint, by its names of files."""
+    return any((folder / name).is_file() for name in (CONFIG, CHECKPOINT))
+
+
 def architecture_text(config: Mapping[str, Any]) -> str:
     """The content of a checkpoint's `ARCHITECTURE`."""
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -50,4 +59,4 @@ def _config_of(folder: Path) -> dict[str, Any] | None:
         return read_json(file) if file.is_file() else None
     if (folder / CONFIG).is_file():
         return read_json(folder / CONFIG)
-    raise FolderError(f"is neither a Hugging Face folder ({CONFIG}) nor a checkpoint ({CHECKPOINT})")
+    raise FolderError(NEITHER)

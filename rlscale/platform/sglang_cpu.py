@@ -20,19 +20,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlscale.families import FAMILIES
 from rlscale.platform import sglang_attention, sglang_seeded, sglang_stubs
 from rlscale.platform.adapting import AdaptingFinder
 
 VERSION = "0.5.19"
 """The version of SGLang that the adaptations here were written for."""
 
-MODEL_MODULES = {
-    "Qwen2ForCausalLM": ("qwen2",),
-    "Qwen2MoeForCausalLM": ("qwen2_moe",),
-    "Qwen3ForCausalLM": ("qwen3",),
-    "Qwen3MoeForCausalLM": ("qwen3_moe",),
-}
-"""Architecture -> modules under sglang/srt/models that serve it. For these the 200 others are not imported (1.5 s)."""
+MODEL_MODULES = {family.language_class: family.sglang_module for family in FAMILIES.values()}
+"""Architecture -> module under sglang/srt/models that serves it. For these the 200 others are not imported (1.5 s)."""
 
 
 def environment(architecture: str | None = None) -> dict[str, str]:
@@ -46,7 +42,7 @@ def environment(architecture: str | None = None) -> dict[str, str]:
     }
     if architecture in MODEL_MODULES:
         folder = _package_folder() / "srt" / "models"
-        unused = {path.stem for path in folder.glob("*.py")} - set(MODEL_MODULES[architecture])
+        unused = {path.stem for path in folder.glob("*.py")} - {MODEL_MODULES[architecture]}
         variables["SGLANG_DISABLED_MODEL_ARCHS"] = ",".join(sorted(unused))
     return variables
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlscale.config.hf_architecture import head_dim, read_architecture, visited_parameters
+from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema import Config
 from rlscale.config.schema.parallel_config import ParallelConfig
 from rlscale.config.sizes import Sizes
@@ -14,6 +14,7 @@ from rlscale.data.batch import Batch
 from rlscale.data.packing import CostModel, Padding, Plan, plan
 from rlscale.data.part import Part, split
 from rlscale.data.sample import Group
+from rlscale.families.tensors import visited_parameters
 
 
 def build_batch(groups: Sequence[Group], config: Config) -> Batch:
@@ -61,7 +62,7 @@ def _cost(config: Config) -> CostModel | None:
     if architecture is None:
         return None
     layers, heads = int(architecture["num_hidden_layers"]), int(architecture["num_attention_heads"])
-    return CostModel.of_transformer(visited_parameters(architecture), layers, heads, head_dim(architecture))
+    return CostModel.of_transformer(visited_parameters(architecture), layers, heads, int(architecture["head_dim"]))
 
 
 def batch_metrics(groups: Sequence[Group], batch: Batch, *, rewarded: bool) -> dict[str, float]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rlscale.families import FAMILIES
 from rlscale.families.family import LAYER, Form, Head, Rule
-from rlscale.families.fit import head_rules
+from rlscale.families.tensors import head_rules
 
 _NUMBERS = re.compile(r"\d+")
 

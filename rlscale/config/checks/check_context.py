@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.config.hf_architecture import experts_of, read_architecture
+from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo_config import SftLoss
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.config.store import ADVANTAGE_SCHEMAS, LOSS_SCHEMAS, option_of
+from rlscale.families.tensors import experts_of
 
 
 @dataclass

@@ -7,14 +7,14 @@ from typing import Any
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.errors import UserError
-from rlscale.config.hf_architecture import parameter_count, read_architecture
+from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.named_models import has_critic, has_reference, has_teacher, named_models
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.old_logprobs import kept_versions
 from rlscale.config.schema.model_config import DType, ModelConfig
-from rlscale.config.unsupported import unsupported
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import problems
+from rlscale.families.tensors import parameter_count
 
 TRAINING_BYTES = 16
 """Bytes of training per parameter: fp32 weight, gradient and two Adam moments."""
@@ -37,7 +37,7 @@ def architecture_is_known(context: CheckContext) -> Iterator[str]:
         return
     model = context.config.model
     where = f"model.path={model.path}" if model.path is not None else "model.create.architecture"
-    lines = [*problems(architecture)] or [*unsupported(architecture)]
+    lines = [*problems(architecture)] or [*FAMILIES[architecture["model_type"]].unsupported(architecture)]
     if model.path is None and model.create is not None:
         lines = [*_unknown_keys(model.create.architecture), *(lines or _made(architecture))]
     yield from (f"{where}: {line}" for line in lines)

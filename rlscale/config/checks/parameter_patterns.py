@@ -13,7 +13,7 @@ from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.families import FolderError
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
-from rlscale.families.fit import expected_tensors
+from rlscale.families.tensors import expected_tensors
 
 
 def patterns_name_parameters(context: CheckContext) -> Iterator[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
 from rlscale.config.expert_routing import replay_without_experts
-from rlscale.config.hf_architecture import experts_of
+from rlscale.families.tensors import experts_of
 
 
 @dataclass(frozen=True)

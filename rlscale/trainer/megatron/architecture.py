@@ -12,11 +12,10 @@ from megatron.core.transformer import TransformerConfig
 from torch.nn import functional as F
 
 from rlscale.config.errors import UserError
-from rlscale.config.hf_architecture import experts_of
 from rlscale.config.schema.trainer_config import Recompute
-from rlscale.config.unsupported import unsupported
-from rlscale.families import FolderError
+from rlscale.families import FAMILIES, FolderError
 from rlscale.families.config_file import CONFIG, complete, differences, problems, read_config
+from rlscale.families.tensors import experts_of
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.layer_spec import uses_transformer_engine
 from rlscale.trainer.spec import TrainerSpec
@@ -40,7 +39,7 @@ class Architecture:
         for problem in problems(given):
             raise UserError(f"{file}: {problem}")
         hf = complete(given)
-        for problem in unsupported(hf):
+        for problem in FAMILIES[hf["model_type"]].unsupported(hf):
             raise UserError(f"{file}: {problem}")
         return Architecture(hf)
 

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlscale.config.hf_architecture import head_dim, visited_parameters
 from rlscale.config.schema.model_config import DType
 from rlscale.families.family import Head
+from rlscale.families.tensors import visited_parameters
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.architecture import Architecture
 from rlscale.trainer.megatron.microbatch import MicroBatch
@@ -75,7 +75,7 @@ class ModelFlops:
         return cls(
             per_token=2.0 * (visited_parameters(hf) - vocabulary * hidden),
             per_output=2.0 * hidden * (1 if values else vocabulary),
-            per_pair=4.0 * int(hf["num_hidden_layers"]) * int(hf["num_attention_heads"]) * head_dim(hf),
+            per_pair=4.0 * int(hf["num_hidden_layers"]) * int(hf["num_attention_heads"]) * int(hf["head_dim"]),
             outputs_everywhere=values,
         )
 

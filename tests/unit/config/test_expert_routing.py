@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from rlscale.config.expert_routing import load_balancing
-from rlscale.config.hf_architecture import experts_of
 
 
 def test_types_of_load_balancing_come_with_their_coefficients() -> None:
@@ -22,8 +21,3 @@ def test_types_of_load_balancing_come_with_their_coefficients() -> None:
 def test_types_and_coefficients_that_do_not_fit_are_refused(kinds: Any, coefficients: Any) -> None:
     with pytest.raises(ValueError, match="load balancing"):
         load_balancing(kinds, coefficients)
-
-
-def test_experts_are_counted_under_either_name_and_a_dense_model_has_none() -> None:
-    assert experts_of({"num_experts": 8}) == experts_of({"num_local_experts": 8}) == 8
-    assert experts_of({"hidden_size": 64}) == experts_of({"num_experts": 0}) == experts_of({"num_experts": None}) == 0

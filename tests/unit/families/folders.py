@@ -12,28 +12,13 @@ from safetensors.numpy import save_file
 
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
-from rlscale.families.fit import expected_tensors
+from rlscale.families.tensors import expected_tensors
 
-DENSE: dict[str, Any] = {
-    "model_type": "qwen3",
-    "architectures": ["Qwen3ForCausalLM"],
-    "vocab_size": 20,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 6,
-}
-EXPERTS: dict[str, Any] = {
-    **DENSE,
-    "model_type": "qwen3_moe",
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 8,
-    "norm_topk_prob": True,
-}
+_CONFIGS = Path(__file__).parents[2] / "fixtures" / "families"
+
+TINY: dict[str, dict[str, Any]] = {file.stem: json.loads(file.read_text()) for file in _CONFIGS.glob("*.json")}
+"""By model_type, the config of a tiny model."""
+DENSE, EXPERTS = TINY["qwen3"], TINY["qwen3_moe"]
 
 Weights = dict[str, NDArray[Any]]
 

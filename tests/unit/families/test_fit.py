@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import AutoModelForCausalLM
 
-from rlscale.families import FAMILIES, FolderError
+from rlscale.families import FolderError
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
-from rlscale.families.fit import check_weights, expected_tensors
+from rlscale.families.fit import check_weights
+from rlscale.families.tensors import expected_tensors
 from rlscale.families.weight_files import SINGLE
 from tests.unit.families.folders import DENSE, EXPERTS, Weights, weights_of
 
@@ -25,20 +26,6 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 def check(folder: Path, config: dict[str, Any] = DENSE, head: Head = Head.language) -> None:
     check_weights(folder, complete(config), head)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("config", [DENSE, EXPERTS])
-def test_names_and_shapes_are_those_that_transformers_saves(config: dict[str, Any], tied: bool, tmp_path: Path) -> None:
-    config = {**config, "tie_word_embeddings": tied}
-    given = AutoConfig.for_model(**{key: value for key, value in config.items() if key != "architectures"})
-    AutoModelForCausalLM.from_config(given).save_pretrained(tmp_path / "policy")
-    check(tmp_path / "policy", config)
-    assert given.architectures is None or FAMILIES[config["model_type"]].language_class in given.architectures
-    critic = AutoModelForTokenClassification.from_config(AutoConfig.for_model(**given.to_dict() | {"num_labels": 1}))
-    assert type(critic).__name__ == FAMILIES[config["model_type"]].value_class
-    critic.save_pretrained(tmp_path / "critic")
-    check(tmp_path / "critic", config, Head.value)
 
 
 def test_a_published_mixture_has_the_tensors_that_it_is_published_with() -> None:

@@ -92,7 +92,7 @@ def test_only_the_modules_of_a_known_architecture_stay_enabled(architecture: str
     models = site_packages() / "sglang" / "srt" / "models"
     disabled = set(sglang_cpu.environment(architecture)["SGLANG_DISABLED_MODEL_ARCHS"].split(","))
     enabled = {path.stem for path in models.glob("*.py")} - disabled
-    assert enabled == set(sglang_cpu.MODEL_MODULES[architecture])
+    assert enabled == {sglang_cpu.MODEL_MODULES[architecture]}
     assert f"class {architecture}" in (models / f"{enabled.pop()}.py").read_text()
 
 

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from rlscale.families.family import HF, LAYER, Family, Form, HFTensor, Key, Kind, Rule
+from rlscale.families.restrictions import (
+    full_attention,
+    full_precision,
+    no_attention_bias,
+    plain_rotary,
+    silu_activation,
+)
 
 COMMON = {
     "vocab_size": Key(Kind.size, needed=True, defines=True),
@@ -65,6 +72,9 @@ ATTENTION = (
 )
 """The parameters of a layer's attention."""
 
+RESTRICTIONS = (full_precision, plain_rotary, full_attention, no_attention_bias, silu_activation)
+"""What neither Qwen3 nor its mixture of experts may say."""
+
 _MLP = (
     Rule(LAYER + "mlp.linear_fc1.layer_norm_weight", (HFTensor(HF + "post_attention_layernorm.weight", ("hidden",)),)),
     Rule(
@@ -79,7 +89,7 @@ _MLP = (
     Rule(LAYER + "mlp.linear_fc2.weight", (HFTensor(HF + "mlp.down_proj.weight", ("hidden", "inner")),), split=1),
 )
 
-QWEN3 = Family(
+FAMILY = Family(
     model_type="qwen3",
     keys={
         **COMMON,
@@ -91,5 +101,7 @@ QWEN3 = Family(
     rules=(*OUTSIDE, *ATTENTION, *_MLP),
     language_class="Qwen3ForCausalLM",
     value_class="Qwen3ForTokenClassification",
+    sglang_module="qwen3",
+    restrictions=RESTRICTIONS,
     own_head_dim=128,
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rlscale.families.family import HF, LAYER, Family, Form, HFTensor, Key, Kind, Rule
-from rlscale.families.qwen3 import ATTENTION, COMMON, OUTSIDE
+from rlscale.families.known.qwen3 import ATTENTION, COMMON, OUTSIDE, RESTRICTIONS
+from rlscale.families.restrictions import experts_in_every_layer, normalised_routing
 
 _EXPERT = HF + "mlp.experts.{expert}."
 
@@ -26,7 +27,7 @@ _EXPERTS = (
     ),
 )
 
-QWEN3_MOE = Family(
+FAMILY = Family(
     model_type="qwen3_moe",
     keys={
         **COMMON,
@@ -46,5 +47,7 @@ QWEN3_MOE = Family(
     rules=(*OUTSIDE, *ATTENTION, *_EXPERTS),
     language_class="Qwen3MoeForCausalLM",
     value_class="Qwen3MoeForTokenClassification",
+    sglang_module="qwen3_moe",
+    restrictions=(*RESTRICTIONS, experts_in_every_layer, normalised_routing),
     experts=True,
 )

@@ -1,0 +1,73 @@
+"""What the config of a known family can say and the trainer does not support: refused, not left out.
+
+A family lists those that apply to it (`Family.restrictions`). Each takes a completed config and yields a line, without
+the name of the model, for what it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+GIVE_FLOATS = "give a folder with weights in float32, bfloat16 or float16"
+"""What to do about weights that are quantised."""
+
+_QUANTISED = ("quantization_config", "compression_config", "quantization")
+"""Keys under which tools say that the folder's weights are quantised."""
+
+
+def full_precision(config: Mapping[str, Any]) -> Iterator[str]:
+    """Weights are floating-point numbers."""
+    for key in _QUANTISED:
+        if config.get(key) is not None:
+            yield f"{key} says that its weights are quantised{_method(config[key])}; {GIVE_FLOATS}"
+
+
+def plain_rotary(config: Mapping[str, Any]) -> Iterator[str]:
+    """Rotary positions of whole heads, without scaling."""
+    scaling = {key: value for key, value in config["rope_parameters"].items() if key != "rope_theta"}
+    if scaling["rope_type"] != "default":
+        yield f"rope scaling {scaling} is not supported for {config['model_type']}; only plain rotary positions"
+    elif config.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1)) != 1:
+        yield f"partial_rotary_factor is not supported for {config['model_type']}; only rotary positions of whole heads"
+
+
+def full_attention(config: Mapping[str, Any]) -> Iterator[str]:
+    """Every token sees all tokens before it, in every layer."""
+    if config["use_sliding_window"]:
+        yield f"sliding-window attention (use_sliding_window=true) is not supported for {config['model_type']}"
+    elif other := {*config.get("layer_types", ())} - {"full_attention"}:
+        named = ", ".join(sorted(other))
+        yield f"layer_types with {named} is not supported for {config['model_type']}; only full_attention"
+
+
+def no_attention_bias(config: Mapping[str, Any]) -> Iterator[str]:
+    """Projections of attention without biases."""
+    if config["attention_bias"]:
+        yield f"attention_bias=true is not supported for {config['model_type']}"
+
+
+def silu_activation(config: Mapping[str, Any]) -> Iterator[str]:
+    """The gate of the MLP is SiLU."""
+    if config["hidden_act"] not in ("silu", "swish"):
+        yield f"hidden_act={config['hidden_act']} is not supported for {config['model_type']}; only silu"
+
+
+def experts_in_every_layer(config: Mapping[str, Any]) -> Iterator[str]:
+    """No dense layers between those with experts."""
+    if config["mlp_only_layers"] or config["decoder_sparse_step"] != 1:
+        yield "dense layers between those with experts (mlp_only_layers, decoder_sparse_step) are not supported"
+
+
+def normalised_routing(config: Mapping[str, Any]) -> Iterator[str]:
+    """The probabilities of the chosen experts sum to 1, and no more are chosen than there are."""
+    if not config["norm_topk_prob"]:
+        yield f"norm_topk_prob=false (also where it is not given) is not supported for {config['model_type']}"
+    chosen, experts = config["num_experts_per_tok"], config["num_experts"]
+    if chosen > experts:
+        yield f"num_experts_per_tok={chosen} is above the {experts} experts of a layer"
+
+
+def _method(quantisation: Any) -> str:
+    method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
+    return f" ({method})" if method else ""

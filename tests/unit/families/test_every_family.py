@@ -1,0 +1,46 @@
+"""What holds for each family: the tiny config of tests/fixtures/families is all that a new one brings here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+
+from rlscale.families import FAMILIES
+from rlscale.families.config_file import complete, problems
+from rlscale.families.family import Head
+from rlscale.families.fit import check_weights
+from rlscale.families.tensors import expected_tensors, experts_of, parameter_count, visited_parameters
+from tests.unit.families.folders import TINY
+
+pytestmark = pytest.mark.parametrize("name", sorted(FAMILIES))
+
+
+def test_the_tiny_config_is_understood_whole_and_supported(name: str) -> None:
+    assert list(problems(TINY[name])) == []
+    whole = complete(TINY[name])
+    assert list(FAMILIES[name].unsupported(whole)) == []
+    assert TINY[name].keys() - {"model_type", "architectures"} <= FAMILIES[name].keys.keys()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_names_shapes_and_parameters_are_those_that_transformers_saves(name: str, tied: bool, tmp_path: Path) -> None:
+    config = {**TINY[name], "tie_word_embeddings": tied}
+    given = AutoConfig.for_model(**{key: value for key, value in config.items() if key != "architectures"})
+    policy = AutoModelForCausalLM.from_config(given)
+    assert type(policy).__name__ == FAMILIES[name].language_class
+    assert sum(parameter.numel() for parameter in policy.parameters()) == parameter_count(complete(config))
+    policy.save_pretrained(tmp_path / "policy")
+    check_weights(tmp_path / "policy", complete(config), Head.language)
+    critic = AutoModelForTokenClassification.from_config(AutoConfig.for_model(**given.to_dict() | {"num_labels": 1}))
+    assert type(critic).__name__ == FAMILIES[name].value_class
+    critic.save_pretrained(tmp_path / "critic")
+    check_weights(tmp_path / "critic", complete(config), Head.value)
+
+
+def test_the_family_says_whether_it_is_a_mixture_of_experts(name: str) -> None:
+    config = complete(TINY[name])
+    of_experts = [tensor for tensor in expected_tensors(config, Head.language) if ".experts." in tensor]
+    assert FAMILIES[name].experts is bool(of_experts) is bool(experts_of(config))
+    assert visited_parameters(config) < parameter_count({**config, "tie_word_embeddings": True})

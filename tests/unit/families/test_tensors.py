@@ -1,0 +1,45 @@
+"""Parameters and experts are counted from the family's tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlscale.families.config_file import complete, read_config
+from rlscale.families.tensors import experts_of, parameter_count, visited_parameters
+
+PUBLISHED = Path(__file__).parents[2] / "fixtures" / "hf"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # As the safetensors index of each model on the Hugging Face hub counts them, tied embeddings once.
+    [("qwen3_0_6b", 596_049_920), ("qwen3_4b", 4_022_468_096), ("qwen3_30b", 30_532_122_624)],
+)
+def test_parameters_are_those_of_the_published_model(name: str, parameters: int) -> None:
+    architecture = complete(read_config(PUBLISHED / name))
+    assert parameter_count(architecture) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # layers x (projections of 128-wide query and key-value heads + MLP) + output projection; 8 of 128 experts, router.
+    [
+        ("qwen3_0_6b", 28 * (2 * 1024 * 128 * (16 + 8) + 3 * 1024 * 3072) + 151936 * 1024),
+        ("qwen3_30b", 48 * (2 * 2048 * 128 * (32 + 4) + 8 * 3 * 2048 * 768 + 128 * 2048) + 151936 * 2048),
+    ],
+)
+def test_a_token_visits_the_matrices_the_output_projection_and_its_own_experts(name: str, parameters: int) -> None:
+    architecture = complete(read_config(PUBLISHED / name))
+    assert visited_parameters(architecture) == parameters
+
+
+def test_a_dense_family_has_no_experts_whatever_its_config_says() -> None:
+    assert experts_of({"model_type": "qwen3", "num_experts": 4}) == 0
+    assert experts_of({"model_type": "qwen3_moe", "num_experts": 4}) == 4
+
+
+def test_experts_are_counted_under_either_name_and_a_dense_model_has_none() -> None:
+    assert experts_of({"num_experts": 8}) == experts_of({"num_local_experts": 8}) == 8
+    assert experts_of({"hidden_size": 64}) == experts_of({"num_experts": 0}) == experts_of({"num_experts": None}) == 0
