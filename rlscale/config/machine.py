@@ -12,7 +12,7 @@ from rlscale.config.checks.model_fits import engine_gb, parameters_of, training_
 from rlscale.config.data_paths import data_paths
 from rlscale.config.errors import ConfigError
 from rlscale.config.hf_architecture import read_architecture
-from rlscale.config.named_models import has_critic
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.data_config import FileData
@@ -135,7 +135,7 @@ def _files(config: Config) -> Iterator[str]:
 
 def _starting_weights(config: Config) -> Iterator[str]:
     models: list[tuple[str, ModelConfig]] = [("model.init", config.model)]
-    if has_critic(config.algo) and config.critic.model.init != config.model.init:
+    if Needs.of(config).critic and config.critic.model.init != config.model.init:
         models.append(("critic.model.init", config.critic.model))
     for key, model in models:
         if model.init is None or holds_weights(Path(model.init)):

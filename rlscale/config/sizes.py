@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlscale.config.named_models import named_models
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo_config import SftLoss
 from rlscale.config.schema.cluster_config import ClusterConfig, Device, Placement
 
 
@@ -50,8 +49,8 @@ class Sizes:
         samples = rollout.groups_per_iteration * rollout.samples_per_group
         steps = max(1, algo.steps_per_iteration)
         per_iteration = algo.steps_per_iteration * algo.epochs_per_iteration
-        supervised = isinstance(algo.loss, SftLoss) and not config.eval.enabled
-        own_engines = 0 if supervised else len(rollout.engine_urls) or rollout.engines
+        needs = Needs.of(config)
+        own_engines = (len(rollout.engine_urls) or rollout.engines) if needs.engines else 0
         on_gpus = cluster.device is Device.cuda and not rollout.engine_urls
         sequence = rollout.max_prompt_tokens + rollout.max_response_tokens
         return cls(
@@ -70,7 +69,7 @@ class Sizes:
             total_steps=config.run.iterations * per_iteration,
             max_sequence_tokens=sequence,
             max_tokens_per_iteration=samples * sequence,
-            models=named_models(algo),
+            models=needs.models,
         )
 
     def lines(self) -> list[str]:

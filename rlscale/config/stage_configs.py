@@ -7,8 +7,8 @@ import dataclasses
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo_config import SftLoss
 
 _TAKEN = ("model", "parallel", "cluster")
 
@@ -21,7 +21,7 @@ def compose_warm_start(config: Config) -> Config:
     if config.warm_start is None:
         raise UserError("warm_start: is null, so there is no stage before this one")
     stage = _compose(config.warm_start.recipe, config)
-    if not isinstance(stage.algo.loss, SftLoss):
+    if not Needs.of(stage).supervised:
         raise UserError("a warm start is supervised; its recipe must choose algo=sft")
     return stage
 

@@ -6,9 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from rlscale.config.checks import check
-from rlscale.config.old_logprobs import kept_versions
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo_config import SftLoss
 from rlscale.config.sizes import Sizes
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.companions import companions_of
@@ -39,8 +38,8 @@ class Assembly:
         self._config, self._folder, self._stop, self._records = config, folder, stop, records
         self._scratch = Path(config.run.scratch).resolve()
         self._calls = Calls(stop, config.cluster.call_timeout_s, str(folder.logs))
-        self._supervised = isinstance(config.algo.loss, SftLoss)
-        self._generates = not self._supervised or config.eval.enabled
+        needs = Needs.of(config)
+        self._supervised, self._generates = needs.supervised, needs.engines
         self._sizes = Sizes.of(config)
         self._trainer: TrainerGroup | None = None
         self._engines: Engines | None = None
@@ -136,6 +135,7 @@ class Assembly:
 
 def trainer_spec(config: Config, models: ModelFolders) -> TrainerSpec:
     """What the ranks need to know of a configuration and of where its models lie."""
+    needs = Needs.of(config)
     steps = config.run.iterations * config.algo.steps_per_iteration * config.algo.epochs_per_iteration
     return TrainerSpec(
         model=config.model,
@@ -147,7 +147,7 @@ def trainer_spec(config: Config, models: ModelFolders) -> TrainerSpec:
         algo=config.algo,
         weights=config.weights,
         device=config.cluster.device,
-        temperature=1.0 if isinstance(config.algo.loss, SftLoss) else config.rollout.temperature,
+        temperature=needs.temperature,
         total_steps=steps,
         seed=config.run.seed,
         data_parallel=Sizes.of(config).data_parallel,
@@ -155,5 +155,5 @@ def trainer_spec(config: Config, models: ModelFolders) -> TrainerSpec:
         critic_path=str(models.critic or ""),
         critic_init_path=str(config.critic.model.init or models.critic or ""),
         teacher_path=str(models.teacher) if models.teacher is not None else None,
-        kept_versions=kept_versions(config.algo, config.rollout.max_staleness),
+        kept_versions=needs.kept_versions,
     )

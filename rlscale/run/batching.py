@@ -20,7 +20,7 @@ from rlscale.families.tensors import visited_parameters
 def build_batch(groups: Sequence[Group], config: Config) -> Batch:
     """The batch of one iteration as it was collected: no advantages and no loss weights yet.
 
-    `trainer.preparation.prepare` adds those, once the columns that it reads (`columns_before`) were computed.
+    `trainer.preparation.prepare` adds those, once the columns that it reads (`config.needs`) were computed.
     """
     return Batch.from_groups(groups, steps=config.algo.steps_per_iteration)
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.config.old_logprobs import COLUMNS
+from rlscale.config.needs import COLUMNS
 from rlscale.config.overrides import parse_one
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.target import current_folder_importable, import_target

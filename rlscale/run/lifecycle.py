@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rlscale.config.compose import config_hash
 from rlscale.config.errors import UserError
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo_config import SftLoss
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.written_recipe import write_recipe
 from rlscale.run import loops
@@ -103,6 +103,6 @@ def _model_of(stage: Stage, stop: StopSignal, records: Records) -> Path:
 
 
 def _loop(config: Config) -> Callable[[Session], None]:
-    if isinstance(config.algo.loss, SftLoss):
+    if Needs.of(config).supervised:
         return loops.supervised
     return loops.disaggregated if config.cluster.placement is Placement.disaggregated else loops.colocated

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlscale.config.errors import UserError
-from rlscale.config.named_models import has_critic, has_teacher
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.data.model_folder import check_start, ensure_model_folder, ensure_tokenizer_folder, find_model
 from rlscale.families.config_file import complete, read_config
@@ -30,7 +30,7 @@ class ModelFolders:
         UserError where that fails.
         """
         found = cls.of_policy(config, scratch)
-        if not has_critic(config.algo):
+        if not Needs.of(config).critic:
             return found
         critic = ensure_model_folder(config.critic.model, scratch or _scratch(config), "critic.model", Head.value)
         return dataclasses.replace(found, critic=critic)
@@ -54,7 +54,7 @@ class ModelFolders:
     def taught_by(self, config: Config) -> ModelFolders:
         """The same with the teacher of `config`, if it is known yet. UserError for one with other tokens."""
         path = config.teacher.path
-        if path is None or not has_teacher(config.algo):
+        if path is None or not Needs.of(config).teacher:
             return self
         teacher = find_model(path, "teacher.path")
         tokenizer = ensure_tokenizer_folder(config.model, self.policy)

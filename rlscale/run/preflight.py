@@ -18,9 +18,8 @@ from rlscale.config.checks import check
 from rlscale.config.data_paths import data_paths
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.hf_architecture import is_here, is_hub_name
-from rlscale.config.named_models import has_critic, has_teacher
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo_config import SftLoss
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
 from rlscale.data.configured_source import build_source
 from rlscale.data.files import FileSource
@@ -76,7 +75,7 @@ class _Part:
 
     @property
     def supervised(self) -> bool:
-        return self.trains and isinstance(self.config.algo.loss, SftLoss)
+        return self.trains and Needs.of(self.config).supervised
 
     @property
     def scores(self) -> bool:
@@ -214,9 +213,9 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
 def _not_here(config: Config) -> list[str]:
     """The models and tokenizers of hub names that would have to be downloaded first, as key=name."""
     named = {"model.path": config.model.path, "model.tokenizer": config.model.tokenizer}
-    if has_critic(config.algo):
+    if Needs.of(config).critic:
         named["critic.model.path"] = config.critic.model.path
-    if has_teacher(config.algo):
+    if Needs.of(config).teacher:
         named["teacher.path"] = config.teacher.path
     return [
         f"{key}={name}"

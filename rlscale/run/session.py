@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from rlscale.config.errors import UserError
-from rlscale.config.named_models import has_critic
-from rlscale.config.old_logprobs import columns_before
+from rlscale.config.needs import Moment, Needs
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo_config import SftLoss
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part, split
 from rlscale.data.sample import Group
@@ -72,8 +70,8 @@ class Session:
         self._trustworthy = True  # whether the trainer's state is worth saving
         self._next_heal = 0.0
         self._metrics: dict[str, float] = {}
-        self._supervised = isinstance(config.algo.loss, SftLoss)
-        self._has_critic = has_critic(config.algo)
+        self._needs = Needs.of(config)
+        self._supervised, self._has_critic = self._needs.supervised, self._needs.critic
         self._warmup = config.critic.warmup_iterations if self._has_critic else 0
         self._evaluates = config.eval.enabled and rollout is not None
         self._shares_devices = engines is not None and shares_devices(config.cluster)
@@ -132,9 +130,9 @@ class Session:
 
     def _with_columns(self, batch: Batch, parts: list[Part]) -> Batch:
         """The batch with what the models say of its tokens, as far as advantages or corrections need to know it."""
-        for name in columns_before(self.config.algo):
-            with self.records.model_pass(name):
-                batch = batch.with_column(name, self._trainer.columns(name, parts, batch))
+        for one in self._needs.passes_at(Moment.batch):
+            with self.records.model_pass(one.column):
+                batch = batch.with_column(one.column, self._trainer.columns(one, parts, batch))
         return batch
 
     def _steps(self, parts: list[Part]) -> dict[str, float]:

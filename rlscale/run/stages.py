@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rlscale.config.checks import check
 from rlscale.config.compose import config_hash
-from rlscale.config.named_models import has_teacher
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.config.stage_configs import compose_teacher, compose_warm_start
@@ -46,7 +46,7 @@ def stages_before(config: Config) -> Iterator[Stage]:
     """The stages whose results a run starts from, in the order in which they run."""
     if config.warm_start is not None and config.model.init is None:
         yield Stage(WARM_START, config.warm_start.recipe, _placed(compose_warm_start(config)))
-    if config.teacher.recipe is not None and has_teacher(config.algo):
+    if config.teacher.recipe is not None and Needs.of(config).teacher:
         yield Stage(TEACHER, config.teacher.recipe, _placed(compose_teacher(config)))
 
 

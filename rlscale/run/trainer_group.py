@@ -11,7 +11,7 @@ import ray
 from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlscale.config.old_logprobs import old_model
+from rlscale.config.needs import Pass
 from rlscale.config.schema.cluster_config import Device
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part
@@ -22,7 +22,6 @@ from rlscale.run.placement import Layout
 from rlscale.trainer.spec import Form, TrainerSpec
 
 _START = "cluster.start_timeout_s"
-_MODELS = {"ref_logprobs": "reference", "teacher_logprobs": "teacher"}
 """Columns of log-probs, and the model that each is by, except `old_logprobs`, for which the algorithm names it."""
 
 
@@ -55,7 +54,6 @@ class TrainerGroup:
         address, port = self._meeting_point(timeout_s)
         starting = [rank.start.remote(spec, address, port) for rank in self._ranks]
         self._calls.wait(starting, "trainer start", timeout_s=timeout_s, limit=_START, heed_stop=True)
-        self._old_model = old_model(spec.algo)
         self._parts_of = self.call("data_parallel_rank", what="trainer start")
 
     def convert(self, spec: TrainerSpec, target: Path, to: Form, timeout_s: float, *, critic: bool = False) -> None:
@@ -84,20 +82,19 @@ class TrainerGroup:
         metrics: dict[str, float] = self._calls.wait(calls, "training step")[0]
         return metrics
 
-    def columns(self, name: str, parts: list[Part], batch: Batch) -> NDArray[np.float32]:
-        """A column that a model computes for every token of a batch divided into `parts`, float32 [tokens_total].
+    def columns(self, one: Pass, parts: list[Part], batch: Batch) -> NDArray[np.float32]:
+        """The column of a pass for every token of a batch divided into `parts`, float32 [tokens_total].
 
-        `name` is old_logprobs, ref_logprobs, teacher_logprobs or values. For old log-probs by the weights that sampled
-        (`algo.old_logprobs=behaviour`) the parts have the column `version`.
+        For the model `behaviour` the parts have the column `version`.
         """
-        if name != "old_logprobs":  # other models choose experts by themselves, and the column is large
+        if one.model not in ("policy", "behaviour"):
+            # They choose experts by themselves, and the column is large.
             parts = [replace(part, batch=part.batch.without("routed_experts")) for part in parts]
-        if name == "values":
+        if one.model == "critic":
             calls = [rank.values.remote(ref) for rank, ref in self._dealt(parts)]
         else:
-            model = self._old_model if name == "old_logprobs" else _MODELS[name]
-            calls = [rank.logprobs.remote(ref, model, None) for rank, ref in self._dealt(parts)]
-        answers = self._calls.wait(calls, f"pass for {name}")
+            calls = [rank.logprobs.remote(ref, one.model, None) for rank, ref in self._dealt(parts)]
+        answers = self._calls.wait(calls, f"pass for {one.column}")
         column = np.zeros(batch.tokens_total, np.float32)
         for number, answer in zip(self._parts_of, answers, strict=True):
             if answer is not None:  # one rank of each part answers

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,9 +18,8 @@ from rlscale.algo import corrections, losses
 from rlscale.algo import kl as kl_terms
 from rlscale.algo.losses import PolicyLoss, SegmentSum
 from rlscale.algo.mismatch import largest
-from rlscale.config.corrections import corrected_ahead, weight_level
 from rlscale.config.errors import UserError
-from rlscale.config.old_logprobs import old_model, ranks_need_old
+from rlscale.config.needs import AlgoNeeds, Moment
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     CispoLoss,
@@ -69,22 +69,22 @@ class Objective:
     @property
     def supervised(self) -> bool:
         """Labels instead of samples: log-probs at temperature 1, no ratio, no engine to compare with."""
-        return isinstance(self.algo.loss, SftLoss)
+        return self.needs.supervised
+
+    @cached_property
+    def needs(self) -> AlgoNeeds:
+        """What the algorithm reads besides what it trains on."""
+        return AlgoNeeds.of_algo(self.algo)
 
     @property
     def needs_old(self) -> bool:
-        """Whether the ranks compute `old_logprobs` before the first step of an iteration if the batch brings none."""
-        return ranks_need_old(self.algo)
-
-    @property
-    def old_model(self) -> str:
-        """The model that computes `old_logprobs`: see rlscale.config.old_logprobs.old_model."""
-        return old_model(self.algo)
+        """Whether the ranks compute `old_logprobs` before the first step of an iteration."""
+        return self.needs.makes("old_logprobs", Moment.ranks)
 
     @property
     def needs_reference(self) -> bool:
         """Whether the loss reads `ref_logprobs`; a KL term in the reward is read by `preparation` instead."""
-        return self.algo.kl.placement is KLPlacement.loss and self.algo.kl.coef != 0.0
+        return self.needs.kl_in_loss
 
     @property
     def needs_entropy(self) -> bool:
@@ -114,7 +114,7 @@ class Objective:
 
         Shapes: logprobs [T] and entropy [T] with gradient, aligned to the token they belong to; fields: loss_mask [T]
         bool, loss_weight, advantages [T] (advantages not for sft), old_logprobs [T] (absent: the current ones without
-        gradient), ref_logprobs [T] (if `needs_reference`), correction [T] (if `corrected_ahead`), rollout_logprobs and
+        gradient), ref_logprobs [T] (if `needs_reference`), correction [T] (if `weighs_ahead`), rollout_logprobs and
         versions [T], version [] (the trainer's). segment_sum: see `algo.losses.SegmentSum`. Returns ([] with gradient,
         Metrics without). T may be 0. Values where loss_mask is False are never read. A loss that is not finite has a
         NaN gradient, so that the step is skipped.
@@ -171,12 +171,12 @@ class Objective:
         config = self.algo.correction
         clamped = torch.zeros_like(x.mask)
         factor = None
-        if corrected_ahead(self.algo):
+        if self.needs.weighs_ahead:
             factor = _clean(fields["correction"], x.mask, x.logprobs)
         elif config.weight is not WeightKind.none:
             generated = x.mask & (fields["versions"] >= 0)
             log_ratio = corrections.log_ratio(x.old, fields["rollout_logprobs"], generated)
-            result = importance_weights(config, weight_level(self.algo), log_ratio, generated, x.segment_sum)
+            result = importance_weights(config, self.needs.weight_level, log_ratio, generated, x.segment_sum)
             factor, clamped = result.weights.to(x.logprobs.dtype), result.clamped
             sums |= {"correction_mean": factor, "correction_outside": result.outside}
         if config.opsm_delta is not None:

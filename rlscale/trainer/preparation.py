@@ -20,9 +20,8 @@ from rlscale.algo.protocols import AdvantageInputs
 from rlscale.algo.reduction import token_weights
 from rlscale.algo.scores import score
 from rlscale.algo.trajectories import Trajectories
-from rlscale.config.corrections import corrected_ahead, rejects
 from rlscale.config.errors import UserError
-from rlscale.config.named_models import READ_KL, kl_in_reward
+from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import (
     AdvantageConfig,
     AlgoConfig,
@@ -34,7 +33,6 @@ from rlscale.config.schema.algo_config import (
     ReductionKind,
     ReturnsAdvantage,
     ScoreKind,
-    SftLoss,
 )
 from rlscale.data.batch import Batch
 from rlscale.trainer.hook_results import checked_array
@@ -46,13 +44,13 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     """The batch with everything that its steps read, and metrics of what was computed.
 
     The batch has the columns loss_mask, sample, step, group, reward, rollout_logprobs, versions and those of
-    `columns_before` (supervised: loss_mask, sample and step). Added are
+    the passes that `AlgoNeeds` says (supervised: loss_mask, sample and step). Added are
 
         loss_weight            weight of the token in its step's loss; 0 in rejected segments, while the denominators
                                stay those of the original masks
         advantages             not for supervised training
         returns, value_weight  for a critic: the targets of its values, and weights of a mean over the step's tokens
-        correction             factor on the policy loss, where it needs more than single tokens (`corrected_ahead`)
+        correction             factor on the policy loss, where it needs more than single tokens (`weighs_ahead`)
         old_logprobs           with `correction.bypass`: the engine's log-probs
 
     A `none` score never reads rewards. Whitening comes last. The critic's targets contain the KL term in the reward as
@@ -63,7 +61,8 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     """
     columns = _Columns.of(batch)
     weights = _loss_weights(columns, algo, max_response_tokens)
-    if isinstance(algo.loss, SftLoss):
+    needs = AlgoNeeds.of_algo(algo)
+    if needs.supervised:
         return batch.with_column("loss_weight", weights), {}
     _refuse_not_finite(batch, columns.mask)
     if algo.correction.bypass:
@@ -71,7 +70,7 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     made: dict[str, NDArray] = {}
     metrics: dict[str, float] = {}
     clamped = np.zeros(columns.mask.shape, bool)
-    if corrected_ahead(algo) or rejects(algo):
+    if needs.weighs_ahead or needs.rejects:
         corrections = StepCorrections.of(batch, algo)
         weights = np.where(corrections.rejected, 0.0, weights)
         metrics |= corrections.metrics
@@ -180,9 +179,10 @@ def _penalty(batch: Batch, columns: _Columns, algo: AlgoConfig) -> tuple[NDArray
 
     And the tokens [T] whose exponent passed its bound.
     """
-    if not kl_in_reward(algo):
+    needs = AlgoNeeds.of_algo(algo)
+    if not needs.kl_in_reward:
         return None, np.zeros(columns.mask.shape, bool)
-    if not isinstance(algo.advantage, READ_KL):
+    if not needs.advantage_reads_kl:
         raise UserError(
             f"algo.kl.placement=reward: {type(algo.advantage).__name__} never reads a KL term in the reward; "
             "choose algo/kl=loss or algo/kl=none, or algo/advantage=returns|baseline|gae"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlscale.algo import corrections
 from rlscale.algo.losses import SegmentSum
-from rlscale.config.corrections import corrected_ahead, rejects, weight_level
+from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.correction_config import CorrectionConfig, Level, WeightKind
 from rlscale.data.batch import Batch
@@ -63,7 +63,7 @@ class StepCorrections:
 
         The log-probs of trainable tokens are finite. Raises UserError for weights of the user's that are not.
         """
-        trainable = batch.column("loss_mask")
+        needs, trainable = AlgoNeeds.of_algo(algo), batch.column("loss_mask")
         generated = torch.from_numpy(trainable & (batch.column("versions") >= 0))
         old, rollout = (torch.from_numpy(batch.column(name)).double() for name in ("old_logprobs", "rollout_logprobs"))
         log_ratio = corrections.log_ratio(old, rollout, generated)
@@ -75,7 +75,7 @@ class StepCorrections:
 
         metrics: dict[str, float] = {}
         rejected = np.zeros(trainable.shape, bool)
-        if rejects(algo):
+        if needs.rejects:
             bounds = algo.correction.rejection
             level = bounds.level.value if bounds.level is not None else None
             limits = {"lower": bounds.lower, "upper": bounds.upper, "veto": bounds.veto}
@@ -84,8 +84,8 @@ class StepCorrections:
             if rows.size:
                 metrics["rejected_segments"] = np.unique(row_of_token[trainable & rejected]).size / rows.size
         weights, clamped = None, np.zeros(trainable.shape, bool)
-        if corrected_ahead(algo):
-            result = importance_weights(algo.correction, weight_level(algo), log_ratio, generated, segment_sum)
+        if needs.weighs_ahead:
+            result = importance_weights(algo.correction, needs.weight_level, log_ratio, generated, segment_sum)
             clamped = trainable & result.clamped.numpy()
             weights = np.where(trainable, result.weights.double().numpy(), 1.0)
             if trainable.any():

@@ -11,16 +11,13 @@ from scenarios import gathered, open_trainer, whole_column
 from training_data import MAX_RESPONSE_TOKENS, collect, divide_for, make_spec
 
 from rlscale.config.compose import compose
-from rlscale.config.named_models import has_critic, has_teacher
-from rlscale.config.old_logprobs import columns_before, old_model
+from rlscale.config.needs import AlgoNeeds, Moment, Pass
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.preparation import prepare
 from rlscale.trainer.spec import TrainerSpec
-
-MODELS = {"ref_logprobs": "reference", "teacher_logprobs": "teacher"}
 
 
 def shipped(name: str, **changes: Any) -> AlgoConfig:
@@ -34,11 +31,11 @@ def spec_of(algo: AlgoConfig, models: dict[str, Path], kind: str = "dense", **op
     # A large eps, so that Adam does not blow differences of rounding up where gradients are almost zero.
     optim = OptimConfig(lr=1e-3, eps=1e-3, clip_grad=0.0)
     spec = make_spec(models[kind], **{"algo": algo, "optim": optim, **options})
-    if has_critic(algo):
+    if AlgoNeeds.of_algo(algo).critic:
         optim = replace(optim, lr=3e-3)
         critic = CriticConfig(model=replace(spec.model), optim=optim, trainer=replace(spec.trainer))
         spec = replace(spec, critic=critic, critic_path=str(models[f"critic_{kind}"]))
-    return replace(spec, teacher_path=str(models["other_dense"]) if has_teacher(algo) else None)
+    return replace(spec, teacher_path=str(models["other_dense"]) if AlgoNeeds.of_algo(algo).teacher else None)
 
 
 def segmented(algo: AlgoConfig, seed: int = 0) -> Batch:
@@ -50,13 +47,12 @@ def segmented(algo: AlgoConfig, seed: int = 0) -> Batch:
     return batch.with_column("sample", sample).with_column("reward", reward)
 
 
-def column(trainer: Any, name: str, spec: TrainerSpec, batch: Batch) -> np.ndarray:
-    """A column of the whole batch by the models of all ranks. Collective."""
+def column(trainer: Any, one: Pass, spec: TrainerSpec, batch: Batch) -> np.ndarray:
+    """The column of a pass over the whole batch by the models of all ranks. Collective."""
     import torch.distributed as dist
 
     parts, own = divide_for(batch, spec), trainer.data_parallel_rank()
-    model = old_model(spec.algo) if name == "old_logprobs" else MODELS.get(name, "")
-    values = trainer.values(parts[own]) if name == "values" else trainer.logprobs(parts[own], model)
+    values = trainer.values(parts[own]) if one.model == "critic" else trainer.logprobs(parts[own], one.model)
     answers: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(answers, (own, values))
     by_part = {number: answer for number, answer in answers if answer is not None}
@@ -65,7 +61,8 @@ def column(trainer: Any, name: str, spec: TrainerSpec, batch: Batch) -> np.ndarr
 
 def iterate(trainer: Any, spec: TrainerSpec, batch: Batch, version: int, policy: bool = True) -> dict[str, Any]:
     """One iteration on a collected batch: its metrics and the columns that models computed. Collective."""
-    columns = {name: column(trainer, name, spec, batch) for name in columns_before(spec.algo)}
+    passes = AlgoNeeds.of_algo(spec.algo).passes_at(Moment.batch)
+    columns = {one.column: column(trainer, one, spec, batch) for one in passes}
     for name, values in columns.items():
         batch = batch.with_column(name, values)
     prepared, metrics = prepare(batch, spec.algo, max_response_tokens=MAX_RESPONSE_TOKENS)

@@ -9,7 +9,7 @@ import pytest
 from rank_pool import RankPool
 from split_scenario import VERSION, VOCABULARY, Case, Step, ToyPolicy, run_case, run_cases
 
-from rlscale.config.named_models import has_critic
+from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     GspoLoss,
@@ -108,7 +108,7 @@ def variants(name: str) -> dict[str, AlgoConfig]:
 
 def case(config: AlgoConfig, division: Plan) -> Case:
     batch, _ = prepare(collected(), config, max_response_tokens=MAX_RESPONSE_TOKENS)
-    return Case(config, has_critic(config), split(batch, division))
+    return Case(config, AlgoNeeds.of_algo(config).critic, split(batch, division))
 
 
 def assert_same(step: Step, whole: Step, label: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlscale.config.compose import compose
-from rlscale.config.old_logprobs import columns_before
+from rlscale.config.needs import AlgoNeeds, Moment
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
@@ -123,7 +123,7 @@ def make_batch(algo: AlgoConfig, rows: int = 12, vocabulary: int = 64, seed: int
     """A prepared batch. The columns that models would compute for it are random numbers about the rollout's."""
     batch = collect(algo, rows, vocabulary, seed)
     random = np.random.default_rng(seed + 1)
-    for name in columns_before(algo):
+    for name in (one.column for one in AlgoNeeds.of_algo(algo).passes_at(Moment.batch)):
         noise = 0.1 * random.normal(size=batch.tokens_total)
         batch = batch.with_column(name, noise if name == "values" else batch.column("rollout_logprobs") + noise)
     return prepare(batch, algo, max_response_tokens=MAX_RESPONSE_TOKENS)[0]

@@ -26,7 +26,7 @@ from rlscale.config.checks.teacher_section import TEACHER_CHECKS
 from rlscale.config.checks.unread import UNREAD_CHECKS
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.hf_architecture import read_architecture
-from rlscale.config.named_models import has_teacher
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.config.stage_configs import compose_teacher, compose_warm_start
@@ -106,7 +106,7 @@ def _check_warm_start(config: Config) -> list[str]:
 
 def _check_teacher(config: Config) -> list[str]:
     """Problems of the stage that makes the teacher, each saying that it is meant."""
-    if config.teacher.recipe is None or not has_teacher(config.algo):
+    if config.teacher.recipe is None or not Needs.of(config).teacher:
         return []
     try:
         stage = compose_teacher(config)

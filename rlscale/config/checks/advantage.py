@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.config.old_logprobs import COLUMNS
+from rlscale.config.needs import COLUMNS
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     BaselineAdvantage,

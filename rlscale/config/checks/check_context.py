@@ -8,8 +8,8 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.hf_architecture import read_architecture
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
-from rlscale.config.schema.algo_config import SftLoss
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.sizes import Sizes
@@ -30,7 +30,12 @@ class CheckContext:
     @property
     def supervised(self) -> bool:
         """Whether the algorithm trains on labels instead of samples."""
-        return isinstance(self.config.algo.loss, SftLoss)
+        return self.needs.supervised
+
+    @property
+    def needs(self) -> Needs:
+        """What the algorithm needs."""
+        return Needs.of(self.config)
 
     @property
     def advantage(self) -> str:

@@ -13,7 +13,6 @@ from rlscale.config.checks.model_fits import model_has_one_origin
 from rlscale.config.checks.other_models import other_model_fits
 from rlscale.config.compose import plain
 from rlscale.config.differences import differences
-from rlscale.config.named_models import has_critic
 from rlscale.config.schema import Config
 from rlscale.config.schema.critic_config import CriticConfig
 
@@ -50,7 +49,7 @@ def own_values(config: Config) -> dict[str, tuple[Any, Any]]:
 
 def critic_is_used(context: CheckContext) -> Iterator[str]:
     """Without a critic, nothing of its section is read."""
-    if has_critic(context.config.algo):
+    if context.needs.critic:
         return
     for key, (_, value) in own_values(context.config).items():
         yield (
@@ -62,7 +61,7 @@ def critic_is_used(context: CheckContext) -> Iterator[str]:
 def critic_shares_with_the_policy(context: CheckContext) -> Iterator[str]:
     """What both use must be the same for both."""
     config = context.config
-    if not has_critic(config.algo):
+    if not context.needs.critic:
         return
     own = own_values(config)
     for key, why in _SHARED.items():
@@ -84,7 +83,7 @@ def critic_shares_with_the_policy(context: CheckContext) -> Iterator[str]:
 def critic_is_trained_in_time(context: CheckContext) -> Iterator[str]:
     """Its schedule is consistent, and its warm-up leaves something to the policy."""
     config, total = context.config, context.sizes.total_steps
-    if not has_critic(config.algo):
+    if not context.needs.critic:
         return
     warmup = config.critic.warmup_iterations
     if warmup >= config.run.iterations:
@@ -102,7 +101,7 @@ def critic_is_trained_in_time(context: CheckContext) -> Iterator[str]:
 def critic_model_fits(context: CheckContext) -> Iterator[str]:
     """A model of its own must be one that the trainer knows, and be cut over the ranks as the policy is."""
     config = context.config
-    if not has_critic(config.algo) or config.critic.model == config.model:
+    if not context.needs.critic or config.critic.model == config.model:
         return
     both = model_has_one_origin(
         CheckContext(dataclasses.replace(config, model=config.critic.model), context.sizes, None)

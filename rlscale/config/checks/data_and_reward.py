@@ -27,8 +27,7 @@ def recipe_is_a_plain_name(context: CheckContext) -> Iterator[str]:
 def reward_is_named(context: CheckContext) -> Iterator[str]:
     """Whatever is sampled is scored."""
     config = context.config
-    sampled = not context.supervised or config.eval.enabled
-    yield from named_target(config.reward.function, "reward.function", "reward=<option>", needed=sampled)
+    yield from named_target(config.reward.function, "reward.function", "reward=<option>", needed=context.needs.rewards)
 
 
 def reward_is_read(context: CheckContext) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.named_models import READ_KL
 from rlscale.config.schema.algo_config import CustomAdvantage, KLConfig, KLEstimator, KLPlacement
 
 
@@ -32,7 +31,7 @@ def kl_acts(context: CheckContext) -> Iterator[str]:
             "algo.kl.unbiased=true is never read with algo.kl.placement=reward, because a reward has no gradient; "
             "set it to false, or use algo/kl=loss"
         )
-    if not isinstance(context.config.algo.advantage, READ_KL):
+    if not context.needs.advantage_reads_kl:
         yield from _not_in_the_reward(context)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.named_models import has_critic
 from rlscale.config.schema.optim_config import OptimConfig, Schedule
 
 
 def schedule_is_consistent(context: CheckContext) -> Iterator[str]:
     """Of the policy: its steps are those of the run without the iterations that train a critic alone."""
     config, sizes = context.config, context.sizes
-    alone = config.critic.warmup_iterations * sizes.steps_per_iteration if has_critic(config.algo) else 0
+    alone = config.critic.warmup_iterations * sizes.steps_per_iteration if context.needs.critic else 0
     yield from schedule_problems(config.optim, "optim", max(sizes.total_steps - alone, 1), context.notes)
 
 

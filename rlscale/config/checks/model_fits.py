@@ -8,9 +8,7 @@ from typing import Any
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.errors import UserError
 from rlscale.config.hf_architecture import read_architecture
-from rlscale.config.named_models import has_critic, has_reference, has_teacher, named_models
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.config.old_logprobs import kept_versions
 from rlscale.config.schema.model_config import DType, ModelConfig
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import problems
@@ -94,15 +92,15 @@ def parameters_of(context: CheckContext) -> float | None:
 
 def training_gb(context: CheckContext, parameters: float) -> float:
     """Gigabytes of training on one copy: the policy, a critic with its optimizer, and frozen weights."""
-    config = context.config
+    config, needs = context.config, context.needs
     weight = _weight_bytes(config.model.dtype)
     total = parameters * TRAINING_BYTES
-    if has_critic(config.algo):
+    if needs.critic:
         total += _parameters(config.critic.model, parameters) * TRAINING_BYTES
-    if has_reference(config.algo):
+    if needs.reference:
         total += parameters * weight
-    total += parameters * weight * kept_versions(config.algo, config.rollout.max_staleness)
-    if has_teacher(config.algo):
+    total += parameters * weight * needs.kept_versions
+    if needs.teacher:
         teacher = ModelConfig(name="teacher", path=config.teacher.path)
         total += (_parameters(teacher, parameters) if teacher.path is not None else parameters) * weight
     return total / 1e9
@@ -128,7 +126,7 @@ def _parameters(model: ModelConfig, otherwise: float) -> float:
 
 def _besides(context: CheckContext) -> str:
     """The models that need memory besides the policy, in words."""
-    others = named_models(context.config.algo)[1:]
+    others = context.needs.models[1:]
     return f" and {', '.join(others)}" if others else ""
 
 

@@ -10,7 +10,6 @@ from rlscale.config.checks import refused
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.moe import JUDGED
 from rlscale.config.derived_options import DERIVED
-from rlscale.config.named_models import has_critic
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.passthrough import KINDS, Option, known_options
 
@@ -33,7 +32,7 @@ def options_are_known(context: CheckContext) -> Iterator[str]:
         ("rollout.sglang", "server", config.rollout.sglang),
         ("rollout.router", "router", config.rollout.router),
     ]
-    if has_critic(config.algo):
+    if context.needs.critic:
         critic = (
             ("trainer.megatron", "transformer", config.trainer.megatron, config.critic.trainer.megatron),
             ("trainer.ddp", "ddp", config.trainer.ddp, config.critic.trainer.ddp),

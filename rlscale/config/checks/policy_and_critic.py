@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rlscale.config.named_models import has_critic
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.critic_config import CriticConfig
 
@@ -19,6 +19,6 @@ def of_policy_and_critic(config: Config, problems: Callable[[Sections, str], Ite
     policy's values too is said once, of the policy: by default the critic's follow them.
     """
     yield from problems(config, "")
-    if has_critic(config.algo):
+    if Needs.of(config).critic:
         followed = set(problems(config, "critic."))
         yield from (line for line in problems(config.critic, "critic.") if line not in followed)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.expert_routing import replay_without_experts
-from rlscale.config.named_models import has_critic
-from rlscale.config.old_logprobs import makes_old_pass
 from rlscale.config.schema.algo_config import OldLogprobs
 from rlscale.config.schema.trainer_config import RoutingReplay
 
@@ -38,7 +36,7 @@ def replay_has_a_source(context: CheckContext) -> Iterator[str]:
             f"{key} repeats the routing of one pass, but algo.old_logprobs=behaviour makes one for each version of the "
             "weights; use rollout, or none"
         )
-    elif mode is RoutingReplay.recorded and not makes_old_pass(algo):
+    elif mode is RoutingReplay.recorded and not context.needs.makes("old_logprobs"):
         yield (
             f"{key} repeats the routing of the pass for the old log-probs, which is not made with one step and one "
             "epoch per iteration; use rollout or none, or algo.old_logprobs=always"
@@ -49,7 +47,7 @@ def replay_is_the_policys(context: CheckContext) -> Iterator[str]:
     """The critic's experts are its own."""
     config = context.config
     mode = config.critic.trainer.routing_replay
-    if has_critic(config.algo) and mode is not config.trainer.routing_replay:
+    if context.needs.critic and mode is not config.trainer.routing_replay:
         yield (
             f"critic.trainer.routing_replay={mode.name} is never read: only the policy's routing is repeated; leave it "
             "out"

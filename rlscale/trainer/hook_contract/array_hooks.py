@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.algo.protocols import Advantage, AdvantageInputs, Reduction, Score
-from rlscale.config.old_logprobs import COLUMNS
+from rlscale.config.needs import COLUMNS
 from rlscale.trainer.hook_contract.cases import MAX_RESPONSE_TOKENS, SEEDS, Case, cases, large, ragged
 from rlscale.trainer.hook_contract.findings import Finding, Report, Status, failed, reported
 from rlscale.trainer.hook_contract.results import Arguments, called_twice, is_a, is_column, stop_where_unreadable, timed

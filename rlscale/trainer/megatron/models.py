@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlscale.config.errors import UserError
-from rlscale.config.named_models import has_reference
+from rlscale.config.needs import AlgoNeeds
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.checkpoint import (
     checkpoint_of,
@@ -40,7 +40,7 @@ class Models:
         self._frozen: dict[str, FrozenWeights] = {}
         self._teacher: Model | None = None
         self._writing = Writing()
-        if has_reference(spec.algo):
+        if AlgoNeeds.of_algo(spec.algo).reference:
             self._frozen["reference"] = FrozenWeights(policy.model)
         self.turns.join("policy", policy.offload)
         if spec.teacher_path is not None:

@@ -90,10 +90,10 @@ class MegatronTrainer:
             metrics |= self._train_critic(steps)
         if policy:
             if (force_old or self._objective.needs_old) and "old_logprobs" not in part.batch:
-                metrics |= self._compute(everything, "old_logprobs", self._objective.old_model, version)
+                metrics |= self._compute(everything, "old_logprobs", self._objective.needs.old_model, version)
             if self._objective.needs_reference and "ref_logprobs" not in part.batch:
                 metrics |= self._compute(everything, "ref_logprobs", "reference", version)
-            if self._objective.old_model == "behaviour":
+            if self._objective.needs.old_model == "behaviour":
                 metrics["old_version_missing"] = self._models.kept().missing
         self._models.keep(version)
         if policy:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.compose import compose
-from rlscale.config.old_logprobs import columns_before, makes_old_pass
+from rlscale.config.needs import AlgoNeeds, Moment
 from rlscale.trainer.objective import Objective
 from tests.unit.config.mixture import MOE
 
@@ -126,5 +126,6 @@ def test_the_checks_know_as_well_as_the_trainer_when_the_pass_for_old_logprobs_i
     plain_recipe: str, overrides: list[str]
 ) -> None:
     algo = compose(plain_recipe, overrides).algo
-    made = Objective(algo).needs_old or "old_logprobs" in columns_before(algo)
-    assert makes_old_pass(algo) is made
+    needs = AlgoNeeds.of_algo(algo)
+    before = [one.column for one in needs.passes_at(Moment.batch)]
+    assert needs.makes("old_logprobs") is (Objective(algo).needs_old or "old_logprobs" in before)

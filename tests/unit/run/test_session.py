@@ -13,6 +13,7 @@ import pytest
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
+from rlscale.config.needs import Pass
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part
 from rlscale.data.sample import Group, Prompt, Sample
@@ -31,8 +32,8 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.left_out: set[str] = set()
 
-    def columns(self, name: str, parts: list[Part], batch: Batch) -> Any:
-        self.asked.append(name)
+    def columns(self, one: Pass, parts: list[Part], batch: Batch) -> Any:
+        self.asked.append(one.column)
         return np.full(batch.tokens_total, -len(self.asked), np.float32)
 
     def train(self, parts: list[Part], version: int, *, force_old: bool, policy: bool) -> dict[str, float]:

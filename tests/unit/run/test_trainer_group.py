@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import ray
 
+from rlscale.config.needs import COLUMNS, Moment, Pass
 from rlscale.data.batch import Batch
 from rlscale.data.part import Part
 from rlscale.run.trainer_group import TrainerGroup
@@ -37,6 +38,10 @@ class Rank:
         return {"loss": 1.0}
 
 
+def pass_for(column: str, model: str | None = None) -> Pass:
+    return Pass(column, model or COLUMNS[column], Moment.batch)
+
+
 @pytest.fixture
 def group(monkeypatch: pytest.MonkeyPatch) -> TrainerGroup:
     """Two data-parallel places of two ranks each."""
@@ -44,7 +49,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> TrainerGroup:
     group = TrainerGroup.__new__(TrainerGroup)
     group._calls = SimpleNamespace(wait=lambda calls, _: calls)  # type: ignore[assignment]
     group._ranks = [Rank(False), Rank(True), Rank(False), Rank(True)]
-    group._parts_of, group._old_model = [0, 0, 1, 1], "policy"
+    group._parts_of = [0, 0, 1, 1]
     return group
 
 
@@ -61,22 +66,23 @@ def parts(batch: Batch) -> list[Part]:
 
 def test_each_token_gets_the_number_that_its_own_rank_computed(group: Any, batch: Batch, parts: list[Part]) -> None:
     tokens = np.arange(10, 20)
-    assert group.columns("old_logprobs", parts, batch).tolist() == tokens.tolist()
-    assert group.columns("teacher_logprobs", parts, batch).tolist() == (2 * tokens).tolist()
-    assert group.columns("values", parts, batch).tolist() == (-tokens).tolist()
+    assert group.columns(pass_for("old_logprobs"), parts, batch).tolist() == tokens.tolist()
+    assert group.columns(pass_for("teacher_logprobs"), parts, batch).tolist() == (2 * tokens).tolist()
+    assert group.columns(pass_for("values"), parts, batch).tolist() == (-tokens).tolist()
 
 
 def test_only_the_policy_is_sent_the_engines_choice_of_experts(group: Any, batch: Batch) -> None:
     batch = batch.with_column("routed_experts", np.zeros((10, 2, 1)))
     parts = [Part(batch.select(rows), [], np.array(rows)) for rows in ([0, 2], [1, 3])]
     for name, sent in (("ref_logprobs", False), ("values", False), ("old_logprobs", True)):
-        group.columns(name, parts, batch)
+        group.columns(pass_for(name), parts, batch)
         assert all(("routed_experts" in rank.seen) is sent for rank in group._ranks)
 
 
 def test_old_log_probs_are_by_the_model_that_the_algorithm_names(group: Any, batch: Batch, parts: list[Part]) -> None:
-    group._old_model = "behaviour"
-    assert group.columns("old_logprobs", parts, batch).tolist() == (3 * np.arange(10, 20)).tolist()
+    assert (
+        group.columns(pass_for("old_logprobs", "behaviour"), parts, batch).tolist() == (3 * np.arange(10, 20)).tolist()
+    )
 
 
 def test_ranks_of_one_data_parallel_place_get_the_same_part(group: Any, parts: list[Part]) -> None:

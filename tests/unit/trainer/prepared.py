@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from rlscale.config.needs import AlgoNeeds, Moment
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.preparation import prepare
@@ -37,6 +38,11 @@ def collected(data: Ragged) -> Batch:
     for name, values in columns.items():
         batch = batch.with_column(name, values)
     return batch
+
+
+def asked_of_models(config: AlgoConfig) -> tuple[str, ...]:
+    """The columns that models compute for the whole batch before it is prepared."""
+    return tuple(one.column for one in AlgoNeeds.of_algo(config).passes_at(Moment.batch))
 
 
 def prepared(config: AlgoConfig, data: Ragged) -> Batch:

@@ -9,8 +9,7 @@ import torch
 
 from rlscale.algo.losses import PolicyLoss
 from rlscale.config.errors import UserError
-from rlscale.config.named_models import has_critic
-from rlscale.config.old_logprobs import columns_before
+from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.trainer.hook_results import checked_array, checked_loss, checked_weights
 from rlscale.trainer.hooks import build_hook, check_hooks
@@ -18,7 +17,14 @@ from rlscale.trainer.objective import Objective
 from rlscale.trainer.preparation import prepare
 from tests.shipped import shipped
 from tests.unit.algo.ragged import ragged
-from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected, prepared, segment_sum_of, token_fields
+from tests.unit.trainer.prepared import (
+    MAX_RESPONSE_TOKENS,
+    asked_of_models,
+    collected,
+    prepared,
+    segment_sum_of,
+    token_fields,
+)
 
 HERE = "tests.unit.trainer.user_hooks"
 
@@ -43,7 +49,7 @@ def test_an_advantage_reads_the_columns_that_it_asks_for() -> None:
     config = hooked(
         "advantage", "own_logprob", "algo.advantage.reads=[ref_logprobs]", "+algo.advantage.function.scale=2"
     )
-    assert columns_before(config) == ("ref_logprobs",)
+    assert asked_of_models(config) == ("ref_logprobs",)
     batch = prepared(config, ragged(3))
     expected = np.where(batch.column("loss_mask"), 2 * batch.column("ref_logprobs"), 0.0)
     np.testing.assert_allclose(batch.column("advantages"), expected)
@@ -52,8 +58,8 @@ def test_an_advantage_reads_the_columns_that_it_asks_for() -> None:
 
 def test_an_advantage_that_reads_values_has_a_critic_that_learns_what_follows() -> None:
     config = hooked("advantage", "score_minus_value", "algo.advantage.reads=[values]", "algo/score=raw")
-    assert has_critic(config)
-    assert columns_before(config) == ("old_logprobs", "values")
+    assert AlgoNeeds.of_algo(config).critic
+    assert asked_of_models(config) == ("old_logprobs", "values")
     batch, metrics = prepare(collected(ragged(3)), config, max_response_tokens=MAX_RESPONSE_TOKENS)
     mask, reward = batch.column("loss_mask"), np.repeat(batch.column("reward"), batch.lengths)
     np.testing.assert_allclose(batch.column("returns"), np.where(mask, reward, 0.0), rtol=1e-6)
@@ -78,7 +84,7 @@ def test_a_loss_of_the_users_own() -> None:
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_correction_of_the_users_own(ahead: bool) -> None:
     config = hooked("correction", "mean_of_segment", *(["algo.correction.level=geometric"] if ahead else []))
-    assert columns_before(config) == (("old_logprobs",) if ahead else ())
+    assert asked_of_models(config) == (("old_logprobs",) if ahead else ())
     data = ragged(3)
     batch = prepared(config, data)
     assert ("correction" in batch) is ahead

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlscale.config.corrections import corrected_ahead, weight_level
 from rlscale.config.errors import UserError
-from rlscale.config.named_models import has_critic, has_reference, has_teacher
-from rlscale.config.old_logprobs import columns_before
+from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     CustomAdvantage,
@@ -28,7 +26,7 @@ from rlscale.trainer.objective import Objective
 from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped
 from tests.unit.algo.ragged import Ragged, ragged
-from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected, segment_sum_of, token_fields
+from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, asked_of_models, collected, segment_sum_of, token_fields
 
 OLD = ("old_logprobs",)
 TIS, ICEPOP, MIS = WeightKind.tis, WeightKind.icepop, WeightKind.mis
@@ -88,11 +86,12 @@ REWARD_KL = KLConfig(placement=KLPlacement.reward, estimator=KLEstimator.k1, coe
     ],
 )
 def test_models_are_asked_only_for_what_something_reads(config: AlgoConfig, columns: tuple[str, ...]) -> None:
-    assert columns_before(config) == columns
-    assert has_critic(config) is ("values" in columns)
-    assert has_teacher(config) is ("teacher_logprobs" in columns)
+    needs = AlgoNeeds.of_algo(config)
+    assert asked_of_models(config) == columns
+    assert needs.critic is ("values" in columns)
+    assert needs.teacher is ("teacher_logprobs" in columns)
     in_loss = config.kl.placement is KLPlacement.loss and config.kl.coef != 0.0
-    assert has_reference(config) is ("ref_logprobs" in columns or in_loss)
+    assert needs.reference is ("ref_logprobs" in columns or in_loss)
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name != "sft"])
@@ -101,7 +100,7 @@ def test_the_columns_asked_for_are_all_that_preparation_reads(name: str) -> None
         batch = collected(ragged(3, groups=4))
         versions = np.where(batch.column("loss_mask"), np.maximum(batch.column("versions"), 0), -1)
         batch = batch.with_column("versions", versions)
-        unasked = {"old_logprobs", "ref_logprobs", "teacher_logprobs", "values"} - set(columns_before(config))
+        unasked = {"old_logprobs", "ref_logprobs", "teacher_logprobs", "values"} - set(asked_of_models(config))
         kept = Batch(batch.offsets, {n: column for n, column in batch.columns.items() if n not in unasked})
         prepare(kept, config, max_response_tokens=MAX_RESPONSE_TOKENS)
 
@@ -227,8 +226,8 @@ def test_weights_of_segments_agree_with_loops(level: Level, action: MisAction) -
 def test_gspo_weighs_by_the_geometric_mean_unless_told_otherwise() -> None:
     for name in SHIPPED:
         expected = Level.geometric if name in ("gspo", "gspo_token") else Level.token
-        assert weight_level(shipped(name)) is expected
-        assert weight_level(corrected(name, level=Level.sequence)) is Level.sequence
+        assert AlgoNeeds.of_algo(shipped(name)).weight_level is expected
+        assert AlgoNeeds.of_algo(corrected(name, level=Level.sequence)).weight_level is Level.sequence
     implied, _ = run(corrected("gspo", weight=MIS), far())
     explicit, _ = run(corrected("gspo", weight=MIS, level=Level.geometric), far())
     np.testing.assert_array_equal(implied.column("correction"), explicit.column("correction"))
@@ -248,7 +247,7 @@ def test_normalised_weights_have_a_mean_of_one_in_every_step() -> None:
 
 
 def test_token_weights_are_computed_ahead_only_to_be_normalised() -> None:
-    assert not corrected_ahead(corrected(weight=TIS))
+    assert not AlgoNeeds.of_algo(corrected(weight=TIS)).weighs_ahead
     assert "correction" not in run(corrected(weight=TIS), far())[0]
     batch, _ = run(corrected(weight=TIS, normalise=True), far())
     flat = [ratio for ratios in log_ratios(batch) for ratio in ratios]

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlscale.config.named_models import has_critic, has_reference, has_teacher
-from rlscale.config.old_logprobs import columns_before
+from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import KLPlacement, SftLoss
 from rlscale.config.schema.correction_config import CorrectionConfig
 from rlscale.data.batch import Batch
@@ -20,7 +19,14 @@ from rlscale.trainer.objective import Objective
 from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped
 from tests.unit.algo.ragged import ragged
-from tests.unit.trainer.prepared import MAX_RESPONSE_TOKENS, collected, prepared, segment_sum_of, token_fields
+from tests.unit.trainer.prepared import (
+    MAX_RESPONSE_TOKENS,
+    asked_of_models,
+    collected,
+    prepared,
+    segment_sum_of,
+    token_fields,
+)
 
 
 @dataclass(frozen=True)
@@ -107,10 +113,11 @@ def test_each_algorithm_asks_for_the_models_that_it_reads() -> None:
     wanted |= {"opd": ("old_logprobs", "teacher_logprobs")}
     for name, columns in wanted.items():
         config = shipped(name)
-        assert columns_before(config) == columns
-        assert has_critic(config) is (name == "ppo")
-        assert has_teacher(config) is (name == "opd")
-        assert has_reference(config) is (config.kl.placement is KLPlacement.reward)
+        needs = AlgoNeeds.of_algo(config)
+        assert asked_of_models(config) == columns
+        assert needs.critic is (name == "ppo")
+        assert needs.teacher is (name == "opd")
+        assert needs.reference is (config.kl.placement is KLPlacement.reward)
         assert not Objective.of(config).needs_old
 
 
