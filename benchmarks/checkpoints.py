@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from machine import describe_machine, load_average
 
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.platform.ports import free_port
 from rlscale.trainer.spec import Form, TrainerSpec
 
@@ -119,7 +119,7 @@ def _measure_conversion(model: Path, source: Path, target: Path, form: Form) -> 
 
     spec = replace(_spec(model), init_path=str(source))
     Platform.of(spec.device).install_megatron()
-    from rlscale.trainer.megatron.conversion import convert
+    from rlscale.trainer.megatron.disk.conversion import convert
 
     peak, over = [_own_memory()], threading.Event()
     base = peak[0]
@@ -162,7 +162,7 @@ def _trainer(spec: TrainerSpec) -> Any:
     return trainer
 
 
-def _part(spec: TrainerSpec) -> Part:
+def _part(spec: TrainerSpec) -> RankShard:
     """Eight rows of 32 tokens, all of them trained with equal weight."""
     from rlscale.data.batch import Batch
 
@@ -178,7 +178,7 @@ def _part(spec: TrainerSpec) -> Part:
     }
     for name, values in columns.items():
         batch = batch.with_column(name, values)
-    return Part(batch, [[np.arange(8)]], np.arange(8))
+    return RankShard(batch, [[np.arange(8)]], np.arange(8))
 
 
 def _seconds(what: Callable[[], Any]) -> float:

@@ -1,10 +1,11 @@
 """What log-probs and entropies cost: `python benchmarks/logprobs.py`, about three minutes on one core.
 
-The fused function of the trainer (`rlscale/trainer/megatron/logprobs.py`: hidden states and output weight to log-probs,
-no logits kept) beside the plain one in torch (F.linear, log_softmax, gather; with entropies also -sum p log p), forward
-without gradient, and forward with backward to hidden states and weight. `--size TOKENS WORDS HIDDEN` sets the size and
-may be given several times; `--full` is 8192 x 151936 x 1024, which takes the plain version about 20 GB in float32 and
-on one core ten minutes or more for each repeat (`--repeats 1`, `--kinds log-probs` to keep to the claim).
+The fused function of the trainer (`rlscale/trainer/megatron/steps/logprobs.py`: hidden states and output weight to
+log-probs, no logits kept) beside the plain one in torch (F.linear, log_softmax, gather; with entropies also
+-sum p log p), forward without gradient, and forward with backward to hidden states and weight. `--size TOKENS WORDS
+HIDDEN` sets the size and may be given several times; `--full` is 8192 x 151936 x 1024, which takes the plain version
+about 20 GB in float32 and on one core ten minutes or more for each repeat (`--repeats 1`, `--kinds log-probs` to keep
+to the claim).
 
 Both take turns, and the shortest of the repeats counts: on the CPU the computing time of the process (one thread, which
 other processes lengthen little), on a GPU, where there is one, the clock. Peak memory is what the allocator held at the
@@ -31,7 +32,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlscale.trainer.megatron.logprobs import vocab_parallel_logprobs
+from rlscale.trainer.megatron.steps.logprobs import vocab_parallel_logprobs
 
 FULL = (8192, 151936, 1024)
 SIZES = [(2048, 32768, 512), (512, 151936, 1024)]

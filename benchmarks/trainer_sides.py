@@ -74,7 +74,7 @@ def _rlscale_step(spec: TrainerSpec) -> Prepare:
 
     Platform.of(spec.device).install_megatron()
     from rlscale.data.packing import plan
-    from rlscale.data.part import split
+    from rlscale.data.rank_shard import split
     from rlscale.trainer.megatron.trainer import MegatronTrainer
 
     trainer = MegatronTrainer(spec, rank=0, world_size=1)

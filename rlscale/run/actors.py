@@ -71,7 +71,7 @@ class TrainerActor:
 
     def convert(self, spec: Any, address: str, port: int, target: Any, to: Any, critic: bool) -> None:
         """Join the other ranks and convert a model instead of training one; see trainer.megatron.conversion."""
-        from rlscale.trainer.megatron.conversion import convert
+        from rlscale.trainer.megatron.disk.conversion import convert
 
         place = (self._rank, self._world_size, self._local_rank)
         convert(spec, place, (address, port), target, to, critic=critic)

@@ -12,7 +12,7 @@ from rlscale.config.schema.parallel_config import ParallelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.data.batch import Batch
 from rlscale.data.packing import CostModel, Padding, Plan, plan
-from rlscale.data.part import Part, split
+from rlscale.data.rank_shard import RankShard, split
 from rlscale.data.sample import Group
 from rlscale.families.tensors import visited_parameters
 
@@ -25,7 +25,7 @@ def build_batch(groups: Sequence[Group], config: Config) -> Batch:
     return Batch.from_groups(groups, steps=config.algo.steps_per_iteration)
 
 
-def divide(batch: Batch, config: Config) -> tuple[list[Part], Plan]:
+def divide(batch: Batch, config: Config) -> tuple[list[RankShard], Plan]:
     """One part per data-parallel rank, and the plan by which the batch was divided.
 
     The plan depends on lengths and steps alone: `split(batch, plan)` divides the batch again once it has more columns.

@@ -18,7 +18,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.needs import Moment, Needs
 from rlscale.config.schema import Config
 from rlscale.data.batch import Batch
-from rlscale.data.part import Part, split
+from rlscale.data.rank_shard import RankShard, split
 from rlscale.data.sample import Group
 from rlscale.run.batching import batch_metrics, build_batch, divide
 from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
@@ -128,14 +128,14 @@ class Session:
         if not self._supervised:
             self.records.rollouts(self.state.iteration, groups)
 
-    def _with_columns(self, batch: Batch, parts: list[Part]) -> Batch:
+    def _with_columns(self, batch: Batch, parts: list[RankShard]) -> Batch:
         """The batch with what the models say of its tokens, as far as advantages or corrections need to know it."""
         for one in self._needs.passes_at(Moment.batch):
             with self.records.model_pass(one.column):
                 batch = batch.with_column(one.column, self._trainer.columns(one, parts, batch))
         return batch
 
-    def _steps(self, parts: list[Part]) -> dict[str, float]:
+    def _steps(self, parts: list[RankShard]) -> dict[str, float]:
         """Critic's and policy's steps; the first iterations may be the critic's alone."""
         done = self.state.iteration - self._warmup
         first = done == 0 and not self._supervised and not self.config.algo.correction.bypass

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rlscale.config.needs import Pass
 from rlscale.config.schema.cluster_config import Device
 from rlscale.data.batch import Batch
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.platform.environment import rank_environment
 from rlscale.run.actors import TrainerActor
 from rlscale.run.calls import Calls
@@ -71,7 +71,7 @@ class TrainerGroup:
         return address, port
 
     def train(
-        self, parts: list[Part], version: int, *, force_old: bool = False, policy: bool = True
+        self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
     ) -> dict[str, float]:
         """One iteration's optimizer steps; metrics are the same on every rank. Each part is one object in Ray's store.
 
@@ -82,7 +82,7 @@ class TrainerGroup:
         metrics: dict[str, float] = self._calls.wait(calls, "training step")[0]
         return metrics
 
-    def columns(self, one: Pass, parts: list[Part], batch: Batch) -> NDArray[np.float32]:
+    def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> NDArray[np.float32]:
         """The column of a pass for every token of a batch divided into `parts`, float32 [tokens_total].
 
         For the model `behaviour` the parts have the column `version`.
@@ -101,12 +101,12 @@ class TrainerGroup:
                 column[_tokens_of(batch, parts[number].row_ids)] = answer
         return column
 
-    def _dealt(self, parts: list[Part]) -> list[tuple[Any, Any]]:
+    def _dealt(self, parts: list[RankShard]) -> list[tuple[Any, Any]]:
         """Each rank with its part, which ranks of one data-parallel place share."""
         refs = [ray.put(part) for part in parts]
         return [(rank, refs[number]) for rank, number in zip(self._ranks, self._parts_of, strict=True)]
 
-    def logprobs(self, part: Part, model: str = "policy", temperature: float | None = None) -> NDArray[np.float32]:
+    def logprobs(self, part: RankShard, model: str = "policy", temperature: float | None = None) -> NDArray[np.float32]:
         """Log-probs of one part's tokens, computed alike by every data-parallel rank."""
         ref = ray.put(part)
         answers = self._calls.wait([r.logprobs.remote(ref, model, temperature) for r in self._ranks], "log-prob pass")
@@ -144,7 +144,7 @@ def _tokens_of(batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(lengths.sum()) + np.repeat(batch.offsets[rows] - before, lengths)
 
 
-def as_part(batch: Batch) -> Part:
+def as_part(batch: Batch) -> RankShard:
     """A batch of one micro-batch as the part of a rank (the canary)."""
     rows = np.arange(batch.rows)
-    return Part(batch, [[rows]], rows)
+    return RankShard(batch, [[rows]], rows)

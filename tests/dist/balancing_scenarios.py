@@ -6,19 +6,19 @@ from typing import Any
 
 from scenarios import open_trainer
 
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.spec import TrainerSpec
 
 
 def router_logits(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, part: Part
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, part: RankShard
 ) -> list[dict[str, Any]]:
     """Of each layer's router in a training pass: the type of its weight and logits, and how far the logits are from a
     float64 product of what it was given, beside how far those of a product in the weight's type are (relative)."""
     trainer = open_trainer(rank, world_size, address, port, spec)
     found: list[dict[str, Any]] = []
     try:
-        chunk = trainer._models.trained("policy").model.bare[0]
+        chunk = trainer._roster.trained("policy").model.bare[0]
         for layer in chunk.decoder.layers:
             router = layer.mlp.router
 

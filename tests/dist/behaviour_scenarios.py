@@ -6,7 +6,7 @@ from typing import Any
 
 from scenarios import gathered, open_trainer
 
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.spec import TrainerSpec
 
 
@@ -16,8 +16,8 @@ def train_and_look_back(
     address: str,
     port: int,
     spec: TrainerSpec,
-    iterations: list[list[Part]],
-    parts: list[Part],
+    iterations: list[list[RankShard]],
+    parts: list[RankShard],
     folder: str,
 ) -> dict[str, Any]:
     """Train and save, with the log-probs of `parts` by each version on the way and by those that they name at the end.
@@ -44,7 +44,7 @@ def train_and_look_back(
 
 
 def resume_and_train(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], folder: str, version: int
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard], folder: str, version: int
 ) -> dict[str, float]:
     """Metrics of an iteration on `parts` from a checkpoint of `version` on."""
     trainer = open_trainer(rank, world_size, address, port, spec)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scenarios import gathered, open_trainer
 
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.run.checkpoint import CheckpointStore, Progress
 from rlscale.run.saver import Saver
 from rlscale.trainer.spec import TrainerSpec
@@ -21,7 +21,7 @@ _SMALLER_THAN_A_RANK = 20_000
 
 
 def save_on_a_full_disk(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], folders: list[str]
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard], folders: list[str]
 ) -> list[str]:
     """Save four times, in the middle with no room for the last rank's file: what each attempt said.
 
@@ -49,7 +49,7 @@ def save_on_a_full_disk(
         trainer.close()
 
 
-def save_until_killed(spec: TrainerSpec, parts: list[Part], folder: str, port: int, pipe: Any) -> None:
+def save_until_killed(spec: TrainerSpec, parts: list[RankShard], folder: str, port: int, pipe: Any) -> None:
     """A process of its own: one whole checkpoint, then one whose writing stops in the middle of a file, for ever."""
     os.environ["OMP_NUM_THREADS"] = "1"
     from rlscale.platform import megatron_cpu
@@ -122,7 +122,7 @@ def with_layers_of_two_kinds(
 
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
-        (chunk,) = trainer._models.trained("policy").model.bare
+        (chunk,) = trainer._roster.trained("policy").model.bare
         norm = chunk.decoder.final_layernorm
         ours = type(norm)
         methods = {"get_extra_state": lambda self: torch.ones(3), "set_extra_state": lambda self, state: None}

@@ -72,7 +72,7 @@ def iterate(trainer: Any, spec: TrainerSpec, batch: Batch, version: int, policy:
 
 def state(trainer: Any, *, gradients: bool = False) -> dict[str, np.ndarray]:
     """Weights or gradients of policy and critic. Collective."""
-    names = ["policy", *(["critic"] if trainer._models.has_critic else [])]
+    names = ["policy", *(["critic"] if trainer._roster.has_critic else [])]
     return {f"{model} {name}": value for model in names for name, value in gathered(trainer, gradients, model).items()}
 
 
@@ -92,13 +92,13 @@ def train(
         iterations, gradients, awake = [], {}, []
         for version, batch in enumerate(batches):
             iterations.append(iterate(trainer, spec, batch, version, policy))
-            awake.append(list(trainer._models.turns.awake))
+            awake.append(list(trainer._roster.residency.awake))
             if version == 0 and moves is None:
                 gradients = state(trainer, gradients=True)
             trainer.sleep()
-            awake.append(list(trainer._models.turns.awake))
+            awake.append(list(trainer._roster.residency.awake))
             trainer.wake()
-            awake.append(list(trainer._models.turns.awake))
+            awake.append(list(trainer._roster.residency.awake))
         return {"iterations": iterations, "gradients": gradients, "weights": state(trainer), "awake": awake}
     finally:
         trainer.close()
@@ -141,7 +141,7 @@ def columns(
     trainer = open_trainer(rank, world_size, address, port, spec, moves)
     try:
         values = [column(trainer, name, spec, batch) for name in names]
-        return {"columns": values, "awake": list(trainer._models.turns.awake), "weights": gathered(trainer)}
+        return {"columns": values, "awake": list(trainer._roster.residency.awake), "weights": gathered(trainer)}
     finally:
         trainer.close()
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from scenarios import gathered, open_trainer
 
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.spec import TrainerSpec
 
 
 def train(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]]
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[RankShard]]
 ) -> dict[str, Any]:
     """Log-probs of the first parts, then train: metrics, gradients after the first iteration, weights after the last.
 
@@ -37,7 +37,7 @@ def gather_gradients(trainer: Any) -> None:
     """Put the shards of gradients together that the distributed optimizer leaves on each data-parallel rank."""
     import torch.distributed as dist
 
-    for chunk in trainer._models.trained("policy").model.parallel_chunks:
+    for chunk in trainer._roster.trained("policy").model.parallel_chunks:
         for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers):
             group = buffer.data_parallel_group
             for bucket in buffer.buckets:

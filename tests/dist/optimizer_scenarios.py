@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scenarios import gathered, open_trainer
 
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.spec import Form, TrainerSpec
 
 
@@ -22,12 +22,12 @@ def _named(policy: Any) -> dict[str, Any]:
 
 
 def train_frozen(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part]
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard]
 ) -> dict[str, Any]:
     """Weights before and after two iterations, and how many numbers are trained and kept for it on this rank."""
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
-        policy = trainer._models.trained("policy")
+        policy = trainer._roster.trained("policy")
         before = gathered(trainer)
         for version in range(2):
             trainer.train(parts[trainer.data_parallel_rank()], version)
@@ -46,13 +46,13 @@ def train_frozen(
 
 
 def gradients(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part]
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard]
 ) -> dict[str, np.ndarray]:
     """Gradients of a step, of the parameters that have one; those that Megatron keeps together by all their names."""
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         trainer.train(parts[0], 0)
-        policy = trainer._models.trained("policy")
+        policy = trainer._roster.trained("policy")
         from rlscale.weights.parameters import named_parameters
 
         found = {}
@@ -65,12 +65,12 @@ def gradients(
 
 
 def rates(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], iterations: int
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard], iterations: int
 ) -> list[tuple[float, dict[str, tuple[float, float]]]]:
     """For each iteration of one step: `lr` as reported, and (lr, weight decay) of each of the rank's parameters."""
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
-        policy, found = trainer._models.trained("policy"), []
+        policy, found = trainer._roster.trained("policy"), []
         name_of = {id(parameter): name for name, parameter in _named(policy).items()}
         for version in range(iterations):
             lr = trainer.train(parts[trainer.data_parallel_rank()], version)["lr"]
@@ -83,7 +83,7 @@ def rates(
 
 
 def moves(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], iterations: int
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard], iterations: int
 ) -> list[float]:
     """How far the weights of the output projection that moved at all moved in each iteration, on average."""
     trainer = open_trainer(rank, world_size, address, port, spec)
@@ -100,13 +100,13 @@ def moves(
 
 
 def steps_taken(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]]
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[RankShard]]
 ) -> list[dict[str, Any]]:
     """Of iterations of one step: the weights before, the gradients that the optimizer was given, the weights after
     and the metrics."""
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
-        policy, given = trainer._models.trained("policy"), {}
+        policy, given = trainer._roster.trained("policy"), {}
         parameters, make_step = _named(policy), policy.optimizer.step
 
         def spy() -> Any:
@@ -128,7 +128,7 @@ def steps_taken(
 
 
 def break_a_gradient(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], broken: int
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard], broken: int
 ) -> dict[str, Any]:
     """Two iterations of one step, in the first of which one number of a gradient of the rank `broken` is none.
 
@@ -138,7 +138,7 @@ def break_a_gradient(
 
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
-        policy, part = trainer._models.trained("policy"), parts[trainer.data_parallel_rank()]
+        policy, part = trainer._roster.trained("policy"), parts[trainer.data_parallel_rank()]
         # Of a matrix of which no other rank has this share: a sum over ranks would spread what is no number.
         matrix = next(parameter for name, parameter in _named(policy).items() if "gate_proj" in name)
 
@@ -160,7 +160,7 @@ def break_a_gradient(
 
 
 def speed(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], pauses: list[float]
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard], pauses: list[float]
 ) -> list[dict[str, float]]:
     """Metrics of an iteration for each pause, which the last rank makes in every micro-batch that it trains on.
 
@@ -168,7 +168,7 @@ def speed(
     """
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
-        policy = trainer._models.trained("policy")
+        policy = trainer._roster.trained("policy")
         (chunk,), make_step = policy.model.bare, policy._step
         steps, found, pause = [0.0], [], 0.0
 
@@ -193,7 +193,7 @@ def speed(
 
 
 def count_flops(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part]
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard]
 ) -> dict[str, tuple[float, float]]:
     """(counted by torch, by our formula) of a pass for log-probs and of forward and backward.
 
@@ -204,12 +204,12 @@ def count_flops(
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from rlscale.trainer.megatron import passes
-    from rlscale.trainer.megatron.flops import STEP
+    from rlscale.trainer.megatron.steps import passes
+    from rlscale.trainer.megatron.steps.flops import STEP
 
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
-        policy, objective = trainer._models.trained("policy"), trainer._objective
+        policy, objective = trainer._roster.trained("policy"), trainer._objective
         (microbatches,) = trainer._steps(parts[0])
         flops = policy._flops
         forward = flops.share(microbatches, 1)
@@ -243,6 +243,6 @@ def exported(
     rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, folder: str, critic: bool = False
 ) -> None:
     """The weights that a run's policy or critic starts from, converted as the commands `export` and `import` do it."""
-    from rlscale.trainer.megatron.conversion import convert
+    from rlscale.trainer.megatron.disk.conversion import convert
 
     convert(spec, (rank, world_size, rank), (address, port), Path(folder), Form.hugging_face, critic=critic)

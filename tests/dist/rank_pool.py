@@ -115,6 +115,6 @@ def _work(pipe: Any) -> None:
 
 def _forget_groups() -> None:
     """What a function left open must not fail the next one."""
-    from rlscale.trainer.megatron import parallel
+    from rlscale.trainer.megatron.ranks import parallel
 
     parallel.leave()

@@ -8,7 +8,7 @@ import numpy as np
 from scenarios import gathered, open_trainer
 
 from rlscale.data.batch import Batch
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.spec import TrainerSpec
 
 TOP_K = 2
@@ -24,13 +24,13 @@ def with_experts(batch: Batch, layers: int, experts: int, seed: int = 0) -> Batc
 
 
 def train_and_record(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]], first: bool
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[RankShard]], first: bool
 ) -> dict[str, Any]:
     """Train; metrics, gradients after the last iteration, and the choices of experts of every training pass.
 
     `first`: the log-probs are asked for beforehand, by a call of its own, and brought by the batch.
     """
-    from rlscale.trainer.megatron.routing import RoutingCounts
+    from rlscale.trainer.megatron.batch.routing import RoutingCounts
 
     trainer = open_trainer(rank, world_size, address, port, spec)
     chosen: list[tuple[int, np.ndarray]] = []
@@ -47,7 +47,7 @@ def train_and_record(
             part = parts[trainer.data_parallel_rank()]
             if first:
                 column = trainer.logprobs(part)
-                part = Part(part.batch.with_column("old_logprobs", column), part.steps, part.row_ids)
+                part = RankShard(part.batch.with_column("old_logprobs", column), part.steps, part.row_ids)
             metrics.append(trainer.train(part, version))
         return {"metrics": metrics, "gradients": gathered(trainer, gradients=True), "chosen": chosen}
     finally:
@@ -56,14 +56,14 @@ def train_and_record(
 
 
 def train_without_a_pass(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, part: Part, other: Part
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, part: RankShard, other: RankShard
 ) -> str:
     """What is said when the old log-probs that a part brings are those of other micro-batches."""
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         trainer.logprobs(other)
         column = np.zeros(part.batch.tokens_total, np.float32)
-        trainer.train(Part(part.batch.with_column("old_logprobs", column), part.steps, part.row_ids), 0)
+        trainer.train(RankShard(part.batch.with_column("old_logprobs", column), part.steps, part.row_ids), 0)
     except ValueError as error:
         return str(error)
     finally:

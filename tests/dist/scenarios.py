@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rlscale.data.batch import Batch
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.spec import TrainerSpec
 
 
@@ -27,7 +27,7 @@ def open_trainer(
 
 def gathered(trainer: Any, gradients: bool = False, model: str = "policy") -> dict[str, np.ndarray]:
     """All weights (or the gradients that the last step left) under their Hugging Face names. Collective."""
-    source = trainer._models.trained(model).weights()
+    source = trainer._roster.trained(model).weights()
     if gradients:
         source._parameters = {name: parameter.main_grad for name, parameter in source._parameters.items()}
     return {
@@ -44,7 +44,7 @@ def train(
     address: str,
     port: int,
     spec: TrainerSpec,
-    iterations: list[list[Part]],
+    iterations: list[list[RankShard]],
     with_gradients: bool = True,
 ) -> dict[str, Any]:
     """Train on the parts of each iteration; metrics, gradients after the first iteration, weights after the last.
@@ -64,7 +64,7 @@ def train(
 
 
 def logprobs(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part]
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard]
 ) -> np.ndarray | None:
     """Log-probs of the rank's part before any step, None where the rank hands out none."""
     trainer = open_trainer(rank, world_size, address, port, spec)
@@ -81,7 +81,7 @@ def train_and_save_halfway(
     address: str,
     port: int,
     spec: TrainerSpec,
-    iterations: list[list[Part]],
+    iterations: list[list[RankShard]],
     folder: str,
     meanwhile: bool = False,
 ) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def train_and_save_halfway(
 
 
 def resume(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[Part]], folder: str
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[RankShard]], folder: str
 ) -> dict[str, Any]:
     """Load a checkpoint and train on: weights, last metrics, and the steps that the checkpoint had."""
     trainer = open_trainer(rank, world_size, address, port, spec)
@@ -117,7 +117,7 @@ def resume(
         trainer.close()
 
 
-def whole_column(parts: list[Part], batch: Batch, columns: list[np.ndarray | None]) -> np.ndarray:
+def whole_column(parts: list[RankShard], batch: Batch, columns: list[np.ndarray | None]) -> np.ndarray:
     """Columns of the parts put together in the order of the batch's rows."""
     together = np.zeros(batch.tokens_total, np.float32)
     for part, column in zip(parts, [c for c in columns if c is not None], strict=True):
@@ -157,7 +157,7 @@ def reference(rank: int, world_size: int, address: str, port: int, spec: Trainer
 
 
 def train_and_export(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[Part], folder: str
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard], folder: str
 ) -> np.ndarray | None:
     """Train one iteration, export, and give the log-probs of the trained policy."""
     trainer = open_trainer(rank, world_size, address, port, spec)
@@ -176,7 +176,7 @@ def offload(rank: int, world_size: int, address: str, port: int, spec: TrainerSp
     from training_data import divide, make_batch
 
     from rlscale.platform.ports import free_port
-    from rlscale.trainer.megatron import parallel
+    from rlscale.trainer.megatron.ranks import parallel
 
     (part,) = divide(make_batch(spec.algo), 1)
     results: dict[str, Any] = {}
@@ -185,10 +185,10 @@ def offload(rank: int, world_size: int, address: str, port: int, spec: TrainerSp
         for version in range(3):
             trainer.train(part, version)
             if name == "offloaded":
-                trainer._models.trained("policy").offload.sleep()
-                parameters = trainer._models.trained("policy").model.parameters()
+                trainer._roster.trained("policy").offload.sleep()
+                parameters = trainer._roster.trained("policy").model.parameters()
                 results["bytes_asleep"] = sum(p.untyped_storage().size() for p in parameters)
-                trainer._models.trained("policy").offload.wake()
+                trainer._roster.trained("policy").offload.wake()
         results[name] = gathered(trainer)
         parallel.leave()
     return results
@@ -216,7 +216,7 @@ def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec
         family = _MODEL_REGISTRY[hf_config.model_type]
         own_table = {"_DIRECT_MAPPING": dict(family._DIRECT_MAPPING)}  # it changes the class's for tied models
         bridge = type("Bridge", (family,), own_table)(hf_config)
-        ours, theirs, differences = trainer._models.trained("policy").model.weights, bridge, []
+        ours, theirs, differences = trainer._roster.trained("policy").model.weights, bridge, []
         for name, parameter in trainer.weights()._parameters.items():
             tensors = dict(ours.to_hf(name, parameter.detach()))
             names, values = theirs._weight_to_hf_format(name, parameter.detach())
@@ -225,7 +225,7 @@ def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec
             )
             if not same:
                 differences.append(name)
-        config = trainer._models.trained("policy").model.config
+        config = trainer._roster.trained("policy").model.config
         values = {key: (getattr(config, key), getattr(bridge.config, key)) for key in COMPARED}
         return {"weights": differences, "config": {key: pair for key, pair in values.items() if pair[0] != pair[1]}}
     finally:

@@ -13,7 +13,7 @@ from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.data.batch import Batch
 from rlscale.data.fields import FIELDS, Scope
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.objective_metrics import Metrics, finish
 from rlscale.trainer.value_objective import ValueObjective
@@ -56,7 +56,7 @@ class Case:
 
     algo: AlgoConfig
     critic: bool
-    parts: list[Part]
+    parts: list[RankShard]
     """One per rank."""
 
 

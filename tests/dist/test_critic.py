@@ -287,14 +287,14 @@ def test_only_one_model_is_on_the_gpu(models: dict[str, Path], dtype: DType) -> 
     try:
         for version in range(2):
             before = trainer.values(part)
-            assert trainer._models.turns.awake == ["critic"]
+            assert trainer._roster.residency.awake == ["critic"]
             trainer.logprobs(part, "teacher")
-            assert trainer._models.turns.awake == []
+            assert trainer._roster.residency.awake == []
             trainer.sleep()
             trainer.wake()
             np.testing.assert_array_equal(trainer.values(part), before)
             metrics = trainer.train(part, version)
-            assert trainer._models.turns.awake == ["policy"]
+            assert trainer._roster.residency.awake == ["policy"]
             assert metrics["skipped_in_a_row"] == 0
     finally:
         trainer.close()

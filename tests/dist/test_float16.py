@@ -16,7 +16,7 @@ from training_data import ALGORITHMS, divide, make_batch, make_spec
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 
 TOO_LARGE = 2.0**40
 EXPERTS = {"expert": 2, "data": 2}
@@ -29,11 +29,11 @@ def spec_of(model: Path, dtype: DType = DType.float16, **options: Any) -> Any:
     return make_spec(model, "grpo_kl", dtype=dtype, optim=optim, **options)
 
 
-def parts_of(count: int, data_parallel: int = 1) -> list[list[Part]]:
+def parts_of(count: int, data_parallel: int = 1) -> list[list[RankShard]]:
     return [divide(make_batch(ALGORITHMS["grpo_kl"], seed=seed), data_parallel) for seed in range(count)]
 
 
-def not_a_number(parts: list[list[Part]]) -> list[list[Part]]:
+def not_a_number(parts: list[list[RankShard]]) -> list[list[RankShard]]:
     """The same, but the loss of one token in the last iteration is none."""
     *others, last = parts
     broken = []

@@ -19,7 +19,7 @@ from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.data.batch import Batch
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.spec import TrainerSpec
 
 LAYERS, COUNT, TOP_K = SIZES["num_hidden_layers"], EXPERTS["num_experts"], EXPERTS["num_experts_per_tok"]
@@ -108,7 +108,7 @@ def test_the_router_of_a_16_bit_model_computes_in_float32(pool: RankPool, models
 
 
 def _reference(
-    folder: Path, parts: list[Part], megatron: dict[str, Any]
+    folder: Path, parts: list[RankShard], megatron: dict[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Gradients of the losses by transformers' model in float64, and each loss without its coefficient."""
     kinds, coefficients = megatron.get("moe_router_load_balancing_type", []), megatron.get("moe_aux_loss_coeff", [])

@@ -21,7 +21,7 @@ from rlscale.config.schema.algo_config import (
 )
 from rlscale.data.batch import Batch
 from rlscale.data.packing import Plan, plan
-from rlscale.data.part import split
+from rlscale.data.rank_shard import split
 from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped
 

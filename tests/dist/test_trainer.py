@@ -18,7 +18,7 @@ from training_data import divide, make_batch, make_spec
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
 from rlscale.data.batch import Batch
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 
 
 def hf_logprobs(folder: Path, batch: Batch, temperature: float) -> np.ndarray:
@@ -61,8 +61,8 @@ def test_logprobs_are_those_of_transformers(
 def test_packed_equals_one_row_at_a_time(pool: RankPool, models: dict[str, Path]) -> None:
     spec = make_spec(models["dense"])
     batch = make_batch(spec.algo)
-    alone = [Part(batch, [[np.array([row]) for row in range(batch.rows)]], np.arange(batch.rows))]
-    packed = [Part(batch, [[np.arange(batch.rows)]], np.arange(batch.rows))]
+    alone = [RankShard(batch, [[np.array([row]) for row in range(batch.rows)]], np.arange(batch.rows))]
+    packed = [RankShard(batch, [[np.arange(batch.rows)]], np.arange(batch.rows))]
     got, expected = (pool.run(scenarios.logprobs, spec, parts, world_size=1)[0] for parts in (packed, alone))
     np.testing.assert_allclose(got, expected, atol=2e-6)
 
@@ -83,7 +83,7 @@ def test_dummy_microbatches_change_nothing(pool: RankPool, models: dict[str, Pat
     spec = make_spec(models["moe"])
     (part,) = divide(make_batch(spec.algo), 1)
     nothing = np.zeros(0, np.int64)
-    filled = Part(part.batch, [[nothing, *step, nothing] for step in part.steps], part.row_ids)
+    filled = RankShard(part.batch, [[nothing, *step, nothing] for step in part.steps], part.row_ids)
     plain, with_dummies = (pool.run(scenarios.train, spec, [[p]], world_size=1)[0] for p in (part, filled))
     for name, gradient in plain["gradients"].items():
         np.testing.assert_array_equal(with_dummies["gradients"][name], gradient, err_msg=name)

@@ -37,7 +37,7 @@ from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.config.schema.weights_config import WeightsConfig
 from rlscale.data.batch import Batch
 from rlscale.data.packing import plan
-from rlscale.data.part import Part, split
+from rlscale.data.rank_shard import RankShard, split
 from rlscale.run import batching
 from rlscale.trainer.preparation import prepare
 from rlscale.trainer.spec import TrainerSpec
@@ -129,12 +129,12 @@ def make_batch(algo: AlgoConfig, rows: int = 12, vocabulary: int = 64, seed: int
     return prepare(batch, algo, max_response_tokens=MAX_RESPONSE_TOKENS)[0]
 
 
-def divide(batch: Batch, data_parallel: int, max_tokens: int = 64) -> list[Part]:
+def divide(batch: Batch, data_parallel: int, max_tokens: int = 64) -> list[RankShard]:
     """The parts of a batch."""
     return split(batch, plan(batch.lengths, batch.column("step"), data_parallel, max_tokens))
 
 
-def divide_for(batch: Batch, spec: TrainerSpec) -> list[Part]:
+def divide_for(batch: Batch, spec: TrainerSpec) -> list[RankShard]:
     """The parts of a batch for a layout, divided as a run divides it."""
     config = replace(
         _defaults(),

@@ -62,6 +62,9 @@ SINGLE_FILES = {
 }
 """Packages that one file needs and the rest of its room does not, and why."""
 
+MEGATRON_ORDER = ("ranks", "batch", "model", "steps", "disk", "roster", "trainer")
+"""What `trainer/megatron/` consists of; each imports from those before it, see docs/architecture.md."""
+
 FILES = sorted(
     str(file.relative_to(PACKAGE))
     for file in PACKAGE.rglob("*.py")
@@ -117,3 +120,14 @@ def test_arrows_point_down() -> None:
 def test_single_files_are_still_needed() -> None:
     for file, packages in SINGLE_FILES.items():
         assert packages <= {name.split(".")[0] for name in imported(file)}, file
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("trainer/megatron/")])
+def test_packages_of_the_megatron_trainer_import_downwards(file: str) -> None:
+    if file == "trainer/megatron/__init__.py":
+        return
+    own = MEGATRON_ORDER.index(file.split("/")[2].removesuffix(".py"))
+    prefix = "rlscale.trainer.megatron."
+    reached = {name.removeprefix(prefix).split(".")[0] for name in imported(file) if name.startswith(prefix)}
+    upwards = {name for name in reached if MEGATRON_ORDER.index(name) > own}
+    assert not upwards, f"{file} imports upwards: {upwards}"

@@ -15,16 +15,17 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.platform.device import Platform
 from rlscale.trainer.checksums import damaged
-from rlscale.trainer.megatron import parallel, passes
-from rlscale.trainer.megatron.architecture import Architecture
-from rlscale.trainer.megatron.determinism import ask_for_determinism
-from rlscale.trainer.megatron.export import critic_config, export_folder
-from rlscale.trainer.megatron.microbatch import MicroBatch, build_steps
-from rlscale.trainer.megatron.models import Models
-from rlscale.trainer.megatron.routing_replay import PolicyRouting
+from rlscale.trainer.megatron.batch.microbatch import MicroBatch, build_steps
+from rlscale.trainer.megatron.disk.export import critic_config, export_folder
+from rlscale.trainer.megatron.model.architecture import Architecture
+from rlscale.trainer.megatron.ranks import parallel
+from rlscale.trainer.megatron.ranks.determinism import ask_for_determinism
+from rlscale.trainer.megatron.roster.roster import Roster
+from rlscale.trainer.megatron.steps import passes
+from rlscale.trainer.megatron.steps.routing_replay import PolicyRouting
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.trainer.value_objective import ValueObjective
@@ -55,14 +56,14 @@ class MegatronTrainer:
         if spec.trainer.deterministic:
             ask_for_determinism(self._platform)
         self._ranks = parallel.join(spec, self._platform, self._rank, self._world_size, address, port)
-        self._models = Models(spec, self._ranks, self._platform, moves=self._moves)
-        policy = self._models.trained("policy").model
+        self._roster = Roster(spec, self._ranks, self._platform, moves=self._moves)
+        policy = self._roster.trained("policy").model
         self._routing = PolicyRouting(spec.trainer.routing_replay, policy, self._ranks, self._platform.device)
 
     @property
     def steps(self) -> int:
         """The policy's optimizer steps taken so far, skipped ones included."""
-        return self._models.steps
+        return self._roster.steps
 
     def data_parallel_rank(self) -> int:
         """Which part of a batch this rank computes."""
@@ -70,7 +71,7 @@ class MegatronTrainer:
 
     # -- passes -------------------------------------------------------------------------------------------------------
 
-    def train(self, part: Part, version: int, force_old: bool = False, policy: bool = True) -> dict[str, float]:
+    def train(self, part: RankShard, version: int, force_old: bool = False, policy: bool = True) -> dict[str, float]:
         """All optimizer steps and epochs of one iteration on this rank's part; the same metrics on every rank.
 
         The part has the columns `loss_weight` and, unless supervised, `advantages`. The columns `old_logprobs` and
@@ -94,16 +95,16 @@ class MegatronTrainer:
             if self._objective.needs_reference and "ref_logprobs" not in part.batch:
                 metrics |= self._compute(everything, "ref_logprobs", "reference", version)
             if self._objective.needs.old_model == "behaviour":
-                metrics["old_version_missing"] = self._models.kept().missing
-        self._models.keep(version)
+                metrics["old_version_missing"] = self._roster.kept().missing
+        self._roster.keep(version)
         if policy:
             metrics |= self._train_policy(steps, version)
-        metrics["skipped_in_a_row"] = float(self._models.skipped_in_a_row)
+        metrics["skipped_in_a_row"] = float(self._roster.skipped_in_a_row)
         self._platform.spare_host()
         return metrics | self._counts(part, everything, time.perf_counter() - began)
 
     def logprobs(
-        self, part: Part, model: str = "policy", temperature: float | None = None
+        self, part: RankShard, model: str = "policy", temperature: float | None = None
     ) -> NDArray[np.float32] | None:
         """Log-probs of a part's trainable tokens, float32 in the order of its batch's rows; 0 for all other tokens.
 
@@ -115,16 +116,16 @@ class MegatronTrainer:
         version = int(part.batch.column("version")) if model == "behaviour" else 0
         return self._column(part, lambda batches: self._forward_logprobs(batches, model, temperature, version))
 
-    def values(self, part: Part) -> NDArray[np.float32] | None:
+    def values(self, part: RankShard) -> NDArray[np.float32] | None:
         """The critic's values, read at the positions that predict a part's tokens; shape and order as of `logprobs`.
 
         Not divided by a temperature. ValueError without a critic.
         """
-        critic = self._models.trained("critic").model
+        critic = self._roster.trained("critic").model
         return self._column(part, lambda batches: passes.forward_values(critic, self._ranks, batches))
 
     def _train_critic(self, steps: Sequence[Sequence[MicroBatch]]) -> dict[str, float]:
-        critic = self._models.trained("critic")
+        critic = self._roster.trained("critic")
         assert self._spec.critic is not None  # it has just been found
         loss = passes.value_loss(ValueObjective(self._spec.critic))
         metrics = critic.train(steps, self._spec.algo.epochs_per_iteration, loss)
@@ -132,7 +133,7 @@ class MegatronTrainer:
         return {f"critic_{name.removeprefix('value_')}": value for name, value in metrics.items()}
 
     def _train_policy(self, steps: Sequence[Sequence[MicroBatch]], version: int) -> dict[str, float]:
-        policy, objective = self._models.trained("policy"), self._objective
+        policy, objective = self._roster.trained("policy"), self._objective
         loss = passes.policy_loss(policy.model, self._ranks, objective, self._spec.temperature, version)
         epochs = self._spec.algo.epochs_per_iteration
         with self._routing.training([microbatch for step in steps for microbatch in step]) as routed:
@@ -155,7 +156,7 @@ class MegatronTrainer:
 
         def forward() -> list[Tensor] | None:
             name = "policy" if model == "behaviour" else model
-            with self._models.with_logits(name) as computing:
+            with self._roster.with_logits(name) as computing:
                 return passes.forward_logprobs(computing, self._ranks, microbatches, temperature)
 
         if model not in ("policy", "behaviour"):
@@ -163,10 +164,10 @@ class MegatronTrainer:
         with self._routing.scoring(microbatches):
             if model == "policy":
                 return forward()
-            return self._models.kept().logprobs(microbatches, version, self._ranks, forward)
+            return self._roster.kept().logprobs(microbatches, version, self._ranks, forward)
 
     def _column(
-        self, part: Part, forward: Callable[[Sequence[MicroBatch]], list[Tensor] | None]
+        self, part: RankShard, forward: Callable[[Sequence[MicroBatch]], list[Tensor] | None]
     ) -> NDArray[np.float32] | None:
         """What a forward pass gives for each token of a part, on the rank that hands it out."""
         microbatches = [microbatch for step in self._steps(part) for microbatch in step]
@@ -183,18 +184,18 @@ class MegatronTrainer:
             column = together.cpu().numpy()
         return column if self._ranks.outputs else None
 
-    def _steps(self, part: Part) -> list[list[MicroBatch]]:
+    def _steps(self, part: RankShard) -> list[list[MicroBatch]]:
         stages = self._spec.parallel.pipeline
         interleaved = stages > 1 and self._spec.parallel.virtual_pipeline is not None
         return build_steps(
             part,
             self._ranks.slicing,
             self._platform.device,
-            attend=self._models.attends_in_batches,
+            attend=self._roster.attends_in_batches,
             multiple=stages if interleaved else 1,
         )
 
-    def _counts(self, part: Part, microbatches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
+    def _counts(self, part: RankShard, microbatches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
         """Sizes and speed of an iteration over all data-parallel ranks."""
         own = [float(part.batch.tokens_total), float(part.batch.rows)]
         totals = torch.tensor(own, dtype=torch.float64, device=self._platform.device)
@@ -215,7 +216,7 @@ class MegatronTrainer:
 
     def weights(self) -> MegatronWeights:
         """The policy's weights as they are, in Hugging Face's form."""
-        return self._models.trained("policy").weights()
+        return self._roster.trained("policy").weights()
 
     def connect(
         self,
@@ -251,12 +252,12 @@ class MegatronTrainer:
     def sleep(self) -> None:
         """Give the device's memory up for the engines; on the CPU only what is kept for the next step's activations."""
         self._platform.synchronize()
-        self._models.turns.rest_all()
+        self._roster.residency.rest_all()
         self._platform.empty_cache()
 
     def wake(self) -> None:
         """Take the device's memory again, for the policy; another model takes it from there when its turn comes."""
-        self._models.turns.take("policy")
+        self._roster.residency.take("policy")
 
     def save(self, folder: str | Path) -> None:
         """Write models, optimizers, schedules and random state. UserError, on every rank, when the disk refuses."""
@@ -268,15 +269,15 @@ class MegatronTrainer:
 
         Without `copy` it is written before the call returns. UserError when the folder cannot be made.
         """
-        self._models.begin_save(folder, copy=copy)
+        self._roster.begin_save(folder, copy=copy)
 
     def saved(self) -> bool:
         """Whether this rank has written its part, so that `finish_save` need not wait for it. Not collective."""
-        return self._models.saved
+        return self._roster.saved
 
     def finish_save(self) -> None:
         """Wait for every rank's part and make the checkpoint whole. UserError, on every rank, if the disk refused."""
-        self._models.finish_save()
+        self._roster.finish_save()
 
     def damaged(self, folder: str | Path, sums: dict[str, str]) -> list[str]:
         """The files in a folder, of this rank's share of `sums`, whose checksum is another one. Not collective."""
@@ -284,14 +285,14 @@ class MegatronTrainer:
 
     def load(self, folder: str | Path) -> None:
         """Continue from what `save` wrote; the reference stays as it started. UserError if it does not fit."""
-        self._models.load(folder)
+        self._roster.load(folder)
 
     def export(self, folder: str | Path, model: str = "policy") -> None:
         """Write the policy or the critic as a Hugging Face folder. OSError when the disk refuses.
 
         The critic's folder is one for transformers' AutoModelForTokenClassification, and a critic can start from it.
         """
-        exported = self._models.trained(model)
+        exported = self._roster.trained(model)
         changes = critic_config(Architecture.read(exported.folder).hf) if model == "critic" else None
         export_folder(exported.weights(), exported.beside, folder, changes)
 
@@ -299,10 +300,10 @@ class MegatronTrainer:
         """Leave the other ranks."""
         if self._transport is not None:
             self._transport.close()
-        self._models.close()
+        self._roster.close()
         parallel.leave()
 
 
-def _tokens_of(part: Part, row: int) -> NDArray[np.int64]:
+def _tokens_of(part: RankShard, row: int) -> NDArray[np.int64]:
     """Where a row's tokens are in the columns of a part's batch."""
     return np.arange(part.batch.offsets[row], part.batch.offsets[row + 1])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rlscale.data.batch import Batch
 from rlscale.data.packing import CostModel, Padding, Plan, plan
-from rlscale.data.part import split
+from rlscale.data.rank_shard import split
 
 EVEN = CostModel(1.0, 0.0)
 

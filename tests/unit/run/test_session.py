@@ -15,7 +15,7 @@ from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.needs import Pass
 from rlscale.data.batch import Batch
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.run.calls import RunFailed
 from rlscale.run.engines import Engines
@@ -28,15 +28,15 @@ class Trainer:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.trained: list[tuple[Part, bool, bool]] = []
+        self.trained: list[tuple[RankShard, bool, bool]] = []
         self.metrics: dict[str, float] = {}
         self.left_out: set[str] = set()
 
-    def columns(self, one: Pass, parts: list[Part], batch: Batch) -> Any:
+    def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> Any:
         self.asked.append(one.column)
         return np.full(batch.tokens_total, -len(self.asked), np.float32)
 
-    def train(self, parts: list[Part], version: int, *, force_old: bool, policy: bool) -> dict[str, float]:
+    def train(self, parts: list[RankShard], version: int, *, force_old: bool, policy: bool) -> dict[str, float]:
         self.trained.append((parts[0], force_old, policy))
         own = {"loss": 0.1, "steps": 1.0, "skipped_steps": 0.0} if policy else {}
         metrics = {"critic_loss": 0.5, "critic_steps": 1.0, "skipped_in_a_row": 0.0} | own | self.metrics

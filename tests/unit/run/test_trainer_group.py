@@ -11,7 +11,7 @@ import ray
 
 from rlscale.config.needs import COLUMNS, Moment, Pass
 from rlscale.data.batch import Batch
-from rlscale.data.part import Part
+from rlscale.data.rank_shard import RankShard
 from rlscale.run.trainer_group import TrainerGroup
 
 LENGTHS = (3, 1, 4, 2)
@@ -29,7 +29,7 @@ class Rank:
         self.values = SimpleNamespace(remote=lambda part: self._answer(part, -1))
         self.train = SimpleNamespace(remote=self._train)
 
-    def _answer(self, part: Part, factor: int) -> Any:
+    def _answer(self, part: RankShard, factor: int) -> Any:
         self.seen |= set(part.batch.columns)
         return (factor * part.batch.column("tokens")).astype(np.float32) if self._answers else None
 
@@ -60,11 +60,11 @@ def batch() -> Batch:
 
 
 @pytest.fixture
-def parts(batch: Batch) -> list[Part]:
-    return [Part(batch.select(rows), [], np.array(rows)) for rows in ([0, 2], [1, 3])]
+def parts(batch: Batch) -> list[RankShard]:
+    return [RankShard(batch.select(rows), [], np.array(rows)) for rows in ([0, 2], [1, 3])]
 
 
-def test_each_token_gets_the_number_that_its_own_rank_computed(group: Any, batch: Batch, parts: list[Part]) -> None:
+def test_each_token_gets_the_number_that_its_rank_computed(group: Any, batch: Batch, parts: list[RankShard]) -> None:
     tokens = np.arange(10, 20)
     assert group.columns(pass_for("old_logprobs"), parts, batch).tolist() == tokens.tolist()
     assert group.columns(pass_for("teacher_logprobs"), parts, batch).tolist() == (2 * tokens).tolist()
@@ -73,19 +73,19 @@ def test_each_token_gets_the_number_that_its_own_rank_computed(group: Any, batch
 
 def test_only_the_policy_is_sent_the_engines_choice_of_experts(group: Any, batch: Batch) -> None:
     batch = batch.with_column("routed_experts", np.zeros((10, 2, 1)))
-    parts = [Part(batch.select(rows), [], np.array(rows)) for rows in ([0, 2], [1, 3])]
+    parts = [RankShard(batch.select(rows), [], np.array(rows)) for rows in ([0, 2], [1, 3])]
     for name, sent in (("ref_logprobs", False), ("values", False), ("old_logprobs", True)):
         group.columns(pass_for(name), parts, batch)
         assert all(("routed_experts" in rank.seen) is sent for rank in group._ranks)
 
 
-def test_old_log_probs_are_by_the_model_that_the_algorithm_names(group: Any, batch: Batch, parts: list[Part]) -> None:
+def test_old_log_probs_are_by_the_model_of_the_algorithm(group: Any, batch: Batch, parts: list[RankShard]) -> None:
     assert (
         group.columns(pass_for("old_logprobs", "behaviour"), parts, batch).tolist() == (3 * np.arange(10, 20)).tolist()
     )
 
 
-def test_ranks_of_one_data_parallel_place_get_the_same_part(group: Any, parts: list[Part]) -> None:
+def test_ranks_of_one_data_parallel_place_get_the_same_part(group: Any, parts: list[RankShard]) -> None:
     assert group.train(parts, 7, policy=False) == {"loss": 1.0}
     assert [rank.trained[0] for rank in group._ranks] == [parts[0], parts[0], parts[1], parts[1]]
     assert {rank.trained[1:] for rank in group._ranks} == {(7, False, False)}

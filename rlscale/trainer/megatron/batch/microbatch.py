@@ -1,0 +1,96 @@
+"""One micro-batch of a rank: rows of its part as packed tensors, and the way back from its tokens to the rows' columns.
+
+Columns of a batch are aligned to the token they belong to, the model's outputs to the position that predicts it: here,
+and nowhere else, one is shifted to the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlscale.data.batch import Batch
+from rlscale.data.fields import FIELDS, Scope
+from rlscale.data.rank_shard import RankShard
+from rlscale.trainer.megatron.batch.sequences import PackedSequences, pack
+from rlscale.trainer.megatron.ranks.slicing import Slicing
+
+
+@dataclass
+class MicroBatch:
+    """Tensors of one forward-backward on this rank; T is the rank's tokens, padding included."""
+
+    rows: NDArray[np.int64]
+    """Rows of the part, in packing order; none for a dummy."""
+    tokens: Tensor
+    """int64 [1, T], the model's input."""
+    labels: Tensor
+    """int64 [T], the token that each position predicts (0 where it predicts none)."""
+    fields: dict[str, Tensor]
+    """[T] each, of the predicted token; `loss_mask` is False where there is none."""
+    trainable: Tensor
+    """int64 [n], the positions whose predicted token is trainable: where `loss_mask` is True."""
+    sequences: PackedSequences
+    """Where the tokens stand."""
+    routed_experts: NDArray[np.int16] | None = None
+    """[T, layers, top_k], the experts that the engine sent each input token to, -1 where unknown; None: none known."""
+    computed: dict[str, Tensor] = field(default_factory=dict)
+    """Columns that passes of this rank have computed, [T] each, aligned like `fields`."""
+
+    def column(self, values: Tensor) -> NDArray[np.float32]:
+        """Values [T] of the predicted tokens -> float32 of the rows' concatenated tokens; 0 where nothing is known.
+
+        With context parallelism every rank fills in its own tokens; the sum over the ranks is the column.
+        """
+        column = np.zeros(int(self.sequences.lengths.sum()), np.float32)
+        known = self.sequences.next_of >= 0
+        column[self.sequences.next_of[known]] = values.detach().float().cpu().numpy()[known]
+        return column
+
+
+def build_microbatch(
+    batch: Batch, rows: NDArray[np.int64], slicing: Slicing, device: torch.device, *, attend: bool
+) -> MicroBatch:
+    """Pack rows of a part's batch. Every token column of the batch that context parallelism slices becomes a field."""
+    rows = np.asarray(rows, np.int64)
+    picked = batch.select(rows)
+    sequences = pack(picked.lengths, slicing, device, attend=attend)
+    tokens = _pick(picked.column("tokens"), sequences.token_of, 0)
+    labels = _pick(picked.column("tokens"), sequences.next_of, 0)
+    fields = {}
+    for name, values in picked.columns.items():
+        spec = FIELDS[name]
+        if spec.scope is Scope.token and spec.context_sliced and not spec.of_input:
+            fields[name] = torch.from_numpy(_pick(values, sequences.next_of, spec.fill)).to(device)
+    return MicroBatch(
+        rows,
+        torch.from_numpy(tokens.astype(np.int64))[None].to(device),
+        torch.from_numpy(labels.astype(np.int64)).to(device),
+        fields,
+        torch.from_numpy(np.flatnonzero(_pick(picked.column("loss_mask"), sequences.next_of, False))).to(device),
+        sequences,
+        _pick(picked.column("routed_experts"), sequences.token_of, -1) if "routed_experts" in picked else None,
+    )
+
+
+def build_steps(
+    part: RankShard, slicing: Slicing, device: torch.device, *, attend: bool, multiple: int = 1
+) -> list[list[MicroBatch]]:
+    """The micro-batches of every step of a part; each step is filled up with dummies to a multiple of `multiple`."""
+    steps = []
+    for step in part.steps:
+        rows = [*step, *([np.zeros(0, np.int64)] * (-len(step) % multiple))]
+        steps.append([build_microbatch(part.batch, r, slicing, device, attend=attend) for r in rows])
+    return steps
+
+
+def _pick(values: NDArray, index: NDArray[np.int64], fill: float | int | bool) -> NDArray:
+    """values[index], and `fill` where the index is -1."""
+    if len(values) == 0:
+        return np.full((len(index), *values.shape[1:]), fill, values.dtype)
+    known = (index >= 0).reshape(-1, *[1] * (values.ndim - 1))
+    return np.where(known, values[np.maximum(index, 0)], np.asarray(fill, values.dtype))

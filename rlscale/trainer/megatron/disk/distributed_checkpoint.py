@@ -1,0 +1,161 @@
+"""Megatron's distributed checkpoint of a model: weights, optimizer, schedule and random state, or weights alone."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+
+from rlscale.config.errors import UserError
+from rlscale.families.origin import ARCHITECTURE, CHECKPOINT, architecture_text, check_origin
+from rlscale.trainer.checksums import damaged, read_sums
+from rlscale.trainer.megatron.disk.checkpoint_reader import read_common, read_index, read_state
+from rlscale.trainer.megatron.disk.checkpoint_writer import CheckpointWriter
+from rlscale.trainer.megatron.disk.optimizer_state import load_state, state_to_load, state_to_save
+from rlscale.trainer.megatron.model.model import Model
+from rlscale.trainer.megatron.steps.optimizer import Optimizer
+from rlscale.weights.load import named
+
+
+def checkpoint_of(
+    folder: str | Path, model: Model, optimizer: Optimizer | None = None, *, copy: bool
+) -> CheckpointWriter:
+    """Plan a checkpoint of this moment; without an optimizer it holds the weights alone. Collective.
+
+    See CheckpointWriter for `copy` and errors.
+    """
+    model.finish_gathering()
+    weights = _weights(model)
+    state = dict(weights)
+    if optimizer is not None:
+        state["optimizer"] = state_to_save(optimizer.megatron, weights)
+        state["schedule"] = optimizer.schedule.state_dict()
+        state["random"] = _random_state(_get_random_state())
+        state["layout"] = _layout()
+    beside = {ARCHITECTURE: architecture_text(model.weights.config)}
+    return CheckpointWriter(folder, state, copy=copy, beside=beside)
+
+
+def holds_checkpoint(folder: str | Path) -> bool:
+    """Whether a folder holds a closed checkpoint."""
+    return (Path(folder) / CHECKPOINT).is_file()
+
+
+def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> None:
+    """Take model, optimizer, schedule and random state from a folder. Collective.
+
+    A checkpoint of another layout is read too; the random state then stays as it is. UserError if it does not fit.
+    """
+    if not holds_checkpoint(folder):
+        raise UserError(f"{folder} is not a trainer checkpoint (no metadata.json)")
+    _is_of(model, folder)
+    common = read_common(folder)
+    if "schedule" not in common:
+        raise UserError(f"{folder} holds weights alone; start a new run from them: model.init={folder}")
+    instead = f"; a new run can start from its weights alone: model.init={folder}"
+    saved = read_index(folder)
+    state: dict[str, Any] = {"optimizer": state_to_load(optimizer.megatron, _weights(model), saved)}
+    same_layout = common.get("layout") == _layout()
+    if same_layout:
+        state["random"] = _random_state(None)
+    loaded = read_state(folder, state, instead)
+    load_state(optimizer.megatron, loaded["optimizer"])
+    # A second read: the optimizer may have to read what the model reads, which Megatron allows only once. It comes last
+    # because preparing to load an optimizer on the host (`optim.on_host`) makes a step with random gradients.
+    _put_weights(model, read_state(folder, _weights(model), instead))
+    optimizer.schedule.load_state_dict(loaded["schedule"])
+    if same_layout:
+        _set_random_state(loaded["random"][0])
+
+
+def load_weights_of(folder: str | Path, model: Model) -> None:
+    """Take the weights alone from a checkpoint of any layout. Collective.
+
+    UserError if they do not fit, or if a file is not what was written.
+    """
+    _refuse_damage(folder)
+    _is_of(model, folder)
+    _put_weights(model, read_state(folder, _weights(model)))
+
+
+def _is_of(model: Model, folder: str | Path) -> None:
+    """UserError for a checkpoint that says that it is of another architecture."""
+    with named(Path(folder)):
+        check_origin(Path(folder), model.weights.config, model.weights.head, needed=False)
+
+
+def _refuse_damage(folder: str | Path) -> None:
+    """UserError, the same on every rank, if a file has another checksum than when it was written. Collective."""
+    own = damaged(folder, read_sums(folder), dist.get_rank(), dist.get_world_size())
+    everywhere: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everywhere, own)
+    names = sorted(name for names in everywhere for name in names)
+    if names:
+        raise UserError(f"{folder} is damaged: {', '.join(names)} is not what was written; use another checkpoint")
+
+
+def _weights(model: Model) -> dict[str, Any]:
+    # Each layer by its own name: layers of which some are frozen have no state to be stacked with the others'.
+    metadata = {"non_homogeneous_layers": True}
+    return {
+        f"model{number}": {
+            name: shard
+            for name, shard in chunk.sharded_state_dict(metadata=metadata).items()
+            if not _is_extra_state(name)
+        }
+        for number, chunk in enumerate(model.bare)
+    }
+
+
+def _put_weights(model: Model, loaded: dict[str, Any]) -> None:
+    for number, chunk in enumerate(model.bare):
+        fit = chunk.load_state_dict(loaded[f"model{number}"], strict=False)
+        wrong = [name for name in (*fit.missing_keys, *fit.unexpected_keys) if not _is_extra_state(name)]
+        if wrong:
+            raise RuntimeError(f"what was read does not fill the model: {', '.join(wrong)}")
+
+
+def _is_extra_state(name: str) -> bool:
+    """Whether an entry is Transformer Engine's own (scales of 8-bit numbers), which our layers know nothing of."""
+    return name.rpartition(".")[2].startswith("_extra_state")
+
+
+def _layout() -> dict[str, int]:
+    """What the random state depends on."""
+    return {
+        "tensor": parallel_state.get_tensor_model_parallel_world_size(),
+        "pipeline": parallel_state.get_pipeline_model_parallel_world_size(),
+        "context": parallel_state.get_context_parallel_world_size(),
+        "expert": parallel_state.get_expert_model_parallel_world_size(),
+        "world": dist.get_world_size(),
+    }
+
+
+def _random_state(value: Any) -> ShardedObject:
+    """The random state of each rank as one shard of an object over all ranks."""
+    return ShardedObject("random", [value], (dist.get_world_size(),), (dist.get_rank(),), replica_id=0)
+
+
+def _get_random_state() -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "tracker": tensor_parallel.get_cuda_rng_tracker().get_states(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
+    tensor_parallel.get_cuda_rng_tracker().set_states(state["tracker"])

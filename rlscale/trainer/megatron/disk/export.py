@@ -1,0 +1,179 @@
+"""A trained model as a Hugging Face folder: the policy's is what SGLang serves, the critic's a token classifier."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from rlscale.data.companions import Companions
+from rlscale.families import FAMILIES
+from rlscale.families.weight_files import INDEX
+from rlscale.trainer.megatron.disk.safetensors_file import SafetensorsFile
+from rlscale.weights.source import Bucket, WeightSource
+
+_FILE_BYTES = 4 * 2**30
+"""A file is closed before it passes this."""
+
+
+def critic_config(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config.json of a critic says otherwise than that of the model it started from."""
+    return {
+        "architectures": [FAMILIES[str(hf["model_type"])].value_class],
+        "id2label": {"0": "value"},  # from it transformers takes the number of labels
+        "label2id": {"value": 0},
+        "num_labels": 1,
+        "tie_word_embeddings": False,
+        "classifier_dropout": 0.0,
+    }
+
+
+def export_folder(
+    source: WeightSource, companions: Companions, target: str | Path, changes: Mapping[str, Any] | None = None
+) -> None:
+    """Write the weights and what lies beside them; the target appears whole or not at all. Collective.
+
+    No more than a bucket of weights is held. What was there before stays until `put_in_place` takes it away.
+    config.json names the type of the weights that were written, and has the `changes`.
+    OSError when the disk refuses, on every rank.
+    """
+    target = Path(target)
+    writes = dist.get_rank() == 0
+    failure: list[OSError | None] = [None]
+    partial = None
+    try:
+        if writes:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        failure = [error]
+    files = _Files(partial) if partial is not None else None
+    for bucket in source.buckets(0):  # every rank to the end, whatever happens to the disk
+        if files is not None and failure[0] is None:
+            try:
+                files.add_all(bucket)
+            except OSError as error:
+                failure = [error]
+        del bucket  # before the next one is made
+    if partial is not None and files is not None and failure[0] is None:
+        try:
+            files.close()
+            _name_files(partial, files)
+            companions.write(partial, files.dtype, changes)
+            partial.chmod(0o755)
+            put_in_place(partial, target)
+        except OSError as error:
+            failure = [error]
+    if partial is not None:
+        shutil.rmtree(partial, ignore_errors=True)
+    dist.broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        raise failure[0]
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """Give a complete folder its name, in the place of an older one where there is one. OSError when the disk refuses.
+
+    At every moment, also after a loss of power, the one or the other is there under the name; or, between two
+    renamings, the older one under the name with `.replaced` behind it.
+    """
+    for file in (file for file in partial.rglob("*") if file.is_file()):
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
+    for folder in (*(folder for folder in partial.rglob("*") if folder.is_dir()), partial):
+        _sync_folder(folder)
+    older = None
+    try:
+        os.replace(partial, target)  # an empty folder is replaced as well
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        older = _free_name(target)
+        os.replace(target, older)
+        try:
+            os.replace(partial, target)
+        except OSError:
+            os.replace(older, target)
+            raise
+    _sync_folder(target.parent)
+    if older is not None:
+        shutil.rmtree(older, ignore_errors=True)
+
+
+def _free_name(target: Path) -> Path:
+    """A name beside the target for what it replaces; what an interrupted export has left is not ours to remove."""
+    number, name = 1, target.with_name(f"{target.name}.replaced")
+    while name.exists():
+        number += 1
+        name = target.with_name(f"{target.name}.replaced-{number}")
+    return name
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the names in a folder to disk, where its file system can."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+class _Files:
+    """The safetensors files of a folder, one after the other. OSError when the disk refuses."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: SafetensorsFile | None = None
+        self.file_of: dict[str, str] = {}
+        """The name of the file that holds each tensor."""
+        self.names: list[str] = []
+        self.nbytes = 0
+        self._of_dtype: Counter[str] = Counter()  # bytes
+
+    @property
+    def dtype(self) -> str:
+        """The type of the weights; where they have several, that of most bytes."""
+        return self._of_dtype.most_common(1)[0][0]
+
+    def add_all(self, bucket: Bucket) -> None:
+        """Write the tensors of a bucket."""
+        for name, tensor in bucket.named:
+            self._add(name, tensor)
+
+    def _add(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor into the open file, or into the next if that is full."""
+        file = self._open
+        if file is None or file.nbytes + tensor.nbytes > _FILE_BYTES or not file.has_room(name):
+            self.close()
+            self.names.append(f"model-{len(self.names) + 1:05d}.safetensors")
+            self._open = file = SafetensorsFile(self._folder / self.names[-1])
+        file.add(name, tensor)
+        self.file_of[name] = self.names[-1]
+        self.nbytes += tensor.nbytes
+        self._of_dtype[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
+
+    def close(self) -> None:
+        """Close the open file."""
+        if self._open is not None:
+            self._open.close()
+
+
+def _name_files(partial: Path, files: _Files) -> None:
+    """A single file gets the name that needs no index; several get an index."""
+    if len(files.names) == 1:
+        (partial / files.names[0]).rename(partial / "model.safetensors")
+        return
+    index = {"metadata": {"total_size": files.nbytes}, "weight_map": files.file_of}
+    (partial / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,35 @@
+"""A model with the weights that it starts from: of a Hugging Face folder, or of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rlscale.families.origin import check_origin
+from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.disk.distributed_checkpoint import holds_checkpoint, load_weights_of
+from rlscale.trainer.megatron.model.build import build_model
+from rlscale.trainer.megatron.model.model import Model, Role
+from rlscale.trainer.spec import TrainerSpec
+from rlscale.weights.load import load_weights, named
+
+
+def build_loaded(
+    spec: TrainerSpec, platform: Platform, role: Role = Role.policy, *, trained: bool | None = None
+) -> Model:
+    """`build_model`, with the weights of `spec.init_path`. Collective. UserError for what cannot be built or read."""
+    model = build_model(spec, platform, role, trained=trained)
+    load_folder(model, spec.init_path)
+    return model
+
+
+@torch.no_grad()
+def load_folder(model: Model, folder: str) -> None:
+    """Take the weights of a Hugging Face folder or of a checkpoint. UserError for those of another architecture."""
+    with named(Path(folder)):
+        check_origin(Path(folder), model.weights.config, model.weights.head)
+    if holds_checkpoint(folder):
+        load_weights_of(folder, model)
+        return
+    load_weights(model.bare, folder, model.weights, model.groups, model.padded_vocabulary)

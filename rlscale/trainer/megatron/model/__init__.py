@@ -1,0 +1,1 @@
+"""The model that a rank computes with: architecture, layers, attention, router, heads."""

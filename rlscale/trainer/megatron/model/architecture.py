@@ -1,0 +1,186 @@
+"""From a Hugging Face config to Megatron's TransformerConfig. A family that is not listed is refused, not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.transformer import TransformerConfig
+from torch.nn import functional as F
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.trainer_config import Recompute
+from rlscale.families import FAMILIES, FolderError
+from rlscale.families.config_file import CONFIG, complete, differences, problems, read_config
+from rlscale.families.tensors import experts_of
+from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.model.layer_spec import uses_transformer_engine
+from rlscale.trainer.spec import TrainerSpec
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the model's Hugging Face config says."""
+
+    hf: Mapping[str, Any]
+    """The config.json with every key that matters, see `families.config_file.complete`."""
+
+    @staticmethod
+    def read(folder: str) -> Architecture:
+        """Read `config.json` of a model folder. UserError for a family that Megatron cannot be given faithfully."""
+        try:
+            given = read_config(Path(folder))
+        except FolderError as error:
+            raise UserError(f"{folder}: {error}") from error
+        file = Path(folder) / CONFIG
+        for problem in problems(given):
+            raise UserError(f"{file}: {problem}")
+        hf = complete(given)
+        for problem in FAMILIES[hf["model_type"]].unsupported(hf):
+            raise UserError(f"{file}: {problem}")
+        return Architecture(hf)
+
+    @property
+    def family(self) -> str:
+        """Hugging Face's model_type."""
+        return str(self.hf["model_type"])
+
+    @property
+    def vocabulary(self) -> int:
+        """Entries of the vocabulary, without padding."""
+        return int(self.hf["vocab_size"])
+
+    @property
+    def tied(self) -> bool:
+        """Whether embedding and output projection are one tensor."""
+        return bool(self.hf.get("tie_word_embeddings", False))
+
+    @property
+    def experts(self) -> int:
+        """Experts of each layer; 0 for a dense model."""
+        return experts_of(self.hf)
+
+    @property
+    def rope_theta(self) -> float:
+        """Base of the rotary positions."""
+        return float(self.hf["rope_theta"])
+
+    def same_as(self, other: Architecture) -> bool:
+        """Whether both make the same Megatron model, so that one's weights fit into the other."""
+        return not differences(self.hf, other.hf)
+
+    def padded_vocabulary(self, tensor_parallel: int) -> int:
+        """Entries of the vocabulary, rounded up to what the tensor-parallel ranks can share."""
+        return -(-self.vocabulary // tensor_parallel) * tensor_parallel
+
+
+def transformer_config(architecture: Architecture, spec: TrainerSpec, platform: Platform) -> TransformerConfig:
+    """Megatron's configuration of the model as the run splits it. UserError for options that Megatron refuses."""
+    options = {
+        **_common(architecture.hf),
+        **_FAMILIES[architecture.family](architecture.hf),
+        **_layout(spec),
+        **_recompute(spec),
+        **_numbers(spec, platform),
+        **spec.trainer.megatron,
+    }
+    try:
+        return TransformerConfig(**options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"Megatron refuses this model, parallel.* and trainer.megatron.* together: {error}") from error
+
+
+def _common(hf: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "num_layers": hf["num_hidden_layers"],
+        "hidden_size": hf["hidden_size"],
+        "ffn_hidden_size": hf["intermediate_size"],
+        "num_attention_heads": hf["num_attention_heads"],
+        "num_query_groups": hf["num_key_value_heads"],
+        "kv_channels": hf["head_dim"],
+        "layernorm_epsilon": hf["rms_norm_eps"],
+        "normalization": "RMSNorm",
+        "activation_func": F.silu,
+        "gated_linear_unit": True,
+        "add_bias_linear": False,
+        # Never those of pretraining: what is dropped differs from pass to pass, and then the ratio is not 1 where the
+        # weights are the same.
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+        "moe_token_dispatcher_type": "alltoall",  # asked for with varying micro-batches, experts or not
+    }
+
+
+def _qwen3(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {"qk_layernorm": True, "add_qkv_bias": False}
+
+
+def _qwen3_moe(hf: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **_qwen3(hf),
+        "num_moe_experts": hf["num_experts"],
+        "moe_router_topk": hf["num_experts_per_tok"],
+        "moe_ffn_hidden_size": hf["moe_intermediate_size"],
+        "moe_router_score_function": "softmax",
+        "moe_router_pre_softmax": False,  # softmax over the chosen experts = their normalised probabilities
+        "moe_router_load_balancing_type": "none",  # reinforcement learning adds no balancing loss unless asked
+        "moe_aux_loss_coeff": 0.0,
+        "moe_router_dtype": "fp32",
+        "moe_grouped_gemm": True,
+        "moe_permute_fusion": False,
+    }
+
+
+_FAMILIES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"qwen3": _qwen3, "qwen3_moe": _qwen3_moe}
+
+
+def _layout(spec: TrainerSpec) -> dict[str, Any]:
+    parallel = spec.parallel
+    chunks = parallel.virtual_pipeline if parallel.pipeline > 1 else None
+    return {
+        "tensor_model_parallel_size": parallel.tensor,
+        "sequence_parallel": parallel.sequence and parallel.tensor > 1,
+        "pipeline_model_parallel_size": parallel.pipeline,
+        "virtual_pipeline_model_parallel_size": chunks,
+        "context_parallel_size": parallel.context,
+        "expert_model_parallel_size": parallel.expert,
+        "expert_tensor_parallel_size": parallel.expert_tensor or 1,
+        "variable_seq_lengths": parallel.pipeline > 1,  # micro-batches differ in size, so stages must say how large
+        "batch_p2p_comm": chunks is None,
+        "overlap_p2p_comm": chunks is not None,
+        "calculate_per_token_loss": True,  # gradients are summed over ranks and micro-batches, never averaged
+    }
+
+
+def _recompute(spec: TrainerSpec) -> dict[str, Any]:
+    if spec.trainer.recompute is Recompute.full:
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    if spec.trainer.recompute is Recompute.selective:
+        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return {}
+
+
+def _numbers(spec: TrainerSpec, platform: Platform) -> dict[str, Any]:
+    """Types, and fused kernels: on the CPU there are none, on CUDA each can be switched on by its name.
+
+    Rotary positions are fused with Transformer Engine: unfused, Megatron reads the segments' lengths back from the GPU
+    in every layer.
+    """
+    dtype = getattr(torch, spec.model.dtype.value)
+    return {
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "bf16": dtype is torch.bfloat16,
+        "fp16": dtype is torch.float16,
+        "deterministic_mode": spec.trainer.deterministic and platform.is_cuda,  # the CPU's operations always are
+        "use_cpu_initialization": not platform.is_cuda,
+        "persist_layer_norm": False,
+        "gradient_accumulation_fusion": False,
+        "masked_softmax_fusion": False,
+        "bias_activation_fusion": False,
+        "bias_dropout_fusion": False,
+        "apply_rope_fusion": uses_transformer_engine(platform, dtype),
+    }

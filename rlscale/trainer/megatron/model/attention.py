@@ -1,0 +1,149 @@
+"""Causal self-attention over packed sequences, without Transformer Engine.
+
+Segments of similar length attend in one call of torch's attention; with context parallelism keys and values are
+gathered first. Where `takes_packed` says so, torch's variable-length flash attention takes the packed tokens as they
+are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlscale.trainer.megatron.batch.sequences import PackedSequences
+from rlscale.trainer.megatron.model.elementwise import rotate
+
+
+def takes_packed(config: TransformerConfig, device: torch.device) -> bool:
+    """Whether torch's variable-length flash attention is used: CUDA, 16 bits, no dropout, all keys on this rank."""
+    sixteen_bits = config.params_dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and sixteen_bits and not config.attention_dropout and config.context_parallel_size == 1
+
+
+class PackedSelfAttention(SelfAttention):
+    """Megatron's self-attention with a forward for packed sequences only; same parameters, same names.
+
+    Megatron's own forward computes the rotary cosines anew in every layer and segment by segment; here they are made
+    once per micro-batch and model from the positions.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        key_value_states: Tensor | None = None,
+        inference_context: Any = None,
+        rotary_pos_emb: Tensor | None = None,
+        rotary_pos_cos: Tensor | None = None,
+        rotary_pos_sin: Tensor | None = None,
+        rotary_pos_cos_sin: Tensor | None = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: PackedSequences | None = None,
+        sequence_len_offset: int | None = None,
+        *,
+        inference_params: Any = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """[tokens (of this rank), 1, hidden] -> the same. `rotary_pos_emb`: angles [positions, 1, 1, dimension]."""
+        if packed_seq_params is None or rotary_pos_emb is None:
+            raise ValueError("this attention takes packed sequences with rotary positions only")
+        query, key, value = (x.squeeze(1) for x in self.get_query_key_value_tensors(hidden_states))
+        rotary = packed_seq_params.rotary.get(id(self.config))
+        if rotary is None:
+            half = rotary_pos_emb.shape[-1] // 2  # Megatron repeats the angles for the second half
+            angles = rotary_pos_emb[:, 0, :, :half][packed_seq_params.positions]
+            rotary = angles.cos().to(query.dtype), angles.sin().to(query.dtype)
+            packed_seq_params.rotary[id(self.config)] = rotary
+        query, key = rotate(query, *rotary), rotate(key, *rotary)
+        if self.checkpoint_core_attention and self.training:
+
+            def again(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                attended: Tensor = self.core_attention(query, key, value, None, packed_seq_params=packed_seq_params)
+                return attended
+
+            attended = tensor_parallel.checkpoint(again, False, query, key, value)
+        else:
+            attended = self.core_attention(query, key, value, None, packed_seq_params=packed_seq_params)
+        output: tuple[Tensor, Tensor | None] = self.linear_proj(attended.view(attended.shape[0], 1, -1))
+        return output
+
+
+class PackedAttention(MegatronModule):
+    """softmax(Q K^T / sqrt(d)) V within each segment, grouped heads. Takes the place of TEDotProductAttention."""
+
+    def __init__(
+        self,
+        config: Any,
+        layer_number: int,
+        attn_mask_type: Any,
+        attention_type: str,
+        attention_dropout: float | None = None,
+        softmax_scale: float | None = None,
+        cp_comm_type: str | None = None,
+        pg_collection: Any = None,
+    ) -> None:
+        super().__init__(config=config)
+        self.scale = softmax_scale
+        self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+        groups = pg_collection if hasattr(pg_collection, "cp") else None
+        self.context_group = groups.cp if groups is not None else parallel_state.get_context_parallel_group()
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        attn_mask_type: Any = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: PackedSequences,
+    ) -> Tensor:
+        """query [tokens, heads, d], key and value [tokens, key heads, d] -> [tokens, heads * d]."""
+        if takes_packed(self.config, query.device):
+            return self._varlen(query, key, value, packed_seq_params)
+        if self.context_group.size() > 1:
+            key = gather_from_sequence_parallel_region(key.contiguous(), group=self.context_group)
+            value = gather_from_sequence_parallel_region(value.contiguous(), group=self.context_group)
+        outputs = []
+        for batch in packed_seq_params.batches:
+            attended = F.scaled_dot_product_attention(
+                batch.take(query, batch.queries),
+                batch.take(key, batch.keys),
+                batch.take(value, batch.keys),
+                attn_mask=batch.mask,
+                is_causal=batch.mask is None,
+                scale=self.scale,
+                dropout_p=self.dropout if self.training else 0.0,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+            outputs.append(attended.transpose(1, 2).reshape(batch.queries.numel(), -1))
+        together = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        restore = packed_seq_params.restore
+        return together if restore is None else together.index_select(0, restore)
+
+    def _varlen(self, query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences) -> Tensor:
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = sequences.max_seqlen_q
+        attended = varlen_attn(
+            query.contiguous(),
+            key.contiguous(),
+            value.contiguous(),
+            sequences.cu_seqlens_q,
+            sequences.cu_seqlens_kv,
+            longest,
+            longest,
+            scale=self.scale,
+            window_size=(-1, 0),  # all tokens to the left, none to the right
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        assert isinstance(attended, Tensor)
+        return attended.reshape(query.shape[0], -1)

@@ -1,0 +1,91 @@
+"""Which module stands where in a transformer layer: Transformer Engine's where it is installed, ours elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+from megatron.core.tensor_parallel.layers import RowParallelLinear
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.attention import SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.model.attention import PackedAttention, PackedSelfAttention
+from rlscale.trainer.megatron.model.expert_router import RoutedLayer, Router
+from rlscale.trainer.megatron.model.layers import (
+    ColumnGroupedLinear,
+    Experts,
+    GatedMLP,
+    NormColumnParallelLinear,
+    RMSNorm,
+    RowGroupedLinear,
+)
+
+
+def uses_transformer_engine(platform: Platform, dtype: torch.dtype) -> bool:
+    """Whether Transformer Engine's layers are used for a model of that type; checkpoints do not depend on it.
+
+    Only in 16 bits: in float32 none of its attentions takes packed sequences.
+    """
+    installed = importlib.util.find_spec("transformer_engine") is not None
+    return platform.is_cuda and dtype is not torch.float32 and installed
+
+
+def block_spec(config: TransformerConfig, platform: Platform, vp_stage: int | None) -> Any:
+    """The layers of this rank's model chunk."""
+    if uses_transformer_engine(platform, config.params_dtype):
+        spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        for layer in spec.layer_specs:
+            if layer.submodules.mlp.module is MoELayer:
+                layer.submodules.mlp.module = RoutedLayer
+                layer.submodules.mlp.submodules.router = Router
+                layer.submodules.mlp.submodules.experts.module = Experts
+        return spec
+    layers = get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[_layer(config)] * layers, layer_norm=RMSNorm)
+
+
+def _layer(config: TransformerConfig) -> ModuleSpec:
+    norm = RMSNorm if config.qk_layernorm else IdentityOp
+    attention = SelfAttentionSubmodules(
+        linear_qkv=NormColumnParallelLinear,
+        core_attention=PackedAttention,
+        linear_proj=RowParallelLinear,
+        q_layernorm=norm,
+        k_layernorm=norm,
+    )
+    experts = config.num_moe_experts is not None
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            self_attention=ModuleSpec(
+                module=PackedSelfAttention, params={"attn_mask_type": AttnMaskType.causal}, submodules=attention
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RMSNorm if experts else IdentityOp,
+            mlp=_experts() if experts else _dense(),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+def _dense() -> ModuleSpec:
+    return ModuleSpec(
+        module=GatedMLP, submodules=MLPSubmodules(linear_fc1=NormColumnParallelLinear, linear_fc2=RowParallelLinear)
+    )
+
+
+def _experts() -> ModuleSpec:
+    linears = MLPSubmodules(linear_fc1=ColumnGroupedLinear, linear_fc2=RowGroupedLinear)
+    experts = MoESubmodules(experts=ModuleSpec(module=Experts, submodules=linears), router=Router)
+    return ModuleSpec(module=RoutedLayer, submodules=experts)

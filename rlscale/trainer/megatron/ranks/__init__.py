@@ -1,0 +1,1 @@
+"""Where a rank stands: its process groups, how tokens are cut for it, determinism."""

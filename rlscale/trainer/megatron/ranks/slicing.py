@@ -1,0 +1,24 @@
+"""How a micro-batch's tokens are cut over the ranks that share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlscale.data.packing import Padding
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How this rank's tokens are cut out of a micro-batch."""
+
+    context_size: int = 1
+    """Context-parallel ranks."""
+    context_rank: int = 0
+    """This rank among them."""
+    tensor_size: int = 1
+    """Tensor-parallel ranks that share the tokens of a context-parallel rank (sequence parallelism)."""
+
+    @property
+    def padding(self) -> Padding:
+        """To multiples of what each segment and the whole micro-batch are padded."""
+        return Padding.of_layout(self.context_size, self.tensor_size)

@@ -1,0 +1,74 @@
+"""Columns are shifted to the predicting position on the way in, and back on the way out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rlscale.data.batch import Batch
+from rlscale.data.rank_shard import RankShard
+from rlscale.trainer.megatron.batch.microbatch import build_microbatch, build_steps
+from rlscale.trainer.megatron.ranks.slicing import Slicing
+
+CPU = torch.device("cpu")
+
+
+def batch() -> Batch:
+    made = Batch(np.array([0, 3, 5, 9]))
+    made = made.with_column("tokens", np.arange(10, 19)).with_column("loss_weight", np.arange(9) / 8)
+    return made.with_column("loss_mask", np.array([0, 1, 1, 0, 1, 0, 0, 1, 1], bool)).with_column(
+        "versions", np.arange(9)
+    )
+
+
+def test_fields_belong_to_the_predicted_token() -> None:
+    made = build_microbatch(batch(), np.array([2, 0]), Slicing(), CPU, attend=True)
+    assert made.tokens.tolist() == [[15, 16, 17, 18, 10, 11, 12]]
+    assert made.labels.tolist() == [16, 17, 18, 0, 11, 12, 0]
+    assert made.fields["loss_mask"].tolist() == [False, True, True, False, True, True, False]
+    assert made.fields["loss_weight"].tolist() == [6 / 8, 7 / 8, 1.0, 0.0, 1 / 8, 2 / 8, 0.0]
+    assert made.fields["versions"].tolist() == [6, 7, 8, -1, 1, 2, -1]
+    assert "tokens" not in made.fields
+
+
+def test_routed_experts_belong_to_the_input_token() -> None:
+    routed = np.arange(9 * 2 * 3).reshape(9, 2, 3)  # tokens, layers, top_k
+    made = build_microbatch(
+        batch().with_column("routed_experts", routed), np.array([2, 1]), Slicing(tensor_size=4), CPU, attend=True
+    )
+    assert made.tokens.tolist() == [[15, 16, 17, 18, 13, 14, 0, 0]]
+    assert made.routed_experts is not None
+    np.testing.assert_array_equal(made.routed_experts[:6], routed[[5, 6, 7, 8, 3, 4]])
+    assert (made.routed_experts[6:] == -1).all()  # padding
+    assert "routed_experts" not in made.fields
+    dummy = build_microbatch(
+        batch().with_column("routed_experts", routed), np.zeros(0, np.int64), Slicing(), CPU, attend=True
+    )
+    assert dummy.routed_experts is not None
+    assert dummy.routed_experts.shape == (1, 2, 3)
+    assert (dummy.routed_experts == -1).all()
+
+
+@pytest.mark.parametrize("context", [1, 2])
+def test_outputs_return_to_their_tokens(context: int) -> None:
+    rows = np.array([2, 0])
+    column = np.zeros(7, np.float32)
+    for rank in range(context):
+        made = build_microbatch(batch(), rows, Slicing(context, rank), CPU, attend=True)
+        column += made.column(made.labels.float())
+    assert column.tolist() == [0, 16, 17, 18, 0, 11, 12]  # a row's first token is predicted by nothing
+
+
+def test_dummy_has_tokens_but_no_trainable_one() -> None:
+    made = build_microbatch(batch(), np.zeros(0, np.int64), Slicing(2, 0, 2), CPU, attend=True)
+    assert made.tokens.shape == (1, 2)
+    assert not made.fields["loss_mask"].any()
+    assert made.fields["loss_weight"].tolist() == [0.0, 0.0]
+    assert made.column(torch.ones(2)).size == 0
+
+
+def test_steps_are_filled_up_with_dummies() -> None:
+    part = RankShard(batch(), [[np.array([0]), np.array([1]), np.array([2])]], np.arange(3))
+    (step,) = build_steps(part, Slicing(), CPU, attend=True, multiple=2)
+    assert [len(made.rows) for made in step] == [1, 1, 1, 0]
