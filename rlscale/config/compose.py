@@ -114,7 +114,7 @@ def compose_groups(
     # A group that the recipe leaves out is added; Hydra would ask for a "+" there. A group inside another one
     # (algo/loss) is in the defaults list of the outer option.
     texts = [
-        f"{choice}={option}" if choice in top or "/" in choice else f"+{choice}={option}"
+        f"{choice}={option}" if choice in top or groups.inside(choice) else f"+{choice}={option}"
         for choice, option in choices.items()
     ]
     node, hydra_node = _composed(json.dumps(defaults), tuple(texts), tuple(searchpath), groups.stamps())

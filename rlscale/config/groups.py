@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from rlscale.config.errors import UserError
 from rlscale.config.locations import conf_dir
 from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.yaml_file import read_yaml
 
 PLACES = {"data": ("data", "eval.data")}
 """Groups that fill more than one place of the configuration; `data@eval.data=...` names the other one."""
@@ -60,6 +62,14 @@ class Groups:
         name = key.replace(".", "/")
         return name if name in self.names else None
 
+    def inside(self, choice: str) -> bool:
+        """Whether an option of the outer group chooses this one: `algo/loss`, of which every `algo` names one.
+
+        Others, like `rollout/filter`, are chosen beside it.
+        """
+        outer, _, inner = choice.partition("@")[0].rpartition("/")
+        return bool(outer) and inner in _chosen_within(self.folders[0] / outer)
+
     def problem(self, choice: str, option: object) -> str | None:
         """What is wrong with `choice=option`, where choice is a group or `group@place`; None if nothing is."""
         group, _, place = choice.partition("@")
@@ -73,6 +83,14 @@ class Groups:
             hint = did_you_mean(guess) or f"; values inside are set with {section(choice)}.<key>=..."
             return f"{choice}={option}: no such option{hint} Available: {', '.join(options)}"
         return None
+
+
+@functools.cache
+def _chosen_within(folder: Path) -> frozenset[str]:
+    """The groups that the shipped options in a folder choose in their defaults lists."""
+    contents = [read_yaml(file) for file in folder.glob("*.yaml")]
+    entries = [entry for content in contents for entry in (content or {}).get("defaults", ())]
+    return frozenset(name for entry in entries if isinstance(entry, dict) for name in entry)
 
 
 def section(choice: str) -> str:

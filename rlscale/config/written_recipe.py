@@ -77,12 +77,13 @@ def differing_keys(config: Config, folder: Path) -> list[str]:
 def recipe_text(config: Config) -> str:
     """The recipe of a configuration: its group choices, and every value that differs from what they give."""
     choices, nested = _choices(config)
+    groups = Groups.of()
     defaults: list[Any] = [ROOT, *({choice: option} for choice, option in choices.items())]
     base, hydra_node = compose_groups(defaults, {}, [], set(choices))
     chosen = hydra_node.hydra.runtime.choices
     for choice, option in nested.items():
         if chosen.get(choice) != option:
-            within = choice.split("/")[0] in choices
+            within = groups.inside(choice) and choice.partition("/")[0] in choices
             defaults.append({f"override {choice}" if within else choice: option})
     base, _ = compose_groups(defaults, {}, [], set(choices))
     before = OmegaConf.to_container(base, resolve=False, enum_to_str=True)

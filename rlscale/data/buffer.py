@@ -8,11 +8,43 @@ groups that stay behind, finished or still being generated, can all leave by the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rlscale.data.sample import NOT_GENERATED, Group
+
+
+class GroupBuffer(Protocol):
+    """What keeps finished groups until a batch takes them; `buffer._target_` names its class. Lives in one process.
+
+    `dropped` counts groups that came too late for the staleness bound. Which groups leave, and in which order, must
+    follow from what was put in and taken out, not from the time at which that happened.
+    """
+
+    dropped: int
+
+    def __len__(self) -> int:
+        """Groups in it."""
+
+    def put(self, group: Group) -> None:
+        """Keep a finished group. ValueError if one of the same prompt is here already."""
+
+    def expire(self, version: int, max_staleness: int) -> list[Group]:
+        """Remove, count and return the groups with tokens over the bound at trainer version `version`."""
+
+    def take(self, n: int, version: int, max_staleness: int, in_flight: Sequence[int] = ()) -> list[Group]:
+        """Remove and return n groups for the batch of trainer version `version`, or none if there are too few.
+
+        None of them has a token over the bound. A buffer may also wait for groups that are still being generated, of
+        which `in_flight` is the oldest version each; it must not wait when there are none.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it holds, picklable. `groups` is the list of groups."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hold what was held when the state was saved."""
 
 
 class Buffer:

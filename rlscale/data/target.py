@@ -95,7 +95,7 @@ def build_target(node: Mapping[str, Any], key: str, call_arguments: int = 0, cal
     target does not take (with the nearest that it does) or that is missing, and `key` for what cannot be called so.
     """
     target = resolve_target(node, key)
-    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    arguments = _arguments(node)
     is_class = inspect.isclass(target)
     _check_arguments(target, arguments, key, 0 if is_class else call_arguments, () if is_class else call_names)
     if not is_class:
@@ -109,6 +109,25 @@ def build_target(node: Mapping[str, Any], key: str, call_arguments: int = 0, cal
     if call_arguments or call_names:
         _check_instance(instance, key, call_arguments, call_names)
     return instance
+
+
+def instantiate(node: Mapping[str, Any], key: str, *given: Any) -> Any:
+    """What the node's class or function makes of `given` and its own arguments.
+
+    UserError, before it is called, where the node names nothing that can be imported, or arguments that it does not
+    take. What it raises itself passes through.
+    """
+    check_node(node, key, len(given))
+    return resolve_target(node, key)(*given, **_arguments(node))
+
+
+def check_node(node: Mapping[str, Any], key: str, given: int = 0) -> None:
+    """Whether `instantiate` can call the node's target with so many positional arguments. UserError if not."""
+    _check_arguments(resolve_target(node, key), _arguments(node), key, given, ())
+
+
+def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in node.items() if name != "_target_"}
 
 
 def _check_instance(instance: Any, key: str, positional: int, named: Collection[str]) -> None:

@@ -9,16 +9,37 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.tracker_config import TrackerConfig, TrackerKind
+from rlscale.config.schema.tracker_config import TrackerConfig
+from rlscale.data.target import check_node, instantiate
 from rlscale.observe.formatting import visible
 
 
+@dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker is built with, besides its own arguments."""
+
+    folder: Path
+    """The run's, `<recipe>/<date-time>`; trackers write below it."""
+    settings: TrackerConfig
+    """The section `tracker`."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved configuration as plain data, for trackers that show it."""
+    resumed: int | None = None
+    """The iteration from which a run continues; later points of the earlier attempt are to be replaced."""
+
+    @property
+    def name(self) -> str:
+        """The run's name in a tracker."""
+        return self.settings.name or f"{self.folder.parent.name}-{self.folder.name}"
+
+
 class Tracker(Protocol):
-    """Takes the metrics of a run."""
+    """Takes the metrics of a run. `tracker.known.<name>._target_` names a class that is built with a TrackedRun."""
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Take the numbers of one iteration; values that are no finite numbers are passed over."""
@@ -34,24 +55,22 @@ def build_tracker(
     run_config: Mapping[str, Any] | None = None,
     resumed: int | None = None,
 ) -> Tracker:
-    """The tracker of a run: one that hands everything on to those of `config.kinds`.
+    """The tracker of a run: one that hands everything on to those of `config.kinds`; see TrackedRun.
 
-    folder: the run's, `<recipe>/<date-time>`, which names it in the tracker; trackers write below it. run_config: the
-    resolved configuration as plain data, for trackers that show it. resumed: the iteration from which a run continues;
-    later points of the earlier attempt are replaced. Raises UserError where Weights & Biases cannot be reached.
+    Raises UserError for a tracker that cannot be built, as where Weights & Biases cannot be reached.
     """
-    trackers: list[Tracker] = []
-    if TrackerKind.tensorboard in config.kinds:
-        trackers.append(TensorBoardTracker(folder / "tensorboard", resumed=resumed))
-    if TrackerKind.wandb in config.kinds:
-        name = config.name or f"{folder.parent.name}-{folder.name}"
-        trackers.append(WandbTracker(config, folder, name, run_config=run_config))
-    return Trackers(trackers)
+    run = TrackedRun(folder, config, dict(run_config or {}), resumed)
+    return Trackers([instantiate(config.known[kind], f"tracker.known.{kind}", run) for kind in config.kinds])
 
 
 def check_tracker(config: TrackerConfig) -> None:
-    """Look for the key that Weights & Biases needs online, as it will. Raises UserError where there is none."""
-    if TrackerKind.wandb not in config.kinds or config.offline:
+    """Import the chosen trackers, and look for the key that Weights & Biases needs online, as it will.
+
+    Raises UserError for one that cannot be imported, or takes other arguments, and where there is no key.
+    """
+    for kind in config.kinds:
+        check_node(config.known[kind], f"tracker.known.{kind}", 1)
+    if "wandb" not in config.kinds or config.offline:
         return
     import wandb
     from wandb.sdk.lib import wbauth
@@ -89,14 +108,16 @@ class Trackers:
 class TensorBoardTracker:
     """Writes event files through tensorboard's own writer: neither TensorFlow nor torch is imported."""
 
-    def __init__(self, folder: Path, *, resumed: int | None = None) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._writer = EventFileWriter(str(folder), flush_secs=10)
-        if resumed is not None:
+        self._writer = EventFileWriter(str(run.folder / "tensorboard"), flush_secs=10)
+        if run.resumed is not None:
             # TensorBoard drops earlier points from this step on: they are made again.
-            restart = Event(wall_time=time.time(), step=resumed + 1, session_log=SessionLog(status=SessionLog.START))
+            restart = Event(
+                wall_time=time.time(), step=run.resumed + 1, session_log=SessionLog(status=SessionLog.START)
+            )
             self._writer.add_event(restart)
             self._writer.flush()
 
@@ -116,9 +137,8 @@ class TensorBoardTracker:
 class WandbTracker:
     """Weights & Biases; offline it writes to the run's folder only; `wandb sync FOLDER/wandb/*` uploads that later."""
 
-    def __init__(
-        self, config: TrackerConfig, folder: Path, name: str, *, run_config: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, run: TrackedRun) -> None:
+        config, folder = run.settings, run.folder
         # What wandb reads only from the environment, and only while it starts: where its own logs go (else the home
         # folder), and that crash reports stay here.
         private = {"WANDB_CACHE_DIR": str(folder / "wandb" / "cache")}
@@ -132,13 +152,13 @@ class WandbTracker:
             try:
                 self._run = wandb.init(
                     project=visible(config.project),
-                    name=visible(name),
+                    name=visible(run.name),
                     # The same folder is the same run, also after it was continued.
                     id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
                     resume="allow",
                     dir=folder,
                     mode="offline" if config.offline else "online",
-                    config=dict(run_config or {}),
+                    config=dict(run.config),
                     settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
                 )
             except wandb.Error as error:

@@ -1,23 +1,14 @@
-"""Replacing finished groups that teach nothing (DAPO's dynamic sampling, arXiv 2503.14476, section 3.2)."""
+"""Replacing finished groups that a filter rejects (as in DAPO's dynamic sampling, arXiv 2503.14476, section 3.2)."""
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
 from typing import Any
 
 from rlscale.config.schema.algo_config import RefillConfig
 from rlscale.data.sample import Group
-
-Reject = Callable[[Group], bool]
-"""Whether a finished group is to be replaced by another one."""
-
-
-def equal_rewards(group: Group) -> bool:
-    """Whether all samples have the same reward: every score relative to the group is 0 then."""
-    rewards = group.rewards
-    return bool(rewards.max() == rewards.min())
+from rlscale.rollout.filters import Filter, keep_all, varied_rewards
 
 
 class Refill:
@@ -31,23 +22,24 @@ class Refill:
     to the buffer takes the place of one that is as old or older, which keeps what the buffer has planned.
     """
 
-    def __init__(self, reject: Reject | None, most: int) -> None:
-        """`reject` None sets nothing aside."""
-        self._reject = reject
+    def __init__(self, keep: Filter, most: int) -> None:
+        self._keep = keep
         self._most = most
         self._aside: list[tuple[int, int, Group]] = []  # a heap: youngest tokens first, then lowest prompt index
         self.dropped = 0
 
     @staticmethod
-    def of(config: RefillConfig, groups_per_iteration: int) -> Refill:
-        """The configured one."""
-        if not config.drop_equal:
-            return Refill(None, 0)
-        return Refill(equal_rewards, math.ceil(config.max_dropped * groups_per_iteration - 1e-9))  # 1.1 * 10 is 11
+    def of(config: RefillConfig, groups_per_iteration: int, keep: Filter = keep_all) -> Refill:
+        """The one of `algo.refill`, for groups that `keep` does not keep, either."""
+
+        def both(group: Group) -> bool:
+            return (not config.drop_equal or varied_rewards(group)) and bool(keep(group))
+
+        return Refill(both, math.ceil(config.max_dropped * groups_per_iteration - 1e-9))  # 1.1 * 10 is 11
 
     def admit(self, group: Group) -> Group | None:
         """The group to keep, given one that was finished: itself, or one that was set aside before, or none yet."""
-        if self._reject is None or not self._reject(group):
+        if self._keep(group):
             return group
         if len(self._aside) < self._most:
             heapq.heappush(self._aside, _ranked(group))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo_config import OverlongConfig, RefillConfig
+from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.model_config import ModelConfig
@@ -17,6 +19,8 @@ from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 
+_BUFFER = {TARGET: "rlscale.data.buffer.Buffer"}
+
 
 @dataclass(frozen=True)
 class RolloutSpec:
@@ -24,8 +28,8 @@ class RolloutSpec:
 
     `tokenizer_folder` is a local folder; `chat_template` Jinja text, or None for the tokenizer's own; `seed` is
     `run.seed`; `report_samples` the number of evaluated prompts that an evaluation hands back for the report;
-    `overlong` and `refill` are those of `algo`, and concern training only; so does `experts`: where given, the samples
-    bring the choice of experts of a model of these sizes.
+    `buffer` is the configuration's node; `overlong` and `refill` are those of `algo`, and concern training only; so
+    does `experts`: where given, the samples bring the choice of experts of a model of these sizes.
     """
 
     rollout: RolloutConfig
@@ -39,6 +43,7 @@ class RolloutSpec:
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
     refill: RefillConfig = field(default_factory=RefillConfig)
     experts: ExpertSizes | None = None
+    buffer: dict[str, Any] = field(default_factory=lambda: dict(_BUFFER))
 
     @staticmethod
     def of(config: Config, model_folder: Path) -> RolloutSpec:
@@ -60,4 +65,5 @@ class RolloutSpec:
             overlong=config.algo.overlong,
             refill=config.algo.refill,
             experts=experts,
+            buffer=config.buffer,
         )

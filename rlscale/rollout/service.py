@@ -9,12 +9,13 @@ from typing import Any
 from rlscale.config.errors import UserError
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import OnSync, RolloutConfig
-from rlscale.data.buffer import Buffer
+from rlscale.data.buffer import GroupBuffer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_source import build_source
 from rlscale.data.end_of_turn import EndOfTurn, find_end_of_turn
 from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.data.target import build_target, instantiate
 from rlscale.envs.overlong import OverlongShaping
 from rlscale.envs.workers.reward_worker import RewardWorker
 from rlscale.rollout.engines.admission import Admission
@@ -68,8 +69,8 @@ class RolloutService:
         self._reward_failures = FailureRate("rewards", "reward.max_failure_rate", spec.reward.max_failure_rate, window)
         self._limit = rollout.max_concurrent * (len(rollout.engine_urls) or rollout.engines)
         self._admission = Admission(self._limit, is_open=False)
-        self._buffer = Buffer()
-        self._refill = Refill.of(spec.refill, self._per_batch)
+        self._buffer: GroupBuffer = instantiate(spec.buffer, "buffer")
+        self._refill = Refill.of(spec.refill, self._per_batch, build_target(rollout.filter, "rollout.filter", 1))
         self._pending: dict[int, PendingGroup] = {}
         self._again: deque[Prompt] = deque()  # prompts to generate before the source is asked for more
         self._given_up = 0

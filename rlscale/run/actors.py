@@ -49,13 +49,14 @@ class TrainerActor:
         self._rank, self._world_size, self._local_rank = rank, world_size, local_rank
         self._trainer: Any = None
 
-    def preload(self, cpu: bool) -> None:
-        """Import the slow packages, so that `start` does not wait for them."""
+    def preload(self, cpu: bool, trainer: str) -> None:
+        """Import the class of the trainer and with it the slow packages, so that `start` does not wait for them."""
         from rlscale.config.schema.cluster_config import Device
+        from rlscale.data.target import import_target
         from rlscale.platform.device import Platform
 
         Platform.of(Device.cpu if cpu else Device.cuda, self._local_rank).install_megatron()
-        import rlscale.trainer.megatron.trainer  # noqa: F401 - imported for its import time
+        import_target(trainer, f"trainer._target_={trainer}")
 
     def address(self) -> tuple[str, int]:
         """Host and a free port of this rank's machine, for the ranks to meet at."""
@@ -64,9 +65,10 @@ class TrainerActor:
 
     def start(self, spec: Any, address: str, port: int) -> None:
         """Join the other ranks and build the models."""
-        from rlscale.trainer.megatron.trainer import MegatronTrainer
+        from rlscale.data.target import instantiate
 
-        self._trainer = MegatronTrainer(spec, self._rank, self._world_size, self._local_rank)
+        node = {"_target_": spec.trainer._target_, **spec.trainer.arguments}
+        self._trainer = instantiate(node, "trainer", spec, self._rank, self._world_size, self._local_rank)
         self._trainer.start(address, port)
 
     def convert(self, spec: Any, address: str, port: int, target: Any, to: Any, critic: bool) -> None:
@@ -76,25 +78,22 @@ class TrainerActor:
         place = (self._rank, self._world_size, self._local_rank)
         convert(spec, place, (address, port), target, to, critic=critic)
 
-    def connect(
-        self, kind: str, urls: list[str], api_key: str, timeout_s: float, engine_ranks: int, first_ranks: list[int]
-    ) -> None:
-        """Connect the ranks' weights to the engines at `urls`; see MegatronTrainer.connect."""
+    def connect(self, route: Any, urls: list[str], api_key: str) -> None:
+        """Connect the ranks' weights to the engines at `urls`; see Trainer.connect."""
         from rlscale.serve.receiver import EngineReceiver
 
-        receivers = [EngineReceiver(url, api_key or None, timeout_s) for url in urls]
-        self._trainer.connect(kind, receivers, engine_ranks, first_ranks)
+        self._trainer.connect(route, [EngineReceiver(url, api_key or None, route.timeout_s) for url in urls])
 
     def logprobs(self, part: Any, model: str, temperature: float | None) -> Any:
-        """Log-probs of a part's tokens; see MegatronTrainer.logprobs."""
+        """Log-probs of a part's tokens; see Trainer.logprobs."""
         return self._trainer.logprobs(part, model, temperature=temperature)
 
     def values(self, part: Any) -> Any:
-        """The critic's values of a part's tokens; see MegatronTrainer.values."""
+        """The critic's values of a part's tokens; see Trainer.values."""
         return self._trainer.values(part)
 
     def train(self, part: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
-        """One iteration's steps; see MegatronTrainer.train."""
+        """One iteration's steps; see Trainer.train."""
         metrics: dict[str, float] = self._trainer.train(part, version, force_old, policy)
         return metrics
 
@@ -112,9 +111,9 @@ class RolloutActor:
 
     async def prepare(self, spec: Any) -> None:
         """Build the service: reads data, tokenizer and reward, and raises UserError where one is unusable."""
-        from rlscale.rollout.service import RolloutService
+        from rlscale.data.target import instantiate
 
-        self._service = RolloutService(spec)
+        self._service = instantiate({"_target_": spec.rollout._target_, **spec.rollout.arguments}, "rollout", spec)
 
     async def start(self, url: str, api_key: str) -> None:
         """Connect to the router at `url`."""

@@ -68,9 +68,7 @@ class Assembly:
             self._engines = Engines(config, layout, nodes, self._calls, folder.logs, self._scratch, note)
             served = served_folder(self._companions, config.model.name, config.model.dtype.value, self._scratch)
             self._engines.launch(str(served))
-        self._trainer = TrainerGroup(
-            layout, nodes, self._calls, folder.logs, config.cluster.device, config.trainer.threads
-        )
+        self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config.cluster.device, config.trainer)
         if self._generates:
             self._rollout = Rollout(RolloutSpec.of(config, self._model), self._calls, folder.logs)
 

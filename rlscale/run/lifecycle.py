@@ -9,11 +9,10 @@ from pathlib import Path
 
 from rlscale.config.compose import config_hash
 from rlscale.config.errors import UserError
-from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster_config import Device, Placement
+from rlscale.config.schema.cluster_config import Device
 from rlscale.config.written_recipe import write_recipe
-from rlscale.run import loops
+from rlscale.data.target import build_target
 from rlscale.run.assembly import Assembly
 from rlscale.run.calls import RunFailed, StopRequested, StopSignal
 from rlscale.run.error_log import ErrorLog
@@ -45,7 +44,8 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
         if not beside:
             assembly.launch()
         session = assembly.session(ready, digest)
-        _loop(ready)(session)
+        run_loop: Callable[[Session], None] = build_target(config.loop, "loop", call_arguments=1)
+        run_loop(session)
         status = "finished"
         folder.mark(state="finished")
         return 0
@@ -100,9 +100,3 @@ def _model_of(stage: Stage, stop: StopSignal, records: Records) -> Path:
     model = stage.result()
     assert model is not None
     return model
-
-
-def _loop(config: Config) -> Callable[[Session], None]:
-    if Needs.of(config).supervised:
-        return loops.supervised
-    return loops.disaggregated if config.cluster.placement is Placement.disaggregated else loops.colocated

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from rlscale.config.needs import Needs
+from rlscale.config.schema.cluster_config import Placement
 from rlscale.run.session import Session
+
+
+def by_placement(run: Session) -> None:
+    """The loop that algorithm and `cluster.placement` ask for."""
+    if Needs.of(run.config).supervised:
+        supervised(run)
+    elif run.config.cluster.placement is Placement.disaggregated:
+        disaggregated(run)
+    else:
+        colocated(run)
 
 
 def colocated(run: Session) -> None:

@@ -28,6 +28,7 @@ from rlscale.data.sources import PromptSource
 from rlscale.data.target import current_folder_importable
 from rlscale.envs.reward import build_reward, label_check
 from rlscale.observe.trackers import check_tracker
+from rlscale.run.components import check_components
 from rlscale.run.held_out import compare
 from rlscale.run.stages import KEYS, stages_before
 from rlscale.trainer.hooks import check_hooks
@@ -148,6 +149,8 @@ def _look_at_functions(part: _Part, found: Findings) -> None:
     if part.trains:
         with found.of(part.stage):
             check_hooks(config.algo)
+        with found.of(part.stage), user_code("_target_"):
+            found.checked += [f"{part.stage}{line}" for line in check_components(config)]
     if part.scores:
         with found.of(part.stage), user_code("reward.function"):
             part.check_label = label_check(build_reward(config.reward))

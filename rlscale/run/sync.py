@@ -20,6 +20,7 @@ from rlscale.run.engines import Engines
 from rlscale.run.rollout import Rollout
 from rlscale.run.trainer_group import TrainerGroup, as_part
 from rlscale.serve.engine_config import why_they_differ
+from rlscale.weights.transports.route import Route
 
 _BOUNDS = {DType.float32: 1e-3, DType.bfloat16: 0.2, DType.float16: 0.06}
 _CANARY_SEED = 20_240_131
@@ -92,14 +93,20 @@ class WeightSync:
     def _connect(self, urls: tuple[str, ...]) -> None:
         if urls == self._connected:
             return
-        colocated = self.config.cluster.placement is Placement.colocated
-        kind = "tensor" if colocated else "broadcast"
-        timeout = self.config.weights.timeout_s
-        engine_ranks = self.config.rollout.gpus_per_engine if self.config.cluster.device is Device.cuda else 1
         self._connected = ()
-        first_ranks = [self.engines.urls.index(url) * engine_ranks for url in urls]  # read where they share GPUs
-        self.trainer.connect(kind, list(urls), self.engines.api_key, timeout, engine_ranks, first_ranks)
+        self.trainer.connect(self._route(urls), list(urls), self.engines.api_key)
         self._connected = urls
+
+    def _route(self, urls: Sequence[str]) -> Route:
+        cluster = self.config.cluster
+        engine_ranks = self.config.rollout.gpus_per_engine if cluster.device is Device.cuda else 1
+        return Route(
+            device=cluster.device.value,
+            shares_devices=cluster.placement is Placement.colocated,
+            ranks_per_engine=engine_ranks,
+            first_ranks=tuple(self.engines.urls.index(url) * engine_ranks for url in urls),
+            timeout_s=self.config.weights.timeout_s,
+        )
 
 
 def canary_prompt(length: int, vocabulary: int) -> NDArray[np.int32]:

@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlscale.config.needs import Pass
 from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
 from rlscale.platform.environment import rank_environment
@@ -20,6 +21,7 @@ from rlscale.run.actors import TrainerActor
 from rlscale.run.calls import Calls
 from rlscale.run.placement import Layout
 from rlscale.trainer.spec import Form, TrainerSpec
+from rlscale.weights.transports.route import Route
 
 _START = "cluster.start_timeout_s"
 """Columns of log-probs, and the model that each is by, except `old_logprobs`, for which the algorithm names it."""
@@ -29,9 +31,10 @@ class TrainerGroup:
     """The ranks of one trainer. Every call goes to all of them: most are collective."""
 
     def __init__(
-        self, layout: Layout, nodes: list[str], calls: Calls, logs: Path, device: Device, threads: int
+        self, layout: Layout, nodes: list[str], calls: Calls, logs: Path, device: Device, config: TrainerConfig
     ) -> None:
-        """Create the rank processes; they import while others start."""
+        """Create the rank processes; they import the trainer's class while others start."""
+        trainer, threads = config._target_, config.threads
         self._calls = calls
         self._parts_of: list[int] = []
         self._old_model = "policy"
@@ -47,7 +50,7 @@ class TrainerGroup:
             local = slot.gpus[0] if slot.gpus else 0
             log = str(logs / f"rank-{rank}.log")
             self._ranks.append(actor.options(**options).remote(log, rank, len(layout.ranks), local, threads))
-        self._preloading = [rank.preload.remote(device is Device.cpu) for rank in self._ranks]
+        self._preloading = [rank.preload.remote(device is Device.cpu, trainer) for rank in self._ranks]
 
     def start(self, spec: TrainerSpec, timeout_s: float) -> None:
         """Form the process groups and build the models."""
@@ -113,15 +116,11 @@ class TrainerGroup:
         column: NDArray[np.float32] = next(answer for answer in answers if answer is not None)
         return column
 
-    def connect(
-        self, kind: str, urls: list[str], api_key: str, timeout_s: float, engine_ranks: int, first_ranks: list[int]
-    ) -> None:
-        """Tell the ranks which engines, of `engine_ranks` ranks each, their weights go to.
-
-        `first_ranks`: for each engine the first of the trainer ranks on its GPUs, where they share them.
-        """
-        calls = [rank.connect.remote(kind, urls, api_key, timeout_s, engine_ranks, first_ranks) for rank in self._ranks]
-        self._calls.wait(calls, "connecting trainer and engines", timeout_s=timeout_s, limit="weights.timeout_s")
+    def connect(self, route: Route, urls: list[str], api_key: str) -> None:
+        """Tell the ranks which engines their weights go to, and which way."""
+        calls = [rank.connect.remote(route, urls, api_key) for rank in self._ranks]
+        timeout = route.timeout_s
+        self._calls.wait(calls, "connecting trainer and engines", timeout_s=timeout, limit="weights.timeout_s")
 
     def call(
         self, method: str, *args: Any, what: str, timeout_s: float | None = None, limit: str = "cluster.call_timeout_s"

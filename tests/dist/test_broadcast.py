@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from peer_engine import PeerEngine
 
+from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.broadcast import BroadcastTransport
 from rlscale.weights.source import Bucket
 from rlscale.weights.transports.transport import TransferError
@@ -32,7 +33,7 @@ def buckets(version: int) -> list[Bucket]:
 
 def test_every_engine_gets_every_tensor_of_each_version(rank: None) -> None:
     engines = [PeerEngine(), PeerEngine()]
-    transport = BroadcastTransport("cpu", 30.0, 1)
+    transport = BroadcastTransport(Route(timeout_s=30.0))
     try:
         transport.connect(engines)  # type: ignore[arg-type]  # the broadcast half of Receivers
         for version in (1, 2):
@@ -51,7 +52,7 @@ def test_every_engine_gets_every_tensor_of_each_version(rank: None) -> None:
 
 def test_engine_that_refuses_ends_the_transfer_at_once_and_a_new_connection_works(rank: None) -> None:
     engines = [PeerEngine(), PeerEngine(fails_at=0)]
-    transport = BroadcastTransport("cpu", 30.0, 1)
+    transport = BroadcastTransport(Route(timeout_s=30.0))
     try:
         transport.connect(engines)  # type: ignore[arg-type]  # the broadcast half of Receivers
         began = time.monotonic()
@@ -76,7 +77,7 @@ def test_engine_that_refuses_ends_the_transfer_at_once_and_a_new_connection_work
 def test_engine_that_is_gone_is_named_in_time(rank: None) -> None:
     engine = PeerEngine()
     engine.kill()
-    transport = BroadcastTransport("cpu", 1.0, 1)
+    transport = BroadcastTransport(Route(timeout_s=1.0))
     with pytest.raises(TransferError, match=r"http://127\.0\.0\.1:1 could not form a process group"):
         transport.connect([engine])  # type: ignore[list-item]  # the broadcast half of a Receiver
     transport.close()

@@ -19,6 +19,7 @@ from rlscale.config.schema.algo_config import (
     RefillConfig,
     ScoreKind,
 )
+from rlscale.config.schema.rollout_config import RolloutConfig
 
 GROUPED = (ScoreKind.group_mean_std, ScoreKind.group_mean, ScoreKind.leave_one_out)
 """Scores that compare the samples of a group."""
@@ -145,8 +146,9 @@ def refill_acts(context: CheckContext) -> Iterator[str]:
     refill = algo.refill
     if context.supervised:
         return
+    keeps_all = context.config.rollout.filter == RolloutConfig().filter
     if not refill.drop_equal:
-        if refill.max_dropped != RefillConfig().max_dropped:
+        if keeps_all and refill.max_dropped != RefillConfig().max_dropped:
             yield (
                 f"algo.refill.max_dropped={refill.max_dropped:g} is never read with algo.refill.drop_equal=false; "
                 "leave it out, or set algo.refill.drop_equal=true"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.command_line_text import as_typed
 from rlscale.config.schema.cluster_config import ClusterConfig
-from rlscale.config.schema.tracker_config import TrackerConfig, TrackerKind
+from rlscale.config.schema.tracker_config import TrackerConfig
 
 
 def stop_loss_has_a_loss(context: CheckContext) -> Iterator[str]:
@@ -40,8 +40,8 @@ def tracker_reads_its_settings(context: CheckContext) -> Iterator[str]:
     """Project, name and offline belong to Weights & Biases."""
     tracker, default = context.config.tracker, TrackerConfig()
     if len(set(tracker.kinds)) != len(tracker.kinds):
-        yield f"tracker.kinds={as_typed([kind.name for kind in tracker.kinds])}: names a tracker twice"
-    if TrackerKind.wandb in tracker.kinds:
+        yield f"tracker.kinds={as_typed(tracker.kinds)}: names a tracker twice"
+    if "wandb" in tracker.kinds:
         return
     for name in ("project", "name", "offline"):
         value = getattr(tracker, name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.checkpoint_config import CheckpointConfig
 from rlscale.config.schema.cluster_config import ClusterConfig
+from rlscale.config.schema.component import component
 from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.eval_config import EvalConfig
@@ -37,6 +39,10 @@ class Config(Section):
     """The algorithm (group `algo`)."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How samples are generated (group `rollout`)."""
+    buffer: dict[str, Any] = component("rlscale.data.buffer.Buffer")
+    """`_target_` of a rlscale.data.buffer.GroupBuffer and its arguments (group `buffer`)."""
+    loop: dict[str, Any] = component("rlscale.run.loops.by_placement")
+    """`_target_` of a function that is given the session and runs its iterations (group `loop`)."""
     cluster: ClusterConfig = MISSING
     """Which machines the run uses (group `cluster`)."""
     data: DataConfig = MISSING

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from rlscale.config.schema.component import component, target_field
 from rlscale.config.schema.section import Section, path_field
 
 
@@ -21,6 +22,12 @@ class OnSync(Enum):
 class RolloutConfig(Section):
     """Sizes, sampling parameters and engines of the rollout."""
 
+    _target_: str = target_field("rlscale.rollout.service.RolloutService")
+    """Class of the service that generates: a rlscale.rollout.protocol.Service."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Arguments of a service of your own, by name, besides its specification."""
+    filter: dict[str, Any] = component("rlscale.rollout.filters.keep_all")
+    """`_target_` of a rlscale.rollout.filters.Filter: which finished groups are trained on (group `rollout/filter`)."""
     groups_per_iteration: int = 64
     """Groups (prompts) that one iteration collects and trains on."""
     samples_per_group: int = 8

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from typing import Any
 
+from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.section import Section
 
-
-class TrackerKind(Enum):
-    """Known trackers. `metrics.jsonl` is always written."""
-
-    tensorboard = "tensorboard"
-    wandb = "wandb"
+SHIPPED = {
+    "tensorboard": {TARGET: "rlscale.observe.trackers.TensorBoardTracker"},
+    "wandb": {TARGET: "rlscale.observe.trackers.WandbTracker"},
+}
+"""The trackers that rlscale has."""
 
 
 @dataclass
 class TrackerConfig(Section):
     """The trackers and their options."""
 
-    kinds: list[TrackerKind] = field(default_factory=list)
-    """Which trackers, one or several: tensorboard, wandb."""
+    kinds: list[str] = field(default_factory=list)
+    """Which of `tracker.known`, one or several: tensorboard, wandb. `metrics.jsonl` is always written."""
+    known: dict[str, Any] = field(default_factory=lambda: {name: dict(node) for name, node in SHIPPED.items()})
+    """Trackers by name: `_target_` of a rlscale.observe.trackers.Tracker and its arguments. Add your own here."""
     project: str = "rlscale"
     """Project of Weights & Biases."""
     name: str | None = None

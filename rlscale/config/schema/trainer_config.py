@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from rlscale.config.schema.component import target_field
 from rlscale.config.schema.section import Section
 
 
@@ -33,8 +34,12 @@ class RoutingReplay(Enum):
 
 @dataclass
 class TrainerConfig(Section):
-    """The Megatron trainer."""
+    """The trainer: which class its ranks are of, and how they compute a step."""
 
+    _target_: str = target_field("rlscale.trainer.megatron.trainer.MegatronTrainer")
+    """Class of a rank: a rlscale.trainer.protocol.Trainer."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Arguments of a class of your own, by name, besides the rank's specification and place."""
     max_tokens_per_microbatch: int = 8192
     """Tokens of one micro-batch of one rank (before context parallelism cuts it); a longer sample stands alone."""
     distributed_optimizer: bool = False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from rlscale.config.schema.component import component
 from rlscale.config.schema.section import Section
 
 
@@ -11,6 +13,8 @@ from rlscale.config.schema.section import Section
 class WeightsConfig(Section):
     """Weight sync and its canary."""
 
+    transport: dict[str, Any] = component("rlscale.weights.transports.choice.auto")
+    """`_target_` of a rlscale.weights Transport and its arguments (group `weights/transport`)."""
     bucket_mb: int = 256
     """Megabytes of parameters sent at a time."""
     verify_every: int = 10

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlscale.data.rank_shard import RankShard
+from rlscale.data.target import instantiate
 from rlscale.platform.device import Platform
 from rlscale.trainer.checksums import damaged
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch, build_steps
@@ -30,7 +31,7 @@ from rlscale.trainer.objective import Objective
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.trainer.value_objective import ValueObjective
 from rlscale.weights.source import MegatronWeights
-from rlscale.weights.transports.choice import build_transport
+from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, Transport
 
 
@@ -218,23 +219,13 @@ class MegatronTrainer:
         """The policy's weights as they are, in Hugging Face's form."""
         return self._roster.trained("policy").weights()
 
-    def connect(
-        self,
-        kind: str,
-        receivers: Sequence[Receiver],
-        ranks_per_receiver: int = 1,
-        first_ranks: Sequence[int] | None = None,
-    ) -> None:
-        """Say who gets the weights, and how: `tensor` or `broadcast`. TransferError when they cannot be reached.
-
-        `ranks_per_receiver`: tensor-parallel ranks of an engine. `first_ranks`: for each engine the first of the
-        trainer ranks on its GPUs, where they share them; by default the engines follow one another from rank 0.
-        """
+    def connect(self, route: Route, receivers: Sequence[Receiver]) -> None:
+        """Say who gets the weights, and which way they go there. TransferError when somebody cannot be reached."""
         if self._transport is not None:
             self._transport.close()
-        timeout = self._spec.weights.timeout_s
-        self._transport = build_transport(kind, self._platform.device.type, timeout, ranks_per_receiver, first_ranks)
-        self._transport.connect(receivers)
+        transport: Transport = instantiate(self._spec.weights.transport, "weights.transport", route)
+        self._transport = transport
+        transport.connect(receivers)
 
     def sync(self, version: int) -> dict[str, float]:
         """Send the weights to the engines as `version`; bytes and seconds of it. TransferError if one did not load."""

@@ -21,15 +21,16 @@ from torch.distributed.distributed_c10d import Backend, _new_process_group_helpe
 
 from rlscale.platform.ports import free_port
 from rlscale.weights.source import Bucket
+from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, TransferError
 
 
 class BroadcastTransport:
     """Rank 0 to all engines at once."""
 
-    def __init__(self, device_type: str, timeout_s: float, ranks_per_receiver: int) -> None:
-        self._backend = "nccl" if device_type == "cuda" else "gloo"
-        self._timeout, self._ranks = timeout_s, ranks_per_receiver
+    def __init__(self, route: Route) -> None:
+        self._backend = "nccl" if route.device == "cuda" else "gloo"
+        self._timeout, self._ranks = route.timeout_s, route.ranks_per_engine
         self._receivers: list[Receiver] = []
         self._group: dist.ProcessGroup | None = None
         self._name = ""

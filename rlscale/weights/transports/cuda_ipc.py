@@ -14,6 +14,7 @@ from torch.multiprocessing.reductions import reduce_tensor
 
 from rlscale.weights.source import Bucket
 from rlscale.weights.transports import flat_bucket
+from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, TransferError
 
 _DEVICE_ARGUMENT = 6
@@ -27,9 +28,8 @@ class IpcTransport:
     gets nothing (only a restarted one does) talk to nobody.
     """
 
-    def __init__(self, ranks_per_receiver: int, first_ranks: Sequence[int] | None = None) -> None:
-        """`first_ranks`: each receiver's first trainer rank; by default the receivers fill the ranks from 0."""
-        self._size, self._first_ranks = ranks_per_receiver, first_ranks
+    def __init__(self, route: Route) -> None:
+        self._size, self._first_ranks = route.ranks_per_engine, route.first_ranks
         self._receiver: Receiver | None = None
         self._group: dist.ProcessGroup | None = None
         self._first = 0

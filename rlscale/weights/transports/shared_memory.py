@@ -12,14 +12,15 @@ import torch.distributed as dist
 
 from rlscale.weights.source import Bucket
 from rlscale.weights.transports import flat_bucket
+from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, wait_for
 
 
 class SharedMemoryTransport:
     """Rank 0 to every engine of the machine, one bucket ahead of them: while they load one the next is gathered."""
 
-    def __init__(self, timeout_s: float, ranks_per_receiver: int) -> None:
-        self._timeout, self._ranks = timeout_s, ranks_per_receiver
+    def __init__(self, route: Route) -> None:
+        self._timeout, self._ranks = route.timeout_s, route.ranks_per_engine
         self._receivers: list[Receiver] = []
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: tuple[flat_bucket.SharedBytes, str, int] | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.tracker_config import TrackerConfig, TrackerKind
+from rlscale.config.schema.tracker_config import TrackerConfig
 from rlscale.observe.trackers import build_tracker, check_tracker
 
 
@@ -30,7 +30,7 @@ def test_no_tracker_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
-    config = TrackerConfig(kinds=[TrackerKind.tensorboard])
+    config = TrackerConfig(kinds=["tensorboard"])
     tracker = build_tracker(config, tmp_path)
     tracker.log(1, {"loss": 1.0, "reward": 0.25, "note": "no number", "bad": float("nan")})
     tracker.log(2, {"loss": 0.5})
@@ -41,7 +41,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
 
 
 def test_a_continued_run_replaces_the_points_of_the_earlier_attempt(tmp_path: Path) -> None:
-    config = TrackerConfig(kinds=[TrackerKind.tensorboard])
+    config = TrackerConfig(kinds=["tensorboard"])
     first = build_tracker(config, tmp_path)
     for i in (1, 2, 3):
         first.log(i, {"loss": float(i)})
@@ -56,7 +56,7 @@ def test_weights_and_biases_offline_writes_below_the_runs_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    config = TrackerConfig(kinds=[TrackerKind.wandb], name="a name")
+    config = TrackerConfig(kinds=["wandb"], name="a name")
     tracker = build_tracker(config, tmp_path, run_config={"optim": {"lr": 1e-4}})
     tracker.log(1, {"loss": 1.0})
     tracker.close()
@@ -71,7 +71,7 @@ def test_tensorboard_and_weights_and_biases_at_once_get_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    tracker = build_tracker(TrackerConfig(kinds=[TrackerKind.tensorboard, TrackerKind.wandb]), tmp_path)
+    tracker = build_tracker(TrackerConfig(kinds=["tensorboard", "wandb"]), tmp_path)
     tracker.log(1, {"loss": 1.0})
     tracker.close()
     assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 1.0)]}
@@ -79,7 +79,7 @@ def test_tensorboard_and_weights_and_biases_at_once_get_the_same(
     assert b"loss" in record.read_bytes()
 
 
-ONLINE = TrackerConfig(kinds=[TrackerKind.wandb], offline=False)
+ONLINE = TrackerConfig(kinds=["wandb"], offline=False)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from rlscale.config.schema.algo_config import RefillConfig
 from rlscale.data.buffer import Buffer
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.rollout.refill import Refill, equal_rewards
+from rlscale.rollout.filters import varied_rewards
+from rlscale.rollout.refill import Refill
 
 
 def group(index: int, *rewards: float, version: int = 0) -> Group:
@@ -42,7 +43,7 @@ def admitted(refill: Refill, *groups: Group) -> list[int]:
 def test_a_group_is_rejected_when_its_largest_reward_is_its_smallest(
     rewards: tuple[float, ...], expected: bool
 ) -> None:
-    assert equal_rewards(group(0, *rewards)) is expected
+    assert varied_rewards(group(0, *rewards)) is not expected
 
 
 @pytest.mark.parametrize(("share", "most"), [(0.0, 0), (0.1, 1), (0.11, 2), (0.3, 3), (1.0, 10), (1.1, 11), (2.5, 25)])
@@ -59,26 +60,26 @@ def test_nothing_is_set_aside_when_refill_is_off() -> None:
 
 
 def test_groups_with_a_signal_are_kept() -> None:
-    refill = Refill(equal_rewards, 2)
+    refill = Refill(varied_rewards, 2)
     assert admitted(refill, group(1, 0.0, 1.0), equal(2), group(0, 0.0, 1.0)) == [1, 0]
 
 
 def test_a_rejected_group_over_the_cap_lets_the_lowest_prompt_so_far_in() -> None:
-    assert admitted(Refill(equal_rewards, 2), *map(equal, (7, 3, 5, 8))) == [3, 5]
+    assert admitted(Refill(varied_rewards, 2), *map(equal, (7, 3, 5, 8))) == [3, 5]
 
 
 @pytest.mark.parametrize("order", list(permutations((1, 4, 6, 9))))
 def test_the_lowest_prompts_are_kept_in_whatever_order_they_are_finished(order: tuple[int, ...]) -> None:
-    assert sorted(admitted(Refill(equal_rewards, 2), *map(equal, order))) == [1, 4]
+    assert sorted(admitted(Refill(varied_rewards, 2), *map(equal, order))) == [1, 4]
 
 
 def test_the_youngest_are_kept_because_their_deadline_is_the_latest() -> None:
     found = [equal(index, version) for index, version in ((0, 3), (2, 4), (1, 4))]
-    assert admitted(Refill(equal_rewards, 1), *found) == [2, 1]
+    assert admitted(Refill(varied_rewards, 1), *found) == [2, 1]
 
 
 def test_what_was_replaced_is_dropped_and_counted_when_the_batch_has_left() -> None:
-    refill = Refill(equal_rewards, 2)
+    refill = Refill(varied_rewards, 2)
     assert admitted(refill, equal(1), equal(2)) == []
     assert refill.dropped == 0
     refill.settle()
@@ -89,13 +90,13 @@ def test_what_was_replaced_is_dropped_and_counted_when_the_batch_has_left() -> N
 
 
 def test_a_saved_refill_holds_the_same_again() -> None:
-    refill = Refill(equal_rewards, 2)
+    refill = Refill(varied_rewards, 2)
     admitted(refill, equal(0), equal(1))
     refill.settle()
     admitted(refill, equal(7), equal(5))
     state = pickle.loads(pickle.dumps(refill.state_dict()))
     assert indices(state["groups"]) == [5, 7]
-    other = Refill(equal_rewards, 2)
+    other = Refill(varied_rewards, 2)
     other.load_state_dict(state)
     assert other.dropped == 2
     assert admitted(other, equal(6), equal(8)) == [5, 6]
@@ -109,7 +110,7 @@ def test_with_refill_no_batch_is_too_stale_short_or_too_dear(share: float, bound
     random = np.random.default_rng(seed)
     n, started, iterations = 4, 0, 40
     most = int(share * n)
-    buffer, refill = Buffer(), Refill(equal_rewards, most)
+    buffer, refill = Buffer(), Refill(varied_rewards, most)
     in_flight: dict[int, int] = {}
     left: list[int] = []
     for version in range(iterations):

@@ -15,7 +15,7 @@ from fake_engine import FakeEngine
 from rlscale.config.schema.algo_config import OverlongConfig, RefillConfig
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sample import Group
-from rlscale.rollout.refill import equal_rewards
+from rlscale.rollout.filters import varied_rewards
 from rlscale.rollout.service import RolloutService
 
 Run = Callable[..., Any]
@@ -86,7 +86,7 @@ def expected_batches(groups: list[Group], cap: int, iterations: int) -> tuple[li
         bad: list[int] = []
         while len(good) < N and len(good) + len(bad) < N + cap:
             group = next(stream)
-            (bad if equal_rewards(group) else good).append(group.prompt.index)
+            (good if varied_rewards(group) else bad).append(group.prompt.index)
         short = N - len(good)
         batches.append(sorted(good + bad[:short]))
         lost += len(bad) - short
@@ -279,4 +279,4 @@ def test_a_difference_made_by_shaping_is_a_signal(run: Run) -> None:
 
     options = {"reward": reward(right), "refill": dropping(3.0)}
     groups = run(scenario, overlong=OverlongConfig(penalty=0.5, cache_tokens=3), **options)
-    assert not any(equal_rewards(group) for group in groups)
+    assert all(varied_rewards(group) for group in groups)

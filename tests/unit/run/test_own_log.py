@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 FAILING = """
-import asyncio, sys
+import asyncio, sys, types
+from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.run.actors import RolloutActor
 actor = RolloutActor(sys.argv[1])
 try:
-    asyncio.run(actor.prepare(None))
+    asyncio.run(actor.prepare(types.SimpleNamespace(rollout=RolloutConfig())))
 except AttributeError:
     pass
 try:
@@ -29,7 +30,7 @@ def test_the_rollouts_log_holds_the_traceback_of_what_ended_it(tmp_path: Path) -
     text = log.read_text()
     assert text.count("Traceback (most recent call last)") == 2
     assert "rlscale/rollout/service.py" in text
-    assert "AttributeError: 'NoneType' object has no attribute 'rollout'" in text
+    assert "AttributeError: 'types.SimpleNamespace' object has no attribute 'tokenizer_folder'" in text
 
 
 def test_methods_give_and_raise_what_they_did_before(capsys: pytest.CaptureFixture[str]) -> None:

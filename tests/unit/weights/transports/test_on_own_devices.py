@@ -21,6 +21,7 @@ import torch.distributed as dist
 from rlscale.weights.source import Bucket
 from rlscale.weights.transports import flat_bucket
 from rlscale.weights.transports.cuda_ipc import IpcTransport
+from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.shared_memory import SharedMemoryTransport
 from rlscale.weights.transports.transport import TransferError
 
@@ -91,7 +92,7 @@ def buckets() -> list[Bucket]:
 
 def test_engines_get_every_tensor_and_know_which_bucket_is_the_last(rank: None) -> None:
     engines = [FakeEngine(), FakeEngine()]
-    transport = SharedMemoryTransport(10.0, 1)
+    transport = SharedMemoryTransport(Route(timeout_s=10.0))
     transport.connect(engines)  # type: ignore[arg-type]  # a part of a Receiver
     for bucket in buckets():
         transport.send(bucket)
@@ -108,7 +109,7 @@ def test_engines_get_every_tensor_and_know_which_bucket_is_the_last(rank: None) 
 
 
 def test_tensors_may_change_as_soon_as_send_returns(rank: None) -> None:
-    engine, transport = FakeEngine(), SharedMemoryTransport(10.0, 1)
+    engine, transport = FakeEngine(), SharedMemoryTransport(Route(timeout_s=10.0))
     transport.connect([engine])  # type: ignore[list-item]  # a part of a Receiver
     tensor = torch.ones(4)
     transport.send(Bucket([("w", tensor)], 1))
@@ -119,7 +120,7 @@ def test_tensors_may_change_as_soon_as_send_returns(rank: None) -> None:
 
 
 def test_engine_that_fails_is_named_and_nothing_is_left_behind(rank: None) -> None:
-    transport = SharedMemoryTransport(10.0, 1)
+    transport = SharedMemoryTransport(Route(timeout_s=10.0))
     transport.connect([FakeEngine(), FakeEngine(fails=True)])  # type: ignore[list-item]  # parts of Receivers
     transport.send(buckets()[0])
     with pytest.raises(TransferError, match="http://engine did not take the weights: out of memory"):
@@ -130,7 +131,7 @@ def test_engine_that_fails_is_named_and_nothing_is_left_behind(rank: None) -> No
 
 def test_engine_that_does_not_answer_ends_the_transfer_in_time(rank: None) -> None:
     slow = threading.Event()
-    transport = SharedMemoryTransport(0.2, 1)
+    transport = SharedMemoryTransport(Route(timeout_s=0.2))
     transport.connect([FakeEngine(slow=slow)])  # type: ignore[list-item]  # a part of a Receiver
     transport.send(buckets()[0])
     with pytest.raises(TransferError, match=r"did not answer within weights\.timeout_s=0\.2"):
@@ -171,7 +172,7 @@ def test_each_rank_talks_to_the_engine_on_its_own_gpus(
     monkeypatch.setattr(dist, "get_rank", lambda: rank_of_8)
     monkeypatch.setattr(dist, "new_group", lambda ranks, backend: tuple(ranks))
     engines = [FakeEngine() for _ in first_ranks or range(2)]
-    transport = IpcTransport(4, first_ranks)
+    transport = IpcTransport(Route("cuda", ranks_per_engine=4, first_ranks=first_ranks and tuple(first_ranks)))
     transport.connect(engines)  # type: ignore[arg-type]  # a part of a Receiver
     assert transport._receiver is (None if engine is None else engines[engine])
     if engine is None:
@@ -184,4 +185,4 @@ def test_each_rank_talks_to_the_engine_on_its_own_gpus(
 
 def test_engines_that_do_not_fit_the_ranks_are_refused(rank: None) -> None:
     with pytest.raises(TransferError, match="2 engines of 1 ranks do not fit the 1 trainer ranks"):
-        IpcTransport(1).connect([FakeEngine(), FakeEngine()])  # type: ignore[list-item]  # parts of Receivers
+        IpcTransport(Route("cuda")).connect([FakeEngine(), FakeEngine()])  # type: ignore[list-item]  # parts of Receivers

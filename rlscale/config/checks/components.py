@@ -1,0 +1,102 @@
+"""Components: are the targets named, do they fit the rest of the configuration, are the trackers known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.targets import named_target
+from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.schema.component import TARGET, component_nodes
+from rlscale.config.schema.tracker_config import SHIPPED
+
+_TRANSPORTS = "rlscale.weights.transports."
+_LOOPS = "rlscale.run.loops."
+
+
+def components_are_named(context: CheckContext) -> Iterator[str]:
+    """Every node has a dotted name; a section with a shipped class takes no arguments for one of your own."""
+    for key, node, shipped in component_nodes(context.config):
+        yield from named_target(node, key, f"the shipped {shipped}", needed=True)
+        if context.supervised and key in ("buffer", "rollout.filter") and node != {TARGET: shipped}:
+            yield f"{key}: supervised training has no groups of an engine to keep or to filter; leave it out"
+    for key in ("trainer", "rollout"):
+        section = getattr(context.config, key)
+        if section.arguments and section._target_.startswith("rlscale."):
+            yield (
+                f"{key}.arguments.{min(section.arguments)}: {section._target_} takes no further arguments; leave it "
+                f"out, or name a class of your own in {key}._target_"
+            )
+
+
+def critic_is_trained_by_the_policys_trainer(context: CheckContext) -> Iterator[str]:
+    """A critic is one more model of the same ranks."""
+    config = context.config
+    for name in (TARGET, "arguments"):
+        if getattr(config.critic.trainer, name) != getattr(config.trainer, name):
+            yield f"critic.trainer.{name}: the critic is trained by the policy's trainer; set trainer.{name} instead"
+
+
+def transport_goes_there(context: CheckContext) -> Iterator[str]:
+    """Of the shipped transports: memory is shared on one device, handles of GPUs need GPUs."""
+    config = context.config
+    target = str(config.weights.transport.get(TARGET, ""))
+    if not target.startswith(_TRANSPORTS):
+        return
+    name = target.removeprefix(_TRANSPORTS).partition(".")[0]
+    apart = config.cluster.placement is Placement.disaggregated
+    auto = "choose weights/transport=auto"
+    if name == "cuda_ipc" and not context.on_gpus:
+        yield f"weights.transport: CUDA IPC needs cluster.device=cuda; {auto}"
+    elif name == "cuda_ipc" and apart:
+        yield f"weights.transport: CUDA IPC reaches engines on the trainer's own GPUs only; {auto}"
+    elif name == "shared_memory" and context.on_gpus:
+        yield f"weights.transport: shared memory is for engines on the CPU; {auto}"
+    elif name == "shared_memory" and apart and config.cluster.nodes > 1:
+        yield f"weights.transport: memory is not shared over cluster.nodes={config.cluster.nodes}; {auto}"
+    elif name == "broadcast" and context.on_gpus and not apart:
+        yield f"weights.transport: NCCL cannot broadcast between processes on the same GPU; {auto}"
+
+
+def loop_fits_the_algorithm(context: CheckContext) -> Iterator[str]:
+    """Of the shipped loops: supervised data needs its own, and devices are shared or not."""
+    config = context.config
+    target = str(config.loop.get(TARGET, ""))
+    if not target.startswith(_LOOPS):
+        return
+    loop = target.removeprefix(_LOOPS)
+    placement = config.cluster.placement.name
+    choose = "choose loop=by_placement"
+    if loop == "supervised" and not context.supervised:
+        yield f"loop=supervised: algo={config.algo.name} trains on what engines generate; {choose}"
+    elif loop in ("colocated", "disaggregated") and context.supervised:
+        yield f"loop={loop}: supervised training generates nothing; {choose}"
+    elif loop in ("colocated", "disaggregated") and loop != placement:
+        yield f"loop={loop}: cluster.placement={placement}; {choose}"
+
+
+def trackers_are_known(context: CheckContext) -> Iterator[str]:
+    """Each kind is the name of an entry of `tracker.known`."""
+    tracker = context.config.tracker
+    for kind in tracker.kinds:
+        if kind not in tracker.known:
+            hint = did_you_mean(nearest(kind, tracker.known)) or "."
+            yield f"tracker.kinds: no such tracker as {kind}{hint} Known: {', '.join(tracker.known)}"
+    for name, node in tracker.known.items():
+        key = f"tracker.known.{name}"
+        if not isinstance(node, Mapping):
+            yield f"{key}: must be a mapping with _target_"
+        elif name not in tracker.kinds and node != SHIPPED.get(name):
+            yield f"{key} is never read, because tracker.kinds does not name it; add it there, or leave it out"
+        else:
+            yield from named_target(node, key, "a shipped tracker", needed=True)
+
+
+COMPONENT_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
+    components_are_named,
+    critic_is_trained_by_the_policys_trainer,
+    transport_goes_there,
+    loop_fits_the_algorithm,
+    trackers_are_known,
+)
