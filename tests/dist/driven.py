@@ -11,7 +11,7 @@ from scenarios import gathered, open_trainer, whole_column
 from training_data import MAX_RESPONSE_TOKENS, collect, divide_for, make_spec
 
 from rlscale.config.compose import compose
-from rlscale.config.needs import AlgoNeeds, Moment, Pass
+from rlscale.config.needs import COLUMNS, AlgoNeeds, Moment, Pass
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.config.schema.optim_config import OptimConfig
@@ -140,7 +140,8 @@ def columns(
     """Columns one after the other, then the policy's weights and the models that are awake."""
     trainer = open_trainer(rank, world_size, address, port, spec, moves)
     try:
-        values = [column(trainer, name, spec, batch) for name in names]
+        passes = [Pass(name, COLUMNS[name], Moment.batch) for name in names]
+        values = [column(trainer, one, spec, batch) for one in passes]
         return {"columns": values, "awake": list(trainer._roster.residency.awake), "weights": gathered(trainer)}
     finally:
         trainer.close()

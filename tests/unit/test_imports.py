@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -74,16 +75,39 @@ FILES = sorted(
 
 def imported(file: str) -> Iterator[str]:
     """Dotted names that a file imports anywhere in it, inside functions and for type checking too."""
-    for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+    yield from imports_of((PACKAGE / file).read_text(encoding="utf-8"), file)
+
+
+def imports_of(source: str, file: str) -> Iterator[str]:
+    """Modules, and what is taken from a package as a name of its own (`rlscale.algo.kl` of `from rlscale.algo`)."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: a relative import hides which room it reaches into"
+            assert node.level == 0, f"{file}: a relative import hides which package it reaches into"
             assert node.module is not None
-            if node.module == "rlscale":
-                yield from (f"rlscale.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if is_module(name) else node.module for name in inner)
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a file or a package of rlscale."""
+    path = PACKAGE.parent / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def module_name(file: str) -> str:
+    return ".".join(("rlscale", *Path(file).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def circle(imports: Mapping[str, Iterable[str]]) -> list[str]:
+    """Modules that import each other in a circle, the first one again at the end; none without one."""
+    try:
+        TopologicalSorter({name: set(others) & set(imports) for name, others in imports.items()}).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
 
 
 def name_of_room(file: str) -> str:
@@ -131,3 +155,17 @@ def test_packages_of_the_megatron_trainer_import_downwards(file: str) -> None:
     reached = {name.removeprefix(prefix).split(".")[0] for name in imported(file) if name.startswith(prefix)}
     upwards = {name for name in reached if MEGATRON_ORDER.index(name) > own}
     assert not upwards, f"{file} imports upwards: {upwards}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and for type checking count too: who needs whom is then one order over all files."""
+    found = circle({module_name(file): set(imported(file)) for file in FILES})
+    assert not found, f"imports run in a circle: {' -> '.join(found)}"
+
+
+def test_a_circle_is_found_wherever_the_import_stands() -> None:
+    local = "def f():\n    from rlscale.algo.kl import kl\n"
+    typed = "if TYPE_CHECKING:\n    from rlscale.algo import critic\n"
+    sources = {"rlscale.algo.critic": local, "rlscale.algo.kl": typed, "rlscale.algo.losses": "import torch"}
+    found = circle({name: set(imports_of(source, name)) for name, source in sources.items()})
+    assert set(found) == {"rlscale.algo.critic", "rlscale.algo.kl"}
