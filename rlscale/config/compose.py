@@ -243,6 +243,7 @@ _NOT_HASHED = (
     "cluster.call_timeout_s",
     "rollout.request_timeout_s",
     "rollout.request_retries",
+    "rollout.step_timeout_s",
     "rollout.max_failure_rate",
     "reward.timeout_s",
     "reward.max_failure_rate",

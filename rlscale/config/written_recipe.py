@@ -34,7 +34,19 @@ _NOT_KEPT = (
 )
 """Where and how one run ran, which is no part of the experiment: folders, addresses, keys."""
 
-_ORDER = ("model", "parallel", "algo", "rollout", "cluster", "data", "data@eval.data", "reward", "optim", "tracker")
+_ORDER = (
+    "model",
+    "parallel",
+    "algo",
+    "rollout",
+    "cluster",
+    "data",
+    "data@eval.data",
+    "reward",
+    "env",
+    "optim",
+    "tracker",
+)
 
 _PACKAGES = (
     "torch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.bad_rows import BadPrompt
 from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn
-from rlscale.data.messages import read_messages, refuse_answered, with_system
+from rlscale.data.messages import Message, read_messages, refuse_answered, with_system
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
-from rlscale.data.template_kwargs import check_template_kwargs
+from rlscale.data.template_kwargs import check_template_kwargs, variables_of
+
+_SAID = "RLSCALE SAID"
+"""Stands for an assistant's turn when what follows it is rendered; no template writes it by itself."""
 
 
 class PromptEncoder:
@@ -54,6 +58,8 @@ class PromptEncoder:
         )
         if config.apply_chat_template:
             self._refuse_deaf()
+        variables = variables_of(self.tokenizer.chat_template) if config.apply_chat_template else set()
+        self._reads_tools = variables is None or "tools" in variables
         self._appended = 0 if config.apply_chat_template else appended_tokens(self.tokenizer)
 
     @property
@@ -64,25 +70,53 @@ class PromptEncoder:
     def encode(self, raw: RawPrompt) -> Prompt | None:
         """The prompt with its tokens, or None (counted) if it is longer than allowed. BadPrompt if it is unusable."""
         try:
-            messages = self._messages(raw)
-            text = self._text(raw, messages)
-            # The template writes the special tokens itself; without it the tokenizer adds what it wants at the start.
-            tokens = self._tokens(text, add_special_tokens=not self._config.apply_chat_template)
-            tokens = tokens[: len(tokens) - self._appended]  # a prompt does not end in what is put behind any text
-            if not tokens:
-                raise ValueError("has no tokens")
+            prompt = self._prompt(raw)
         except ValueError as error:
             raise BadPrompt(raw.where(self._key), str(error)) from error
-        if len(tokens) > self._max:
+        if len(prompt.tokens) > self._max:
             self.dropped += 1
             return None
-        return Prompt(raw.index, raw.id, np.array(tokens, np.int32), raw.label, raw.info, text, messages)
+        return prompt
+
+    def encode_start(
+        self, prompt: Prompt, messages: Sequence[Message] | None, tools: Sequence[Mapping[str, Any]]
+    ) -> Prompt:
+        """The prompt with other messages (None: its own) and further tools. ValueError if unusable or too long."""
+        said = list(prompt.messages if messages is None else messages)
+        if messages is None and self._config.system_prompt is not None:
+            said = said[1:]  # it is put before them again
+        all_tools = [*prompt.tools, *map(dict, tools)]
+        shown = self._prompt(RawPrompt(prompt.index, prompt.id, said, prompt.label, prompt.info, tools=all_tools))
+        if len(shown.tokens) > self._max:
+            raise ValueError(f"is {len(shown.tokens)} tokens long, over rollout.max_prompt_tokens={self._max}")
+        return shown
 
     def encode_response(self, text: str) -> np.ndarray:
         """Tokens of a response given as text, with its end of turn, int32 [m]. ValueError if it cannot be encoded."""
         end = self.end_of_turn
         tokens = self._tokens(text.removesuffix(end.text) + end.before, add_special_tokens=False)
         return np.array([*tokens, end.token], np.int32)
+
+    def encode_observation(
+        self, history: Sequence[Message], new: Sequence[Message], tools: Sequence[dict[str, Any]] = (), last: int = -1
+    ) -> np.ndarray:
+        """Tokens of the messages that follow a turn of the policy, up to where it goes on, int32 [m].
+
+        `history`: the messages before that turn; `last`: the turn's last token. What was sampled is not rendered again:
+        the turn's end is among these tokens only where the policy did not write it. Without the chat template they are
+        the text of the messages. ValueError saying what is wrong with the messages.
+        """
+        new = read_messages(list(new))
+        if not self._config.apply_chat_template:
+            return np.array(self._tokens("".join(m["content"] for m in new), add_special_tokens=False), np.int32)
+        text = self._rendered([*history, {"role": "assistant", "content": _SAID}, *new], tools)
+        said, _, after = text.rpartition(_SAID)
+        if not said:
+            raise ValueError("cannot follow a turn: the chat template leaves out what the assistant says")
+        end = self.end_of_turn
+        if last == end.token:
+            after = after.removeprefix(end.before + end.text)
+        return np.array(self._tokens(after, add_special_tokens=False), np.int32)
 
     def decode(self, tokens: np.ndarray) -> tuple[str, str]:
         """Text of response tokens (int [m]): without special tokens and end of turn, and with. Not tidied up."""
@@ -93,6 +127,17 @@ class PromptEncoder:
             for kept, skip in ((ids[:-1] if ended else ids, True), (ids, False))
         )
         return text, raw
+
+    def _prompt(self, raw: RawPrompt) -> Prompt:
+        """The prompt with its tokens, however long. ValueError if it is unusable."""
+        messages = self._messages(raw)
+        text = self._text(raw, messages)
+        # The template writes the special tokens itself; without it the tokenizer adds what it wants at the start.
+        tokens = self._tokens(text, add_special_tokens=not self._config.apply_chat_template)
+        tokens = tokens[: len(tokens) - self._appended]  # a prompt does not end in what is put behind any text
+        if not tokens:
+            raise ValueError("has no tokens")
+        return Prompt(raw.index, raw.id, np.array(tokens, np.int32), raw.label, raw.info, text, messages, raw.tools)
 
     def _messages(self, raw: RawPrompt) -> list[dict[str, Any]]:
         """What the prompt's text is made of, the system prompt included. ValueError if no answer could follow it."""
@@ -108,14 +153,23 @@ class PromptEncoder:
     def _text(self, raw: RawPrompt, messages: list[dict[str, Any]]) -> str:
         """What the model is given as text. ValueError saying what is wrong with the prompt."""
         if not self._config.apply_chat_template:
-            if not isinstance(raw.prompt, str):
-                raise ValueError(
-                    f"is a list of messages, which needs the chat template; set {self._key}.apply_chat_template=true"
-                )
+            if not isinstance(raw.prompt, str) or raw.tools:
+                what = "has tools, which need" if raw.tools else "is a list of messages, which needs"
+                raise ValueError(f"{what} the chat template; set {self._key}.apply_chat_template=true")
             return raw.prompt
+        return self._rendered(messages, raw.tools)
+
+    def _rendered(self, messages: list[Message], tools: Sequence[dict[str, Any]]) -> str:
+        """The messages by the chat template, up to where the policy goes on. ValueError if it refuses them."""
+        if tools and not self._reads_tools:
+            raise ValueError(
+                "has tools, of which the chat template tells the model nothing; give another as model.chat_template, "
+                f"or read no tools with {self._key}.tools_key=null"
+            )
+        variables = {**self._config.chat_template_kwargs, **({"tools": list(tools)} if tools else {})}
         try:
             text: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self._config.chat_template_kwargs
+                messages, tokenize=False, add_generation_prompt=True, **variables
             )
         except Exception as error:  # the template may raise anything
             raise ValueError(f"is refused by the chat template: {_first_line(error)}") from error

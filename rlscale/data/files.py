@@ -14,7 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import FileData
 from rlscale.data.bad_rows import BadRows
 from rlscale.data.overlap import PromptText, prompt_hash
-from rlscale.data.row_values import other_keys, prompt_and_label
+from rlscale.data.row_values import other_keys, prompt_and_label, tools_of
 from rlscale.data.rows import Rows, open_rows
 from rlscale.data.sources import RawPrompt, Stream
 
@@ -47,10 +47,11 @@ class FileSource(Stream):
         try:
             values = file.rows[row]
             prompt, label = prompt_and_label(values, self._config, self._key)
+            tools = tools_of(values, self._config)
         except ValueError as error:
             raise UserError(f"{place}: has changed since the run opened it ({error})") from error
         name = str(row) if len(self._files) == 1 else f"{file.name}:{row}"
-        return RawPrompt(index, name, prompt, label, other_keys(values, self._config), place)
+        return RawPrompt(index, name, prompt, label, other_keys(values, self._config), place, tools)
 
     def holds(self, prompts: Sequence[PromptText]) -> int:
         """How many of these prompts are among its own, in whatever form and with whatever label."""
@@ -76,6 +77,7 @@ class FileSource(Stream):
                     if isinstance(values, ValueError):
                         raise values
                     prompt, _ = prompt_and_label(values, self._config, self._key)
+                    tools_of(values, self._config)
                 except ValueError as error:
                     self.bad.add(f"{file.rows.place(row)}:", str(error))
                 else:

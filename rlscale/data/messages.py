@@ -87,7 +87,7 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a str
 def _message(value: Any, number: int) -> Message:
     if not isinstance(value, dict):
         raise ValueError(f"message {number} is {kind_of(value)}, not an object with role and content")
-    message = _without_null(value)
+    message = without_null(value)
     role = message.get("role")
     if role is None or role == "":
         raise ValueError(f"message {number} has no role{_foreign(message)}")
@@ -126,10 +126,11 @@ def _part(part: Any, which: str) -> str:
     return text
 
 
-def _without_null(value: Any) -> Any:
+def without_null(value: Any) -> Any:
+    """The value without the keys that are null, all the way down."""
     if isinstance(value, dict):
-        return {key: _without_null(item) for key, item in value.items() if item is not None}
-    return [_without_null(item) for item in value] if isinstance(value, list) else value
+        return {key: without_null(item) for key, item in value.items() if item is not None}
+    return [without_null(item) for item in value] if isinstance(value, list) else value
 
 
 def _foreign(message: Message) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlscale.config.schema.data_config import FileData
-from rlscale.data.messages import Message, kind_of, read_messages
+from rlscale.data.messages import Message, as_plain, kind_of, read_messages, without_null
 
 _JSON = (str, bool, int, float, list, dict)
 
@@ -31,6 +31,29 @@ def prompt_and_label(row: Mapping[str, Any], config: FileData, key: str) -> tupl
     label = _at(row, config.label_key, f"{key}.label_key, to null for none")
     check_label(label, config.label_key)
     return prompt, label
+
+
+def tools_of(row: Mapping[str, Any], config: FileData) -> list[dict[str, Any]]:
+    """The JSON schemas of the tools of a row, empty where it has none. A list, or the text of a list in JSON."""
+    if config.tools_key is None:
+        return []
+    try:
+        tools = as_plain(value_at(row, config.tools_key))
+    except KeyError:
+        return []
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{config.tools_key!r} is text that is not a list in JSON ({error})") from None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        if tools is None:
+            return []
+        raise ValueError(
+            f"{config.tools_key!r} is {kind_of(tools)}, not a list of JSON schemas of functions; "
+            "mend it, or read no tools with data.tools_key=null"
+        )
+    return [without_null(tool) for tool in tools]
 
 
 def _is_list_of_messages(text: str) -> bool:

@@ -20,7 +20,7 @@ class Prompt:
 
     `tokens` is int32 [n]; `index` is the position in the source's stream, which never repeats over a run (a prompt of
     the second epoch has another index than the same text in the first). `text` is what was tokenized, `messages` what
-    the chat template made it of.
+    the chat template made it of, `tools` the JSON schemas of the tools that it was told of.
     """
 
     index: int
@@ -30,6 +30,7 @@ class Prompt:
     info: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     messages: Sequence[dict[str, Any]] = ()
+    tools: Sequence[dict[str, Any]] = ()
 
 
 @dataclass
@@ -43,6 +44,9 @@ class Sample:
 
     `routed_experts`, where the engine was asked for them, is int16 [tokens, layers, top_k]: `routed_experts[t]` are the
     experts that token t was sent to as an input of the model, -1 for the last one, which no engine was given.
+
+    `columns`: further columns of the batch by the name of their field (rlscale.data.fields), of the sample or of each
+    of its tokens.
     """
 
     prompt_index: int
@@ -58,6 +62,7 @@ class Sample:
     info: dict[str, Any] = field(default_factory=dict)
     routed_experts: NDArray[np.int16] | None = None
     raw_text: str = ""
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @staticmethod
     def from_response(

@@ -17,7 +17,7 @@ class RawPrompt:
     """A prompt before tokenizing: a string, or a list of chat messages (`{"role": ..., "content": ...}`).
 
     `index` is its position in the stream, which never repeats; `id` names the problem and does. `place` is where a
-    person finds it (file and line), if it has one.
+    person finds it (file and line), if it has one. `tools` are JSON schemas of functions, for the chat template.
     """
 
     index: int
@@ -26,6 +26,7 @@ class RawPrompt:
     label: Any = None
     info: dict[str, Any] = field(default_factory=dict)
     place: str = ""
+    tools: list[dict[str, Any]] = field(default_factory=list)
 
     def where(self, key: str) -> str:
         """How a message names it; `key` is the section of its source (data, eval.data)."""

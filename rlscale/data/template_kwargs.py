@@ -22,17 +22,11 @@ def check_template_kwargs(template: str | Mapping[str, str], given: Mapping[str,
 
     `template` is Jinja text, or several by name, as tokenizers have them.
     """
-    from jinja2 import Environment, TemplateSyntaxError, meta
-
     if not isinstance(given, Mapping):
         raise UserError(f"{key}.chat_template_kwargs={given}: must be a mapping, such as {{enable_thinking: false}}")
-    read: set[str] = set()
-    for text in [template] if isinstance(template, str) else template.values():
-        try:
-            parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", text))
-        except TemplateSyntaxError:  # what transformers cannot read either is said when the first prompt is rendered
-            return
-        read |= meta.find_undeclared_variables(parsed)
+    read = variables_of(template)
+    if read is None:
+        return
     free = sorted(read - {*_TAKEN, *_SPECIAL, "raise_exception", "strftime_now"})
     for name in given:
         shown = f"{key}.chat_template_kwargs.{name}"
@@ -42,3 +36,20 @@ def check_template_kwargs(template: str | Mapping[str, str], given: Mapping[str,
             close = difflib.get_close_matches(name, free, 1)
             hint = f"did you mean {close[0]}?" if close else f"it reads {', '.join(free) or 'none'}"
             raise UserError(f"{shown}: is not a variable of the chat template; {hint}")
+
+
+def variables_of(template: str | Mapping[str, str]) -> set[str] | None:
+    """The variables that a template (or any of several) reads; None where it cannot be parsed.
+
+    What transformers cannot read either is said when the first prompt is rendered.
+    """
+    from jinja2 import Environment, TemplateSyntaxError, meta
+
+    read: set[str] = set()
+    for text in [template] if isinstance(template, str) else template.values():
+        try:
+            parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", text))
+        except TemplateSyntaxError:
+            return None
+        read |= meta.find_undeclared_variables(parsed)
+    return read

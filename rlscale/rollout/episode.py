@@ -1,74 +1,155 @@
-"""From a prompt to one scored sample: request, text, reward."""
+"""From a prompt to one scored sample: the turns of the policy, and what the environment answers to each."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rlscale.config.errors import UserError
+from rlscale.data.chat import PromptEncoder
+from rlscale.data.messages import Message
 from rlscale.data.sample import Prompt, Sample
+from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.reward import RewardFailed
-from rlscale.envs.workers.reward_worker import RewardWorker
-from rlscale.rollout.engines.client import EngineClient, RequestFailed, SamplingParams
+from rlscale.envs.score import score_of
+from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed, SamplingParams
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.failures import FailureRate
+from rlscale.rollout.trajectory import Trajectory
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class SampleFailed(Exception):
     """The sample could not be generated or scored; counted already."""
 
 
-class Sampler:
-    """Generates and scores single samples. The reward is computed after the request has left the engine.
+@dataclass(frozen=True)
+class Place:
+    """Which sample is made, and under which weights: what differs between the samples of a run."""
 
-    `decode` gives the text of response tokens without special tokens, and with them. What `shaping` gives for a sample
-    is added to its reward; the reward before is in `sample.info["task_reward"]`. With `experts` the samples bring the
-    engine's choice of experts.
+    index: int
+    """Number of the sample in its prompt's group."""
+    seed: Callable[[int], int]
+    """The seed of each turn, counted from 0."""
+    version: Callable[[], int]
+    """Asked for the weight version when a request enters the engine, which reports its own: it must not be older."""
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What becomes of a response besides its tokens.
+
+    `shaping` gives what is added to a sample's reward; the reward before is in `sample.info["task_reward"]`. `limit_s`:
+    seconds that the environment has for each call, None where it has a limit of its own.
+    """
+
+    environment: Callable[[], Environment]
+    failures: FailureRate
+    shaping: Callable[[Sample], float] | None = None
+    limit_s: float | None = None
+
+
+class Episodes:
+    """Plays episodes, each of which becomes one sample.
+
+    Only requests pass `admission`; what the environment does waits for nobody. `sampling.max_new_tokens` bounds a
+    sample's tokens after its prompt, observed ones included: an observation that leaves no room for another turn ends
+    the episode as cut off. With `experts` the samples bring the engine's choice of experts.
     """
 
     def __init__(
         self,
         client: EngineClient,
-        rewards: RewardWorker,
-        decode: Callable[[np.ndarray], tuple[str, str]],
+        encoder: PromptEncoder,
         sampling: SamplingParams,
         request_failures: FailureRate,
-        reward_failures: FailureRate,
-        shaping: Callable[[Sample], float] | None = None,
+        judging: Judging,
         experts: ExpertSizes | None = None,
     ) -> None:
         self._client = client
-        self._rewards = rewards
-        self._decode = decode
+        self._encoder = encoder
         self._sampling = sampling
         self._requests = request_failures
-        self._scores = reward_failures
-        self._shaping = shaping
+        self._judging = judging
         self._experts = experts
         self.samples = 0
         self.tokens = 0
 
-    async def sample(
-        self,
-        prompt: Prompt,
-        index: int,
-        seed: int,
-        admission: AbstractAsyncContextManager[None],
-        version: Callable[[], int],
-    ) -> Sample:
-        """Sample number `index` of the prompt's group, with its reward.
+    async def play(self, prompt: Prompt, place: Place, admission: AbstractAsyncContextManager[None]) -> Sample:
+        """A sample of the prompt's group, with its reward. SampleFailed if a part failed; UserError if too many did."""
+        environment = self._judging.environment()
+        try:
+            start = await self._ask(environment.reset(prompt, place.seed(0)), Start)
+            prompt = self._shown(prompt, start)
+            sample = await self._turns(environment, start, prompt, place, admission)
+        finally:
+            await self._close(environment)
+        if self._judging.shaping is not None:
+            sample.info["task_reward"] = sample.reward
+            sample.reward += self._judging.shaping(sample)
+        self.samples += 1
+        self.tokens += int(sample.loss_mask.sum())
+        return sample
 
-        `version` is asked for the weight version when the request enters the engine; the engine reports its own,
-        which must not be older. SampleFailed if a part failed; UserError if too many did.
-        """
+    async def _turns(
+        self,
+        environment: Environment,
+        start: Start,
+        prompt: Prompt,
+        place: Place,
+        admission: AbstractAsyncContextManager[None],
+    ) -> Sample:
+        trajectory = Trajectory(prompt.tokens)
+        history: list[Message] = list(prompt.messages)
+        rewards: list[float] = []
+        info: dict[str, Any] = {}
+        while True:
+            generation = await self._generate(trajectory, place, len(rewards), admission)
+            trajectory.generated(generation)
+            text, raw_text = self._encoder.decode(generation.tokens)
+            action = Action(text, raw_text, generation.tokens.tolist(), generation.finish_reason)
+            step = await self._ask(environment.step(action), Step)
+            rewards.append(self._reward(step))
+            info |= step.info
+            if step.done:
+                finish = generation.finish_reason
+                break
+            seen = self._observation(history, step, prompt, generation)
+            left = self._sampling.max_new_tokens - trajectory.response_length
+            if len(seen) >= left or len(rewards) == start.max_turns:
+                finish = "length"
+                break
+            trajectory.observed(seen)
+            history += [{"role": "assistant", "content": text}, *step.messages]
+        sample = trajectory.sample(prompt, place.index)
+        sample.finish_reason, sample.info = finish, info
+        sample.reward = sum(rewards[1:], rewards[0])
+        if len(rewards) > 1:
+            info["turn_rewards"] = rewards
+            text, raw_text = self._encoder.decode(sample.tokens[sample.prompt_length :])
+        sample.text, sample.raw_text = text, raw_text
+        return sample
+
+    async def _generate(
+        self, trajectory: Trajectory, place: Place, turn: int, admission: AbstractAsyncContextManager[None]
+    ) -> Generation:
+        """The next turn of the policy, counted. SampleFailed where it cannot be used."""
+        left = self._sampling.max_new_tokens - trajectory.response_length
+        sampling = replace(self._sampling, max_new_tokens=left)
         try:
             async with admission:
-                current = version()
-                generation = await self._client.generate(prompt.tokens, self._sampling, seed, experts=self._experts)
+                current = place.version()
+                seed = place.seed(turn)
+                generation = await self._client.generate(trajectory.tokens, sampling, seed, experts=self._experts)
             if generation.finish_reason == "abort":
                 raise RequestFailed(f"the engine aborted the request: {generation.message}")
             if not len(generation.tokens):
@@ -82,29 +163,70 @@ class Sampler:
             self._requests.failure(str(error))
             raise SampleFailed(str(error)) from error
         self._requests.success()
-        text, raw_text = self._decode(generation.tokens)
-        sample = Sample.from_response(
-            prompt,
-            index,
-            generation.tokens,
-            generation.logprobs,
-            generation.version,
-            generation.finish_reason,
-            text,
-            generation.routed_experts,
-            raw_text,
-        )
+        return generation
+
+    async def _ask(self, call: Awaitable[T], kind: type[T]) -> T:
+        """What a call of the environment gives, counted. SampleFailed if it fails, takes too long or gives another."""
+        limit = self._judging.limit_s
         try:
-            sample.reward = await self._rewards.score(sample, prompt)
+            async with asyncio.timeout(limit) as timer:
+                given = await call
+            if not isinstance(given, kind):
+                raise RewardFailed(f"the environment returned {type(given).__name__} instead of a {kind.__name__}")
+        except UserError:
+            raise
+        except TimeoutError as error:
+            if timer.expired():
+                raise self._failed(f"the environment took over rollout.step_timeout_s={limit} seconds") from error
+            raise self._failed(f"the environment raised TimeoutError: {error}", error) from error
         except RewardFailed as error:
-            if not isinstance(error.__cause__, TimeoutError):
-                _log.error("a reward failed: %s", error, exc_info=error)
-            self._scores.failure(str(error))
-            raise SampleFailed(str(error)) from error
-        self._scores.success()
-        if self._shaping is not None:
-            sample.info["task_reward"] = sample.reward
-            sample.reward += self._shaping(sample)
-        self.samples += 1
-        self.tokens += len(generation.tokens)
-        return sample
+            raise self._failed(str(error), error) from error
+        except (Exception, SystemExit) as error:
+            raise self._failed(f"the environment raised {type(error).__name__}: {error}", error) from error
+        return given
+
+    def _reward(self, step: Step) -> float:
+        """The step's reward as a number, and the step counted."""
+        try:
+            reward = score_of(step.reward)
+        except ValueError as error:
+            raise self._failed(str(error)) from error
+        self._judging.failures.success()
+        return reward
+
+    async def _close(self, environment: Environment) -> None:
+        """The sample is complete by now, or lost already: a failure is written down and changes nothing."""
+        try:
+            async with asyncio.timeout(self._judging.limit_s):
+                await environment.close()
+        except Exception as error:
+            _log.error("an environment could not be closed: %s", error, exc_info=error)
+
+    def _shown(self, prompt: Prompt, start: Start) -> Prompt:
+        """The prompt that the episode begins with."""
+        if start.messages is None and not start.tools:
+            return prompt
+        try:
+            return self._encoder.encode_start(prompt, start.messages, start.tools)
+        except ValueError as error:
+            raise self._failed(f"the environment's start {error}") from error
+
+    def _observation(
+        self, history: list[Message], step: Step, prompt: Prompt, generation: Generation
+    ) -> NDArray[np.int32]:
+        """The tokens that the policy is shown next."""
+        try:
+            if not step.messages:
+                raise ValueError("has no messages and is not done")
+            return self._encoder.encode_observation(
+                history, step.messages, prompt.tools, last=int(generation.tokens[-1])
+            )
+        except ValueError as error:
+            raise self._failed(f"the environment's step {error}") from error
+
+    def _failed(self, reason: str, error: BaseException | None = None) -> SampleFailed:
+        """The failure, counted, and written down where an error's place matters. UserError if too many failed."""
+        if error is not None and not isinstance(error.__cause__, TimeoutError):
+            _log.error("a reward failed: %s", reason, exc_info=error)
+        self._judging.failures.failure(reason)
+        return SampleFailed(reason)

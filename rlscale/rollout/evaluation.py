@@ -18,7 +18,7 @@ from rlscale.data.prompt_queue import CheckLabel, PromptQueue, none_fits
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.sources import PromptSource
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.episode import SampleFailed, Sampler
+from rlscale.rollout.episode import Episodes, Place, SampleFailed
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.seeds import EVALUATION, request_seed
 
@@ -70,20 +70,27 @@ class EvalPrompts:
     trained_on: int | None
 
 
+def eval_encoder(spec: RolloutSpec) -> PromptEncoder:
+    """What makes tokens of the evaluation's prompts. UserError if there is no data, or it cannot be encoded."""
+    if spec.eval.data is None:
+        raise UserError("eval.data is empty; choose a source with data@eval.data=..., or set eval.enabled=false")
+    longest = spec.rollout.max_prompt_tokens
+    return PromptEncoder(spec.tokenizer_folder, spec.eval.data, longest, spec.chat_template, "eval.data")
+
+
 def eval_prompts(
-    spec: RolloutSpec, trained: PromptSource | None = None, check_label: CheckLabel | None = None
+    spec: RolloutSpec,
+    encoder: PromptEncoder,
+    trained: PromptSource | None = None,
+    check_label: CheckLabel | None = None,
 ) -> EvalPrompts:
     """The prompts of every evaluation, always the same: the first `eval.prompts` of one epoch that fit and are not bad.
 
     `trained`: the source of the training prompts, to compare with. UserError if there are none, or too many are bad.
     """
     data = spec.eval.data
-    if data is None:
-        raise UserError("eval.data is empty; choose a source with data@eval.data=..., or set eval.enabled=false")
+    assert data is not None  # `eval_encoder` refuses it
     source = build_source(data, "eval.data")
-    encoder = PromptEncoder(
-        spec.tokenizer_folder, data, spec.rollout.max_prompt_tokens, spec.chat_template, "eval.data"
-    )
     queue = PromptQueue(source, encoder, "eval.data", data.max_bad_rate, check_label)
     wanted = len(source) if spec.eval.prompts is None else min(spec.eval.prompts, len(source))
     prompts: list[Prompt] = []
@@ -100,15 +107,17 @@ def eval_prompts(
 
 
 async def evaluate(
-    spec: RolloutSpec, chosen: EvalPrompts, sampler: Sampler, admission: Admission, version: int
+    spec: RolloutSpec, chosen: EvalPrompts, episodes: Episodes, admission: Admission, version: int
 ) -> EvalResult:
     """Generate and score `eval.samples_per_prompt` samples of every prompt. UserError if too many fail."""
     prompts = chosen.prompts
 
     async def one(prompt: Prompt, index: int) -> Sample | None:
-        seed = request_seed(spec.seed, prompt.index, index, stream=EVALUATION)
+        def seed(turn: int) -> int:
+            return request_seed(spec.seed, prompt.index, index, turn, EVALUATION)
+
         try:
-            return await sampler.sample(prompt, index, seed, admission, lambda: version)
+            return await episodes.play(prompt, Place(index, seed, lambda: version), admission)
         except SampleFailed:
             return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.hf_architecture import read_architecture
-from rlscale.config.schema import Config
+from rlscale.config.schema import SINGLE_TURN, Config
 from rlscale.config.schema.algo_config import OverlongConfig, RefillConfig
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.data_config import DataConfig
@@ -28,8 +28,8 @@ class RolloutSpec:
 
     `tokenizer_folder` is a local folder; `chat_template` Jinja text, or None for the tokenizer's own; `seed` is
     `run.seed`; `report_samples` the number of evaluated prompts that an evaluation hands back for the report;
-    `buffer` is the configuration's node; `overlong` and `refill` are those of `algo`, and concern training only; so
-    does `experts`: where given, the samples bring the choice of experts of a model of these sizes.
+    `buffer` and `env` are the configuration's nodes; `overlong` and `refill` are those of `algo`, and concern training
+    only; so does `experts`: where given, the samples bring the choice of experts of a model of these sizes.
     """
 
     rollout: RolloutConfig
@@ -44,6 +44,7 @@ class RolloutSpec:
     refill: RefillConfig = field(default_factory=RefillConfig)
     experts: ExpertSizes | None = None
     buffer: dict[str, Any] = field(default_factory=lambda: dict(_BUFFER))
+    env: dict[str, Any] = field(default_factory=lambda: {TARGET: SINGLE_TURN})
 
     @staticmethod
     def of(config: Config, model_folder: Path) -> RolloutSpec:
@@ -66,4 +67,5 @@ class RolloutSpec:
             refill=config.algo.refill,
             experts=experts,
             buffer=config.buffer,
+            env=config.env,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import Any
 
 from rlscale.config.errors import UserError
@@ -12,17 +13,16 @@ from rlscale.config.schema.rollout_config import OnSync, RolloutConfig
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_source import build_source
-from rlscale.data.end_of_turn import EndOfTurn, find_end_of_turn
+from rlscale.data.end_of_turn import EndOfTurn
 from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.target import build_target, instantiate
+from rlscale.envs.configured_environment import Environments
 from rlscale.envs.overlong import OverlongShaping
-from rlscale.envs.workers.reward_worker import RewardWorker
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient, SamplingParams
-from rlscale.rollout.engines.routed_experts import ExpertSizes
-from rlscale.rollout.episode import SampleFailed, Sampler
-from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_prompts, evaluate
+from rlscale.rollout.episode import Episodes, Judging, Place, SampleFailed
+from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_encoder, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.pending_group import PendingGroup
 from rlscale.rollout.refill import Refill
@@ -59,10 +59,10 @@ class RolloutService:
         self._encoder = PromptEncoder(
             spec.tokenizer_folder, spec.data, rollout.max_prompt_tokens, spec.chat_template, "data"
         )
-        self._rewards = RewardWorker(spec.reward)
+        self._environments = Environments(spec.env, spec.reward, rollout.step_timeout_s)
         self._source = build_source(spec.data)
         self._queue = PromptQueue(
-            self._source, self._encoder, "data", spec.data.max_bad_rate, self._rewards.check_label
+            self._source, self._encoder, "data", spec.data.max_bad_rate, self._environments.check_label
         )
         window = rollout.groups_per_iteration * rollout.samples_per_group
         self._request_failures = FailureRate("requests", "rollout.max_failure_rate", rollout.max_failure_rate, window)
@@ -92,7 +92,10 @@ class RolloutService:
         )
         sampling = self._sampling(rollout, rollout.max_response_tokens, self._encoder.end_of_turn)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
-        self._sampler = self._make_sampler(sampling, shaping=shaping, experts=self._spec.experts)
+        judging = Judging(self._environments.make, self._reward_failures, shaping, self._environments.limit_s)
+        self._episodes = Episodes(
+            self._client, self._encoder, sampling, self._request_failures, judging, self._spec.experts
+        )
         self._watchdog = LoopWatchdog()
         self._watchdog.start()
         self._scheduler = asyncio.create_task(self._schedule(), name="rollout scheduler")
@@ -146,25 +149,24 @@ class RolloutService:
         """Evaluate the weights that the engines hold, also while generation is paused. UserError if too much fails."""
         spec = self._spec
         if self._eval_prompts is None:
-            self._eval_prompts = await asyncio.to_thread(eval_prompts, spec, self._source, self._rewards.check_label)
+            self._eval_encoder = await asyncio.to_thread(eval_encoder, spec)
+            self._eval_prompts = await asyncio.to_thread(
+                eval_prompts, spec, self._eval_encoder, self._source, self._environments.check_label
+            )
+        encoder = self._eval_encoder
         length = spec.eval.max_response_tokens or spec.rollout.max_response_tokens
-        assert spec.eval.data is not None  # `eval_prompts` refuses it
-        end = find_end_of_turn(
-            self._encoder.tokenizer,
-            spec.eval.data.apply_chat_template,
-            "eval.data",
-            spec.eval.data.chat_template_kwargs,
-        )
-        sampling = self._sampling(spec.eval, length, end)
         window = len(self._eval_prompts.prompts) * spec.eval.samples_per_prompt
-        sampler = self._make_sampler(
-            sampling,
-            FailureRate(
-                "requests of the evaluation", "rollout.max_failure_rate", spec.rollout.max_failure_rate, window
-            ),
-            FailureRate("rewards of the evaluation", "reward.max_failure_rate", spec.reward.max_failure_rate, window),
+        requests, rewards = (
+            FailureRate(f"{what} of the evaluation", f"{key}.max_failure_rate", bound, window)
+            for what, key, bound in (
+                ("requests", "rollout", spec.rollout.max_failure_rate),
+                ("rewards", "reward", spec.reward.max_failure_rate),
+            )
         )
-        return await evaluate(spec, self._eval_prompts, sampler, Admission(self._limit), version)
+        sampling = self._sampling(spec.eval, length, encoder.end_of_turn)
+        judging = Judging(self._environments.make, rewards, limit_s=self._environments.limit_s)
+        episodes = Episodes(self._client, encoder, sampling, requests, judging)
+        return await evaluate(spec, self._eval_prompts, episodes, Admission(self._limit), version)
 
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:
         """What a run needs to go on; picklable.
@@ -210,7 +212,7 @@ class RolloutService:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
-        self._rewards.close()
+        self._environments.close()
 
     async def _schedule(self) -> None:
         """Start groups whenever there is room for them."""
@@ -268,11 +270,10 @@ class RolloutService:
         prompt = pending.prompt
         for attempt in range(ATTEMPTS):
             number = place + attempt * self._spec.rollout.samples_per_group
-            seed = request_seed(self._spec.seed, prompt.index, number)
+            seed = partial(request_seed, self._spec.seed, prompt.index, number)
+            chosen = Place(place, seed, lambda: pending.enter(self._version))
             try:
-                return await self._sampler.sample(
-                    prompt, place, seed, self._admission, lambda: pending.enter(self._version)
-                )
+                return await self._episodes.play(prompt, chosen, self._admission)
             except SampleFailed as error:
                 last = error
         raise last
@@ -280,25 +281,6 @@ class RolloutService:
     @staticmethod
     def _sampling(config: RolloutConfig | EvalConfig, length: int, end: EndOfTurn) -> SamplingParams:
         return SamplingParams(length, config.temperature, config.top_p, config.top_k, (end.token,))
-
-    def _make_sampler(
-        self,
-        sampling: SamplingParams,
-        requests: FailureRate | None = None,
-        rewards: FailureRate | None = None,
-        shaping: OverlongShaping | None = None,
-        experts: ExpertSizes | None = None,
-    ) -> Sampler:
-        return Sampler(
-            self._client,
-            self._rewards,
-            self._encoder.decode,
-            sampling,
-            requests or self._request_failures,
-            rewards or self._reward_failures,
-            shaping,
-            experts,
-        )
 
     def _stop(self, error: BaseException) -> None:
         """Generate no more; `next_batch` raises the error."""
@@ -308,8 +290,8 @@ class RolloutService:
 
     def _counters(self) -> dict[str, int]:
         now = {
-            "samples_generated": self._sampler.samples,
-            "tokens_generated": self._sampler.tokens,
+            "samples_generated": self._episodes.samples,
+            "tokens_generated": self._episodes.tokens,
             "failed_requests": self._request_failures.total,
             "failed_rewards": self._reward_failures.total,
             "retried_requests": self._client.retried,

@@ -9,6 +9,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.component import TARGET, component_nodes
 from rlscale.data.target import build_target, check_node
+from rlscale.envs.configured_environment import configured_environment
 
 _GIVEN = {"trainer": 4, "rollout": 1, "buffer": 0, "weights.transport": 1}
 """How many arguments a class is given besides those of its node."""
@@ -40,7 +41,9 @@ def _look_at(key: str, node: Mapping[str, Any], config: Config) -> None:
         from rlscale.platform.device import Platform
 
         Platform.of(config.cluster.device, 0).install_megatron()
-    if key in _CALLED:
+    if key == "env":
+        configured_environment(node, None)
+    elif key in _CALLED:
         build_target(node, key, _CALLED[key])
     else:
         check_node(node, key, _GIVEN[key])

@@ -26,6 +26,7 @@ from rlscale.data.files import FileSource
 from rlscale.data.prompt_queue import CheckLabel
 from rlscale.data.sources import PromptSource
 from rlscale.data.target import current_folder_importable
+from rlscale.envs.configured_environment import takes_reward
 from rlscale.envs.reward import build_reward, label_check
 from rlscale.observe.trackers import check_tracker
 from rlscale.run.components import check_components
@@ -153,8 +154,9 @@ def _look_at_functions(part: _Part, found: Findings) -> None:
             found.checked += [f"{part.stage}{line}" for line in check_components(config)]
     if part.scores:
         with found.of(part.stage), user_code("reward.function"):
-            part.check_label = label_check(build_reward(config.reward))
-            found.checked.append(f"{part.stage}reward: {config.reward.function.get('_target_')}")
+            if takes_reward(config.env):
+                part.check_label = label_check(build_reward(config.reward))
+                found.checked.append(f"{part.stage}reward: {config.reward.function.get('_target_')}")
 
 
 def _open_sources(part: _Part, found: Findings) -> None:

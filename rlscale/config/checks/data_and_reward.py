@@ -9,7 +9,9 @@ from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.targets import named_target
 from rlscale.config.data_paths import data_paths
 from rlscale.config.errors import UserError
+from rlscale.config.schema import SINGLE_TURN
 from rlscale.config.schema.algo_config import ScoreKind
+from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
 
 _SPLITS = ("train", "held_out")
@@ -25,15 +27,16 @@ def recipe_is_a_plain_name(context: CheckContext) -> Iterator[str]:
 
 
 def reward_is_named(context: CheckContext) -> Iterator[str]:
-    """Whatever is sampled is scored."""
+    """Whatever is sampled is scored: by the reward, or by an environment of one's own."""
     config = context.config
-    yield from named_target(config.reward.function, "reward.function", "reward=<option>", needed=context.needs.rewards)
+    needed = context.needs.rewards and config.env.get(TARGET) == SINGLE_TURN
+    yield from named_target(config.reward.function, "reward.function", "reward=<option>", needed=needed)
 
 
 def reward_is_read(context: CheckContext) -> Iterator[str]:
     """Without a reward, nothing may depend on one."""
     config = context.config
-    if config.reward.function.get("_target_") != NO_REWARD:
+    if config.reward.function.get("_target_") != NO_REWARD or config.env.get(TARGET) != SINGLE_TURN:
         return
     score = config.algo.score.kind
     if not context.supervised and score is not ScoreKind.none:

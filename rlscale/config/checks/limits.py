@@ -61,7 +61,7 @@ LIMITS = {
     "reward.workers": Limit(1024, _PROCESSES),
     "trainer.threads": Limit(1024, "no machine has as many cores"),
     "cluster.memory_gb": Limit(1e6, "no machine has as much memory"),
-    **_all("cluster.start_timeout_s cluster.call_timeout_s rollout.request_timeout_s", _YEAR),
+    **_all("cluster.start_timeout_s cluster.call_timeout_s rollout.request_timeout_s rollout.step_timeout_s", _YEAR),
     **_all("reward.timeout_s weights.timeout_s", _YEAR),
     **_all("data.max_number eval.data.max_number", Limit(3000, "all pairs of numbers are listed in memory")),
     **_all("data.size eval.data.size", Limit(9e6, "there are no more pairs of numbers")),

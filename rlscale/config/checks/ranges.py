@@ -50,6 +50,7 @@ RANGES = {
     "rollout.max_staleness": "[0, inf)",
     "rollout.max_concurrent": "[1, inf)",
     "rollout.request_timeout_s": "(0, inf)",
+    "rollout.step_timeout_s": "(0, inf)",
     "rollout.request_retries": "[0, inf)",
     "rollout.max_failure_rate": "[0, 1]",
     "rollout.engines": "[1, inf)",

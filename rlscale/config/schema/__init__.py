@@ -26,6 +26,9 @@ from rlscale.config.schema.tracker_config import TrackerConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.config.schema.weights_config import WeightsConfig
 
+SINGLE_TURN = "rlscale.envs.environment.SingleTurn"
+"""The environment of `env=single_turn`: one response, scored by the reward."""
+
 
 @dataclass
 class Config(Section):
@@ -49,6 +52,8 @@ class Config(Section):
     """Where prompts come from (group `data`)."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """What a response is worth (group `reward`)."""
+    env: dict[str, Any] = component(SINGLE_TURN)
+    """What an episode is: `_target_` of a rlscale.envs.environment.Environment and its arguments (group `env`)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimizer (group `optim`)."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -59,6 +59,9 @@ class FileData(DataConfig):
     label_key: str | None = "label"
     """Key of the label that the reward compares with (for algo=sft: of the answer; null takes the last message of the
     prompt); null for none. `reward_model.truth` is the key truth of the object at reward_model."""
+    tools_key: str | None = "tools"
+    """Key of the tools that the chat template tells the model of: a list of JSON schemas, or that list as JSON text;
+    rows need not have any. null: none are read."""
 
 
 @dataclass

@@ -56,6 +56,8 @@ class RolloutConfig(Section):
     """Times a failed request is sent again before its sample counts as failed."""
     max_failure_rate: float = 0.2
     """Share of failed samples in the last iteration's worth past which the run stops."""
+    step_timeout_s: float = 60.0
+    """Seconds that an environment of several turns has for each call; past them the sample has failed."""
     engines: int = 1
     """Engines that serve the policy."""
     gpus_per_engine: int = 1

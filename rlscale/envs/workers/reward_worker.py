@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from rlscale.config.schema.reward_config import RewardConfig
-from rlscale.data.sample import Prompt, Sample
+from rlscale.data.sample import Prompt
+from rlscale.envs.environment import Action
 from rlscale.envs.reward import Reward, RewardCall, RewardFailed, build_reward, extras_of, label_check
 from rlscale.envs.workers.calling import Outcome, is_async
 from rlscale.envs.workers.processes import ProcessPool, fitting_workers
@@ -30,7 +31,7 @@ class Pool(Protocol):
 
 
 class RewardWorker:
-    """Scores samples in the background.
+    """Scores responses in the background.
 
     `reward.workers` processes, or with 0 threads of this process. With null: processes, as many as suit the machine;
     threads for `QUICK` rewards; the event loop for a reward that is `async def`.
@@ -46,9 +47,9 @@ class RewardWorker:
         self._pool = _pool(config, reward)
         self._slots = asyncio.Semaphore(self._pool.size)
 
-    async def score(self, sample: Sample, prompt: Prompt) -> float:
-        """The reward of the sample's text. RewardFailed if it raises, takes too long or gives no finite number."""
-        arguments = RewardCall((sample.text, prompt.label, prompt.info), self._named(sample, prompt))
+    async def score(self, action: Action, prompt: Prompt) -> float:
+        """The reward of a response. RewardFailed if it raises, takes too long or gives no finite number."""
+        arguments = RewardCall((action.text, prompt.label, prompt.info), self._named(action, prompt))
         async with self._slots:
             try:
                 ok, value, trace = await self._pool.call(arguments, self._timeout_s)
@@ -61,12 +62,12 @@ class RewardWorker:
             raise failed
         return float(value)
 
-    def _named(self, sample: Sample, prompt: Prompt) -> dict[str, Any]:
+    def _named(self, action: Action, prompt: Prompt) -> dict[str, Any]:
         all_extras: dict[str, Callable[[], Any]] = {
-            "raw_response": lambda: sample.raw_text,
+            "raw_response": lambda: action.raw_text,
             "prompt": lambda: prompt.text,
             "messages": lambda: [dict(message) for message in prompt.messages],
-            "tokens": lambda: sample.tokens[sample.prompt_length :].tolist(),
+            "tokens": lambda: list(action.tokens),
         }
         return {name: all_extras[name]() for name in self._extras}
 

@@ -13,11 +13,13 @@ import torch
 from shared_server import SharedServer
 from transformers import AutoModelForCausalLM
 
+from rlscale.config.schema import SINGLE_TURN
 from rlscale.config.schema.data_config import ArithmeticData
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
-from rlscale.data.sample import Group
+from rlscale.data.sample import Group, Prompt
+from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
 from rlscale.serve.http import call
@@ -49,7 +51,27 @@ def synced_first(server: SharedServer, method: Callable[[int], Awaitable[Any]]) 
     return call_it
 
 
-def serve(server: SharedServer, url: str, scenario: Callable[[RolloutService], Awaitable[Any]], **rollout: Any) -> Any:
+class AsksAgain(Environment):
+    """One more sum after the first answer."""
+
+    def __init__(self) -> None:
+        self._turns = 0
+
+    async def reset(self, prompt: Prompt, seed: int) -> Start:
+        return Start()
+
+    async def step(self, action: Action) -> Step:
+        self._turns += 1
+        return Step([{"role": "user", "content": "1+1="}], reward=0.5, done=self._turns == 2)
+
+
+def serve(
+    server: SharedServer,
+    url: str,
+    scenario: Callable[[RolloutService], Awaitable[Any]],
+    env: str = SINGLE_TURN,
+    **rollout: Any,
+) -> Any:
     """The scenario's result, with a service of 6 groups of 4 samples."""
     sizes = {"groups_per_iteration": 6, "samples_per_group": 4, "max_response_tokens": 6}
     spec = RolloutSpec(
@@ -59,6 +81,7 @@ def serve(server: SharedServer, url: str, scenario: Callable[[RolloutService], A
         eval=EvalConfig(data=ArithmeticData(split="held_out"), prompts=10, samples_per_prompt=3, pass_k=[1, 3]),
         seed=3,
         tokenizer_folder=str(server.model_folder),
+        env={"_target_": env},
     )
 
     async def main() -> Any:
@@ -101,6 +124,10 @@ def test_logprobs_of_the_engine_are_those_of_the_model(shared_server: SharedServ
     body = {"model_path": str(shared_server.model_folder), "flush_cache": True}
     call(shared_server.url, "/update_weights_from_disk", shared_server.api_key, body, timeout=60)
     groups = serve(shared_server, router, two_batches)
+    # A second turn, behind tokens that were not sampled, is held to the same.
+    several = serve(shared_server, router, two_batches, env=f"{__name__}.AsksAgain", max_response_tokens=24)
+    assert sum("turn_rewards" in sample.info for group in several for sample in group.samples) > 10
+    groups += several
     model = AutoModelForCausalLM.from_pretrained(shared_server.model_folder, dtype=torch.float32)
     for sample in (sample for group in groups for sample in group.samples):
         tokens = torch.tensor(sample.tokens, dtype=torch.int64)

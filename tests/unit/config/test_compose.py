@@ -306,6 +306,7 @@ def test_the_hash_changes_with_what_is_computed_and_with_nothing_else(plain_reci
         "rollout.engine_urls=[http://127.0.0.1:1]",
         "rollout.max_concurrent=3",
         "rollout.request_timeout_s=5",
+        "rollout.step_timeout_s=5",
         "rollout.request_retries=9",
         "rollout.max_failure_rate=0.9",
         "reward.timeout_s=3",

@@ -69,7 +69,7 @@ async def started(spec: RolloutSpec, engine: FakeEngine) -> AsyncIterator[Rollou
 def run(spec: RolloutSpec) -> Callable[..., Any]:
     """`run(scenario, key=value)`: the scenario's result, with a fresh engine and a service with those rollout keys.
 
-    `reward`, `overlong`, `refill` and `experts` replace those of the spec.
+    `reward`, `overlong`, `refill`, `experts` and `env` replace those of the spec.
     """
 
     def call(
@@ -78,6 +78,7 @@ def run(spec: RolloutSpec) -> Callable[..., Any]:
         overlong: OverlongConfig | None = None,
         refill: RefillConfig | None = None,
         experts: ExpertSizes | None = None,
+        env: dict[str, Any] | None = None,
         **rollout: Any,
     ) -> Any:
         async def main() -> Any:
@@ -88,6 +89,7 @@ def run(spec: RolloutSpec) -> Callable[..., Any]:
                 overlong=overlong or spec.overlong,
                 refill=refill or spec.refill,
                 experts=experts or spec.experts,
+                env=env or spec.env,
             )
             async with FakeEngine() as engine, started(changed, engine) as service:
                 return await asyncio.wait_for(scenario(engine, service), 30)

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from rlscale.config.schema.reward_config import RewardConfig
-from rlscale.data.sample import Prompt, Sample
+from rlscale.data.sample import Prompt
+from rlscale.envs.environment import Action
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.workers.processes import ProcessPool, fitting_workers
 from rlscale.envs.workers.reward_worker import RewardWorker
@@ -43,8 +44,7 @@ def odd_reward(response: str, label: Any, info: dict[str, Any]) -> Any:
 
 def ask(text: str, worker: RewardWorker) -> Awaitable[float]:
     prompt = Prompt(0, "0", np.array([1], np.int32), "label")
-    sample = Sample.from_response(prompt, 0, np.array([2], np.int32), None, 0, text=text)
-    return worker.score(sample, prompt)
+    return worker.score(Action(text, text, [2]), prompt)
 
 
 def tells_all(
@@ -97,9 +97,8 @@ def test_many_samples_are_scored_each_with_its_own_reward(workers: int) -> None:
 def test_a_reward_gets_special_tokens_prompt_messages_and_tokens_that_it_asks_for(workers: int) -> None:
     messages = [{"role": "user", "content": "2+3="}]
     prompt = Prompt(0, "0", np.array([1, 2], np.int32), 5, {"a": 1}, "2+3=", messages)
-    tokens = np.array([8, 5, 9], np.int32)
-    sample = Sample.from_response(prompt, 0, tokens, None, 0, text="5", raw_text="<think>5<end>")
-    assert run(lambda worker: worker.score(sample, prompt), workers, reward="tells_all") == 42.0
+    action = Action("5", "<think>5<end>", [8, 5, 9])
+    assert run(lambda worker: worker.score(action, prompt), workers, reward="tells_all") == 42.0
 
 
 def test_a_reward_that_fails_is_no_zero(workers: int) -> None:

@@ -1,0 +1,101 @@
+"""What an environment is: it shows messages to the policy, and answers each of its turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rlscale.data.messages import Message
+from rlscale.data.sample import Prompt
+
+
+@dataclass(frozen=True)
+class Action:
+    """What the policy did in one turn. The framework keeps the tokens that it trains on; these are for judging."""
+
+    text: str
+    """The response without special tokens."""
+    raw_text: str
+    """The response with its special tokens, the one that ends it included."""
+    tokens: Sequence[int]
+    """The ids of the response's tokens."""
+    finish: str = "stop"
+    """Why the turn ended: "stop" at an end token, "length" where it was cut at the limit."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How an episode begins."""
+
+    messages: Sequence[Message] | None = None
+    """What the policy is shown in place of the prompt's own messages; None keeps those. A system prompt of the
+    configuration goes before them."""
+    tools: Sequence[Mapping[str, Any]] = ()
+    """JSON schemas of the tools that the chat template tells the policy of, besides those of the prompt."""
+    max_turns: int | None = None
+    """Turns after which the episode counts as cut off; None leaves it to the budget of tokens."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a turn of the policy led to."""
+
+    messages: Sequence[Message] = ()
+    """What the policy is shown next: appended behind its turn, never trained on. Not read once it is `done`."""
+    reward: float = 0.0
+    """The reward of this turn; a sample's reward is the sum over its turns."""
+    done: bool = False
+    """Whether the episode is over."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """What the sample carries along, by name; a later turn replaces an earlier one's. Plain values."""
+
+
+class Environment(Protocol):
+    """One episode's world. A class by `env._target_`; every sample gets an instance of its own.
+
+    The constructor gets the arguments beside `_target_`. If it has a parameter named `reward` that `env` does not set,
+    that is the configured reward as a `Scorer`. The methods of many samples share the event loop of the rollout, so
+    long computations belong in `asyncio.to_thread` or in another process. Each call has `rollout.step_timeout_s`
+    seconds. Raising or taking longer is a failure of the environment: the sample is dropped, counted and made anew. A
+    wrong response is not a failure; give it its reward.
+    """
+
+    async def reset(self, prompt: Prompt, seed: int) -> Start:
+        """Begin an episode from a row of the data (`prompt.label`, `prompt.info`, `prompt.messages`).
+
+        Chance is drawn from `seed`, which every sample has for itself; what all samples of a group must share comes
+        from the row or from `prompt.index`.
+        """
+        ...
+
+    async def step(self, action: Action) -> Step:
+        """Answer a turn of the policy."""
+        ...
+
+    async def close(self) -> None:
+        """Free what the episode holds. Called once, however the episode ends; also where `reset` failed."""
+
+
+class Scorer(Protocol):
+    """The configured reward, called in the background."""
+
+    async def score(self, action: Action, prompt: Prompt) -> float:
+        """The reward of a response to the prompt. RewardFailed if it cannot be told; let that pass."""
+        ...
+
+
+class SingleTurn(Environment):
+    """One response per prompt, scored by the configured reward: the environment unless another is chosen."""
+
+    def __init__(self, reward: Scorer) -> None:
+        self._reward = reward
+
+    async def reset(self, prompt: Prompt, seed: int) -> Start:
+        """The prompt as the data has it."""
+        self._prompt = prompt
+        return Start()
+
+    async def step(self, action: Action) -> Step:
+        """The end, with the reward of the response."""
+        return Step(reward=await self._reward.score(action, self._prompt), done=True)

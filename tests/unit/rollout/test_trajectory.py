@@ -1,0 +1,67 @@
+"""Trajectories: what is known of every token, over several turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rlscale.data.sample import NOT_GENERATED, Prompt
+from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.trajectory import Trajectory
+
+
+def tokens(*ids: int) -> np.ndarray:
+    return np.array(ids, np.int32)
+
+
+def generation(ids: list[int], version: int, experts: Any = None) -> Generation:
+    logprobs = np.array([-id / 10 for id in ids], np.float32)
+    return Generation(tokens(*ids), logprobs, "stop", version, routed_experts=experts)
+
+
+def test_only_generated_tokens_are_trained_and_carry_their_own_log_probs_and_version() -> None:
+    prompt = Prompt(7, "7", tokens(1, 2), None)
+    trajectory = Trajectory(prompt.tokens)
+    trajectory.generated(generation([3, 4], version=5))
+    trajectory.observed(tokens(9, 9, 9))
+    assert trajectory.tokens.tolist() == [1, 2, 3, 4, 9, 9, 9]
+    assert trajectory.response_length == 5
+    trajectory.generated(generation([6], version=8))
+    sample = trajectory.sample(prompt, index=2)
+    assert (sample.prompt_index, sample.index, sample.prompt_length) == (7, 2, 2)
+    assert sample.tokens.tolist() == [1, 2, 3, 4, 9, 9, 9, 6]
+    assert sample.loss_mask.tolist() == [False, False, True, True, False, False, False, True]
+    assert sample.versions.tolist() == [NOT_GENERATED] * 2 + [5, 5] + [NOT_GENERATED] * 3 + [8]
+    assert np.allclose(sample.rollout_logprobs, [0, 0, -0.3, -0.4, 0, 0, 0, -0.6])
+    assert sample.min_version == 5
+    types = [a.dtype for a in (sample.tokens, sample.loss_mask, sample.rollout_logprobs, sample.versions)]
+    assert types == [np.int32, np.bool_, np.float32, np.int32]
+    assert sample.routed_experts is None
+
+
+def test_a_token_keeps_the_experts_of_the_request_that_read_it_first() -> None:
+    # Experts are numbered so that the request and the token can be told from them: 100 * request + place.
+    def chosen(request: int, inputs: int) -> np.ndarray:
+        return (100 * request + np.arange(inputs, dtype=np.int16)).reshape(-1, 1, 1)
+
+    prompt = Prompt(0, "0", tokens(1, 2), None)
+    trajectory = Trajectory(prompt.tokens)
+    trajectory.generated(generation([3, 4], 0, chosen(1, 3)))
+    trajectory.observed(tokens(9))
+    trajectory.generated(generation([6, 7], 0, chosen(2, 6)))
+    routed = trajectory.sample(prompt, 0).routed_experts
+    assert routed is not None
+    # The fourth token, sampled by the first request, was an input of the second only; the last one of none.
+    assert routed[:, 0, 0].tolist() == [100, 101, 102, 203, 204, 205, -1]
+
+
+def test_what_was_observed_last_has_no_experts_yet() -> None:
+    prompt = Prompt(0, "0", tokens(1), None)
+    trajectory = Trajectory(prompt.tokens)
+    trajectory.generated(generation([3], 0, np.zeros((1, 2, 2), np.int16)))
+    trajectory.observed(tokens(9, 9))
+    routed = trajectory.sample(prompt, 0).routed_experts
+    assert routed is not None
+    assert routed.shape == (4, 2, 2)
+    assert (routed[1:] == -1).all()
