@@ -1,36 +1,75 @@
-"""The program of an engine's own process: an SGLang server whose arguments arrive as JSON on standard input.
+"""The program of an engine: an SGLang server whose arguments arrive as JSON on standard input.
 
 Not on the command line, so that the API key is in no process list; not in the environment either, which other
-processes of the user can read. The object is {"options": {ServerArgs name: value}, "api_key": str}.
+processes of the user can read. The object is {"options": {ServerArgs name: value}, "api_key": str, "threads": int or
+null}. A fork server calls `prepare` once and `serve` in each process that it forks; by itself the program does both.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from rlscale.platform import sglang_routing
 from rlscale.serve.secret import Secret
 
+IMPORTED_LATE = (
+    "sglang.launch_server",
+    "sglang.srt.arg_groups.hicache_hook",
+    "sglang.srt.constrained.xgrammar_backend",
+    "sglang.srt.entrypoints.http_server",
+    "sglang.srt.entrypoints.openai.serving_responses",
+    "sglang.srt.layers.attention.torch_native_backend",
+    "sglang.srt.managers.detokenizer_manager",
+    "sglang.srt.managers.scheduler",
+    "sglang.srt.managers.tp_worker",
+    "sglang.srt.model_executor.cpu_graph_runner",
+    "sglang.srt.model_executor.model_runner",
+    "sglang.srt.models.registry",
+)
+"""What a server imports only once it has its arguments, most of its import time."""
 
-def main() -> None:
-    """Run the server until it is ended."""
-    order = json.loads(sys.stdin.buffer.read())
-    if order["options"]["device"] == "cpu":
-        from rlscale.platform import sglang_cpu
 
-        sglang_cpu.install()
+def prepare() -> None:
+    """Adapt SGLang to the CPU and import it with all that a server will need. Starts no thread."""
+    _load(cpu=True)
+    for module in IMPORTED_LATE:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # forked processes share these objects' memory as long as nobody walks them
+
+
+def serve(order: Mapping[str, Any]) -> None:
+    """Run the server of an order in this process until it is ended."""
+    options = order["options"]
+    _load(cpu=options["device"] == "cpu")
     from sglang.launch_server import run_server
-    from sglang.srt.plugins import load_plugins
     from sglang.srt.server_args import ServerArgs
 
-    load_plugins()
-    if order["options"].get("enable_return_routed_experts"):
+    if order["threads"] is not None:
+        import torch
+
+        torch.set_num_threads(order["threads"])
+    if options.get("enable_return_routed_experts"):
         from sglang.srt.entrypoints import request_headers
 
         sglang_routing.heed_header(request_headers)
-    run_server(ServerArgs(**order["options"], api_key=Secret(order["api_key"])))
+    run_server(ServerArgs(**options, api_key=Secret(order["api_key"])))
+
+
+def _load(*, cpu: bool) -> None:
+    if cpu:
+        from rlscale.platform import sglang_cpu
+
+        sglang_cpu.install()
+    from sglang.srt.plugins import load_plugins
+
+    load_plugins()
 
 
 if __name__ == "__main__":
-    main()
+    serve(json.loads(sys.stdin.buffer.read()))

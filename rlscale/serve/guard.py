@@ -1,8 +1,9 @@
 """The guard: a small process that runs one server and sees to it that nothing of the server outlives the run.
 
 Run as a file by a bare interpreter (`python -I -S guard.py`), so it imports nothing but the standard library, starts in
-20 ms and holds 10 MB. Its standard input is a pipe from the supervisor: first one line of JSON (`GuardOrder`), then
-nothing more. What happens when somebody dies, by `kill -9` included:
+20 ms and holds 10 MB. Its standard input is a pipe from the supervisor: first one line of JSON (the order), then
+nothing more. The guard of a forked engine (`fork_server_main`) is made of the same functions. What happens when
+somebody dies, by `kill -9` included:
 
 - the supervisor: the pipe closes (or, should another process hold its end, the parent's id changes): the guard ends
   the server;
@@ -27,10 +28,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 KILL_DEADLINE_S = 10.0
+SOCKET_ROOM = 70
+"""Longest path of a folder for Unix sockets: their own limit is 107 bytes, and torch and zmq add up to 35."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -44,13 +48,18 @@ def die_with_parent() -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def socket_folder(temporary: str, guard: int) -> str:
+    """The temporary folder, which is the working folder of process `guard`, under a name short enough for sockets."""
+    return temporary if len(os.fsencode(temporary)) <= SOCKET_ROOM else f"/proc/{guard}/cwd"
+
+
 def start(order: dict) -> subprocess.Popen:
     """Start the server of `order` in a process group of its own, its output appended to the log, its input given."""
     with open(order["log"], "ab") as log:
         server = subprocess.Popen(
             order["command"],
             cwd=order["folder"],
-            env=order["environment"],
+            env={**order["environment"], "TMPDIR": socket_folder(order["temporary"], os.getpid())},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -92,8 +101,11 @@ def end_descendants(group: int) -> None:
         time.sleep(0.01)
 
 
-def watch(server: subprocess.Popen, supervisor: int) -> int:
-    """Return when the server has ended (its exit code) or must end because the supervisor is gone (0)."""
+def watch(server: int, wire: int, orphaned: Callable[[], bool]) -> int:
+    """Return when the server has ended (its exit code) or must end because the supervisor is gone (0).
+
+    The supervisor is gone when it closes the other end of the descriptor `wire`, or when `orphaned` says so.
+    """
     wake_read, wake_write = os.pipe()
     for end in (wake_read, wake_write):
         os.set_blocking(end, False)
@@ -102,13 +114,13 @@ def watch(server: subprocess.Popen, supervisor: int) -> int:
     ended = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     while not ended:
-        readable, _, _ = select.select([0, wake_read], [], [], 1.0)
+        readable, _, _ = select.select([wire, wake_read], [], [], 1.0)
         if wake_read in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake_read, 4096)
-        if (0 in readable and not os.read(0, 4096)) or os.getppid() != supervisor:
+        if (wire in readable and not os.read(wire, 4096)) or orphaned():
             return 0
-        code = reap(server.pid)
+        code = reap(server)
         if code is not None:
             return code
     return 0
@@ -127,9 +139,13 @@ def reap(server: int) -> int | None:
         return 0
 
 
+def as_status(code: int) -> int:
+    """The exit status of a process that passes `code` on: a signal becomes 128 + its number, as in a shell."""
+    return code if 0 <= code < 256 else 128 - code
+
+
 def main() -> int:
     supervisor = os.getppid()
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
     line = b""
     while not line.endswith(b"\n"):  # unbuffered: the rest of the pipe is watched with select
         piece = os.read(0, 65536)
@@ -137,16 +153,18 @@ def main() -> int:
             return 0
         line += piece
     order = json.loads(line)
+    if order["adopts"]:
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
     server = start(order)
     del line
     with contextlib.suppress(OSError):
         os.write(1, f"{server.pid}\n".encode())
     try:
-        code = watch(server, supervisor)
+        code = watch(server.pid, 0, lambda: os.getppid() != supervisor)
     finally:
         end_descendants(server.pid)
         shutil.rmtree(order["temporary"], ignore_errors=True)
-    return code if 0 <= code < 256 else 128 - code  # a signal becomes 128 + its number, as in a shell
+    return as_status(code)
 
 
 if __name__ == "__main__":

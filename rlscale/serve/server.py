@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,13 @@ CPU_CACHE_BYTES = 2 << 30
 
 CPU_CACHE_TOKENS = 65_536
 """Most tokens of that cache; a small model reaches this first."""
+
+
+_READ_AT_IMPORT = ("SGLANG_", "SGL_", "TORCH", "PYTORCH_", "TRANSFORMERS_", "TOKENIZERS_", "HF_", "PYTHONPATH")
+"""Beginnings of the names of variables that may be read when SGLang, torch or transformers is imported."""
+
+_READ_LATER = (*sglang_routing.ENVIRONMENT, "SGLANG_CACHE_DIR", "HF_HOME")
+"""Those of them that are read when a server starts, or whose value makes no difference there."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,34 @@ def base_environment() -> dict[str, str]:
 
 def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
     """Environment of the server: this process's, with caches below `scratch` and what the device needs."""
+    variables = _any_environment(scratch)
+    if spec.routed_experts:
+        variables.update(sglang_routing.ENVIRONMENT)
+    if spec.device is Device.cpu:
+        architectures = read_config(spec.model_path).get("architectures") or [None]
+        variables.update(sglang_cpu.environment(architectures[0]), OMP_NUM_THREADS=str(spec.threads))
+    else:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(_gpu_ids(spec))
+    return variables
+
+
+def fork_server_environment(scratch: Path) -> dict[str, str]:
+    """Environment of a fork server for CPU engines of every model family that rlscale knows."""
+    return {**_any_environment(scratch), **sglang_cpu.environment(), "OMP_NUM_THREADS": "1"}
+
+
+def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that SGLang and what it imports may read at import; an engine shares them with its fork server."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_READ_AT_IMPORT) and name not in _READ_LATER
+    }
+
+
+def _any_environment(scratch: Path) -> dict[str, str]:
     caches = (scratch / "cache").resolve()
-    variables = {
+    return {
         **base_environment(),
         "XDG_CACHE_HOME": str(caches),
         "HF_HOME": str(caches / "huggingface"),
@@ -143,14 +175,6 @@ def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
         # failed), would run on one that released its memory, and would change the batches of a reproducible run
         "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
     }
-    if spec.routed_experts:
-        variables.update(sglang_routing.ENVIRONMENT)
-    if spec.device is Device.cpu:
-        architectures = read_config(spec.model_path).get("architectures") or [None]
-        variables.update(sglang_cpu.environment(architectures[0]), OMP_NUM_THREADS=str(spec.threads))
-    else:
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(_gpu_ids(spec))
-    return variables
 
 
 def _gpu_ids(spec: ServerSpec) -> list[str]:
@@ -166,6 +190,7 @@ def _gpu_ids(spec: ServerSpec) -> list[str]:
     return [visible[gpu] for gpu in spec.gpus]
 
 
-def engine_command() -> list[str]:
-    """The command line of an engine; everything else reaches it on standard input."""
-    return [sys.executable, "-m", "rlscale.serve.engine_main"]
+def engine_order(spec: ServerSpec, port: int, api_key: str) -> dict[str, Any]:
+    """What the engine's program is told (`engine_main`). Holds the key: it goes through pipes only."""
+    threads = spec.threads if spec.device is Device.cpu else None
+    return {"options": server_options(spec, port), "api_key": api_key, "threads": threads}

@@ -19,10 +19,11 @@ from typing import Any
 from rlscale.config.errors import UserError
 from rlscale.platform.ports import free_port
 from rlscale.serve.addresses import url_of
+from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import CallError, call
-from rlscale.serve.process import GuardedProcess
+from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.router import router_command, router_options
-from rlscale.serve.server import ServerSpec, base_environment, engine_command, server_environment, server_options
+from rlscale.serve.server import ServerSpec, base_environment, server_environment, server_options
 
 PORT_ATTEMPTS = 3
 ROUTER = "router"
@@ -36,12 +37,12 @@ _log = logging.getLogger(__name__)
 class _Entry:
     """One server: how it is started on a given port, and the process that runs now."""
 
-    launch: Callable[[int], GuardedProcess]
+    launch: Callable[[int], ServerProcess]
     healthy: Callable[[str], bool]
     host: str
     timeout_s: float
     port: int | None
-    process: GuardedProcess | None = None
+    process: ServerProcess | None = None
     started: bool = False
 
 
@@ -59,12 +60,15 @@ class Supervisor:
         api_key: str,
         host: str = "127.0.0.1",
         pick_port: Callable[[str, int | None], int] = free_port,
+        fork_server: str | None = None,
     ) -> None:
+        """`fork_server`: address of one that somebody else owns; without it CPU engines get one of this object's."""
         self.log_folder = log_folder
         self.scratch = scratch
         self.host = host
         self._api_key = api_key
         self._pick_port = pick_port
+        self._engines = EngineProcesses(scratch / "tmp", api_key, fork_server)
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
         self._stopped = False
@@ -77,9 +81,8 @@ class Supervisor:
         server_options(spec, 0)  # a bad option is an error of the configuration, not of a process
         environment = server_environment(spec, self.scratch)
 
-        def launch(port: int) -> GuardedProcess:
-            text = json.dumps({"options": server_options(spec, port), "api_key": self._api_key})
-            return self._launch(spec.name, engine_command(), environment, text)
+        def launch(port: int) -> ServerProcess:
+            return self._engines.start(spec, port, environment, self._log_of(spec.name))
 
         def healthy(url: str) -> bool:
             return self._engine_healthy(url, spec)
@@ -104,11 +107,11 @@ class Supervisor:
         """Start the router without workers (`RouterClient.add` gives it some); its base URL. Errors as for engines."""
         router_options(options or {}, self.host, 0, 0)
 
-        def launch(port: int) -> GuardedProcess:
+        def launch(port: int) -> ServerProcess:
             arguments = router_options(options or {}, self.host, port, free_port("127.0.0.1"))
             text = json.dumps({"options": arguments, "api_key": self._api_key})
             environment = {**base_environment(), "NO_COLOR": "1"}
-            return self._launch(ROUTER, router_command(), environment, text)
+            return GuardedProcess(router_command(), environment, text, self._log_of(ROUTER), self.scratch / "tmp")
 
         def healthy(url: str) -> bool:
             call(url, "/liveness", None, timeout=2.0)
@@ -140,23 +143,34 @@ class Supervisor:
             self._stopped = True
             processes = [entry.process for entry in self._entries.values() if entry.process]
         with ThreadPoolExecutor(max(1, len(processes))) as pool:
-            list(pool.map(GuardedProcess.stop, processes))
+            list(pool.map(lambda process: process.stop(), processes))
+        self._engines.stop()
         with self._lock:
             self._entries.clear()
 
-    def _launch(self, name: str, command: list[str], environment: Mapping[str, str], text: str) -> GuardedProcess:
-        return GuardedProcess(command, environment, text, self.log_folder / f"{name}.log", self.scratch / "tmp")
+    def _log_of(self, name: str) -> Path:
+        return self.log_folder / f"{name}.log"
+
+    def _launched(self, name: str, entry: _Entry, port: int) -> ServerProcess:
+        """The new process of an entry. Not under the lock: an engine may have to wait until SGLang is imported."""
+        with self._lock:
+            stopped = self._stopped
+        process = None if stopped else entry.launch(port)
+        with self._lock:
+            if process is not None and not self._stopped:
+                entry.process = process
+                self._entries[name] = entry
+                return process
+        if process is not None:
+            process.stop()
+        raise UserError(f"{name} was to be started while the run was ending")
 
     def _start(self, name: str, entry: _Entry) -> str:
         """Launch until healthy; on a port that somebody took in between, again on another."""
         for attempt in range(PORT_ATTEMPTS):
             entry.port = self._pick_port(entry.host, entry.port)
             url = url_of(entry.host, entry.port)
-            with self._lock:
-                if self._stopped:
-                    raise UserError(f"{name} was to be started while the run was ending")
-                process = entry.process = entry.launch(entry.port)
-                self._entries[name] = entry
+            process = self._launched(name, entry, entry.port)
             problem = _wait(process, entry, url)
             if problem is None:
                 entry.started = True
@@ -178,7 +192,7 @@ class Supervisor:
         raise UserError(f"{name} did not start: {problem}. End of {process.log}:\n{process.log_tail()}")
 
 
-def _wait(process: GuardedProcess, entry: _Entry, url: str) -> str | None:
+def _wait(process: ServerProcess, entry: _Entry, url: str) -> str | None:
     """Wait until the server is healthy; None then, otherwise what went wrong."""
     deadline = time.monotonic() + entry.timeout_s
     while time.monotonic() < deadline:

@@ -50,8 +50,10 @@ ROOMS = {
 
 SINGLE_FILES = {
     # The program of an SGLang server and of a router, which run in processes of their own.
-    "serve/engine_main.py": {"sglang"},
+    "serve/engine_main.py": {"sglang", "torch"},
     "serve/router_main.py": {"sglang_router"},
+    # Names by which `ps` shows what was forked.
+    "serve/fork_server_main.py": {"setproctitle"},
     # Stand-ins for modules that are missing on the CPU must be in place before transformers looks for the real ones.
     "platform/sglang_stubs.py": {"transformers"},
     # Whether the process that left a shared-memory file behind is still alive.

@@ -87,13 +87,14 @@ def test_every_adapted_module_is_among_the_checked_places() -> None:
     assert files <= set(PLACES)
 
 
-@pytest.mark.parametrize("architecture", sglang_cpu.MODEL_MODULES)
-def test_only_the_modules_of_a_known_architecture_stay_enabled(architecture: str) -> None:
+def test_only_the_modules_of_known_architectures_stay_enabled() -> None:
     models = site_packages() / "sglang" / "srt" / "models"
-    disabled = set(sglang_cpu.environment(architecture)["SGLANG_DISABLED_MODEL_ARCHS"].split(","))
+    disabled = set(sglang_cpu.environment()["SGLANG_DISABLED_MODEL_ARCHS"].split(","))
     enabled = {path.stem for path in models.glob("*.py")} - disabled
-    assert enabled == {sglang_cpu.MODEL_MODULES[architecture]}
-    assert f"class {architecture}" in (models / f"{enabled.pop()}.py").read_text()
+    assert enabled == set(sglang_cpu.MODEL_MODULES.values())
+    for architecture, module in sglang_cpu.MODEL_MODULES.items():
+        assert f"class {architecture}" in (models / f"{module}.py").read_text()
+        assert sglang_cpu.environment(architecture) == sglang_cpu.environment()
 
 
 def test_an_unknown_architecture_leaves_every_model_enabled() -> None:
