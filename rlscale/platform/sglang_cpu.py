@@ -1,6 +1,6 @@
 """SGLang on a machine without a GPU: what is put in place in the server's own process before SGLang is imported.
 
-`install()` is called by the server's entry point (`rlscale.serve.engine_main`) and nowhere else. The processes that
+`install()` is called by the server's program (`rlscale.serve.engine_main`) and nowhere else. The processes that
 the server starts (scheduler, detokenizer) inherit all of it, because on the CPU they are forked: SGLang asks for
 "spawn", which a CUDA context needs and a CPU does not, and which would import torch and SGLang anew in each of them
 (start-up 24 s instead of 11 s, 1.6 GB instead of 0.9 GB).
@@ -11,50 +11,18 @@ version; `tests/unit/platform/test_sglang_cpu.py` fails when the installed one d
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from rlscale.families import FAMILIES
 from rlscale.platform import sglang_attention, sglang_seeded, sglang_stubs
 from rlscale.platform.adapting import AdaptingFinder
 
 VERSION = "0.5.19"
 """The version of SGLang that the adaptations here were written for."""
-
-MODEL_MODULES = {family.language_class: family.sglang_module for family in FAMILIES.values()}
-"""Architecture -> module under sglang/srt/models that serves it. The 200 others are not imported then (1.5 s)."""
-
-
-def environment(architecture: str | None = None) -> dict[str, str]:
-    """Environment variables of a CPU server's own process; `architecture` is the first of the model's HF config.
-
-    They are the same for all architectures of `MODEL_MODULES` and for None: one process can be forked to serve any.
-    """
-    variables = {
-        "SGLANG_USE_CPU_ENGINE": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # the sampler is wrapped in torch.compile, which would look for a C++ compiler
-        "TOKENIZERS_PARALLELISM": "false",
-        "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",  # with these two a server whose scheduler died would sleep 5 s
-        "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
-    }
-    if architecture is None or architecture in MODEL_MODULES:
-        folder = _package_folder() / "srt" / "models"
-        unused = {path.stem for path in folder.glob("*.py")} - {*MODEL_MODULES.values()}
-        variables["SGLANG_DISABLED_MODEL_ARCHS"] = ",".join(sorted(unused))
-    return variables
-
-
-def _package_folder() -> Path:
-    spec = importlib.util.find_spec("sglang")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("sglang is not installed")
-    return Path(spec.origin).parent
 
 
 def _fork_children(module: Any) -> None:

@@ -142,12 +142,12 @@ class RolloutActor:
 class LauncherActor:
     """Supervises the engines (and on the first machine the router) of one machine. They end when it ends."""
 
-    def __init__(self, log: str, logs: str, scratch: str, api_key: str, host: str) -> None:
+    def __init__(self, log: str, logs: str, scratch: str, api_key: str, host: str, fork_server: str | None) -> None:
         """`log` is the name of its own file in the folder `logs`: several machines share that folder."""
         _log_to(f"{logs}/{log}")
         from rlscale.serve.supervisor import Supervisor
 
-        self._supervisor = Supervisor(Path(logs), Path(scratch), api_key, host)
+        self._supervisor = Supervisor(Path(logs), Path(scratch), api_key, host, fork_server=fork_server)
 
     def call(self, method: str, *args: Any) -> Any:
         """Any method of the supervisor: start_engine, start_router, dead, restart, stop, ..."""

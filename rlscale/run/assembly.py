@@ -34,8 +34,11 @@ from rlscale.trainer.spec import TrainerSpec
 class Assembly:
     """The parts of one run. `launch` starts processes without waiting, `session` waits and puts them together."""
 
-    def __init__(self, config: Config, folder: RunFolder, stop: StopSignal, records: Records) -> None:
+    def __init__(
+        self, config: Config, folder: RunFolder, stop: StopSignal, records: Records, fork_server: str | None
+    ) -> None:
         self._config, self._folder, self._stop, self._records = config, folder, stop, records
+        self._fork_server = fork_server
         self._scratch = Path(config.run.scratch).resolve()
         self._calls = Calls(stop, config.cluster.call_timeout_s, str(folder.logs))
         needs = Needs.of(config)
@@ -65,7 +68,9 @@ class Assembly:
         nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
         if self._generates:
             note = self._records.note
-            self._engines = Engines(config, layout, nodes, self._calls, folder.logs, self._scratch, note)
+            self._engines = Engines(
+                config, layout, nodes, self._calls, folder.logs, self._scratch, note, self._fork_server
+            )
             served = served_folder(self._companions, config.model.name, config.model.dtype.value, self._scratch)
             self._engines.launch(str(served))
         self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config.cluster.device, config.trainer)

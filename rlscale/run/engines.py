@@ -51,6 +51,8 @@ class Engines:
     logs: Path
     scratch: Path
     note: Callable[[str], None]
+    fork_server: str | None = None
+    """Address of one on this machine, from which CPU engines are forked."""
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     router_url: str = ""
     restarts: int = 0
@@ -219,7 +221,7 @@ class Engines:
                 "runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}},
             }
             self._launchers[node] = actor.options(**options).remote(
-                f"launcher-{node}.log", str(self.logs), str(self.scratch), self.api_key, cluster.host
+                f"launcher-{node}.log", str(self.logs), str(self.scratch), self.api_key, cluster.host, self.fork_server
             )
         return self._launchers[node]
 

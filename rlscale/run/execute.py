@@ -12,6 +12,7 @@ from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.data.target import current_folder_importable
+from rlscale.run.early_engines import early_fork_server
 from rlscale.run.folder import refuse_folder
 from rlscale.run.preflight import preflight
 from rlscale.run.resume import check_resumable
@@ -26,21 +27,22 @@ def execute(config: Config) -> int:
     notes = check_machine(config)
     _refuse_run(config)
     _make_folder("run.scratch", config.run.scratch)
-    notes += preflight(config)
-    _make_folders(config)
-    # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
-    from rlscale.run.calls import StopSignal
-    from rlscale.run.lifecycle import run_to_end
-    from rlscale.run.ray_session import RaySession
+    with early_fork_server(config) as fork_server:
+        notes += preflight(config)
+        _make_folders(config)
+        # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
+        from rlscale.run.calls import StopSignal
+        from rlscale.run.lifecycle import run_to_end
+        from rlscale.run.ray_session import RaySession
 
-    with current_folder_importable():
-        stop = StopSignal()
-        with RaySession(config.cluster, Path(config.run.scratch)):
-            stop.install()
-            try:
-                return run_to_end(config, stop, started, notes)
-            finally:
-                stop.restore()
+        with current_folder_importable():
+            stop = StopSignal()
+            with RaySession(config.cluster, Path(config.run.scratch)):
+                stop.install()
+                try:
+                    return run_to_end(config, stop, started, notes, fork_server)
+                finally:
+                    stop.restore()
 
 
 def _refuse_run(config: Config) -> None:

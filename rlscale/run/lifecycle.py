@@ -24,14 +24,19 @@ from rlscale.run.stages import Stage, stages_before, with_result
 STOPPED = 128 + signal.SIGINT
 
 
-def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str]) -> int:
-    """The stages that are missing, if the run has any, then its own loop. Returns an exit code."""
+def run_to_end(
+    config: Config, stop: StopSignal, started: float, notes: list[str], fork_server: str | None = None
+) -> int:
+    """The stages that are missing, if the run has any, then its own loop. Returns an exit code.
+
+    `fork_server`: the address of one that this command owns.
+    """
     digest = config_hash(config)
     folder = open_folder(config, digest)
     # Before anything else is written: a run that is killed from here on is recognised by the same command.
     folder.mark(recipe=config.run.recipe, config_hash=digest, state="unfinished")
     records = Records(config, folder, started)
-    assembly = Assembly(config, folder, stop, records)
+    assembly = Assembly(config, folder, stop, records, fork_server)
     session: Session | None = None
     status, message = "failed", None
     try:
@@ -40,7 +45,7 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
         beside = config.cluster.device is Device.cpu  # on GPUs the engines would hold the memory that the stage needs
         if beside:
             assembly.launch()
-        ready = _after_stages(config, stop, records)
+        ready = _after_stages(config, stop, records, fork_server)
         if not beside:
             assembly.launch()
         session = assembly.session(ready, digest)
@@ -77,15 +82,15 @@ def _told(error: BaseException, folder: RunFolder) -> BaseException:
     return RunFailed(f"the run failed: {type(error).__name__}: {error}. See {errors.path}")
 
 
-def _after_stages(config: Config, stop: StopSignal, records: Records) -> Config:
+def _after_stages(config: Config, stop: StopSignal, records: Records, fork_server: str | None) -> Config:
     """The configuration with the models of the stages before this run."""
     ready = config
     for stage in stages_before(config):
-        ready = with_result(ready, stage.what, _model_of(stage, stop, records))
+        ready = with_result(ready, stage.what, _model_of(stage, stop, records, fork_server))
     return ready
 
 
-def _model_of(stage: Stage, stop: StopSignal, records: Records) -> Path:
+def _model_of(stage: Stage, stop: StopSignal, records: Records, fork_server: str | None) -> Path:
     """The model that a stage leaves; the stage is run now if it is missing."""
     model = stage.result()
     if model is not None:
@@ -94,7 +99,7 @@ def _model_of(stage: Stage, stop: StopSignal, records: Records) -> Path:
     recipe = stage.config.run.recipe
     records.note(f"{stage.what}: no result of recipe={recipe} with this configuration yet; running it first")
     records.suspend()
-    if run_to_end(stage.config, stop, time.time(), []) != 0:
+    if run_to_end(stage.config, stop, time.time(), [], fork_server) != 0:
         raise StopRequested
     records.unsuspend(stage.what)
     model = stage.result()

@@ -59,6 +59,11 @@ class EngineProcesses:
                 return forked(self._own_address(environment))
             except NotForkedError as error:
                 _log.warning("%s is not forked: %s", spec.name, error)
+        return self.anew(spec, port, environment, log)
+
+    def anew(self, spec: ServerSpec, port: int, environment: Mapping[str, str], log: Path) -> GuardedProcess:
+        """The same engine as a new process, on any device."""
+        order = engine_order(spec, port, self._api_key)
         command = [sys.executable, "-m", _PROGRAM]
         return GuardedProcess(command, environment, json.dumps(order), log, self._scratch)
 

@@ -1,4 +1,4 @@
-"""One engine that the end-to-end tests of a session share, since a start takes ten seconds.
+"""What the end-to-end tests of a session share: an engine, and the process that it and others are forked from.
 
 A run uses it with `rollout.engine_urls=[<url>] rollout.engine_key_file=<key_file>` and the model `tiny_qwen3` (or
 `model.path=<model_folder>`, the same). Whoever uses it sends it weights first: the test before may have left others.
@@ -18,8 +18,9 @@ import yaml
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
 from rlscale.data.model_folder import ensure_model_folder
+from rlscale.serve.engine_process import start_fork_server
 from rlscale.serve.receiver import EngineReceiver
-from rlscale.serve.server import ServerSpec
+from rlscale.serve.server import ServerSpec, fork_server_environment
 from rlscale.serve.supervisor import Supervisor
 
 MODEL_FILE = Path(__file__).parents[2] / "conf" / "model" / "tiny_qwen3.yaml"
@@ -64,14 +65,23 @@ def tiny_model(scratch: Path, **architecture: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a process that has imported SGLang: engines are forked from it in a moment instead of seconds."""
+    scratch = tmp_path_factory.mktemp("fork_server")
+    server = start_fork_server(fork_server_environment(scratch), scratch)
+    yield server.address
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory, fork_server: str) -> Iterator[SharedServer]:
     """The engine; ended with the session."""
     folder = tmp_path_factory.mktemp("shared")
     key = secrets.token_hex(16)
     key_file = folder / "engine.key"
     key_file.write_text(key + "\n")
     model = tiny_model(folder / "scratch")
-    supervisor = Supervisor(folder / "logs", folder / "scratch", key)
+    supervisor = Supervisor(folder / "logs", folder / "scratch", key, fork_server=fork_server)
     try:
         url = supervisor.start_engine(ServerSpec("shared", str(model), Device.cpu))
         yield SharedServer(url, key, key_file, model, folder / "logs" / "shared.log")

@@ -30,7 +30,7 @@ def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weig
 
     with Started(rough, *SHORT, *given) as started:
         started.wait_for("iteration 1/8")
-        (engine,) = started.named("rlscale.serve.engine_main")
+        (engine,) = started.named("rlscale engine-0")
         engine.kill()
         started.wait_for("engine-0 is back with the current weights")
         os.kill(started.process.pid, signal.SIGSTOP)

@@ -45,11 +45,11 @@ class Servers:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers(tmp_path_factory: pytest.TempPathFactory, fork_server: str) -> Iterator[Servers]:
     """An engine and a router of their own, since these tests kill them."""
     folder = tmp_path_factory.mktemp("servers")
     key = secrets.token_hex(16)
-    supervisor = Supervisor(folder / "logs", folder / "scratch", key)
+    supervisor = Supervisor(folder / "logs", folder / "scratch", key, fork_server=fork_server)
     try:
         router = supervisor.start_router()
         model = tiny_model(folder / "scratch", **EXPERTS)

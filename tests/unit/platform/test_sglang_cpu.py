@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.platform import sglang_cpu, sglang_stubs
+from rlscale.platform import sglang_cpu, sglang_environment, sglang_stubs
 
 PLACES = {
     "sglang/srt/layers/attention/torch_native_backend.py": [
@@ -89,16 +89,16 @@ def test_every_adapted_module_is_among_the_checked_places() -> None:
 
 def test_only_the_modules_of_known_architectures_stay_enabled() -> None:
     models = site_packages() / "sglang" / "srt" / "models"
-    disabled = set(sglang_cpu.environment()["SGLANG_DISABLED_MODEL_ARCHS"].split(","))
+    disabled = set(sglang_environment.cpu_environment()["SGLANG_DISABLED_MODEL_ARCHS"].split(","))
     enabled = {path.stem for path in models.glob("*.py")} - disabled
-    assert enabled == set(sglang_cpu.MODEL_MODULES.values())
-    for architecture, module in sglang_cpu.MODEL_MODULES.items():
+    assert enabled == set(sglang_environment.MODEL_MODULES.values())
+    for architecture, module in sglang_environment.MODEL_MODULES.items():
         assert f"class {architecture}" in (models / f"{module}.py").read_text()
-        assert sglang_cpu.environment(architecture) == sglang_cpu.environment()
+        assert sglang_environment.cpu_environment(architecture) == sglang_environment.cpu_environment()
 
 
 def test_an_unknown_architecture_leaves_every_model_enabled() -> None:
-    assert "SGLANG_DISABLED_MODEL_ARCHS" not in sglang_cpu.environment("SomethingForCausalLM")
+    assert "SGLANG_DISABLED_MODEL_ARCHS" not in sglang_environment.cpu_environment("SomethingForCausalLM")
 
 
 def run(code: str) -> str:

@@ -189,7 +189,7 @@ def test_killing_the_supervisor_ends_the_server_whoever_owns_the_fork_server(
     try:
         wait_for(lambda: (tmp_path / "one.log").exists() and (tmp_path / "one.log").read_text())
         pids = json.loads((tmp_path / "one.log").read_text())["pids"]
-        below = [child for child in psutil.Process(supervisor.pid).children(recursive=True)]
+        below = psutil.Process(supervisor.pid).children(recursive=True)
         siblings = [child.pid for child in below if child.cmdline()[1:2] == ["-c"]]
         forking = [child.pid for child in below if child.pid not in [*siblings, *pids]]
         assert siblings
@@ -199,7 +199,7 @@ def test_killing_the_supervisor_ends_the_server_whoever_owns_the_fork_server(
         wait_for(lambda: not alive(pids), 5)
         wait_for(lambda: not alive(forking), 5)
         wait_for(lambda: list((tmp_path / "tmp").iterdir()) == [])
-        assert (server.ended() is None) is True
+        assert server.ended() is None
     finally:
         supervisor.kill()
         for pid in alive(siblings):
@@ -218,7 +218,7 @@ def test_why_a_server_ended_is_in_its_log_and_exit_code(server: ForkServer, tmp_
 def test_a_server_that_needs_other_variables_at_import_is_refused(tmp_path: Path, environment: dict[str, str]) -> None:
     server = ForkServer("forked_program", environment, {"SAME": "1", "MINE": "1"}, tmp_path / "owner")
     try:
-        with pytest.raises(NotForkedError, match="^MINE, YOURS had other values when"):
+        with pytest.raises(NotForkedError, match=r"^MINE, YOURS had other values when"):
             fork(server, tmp_path, imported_with={"SAME": "1", "YOURS": "1"})
         fork(server, tmp_path, imported_with={"SAME": "1", "MINE": "1"}).stop()
         assert list((tmp_path / "tmp").iterdir()) == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,3 +110,9 @@ def test_a_worker_that_does_not_answer_is_reported(supervisor: Supervisor, taken
     with pytest.raises(CallError, match="did not become a worker"):
         client.add(f"http://127.0.0.1:{taken}")
     client.remove("http://127.0.0.1:9")  # never a worker: nothing to do
+
+
+def test_who_starts_engines_does_not_import_torch() -> None:
+    slow = {"torch", "sglang", "transformers"}
+    code = f"import sys, rlscale.serve.supervisor; sys.exit(bool({slow} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
