@@ -186,7 +186,8 @@ def _sweep(arguments: Arguments) -> int:
 def _checked(recipe: str | None, runs: list[list[str]]) -> list[Config]:
     """The configurations of a sweep, all looked at before the first one starts: a mistake must not cost a night."""
     from rlscale.config.checks import check
-    from rlscale.config.compose import compose, plain
+    from rlscale.config.compose import compose
+    from rlscale.config.keys import plain
     from rlscale.config.machine import check_machine
     from rlscale.config.sweep_expansion import differing
     from rlscale.run.preflight import preflight_of_sweep

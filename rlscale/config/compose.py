@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from rlscale.config import overrides as command_line
 from rlscale.config.assignment import assign, takes
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.groups import Groups, section
+from rlscale.config.keys import plain
 from rlscale.config.locations import conf_dir
 from rlscale.config.missing_values import left_open, missing_keys
 from rlscale.config.option_file import read_options
@@ -185,86 +184,6 @@ def printed(composition: Composition, part: str, *, section: str | None = None, 
         return dump(OmegaConf.to_container(node, resolve=resolve, enum_to_str=True))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_one_line(error)}") from error
-
-
-def config_hash(config: Config) -> str:
-    """Twelve hex digits that two configurations share exactly when they compute the same.
-
-    Leaves out where the run writes and reports, which processes compute it, how it is continued, and bounds that only
-    decide when it stops with an error. `run.iterations` stays in: the learning rate's schedule depends on it.
-    """
-    return hashlib.sha256(json.dumps(what_counts(config), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def what_counts(config: Config) -> dict[str, Any]:
-    """The values that `config_hash` is made of."""
-    tree: dict[str, Any] = plain(config)
-    for key in _NOT_HASHED:
-        *path, name = key.split(".")
-        inner = tree
-        for part in path:
-            inner = inner[part]
-        del inner[name]
-    return tree
-
-
-_NOT_HASHED = (
-    # where it writes, what it shows, how it is continued
-    "run.output",
-    "run.root",
-    "run.scratch",
-    "run.progress",
-    "run.groups",
-    "run.report_samples",
-    "run.report_samples_every",
-    "tracker",
-    "checkpoint.every",
-    "checkpoint.asynchronous",
-    "checkpoint.keep",
-    "checkpoint.resume",
-    # which machines and processes compute it, and in which layout (a checkpoint of any layout is read by any other)
-    "parallel",
-    "trainer.distributed_optimizer",
-    "critic.trainer.distributed_optimizer",
-    "cluster.host",
-    "cluster.ray_address",
-    "rollout.engine_urls",
-    "rollout.engine_key_file",
-    "rollout.max_concurrent",
-    "reward.workers",
-    "trainer.threads",
-    "critic.trainer.threads",
-    # limits: within them nothing changes, past them the run stops
-    "cluster.max_engines",
-    "cluster.max_trainer_ranks",
-    "cluster.engine_restarts",
-    "cluster.memory_gb",
-    "cluster.start_timeout_s",
-    "cluster.call_timeout_s",
-    "rollout.request_timeout_s",
-    "rollout.request_retries",
-    "rollout.step_timeout_s",
-    "rollout.max_failure_rate",
-    "reward.timeout_s",
-    "reward.max_failure_rate",
-    "trainer.max_skipped_steps",
-    "critic.trainer.max_skipped_steps",
-    "weights.timeout_s",
-    "weights.verify_every",
-    "weights.canary_bound",
-    "weights.max_logprob_diff",
-)
-
-
-def plain(value: Any) -> Any:
-    """Sections as dicts, enums by name, all the way down: what YAML and JSON hold."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value.name if isinstance(value, Enum) else value
 
 
 def _drop(file: RecipeFile, dropped: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 from rlscale.config.errors import UserError
 from rlscale.config.groups import Groups
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.config.store import SCHEMAS
+from rlscale.config.store import schemas
 from rlscale.config.yaml_file import read_yaml
 
 
@@ -41,7 +41,7 @@ def _read(name: str, groups: Groups, inside: tuple[str, ...]) -> None:
     for other in _named(file, content.get("defaults", [])):
         inner = other.lstrip("/") if other.startswith("/") else f"{name.rpartition('/')[0]}/{other}"
         group, _, option = inner.rpartition("/")
-        if option not in (*groups.options(group), *SCHEMAS, "_self_"):
+        if option not in (*groups.options(group), *schemas(), "_self_"):
             hint = did_you_mean(nearest(option, groups.options(group)))
             raise UserError(f"{file}: defaults names {inner}, and there is no such option{hint}")
         _read(inner, groups, (*inside, name))

@@ -1,7 +1,7 @@
 """Which keys hold paths, and which folder a relative one starts from.
 
 A relative path in a file (a recipe, an option of somebody's own) starts from the folder of that file; on the command
-line, from the current folder. The schema marks the keys (`path_field`); options that are passed on to Megatron, SGLang
+line, from the current folder. The schema marks the keys (`path_key`); options that are passed on to Megatron, SGLang
 or somebody's own function stay as they are given.
 """
 
@@ -17,7 +17,8 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import MISSING
 
 from rlscale.config.schema import Config
-from rlscale.config.schema.section import PATH, PathKind, Section
+from rlscale.config.schema.about import PathKind, about
+from rlscale.config.schema.section import Section
 
 
 @functools.cache
@@ -30,8 +31,8 @@ def _marked(section: type[Section], prefix: str) -> Iterator[tuple[str, PathKind
     for kind in (section, *section.__subclasses__()):
         hints = get_type_hints(kind)
         for field in fields(kind):
-            if PATH in field.metadata:
-                yield prefix + field.name, field.metadata[PATH]
+            if (path := about(field).path) is not None:
+                yield prefix + field.name, path
             for part in (hints[field.name], *get_args(hints[field.name])):
                 if isinstance(part, type) and issubclass(part, Section):
                     yield from _marked(part, f"{prefix}{field.name}.")
@@ -68,7 +69,7 @@ def anchor_section(section: Section, base: Path) -> None:
     """Anchor the paths of a section and of those inside it, in place."""
     for field in fields(section):
         value = getattr(section, field.name)
-        if PATH in field.metadata:
-            setattr(section, field.name, anchored(value, field.metadata[PATH], base))
+        if (path := about(field).path) is not None:
+            setattr(section, field.name, anchored(value, path, base))
         elif is_dataclass(value) and isinstance(value, Section):
             anchor_section(value, base)

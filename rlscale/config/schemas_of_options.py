@@ -8,7 +8,7 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.groups import Groups
-from rlscale.config.store import SCHEMAS
+from rlscale.config.store import schemas
 from rlscale.config.yaml_file import read_yaml
 
 
@@ -30,7 +30,8 @@ def _keys(group: str, option: str, groups: Groups) -> set[str]:
     """Keys of the schema that an option names in its defaults list; empty without one."""
     files = [folder / group / f"{option}.yaml" for folder in groups.folders]
     named = [entry for file in files if file.is_file() for entry in _defaults(file)]
-    return {field.name for entry in named if entry in SCHEMAS for field in fields(SCHEMAS[entry])}
+    known = schemas()
+    return {field.name for entry in named if entry in known for field in fields(known[entry])}
 
 
 def _defaults(file: Path) -> list[str]:

@@ -14,25 +14,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import rlscale
-from rlscale.config.compose import compose_groups, plain, what_counts
+from rlscale.config.compose import compose_groups
 from rlscale.config.differences import differences
 from rlscale.config.groups import Groups
+from rlscale.config.keys import plain, what_counts
 from rlscale.config.schema import Config
-from rlscale.config.store import ADVANTAGE_SCHEMAS, DATA_SCHEMAS, LOSS_SCHEMAS, ROOT, option_of
+from rlscale.config.schema.about import Scope
+from rlscale.config.store import ROOT
 from rlscale.config.yaml_text import to_yaml
-
-_NOT_KEPT = (
-    "run.groups",
-    "run.output",
-    "run.root",
-    "run.scratch",
-    "run.progress",
-    "checkpoint.resume",
-    "cluster.ray_address",
-    "rollout.engine_urls",
-    "rollout.engine_key_file",
-)
-"""Where and how one run ran, which is no part of the experiment: folders, addresses, keys."""
 
 _ORDER = (
     "model",
@@ -99,7 +88,7 @@ def recipe_text(config: Config) -> str:
             defaults.append({f"override {choice}" if within else choice: option})
     base, _ = compose_groups(defaults, {}, [], set(choices))
     before = OmegaConf.to_container(base, resolve=False, enum_to_str=True)
-    after = _kept(plain(config))
+    after = plain(config, (Scope.result, Scope.execution))
     values = _difference(_followed(before, after, after), after)
     text = to_yaml({"defaults": [*defaults, "_self_"], **values})
     how = "run it again with: python -m rlscale recipe=<path of this file>"
@@ -150,24 +139,17 @@ def _stand_in(config: Config, choice: str) -> str | None:
     """A shipped option of the section's type; None where the group's values alone can say everything."""
     algo = config.algo
     if choice == "data":
-        return option_of(config.data, DATA_SCHEMAS)
+        return config.data.option
     if choice == "data@eval.data":
-        return option_of(config.eval.data, DATA_SCHEMAS)
+        return config.eval.data.option if config.eval.data is not None else None
     return {
         "algo/score": lambda: algo.score.kind.name,
-        "algo/advantage": lambda: option_of(algo.advantage, ADVANTAGE_SCHEMAS),
+        "algo/advantage": lambda: algo.advantage.option,
         "algo/kl": lambda: "none",
-        "algo/loss": lambda: option_of(algo.loss, LOSS_SCHEMAS),
+        "algo/loss": lambda: algo.loss.option,
         "algo/correction": lambda: "none",
         "algo/reduction": lambda: algo.reduction.kind.name,
     }.get(choice, lambda: None)()
-
-
-def _kept(tree: dict[str, Any]) -> dict[str, Any]:
-    for key in _NOT_KEPT:
-        section, _, name = key.partition(".")
-        tree[section].pop(name)
-    return tree
 
 
 _FOLLOWING = re.compile(r"\$\{([\w.]+)\}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlscale.config.checks import check as check_config
-from rlscale.config.compose import compose, config_hash
+from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
+from rlscale.config.keys import config_hash
 from rlscale.config.machine import missing_files, shortcomings
 from rlscale.config.sizes import Sizes
 from rlscale.run.folder import refuse_folder

@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from rlscale.config.compose import config_hash
 from rlscale.config.errors import UserError
+from rlscale.config.keys import config_hash
 from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume

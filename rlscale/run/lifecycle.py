@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rlscale.config.compose import config_hash
 from rlscale.config.errors import UserError
+from rlscale.config.keys import config_hash
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.written_recipe import write_recipe

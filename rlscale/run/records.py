@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from rlscale.config.compose import plain
+from rlscale.config.keys import plain
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.sample import Group

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlscale.config.checks import check
-from rlscale.config.compose import config_hash
+from rlscale.config.keys import config_hash
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume

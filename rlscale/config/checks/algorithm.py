@@ -7,8 +7,8 @@ from typing import Any
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.targets import named_target
-from rlscale.config.compose import plain
 from rlscale.config.differences import differences
+from rlscale.config.keys import plain
 from rlscale.config.schema.algo_config import (
     CispoLoss,
     CustomAdvantage,

@@ -13,7 +13,6 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.sizes import Sizes
-from rlscale.config.store import ADVANTAGE_SCHEMAS, LOSS_SCHEMAS, option_of
 from rlscale.families.tensors import experts_of
 
 
@@ -40,12 +39,12 @@ class CheckContext:
     @property
     def advantage(self) -> str:
         """The option of the group `algo/advantage` that the advantage is, by its type."""
-        return option_of(self.config.algo.advantage, ADVANTAGE_SCHEMAS)
+        return self.config.algo.advantage.option
 
     @property
     def loss(self) -> str:
         """The option of the group `algo/loss` that the loss is, by its type."""
-        return option_of(self.config.algo.loss, LOSS_SCHEMAS)
+        return self.config.algo.loss.option
 
     @property
     def on_gpus(self) -> bool:

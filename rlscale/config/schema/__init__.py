@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rlscale.config.schema.about import Scope, key
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.checkpoint_config import CheckpointConfig
 from rlscale.config.schema.cluster_config import ClusterConfig
@@ -36,7 +37,7 @@ class Config(Section):
 
     model: ModelConfig = MISSING
     """Which model is trained (group `model`)."""
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    parallel: ParallelConfig = key(ParallelConfig, scope=Scope.execution)
     """How the trainer is split over ranks (group `parallel`)."""
     algo: AlgoConfig = MISSING
     """The algorithm (group `algo`)."""
@@ -68,7 +69,7 @@ class Config(Section):
     """Evaluation."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints and resume."""
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    tracker: TrackerConfig = key(TrackerConfig, scope=Scope.execution)
     """Where metrics go besides the run's own files (group `tracker`)."""
     run: RunSection = field(default_factory=RunSection)
     """The run itself."""

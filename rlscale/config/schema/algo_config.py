@@ -8,7 +8,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rlscale.config.schema.about import Limit, bounded
 from rlscale.config.schema.correction_config import CorrectionConfig
+from rlscale.config.schema.limits import GATE, RATIO, STEPS, TOKENS, WEIGHT
 from rlscale.config.schema.section import Section
 
 
@@ -72,45 +74,45 @@ class ScoreConfig(Section):
 
 
 @dataclass
-class AdvantageConfig(Section):
+class AdvantageConfig(Section, group="algo/advantage"):
     """From scores to one advantage per trainable token; each `algo/advantage=` option is a schema of its own."""
 
 
 @dataclass
-class NoAdvantage(AdvantageConfig):
+class NoAdvantage(AdvantageConfig, option="none", schema="no_advantage_schema"):
     """Zero everywhere: for supervised training, and for distillation alone."""
 
 
 @dataclass
-class BroadcastAdvantage(AdvantageConfig):
+class BroadcastAdvantage(AdvantageConfig, option="broadcast"):
     """The sample's score on every trainable token (GRPO and its relatives)."""
 
 
 @dataclass
-class ReturnsAdvantage(AdvantageConfig):
+class ReturnsAdvantage(AdvantageConfig, option="returns"):
     """The discounted sum of the rewards that follow, KL term included (REINFORCE++)."""
 
-    gamma: float = 1.0
+    gamma: float = bounded(1.0, at_least=0, at_most=1)
     """Discount per trainable token."""
 
 
 @dataclass
-class BaselineAdvantage(AdvantageConfig):
+class BaselineAdvantage(AdvantageConfig, option="baseline"):
     """The sample's score minus the token's own KL term (REINFORCE++-baseline)."""
 
 
 @dataclass
-class GaeAdvantage(AdvantageConfig):
+class GaeAdvantage(AdvantageConfig, option="gae"):
     """Generalised advantage estimation from a critic's values (PPO)."""
 
-    gamma: float = 1.0
+    gamma: float = bounded(1.0, at_least=0, at_most=1)
     """Discount per trainable token."""
-    lam: float = 1.0
+    lam: float = bounded(1.0, at_least=0, at_most=1)
     """GAE's lambda: 1 sums all rewards that follow, 0 looks one token ahead."""
 
 
 @dataclass
-class CustomAdvantage(AdvantageConfig):
+class CustomAdvantage(AdvantageConfig, option="custom", schema="custom_advantage_schema"):
     """Your function."""
 
     function: dict[str, Any] = field(default_factory=dict)
@@ -127,7 +129,7 @@ class KLConfig(Section):
     """Where the term enters: nowhere, as a loss, or in the reward."""
     estimator: KLEstimator | None = None
     """Which estimator; null is k1 in the reward and k3 as a loss."""
-    coef: float = 0.0
+    coef: float = bounded(0.0, at_least=0, limit=WEIGHT)
     """Weight of the term."""
     unbiased: bool = False
     """Multiply the estimate by the ratio, so that its gradient is unbiased off policy."""
@@ -141,64 +143,64 @@ class KLConfig(Section):
 
 
 @dataclass
-class LossConfig(Section):
+class LossConfig(Section, group="algo/loss"):
     """A policy loss; each `algo/loss=` option is a schema of its own."""
 
 
 @dataclass
-class ClipLoss(LossConfig):
+class ClipLoss(LossConfig, option="clip"):
     """PPO's clipped surrogate, per token."""
 
-    eps_low: float = 0.2
+    eps_low: float = bounded(0.2, at_least=0, at_most=1)
     """Lower clip: ratios under 1 - eps_low get no gradient where A < 0."""
-    eps_high: float = 0.2
+    eps_high: float = bounded(0.2, at_least=0, limit=RATIO)
     """Upper clip: ratios over 1 + eps_high get no gradient where A > 0."""
-    dual_clip: float | None = None
+    dual_clip: float | None = bounded(None, above=1, limit=RATIO)
     """Bound c > 1 on the loss where A < 0; null for none."""
 
 
 @dataclass
-class GspoLoss(LossConfig):
+class GspoLoss(LossConfig, option="gspo"):
     """Group sequence policy optimisation: one ratio per segment, clipped."""
 
-    eps_low: float = 3e-4
+    eps_low: float = bounded(3e-4, at_least=0, at_most=1)
     """Lower clip of the segment's ratio."""
-    eps_high: float = 4e-4
+    eps_high: float = bounded(4e-4, at_least=0, limit=RATIO)
     """Upper clip of the segment's ratio."""
 
 
 @dataclass
-class GspoTokenLoss(GspoLoss):
+class GspoTokenLoss(GspoLoss, option="gspo_token"):
     """GSPO with the segment's ratio as value and each token's own gradient, for advantages that differ by token."""
 
 
 @dataclass
-class CispoLoss(LossConfig):
+class CispoLoss(LossConfig, option="cispo"):
     """REINFORCE weighted by the clipped ratio: a clip bounds the weight and never removes a token's gradient."""
 
-    eps_low: float = 1.0
+    eps_low: float = bounded(1.0, at_least=0, at_most=1)
     """Lower clip of the weight; 1 is no lower bound."""
-    eps_high: float = 4.0
+    eps_high: float = bounded(4.0, at_least=0, limit=RATIO)
     """Upper clip of the weight."""
 
 
 @dataclass
-class SapoLoss(LossConfig):
+class SapoLoss(LossConfig, option="sapo"):
     """A sigmoid gate of the ratio instead of a clip."""
 
-    tau_positive: float = 1.0
+    tau_positive: float = bounded(1.0, above=0, limit=GATE)
     """Temperature of the gate where A > 0."""
-    tau_negative: float = 1.05
+    tau_negative: float = bounded(1.05, above=0, limit=GATE)
     """Temperature of the gate elsewhere; larger forgets off-policy tokens faster."""
 
 
 @dataclass
-class SftLoss(LossConfig):
+class SftLoss(LossConfig, option="sft"):
     """Supervised fine-tuning: minus the log-prob of the label, at temperature 1."""
 
 
 @dataclass
-class CustomLoss(LossConfig):
+class CustomLoss(LossConfig, option="custom", schema="custom_loss_schema"):
     """Your function."""
 
     function: dict[str, Any] = field(default_factory=dict)
@@ -219,9 +221,9 @@ class ReductionConfig(Section):
 class OverlongConfig(Section):
     """A penalty in the reward for responses that come near the length limit (DAPO's soft overlong punishment)."""
 
-    penalty: float = 0.0
+    penalty: float = bounded(0.0, at_least=0, limit=WEIGHT)
     """Taken off the reward of a response at the length limit; 0 for none."""
-    cache_tokens: int | None = None
+    cache_tokens: int | None = bounded(None, at_least=1, limit=TOKENS)
     """Tokens before the limit over which the penalty grows linearly; null is a fifth of rollout.max_response_tokens."""
 
 
@@ -231,7 +233,9 @@ class RefillConfig(Section):
 
     drop_equal: bool = False
     """Whether groups with equal rewards are dropped and replaced."""
-    max_dropped: float = 1.0
+    max_dropped: float = bounded(
+        1.0, above=0, limit=Limit(1000, "an iteration would generate as many times its groups")
+    )
     """Most groups replaced per iteration, as a share of rollout.groups_per_iteration; past it they are kept."""
 
 
@@ -255,17 +259,17 @@ class AlgoConfig(Section):
     """How per-token losses become the step's loss; filled by the group `algo/reduction`."""
     whiten: bool = False
     """Shift and scale the advantages of an iteration's trainable tokens to mean 0 and variance 1."""
-    distil_coef: float = 0.0
+    distil_coef: float = bounded(0.0, at_least=0, limit=WEIGHT)
     """Weight of the teacher: coef (old - teacher) is taken off every advantage; 0 loads no teacher."""
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
     """Penalty for responses near the length limit."""
     refill: RefillConfig = field(default_factory=RefillConfig)
     """What happens to groups without a signal."""
-    entropy_coef: float = 0.0
+    entropy_coef: float = bounded(0.0, at_least=0, limit=WEIGHT)
     """Weight of the entropy bonus."""
-    steps_per_iteration: int = 1
+    steps_per_iteration: int = bounded(1, at_least=1, limit=STEPS)
     """Optimizer steps into which the groups of one iteration are divided."""
-    epochs_per_iteration: int = 1
+    epochs_per_iteration: int = bounded(1, at_least=1, limit=STEPS)
     """Times that the steps of one iteration are repeated."""
     old_logprobs: OldLogprobs = OldLogprobs.auto
     """The pass before the first step: `auto` where needed, `always`, or `behaviour`, by the weights that sampled."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from rlscale.config.schema.about import Limit, Scope, bounded, key
+from rlscale.config.schema.limits import CPU_PROCESSES, DEVICES, PATIENCE, YEAR
 from rlscale.config.schema.section import Section
 
 
@@ -30,27 +32,29 @@ class ClusterConfig(Section):
     """What the trainer and the engines compute on."""
     placement: Placement = Placement.colocated
     """Whether trainer and engines share devices in turn or have their own."""
-    nodes: int = 1
+    nodes: int = bounded(1, at_least=1, limit=DEVICES)
     """Machines of the cluster."""
-    gpus_per_node: int = 0
+    gpus_per_node: int = bounded(0, at_least=0, limit=DEVICES)
     """GPUs of each machine; 0 on the CPU."""
-    rollout_nodes: int = 0
+    rollout_nodes: int = bounded(0, at_least=0, limit=DEVICES)
     """Of `cluster.nodes`, machines whose GPUs belong to the engines when disaggregated."""
-    rollout_gpus: int = 0
+    rollout_gpus: int = bounded(0, at_least=0, limit=DEVICES)
     """GPUs of the engines when disaggregated on one machine (taken from its end)."""
-    max_trainer_ranks: int = 2
+    max_trainer_ranks: int = bounded(2, at_least=1, limit=CPU_PROCESSES, scope=Scope.execution)
     """Trainer ranks that may share the cores of a CPU machine."""
-    max_engines: int = 2
+    max_engines: int = bounded(2, at_least=1, limit=CPU_PROCESSES, scope=Scope.execution)
     """Engines that may share the cores of a CPU machine."""
-    memory_gb: float | None = None
+    memory_gb: float | None = bounded(
+        None, above=0, limit=Limit(1e6, "no machine has as much memory"), scope=Scope.execution
+    )
     """Gigabytes of memory that training may take on a CPU machine; null: no limit of its own."""
-    host: str = "127.0.0.1"
+    host: str = key("127.0.0.1", scope=Scope.execution)
     """Address that engines and the router listen on; 0.0.0.0 only in a closed network."""
-    ray_address: str | None = None
+    ray_address: str | None = key(None, scope=Scope.this_run)
     """Address of a running Ray cluster; null starts one on this machine for this run."""
-    start_timeout_s: float = 300.0
+    start_timeout_s: float = bounded(300.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds that engines and trainer ranks may take to start."""
-    call_timeout_s: float = 1800.0
+    call_timeout_s: float = bounded(1800.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds after which a call to a rank or to the rollout service counts as hung."""
-    engine_restarts: int = 5
+    engine_restarts: int = bounded(5, at_least=0, limit=PATIENCE, scope=Scope.execution)
     """Times that dead engines are restarted before the run stops."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from rlscale.config.schema.about import bounded
+from rlscale.config.schema.limits import RATIO
 from rlscale.config.schema.section import Section
 
 
@@ -41,11 +43,11 @@ class RejectionConfig(Section):
 
     level: Level | None = None
     """Level of the ratio that is held against the bounds; null for no bounds."""
-    lower: float | None = None
+    lower: float | None = bounded(None, at_least=0, limit=RATIO)
     """Ratios under this reject the segment."""
-    upper: float | None = None
+    upper: float | None = bounded(None, above=0, limit=RATIO)
     """Ratios over this reject the segment."""
-    veto: float | None = None
+    veto: float | None = bounded(None, above=0, below=1)
     """A single token's ratio under this rejects its segment; null for no veto."""
 
 
@@ -59,9 +61,9 @@ class CorrectionConfig(Section):
     """What shares one weight; null is `geometric` for the losses of GSPO and `token` for all others."""
     action: MisAction = MisAction.truncate
     """What `mis` does past its bounds: bound from above, bound on both sides, or weight 0."""
-    lower: float | None = None
+    lower: float | None = bounded(None, at_least=0, limit=RATIO)
     """Lower bound of the weight; null is 0.5 for icepop and 1 / upper for mis."""
-    upper: float | None = None
+    upper: float | None = bounded(None, above=0, limit=RATIO)
     """Upper bound of the weight; null is 2 for tis and mis and 5 for icepop."""
     normalise: bool = False
     """Divide the weights by their mean over the step's trainable tokens."""
@@ -69,7 +71,7 @@ class CorrectionConfig(Section):
     """`_target_` of a rlscale.algo.protocols.Correction and its arguments, for `custom`."""
     rejection: RejectionConfig = field(default_factory=RejectionConfig)
     """Segments that are left out."""
-    opsm_delta: float | None = None
+    opsm_delta: float | None = bounded(None, above=0, limit=RATIO)
     """Leave out segments with A < 0 whose mean of rollout - current log-probs is over this; null for none."""
     bypass: bool = False
     """Take the engine's log-probs for the old ones, and make no pass for them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rlscale.config.schema.about import bounded
+from rlscale.config.schema.limits import COUNT, RATIO
 from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.section import Section, following
@@ -20,7 +22,7 @@ class CriticConfig(Section):
     """Its optimizer and learning-rate schedule."""
     trainer: TrainerConfig = field(default_factory=lambda: following(TrainerConfig, "trainer"))
     """How its steps are computed."""
-    warmup_iterations: int = 0
+    warmup_iterations: int = bounded(0, at_least=0, limit=COUNT)
     """Iterations at the start that train the critic alone."""
-    clip: float | None = 0.2
+    clip: float | None = bounded(0.2, above=0, limit=RATIO)
     """Bound on how far a value may move from its old one within the loss; null for none."""

@@ -7,16 +7,18 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.section import PATH, PathKind, Section
+from rlscale.config.schema.about import Limit, bounded, path_key
+from rlscale.config.schema.limits import SEED
+from rlscale.config.schema.section import Section
 
 
 @dataclass
-class DataConfig(Section):
+class DataConfig(Section, group="data"):
     """What every prompt source has; each `data=` option adds its own fields."""
 
     shuffle: bool = True
     """Read the prompts in an order drawn from `data.seed` anew in each epoch."""
-    seed: int = 0
+    seed: int = bounded(0, at_least=0, limit=SEED)
     """Seed of the order, and of the problems of a generated source. Follows `run.seed`; in `eval.data` it is 0, so that
     runs of different seeds are measured on the same problems."""
     apply_chat_template: bool = True
@@ -25,34 +27,34 @@ class DataConfig(Section):
     """System message put before the prompt; needs the chat template."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Variables of the chat template, such as `enable_thinking: false`; only those that the template reads."""
-    max_bad_rate: float | None = None
+    max_bad_rate: float | None = bounded(None, at_least=0, at_most=1)
     """Share of bad rows that is left out and counted instead of refused. null: none of what is checked before the run,
     and 1 % of what cannot be checked by then (a very large file, a source of your own)."""
 
 
 @dataclass
-class ArithmeticData(DataConfig):
+class ArithmeticData(DataConfig, option="arithmetic"):
     """Sums of two numbers, made by a seeded generator; training and held-out problems never meet."""
 
     split: str = "train"
     """`train` or `held_out`: which problems this source draws from."""
-    max_number: int = 100
+    max_number: int = bounded(100, at_least=2, limit=Limit(3000, "all pairs of numbers are listed in memory"))
     """Numbers are drawn from 0 to this, exclusive."""
-    held_out_share: float = 0.1
+    held_out_share: float = bounded(0.1, above=0, below=1)
     """Share of all problems that belongs to `held_out`."""
-    split_seed: int = 0
+    split_seed: int = bounded(0, at_least=0, limit=SEED)
     """Seed of the division into train and held out; must be the same in every stage and in the evaluation."""
     reverse_answer: bool = True
     """Ask for the answer's last digit first, which a small model learns several times faster."""
-    size: int | None = None
+    size: int | None = bounded(None, at_least=1, limit=Limit(9e6, "there are no more pairs of numbers"))
     """Problems of one epoch; null means all of the split."""
 
 
 @dataclass
-class FileData(DataConfig):
+class FileData(DataConfig, option="jsonl", schema="file_schema"):
     """Prompts from JSONL or Parquet files."""
 
-    path: Annotated[Any, "a path, or a list of paths"] = field(default=MISSING, metadata={PATH: PathKind.path})
+    path: Annotated[Any, "a path, or a list of paths"] = path_key(MISSING)
     """File ending in .jsonl or .parquet, or a list of such files; `path@10:20` takes a slice of a file's rows."""
     prompt_key: str = "prompt"
     """Key of the prompt: a string, or a list of chat messages. `a.b` is the key b of the object at a."""
@@ -65,7 +67,7 @@ class FileData(DataConfig):
 
 
 @dataclass
-class CustomData(DataConfig):
+class CustomData(DataConfig, option="custom"):
     """Prompts from your own class."""
 
     source: dict[str, Any] = field(default_factory=dict)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rlscale.config.schema.about import bounded
 from rlscale.config.schema.data_config import DataConfig
+from rlscale.config.schema.limits import COUNT, IN_EVALUATION, TEMPERATURE, TOKENS
 from rlscale.config.schema.section import Section
 
 
@@ -14,25 +16,25 @@ class EvalConfig(Section):
 
     enabled: bool = True
     """Evaluate at all."""
-    every: int = 0
+    every: int = bounded(0, at_least=0, limit=COUNT)
     """Iterations between evaluations during training; 0 evaluates only before and after."""
     data: DataConfig | None = None
     """Prompts of the evaluation (`data@eval.data=...` chooses a source)."""
-    prompts: int | None = 256
+    prompts: int | None = bounded(256, at_least=1, limit=IN_EVALUATION)
     """Prompts taken from the source; null takes all."""
-    samples_per_prompt: int = 1
+    samples_per_prompt: int = bounded(1, at_least=1, limit=IN_EVALUATION)
     """Samples generated for each prompt."""
     pass_k: list[int] = field(default_factory=lambda: [1])
     """The k of pass@k to report; none above `eval.samples_per_prompt`."""
-    temperature: float = 1.0
+    temperature: float = bounded(1.0, at_least=0, limit=TEMPERATURE)
     """Sampling temperature; 0 is greedy."""
-    top_p: float = 1.0
+    top_p: float = bounded(1.0, above=0, at_most=1)
     """Nucleus sampling; 1 switches it off."""
-    top_k: int = -1
+    top_k: int = bounded(-1, at_least=1, off=-1)
     """Sampling from the k most likely tokens; -1 switches it off."""
-    max_response_tokens: int | None = None
+    max_response_tokens: int | None = bounded(None, at_least=1, limit=TOKENS)
     """Longest response in tokens; null means `rollout.max_response_tokens`."""
     allow_overlap: bool = False
     """Allow an evaluation of nothing but what is trained on, which says nothing about new prompts."""
-    success_reward: float = 1.0
+    success_reward: float = bounded(1.0)
     """A sample counts as solved when its reward is at least this."""

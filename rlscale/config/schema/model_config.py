@@ -8,7 +8,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.section import PathKind, Section, path_field
+from rlscale.config.schema.about import Limit, PathKind, bounded, path_key
+from rlscale.config.schema.limits import SEED
+from rlscale.config.schema.section import Section
 
 
 class DType(Enum):
@@ -27,7 +29,7 @@ class CreateModelConfig(Section):
     """The Hugging Face config of the model: `model_type` and its sizes."""
     characters: str = MISSING
     """Every character that the tokenizer knows; one token each, in this order, after the special tokens."""
-    seed: int = 0
+    seed: int = bounded(0, at_least=0, limit=SEED)
     """Seed of the random weights."""
 
 
@@ -37,17 +39,17 @@ class ModelConfig(Section):
 
     name: str = MISSING
     """Short name in logs and file names."""
-    path: str | None = path_field(None, PathKind.folder_or_name)
+    path: str | None = path_key(None, PathKind.folder_or_name)
     """Hugging Face folder or hub name with config, tokenizer and weights; null makes the model from `model.create`."""
     create: CreateModelConfig | None = None
     """How to make the model when `model.path` is null."""
-    init: str | None = path_field(None)
+    init: str | None = path_key(None)
     """Hugging Face folder or Megatron checkpoint whose weights the policy starts from; null means the model's own."""
-    tokenizer: str | None = path_field(None, PathKind.folder_or_name)
+    tokenizer: str | None = path_key(None, PathKind.folder_or_name)
     """Folder or hub name of the tokenizer; null means the model's."""
-    chat_template: str | None = path_field(None)
+    chat_template: str | None = path_key(None)
     """File with a Jinja chat template that replaces the tokenizer's; null keeps the tokenizer's."""
     dtype: DType = DType.float32
     """Type of the parameters in training and on the engines."""
-    parameters: float | None = None
+    parameters: float | None = bounded(None, above=0, limit=Limit(1e15, "no model has as many"))
     """Number of parameters, for size checks before the model is downloaded; after that its config counts."""

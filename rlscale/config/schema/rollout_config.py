@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from rlscale.config.schema.about import Limit, Scope, bounded, key, path_key
 from rlscale.config.schema.component import component, target_field
-from rlscale.config.schema.section import Section, path_field
+from rlscale.config.schema.limits import DEVICES, IN_MEMORY, PATIENCE, TEMPERATURE, TOKENS, YEAR
+from rlscale.config.schema.section import Section
 
 
 class OnSync(Enum):
@@ -28,43 +30,45 @@ class RolloutConfig(Section):
     """Arguments of a service of your own, by name, besides its specification."""
     filter: dict[str, Any] = component("rlscale.rollout.filters.keep_all")
     """`_target_` of a rlscale.rollout.filters.Filter: which finished groups are trained on (group `rollout/filter`)."""
-    groups_per_iteration: int = 64
+    groups_per_iteration: int = bounded(64, at_least=1, limit=IN_MEMORY)
     """Groups (prompts) that one iteration collects and trains on."""
-    samples_per_group: int = 8
+    samples_per_group: int = bounded(8, at_least=1, limit=IN_MEMORY)
     """Samples generated for each prompt."""
-    max_prompt_tokens: int = 1024
+    max_prompt_tokens: int = bounded(1024, at_least=1, limit=TOKENS)
     """Longest prompt in tokens; longer ones are dropped and counted."""
-    max_response_tokens: int = 1024
+    max_response_tokens: int = bounded(1024, at_least=1, limit=TOKENS)
     """Longest response in tokens; generation is cut there."""
-    temperature: float = 1.0
+    temperature: float = bounded(1.0, above=0, limit=TEMPERATURE)
     """Sampling temperature; the trainer divides its logits by the same."""
-    top_p: float = 1.0
+    top_p: float = bounded(1.0, above=0, at_most=1)
     """Nucleus sampling; 1 switches it off. Below 1 only with `train_on_truncated_sampling`."""
-    top_k: int = -1
+    top_k: int = bounded(-1, at_least=1, off=-1)
     """Sampling from the k most likely tokens; -1 switches it off. Otherwise see `train_on_truncated_sampling`."""
     train_on_truncated_sampling: bool = False
     """Train on samples of `top_p` or `top_k`, although log-probs, ratios and KL are those of the full softmax."""
-    max_staleness: int = 0
+    max_staleness: int = bounded(0, at_least=0, limit=PATIENCE)
     """Bound on the trainer's weight version minus the version that generated a token; 0 is on-policy."""
     on_sync: OnSync = OnSync.wait
     """What happens to a generation in flight when the weights change."""
-    max_concurrent: int = 256
+    max_concurrent: int = bounded(
+        256, at_least=1, limit=Limit(100000, "no engine takes as many requests at once"), scope=Scope.execution
+    )
     """Requests in flight per engine."""
-    request_timeout_s: float = 600.0
+    request_timeout_s: float = bounded(600.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds after which one generation request counts as failed."""
-    request_retries: int = 3
+    request_retries: int = bounded(3, at_least=0, limit=PATIENCE, scope=Scope.execution)
     """Times a failed request is sent again before its sample counts as failed."""
-    max_failure_rate: float = 0.2
+    max_failure_rate: float = bounded(0.2, at_least=0, at_most=1, scope=Scope.execution)
     """Share of failed samples in the last iteration's worth past which the run stops."""
-    step_timeout_s: float = 60.0
+    step_timeout_s: float = bounded(60.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds that an environment of several turns has for each call; past them the sample has failed."""
-    engines: int = 1
+    engines: int = bounded(1, at_least=1, limit=DEVICES)
     """Engines that serve the policy."""
-    gpus_per_engine: int = 1
+    gpus_per_engine: int = bounded(1, at_least=1, limit=DEVICES)
     """GPUs of one engine (its tensor-parallel size); ignored on the CPU."""
-    engine_urls: list[str] = field(default_factory=list)
+    engine_urls: list[str] = key(list, scope=Scope.this_run)
     """Engines that somebody else started; given, none are started here."""
-    engine_key_file: str | None = path_field(None)
+    engine_key_file: str | None = path_key(None, scope=Scope.this_run)
     """File with the API key of the engines in `rollout.engine_urls`; null if they ask for none."""
     sglang: dict[str, Any] = field(default_factory=dict)
     """Any option of SGLang's ServerArgs, by its own name."""

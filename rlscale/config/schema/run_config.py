@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.section import PathKind, Section, path_field
+from rlscale.config.schema.about import Limit, PathKind, Scope, bounded, key, path_key
+from rlscale.config.schema.limits import COUNT, SEED
+from rlscale.config.schema.section import Section
 
 
 class Progress(Enum):
@@ -24,25 +26,27 @@ class RunSection(Section):
 
     recipe: str = MISSING
     """Name of the recipe; set from the recipe's file name."""
-    iterations: int = 100
+    iterations: int = bounded(100, at_least=1, limit=COUNT)
     """Iterations (collect, train, sync) of the run."""
-    stop_loss: float | None = None
+    stop_loss: float | None = bounded(None, above=0, limit=Limit(1000, "no mean loss is as large", least=1e-9))
     """End training early, once the mean loss of the last 10 iterations is below this; null never does."""
-    seed: int = 0
+    seed: int = bounded(0, at_least=0, limit=SEED)
     """Seed of everything that is drawn at random: data order, sampling, initial weights."""
-    output: str | None = path_field(None)
+    output: str | None = path_key(None, scope=Scope.this_run)
     """Folder of this run; null means `<run.root>/<recipe>/<date-time>`."""
-    root: str = path_field("outputs")
+    root: str = path_key("outputs", scope=Scope.this_run)
     """Folder of all runs."""
-    scratch: str = path_field(".rlscale")
+    scratch: str = path_key(".rlscale", scope=Scope.this_run)
     """Folder for what can be made again: models made by the project, caches, Ray's files."""
-    progress: Progress = Progress.auto
+    progress: Progress = key(Progress.auto, scope=Scope.this_run)
     """`live` redraws the terminal, `plain` prints lines; `auto` asks whether it is a terminal."""
-    report_samples: int = 8
+    report_samples: int = bounded(
+        8, at_least=0, limit=Limit(10000, "the report would be too large to open"), scope=Scope.execution
+    )
     """Samples shown in the report, of each evaluation and of each iteration that `run.report_samples_every` picks."""
-    report_samples_every: int = 10
+    report_samples_every: int = bounded(10, at_least=0, limit=COUNT, scope=Scope.execution)
     """Iterations between those whose samples are shown, besides the first; 0 shows those of evaluations only."""
-    groups: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, str] = key(dict, scope=Scope.this_run)
     """The group options that this configuration was composed from; set by composing, never by hand."""
 
 
@@ -50,5 +54,5 @@ class RunSection(Section):
 class WarmStartConfig(Section):
     """A supervised stage before reinforcement learning, run on its own when its result is missing."""
 
-    recipe: str = path_field(MISSING, PathKind.recipe)
+    recipe: str = path_key(MISSING, PathKind.recipe)
     """Recipe of the stage. It takes this run's model, cluster, parallel, seed and folders."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
-from enum import Enum
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, TypeVar
 
 from omegaconf import II
 
@@ -13,7 +12,23 @@ S = TypeVar("S", bound="Section")
 
 @dataclass
 class Section:
-    """A configuration section. OmegaConf needs mutable dataclasses; `freeze` closes one after composing."""
+    """A configuration section. OmegaConf needs mutable dataclasses; `freeze` closes one after composing.
+
+    A section of a group whose options have keys of their own says which group (`class LossConfig(Section,
+    group="algo/loss")`), and each of its kinds the option that it is (`class ClipLoss(LossConfig, option="clip")`).
+    An option's file names it in its defaults list as `<option>_schema`, or as `schema` where that is given.
+    """
+
+    group: ClassVar[str] = ""
+    """The group that this section's options are from; "" where they all have the same keys."""
+    option: ClassVar[str] = ""
+    """The shipped option of that group that this kind of section is."""
+    schema: ClassVar[str] = ""
+    """Its name in defaults lists."""
+
+    def __init_subclass__(cls, group: str = "", option: str = "", schema: str = "") -> None:
+        cls.group = group or cls.group
+        cls.option, cls.schema = option, schema or (f"{option}_schema" if option else "")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if getattr(self, "_frozen", False):
@@ -27,23 +42,6 @@ class Section:
             if is_dataclass(value) and isinstance(value, Section):
                 value.freeze()
         object.__setattr__(self, "_frozen", True)
-
-
-class PathKind(Enum):
-    """What a path may also be, besides a path."""
-
-    path = "path"
-    folder_or_name = "a folder, or a name on the Hugging Face hub"
-    recipe = "a file with a recipe, or the name of a shipped one"
-
-
-PATH = "path"
-"""Where the metadata of a field say that it holds a path, and of which kind."""
-
-
-def path_field(default: Any, kind: PathKind = PathKind.path) -> Any:
-    """A field whose value is a path; `rlscale.config.paths` says where a relative one starts."""
-    return field(default=default, metadata={PATH: kind})
 
 
 def following(schema: type[S], section: str) -> S:

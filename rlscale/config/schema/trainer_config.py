@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from rlscale.config.schema.about import Limit, Scope, bounded, key
 from rlscale.config.schema.component import target_field
+from rlscale.config.schema.limits import COUNT, TOKENS
 from rlscale.config.schema.section import Section
 
 
@@ -40,23 +42,23 @@ class TrainerConfig(Section):
     """Class of a rank: a rlscale.trainer.protocol.Trainer."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of a class of your own, by name, besides the rank's specification and place."""
-    max_tokens_per_microbatch: int = 8192
+    max_tokens_per_microbatch: int = bounded(8192, at_least=1, limit=TOKENS)
     """Tokens of one micro-batch of one rank (before context parallelism cuts it); a longer sample stands alone."""
-    distributed_optimizer: bool = False
+    distributed_optimizer: bool = key(False, scope=Scope.execution)
     """Shard the optimizer state over the data-parallel ranks."""
     recompute: Recompute = Recompute.none
     """Which activations are computed again in the backward pass: none, core attention's (selective), or all."""
     deterministic: bool = True
     """Only operations whose result does not change from run to run; on a GPU, one that has no such form raises."""
-    max_skipped_steps: int = 3
+    max_skipped_steps: int = bounded(3, at_least=0, limit=COUNT, scope=Scope.execution)
     """Steps in a row whose gradient is not finite (they are skipped) past which the run stops."""
     frozen: list[str] = field(default_factory=list)
     """Parameters that are not trained, by patterns over their Hugging Face names: `model.embed_tokens.*`."""
-    peak_tflops: float | None = None
+    peak_tflops: float | None = bounded(None, above=0, limit=Limit(1e6, "it counts 1e12 products per second"))
     """Dense matrix products that the device can do, in 1e12 FLOPs/s, for `utilisation`; null looks a GPU up by name."""
     routing_replay: RoutingReplay = RoutingReplay.none
     """Whose choice of experts is repeated: none, recorded (in the old log-probs' pass) or rollout (the engine's)."""
-    threads: int = 1
+    threads: int = bounded(1, at_least=1, limit=Limit(1024, "no machine has as many cores"), scope=Scope.execution)
     """CPU threads of each rank."""
     megatron: dict[str, Any] = field(default_factory=dict)
     """Any further option of Megatron's TransformerConfig, by its own name."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rlscale.config.schema.about import Limit, Scope, bounded
 from rlscale.config.schema.component import component
+from rlscale.config.schema.limits import COUNT, LOGPROBS, TOKENS, YEAR
 from rlscale.config.schema.section import Section
 
 
@@ -15,15 +17,15 @@ class WeightsConfig(Section):
 
     transport: dict[str, Any] = component("rlscale.weights.transports.choice.auto")
     """`_target_` of a rlscale.weights Transport and its arguments (group `weights/transport`)."""
-    bucket_mb: int = 256
+    bucket_mb: int = bounded(256, at_least=1, limit=Limit(100000, "a bucket is held in memory, twice"))
     """Megabytes of parameters sent at a time."""
-    verify_every: int = 10
+    verify_every: int = bounded(10, at_least=0, limit=COUNT, scope=Scope.execution)
     """Syncs between canary checks (the first sync is always checked); 0 checks only the first."""
-    canary_tokens: int = 32
+    canary_tokens: int = bounded(32, at_least=2, limit=TOKENS)
     """Length in tokens of the fixed canary prompt."""
-    canary_bound: float | None = None
+    canary_bound: float | None = bounded(None, above=0, limit=LOGPROBS, scope=Scope.execution)
     """Largest difference of log-prob between engine and trainer on the canary; null: fp32 1e-3, fp16 0.06, bf16 0.2."""
-    max_logprob_diff: float | None = None
+    max_logprob_diff: float | None = bounded(None, above=0, limit=LOGPROBS, scope=Scope.execution)
     """Largest mean |trainer - engine| log-prob of an iteration, over tokens of its own version; null: no bound."""
-    timeout_s: float = 300.0
+    timeout_s: float = bounded(300.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds that one sync may take."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from math import inf
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
 from rlscale.config.checks import check
-from rlscale.config.checks.limits import LIMITS
-from rlscale.config.checks.ranges import RANGES, UNBOUNDED
-from rlscale.config.compose import compose, plain
+from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError
+from rlscale.config.keys import plain
+from rlscale.config.schema.about import Bounds, about
 from rlscale.config.schema.section import Section
-from rlscale.config.store import ADVANTAGE_SCHEMAS, DATA_SCHEMAS, LOSS_SCHEMAS
+from rlscale.config.store import kinds
 
 Problems = Callable[..., list[str]]
 
@@ -172,41 +174,27 @@ def test_a_value_out_of_range_says_the_range(problems: Problems, override: str, 
     assert problems(override) == [line]
 
 
-def numbers(section: Section | type[Section], prefix: str = "") -> Iterator[str]:
-    """Keys of a section, and of those inside it, that hold a number or may hold one."""
-    kind = section if isinstance(section, type) else type(section)
-    for name, hint in get_type_hints(kind).items():
-        value = getattr(section, name, None)
-        if isinstance(value, Section):
-            yield from numbers(value, f"{prefix}{name}.")
-        elif {int, float} & {hint, *get_args(hint)} and get_origin(hint) is not list:
-            yield prefix + name
+def numbers() -> Iterator[tuple[str, Bounds | None]]:
+    """Every key of the schema that holds a number or may hold one, with its bounds."""
+    for kind in kinds(Section):
+        hints = get_type_hints(kind)
+        for item in fields(kind):
+            hint = hints[item.name]
+            if {int, float} & {hint, *get_args(hint)} and get_origin(hint) is not list:
+                yield f"{kind.__name__}.{item.name}", about(item).bounds
 
 
-def test_every_number_of_the_schema_has_a_range(plain_recipe: str) -> None:
-    found = set(numbers(compose(plain_recipe)))
-    of_options: dict[str, Iterable[type[Section]]] = {
-        "algo.loss": LOSS_SCHEMAS.values(),
-        "algo.advantage": ADVANTAGE_SCHEMAS.values(),
-        "data": DATA_SCHEMAS.values(),
-        "eval.data": DATA_SCHEMAS.values(),
-    }
-    for key, schemas in of_options.items():
-        for schema in schemas:
-            found |= set(numbers(schema, f"{key}."))
-    assert {
-        "algo.advantage.lam",
-        "algo.loss.tau_negative",
-        "critic.optim.lr",
-        "algo.correction.rejection.veto",
-    } <= found
-    assert found - set(RANGES) - set(UNBOUNDED) == set()
+def test_every_number_of_the_schema_has_bounds() -> None:
+    found = dict(numbers())
+    assert {"GaeAdvantage.lam", "SapoLoss.tau_negative", "OptimConfig.lr", "RejectionConfig.veto"} <= found.keys()
+    assert [name for name, bounds in found.items() if bounds is None] == []
 
 
 def test_every_number_without_an_end_of_its_own_has_a_limit() -> None:
-    endless = {key for key, interval in RANGES.items() if interval.endswith("inf)")}
-    assert endless - set(LIMITS) == set()
-    assert set(LIMITS) - endless == set()
+    endless = {name for name, bounds in numbers() if bounds is not None and bounds.high == inf}
+    limited = {name for name, bounds in numbers() if bounds is not None and bounds.limit is not None}
+    assert endless - limited == {"RolloutConfig.top_k", "EvalConfig.top_k", "EvalConfig.success_reward"}
+    assert limited - endless == set()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.compose import compose, config_hash
+from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.keys import config_hash
 from rlscale.config.schema.algo_config import ClipLoss, GspoLoss
 from rlscale.config.schema.data_config import ArithmeticData, FileData
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlscale.config.compose import compose, config_hash
+from rlscale.config.compose import compose
+from rlscale.config.keys import config_hash
 
 
 def test_an_unset_critic_has_the_policys_values(plain_recipe: str) -> None:

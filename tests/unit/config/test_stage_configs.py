@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlscale.config.compose import compose, config_hash
+from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
+from rlscale.config.keys import config_hash
 from rlscale.config.stage_configs import compose_warm_start
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rlscale.config.compose import compose, config_hash, plain
+from rlscale.config.compose import compose
+from rlscale.config.keys import config_hash, plain
 from rlscale.config.schema import Config
 from rlscale.config.written_recipe import recipe_text, write_recipe
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlscale.config.compose import compose, config_hash
+from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
+from rlscale.config.keys import config_hash
 from rlscale.config.schema.checkpoint_config import CheckpointConfig, Resume
 from rlscale.config.schema.run_config import RunSection
 from rlscale.config.written_recipe import write_recipe

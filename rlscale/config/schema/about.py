@@ -1,0 +1,140 @@
+"""What a key is besides its type and default, said on its field: its bounds, whether it holds a path, what it decides.
+
+    lr: float = bounded(1e-6, above=0, limit=Limit(1.0, "Adam moves every weight by up to the learning rate"))
+
+`rlscale.config.keys` walks over the keys of a configuration with what is said here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, field
+from enum import Enum
+from math import inf, isfinite
+from typing import Any
+
+_ABOUT = "about"
+
+
+class PathKind(Enum):
+    """What a path may also be, besides a path."""
+
+    path = "path"
+    folder_or_name = "a folder, or a name on the Hugging Face hub"
+    recipe = "a file with a recipe, or the name of a shipped one"
+
+
+class Scope(Enum):
+    """What a value decides."""
+
+    result = "result"
+    """What is computed: runs that differ in it are different runs (`config_hash`)."""
+    execution = "execution"
+    """Where, by how many, within which limits: part of the recipe, and another value computes the same."""
+    this_run = "this run"
+    """Where and how one run ran: no part of the recipe either."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How far a number without an end of its own may go before it can only be a slip, and why there is an end."""
+
+    most: float
+    why: str
+    least: float = 0.0
+    """Smallest value other than 0; the bounds say whether 0 is one."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The interval of a number."""
+
+    low: float
+    with_low: bool
+    """Whether the lower end belongs to it."""
+    high: float
+    with_high: bool
+    limit: Limit | None
+    """For an interval without an end."""
+    off: int | None
+    """A value outside that switches the key off."""
+
+    def problem(self, value: float) -> str | None:
+        """What is wrong with a value, as "must be above 0"; None for one inside."""
+        above = value >= self.low if self.with_low else value > self.low
+        below = value <= self.high if self.with_high else value < self.high
+        if value == self.off or (isfinite(value) and above and below):
+            return None
+        finite = "" if isfinite(value) else "a finite number"
+        return f"must be {', '.join(filter(None, [finite, self._words()]))}"
+
+    def _words(self) -> str:
+        if self.low == -inf:
+            return ""
+        low = f"{'at least' if self.with_low else 'above'} {self.low:g}"
+        if self.off is not None:
+            return f"{low}, or {self.off} to switch it off"
+        return low if self.high == inf else f"{low} and {'at most' if self.with_high else 'below'} {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A value other than the default that nothing reads."""
+
+    where: Callable[[Any], bool]
+    """Whether that is so, by the section that the key stands in."""
+    why: str
+    """What follows "key=value" in the message; {default} stands for the default."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is said of a key."""
+
+    bounds: Bounds | None = None
+    path: PathKind | None = None
+    scope: Scope = Scope.result
+    unread: tuple[Unread, ...] = ()
+
+
+def about(item: Field[Any]) -> About:
+    """What is said of the key of a field."""
+    found = item.metadata.get(_ABOUT, About())
+    assert isinstance(found, About)
+    return found
+
+
+def key(
+    default: Any, *, path: PathKind | None = None, scope: Scope = Scope.result, unread: Sequence[Unread] = ()
+) -> Any:
+    """A key of any type; one whose default is a list, a mapping or a section is given the class of that."""
+    return _field(default, About(None, path, scope, tuple(unread)))
+
+
+def path_key(default: Any, kind: PathKind = PathKind.path, *, scope: Scope = Scope.result) -> Any:
+    """A key whose value is a path; `rlscale.config.paths` says where a relative one starts."""
+    return key(default, path=kind, scope=scope)
+
+
+def bounded(
+    default: Any,
+    *,
+    at_least: float = -inf,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float = inf,
+    limit: Limit | None = None,
+    off: int | None = None,
+    scope: Scope = Scope.result,
+    unread: Sequence[Unread] = (),
+) -> Any:
+    """A key whose value is a number, or null where its type allows that."""
+    low, high = at_least if above is None else above, below if at_most is None else at_most
+    bounds = Bounds(low, above is None, high, at_most is not None, limit, off)
+    return _field(default, About(bounds, None, scope, tuple(unread)))
+
+
+def _field(default: Any, said: About) -> Any:
+    if isinstance(default, type):
+        return field(default_factory=default, metadata={_ABOUT: said})
+    return field(default=default, metadata={_ABOUT: said})
