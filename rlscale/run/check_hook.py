@@ -13,9 +13,12 @@ from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.needs import COLUMNS
 from rlscale.config.overrides import parse_one
 from rlscale.config.schema.reward_config import RewardConfig
-from rlscale.data.target import current_folder_importable, import_target
+from rlscale.data.target import build_target, current_folder_importable, import_target
+from rlscale.envs.configured_environment import configured_environment
 from rlscale.envs.reward import Reward, build_reward, extras_of
 from rlscale.envs.score import score_of
+from rlscale.run.environment_contract import ExactScorer, check_environment
+from rlscale.run.source_contract import check_source
 from rlscale.trainer.hook_contract import CHECKS, Finding, Status, check_advantage, failed
 from rlscale.trainer.hook_contract.findings import Report, reported
 from rlscale.trainer.hooks import HookKind, build_hook
@@ -30,12 +33,21 @@ PARAMETERS = {
 }
 """The names by which the kind of a function is told; see rlscale.algo.protocols and rlscale.envs.reward."""
 
+METHODS = {
+    "environment": ("reset", "step", "close"),
+    "source": ("next", "state_dict", "load_state_dict"),
+}
+"""The methods by which the kind of a class is told that is not called; see rlscale.envs.environment and
+rlscale.data.sources."""
+KINDS = (*PARAMETERS, *METHODS)
+
 USAGE = (
     "usage: python -m rlscale check-hook path.to.fn [kind=KIND] [argument=value ...]\n"
     "  path.to.fn  your function or class; the current folder is searched too\n"
-    f"  kind        {', '.join(PARAMETERS)}; by default told from the names of its parameters\n"
+    f"  kind        {', '.join(KINDS)}; by default told from the names of its parameters or methods\n"
     "  argument    arguments of your own, as you would give them under algo.<kind>.function\n"
     "  reads       of an advantage, as algo.advantage.reads: reads=[old_logprobs,values]; by default it is given all\n"
+    "  row         of an environment, the row of the data that episodes begin with: 'row={prompt: 2+2=, label: 4}'\n"
     "Prints one line per check and ends with 0, or with 1 where the contract is broken. See docs/hooks.md"
 )
 
@@ -65,9 +77,15 @@ def kind_of(target: Callable[..., Any], path: str) -> str:
     """The kind of a function, or of a class's instances, from the names of its parameters. UserError if unclear."""
     called: Any = target
     if inspect.isclass(target):
+        for kind, methods in METHODS.items():
+            if all(hasattr(target, method) for method in methods):
+                return kind
         called = next((vars(base)["__call__"] for base in target.__mro__ if "__call__" in vars(base)), None)
         if called is None:
-            raise UserError(f"{path}: instances of this class cannot be called; give it a __call__ (see docs/hooks.md)")
+            raise UserError(
+                f"{path}: instances of this class cannot be called; give it a __call__, or the methods of an "
+                "environment or a prompt source (see docs/hooks.md)"
+            )
     try:
         names = set(inspect.signature(called).parameters)
     except (TypeError, ValueError):
@@ -167,8 +185,8 @@ def _read(arguments: Sequence[str]) -> tuple[str, str | None, dict[str, Any]]:
             node[override.key_or_group] = override.value()
     if problems:
         raise UserError("\n".join(problems))
-    if kind is not None and kind not in PARAMETERS:
-        hint = did_you_mean(nearest(kind, PARAMETERS)) or f"; known: {', '.join(PARAMETERS)}"
+    if kind is not None and kind not in KINDS:
+        hint = did_you_mean(nearest(kind, KINDS)) or f"; known: {', '.join(KINDS)}"
         raise UserError(f"kind={kind}: no such kind{hint}")
     return paths[0], kind, node
 
@@ -177,6 +195,14 @@ def _findings(kind: str, node: dict[str, Any]) -> list[Finding]:
     """Build the hook and test it. UserError if it cannot be built."""
     if kind == "reward":
         return check_reward(build_reward(RewardConfig(function=node)))
+    if kind == "environment":
+        own = dict(node)
+        row = own.pop("row", None)
+        if row is not None and not isinstance(row, dict):
+            raise UserError(f"row={row}: must be a mapping such as {{prompt: 2+2=, label: 4}}")
+        return check_environment(configured_environment(own, ExactScorer()), row)
+    if kind == "source":
+        return check_source(lambda: build_target(node, "source"))
     if kind != "advantage" or "reads" not in node:
         return CHECKS[kind](build_hook(cast(HookKind, kind), node))
     own = dict(node)

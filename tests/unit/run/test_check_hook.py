@@ -186,7 +186,7 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
         (
             ["my_broken.NotCallable"],
             "error: my_broken.NotCallable: instances of this class cannot be called; "
-            "give it a __call__ (see docs/hooks.md)",
+            "give it a __call__, or the methods of an environment or a prompt source (see docs/hooks.md)",
         ),
         (
             ["my_broken.needs_scale"],
