@@ -1,14 +1,21 @@
 """What a user's own score, advantage, loss, correction or reduction must look like.
 
-Point `algo.<part>.function._target_` at a function with one of these signatures, or at a class whose instances have it;
-further keys of the node are its keyword arguments. `python -m rlscale check-hook path.to.fn` tests one.
-Each must be a pure function: the same arguments give the same result, and no argument is changed.
+Each is called with one object, its inputs, to which later versions may add. Point `algo.<part>.function._target_` at a
+function that takes it, or at a class whose instances do; further keys of the node are its keyword arguments.
+`python -m rlscale check-hook path.to.fn` tests one. Each must be a pure function: the same inputs give the same
+result, and nothing in them is changed.
+
+All inputs have `columns`: what else the batch has, by the name of its field (`rlscale.data.fields`). Columns that the
+samples, the engines or your own code bring are just there. Columns that a model computes are there where
+`algo.advantage.reads` or `algo.loss.reads` names them. Reading one that is not there stops the run with a line that
+says which there are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +24,29 @@ from torch import Tensor
 from rlscale.algo.losses import PolicyLoss, SegmentSum
 
 
+@dataclass(frozen=True)
+class ScoreInputs:
+    """What a score may read: the n samples of an iteration."""
+
+    rewards: NDArray[np.float64]
+    """[n]"""
+    groups: NDArray[np.int64]
+    """[n] group id, any order, any sizes."""
+    columns: Mapping[str, NDArray[Any]]
+    """[n, ...] each: those with one value per sample."""
+
+
 class Score(Protocol):
     """From rewards to one score per sample."""
 
-    def __call__(self, rewards: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Shapes: rewards [n], groups [n] (group id, any order, any sizes) -> [n] finite."""
+    def __call__(self, inputs: ScoreInputs) -> NDArray[np.float64]:
+        """-> [n] finite."""
         ...
 
 
 @dataclass(frozen=True)
 class AdvantageInputs:
-    """What an advantage may read: all segments of an iteration, concatenated. T tokens, R rows (segments), n samples.
-
-    A column that was not computed is None; `algo.advantage.reads` asks for columns.
-    """
+    """What an advantage may read: all segments of an iteration. T tokens, R rows (segments), n samples."""
 
     scores: NDArray[np.float64]
     """[n] of each sample."""
@@ -40,14 +56,11 @@ class AdvantageInputs:
     """[R] tokens of each segment."""
     mask: NDArray[np.bool_]
     """[T] whether the token is trainable."""
-    old_logprobs: NDArray[np.float64] | None = None
-    """[T]"""
-    ref_logprobs: NDArray[np.float64] | None = None
-    """[T]"""
-    teacher_logprobs: NDArray[np.float64] | None = None
-    """[T]"""
-    values: NDArray[np.float64] | None = None
-    """[T] the critic's value read at the position that predicts the token."""
+    columns: Mapping[str, NDArray[Any]]
+    """Of tokens [T, ...], numbers 0 where the mask is False; of segments and samples [R, ...].
+
+    By models: old_logprobs, ref_logprobs, teacher_logprobs, and values, which the critic read at the position that
+    predicts the token."""
 
 
 class Advantage(Protocol):
@@ -58,45 +71,76 @@ class Advantage(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LossInputs:
+    """What a policy loss may read: T tokens of a micro-batch on this rank. T may be 0."""
+
+    logprobs: Tensor
+    """[T] by the policy, with gradient; 0 where the mask is False, as are the next two."""
+    old_logprobs: Tensor
+    """[T] by the policy before the iteration's first step."""
+    advantages: Tensor
+    """[T]"""
+    mask: Tensor
+    """[T] bool, whether the token is trainable."""
+    segment_sum: SegmentSum
+    """`segment_sum(x)` gives every token the sum of x [T] over its segment, differentiable. A segment may lie on
+    several ranks: nothing else may look at other tokens."""
+    columns: Mapping[str, Tensor]
+    """[T, ...] each, 0 where the mask is False; a segment's or sample's value stands at each of its tokens."""
+
+
 class Loss(Protocol):
     """A policy loss per token."""
 
-    def __call__(
-        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, segment_sum: SegmentSum
-    ) -> PolicyLoss:
-        """Shapes: all [T], `logprobs` with gradient; values where the mask is False are 0. T may be 0.
-
-        `segment_sum(x)` gives every token the sum of x over its segment, differentiable: a segment may lie on several
-        ranks, so that nothing else may look at other tokens.
-        """
+    def __call__(self, inputs: LossInputs) -> PolicyLoss:
+        """-> tensors [T]; what they say where the mask is False is not read."""
         ...
+
+
+@dataclass(frozen=True)
+class CorrectionInputs:
+    """What a correction may read: T tokens of a micro-batch, or of the whole iteration."""
+
+    log_ratio: Tensor
+    """[T] old - rollout log-probs, 0 where the mask is False."""
+    mask: Tensor
+    """[T] bool, whether the token is trainable and an engine generated it."""
+    segment_sum: SegmentSum
+    """See `LossInputs`."""
+    columns: Mapping[str, Tensor]
+    """As of `LossInputs`."""
 
 
 class Correction(Protocol):
     """A weight on every token's policy loss."""
 
-    def __call__(self, log_ratio: Tensor, mask: Tensor, segment_sum: SegmentSum) -> Tensor:
-        """Shapes: log_ratio [T] = old - rollout log-probs, 0 where the mask [T] is False -> [T] finite, no gradient.
-
-        `segment_sum`: see `Loss`.
-        """
+    def __call__(self, inputs: CorrectionInputs) -> Tensor:
+        """-> [T] finite, no gradient."""
         ...
+
+
+@dataclass(frozen=True)
+class ReductionInputs:
+    """What a reduction may read: the whole iteration at once, so that a denominator is that of the whole step."""
+
+    mask: NDArray[np.bool_]
+    """[T] whether the token is trainable."""
+    lengths: NDArray[np.int64]
+    """[R] tokens of each segment."""
+    sample: NDArray[np.int64]
+    """[R] number of each segment's sample."""
+    step: NDArray[np.int64]
+    """[R] optimizer step (of one epoch) that trains on the segment."""
+    max_response_tokens: int
+    """The most tokens that a response can have."""
+    columns: Mapping[str, NDArray[Any]]
+    """As of `AdvantageInputs`."""
 
 
 class Reduction(Protocol):
     """A weight on every token of a step: the step's loss is sum_t weight_t loss_t."""
 
-    def __call__(
-        self,
-        mask: NDArray[np.bool_],
-        *,
-        lengths: NDArray[np.int64],
-        sample: NDArray[np.int64],
-        step: NDArray[np.int64],
-        max_response_tokens: int,
-    ) -> NDArray[np.float64]:
-        """Shapes: mask [T]; lengths, sample, step [R] -> [T] finite, 0 where the mask is False.
-
-        The whole iteration at once, so that a denominator is that of the whole step.
-        """
+    def __call__(self, inputs: ReductionInputs) -> NDArray[np.float64]:
+        """-> [T] finite, 0 where the mask is False."""
         ...

@@ -14,6 +14,7 @@ from rlscale.config.schema.algo_config import (
     AlgoConfig,
     BaselineAdvantage,
     CustomAdvantage,
+    CustomLoss,
     GaeAdvantage,
     GspoLoss,
     KLPlacement,
@@ -83,13 +84,14 @@ class AlgoNeeds:
         """What an algorithm needs, whatever the rest of the configuration says."""
         supervised = isinstance(algo.loss, SftLoss)
         asked = algo.advantage.reads if isinstance(algo.advantage, CustomAdvantage) else []
+        by_loss = _asked_by_loss(algo)
         penalty = algo.kl.placement is KLPlacement.reward and algo.kl.coef != 0.0
         kl_in_loss = algo.kl.placement is KLPlacement.loss and algo.kl.coef != 0.0
         found = AlgoNeeds(
             supervised=supervised,
             critic=not supervised and (isinstance(algo.advantage, GaeAdvantage) or "values" in asked),
-            reference=not supervised and (penalty or kl_in_loss or "ref_logprobs" in asked),
-            teacher=not supervised and (algo.distil_coef != 0.0 or "teacher_logprobs" in asked),
+            reference=not supervised and (penalty or kl_in_loss or "ref_logprobs" in {*asked, *by_loss}),
+            teacher=not supervised and (algo.distil_coef != 0.0 or "teacher_logprobs" in {*asked, *by_loss}),
             kl_in_reward=penalty,
             kl_in_loss=kl_in_loss,
             advantage_reads_kl=isinstance(algo.advantage, ReturnsAdvantage | BaselineAdvantage | GaeAdvantage),
@@ -159,8 +161,13 @@ def _passes(algo: AlgoConfig, needs: AlgoNeeds, asked: Sequence[str]) -> Iterato
     later_steps = algo.steps_per_iteration * algo.epochs_per_iteration > 1
     if not old and not algo.correction.bypass and (later_steps or algo.old_logprobs is not OldLogprobs.auto):
         yield Pass("old_logprobs", needs.old_model, Moment.ranks)
-    if needs.kl_in_loss and not read["ref_logprobs"]:
+    if (needs.kl_in_loss or "ref_logprobs" in _asked_by_loss(algo)) and not read["ref_logprobs"]:
         yield Pass("ref_logprobs", "reference", Moment.ranks)
+
+
+def _asked_by_loss(algo: AlgoConfig) -> Sequence[str]:
+    """The columns by models that one's own loss reads besides the policy's."""
+    return algo.loss.reads if isinstance(algo.loss, CustomLoss) else ()
 
 
 def _weight_level(algo: AlgoConfig) -> Level:

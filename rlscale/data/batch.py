@@ -31,7 +31,8 @@ class Batch:
         """One row per sample, in the order of groups and samples; whole groups are divided evenly over `steps` steps.
 
         Columns: tokens, loss_mask, rollout_logprobs, versions, sample, step, group, prompt, reward, prompt_length,
-        truncated, and routed_experts where samples have them. ValueError where only some do, or of different sizes.
+        truncated, routed_experts where samples have them, and what the samples' own `columns` bring. ValueError where
+        only some samples have a column, or in sizes that do not fit; KeyError for one that `FIELDS` does not have.
         """
         samples = [sample for group in groups for sample in group.samples]
         sizes = [len(group.samples) for group in groups]
@@ -48,6 +49,10 @@ class Batch:
         values["step"] = group * steps // max(len(groups), 1)
         if (routed := _routed_experts(samples)) is not None:
             values["routed_experts"] = routed
+        for name in sorted({name for sample in samples for name in sample.columns}):
+            if name in values:
+                raise ValueError(f"samples bring the column {name!r} in `columns`, which every batch has already")
+            values[name] = _brought(name, samples)
         for name, value in values.items():
             batch = batch.with_column(name, value)
         return batch
@@ -83,10 +88,8 @@ class Batch:
     def with_column(self, name: str, values: ArrayLike) -> Batch:
         """This batch with one column added or replaced; cast to the field's type.
 
-        KeyError for a name that `FIELDS` does not have, ValueError for a wrong shape.
+        KeyError for a name that `FIELDS` does not have, ValueError for a wrong shape or values of another type.
         """
-        if name not in FIELDS:
-            raise KeyError(f"{name!r} is not a batch field; add it to rlscale.data.fields.FIELDS")
         spec = FIELDS[name]
         array = np.asarray(values, dtype=spec.dtype)
         expected = {Scope.token: (self.tokens_total,), Scope.batch: ()}.get(spec.scope, (self.rows,))
@@ -126,3 +129,25 @@ def _routed_experts(samples: Sequence[Sample]) -> NDArray[np.int16] | None:
     if len(sizes) > 1:
         raise ValueError(f"samples have routed_experts of different models: layers and top_k are {sizes}")
     return np.concatenate(routed)
+
+
+def _brought(name: str, samples: Sequence[Sample]) -> NDArray:
+    """A column that samples bring: one value per token concatenated, or one per sample."""
+    scope = FIELDS[name].scope
+    lacking = sum(name not in sample.columns for sample in samples)
+    if lacking:
+        raise ValueError(
+            f"{len(samples) - lacking} of {len(samples)} samples bring the column {name!r}: either all must, or none"
+        )
+    if scope is Scope.batch:
+        raise ValueError(f"samples bring the column {name!r}, of which the whole batch has one value")
+    columns = [np.asarray(sample.columns[name]) for sample in samples]
+    if scope is not Scope.token:
+        return np.array(columns)
+    for sample, column in zip(samples, columns, strict=True):
+        if column.shape[:1] != sample.tokens.shape:
+            raise ValueError(
+                f"a sample of prompt {sample.prompt_index} brings {name!r} of shape {column.shape} for its "
+                f"{len(sample.tokens)} tokens; a column of tokens needs a value for each, the prompt's included"
+            )
+    return np.concatenate(columns)

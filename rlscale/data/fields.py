@@ -1,11 +1,20 @@
-"""The registry of batch fields: it alone says how a column is stored, sent, sliced and filled."""
+"""The registry of batch fields: it alone says how a column is stored, sent, carried by micro-batches and filled.
+
+A field of your own is one line in a module that every process of a run imports anyway, such as that of your loss:
+
+    WEIGHT = FIELDS.register(Field("example_weight", np.float32, Scope.sample))
+
+Samples bring it as `sample.columns["example_weight"]`, hooks read it as `inputs.columns["example_weight"]`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 
 class Scope(Enum):
@@ -21,61 +30,112 @@ class Scope(Enum):
     batch = "batch"
 
 
+class Maker(Enum):
+    """Who gives a column its numbers; the value is the name in a message."""
+
+    rollout = "the rollout"
+    engine = "the engines"
+    policy = "the policy"
+    reference = "the reference"
+    teacher = "the teacher"
+    critic = "the critic"
+    preparation = "the preparation of the batch"
+    hook = "your own code"
+
+    @property
+    def is_model(self) -> bool:
+        """Whether a model of the trainer makes it, in a pass of its own."""
+        return self in (Maker.policy, Maker.reference, Maker.teacher, Maker.critic)
+
+
 @dataclass(frozen=True)
 class Field:
-    """One column of a batch.
-
-    `context_sliced`: whether context parallelism cuts it along the tokens. `fill`: the value of padding and dummies.
-    `axes`: number of axes that a token's value has itself. `of_input`: it belongs to the pass of the token through the
-    model; other token columns are of the position that predicts the token.
-    """
+    """One column of a batch."""
 
     name: str
-    dtype: np.dtype
+    dtype: DTypeLike
+    """Values are cast to it."""
     scope: Scope
-    context_sliced: bool
-    fill: float | int | bool
+    fill: float | int | bool = 0
+    """The value of padding and dummies."""
+    made_by: Maker = Maker.hook
     axes: int = 0
+    """Number of axes that a value has itself."""
     of_input: bool = False
+    """Of a token column: whether it belongs to the token's own pass through the model and not, as others do, to the
+    position that predicts the token."""
+    on_ranks: bool = True
+    """Whether micro-batches carry it, on the device; a value of a row is then repeated for each of its tokens."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))  # `float` and "float64" are one type
 
 
-def _token(name: str, dtype: type, fill: float | int | bool = 0) -> Field:
-    return Field(name, np.dtype(dtype), Scope.token, context_sliced=True, fill=fill)
+class Fields(Mapping[str, Field]):
+    """Fields by name. They are registered while modules are imported, and never change after that."""
+
+    def __init__(self, fields: Iterable[Field]) -> None:
+        self._fields: dict[str, Field] = {}
+        for field in fields:
+            self.register(field)
+
+    def register(self, field: Field) -> Field:
+        """Add a field. ValueError for a name that another one has; the same field again is fine."""
+        if not field.name.isidentifier():
+            raise ValueError(f"a batch field cannot be called {field.name!r}; use letters, digits and underscores")
+        known = self._fields.setdefault(field.name, field)
+        if repr(known) != repr(field):  # NaN is no number's equal, its own included
+            raise ValueError(f"there is another batch field {field.name!r} already ({known}); choose another name")
+        return field
+
+    def __getitem__(self, name: str) -> Field:
+        if name not in self._fields:
+            raise KeyError(
+                f"{name!r} is not a batch field in this process; register it with rlscale.data.fields.FIELDS.register "
+                "in a module that every process imports, such as that of your hook"
+            )
+        return self._fields[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
 
 
-def _row(name: str, dtype: type, scope: Scope, fill: float | int | bool = 0) -> Field:
-    return Field(name, np.dtype(dtype), scope, context_sliced=False, fill=fill)
+_TOKEN, _SEGMENT, _SAMPLE = Scope.token, Scope.segment, Scope.sample
 
-
-FIELDS: dict[str, Field] = {
-    field.name: field
-    for field in (
+FIELDS = Fields(
+    (
         # One value per token, aligned to the token itself (not to the position that predicts it).
-        Field("tokens", np.dtype(np.int32), Scope.token, context_sliced=True, fill=0, of_input=True),
-        _token("loss_mask", np.bool_, False),
-        _token("rollout_logprobs", np.float32),
-        _token("versions", np.int32, -1),
-        _token("loss_weight", np.float32),
-        _token("advantages", np.float32),
-        _token("old_logprobs", np.float32),
-        _token("ref_logprobs", np.float32),
-        _token("teacher_logprobs", np.float32),
-        _token("values", np.float32),  # by the critic before the iteration's first step
-        _token("returns", np.float32),  # what the critic's values should have been
-        _token("value_weight", np.float32),  # weight of the token in the critic's loss
-        _token("correction", np.float32),  # factor on the token's policy loss
+        Field("tokens", np.int32, _TOKEN, 0, Maker.rollout, of_input=True),
+        Field("loss_mask", np.bool_, _TOKEN, False, Maker.rollout),
+        Field("rollout_logprobs", np.float32, _TOKEN, 0, Maker.engine),
+        Field("versions", np.int32, _TOKEN, -1, Maker.engine),
         # The experts that the engine sent the token to, [tokens, layers, top_k]; -1 where it did not say.
-        Field("routed_experts", np.dtype(np.int16), Scope.token, context_sliced=True, fill=-1, axes=2, of_input=True),
-        # One value per row.
-        _row("sample", np.int64, Scope.segment, -1),  # number of the row's sample within the iteration
-        _row("step", np.int64, Scope.segment, -1),  # optimizer step (of one epoch) that trains on the row
-        _row("group", np.int64, Scope.sample, -1),  # number of the sample's group within the iteration
-        _row("prompt", np.int64, Scope.sample, -1),  # Prompt.index
-        _row("reward", np.float64, Scope.sample, float("nan")),
-        _row("prompt_length", np.int64, Scope.sample),
-        _row("truncated", np.bool_, Scope.sample, False),
-        # One value for the batch.
-        _row("version", np.int64, Scope.batch, -1),  # the trainer's weight version
+        Field("routed_experts", np.int16, _TOKEN, -1, Maker.engine, axes=2, of_input=True),
+        Field("old_logprobs", np.float32, _TOKEN, 0, Maker.policy),
+        Field("ref_logprobs", np.float32, _TOKEN, 0, Maker.reference),
+        Field("teacher_logprobs", np.float32, _TOKEN, 0, Maker.teacher),
+        Field("values", np.float32, _TOKEN, 0, Maker.critic),  # before the iteration's first step
+        Field("loss_weight", np.float32, _TOKEN, 0, Maker.preparation),
+        Field("advantages", np.float32, _TOKEN, 0, Maker.preparation),
+        Field("returns", np.float32, _TOKEN, 0, Maker.preparation),  # what the critic's values should have been
+        Field("value_weight", np.float32, _TOKEN, 0, Maker.preparation),  # weight in the critic's loss
+        Field("correction", np.float32, _TOKEN, 0, Maker.preparation),  # factor on the token's policy loss
+        # One value per row. What only the driver reads does not go to the device.
+        Field("sample", np.int64, _SEGMENT, -1, Maker.rollout, on_ranks=False),  # its number within the iteration
+        Field("step", np.int64, _SEGMENT, -1, Maker.rollout, on_ranks=False),  # optimizer step that trains on the row
+        Field("group", np.int64, _SAMPLE, -1, Maker.rollout, on_ranks=False),  # its number within the iteration
+        Field("prompt", np.int64, _SAMPLE, -1, Maker.rollout, on_ranks=False),  # Prompt.index
+        Field("reward", np.float64, _SAMPLE, float("nan"), Maker.rollout, on_ranks=False),
+        Field("prompt_length", np.int64, _SAMPLE, 0, Maker.rollout, on_ranks=False),
+        Field("truncated", np.bool_, _SAMPLE, False, Maker.rollout, on_ranks=False),
+        # One value for the batch: the trainer's weight version.
+        Field("version", np.int64, Scope.batch, -1, Maker.preparation, on_ranks=False),
     )
-}
+)
 """Every column that a batch may have, by name."""

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from rlscale.algo.protocols import AdvantageInputs, CorrectionInputs, LossInputs, ReductionInputs, ScoreInputs
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.needs import COLUMNS
@@ -19,19 +20,21 @@ from rlscale.envs.reward import Reward, build_reward, extras_of
 from rlscale.envs.score import score_of
 from rlscale.run.environment_contract import ExactScorer, check_environment
 from rlscale.run.source_contract import check_source
-from rlscale.trainer.hook_contract import CHECKS, Finding, Status, check_advantage, failed
+from rlscale.trainer.hook_contract import CHECKS, Finding, Status, check_advantage, check_loss, failed
 from rlscale.trainer.hook_contract.findings import Report, reported
 from rlscale.trainer.hooks import HookKind, build_hook
 
-PARAMETERS = {
-    "score": ("rewards", "groups"),
-    "advantage": ("inputs",),
-    "loss": ("logprobs", "old_logprobs", "advantages", "mask", "segment_sum"),
-    "correction": ("log_ratio", "mask", "segment_sum"),
-    "reduction": ("mask", "lengths", "sample", "step", "max_response_tokens"),
-    "reward": ("response", "label", "info"),
+INPUTS: dict[str, type] = {
+    "score": ScoreInputs,
+    "advantage": AdvantageInputs,
+    "loss": LossInputs,
+    "correction": CorrectionInputs,
+    "reduction": ReductionInputs,
 }
-"""The names by which the kind of a function is told; see rlscale.algo.protocols and rlscale.envs.reward."""
+"""What a hook is called with, by its kind: the annotation of its parameter tells the kind."""
+
+REWARD = ("response", "label", "info")
+"""The parameters of a reward, whose names tell that it is one."""
 
 METHODS = {
     "environment": ("reset", "step", "close"),
@@ -39,14 +42,15 @@ METHODS = {
 }
 """The methods by which the kind of a class is told that is not called; see rlscale.envs.environment and
 rlscale.data.sources."""
-KINDS = (*PARAMETERS, *METHODS)
+KINDS = (*INPUTS, "reward", *METHODS)
 
 USAGE = (
     "usage: python -m rlscale check-hook path.to.fn [kind=KIND] [argument=value ...]\n"
     "  path.to.fn  your function or class; the current folder is searched too\n"
-    f"  kind        {', '.join(KINDS)}; by default told from the names of its parameters or methods\n"
+    f"  kind        {', '.join(KINDS)}; by default told from the annotation of its inputs\n"
+    "              (`inputs: LossInputs`), from the names of a reward's parameters, or from a class's methods\n"
     "  argument    arguments of your own, as you would give them under algo.<kind>.function\n"
-    "  reads       of an advantage, as algo.advantage.reads: reads=[old_logprobs,values]; by default it is given all\n"
+    "  reads       of an advantage or a loss, as in its section: reads=[ref_logprobs]; by default it is given all\n"
     "  row         of an environment, the row of the data that episodes begin with: 'row={prompt: 2+2=, label: 4}'\n"
     "Prints one line per check and ends with 0, or with 1 where the contract is broken. See docs/hooks.md"
 )
@@ -74,7 +78,7 @@ def check_hook(arguments: Sequence[str]) -> int:
 
 
 def kind_of(target: Callable[..., Any], path: str) -> str:
-    """The kind of a function, or of a class's instances, from the names of its parameters. UserError if unclear."""
+    """The kind of a function, or of a class's instances, from its parameters. UserError if they do not tell it."""
     called: Any = target
     if inspect.isclass(target):
         for kind, methods in METHODS.items():
@@ -87,14 +91,22 @@ def kind_of(target: Callable[..., Any], path: str) -> str:
                 "environment or a prompt source (see docs/hooks.md)"
             )
     try:
-        names = set(inspect.signature(called).parameters)
+        parameters = dict(inspect.signature(called).parameters)
     except (TypeError, ValueError):
-        names = set()
-    fitting = [kind for kind, parameters in PARAMETERS.items() if names >= set(parameters)]
+        parameters = {}
+    if set(REWARD) <= set(parameters):
+        return "reward"
+    # By name: an annotation is a text where annotations are postponed.
+    annotated = [getattr(given.annotation, "__name__", str(given.annotation)) for given in parameters.values()]
+    names = {name.rpartition(".")[2] for name in annotated}
+    fitting = [kind for kind, inputs in INPUTS.items() if inputs.__name__ in names]
     if len(fitting) == 1:
         return fitting[0]
-    shown = ", ".join(sorted(names - {"self"})) or "none"
-    raise UserError(f"{path}: its parameters ({shown}) do not tell what it is; add kind={'|'.join(PARAMETERS)}")
+    shown = ", ".join(sorted(set(parameters) - {"self"})) or "none"
+    raise UserError(
+        f"{path}: its parameters ({shown}) do not tell what it is; annotate its inputs, such as `inputs: LossInputs`, "
+        f"or add kind={'|'.join(KINDS)}"
+    )
 
 
 def check_reward(reward: Reward) -> list[Finding]:
@@ -203,11 +215,12 @@ def _findings(kind: str, node: dict[str, Any]) -> list[Finding]:
         return check_environment(configured_environment(own, ExactScorer()), row)
     if kind == "source":
         return check_source(lambda: build_target(node, "source"))
-    if kind != "advantage" or "reads" not in node:
+    asking: dict[str, Callable[..., list[Finding]]] = {"advantage": check_advantage, "loss": check_loss}
+    if kind not in asking or "reads" not in node:
         return CHECKS[kind](build_hook(cast(HookKind, kind), node))
     own = dict(node)
     reads = _reads(own.pop("reads"))
-    return check_advantage(build_hook("advantage", own), reads=reads)
+    return asking[kind](build_hook(cast(HookKind, kind), own), reads=reads)
 
 
 def _reads(value: Any) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlscale.config.errors import UserError
@@ -17,23 +16,6 @@ from rlscale.config.schema.correction_config import WeightKind
 from rlscale.data.target import build_target
 
 HookKind = Literal["score", "advantage", "loss", "correction", "reduction"]
-
-
-@dataclass(frozen=True)
-class _Call:
-    """How a hook is called: the number of its positional arguments, and the names of the others."""
-
-    positional: int
-    named: tuple[str, ...] = ()
-
-
-_CALLS: dict[str, _Call] = {
-    "score": _Call(2),
-    "advantage": _Call(1),
-    "loss": _Call(5),
-    "correction": _Call(3),
-    "reduction": _Call(1, ("lengths", "sample", "step", "max_response_tokens")),
-}
 
 
 def hook_key(kind: HookKind) -> str:
@@ -84,6 +66,5 @@ def build_hook(kind: HookKind, node: Mapping[str, Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _build(kind: HookKind, node: str) -> Callable[..., Any]:
-    call = _CALLS[kind]
-    hook: Callable[..., Any] = build_target(json.loads(node), hook_key(kind), call.positional, call.named)
+    hook: Callable[..., Any] = build_target(json.loads(node), hook_key(kind), call_arguments=1)
     return hook

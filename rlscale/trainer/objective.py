@@ -18,6 +18,7 @@ from rlscale.algo import corrections, losses
 from rlscale.algo import kl as kl_terms
 from rlscale.algo.losses import PolicyLoss, SegmentSum
 from rlscale.algo.mismatch import largest
+from rlscale.algo.protocols import CorrectionInputs, LossInputs
 from rlscale.config.errors import UserError
 from rlscale.config.needs import AlgoNeeds, Moment
 from rlscale.config.schema.algo_config import (
@@ -35,6 +36,7 @@ from rlscale.config.schema.algo_config import (
 )
 from rlscale.config.schema.correction_config import WeightKind
 from rlscale.trainer.finite_loss import with_gradient_of_its_kind
+from rlscale.trainer.hook_columns import token_columns
 from rlscale.trainer.hook_results import checked_loss
 from rlscale.trainer.hooks import build_hook
 from rlscale.trainer.objective_metrics import Metrics, add_mismatch, masked_sum, policy_sums
@@ -87,6 +89,11 @@ class Objective:
         return self.needs.kl_in_loss
 
     @property
+    def reads_reference(self) -> bool:
+        """Whether the ranks compute `ref_logprobs` if the batch brings none: for a KL term, or for one's own loss."""
+        return self.needs.makes("ref_logprobs", Moment.ranks)
+
+    @property
     def needs_entropy(self) -> bool:
         """Whether `entropy` should be computed: it is a metric of every policy loss."""
         return self.needs_entropy_gradient or not self.supervised
@@ -128,7 +135,10 @@ class Objective:
             policy = losses.sft(lp)
             per_token, clamped = policy.loss, policy.clamped
         else:
-            inputs = _Inputs(lp, old, _clean(fields["advantages"], mask, lp), mask, segment_sum)
+            advantages = _clean(fields["advantages"], mask, lp)
+            reads = self.algo.loss.reads if isinstance(self.algo.loss, CustomLoss) else ()
+            columns = token_columns("loss", fields, mask, lp.dtype, reads)
+            inputs = LossInputs(lp, old, advantages, mask, segment_sum, columns)
             policy = _POLICY_LOSSES[type(self.algo.loss)](self.algo.loss, inputs)
             sums |= policy_sums(policy, lp, old)
             factor, clamped = self._correction(inputs, fields, sums)
@@ -161,7 +171,7 @@ class Objective:
         return value, clamped | also_clamped
 
     def _correction(
-        self, x: _Inputs, fields: Mapping[str, Tensor], sums: dict[str, Tensor]
+        self, x: LossInputs, fields: Mapping[str, Tensor], sums: dict[str, Tensor]
     ) -> tuple[Tensor | None, Tensor]:
         """The factor [T] on the policy loss, without gradient (None for 1), and which tokens were clamped [T].
 
@@ -175,8 +185,10 @@ class Objective:
             factor = _clean(fields["correction"], x.mask, x.logprobs)
         elif config.weight is not WeightKind.none:
             generated = x.mask & (fields["versions"] >= 0)
-            log_ratio = corrections.log_ratio(x.old, fields["rollout_logprobs"], generated)
-            result = importance_weights(config, self.needs.weight_level, log_ratio, generated, x.segment_sum)
+            log_ratio = corrections.log_ratio(x.old_logprobs, fields["rollout_logprobs"], generated)
+            columns = token_columns("correction", fields, x.mask, x.logprobs.dtype)
+            given = CorrectionInputs(log_ratio, generated, x.segment_sum, columns)
+            result = importance_weights(config, self.needs.weight_level, given)
             factor, clamped = result.weights.to(x.logprobs.dtype), result.clamped
             sums |= {"correction_mean": factor, "correction_outside": result.outside}
         if config.opsm_delta is not None:
@@ -190,54 +202,43 @@ class Objective:
         return factor, clamped
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What a policy loss may read; all [T], zero where the mask is False."""
-
-    logprobs: Tensor
-    old: Tensor
-    advantages: Tensor
-    mask: Tensor
-    segment_sum: SegmentSum
-
-
-def _clip(config: LossConfig, x: _Inputs) -> PolicyLoss:
+def _clip(config: LossConfig, x: LossInputs) -> PolicyLoss:
     assert isinstance(config, ClipLoss)
     bounds = {"eps_low": config.eps_low, "eps_high": config.eps_high}
-    return losses.clip(x.logprobs, x.old, x.advantages, **bounds, dual_clip=config.dual_clip)
+    return losses.clip(x.logprobs, x.old_logprobs, x.advantages, **bounds, dual_clip=config.dual_clip)
 
 
-def _gspo(config: LossConfig, x: _Inputs) -> PolicyLoss:
+def _gspo(config: LossConfig, x: LossInputs) -> PolicyLoss:
     assert isinstance(config, GspoLoss)
     loss = losses.gspo_token if isinstance(config, GspoTokenLoss) else losses.gspo
     bounds = {"eps_low": config.eps_low, "eps_high": config.eps_high}
-    return loss(x.logprobs, x.old, x.advantages, x.mask, x.segment_sum, **bounds)
+    return loss(x.logprobs, x.old_logprobs, x.advantages, x.mask, x.segment_sum, **bounds)
 
 
-def _cispo(config: LossConfig, x: _Inputs) -> PolicyLoss:
+def _cispo(config: LossConfig, x: LossInputs) -> PolicyLoss:
     assert isinstance(config, CispoLoss)
-    return losses.cispo(x.logprobs, x.old, x.advantages, eps_low=config.eps_low, eps_high=config.eps_high)
+    return losses.cispo(x.logprobs, x.old_logprobs, x.advantages, eps_low=config.eps_low, eps_high=config.eps_high)
 
 
-def _sapo(config: LossConfig, x: _Inputs) -> PolicyLoss:
+def _sapo(config: LossConfig, x: LossInputs) -> PolicyLoss:
     assert isinstance(config, SapoLoss)
     taus = {"tau_positive": config.tau_positive, "tau_negative": config.tau_negative}
-    return losses.sapo(x.logprobs, x.old, x.advantages, **taus)
+    return losses.sapo(x.logprobs, x.old_logprobs, x.advantages, **taus)
 
 
-def _custom(config: LossConfig, x: _Inputs) -> PolicyLoss:
+def _custom(config: LossConfig, x: LossInputs) -> PolicyLoss:
     assert isinstance(config, CustomLoss)
-    result = build_hook("loss", config.function)(x.logprobs, x.old, x.advantages, x.mask, x.segment_sum)
+    result = build_hook("loss", config.function)(x)
     policy = checked_loss(result, x.logprobs)
     policy.loss = torch.where(x.mask, policy.loss, 0.0)
     return policy
 
 
-def _sft(config: LossConfig, x: _Inputs) -> PolicyLoss:
+def _sft(config: LossConfig, x: LossInputs) -> PolicyLoss:
     return losses.sft(x.logprobs)
 
 
-_POLICY_LOSSES: dict[type[LossConfig], Callable[[LossConfig, _Inputs], PolicyLoss]] = {
+_POLICY_LOSSES: dict[type[LossConfig], Callable[[LossConfig, LossInputs], PolicyLoss]] = {
     ClipLoss: _clip,
     GspoLoss: _gspo,
     GspoTokenLoss: _gspo,

@@ -7,7 +7,6 @@ cut. What looks at single tokens and segments only is in `objective`, on the ran
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from rlscale.algo import advantages as estimators
 from rlscale.algo.critic import explained_variance
 from rlscale.algo.kl import kl
-from rlscale.algo.protocols import AdvantageInputs
+from rlscale.algo.protocols import AdvantageInputs, ReductionInputs, ScoreInputs
 from rlscale.algo.reduction import token_weights
 from rlscale.algo.scores import score
 from rlscale.algo.trajectories import Trajectories
@@ -35,6 +34,8 @@ from rlscale.config.schema.algo_config import (
     ScoreKind,
 )
 from rlscale.data.batch import Batch
+from rlscale.data.fields import FIELDS, Maker
+from rlscale.trainer.hook_columns import row_columns, sample_columns
 from rlscale.trainer.hook_results import checked_array
 from rlscale.trainer.hooks import build_hook
 from rlscale.trainer.step_corrections import StepCorrections
@@ -60,7 +61,7 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     each other.
     """
     columns = _Columns.of(batch)
-    weights = _loss_weights(columns, algo, max_response_tokens)
+    weights = _loss_weights(batch, columns, algo, max_response_tokens)
     needs = AlgoNeeds.of_algo(algo)
     if needs.supervised:
         return batch.with_column("loss_weight", weights), {}
@@ -130,13 +131,13 @@ class _Columns:
         return token_weights(kind, self.mask, **rows, max_response_tokens=max_response_tokens)
 
 
-def _loss_weights(columns: _Columns, algo: AlgoConfig, max_response_tokens: int) -> NDArray[np.float64]:
+def _loss_weights(batch: Batch, columns: _Columns, algo: AlgoConfig, max_response_tokens: int) -> NDArray[np.float64]:
     reduction = algo.reduction
     if reduction.kind is not ReductionKind.custom:
         return columns.weights(reduction.kind.value, max_response_tokens)
     hook = build_hook("reduction", reduction.function)
-    rows = {"lengths": columns.lengths, "sample": columns.sample, "step": columns.step}
-    weights = hook(columns.mask, **rows, max_response_tokens=max_response_tokens)
+    rows = (columns.lengths, columns.sample, columns.step)
+    weights = hook(ReductionInputs(columns.mask, *rows, max_response_tokens, row_columns("reduction", batch)))
     return _masked(checked_array("reduction", weights, columns.mask.shape), columns.mask)
 
 
@@ -171,7 +172,9 @@ def _scores(batch: Batch, columns: _Columns, algo: AlgoConfig) -> NDArray[np.flo
     rewards, groups = columns.of_samples(batch, "reward"), columns.of_samples(batch, "group")
     if kind is not ScoreKind.custom:
         return score(kind.value, rewards, groups)
-    return checked_array("score", build_hook("score", algo.score.function)(rewards, groups), rewards.shape)
+    of_samples = sample_columns("score", batch, lambda name: columns.of_samples(batch, name))
+    scores = build_hook("score", algo.score.function)(ScoreInputs(rewards, groups, of_samples))
+    return checked_array("score", scores, rewards.shape)
 
 
 def _penalty(batch: Batch, columns: _Columns, algo: AlgoConfig) -> tuple[NDArray[np.float64] | None, NDArray[np.bool_]]:
@@ -225,8 +228,8 @@ def _custom_advantage(
     config: CustomAdvantage, batch: Batch, columns: _Columns, scores: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """The user's advantages. A critic that they read learns the undiscounted sum of the scores that follow."""
-    read: dict[str, Any] = {name: _masked(batch.column(name), columns.mask) for name in config.reads}
-    inputs = AdvantageInputs(scores, columns.sample, columns.lengths, columns.mask, **read)
+    read = row_columns("advantage", batch, config.reads)
+    inputs = AdvantageInputs(scores, columns.sample, columns.lengths, columns.mask, read)
     result = checked_array("advantage", build_hook("advantage", config.function)(inputs), columns.mask.shape)
     if "values" not in config.reads:
         return _masked(result, columns.mask), None
@@ -235,26 +238,17 @@ def _custom_advantage(
     return _masked(result, columns.mask), estimators.returns(rho, trajectories, gamma=1.0)
 
 
-_GIVEN_BY = {
-    "rollout_logprobs": "the engines",
-    "old_logprobs": "the policy",
-    "ref_logprobs": "the reference",
-    "teacher_logprobs": "the teacher",
-    "values": "the critic",
-}
-"""Whose numbers a column holds."""
-
-
 def _refuse_not_finite(batch: Batch, mask: NDArray[np.bool_]) -> None:
-    """UserError for a trainable token of which a model gave a number that is not finite."""
-    for name, model in _GIVEN_BY.items():
-        if name not in batch:
+    """UserError for a trainable token for which a model gave a number that is not finite."""
+    for name, column in batch.columns.items():
+        maker = FIELDS[name].made_by
+        if not (maker.is_model or maker is Maker.engine):
             continue
-        read = mask & (batch.column("versions") >= 0) if name == "rollout_logprobs" else mask
-        if bad := int((~np.isfinite(batch.column(name)) & read).sum()):
+        read = mask & (batch.column("versions") >= 0) if maker is Maker.engine else mask
+        if bad := int((~np.isfinite(column[read])).sum()):
             raise UserError(
-                f"{name}: {bad} of {int(read.sum())} trainable tokens have a value by {model} that is not finite; "
-                "nothing can be computed from it, so look at that model's weights and at model.dtype"
+                f"{name}: {bad} of {int(read.sum())} trainable tokens have a value by {maker.value} that is not "
+                "finite; nothing can be computed from it, so look at that model's weights and at model.dtype"
             )
 
 

@@ -10,36 +10,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlscale.algo import corrections
-from rlscale.algo.losses import SegmentSum
+from rlscale.algo.protocols import CorrectionInputs
 from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.correction_config import CorrectionConfig, Level, WeightKind
 from rlscale.data.batch import Batch
+from rlscale.data.fields import FIELDS, Scope
+from rlscale.trainer.hook_columns import token_columns
 from rlscale.trainer.hook_results import checked_weights
 from rlscale.trainer.hooks import build_hook
 
 
 def importance_weights(
-    config: CorrectionConfig, level: Level, log_ratio: Tensor, mask: Tensor, segment_sum: SegmentSum
+    config: CorrectionConfig, level: Level, inputs: CorrectionInputs
 ) -> corrections.CorrectionResult:
-    """The weights of a configuration, the user's own included.
+    """The weights [T] of a configuration, the user's own included.
 
-    Shapes: log_ratio [T], mask [T] bool (tokens that an engine generated) -> [T]. Raises UserError when the user's are
-    no tensor of that shape or not finite.
+    Raises UserError when the user's are not a tensor of that shape, or not finite.
     """
     if config.weight is not WeightKind.custom:
         return corrections.importance_weights(
             config.weight.value,
-            log_ratio,
-            mask,
-            segment_sum,
+            inputs.log_ratio,
+            inputs.mask,
+            inputs.segment_sum,
             level=level.value,
             action=config.action.value,
             lower=config.lower,
             upper=config.upper,
         )
-    weights = checked_weights(build_hook("correction", config.function)(log_ratio, mask, segment_sum), log_ratio, mask)
-    never = torch.zeros_like(mask)
+    weights = checked_weights(build_hook("correction", config.function)(inputs), inputs.log_ratio, inputs.mask)
+    never = torch.zeros_like(inputs.mask)
     return corrections.CorrectionResult(weights, never, never)
 
 
@@ -85,7 +86,10 @@ class StepCorrections:
                 metrics["rejected_segments"] = np.unique(row_of_token[trainable & rejected]).size / rows.size
         weights, clamped = None, np.zeros(trainable.shape, bool)
         if needs.weighs_ahead:
-            result = importance_weights(algo.correction, needs.weight_level, log_ratio, generated, segment_sum)
+            fields = {name: torch.from_numpy(column) for name, column in _of_tokens(batch).items()}
+            read = token_columns("correction", fields, torch.from_numpy(trainable), torch.float64)
+            inputs = CorrectionInputs(log_ratio, generated, segment_sum, read)
+            result = importance_weights(algo.correction, needs.weight_level, inputs)
             clamped = trainable & result.clamped.numpy()
             weights = np.where(trainable, result.weights.double().numpy(), 1.0)
             if trainable.any():
@@ -94,6 +98,16 @@ class StepCorrections:
             if algo.correction.normalise:
                 weights = _normalised(weights, trainable, batch.column("step")[row_of_token])
         return cls(weights, rejected, clamped, metrics)
+
+
+def _of_tokens(batch: Batch) -> dict[str, NDArray]:
+    """The columns that micro-batches carry, [T, ...] each, in the order of the batch's tokens."""
+    columns = {name: column for name, column in batch.columns.items() if FIELDS[name].on_ranks}
+    repeated = (Scope.segment, Scope.sample)
+    return {
+        name: np.repeat(column, batch.lengths, axis=0) if FIELDS[name].scope in repeated else column
+        for name, column in columns.items()
+    }
 
 
 def _normalised(

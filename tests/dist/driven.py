@@ -156,6 +156,6 @@ def train_critic_and_export(
         iterate(trainer, spec, batch, 0)
         trainer.save(saved)
         trainer.export(folder, "critic")
-        return column(trainer, "values", spec, batch)
+        return column(trainer, Pass("values", COLUMNS["values"], Moment.batch), spec, batch)
     finally:
         trainer.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.nearest import did_you_mean, nearest
@@ -95,16 +95,27 @@ def whitening_has_something(context: CheckContext) -> Iterator[str]:
 
 
 def columns_are_known(context: CheckContext) -> Iterator[str]:
-    """What a function of one's own asks for must be something that can be computed."""
-    advantage = context.config.algo.advantage
-    if not isinstance(advantage, CustomAdvantage):
-        return
-    for name, times in Counter(advantage.reads).items():
-        if name not in COLUMNS:
-            hint = did_you_mean(nearest(name, COLUMNS)) or ";"
-            yield f"algo.advantage.reads={name}: there is no such column{hint} Available: {', '.join(COLUMNS)}"
+    """What a function of one's own asks for must be something that a model can compute."""
+    algo = context.config.algo
+    if isinstance(algo.advantage, CustomAdvantage):
+        yield from _asked("algo.advantage.reads", algo.advantage.reads, tuple(COLUMNS))
+    if isinstance(algo.loss, CustomLoss):
+        others = tuple(name for name, model in COLUMNS.items() if model != "policy")  # which it is given in any case
+        yield from _asked("algo.loss.reads", algo.loss.reads, others)
+        if "values" in algo.loss.reads and not context.needs.critic:
+            yield (
+                "algo.loss.reads=values: this algorithm has no critic; choose algo/advantage=gae, or name values in "
+                "algo.advantage.reads"
+            )
+
+
+def _asked(key: str, names: Sequence[str], known: Sequence[str]) -> Iterator[str]:
+    for name, times in Counter(names).items():
+        if name not in known:
+            hint = did_you_mean(nearest(name, known)) or ";"
+            yield f"{key}={name}: there is no such column{hint} Available: {', '.join(known)}"
         elif times > 1:
-            yield f"algo.advantage.reads={name}: is named twice"
+            yield f"{key}={name}: is named twice"
 
 
 def overlong_acts(context: CheckContext) -> Iterator[str]:

@@ -205,6 +205,8 @@ class CustomLoss(LossConfig, option="custom", schema="custom_loss_schema"):
 
     function: dict[str, Any] = field(default_factory=dict)
     """`_target_` of a rlscale.algo.protocols.Loss and its arguments."""
+    reads: list[str] = field(default_factory=list)
+    """Columns computed for it: any of ref_logprobs, teacher_logprobs, and values where there is a critic."""
 
 
 @dataclass

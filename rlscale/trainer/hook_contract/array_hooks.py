@@ -8,22 +8,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.algo.protocols import Advantage, AdvantageInputs, Reduction, Score
-from rlscale.config.needs import COLUMNS
-from rlscale.trainer.hook_contract.cases import MAX_RESPONSE_TOKENS, SEEDS, Case, cases, large, ragged
-from rlscale.trainer.hook_contract.findings import Finding, Report, Status, failed, reported
-from rlscale.trainer.hook_contract.results import Arguments, called_twice, is_a, is_column, stop_where_unreadable, timed
+from rlscale.algo.protocols import Advantage, Reduction, Score
+from rlscale.trainer.hook_contract.cases import SEEDS, Case, cases, large, ragged
+from rlscale.trainer.hook_contract.columns_read import columns_read
+from rlscale.trainer.hook_contract.findings import Finding, Report, reported
+from rlscale.trainer.hook_contract.inputs import (
+    Arguments,
+    Given,
+    advantage_arguments,
+    reduction_arguments,
+    score_arguments,
+)
+from rlscale.trainer.hook_contract.results import called_twice, is_a, is_column, stop_where_unreadable, timed
 
 
 def check_score(score: Score, seeds: Sequence[int] = SEEDS) -> list[Finding]:
     """One finding per check of a score; see `rlscale.algo.protocols.Score`."""
 
     def scored(case: Case) -> Any:
-        return report.call(case.name, score, case.rewards.copy(), case.groups.copy())
+        return report.call(case.name, score, score_arguments(case, given).inputs)
 
+    given = Given()
     with reported() as report:
         for case in (case for seed in seeds for case in cases(seed)):
-            _array(report, score, _score_arguments, case, len(case.rewards))
+            _array(report, score, lambda case: score_arguments(case, given), case, len(case.rewards))
         stop_where_unreadable(report)
         for seed in seeds:
             case, draw = ragged(seed), np.random.default_rng(seed)
@@ -45,29 +53,23 @@ def check_advantage(
 ) -> list[Finding]:
     """One finding per check of an advantage; see `rlscale.algo.protocols.Advantage`.
 
-    `reads`: the columns that it is given, as a run with algo.advantage.reads gives them, while the others are None; by
-    default all. The last finding is a note of those that it read.
+    `reads`: the columns by models that it is given, as a run with algo.advantage.reads gives them; by default all. The
+    last finding is a note of those that it read.
     """
-    touched: set[str] = set()
-    findings = _check_advantage(advantage, seeds, COLUMNS if reads is None else reads, touched)
-    returned = all(finding.check != "call" for finding in failed(findings))
-    return [*findings, _columns_read(touched, reads, returned)]
+    given = Given() if reads is None else Given(reads)
+    findings = _check_advantage(advantage, seeds, given)
+    return [*findings, columns_read("advantage", given, reads, findings)]
 
 
-def _check_advantage(
-    advantage: Advantage, seeds: Sequence[int], given: Collection[str], touched: set[str]
-) -> list[Finding]:
-    """The checks; adds the columns that the hook read to `touched`."""
-
-    def inputs(case: Case, noise: NDArray[np.float64] | float = 0.0) -> AdvantageInputs:
-        return _advantage_inputs(case, given, touched, noise)
+def _check_advantage(advantage: Advantage, seeds: Sequence[int], given: Given) -> list[Finding]:
+    """The checks."""
 
     def advantages(case: Case, noise: NDArray[np.float64] | float = 0.0) -> Any:
-        return report.call(case.name, advantage, inputs(case, noise))
+        return report.call(case.name, advantage, advantage_arguments(case, given, noise).inputs)
 
     with reported() as report:
         for case in (case for seed in seeds for case in cases(seed)):
-            _tokens_array(report, advantage, lambda case: Arguments((inputs(case),)), case)
+            _tokens_array(report, advantage, lambda case: advantage_arguments(case, given), case)
         stop_where_unreadable(report)
         for seed in seeds:
             case, draw = ragged(seed), np.random.default_rng(seed)
@@ -87,12 +89,12 @@ def check_reduction(reduction: Reduction, seeds: Sequence[int] = SEEDS) -> list[
     """One finding per check of a reduction; see `rlscale.algo.protocols.Reduction`."""
 
     def weights(case: Case) -> Any:
-        arguments = _reduction_arguments(case)
-        return report.call(case.name, reduction, *arguments.given, **arguments.named)
+        return report.call(case.name, reduction, reduction_arguments(case, given).inputs)
 
+    given = Given()
     with reported() as report:
         for case in (case for seed in seeds for case in cases(seed)):
-            result = _tokens_array(report, reduction, _reduction_arguments, case)
+            result = _tokens_array(report, reduction, lambda case: reduction_arguments(case, given), case)
             if isinstance(result, np.ndarray) and case.mask.any():
                 count = int(np.count_nonzero(result))
                 text = f"{count} of {case.tokens} are not 0 ({case.name})"
@@ -111,51 +113,6 @@ def check_reduction(reduction: Reduction, seeds: Sequence[int] = SEEDS) -> list[
         many = large()
         timed(report, f"{many.tokens} tokens", lambda: weights(many))
     return report.findings
-
-
-def _score_arguments(case: Case) -> Arguments:
-    return Arguments((case.rewards.copy(), case.groups.copy()))
-
-
-class _RecordedInputs(AdvantageInputs):
-    """Inputs that remember which columns were read of them."""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in COLUMNS:
-            vars(self).get("touched", set()).add(name)  # one that the hook made of it has none
-        return super().__getattribute__(name)
-
-
-def _advantage_inputs(
-    case: Case, given: Collection[str], touched: set[str], noise: NDArray[np.float64] | float
-) -> AdvantageInputs:
-    """The columns that are given, in arrays of their own; `noise` is added to each. Reading one adds to `touched`."""
-    columns: dict[str, Any] = {name: case.columns[name] + noise for name in given}
-    sample, lengths, mask = case.sample.copy(), case.lengths.copy(), case.mask.copy()
-    inputs = _RecordedInputs(case.rewards.copy(), sample, lengths, mask, **columns)
-    vars(inputs)["touched"] = touched
-    return inputs
-
-
-def _columns_read(touched: Collection[str], reads: Collection[str] | None, returned: bool) -> Finding:
-    """A note of the `algo.advantage.reads` that a run needs, next to those that were given.
-
-    What did not return (`returned`) may read more.
-    """
-    read = [name for name in COLUMNS if name in touched]
-    missing = [name for name in read if reads is not None and name not in reads]
-    unread = [name for name in COLUMNS if returned and reads is not None and name in reads and name not in touched]
-    found = f"it read {', '.join(read) or 'none'}"
-    found += f", of which {', '.join(missing)} {'was' if len(missing) == 1 else 'were'} None" if missing else ""
-    found += f", and not {', '.join(unread)}" if unread else ""
-    needed = f"algo.advantage.reads=[{','.join(read)}]" if read else "no algo.advantage.reads"
-    found += f"; a run needs {'' if returned else 'at least '}{needed}"
-    return Finding("columns", Status.noted, "those that it reads are named in the run's configuration", found)
-
-
-def _reduction_arguments(case: Case) -> Arguments:
-    rows: dict[str, Any] = {"lengths": case.lengths.copy(), "sample": case.sample.copy(), "step": case.step.copy()}
-    return Arguments((case.mask.copy(),), {**rows, "max_response_tokens": MAX_RESPONSE_TOKENS})
 
 
 def _array(

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
+from rlscale.data.fields import FIELDS, Field, Scope
+
 SEEDS = (0, 1, 2)
 MAX_RESPONSE_TOKENS = 32
 
@@ -30,8 +32,10 @@ class Case:
     """[R]"""
     mask: NDArray[np.bool_]
     """[T]"""
-    columns: dict[str, NDArray[np.float64]]
-    """[T] each: logprobs, old_logprobs, rollout_logprobs, ref_logprobs, teacher_logprobs, values, advantages."""
+    columns: dict[str, NDArray]
+    """[T, ...] each: logprobs, and every field that the ranks have, one's own included; a row's at each token."""
+    of_samples: dict[str, NDArray]
+    """[n, ...] each: every field that has one value per sample, rewards and groups included."""
     ordinary: bool = False
     """No corner: the numbers are such as occur in training."""
 
@@ -73,11 +77,13 @@ class Case:
     def with_samples(self, order: NDArray[np.int64]) -> Case:
         """The samples in another order, as far as rewards and groups go."""
         name = f"samples of {self.name} in another order"
-        return replace(self, name=name, rewards=self.rewards[order], groups=self.groups[order])
+        columns = {column: values[order] for column, values in self.of_samples.items()}
+        return replace(self, name=name, rewards=self.rewards[order], groups=self.groups[order], of_samples=columns)
 
     def with_groups(self, groups: NDArray[np.int64]) -> Case:
         """The same groups [n] under other ids."""
-        return replace(self, name=f"other group ids of {self.name}", groups=groups)
+        columns = {**self.of_samples, "group": groups}
+        return replace(self, name=f"other group ids of {self.name}", groups=groups, of_samples=columns)
 
     def shuffled_rows(self, draw: np.random.Generator) -> NDArray[np.int64]:
         """A random order [R] of the segments that keeps the order within each sample."""
@@ -117,15 +123,17 @@ def ragged(seed: int, *, name: str = "ragged data", spread: float = 0.3, groups:
     tokens = int(lengths.sum())
     mask = draw.random(tokens) < 0.6
     mask[np.repeat(sample, lengths) == 1] = False
+    step = draw.integers(0, 3, samples)[sample]
     return Case(
         name=f"{name}, seed {seed}",
         rewards=rewards,
         groups=group,
         sample=sample,
         lengths=lengths,
-        step=draw.integers(0, 3, samples)[sample],
+        step=step,
         mask=mask,
-        columns=_columns(draw, tokens, spread),
+        columns=_columns(draw, sample, lengths, mask, spread),
+        of_samples=_of_samples(rewards, group),
         ordinary=spread <= 1.0,
     )
 
@@ -139,15 +147,17 @@ def one_token(seed: int) -> Case:
     """A single sample of a single trainable token."""
     draw = np.random.default_rng(seed)
     zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
-    columns = _columns(draw, 1, 0.3)
-    return Case(f"one token, seed {seed}", draw.normal(size=1), one, zero, one, zero, np.ones(1, bool), columns)
+    mask = np.ones(1, bool)
+    columns, rewards = _columns(draw, zero, one, mask, 0.3), draw.normal(size=1)
+    return Case(f"one token, seed {seed}", rewards, one, zero, one, zero, mask, columns, _of_samples(rewards, one))
 
 
 def no_tokens() -> Case:
     """T = 0: what a context-parallel rank may be given."""
     none = np.zeros(0, np.int64)
-    columns = _columns(np.random.default_rng(0), 0, 0.3)
-    return Case("no tokens", np.zeros(0), none, none, none, none, np.zeros(0, bool), columns)
+    mask, rewards = np.zeros(0, bool), np.zeros(0)
+    columns = _columns(np.random.default_rng(0), none, none, mask, 0.3)
+    return Case("no tokens", rewards, none, none, none, none, mask, columns, _of_samples(rewards, none))
 
 
 def sums_over_segments(case: Case) -> Callable[[Tensor], Tensor]:
@@ -160,13 +170,22 @@ def sums_over_segments(case: Case) -> Callable[[Tensor], Tensor]:
     return segment_sum
 
 
-def _columns(draw: np.random.Generator, tokens: int, spread: float) -> dict[str, NDArray[np.float64]]:
+def _columns(
+    draw: np.random.Generator,
+    sample: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    mask: NDArray[np.bool_],
+    spread: float,
+) -> dict[str, NDArray]:
+    tokens = len(mask)
+
     def other(logprobs: NDArray[np.float64], size: float) -> NDArray[np.float64]:
         shift = draw.normal(size=tokens) if size <= 1.0 else draw.choice([-1.0, 0.0, 1.0], tokens)
         return logprobs + size * shift
 
     old = -draw.exponential(1.0, tokens)
-    return {
+    found = {
+        "loss_mask": mask,
         "old_logprobs": old,
         "logprobs": other(old, spread),
         "rollout_logprobs": other(old, spread),
@@ -175,3 +194,32 @@ def _columns(draw: np.random.Generator, tokens: int, spread: float) -> dict[str,
         "values": draw.normal(size=tokens),
         "advantages": draw.normal(size=tokens),
     }
+    again = np.random.default_rng(tokens)
+    for name, field in FIELDS.items():
+        if name in found or not field.on_ranks or field.of_input or field.scope is Scope.batch:
+            continue
+        if field.scope is Scope.token:
+            found[name] = _numbers(again, field, tokens)
+        else:
+            rows = sample if field.scope is Scope.sample else np.arange(len(lengths))
+            found[name] = np.repeat(_numbers(again, field, int(rows.max(initial=-1)) + 1)[rows], lengths, axis=0)
+    return found
+
+
+def _of_samples(rewards: NDArray[np.float64], groups: NDArray[np.int64]) -> dict[str, NDArray]:
+    draw = np.random.default_rng(len(rewards))
+    fields = {name: field for name, field in FIELDS.items() if field.scope is Scope.sample}
+    return {name: _numbers(draw, field, len(rewards)) for name, field in fields.items()} | {
+        "reward": rewards,
+        "group": groups,
+    }
+
+
+def _numbers(draw: np.random.Generator, field: Field, count: int) -> NDArray:
+    """Random values of a field, [count] and its own axes."""
+    shape = (count, *[2] * field.axes)
+    kind = np.dtype(field.dtype).kind
+    if kind == "f":
+        return draw.normal(size=shape)
+    whole = draw.integers(0, 9, shape)
+    return whole > 4 if kind == "b" else whole

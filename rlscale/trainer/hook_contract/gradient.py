@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from rlscale.algo.protocols import LossInputs
 from rlscale.trainer.hook_contract.cases import Case
 from rlscale.trainer.hook_contract.findings import Report, Status
 
@@ -21,16 +23,16 @@ _KINKS = 0.1
 def check_gradient(
     report: Report,
     loss: Callable[..., Tensor],
-    arguments: Callable[[Case, torch.dtype], tuple[Any, ...]],
+    inputs: Callable[[Case, torch.dtype], LossInputs],
     case: Case,
 ) -> None:
     """Gradient of a weighted sum of the tokens' losses; on ordinary cases also against finite differences.
 
-    `loss` takes what `arguments` gives, the first being the log-probs, and returns [T].
+    `loss` takes what `inputs` gives, and returns [T].
     """
     for dtype in (torch.float32, torch.float64):
         where = f"{case.name}, {str(dtype).removeprefix('torch.')}"
-        gradient = report.call(f"backward, {where}", _gradient, loss, arguments(case, dtype))
+        gradient = report.call(f"backward, {where}", _gradient, loss, inputs(case, dtype))
         if gradient is None:
             report.add("gradient", "a gradient for the log-probs", False, f"none ({where})")
             return
@@ -41,7 +43,7 @@ def check_gradient(
         bad = int((~gradient.isfinite()).sum())
         report.add("finite gradient", "finite numbers", bad == 0, f"{bad} are not ({where})" if bad else "all are")
         if case.ordinary and dtype is torch.float64:
-            _check_differences(report, loss, arguments(case, dtype), case, gradient)
+            _check_differences(report, loss, inputs(case, dtype), case, gradient)
 
 
 def _weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -49,9 +51,9 @@ def _weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(mask, torch.linspace(0.5, 1.5, len(mask), dtype=dtype), 0.0)
 
 
-def _gradient(loss: Callable[..., Tensor], arguments: tuple[Any, ...]) -> Tensor | None:
-    logprobs, _, _, mask, _ = arguments
-    total = (_weights(mask, logprobs.dtype) * loss(*arguments)).sum()
+def _gradient(loss: Callable[..., Tensor], inputs: LossInputs) -> Tensor | None:
+    logprobs = inputs.logprobs
+    total = (_weights(inputs.mask, logprobs.dtype) * loss(inputs)).sum()
     if not total.requires_grad:
         return None
     (gradient,) = torch.autograd.grad(total, logprobs, allow_unused=True)
@@ -59,16 +61,16 @@ def _gradient(loss: Callable[..., Tensor], arguments: tuple[Any, ...]) -> Tensor
 
 
 def _check_differences(
-    report: Report, loss: Callable[..., Tensor], arguments: tuple[Any, ...], case: Case, gradient: Tensor
+    report: Report, loss: Callable[..., Tensor], inputs: LossInputs, case: Case, gradient: Tensor
 ) -> None:
     """Central differences in float64; what the loss detaches on purpose is held constant in them."""
-    mask = arguments[3]
+    mask = inputs.mask
     trained = mask.nonzero().flatten().tolist()
-    slopes = _slopes(report, loss, arguments, case, without_grad=True)
+    slopes = _slopes(report, loss, inputs, case, without_grad=True)
     off = _distance(gradient, slopes)[mask]
     if not bool((off <= _TOLERANCE).all()):
         # Inside an autograd.Function of the loss's own, too, gradients are off, and there nothing is cut off.
-        slopes = _slopes(report, loss, arguments, case, without_grad=False)
+        slopes = _slopes(report, loss, inputs, case, without_grad=False)
         off = torch.minimum(off, _distance(gradient, slopes)[mask])
     wrong = (~(off <= _TOLERANCE)).nonzero().flatten()
     expected = f"the gradient of the values to {_TOLERANCE:g}, what is detached held constant"
@@ -88,18 +90,17 @@ def _distance(gradient: Tensor, slopes: Tensor) -> Tensor:
 
 
 def _slopes(
-    report: Report, loss: Callable[..., Tensor], arguments: tuple[Any, ...], case: Case, *, without_grad: bool
+    report: Report, loss: Callable[..., Tensor], inputs: LossInputs, case: Case, *, without_grad: bool
 ) -> Tensor:
     """Central differences [T] of the weighted sum, 0 where the mask is False; `without_grad`: see `_Detached`."""
-    logprobs, *others = arguments
-    logprobs, mask = logprobs.detach(), others[2]
+    logprobs, mask = inputs.logprobs.detach(), inputs.mask
     weights = _weights(mask, torch.float64)
     frozen = _Detached(without_grad=without_grad)
 
     def total(at: Tensor) -> float:
         at = at.clone().requires_grad_().clone()
         with frozen.replayed():
-            per_token = loss(at, *others)
+            per_token = loss(replace(inputs, logprobs=at))
         return float((weights * per_token).sum().detach())
 
     report.call(f"finite differences, {case.name}", total, logprobs)

@@ -1,54 +1,35 @@
-"""What every hook must do: return, leave its arguments alone, give the same again, in the right shape and type."""
+"""What every hook must do: return, leave its inputs alone, give the same again, in the right shape and type."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from rlscale.algo.losses import PolicyLoss
-from rlscale.algo.protocols import AdvantageInputs
 from rlscale.trainer.hook_contract.findings import Report, Status
+from rlscale.trainer.hook_contract.inputs import Arguments
 
 SLOW_S = 1.0
 """A call on `cases.large` should not take longer."""
 
 
-@dataclass
-class Arguments:
-    """Arguments for one call of a hook, made for that call alone."""
-
-    given: tuple[Any, ...]
-    named: dict[str, Any] = field(default_factory=dict)
-
-    def arrays(self) -> list[tuple[str, Any]]:
-        """Name and value of every array and tensor."""
-        found = []
-        for name, value in [*((f"argument {n}", v) for n, v in enumerate(self.given, 1)), *self.named.items()]:
-            if isinstance(value, AdvantageInputs):
-                # Not by getattr: inputs may remember what the hook reads.
-                found += [(f"inputs.{part.name}", vars(value)[part.name]) for part in fields(value)]
-            elif isinstance(value, Tensor | np.ndarray):
-                found.append((name, value))
-        return found
-
-
 def called_twice(report: Report, hook: Callable[..., Any], make: Callable[[], Arguments], where: str) -> Any:
-    """The hook's result; also whether a second call gives the same, and whether it left its arguments as they were."""
+    """The hook's result; also whether a second call gives the same, and whether it left its inputs as they were."""
     arguments, untouched, others = make(), make(), make()
-    result = report.call(where, hook, *arguments.given, **arguments.named)
+    result = report.call(where, hook, arguments.inputs)
     pairs = zip(arguments.arrays(), untouched.arrays(), strict=True)
     changed = [name for (name, now), (_, before) in pairs if not identical(now, before)]
     text = f"{', '.join(changed)} changed ({where})" if changed else "they do"
-    report.add("arguments", "arguments stay as they were", not changed, text)
-    again = report.call(where, hook, *others.given, **others.named)
+    report.add("arguments", "its inputs stay as they were", not changed, text)
+    again = report.call(where, hook, others.inputs)
     same = identical(result, again)
     text = "they do" if same else f"a second call gave other ones ({where})"
-    report.add("deterministic", "the same arguments give the same numbers", same, text)
+    report.add("deterministic", "the same inputs give the same numbers", same, text)
     return result
 
 

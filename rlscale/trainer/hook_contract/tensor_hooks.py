@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlscale.algo.losses import PolicyLoss
+from rlscale.algo.losses import PolicyLoss, SegmentSum
 from rlscale.algo.protocols import Correction, Loss
 from rlscale.trainer.hook_contract.cases import SEEDS, Case, cases, large, no_tokens, ragged, sums_over_segments
+from rlscale.trainer.hook_contract.columns_read import columns_read
 from rlscale.trainer.hook_contract.findings import Finding, Report, reported
 from rlscale.trainer.hook_contract.gradient import check_gradient
+from rlscale.trainer.hook_contract.inputs import Arguments, Given, correction_arguments, loss_arguments
 from rlscale.trainer.hook_contract.results import (
-    Arguments,
     called_twice,
     is_a,
     is_column,
@@ -25,34 +26,45 @@ from rlscale.trainer.hook_contract.results import (
     timed,
 )
 
-MakeArguments = Callable[[Case, torch.dtype], tuple[Any, ...]]
-"""The positional arguments of a hook, the last of them `segment_sum`."""
+MakeArguments = Callable[[Case, Given, torch.dtype, SegmentSum | None], Arguments]
+"""Makes the inputs of a hook; without a `segment_sum` it is that of the case."""
 
 _FLOATS = (torch.float32, torch.float64)
 
 
-def check_loss(loss: Loss, seeds: Sequence[int] = SEEDS) -> list[Finding]:
-    """One finding per check of a policy loss; see `rlscale.algo.protocols.Loss`."""
+def check_loss(loss: Loss, seeds: Sequence[int] = SEEDS, *, reads: Collection[str] | None = None) -> list[Finding]:
+    """One finding per check of a policy loss; see `rlscale.algo.protocols.Loss`.
 
-    def per_token(*arguments: Any) -> Tensor:
-        return loss(*arguments).loss
+    `reads`: the columns by models that it is given, as a run with algo.loss.reads gives them; by default all. The last
+    finding is a note of those that it read.
+    """
+    given = Given() if reads is None else Given(reads)
+    findings = _check_loss(loss, seeds, given)
+    return [*findings, columns_read("loss", given, reads, findings)]
+
+
+def _check_loss(loss: Loss, seeds: Sequence[int], given: Given) -> list[Finding]:
+    """The checks."""
+
+    def per_token(inputs: Any) -> Tensor:
+        return loss(inputs).loss
 
     def forward_and_backward() -> None:
-        arguments = loss_arguments(many, torch.float32)
-        total = per_token(*arguments).sum()
+        inputs = loss_arguments(many, given, torch.float32).inputs
+        total = per_token(inputs).sum()
         if total.requires_grad:
-            torch.autograd.grad(total, arguments[0], allow_unused=True)
+            torch.autograd.grad(total, inputs.logprobs, allow_unused=True)
 
     with reported() as report:
         everything = [*(case for seed in seeds for case in cases(seed)), no_tokens()]
         for case in everything:
             for dtype in _FLOATS:
-                _policy_loss(report, loss, case, dtype)
+                _policy_loss(report, loss, case, given, dtype)
         stop_where_unreadable(report)
         for seed in seeds:
-            _check_locality(report, per_token, loss_arguments, ragged(seed), seed)
+            _check_locality(report, per_token, loss_arguments, given, ragged(seed), seed)
         for case in everything:
-            check_gradient(report, per_token, loss_arguments, case)
+            check_gradient(report, per_token, lambda case, dtype: loss_arguments(case, given, dtype).inputs, case)
         many = large()
         timed(report, f"{many.tokens} tokens, forward and backward", forward_and_backward)
     return report.findings
@@ -60,35 +72,23 @@ def check_loss(loss: Loss, seeds: Sequence[int] = SEEDS) -> list[Finding]:
 
 def check_correction(correction: Correction, seeds: Sequence[int] = SEEDS) -> list[Finding]:
     """One finding per check of a correction; see `rlscale.algo.protocols.Correction`."""
+    given = Given()
     with reported() as report:
         for case in [*(case for seed in seeds for case in cases(seed)), no_tokens()]:
             for dtype in _FLOATS:
-                _weights(report, correction, case, dtype)
+                _weights(report, correction, case, given, dtype)
         stop_where_unreadable(report)
         for seed in seeds:
-            _check_locality(report, correction, correction_arguments, ragged(seed), seed)
+            _check_locality(report, correction, correction_arguments, given, ragged(seed), seed)
         many = large()
-        timed(report, f"{many.tokens} tokens", lambda: correction(*correction_arguments(many, torch.float32)))
+        inputs = correction_arguments(many, given, torch.float32).inputs
+        timed(report, f"{many.tokens} tokens", lambda: correction(inputs))
     return report.findings
 
 
-def loss_arguments(case: Case, dtype: torch.dtype) -> tuple[Any, ...]:
-    """As the objective calls a loss: log-probs that are the result of something, and 0 where the mask is False."""
-    mask = torch.from_numpy(case.mask.copy())
-    names = ("logprobs", "old_logprobs", "advantages")
-    logprobs, old, advantages = (torch.where(mask, torch.from_numpy(case.columns[n]), 0.0).to(dtype) for n in names)
-    return logprobs.requires_grad_().clone(), old, advantages, mask, sums_over_segments(case)
-
-
-def correction_arguments(case: Case, dtype: torch.dtype) -> tuple[Any, ...]:
-    """As the objective calls a correction."""
-    log_ratio = np.where(case.mask, case.columns["old_logprobs"] - case.columns["rollout_logprobs"], 0.0)
-    return torch.from_numpy(log_ratio).to(dtype), torch.from_numpy(case.mask.copy()), sums_over_segments(case)
-
-
-def _policy_loss(report: Report, loss: Loss, case: Case, dtype: torch.dtype) -> None:
+def _policy_loss(report: Report, loss: Loss, case: Case, given: Given, dtype: torch.dtype) -> None:
     where = f"{case.name}, {short(dtype)}"
-    result = called_twice(report, loss, lambda: Arguments(loss_arguments(case, dtype)), where)
+    result = called_twice(report, loss, lambda: loss_arguments(case, given, dtype), where)
     if not is_a(report, result, PolicyLoss, where):
         return
     dtypes = {"loss": dtype, "ratio": dtype, "clipped_low": torch.bool, "clipped_high": torch.bool}
@@ -104,9 +104,9 @@ def _policy_loss(report: Report, loss: Loss, case: Case, dtype: torch.dtype) -> 
         report.add("metrics", "no gradient but that of `loss`", free, text)
 
 
-def _weights(report: Report, correction: Correction, case: Case, dtype: torch.dtype) -> None:
+def _weights(report: Report, correction: Correction, case: Case, given: Given, dtype: torch.dtype) -> None:
     where = f"{case.name}, {short(dtype)}"
-    result = called_twice(report, correction, lambda: Arguments(correction_arguments(case, dtype)), where)
+    result = called_twice(report, correction, lambda: correction_arguments(case, given, dtype), where)
     if is_a(report, result, Tensor, where) and is_column(report, result, case.tokens, dtype, where):
         free = not result.requires_grad
         text = f"requires_grad={result.requires_grad}{'' if free else f' ({where})'}"
@@ -114,11 +114,11 @@ def _weights(report: Report, correction: Correction, case: Case, dtype: torch.dt
 
 
 def _check_locality(
-    report: Report, hook: Callable[..., Tensor], arguments: MakeArguments, case: Case, seed: int
+    report: Report, hook: Callable[..., Tensor], arguments: MakeArguments, given: Given, case: Case, seed: int
 ) -> None:
     """Whether a token's value depends on its own segment only, and on other tokens through `segment_sum` only."""
     draw = np.random.default_rng(seed)
-    *given, segment_sum = arguments(case, torch.float64)
+    segment_sum = sums_over_segments(case)
     calls: list[tuple[Tensor, Tensor]] = []
 
     def recorded(x: Tensor) -> Tensor:
@@ -127,9 +127,9 @@ def _check_locality(
         return total
 
     def values(of: Case) -> Tensor:
-        return report.call(of.name, hook, *arguments(of, torch.float64)).detach()
+        return report.call(of.name, hook, arguments(of, given, torch.float64, None).inputs).detach()
 
-    whole = report.call(case.name, hook, *given, recorded).detach()
+    whole = report.call(case.name, hook, arguments(case, given, torch.float64, recorded).inputs).detach()
     rows = draw.permutation(len(case.lengths))
     for half in (rows[::2], rows[1::2]):
         few, place = case.rows(half)
@@ -138,14 +138,18 @@ def _check_locality(
     expected = "without masked tokens the others have the same values"
     report.same("masked tokens", expected, values(case.part(case.mask)), whole[case.mask], case.name)
     share = draw.random(case.tokens) < 0.5
+
+    def of_share(part: Case, sums: SegmentSum) -> Arguments:
+        return arguments(part, given, torch.float64, sums)
+
     for keep in (share, ~share):
-        _check_share(report, hook, arguments, case, keep, whole, calls)
+        _check_share(report, hook, of_share, case, keep, whole, calls)
 
 
 def _check_share(
     report: Report,
     hook: Callable[..., Tensor],
-    arguments: MakeArguments,
+    arguments: Callable[[Case, SegmentSum], Arguments],
     case: Case,
     keep: NDArray[np.bool_],
     whole: Tensor,
@@ -168,8 +172,7 @@ def _check_share(
         return came_out[keep]
 
     part = case.part(keep)
-    *given, _ = arguments(part, torch.float64)
-    got = report.call(part.name, hook, *given, replayed).detach()
+    got = report.call(part.name, hook, arguments(part, replayed).inputs).detach()
     if number == len(calls):
         report.same(check, expected, got, whole[keep], case.name)
     else:

@@ -93,7 +93,7 @@ class MegatronTrainer:
         if policy:
             if (force_old or self._objective.needs_old) and "old_logprobs" not in part.batch:
                 metrics |= self._compute(everything, "old_logprobs", self._objective.needs.old_model, version)
-            if self._objective.needs_reference and "ref_logprobs" not in part.batch:
+            if self._objective.reads_reference and "ref_logprobs" not in part.batch:
                 metrics |= self._compute(everything, "ref_logprobs", "reference", version)
             if self._objective.needs.old_model == "behaviour":
                 metrics["old_version_missing"] = self._roster.kept().missing

@@ -91,7 +91,7 @@ def test_a_reward_that_raises_fails_its_sample_and_stops_the_run_past_the_rate(s
 
 
 LOSS = """
-def loss(logprobs, old_logprobs, advantages, mask, segment_sum):
+def loss(inputs):
     return {}['weight of the step']
 """
 SOURCE = """

@@ -102,6 +102,14 @@ CORRECTION = "algo.correction"
             ["algo/advantage=custom", f"algo.advantage.function{TARGET}", "algo.advantage.reads=[values,values]"],
             "algo.advantage.reads=values: is named twice",
         ),
+        (
+            ["algo/loss=custom", f"algo.loss.function{TARGET}", "algo.loss.reads=[old_logprobs]"],
+            "algo.loss.reads=old_logprobs: there is no such column",
+        ),
+        (
+            ["algo/loss=custom", f"algo.loss.function{TARGET}", "algo.loss.reads=[values]"],
+            "algo.loss.reads=values: this algorithm has no critic; choose algo/advantage=gae",
+        ),
         # old log-probs
         (
             ["algo.old_logprobs=behaviour"],

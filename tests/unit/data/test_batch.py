@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Scope
+from rlscale.data.fields import FIELDS
 from rlscale.data.sample import Group, Prompt, Sample
 
 
@@ -72,7 +72,6 @@ def test_whole_groups_are_divided_evenly_over_steps() -> None:
 def test_every_column_of_a_batch_has_the_type_of_the_registry(batch: Batch) -> None:
     for name, values in batch.columns.items():
         assert values.dtype == FIELDS[name].dtype
-    assert all(field.context_sliced == (field.scope is Scope.token) for field in FIELDS.values())
 
 
 def routed_group(index: int, prompt: list[int], responses: list[list[int]], layers: int = 2) -> Group:

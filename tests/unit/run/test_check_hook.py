@@ -12,7 +12,7 @@ import pytest
 from rlscale.cli import main
 from rlscale.config.errors import UserError
 from rlscale.data.target import resolve_target
-from rlscale.run.check_hook import PARAMETERS, check_hook, check_reward, kind_of
+from rlscale.run.check_hook import KINDS, check_hook, check_reward, kind_of
 from rlscale.trainer.hook_contract import Status, failed
 
 DOCS = (Path(__file__).parents[3] / "docs" / "hooks.md").read_text(encoding="utf-8")
@@ -29,14 +29,17 @@ EXAMPLES = {
 BROKEN = """
 import numpy as np
 
-def nans(rewards, groups):
-    return rewards * np.nan
+from rlscale.algo import protocols
+from rlscale.algo.protocols import ScoreInputs
+
+def nans(inputs: ScoreInputs):
+    return inputs.rewards * np.nan
 
 def other_names(a, b):
     return a
 
-def needs_scale(rewards, groups, scale):
-    return rewards * scale
+def needs_scale(inputs: "protocols.ScoreInputs", scale):
+    return inputs.rewards * scale
 
 def named(text, label, info):
     return 1.0
@@ -53,7 +56,7 @@ async def waits(response, label, info, tokens, prompt):
 async def waits_for_text(response, label, info):
     return "good"
 
-def leaves(rewards, groups):
+def leaves(inputs: ScoreInputs):
     raise SystemExit("no more")
 
 def leaves_too(response, label, info):
@@ -93,7 +96,7 @@ def test_examples_of_the_docs_keep_the_contract(kind: str, folder: Path, capsys:
     code, out, err = run(f"my_hooks.{EXAMPLES[kind]}", capsys=capsys)
     assert (code, out[0], err) == (0, f"my_hooks.{EXAMPLES[kind]} as {kind}:", [])
     assert out[-1].endswith(" checks, 0 failed, 0 with a warning")
-    assert all(line.startswith("pass") for line in out[1 : -2 if kind == "advantage" else -1])
+    assert all(line.startswith("pass") for line in out[1 : -2 if kind in ("advantage", "loss") else -1])
 
 
 def test_the_rewards_of_the_docs_keep_the_contract(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +126,7 @@ def test_the_test_of_the_docs_passes(folder: Path) -> None:
 
 
 def test_every_kind_has_an_example() -> None:
-    assert set(EXAMPLES) == set(PARAMETERS)
+    assert set(EXAMPLES) == set(KINDS)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -174,8 +177,8 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
         ),
         (
             ["my_broken.other_names"],
-            "error: my_broken.other_names: its parameters (a, b) do not tell what it is; "
-            "add kind=score|advantage|loss|correction|reduction|reward",
+            "error: my_broken.other_names: its parameters (a, b) do not tell what it is; annotate its inputs, such as "
+            "`inputs: LossInputs`, or add kind=score|advantage|loss|correction|reduction|reward",
         ),
         (["my_broken.nans", "kind=scor"], "error: kind=scor: no such kind; did you mean score?"),
         (
@@ -229,8 +232,8 @@ def test_a_reward_that_changes_info_or_its_mind_is_found() -> None:
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("rlscale.algo.scores.group_mean", "score"),
-        ("rlscale.algo.losses.gspo", "loss"),
+        ("rlscale.algo.protocols.Score", "score"),
+        ("rlscale.algo.protocols.Loss", "loss"),
         ("rlscale.envs.rewards.exact.ExactAnswer", "reward"),
         ("rlscale.algo.protocols.Reduction", "reduction"),
         ("rlscale.algo.protocols.Advantage", "advantage"),
@@ -242,8 +245,8 @@ def test_the_kind_is_told_from_the_parameters(path: str, kind: str) -> None:
 
 
 def test_a_kind_that_cannot_be_called_so_is_an_error(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"algo\.loss\.function: my_broken\.nans cannot be called like this"):
-        check_hook(["my_broken.nans", "kind=loss"])
+    with pytest.raises(UserError, match=r"algo\.loss\.function: my_broken\.named cannot be called like this"):
+        check_hook(["my_broken.named", "kind=loss"])
 
 
 def test_it_runs_as_a_process_in_the_users_folder(folder: Path) -> None:
@@ -271,9 +274,10 @@ def test_an_advantage_that_reads_more_than_a_run_gives_it_is_found(
 ) -> None:
     code, out, _ = run("my_hooks.surprising_tokens", "reads=[]", capsys=capsys)
     assert (code, out[1][:11]) == (1, "fail  call ")
-    assert "TypeError" in out[1]
+    assert "ask for it with algo.advantage.reads=[old_logprobs]" in out[1]
     assert out[-2].endswith(
-        "it read old_logprobs, of which old_logprobs was None; a run needs at least algo.advantage.reads=[old_logprobs]"
+        "it read old_logprobs, of which old_logprobs was not given; "
+        "a run needs at least algo.advantage.reads=[old_logprobs]"
     )
 
 

@@ -139,7 +139,7 @@ def test_a_source_of_the_user_that_raises_is_named_with_file_and_line(
 
 def test_a_hook_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by the installed script, whose search path does not begin with the current folder."""
-    (tmp_path / "hook_of_this_folder.py").write_text("def fn(rewards, groups):\n    return rewards\n")
+    (tmp_path / "hook_of_this_folder.py").write_text("def fn(inputs):\n    return inputs.rewards\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     hook = ["algo/score=custom", "algo.score.function._target_=hook_of_this_folder.fn"]

@@ -13,7 +13,7 @@ import torch
 
 from rlscale.algo import advantages, corrections, losses, reduction, scores
 from rlscale.algo.losses import PolicyLoss
-from rlscale.algo.protocols import AdvantageInputs
+from rlscale.algo.protocols import AdvantageInputs, LossInputs
 from rlscale.algo.trajectories import Trajectories
 from rlscale.trainer.hook_contract import (
     CHECKS,
@@ -30,18 +30,28 @@ NARROW = {"eps_low": 3e-4, "eps_high": 4e-4}
 
 
 def per_token(loss: Callable[..., PolicyLoss], **options: Any) -> Callable[..., PolicyLoss]:
-    """A shipped loss that reads no other tokens, with the arguments of a hook."""
-    return lambda logprobs, old, advantages, mask, segment_sum: loss(logprobs, old, advantages, **options)
+    """A shipped loss that reads no other tokens, as a hook."""
+    return lambda x: loss(x.logprobs, x.old_logprobs, x.advantages, **options)
+
+
+def per_segment(loss: Callable[..., PolicyLoss]) -> Callable[..., PolicyLoss]:
+    """A shipped loss that reads the other tokens of a segment."""
+    return taking(functools.partial(loss, **NARROW))
+
+
+def taking(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook of one object from a function of its values, in their order and without the columns."""
+    return lambda x: hook(*(getattr(x, part.name) for part in dataclasses.fields(x) if part.name != "columns"))
 
 
 LOSSES = {
     "clip": per_token(losses.clip, eps_low=0.2, eps_high=0.28),
     "dual_clip": per_token(losses.clip, eps_low=0.2, eps_high=0.2, dual_clip=3.0),
-    "gspo": functools.partial(losses.gspo, **NARROW),
-    "gspo_token": functools.partial(losses.gspo_token, **NARROW),
+    "gspo": per_segment(losses.gspo),
+    "gspo_token": per_segment(losses.gspo_token),
     "cispo": per_token(losses.cispo, eps_low=1.0, eps_high=4.0),
     "sapo": per_token(losses.sapo, tau_positive=1.0, tau_negative=1.05),
-    "sft": lambda logprobs, *_: losses.sft(logprobs),
+    "sft": lambda x: losses.sft(x.logprobs),
 }
 
 
@@ -52,18 +62,23 @@ def test_shipped_losses_keep_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize("kind", scores.KINDS)
 def test_shipped_scores_keep_the_contract(kind: str) -> None:
-    assert not failed(check_score(functools.partial(scores.score, kind)))
+    assert not failed(check_score(taking(functools.partial(scores.score, kind))))
 
 
 @pytest.mark.parametrize("kind", reduction.KINDS)
 def test_shipped_reductions_keep_the_contract(kind: str) -> None:
-    assert not failed(check_reduction(functools.partial(reduction.token_weights, kind)))
+    def weights(mask: Any, lengths: Any, sample: Any, step: Any, most: int) -> Any:
+        rows = {"lengths": lengths, "sample": sample, "step": step}
+        return reduction.token_weights(kind, mask, **rows, max_response_tokens=most)
+
+    assert not failed(check_reduction(taking(weights)))
 
 
 @pytest.mark.parametrize("kind", corrections.KINDS)
 @pytest.mark.parametrize("level", corrections.LEVELS)
 def test_shipped_corrections_keep_the_contract(kind: str, level: str) -> None:
-    assert not failed(check_correction(lambda *x: corrections.importance_weights(kind, *x, level=level).weights))
+    weights = taking(lambda *x: corrections.importance_weights(kind, *x, level=level).weights)
+    assert not failed(check_correction(weights))
 
 
 def broadcast(x: AdvantageInputs) -> np.ndarray:
@@ -72,12 +87,13 @@ def broadcast(x: AdvantageInputs) -> np.ndarray:
 
 def gae(x: AdvantageInputs, lam: float = 0.95) -> np.ndarray:
     trajectories = Trajectories.of(x.sample, x.lengths, x.mask)
-    rho = advantages.reward_tokens(x.scores, x.old_logprobs - x.ref_logprobs, 0.01, trajectories)
-    return advantages.gae(rho, x.values, trajectories, gamma=0.99, lam=lam)[0]
+    rho = advantages.reward_tokens(x.scores, x.columns["old_logprobs"] - x.columns["ref_logprobs"], 0.01, trajectories)
+    return advantages.gae(rho, x.columns["values"], trajectories, gamma=0.99, lam=lam)[0]
 
 
 def distilled_and_whitened(x: AdvantageInputs) -> np.ndarray:
-    return advantages.whiten(advantages.distil(broadcast(x), x.old_logprobs, x.teacher_logprobs, x.mask, 0.5), x.mask)
+    old, teacher = x.columns["old_logprobs"], x.columns["teacher_logprobs"]
+    return advantages.whiten(advantages.distil(broadcast(x), old, teacher, x.mask, 0.5), x.mask)
 
 
 @pytest.mark.parametrize("advantage", [broadcast, gae, distilled_and_whitened])
@@ -152,30 +168,30 @@ BROKEN_LOSSES: dict[str, list[Callable[..., Any]]] = {
     ("check", "loss"), [(check, loss) for check, broken in BROKEN_LOSSES.items() for loss in broken]
 )
 def test_a_broken_loss_fails_the_check_that_is_for_it(check: str, loss: Callable[..., Any]) -> None:
-    assert check in [finding.check for finding in failed(check_loss(loss))]
+    assert check in [finding.check for finding in failed(check_loss(taking(loss)))]
 
 
 def test_every_check_of_a_loss_has_a_mistake_that_it_finds() -> None:
     checks = [finding.check for finding in check_loss(LOSSES["clip"])]
-    assert set(checks) == {*BROKEN_LOSSES, "speed"}
+    assert set(checks) == {*BROKEN_LOSSES, "speed", "columns"}
 
 
 def test_only_the_check_that_is_for_it_fails() -> None:
-    (finding,) = failed(check_loss(BROKEN_LOSSES["finite differences"][0]))
+    (finding,) = failed(check_loss(taking(BROKEN_LOSSES["finite differences"][0])))
     assert finding.check == "finite differences"
-    (finding,) = failed(check_loss(BROKEN_LOSSES["metrics"][0]))
+    (finding,) = failed(check_loss(taking(BROKEN_LOSSES["metrics"][0])))
     assert finding.found.startswith("ratio has one")
 
 
 def test_a_function_with_a_backward_of_its_own_and_a_block_without_gradient_are_fine() -> None:
-    assert not failed(check_loss(lambda lp, old, a, m, s: policy_loss(RightBackward.apply(lp))))
+    assert not failed(check_loss(lambda x: policy_loss(RightBackward.apply(x.logprobs))))
 
     def without_grad(lp, old, a, m, s) -> PolicyLoss:
         with torch.no_grad():
             weight = (lp - old).clamp(-1, 1).exp()
         return policy_loss(-weight * a * lp)
 
-    assert not failed(check_loss(without_grad))
+    assert not failed(check_loss(taking(without_grad)))
 
 
 def test_a_kink_at_few_tokens_is_a_warning() -> None:
@@ -184,14 +200,14 @@ def test_a_kink_at_few_tokens_is_a_warning() -> None:
         corner = (lp - lp.detach() - 5e-4).relu()
         return policy_loss(torch.where(a.abs() > 1.8, corner, -lp * a))
 
-    findings = {finding.check: finding for finding in check_loss(kinked)}
+    findings = {finding.check: finding for finding in check_loss(taking(kinked))}
     assert not failed(findings.values())
     assert findings["finite differences"].status is Status.warned
     assert "2 of 5" in findings["finite differences"].found
 
 
 def test_a_raised_exception_names_its_line() -> None:
-    (finding,) = check_loss(lambda *_: 1 / 0)  # type: ignore[arg-type, return-value]
+    finding, _ = check_loss(lambda _: 1 / 0)  # type: ignore[arg-type, return-value]
     assert finding.status is Status.failed
     assert finding.found.startswith("ZeroDivisionError: division by zero at test_hook_contract.py:")
 
@@ -216,11 +232,11 @@ BROKEN_SCORES: dict[str, list[Callable[..., Any]]] = {
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(("check", "score"), [(c, score) for c, broken in BROKEN_SCORES.items() for score in broken])
 def test_a_broken_score_fails_the_check_that_is_for_it(check: str, score: Callable[..., Any]) -> None:
-    assert check in [finding.check for finding in failed(check_score(score))]
+    assert check in [finding.check for finding in failed(check_score(taking(score)))]
 
 
 def reads_masked_values(x: AdvantageInputs) -> np.ndarray:
-    return np.where(x.mask, broadcast(x) - np.mean(x.values), 0.0)
+    return np.where(x.mask, broadcast(x) - np.mean(x.columns["values"]), 0.0)
 
 
 def by_place_in_the_batch(x: AdvantageInputs) -> np.ndarray:
@@ -237,7 +253,7 @@ BROKEN_ADVANTAGES: dict[str, Callable[..., Any]] = {
     "masked tokens": reads_masked_values,
     "order of segments": by_place_in_the_batch,
     "arguments": whitens_in_place,
-    "finite": lambda x: np.where(x.mask, (x.values / x.mask.sum()) / (x.values - x.values), 0.0),
+    "finite": lambda x: np.where(x.mask, x.columns["values"] / np.zeros(len(x.mask)), 0.0),
     "shape": lambda x: x.scores,
 }
 
@@ -248,27 +264,27 @@ def test_a_broken_advantage_fails_the_check_that_is_for_it(check: str) -> None:
     assert check in [finding.check for finding in failed(check_advantage(BROKEN_ADVANTAGES[check]))]
 
 
-def mean_over_everything(mask: np.ndarray, **_: Any) -> np.ndarray:
+def mean_over_everything(mask: np.ndarray, *_: Any) -> np.ndarray:
     return np.where(mask, 1.0 / max(mask.sum(), 1), 0.0)
 
 
-def first_segment_twice(mask: np.ndarray, *, lengths: np.ndarray, **_: Any) -> np.ndarray:
+def first_segment_twice(mask: np.ndarray, lengths: np.ndarray, *_: Any) -> np.ndarray:
     return np.where(mask, np.repeat(np.arange(len(lengths)) == 0, lengths) + 1.0, 0.0)
 
 
 BROKEN_REDUCTIONS: dict[str, Callable[..., Any]] = {
     "steps": mean_over_everything,
     "order of segments": first_segment_twice,
-    "zero where masked": lambda mask, **_: np.ones(len(mask)),
-    "weights": lambda mask, **_: np.zeros(len(mask)),
-    "finite": lambda mask, **_: np.where(mask.any(), mask * 1.0, np.nan),
+    "zero where masked": lambda mask, *_: np.ones(len(mask)),
+    "weights": lambda mask, *_: np.zeros(len(mask)),
+    "finite": lambda mask, *_: np.where(mask.any(), mask * 1.0, np.nan),
     "call": lambda mask: mask * 1.0,
 }
 
 
 @pytest.mark.parametrize("check", BROKEN_REDUCTIONS)
 def test_a_broken_reduction_fails_the_check_that_is_for_it(check: str) -> None:
-    assert check in [finding.check for finding in failed(check_reduction(BROKEN_REDUCTIONS[check]))]
+    assert check in [finding.check for finding in failed(check_reduction(taking(BROKEN_REDUCTIONS[check])))]
 
 
 def over_the_batch(log_ratio: torch.Tensor, mask: torch.Tensor, segment_sum: Any) -> torch.Tensor:
@@ -290,7 +306,7 @@ BROKEN_CORRECTIONS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("check", BROKEN_CORRECTIONS)
 def test_a_broken_correction_fails_the_check_that_is_for_it(check: str) -> None:
-    assert check in [finding.check for finding in failed(check_correction(BROKEN_CORRECTIONS[check]))]
+    assert check in [finding.check for finding in failed(check_correction(taking(BROKEN_CORRECTIONS[check])))]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +328,21 @@ def test_an_advantage_is_given_the_columns_that_are_named_and_no_others() -> Non
     assert not failed(check_advantage(gae, reads=["old_logprobs", "ref_logprobs", "values"]))
     *_, call, note = check_advantage(gae, reads=["old_logprobs", "values"])
     assert (call.check, call.status) == ("call", Status.failed)
-    assert note.found.startswith("it read old_logprobs, ref_logprobs, of which ref_logprobs was None; a run needs at")
+    assert "ask for it with algo.advantage.reads=[ref_logprobs]" in call.found
+    assert note.found.startswith(
+        "it read old_logprobs, ref_logprobs, of which ref_logprobs was not given; a run needs at"
+    )
+
+
+def test_a_loss_is_told_which_columns_it_must_ask_for() -> None:
+    def towards_the_reference(x: LossInputs) -> PolicyLoss:
+        return policy_loss((x.logprobs - x.columns["ref_logprobs"]).square() / 2)
+
+    *_, note = findings = check_loss(towards_the_reference)
+    assert not failed(findings)
+    assert note.found == "it read ref_logprobs; a run needs algo.loss.reads=[ref_logprobs]"
+    (call,) = failed(check_loss(towards_the_reference, reads=[]))
+    assert "ask for it with algo.loss.reads=[ref_logprobs]" in call.found
 
 
 def test_an_advantage_may_make_other_inputs_of_its_own() -> None:
@@ -331,7 +361,7 @@ def test_a_hook_that_ends_the_process_is_a_finding(kind: str) -> None:
 
 def test_a_slow_hook_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlscale.trainer.hook_contract.results.SLOW_S", 0.0)
-    findings = check_score(functools.partial(scores.score, "raw"))
+    findings = check_score(taking(functools.partial(scores.score, "raw")))
     assert not failed(findings)
     assert findings[-1].status is Status.warned
 

@@ -81,6 +81,24 @@ def test_a_loss_of_the_users_own() -> None:
     assert "clip_fraction_low" in metrics.sums
 
 
+def test_a_loss_reads_the_reference_where_it_asks_for_it() -> None:
+    data = ragged(3)
+    lp = torch.from_numpy(data.logprobs).requires_grad_()
+    without = hooked("loss", "towards_reference")
+    assert not AlgoNeeds.of_algo(without).reference
+    fields, segment_sum = token_fields(prepared(without, data)), segment_sum_of(data.row_of_token)
+    with pytest.raises(UserError, match=r"algo\.loss\.function reads .* ask for it with algo\.loss\.reads=\[ref_log"):
+        Objective.of(without)(lp, None, fields, segment_sum)
+    config = hooked("loss", "towards_reference", "algo.loss.reads=[ref_logprobs]")
+    assert AlgoNeeds.of_algo(config).reference
+    assert asked_of_models(config) == ()  # the ranks compute it themselves
+    objective = Objective.of(config)
+    assert objective.reads_reference
+    (gradient,) = torch.autograd.grad(objective(lp, None, fields, segment_sum)[0], lp)
+    expected = fields["loss_weight"] * (lp.detach() - fields["ref_logprobs"])
+    torch.testing.assert_close(gradient, torch.where(fields["loss_mask"], expected, 0.0).double())
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_correction_of_the_users_own(ahead: bool) -> None:
     config = hooked("correction", "mean_of_segment", *(["algo.correction.level=geometric"] if ahead else []))
@@ -118,16 +136,15 @@ def test_the_same_node_gives_the_same_object() -> None:
         ("score", {"_target_": f"{HERE}.misses_an_argument"}, r"algo\.score\.function: .*needed"),
         ("score", {"_target_": f"{HERE}.half", "scal": 1}, r"algo\.score\.function\.scal is not an argument"),
         ("loss", {"_target_": f"{HERE}.Reinforc"}, "did you mean Reinforce"),
-        ("reduction", {"_target_": f"{HERE}.half"}, r"algo\.reduction\.function"),
         ("reduction", {"_target_": f"{HERE}.one_over_tokens", "step": 1}, r"algo\.reduction\.function\.step"),
+        ("reduction", {"_target_": f"{HERE}.half", "inputs": 1}, r"algo\.reduction\.function\.inputs"),
         ("advantage", {}, r"algo\.advantage\.function\._target_ is missing"),
         (
             "advantage",
             {"_target_": f"{HERE}.NeverCalled"},
             r"algo\.advantage\.function: instances of .*NeverCalled cannot",
         ),
-        ("loss", {"_target_": f"{HERE}.TakesOne"}, r"instances of .*TakesOne cannot be called like this: too many"),
-        ("reduction", {"_target_": f"{HERE}.TakesOne"}, r"algo\.reduction\.function: .*unexpected keyword"),
+        ("loss", {"_target_": f"{HERE}.TakesTwo"}, r"instances of .*TakesTwo cannot be called like this: missing"),
         ("score", {"_target_": f"{HERE}.Leaves"}, r"algo\.score\.function: .*Leaves cannot be built: SystemExit\(3\)"),
         ("score", {"_target_": HERE}, rf"{HERE} is a module; name a function or class in it, such as {HERE}\.half"),
     ],

@@ -8,25 +8,25 @@ import torch
 from rlscale.algo.losses import PolicyLoss
 
 
-def half(rewards, groups):
-    return rewards * 0.5
+def half(inputs):
+    return inputs.rewards * 0.5
 
 
-def too_short(rewards, groups):
-    return rewards[:-1]
+def too_short(inputs):
+    return inputs.rewards[:-1]
 
 
-def not_finite(rewards, groups):
-    return np.full(rewards.shape, np.nan)
+def not_finite(inputs):
+    return np.full(inputs.rewards.shape, np.nan)
 
 
 def own_logprob(inputs, scale=1.0):
     """Reads a column, and leaves garbage where nothing is trainable."""
-    return np.where(inputs.mask, scale * inputs.ref_logprobs, 7.0)
+    return np.where(inputs.mask, scale * inputs.columns["ref_logprobs"], 7.0)
 
 
 def score_minus_value(inputs):
-    return np.repeat(inputs.scores[inputs.sample], inputs.lengths) - inputs.values
+    return np.repeat(inputs.scores[inputs.sample], inputs.lengths) - inputs.columns["values"]
 
 
 class Reinforce:
@@ -35,31 +35,39 @@ class Reinforce:
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def __call__(self, logprobs, old_logprobs, advantages, mask, segment_sum):
-        never = torch.zeros_like(mask)
+    def __call__(self, inputs):
+        never = torch.zeros_like(inputs.mask)
         # Without a mask of its own: what it says of untrainable tokens is nobody's business.
-        loss = -self.scale * advantages * logprobs + torch.where(mask, 0.0, 9.0)
-        return PolicyLoss(loss, torch.ones_like(logprobs), never, never, never)
+        loss = -self.scale * inputs.advantages * inputs.logprobs + torch.where(inputs.mask, 0.0, 9.0)
+        return PolicyLoss(loss, torch.ones_like(inputs.logprobs), never, never, never)
 
 
-def mean_of_segment(log_ratio, mask, segment_sum):
-    return (segment_sum(log_ratio) / segment_sum(mask.to(log_ratio.dtype)).clamp(min=1.0)).exp()
+def towards_reference(inputs):
+    """Half the square of the distance to the reference's log-probs."""
+    never = torch.zeros_like(inputs.mask)
+    distance = inputs.logprobs - inputs.columns["ref_logprobs"]
+    return PolicyLoss(distance.square() / 2, torch.ones_like(inputs.advantages), never, never, never)
 
 
-def one_over_tokens(mask, *, lengths, sample, step, max_response_tokens, scale=1.0):
-    return np.full(mask.shape, scale / max_response_tokens)
+def mean_of_segment(inputs):
+    tokens = inputs.segment_sum(inputs.mask.to(inputs.log_ratio.dtype))
+    return (inputs.segment_sum(inputs.log_ratio) / tokens.clamp(min=1.0)).exp()
 
 
-def misses_an_argument(rewards, groups, needed):
-    return rewards
+def one_over_tokens(inputs, scale=1.0):
+    return np.full(inputs.mask.shape, scale / inputs.max_response_tokens)
+
+
+def misses_an_argument(inputs, needed):
+    return inputs.rewards
 
 
 class NeverCalled:
     """Has no __call__."""
 
 
-class TakesOne:
-    def __call__(self, one):
+class TakesTwo:
+    def __call__(self, one, two):
         return one
 
 
@@ -68,10 +76,11 @@ class Leaves:
         raise SystemExit(3)
 
 
-def not_finite_weight(log_ratio, mask, segment_sum):
-    return torch.where(mask, torch.nan, log_ratio)
+def not_finite_weight(inputs):
+    return torch.where(inputs.mask, torch.nan, inputs.log_ratio)
 
 
-def detached(logprobs, old_logprobs, advantages, mask, segment_sum):
-    never = torch.zeros_like(mask)
-    return PolicyLoss(-logprobs.detach() * advantages, torch.ones_like(advantages), never, never, never)
+def detached(inputs):
+    never = torch.zeros_like(inputs.mask)
+    loss = -inputs.logprobs.detach() * inputs.advantages
+    return PolicyLoss(loss, torch.ones_like(loss), never, never, never)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Scope
+from rlscale.data.fields import FIELDS, Field, Scope
 from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.megatron.batch.sequences import PackedSequences, pack
 from rlscale.trainer.megatron.ranks.slicing import Slicing
@@ -31,7 +31,8 @@ class MicroBatch:
     labels: Tensor
     """int64 [T], the token that each position predicts (0 where it predicts none)."""
     fields: dict[str, Tensor]
-    """[T] each, of the predicted token; `loss_mask` is False where there is none."""
+    """[T, ...] each, of the predicted token; `loss_mask` is False where there is none. A field `of_input` is of the
+    position's own token, a value of a whole row stands at all of its tokens, one of the batch is 0-d."""
     trainable: Tensor
     """int64 [n], the positions whose predicted token is trainable: where `loss_mask` is True."""
     sequences: PackedSequences
@@ -55,17 +56,17 @@ class MicroBatch:
 def build_microbatch(
     batch: Batch, rows: NDArray[np.int64], slicing: Slicing, device: torch.device, *, attend: bool
 ) -> MicroBatch:
-    """Pack rows of a part's batch. Every token column of the batch that context parallelism slices becomes a field."""
+    """Pack rows of a part's batch. Every column that is for the ranks becomes a field, see rlscale.data.fields.
+
+    ValueError for one of a type that torch does not have.
+    """
     rows = np.asarray(rows, np.int64)
     picked = batch.select(rows)
     sequences = pack(picked.lengths, slicing, device, attend=attend)
     tokens = _pick(picked.column("tokens"), sequences.token_of, 0)
     labels = _pick(picked.column("tokens"), sequences.next_of, 0)
-    fields = {}
-    for name, values in picked.columns.items():
-        spec = FIELDS[name]
-        if spec.scope is Scope.token and spec.context_sliced and not spec.of_input:
-            fields[name] = torch.from_numpy(_pick(values, sequences.next_of, spec.fill)).to(device)
+    names = [name for name in picked.columns if FIELDS[name].on_ranks and name not in _OWN]
+    fields = {name: _carried(picked, FIELDS[name], sequences).to(device) for name in names}
     return MicroBatch(
         rows,
         torch.from_numpy(tokens.astype(np.int64))[None].to(device),
@@ -75,6 +76,26 @@ def build_microbatch(
         sequences,
         _pick(picked.column("routed_experts"), sequences.token_of, -1) if "routed_experts" in picked else None,
     )
+
+
+_OWN = ("tokens", "routed_experts")
+"""Columns that a micro-batch has in attributes of their own."""
+
+
+def _carried(batch: Batch, spec: Field, sequences: PackedSequences) -> Tensor:
+    """A column as the micro-batch carries it: [T, ...], or 0-d where the batch has one value."""
+    values = batch.column(spec.name)
+    if spec.scope in (Scope.segment, Scope.sample):
+        values = np.repeat(values, batch.lengths, axis=0)
+    if spec.scope is not Scope.batch:
+        values = _pick(values, sequences.token_of if spec.of_input else sequences.next_of, spec.fill)
+    try:
+        return torch.from_numpy(values) if values.ndim else torch.tensor(values.item())
+    except TypeError as error:
+        raise ValueError(
+            f"the column {spec.name!r} cannot be carried to the ranks: torch has no type for {values.dtype}; register "
+            "its field with a type of numbers, or with on_ranks=False"
+        ) from error
 
 
 def build_steps(

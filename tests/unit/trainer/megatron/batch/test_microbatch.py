@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from rlscale.data.batch import Batch
+from rlscale.data.fields import FIELDS, Field, Scope
 from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.megatron.batch.microbatch import build_microbatch, build_steps
 from rlscale.trainer.megatron.ranks.slicing import Slicing
 
 CPU = torch.device("cpu")
+
+FIELDS.register(Field("test_row", np.float32, Scope.segment, fill=-1))
+FIELDS.register(Field("test_axes", np.float32, Scope.token, axes=1))
+FIELDS.register(Field("test_input", np.int64, Scope.token, of_input=True))
+FIELDS.register(Field("test_whole", np.int64, Scope.batch))
+FIELDS.register(Field("test_text", "<U9", Scope.sample, fill=0))
 
 
 def batch() -> Batch:
@@ -30,6 +37,23 @@ def test_fields_belong_to_the_predicted_token() -> None:
     assert made.fields["loss_weight"].tolist() == [6 / 8, 7 / 8, 1.0, 0.0, 1 / 8, 2 / 8, 0.0]
     assert made.fields["versions"].tolist() == [6, 7, 8, -1, 1, 2, -1]
     assert "tokens" not in made.fields
+
+
+def test_every_column_for_the_ranks_is_carried_those_of_rows_at_each_of_their_tokens() -> None:
+    own = batch().with_column("test_row", [1.5, 2.5, 3.5]).with_column("test_axes", np.arange(18).reshape(9, 2))
+    own = own.with_column("test_input", np.arange(20, 29)).with_column("test_whole", 6).with_column("reward", [1, 2, 3])
+    made = build_microbatch(own, np.array([2, 0]), Slicing(tensor_size=4), CPU, attend=True).fields
+    assert made["test_row"].tolist() == [3.5, 3.5, 3.5, -1, 1.5, 1.5, -1, -1]
+    assert made["test_axes"][:4].tolist() == [[12, 13], [14, 15], [16, 17], [0, 0]]
+    assert made["test_input"].tolist() == [25, 26, 27, 28, 20, 21, 22, 0]
+    assert made["test_whole"].item() == 6
+    assert "reward" not in made  # registered as the driver's own
+
+
+def test_a_column_that_torch_has_no_type_for_is_an_error_and_not_left_out() -> None:
+    named = batch().with_column("test_text", ["a", "b", "c"])
+    with pytest.raises(ValueError, match="'test_text' cannot be carried to the ranks: torch has no type for <U9"):
+        build_microbatch(named, np.array([0]), Slicing(), CPU, attend=True)
 
 
 def test_routed_experts_belong_to_the_input_token() -> None:
