@@ -12,7 +12,7 @@ import pytest
 from rlscale.cli import main
 from rlscale.config.errors import UserError
 from rlscale.data.target import resolve_target
-from rlscale.run.check_hook import KINDS, check_hook, check_reward, kind_of
+from rlscale.run.check_hook import INPUTS, check_hook, check_reward, kind_of
 from rlscale.trainer.hook_contract import Status, failed
 
 DOCS = (Path(__file__).parents[3] / "docs" / "hooks.md").read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def test_the_test_of_the_docs_passes(folder: Path) -> None:
 
 
 def test_every_kind_has_an_example() -> None:
-    assert set(EXAMPLES) == set(KINDS)
+    assert set(EXAMPLES) == {*INPUTS, "reward"}
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -178,7 +178,7 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
         (
             ["my_broken.other_names"],
             "error: my_broken.other_names: its parameters (a, b) do not tell what it is; annotate its inputs, such as "
-            "`inputs: LossInputs`, or add kind=score|advantage|loss|correction|reduction|reward",
+            "`inputs: LossInputs`, or add kind=score|advantage|loss|correction|reduction|reward|environment|source",
         ),
         (["my_broken.nans", "kind=scor"], "error: kind=scor: no such kind; did you mean score?"),
         (
