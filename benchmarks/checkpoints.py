@@ -88,7 +88,7 @@ def _measure_saving(folder: Path) -> dict[str, Any]:
     trainer, part = _trainer(spec), _part(spec)
 
     def step() -> float:
-        return _seconds(lambda: trainer.train(part, 0))
+        return _seconds(lambda: trainer.train_shard(part, 0))
 
     step()
     alone = statistics.median(step() for _ in range(_STEPS))

@@ -86,7 +86,7 @@ def _rlscale_step(spec: TrainerSpec) -> Prepare:
         def step() -> None:
             cap = spec.trainer.max_tokens_per_microbatch
             (part,) = split(batch, plan(batch.lengths, batch.column("step"), 1, cap))
-            trainer.train(part, 0)
+            trainer.train_shard(part, 0)
 
         return step
 

@@ -115,10 +115,19 @@ class Family:
     """The module under sglang/srt/models that serves it."""
     restrictions: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]
     """What its configs can say and the trainer does not support, see `rlscale.families.restrictions`."""
+    megatron: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...]
+    """Megatron's options of a completed config, part by part, see `rlscale.families.megatron_options`."""
     experts: bool = False
     """Whether its layers have experts."""
     own_head_dim: int | None = None
     """Size of a head where the config does not give it; None for hidden size over heads."""
+
+    def transformer_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What Megatron's TransformerConfig is told of a completed config of this family."""
+        options: dict[str, Any] = {}
+        for part in self.megatron:
+            options |= part(config)
+        return options
 
     def unsupported(self, config: Mapping[str, Any]) -> Iterator[str]:
         """A line for each thing that a completed config of this family says and the trainer does not support."""

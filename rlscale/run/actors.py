@@ -82,7 +82,7 @@ class TrainerActor:
         """Connect the ranks' weights to the engines at `urls`; see Trainer.connect."""
         from rlscale.serve.receiver import EngineReceiver
 
-        self._trainer.connect(route, [EngineReceiver(url, api_key or None, route.timeout_s) for url in urls])
+        self._trainer.connect_engines(route, [EngineReceiver(url, api_key or None, route.timeout_s) for url in urls])
 
     def logprobs(self, part: Any, model: str, temperature: float | None) -> Any:
         """Log-probs of a part's tokens; see Trainer.logprobs."""
@@ -94,7 +94,7 @@ class TrainerActor:
 
     def train(self, part: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
         """One iteration's steps; see Trainer.train."""
-        metrics: dict[str, float] = self._trainer.train(part, version, force_old, policy)
+        metrics: dict[str, float] = self._trainer.train_shard(part, version, force_old, policy)
         return metrics
 
     def call(self, method: str, *args: Any) -> Any:

@@ -38,7 +38,7 @@ def router_logits(
                 return logits
 
             router.gating = gating
-        trainer.train(part, 0)
+        trainer.train_shard(part, 0)
         return found
     finally:
         trainer.close()

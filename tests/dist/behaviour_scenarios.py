@@ -29,14 +29,14 @@ def train_and_look_back(
         own = trainer.data_parallel_rank()
         by_version = [trainer.logprobs(parts[own])]
         for version, iteration in enumerate(iterations):
-            trainer.train(iteration[own], version)
+            trainer.train_shard(iteration[own], version)
             by_version.append(trainer.logprobs(parts[own]))
         before = gathered(trainer)
         trainer.sleep()
         behaviour = trainer.logprobs(parts[own], "behaviour")
         after = gathered(trainer)
         trainer.begin_save(folder)
-        trainer.train(iterations[0][own], len(iterations))  # meanwhile
+        trainer.train_shard(iterations[0][own], len(iterations))  # meanwhile
         trainer.finish_save()
         return {"by_version": by_version, "behaviour": behaviour, "before": before, "after": after}
     finally:
@@ -50,7 +50,7 @@ def resume_and_train(
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         trainer.load(folder)
-        metrics: dict[str, float] = trainer.train(parts[trainer.data_parallel_rank()], version)
+        metrics: dict[str, float] = trainer.train_shard(parts[trainer.data_parallel_rank()], version)
         return metrics
     finally:
         trainer.close()

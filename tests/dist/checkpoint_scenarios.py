@@ -37,7 +37,7 @@ def save_on_a_full_disk(
                 resource.setrlimit(resource.RLIMIT_FSIZE, (_SMALLER_THAN_A_RANK, before[1]))
             try:
                 trainer.begin_save(folder, copy=number != 2)
-                trainer.train(parts[trainer.data_parallel_rank()], number)
+                trainer.train_shard(parts[trainer.data_parallel_rank()], number)
                 trainer.finish_save()
                 said.append("")
             except Exception as error:
@@ -59,10 +59,10 @@ def save_until_killed(spec: TrainerSpec, parts: list[RankShard], folder: str, po
     ranks: Any = _AsGroup(trainer, stuck=2)
     saver = Saver(CheckpointStore(Path(folder), keep=2), ranks, "hash", 60.0)
     for iteration in (1, 2):
-        trainer.train(parts[0], iteration)
+        trainer.train_shard(parts[0], iteration)
         saver.begin(Progress(iteration=iteration), None, copy=True)
         saver.finish(wait=iteration == 1)
-    trainer.train(parts[0], 3)  # nothing stalls
+    trainer.train_shard(parts[0], 3)  # nothing stalls
     pipe.send(gathered(trainer))
     signal.pause()
 

@@ -67,7 +67,7 @@ def iterate(trainer: Any, spec: TrainerSpec, batch: Batch, version: int, policy:
         batch = batch.with_column(name, values)
     prepared, metrics = prepare(batch, spec.algo, max_response_tokens=MAX_RESPONSE_TOKENS)
     part = divide_for(prepared, spec)[trainer.data_parallel_rank()]
-    return {"columns": columns, "metrics": metrics | trainer.train(part, version, policy=policy)}
+    return {"columns": columns, "metrics": metrics | trainer.train_shard(part, version, policy=policy)}
 
 
 def state(trainer: Any, *, gradients: bool = False) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ def train(
         logprobs = trainer.logprobs(iterations[0][own])
         metrics, gradients = [], {}
         for number, parts in enumerate(iterations):
-            metrics.append(trainer.train(parts[own], number))
+            metrics.append(trainer.train_shard(parts[own], number))
             if number == 0:
                 if spec.trainer.distributed_optimizer:
                     gather_gradients(trainer)

@@ -30,7 +30,7 @@ def train_frozen(
         policy = trainer._roster.trained("policy")
         before = gathered(trainer)
         for version in range(2):
-            trainer.train(parts[trainer.data_parallel_rank()], version)
+            trainer.train_shard(parts[trainer.data_parallel_rank()], version)
         held = [b.params for c in policy.model.parallel_chunks for b in (*c.buffers, *c.expert_parallel_buffers)]
         optimizers = [chained.optimizer for chained in policy.optimizer.megatron.chained_optimizers]
         moments = [s["exp_avg"] for o in optimizers if o is not None for s in o.state.values()]
@@ -51,7 +51,7 @@ def gradients(
     """Gradients of a step, of the parameters that have one; those that Megatron keeps together by all their names."""
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
-        trainer.train(parts[0], 0)
+        trainer.train_shard(parts[0], 0)
         policy = trainer._roster.trained("policy")
         from rlscale.weights.parameters import named_parameters
 
@@ -73,7 +73,7 @@ def rates(
         policy, found = trainer._roster.trained("policy"), []
         name_of = {id(parameter): name for name, parameter in _named(policy).items()}
         for version in range(iterations):
-            lr = trainer.train(parts[trainer.data_parallel_rank()], version)["lr"]
+            lr = trainer.train_shard(parts[trainer.data_parallel_rank()], version)["lr"]
             groups = policy.optimizer.megatron.param_groups
             of = {name_of[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
             found.append((lr, of))
@@ -91,7 +91,7 @@ def moves(
         found = []
         for version in range(iterations):
             before = gathered(trainer)["lm_head.weight"]
-            trainer.train(parts[0], version)
+            trainer.train_shard(parts[0], version)
             change = np.abs(gathered(trainer)["lm_head.weight"] - before)
             found.append(float(change[change > 0].mean()))
         return found
@@ -120,7 +120,7 @@ def steps_taken(
         found = []
         for version, parts in enumerate(iterations):
             before = weights()
-            metrics = trainer.train(parts[trainer.data_parallel_rank()], version)
+            metrics = trainer.train_shard(parts[trainer.data_parallel_rank()], version)
             found.append({"before": before, "given": dict(given), "after": weights(), "metrics": metrics})
         return found
     finally:
@@ -148,12 +148,12 @@ def break_a_gradient(
             return gradient
 
         weights, hook = [gathered(trainer)], matrix.register_hook(no_number) if rank == broken else None
-        metrics = [trainer.train(part, 0)]
+        metrics = [trainer.train_shard(part, 0)]
         finite = all(bool(p.main_grad.isfinite().all()) for p in policy.model.parameters())
         weights.append(gathered(trainer))
         if hook is not None:
             hook.remove()
-        metrics.append(trainer.train(part, 1))
+        metrics.append(trainer.train_shard(part, 1))
         return {"weights": [*weights, gathered(trainer)], "metrics": metrics, "finite": finite}
     finally:
         trainer.close()
@@ -185,7 +185,7 @@ def speed(
         policy._step = step
         for version, pause in enumerate(pauses):  # noqa: B007 - the hook reads it
             steps[0] = 0.0
-            metrics = trainer.train(parts[trainer.data_parallel_rank()], version)
+            metrics = trainer.train_shard(parts[trainer.data_parallel_rank()], version)
             found.append(metrics | {"seconds_steps": steps[0]})
         return found
     finally:

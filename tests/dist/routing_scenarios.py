@@ -48,7 +48,7 @@ def train_and_record(
             if first:
                 column = trainer.logprobs(part)
                 part = RankShard(part.batch.with_column("old_logprobs", column), part.steps, part.row_ids)
-            metrics.append(trainer.train(part, version))
+            metrics.append(trainer.train_shard(part, version))
         return {"metrics": metrics, "gradients": gathered(trainer, gradients=True), "chosen": chosen}
     finally:
         RoutingCounts.add = add  # type: ignore[method-assign]
@@ -63,7 +63,7 @@ def train_without_a_pass(
     try:
         trainer.logprobs(other)
         column = np.zeros(part.batch.tokens_total, np.float32)
-        trainer.train(RankShard(part.batch.with_column("old_logprobs", column), part.steps, part.row_ids), 0)
+        trainer.train_shard(RankShard(part.batch.with_column("old_logprobs", column), part.steps, part.row_ids), 0)
     except ValueError as error:
         return str(error)
     finally:

@@ -55,7 +55,7 @@ def train(
     try:
         metrics, gradients = [], {}
         for number, parts in enumerate(iterations):
-            metrics.append(trainer.train(parts[trainer.data_parallel_rank()], number))
+            metrics.append(trainer.train_shard(parts[trainer.data_parallel_rank()], number))
             if number == 0 and with_gradients and not spec.trainer.distributed_optimizer:
                 gradients = gathered(trainer, gradients=True)
         return {"metrics": metrics, "gradients": gradients, "weights": gathered(trainer)}
@@ -94,7 +94,7 @@ def train_and_save_halfway(
         for number, parts in enumerate(iterations):
             if number == len(iterations) // 2:
                 (trainer.begin_save if meanwhile else trainer.save)(folder)
-            metrics = trainer.train(parts[trainer.data_parallel_rank()], number)
+            metrics = trainer.train_shard(parts[trainer.data_parallel_rank()], number)
         if meanwhile:
             trainer.finish_save()
         return {"weights": gathered(trainer), "metrics": metrics}
@@ -111,7 +111,7 @@ def resume(
         trainer.load(folder)
         steps, metrics = trainer.steps, {}
         for number, parts in enumerate(iterations):
-            metrics = trainer.train(parts[trainer.data_parallel_rank()], number)
+            metrics = trainer.train_shard(parts[trainer.data_parallel_rank()], number)
         return {"weights": gathered(trainer), "metrics": metrics, "steps": steps}
     finally:
         trainer.close()
@@ -136,7 +136,7 @@ def passes(rank: int, world_size: int, address: str, port: int, spec: TrainerSpe
     (part,) = divide(make_batch(spec.algo), 1)
     trainer = open_trainer(rank, world_size, address, port, replace(spec, optim=replace(spec.optim, lr=0.0)))
     try:
-        return {"skipped": trainer.train(part, 0), "forced": trainer.train(part, 0, force_old=True)}
+        return {"skipped": trainer.train_shard(part, 0), "forced": trainer.train_shard(part, 0, force_old=True)}
     finally:
         trainer.close()
 
@@ -149,7 +149,7 @@ def reference(rank: int, world_size: int, address: str, port: int, spec: Trainer
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         before = trainer.logprobs(part)
-        trainer.train(part, 0)
+        trainer.train_shard(part, 0)
         after, kept = trainer.logprobs(part), trainer.logprobs(part, "reference")
         return {"policy_before": before, "policy_after": after, "reference_after": kept}
     finally:
@@ -163,7 +163,7 @@ def train_and_export(
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         part = parts[trainer.data_parallel_rank()]
-        trainer.train(part, 0)
+        trainer.train_shard(part, 0)
         trainer.export(folder)
         column: np.ndarray | None = trainer.logprobs(part)
         return column
@@ -183,7 +183,7 @@ def offload(rank: int, world_size: int, address: str, port: int, spec: TrainerSp
     for name in ("straight", "offloaded"):
         trainer = open_trainer(rank, world_size, address, free_port("127.0.0.1"), spec)
         for version in range(3):
-            trainer.train(part, version)
+            trainer.train_shard(part, version)
             if name == "offloaded":
                 trainer._roster.trained("policy").offload.sleep()
                 parameters = trainer._roster.trained("policy").model.parameters()

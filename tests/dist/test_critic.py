@@ -257,7 +257,7 @@ def skip(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec)
     trainer = driven.open_trainer(rank, world_size, address, port, spec)
     try:
         batches = [broken(1), broken(0, 1), broken(0, 1), batch]
-        return [trainer.train(divide(b, 1)[0], 0) for b in batches]
+        return [trainer.train_shard(divide(b, 1)[0], 0) for b in batches]
     finally:
         trainer.close()
 
@@ -293,7 +293,7 @@ def test_only_one_model_is_on_the_gpu(models: dict[str, Path], dtype: DType) -> 
             trainer.sleep()
             trainer.wake()
             np.testing.assert_array_equal(trainer.values(part), before)
-            metrics = trainer.train(part, version)
+            metrics = trainer.train_shard(part, version)
             assert trainer._roster.residency.awake == ["policy"]
             assert metrics["skipped_in_a_row"] == 0
     finally:

@@ -44,13 +44,13 @@ def test_sleep_gives_memory_up_and_wake_brings_everything_back(models: dict[str,
     (part,) = divide(make_batch(make_spec(models["dense"]).algo), 1)
     trainer = open_on_gpu(models["dense"], dtype=dtype)
     try:
-        trainer.train(part, 0)
+        trainer.train_shard(part, 0)
         before, awake = trainer.logprobs(part), torch.cuda.memory_allocated()
         trainer.sleep()
         asleep = torch.cuda.memory_allocated()
         trainer.wake()
         np.testing.assert_array_equal(trainer.logprobs(part), before)
         assert asleep < awake / 2
-        assert trainer.train(part, 1)["skipped_steps"] == 0
+        assert trainer.train_shard(part, 1)["skipped_steps"] == 0
     finally:
         trainer.close()

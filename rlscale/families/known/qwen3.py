@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlscale.families.family import HF, LAYER, Family, Form, HFTensor, Key, Kind, Rule
+from rlscale.families.megatron_options import llama_like, normed_heads
 from rlscale.families.restrictions import (
     full_attention,
     full_precision,
@@ -75,6 +76,9 @@ ATTENTION = (
 RESTRICTIONS = (full_precision, plain_rotary, full_attention, no_attention_bias, silu_activation)
 """What neither Qwen3 nor its mixture of experts may say."""
 
+MEGATRON = (llama_like, normed_heads)
+"""Megatron's options of what Qwen3 and its mixture of experts have in common."""
+
 _MLP = (
     Rule(LAYER + "mlp.linear_fc1.layer_norm_weight", (HFTensor(HF + "post_attention_layernorm.weight", ("hidden",)),)),
     Rule(
@@ -103,5 +107,6 @@ FAMILY = Family(
     value_class="Qwen3ForTokenClassification",
     sglang_module="qwen3",
     restrictions=RESTRICTIONS,
+    megatron=MEGATRON,
     own_head_dim=128,
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rlscale.families.family import HF, LAYER, Family, Form, HFTensor, Key, Kind, Rule
-from rlscale.families.known.qwen3 import ATTENTION, COMMON, OUTSIDE, RESTRICTIONS
+from rlscale.families.known.qwen3 import ATTENTION, COMMON, MEGATRON, OUTSIDE, RESTRICTIONS
+from rlscale.families.megatron_options import softmax_experts
 from rlscale.families.restrictions import experts_in_every_layer, normalised_routing
 
 _EXPERT = HF + "mlp.experts.{expert}."
@@ -49,5 +50,6 @@ FAMILY = Family(
     value_class="Qwen3MoeForTokenClassification",
     sglang_module="qwen3_moe",
     restrictions=(*RESTRICTIONS, experts_in_every_layer, normalised_routing),
+    megatron=(*MEGATRON, softmax_experts),
     experts=True,
 )

@@ -72,7 +72,9 @@ class MegatronTrainer:
 
     # -- passes -------------------------------------------------------------------------------------------------------
 
-    def train(self, part: RankShard, version: int, force_old: bool = False, policy: bool = True) -> dict[str, float]:
+    def train_shard(
+        self, part: RankShard, version: int, force_old: bool = False, policy: bool = True
+    ) -> dict[str, float]:
         """All optimizer steps and epochs of one iteration on this rank's part; the same metrics on every rank.
 
         The part has the columns `loss_weight` and, unless supervised, `advantages`. The columns `old_logprobs` and
@@ -129,7 +131,7 @@ class MegatronTrainer:
         critic = self._roster.trained("critic")
         assert self._spec.critic is not None  # it has just been found
         loss = passes.value_loss(ValueObjective(self._spec.critic))
-        metrics = critic.train(steps, self._spec.algo.epochs_per_iteration, loss)
+        metrics = critic.make_steps(steps, self._spec.algo.epochs_per_iteration, loss)
         metrics.pop("value_loss", None)  # per token of the iteration; `loss`, per step, is what was minimised
         return {f"critic_{name.removeprefix('value_')}": value for name, value in metrics.items()}
 
@@ -138,7 +140,7 @@ class MegatronTrainer:
         loss = passes.policy_loss(policy.model, self._ranks, objective, self._spec.temperature, version)
         epochs = self._spec.algo.epochs_per_iteration
         with self._routing.training([microbatch for step in steps for microbatch in step]) as routed:
-            metrics = policy.train(steps, epochs, loss, mismatch_drifts=objective.mismatch_drifts)
+            metrics = policy.make_steps(steps, epochs, loss, mismatch_drifts=objective.mismatch_drifts)
         return metrics | (routed.reduce() if routed is not None else {})
 
     def _compute(self, microbatches: Sequence[MicroBatch], name: str, model: str, version: int) -> dict[str, float]:
@@ -230,7 +232,7 @@ class MegatronTrainer:
     def sync(self, version: int) -> dict[str, float]:
         """Send the weights to the engines as `version`; bytes and seconds of it. TransferError if one did not load."""
         if self._transport is None:
-            raise ValueError("sync before connect: nobody to send the weights to")
+            raise ValueError("sync before connect_engines: nobody to send the weights to")
         began, size = time.perf_counter(), 0
         for bucket in self.weights().buckets(version):
             self._transport.send(bucket)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 
+from rlscale.config.passthrough import known_options
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete, problems
-from rlscale.families.family import Head
+from rlscale.families.family import Head, dimensions
 from rlscale.families.fit import check_weights
 from rlscale.families.tensors import expected_tensors, experts_of, parameter_count, visited_parameters
 from tests.unit.families.folders import TINY
@@ -37,6 +40,25 @@ def test_names_shapes_and_parameters_are_those_that_transformers_saves(name: str
     assert type(critic).__name__ == FAMILIES[name].value_class
     critic.save_pretrained(tmp_path / "critic")
     check_weights(tmp_path / "critic", complete(config), Head.value)
+
+
+def test_megatron_knows_every_option_that_the_family_gives(name: str) -> None:
+    options = FAMILIES[name].transformer_options(complete(TINY[name]))
+    known = known_options("transformer")
+    assert known is not None
+    assert options.keys() <= known.keys()
+    assert json.loads(json.dumps(options)) == options  # plain data: no torch, no function
+    assert callable(getattr(torch.nn.functional, options["activation_func"]))
+    assert ("num_moe_experts" in options) is FAMILIES[name].experts
+
+
+def test_megatrons_sizes_are_those_of_the_tensors(name: str) -> None:
+    config = complete(TINY[name])
+    options, sizes = FAMILIES[name].transformer_options(config), dimensions(config)
+    assert options["num_attention_heads"] * options["kv_channels"] == sizes["query"]
+    assert options["num_query_groups"] * options["kv_channels"] == sizes["key"]
+    assert (options["hidden_size"], options["ffn_hidden_size"]) == (sizes["hidden"], sizes["inner"])
+    assert options.get("moe_ffn_hidden_size", 0) == sizes["expert_inner"]
 
 
 def test_the_family_says_whether_it_is_a_mixture_of_experts(name: str) -> None:

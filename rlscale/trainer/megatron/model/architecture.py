@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,7 @@ class Architecture:
 def transformer_config(architecture: Architecture, spec: TrainerSpec, platform: Platform) -> TransformerConfig:
     """Megatron's configuration of the model as the run splits it. UserError for options that Megatron refuses."""
     options = {
-        **_common(architecture.hf),
-        **_FAMILIES[architecture.family](architecture.hf),
+        **_of_family(architecture),
         **_layout(spec),
         **_recompute(spec),
         **_numbers(spec, platform),
@@ -93,48 +92,10 @@ def transformer_config(architecture: Architecture, spec: TrainerSpec, platform: 
         raise UserError(f"Megatron refuses this model, parallel.* and trainer.megatron.* together: {error}") from error
 
 
-def _common(hf: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "num_layers": hf["num_hidden_layers"],
-        "hidden_size": hf["hidden_size"],
-        "ffn_hidden_size": hf["intermediate_size"],
-        "num_attention_heads": hf["num_attention_heads"],
-        "num_query_groups": hf["num_key_value_heads"],
-        "kv_channels": hf["head_dim"],
-        "layernorm_epsilon": hf["rms_norm_eps"],
-        "normalization": "RMSNorm",
-        "activation_func": F.silu,
-        "gated_linear_unit": True,
-        "add_bias_linear": False,
-        # Never those of pretraining: what is dropped differs from pass to pass, and then the ratio is not 1 where the
-        # weights are the same.
-        "attention_dropout": 0.0,
-        "hidden_dropout": 0.0,
-        "moe_token_dispatcher_type": "alltoall",  # asked for with varying micro-batches, experts or not
-    }
-
-
-def _qwen3(_: Mapping[str, Any]) -> dict[str, Any]:
-    return {"qk_layernorm": True, "add_qkv_bias": False}
-
-
-def _qwen3_moe(hf: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **_qwen3(hf),
-        "num_moe_experts": hf["num_experts"],
-        "moe_router_topk": hf["num_experts_per_tok"],
-        "moe_ffn_hidden_size": hf["moe_intermediate_size"],
-        "moe_router_score_function": "softmax",
-        "moe_router_pre_softmax": False,  # softmax over the chosen experts = their normalised probabilities
-        "moe_router_load_balancing_type": "none",  # reinforcement learning adds no balancing loss unless asked
-        "moe_aux_loss_coeff": 0.0,
-        "moe_router_dtype": "fp32",
-        "moe_grouped_gemm": True,
-        "moe_permute_fusion": False,
-    }
-
-
-_FAMILIES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"qwen3": _qwen3, "qwen3_moe": _qwen3_moe}
+def _of_family(architecture: Architecture) -> dict[str, Any]:
+    """What the family says of the model, with the function that it names."""
+    options = FAMILIES[architecture.family].transformer_options(architecture.hf)
+    return {**options, "activation_func": getattr(F, options["activation_func"])}
 
 
 def _layout(spec: TrainerSpec) -> dict[str, Any]:
@@ -151,6 +112,7 @@ def _layout(spec: TrainerSpec) -> dict[str, Any]:
         "variable_seq_lengths": parallel.pipeline > 1,  # micro-batches differ in size, so stages must say how large
         "batch_p2p_comm": chunks is None,
         "overlap_p2p_comm": chunks is not None,
+        "moe_token_dispatcher_type": "alltoall",  # asked for with varying micro-batches, experts or not
         "calculate_per_token_loss": True,  # gradients are summed over ranks and micro-batches, never averaged
     }
 

@@ -55,7 +55,7 @@ class TrainedModel:
         config.finalize_model_grads_func = self._watch.around(speed.REDUCTION, config.finalize_model_grads_func)
         self.model.train()
 
-    def train(
+    def make_steps(
         self,
         steps: Sequence[Sequence[MicroBatch]],
         epochs: int,

@@ -1,0 +1,55 @@
+"""What Megatron's TransformerConfig is told of a model: plain data, for a family to put together.
+
+Options of the layout, of types and of kernels are not the model's, and not here. A function is named by a text (the
+activation), which the trainer looks up in `torch.nn.functional`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Config = Mapping[str, Any]
+
+
+def llama_like(config: Config) -> dict[str, Any]:
+    """A decoder with grouped-query attention, RMSNorm and a gated MLP without biases, from a completed config."""
+    return {
+        "num_layers": config["num_hidden_layers"],
+        "hidden_size": config["hidden_size"],
+        "ffn_hidden_size": config["intermediate_size"],
+        "num_attention_heads": config["num_attention_heads"],
+        "num_query_groups": config["num_key_value_heads"],
+        "kv_channels": config["head_dim"],
+        "layernorm_epsilon": config["rms_norm_eps"],
+        "normalization": "RMSNorm",
+        "activation_func": "silu",
+        "gated_linear_unit": True,
+        "add_bias_linear": False,
+        "add_qkv_bias": False,
+        # Never those of pretraining: what is dropped differs from pass to pass, and then the ratio is not 1 where the
+        # weights are the same.
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+    }
+
+
+def normed_heads(_: Config) -> dict[str, Any]:
+    """A norm over each query and key head."""
+    return {"qk_layernorm": True}
+
+
+def softmax_experts(config: Config) -> dict[str, Any]:
+    """Experts in every layer, chosen by a softmax whose probabilities are normalised over the chosen ones."""
+    return {
+        "num_moe_experts": config["num_experts"],
+        "moe_router_topk": config["num_experts_per_tok"],
+        "moe_ffn_hidden_size": config["moe_intermediate_size"],
+        "moe_router_score_function": "softmax",
+        "moe_router_pre_softmax": False,  # softmax over the chosen experts = their normalised probabilities
+        "moe_router_load_balancing_type": "none",  # reinforcement learning adds no balancing loss unless asked
+        "moe_aux_loss_coeff": 0.0,
+        "moe_router_dtype": "fp32",
+        "moe_grouped_gemm": True,
+        "moe_permute_fusion": False,
+    }
