@@ -14,6 +14,11 @@ def as_typed(value: Any) -> str:
     return printable(str(value))
 
 
+def shown(value: Any) -> str:
+    """The same, with numbers in six figures at most."""
+    return f"{value:g}" if isinstance(value, float) else as_typed(value)
+
+
 def printable(text: str) -> str:
-    """The text in one line: line breaks and what no terminal shows as escapes, also bytes that are no text."""
+    """The text in one line: line breaks and what no terminal shows as escapes, also bytes that are not text."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

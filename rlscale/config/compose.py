@@ -210,7 +210,7 @@ def _chosen(hydra_node: DictConfig) -> dict[str, str]:
 
 
 def _anchor_options(node: DictConfig, chosen: Mapping[str, str], groups: Groups) -> None:
-    """Paths that an option of somebody's own sets start from the folder of its file."""
+    """Paths that a user's option file sets start from the folder of its file."""
     for choice, option in chosen.items():
         file = groups.file(choice.partition("@")[0], option)
         if file is None or groups.ships(choice.partition("@")[0], option):

@@ -1,5 +1,5 @@
-"""What several rooms say about a mixture of experts: how a request asks for them, what is balanced, what a dense model
-lacks."""
+"""What several packages say about a mixture of experts: how a request asks for them, what is balanced, what a dense
+model lacks."""
 
 from __future__ import annotations
 

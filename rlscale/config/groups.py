@@ -41,7 +41,7 @@ class Groups:
         return sorted({file.stem for folder in self.folders for file in (folder / group).glob("*.yaml")})
 
     def ships(self, group: str, option: str) -> bool:
-        """Whether rlscale itself has that option (others come from the folder of somebody's recipe)."""
+        """Whether rlscale itself has that option (others come from the folder of a user's recipe)."""
         return (self.folders[0] / group / f"{option}.yaml").is_file()
 
     def file(self, group: str, option: str) -> Path | None:

@@ -20,8 +20,8 @@ def read_architecture(model: ModelConfig) -> dict[str, Any] | None:
     """The Hugging Face config of the model, or None where it cannot be read (a hub name that is not downloaded yet).
 
     Keys that are not given have the values that transformers takes, but where `families.config_file.problems` finds
-    something: then it is as it was given. Raises UserError when `model.path` is no folder and no hub name, or when its
-    config.json is missing or broken.
+    something: then it is as it was given. Raises UserError when `model.path` is neither a folder nor a hub name, or
+    when its config.json is missing or broken.
     """
     if model.path is None:
         if model.create is None:
@@ -58,7 +58,7 @@ def is_here(name: str, *, weights: bool = True) -> bool:
     try:
         files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return True  # it will be said what is wrong with it
+        return True  # another check says what is wrong with it
     return all((config.parent / str(file)).is_file() for file in files)
 
 

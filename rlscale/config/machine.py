@@ -43,7 +43,7 @@ def missing_files(config: Config) -> list[str]:
 
 
 def shortcomings(config: Config) -> list[str]:
-    """A line for everything that the run needs and this machine has not: GPUs, or memory for what runs on the CPU."""
+    """A line for everything that the run needs and this machine lacks: GPUs, or memory for what runs on the CPU."""
     context = _context(config)
     return [*(_gpus(config) if context.on_gpus else _memory(context))]
 

@@ -57,7 +57,7 @@ class AlgoNeeds:
     critic: bool
     """Whether advantages are made from values: the critic that gives them is trained too."""
     reference: bool
-    """Whether a frozen copy of the policy is kept, be it for the reward, for the loss or for one's own advantage."""
+    """Whether a frozen copy of the policy is kept, be it for the reward, for the loss or for a custom advantage."""
     teacher: bool
     """Whether a teacher's log-probs are read."""
     kl_in_reward: bool
@@ -147,7 +147,7 @@ class Needs(AlgoNeeds):
 
 
 def _passes(algo: AlgoConfig, needs: AlgoNeeds, asked: Sequence[str]) -> Iterator[Pass]:
-    """The passes of reinforcement learning; `asked` are the columns that one's own advantage reads."""
+    """The passes of reinforcement learning; `asked` are the columns that a custom advantage reads."""
     corrects = needs.weighs_ahead or needs.rejects
     old = needs.kl_in_reward or needs.critic or corrects or algo.distil_coef != 0.0 or "old_logprobs" in asked
     read = {

@@ -1,4 +1,4 @@
-"""The entries of `optim.groups`: parameters by a pattern, and what their optimizer does otherwise than the rest's."""
+"""The entries of `optim.groups`: parameters by a pattern, and what their optimizer does differently from the rest's."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _entry_problems(values: Any, here: str, key: str, weight_decay: float) -> It
         yield f"{here}.{unknown}: unknown key{did_you_mean(nearest(str(unknown), _KEYS))}"
     pattern = values.get("pattern")
     if not isinstance(pattern, str) or not pattern:
-        yield f"{here}.pattern: give the names that are meant, like 'model.layers.*.mlp.gate.weight'"
+        yield f"{here}.pattern: give a pattern of parameter names, like 'model.layers.*.mlp.gate.weight'"
     mult, decay = values.get("lr_mult", 1.0), values.get("weight_decay")
     if not _number(mult) or mult <= 0:
         yield f"{here}.lr_mult={mult}: must be above 0; trainer.frozen leaves parameters as they are"

@@ -75,7 +75,7 @@ def parse_one(text: str, problems: list[str]) -> Override | None:
 
 
 def quote(text: str) -> str | None:
-    """The override with its value in quotes, so that it is a text whatever it holds; None where that is no override."""
+    """The override with its value in quotes, so that it is text whatever it holds; None if that is not an override."""
     key, sign, value = text.partition("=")
     quoted = f"{key}{sign}{QuotedString(text=value, quote=Quote.double).with_quotes()}"
     try:
@@ -90,7 +90,7 @@ _PLAIN = re.compile(r"[^\s,=\[\](){}\'\"\\$]([^,=\[\](){}\'\"\\$\n]*[^\s,=\[\]()
 
 
 def _parsed(text: str) -> Override:
-    text.encode()  # a command line may hold bytes that are no text; YAML could not hold them
+    text.encode()  # a command line may hold bytes that are not text; YAML could not hold them
     (override,) = OverridesParser.create().parse_overrides([text])
     return override
 

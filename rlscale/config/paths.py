@@ -1,8 +1,8 @@
 """Which keys hold paths, and which folder a relative one starts from.
 
-A relative path in a file (a recipe, an option of somebody's own) starts from the folder of that file; on the command
+A relative path in a file (a recipe, an option file of the user's) starts from the folder of that file; on the command
 line, from the current folder. The schema marks the keys (`path_key`); options that are passed on to Megatron, SGLang
-or somebody's own function stay as they are given.
+or a user's function stay as they are given.
 """
 
 from __future__ import annotations

@@ -38,6 +38,6 @@ def _defaults(file: Path) -> list[str]:
     try:
         content: Any = read_yaml(file)
     except UserError:
-        return []  # somebody's own option, and not the chosen one: Hydra reads that itself
+        return []  # a user's option, and not the chosen one: Hydra reads that itself
     defaults = content.get("defaults") if isinstance(content, dict) else None
     return [entry for entry in defaults if isinstance(entry, str)] if isinstance(defaults, list) else []

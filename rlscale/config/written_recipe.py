@@ -116,7 +116,7 @@ def versions() -> dict[str, Any]:
 def _choices(config: Config) -> tuple[dict[str, str], dict[str, str]]:
     """Choices of whole groups and of groups inside them, with shipped options only.
 
-    An option from somebody's own folder is not there when the recipe runs elsewhere: its values are written out
+    An option from a user's folder is not there when the recipe runs elsewhere: its values are written out
     instead, over a shipped option of the same type where the section has several types.
     """
     groups = Groups.of()
@@ -160,7 +160,7 @@ _OTHERWISE = object()
 def _followed(before: Any, after: Any, root: Mapping[str, Any]) -> Any:
     """`before` with every value that follows a key replaced by that key's value in `root`, if `after` has that too.
 
-    Where it has not, the whole value is written, because a section that is set no longer follows.
+    Otherwise the whole value is written, because a section that is set no longer follows.
     """
     if isinstance(before, Mapping):
         inner = after if isinstance(after, Mapping) else {}

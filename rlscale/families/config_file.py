@@ -23,7 +23,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise FolderError(f"{file} cannot be read ({error.strerror})") from error
     except RecursionError:
-        raise FolderError(f"{file} cannot be read (brackets inside brackets without end)") from None
+        raise FolderError(f"{file} cannot be read (its brackets are nested too deeply)") from None
     except ValueError as error:
         raise FolderError(f"{file} cannot be read (not valid JSON: {error})") from error
     if not isinstance(content, dict):
@@ -194,7 +194,7 @@ def _together(whole: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[st
     if given.get("head_dim") is None and whole["hidden_size"] < heads:
         yield f"hidden_size={whole['hidden_size']} leaves nothing for each of num_attention_heads={heads}"
     elif whole["head_dim"] % 2:
-        yield f"head_dim={whole['head_dim']}: must be even, for rotary positions turn pairs of numbers"
+        yield f"head_dim={whole['head_dim']}: must be even, because rotary positions rotate pairs of numbers"
     layers, kinds = whole["num_hidden_layers"], whole.get("layer_types")
     if kinds is not None and len(kinds) != layers:
         yield f"layer_types names {len(kinds)} layers, but num_hidden_layers={layers}"

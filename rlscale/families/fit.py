@@ -58,7 +58,7 @@ def _are_floats(found: Mapping[str, TensorEntry]) -> None:
         types = sorted({found[name].dtype for name in others})
         raise FolderError(
             f"{len(others)} of {len(found)} tensors are of type {', '.join(types)} (first {others[0]}), so its weights "
-            f"are quantised or not of a model; {GIVE_FLOATS}"
+            f"are quantised or are not those of a model; {GIVE_FLOATS}"
         )
 
 

@@ -41,14 +41,15 @@ def check_origin(folder: Path, config: Mapping[str, Any], head: Head, *, needed:
     if theirs is None:
         if needed:
             raise FolderError(
-                f"does not say of which model its weights are; copy that model's {CONFIG} there as {ARCHITECTURE}"
+                f"does not say which model its weights belong to; copy that model's {CONFIG} there as {ARCHITECTURE}"
             )
         return
     for problem in problems(theirs):
         raise FolderError(problem)
     if other := differences(config, theirs, head):
         raise FolderError(
-            f"holds another model: {'; '.join(other)}; give weights of the same architecture, or make the configs agree"
+            f"holds a different model: {'; '.join(other)}; give weights of the same architecture, or make the configs "
+            "agree"
         )
 
 

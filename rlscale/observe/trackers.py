@@ -42,7 +42,7 @@ class Tracker(Protocol):
     """Takes the metrics of a run. `tracker.known.<name>._target_` names a class that is built with a TrackedRun."""
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-        """Take the numbers of one iteration; values that are no finite numbers are passed over."""
+        """Take the numbers of one iteration; values that are not finite are passed over."""
 
     def close(self) -> None:
         """Write what is left. May be called twice."""

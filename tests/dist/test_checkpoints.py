@@ -216,7 +216,7 @@ def test_what_cannot_be_continued_is_refused_in_one_line(
     folder = str(tmp_path / "saved")
     dense, deep = spec_of(models["dense"], {}), spec_of(models["deep"], {})
     pool.run(scenarios.train_and_save_halfway, dense, iterations_of(dense)[:1], folder, world_size=1)
-    with pytest.raises(RankFailed, match=r"UserError: .*/saved: holds another model: num_hidden_layers is 2 there"):
+    with pytest.raises(RankFailed, match=r"UserError: .*/saved: holds a different model: num_hidden_layers is 2 there"):
         pool.run(scenarios.resume, deep, [], folder, world_size=1)
     with pytest.raises(RankFailed, match=r"UserError: .*/nothing is not a trainer checkpoint"):
         pool.run(scenarios.resume, dense, [], str(tmp_path / "nothing"), world_size=1)

@@ -24,7 +24,7 @@ from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.replay_source import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
 from rlscale.config.checks.teacher_section import TEACHER_CHECKS
-from rlscale.config.checks.unread import UNREAD_CHECKS
+from rlscale.config.checks.unread import UNREAD_CHECKS, cluster_is_read
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.needs import Needs
@@ -86,7 +86,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
 )
 """Those about sections that a stage before the run does not take from the run."""
 
-_ALL = (*MODEL_CHECKS, *LAYOUT_CHECKS, *_OF_STAGE, *PARAMETER_CHECKS, *OPTION_CHECKS)
+_ALL = (*MODEL_CHECKS, *LAYOUT_CHECKS, cluster_is_read, *_OF_STAGE, *PARAMETER_CHECKS, *OPTION_CHECKS)
 
 
 def _check_warm_start(config: Config) -> list[str]:

@@ -59,7 +59,7 @@ def score_is_read(context: CheckContext) -> Iterator[str]:
     """A score that no advantage reads, an advantage without a score, a loss without an advantage."""
     algo = context.config.algo
     if context.supervised or isinstance(algo.advantage, CustomAdvantage):
-        return  # a function of one's own may leave the scores alone
+        return  # a custom function may leave the scores alone
     nothing = isinstance(algo.advantage, NoAdvantage)
     if nothing and algo.score.kind is not ScoreKind.none:
         yield (
@@ -95,7 +95,7 @@ def whitening_has_something(context: CheckContext) -> Iterator[str]:
 
 
 def columns_are_known(context: CheckContext) -> Iterator[str]:
-    """What a function of one's own asks for must be something that a model can compute."""
+    """What a custom function asks for must be something that a model can compute."""
     algo = context.config.algo
     if isinstance(algo.advantage, CustomAdvantage):
         yield from _asked("algo.advantage.reads", algo.advantage.reads, tuple(COLUMNS))
@@ -129,17 +129,12 @@ def overlong_acts(context: CheckContext) -> Iterator[str]:
             f"algo.overlong.penalty={penalty:g} is taken off the rewards, but algo.score.kind=none never reads them; "
             "set it to 0"
         )
-    if cache is not None and not penalty:
-        yield (
-            f"algo.overlong.cache_tokens={cache} is never read with algo.overlong.penalty=0; set it to null, or give "
-            "a penalty"
-        )
-    elif penalty and cache is None and longest == 1:
+    if penalty and cache is None and longest == 1:
         yield (
             "algo.overlong.cache_tokens=null is one token with rollout.max_response_tokens=1, so that every response "
             "would be penalised; raise rollout.max_response_tokens, or set algo.overlong.penalty=0"
         )
-    elif cache is not None and cache >= longest:
+    elif penalty and cache is not None and cache >= longest:
         yield (
             f"algo.overlong.cache_tokens={cache} leaves no length of rollout.max_response_tokens={longest} free, so "
             "that every response would be penalised; "

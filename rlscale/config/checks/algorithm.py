@@ -7,60 +7,27 @@ from typing import Any
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.targets import named_target
-from rlscale.config.differences import differences
-from rlscale.config.keys import plain
 from rlscale.config.schema.algo_config import (
     CispoLoss,
     CustomAdvantage,
     CustomLoss,
-    KLConfig,
     OldLogprobs,
-    OverlongConfig,
-    RefillConfig,
 )
-from rlscale.config.schema.correction_config import CorrectionConfig, WeightKind
-from rlscale.config.schema.rollout_config import RolloutConfig
+from rlscale.config.schema.correction_config import WeightKind
 
 
 def supervised_reads_little(context: CheckContext) -> Iterator[str]:
-    """Supervised training has labels and one sample per prompt: no score, no advantage, no KL, no rollout."""
+    """Supervised training has labels and one sample per prompt: no score, no advantage. More is said in the schema."""
     if not context.supervised:
         return
-    algo, rollout = context.config.algo, context.config.rollout
+    algo = context.config.algo
     for key, value, wanted in (
         ("algo/score", algo.score.kind.name, "none"),
         ("algo/advantage", context.advantage, "none"),
-        ("rollout.samples_per_group", rollout.samples_per_group, 1),
-        ("rollout.max_staleness", rollout.max_staleness, 0),
+        ("rollout.samples_per_group", context.config.rollout.samples_per_group, 1),
     ):
         if value != wanted:
             yield f"{key}={value}: supervised training (algo/loss=sft) has no use for it; set {key}={wanted}"
-    for name in ("temperature", "top_p", "top_k", "train_on_truncated_sampling"):
-        value, wanted = getattr(rollout, name), getattr(RolloutConfig(), name)
-        if value != wanted:
-            instead = f" (evaluation reads eval.{name})" if hasattr(context.config.eval, name) else ""
-            yield (
-                f"rollout.{name}={shown(value)}: supervised training (algo/loss=sft) has no use for it{instead}; set "
-                f"rollout.{name}={shown(wanted)}"
-            )
-    unread: dict[str, tuple[Any, Any]] = {
-        "algo.kl": (KLConfig(), algo.kl),
-        "algo.correction": (CorrectionConfig(), algo.correction),
-        "algo.overlong": (OverlongConfig(), algo.overlong),
-        "algo.refill": (RefillConfig(), algo.refill),
-    }
-    changed = [
-        change
-        for key, (default, given) in unread.items()
-        for change in differences(plain(default), plain(given), f"{key}.")
-    ]
-    plain_algo = plain(algo)
-    for name, default in (("whiten", False), ("distil_coef", 0.0), ("entropy_coef", 0.0), ("old_logprobs", "auto")):
-        changed += differences({name: default}, {name: plain_algo[name]}, "algo.")
-    for key, (default, value) in changed:
-        yield (
-            f"{key}={shown(value)}: supervised training (algo/loss=sft) has no use for it; set {key}={shown(default)}"
-        )
 
 
 def own_functions_are_named(context: CheckContext) -> Iterator[str]:
@@ -127,15 +94,6 @@ def steps_divide_the_groups(context: CheckContext) -> Iterator[str]:
             f"{context.config.rollout.samples_per_group}) for {sizes.data_parallel} data-parallel ranks; "
             "raise rollout.groups_per_iteration or lower parallel.data"
         )
-
-
-def shown(value: Any) -> str:
-    """A value as it is written on the command line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 ALGORITHM_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (

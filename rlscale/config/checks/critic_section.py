@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rlscale.config.checks.algorithm import shown
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.learning_rate import schedule_is_consistent, schedule_problems
 from rlscale.config.checks.model_fits import model_has_one_origin
 from rlscale.config.checks.other_models import other_model_fits
+from rlscale.config.command_line_text import shown
 from rlscale.config.differences import differences
 from rlscale.config.keys import plain
 from rlscale.config.schema import Config

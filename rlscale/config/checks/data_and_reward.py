@@ -27,7 +27,7 @@ def recipe_is_a_plain_name(context: CheckContext) -> Iterator[str]:
 
 
 def reward_is_named(context: CheckContext) -> Iterator[str]:
-    """Whatever is sampled is scored: by the reward, or by an environment of one's own."""
+    """Whatever is sampled is scored: by the reward, or by a custom environment."""
     config = context.config
     needed = context.needs.rewards and config.env.get(TARGET) == SINGLE_TURN
     yield from named_target(config.reward.function, "reward.function", "reward=<option>", needed=needed)
@@ -100,8 +100,8 @@ def evaluation_is_rendered_alike(context: CheckContext) -> Iterator[str]:
             ours, theirs = getattr(data, name), getattr(evaluation, name)
             if ours != theirs:
                 context.notes.append(
-                    f"data.{name}={ours} but eval.data.{name}={theirs}: the evaluation's prompts are written otherwise "
-                    "than those that are trained on"
+                    f"data.{name}={ours} but eval.data.{name}={theirs}: the evaluation's prompts are written "
+                    "differently from those that are trained on"
                 )
     yield from ()
 

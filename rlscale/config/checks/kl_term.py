@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.schema.algo_config import CustomAdvantage, KLConfig, KLEstimator, KLPlacement
+from rlscale.config.schema.algo_config import CustomAdvantage, KLEstimator, KLPlacement
 
 
 def kl_acts(context: CheckContext) -> Iterator[str]:
@@ -14,11 +14,10 @@ def kl_acts(context: CheckContext) -> Iterator[str]:
         return
     kl = context.config.algo.kl
     if kl.placement is KLPlacement.none:
-        yield from _unread(kl)
         return
     where = kl.placement.name
     if kl.coef == 0.0:
-        yield f"algo.kl.placement={where} with algo.kl.coef=0 counts nothing; raise it or use algo/kl=none"
+        yield f"algo.kl.placement={where} with algo.kl.coef=0 has no effect; raise it or use algo/kl=none"
     if kl.placement is KLPlacement.loss:
         if kl.chosen is KLEstimator.k1 and not kl.unbiased:
             yield (
@@ -26,25 +25,8 @@ def kl_acts(context: CheckContext) -> Iterator[str]:
                 "or algo.kl.unbiased=true"
             )
         return
-    if kl.unbiased:
-        yield (
-            "algo.kl.unbiased=true is never read with algo.kl.placement=reward, because a reward has no gradient; "
-            "set it to false, or use algo/kl=loss"
-        )
     if not context.needs.advantage_reads_kl:
         yield from _not_in_the_reward(context)
-
-
-def _unread(kl: KLConfig) -> Iterator[str]:
-    given = []
-    if kl.coef != 0.0:
-        given.append(f"algo.kl.coef={kl.coef:g}")
-    if kl.unbiased:
-        given.append("algo.kl.unbiased=true")
-    if kl.estimator is not None:
-        given.append(f"algo.kl.estimator={kl.estimator.name}")
-    for text in given:
-        yield f"{text} is never read, because algo.kl.placement=none; choose algo/kl=loss"
 
 
 def _not_in_the_reward(context: CheckContext) -> Iterator[str]:

@@ -176,22 +176,12 @@ def ranks_fit_the_cluster(context: CheckContext) -> Iterator[str]:
 def gpus_are_shared_out(context: CheckContext) -> Iterator[str]:
     """The cluster section must agree with itself."""
     cluster = context.config.cluster
-    of_engines = (("rollout_nodes", cluster.rollout_nodes), ("rollout_gpus", cluster.rollout_gpus))
     if not context.on_gpus:
-        for name, value in (("gpus_per_node", cluster.gpus_per_node), *of_engines):
-            if value:
-                yield f"cluster.{name}={value} has no meaning on the CPU; set it to 0, or cluster.device=cuda"
-        if cluster.nodes > 1:
-            yield f"cluster.nodes={cluster.nodes}: a CPU run uses one machine; set it to 1"
         return
     if cluster.gpus_per_node < 1:
         yield "cluster.gpus_per_node=0: cluster.device=cuda needs GPUs; say how many each machine has"
         return
-    if cluster.placement is Placement.colocated:
-        for name, value in of_engines:
-            if value:
-                yield f"cluster.{name}={value} is not read when colocated; set it to 0, or disaggregate"
-    else:
+    if cluster.placement is Placement.disaggregated:
         yield from _engine_share(context)
     if cluster.nodes > 1 and cluster.ray_address is None:
         yield f"cluster.nodes={cluster.nodes} needs a running Ray cluster; give cluster.ray_address (auto finds it)"
@@ -212,7 +202,7 @@ def _engine_share(context: CheckContext) -> Iterator[str]:
         yield "cluster.rollout_nodes and cluster.rollout_gpus are both given; give the first on several machines only"
     elif not cluster.rollout_nodes and not cluster.rollout_gpus:
         key = "cluster.rollout_nodes" if cluster.nodes > 1 else "cluster.rollout_gpus"
-        yield f"{key}: cluster.placement=disaggregated leaves no GPU to the engines; say how many they get"
+        yield f"{key}: cluster.placement=disaggregated leaves no GPUs for the engines; say how many they get"
     elif cluster.rollout_gpus and cluster.nodes > 1:
         yield f"cluster.rollout_gpus={cluster.rollout_gpus} is for one machine; use cluster.rollout_nodes"
     elif context.sizes.trainer_devices < 1:

@@ -80,7 +80,7 @@ _OF_CPU_OFFLOADING = tuple(
 
 
 def _of_transformer_engine(context: CheckContext, sections: Sections, prefix: str) -> Iterator[str]:
-    """What a CPU, and a model in float32, has not."""
+    """What is not available on the CPU, or for a model in float32."""
     given, key = sections.trainer.megatron, f"{prefix}trainer.megatron"
     if not context.on_gpus or sections.model.dtype is DType.float32:
         for name in (*_TRANSFORMER_ENGINE, "symmetric_ar_type"):
@@ -90,7 +90,7 @@ def _of_transformer_engine(context: CheckContext, sections: Sections, prefix: st
                     "GPUs; leave it out"
                 )
     if given.get("gradient_accumulation_fusion") not in OFF and not context.on_gpus:
-        yield f"{key}.gradient_accumulation_fusion=true needs kernels that a CPU has not; leave it out"
+        yield f"{key}.gradient_accumulation_fusion=true needs CUDA kernels, which a CPU does not have; leave it out"
     for name in _OF_CPU_OFFLOADING:
         if name in given and not given.get("cpu_offloading"):
             yield f"{key}.{name} is read with cpu_offloading=true only; leave it out"
@@ -141,9 +141,9 @@ def _of_optimizer(context: CheckContext, sections: Sections, prefix: str) -> Ite
         if "store_param_remainders" in given and not sections.optim.on_host:
             yield f"{key}.store_param_remainders is read with {aware}=true only; leave it out"
     elif not context.on_gpus:
-        yield f"{aware}=true needs Transformer Engine, which a CPU has not; leave it out"
+        yield f"{aware}=true needs Transformer Engine, which does not run on the CPU; leave it out"
     elif not sections.trainer.distributed_optimizer:
-        yield f"{aware}=true needs {prefix}trainer.distributed_optimizer=true (Megatron asks for it)"
+        yield f"{aware}=true needs {prefix}trainer.distributed_optimizer=true (Megatron requires it)"
 
 
 _SEARCH = ("initial_loss_scale", "min_loss_scale", "loss_scale_window")

@@ -6,18 +6,9 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.schema.algo_config import GspoLoss, OldLogprobs
-from rlscale.config.schema.correction_config import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
+from rlscale.config.schema.correction_config import Level, MisAction, RejectionConfig, WeightKind
 
 _WEIGHTS = ("tis", "icepop", "mis", "custom")
-
-_READ: dict[WeightKind, tuple[str, ...]] = {
-    WeightKind.none: (),
-    WeightKind.tis: ("level", "upper", "normalise"),
-    WeightKind.icepop: ("level", "lower", "upper", "normalise"),
-    WeightKind.mis: ("level", "action", "lower", "upper", "normalise"),
-    WeightKind.custom: ("normalise",),
-}
-"""Keys that each kind of weight reads."""
 
 BOUNDS: dict[WeightKind, tuple[float | None, float]] = {
     WeightKind.tis: (0.0, 2.0),
@@ -46,19 +37,11 @@ def chosen_correction_acts(context: CheckContext) -> Iterator[str]:
         yield f"algo/correction={option} with {how}, or choose algo/correction=none"
 
 
-def weights_read_their_keys(context: CheckContext) -> Iterator[str]:
-    """A key of the weights that the chosen kind never reads."""
+def bounds_of_weights_act(context: CheckContext) -> Iterator[str]:
+    """Bounds that the chosen kind takes no notice of, or that leave nothing."""
     correction, kind = context.config.algo.correction, context.config.algo.correction.weight
     if context.supervised:
         return
-    for key, text in _given(correction):
-        if key in _READ[kind]:
-            continue
-        reading = [f"algo/correction={other.name}" for other in WeightKind if key in _READ[other]]
-        yield (
-            f"algo.correction.{key}={text} is never read with algo.correction.weight={kind.name}; leave it out, or "
-            f"choose {' or '.join(reading)}"
-        )
     if kind is WeightKind.mis and correction.action is MisAction.truncate and correction.lower is not None:
         yield (
             f"algo.correction.lower={correction.lower:g} is never read with algo.correction.action=truncate, which "
@@ -128,20 +111,6 @@ def bypass_leaves_nothing_to_correct(context: CheckContext) -> Iterator[str]:
         )
 
 
-def _given(correction: CorrectionConfig) -> Iterator[tuple[str, str]]:
-    """Keys of the weights that are not as they are by default, with their values."""
-    if correction.level is not None:
-        yield "level", correction.level.name
-    if correction.action is not MisAction.truncate:
-        yield "action", correction.action.name
-    if correction.lower is not None:
-        yield "lower", f"{correction.lower:g}"
-    if correction.upper is not None:
-        yield "upper", f"{correction.upper:g}"
-    if correction.normalise:
-        yield "normalise", "true"
-
-
 def _bounds(
     section: str, lower: float | None, upper: float | None, default: tuple[float | None, float] | None = None
 ) -> Iterator[str]:
@@ -164,7 +133,7 @@ def _bounds(
 
 CORRECTION_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     chosen_correction_acts,
-    weights_read_their_keys,
+    bounds_of_weights_act,
     level_fits_the_loss,
     rejection_is_whole,
     bypass_leaves_nothing_to_correct,

@@ -47,7 +47,7 @@ _REFUSED: Refused = {
     ),
     "moe_router_fusion": (
         OFF,
-        "the fused router repeats nobody's choice, and nobody sees what it chose; leave it out",
+        "the fused router cannot replay a choice of experts, nor say what it chose; leave it out",
     ),
     "moe_enable_routing_replay": (OFF, "set trainer.routing_replay instead"),
     "moe_router_dtype": (("fp32", "fp64"), "16 bits choose other experts than the engine; use fp32 or fp64"),
@@ -97,7 +97,7 @@ def _problems(context: CheckContext, sections: Sections, prefix: str) -> Iterato
 def _placed(context: CheckContext, given: Mapping[str, Any], key: str) -> Iterator[str]:
     """What needs a kind of device or a layout."""
     if given.get("moe_permute_fusion") is True and not context.on_gpus:
-        yield f"{key}.moe_permute_fusion=true needs Transformer Engine, which a CPU has not; leave it out"
+        yield f"{key}.moe_permute_fusion=true needs Transformer Engine, which does not run on the CPU; leave it out"
     if given.get("moe_token_dispatcher_type") != "flex":
         for name in _OF_FLEX:
             if name in given:

@@ -35,11 +35,11 @@ def _on_host(context: CheckContext, sections: Sections, prefix: str) -> Iterator
     if not sections.optim.on_host:
         return
     if not context.on_gpus:
-        yield f"{prefix}optim.on_host=true: on the CPU the optimizer is there already; set it to false"
+        yield f"{prefix}optim.on_host=true: the optimizer is on the CPU already; set it to false"
     elif not sections.trainer.distributed_optimizer:
-        yield f"{prefix}optim.on_host=true needs {prefix}trainer.distributed_optimizer=true (Megatron asks for it)"
+        yield f"{prefix}optim.on_host=true needs {prefix}trainer.distributed_optimizer=true (Megatron requires it)"
     elif sections.model.dtype is not DType.bfloat16:
-        yield f"{prefix}optim.on_host=true needs {prefix}model.dtype=bfloat16: Megatron resumes it in no other type"
+        yield f"{prefix}optim.on_host=true needs {prefix}model.dtype=bfloat16: Megatron can resume it in no other type"
 
 
 def _overlap(trainer: TrainerConfig, prefix: str) -> Iterator[str]:
@@ -50,7 +50,7 @@ def _overlap(trainer: TrainerConfig, prefix: str) -> Iterator[str]:
     if not trainer.distributed_optimizer:
         yield f"{key} needs {prefix}trainer.distributed_optimizer=true: without it no parameters are gathered"
     elif not trainer.ddp.get("overlap_grad_reduce"):
-        yield f"{key} needs {prefix}trainer.ddp.overlap_grad_reduce=true (Megatron asks for it)"
+        yield f"{key} needs {prefix}trainer.ddp.overlap_grad_reduce=true (Megatron requires it)"
 
 
 OPTIMIZER_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (optimizer_options_fit,)

@@ -16,18 +16,18 @@ Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 OFF = (None, False)
 
 UNREAD = "nothing reads it here; leave it out"
-EIGHT_BITS = "training in 8 or 4 bits is not offered; leave it out"
-OVERLAPPED_EXPERTS = "it needs a schedule of passes that rlscale has not; leave it out"
-_DROPS = "what is dropped is different in every pass, so that not even the first step's ratio would be 1; leave it out"
+EIGHT_BITS = "training in 8 or 4 bits is not supported; leave it out"
+OVERLAPPED_EXPERTS = "it needs a schedule of passes that rlscale does not have; leave it out"
+_DROPS = "every pass would drop something else, so that not even the first step's ratio would be 1; leave it out"
 _GRAPHS = "a graph has one size, and micro-batches differ in size; leave it out"
 _OTHER_ARCHITECTURES = "it belongs to architectures that are not supported; leave it out"
-_BUFFERS = "nobody makes its buffers, which have one size while micro-batches differ; leave it out"
+_BUFFERS = "its buffers have one fixed size, while micro-batches differ, and are never allocated; leave it out"
 _OFFLOADED = (
     "it remembers the micro-batches of the first step, and steps differ in theirs; use trainer.recompute to save memory"
 )
 _NO_FSDP = (
-    "Megatron's FSDP is not offered; shard the optimizer's state with trainer.distributed_optimizer=true, or leave it "
-    "out"
+    "Megatron's FSDP is not supported; shard the optimizer's state with trainer.distributed_optimizer=true, or leave "
+    "it out"
 )
 _TORCH_TYPE = "Megatron takes one of torch's types, which a configuration cannot hold; leave it out"
 _ADAM = "the optimizer is Adam; leave it out"
@@ -49,8 +49,8 @@ def _all(names: str, reason: str, *fine: Any) -> dict[str, tuple[tuple[Any, ...]
 TRANSFORMER: Refused = {
     "hidden_dropout": ((0, 0.0), _DROPS),
     "attention_dropout": ((0, 0.0), _DROPS),
-    "mtp_num_layers": ((None,), "multi-token prediction is not offered; leave it out"),
-    "mtp_loss_scaling_factor": ((), "multi-token prediction is not offered; leave it out"),
+    "mtp_num_layers": ((None,), "multi-token prediction is not supported; leave it out"),
+    "mtp_loss_scaling_factor": ((), "multi-token prediction is not supported; leave it out"),
     "cuda_graph_impl": (("none",), _GRAPHS),
     **_all("enable_cuda_graph external_cuda_graph", _GRAPHS, *OFF),
     **_all(

@@ -1,4 +1,4 @@
-"""Nodes that name somebody's own class or function by `_target_`."""
+"""Nodes that name a user's class or function by `_target_`."""
 
 from __future__ import annotations
 

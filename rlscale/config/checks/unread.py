@@ -1,6 +1,6 @@
 """Settings that nothing reads, because of another one: what stands in a configuration acts, or is refused.
 
-Those of the parts of an algorithm, of a critic, of the schedule and of a cluster are with the other checks of these.
+Most say so on their field (`schema.about.Unread`); where it hangs on several sections, the checks of these do.
 """
 
 from __future__ import annotations
@@ -8,19 +8,48 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.command_line_text import as_typed
-from rlscale.config.schema.cluster_config import ClusterConfig
-from rlscale.config.schema.tracker_config import TrackerConfig
+from rlscale.config.command_line_text import as_typed, shown
+from rlscale.config.differences import differences
+from rlscale.config.keys import keys, plain
+from rlscale.config.schema.about import Unread, Where
+from rlscale.config.schema.section import Section
 
 
-def stop_loss_has_a_loss(context: CheckContext) -> Iterator[str]:
-    """The loss of reinforcement learning says nothing about how far training is: it starts at 0 and stays around it."""
-    bound = context.config.run.stop_loss
-    if bound is not None and not context.supervised:
-        yield (
-            f"run.stop_loss={bound:g}: the loss of {context.config.algo.name} stays around 0 however good the policy "
-            "is, and would end the run at once; leave it out (it is for algo=sft)"
-        )
+def keys_are_read(context: CheckContext) -> Iterator[str]:
+    """Of every section but the cluster's, which a stage before the run takes from the run."""
+    yield from _unread(context, lambda name: not name.startswith("cluster."))
+
+
+def cluster_is_read(context: CheckContext) -> Iterator[str]:
+    """Of the cluster's section."""
+    yield from _unread(context, lambda name: name.startswith("cluster."))
+
+
+def _unread(context: CheckContext, looked_at: Callable[[str], bool]) -> Iterator[str]:
+    """One line for each value that is not the default and that nothing reads, by what the schema says of its field."""
+    for one in keys(context.config):
+        rule = next((found for found in one.unread if _holds(*found, context)), None)
+        if rule is None or not looked_at(one.name):
+            continue
+        (unread, section), (prefix, dot, name) = rule, one.name.rpartition(".")
+        values = {name: plain(one.default)}, {name: plain(one.value)}
+        for key, (default, value) in differences(*values, prefix + dot):
+            said = {"key": key, "default": shown(default), "algo": context.config.algo.name, "section": section}
+            yield f"{key}={shown(value)}{unread.why.format(**said)}"
+
+
+def _holds(unread: Unread, section: Section, context: CheckContext) -> bool:
+    match unread.where:
+        case Where.supervised:
+            return context.supervised
+        case Where.sampled:
+            return not context.supervised
+        case Where.cpu:
+            return not context.on_gpus
+        case Where.gpus:
+            return context.on_gpus
+        case by_section:
+            return by_section(section)
 
 
 def evaluation_comes_to_pass(context: CheckContext) -> Iterator[str]:
@@ -36,59 +65,22 @@ def evaluation_comes_to_pass(context: CheckContext) -> Iterator[str]:
     yield from ()
 
 
-def tracker_reads_its_settings(context: CheckContext) -> Iterator[str]:
-    """Project, name and offline belong to Weights & Biases."""
-    tracker, default = context.config.tracker, TrackerConfig()
-    if len(set(tracker.kinds)) != len(tracker.kinds):
-        yield f"tracker.kinds={as_typed(tracker.kinds)}: names a tracker twice"
-    if "wandb" in tracker.kinds:
-        return
-    for name in ("project", "name", "offline"):
-        value = getattr(tracker, name)
-        if value != getattr(default, name):
-            yield (
-                f"tracker.{name}={as_typed(value)} is read by Weights & Biases only; choose tracker=wandb, or leave it "
-                "out"
-            )
+def trackers_differ(context: CheckContext) -> Iterator[str]:
+    """Two of a kind would write the same twice."""
+    kinds = context.config.tracker.kinds
+    if len(set(kinds)) != len(kinds):
+        yield f"tracker.kinds={as_typed(kinds)}: names a tracker twice"
 
 
-def engines_read_their_settings(context: CheckContext) -> Iterator[str]:
-    """On the CPU an engine has no GPUs, and engines that somebody else started have their options already."""
+def engines_have_their_options(context: CheckContext) -> Iterator[str]:
+    """A note only: recipes have options for the engines that they start, and run with others, too."""
     rollout = context.config.rollout
-    if rollout.gpus_per_engine != 1 and not context.on_gpus:
-        yield f"rollout.gpus_per_engine={rollout.gpus_per_engine} has no meaning on the CPU; set it to 1"
-    elif rollout.gpus_per_engine != 1 and rollout.engine_urls:
-        yield (
-            f"rollout.gpus_per_engine={rollout.gpus_per_engine} is not read with rollout.engine_urls: those engines "
-            "have their GPUs; leave it out"
-        )
     if rollout.sglang and rollout.engine_urls:
-        # A note only: recipes have options for the engines that they start, and run with others, too.
         context.notes.append(
             f"rollout.sglang.{min(rollout.sglang)} is not read with rollout.engine_urls: those engines have the "
             "options that they were started with"
         )
-
-
-def limits_of_a_cpu_machine(context: CheckContext) -> Iterator[str]:
-    """Of a machine whose cores are shared; GPUs are counted."""
-    cluster, default = context.config.cluster, ClusterConfig()
-    if not context.on_gpus:
-        return
-    for name in ("max_trainer_ranks", "max_engines", "memory_gb"):
-        value = getattr(cluster, name)
-        if value != getattr(default, name):
-            yield f"cluster.{name}={as_typed(value)} is read on a CPU machine only; leave it out"
-
-
-def drift_has_engines(context: CheckContext) -> Iterator[str]:
-    """Trainer and engines disagree about samples, and supervised training has none."""
-    bound = context.config.weights.max_logprob_diff
-    if bound is not None and context.supervised:
-        yield (
-            f"weights.max_logprob_diff={bound:g}: supervised training (algo/loss=sft) has no samples of an engine to "
-            "compare; set it to null"
-        )
+    yield from ()
 
 
 def paths_are_given(context: CheckContext) -> Iterator[str]:
@@ -100,11 +92,9 @@ def paths_are_given(context: CheckContext) -> Iterator[str]:
 
 
 UNREAD_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
-    stop_loss_has_a_loss,
+    keys_are_read,
     evaluation_comes_to_pass,
-    tracker_reads_its_settings,
-    engines_read_their_settings,
-    limits_of_a_cpu_machine,
-    drift_has_engines,
+    trackers_differ,
+    engines_have_their_options,
     paths_are_given,
 )

@@ -77,14 +77,27 @@ class Bounds:
         return low if self.high == inf else f"{low} and {'at most' if self.with_high else 'below'} {self.high:g}"
 
 
+class Where(Enum):
+    """Runs of a kind."""
+
+    supervised = "supervised training"
+    sampled = "reinforcement learning"
+    cpu = "on the CPU"
+    gpus = "on GPUs"
+
+
 @dataclass(frozen=True)
 class Unread:
-    """A value other than the default that nothing reads."""
+    """Where a value other than the default is read by nothing, which is refused. Of several, the first that holds."""
 
-    where: Callable[[Any], bool]
-    """Whether that is so, by the section that the key stands in."""
+    where: Where | Callable[[Any], bool]
+    """The runs, or whether it is so by the section in which this is said."""
     why: str
-    """What follows "key=value" in the message; {default} stands for the default."""
+    """What follows "key=value" in the message, with {key}, {default}, {algo} (its name) and {section} (that one)."""
+
+
+SUPERVISED = Unread(Where.supervised, ": supervised training (algo/loss=sft) has no use for it; set {key}={default}")
+"""Of keys, or whole sections, that are about samples."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.about import Limit, bounded
+from rlscale.config.schema.about import SUPERVISED, Limit, Unread, bounded, key
 from rlscale.config.schema.correction_config import CorrectionConfig
 from rlscale.config.schema.limits import GATE, RATIO, STEPS, TOKENS, WEIGHT
 from rlscale.config.schema.section import Section
@@ -121,17 +121,28 @@ class CustomAdvantage(AdvantageConfig, option="custom", schema="custom_advantage
     """Columns computed for it: any of old_logprobs, ref_logprobs, teacher_logprobs, values."""
 
 
+_NO_KL = Unread(
+    lambda kl: kl.placement is KLPlacement.none,
+    " is never read, because algo.kl.placement=none; choose algo/kl=loss",
+)
+_KL_IN_REWARD = Unread(
+    lambda kl: kl.placement is KLPlacement.reward,
+    " is never read with algo.kl.placement=reward, because a reward has no gradient; set it to false, or use "
+    "algo/kl=loss",
+)
+
+
 @dataclass
 class KLConfig(Section):
     """The KL term to the reference model."""
 
     placement: KLPlacement = KLPlacement.none
     """Where the term enters: nowhere, as a loss, or in the reward."""
-    estimator: KLEstimator | None = None
+    estimator: KLEstimator | None = key(None, unread=[_NO_KL])
     """Which estimator; null is k1 in the reward and k3 as a loss."""
-    coef: float = bounded(0.0, at_least=0, limit=WEIGHT)
+    coef: float = bounded(0.0, at_least=0, limit=WEIGHT, unread=[_NO_KL])
     """Weight of the term."""
-    unbiased: bool = False
+    unbiased: bool = key(False, unread=[_NO_KL, _KL_IN_REWARD])
     """Multiply the estimate by the ratio, so that its gradient is unbiased off policy."""
 
     @property
@@ -179,7 +190,7 @@ class CispoLoss(LossConfig, option="cispo"):
     """REINFORCE weighted by the clipped ratio: a clip bounds the weight and never removes a token's gradient."""
 
     eps_low: float = bounded(1.0, at_least=0, at_most=1)
-    """Lower clip of the weight; 1 is no lower bound."""
+    """Lower clip of the weight; at 1 there is no lower bound."""
     eps_high: float = bounded(4.0, at_least=0, limit=RATIO)
     """Upper clip of the weight."""
 
@@ -219,13 +230,19 @@ class ReductionConfig(Section):
     """`_target_` of a rlscale.algo.protocols.Reduction and its arguments, for `custom`."""
 
 
+_NO_PENALTY = Unread(
+    lambda overlong: not overlong.penalty,
+    " is never read with algo.overlong.penalty=0; set it to null, or give a penalty",
+)
+
+
 @dataclass
 class OverlongConfig(Section):
     """A penalty in the reward for responses that come near the length limit (DAPO's soft overlong punishment)."""
 
     penalty: float = bounded(0.0, at_least=0, limit=WEIGHT)
     """Taken off the reward of a response at the length limit; 0 for none."""
-    cache_tokens: int | None = bounded(None, at_least=1, limit=TOKENS)
+    cache_tokens: int | None = bounded(None, at_least=1, limit=TOKENS, unread=[_NO_PENALTY])
     """Tokens before the limit over which the penalty grows linearly; null is a fifth of rollout.max_response_tokens."""
 
 
@@ -236,7 +253,7 @@ class RefillConfig(Section):
     drop_equal: bool = False
     """Whether groups with equal rewards are dropped and replaced."""
     max_dropped: float = bounded(
-        1.0, above=0, limit=Limit(1000, "an iteration would generate as many times its groups")
+        1.0, above=0, limit=Limit(1000, "an iteration would generate its groups that many times over")
     )
     """Most groups replaced per iteration, as a share of rollout.groups_per_iteration; past it they are kept."""
 
@@ -251,27 +268,27 @@ class AlgoConfig(Section):
     """From the rewards of a group to one score per sample; filled by the group `algo/score`."""
     advantage: AdvantageConfig = MISSING
     """From scores to one advantage per trainable token; filled by the group `algo/advantage`."""
-    kl: KLConfig = MISSING
+    kl: KLConfig = key(MISSING, unread=[SUPERVISED])
     """The KL term; filled by the group `algo/kl`."""
     loss: LossConfig = MISSING
     """The policy loss; filled by the group `algo/loss`."""
-    correction: CorrectionConfig = MISSING
+    correction: CorrectionConfig = key(MISSING, unread=[SUPERVISED])
     """What is done about trainer and engine disagreeing; filled by the group `algo/correction`."""
     reduction: ReductionConfig = MISSING
     """How per-token losses become the step's loss; filled by the group `algo/reduction`."""
-    whiten: bool = False
+    whiten: bool = key(False, unread=[SUPERVISED])
     """Shift and scale the advantages of an iteration's trainable tokens to mean 0 and variance 1."""
-    distil_coef: float = bounded(0.0, at_least=0, limit=WEIGHT)
+    distil_coef: float = bounded(0.0, at_least=0, limit=WEIGHT, unread=[SUPERVISED])
     """Weight of the teacher: coef (old - teacher) is taken off every advantage; 0 loads no teacher."""
-    overlong: OverlongConfig = field(default_factory=OverlongConfig)
+    overlong: OverlongConfig = key(OverlongConfig, unread=[SUPERVISED])
     """Penalty for responses near the length limit."""
-    refill: RefillConfig = field(default_factory=RefillConfig)
+    refill: RefillConfig = key(RefillConfig, unread=[SUPERVISED])
     """What happens to groups without a signal."""
-    entropy_coef: float = bounded(0.0, at_least=0, limit=WEIGHT)
+    entropy_coef: float = bounded(0.0, at_least=0, limit=WEIGHT, unread=[SUPERVISED])
     """Weight of the entropy bonus."""
     steps_per_iteration: int = bounded(1, at_least=1, limit=STEPS)
     """Optimizer steps into which the groups of one iteration are divided."""
     epochs_per_iteration: int = bounded(1, at_least=1, limit=STEPS)
     """Times that the steps of one iteration are repeated."""
-    old_logprobs: OldLogprobs = OldLogprobs.auto
+    old_logprobs: OldLogprobs = key(OldLogprobs.auto, unread=[SUPERVISED])
     """The pass before the first step: `auto` where needed, `always`, or `behaviour`, by the weights that sampled."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from rlscale.config.schema.about import Limit, Scope, bounded, key
+from rlscale.config.schema.about import Limit, Scope, Unread, Where, bounded, key
 from rlscale.config.schema.limits import CPU_PROCESSES, DEVICES, PATIENCE, YEAR
 from rlscale.config.schema.section import Section
 
@@ -24,6 +24,15 @@ class Placement(Enum):
     disaggregated = "disaggregated"
 
 
+_CPU_ONLY = Unread(Where.gpus, " is read on a CPU machine only; leave it out")
+_NO_GPUS = Unread(Where.cpu, " has no meaning on the CPU; set it to 0, or cluster.device=cuda")
+_ONE_MACHINE = Unread(Where.cpu, ": a CPU run uses one machine; set it to 1")
+_SHARED = Unread(
+    lambda cluster: cluster.placement is Placement.colocated and cluster.gpus_per_node > 0,
+    " is not read when colocated; set it to 0, or disaggregate",
+)
+
+
 @dataclass
 class ClusterConfig(Section):
     """Machines and placement."""
@@ -32,20 +41,24 @@ class ClusterConfig(Section):
     """What the trainer and the engines compute on."""
     placement: Placement = Placement.colocated
     """Whether trainer and engines share devices in turn or have their own."""
-    nodes: int = bounded(1, at_least=1, limit=DEVICES)
+    nodes: int = bounded(1, at_least=1, limit=DEVICES, unread=[_ONE_MACHINE])
     """Machines of the cluster."""
-    gpus_per_node: int = bounded(0, at_least=0, limit=DEVICES)
+    gpus_per_node: int = bounded(0, at_least=0, limit=DEVICES, unread=[_NO_GPUS])
     """GPUs of each machine; 0 on the CPU."""
-    rollout_nodes: int = bounded(0, at_least=0, limit=DEVICES)
+    rollout_nodes: int = bounded(0, at_least=0, limit=DEVICES, unread=[_NO_GPUS, _SHARED])
     """Of `cluster.nodes`, machines whose GPUs belong to the engines when disaggregated."""
-    rollout_gpus: int = bounded(0, at_least=0, limit=DEVICES)
+    rollout_gpus: int = bounded(0, at_least=0, limit=DEVICES, unread=[_NO_GPUS, _SHARED])
     """GPUs of the engines when disaggregated on one machine (taken from its end)."""
-    max_trainer_ranks: int = bounded(2, at_least=1, limit=CPU_PROCESSES, scope=Scope.execution)
+    max_trainer_ranks: int = bounded(2, at_least=1, limit=CPU_PROCESSES, scope=Scope.execution, unread=[_CPU_ONLY])
     """Trainer ranks that may share the cores of a CPU machine."""
-    max_engines: int = bounded(2, at_least=1, limit=CPU_PROCESSES, scope=Scope.execution)
+    max_engines: int = bounded(2, at_least=1, limit=CPU_PROCESSES, scope=Scope.execution, unread=[_CPU_ONLY])
     """Engines that may share the cores of a CPU machine."""
     memory_gb: float | None = bounded(
-        None, above=0, limit=Limit(1e6, "no machine has as much memory"), scope=Scope.execution
+        None,
+        above=0,
+        limit=Limit(1e6, "no machine has that much memory"),
+        scope=Scope.execution,
+        unread=[_CPU_ONLY],
     )
     """Gigabytes of memory that training may take on a CPU machine; null: no limit of its own."""
     host: str = key("127.0.0.1", scope=Scope.execution)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rlscale.config.schema.about import bounded
+from rlscale.config.schema.about import Unread, bounded, key
 from rlscale.config.schema.limits import RATIO
 from rlscale.config.schema.section import Section
 
@@ -51,21 +51,33 @@ class RejectionConfig(Section):
     """A single token's ratio under this rejects its segment; null for no veto."""
 
 
+def _of(*kinds: WeightKind) -> Unread:
+    """What the weights of these kinds read, and no others."""
+    options = " or ".join(f"algo/correction={kind.name}" for kind in kinds)
+    return Unread(
+        lambda correction: correction.weight not in kinds,
+        f" is never read with algo.correction.weight={{section.weight.name}}; leave it out, or choose {options}",
+    )
+
+
+_BOUNDED = (WeightKind.tis, WeightKind.icepop, WeightKind.mis)
+
+
 @dataclass
 class CorrectionConfig(Section):
     """What is done about the mismatch; its metrics are logged in any case."""
 
     weight: WeightKind = WeightKind.none
     """Importance weights on the policy loss."""
-    level: Level | None = None
+    level: Level | None = key(None, unread=[_of(*_BOUNDED)])
     """What shares one weight; null is `geometric` for the losses of GSPO and `token` for all others."""
-    action: MisAction = MisAction.truncate
+    action: MisAction = key(MisAction.truncate, unread=[_of(WeightKind.mis)])
     """What `mis` does past its bounds: bound from above, bound on both sides, or weight 0."""
-    lower: float | None = bounded(None, at_least=0, limit=RATIO)
+    lower: float | None = bounded(None, at_least=0, limit=RATIO, unread=[_of(WeightKind.icepop, WeightKind.mis)])
     """Lower bound of the weight; null is 0.5 for icepop and 1 / upper for mis."""
-    upper: float | None = bounded(None, above=0, limit=RATIO)
+    upper: float | None = bounded(None, above=0, limit=RATIO, unread=[_of(*_BOUNDED)])
     """Upper bound of the weight; null is 2 for tis and mis and 5 for icepop."""
-    normalise: bool = False
+    normalise: bool = key(False, unread=[_of(*_BOUNDED, WeightKind.custom)])
     """Divide the weights by their mean over the step's trainable tokens."""
     function: dict[str, Any] = field(default_factory=dict)
     """`_target_` of a rlscale.algo.protocols.Correction and its arguments, for `custom`."""

@@ -51,5 +51,5 @@ class ModelConfig(Section):
     """File with a Jinja chat template that replaces the tokenizer's; null keeps the tokenizer's."""
     dtype: DType = DType.float32
     """Type of the parameters in training and on the engines."""
-    parameters: float | None = bounded(None, above=0, limit=Limit(1e15, "no model has as many"))
+    parameters: float | None = bounded(None, above=0, limit=Limit(1e15, "no model has that many"))
     """Number of parameters, for size checks before the model is downloaded; after that its config counts."""

@@ -49,7 +49,7 @@ class OptimConfig(Section):
     )
     """Added to the root of Adam's second moment."""
     clip_grad: float = bounded(
-        1.0, at_least=0, limit=Limit(1e9, "no gradient is as long; 0 switches clipping off", least=1e-9)
+        1.0, at_least=0, limit=Limit(1e9, "no gradient is that large; 0 switches clipping off", least=1e-9)
     )
     """Bound on the global gradient norm; 0 switches clipping off."""
     groups: dict[str, Any] = field(default_factory=dict)

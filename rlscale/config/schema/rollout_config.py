@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rlscale.config.schema.about import Limit, Scope, bounded, key, path_key
+from rlscale.config.schema.about import SUPERVISED, Limit, Scope, Unread, Where, bounded, key, path_key
 from rlscale.config.schema.component import component, target_field
 from rlscale.config.schema.limits import DEVICES, IN_MEMORY, PATIENCE, TEMPERATURE, TOKENS, YEAR
 from rlscale.config.schema.section import Section
@@ -18,6 +18,18 @@ class OnSync(Enum):
     wait = "wait"
     abort_and_resume = "abort_and_resume"
     in_place = "in_place"
+
+
+def _evaluation_reads(name: str) -> Unread:
+    """Of how samples are drawn, which evaluation has keys of its own for."""
+    return Unread(Where.supervised, SUPERVISED.why.replace(";", f" (evaluation reads eval.{name});"))
+
+
+_NO_GPUS = Unread(Where.cpu, " has no meaning on the CPU; set it to 1")
+_OTHERS_GPUS = Unread(
+    lambda rollout: bool(rollout.engine_urls),
+    " is not read with rollout.engine_urls: those engines have their GPUs; leave it out",
+)
 
 
 @dataclass
@@ -38,20 +50,20 @@ class RolloutConfig(Section):
     """Longest prompt in tokens; longer ones are dropped and counted."""
     max_response_tokens: int = bounded(1024, at_least=1, limit=TOKENS)
     """Longest response in tokens; generation is cut there."""
-    temperature: float = bounded(1.0, above=0, limit=TEMPERATURE)
+    temperature: float = bounded(1.0, above=0, limit=TEMPERATURE, unread=[_evaluation_reads("temperature")])
     """Sampling temperature; the trainer divides its logits by the same."""
-    top_p: float = bounded(1.0, above=0, at_most=1)
+    top_p: float = bounded(1.0, above=0, at_most=1, unread=[_evaluation_reads("top_p")])
     """Nucleus sampling; 1 switches it off. Below 1 only with `train_on_truncated_sampling`."""
-    top_k: int = bounded(-1, at_least=1, off=-1)
+    top_k: int = bounded(-1, at_least=1, off=-1, unread=[_evaluation_reads("top_k")])
     """Sampling from the k most likely tokens; -1 switches it off. Otherwise see `train_on_truncated_sampling`."""
-    train_on_truncated_sampling: bool = False
+    train_on_truncated_sampling: bool = key(False, unread=[SUPERVISED])
     """Train on samples of `top_p` or `top_k`, although log-probs, ratios and KL are those of the full softmax."""
-    max_staleness: int = bounded(0, at_least=0, limit=PATIENCE)
+    max_staleness: int = bounded(0, at_least=0, limit=PATIENCE, unread=[SUPERVISED])
     """Bound on the trainer's weight version minus the version that generated a token; 0 is on-policy."""
     on_sync: OnSync = OnSync.wait
     """What happens to a generation in flight when the weights change."""
     max_concurrent: int = bounded(
-        256, at_least=1, limit=Limit(100000, "no engine takes as many requests at once"), scope=Scope.execution
+        256, at_least=1, limit=Limit(100000, "no engine takes that many requests at once"), scope=Scope.execution
     )
     """Requests in flight per engine."""
     request_timeout_s: float = bounded(600.0, above=0, limit=YEAR, scope=Scope.execution)
@@ -64,7 +76,7 @@ class RolloutConfig(Section):
     """Seconds that an environment of several turns has for each call; past them the sample has failed."""
     engines: int = bounded(1, at_least=1, limit=DEVICES)
     """Engines that serve the policy."""
-    gpus_per_engine: int = bounded(1, at_least=1, limit=DEVICES)
+    gpus_per_engine: int = bounded(1, at_least=1, limit=DEVICES, unread=[_NO_GPUS, _OTHERS_GPUS])
     """GPUs of one engine (its tensor-parallel size); ignored on the CPU."""
     engine_urls: list[str] = key(list, scope=Scope.this_run)
     """Engines that somebody else started; given, none are started here."""

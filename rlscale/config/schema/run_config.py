@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.about import Limit, PathKind, Scope, bounded, key, path_key
+from rlscale.config.schema.about import Limit, PathKind, Scope, Unread, Where, bounded, key, path_key
 from rlscale.config.schema.limits import COUNT, SEED
 from rlscale.config.schema.section import Section
 
@@ -20,6 +20,13 @@ class Progress(Enum):
     plain = "plain"
 
 
+_LOSS_AROUND_0 = Unread(
+    Where.sampled,
+    ": the loss of {algo} stays around 0 however good the policy is, and would end the run at once; leave it out (it "
+    "is for algo=sft)",
+)
+
+
 @dataclass
 class RunSection(Section):
     """The run itself."""
@@ -28,7 +35,9 @@ class RunSection(Section):
     """Name of the recipe; set from the recipe's file name."""
     iterations: int = bounded(100, at_least=1, limit=COUNT)
     """Iterations (collect, train, sync) of the run."""
-    stop_loss: float | None = bounded(None, above=0, limit=Limit(1000, "no mean loss is as large", least=1e-9))
+    stop_loss: float | None = bounded(
+        None, above=0, limit=Limit(1000, "no mean loss is that large", least=1e-9), unread=[_LOSS_AROUND_0]
+    )
     """End training early, once the mean loss of the last 10 iterations is below this; null never does."""
     seed: int = bounded(0, at_least=0, limit=SEED)
     """Seed of everything that is drawn at random: data order, sampling, initial weights."""

@@ -58,7 +58,7 @@ class TrainerConfig(Section):
     """Dense matrix products that the device can do, in 1e12 FLOPs/s, for `utilisation`; null looks a GPU up by name."""
     routing_replay: RoutingReplay = RoutingReplay.none
     """Whose choice of experts is repeated: none, recorded (in the old log-probs' pass) or rollout (the engine's)."""
-    threads: int = bounded(1, at_least=1, limit=Limit(1024, "no machine has as many cores"), scope=Scope.execution)
+    threads: int = bounded(1, at_least=1, limit=Limit(1024, "no machine has that many cores"), scope=Scope.execution)
     """CPU threads of each rank."""
     megatron: dict[str, Any] = field(default_factory=dict)
     """Any further option of Megatron's TransformerConfig, by its own name."""

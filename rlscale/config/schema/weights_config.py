@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rlscale.config.schema.about import Limit, Scope, bounded
+from rlscale.config.schema.about import Limit, Scope, Unread, Where, bounded
 from rlscale.config.schema.component import component
 from rlscale.config.schema.limits import COUNT, LOGPROBS, TOKENS, YEAR
 from rlscale.config.schema.section import Section
+
+_NO_SAMPLES = Unread(
+    Where.supervised,
+    ": supervised training (algo/loss=sft) has no samples of an engine to compare; set it to null",
+)
 
 
 @dataclass
@@ -25,7 +30,7 @@ class WeightsConfig(Section):
     """Length in tokens of the fixed canary prompt."""
     canary_bound: float | None = bounded(None, above=0, limit=LOGPROBS, scope=Scope.execution)
     """Largest difference of log-prob between engine and trainer on the canary; null: fp32 1e-3, fp16 0.06, bf16 0.2."""
-    max_logprob_diff: float | None = bounded(None, above=0, limit=LOGPROBS, scope=Scope.execution)
+    max_logprob_diff: float | None = bounded(None, above=0, limit=LOGPROBS, scope=Scope.execution, unread=[_NO_SAMPLES])
     """Largest mean |trainer - engine| log-prob of an iteration, over tokens of its own version; null: no bound."""
     timeout_s: float = bounded(300.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds that one sync may take."""

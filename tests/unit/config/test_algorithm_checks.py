@@ -26,9 +26,9 @@ CORRECTION = "algo.correction"
         (["algo.kl.estimator=k2"], "algo.kl.estimator=k2 is never read, because algo.kl.placement=none"),
         (
             ["algo/kl=loss", "algo.kl.coef=0"],
-            "algo.kl.placement=loss with algo.kl.coef=0 counts nothing; raise it or use algo/kl=none",
+            "algo.kl.placement=loss with algo.kl.coef=0 has no effect; raise it or use algo/kl=none",
         ),
-        (["algo=ppo", "algo.kl.coef=0"], "algo.kl.placement=reward with algo.kl.coef=0 counts nothing"),
+        (["algo=ppo", "algo.kl.coef=0"], "algo.kl.placement=reward with algo.kl.coef=0 has no effect"),
         (["algo/kl=loss", "algo.kl.estimator=k1"], "k1 as a loss has zero expected gradient; use k2, k3 or low_var_kl"),
         (
             ["algo/kl=reward"],

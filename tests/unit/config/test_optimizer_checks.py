@@ -17,7 +17,7 @@ DISTRIBUTED = "trainer.distributed_optimizer=true"
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["optim.groups.router={lr_mult: 0.1}"], "optim.groups.router.pattern: give the names that are meant"),
+        (["optim.groups.router={lr_mult: 0.1}"], "optim.groups.router.pattern: give a pattern of parameter names"),
         ([ROUTER, "optim.groups.router.lr_mul=2"], "optim.groups.router.lr_mul: unknown key; did you mean lr_mult?"),
         ([ROUTER, "optim.groups.router.lr_mult=0"], "must be above 0; trainer.frozen leaves parameters as they are"),
         (["optim.groups.router={pattern: '*'}"], "optim.groups.router changes nothing: give lr_mult or weight_decay"),
@@ -28,7 +28,7 @@ DISTRIBUTED = "trainer.distributed_optimizer=true"
         (["optim.reset_every=9", "run.iterations=3"], "optim.reset_every=9 is never reached in run.iterations=3"),
         (["optim.reset_every=-1"], "optim.reset_every=-1: must be at least 0"),
         (["trainer.peak_tflops=0"], "trainer.peak_tflops=0.0: must be above 0"),
-        (["optim.on_host=true"], "on the CPU the optimizer is there already"),
+        (["optim.on_host=true"], "the optimizer is on the CPU already"),
         (["trainer.ddp.overlap_param_gather=true"], "needs trainer.distributed_optimizer=true"),
         ([DISTRIBUTED, "trainer.ddp.overlap_param_gather=true"], "needs trainer.ddp.overlap_grad_reduce=true"),
     ],
@@ -42,7 +42,7 @@ def test_what_does_not_fit_is_one_line(problems: Problems, overrides: list[str],
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ("{}", "optim.groups.a.pattern: give the names that are meant"),
+        ("{}", "optim.groups.a.pattern: give a pattern of parameter names"),
         ("{pattern: '*norm*', lr: 2}", "optim.groups.a.lr: unknown key"),
         ("{pattern: '*norm*', weight_decay: 0, lr_mult: -1}", "optim.groups.a.lr_mult=-1: must be above 0"),
     ],

@@ -48,7 +48,7 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
         ([f"{OPTIM_KEY}.exp_avg_dtype=bfloat16"], f"{OPTIM_KEY}.exp_avg_dtype=bfloat16: Megatron takes one of torch's"),
         (
             [f"{OPTIM_KEY}.use_precision_aware_optimizer=true", SHARDED],
-            f"{OPTIM_KEY}.use_precision_aware_optimizer=true needs Transformer Engine, which a CPU has not",
+            f"{OPTIM_KEY}.use_precision_aware_optimizer=true needs Transformer Engine, which does not run on the CPU",
         ),
         (
             [*GPUS, f"{OPTIM_KEY}.use_precision_aware_optimizer=true"],
@@ -63,7 +63,7 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
             f"{DDP_KEY}.check_for_nan_in_grad=true: Megatron would raise where a step is skipped and counted "
             "(trainer.max_skipped_steps); leave it out",
         ),
-        ([f"{DDP_KEY}.use_megatron_fsdp=true"], f"{DDP_KEY}.use_megatron_fsdp=true: Megatron's FSDP is not offered;"),
+        ([f"{DDP_KEY}.use_megatron_fsdp=true"], f"{DDP_KEY}.use_megatron_fsdp=true: Megatron's FSDP is not supported;"),
         (
             [f"{DDP_KEY}.num_distributed_optimizer_instances=2", SHARDED],
             f"{DDP_KEY}.num_distributed_optimizer_instances=2: the process groups for it are not made; leave it out",
@@ -85,7 +85,7 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
             f"{KEY}.microbatch_group_size_per_vp_stage: is set by parallel.pipeline and cannot be given here too",
         ),
         ([f"{KEY}.overlap_p2p_comm=true"], f"{KEY}.overlap_p2p_comm: is set by parallel.virtual_pipeline and cannot"),
-        ([f"{KEY}.fp8=hybrid"], f"{KEY}.fp8=hybrid: training in 8 or 4 bits is not offered; leave it out"),
+        ([f"{KEY}.fp8=hybrid"], f"{KEY}.fp8=hybrid: training in 8 or 4 bits is not supported; leave it out"),
         ([f"{KEY}.enable_autocast=true"], f"{KEY}.enable_autocast=true: model.dtype says which type is computed in"),
         ([f"{KEY}.recompute_method=block"], f"{KEY}.recompute_method=block is read with trainer.recompute=full only;"),
         ([f"{KEY}.cpu_offloading_weights=true"], f"{KEY}.cpu_offloading_weights is read with cpu_offloading=true only"),
@@ -95,7 +95,7 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
         ),
         (
             [f"{KEY}.gradient_accumulation_fusion=true"],
-            f"{KEY}.gradient_accumulation_fusion=true needs kernels that a CPU has not; leave it out",
+            f"{KEY}.gradient_accumulation_fusion=true needs CUDA kernels, which a CPU does not have; leave it out",
         ),
         ([f"{KEY}.cp_comm_type=p2p"], f"{KEY}.cp_comm_type=p2p is read with parallel.context above 1 only; leave it"),
         (["parallel.context=2", f"{KEY}.cp_comm_type=p2p"], f"{KEY}.cp_comm_type=p2p needs Transformer Engine, which"),

@@ -133,8 +133,8 @@ def test_every_missing_size_is_named_at_once() -> None:
         ("3", "is not a mapping"),
         ("{", "not valid JSON"),
         ("", "not valid JSON"),
-        ("[" * 100_000 + "]" * 100_000, "brackets inside brackets without end"),
-        ('{"a":' * 100_000 + "1" + "}" * 100_000, "brackets inside brackets without end"),
+        ("[" * 100_000 + "]" * 100_000, "its brackets are nested too deeply"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "its brackets are nested too deeply"),
     ],
 )
 def test_a_file_that_is_no_config_is_one_line(content: str, message: str, tmp_path: Path) -> None:

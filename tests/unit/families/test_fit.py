@@ -51,7 +51,7 @@ def test_codes_are_not_read_as_numbers(dtype: torch.dtype, message: str, make: C
     name = "model.layers.0.self_attn.q_proj.weight"
     weights[name] = weights[name].to(dtype)
     save_torch(weights, folder / SINGLE)
-    with pytest.raises(FolderError, match=f"{message} .first {name}., so its weights are quantised or not of a model"):
+    with pytest.raises(FolderError, match=f"{message} .first {name}., so its weights are quantised or are not"):
         check(folder)
 
 

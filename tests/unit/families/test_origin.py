@@ -36,7 +36,9 @@ def test_weights_of_another_model_are_refused_by_name(
     changes: dict[str, object], said: str, make: Callable[..., Path], tmp_path: Path
 ) -> None:
     for folder in (make({**DENSE, **changes}), checkpoint(tmp_path / "checkpoint", **changes)):
-        with pytest.raises(FolderError, match=f"holds another model: {said}; give weights of the same architecture"):
+        with pytest.raises(
+            FolderError, match=f"holds a different model: {said}; give weights of the same architecture"
+        ):
             check_origin(folder, HERE, Head.language)
 
 

@@ -92,7 +92,7 @@ def test_files_without_an_index_are_read_where_each_name_stands_once(make: Calla
         ('{"weight_map": {"a": 3}}', "has no weight_map from tensors to files"),
         ('{"weight_map": {"a": "../b.safetensors"}}', "names a file of another folder"),
         ('{"weight_map": {"a": "gone.safetensors"}}', "1 of 1 weight files are missing, first gone.safetensors"),
-        ("[" * 100_000, "brackets inside brackets without end"),
+        ("[" * 100_000, "its brackets are nested too deeply"),
     ],
 )
 def test_an_index_that_is_none_is_one_line(index: str, message: str, make: Callable[..., Path]) -> None:

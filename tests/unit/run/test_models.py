@@ -92,7 +92,7 @@ def test_starting_from_weights_of_another_model_is_refused_by_name(
 ) -> None:
     _, found = folders(tmp_path)
     init = edited(found.policy, tmp_path / "init", **changes)
-    with pytest.raises(UserError, match=rf"^model\.init={init}: holds another model: {said}"):
+    with pytest.raises(UserError, match=rf"^model\.init={init}: holds a different model: {said}"):
         folders(tmp_path, f"model.init={init}")
     same = edited(found.policy, tmp_path / "same", rope_theta=None, eos_token_id=1)
     assert folders(tmp_path, f"model.init={same}")[1].policy == found.policy
@@ -123,7 +123,7 @@ def test_a_teacher_has_the_tokens_of_the_tokenizer_that_the_run_encodes_with(tmp
 def test_a_critic_is_compared_with_its_own_weights_and_is_never_tied(tmp_path: Path) -> None:
     _, found = folders(tmp_path)
     other = edited(found.policy, tmp_path / "other", rms_norm_eps=1e-5)
-    with pytest.raises(UserError, match=rf"^critic\.model\.init={other}: holds another model: rms_norm_eps"):
+    with pytest.raises(UserError, match=rf"^critic\.model\.init={other}: holds a different model: rms_norm_eps"):
         folders(tmp_path, "algo=ppo", f"critic.model.init={other}")
     untied = edited(found.policy, tmp_path / "untied", tie_word_embeddings=True)  # with a head of its own, never read
     assert folders(tmp_path, "algo=ppo", f"critic.model.init={untied}")[1].critic == found.policy

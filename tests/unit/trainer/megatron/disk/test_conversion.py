@@ -215,7 +215,7 @@ def test_weights_of_another_model_are_not_started_from(
 ) -> None:
     other = edited(model, tmp_path / "other", "config.json", **changes)
     for init in (model, checkpoint):
-        with pytest.raises(UserError, match=f"^{init}: holds another model: {said}"):
+        with pytest.raises(UserError, match=f"^{init}: holds a different model: {said}"):
             convert(other, init, tmp_path / "hf", Form.hugging_face)
     assert not (tmp_path / "hf").exists()
 
