@@ -77,19 +77,28 @@ class Buffer:
     def take(self, n: int, version: int, max_staleness: int, in_flight: Sequence[int] = ()) -> list[Group]:
         """Remove and return n groups for the batch of trainer version `version`, ordered by prompt index.
 
-        Oldest version first, then lowest index. Empty if there are too few, or if the groups that would stay
-        behind would miss their deadlines and waiting may help: `in_flight` is the oldest version of each group still
-        being generated. Call `expire` first.
+        By `rank` as far as all others can still leave by their deadlines, else oldest version first, then lowest index.
+        Empty if there are too few, or if the groups that would stay behind would miss their deadlines and waiting may
+        help: `in_flight` is the oldest version of each group still being generated. Call `expire` first.
         """
         if len(self._groups) < n:
             return []
         ages = {index: self._staleness(index, version) for index in self._groups}
-        ready = sorted(self._groups, key=lambda index: (-ages[index], index))
-        chosen, rest = ready[:n], ready[n:]
-        left_behind = [ages[index] for index in rest] + [max(version - oldest, 0) for oldest in in_flight]
-        if in_flight and not _can_leave_in_time(left_behind, n, max_staleness):
-            return []
-        return [self._remove(index) for index in sorted(chosen)]
+        preferred = sorted(self._groups, key=lambda index: (self.rank(self._groups[index], ages[index]), index))
+        oldest_first = sorted(self._groups, key=lambda index: (-ages[index], index))
+        flying = [max(version - oldest, 0) for oldest in in_flight]
+        for ready in (preferred, oldest_first):
+            left_behind = [ages[index] for index in ready[n:]] + flying
+            if _can_leave_in_time(left_behind, n, max_staleness):
+                return [self._remove(index) for index in sorted(ready[:n])]
+        return [] if in_flight else [self._remove(index) for index in sorted(oldest_first[:n])]
+
+    def rank(self, group: Group, staleness: int) -> Any:
+        """What groups are sorted by, lowest first out, then by prompt index; `staleness` is that of the oldest token.
+
+        Here the oldest leave first. A subclass may prefer others: whatever it prefers, no group misses its deadline.
+        """
+        return -staleness
 
     def state_dict(self) -> dict[str, Any]:
         """The groups by prompt index, and the counter."""

@@ -13,13 +13,16 @@ from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.needs import COLUMNS
 from rlscale.config.overrides import parse_one
+from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.target import build_target, current_folder_importable, import_target
 from rlscale.envs.configured_environment import configured_environment
 from rlscale.envs.reward import Reward, build_reward, extras_of
 from rlscale.envs.score import score_of
-from rlscale.run.environment_contract import ExactScorer, check_environment
-from rlscale.run.source_contract import check_source
+from rlscale.run.components import look_at, prepare_imports
+from rlscale.run.contracts.environment_contract import ExactScorer, check_environment
+from rlscale.run.contracts.kinds import COMPONENTS
+from rlscale.run.contracts.source_contract import check_source
 from rlscale.trainer.hook_contract import CHECKS, Finding, Status, check_advantage, check_loss, failed
 from rlscale.trainer.hook_contract.findings import Report, reported
 from rlscale.trainer.hooks import HookKind, build_hook
@@ -33,23 +36,24 @@ INPUTS: dict[str, type] = {
 }
 """What a hook is called with, by its kind: the annotation of its parameter tells the kind."""
 
-REWARD = ("response", "label", "info")
-"""The parameters of a reward, whose names tell that it is one."""
+PARAMETERS = {"reward": ("response", "label", "info"), "filter": ("group",), "loop": ("run",)}
+"""The parameters whose names tell what a function is."""
 
 METHODS = {
     "environment": ("reset", "step", "close"),
     "source": ("next", "state_dict", "load_state_dict"),
+    **{kind: component.methods for kind, component in COMPONENTS.items() if component.methods},
 }
-"""The methods by which the kind of a class is told that is not called; see rlscale.envs.environment and
-rlscale.data.sources."""
-KINDS = (*INPUTS, "reward", *METHODS)
+"""The methods by which the kind of a class is told that is not called; see rlscale.envs.environment,
+rlscale.data.sources and rlscale.run.contracts."""
+KINDS = (*INPUTS, *PARAMETERS, *METHODS)
 
 USAGE = (
     "usage: python -m rlscale check-hook path.to.fn [kind=KIND] [argument=value ...]\n"
     "  path.to.fn  your function or class; the current folder is searched too\n"
     f"  kind        {', '.join(KINDS)}; by default told from the annotation of its inputs\n"
-    "              (`inputs: LossInputs`), from the names of a reward's parameters, or from a class's methods\n"
-    "  argument    arguments of your own, as you would give them under algo.<kind>.function\n"
+    "              (`inputs: LossInputs`), from the names of its parameters, or from a class's methods\n"
+    "  argument    arguments of your own, as you would give them beside the _target_\n"
     "  reads       of an advantage or a loss, as in its section: reads=[ref_logprobs]; by default it is given all\n"
     "  row         of an environment, the row of the data that episodes begin with: 'row={prompt: 2+2=, label: 4}'\n"
     "Prints one line per check and ends with 0, or with 1 where the contract is broken. See docs/hooks.md"
@@ -64,6 +68,7 @@ def check_hook(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 0
     path, kind, node = _read(arguments)
+    prepare_imports(Device.cpu)
     with current_folder_importable():
         target = import_target(path, path)
         findings = _findings(kind := kind or kind_of(target, path), node)
@@ -82,20 +87,21 @@ def kind_of(target: Callable[..., Any], path: str) -> str:
     called: Any = target
     if inspect.isclass(target):
         for kind, methods in METHODS.items():
-            if all(hasattr(target, method) for method in methods):
+            if all(callable(getattr(target, method, None)) for method in methods):
                 return kind
         called = next((vars(base)["__call__"] for base in target.__mro__ if "__call__" in vars(base)), None)
         if called is None:
             raise UserError(
-                f"{path}: instances of this class cannot be called; give it a __call__, or the methods of an "
-                "environment or a prompt source (see docs/hooks.md)"
+                f"{path}: instances of this class cannot be called; give it a __call__, or the methods of a "
+                "component (see docs/components.md)"
             )
     try:
         parameters = dict(inspect.signature(called).parameters)
     except (TypeError, ValueError):
         parameters = {}
-    if set(REWARD) <= set(parameters):
-        return "reward"
+    for kind, names_of_it in PARAMETERS.items():
+        if set(names_of_it) <= set(parameters):
+            return kind
     # By name: an annotation is a text where annotations are postponed.
     annotated = [getattr(given.annotation, "__name__", str(given.annotation)) for given in parameters.values()]
     names = {name.rpartition(".")[2] for name in annotated}
@@ -205,6 +211,9 @@ def _read(arguments: Sequence[str]) -> tuple[str, str | None, dict[str, Any]]:
 
 def _findings(kind: str, node: dict[str, Any]) -> list[Finding]:
     """Build the hook and test it. UserError if it cannot be built."""
+    if kind in COMPONENTS:
+        look_at(COMPONENTS[kind].key, node)
+        return COMPONENTS[kind].check(node, COMPONENTS[kind].key)
     if kind == "reward":
         return check_reward(build_reward(RewardConfig(function=node)))
     if kind == "environment":

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
+from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.component import TARGET, component_nodes
 from rlscale.data.target import build_target, check_node
 from rlscale.envs.configured_environment import configured_environment
 
-_GIVEN = {"trainer": 4, "rollout": 1, "buffer": 0, "weights.transport": 1}
-"""How many arguments a class is given besides those of its node."""
+_GIVEN = {"trainer": 4, "buffer": 0}
+"""How many arguments a class is given besides those of its node, if not one."""
 _CALLED = {"rollout.filter": 1, "loop": 1}
 """How many arguments a function, or an instance, is called with."""
 
@@ -22,12 +24,17 @@ def check_components(config: Config) -> list[str]:
 
     Raises UserError with a line for each that cannot be imported, or does not take what it is given.
     """
+    own = [
+        (key, node)
+        for key, node, shipped in component_nodes(config)
+        if key != "critic.trainer" and node != {TARGET: shipped}
+    ]
+    if own:
+        prepare_imports(config.cluster.device)
     looked, problems = [], []
-    for key, node, shipped in component_nodes(config):
-        if key == "critic.trainer" or node == {TARGET: shipped}:
-            continue
+    for key, node in own:
         try:
-            _look_at(key, node, config)
+            look_at(key, node)
             looked.append(f"{key}: {node[TARGET]}")
         except UserError as error:
             problems += str(error).splitlines()
@@ -36,14 +43,19 @@ def check_components(config: Config) -> list[str]:
     return looked
 
 
-def _look_at(key: str, node: Mapping[str, Any], config: Config) -> None:
-    if key == "trainer":  # what a trainer imports may need to be adapted to this device first
-        from rlscale.platform.device import Platform
+def prepare_imports(device: Device) -> None:
+    """Adapt Megatron to the device before a module of somebody's own imports it, as that of a trainer does."""
+    from rlscale.platform.device import Platform
 
-        Platform.of(config.cluster.device, 0).install_megatron()
+    Platform.of(device, 0).install_megatron()
+    warnings.filterwarnings("ignore", module="megatron")  # what is not installed that would be faster on a GPU
+
+
+def look_at(key: str, node: Mapping[str, Any]) -> None:
+    """Import the component of one key and ask whether it can be called as a run does. UserError if not."""
     if key == "env":
         configured_environment(node, None)
     elif key in _CALLED:
         build_target(node, key, _CALLED[key])
     else:
-        check_node(node, key, _GIVEN[key])
+        check_node(node, key, _GIVEN.get(key, 1))

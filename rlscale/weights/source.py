@@ -4,34 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rlscale.weights.bucket import Bucket
 from rlscale.weights.mapping import WeightMap
 from rlscale.weights.parameters import EXPERTS, ModelGroups, named_parameters
-
-
-@dataclass
-class Bucket:
-    """Some of the model's tensors under their Hugging Face names, of one weight version."""
-
-    named: list[tuple[str, Tensor]]
-    version: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensors."""
-        return sum(tensor.nbytes for _, tensor in self.named)
-
-
-class WeightSource(Protocol):
-    """Where a transport gets weights from."""
-
-    def buckets(self, version: int) -> Iterator[Bucket]:
-        """All tensors of the model, once. Collective: every trainer rank iterates to the end, each gets all tensors."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from peer_engine import PeerEngine
 
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.broadcast import BroadcastTransport
-from rlscale.weights.source import Bucket
+from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports.transport import TransferError
 
 

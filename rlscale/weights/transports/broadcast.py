@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Backend, _new_process_group_helper, _world
 
 from rlscale.platform.ports import free_port
-from rlscale.weights.source import Bucket
+from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, TransferError
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from rlscale.weights.source import Bucket
+from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports import flat_bucket
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, TransferError

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch.distributed as dist
 
-from rlscale.weights.source import Bucket
+from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports import flat_bucket
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, wait_for

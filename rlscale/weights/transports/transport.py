@@ -7,7 +7,7 @@ from concurrent.futures import Future, wait
 from typing import Protocol
 
 from rlscale.config.errors import UserError
-from rlscale.weights.source import Bucket
+from rlscale.weights.bucket import Bucket
 
 
 class TransferError(UserError):

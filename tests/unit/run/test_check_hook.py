@@ -178,7 +178,8 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
         (
             ["my_broken.other_names"],
             "error: my_broken.other_names: its parameters (a, b) do not tell what it is; annotate its inputs, such as "
-            "`inputs: LossInputs`, or add kind=score|advantage|loss|correction|reduction|reward|environment|source",
+            "`inputs: LossInputs`, or add kind=score|advantage|loss|correction|reduction|reward|filter|loop|"
+            "environment|source|trainer|service|buffer|transport|tracker",
         ),
         (["my_broken.nans", "kind=scor"], "error: kind=scor: no such kind; did you mean score?"),
         (
@@ -189,7 +190,7 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
         (
             ["my_broken.NotCallable"],
             "error: my_broken.NotCallable: instances of this class cannot be called; "
-            "give it a __call__, or the methods of an environment or a prompt source (see docs/hooks.md)",
+            "give it a __call__, or the methods of a component (see docs/components.md)",
         ),
         (
             ["my_broken.needs_scale"],

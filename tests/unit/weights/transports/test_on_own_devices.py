@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from rlscale.weights.source import Bucket
+from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports import flat_bucket
 from rlscale.weights.transports.cuda_ipc import IpcTransport
 from rlscale.weights.transports.route import Route

@@ -26,8 +26,9 @@ from rlscale.platform.ports import free_port
 from rlscale.trainer.megatron.disk import checkpoint_writer, conversion
 from rlscale.trainer.megatron.disk.distributed_checkpoint import holds_checkpoint
 from rlscale.trainer.spec import Form, TrainerSpec
+from rlscale.weights.bucket import Bucket
 from rlscale.weights.load import WeightFolder
-from rlscale.weights.source import Bucket, MegatronWeights
+from rlscale.weights.source import MegatronWeights
 
 LAYERS, HIDDEN, INNER, WORDS, HEADS, GROUPS, WIDTH = 6, 32, 64, 64, 4, 2, 16
 _OF_LAYER = {

@@ -19,8 +19,8 @@ from torch import Tensor
 from rlscale.data.companions import Companions
 from rlscale.families.weight_files import INDEX
 from rlscale.trainer.megatron.disk import export
+from rlscale.weights.bucket import Bucket
 from rlscale.weights.load import WeightFolder
-from rlscale.weights.source import Bucket
 
 WEIGHTS = {
     f"layer.{number}.weight": torch.randn(8, 16, generator=torch.Generator().manual_seed(number)) for number in range(5)

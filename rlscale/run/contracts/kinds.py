@@ -1,0 +1,68 @@
+"""The kinds of components: how each is told from its methods, and how its contract is tested."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlscale.data.target import build_target, instantiate, resolve_target
+from rlscale.run.contracts.buffer_contract import check_buffer
+from rlscale.run.contracts.filter_contract import check_filter
+from rlscale.run.contracts.loop_contract import check_loop
+from rlscale.run.contracts.service_contract import check_service
+from rlscale.run.contracts.tracker_contract import check_tracker_class
+from rlscale.run.contracts.trainer_contract import check_trainer
+from rlscale.trainer.hook_contract.findings import Finding
+from rlscale.trainer.hook_contract.transport_contract import check_transport
+
+Node = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One kind of component."""
+
+    key: str
+    """Where its node is in the configuration."""
+    methods: tuple[str, ...]
+    """Methods by which a class of this kind is told; none for functions, which are told by their parameters."""
+    check: Callable[[Node, str], list[Finding]]
+    """The contract test of what a node names."""
+
+
+def _trainer(node: Node, key: str) -> list[Finding]:
+    return check_trainer(_class(node, key), lambda spec: instantiate(node, key, spec, 0, 1, 0))
+
+
+def _service(node: Node, key: str) -> list[Finding]:
+    return check_service(_class(node, key))
+
+
+def _class(node: Node, key: str) -> type[Any]:
+    target: Any = resolve_target(node, key)
+    return target if isinstance(target, type) else type(target)
+
+
+COMPONENTS: dict[str, Component] = {
+    "trainer": Component("trainer", ("train", "logprobs", "sync", "export"), _trainer),
+    "service": Component("rollout", ("next_batch", "pause", "resume"), _service),
+    "buffer": Component(
+        "buffer", ("put", "take", "expire"), lambda node, key: check_buffer(functools.partial(instantiate, node, key))
+    ),
+    "filter": Component(
+        "rollout.filter", (), lambda node, key: check_filter(functools.partial(build_target, node, key, 1))
+    ),
+    "transport": Component(
+        "weights.transport",
+        ("connect", "send", "commit"),
+        lambda node, key: check_transport(functools.partial(instantiate, node, key)),
+    ),
+    "loop": Component("loop", (), lambda node, key: check_loop(functools.partial(build_target, node, key, 1))),
+    "tracker": Component(
+        "tracker.known.mine",
+        ("log", "close"),
+        lambda node, key: check_tracker_class(functools.partial(instantiate, node, key)),
+    ),
+}

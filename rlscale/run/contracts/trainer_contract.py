@@ -1,0 +1,115 @@
+"""The contract of a trainer, tried on one rank with a tiny model on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlscale.config.compose import compose
+from rlscale.config.schema import Config
+from rlscale.config.schema.cluster_config import Device
+from rlscale.data.rank_shard import RankShard, split
+from rlscale.platform.device import Platform
+from rlscale.platform.ports import free_port
+from rlscale.run.assembly import trainer_spec
+from rlscale.run.batching import build_batch, divide
+from rlscale.run.contracts.made_groups import made_group
+from rlscale.run.contracts.signatures import check_signatures
+from rlscale.run.models import ModelFolders
+from rlscale.trainer.hook_contract.findings import Finding, Report, failed, reported
+from rlscale.trainer.hook_contract.recording_receiver import RecordingReceiver
+from rlscale.trainer.preparation import prepare
+from rlscale.trainer.protocol import Trainer
+from rlscale.trainer.spec import TrainerSpec
+from rlscale.weights.transports.route import Route
+
+_TINY = (
+    "model.create.architecture.num_hidden_layers=2",
+    "model.create.architecture.hidden_size=32",
+    "model.create.architecture.intermediate_size=64",
+    "rollout.groups_per_iteration=4",
+    "rollout.samples_per_group=2",
+)
+
+
+def check_trainer(target: type[Any], build: Callable[[TrainerSpec], Trainer]) -> list[Finding]:
+    """One finding per check of a trainer: its methods, then a life of two iterations with a checkpoint between them.
+
+    `target` is the class, `build` makes rank 0 of 1.
+    """
+    findings = check_signatures(target, Trainer)
+    if failed(findings):
+        return findings
+    with reported() as report, tempfile.TemporaryDirectory() as folder:
+        Platform.of(Device.cpu, 0).install_megatron()
+        config = compose(overrides=[*_TINY, f"run.scratch={folder}/scratch"])
+        spec = trainer_spec(config, ModelFolders.of(config, Path(folder)))
+        trainer = report.call("new", build, spec)
+        report.call("start", trainer.start, "127.0.0.1", free_port("127.0.0.1"))
+        try:
+            _live(report, trainer, _shard(config), Path(folder))
+        finally:
+            report.call("close", trainer.close)
+    return [*findings, *report.findings]
+
+
+def _live(report: Report, trainer: Trainer, shard: RankShard, folder: Path) -> None:
+    place = report.call("data_parallel_rank", trainer.data_parallel_rank)
+    report.add("data_parallel_rank", "0 for the only rank", place == 0, f"{place}")
+    _train(report, trainer, shard, version=0)
+    report.call("sleep", trainer.sleep)
+    report.call("wake", trainer.wake)
+    saved = _logprobs(report, trainer, shard)
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir()
+    report.call("begin_save", trainer.begin_save, checkpoint, False)
+    report.call("finish_save", trainer.finish_save)
+    report.add("saved", "true after finish_save", trainer.saved(), f"{trainer.saved()}")
+    report.call("damaged", trainer.damaged, checkpoint, {})
+    _train(report, trainer, shard, version=1)
+    report.call("load", trainer.load, checkpoint)
+    report.same("resume", "log-probs as they were saved", _logprobs(report, trainer, shard), saved, "after load")
+    report.call("connect", trainer.connect, Route(timeout_s=30.0), [RecordingReceiver("http://engine")])
+    _numbers(report, "sync", report.call("sync", trainer.sync, 1))
+    report.call("export", trainer.export, folder / "hf")
+    written = sorted(path.name for path in (folder / "hf").glob("*"))
+    report.add("export", "a Hugging Face folder", "config.json" in written, ", ".join(written) or "nothing")
+
+
+def _train(report: Report, trainer: Trainer, shard: RankShard, version: int) -> None:
+    metrics = report.call("train", trainer.train, shard, version, False, True)
+    _numbers(report, "train", metrics)
+    report.add("steps", "`steps` among the metrics", "steps" in metrics, ", ".join(sorted(metrics)[:5]))
+
+
+def _logprobs(report: Report, trainer: Trainer, shard: RankShard) -> NDArray[np.float32]:
+    column: Any = report.call("logprobs", trainer.logprobs, shard)
+    right = isinstance(column, np.ndarray) and column.dtype == np.float32
+    right = right and column.shape == (shard.batch.tokens_total,)
+    shown = f"{column.dtype} {list(column.shape)}" if isinstance(column, np.ndarray) else f"{column!r}"
+    report.add("logprobs", f"float32 [{shard.batch.tokens_total}] from the only rank", right, shown)
+    report.stop_if_failed("logprobs")
+    below = bool(np.all((column <= 0) & np.isfinite(column)))
+    report.add("log of a probability", "at most 0, and finite", below, f"the largest is {np.max(column):.3g}")
+    found: NDArray[np.float32] = column
+    return found
+
+
+def _numbers(report: Report, check: str, metrics: Any) -> None:
+    right = isinstance(metrics, dict) and all(isinstance(value, float) for value in metrics.values())
+    report.add(f"{check} metrics", "a dict of floats by name", right, f"{type(metrics).__name__}")
+    report.stop_if_failed(f"{check} metrics")
+
+
+def _shard(config: Config) -> RankShard:
+    """What the only rank trains on: four groups of two samples, with advantages."""
+    groups = [made_group(index, 0, (0.0, 1.0)) for index in range(config.rollout.groups_per_iteration)]
+    batch = build_batch(groups, config).with_column("version", 0)
+    _, plan = divide(batch, config)
+    batch, _ = prepare(batch, config.algo, max_response_tokens=config.rollout.max_response_tokens)
+    return split(batch, plan)[0]

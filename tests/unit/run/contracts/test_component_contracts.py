@@ -1,0 +1,315 @@
+"""The shipped components keep their contracts, and a broken one fails by the name of what it breaks."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.data.buffer import Buffer
+from rlscale.data.sample import Group
+from rlscale.observe.trackers import TensorBoardTracker, TrackedRun, WandbTracker
+from rlscale.rollout.filters import keep_all, varied_rewards
+from rlscale.rollout.service import RolloutService
+from rlscale.run import loops
+from rlscale.run.check_hook import check_hook, kind_of
+from rlscale.run.contracts import (
+    COMPONENTS,
+    check_buffer,
+    check_filter,
+    check_loop,
+    check_service,
+    check_tracker_class,
+    check_transport,
+)
+from rlscale.run.session import Session
+from rlscale.trainer.hook_contract.findings import Finding, Status, failed
+from rlscale.weights.bucket import Bucket
+from rlscale.weights.transports.shared_memory import SharedMemoryTransport
+from rlscale.weights.transports.transport import TransferError
+
+EXAMPLES = Path(__file__).parents[4] / "examples" / "own_parts"
+
+
+def broken(findings: list[Finding]) -> set[str]:
+    return {finding.check for finding in failed(findings)}
+
+
+@pytest.fixture
+def own_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    yield importlib.import_module("hard_first")
+    sys.modules.pop("hard_first")
+
+
+# ---- buffers -------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_buffer_and_that_of_the_example_keep_the_contract(own_parts: Any) -> None:
+    for kind in (Buffer, own_parts.HardFirst):
+        assert not failed(check_buffer(kind))
+
+
+def test_the_buffer_of_the_example_prefers_hard_prompts_as_far_as_no_other_gets_stale(own_parts: Any) -> None:
+    from rlscale.run.contracts.made_groups import made_group
+
+    buffer = own_parts.HardFirst()
+    for index, reward in enumerate((1.0, 0.75, 0.0, 0.5)):
+        buffer.put(made_group(index, 1, (reward, reward)))
+    assert [group.prompt.index for group in buffer.take(2, 1, max_staleness=1)] == [2, 3]
+    buffer.put(made_group(4, 2, (0.0, 0.0)))
+    buffer.put(made_group(5, 2, (0.0, 0.0)))
+    assert [group.prompt.index for group in buffer.take(2, 2, max_staleness=1)] == [0, 1]  # in time, though easy
+
+
+class Forgetful(Buffer):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict({**state, "groups": state["groups"][1:]})
+
+
+class TakesAnything(Buffer):
+    def put(self, group: Group) -> None:
+        self._groups.pop(group.prompt.index, None)
+        super().put(group)
+
+
+class NeverExpires(Buffer):
+    def expire(self, version: int, max_staleness: int) -> list[Group]:
+        return []
+
+
+class ByArrival(Buffer):
+    def rank(self, group: Group, staleness: int) -> float:
+        return list(self._groups).index(group.prompt.index)
+
+
+class Generous(Buffer):
+    def take(self, n: int, version: int, max_staleness: int, in_flight: Any = ()) -> list[Group]:
+        return super().take(n, version, max_staleness) or super().take(len(self), version, max_staleness)
+
+
+class Uncounted(Buffer):
+    def expire(self, version: int, max_staleness: int) -> list[Group]:
+        late = super().expire(version, max_staleness)
+        self.dropped = 0
+        return late
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [
+        (Forgetful, "resume"),
+        (TakesAnything, "twice"),
+        (NeverExpires, "expire"),
+        (ByArrival, "order"),
+        (Generous, "too few"),
+        (Uncounted, "dropped"),
+    ],
+)
+def test_a_broken_buffer_fails_by_the_name_of_what_it_breaks(kind: type[Buffer], check: str) -> None:
+    assert check in broken(check_buffer(kind))
+
+
+# ---- filters -------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_filters_and_that_of_the_example_keep_the_contract(own_parts: Any) -> None:
+    for keep in (keep_all, varied_rewards, own_parts.not_solved):
+        assert not failed(check_filter(lambda keep=keep: keep))
+
+
+def reward_instead(group: Group) -> Any:
+    return float(group.rewards.mean())
+
+
+def sorts_the_group(group: Group) -> bool:
+    group.samples.sort(key=lambda sample: -sample.reward)
+    return True
+
+
+def every_other(group: Group, seen: list[int] = []) -> bool:  # noqa: B006 - what it breaks is that it remembers
+    seen.append(0)
+    return len(seen) % 2 == 0
+
+
+def keeps_nothing(group: Group) -> bool:
+    return False
+
+
+def test_a_broken_filter_fails_by_the_name_of_what_it_breaks() -> None:
+    assert "answer" in broken(check_filter(lambda: reward_instead))
+    assert "arguments" in broken(check_filter(lambda: sorts_the_group))
+    assert "deterministic" in broken(check_filter(lambda: every_other))
+    warned = [finding.check for finding in check_filter(lambda: keeps_nothing) if finding.status is Status.warned]
+    assert warned == ["keeps"]
+
+
+# ---- loops ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_loops_keep_the_contract() -> None:
+    for loop in (loops.by_placement, loops.colocated, loops.disaggregated):
+        assert all(finding.status is Status.passed for finding in check_loop(lambda loop=loop: loop))
+    assert not failed(check_loop(lambda: loops.supervised))
+
+
+def forgets_to_record(run: Session) -> None:
+    run.begin()
+    for _ in run.iterations():
+        run.train(run.collect())
+        run.sync()
+        run.go_on()
+    run.end()
+
+
+def trains_on_something_else(run: Session) -> None:
+    run.begin()
+    for _ in run.iterations():
+        run.collect()
+        run.train([])
+        run.record()
+    run.end()
+
+
+def never_begins(run: Session) -> None:
+    for _ in run.iterations():
+        run.train(run.collect())
+        run.record()
+
+
+def asks_for_a_verb_that_is_not_there(run: Session) -> None:
+    run.begin()
+    run.dance()  # type: ignore[attr-defined]  # what it breaks
+
+
+def test_a_broken_loop_fails_by_the_name_of_what_it_breaks() -> None:
+    assert {"record", "order"} <= broken(check_loop(lambda: forgets_to_record))
+    assert "groups" in broken(check_loop(lambda: trains_on_something_else))
+    assert {"begin", "end", "go_on"} <= broken(check_loop(lambda: never_begins))
+    (finding,) = [f for f in check_loop(lambda: asks_for_a_verb_that_is_not_there) if f.status is Status.failed]
+    assert "a session has no verb dance" in finding.found
+
+
+# ---- transports ----------------------------------------------------------------------------------------------------
+
+
+class DropsTheLast(SharedMemoryTransport):
+    def send(self, bucket: Bucket) -> None:
+        super().send(Bucket(bucket.named[:1], bucket.version))
+
+
+class SaysAnotherVersion(SharedMemoryTransport):
+    def send(self, bucket: Bucket) -> None:
+        super().send(Bucket(bucket.named, bucket.version + 1))
+
+
+class SendsTwice(SharedMemoryTransport):
+    def send(self, bucket: Bucket) -> None:
+        super().send(bucket)
+        super().send(bucket)
+
+
+class Silent(SharedMemoryTransport):
+    def commit(self, version: int) -> None:
+        try:
+            super().commit(version)
+        except TransferError:
+            return
+
+
+class Rounds(SharedMemoryTransport):
+    def send(self, bucket: Bucket) -> None:
+        super().send(
+            Bucket([(name, tensor.bfloat16().to(tensor.dtype)) for name, tensor in bucket.named], bucket.version)
+        )
+
+
+def test_the_shipped_transport_of_this_machine_keeps_the_contract() -> None:
+    assert not failed(check_transport(SharedMemoryTransport))
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [
+        (DropsTheLast, "whole"),
+        (SaysAnotherVersion, "version"),
+        (SendsTwice, "once"),
+        (Silent, "failure"),
+        (Rounds, "bits"),
+    ],
+)
+def test_a_broken_transport_fails_by_the_name_of_what_it_breaks(kind: type[SharedMemoryTransport], check: str) -> None:
+    assert check in broken(check_transport(kind))
+
+
+# ---- trackers and services -----------------------------------------------------------------------------------------
+
+
+def test_the_shipped_trackers_keep_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for kind in (TensorBoardTracker, WandbTracker):
+        assert not failed(check_tracker_class(kind))
+
+
+class OnlyNumbers:
+    def __init__(self, run: TrackedRun) -> None:
+        self.file = open(run.folder / "numbers.txt", "w")  # noqa: SIM115 - closed by close
+
+    def log(self, iteration: int, metrics: Any) -> None:
+        self.file.write(f"{iteration} {int(max(metrics.values()))}\n")
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_a_tracker_that_cannot_take_what_a_run_measures_is_told() -> None:
+    (finding,) = [f for f in check_tracker_class(OnlyNumbers) if f.status is Status.failed]
+    assert "OverflowError" in finding.found or "ValueError" in finding.found
+
+
+class NotAsync(RolloutService):
+    def pause(self) -> None:  # type: ignore[override]  # what it breaks
+        pass
+
+    async def resume(self) -> None:  # type: ignore[override]  # what it breaks
+        pass
+
+
+def test_a_service_is_told_by_its_methods() -> None:
+    assert not failed(check_service(RolloutService))
+    assert broken(check_service(NotAsync)) == {"pause", "resume"}
+    assert len(broken(check_service(Buffer))) >= 8
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [(Buffer, "buffer"), (SharedMemoryTransport, "transport"), (TensorBoardTracker, "tracker"),
+     (RolloutService, "service"), (varied_rewards, "filter"), (loops.colocated, "loop")],
+)  # fmt: skip
+def test_what_a_component_is_is_told_from_its_methods_or_parameters(target: Any, kind: str) -> None:
+    assert kind_of(target, "a.path") == kind
+    assert kind in COMPONENTS
+
+
+def test_check_hook_runs_the_contract_with_arguments_of_ones_own(
+    own_parts: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check_hook(["hard_first.not_solved", "most=0.5"]) == 0
+    assert "hard_first.not_solved as filter:" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"did you mean rollout\.filter\.most\?"):
+        check_hook(["hard_first.not_solved", "mots=0.5"])
+
+
+def test_rewards_of_a_made_group_are_what_was_asked_for() -> None:
+    from rlscale.run.contracts.made_groups import made_group
+
+    np.testing.assert_array_equal(made_group(0, 3, (0.0, 2.5)).rewards, [0.0, 2.5])
