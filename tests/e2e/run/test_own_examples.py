@@ -1,0 +1,39 @@
+"""The examples of a reward and of a loss of one's own: their lines, and two iterations with both of them."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+from tests.e2e.run.command import metrics, run, summary
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+def line_of(example: str, first: str) -> list[str]:
+    """The line of the example's README that begins so, without `python -m rlscale`."""
+    (found,) = re.findall(rf"^python -m rlscale ({first}.*)$", (EXAMPLES / example / "README.md").read_text(), re.M)
+    return shlex.split(found)
+
+
+def test_a_reward_and_a_loss_of_ones_own_train(short: list[str], tmp_path: Path) -> None:
+    for example in ("own_reward", "own_loss"):
+        shutil.copytree(EXAMPLES / example, tmp_path, ignore=shutil.ignore_patterns("runs"), dirs_exist_ok=True)
+        checked = run(tmp_path, *line_of(example, "check "))
+        assert checked.code == 0, checked.text
+        assert "nothing stands against this run" in checked.text
+    # The recipe is the loss's, which was copied last.
+    reward = ["reward=custom", "reward.function._target_=partial_credit.DigitsInPlace"]
+    shorter = [*short, *reward, "eval.enabled=false", "checkpoint.every=0"]
+    ended = run(tmp_path, *line_of("own_loss", "recipe="), *shorter)
+    assert ended.code == 0, ended.text
+    folder = tmp_path / "runs" / "first"
+    lines = metrics(folder)
+    assert [line["steps"] for line in lines] == [2, 2]
+    assert all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
+    # A model that cannot calculate yet has digits in their place now and then, and so something to learn from.
+    assert all(0 < line["reward"] < 1 and line["reward_std"] > 0 for line in lines)
+    assert summary(folder)["samples_failed"] == 0
