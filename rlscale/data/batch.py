@@ -28,7 +28,7 @@ class Batch:
 
     @staticmethod
     def from_groups(groups: Sequence[Group], steps: int = 1) -> Batch:
-        """One row per sample, in the order of groups and samples; whole groups are divided evenly over `steps` steps.
+        """One row per segment, in the order of groups and samples; whole groups are divided evenly over `steps` steps.
 
         Columns: tokens, loss_mask, rollout_logprobs, versions, sample, step, group, prompt, reward, prompt_length,
         truncated, routed_experts where samples have them, and what the samples' own `columns` bring. ValueError where
@@ -36,23 +36,29 @@ class Batch:
         """
         samples = [sample for group in groups for sample in group.samples]
         sizes = [len(group.samples) for group in groups]
-        group = np.repeat(np.arange(len(groups), dtype=np.int64), sizes)
-        offsets = np.zeros(len(samples) + 1, np.int64)
-        np.cumsum([len(sample.tokens) for sample in samples], out=offsets[1:])
+        segments = [segment for sample in samples for segment in sample.segments]
+        row_sample = np.repeat(
+            np.arange(len(samples)), np.array([len(sample.segments) for sample in samples], np.int64)
+        )
+        group = np.repeat(np.arange(len(groups), dtype=np.int64), sizes)[row_sample]
+        offsets = np.zeros(len(segments) + 1, np.int64)
+        np.cumsum([segment.length for segment in segments], out=offsets[1:])
         batch = Batch(offsets)
         values: dict[str, ArrayLike] = {
             name: np.concatenate([getattr(sample, name) for sample in samples]) if samples else []
             for name in ("tokens", "loss_mask", "rollout_logprobs", "versions")
         }
-        values |= {name: [getattr(s, name) for s in samples] for name in ("reward", "prompt_length", "truncated")}
-        values |= {"sample": np.arange(len(samples)), "group": group, "prompt": [s.prompt_index for s in samples]}
+        names = {"reward": "reward", "truncated": "truncated", "prompt": "prompt_index"}
+        values |= {name: np.array([getattr(s, own) for s in samples])[row_sample] for name, own in names.items()}
+        values |= {"sample": row_sample, "group": group, "prompt_length": [segment.context for segment in segments]}
         values["step"] = group * steps // max(len(groups), 1)
         if (routed := _routed_experts(samples)) is not None:
             values["routed_experts"] = routed
         for name in sorted({name for sample in samples for name in sample.columns}):
             if name in values:
                 raise ValueError(f"samples bring the column {name!r} in `columns`, which every batch has already")
-            values[name] = _brought(name, samples)
+            brought = _brought(name, samples)
+            values[name] = brought if FIELDS[name].scope is Scope.token else brought[row_sample]
         for name, value in values.items():
             batch = batch.with_column(name, value)
         return batch

@@ -132,7 +132,7 @@ FIELDS = Fields(
         Field("group", np.int64, _SAMPLE, -1, Maker.rollout, on_ranks=False),  # its number within the iteration
         Field("prompt", np.int64, _SAMPLE, -1, Maker.rollout, on_ranks=False),  # Prompt.index
         Field("reward", np.float64, _SAMPLE, float("nan"), Maker.rollout, on_ranks=False),
-        Field("prompt_length", np.int64, _SAMPLE, 0, Maker.rollout, on_ranks=False),
+        Field("prompt_length", np.int64, _SEGMENT, 0, Maker.rollout, on_ranks=False),  # what it began with
         Field("truncated", np.bool_, _SAMPLE, False, Maker.rollout, on_ranks=False),
         # One value for the batch: the trainer's weight version.
         Field("version", np.int64, Scope.batch, -1, Maker.preparation, on_ranks=False),

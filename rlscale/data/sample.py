@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,15 @@ class Prompt:
     tools: Sequence[dict[str, Any]] = ()
 
 
+class Segment(NamedTuple):
+    """One training sequence of a sample."""
+
+    length: int
+    """Its tokens."""
+    context: int
+    """How many of them it began with: the first that was generated comes after them."""
+
+
 @dataclass
 class Sample:
     """One trajectory: prompt tokens, then generated (trainable) and observed (masked) tokens.
@@ -44,6 +53,9 @@ class Sample:
 
     `routed_experts`, where the engine was asked for them, is int16 [tokens, layers, top_k]: `routed_experts[t]` are the
     experts that token t was sent to as an input of the model, -1 for the last one, which no engine was given.
+
+    `later_segments`: where the policy went on behind other tokens than those so far, as after its history was summed
+    up. Their tokens stand behind those of the first segment; most samples have none.
 
     `columns`: further columns of the batch by the name of their field (rlscale.data.fields), of the sample or of each
     of its tokens.
@@ -63,6 +75,7 @@ class Sample:
     routed_experts: NDArray[np.int16] | None = None
     raw_text: str = ""
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    later_segments: tuple[Segment, ...] = ()
 
     @staticmethod
     def from_response(
@@ -109,9 +122,15 @@ class Sample:
         )
 
     @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All of them, in their order."""
+        later = sum(segment.length for segment in self.later_segments)
+        return Segment(len(self.tokens) - later, self.prompt_length), *self.later_segments
+
+    @property
     def response_length(self) -> int:
-        """Number of tokens after the prompt."""
-        return len(self.tokens) - self.prompt_length
+        """Number of tokens after the prompt, those that later segments begin with left out."""
+        return sum(segment.length - segment.context for segment in self.segments)
 
     @property
     def truncated(self) -> bool:

@@ -42,11 +42,14 @@ class Step:
     """What a turn of the policy led to."""
 
     messages: Sequence[Message] = ()
-    """What the policy is shown next: appended behind its turn, never trained on. Not read once it is `done`."""
+    """What the policy is shown next, appended behind its turn and never trained on. Not read once it is `done`."""
     reward: float = 0.0
     """The reward of this turn; a sample's reward is the sum over its turns."""
     done: bool = False
     """Whether the episode is over."""
+    restart: bool = False
+    """Whether `messages` replace all that the policy was shown before, as a summary does, instead of being appended. A
+    new segment begins, which is trained on as a sequence of its own with the same reward."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """What the sample carries along, by name; a later turn replaces an earlier one's. Plain values."""
 

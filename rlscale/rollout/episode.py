@@ -125,11 +125,15 @@ class Episodes:
                 break
             seen = self._observation(history, step, prompt, generation)
             left = self._sampling.max_new_tokens - trajectory.response_length
-            if len(seen) >= left or len(rewards) == start.max_turns:
+            if (0 if step.restart else len(seen)) >= left or len(rewards) == start.max_turns:
                 finish = "length"
                 break
-            trajectory.observed(seen)
-            history += [{"role": "assistant", "content": text}, *step.messages]
+            if step.restart:
+                trajectory.open_segment(seen)
+                history = list(step.messages)
+            else:
+                trajectory.observed(seen)
+                history += [{"role": "assistant", "content": text}, *step.messages]
         sample = trajectory.sample(prompt, place.index)
         sample.finish_reason, sample.info = finish, info
         sample.reward = sum(rewards[1:], rewards[0])
@@ -218,6 +222,8 @@ class Episodes:
         try:
             if not step.messages:
                 raise ValueError("has no messages and is not done")
+            if step.restart:
+                return self._encoder.encode_start(prompt, step.messages, ()).tokens
             return self._encoder.encode_observation(
                 history, step.messages, prompt.tools, last=int(generation.tokens[-1])
             )

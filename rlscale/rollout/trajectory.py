@@ -2,73 +2,101 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.sample import NOT_GENERATED, Prompt, Sample
+from rlscale.data.sample import NOT_GENERATED, Prompt, Sample, Segment
 from rlscale.rollout.engines.client import Generation
 
 
 class Trajectory:
     """Prompt tokens, then what the policy generated (trainable) and what it observed (masked), in their order.
 
-    Tokens are taken as the engine sampled them and are never rendered again. Choices of experts are those of the
-    request that generated the token, or for tokens that were only read, of the first request that read them.
+    Tokens are taken as the engine sampled them and are never rendered again. Where the policy goes on behind other
+    tokens than those so far, a new segment is opened, which is a training sequence of its own. Choices of experts are
+    those of the request that generated the token, or for tokens that were only read, of the first request of the
+    segment that read them.
     """
 
     def __init__(self, tokens: NDArray[np.int32]) -> None:
         """`tokens`: int32 [n], what the first turn follows."""
-        self._prompt_length = len(tokens)
-        self._tokens = [tokens]
-        self._mask = [np.zeros(len(tokens), np.bool_)]
-        self._logprobs = [np.zeros(len(tokens), np.float32)]
-        self._versions = [np.full(len(tokens), NOT_GENERATED, np.int32)]
-        self._experts: list[NDArray[np.int16]] = []
-        self._routed = 0  # tokens whose experts are known
+        self._segments = [_Growing(tokens)]
 
     @property
     def tokens(self) -> NDArray[np.int32]:
-        """All tokens so far, int32 [n]: what the next request continues."""
-        return np.concatenate(self._tokens)
+        """All tokens of the last segment, int32 [n]: what the next request continues."""
+        return np.concatenate(self._segments[-1].tokens)
 
     @property
     def response_length(self) -> int:
-        """Tokens after the prompt, observed ones included."""
-        return sum(map(len, self._tokens)) - self._prompt_length
+        """Tokens after the prompt, observed ones included, those that later segments begin with not."""
+        return sum(segment.length - segment.context for segment in self._segments)
 
     def generated(self, generation: Generation) -> None:
         """Append what an engine generated as the continuation of `tokens`. Its `version` must be known."""
         assert generation.version is not None
+        segment = self._segments[-1]
         if generation.routed_experts is not None:
-            self._experts.append(generation.routed_experts[self._routed :])
-            self._routed = len(generation.routed_experts)
-        self._append(generation.tokens, True, generation.logprobs, generation.version)
+            segment.experts.append(generation.routed_experts[segment.routed :])
+            segment.routed = len(generation.routed_experts)
+        segment.append(generation.tokens, True, generation.logprobs, generation.version)
 
     def observed(self, tokens: NDArray[np.int32]) -> None:
         """Append tokens that the policy is shown, int32 [m]."""
-        self._append(tokens, False, np.zeros(len(tokens), np.float32), NOT_GENERATED)
+        self._segments[-1].append(tokens, False, np.zeros(len(tokens), np.float32), NOT_GENERATED)
+
+    def open_segment(self, tokens: NDArray[np.int32]) -> None:
+        """Go on behind `tokens` (int32 [n]) instead of all tokens so far."""
+        self._segments.append(_Growing(tokens))
 
     def sample(self, prompt: Prompt, index: int) -> Sample:
         """The trajectory as sample number `index` of the prompt's group, without text and reward."""
-        tokens = self.tokens
-        routed = None
-        if self._experts:
-            # At least the last token was never an input of the model.
-            unknown = np.full((len(tokens) - self._routed, *self._experts[0].shape[1:]), -1, np.int16)
-            routed = np.concatenate([*self._experts, unknown])
+        parts = self._segments
+        routed = [experts for segment in parts if (experts := segment.all_experts()) is not None]
         return Sample(
             prompt_index=prompt.index,
             index=index,
-            tokens=tokens,
-            prompt_length=self._prompt_length,
-            loss_mask=np.concatenate(self._mask),
-            rollout_logprobs=np.concatenate(self._logprobs),
-            versions=np.concatenate(self._versions),
-            routed_experts=routed,
+            tokens=np.concatenate([part for segment in parts for part in segment.tokens]),
+            prompt_length=parts[0].context,
+            loss_mask=np.concatenate([part for segment in parts for part in segment.mask]),
+            rollout_logprobs=np.concatenate([part for segment in parts for part in segment.logprobs]),
+            versions=np.concatenate([part for segment in parts for part in segment.versions]),
+            routed_experts=np.concatenate(routed) if routed else None,
+            later_segments=tuple(Segment(segment.length, segment.context) for segment in parts[1:]),
         )
 
-    def _append(self, tokens: NDArray[np.int32], mask: bool, logprobs: NDArray[np.float32], version: int) -> None:
-        self._tokens.append(tokens)
-        self._mask.append(np.full(len(tokens), mask, np.bool_))
-        self._logprobs.append(logprobs)
-        self._versions.append(np.full(len(tokens), version, np.int32))
+
+@dataclass
+class _Growing:
+    """A segment that grows."""
+
+    start: NDArray[np.int32]
+    experts: list[NDArray[np.int16]] = field(default_factory=list)
+    routed: int = 0
+    """Tokens whose experts are known."""
+
+    def __post_init__(self) -> None:
+        self.context = len(self.start)
+        self.length = 0
+        self.tokens: list[NDArray[np.int32]] = []
+        self.mask: list[NDArray[np.bool_]] = []
+        self.logprobs: list[NDArray[np.float32]] = []
+        self.versions: list[NDArray[np.int32]] = []
+        self.append(self.start, False, np.zeros(self.context, np.float32), NOT_GENERATED)
+
+    def append(self, tokens: NDArray[np.int32], mask: bool, logprobs: NDArray[np.float32], version: int) -> None:
+        """Tokens with what is the same for all of them, and their log-probs."""
+        self.tokens.append(tokens)
+        self.mask.append(np.full(len(tokens), mask, np.bool_))
+        self.logprobs.append(logprobs)
+        self.versions.append(np.full(len(tokens), version, np.int32))
+        self.length += len(tokens)
+
+    def all_experts(self) -> NDArray[np.int16] | None:
+        """int16 [length, layers, top_k], -1 for what no request read: at least the last token; None without any."""
+        if not self.experts:
+            return None
+        unknown = np.full((self.length - self.routed, *self.experts[0].shape[1:]), -1, np.int16)
+        return np.concatenate([*self.experts, unknown])

@@ -67,17 +67,18 @@ def _cost(config: Config) -> CostModel | None:
 
 def batch_metrics(groups: Sequence[Group], batch: Batch, *, rewarded: bool) -> dict[str, float]:
     """What an iteration's samples were like: reward, lengths, truncation, groups without a signal."""
-    responses = batch.lengths - batch.column("prompt_length")
+    samples = [sample for group in groups for sample in group.samples]
+    responses = [sample.response_length for sample in samples]
     metrics = {
         "response_length": float(np.mean(responses)),
         "response_length_max": float(np.max(responses)),
-        "truncated": float(np.mean(batch.column("truncated"))),
+        "truncated": float(np.mean([sample.truncated for sample in samples])),
         "groups": float(len(groups)),
-        "samples": float(batch.rows),
+        "samples": float(len(samples)),
         "batch_tokens": float(batch.tokens_total),
     }
     if rewarded:
-        reward = batch.column("reward")
+        reward = [sample.reward for sample in samples]
         equal = [bool(group.rewards.max() == group.rewards.min()) for group in groups]
         metrics |= {"reward": float(np.mean(reward)), "reward_std": float(np.std(reward))}
         metrics["groups_without_signal"] = float(sum(equal))

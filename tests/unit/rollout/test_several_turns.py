@@ -76,6 +76,8 @@ class Odd(Environment):
                 return Step(reward=float("nan"), done=True)
             case "no role":
                 return Step([{"content": "hm"}])
+            case "forgets":
+                return Step([{"role": "user", "content": "1+1="}], reward=0.5, restart=True)
             case "capped" | "talks on":
                 return Step([{"role": "user", "content": "+"}], reward=0.5)
         return None
@@ -170,6 +172,26 @@ def test_a_sync_between_two_turns_is_a_boundary_of_versions(run: Run) -> None:
         versions = [set(sample.versions[a:b].tolist()) for a, b in turns(sample)]
         assert versions == [{0}, {1}]
         assert sample.min_version == 0
+
+
+def test_after_a_restart_the_policy_goes_on_behind_the_new_messages_alone(run: Run) -> None:
+    groups, requests = run(one_batch, env=node(Odd, how="forgets"), max_response_tokens=ROOM)
+    sent = [body["input_ids"] for body in requests]
+    several = [sample for _, sample in finished(groups)]
+    for sample in several:
+        first, *later = sample.segments
+        assert len(later) == len(sample.info["turn_rewards"]) - 1
+        begin = first.length
+        for segment in later:
+            shown = sample.tokens[begin : begin + segment.context].tolist()
+            assert shown == [5, 14, 5, 15, START_OF_TURN]  # 1+1=
+            assert shown in sent
+            assert not sample.loss_mask[begin : begin + segment.context].any()
+            assert sample.loss_mask[begin + segment.context : begin + segment.length].all()
+            begin += segment.length
+        assert begin == len(sample.tokens)
+        assert sample.response_length == sample.loss_mask.sum() <= ROOM
+    assert Batch.from_groups(groups).rows == sum(len(s.segments) for g in groups for s in g.samples) > 12
 
 
 def test_an_episode_without_room_for_another_turn_counts_as_cut_off(run: Run) -> None:

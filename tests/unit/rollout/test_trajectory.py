@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rlscale.data.sample import NOT_GENERATED, Prompt
+from rlscale.data.batch import Batch
+from rlscale.data.sample import NOT_GENERATED, Group, Prompt, Segment
 from rlscale.rollout.engines.client import Generation
 from rlscale.rollout.trajectory import Trajectory
 
@@ -38,6 +39,30 @@ def test_only_generated_tokens_are_trained_and_carry_their_own_log_probs_and_ver
     types = [a.dtype for a in (sample.tokens, sample.loss_mask, sample.rollout_logprobs, sample.versions)]
     assert types == [np.int32, np.bool_, np.float32, np.int32]
     assert sample.routed_experts is None
+
+
+def test_a_new_segment_is_a_sequence_of_its_own_of_the_same_sample() -> None:
+    prompt = Prompt(0, "0", tokens(1, 2), None)
+    trajectory = Trajectory(prompt.tokens)
+    trajectory.generated(generation([3, 4], 5, np.zeros((3, 1, 1), np.int16)))
+    trajectory.open_segment(tokens(7, 8, 9))
+    assert trajectory.tokens.tolist() == [7, 8, 9]
+    trajectory.generated(generation([6], 6, np.ones((3, 1, 1), np.int16)))
+    assert trajectory.response_length == 3
+    sample = trajectory.sample(prompt, 0)
+    sample.reward = 0.5
+    assert sample.segments == (Segment(4, 2), Segment(4, 3))
+    assert sample.response_length == 3
+    other = Trajectory(tokens(1))
+    other.generated(generation([2], 6, np.ones((1, 1, 1), np.int16)))
+    batch = Batch.from_groups([Group(prompt, [sample, other.sample(prompt, 1)])])
+    assert [batch.row("tokens", row).tolist() for row in range(3)] == [[1, 2, 3, 4], [7, 8, 9, 6], [1, 2]]
+    assert [batch.row("loss_mask", row).tolist() for row in (0, 1)] == [[False] * 2 + [True] * 2, [False] * 3 + [True]]
+    assert batch.column("versions").tolist() == [-1, -1, 5, 5, -1, -1, -1, 6, -1, 6]
+    assert batch.column("routed_experts")[:, 0, 0].tolist() == [0, 0, 0, -1, 1, 1, 1, -1, 1, -1]
+    names = ("sample", "group", "prompt", "prompt_length")
+    assert [batch.column(name).tolist() for name in names] == [[0, 0, 1], [0, 0, 0], [0, 0, 0], [2, 3, 1]]
+    assert batch.column("reward")[:2].tolist() == [0.5, 0.5]
 
 
 def test_a_token_keeps_the_experts_of_the_request_that_read_it_first() -> None:
