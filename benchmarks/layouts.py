@@ -1,7 +1,7 @@
 """The matrix of layouts as measured: `python benchmarks/layouts.py`, some minutes on two cores.
 
 Every layout trains a tiny model for 4 optimizer steps on 2 or 4 ranks over gloo, and is compared with one rank. The
-layouts, models and bounds are those of tests/dist/test_layouts.py; docs/trainer.md holds a printed table.
+layouts, models and bounds are those of tests/dist/test_layouts.py; docs/trainer_evidence.md holds a printed table.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def cispo(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, eps_low
 
         -sg( clip(ratio, 1 - eps_low, 1 + eps_high) ) * A * lp,    ratio = exp(lp - old)
 
-    Shapes: logprobs, old_logprobs, advantages [T] -> [T]. eps_low = 1 is no lower bound. The gradient is the weight
+    Shapes: logprobs, old_logprobs, advantages [T] -> [T]. eps_low = 1 means no lower bound. The gradient is the weight
     times the policy gradient -A dlp; the value has no meaning of its own.
     Source: CISPO, MiniMax-M1 (arXiv 2506.13585), eqs. 4 and 5.
     """

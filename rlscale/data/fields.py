@@ -84,7 +84,7 @@ class Fields(Mapping[str, Field]):
         if not field.name.isidentifier():
             raise ValueError(f"a batch field cannot be called {field.name!r}; use letters, digits and underscores")
         known = self._fields.setdefault(field.name, field)
-        if repr(known) != repr(field):  # NaN is no number's equal, its own included
+        if repr(known) != repr(field):  # NaN does not equal itself
             raise ValueError(f"there is another batch field {field.name!r} already ({known}); choose another name")
         return field
 

@@ -1,6 +1,6 @@
 """Checksums of a checkpoint's files, so that one that was damaged on disk is not trained on.
 
-XXH3 with 128 bits: it finds damage, is no signature, and is several times faster than a disk.
+XXH3 with 128 bits: it finds damage, is not a signature, and is several times faster than a disk.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def checked_loss(result: Any, logprobs: Tensor) -> PolicyLoss:
 def checked_weights(result: Any, log_ratio: Tensor, mask: Tensor) -> Tensor:
     """The result of a correction [T], without gradient, in the type of `log_ratio` and 1 where the mask is False.
 
-    UserError for what is no tensor of this shape, or not finite where the mask is True.
+    UserError for what is not a tensor of this shape, or not finite where the mask is True.
     """
     _check_tensor("correction", result, log_ratio)
     weights: Tensor = torch.where(mask, result.detach().to(log_ratio.dtype), 1.0)

@@ -254,7 +254,7 @@ def _refuse_not_finite(batch: Batch, mask: NDArray[np.bool_]) -> None:
 
 def _bypassed(batch: Batch, mask: NDArray[np.bool_]) -> Batch:
     if (batch.column("versions")[mask] < 0).any():
-        raise ValueError("algo.correction.bypass: some trainable tokens have no log-prob by an engine")
+        raise ValueError("algo.correction.bypass: some trainable tokens lack an engine's log-prob")
     return batch.with_column("old_logprobs", batch.column("rollout_logprobs"))
 
 

@@ -1,4 +1,4 @@
-"""Arrows between the rooms of rlscale point one way, and each room uses its own packages only."""
+"""Arrows between the packages of rlscale point one way, and each package uses its own libraries only."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ PACKAGE = Path(__file__).parents[2] / "rlscale"
 
 
 @dataclass(frozen=True)
-class Room:
-    """What a room may import besides the standard library."""
+class Allowed:
+    """What a package may import besides the standard library."""
 
+    libraries: frozenset[str]
     packages: frozenset[str]
-    rooms: frozenset[str]
 
 
-def room(packages: str = "", rooms: str = "") -> Room:
-    return Room(frozenset(packages.split()), frozenset(rooms.split()))
+def allow(libraries: str = "", packages: str = "") -> Allowed:
+    return Allowed(frozenset(libraries.split()), frozenset(packages.split()))
 
 
-EVERY_ROOM = "families config algo platform data weights envs serve rollout trainer observe"
+EVERY_PACKAGE = "families config algo platform data weights envs serve rollout trainer observe"
 
-# The columns of samples and batches are NumPy arrays, so the rooms that hand them on import numpy; tokenizers,
+# The columns of samples and batches are NumPy arrays, so the packages that hand them on import numpy; tokenizers,
 # huggingface_hub and jinja2 come with transformers, pyarrow with datasets, mbridge with the mapping onto megatron, yaml
 # with omegaconf.
-ROOMS = {
-    "families": room(),
-    "config": room("omegaconf hydra yaml", "families"),
-    "algo": room("torch numpy"),
-    "platform": room("torch", "families config"),
-    "data": room("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),
-    "weights": room("numpy torch safetensors megatron mbridge", "families config platform"),
-    "envs": room("math_verify sympy", "config data"),
-    "serve": room("aiohttp psutil", "families config platform"),
-    "rollout": room("numpy aiohttp", "families config data envs"),
-    "trainer": room("numpy torch megatron xxhash", "families config platform algo data weights"),
-    "observe": room("rich wandb tensorboard", "config data"),
-    "run": room("numpy psutil ray hydra", EVERY_ROOM),
-    "cli": room("", "config run"),
-    "__main__": room("", "cli"),
+PACKAGES = {
+    "families": allow(),
+    "config": allow("omegaconf hydra yaml", "families"),
+    "algo": allow("torch numpy"),
+    "platform": allow("torch", "families config"),
+    "data": allow("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),
+    "weights": allow("numpy torch safetensors megatron mbridge", "families config platform"),
+    "envs": allow("math_verify sympy", "config data"),
+    "serve": allow("aiohttp psutil", "families config platform"),
+    "rollout": allow("numpy aiohttp", "families config data envs"),
+    "trainer": allow("numpy torch megatron xxhash", "families config platform algo data weights"),
+    "observe": allow("rich wandb tensorboard", "config data"),
+    "run": allow("numpy psutil ray hydra", EVERY_PACKAGE),
+    "cli": allow("", "config run"),
+    "__main__": allow("", "cli"),
 }
 
 SINGLE_FILES = {
@@ -63,7 +63,7 @@ SINGLE_FILES = {
     # Threads of a trainer rank, set in its own process before anything else.
     "run/actors.py": {"torch"},
 }
-"""Packages that one file needs and the rest of its room does not, and why."""
+"""Packages that one file needs and the rest of its package does not, and why."""
 
 MEGATRON_ORDER = ("ranks", "batch", "model", "steps", "disk", "roster", "trainer")
 """What `trainer/megatron/` consists of; each imports from those before it, see docs/architecture.md."""
@@ -112,40 +112,40 @@ def circle(imports: Mapping[str, Iterable[str]]) -> list[str]:
     return []
 
 
-def name_of_room(file: str) -> str:
+def name_of_package(file: str) -> str:
     first = file.split("/")[0]
     return first.removesuffix(".py")
 
 
-def test_every_room_is_in_the_table() -> None:
-    assert {name_of_room(file) for file in FILES} == set(ROOMS)
+def test_every_package_is_in_the_table() -> None:
+    assert {name_of_package(file) for file in FILES} == set(PACKAGES)
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_imports_follow_the_table(file: str) -> None:
-    own = name_of_room(file)
-    allowed = ROOMS[own]
+    own = name_of_package(file)
+    allowed = PACKAGES[own]
     for name in imported(file):
         top, _, rest = name.partition(".")
         if top == "rlscale":
             other = rest.split(".")[0]
-            is_room = other in ROOMS
-            assert not is_room or other == own or other in allowed.rooms, f"{file}: {own} may not import {name}"
+            is_package = other in PACKAGES
+            assert not is_package or other == own or other in allowed.packages, f"{file}: {own} may not import {name}"
         elif top not in sys.stdlib_module_names:
-            known = allowed.packages | SINGLE_FILES.get(file, set())
+            known = allowed.libraries | SINGLE_FILES.get(file, set())
             assert top in known, f"{file}: {own} may not import {name}"
 
 
 def test_arrows_point_down() -> None:
-    order = list(ROOMS)
-    for name, allowed in ROOMS.items():
-        reached = allowed.rooms - {"cli"} if name == "__main__" else allowed.rooms
+    order = list(PACKAGES)
+    for name, allowed in PACKAGES.items():
+        reached = allowed.packages - {"cli"} if name == "__main__" else allowed.packages
         assert all(order.index(other) < order.index(name) for other in reached), name
 
 
 def test_single_files_are_still_needed() -> None:
-    for file, packages in SINGLE_FILES.items():
-        assert packages <= {name.split(".")[0] for name in imported(file)}, file
+    for file, libraries in SINGLE_FILES.items():
+        assert libraries <= {name.split(".")[0] for name in imported(file)}, file
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("trainer/megatron/")])

@@ -35,7 +35,7 @@ class Finding:
     check: str
     """Its name."""
     status: Status
-    """A warning is something to look at that may be meant, a note is no check; only `failed` breaks the contract."""
+    """A warning is something to look at that may be meant, a note is not a check; only `failed` breaks the contract."""
     expected: str
     """What the contract asks for."""
     found: str

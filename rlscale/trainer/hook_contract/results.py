@@ -76,7 +76,7 @@ def short(dtype: Any) -> str:
 
 
 def timed(report: Report, what: str, run: Callable[[], Any]) -> None:
-    """Whether a call on many tokens is quick; a slow one is no failure."""
+    """Whether a call on many tokens is quick; a slow one is not a failure."""
     start = time.perf_counter()
     report.call(what, run)
     seconds = time.perf_counter() - start

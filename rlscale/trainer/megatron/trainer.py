@@ -232,7 +232,7 @@ class MegatronTrainer:
     def sync(self, version: int) -> dict[str, float]:
         """Send the weights to the engines as `version`; bytes and seconds of it. TransferError if one did not load."""
         if self._transport is None:
-            raise ValueError("sync before connect_engines: nobody to send the weights to")
+            raise ValueError("sync before connect_engines: there is no engine to send the weights to")
         began, size = time.perf_counter(), 0
         for bucket in self.weights().buckets(version):
             self._transport.send(bucket)
@@ -258,7 +258,7 @@ class MegatronTrainer:
         self.finish_save()
 
     def begin_save(self, folder: str | Path, copy: bool = True) -> None:
-        """Save this moment: copy it to host memory and write it in a thread. It is no checkpoint before `finish_save`.
+        """Save this moment: copy it to host memory, write it in a thread. Not a checkpoint before `finish_save`.
 
         Without `copy` it is written before the call returns. UserError when the folder cannot be made.
         """

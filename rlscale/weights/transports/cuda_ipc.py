@@ -25,7 +25,7 @@ class IpcTransport:
     """Each rank's GPU memory to the engine on the same GPUs, by CUDA IPC handles.
 
     An engine of n ranks has the GPUs of n trainer ranks in a row; the first of them talks to it. Ranks whose engine
-    gets nothing (only a restarted one does) talk to nobody.
+    gets nothing (only a restarted one does) have no engine to talk to.
     """
 
     def __init__(self, route: Route) -> None:

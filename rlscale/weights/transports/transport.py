@@ -15,7 +15,7 @@ class TransferError(UserError):
 
 
 class Receiver(Protocol):
-    """One engine as a transport sees it. Every call blocks until the engine has done it, and raises when it has not."""
+    """One engine as a transport sees it. Every call blocks until the engine has done it, and raises if it fails."""
 
     url: str
     """Where the engine is; for messages."""
@@ -42,7 +42,7 @@ class Receiver(Protocol):
 
 
 class Transport(Protocol):
-    """Carries the weights of one version at a time. On trainer ranks that talk to nobody, calls do next to nothing."""
+    """Carries the weights of one version at a time. On trainer ranks that serve no engine, calls do next to nothing."""
 
     def connect(self, receivers: Sequence[Receiver]) -> None:
         """Say who gets the weights; replaces what was said before. Collective over the trainer's ranks."""
@@ -53,7 +53,7 @@ class Transport(Protocol):
     def commit(self, version: int) -> None:
         """Wait until every receiver has loaded everything that was sent, as weight version `version`.
 
-        TransferError if one has not.
+        TransferError if one did not.
         """
 
     def close(self) -> None:

@@ -328,7 +328,7 @@ def test_bypass_takes_the_engines_logprobs_for_the_old_ones() -> None:
     np.testing.assert_array_equal(made.column("advantages"), wanted.column("advantages"))
     assert not Objective.of(replace(config, steps_per_iteration=3)).needs_old
     unknown = batch.with_column("versions", np.full(batch.tokens_total, -1))
-    with pytest.raises(ValueError, match="no log-prob by an engine"):
+    with pytest.raises(ValueError, match="lack an engine's log-prob"):
         prepare(unknown, config, max_response_tokens=MAX_RESPONSE_TOKENS)
 
 

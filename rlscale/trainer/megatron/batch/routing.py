@@ -72,7 +72,7 @@ class Routing:
     """
 
     real: Tensor
-    """bool [n]: which tokens are no padding."""
+    """bool [n]: which tokens are not padding."""
     given: Mapping[int, Tensor] | None = None
     """By layer (from 1) the choices to repeat, int16 [n, top_k]; -1 where the router is to choose."""
     record: dict[int, Tensor] | None = None

@@ -69,7 +69,7 @@ class PackedSequences(PackedSeqParams):
     size of heads and type.
     """
     routing: Routing | None = None
-    """What a pass does with the choice of experts; None: routers choose, and nobody looks."""
+    """What a pass does with the choice of experts; None: routers choose, and nothing is recorded."""
 
     @property
     def local_tokens(self) -> int:

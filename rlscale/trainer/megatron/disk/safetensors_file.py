@@ -44,7 +44,7 @@ class SafetensorsFile:
         self.nbytes = end
 
     def close(self) -> None:
-        """Write the header; before that it is no safetensors file."""
+        """Write the header; before that it is not a safetensors file."""
         try:
             self._file.seek(0)
             self._file.write(_RESERVED.to_bytes(8, "little"))

@@ -65,7 +65,7 @@ def _trained_experts(chunks: Sequence[GPTModel]) -> set[tuple[tuple[int, str], b
 
 
 def _keep_gradients_flowing(chunk: GPTModel) -> None:
-    """What is computed again passes a gradient on only if its input has one, which behind frozen layers it has not."""
+    """What is computed again passes a gradient on only if its input has one, and behind frozen layers it does not."""
     frozen = chunk.pre_process and not any(p.requires_grad for p in chunk.embedding.parameters())
     if frozen and chunk.config.recompute_granularity is not None:
         chunk.embedding.register_forward_hook(_with_gradient)

@@ -77,7 +77,7 @@ class KeptVersions:
             wanted, taken = wanted[trainable], taken[trainable]
             counts[:-1] += (taken[:, None] == available).sum(0)
             counts[-1] += ((wanted != taken) & (wanted >= 0)).sum()
-        device = self._model.parameters()[0].device  # NCCL reduces no CPU tensor, also if there is no micro-batch
+        device = self._model.parameters()[0].device  # NCCL cannot reduce a CPU tensor; there may be no micro-batch
         counts = counts.to(device)
         dist.all_reduce(counts, group=ranks.data_context_group)
         *of_version, missing = counts.tolist()

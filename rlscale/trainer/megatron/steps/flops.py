@@ -99,7 +99,7 @@ class ModelFlops:
 
 
 def peak_flops(platform: Platform, dtype: DType, given_tflops: float | None) -> float | None:
-    """FLOPs/s that a device can do at most; None where nobody knows: on a CPU, an unknown GPU, or in float32."""
+    """FLOPs/s that a device can do at most; None where that is unknown: on a CPU, an unknown GPU, or in float32."""
     if given_tflops is not None:
         return given_tflops * 1e12
     if not platform.is_cuda or dtype is DType.float32:

@@ -149,7 +149,7 @@ def _logprobs(
     entropy: bool,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs and entropies [T] of the labels that are trainable tokens; 0 at all others, which nobody reads.
+    """Log-probs and entropies [T] of the labels that are trainable tokens; 0 at all others, which are never read.
 
     Every pass leaves out the same tokens: a product of other rows would round differently, and the ratio of the first
     step would not be exactly 1.

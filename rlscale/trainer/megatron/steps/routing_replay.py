@@ -59,7 +59,7 @@ class PolicyRouting:
     def training(self, microbatches: Sequence[MicroBatch]) -> Iterator[RoutingCounts | None]:
         """Within the block, passes over the micro-batches are training passes; gives what to `reduce` after them.
 
-        ValueError when choices are to be replayed that were recorded for other micro-batches, or that nobody brought.
+        ValueError when the choices to replay were recorded for other micro-batches, or are not in the batch.
         """
         if not self._has_experts:
             yield None
