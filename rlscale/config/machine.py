@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.model_fits import engine_gb, parameters_of, training_gb
+from rlscale.config.cpu_threads import trainer_threads
 from rlscale.config.data_paths import data_paths
 from rlscale.config.errors import ConfigError
 from rlscale.config.hf_architecture import read_architecture
@@ -112,7 +113,7 @@ def _memory(context: CheckContext) -> Iterator[str]:
 
 def _cores(context: CheckContext) -> Iterator[str]:
     cores = len(os.sched_getaffinity(0))
-    ranks, threads = context.sizes.trainer_ranks, context.config.trainer.threads
+    ranks, threads = context.sizes.trainer_ranks, trainer_threads(context.config)
     busy = max(ranks * threads, context.sizes.engines)
     if busy > cores:
         engines = context.sizes.engines

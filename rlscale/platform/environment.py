@@ -8,6 +8,10 @@ from rlscale.config.schema.cluster_config import Device
 
 _MALLOC = "GLIBC_TUNABLES"
 
+WAIT_POLICY = "PASSIVE"
+"""Threads that wait for each other sleep. As it comes they spin, which on cores that are shared with the other phase's
+processes makes two threads slower than one."""
+
 
 def rank_environment(device: Device, threads: int) -> dict[str, str]:
     """Variables for a rank's process; most are read only once, when it starts.
@@ -16,6 +20,8 @@ def rank_environment(device: Device, threads: int) -> dict[str, str]:
     unless this process has tunables of its own for it. Other C libraries ignore that.
     """
     environment = {"OMP_NUM_THREADS": str(threads)}
+    if device is Device.cpu:
+        environment["OMP_WAIT_POLICY"] = WAIT_POLICY
     if device is Device.cpu and _MALLOC not in os.environ:
         # As it comes, glibc maps every tensor of more than 32 MiB anew and unmaps it when it is freed, so that each of
         # a step's activations pays a page fault for every 4 KiB: up to a third of the step's time. Whether a smaller

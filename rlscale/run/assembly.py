@@ -73,7 +73,7 @@ class Assembly:
             )
             served = served_folder(self._companions, config.model.name, config.model.dtype.value, self._scratch)
             self._engines.launch(str(served))
-        self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config.cluster.device, config.trainer)
+        self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config)
         if self._generates:
             self._rollout = Rollout(RolloutSpec.of(config, self._model), self._calls, folder.logs)
 

@@ -132,7 +132,7 @@ def _convert_here(
     """The same in a Ray session that is up."""
     layout = lay_out(config.cluster, Sizes.of(config).trainer_ranks, 0, 1)
     nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
-    trainer = TrainerGroup(layout, nodes, calls, logs, config.cluster.device, config.trainer)
+    trainer = TrainerGroup(layout, nodes, calls, logs, config)
     try:
         trainer.convert(spec, target, to, config.cluster.start_timeout_s, critic=critic)
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rlscale.config.cpu_threads import engine_threads
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
@@ -84,6 +85,7 @@ class Engines:
                 options=dict(rollout.sglang),
                 tensor_parallel=rollout.gpus_per_engine if cluster.device is Device.cuda else 1,
                 gpus=slot.gpus,
+                threads=engine_threads(self.config),
                 seed=self.config.run.seed,
                 memory_saver=shares_devices(cluster),
                 routed_experts=self.config.trainer.routing_replay is RoutingReplay.rollout,

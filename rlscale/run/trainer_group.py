@@ -11,9 +11,10 @@ import ray
 from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rlscale.config.cpu_threads import trainer_threads
 from rlscale.config.needs import Pass
+from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
-from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
 from rlscale.platform.environment import rank_environment
@@ -30,11 +31,9 @@ _START = "cluster.start_timeout_s"
 class TrainerGroup:
     """The ranks of one trainer. Every call goes to all of them: most are collective."""
 
-    def __init__(
-        self, layout: Layout, nodes: list[str], calls: Calls, logs: Path, device: Device, config: TrainerConfig
-    ) -> None:
+    def __init__(self, layout: Layout, nodes: list[str], calls: Calls, logs: Path, config: Config) -> None:
         """Create the rank processes; they import the trainer's class while others start."""
-        trainer, threads = config._target_, config.threads
+        trainer, device, threads = config.trainer._target_, config.cluster.device, trainer_threads(config)
         self._calls = calls
         self._parts_of: list[int] = []
         self._old_model = "policy"

@@ -14,6 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.platform import sglang_environment, sglang_routing
+from rlscale.platform.environment import WAIT_POLICY
 
 CPU_CACHE_BYTES = 2 << 30
 """Memory that the key-value cache of a CPU engine may take by default."""
@@ -142,7 +143,8 @@ def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
         variables.update(sglang_routing.ENVIRONMENT)
     if spec.device is Device.cpu:
         architectures = read_config(spec.model_path).get("architectures") or [None]
-        variables.update(sglang_environment.cpu_environment(architectures[0]), OMP_NUM_THREADS=str(spec.threads))
+        variables.update(sglang_environment.cpu_environment(architectures[0]))
+        variables.update(OMP_NUM_THREADS=str(spec.threads), OMP_WAIT_POLICY=WAIT_POLICY)
     else:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(_gpu_ids(spec))
     return variables
@@ -150,7 +152,8 @@ def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
 
 def fork_server_environment(scratch: Path) -> dict[str, str]:
     """Environment of a fork server for CPU engines of every model family that rlscale knows."""
-    return {**_any_environment(scratch), **sglang_environment.cpu_environment(), "OMP_NUM_THREADS": "1"}
+    own = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": WAIT_POLICY}
+    return {**_any_environment(scratch), **sglang_environment.cpu_environment(), **own}
 
 
 def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:

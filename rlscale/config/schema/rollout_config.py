@@ -8,7 +8,7 @@ from typing import Any
 
 from rlscale.config.schema.about import SUPERVISED, Limit, Scope, Unread, Where, bounded, key, path_key
 from rlscale.config.schema.component import component, target_field
-from rlscale.config.schema.limits import DEVICES, IN_MEMORY, PATIENCE, TEMPERATURE, TOKENS, YEAR
+from rlscale.config.schema.limits import CORES, DEVICES, IN_MEMORY, PATIENCE, TEMPERATURE, TOKENS, YEAR
 from rlscale.config.schema.section import Section
 
 
@@ -29,6 +29,12 @@ _NO_GPUS = Unread(Where.cpu, " has no meaning on the CPU; set it to 1")
 _OTHERS_GPUS = Unread(
     lambda rollout: bool(rollout.engine_urls),
     " is not read with rollout.engine_urls: those engines have their GPUs; leave it out",
+)
+
+_GPUS_THREADS = Unread(Where.gpus, " is not read on GPUs; leave it out")
+_OTHERS_THREADS = Unread(
+    lambda rollout: bool(rollout.engine_urls),
+    " is not read with rollout.engine_urls: those engines have their threads; leave it out",
 )
 
 
@@ -78,6 +84,10 @@ class RolloutConfig(Section):
     """Engines that serve the policy."""
     gpus_per_engine: int = bounded(1, at_least=1, limit=DEVICES, unread=[_NO_GPUS, _OTHERS_GPUS])
     """GPUs of one engine (its tensor-parallel size); ignored on the CPU."""
+    threads_per_engine: int | None = bounded(
+        1, at_least=1, limit=CORES, scope=Scope.execution, unread=[_GPUS_THREADS, _OTHERS_THREADS]
+    )
+    """Threads of one engine on the CPU; null: its share of the cores."""
     engine_urls: list[str] = key(list, scope=Scope.this_run)
     """Engines that somebody else started; given, none are started here."""
     engine_key_file: str | None = path_key(None, scope=Scope.this_run)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlscale.config.schema.about import Limit, Scope, bounded, key
 from rlscale.config.schema.component import target_field
-from rlscale.config.schema.limits import COUNT, TOKENS
+from rlscale.config.schema.limits import CORES, COUNT, TOKENS
 from rlscale.config.schema.section import Section
 
 
@@ -58,8 +58,8 @@ class TrainerConfig(Section):
     """Dense matrix products that the device can do, in 1e12 FLOPs/s, for `utilisation`; null looks a GPU up by name."""
     routing_replay: RoutingReplay = RoutingReplay.none
     """Whose choice of experts is repeated: none, recorded (in the old log-probs' pass) or rollout (the engine's)."""
-    threads: int = bounded(1, at_least=1, limit=Limit(1024, "no machine has that many cores"), scope=Scope.execution)
-    """CPU threads of each rank."""
+    threads: int | None = bounded(1, at_least=1, limit=CORES, scope=Scope.execution)
+    """CPU threads of each rank; null: its share of the cores (1 on GPUs)."""
     megatron: dict[str, Any] = field(default_factory=dict)
     """Any further option of Megatron's TransformerConfig, by its own name."""
     ddp: dict[str, Any] = field(default_factory=dict)

@@ -21,6 +21,14 @@ Problems = Callable[..., list[str]]
         (["tracker.offline=false"], "tracker.offline=false is read by Weights & Biases only"),
         (["tracker.kinds=[wandb,wandb]"], "tracker.kinds=[wandb,wandb]: names a tracker twice"),
         (["rollout.gpus_per_engine=2"], "rollout.gpus_per_engine=2 has no meaning on the CPU; set it to 1"),
+        (
+            ["cluster=node8", "rollout.engines=8", "rollout.threads_per_engine=2"],
+            "rollout.threads_per_engine=2 is not read on GPUs; leave it out",
+        ),
+        (
+            ["rollout.engine_urls=[http://127.0.0.1:1]", "rollout.threads_per_engine=null"],
+            "rollout.threads_per_engine=null is not read with rollout.engine_urls: those engines have their threads",
+        ),
         (["run.output="], "run.output is empty; name a folder, or null"),
         (["run.root="], "run.root is empty; name a folder"),
     ],

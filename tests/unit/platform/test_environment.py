@@ -67,4 +67,4 @@ def test_only_a_rank_on_the_cpu_is_told_how_to_allocate() -> None:
 
 def test_tunables_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
-    assert rank_environment(Device.cpu, 4) == {"OMP_NUM_THREADS": "4"}
+    assert rank_environment(Device.cpu, 4) == {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"}
