@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from rlscale.config.needs import COLUMNS
 from rlscale.observe.formatting import duration, html_text, percent
 from rlscale.observe.summary import Summary
 from rlscale.observe.ticks import labels, nice_ticks
@@ -16,7 +17,7 @@ _CSS = {
     "generate": "generate",
     "train": "train",
     "sync": "sync",
-    **dict.fromkeys(("old_logprobs", "ref_logprobs", "teacher_logprobs", "values"), "train"),
+    **dict.fromkeys(COLUMNS, "train"),
 }
 
 

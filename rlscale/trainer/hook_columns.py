@@ -7,7 +7,7 @@ have it computed too, but a hook must not come to depend on that.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ _ASKED = ("advantage", "loss")
 
 
 class HookColumns(Mapping[str, Column], Generic[Column]):
-    """Columns by name."""
+    """Columns by name. UserError for one that is not there, which `in` and `get` can ask about."""
 
     def __init__(
         self,
@@ -43,6 +43,10 @@ class HookColumns(Mapping[str, Column], Generic[Column]):
         if name not in self._columns:
             raise UserError(f"{hook_key(self._kind)} reads the column {name!r}, {self._why(name)}")
         return self._ready(name, self._columns[name])
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The column, or the default where the hook is not given it."""
+        return self[name] if name in self._columns else default
 
     def __contains__(self, name: object) -> bool:
         return name in self._columns
