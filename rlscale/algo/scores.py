@@ -16,7 +16,7 @@ def score(kind: str, rewards: NDArray[np.float64], groups: NDArray[np.int64]) ->
     Shapes: rewards [n], groups [n] (group id of each sample, any order, any sizes) -> [n] float64.
     `none` gives zeros whatever the rewards are, `raw` the rewards, the others compare a sample with its group. A group
     whose rewards are all equal, or that has one sample, scores exactly 0 in every grouped kind.
-    Raises ValueError for an unknown kind, unequal shapes or a reward that is not finite: a failed reward is no number.
+    Raises ValueError for an unknown kind, unequal shapes or a reward that is not finite: a failed reward has none.
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     groups = np.asarray(groups, dtype=np.int64)

@@ -105,7 +105,7 @@ class Batch:
         return Batch(self.offsets, {**self.columns, name: array})
 
     def without(self, name: str) -> Batch:
-        """This batch without a column, which it need not have."""
+        """This batch without a column, if it has that."""
         return Batch(self.offsets, {other: values for other, values in self.columns.items() if other != name})
 
     def select(self, rows: ArrayLike) -> Batch:

@@ -43,7 +43,7 @@ class MegatronTrainer:
     ) -> None:
         """`local_rank` counts the ranks of one machine and picks the GPU.
 
-        `moves`: whether models leave the device when it is not their turn; by default they do on a GPU.
+        `moves`: whether models leave the device while another has it; by default they do on a GPU.
         """
         self._spec, self._rank, self._world_size = spec, rank, world_size
         self._platform = Platform.of(spec.device, local_rank)
@@ -249,7 +249,7 @@ class MegatronTrainer:
         self._platform.empty_cache()
 
     def wake(self) -> None:
-        """Take the device's memory again, for the policy; another model takes it from there when its turn comes."""
+        """Take the device's memory again, for the policy; another model takes it when it is needed."""
         self._roster.residency.take("policy")
 
     def save(self, folder: str | Path) -> None:

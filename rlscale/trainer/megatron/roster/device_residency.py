@@ -1,4 +1,4 @@
-"""Whose turn it is on the device: of a rank's models with memory of their own, one has it at a time."""
+"""Which model has the device: of a rank's models with memory of their own, one is resident at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DeviceResidency:
         self._models[name].wake()
 
     def rest(self, name: str) -> None:
-        """Put this model to sleep until its next turn."""
+        """Put this model to sleep until it is taken again."""
         if self._moves:
             self._models[name].sleep()
 

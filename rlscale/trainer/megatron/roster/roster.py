@@ -29,7 +29,7 @@ from rlscale.trainer.spec import TrainerSpec
 
 
 class Roster:
-    """Builds the models that a run needs, and hands out the one whose turn it is. The policy begins."""
+    """Builds the models that a run needs, and hands out one, which then has the device. The policy begins."""
 
     def __init__(self, spec: TrainerSpec, ranks: Ranks, platform: Platform, *, moves: bool) -> None:
         """`moves`: whether the others leave the device. UserError for what cannot be built."""
@@ -83,14 +83,14 @@ class Roster:
         return max(model.skipped_in_a_row for model in self._trained.values())
 
     def trained(self, name: str) -> TrainedModel:
-        """The policy or the critic, whose turn it then is. ValueError if there is no such model."""
+        """The policy or the critic, which then has the device. ValueError if there is no such model."""
         if name not in self._trained:
             raise ValueError(f"this trainer trains no model {name!r}, only {', '.join(self._trained)}")
         self.residency.take(name)
         return self._trained[name]
 
     def kept(self) -> KeptVersions:
-        """The policy's weights of earlier versions; it is the policy's turn then."""
+        """The policy's weights of earlier versions; the policy has the device then."""
         self.residency.take("policy")
         return self._kept
 
