@@ -58,7 +58,7 @@ class BadRows:
         share = self.count / self.total
         allowed = f", more than {self.key}.max_bad_rate={rate:g}" if rate else ""
         them = "it" if self.count == 1 else "them"
-        how = f"mend {them}"
+        how = f"fix {them}"
         if share < 1:
             how += f", or leave {them} out with {self.key}.max_bad_rate={_rounded_up(share)}"
         return [*self._listed(), f"{self.key}: {self._said()}{allowed}; {how}"]

@@ -163,7 +163,7 @@ class PromptEncoder:
         """The messages by the chat template, up to where the policy goes on. ValueError if it refuses them."""
         if tools and not self._reads_tools:
             raise ValueError(
-                "has tools, of which the chat template tells the model nothing; give another as model.chat_template, "
+                "has tools, which the chat template does not render; give another as model.chat_template, "
                 f"or read no tools with {self._key}.tools_key=null"
             )
         variables = {**self._config.chat_template_kwargs, **({"tools": list(tools)} if tools else {})}
@@ -198,7 +198,7 @@ class PromptEncoder:
             raise ValueError(f"is refused by the tokenizer: {text[:80]!a} ({_first_line(error)})") from error
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in tokens and self.tokenizer.unk_token not in text:
-            raise ValueError(f"holds characters that the tokenizer lacks: {text[:80]!r}")
+            raise ValueError(f"contains characters that the tokenizer does not have: {text[:80]!r}")
         return tokens
 
 

@@ -110,7 +110,7 @@ def _open_all(config: FileData, key: str) -> list[_File]:
         rows = open_rows(path.path, f"{key}.path")
         numbers = path.rows(len(rows))
         if not len(numbers):
-            what = f"the slice holds none of its {len(rows)} rows" if len(rows) else "it is empty"
+            what = f"the slice contains none of its {len(rows)} rows" if len(rows) else "it is empty"
             raise UserError(f"{key}.path={text}: no prompts, {what}")
         files.append(_File(name, path.path, rows, numbers))
     return files

@@ -26,9 +26,9 @@ def read_messages(value: Any) -> list[Message]:
     messages = [_message(message, number) for number, message in enumerate(value)]
     systems = [number for number, message in enumerate(messages) if message["role"] == "system"]
     if len(systems) > 1:
-        raise ValueError(f"messages {systems[0]} and {systems[1]} are both by the system; join them")
+        raise ValueError(f"messages {systems[0]} and {systems[1]} are both system messages; join them")
     if not any(message["content"].strip() for message in messages):
-        raise ValueError("holds no text in any of its messages")
+        raise ValueError("has no text in any of its messages")
     return messages
 
 
@@ -45,7 +45,7 @@ def split_answer(messages: Sequence[Message]) -> tuple[list[Message], str]:
     """The messages before the assistant's last one, and its text: an example to learn from."""
     last = messages[-1]
     if last["role"] != "assistant":
-        raise ValueError(f"ends with a message by {last['role']!r}, so there is no answer to learn; set label_key")
+        raise ValueError(f"ends with a {last['role']!r} message, so there is no answer to learn; set label_key")
     if "tool_calls" in last:
         raise ValueError("ends with tool calls, which cannot be learned; only text can")
     if len(messages) == 1:
@@ -56,7 +56,7 @@ def split_answer(messages: Sequence[Message]) -> tuple[list[Message], str]:
 def refuse_answered(messages: Sequence[Message]) -> None:
     """ValueError where the last message is by the assistant: the policy is to write that."""
     if messages[-1]["role"] == "assistant":
-        raise ValueError("ends with a message by the assistant, which is what the policy is to write; leave it out")
+        raise ValueError("ends with an assistant message, which is what the policy has to write; leave it out")
 
 
 def as_plain(value: Any) -> Any:

@@ -51,7 +51,7 @@ def tools_of(row: Mapping[str, Any], config: FileData) -> list[dict[str, Any]]:
             return []
         raise ValueError(
             f"{config.tools_key!r} is {kind_of(tools)}, not a list of JSON schemas of functions; "
-            "mend it, or read no tools with data.tools_key=null"
+            "fix it, or read no tools with data.tools_key=null"
         )
     return [without_null(tool) for tool in tools]
 

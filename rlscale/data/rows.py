@@ -176,7 +176,7 @@ def parse_line(line: bytes) -> Row:
     if "\\u" in text:  # UTF-8 itself holds no surrogates
         for name, value in values.items():
             if (half := _lone_surrogate([name, value])) is not None:
-                raise ValueError(f"{name!r} holds half a character ({half}), which is not text; mend or drop it")
+                raise ValueError(f"{name!r} contains half a character ({half}), which is not text; fix or drop it")
     return values
 
 

@@ -98,7 +98,7 @@ class Stream(ABC):
             raise UserError(f"data: has {self._size} prompts, but the checkpoint was made with {state['size']}; {how}")
         before = state.get("content", "")
         if before and self._content and before != self._content:
-            raise UserError(f"data: its {self._size} prompts are others than those of the checkpoint; {how}")
+            raise UserError(f"data: its {self._size} prompts are not the ones that the checkpoint was made with; {how}")
         self._position = int(state["position"])
 
     def _number(self, index: int) -> int:

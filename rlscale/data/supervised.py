@@ -110,7 +110,7 @@ def _with_answer(raw: RawPrompt) -> tuple[RawPrompt, str]:
         messages, answer = split_answer(read_messages(raw.prompt))
         raw = dataclasses.replace(raw, prompt=messages)
     elif not isinstance(raw.prompt, str) and read_messages(raw.prompt)[-1]["role"] == "assistant":
-        raise ValueError("ends with a message by the assistant and has a label too; data.label_key=null learns it")
+        raise ValueError("ends with an assistant message and has a label too; data.label_key=null learns it")
     elif isinstance(raw.label, str):
         answer = raw.label
     elif isinstance(raw.label, int | float) and not isinstance(raw.label, bool):

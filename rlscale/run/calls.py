@@ -98,7 +98,7 @@ class Calls:
             if pending and time.monotonic() > deadline:
                 late = [number for number, ref in enumerate(refs) if ref in pending]
                 who = f"rank {late[0]}" if len(late) == 1 and len(refs) > 1 else f"{late} of {len(refs)}"
-                waited = f"{what} was not done within {timeout_s or self._timeout_s:.0f} s ({limit})"
+                waited = f"{what} did not finish within {timeout_s or self._timeout_s:.0f} s ({limit})"
                 others = f": waiting for {who}, the others are done" if len(refs) > 1 else ""
                 raise RunFailed(f"{waited}{others}. See {self._logs}")
         return [self._result(ref, what, refs) for ref in refs]

@@ -100,7 +100,7 @@ def _subject(run: Path | None, own: dict[str, str], overrides: list[str]) -> tup
         raise UserError("recipe=... does not go with run.output=..., which has a recipe of its own")
     facts = read_mark(run)
     if facts is None:
-        raise UserError(f"run.output={run} holds no run")
+        raise UserError(f"run.output={run} does not contain a run")
     config = _composed(str(run / "recipe.yaml"), overrides)
     final = run / "hf"
     if "iteration" not in own and facts.get("state") == "finished" and (final / "config.json").is_file():

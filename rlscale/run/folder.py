@@ -62,7 +62,7 @@ class RunFolder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise UserError(f"{self.path} belongs to a run that is still going; choose another run.output") from None
+            raise UserError(f"{self.path} belongs to a run that is still running; choose another run.output") from None
         self._lock = lock
 
     def release(self) -> None:
@@ -99,7 +99,7 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
 def open_folder(config: Config, config_hash: str) -> RunFolder:
     """Choose, create and hold the folder of a run; `checkpoint.resume=auto` continues an unfinished one.
 
-    Raises UserError when `run.output` holds a finished run, a run of another configuration or one that is still going.
+    Raises UserError when `run.output` contains a run that is finished, still running or of another configuration.
     """
     auto = config.checkpoint.resume is Resume.auto
     if config.run.output is not None:
@@ -135,17 +135,17 @@ def _held_before(path: Path, config: Config, config_hash: str) -> bool:
         return True
     if facts is None:
         if path.is_dir() and any(entry.name != LOCK for entry in path.iterdir()):
-            raise UserError(f"run.output={path} is a folder that holds no run; choose an empty or a new folder")
+            raise UserError(f"run.output={path} is a folder without a run in it; choose an empty or a new folder")
         return False
     instead = "choose another folder, or checkpoint.resume=never"
     if auto and facts.get("state", "unfinished") not in ("unfinished", "finished"):
         raise UserError(f"{path / MARK} has a state that rlscale does not write ({facts['state']!r}); {instead}")
     if auto and facts.get("state") == "finished":
-        raise UserError(f"run.output={path} holds a finished run; {instead}")
+        raise UserError(f"run.output={path} contains a finished run; {instead}")
     if auto and facts.get("config_hash") != config_hash:
         keys = differing_keys(config, path)
         which = f" ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})" if keys else ""
-        raise UserError(f"run.output={path} holds a run of another configuration{which}; {instead}")
+        raise UserError(f"run.output={path} contains a run with a different configuration{which}; {instead}")
     return True
 
 

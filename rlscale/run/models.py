@@ -60,7 +60,9 @@ class ModelFolders:
         tokenizer = ensure_tokenizer_folder(config.model, self.policy)
         ours, theirs = _vocabulary(tokenizer), _vocabulary(teacher)
         if ours is not None and theirs is not None and ours != theirs:
-            raise UserError(f"teacher.path={path}: has another vocabulary than the policy's tokenizer in {tokenizer}")
+            raise UserError(
+                f"teacher.path={path}: has a different vocabulary from the policy's tokenizer in {tokenizer}"
+            )
         return dataclasses.replace(self, teacher=teacher)
 
 

@@ -24,7 +24,7 @@ def usable_checkpoint(
         if fault is None and not (sums := sums_of(checkpoint)):
             note(f"{checkpoint} has no checksums (an older version wrote it), so only its sizes were checked")
         elif fault is None and (names := sorted(damaged(checkpoint, sums))):
-            fault = f"{', '.join(names)} is not what was written (another checksum)"
+            fault = f"{', '.join(names)} is not what was written (the checksum differs)"
         if fault is None:
             return checkpoint
         store.bad.add(checkpoint)
@@ -41,12 +41,12 @@ def usable_checkpoint(
 def checkpoint_of(run: Path, iteration: str | None) -> Path:
     """A whole checkpoint of a run, of that iteration or else the newest, absolute. UserError if there is none."""
     if read_mark(run) is None:
-        raise UserError(f"run.output={run} holds no run")
+        raise UserError(f"run.output={run} does not contain a run")
     store = CheckpointStore(run / "checkpoints", keep=1)
     whole = store.whole()
     if not whole:
         reasons = "".join(f"; {path.name}: {fault_of(path)}" for path in store.all())
-        raise UserError(f"run.output={run} holds no whole checkpoint{reasons}")
+        raise UserError(f"run.output={run} does not contain a whole checkpoint{reasons}")
     if iteration is None:
         return whole[-1].resolve()
     for path in whole:
@@ -67,7 +67,9 @@ def check_resumable(run: Path, config_hash: str) -> None:
     if newest is not None:
         load_progress(newest)
         if read_manifest(newest).get("config_hash") != config_hash:
-            raise UserError(f"{newest} is of a run of another configuration; checkpoint.resume=never starts afresh")
+            raise UserError(
+                f"{newest} belongs to a run with a different configuration; checkpoint.resume=never starts afresh"
+            )
     elif faults := [f"{path.name}: {fault_of(path)}" for path in store.all()]:
         raise UserError(
             f"none of the checkpoints in {store.folder} can be used ({'; '.join(faults)}); "

@@ -57,7 +57,7 @@ def _raised(error: BaseException) -> Outcome:
     try:
         message = " ".join(str(error).split())
     except Exception as broken:
-        message = f"(its text cannot be had: {type(broken).__name__})"
+        message = f"(its text is not available: {type(broken).__name__})"
     if len(message) > _LONGEST:
         message = f"{message[:_LONGEST]}... ({len(message)} characters)"
     trace = "".join(traceback.format_tb(error.__traceback__)[-_FRAMES:])
@@ -70,4 +70,8 @@ def _scored(value: Any) -> Outcome:
     except ValueError as error:
         return False, str(error), ""
     except Exception as error:  # a type whose conversion to a number fails
-        return False, f"the reward returned a {type(value).__name__} that gives no number ({type(error).__name__})", ""
+        return (
+            False,
+            f"the reward returned a {type(value).__name__} that is not a number ({type(error).__name__})",
+            "",
+        )

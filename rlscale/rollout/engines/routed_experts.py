@@ -55,5 +55,7 @@ class ExpertSizes:
             raise ValueError(f"the answer names experts {chosen.min()} to {chosen.max()} of {self.experts}")
         ordered = np.sort(chosen, axis=-1)
         if (ordered[..., 1:] == ordered[..., :-1]).any():
-            raise ValueError("the answer names an expert twice for one token, so the engine did not record its choice")
+            raise ValueError(
+                "the answer names an expert twice for one token, so the engine did not record which it chose"
+            )
         return chosen.astype(np.int16)

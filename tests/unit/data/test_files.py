@@ -68,9 +68,9 @@ def test_odd_but_legal_lines_are_rows(tmp_path: Path, content: bytes, expected: 
         ('{"prompt": "a", "lab', "not valid JSON"),
         ('{"prompt": "a", "label": ' + "9" * 5000 + "}", "JSON that cannot be read .*4300 digits"),
         ('{"prompt": ' + "[" * 100_000, "JSON that cannot be read .nested too deeply"),
-        ('{"prompt": "\\ud800", "label": 1}', r"'prompt' holds half a character .\\ud800"),
-        ('{"prompt": "a", "label": "\\udfff"}', r"'label' holds half a character .\\udfff"),
-        ('{"prompt": "a", "label": 1, "x": {"\\ud800": 1}}', r"'x' holds half a character .\\ud800"),
+        ('{"prompt": "\\ud800", "label": 1}', r"'prompt' contains half a character .\\ud800"),
+        ('{"prompt": "a", "label": "\\udfff"}', r"'label' contains half a character .\\udfff"),
+        ('{"prompt": "a", "label": 1, "x": {"\\ud800": 1}}', r"'x' contains half a character .\\ud800"),
         ('{"prompt": "\ud800", "label": 1}', "not UTF-8"),
         ("{'prompt': 'a'}", "not valid JSON"),
         ('"text"', "is a string, not a JSON object"),
@@ -80,11 +80,11 @@ def test_a_bad_line_is_named_and_can_be_left_out(tmp_path: Path, line: str, mess
     path = file(tmp_path, f"{GOOD}\n{line}\n{GOOD}\n")
     with pytest.raises(UserError, match=rf"^[^\n]*rows.jsonl:2: {message}") as caught:
         build_source(FileData(path=path))
-    how = "data: 1 of 3 rows is bad; mend it, or leave it out with data.max_bad_rate=0.34"
+    how = "data: 1 of 3 rows is bad; fix it, or leave it out with data.max_bad_rate=0.34"
     assert str(caught.value).splitlines()[1:] == [how]
     source = FileSource(FileData(path=path, max_bad_rate=0.34))
     assert (len(source), source.bad.count) == (2, 1)
-    with pytest.raises(UserError, match=r"1 of 3 rows is bad, more than data.max_bad_rate=0.1; mend it"):
+    with pytest.raises(UserError, match=r"1 of 3 rows is bad, more than data.max_bad_rate=0.1; fix it"):
         FileSource(FileData(path=path, max_bad_rate=0.1))
 
 
@@ -96,7 +96,7 @@ def test_the_same_mistake_in_every_row_is_said_once(tmp_path: Path) -> None:
     assert first.endswith(
         "rows.jsonl:1: no key 'prompt', only label, question; set data.prompt_key (and 39 more like it)"
     )
-    assert second == "data: 40 of 40 rows are bad; mend them"
+    assert second == "data: 40 of 40 rows are bad; fix them"
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_a_run_is_not_resumed_with_other_rows(tmp_path: Path, kind: str) -> None
 
     state = json.loads(json.dumps(source(1, 2, 3).state_dict()))
     source(1, 2, 3).load_state_dict(state)
-    with pytest.raises(UserError, match=r"data: its 3 prompts are others than those of the checkpoint"):
+    with pytest.raises(UserError, match=r"data: its 3 prompts are not the ones that the checkpoint was made with"):
         source(1, 2, 4).load_state_dict(state)
 
 
 def test_another_split_of_the_sums_is_other_content() -> None:
     state = build_source(ArithmeticData(size=50, seed=1)).state_dict()
-    with pytest.raises(UserError, match="its 50 prompts are others"):
+    with pytest.raises(UserError, match="its 50 prompts are not the ones"):
         build_source(ArithmeticData(size=50, seed=2)).load_state_dict(state)
 
 

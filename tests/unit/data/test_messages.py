@@ -93,10 +93,10 @@ REFUSED = {
     "another convention": ([{"from": "human", "value": "x"}], "message 0 has no role; ShareGPT's from and value"),
     "two system messages": (
         [{"role": "system", "content": "a"}, {"role": "system", "content": "b"}, user("x")],
-        "messages 0 and 1 are both by the system; join them",
+        "messages 0 and 1 are both system messages; join them",
     ),
     "no messages": ([], "is an empty list of messages"),
-    "nothing but blanks": ([user(" ")], "holds no text in any of its messages"),
+    "nothing but blanks": ([user(" ")], "has no text in any of its messages"),
     "strings": (["x"], "message 0 is a string, not an object with role and content"),
 }
 
@@ -132,7 +132,7 @@ def test_a_template_never_sees_nulls_or_parts(tokenizer: Path, content: Any) -> 
 @pytest.mark.parametrize(
     ("config", "prompt", "message"),
     [
-        (DataConfig(), [user("1"), {"role": "assistant", "content": "2"}], "a: ends with a message by the assistant"),
+        (DataConfig(), [user("1"), {"role": "assistant", "content": "2"}], "a: ends with an assistant message"),
         (
             DataConfig(system_prompt="s"),
             [{"role": "system", "content": "t"}, user("1")],
@@ -150,5 +150,5 @@ def test_what_the_policy_could_not_answer_is_refused(
 def test_the_last_message_of_an_example_is_its_answer() -> None:
     turns = [user("1"), {"role": "assistant", "content": "2"}]
     assert split_answer(turns) == ([user("1")], "2")
-    with pytest.raises(ValueError, match="ends with a message by 'user', so there is no answer to learn"):
+    with pytest.raises(ValueError, match="ends with a 'user' message, so there is no answer to learn"):
         split_answer([*turns, user("3")])

@@ -80,7 +80,7 @@ def test_a_missing_chat_template_says_what_to_set(without_template: Path) -> Non
 @pytest.mark.parametrize(
     ("config", "raw", "message"),
     [
-        (DataConfig(), "2*3", "prompt p holds characters that the tokenizer lacks: '2"),
+        (DataConfig(), "2*3", "prompt p contains characters that the tokenizer does not have: '2"),
         (DataConfig(apply_chat_template=False), [{"role": "user", "content": "1"}], "needs the chat template"),
         (DataConfig(apply_chat_template=False), "", "prompt p has no tokens"),
     ],

@@ -135,7 +135,7 @@ def test_a_bad_jsonl_file_is_refused_with_file_and_line(tmp_path: Path, lines: l
     [
         ("nowhere.jsonl", "data.path=nowhere.jsonl: there is no such file"),
         ("{folder}/data.txt", "must end in .jsonl or .parquet"),
-        ("{folder}/data.jsonl@[5:]", "no prompts, the slice holds none of its 1 rows"),
+        ("{folder}/data.jsonl@[5:]", "no prompts, the slice contains none of its 1 rows"),
         ("{folder}/data.jsonl@[x]", "a slice is written"),
     ],
 )

@@ -100,7 +100,7 @@ def test_without_a_key_tools_are_information_for_the_reward_only(tmp_path: Path)
 @pytest.mark.parametrize(
     ("template", "data", "message"),
     [
-        (DEAF_TO_TOOLS, {}, "has tools, of which the chat template tells the model nothing"),
+        (DEAF_TO_TOOLS, {}, "has tools, which the chat template does not render"),
         (CHATML, {"apply_chat_template": False}, "has tools, which need the chat template"),
     ],
 )

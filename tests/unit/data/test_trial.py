@@ -48,9 +48,9 @@ def test_every_row_that_template_or_tokenizer_refuses_is_named_before_the_run(tm
         try_prompts(source(tmp_path, prompts), encoder(tokenizer, PICKY), "data", None)
     file = tmp_path / "rows.jsonl"
     assert str(caught.value).splitlines() == [
-        f"{file}:4: holds characters that the tokenizer lacks: '3-1='",
+        f"{file}:4: contains characters that the tokenizer does not have: '3-1='",
         f"{file}:151: is refused by the chat template: no sevens",
-        "data: 2 of 200 rows are bad; mend them, or leave them out with data.max_bad_rate=0.01",
+        "data: 2 of 200 rows are bad; fix them, or leave them out with data.max_bad_rate=0.01",
     ]
 
 
@@ -58,7 +58,7 @@ def test_bad_rows_within_the_rate_are_left_out_and_said(tmp_path: Path, tokenize
     prompts = ["3-1=", *(f"{number}+1=" for number in range(99))]
     (note,) = try_prompts(source(tmp_path, prompts), encoder(tokenizer), "data", 0.01)
     assert note.startswith("data: 1 of 100 rows is bad, left out; the first: ")
-    assert "rows.jsonl:1: holds characters" in note
+    assert "rows.jsonl:1: contains characters" in note
 
 
 def test_a_label_on_which_the_check_itself_fails_is_named_too(tmp_path: Path, tokenizer: Path) -> None:
@@ -78,13 +78,13 @@ def test_labels_that_the_reward_refuses_are_named_with_file_and_line(tmp_path: P
     with pytest.raises(UserError, match=r"rows.jsonl:2: has the label 1: is odd\n") as caught:
         try_prompts(source(tmp_path, ["1+1="] * 6), encoder(tokenizer), "data", None, even)
     assert str(caught.value).endswith(
-        "data: 3 of 6 rows are bad; mend them, or leave them out with data.max_bad_rate=0.5"
+        "data: 3 of 6 rows are bad; fix them, or leave them out with data.max_bad_rate=0.5"
     )
 
 
 def test_a_large_file_is_tried_in_rows_spread_over_it(tmp_path: Path, tokenizer: Path) -> None:
     prompts = ["1+1="] * 1000 + ["1-1="] * 1000
-    with pytest.raises(UserError, match=r"rows.jsonl:1\d\d\d: holds .* \(and \d+ more like it\)\ndata: \d\d of 64"):
+    with pytest.raises(UserError, match=r"rows.jsonl:1\d\d\d: contains .* \(and \d+ more like it\)\ndata: \d\d of 64"):
         try_prompts(source(tmp_path, prompts), encoder(tokenizer), "data", 0.1, seconds=0)
     (note,) = try_prompts(source(tmp_path, ["1+1="] * 2000), encoder(tokenizer), "data", None, seconds=0)
     assert note == "data: 64 of 2,000 prompts were tried before the run; the others are when used"
@@ -114,7 +114,7 @@ def test_a_bad_row_met_in_the_run_is_dropped_counted_and_logged(
         taken = queue.take(3)
     assert [prompt.id for prompt in taken] == ["0", "1", "3"]
     assert queue.bad == 1
-    assert "rows.jsonl:3: holds characters that the tokenizer lacks" in caplog.text
+    assert "rows.jsonl:3: contains characters that the tokenizer does not have" in caplog.text
     resumed = PromptQueue(source(tmp_path, prompts), encoder(tokenizer))
     resumed.load_state_dict(queue.state_dict())
     assert (resumed.bad, resumed.take(1)[0].id) == (1, "4")
@@ -151,13 +151,13 @@ def test_the_last_message_is_the_answer_to_learn_without_a_label(tmp_path: Path,
 @pytest.mark.parametrize(
     ("prompt", "label", "message"),
     [
-        (TURNS, "2", "ends with a message by the assistant and has a label too; data.label_key=null learns it"),
+        (TURNS, "2", "ends with an assistant message and has a label too; data.label_key=null learns it"),
         ("1+1=", None, "has no label to learn; set data.label_key"),
-        (TURNS[:1], None, "ends with a message by 'user', so there is no answer to learn"),
+        (TURNS[:1], None, "ends with a 'user' message, so there is no answer to learn"),
         ("1+1=", {"a": 1}, "has a label that is an object; the answer to learn must be text or a number"),
         ("1+1=", True, "has a label that is true or false"),
         ("1+1=", " ", "has an empty answer"),
-        ("1+1=", "x", "has an answer that holds characters that the tokenizer lacks"),
+        ("1+1=", "x", "has an answer that contains characters that the tokenizer does not have"),
     ],
 )
 def test_an_example_without_one_answer_is_refused(tokenizer: Path, prompt: Any, label: Any, message: str) -> None:

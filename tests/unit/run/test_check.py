@@ -34,7 +34,7 @@ def test_a_folder_that_the_run_could_not_use_stands_against_it(
     (tmp_path / "notes.txt").touch()
     code, _, err = check(capsys, f"run.output={tmp_path}", "warm_start=null")
     assert code == 2
-    assert err == [f"error: run.output={tmp_path} is a folder that holds no run; choose an empty or a new folder"]
+    assert err == [f"error: run.output={tmp_path} is a folder without a run in it; choose an empty or a new folder"]
 
 
 def test_a_recipe_for_gpus_is_checked_on_a_laptop(

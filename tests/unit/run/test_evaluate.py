@@ -80,7 +80,7 @@ def test_any_model_is_measured_with_the_options_of_a_recipe(tmp_path: Path) -> N
     [
         ([], r"^eval needs run\.output=FOLDER, the folder of a run, or model\.path=FOLDER, a model$"),
         (["iteration=3", "model.path=/m"], r"^iteration=\.\.\. belongs to run\.output=FOLDER"),
-        (["run.output=/no/run"], r"^run\.output=/no/run holds no run$"),
+        (["run.output=/no/run"], r"^run\.output=/no/run does not contain a run$"),
         (["run.output=/a", "recipe=arithmetic"], r"^recipe=\.\.\. does not go with run\.output="),
         (["run.output=/a", "run.output=/b"], r"^run\.output=/b: give run\.output=\.\.\. once, with a value$"),
         (["to=", "model.path=/m"], r"^to=: give to=\.\.\. once, with a value$"),

@@ -47,7 +47,7 @@ def test_a_run_that_is_still_going_is_left_alone(tmp_path: Path):
     first = start(command(tmp_path))
     second = open_folder(command(tmp_path), "a")
     assert second.path != first.path
-    with pytest.raises(UserError, match="still going"):
+    with pytest.raises(UserError, match="still running"):
         open_folder(command(tmp_path, output=first.path), "a")
 
 
@@ -62,14 +62,14 @@ def test_a_given_folder_is_continued_and_must_hold_the_same_configuration(tmp_pa
     again = open_folder(config, "a")
     assert again.resumed
     again.release()
-    with pytest.raises(UserError, match="another configuration"):
+    with pytest.raises(UserError, match="a different configuration"):
         open_folder(config, "b")
 
 
 def test_a_given_folder_with_something_else_in_it_is_refused(tmp_path: Path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="without a run in it"):
         open_folder(command(tmp_path, output=tmp_path / "mine"), "a")
 
 
@@ -102,14 +102,14 @@ def test_a_run_of_another_configuration_is_told_by_the_keys_that_differ(tmp_path
     refuse_folder(first, config_hash(first))
     other = compose(None, [output, "run.seed=4", "tracker=tensorboard"])
     with pytest.raises(
-        UserError, match=r"holds a run of another configuration \((.*)\); choose another folder"
+        UserError, match=r"contains a run with a different configuration \((.*)\); choose another folder"
     ) as caught:
         refuse_folder(other, config_hash(other))
     assert "optim.lr" in str(caught.value)
     assert "run.seed" in str(caught.value)
     assert "tracker" not in str(caught.value)
     folder.mark(state="finished")
-    with pytest.raises(UserError, match="holds a finished run"):
+    with pytest.raises(UserError, match="contains a finished run"):
         refuse_folder(first, config_hash(first))
 
 

@@ -65,7 +65,7 @@ def test_a_teacher_with_other_tokens_is_refused(tmp_path: Path) -> None:
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (teacher / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(UserError, match=r"teacher\.path=.*another vocabulary"):
+    with pytest.raises(UserError, match=r"teacher\.path=.*different vocabulary"):
         found.taught_by(opd)
 
 
@@ -116,7 +116,7 @@ def test_a_teacher_has_the_tokens_of_the_tokenizer_that_the_run_encodes_with(tmp
     file.write_text(json.dumps(tokenizer))
     taught = ["algo=opd", f"model.tokenizer={other}"]
     assert folders(tmp_path, *taught, f"teacher.path={other}")[1].teacher == other
-    with pytest.raises(UserError, match=rf"^teacher\.path={found.policy}: .* than the policy's tokenizer in {other}$"):
+    with pytest.raises(UserError, match=rf"^teacher\.path={found.policy}: .* from the policy's tokenizer in {other}$"):
         folders(tmp_path, *taught, f"teacher.path={found.policy}")
 
 

@@ -116,7 +116,7 @@ def test_it_is_said_at_the_start_which_token_ends_a_turn(tmp_path: Path) -> None
 def test_a_prompt_that_the_tokenizer_lacks_is_said_before_ray_starts(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Résumé?", "label": "1"}) + "\n")
     given = ["data=jsonl", f"data.path={tmp_path}/rows.jsonl", "eval.enabled=false"]
-    with pytest.raises(UserError, match=r"rows.jsonl:1: holds characters that the tokenizer lacks"):
+    with pytest.raises(UserError, match=r"rows.jsonl:1: contains characters that the tokenizer does not have"):
         execute.execute(config(tmp_path, *given))
 
 

@@ -48,7 +48,7 @@ def test_when_no_checkpoint_is_whole_each_is_named_with_its_fault(run: Path) -> 
     [
         ({"progress": [1]}, "another version of rlscale"),
         ({"progress": {"iteration": "two"}}, "another version of rlscale"),
-        ({"config_hash": "def"}, "is of a run of another configuration"),
+        ({"config_hash": "def"}, "belongs to a run with a different configuration"),
     ],
 )
 def test_a_newest_checkpoint_that_is_not_of_this_run_is_refused(run: Path, changes: Any, message: str) -> None:

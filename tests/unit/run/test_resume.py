@@ -31,7 +31,10 @@ def change_manifest(checkpoint: Path, **changed: object) -> None:
 def test_a_file_that_was_damaged_at_unchanged_size_is_found_and_an_older_checkpoint_taken(tmp_path: Path) -> None:
     older, newer = save(saver(tmp_path), 1), save(saver(tmp_path), 2)
     (newer / WEIGHTS).write_bytes(b"12340678")
-    assert chosen(tmp_path) == (older, [f"{newer} is skipped: {WEIGHTS} is not what was written (another checksum)"])
+    assert chosen(tmp_path) == (
+        older,
+        [f"{newer} is skipped: {WEIGHTS} is not what was written (the checksum differs)"],
+    )
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def test_whatever_a_reward_raises_is_its_failure_at_once(reward: str, workers: i
         assert str(error).startswith(f"the reward raised {kind}")
     assert str(found[5]).endswith("... (1000000 characters)")
     assert len(str(found[5])) < 400
-    assert str(found[6]) == "the reward raised NoText: (its text cannot be had: RuntimeError)"
+    assert str(found[6]) == "the reward raised NoText: (its text is not available: RuntimeError)"
 
 
 def test_any_number_will_do_and_anything_else_is_named_in_few_words() -> None:
