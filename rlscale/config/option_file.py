@@ -1,4 +1,4 @@
-"""Looking at a user's option files before Hydra does, which answers most mistakes with a traceback."""
+"""Looking at a user's option files before Hydra does, which would answer most mistakes with a traceback."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Overrides:
     dropped: list[str] = field(default_factory=list)
     """Keys whose value in the recipe is not taken (`~key`)."""
     problems: list[str] = field(default_factory=list)
-    """One line for each override that cannot be taken."""
+    """One line for each override that cannot be used."""
 
 
 SEARCHPATH = "hydra.searchpath"

@@ -1,4 +1,4 @@
-"""Finding and reading a recipe: a primary Hydra config, by name (shipped) or by path (anybody's)."""
+"""Finding and reading a recipe: a primary Hydra config, by name (shipped) or by path (the user's)."""
 
 from __future__ import annotations
 

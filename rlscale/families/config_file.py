@@ -41,7 +41,7 @@ def problems(config: Mapping[str, Any]) -> Iterator[str]:
     if family is None:
         yield (
             f"models of model_type={kind} are not supported; the families that are: {', '.join(FAMILIES)} "
-            "(model_type says what the weights are, so another value there does not help)"
+            "(model_type says what the weights are; changing it does not help)"
         )
         return
     wrong = [*_of_keys(config, family)]
@@ -59,7 +59,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """`complete` for a config whose keys are right one by one."""
+    """`complete` for a config whose keys are valid one by one."""
     given = {key: value for key, value in config.items() if value is not None}
     defaults = {key: about.default for key, about in family.keys.items() if about.default is not None}
     whole: dict[str, Any] = {**defaults, **given}
@@ -79,7 +79,7 @@ def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], head: Head = Head.language) -> list[str]:
-    """Keys in which two configs say another model, as "rope_theta is 10000.0 there and 1000000.0 here".
+    """Keys in which two configs describe different models, as "rope_theta is 10000.0 there and 1000000.0 here".
 
     `theirs` is there. A value head is never tied to the embedding, whatever the configs say. Both must be free of
     `problems`.
@@ -186,7 +186,7 @@ def _of_rope(name: str, rope: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _together(whole: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong between keys that are right one by one."""
+    """Contradictions between keys that are valid one by one."""
     heads, groups = whole["num_attention_heads"], whole["num_key_value_heads"]
     if heads % groups:
         default = "" if given.get("num_key_value_heads") else " (transformers' default, as it is not given)"
@@ -201,7 +201,7 @@ def _together(whole: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[st
 
 
 def _shown(value: Any) -> str:
-    """A value in a line of its own words, cut where it is long."""
+    """A value in one line, shortened where it is long."""
     try:
         text = json.dumps(value)
     except ValueError:  # a whole number of thousands of digits

@@ -1,4 +1,4 @@
-"""What is written down of a family: the keys of its config.json, and its tensors with their shapes."""
+"""What is known of a family: the keys of its config.json, and its tensors with their shapes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Key:
     null: bool = False
     """Whether null may be given, which is as if the key were not there."""
     defines: bool = False
-    """Whether weights made for another value belong to another model."""
+    """Whether a different value makes a different model, whose weights do not fit."""
     most: int = 2**31 - 1
     """The largest whole number that can be meant."""
 
@@ -104,7 +104,7 @@ class Family:
     model_type: str
     """Hugging Face's name of it."""
     keys: Mapping[str, Key]
-    """The keys of its config.json that are understood. Others are words to transformers, too, and change nothing."""
+    """The keys of its config.json that are understood. Others change nothing: transformers ignores them, too."""
     rules: tuple[Rule, ...]
     """Its parameters, the head left out."""
     language_class: str

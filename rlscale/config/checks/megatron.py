@@ -17,7 +17,7 @@ _DENSE, _EXPERTS = ("mlp",), ("layernorm", "moe", "moe_act")
 """Modules that can be computed again. A dense layer's norms are parts of its matrices here, and cannot."""
 
 _UNREAD = ("mlp", "layernorm", "moe")
-"""Those that Megatron takes no notice of in a model that has none; `moe_act` is an error there."""
+"""Those that Megatron ignores in a model that has none; `moe_act` is an error there."""
 
 
 def options_keep_the_promises(context: CheckContext) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _of_full_recompute(sections: Sections, prefix: str) -> Iterator[str]:
 
 
 _TRANSFORMER_ENGINE = ("cpu_offloading", "use_te_activation_func", "batch_invariant_mode", "apply_rope_fusion")
-"""Options that its layers alone read; the others fail or take no notice."""
+"""Options that its layers alone read; the others fail or ignore them."""
 _OF_CPU_OFFLOADING = tuple(
     f"cpu_offloading_{name}" for name in ("num_layers", "activations", "weights", "double_buffering")
 )

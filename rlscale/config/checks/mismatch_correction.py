@@ -38,7 +38,7 @@ def chosen_correction_acts(context: CheckContext) -> Iterator[str]:
 
 
 def bounds_of_weights_act(context: CheckContext) -> Iterator[str]:
-    """Bounds that the chosen kind takes no notice of, or that leave nothing."""
+    """Bounds that the chosen kind ignores, or that leave nothing."""
     correction, kind = context.config.algo.correction, context.config.algo.correction.weight
     if context.supervised:
         return

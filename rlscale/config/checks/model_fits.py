@@ -42,7 +42,7 @@ def architecture_is_known(context: CheckContext) -> Iterator[str]:
 
 
 def _unknown_keys(given: Mapping[str, Any]) -> Iterator[str]:
-    """Keys of a model to be made that its family does not have: nothing would come of them."""
+    """Keys of a model to be made that its family does not have: they would have no effect."""
     family = FAMILIES.get(str(given.get("model_type")))
     if family is None:
         return
@@ -54,7 +54,7 @@ def _unknown_keys(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _made(architecture: Mapping[str, Any]) -> Iterator[str]:
-    """What a model that is there may say and one that is made must not. The config must be free of `problems`."""
+    """What an existing model may say and one that is made here must not. The config must be free of `problems`."""
     spread, words = architecture["initializer_range"], architecture["vocab_size"]
     if not 0 < spread <= _LARGEST_RANGE:
         yield f"initializer_range={spread}: must be above 0 and at most {_LARGEST_RANGE:g}"

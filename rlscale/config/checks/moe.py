@@ -63,7 +63,7 @@ _REFUSED: Refused = {
     "moe_router_padding_for_fp8": (OFF, EIGHT_BITS),
     "moe_shared_expert_overlap": (OFF, "the models that are supported have no shared experts; leave it out"),
     "moe_per_layer_logging": (OFF, UNREAD),
-    "moe_extended_tp": (OFF, "Megatron takes no notice of it; use parallel.expert_tensor"),
+    "moe_extended_tp": (OFF, "Megatron ignores it; use parallel.expert_tensor"),
     "moe_enable_deepep": (OFF, "Megatron's older name; use moe_token_dispatcher_type=flex, whose default is DeepEP"),
 }
 

@@ -11,7 +11,7 @@ from rlscale.config.schema.trainer_config import RoutingReplay
 
 
 def replay_has_experts(context: CheckContext) -> Iterator[str]:
-    """A dense model chooses nothing."""
+    """A dense model has no choice of experts to repeat."""
     mode = context.config.trainer.routing_replay
     if mode is RoutingReplay.none or context.architecture is None or context.experts:
         return
@@ -19,7 +19,7 @@ def replay_has_experts(context: CheckContext) -> Iterator[str]:
 
 
 def replay_has_a_source(context: CheckContext) -> Iterator[str]:
-    """Somebody has chosen before: an engine, or the pass for the old log-probs."""
+    """The choice was made before: by an engine, or in the pass for the old log-probs."""
     algo, mode = context.config.algo, context.config.trainer.routing_replay
     if mode is RoutingReplay.none:
         return

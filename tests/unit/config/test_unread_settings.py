@@ -38,6 +38,21 @@ def test_what_nothing_reads_is_refused(problems: Problems, overrides: list[str],
     assert found.startswith(line)
 
 
+def test_what_a_whole_section_says_comes_before_what_its_key_says(problems: Problems) -> None:
+    """The KL term is read by nobody here for two reasons; the first is the one to act on."""
+    given = ["algo.kl.unbiased=true", "algo.correction.level=sequence"]
+    supervised = problems("algo=sft", "rollout.samples_per_group=1", *given)
+    assert supervised == [
+        "algo.kl.unbiased=true: supervised training (algo/loss=sft) has no use for it; set algo.kl.unbiased=false",
+        "algo.correction.level=sequence: supervised training (algo/loss=sft) has no use for it; set "
+        "algo.correction.level=null",
+    ]
+    assert [line.partition(";")[0] for line in problems(*given)] == [
+        "algo.kl.unbiased=true is never read, because algo.kl.placement=none",
+        "algo.correction.level=sequence is never read with algo.correction.weight=none",
+    ]
+
+
 def test_on_gpus_limits_of_a_cpu_machine_are_refused(problems: Problems) -> None:
     found = problems("cluster=node8", "cluster.max_engines=8", "rollout.engines=8")
     assert "cluster.max_engines=8 is read on a CPU machine only; leave it out" in found
