@@ -45,8 +45,10 @@ def main() -> None:
     order = json.loads(sys.stdin.buffer.read())
     setproctitle(f"rlscale fork server of {order['program']}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(os.path.join(tempfile.gettempdir(), SOCKET))
+    path = os.path.join(tempfile.gettempdir(), SOCKET)
+    listener.bind(f"{path}.new")
     listener.listen(64)  # who connects by now waits until the imports are done
+    os.rename(f"{path}.new", path)  # so that whoever finds the socket is listened to
     program = importlib.import_module(order["program"])
     program.prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # guards that end are reaped by the kernel
