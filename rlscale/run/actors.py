@@ -7,6 +7,7 @@ must come after the platform's adaptation happen inside the actors.
 from __future__ import annotations
 
 import faulthandler
+import functools
 import gc
 import os
 import sys
@@ -142,12 +143,28 @@ class RolloutActor:
 class LauncherActor:
     """Supervises the engines (and on the first machine the router) of one machine. They end when it ends."""
 
-    def __init__(self, log: str, logs: str, scratch: str, api_key: str, host: str, fork_server: str | None) -> None:
-        """`log` is the name of its own file in the folder `logs`: several machines share that folder."""
+    def __init__(
+        self,
+        log: str,
+        logs: str,
+        scratch: str,
+        api_key: str,
+        host: str,
+        fork_server: str | None,
+        engine: dict[str, Any],
+    ) -> None:
+        """`log` is the name of its own file in the folder `logs`: several machines share that folder.
+
+        `engine` is the node `rollout.engine`.
+        """
         _log_to(f"{logs}/{log}")
+        from rlscale.data.target import instantiate
         from rlscale.serve.supervisor import Supervisor
 
-        self._supervisor = Supervisor(Path(logs), Path(scratch), api_key, host, fork_server=fork_server)
+        launcher = functools.partial(instantiate, engine, "rollout.engine")
+        self._supervisor = Supervisor(
+            Path(logs), Path(scratch), api_key, host, fork_server=fork_server, engine=launcher
+        )
 
     def call(self, method: str, *args: Any) -> Any:
         """Any method of the supervisor: start_engine, start_router, dead, restart, stop, ..."""

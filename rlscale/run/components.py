@@ -13,7 +13,7 @@ from rlscale.config.schema.component import TARGET, component_nodes
 from rlscale.data.target import build_target, check_node
 from rlscale.envs.configured_environment import configured_environment
 
-_GIVEN = {"trainer": 4, "buffer": 0}
+_GIVEN = {"trainer": 4, "rollout.engine": 2, "buffer": 0}
 """How many arguments a class is given besides those of its node, if not one."""
 _CALLED = {"rollout.filter": 1, "loop": 1}
 """How many arguments a function, or an instance, is called with."""

@@ -223,7 +223,13 @@ class Engines:
                 "runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}},
             }
             self._launchers[node] = actor.options(**options).remote(
-                f"launcher-{node}.log", str(self.logs), str(self.scratch), self.api_key, cluster.host, self.fork_server
+                f"launcher-{node}.log",
+                str(self.logs),
+                str(self.scratch),
+                self.api_key,
+                cluster.host,
+                self.fork_server,
+                self.config.rollout.engine,
             )
         return self._launchers[node]
 

@@ -19,11 +19,12 @@ from typing import Any
 from rlscale.config.errors import UserError
 from rlscale.platform.ports import free_port
 from rlscale.serve.addresses import url_of
+from rlscale.serve.engine_launcher import EngineLauncher, EngineSite, SglangLauncher
 from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import CallError, call
 from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.router import router_command, router_options
-from rlscale.serve.server import ServerSpec, base_environment, server_environment, server_options
+from rlscale.serve.server import ServerSpec, base_environment
 
 PORT_ATTEMPTS = 3
 ROUTER = "router"
@@ -61,13 +62,18 @@ class Supervisor:
         host: str = "127.0.0.1",
         pick_port: Callable[[str, int | None], int] = free_port,
         fork_server: str | None = None,
+        engine: Callable[[ServerSpec, EngineSite], EngineLauncher] = SglangLauncher,
     ) -> None:
-        """`fork_server`: address of one that somebody else owns; without it CPU engines get one of this object's."""
+        """`fork_server`: address of one that somebody else owns; without it CPU engines get one of this object's.
+
+        `engine` makes the launcher of an engine.
+        """
         self.log_folder = log_folder
         self.scratch = scratch
         self.host = host
         self._api_key = api_key
         self._pick_port = pick_port
+        self._engine = engine
         self._engines = EngineProcesses(scratch / "tmp", api_key, fork_server)
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
@@ -78,30 +84,9 @@ class Supervisor:
 
         UserError with the end of its log if it dies or is not healthy in time.
         """
-        server_options(spec, 0)  # a bad option is an error of the configuration, not of a process
-        environment = server_environment(spec, self.scratch)
-
-        def launch(port: int) -> ServerProcess:
-            return self._engines.start(spec, port, environment, self._log_of(spec.name))
-
-        def healthy(url: str) -> bool:
-            return self._engine_healthy(url, spec)
-
-        return self._start(spec.name, _Entry(launch, healthy, spec.host, spec.start_timeout_s, spec.port))
-
-    def _engine_healthy(self, url: str, spec: ServerSpec) -> bool:
-        """Whether the engine of `spec`, and no stranger on its port, answers at `url` and has generated a token."""
-        call(url, "/health", None, timeout=2.0)
-        if call(url, "/model_info", self._api_key, timeout=5.0).get("model_path") != spec.model_path:
-            return False
-        sampling = {"max_new_tokens": 1, "temperature": 0.0, "sampling_seed": 0}
-        body = {"input_ids": [0], "sampling_params": sampling}
-        if "output_ids" not in call(url, "/generate", self._api_key, body, timeout=spec.start_timeout_s):
-            return False
-        # What lives now lives for ever: keep Python's garbage collector from walking it again and again (a third of
-        # the time of many short requests).
-        call(url, "/freeze_gc", self._api_key, {}, timeout=60.0)
-        return True
+        site = EngineSite(self._log_of(spec.name), self.scratch, self._api_key, self._engines)
+        engine = self._engine(spec, site)
+        return self._start(spec.name, _Entry(engine.launch, engine.healthy, spec.host, spec.start_timeout_s, spec.port))
 
     def start_router(self, options: Mapping[str, Any] | None = None, timeout_s: float = 60.0) -> str:
         """Start the router without workers (`RouterClient.add` gives it some); its base URL. Errors as for engines."""

@@ -19,6 +19,8 @@ def components_are_named(context: CheckContext) -> Iterator[str]:
     """Every node has a dotted name; a section with a shipped class takes no arguments for one of your own."""
     for key, node, shipped in component_nodes(context.config):
         yield from named_target(node, key, f"the shipped {shipped}", needed=True)
+        if key == "rollout.engine" and context.config.rollout.engine_urls and node != {TARGET: shipped}:
+            yield f"{key} is not read with rollout.engine_urls: those engines run already; leave it out"
         if context.supervised and key in ("buffer", "rollout.filter") and node != {TARGET: shipped}:
             yield f"{key}: supervised training has no groups of an engine to keep or to filter; leave it out"
     for key in ("trainer", "rollout"):

@@ -46,6 +46,8 @@ class RolloutConfig(Section):
     """Class of the service that generates: a rlscale.rollout.protocol.Service."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of a service of your own, by name, besides its specification."""
+    engine: dict[str, Any] = component("rlscale.serve.engine_launcher.SglangLauncher")
+    """`_target_` of a rlscale.serve.engine_launcher.EngineLauncher and its arguments (group `rollout/engine`)."""
     filter: dict[str, Any] = component("rlscale.rollout.filters.keep_all")
     """`_target_` of a rlscale.rollout.filters.Filter: which finished groups are trained on (group `rollout/filter`)."""
     groups_per_iteration: int = bounded(64, at_least=1, limit=IN_MEMORY)

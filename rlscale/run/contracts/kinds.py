@@ -12,8 +12,10 @@ from rlscale.run.contracts.buffer_contract import check_buffer
 from rlscale.run.contracts.filter_contract import check_filter
 from rlscale.run.contracts.loop_contract import check_loop
 from rlscale.run.contracts.service_contract import check_service
+from rlscale.run.contracts.signatures import check_signatures
 from rlscale.run.contracts.tracker_contract import check_tracker_class
 from rlscale.run.contracts.trainer_contract import check_trainer
+from rlscale.serve.engine_launcher import EngineLauncher
 from rlscale.trainer.hook_contract.findings import Finding
 from rlscale.trainer.hook_contract.transport_contract import check_transport
 
@@ -40,6 +42,10 @@ def _service(node: Node, key: str) -> list[Finding]:
     return check_service(_class(node, key))
 
 
+def _launcher(node: Node, key: str) -> list[Finding]:
+    return check_signatures(_class(node, key), EngineLauncher)
+
+
 def _class(node: Node, key: str) -> type[Any]:
     target: Any = resolve_target(node, key)
     return target if isinstance(target, type) else type(target)
@@ -48,6 +54,7 @@ def _class(node: Node, key: str) -> type[Any]:
 COMPONENTS: dict[str, Component] = {
     "trainer": Component("trainer", ("train", "logprobs", "sync", "export"), _trainer),
     "service": Component("rollout", ("next_batch", "pause", "resume"), _service),
+    "engine": Component("rollout.engine", ("launch", "healthy"), _launcher),
     "buffer": Component(
         "buffer", ("put", "take", "expire"), lambda node, key: check_buffer(functools.partial(instantiate, node, key))
     ),

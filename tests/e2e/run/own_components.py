@@ -11,6 +11,8 @@ from rlscale.observe.trackers import TrackedRun
 from rlscale.rollout.service import RolloutService
 from rlscale.run import loops
 from rlscale.run.session import Session
+from rlscale.serve.engine_launcher import SglangLauncher
+from rlscale.serve.process import ServerProcess
 from rlscale.trainer.megatron.trainer import MegatronTrainer
 from rlscale.weights.transports.shared_memory import SharedMemoryTransport
 
@@ -70,6 +72,16 @@ class OwnTransport(SharedMemoryTransport):
     def commit(self, version: int) -> None:
         super().commit(version)
         mark("transport", self._marks)
+
+
+class OwnLauncher(SglangLauncher):
+    def __init__(self, spec: Any, site: Any, marks: str) -> None:
+        super().__init__(spec, site)
+        self._marks = marks
+
+    def launch(self, port: int) -> ServerProcess:
+        mark("launcher", self._marks)
+        return super().launch(port)
 
 
 def own_loop(run: Session, marks: str) -> None:

@@ -29,6 +29,7 @@ from rlscale.run.contracts import (
     check_transport,
 )
 from rlscale.run.session import Session
+from rlscale.serve.engine_launcher import SglangLauncher
 from rlscale.trainer.hook_contract.findings import Finding, Status, failed
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports.shared_memory import SharedMemoryTransport
@@ -287,13 +288,20 @@ def test_a_service_is_told_by_its_methods() -> None:
     assert len(broken(check_service(Buffer))) >= 8
 
 
+def test_a_launcher_is_told_by_its_methods() -> None:
+    assert not failed(COMPONENTS["engine"].check({"_target_": f"{SglangLauncher.__module__}.SglangLauncher"}, "key"))
+    node = {"_target_": f"{SharedMemoryTransport.__module__}.SharedMemoryTransport"}
+    assert broken(COMPONENTS["engine"].check(node, "key")) == {"launch", "healthy"}
+
+
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("target", "kind"),
     [(Buffer, "buffer"), (SharedMemoryTransport, "transport"), (TensorBoardTracker, "tracker"),
-     (RolloutService, "service"), (varied_rewards, "filter"), (loops.colocated, "loop")],
+     (RolloutService, "service"),
+        (SglangLauncher, "engine"), (varied_rewards, "filter"), (loops.colocated, "loop")],
 )  # fmt: skip
 def test_what_a_component_is_is_told_from_its_methods_or_parameters(target: Any, kind: str) -> None:
     assert kind_of(target, "a.path") == kind
