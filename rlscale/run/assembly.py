@@ -18,6 +18,7 @@ from rlscale.data.supervised import SupervisedGroups
 from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.calls import Calls, StopSignal
+from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines
 from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
 from rlscale.run.models import ModelFolders
@@ -26,6 +27,7 @@ from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
 from rlscale.run.rollout import GroupSource, Rollout, SupervisedGroupSource
 from rlscale.run.session import Session
+from rlscale.run.sessions import ReinforcementSession, SupervisedSession
 from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.trainer.spec import TrainerSpec
@@ -83,22 +85,18 @@ class Assembly:
         if self._rollout is not None:
             self._records.phase("reading the data")
             self._rollout.prepared()
-        engines_first = shares_devices(config.cluster)
-        if engines_first and self._engines is not None:  # they start with all of the memory, which the trainer needs
+        if (
+            shares_devices(config.cluster) and self._engines is not None
+        ):  # they start with all of the memory, which the trainer needs
             self._wait_for_engines()
             self._engines.release_memory()
         self._records.phase("starting the trainer")
         spec = trainer_spec(config, self._models.taught_by(config))
         spec = dataclasses.replace(spec, companions=self._companions)
         self._trainer.start(spec, config.cluster.start_timeout_s)
-        sync = None
-        if self._engines is not None and self._rollout is not None:
-            if not engines_first:
-                self._wait_for_engines()
-            self._rollout.start(self._engines.router_url, self._engines.api_key)
-            architecture = complete(read_config(self._model))
-            sync = WeightSync(config, self._trainer, self._engines, self._rollout, architecture)
-        return Session(
+        engines = self._engine_side(config)
+        kind = SupervisedSession if self._supervised else ReinforcementSession
+        return kind(
             config,
             config_hash,
             self._folder,
@@ -106,10 +104,20 @@ class Assembly:
             stop=self._stop,
             trainer=self._trainer,
             group_source=self._group_source(),
-            rollout=self._rollout,
-            engines=self._engines,
-            sync=sync,
+            engines=engines,
             records=self._records,
+        )
+
+    def _engine_side(self, config: Config) -> EngineSide:
+        """The engines, ready and connected to the rollout service, or nobody."""
+        if self._engines is None or self._rollout is None or self._trainer is None:
+            return NoEngines()
+        if not shares_devices(config.cluster):
+            self._wait_for_engines()
+        self._rollout.start(self._engines.router_url, self._engines.api_key)
+        sync = WeightSync(config, self._trainer, self._engines, self._rollout, complete(read_config(self._model)))
+        return RunningEngines(
+            self._trainer, self._engines, self._rollout, sync, shares_devices=shares_devices(config.cluster)
         )
 
     def close(self) -> None:

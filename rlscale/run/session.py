@@ -1,11 +1,12 @@
 """One run from its first prompt to its summary: the verbs that the loops are told in.
 
-A session owns every part of the run (ranks, engines, rollout, records) and what must survive a kill (`state`).
+A session owns every part of the run (ranks, the engines' side, where groups come from, records) and what must survive
+a kill (`state`).
 """
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,28 +21,24 @@ from rlscale.config.schema import Config
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard, split
 from rlscale.data.sample import Group
-from rlscale.run.batching import batch_metrics, build_batch, divide
+from rlscale.run.batching import build_batch, divide
 from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
 from rlscale.run.checkpoint import CheckpointFailed, CheckpointStore, Progress, load_progress, load_rollout
-from rlscale.run.engines import Engines
+from rlscale.run.engine_side import EngineSide
 from rlscale.run.folder import RunFolder
-from rlscale.run.placement import shares_devices
 from rlscale.run.records import Records
 from rlscale.run.resume import usable_checkpoint
-from rlscale.run.rollout import GroupSource, Rollout
+from rlscale.run.rollout import GroupSource
 from rlscale.run.saver import Saver
-from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.trainer.preparation import prepare
 
-_HEAL_EVERY_S = 1.0
-_DEATH_SHOWS_S = 5.0
 _SAVE_AFTER_FAILURE_S = 10.0
 _STOP_LOSS_WINDOW = 10
 
 
-class Session:
-    """The parts of a run and the verbs of its loop."""
+class Session(ABC):
+    """The parts of a run and the verbs of its loop. What differs between the ways of training is in its two kinds."""
 
     def __init__(
         self,
@@ -53,29 +50,22 @@ class Session:
         stop: StopSignal,
         trainer: TrainerGroup,
         group_source: GroupSource,
-        rollout: Rollout | None,
-        engines: Engines | None,
-        sync: WeightSync | None,
+        engines: EngineSide,
         records: Records,
     ) -> None:
         self.config, self.folder, self.records = config, folder, records
         self._calls, self._stop = calls, stop
-        self._trainer, self._group_source, self._rollout = trainer, group_source, rollout
-        self._engines, self._sync = engines, sync
+        self._trainer, self._group_source, self._engines = trainer, group_source, engines
         self._store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
         self._saver = Saver(self._store, trainer, config_hash, config.cluster.call_timeout_s)
         self._saved_at = -1
         self._untrained = False  # whether a batch may have left the rollout that no step was made on
         self._unsynced = False  # whether steps were made whose weights no engine has yet
         self._trustworthy = True  # whether the trainer's state is worth saving
-        self._next_heal = 0.0
         self._metrics: dict[str, float] = {}
         self._needs = Needs.of(config)
-        self._supervised, self._has_critic = self._needs.supervised, self._needs.critic
+        self._has_critic = self._needs.critic
         self._warmup = config.critic.warmup_iterations if self._has_critic else 0
-        self._evaluates = config.eval.enabled and rollout is not None
-        self._shares_devices = engines is not None and shares_devices(config.cluster)
-        self._trainer_sleeps = False
         self.state = Progress()
 
     # ---- the story of a run ------------------------------------------------------------------------------------
@@ -84,11 +74,10 @@ class Session:
         """Continue from the newest checkpoint if there is one, give the engines the weights, measure them."""
         self._resume()
         self.records.begin_loop(self.state)
-        if self._sync is not None:
-            self.sync(count=False)
-            self.engines_take_devices()
-            if self._evaluates and self.state.eval_before is None:
-                self.state.eval_before = self.evaluate("before")
+        self.sync(count=False)
+        self.engines_take_devices()
+        if self.config.eval.enabled and self.state.eval_before is None:
+            self.state.eval_before = self.evaluate("before")
         if not self._done:
             self._group_source.resume(self.state.version)
 
@@ -102,7 +91,7 @@ class Session:
         """Wait for the next iteration's groups, mending engines meanwhile."""
         self._untrained = True
         with self.records.span("generate"):
-            groups = self._group_source.collect(self._heal)
+            groups = self._group_source.collect(self._mend)
         self.records.generation(self._group_source.stats())
         return groups
 
@@ -124,9 +113,11 @@ class Session:
         if "loss" in metrics:  # not where every step was skipped, nor in the critic's warm-up
             self.state.recent_losses = [*self.state.recent_losses, metrics["loss"]][-_STOP_LOSS_WINDOW:]
         metrics["oversized_samples"] = float(plan.oversized)
-        self._metrics |= batch_metrics(groups, batch, rewarded=not self._supervised) | metrics
-        if not self._supervised:
-            self.records.rollouts(self.state.iteration, groups)
+        self._metrics |= self._measured(groups, batch) | metrics
+
+    @abstractmethod
+    def _measured(self, groups: Sequence[Group], batch: Batch) -> dict[str, float]:
+        """What the samples that were trained on were like."""
 
     def _with_columns(self, batch: Batch, parts: list[RankShard]) -> Batch:
         """The batch with what the models say of its tokens, as far as advantages or corrections need to know it."""
@@ -138,33 +129,20 @@ class Session:
     def _steps(self, parts: list[RankShard]) -> dict[str, float]:
         """Critic's and policy's steps; the first iterations may be the critic's alone."""
         done = self.state.iteration - self._warmup
-        first = done == 0 and not self._supervised and not self.config.algo.correction.bypass
-        return self._trainer.train(parts, self.state.version, force_old=first, policy=done >= 0)
+        force_old = done == 0 and self._measures_first_step
+        return self._trainer.train(parts, self.state.version, force_old=force_old, policy=done >= 0)
+
+    @property
+    @abstractmethod
+    def _measures_first_step(self) -> bool:
+        """Whether the policy's first step is held against old log-probs of a pass of its own."""
 
     def sync(self, *, count: bool = True) -> None:
         """The trainer's weights become the next weight version and go to every engine."""
-        if self._sync is None:
-            return
         with self.records.span("sync"):
-            self._heal(now=True)
-            if self._shares_devices and self._engines is not None:
-                self._engines.resume_memory(["weights"])
             self.state.version += count
             self._unsynced = False
-            self._metrics.update(self._send_weights())
-
-    def _send_weights(self) -> dict[str, float]:
-        """Sync; if an engine died under it, mend that engine and sync once more."""
-        assert self._sync is not None
-        assert self._engines is not None
-        try:
-            return self._sync(self.state.version)
-        except UserError:
-            # A killed engine's connections break before its supervisor sees it dead.
-            if not self._engines.died_within(_DEATH_SHOWS_S):
-                raise
-        self._heal(now=True)
-        return self._sync(self.state.version)
+            self._metrics.update(self._engines.send(self.state.version))
 
     def record(self) -> None:
         """Log the iteration, and save when a checkpoint is due."""
@@ -180,14 +158,14 @@ class Session:
         """Evaluate when it is due, then let the engines generate for the next iteration."""
         if self._done:
             return
-        every = self.config.eval.every if self._evaluates else 0
+        every = self.config.eval.every if self.config.eval.enabled else 0
         if every and self.state.iteration % every == 0:
             self.evaluate("during")
         self._group_source.resume(self.state.version)
 
     def end(self) -> None:
         """Measure the final weights, save them, export them."""
-        eval_after = self.evaluate("after") if self._evaluates else None
+        eval_after = self.evaluate("after") if self.config.eval.enabled else None
         self.records.end_loop(eval_after)
         self.records.phase("saving the model")
         self.trainer_takes_devices()
@@ -207,35 +185,25 @@ class Session:
 
     def trainer_takes_devices(self) -> None:
         """Engines give up their memory, the trainer's state comes back (only where there is a device to share)."""
-        if self._shares_devices and self._engines is not None:
-            self._group_source.pause(self._heal)
-            self._engines.release_memory()
-            self._trainer.call("wake", what="trainer wake")
-            self._trainer_sleeps = False
+        if self._engines.shares_devices:
+            self._group_source.pause(self._mend)
+            self._engines.make_way()
 
     def engines_take_devices(self) -> None:
         """The trainer's state goes to host memory, engines take their cache back (where there is a device to share)."""
-        if self._shares_devices and self._engines is not None:
-            self._trainer_sleeps = True
-            self._trainer.call("sleep", what="trainer sleep")
-            self._engines.resume_memory(["kv_cache"])
+        self._engines.come_back()
 
     def pause_generation(self) -> None:
         """Wait until no generation is in flight."""
         with self.records.span("generate"):
-            self._group_source.pause(self._heal)
+            self._group_source.pause(self._mend)
 
     # ---- measuring, saving, mending ----------------------------------------------------------------------------
 
     def evaluate(self, when: str) -> dict[str, Any]:
         """Measure the engines' weights on the evaluation's data; `when` is before, during or after."""
-        assert self._rollout is not None
-        if self._supervised:  # nobody else needs the weights on the engines
-            self.trainer_takes_devices()
-            self.sync()
-            self.engines_take_devices()
         with self.records.span("evaluate"):
-            result = self._rollout.evaluate(self.state.version, self._heal)
+            result = self._engines.evaluate(self.state.version, self._mend)
         return self.records.evaluation(when, self.state, result)
 
     def save(self) -> None:
@@ -250,10 +218,13 @@ class Session:
         with self.records.span("checkpoint"):
             self.records.update_counters(self.state)
             rollout = self._group_source.state_dict(trained=not self._untrained)
-            ahead = self._unsynced and not self._supervised  # by weights that no engine has been given as a version yet
-            state = replace(self.state, version=self.state.version + ahead)
-            self._saver.begin(state, rollout, copy=copy)
+            self._saver.begin(replace(self.state, version=self._version_to_save), rollout, copy=copy)
         self._saved_at = self.state.iteration
+
+    @property
+    @abstractmethod
+    def _version_to_save(self) -> int:
+        """The weight version that a run which continues from now begins with."""
 
     def _save_in_passing(self) -> None:
         """Save, and go on also when the disk refuses: that is said, and tried again when the next one is due."""
@@ -314,23 +285,15 @@ class Session:
         found = self._trainer.call("damaged", checkpoint, sums, what="checking the checkpoint")
         return [name for names in found for name in names]
 
-    def _heal(self, *, now: bool = False) -> None:
-        """Bring dead engines back with the current weights; between the polls of a wait, once a second."""
-        if self._engines is None or self._rollout is None or (time.monotonic() < self._next_heal and not now):
-            return
-        self._engines.heal(self._give_weights, self._rollout.redirect)
-        self._finish_saving(wait=False)
-        self._next_heal = time.monotonic() + _HEAL_EVERY_S
+    @property
+    def _weights_are(self) -> int:
+        """The version of the trainer's weights: after a step that no sync followed yet, the next one."""
+        return self.state.version + self._unsynced
 
-    def _give_weights(self, urls: list[str]) -> None:
-        """The trainer's weights as they are: after a step that no sync followed yet, they are the next version."""
-        assert self._sync is not None
-        asleep = self._trainer_sleeps
-        if asleep:
-            self._trainer.call("wake", what="trainer wake")
-        self._sync(self.state.version + self._unsynced, urls)
-        if asleep:
-            self._trainer.call("sleep", what="trainer sleep")
+    def _mend(self) -> None:
+        """Between the polls of a wait: bring dead engines back, and make a checkpoint whole that is written."""
+        if self._engines.mend(self._weights_are):
+            self._finish_saving(wait=False)
 
     def _check_metrics(self, metrics: dict[str, float]) -> None:
         """Stop when steps are skipped again and again, and when trainer and engines disagree more than allowed.

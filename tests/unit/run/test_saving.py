@@ -11,8 +11,9 @@ import pytest
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.run.checkpoint import CheckpointFailed, load_progress
+from rlscale.run.engine_side import NoEngines
 from rlscale.run.folder import RunFolder
-from rlscale.run.session import Session
+from rlscale.run.sessions import ReinforcementSession, SupervisedSession
 
 
 class Trainer:
@@ -59,8 +60,9 @@ def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer, Records]:
     config = compose(None, ["checkpoint.every=1", "run.iterations=9", *overrides])
     trainer, records, none = Trainer(), Records(), None
     parts: dict[str, Any] = {"trainer": trainer, "records": records, "group_source": GroupSource()}
-    parts |= dict.fromkeys(("calls", "stop", "rollout", "engines", "sync"), none)
-    return Session(config, "hash", RunFolder(tmp_path), **parts), trainer, records
+    parts |= {"engines": NoEngines(), "calls": none, "stop": none}
+    kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
+    return kind(config, "hash", RunFolder(tmp_path), **parts), trainer, records
 
 
 def whole(tmp_path: Path) -> list[int]:

@@ -18,9 +18,10 @@ from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.run.calls import RunFailed
+from rlscale.run.engine_side import NoEngines, RunningEngines
 from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
-from rlscale.run.session import Session
+from rlscale.run.sessions import ReinforcementSession, SupervisedSession
 
 
 class Trainer:
@@ -69,9 +70,10 @@ def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer]:
     config = compose(None, ["rollout.groups_per_iteration=2", "rollout.samples_per_group=2", *overrides])
     trainer = Trainer()
     none: Any = None
-    made: Any = Session(
-        config, "hash", RunFolder(tmp_path), calls=none, stop=none, trainer=trainer, group_source=none, rollout=none,
-        engines=none, sync=none, records=Records(),
+    kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
+    made: Any = kind(
+        config, "hash", RunFolder(tmp_path), calls=none, stop=none, trainer=trainer, group_source=none,
+        engines=NoEngines(), records=Records(),
     )  # type: ignore[arg-type]  # fakes  # fmt: skip
     return made, trainer
 
@@ -182,10 +184,9 @@ def test_weights_are_not_trusted_after_a_loss_that_is_no_number(tmp_path: Path) 
 
 @pytest.mark.parametrize("dies", [True, False])
 def test_a_failed_sync_is_repeated_if_an_engine_is_seen_dead_a_moment_later(
-    dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlscale.run.session._DEATH_SHOWS_S", 0.5)
-    run, _ = session(tmp_path)
+    monkeypatch.setattr("rlscale.run.engine_side._DEATH_SHOWS_S", 0.5)
     looked: list[None] = []
     sent: list[int] = []
     healed: list[None] = []
@@ -200,13 +201,15 @@ def test_a_failed_sync_is_repeated_if_an_engine_is_seen_dead_a_moment_later(
             raise UserError("connection reset by peer")
         return {"sync_bytes": 1.0}
 
-    engines = SimpleNamespace(dead=dead, heal=lambda *_: healed.append(None))
+    engines: Any = SimpleNamespace(dead=dead, heal=lambda *_: healed.append(None))
     engines.died_within = partial(Engines.died_within, engines)
-    run._sync, run._engines, run._rollout = sync, engines, SimpleNamespace(redirect=None)
+    none: Any = None
+    rollout: Any = SimpleNamespace(redirect=None)
+    side = RunningEngines(none, engines, rollout, sync, shares_devices=False)  # type: ignore[arg-type]  # a fake
     if dies:
-        assert run._send_weights() == {"sync_bytes": 1.0}
-        assert (len(sent), len(healed)) == (2, 1)
+        assert side.send(5) == {"sync_bytes": 1.0}
+        assert (sent, len(healed)) == ([5, 5], 2)
     else:
         with pytest.raises(UserError, match="connection reset"):
-            run._send_weights()
-        assert (len(sent), len(healed)) == (1, 0)
+            side.send(5)
+        assert (sent, len(healed)) == ([5], 1)
