@@ -157,7 +157,7 @@ def test_the_shipped_environment_keeps_it_too(capsys: pytest.CaptureFixture[str]
         ("Endless", 0, "warn  ends .* it goes on after 32 turns"),
         ("Picky", 0, "warn  step .* ValueError: invalid literal for int.* it drops the sample"),
         ("Meddling", 1, "fail  arguments .* label, info or messages differ"),
-        ("Speechless", 1, "fail  messages .* holds no text"),
+        ("Speechless", 1, "fail  messages .* has no text"),
         ("Reasoning", 1, "fail  messages .* roles assistant; what the policy is shown is by the user or a tool"),
         ("Blocking", 0, r"warn  event loop .* s at most; put long computations into asyncio\.to_thread"),
         ("Gym", 1, "fail  step gives .* a tuple"),
