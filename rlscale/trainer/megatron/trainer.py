@@ -232,7 +232,7 @@ class MegatronTrainer:
     def sync(self, version: int) -> dict[str, float]:
         """Send the weights to the engines as `version`; bytes and seconds of it. TransferError if one did not load."""
         if self._transport is None:
-            raise ValueError("sync before connect_engines: there is no engine to send the weights to")
+            raise ValueError("sync before connect: there is no engine to send the weights to")
         began, size = time.perf_counter(), 0
         for bucket in self.weights().buckets(version):
             self._transport.send(bucket)
