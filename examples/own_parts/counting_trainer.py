@@ -15,7 +15,9 @@ class CountingTrainer(MegatronTrainer):
         super().__init__(spec, rank, world_size, local_rank)
         self._longest = longest
 
-    def train(self, shard: RankShard, version: int, force_old: bool = False, policy: bool = True) -> dict[str, float]:
+    def train_shard(
+        self, shard: RankShard, version: int, force_old: bool = False, policy: bool = True
+    ) -> dict[str, float]:
         """The numbers of this rank's shard; no step is made."""
         lengths = shard.batch.lengths
         return {

@@ -28,7 +28,9 @@ class Trainer(Protocol):
     def data_parallel_rank(self) -> int:
         """Which shard of a batch this rank computes. Not collective."""
 
-    def train(self, shard: RankShard, version: int, force_old: bool = False, policy: bool = True) -> dict[str, float]:
+    def train_shard(
+        self, shard: RankShard, version: int, force_old: bool = False, policy: bool = True
+    ) -> dict[str, float]:
         """All optimizer steps of one iteration; the same metrics on every rank, `steps` (made) among them.
 
         `version` is the weight version before these steps. `force_old` asks for the old log-probs' own pass. Without
@@ -46,7 +48,7 @@ class Trainer(Protocol):
     def values(self, shard: RankShard) -> NDArray[np.float32] | None:
         """The critic's values of a shard's tokens; see `logprobs`."""
 
-    def connect(self, route: Route, receivers: Sequence[Receiver]) -> None:
+    def connect_engines(self, route: Route, receivers: Sequence[Receiver]) -> None:
         """Say which engines get the weights from now on, and which way they go there."""
 
     def sync(self, version: int) -> dict[str, float]:

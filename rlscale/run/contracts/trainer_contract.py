@@ -74,7 +74,7 @@ def _live(report: Report, trainer: Trainer, shard: RankShard, folder: Path) -> N
     _train(report, trainer, shard, version=1)
     report.call("load", trainer.load, checkpoint)
     report.same("resume", "log-probs as they were saved", _logprobs(report, trainer, shard), saved, "after load")
-    report.call("connect", trainer.connect, Route(timeout_s=30.0), [RecordingReceiver("http://engine")])
+    report.call("connect_engines", trainer.connect_engines, Route(timeout_s=30.0), [RecordingReceiver("http://engine")])
     _numbers(report, "sync", report.call("sync", trainer.sync, 1))
     report.call("export", trainer.export, folder / "hf")
     written = sorted(path.name for path in (folder / "hf").glob("*"))
@@ -82,7 +82,7 @@ def _live(report: Report, trainer: Trainer, shard: RankShard, folder: Path) -> N
 
 
 def _train(report: Report, trainer: Trainer, shard: RankShard, version: int) -> None:
-    metrics = report.call("train", trainer.train, shard, version, False, True)
+    metrics = report.call("train_shard", trainer.train_shard, shard, version, False, True)
     _numbers(report, "train", metrics)
     report.add("steps", "`steps` among the metrics", "steps" in metrics, ", ".join(sorted(metrics)[:5]))
 
