@@ -80,10 +80,10 @@ class TrainerActor:
         convert(spec, place, (address, port), target, to, critic=critic)
 
     def connect(self, route: Any, urls: list[str], api_key: str) -> None:
-        """Connect the ranks' weights to the engines at `urls`; see Trainer.connect."""
+        """Connect the ranks' weights to the engines at `urls`; see Trainer.connect_engines."""
         from rlscale.serve.receiver import EngineReceiver
 
-        self._trainer.connect(route, [EngineReceiver(url, api_key or None, route.timeout_s) for url in urls])
+        self._trainer.connect_engines(route, [EngineReceiver(url, api_key or None, route.timeout_s) for url in urls])
 
     def logprobs(self, part: Any, model: str, temperature: float | None) -> Any:
         """Log-probs of a part's tokens; see Trainer.logprobs."""
@@ -94,7 +94,7 @@ class TrainerActor:
         return self._trainer.values(part)
 
     def train(self, part: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
-        """One iteration's steps; see Trainer.train."""
+        """One iteration's steps; see Trainer.train_shard."""
         metrics: dict[str, float] = self._trainer.train_shard(part, version, force_old, policy)
         return metrics
 

@@ -221,7 +221,7 @@ class MegatronTrainer:
         """The policy's weights as they are, in Hugging Face's form."""
         return self._roster.trained("policy").weights()
 
-    def connect(self, route: Route, receivers: Sequence[Receiver]) -> None:
+    def connect_engines(self, route: Route, receivers: Sequence[Receiver]) -> None:
         """Say who gets the weights, and which way they go there. TransferError when somebody cannot be reached."""
         if self._transport is not None:
             self._transport.close()
@@ -232,7 +232,7 @@ class MegatronTrainer:
     def sync(self, version: int) -> dict[str, float]:
         """Send the weights to the engines as `version`; bytes and seconds of it. TransferError if one did not load."""
         if self._transport is None:
-            raise ValueError("sync before connect: there is no engine to send the weights to")
+            raise ValueError("sync before connect_engines: there is no engine to send the weights to")
         began, size = time.perf_counter(), 0
         for bucket in self.weights().buckets(version):
             self._transport.send(bucket)
