@@ -18,7 +18,7 @@ from typing import Any
 from token_rows import TokenRows
 from trainer_sides import Seconds, serve_hugging_face, serve_rlscale
 
-from rlscale.platform.environment import rank_environment
+from rlscale.platform.process_environment import rank_environment
 from rlscale.trainer.spec import TrainerSpec
 
 _DEADLINE_S = 120.0

@@ -17,7 +17,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
-from rlscale.platform.environment import rank_environment
+from rlscale.platform.process_environment import rank_environment
 from rlscale.run.actors import TrainerActor
 from rlscale.run.calls import Calls
 from rlscale.run.placement import Layout

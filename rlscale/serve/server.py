@@ -14,7 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.platform import sglang_environment, sglang_routing
-from rlscale.platform.environment import WAIT_POLICY
+from rlscale.platform.process_environment import WAIT_POLICY
 
 CPU_CACHE_BYTES = 2 << 30
 """Memory that the key-value cache of a CPU engine may take by default."""

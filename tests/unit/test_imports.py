@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -171,3 +172,9 @@ def test_a_circle_is_found_wherever_the_import_stands() -> None:
     sources = {"rlscale.algo.critic": local, "rlscale.algo.kl": typed, "rlscale.algo.losses": "import torch"}
     found = circle({name: set(imports_of(source, name)) for name, source in sources.items()})
     assert set(found) == {"rlscale.algo.critic", "rlscale.algo.kl"}
+
+
+def test_no_two_files_have_the_same_name() -> None:
+    """A name in a traceback or in an editor's tab says then which file it is."""
+    names = Counter(Path(file).name for file in FILES if Path(file).name not in ("__init__.py", "__main__.py"))
+    assert [name for name, times in names.items() if times > 1] == []

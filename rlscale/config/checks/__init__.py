@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from rlscale.config.checks.advantage import ADVANTAGE_CHECKS
 from rlscale.config.checks.algorithm import ALGORITHM_CHECKS
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.checks.components import COMPONENT_CHECKS
+from rlscale.config.checks.component_targets import COMPONENT_CHECKS
 from rlscale.config.checks.critic_section import CRITIC_CHECKS
 from rlscale.config.checks.data_and_reward import STAGE_CHECKS
 from rlscale.config.checks.kl_term import KL_CHECKS

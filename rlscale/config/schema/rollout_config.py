@@ -43,7 +43,7 @@ class RolloutConfig(Section):
     """Sizes, sampling parameters and engines of the rollout."""
 
     _target_: str = target_field("rlscale.rollout.service.RolloutService")
-    """Class of the service that generates: a rlscale.rollout.protocol.Service."""
+    """Class of the service that generates: a rlscale.rollout.service_protocol.Service."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of a service of your own, by name, besides its specification."""
     engine: dict[str, Any] = component("rlscale.serve.engine_launcher.SglangLauncher")

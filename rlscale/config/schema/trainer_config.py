@@ -39,7 +39,7 @@ class TrainerConfig(Section):
     """The trainer: which class its ranks are of, and how they compute a step."""
 
     _target_: str = target_field("rlscale.trainer.megatron.trainer.MegatronTrainer")
-    """Class of a rank: a rlscale.trainer.protocol.Trainer."""
+    """Class of a rank: a rlscale.trainer.trainer_protocol.Trainer."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of a class of your own, by name, besides the rank's specification and place."""
     max_tokens_per_microbatch: int = bounded(8192, at_least=1, limit=TOKENS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from rlscale.rollout.protocol import Service
+from rlscale.rollout.service_protocol import Service
 from rlscale.run.contracts.signatures import check_signatures
 from rlscale.trainer.hook_contract.findings import Finding, Status
 

@@ -24,8 +24,8 @@ from rlscale.run.models import ModelFolders
 from rlscale.trainer.hook_contract.findings import Finding, Report, failed, reported
 from rlscale.trainer.hook_contract.recording_receiver import RecordingReceiver
 from rlscale.trainer.preparation import prepare
-from rlscale.trainer.protocol import Trainer
 from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_protocol import Trainer
 from rlscale.weights.transports.route import Route
 
 _TINY = (

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from rlscale.config.schema.cluster_config import Device
-from rlscale.platform.environment import rank_environment
+from rlscale.platform.process_environment import rank_environment
 
 FAULTS = """
 import resource, torch
