@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+from pathlib import Path
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.needs import Needs
+from rlscale.config.recipe_file import is_path
 from rlscale.config.schema import Config
 
 _TAKEN = ("model", "parallel", "cluster")
@@ -39,9 +42,15 @@ def compose_teacher(config: Config) -> Config:
     return stage
 
 
+@functools.cache
+def _shipped(recipe: str, folder: Path) -> Config:
+    """A shipped recipe as it is, its paths from the current `folder`. The runs of a sweep ask again and again."""
+    return compose(recipe)
+
+
 def _compose(recipe: str, config: Config) -> Config:
     """The recipe with model, parallel, cluster, seed and folders of `config`."""
-    stage = compose(recipe)
+    stage = compose(recipe) if is_path(recipe) else _shipped(recipe, Path.cwd())
     taken = {name: copy.deepcopy(getattr(config, name)) for name in _TAKEN}
     if stage.critic.model == stage.model:
         taken["critic"] = dataclasses.replace(stage.critic, model=copy.deepcopy(config.model))
