@@ -54,7 +54,7 @@ NEEDS = {
     "optim=adam_cosine": ["~optim"],
     "loop=disaggregated": ["cluster.placement=disaggregated"],
     "loop=supervised": ["algo=sft", "rollout.samples_per_group=1"],
-    "weights/transport=cuda_ipc": ["cluster=node8"],
+    "weights/transport=cuda_ipc": ["model=qwen3_0_6b", *DENSE8],
     "reward=none": ["algo=opd", "teacher.path=owner/teacher"],
     "reward=custom": ["reward.function._target_=mine.Reward"],
     "data=jsonl": ["data.path=x.jsonl"],
