@@ -41,8 +41,12 @@ class SharedMemoryTransport:
             return
         entries, size = flat_bucket.contents(bucket.named)
         shared = flat_bucket.SharedBytes(size)
-        flat_bucket.fill(shared.flat, bucket.named, entries)
-        self._pass_on(last=False)
+        try:
+            flat_bucket.fill(shared.flat, bucket.named, entries)
+            self._pass_on(last=False)
+        except BaseException:  # an engine did not take an earlier bucket: nobody will be told of this one
+            shared.remove()
+            raise
         self._waiting = shared, flat_bucket.dump(shared.reader(), entries), bucket.version
 
     def commit(self, version: int) -> None:

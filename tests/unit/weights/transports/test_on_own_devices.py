@@ -129,6 +129,17 @@ def test_engine_that_fails_is_named_and_nothing_is_left_behind(rank: None) -> No
     assert leftovers() == []
 
 
+def test_a_bucket_that_comes_after_a_failed_one_leaves_no_file_behind(rank: None) -> None:
+    transport = SharedMemoryTransport(Route(timeout_s=10.0))
+    transport.connect([FakeEngine(fails=True)])  # type: ignore[list-item]  # a part of a Receiver
+    transport.send(buckets()[0])
+    transport.send(buckets()[1])
+    with pytest.raises(TransferError, match="out of memory"):
+        transport.send(buckets()[0])
+    transport.close()
+    assert leftovers() == []
+
+
 def test_engine_that_does_not_answer_ends_the_transfer_in_time(rank: None) -> None:
     slow = threading.Event()
     transport = SharedMemoryTransport(Route(timeout_s=0.2))
