@@ -21,6 +21,7 @@ from rlscale.envs.configured_environment import Environments
 from rlscale.envs.overlong import OverlongShaping
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient, SamplingParams
+from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.episode import Episodes, Judging, Place, SampleFailed
 from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_encoder, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
@@ -49,12 +50,13 @@ class RolloutService:
     `algo.refill` rejects leave room for others, up to a number per batch (see `Refill`).
     """
 
-    def __init__(self, spec: RolloutSpec) -> None:
-        """UserError if data, tokenizer or reward are unusable."""
+    def __init__(self, spec: RolloutSpec, connect: Connect = HttpConnection) -> None:
+        """UserError if data, tokenizer or reward are unusable. `connect`: how requests reach the engines."""
         rollout = spec.rollout
         if rollout.on_sync is not OnSync.wait:
             raise UserError(f"rollout.on_sync={rollout.on_sync.value} is not implemented yet; use wait")
         self._spec = spec
+        self._connect = connect
         self._per_batch = rollout.groups_per_iteration
         self._encoder = PromptEncoder(
             spec.tokenizer_folder, spec.data, rollout.max_prompt_tokens, spec.chat_template, "data"
@@ -88,7 +90,7 @@ class RolloutService:
         """Connect to the router, or to a single engine. Generation begins with the first `resume`."""
         rollout = self._spec.rollout
         self._client = EngineClient(
-            url, api_key, rollout.request_timeout_s, rollout.request_retries, connections=2 * self._limit
+            url, api_key, rollout.request_timeout_s, rollout.request_retries, 2 * self._limit, self._connect
         )
         sampling = self._sampling(rollout, rollout.max_response_tokens, self._encoder.end_of_turn)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)

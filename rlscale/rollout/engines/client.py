@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
+from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 
 _UNAVAILABLE = frozenset({429, 502, 503})
@@ -56,7 +56,7 @@ class RequestFailed(Exception):
 
 
 class EngineClient:
-    """A connection pool to one URL.
+    """Requests to one URL.
 
     A request that breaks or times out is sent again up to `retries` times. While the other end is not there at all
     (connection refused, 503), it is tried again until `timeout_s` has passed: a dead engine is being restarted then.
@@ -64,14 +64,18 @@ class EngineClient:
     """
 
     def __init__(
-        self, url: str, api_key: str | None = None, timeout_s: float = 600.0, retries: int = 3, connections: int = 256
+        self,
+        url: str,
+        api_key: str | None = None,
+        timeout_s: float = 600.0,
+        retries: int = 3,
+        connections: int = 256,
+        connect: Connect = HttpConnection,
     ) -> None:
         self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout_s = timeout_s
         self._retries = retries
-        self._connections = connections
-        self._open: aiohttp.ClientSession | None = None
+        self._connection = connect(api_key, timeout_s, connections)
         self.retried = 0
 
     def redirect(self, url: str) -> None:
@@ -121,18 +125,17 @@ class EngineClient:
 
     async def close(self) -> None:
         """Close the connections; requests under way fail."""
-        if self._open is not None:
-            await self._open.close()
-            self._open = None
+        await self._connection.close()
 
     async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
-        give_up = time.monotonic() + self._timeout_s
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + self._timeout_s
         broken, wait_s = 0, 0.25
         while True:
             try:
                 return await self._post_once(path, body, headers)
             except _Unavailable as error:
-                if time.monotonic() + wait_s > give_up:
+                if clock() + wait_s > give_up:
                     raise RequestFailed(f"{self._url} was not available for {self._timeout_s:g} s: {error}") from error
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
                 broken += 1
@@ -145,25 +148,17 @@ class EngineClient:
 
     async def _post_once(self, path: str, body: dict[str, Any], headers: dict[str, str] | None) -> Any:
         try:
-            async with self._session().post(self._url + path, json=body, headers=headers) as response:
-                if response.status in _UNAVAILABLE:
-                    raise _Unavailable(f"HTTP {response.status}")
-                if response.status != 200:
-                    text = (await response.text())[:300]
-                    if response.status < 500:
-                        raise RequestFailed(f"{self._url}{path}: HTTP {response.status}: {text}")
-                    raise aiohttp.ClientPayloadError(f"HTTP {response.status}: {text}")
-                return await response.json(content_type=None)
-        except aiohttp.ClientConnectorError as error:
+            status, answer = await self._connection.post(self._url + path, body, headers or {})
+        except ConnectionRefusedError as error:
             raise _Unavailable(str(error)) from error
-
-    def _session(self) -> aiohttp.ClientSession:
-        # Made at the first request: it belongs to the event loop that runs then.
-        if self._open is None:
-            connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=30.0)
-            timeout = aiohttp.ClientTimeout(total=self._timeout_s)
-            self._open = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=timeout)
-        return self._open
+        if status in _UNAVAILABLE:
+            raise _Unavailable(f"HTTP {status}")
+        if status != 200:
+            text = str(answer)[:300]
+            if status < 500:
+                raise RequestFailed(f"{self._url}{path}: HTTP {status}: {text}")
+            raise aiohttp.ClientPayloadError(f"HTTP {status}: {text}")
+        return answer
 
 
 class _Unavailable(Exception):

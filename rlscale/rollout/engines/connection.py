@@ -1,0 +1,59 @@
+"""How requests reach a URL: over HTTP, or whatever else answers as an engine does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import aiohttp
+
+
+class Connection(Protocol):
+    """Posts JSON and brings the answer.
+
+    ConnectionRefusedError while nobody is there at all; any other ConnectionError, aiohttp.ClientError or TimeoutError
+    for a request that broke on its way, of which nobody knows what became.
+    """
+
+    async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
+        """HTTP status, and the answer: parsed for status 200, else its text."""
+
+    async def close(self) -> None:
+        """Let go of everything; requests under way fail."""
+
+
+Connect = Callable[[str | None, float, int], Connection]
+"""Makes a connection from an API key, the seconds that a request may take, and how many may be under way at once."""
+
+
+class HttpConnection:
+    """A connection pool over HTTP."""
+
+    def __init__(self, api_key: str | None, timeout_s: float, limit: int) -> None:
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout_s = timeout_s
+        self._limit = limit
+        self._open: aiohttp.ClientSession | None = None
+
+    async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
+        """See Connection."""
+        try:
+            async with self._session().post(url, json=body, headers=headers) as response:
+                good = response.status == 200
+                return response.status, await (response.json(content_type=None) if good else response.text())
+        except aiohttp.ClientConnectorError as error:
+            raise ConnectionRefusedError(str(error)) from error
+
+    async def close(self) -> None:
+        """See Connection."""
+        if self._open is not None:
+            await self._open.close()
+            self._open = None
+
+    def _session(self) -> aiohttp.ClientSession:
+        # Made at the first request: it belongs to the event loop that runs then.
+        if self._open is None:
+            connector = aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=30.0)
+            timeout = aiohttp.ClientTimeout(total=self._timeout_s)
+            self._open = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=timeout)
+        return self._open
