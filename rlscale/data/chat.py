@@ -86,7 +86,8 @@ class PromptEncoder:
         if messages is None and self._config.system_prompt is not None:
             said = said[1:]  # it is put before them again
         all_tools = [*prompt.tools, *map(dict, tools)]
-        shown = self._prompt(RawPrompt(prompt.index, prompt.id, said, prompt.label, prompt.info, tools=all_tools))
+        raw = RawPrompt(prompt.index, prompt.id, said, prompt.label, prompt.info, tools=all_tools, source=prompt.source)
+        shown = self._prompt(raw)
         if len(shown.tokens) > self._max:
             raise ValueError(f"is {len(shown.tokens)} tokens long, over rollout.max_prompt_tokens={self._max}")
         return shown
@@ -137,7 +138,8 @@ class PromptEncoder:
         tokens = tokens[: len(tokens) - self._appended]  # a prompt does not end in what is put behind any text
         if not tokens:
             raise ValueError("has no tokens")
-        return Prompt(raw.index, raw.id, np.array(tokens, np.int32), raw.label, raw.info, text, messages, raw.tools)
+        ids = np.array(tokens, np.int32)
+        return Prompt(raw.index, raw.id, ids, raw.label, raw.info, text, messages, raw.tools, raw.source)
 
     def _messages(self, raw: RawPrompt) -> list[dict[str, Any]]:
         """What the prompt's text is made of, the system prompt included. ValueError if no answer could follow it."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from rlscale.config.errors import UserError
+from rlscale.data.adaptive import Fate, Observations
 from rlscale.data.bad_rows import UNSEEN_RATE, BadPrompt, BadRows
+from rlscale.data.sample import Prompt
 from rlscale.data.sources import PromptSource, RawPrompt, Stream
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ class PromptQueue(Generic[T]):
         self._check_label = check_label
         self._bad = BadRows(key, len(source))
         self._seen = 0
+        self._observations = Observations(source)
 
     @property
     def dropped(self) -> int:
@@ -80,18 +83,35 @@ class PromptQueue(Generic[T]):
 
     def next(self, n: int) -> list[T]:
         """Those of the source's next n prompts that fit and are not bad. UserError if too many are bad."""
-        return [encoded for encoded in map(self._encoded, self._source.next(n)) if encoded is not None]
+        self._observations.deliver()
+        taken = [encoded for encoded in map(self._encoded, self._source.next(n)) if encoded is not None]
+        for encoded in taken:
+            self._observations.given_out(encoded)
+        return taken
+
+    def observe(self, prompt: Prompt, rewards: Sequence[float], fate: Fate) -> None:
+        """A group is finished, or given up (no rewards): an adaptive source is told before the next prompts are taken.
+
+        To be called once for every group, in any order, also while prompts are being taken in another thread.
+        """
+        self._observations.add(prompt, rewards, fate)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the source and the counts of prompts seen and left out."""
+        """The source's state, the counts of prompts seen and left out, and what an adaptive source is still to be told.
+
+        Not while prompts are being taken.
+        """
+        observations = self._observations.state_dict()  # first: the source is told what it can be told by now
         counts = {"dropped": self._encoder.dropped, "bad": self._bad.count, "seen": self._seen}
-        return {"source": self._source.state_dict(), **counts}
+        return {"source": self._source.state_dict(), "observations": observations, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the last prompt taken when the state was saved."""
         self._source.load_state_dict(state["source"])
         self._encoder.dropped = int(state["dropped"])
         self._bad.count, self._seen = int(state.get("bad", 0)), int(state.get("seen", 0))
+        if "observations" in state:
+            self._observations.load_state_dict(state["observations"])
 
     def _encoded(self, raw: RawPrompt) -> T | None:
         self._seen += 1

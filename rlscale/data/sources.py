@@ -18,6 +18,7 @@ class RawPrompt:
 
     `index` is its position in the stream, which never repeats; `id` names the problem and does. `place` is where a
     person finds it (file and line), if it has one. `tools` are JSON schemas of functions, for the chat template.
+    `source` is the name of the source in a mixture that it comes from, "" outside of one.
     """
 
     index: int
@@ -27,6 +28,7 @@ class RawPrompt:
     info: dict[str, Any] = field(default_factory=dict)
     place: str = ""
     tools: list[dict[str, Any]] = field(default_factory=list)
+    source: str = ""
 
     def where(self, key: str) -> str:
         """How a message names it; `key` is the section of its source (data, eval.data)."""

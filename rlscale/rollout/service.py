@@ -253,7 +253,9 @@ class RolloutService:
             async with asyncio.TaskGroup() as tasks:
                 running = [tasks.create_task(self._fill(pending, place)) for place in places]
             group = Group(pending.prompt, [task.result() for task in running])
-            if (kept := self._refill.admit(group)) is not None:
+            kept = self._refill.admit(group)
+            self._queue.observe(group.prompt, group.rewards.tolist(), "kept" if kept is group else "filtered")
+            if kept is not None:
                 self._buffer.put(kept)
         except BaseExceptionGroup as errors:
             serious = errors.split(SampleFailed)[1]
@@ -262,6 +264,7 @@ class RolloutService:
                 self._stop(serious.exceptions[0])
             else:
                 self._given_up += 1
+                self._queue.observe(pending.prompt, (), "failed")
         finally:
             del self._pending[pending.prompt.index]
             self._room.set()

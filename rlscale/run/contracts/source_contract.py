@@ -6,12 +6,18 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from rlscale.data.adaptive import Adaptive, Fate
 from rlscale.data.messages import read_messages
+from rlscale.data.sample import Prompt
 from rlscale.data.sources import PromptSource, RawPrompt
 from rlscale.trainer.hook_contract.findings import Finding, Report, Status, reported
 
 _MOST = 2000
 """Prompts that are looked at."""
+_TAUGHT = 64
+"""Prompts of which an adaptive source is told what became of them."""
 
 
 def check_source(make: Callable[[], Any]) -> list[Finding]:
@@ -30,6 +36,8 @@ def check_source(make: Callable[[], Any]) -> list[Finding]:
         found = report.call("next", source.next, count)
         _check_prompts(report, found, count, size)
         _check_state(report, make, found)
+        if isinstance(source, Adaptive):
+            _check_adaptive(report, make)
     return report.findings
 
 
@@ -92,6 +100,31 @@ def _check_state(report: Report, make: Callable[[], Any], found: Sequence[RawPro
     report.add(
         "state", "a fresh source goes on after the last prompt of the one that was saved", rest == expected, text
     )
+
+
+def _check_adaptive(report: Report, make: Callable[[], Any]) -> None:
+    """Whether what it learns follows from what it was told, and is part of its state."""
+    one, other = make(), make()
+    for source in (one, other):
+        _teach(report, source)
+    learned, again = one.next(_TAUGHT), other.next(_TAUGHT)
+    text = "it does" if learned == again else _first_difference(again, learned)
+    report.add("observe", "the same prompts again after the same observations", learned == again, text)
+    resumed, taught = make(), make()
+    _teach(report, taught)
+    report.call("load_state_dict", resumed.load_state_dict, pickle.loads(pickle.dumps(taught.state_dict())))
+    rest, expected = resumed.next(_TAUGHT), taught.next(_TAUGHT)
+    text = "it is" if rest == expected else _first_difference(rest, expected)
+    report.add("observe: state", "what it was told is part of its state", rest == expected, text)
+
+
+def _teach(report: Report, source: Any) -> None:
+    """Take prompts and tell what became of them: mostly solved, some not at all, filtered or failed."""
+    fates: tuple[tuple[tuple[float, ...], Fate], ...] = (((1.0, 1.0, 0.0), "kept"), ((0.0, 0.0), "filtered"))
+    for place, raw in enumerate(source.next(_TAUGHT)):
+        prompt = Prompt(raw.index, raw.id, np.zeros(1, np.int32), raw.label, raw.info, source=raw.source)
+        rewards, fate = ((), "failed") if place == _TAUGHT - 1 else fates[place % 5 == 4]
+        report.call("observe", source.observe, prompt, rewards, fate)
 
 
 def _first_difference(one: Sequence[RawPrompt], other: Sequence[RawPrompt]) -> str:
