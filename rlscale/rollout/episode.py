@@ -19,7 +19,8 @@ from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.score import score_of
-from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed, SamplingParams
+from rlscale.rollout.engines.client import Generation, RequestFailed, SamplingParams
+from rlscale.rollout.engines.continued import Continued
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.trajectory import Trajectory
@@ -68,14 +69,14 @@ class Episodes:
 
     def __init__(
         self,
-        client: EngineClient,
+        engines: Continued,
         encoder: PromptEncoder,
         sampling: SamplingParams,
         request_failures: FailureRate,
         judging: Judging,
         experts: ExpertSizes | None = None,
     ) -> None:
-        self._client = client
+        self._engines = engines
         self._encoder = encoder
         self._sampling = sampling
         self._requests = request_failures
@@ -150,19 +151,9 @@ class Episodes:
         left = self._sampling.max_new_tokens - trajectory.response_length
         sampling = replace(self._sampling, max_new_tokens=left)
         try:
-            async with admission:
-                current = place.version()
-                seed = place.seed(turn)
-                generation = await self._client.generate(trajectory.tokens, sampling, seed, experts=self._experts)
-            if generation.finish_reason == "abort":
-                raise RequestFailed(f"the engine aborted the request: {generation.message}")
-            if not len(generation.tokens):
-                raise RequestFailed("the engine answered without a token")
-            if bad := int((~np.isfinite(generation.logprobs)).sum()):
-                raise RequestFailed(f"{bad} of the {len(generation.logprobs)} log-probs in the answer are not finite")
-            if generation.version is None or generation.version < current:
-                # An engine that was restarted and has not been given the current weights.
-                raise RequestFailed(f"the engine holds weight version {generation.version}, not {current}")
+            generation = await self._engines.generate(
+                trajectory.tokens, sampling, place.seed(turn), admission, place.version, self._experts
+            )
         except RequestFailed as error:
             self._requests.failure(str(error))
             raise SampleFailed(str(error)) from error

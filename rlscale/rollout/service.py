@@ -7,9 +7,8 @@ from collections import deque
 from functools import partial
 from typing import Any
 
-from rlscale.config.errors import UserError
 from rlscale.config.schema.eval_config import EvalConfig
-from rlscale.config.schema.rollout_config import OnSync, RolloutConfig
+from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_source import build_source
@@ -22,6 +21,8 @@ from rlscale.envs.overlong import OverlongShaping
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient, SamplingParams
 from rlscale.rollout.engines.connection import Connect, HttpConnection
+from rlscale.rollout.engines.continued import Continued, Cuts
+from rlscale.rollout.engines.on_sync_modes import on_sync_mode
 from rlscale.rollout.episode import Episodes, Judging, Place, SampleFailed
 from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_encoder, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
@@ -53,8 +54,6 @@ class RolloutService:
     def __init__(self, spec: RolloutSpec, connect: Connect = HttpConnection) -> None:
         """UserError if data, tokenizer or reward are unusable. `connect`: how requests reach the engines."""
         rollout = spec.rollout
-        if rollout.on_sync is not OnSync.wait:
-            raise UserError(f"rollout.on_sync={rollout.on_sync.value} is not implemented yet; use wait")
         self._spec = spec
         self._connect = connect
         self._per_batch = rollout.groups_per_iteration
@@ -92,11 +91,13 @@ class RolloutService:
         self._client = EngineClient(
             url, api_key, rollout.request_timeout_s, rollout.request_retries, 2 * self._limit, self._connect
         )
+        self._engines = Continued(self._client, Cuts())
+        self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
         sampling = self._sampling(rollout, rollout.max_response_tokens, self._encoder.end_of_turn)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
         judging = Judging(self._environments.make, self._reward_failures, shaping, self._environments.limit_s)
         self._episodes = Episodes(
-            self._client, self._encoder, sampling, self._request_failures, judging, self._spec.experts
+            self._engines, self._encoder, sampling, self._request_failures, judging, self._spec.experts
         )
         self._watchdog = LoopWatchdog()
         self._watchdog.start()
@@ -134,8 +135,8 @@ class RolloutService:
             await self._news.wait()
 
     async def pause(self) -> None:
-        """Send no more requests and wait for those under way (`rollout.on_sync=wait`). Rewards go on."""
-        await self._admission.close()
+        """Make the engines ready for new weights (see `rollout.on_sync`). Rewards go on."""
+        await self._on_sync.pause()
 
     async def resume(self, version: int) -> None:
         """Go on generating; the engines now hold the weights of `version`."""
@@ -143,7 +144,7 @@ class RolloutService:
             self._taken = False
         self._version = version
         if self._error is None:
-            self._admission.open()
+            self._on_sync.resume()
         self._room.set()
         self._news.set()
 
@@ -167,7 +168,7 @@ class RolloutService:
         )
         sampling = self._sampling(spec.eval, length, encoder.end_of_turn)
         judging = Judging(self._environments.make, rewards, limit_s=self._environments.limit_s)
-        episodes = Episodes(self._client, encoder, sampling, requests, judging)
+        episodes = Episodes(self._engines, encoder, sampling, requests, judging)
         return await evaluate(spec, self._eval_prompts, episodes, Admission(self._limit), version)
 
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:

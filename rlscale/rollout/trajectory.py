@@ -35,13 +35,12 @@ class Trajectory:
         return sum(segment.length - segment.context for segment in self._segments)
 
     def generated(self, generation: Generation) -> None:
-        """Append what an engine generated as the continuation of `tokens`. Its `version` must be known."""
-        assert generation.version is not None
+        """Append what an engine generated as the continuation of `tokens`."""
         segment = self._segments[-1]
         if generation.routed_experts is not None:
             segment.experts.append(generation.routed_experts[segment.routed :])
             segment.routed = len(generation.routed_experts)
-        segment.append(generation.tokens, True, generation.logprobs, generation.version)
+        segment.append(generation.tokens, True, generation.logprobs, generation.versions)
 
     def observed(self, tokens: NDArray[np.int32]) -> None:
         """Append tokens that the policy is shown, int32 [m]."""
@@ -86,8 +85,10 @@ class _Growing:
         self.versions: list[NDArray[np.int32]] = []
         self.append(self.start, False, np.zeros(self.context, np.float32), NOT_GENERATED)
 
-    def append(self, tokens: NDArray[np.int32], mask: bool, logprobs: NDArray[np.float32], version: int) -> None:
-        """Tokens with what is the same for all of them, and their log-probs."""
+    def append(
+        self, tokens: NDArray[np.int32], mask: bool, logprobs: NDArray[np.float32], version: int | NDArray[np.int32]
+    ) -> None:
+        """Tokens with their log-probs, and their version, or that of each of them."""
         self.tokens.append(tokens)
         self.mask.append(np.full(len(tokens), mask, np.bool_))
         self.logprobs.append(logprobs)

@@ -83,7 +83,8 @@ class TrainerActor:
         """Connect the ranks' weights to the engines at `urls`; see Trainer.connect_engines."""
         from rlscale.serve.receiver import EngineReceiver
 
-        self._trainer.connect_engines(route, [EngineReceiver(url, api_key or None, route.timeout_s) for url in urls])
+        receivers = [EngineReceiver(url, api_key or None, route.timeout_s, route.keep) for url in urls]
+        self._trainer.connect_engines(route, receivers)
 
     def logprobs(self, part: Any, model: str, temperature: float | None) -> Any:
         """Log-probs of a part's tokens; see Trainer.logprobs."""

@@ -201,10 +201,19 @@ class Engines:
         try:
             receiver.weight_version()
             useful = not replays or receiver.tells_routing()
+            keep = self.config.rollout.on_sync.pause
+            exact = keep is None or receiver.keeps_exactly(keep)
         except CallError as error:
             raise UserError(
                 f"rollout.engine_urls: {url} does not answer, or refuses the key of rollout.engine_key_file ({error})"
             ) from error
+        if not exact:
+            raise UserError(
+                f"rollout.on_sync={keep}: {url} cannot empty its cache while requests are paused, so tokens would "
+                "come from keys and values of old weights; use rollout.on_sync=abort_and_resume, or leave "
+                "rollout.engine_urls out, so that the run starts engines that can"
+                + ("" if keep == "in_place" else ", or start that engine with disable_radix_cache")
+            )
         if not useful:
             raise UserError(
                 f"rollout.engine_urls: {url} does not say which experts it chose; leave rollout.engine_urls out, so "

@@ -106,6 +106,7 @@ class WeightSync:
             ranks_per_engine=engine_ranks,
             first_ranks=tuple(self.engines.urls.index(url) * engine_ranks for url in urls),
             timeout_s=self.config.weights.timeout_s,
+            keep=self.config.rollout.on_sync.pause,
         )
 
 

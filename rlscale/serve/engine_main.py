@@ -14,7 +14,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rlscale.platform import sglang_routing
+from rlscale.platform import sglang_paused_flush, sglang_routing
+from rlscale.platform.adapting import AdaptingFinder
 from rlscale.serve.secret import Secret
 
 IMPORTED_LATE = (
@@ -66,6 +67,8 @@ def _load(*, cpu: bool) -> None:
         from rlscale.platform import sglang_cpu
 
         sglang_cpu.install()
+    else:
+        sys.meta_path.insert(0, AdaptingFinder(sglang_paused_flush.ADAPTATIONS))
     from sglang.srt.plugins import load_plugins
 
     load_plugins()

@@ -3,29 +3,42 @@
 Implements `rlscale.weights.transports.transport.Receiver`. All calls block, have a timeout, look at the engine's answer
 and raise CallError with the engine's own words when it did not succeed. They go to the engine itself: the router does
 not forward them. After a failed weight update the engine holds a mixture of two versions: send everything again.
+
+No update is sent while a request runs: SGLang survives that only by luck. An engine that is to keep its requests is
+paused from the first bucket to the last; of any other the receiver asks before the first bucket whether it is idle.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
+from rlscale.platform.sglang_paused_flush import MARK
 from rlscale.serve.http import CallError, call, send
 
 
 class EngineReceiver:
     """Control calls to the engine at `url`. Not for use by several threads at once."""
 
-    def __init__(self, url: str, api_key: str | None, timeout: float = 300.0) -> None:
-        """`timeout` in seconds is for weight updates and memory calls; the short ones get at most 60 s of it."""
+    def __init__(self, url: str, api_key: str | None, timeout: float = 300.0, keep: str | None = None) -> None:
+        """`timeout` in seconds is for weight updates and memory calls; the short ones get at most 60 s of it.
+
+        `keep`: requests that run when weights come are kept, paused in this way (`pause`), and go on with the new
+        weights. None: there must be none.
+        """
         self.url = url.rstrip("/")
         self._api_key = api_key
         self._timeout = timeout
+        self._keep = keep
+        self._within = False  # an update is between its first bucket and its last
+        self._flushes: bool | None = None  # whether it empties its cache while paused; unknown before it was asked
         self._brackets: bool | None = None  # whether updates need begin/end around them; unknown before the first
         self._updating = False
-        self._keeps_requests = False  # paused with requests that wait inside, so the cache cannot be flushed
+        self._paused = False  # perhaps with requests that wait inside
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
@@ -33,19 +46,18 @@ class EngineReceiver:
         """One bucket by `/update_weights_from_tensor`: a base64 pickle of [(name, tensor)] per tensor-parallel rank.
 
         `load_format` is None for such lists, "flattened_bucket" for SGLang's flat form. With `last` the cache of keys
-        and values is flushed (but see `pause`) and the engine's weight version becomes `version`. While the engine is
-        not paused the call waits until no request runs.
+        and values is flushed (but see `pause`) and the engine's weight version becomes `version`. Unless the engine is
+        paused, the first bucket waits up to 60 s until no request runs.
         """
-        self._begin()
         rest = json.dumps(self._update_fields(load_format, version, last))
         # base64 needs no escaping, so megabytes of it are not taken through the JSON encoder
         payload = b",".join(b'"' + item.encode() + b'"' for item in serialized)
         body = b'{"serialized_named_tensors":[' + payload + b"]," + rest[1:].encode()
-        self._check(
-            "/update_weights_from_tensor",
-            send(self.url, "/update_weights_from_tensor", self._api_key, body, timeout=self._timeout),
-        )
-        self._end(last)
+        with self._bucket(last):
+            self._check(
+                "/update_weights_from_tensor",
+                send(self.url, "/update_weights_from_tensor", self._api_key, body, timeout=self._timeout),
+            )
 
     def open_group(self, address: str, port: int, rank_offset: int, world_size: int, group: str, backend: str) -> None:
         """Join a process group for broadcasts: the engine's ranks are rank_offset, rank_offset + 1, … of `world_size`,
@@ -66,11 +78,10 @@ class EngineReceiver:
         """One bucket by `/update_weights_from_distributed`: the engine receives a broadcast from rank 0 per tensor, in
         this order; dtypes by torch's names ("float32"). Returns when loaded, so the sender must broadcast meanwhile.
         """
-        self._begin()
         body = {"names": list(names), "dtypes": list(dtypes), "shapes": [list(shape) for shape in shapes]}
         fields = self._update_fields(None, version, last)
-        self._call("/update_weights_from_distributed", {**body, **fields, "group_name": group})
-        self._end(last)
+        with self._bucket(last):
+            self._call("/update_weights_from_distributed", {**body, **fields, "group_name": group})
 
     def close_group(self, group: str) -> None:
         """Leave that process group."""
@@ -108,21 +119,36 @@ class EngineReceiver:
     def pause(self, mode: str = "abort") -> None:
         """Stop generating; new requests wait. What happens to running ones:
 
-        "abort": they are answered with the tokens so far and finish reason "abort". The next update empties the cache.
-        "in_place": they wait and keep their cached keys and values, which stay those of the old weights.
+        "abort": they are answered with the tokens so far and finish reason "abort". SGLang takes a second for this:
+        `abort_all` first, and wait for the answers.
+        "in_place": they wait and keep their cached keys and values until an update.
         "retract": they wait in the queue without them; prefixes shared with others may still come from the cache.
 
-        While requests wait SGLang cannot empty its cache (up to 0.5.19 an update that asks for it ends the server),
-        so after the last two an update leaves it as it is: new requests, too, may begin on keys and values of the old
-        weights, unless the engine runs with `disable_radix_cache`.
+        An engine that rlscale has started empties its cache with the update and computes the keys and values of waiting
+        requests anew (see rlscale.platform.sglang_paused_flush). Others cannot while requests wait (up to 0.5.19 an
+        update that asks for it ends the server), so there an update leaves the cache as it is: new requests, too, may
+        begin on keys and values of the old weights, unless the engine runs with `disable_radix_cache`.
         """
         self._call("/pause_generation", {"mode": mode}, short=True)
-        self._keeps_requests = mode != "abort"
+        self._paused = mode != "abort"
 
     def continue_(self) -> None:
         """Generate again."""
         self._call("/continue_generation", {}, short=True)
-        self._keeps_requests = False
+        self._paused = False
+
+    def flushes_while_paused(self) -> bool:
+        """Whether the engine can empty its cache while requests are paused in it."""
+        if self._flushes is None:
+            states = self._server_info().get("internal_states") or [{}]
+            self._flushes = all(bool(state.get(MARK)) for state in states)
+        return self._flushes
+
+    def keeps_exactly(self, mode: str) -> bool:
+        """Whether requests that were paused in this way, and those after them, see nothing of the old weights."""
+        return self.flushes_while_paused() or (
+            mode == "retract" and bool(self._server_info().get("disable_radix_cache"))
+        )
 
     def health(self, timeout: float = 30.0) -> bool:
         """Whether the engine's server answers within `timeout` seconds; also true while it is paused."""
@@ -141,8 +167,54 @@ class EngineReceiver:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _bucket(self, last: bool) -> Iterator[None]:
+        """Around each bucket: the engine is ready for it, and goes on after the last one."""
+        if not self._within:
+            if self._keep is not None:
+                self.pause(self._keep)
+            elif not self._paused:
+                self._wait_until_idle()
+            self._within = True
+        self._begin()
+        try:
+            yield
+        except BaseException:
+            self._within = False  # everything will be sent again
+            raise
+        if last:
+            self._within = False
+            self._end()
+            if self._keep is not None:
+                self.continue_()
+
+    def _wait_until_idle(self) -> None:
+        """Returns once no request runs or waits in the engine. CallError if some still do after a minute."""
+        limit = min(self._timeout, 60.0)
+        give_up, pause_s = time.monotonic() + limit, 0.005
+        while True:
+            try:
+                call(self.url, "/flush_cache", self._api_key, {}, timeout=limit)
+                return
+            except CallError as error:
+                if "status 400" not in str(error):
+                    raise
+                if time.monotonic() > give_up:
+                    raise CallError(
+                        f"{self.url}: requests still run after {limit:g} s, so no weights were sent; send the engine "
+                        "no requests besides those of the run"
+                    ) from None
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.2)
+
+    def _server_info(self) -> dict[str, Any]:
+        info = call(self.url, "/server_info", self._api_key, timeout=min(self._timeout, 60.0))
+        return info if isinstance(info, dict) else {}
+
     def _update_fields(self, load_format: str | None, version: int, last: bool) -> dict[str, Any]:
-        fields: dict[str, Any] = {"load_format": load_format, "flush_cache": last and not self._keeps_requests}
+        keeps = self._keep is not None or self._paused
+        flush = last and (not keeps or self.flushes_while_paused())
+        fields: dict[str, Any] = {"load_format": load_format, "flush_cache": flush}
         return {**fields, "weight_version": str(version)} if last else fields
 
     def _begin(self) -> None:
@@ -158,8 +230,8 @@ class EngineReceiver:
         else:
             self._brackets = self._updating = True
 
-    def _end(self, last: bool) -> None:
-        if last and self._updating:
+    def _end(self) -> None:
+        if self._updating:
             self._updating = False
             self._call("/end_weight_update", {})
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.rollout_config import OnSync
+from rlscale.config.schema.trainer_config import RoutingReplay
 
-IMPLEMENTED_ON_SYNC = (OnSync.wait,)
 IMPLEMENTED_STALENESS = 1
 
 
@@ -25,9 +25,29 @@ def staleness_is_possible(context: CheckContext) -> Iterator[str]:
             f"rollout.max_staleness={rollout.max_staleness}: colocated engines cannot generate while the trainer "
             "works; use cluster.placement=disaggregated, or rollout.max_staleness=0"
         )
-    if rollout.on_sync not in IMPLEMENTED_ON_SYNC:
-        known = ", ".join(kind.name for kind in IMPLEMENTED_ON_SYNC)
-        yield f"rollout.on_sync={rollout.on_sync.name}: this version knows {known}"
+
+
+def syncs_are_possible(context: CheckContext) -> Iterator[str]:
+    """What is kept across a sync is stale by one at least, needs engines of its own, and cannot all be replayed."""
+    config = context.config
+    rollout, kind = config.rollout, config.rollout.on_sync
+    if context.supervised or kind is OnSync.wait:
+        return
+    if rollout.max_staleness == 0:
+        yield (
+            f"rollout.on_sync={kind.value}: a response that goes on with new weights has tokens of the old ones, which "
+            "rollout.max_staleness=0 does not allow; use rollout.on_sync=wait, or a larger bound"
+        )
+    if kind.pause and config.cluster.placement is Placement.colocated:
+        yield (
+            f"rollout.on_sync={kind.value}: colocated engines give up their memory, and with it the requests in them; "
+            "use rollout.on_sync=abort_and_resume, or cluster.placement=disaggregated"
+        )
+    if kind.pause and config.trainer.routing_replay is RoutingReplay.rollout:
+        yield (
+            f"rollout.on_sync={kind.value}: an engine that goes on with new weights forgets which experts the old ones "
+            "chose, so trainer.routing_replay=rollout needs rollout.on_sync=abort_and_resume or wait"
+        )
 
 
 def samples_are_of_the_trained_distribution(context: CheckContext) -> Iterator[str]:
@@ -107,6 +127,7 @@ def canary_fits_the_model(context: CheckContext) -> Iterator[str]:
 
 SAMPLING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     staleness_is_possible,
+    syncs_are_possible,
     samples_are_of_the_trained_distribution,
     evaluation_is_possible,
     pass_k_has_samples,

@@ -16,8 +16,18 @@ class OnSync(Enum):
     """What happens to a generation in flight when the weights change."""
 
     wait = "wait"
+    """It is waited for."""
     abort_and_resume = "abort_and_resume"
+    """It is cut off, and sent again with the tokens that it has once the engine has the new weights."""
+    retract = "retract"
+    """The engine puts it back into its queue, and goes on with the new weights."""
     in_place = "in_place"
+    """The engine holds it where it is, and goes on with the new weights."""
+
+    @property
+    def pause(self) -> str | None:
+        """How engines pause requests that they keep while they take weights; None where they have none then."""
+        return self.value if self in (OnSync.retract, OnSync.in_place) else None
 
 
 def _evaluation_reads(name: str) -> Unread:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.engines.spans import versions_of
+
+_log = logging.getLogger(__name__)
 
 _UNAVAILABLE = frozenset({429, 502, 503})
 """Answers of a router that has no healthy engine or too many requests, and of an engine that is starting."""
@@ -30,23 +34,24 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = -1
     stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True)
 class Generation:
     """What an engine generated: `tokens` int32 [m], `logprobs` float32 [m] of log_softmax(logits / temperature).
 
-    Log-probs are as the engine sent them: one that is no number there (JSON's null) is nan.
+    Log-probs are as the engine sent them: one that is not a number there (JSON's null) is nan.
     `finish_reason` is SGLang's: "stop", "length", or "abort" (then `message` may say why, and `tokens` are those
-    generated until then); `version` the weight version that the engine reports, None if it was never told one.
-    `routed_experts` int16 [n + m - 1, layers, top_k], where asked for: the experts that each token of prompt (n) and
-    response was sent to, but for the last, which never was an input. None with "abort".
+    generated until then); `versions` int32 [m] the weight version that generated each token, -1 if the engine was never
+    told one. `routed_experts` int16 [n + m - 1, layers, top_k], where asked for: the experts that each token of prompt
+    (n) and response was sent to, but for the last, which never was an input. With "abort" they may be missing.
     """
 
     tokens: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     finish_reason: str
-    version: int | None
+    versions: NDArray[np.int32]
     message: str = ""
     routed_experts: NDArray[np.int16] | None = None
 
@@ -123,6 +128,21 @@ class EngineClient:
         """Abort one request, or all of them. For engines only: a router does not pass it on."""
         await self._post("/abort_request", {"rid": rid or "", "abort_all": rid is None})
 
+    async def engines(self) -> list[str]:
+        """The engines behind this URL: a router's workers, or the engine itself."""
+        try:
+            status, answer = await self._connection.get(self._url + "/workers")
+        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
+            raise RequestFailed(f"{self._url}/workers: {type(error).__name__} {error}".strip()) from error
+        return [str(worker["url"]) for worker in answer["workers"]] if status == 200 else [self._url]
+
+    async def abort_at(self, url: str) -> None:
+        """Abort every request of the engine at `url`; what it does not hear is not said again."""
+        try:
+            await self._connection.post(url + "/abort_request", {"rid": "", "abort_all": True}, {})
+        except (aiohttp.ClientError, TimeoutError, ConnectionError):
+            _log.warning("%s/abort_request was not answered", url)
+
     async def close(self) -> None:
         """Close the connections; requests under way fail."""
         await self._connection.close()
@@ -167,10 +187,14 @@ class _Unavailable(Exception):
 
 def _generation(answer: dict[str, Any], prompt: int, experts: ExpertSizes | None) -> Generation:
     meta = answer["meta_info"]
-    entries = meta["output_token_logprobs"]
+    entries = meta.get("output_token_logprobs") or []
     reason = meta["finish_reason"]
     routed = None
-    if experts is not None and reason["type"] != "abort":
+    try:
+        versions = versions_of(meta, len(entries))
+    except ValueError as error:
+        raise RequestFailed(f"weight versions: {error}") from error
+    if experts is not None and (reason["type"] != "abort" or meta.get("routed_experts") is not None):
         try:
             routed = experts.decode(meta.get("routed_experts"), prompt + len(entries) - 1)
         except ValueError as error:
@@ -179,15 +203,7 @@ def _generation(answer: dict[str, Any], prompt: int, experts: ExpertSizes | None
         tokens=np.array([entry[1] for entry in entries], np.int32),
         logprobs=np.array([entry[0] for entry in entries], np.float32),
         finish_reason=reason["type"],
-        version=_version(meta.get("weight_version")),
+        versions=versions,
         message=str(reason.get("message") or ""),
         routed_experts=routed,
     )
-
-
-def _version(reported: Any) -> int | None:
-    """Engines say "default" until the first sync."""
-    try:
-        return int(reported)
-    except (TypeError, ValueError):
-        return None

@@ -18,6 +18,9 @@ class Connection(Protocol):
     async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
         """HTTP status, and the answer: parsed for status 200, else its text."""
 
+    async def get(self, url: str) -> tuple[int, Any]:
+        """The same of a request without a body. Engines know nothing at a router's /workers: they answer 404."""
+
     async def close(self) -> None:
         """Let go of everything; requests under way fail."""
 
@@ -37,8 +40,15 @@ class HttpConnection:
 
     async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
         """See Connection."""
+        return await self._ask("POST", url, json=body, headers=headers)
+
+    async def get(self, url: str) -> tuple[int, Any]:
+        """See Connection."""
+        return await self._ask("GET", url)
+
+    async def _ask(self, method: str, url: str, **sent: Any) -> tuple[int, Any]:
         try:
-            async with self._session().post(url, json=body, headers=headers) as response:
+            async with self._session().request(method, url, **sent) as response:
                 good = response.status == 200
                 return response.status, await (response.json(content_type=None) if good else response.text())
         except aiohttp.ClientConnectorError as error:

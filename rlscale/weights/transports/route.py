@@ -20,3 +20,6 @@ class Route:
     from rank 0."""
     timeout_s: float = 300.0
     """Seconds that an engine may take for one call."""
+    keep: str | None = None
+    """How engines pause the requests that they keep while they take weights (see Receiver.pause); None: they have none
+    then."""

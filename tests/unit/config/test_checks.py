@@ -86,7 +86,8 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
             "rollout.sglang.preferred_sampling_params: is set by rollout.temperature, top_p and top_k (and eval's) and "
             "cannot be given here too",
         ),
-        (["rollout.on_sync=in_place"], "this version knows wait"),
+        (["rollout.on_sync=abort_and_resume"], "tokens of the old ones, which rollout.max_staleness=0 does not allow"),
+        (["rollout.on_sync=retract"], "colocated engines give up their memory, and with it the requests in them"),
         (["eval.pass_k=[1,4]"], "eval.pass_k=4: must be from 1 to eval.samples_per_prompt=1"),
         (["eval.temperature=0", "eval.samples_per_prompt=2"], "gives the same answer 2 times"),
         (["eval.data=null"], "choose data@eval.data=<option>, or eval.enabled=false"),

@@ -12,6 +12,22 @@ import pytest
 from rlscale.platform import sglang_cpu, sglang_environment, sglang_stubs
 
 PLACES = {
+    "sglang/srt/managers/scheduler.py": [
+        "    def flush_cache(self, empty_cache: bool = True):\n",
+        "        if self.is_fully_idle():\n            self.cur_batch_for_debug = None\n",
+        '        assert recv_req.mode in ("in_place", "retract")\n        self._engine_paused = True\n',
+        "        self.waiting_queue: List[Req] = []\n",
+        "            flush_cache=self.flush_cache,\n",
+        "def run_scheduler_process(\n",
+        "    PauseGenerationReqInput,\n",
+        "return GetInternalStateReqOutput(internal_state=",
+    ],
+    "sglang/srt/managers/scheduler_components/weight_updater.py": [
+        "class SchedulerWeightUpdaterManager:",
+        "    scheduler: Optional[Any] = None\n",
+        "    def flush_cache_after_weight_update(self, recv_req) -> None:\n        if recv_req.flush_cache:\n"
+        "            flush_cache_success = self.flush_cache(\n                empty_cache=recv_req.torch_empty_cache\n",
+    ],
     "sglang/srt/layers/attention/torch_native_backend.py": [
         "def _run_sdpa_forward_extend(",
         "def _run_sdpa_forward_decode(",

@@ -71,6 +71,7 @@ class FakeEngine:
 
     async def _abort(self, request: web.Request) -> web.Response:
         self._aborted.set()
+        self._aborted = asyncio.Event()
         return web.Response()
 
     async def _generate(self, request: web.Request) -> web.Response:
@@ -91,9 +92,10 @@ class FakeEngine:
         self.most_running = max(self.most_running, self.running)
         try:
             seconds = self.delay(body)
+            aborted = self._aborted
             if seconds:
-                await asyncio.wait([asyncio.create_task(self._aborted.wait())], timeout=seconds)
-            answer = self._answer(body)
+                await asyncio.wait([asyncio.create_task(aborted.wait())], timeout=seconds)
+            answer = self._answer(body, aborted.is_set())
             by_header = request.headers.get("x-request-id-return-routed-experts") == "1"
             if self.routed is not None and by_header and body.get("return_routed_experts"):
                 inputs = len(body["input_ids"]) + len(answer["meta_info"]["output_token_logprobs"]) - 1
@@ -102,7 +104,7 @@ class FakeEngine:
         finally:
             self.running -= 1
 
-    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, body: dict[str, Any], aborted: bool) -> dict[str, Any]:
         sampling, prompt = body["sampling_params"], body["input_ids"]
         stream = random.Random(str((sampling["sampling_seed"], prompt, self.weights)))
         tokens: list[int] = []
@@ -112,13 +114,14 @@ class FakeEngine:
         reason: dict[str, Any] = {"type": "stop", "matched": tokens[-1]}
         if tokens[-1] not in ends:
             reason = {"type": "length", "length": sampling["max_new_tokens"]}
-        if self._aborted.is_set():
+        if aborted:
             reason = {"type": "abort", "message": "Aborted"}
         meta: dict[str, Any] = {
             "output_token_logprobs": [[-math.log(8.0), token, None] for token in tokens],
             "finish_reason": reason,
-            "weight_version": self.synced if self.weight_version is None else self.weight_version,
         }
+        version = self.synced if self.weight_version is None else self.weight_version
+        meta |= {"weight_version": version, "weight_versions": [{"version": version, "start": 0, "end": len(tokens)}]}
         if body.get("logprob_start_len") == 0:
             meta["input_token_logprobs"] = [[None if i == 0 else -1.0, t, None] for i, t in enumerate(prompt)]
         return {"text": "", "meta_info": meta}

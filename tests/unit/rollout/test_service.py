@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,7 @@ import pytest
 from fake_engine import FakeEngine
 from rollout_steps import indices, iterate, shuffled, tokens
 
-from rlscale.config.errors import UserError
-from rlscale.config.schema.rollout_config import OnSync
 from rlscale.data.sample import Group
-from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.service import RolloutService
 
@@ -160,9 +156,3 @@ def test_a_second_batch_of_one_version_is_refused(run: Run) -> None:
 
     with pytest.raises(RuntimeError, match="batch of weight version 0 was taken already"):
         run(scenario)
-
-
-def test_other_ways_of_syncing_are_refused_until_they_exist(spec: RolloutSpec) -> None:
-    changed = replace(spec, rollout=replace(spec.rollout, on_sync=OnSync.in_place))
-    with pytest.raises(UserError, match=r"rollout.on_sync=in_place is not implemented yet; use wait"):
-        RolloutService(changed)

@@ -18,7 +18,8 @@ def tokens(*ids: int) -> np.ndarray:
 
 def generation(ids: list[int], version: int, experts: Any = None) -> Generation:
     logprobs = np.array([-id / 10 for id in ids], np.float32)
-    return Generation(tokens(*ids), logprobs, "stop", version, routed_experts=experts)
+    versions = np.full(len(ids), version, np.int32)
+    return Generation(tokens(*ids), logprobs, "stop", versions, routed_experts=experts)
 
 
 def test_only_generated_tokens_are_trained_and_carry_their_own_log_probs_and_version() -> None:

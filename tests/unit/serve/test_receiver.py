@@ -10,11 +10,13 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from rlscale.platform.sglang_paused_flush import MARK
 from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 
@@ -24,7 +26,7 @@ class Engine(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[str, tuple[int, Any]] = {}
+        self.answers: dict[str, tuple[int, Any]] = {"/flush_cache": (200, "Cache flushed.")}
         self.calls: list[tuple[str, Any]] = []
         self.delay = 0.0
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -36,8 +38,11 @@ class Engine(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Engine
 
+    def do_GET(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "null")
         self.server.calls.append((self.path, body))
         time.sleep(self.server.delay)
         status, answer = self.server.answers.get(self.path, (404, {"detail": "Not Found"}))
@@ -80,7 +85,7 @@ def test_an_engine_that_knows_no_begin_is_asked_once(engine: Engine) -> None:
     receiver = EngineReceiver(engine.url, None)
     for version in (1, 2):
         receiver.receive_tensors(["A"], None, version, last=True)
-    assert engine.paths() == ["/begin_weight_update", UPDATE, UPDATE]
+    assert engine.paths() == ["/flush_cache", "/begin_weight_update", UPDATE, "/flush_cache", UPDATE]
 
 
 def test_an_engine_that_wants_begin_and_end_gets_them_around_all_buckets(engine: Engine) -> None:
@@ -88,11 +93,48 @@ def test_an_engine_that_wants_begin_and_end_gets_them_around_all_buckets(engine:
     receiver = EngineReceiver(engine.url, None)
     for last in (False, True):
         receiver.receive_tensors(["A"], None, 1, last)
-    assert engine.paths() == ["/begin_weight_update", UPDATE, UPDATE, "/end_weight_update"]
+    assert engine.paths() == ["/flush_cache", "/begin_weight_update", UPDATE, UPDATE, "/end_weight_update"]
+
+
+def test_no_update_is_sent_while_a_request_runs(engine: Engine) -> None:
+    engine.answers.update({UPDATE: OK, "/flush_cache": (400, "Flush cache failed.")})
+    with pytest.raises(CallError, match=r"requests still run after 0\.1 s, so no weights were sent"):
+        EngineReceiver(engine.url, None, timeout=0.1).receive_tensors(["A"], None, 1, last=True)
+    assert {*engine.paths()} == {"/flush_cache"}
+    threading.Timer(0.1, lambda: engine.answers.update({"/flush_cache": (200, "")})).start()
+    EngineReceiver(engine.url, None).receive_tensors(["A"], None, 1, last=True)
+    assert engine.paths()[-1] == UPDATE
+
+
+@pytest.mark.parametrize(("states", "flushes"), [([{MARK: True}], True), ([{MARK: True}, {}], False)])
+def test_an_engine_that_keeps_requests_is_paused_from_the_first_bucket_to_the_last(
+    engine: Engine, states: list[Any], flushes: bool
+) -> None:
+    engine.answers.update({path: (200, {}) for path in ("/pause_generation", "/continue_generation")})
+    engine.answers.update({UPDATE: OK, "/server_info": (200, {"internal_states": states})})
+    receiver = EngineReceiver(engine.url, None, keep="retract")
+    assert receiver.keeps_exactly("retract") == flushes
+    for last in (False, True):
+        receiver.receive_tensors(["A"], None, 1, last)
+    assert engine.calls[-5] == ("/pause_generation", {"mode": "retract"})
+    assert engine.paths()[-4:] == ["/begin_weight_update", UPDATE, UPDATE, "/continue_generation"]
+    assert [body["flush_cache"] for path, body in engine.calls if path == UPDATE] == [False, flushes]
+
+
+def test_an_update_that_failed_begins_again(engine: Engine) -> None:
+    engine.answers.update({path: (200, {}) for path in ("/pause_generation", "/continue_generation", "/server_info")})
+    receiver = EngineReceiver(engine.url, None, keep="in_place")
+    for answer in ((500, ""), OK):
+        engine.answers[UPDATE] = answer
+        with nullcontext() if answer is OK else pytest.raises(CallError):
+            receiver.receive_tensors(["A"], None, 1, last=True)
+    assert engine.paths().count("/pause_generation") == 2
+    assert engine.paths()[-1] == "/continue_generation"
 
 
 def test_requests_kept_in_place_are_not_flushed(engine: Engine) -> None:
     engine.answers.update({UPDATE: OK, "/pause_generation": (200, {}), "/continue_generation": (200, {})})
+    engine.answers["/server_info"] = (200, {})
     receiver = EngineReceiver(engine.url, None)
     receiver.pause("in_place")
     receiver.receive_tensors(["A"], None, 1, last=True)

@@ -1,0 +1,83 @@
+"""Weight updates of an SGLang server that still has requests: its cache is emptied, and the requests go on.
+
+An update has to empty the cache of keys and values, which are those of the old weights. SGLang (0.5.19) can do so only
+while nothing runs and nothing waits; a server that is asked to while requests are paused ends with an assertion.
+Here the scheduler first takes the requests out of the cache, as its pause mode "retract" does: they wait, keep the
+tokens that they have, and compute keys and values anew with the new weights when generation goes on. An update that
+meets running requests although nothing was paused, which no client should send, is survived in the same way.
+
+The scheduler is a process of its own. On the CPU it is forked and has what its parent had. On GPUs it is spawned and
+imports SGLang anew, so it is given another function to run, which adapts SGLang there first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+SCHEDULER = "sglang.srt.managers.scheduler"
+UPDATER = "sglang.srt.managers.scheduler_components.weight_updater"
+
+MARK = "rlscale_flushes_while_paused"
+"""Key in the internal states of `/server_info` by which a server says that it has this adaptation."""
+
+_OWN_RUN = "run_scheduler_process_unadapted"
+"""Where the adapted module keeps SGLang's own function."""
+
+
+def adapt_scheduler(module: Any) -> None:
+    """SCHEDULER: a cache that can be emptied while requests are paused, and a server that says so."""
+    scheduler = module.Scheduler
+    if hasattr(scheduler, MARK):
+        return
+    setattr(scheduler, MARK, True)
+    flush, state = scheduler.flush_cache, scheduler.get_internal_state
+
+    def flush_cache(self: Any, empty_cache: bool = True) -> bool:
+        if not self._engine_paused or self.is_fully_idle():
+            return bool(flush(self, empty_cache))
+        self.pause_generation(module.PauseGenerationReqInput(mode="retract"))
+        waiting, self.waiting_queue = self.waiting_queue, []
+        try:
+            return bool(flush(self, empty_cache))
+        finally:
+            self.waiting_queue = waiting
+
+    def get_internal_state(self: Any, request: Any) -> Any:
+        answer = state(self, request)
+        answer.internal_state[MARK] = True
+        return answer
+
+    scheduler.flush_cache, scheduler.get_internal_state = flush_cache, get_internal_state
+    setattr(module, _OWN_RUN, module.run_scheduler_process)
+    module.run_scheduler_process = run_scheduler_process
+
+
+def adapt_updater(module: Any) -> None:
+    """UPDATER: an update that empties the cache pauses for it, whatever runs."""
+    updater = module.SchedulerWeightUpdaterManager
+
+    def flush_cache_after_weight_update(self: Any, request: Any) -> None:
+        if not request.flush_cache:
+            return
+        scheduler = self.scheduler
+        paused, scheduler._engine_paused = scheduler._engine_paused, True
+        try:
+            emptied = self.flush_cache(empty_cache=request.torch_empty_cache)
+        finally:
+            scheduler._engine_paused = paused
+        assert emptied, "Cache flush failed after updating weights"
+
+    updater.flush_cache_after_weight_update = flush_cache_after_weight_update
+
+
+ADAPTATIONS: dict[str, Callable[[Any], None]] = {SCHEDULER: adapt_scheduler, UPDATER: adapt_updater}
+"""Module -> what is changed in it right after its import, on every device."""
+
+
+def run_scheduler_process(*args: Any, **keywords: Any) -> None:
+    """What the scheduler's process runs: SGLang's function of that name, after the adaptation."""
+    for name, adapt in ADAPTATIONS.items():
+        adapt(importlib.import_module(name))
+    getattr(importlib.import_module(SCHEDULER), _OWN_RUN)(*args, **keywords)

@@ -1,0 +1,111 @@
+"""One generation that weight syncs may cut into several requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed, SamplingParams
+from rlscale.rollout.engines.routed_experts import ExpertSizes
+
+
+@dataclass
+class Cuts:
+    """How often a weight sync has cut off what was being generated."""
+
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Continued:
+    """Generates through `client`, past the syncs that `cuts` counts.
+
+    A request that a sync cut off is sent again with the tokens that it has, the same seed, and what is left of its
+    length. What each part brought is kept as the engine gave it: log-probs, versions, choices of experts. Only a part's
+    last token is sampled anew: an engine that was told to stop says "abort" also where that token ended the response.
+    """
+
+    client: EngineClient
+    cuts: Cuts
+
+    async def generate(
+        self,
+        tokens: NDArray[np.int32],
+        sampling: SamplingParams,
+        seed: int,
+        admission: AbstractAsyncContextManager[None],
+        version: Callable[[], int],
+        experts: ExpertSizes | None = None,
+    ) -> Generation:
+        """The whole continuation of `tokens`. RequestFailed where it is of no use.
+
+        Each request passes `admission`; `version` is asked as it enters, for the oldest weights that may answer it.
+        """
+        parts: list[Generation] = []
+        done = 0
+        while True:
+            async with admission:
+                current, before = version(), self.cuts.count
+                start = np.concatenate([tokens, *(part.tokens for part in parts)]) if parts else tokens
+                part = await self.client.generate(start, _rest(sampling, done), seed, experts=experts)
+                cut = part.finish_reason == "abort" and self.cuts.count > before
+            _check(part, current, cut)
+            if not cut:
+                return _joined(len(tokens), [*parts, part])
+            part = _without_last(part, len(start), experts)
+            done += len(part.tokens)
+            if len(part.tokens):
+                parts.append(part)
+
+
+def _rest(sampling: SamplingParams, done: int) -> SamplingParams:
+    return replace(sampling, max_new_tokens=sampling.max_new_tokens - done) if done else sampling
+
+
+def _check(part: Generation, current: int, cut: bool) -> None:
+    if part.finish_reason == "abort" and not cut:
+        raise RequestFailed(f"the engine aborted the request: {part.message}")
+    if not len(part.tokens):
+        if cut:
+            return
+        raise RequestFailed("the engine answered without a token")
+    if bad := int((~np.isfinite(part.logprobs)).sum()):
+        raise RequestFailed(f"{bad} of the {len(part.logprobs)} log-probs in the answer are not finite")
+    if (oldest := int(part.versions.min())) < current:
+        # An engine that was restarted and has not been given the current weights.
+        raise RequestFailed(f"the engine holds weight version {None if oldest < 0 else oldest}, not {current}")
+
+
+def _without_last(part: Generation, context: int, experts: ExpertSizes | None) -> Generation:
+    """What is kept of a part that was cut off; nothing where it should tell experts and does not."""
+    keep = max(len(part.tokens) - 1, 0) if experts is None or part.routed_experts is not None else 0
+    routed = None if part.routed_experts is None else part.routed_experts[: context + keep - 1]
+    return replace(
+        part,
+        tokens=part.tokens[:keep],
+        logprobs=part.logprobs[:keep],
+        versions=part.versions[:keep],
+        routed_experts=routed,
+    )
+
+
+def _joined(prompt: int, parts: list[Generation]) -> Generation:
+    """Parts of one response as one generation, which finished as the last did."""
+    if len(parts) == 1:
+        return parts[0]
+    routed, known = [], 0
+    for part in parts:
+        if part.routed_experts is not None:
+            routed.append(part.routed_experts[known:])
+            known = len(part.routed_experts)
+    return replace(
+        parts[-1],
+        tokens=np.concatenate([part.tokens for part in parts]),
+        logprobs=np.concatenate([part.logprobs for part in parts]),
+        versions=np.concatenate([part.versions for part in parts]),
+        routed_experts=np.concatenate(routed) if routed else None,
+    )

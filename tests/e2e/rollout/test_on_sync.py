@@ -1,0 +1,123 @@
+"""Syncs in the middle of generations on a real SGLang server with its prefix cache on: every token's log-prob is that
+of the weights that its version names, by Hugging Face."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import pickle
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from shared_server import SharedServer
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from rlscale.config.schema.rollout_config import OnSync
+from rlscale.rollout.engines.admission import Admission
+from rlscale.rollout.engines.client import EngineClient, Generation, SamplingParams
+from rlscale.rollout.engines.continued import Continued, Cuts
+from rlscale.rollout.engines.on_sync_modes import OnSyncMode, on_sync_mode
+from rlscale.serve.receiver import EngineReceiver
+
+COMMON = [4, 8, 12, 5, 9, 13, 6, 10, 14, 7, 11, 2, 4, 8, 5, 9]
+"""What all prompts begin with: they share it in the prefix cache."""
+PROMPTS = [np.array([*COMMON, 4 + number], np.int32) for number in range(8)]
+LENGTH = 400
+MODES = [OnSync.abort_and_resume, OnSync.retract, OnSync.in_place]
+
+
+@pytest.fixture(scope="module")
+def models(shared_server: SharedServer) -> list[PreTrainedModel]:
+    """Four sets of weights, far enough from one another that log-probs tell them apart, none of which ends early."""
+    found = []
+    for seed in range(4):
+        model = AutoModelForCausalLM.from_pretrained(shared_server.model_folder, dtype=torch.float32).eval()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+        found.append(model)
+    return found
+
+
+@dataclass
+class Engine:
+    """The shared server as a service and a trainer use it."""
+
+    server: SharedServer
+    kind: OnSync
+
+    def __post_init__(self) -> None:
+        self.receiver = EngineReceiver(self.server.url, self.server.api_key, keep=self.kind.pause)
+        self.version = 0
+
+    def update(self, model: PreTrainedModel, version: int) -> None:
+        weights = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
+        payload = base64.b64encode(pickle.dumps(weights)).decode()
+        self.receiver.receive_tensors([payload], None, version, True)
+
+    async def sync(self, mode: OnSyncMode, model: PreTrainedModel) -> float:
+        """The weights as the next version; the seconds that it took to make ready for them."""
+        begun = time.monotonic()
+        await mode.pause()
+        paused = time.monotonic() - begun
+        await asyncio.to_thread(self.update, model, self.version + 1)
+        self.version += 1
+        mode.resume()
+        return paused
+
+
+def difference(models: list[PreTrainedModel], prompt: np.ndarray, generation: Generation) -> float:
+    """Largest |engine - Hugging Face| log-prob, each token by the weights of its version."""
+    tokens = torch.tensor([[*prompt.tolist(), *generation.tokens.tolist()]])
+    with torch.no_grad():
+        reference = [model(tokens).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for model in models]
+    own = torch.stack([by.gather(1, tokens[0, len(prompt) :, None])[:, 0] for by in reference]).numpy()
+    expected = own[generation.versions % len(models), np.arange(len(generation.tokens))]
+    return float(np.abs(expected - generation.logprobs).max())
+
+
+@pytest.mark.parametrize("kind", MODES)
+def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
+    shared_server: SharedServer, models: list[PreTrainedModel], kind: OnSync
+) -> None:
+    engine = Engine(shared_server, kind)
+
+    async def main() -> tuple[list[Generation], list[Any], list[float]]:
+        client, admission = EngineClient(shared_server.url, shared_server.api_key), Admission(32)
+        engines = Continued(client, Cuts())
+        mode = on_sync_mode(kind, admission, client, engines.cuts)
+        await asyncio.to_thread(engine.update, models[0], 0)
+
+        async def generate(number: int, seed: int, length: int = LENGTH) -> Generation:
+            own = SamplingParams(length, ignore_eos=True)
+            return await engines.generate(PROMPTS[number], own, seed, admission, lambda: engine.version)
+
+        long = [asyncio.create_task(generate(number, number)) for number in range(8)]
+        fresh, pauses = [], []
+        for version in range(1, 4):
+            await asyncio.sleep(0.4)
+            pauses.append(await engine.sync(mode, models[version]))
+            for number in range(2):
+                fresh.append((number, await generate(number, 100, length=12)))
+        found = list(await asyncio.gather(*long))
+        await client.close()
+        return found, fresh, pauses
+
+    found, fresh, pauses = asyncio.run(asyncio.wait_for(main(), 120))
+    print(kind.value, "pauses", [f"{pause:.3f}" for pause in pauses])
+    for generation in found:
+        assert len(generation.tokens) == LENGTH
+        assert np.all(np.diff(generation.versions) >= 0)
+    assert {version for generation in found for version in generation.versions.tolist()} == {0, 1, 2, 3}
+    differences = [difference(models, PROMPTS[number], generation) for number, generation in enumerate(found)]
+    print("  spans", [np.bincount(generation.versions).tolist() for generation in found[:3]], "max", max(differences))
+    assert max(differences) < 1e-5
+    for (number, generation), version in zip(fresh, (1, 1, 2, 2, 3, 3), strict=True):
+        assert {*generation.versions.tolist()} == {version}
+        assert difference(models, PROMPTS[number], generation) < 1e-5
+    assert max(pauses) < 0.1

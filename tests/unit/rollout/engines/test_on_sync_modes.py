@@ -1,0 +1,74 @@
+"""Requests under way when the weights change, on the fake engine: waited for, cut off and resumed, or left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+from fake_engine import FakeEngine
+
+from rlscale.config.schema.rollout_config import OnSync
+from rlscale.rollout.engines.admission import Admission
+from rlscale.rollout.engines.client import EngineClient, Generation, SamplingParams
+from rlscale.rollout.engines.continued import Continued, Cuts
+from rlscale.rollout.engines.on_sync_modes import on_sync_mode
+
+PROMPT = np.array([5, 9, 4], np.int32)
+
+
+def sync_during(kind: OnSync, delay: float) -> tuple[list[Generation], float, dict[str, Any]]:
+    """Four requests that take `delay` seconds in one version, and a sync once all have reached the engine."""
+    seen: dict[str, Any] = {}
+
+    async def main() -> tuple[list[Generation], float]:
+        async with FakeEngine() as engine:
+            engine.delay = lambda body: delay if engine.synced == "0" else 0.0
+            client, admission = EngineClient(engine.url, "secret"), Admission(4)
+            engines = Continued(client, Cuts())
+            mode = on_sync_mode(kind, admission, client, engines.cuts)
+            calls = (
+                engines.generate(PROMPT, SamplingParams(60), seed, admission, lambda: int(engine.synced))
+                for seed in range(4)
+            )
+            requests = [asyncio.create_task(call) for call in calls]
+            while engine.running < 4:
+                await asyncio.sleep(0.01)
+            begun = time.monotonic()
+            await mode.pause()
+            paused = time.monotonic() - begun
+            seen["running"] = engine.running
+            engine.synced = "1"
+            mode.resume()
+            found = list(await asyncio.gather(*requests))
+            seen["sent"] = len(engine.requests)
+            await client.close()
+            return found, paused
+
+    found, paused = asyncio.run(asyncio.wait_for(main(), 20))
+    return found, paused, seen
+
+
+def test_wait_ends_when_the_last_request_is_answered() -> None:
+    found, paused, seen = sync_during(OnSync.wait, delay=0.3)
+    assert paused > 0.1
+    assert seen == {"running": 0, "sent": 4}
+    assert {version for one in found for version in one.versions.tolist()} == {0}
+
+
+def test_abort_and_resume_cuts_requests_off_and_goes_on_with_the_new_weights() -> None:
+    found, paused, seen = sync_during(OnSync.abort_and_resume, delay=30.0)
+    assert paused < 5.0
+    assert seen == {"running": 0, "sent": 8}
+    assert {one.finish_reason for one in found} <= {"stop", "length"}
+    for one in found:
+        assert np.all(np.diff(one.versions) >= 0)
+        assert one.versions[-1] == 1
+    assert {one.versions[0] for one in found} == {0}
+
+
+def test_requests_that_the_engine_keeps_are_not_touched() -> None:
+    for kind in (OnSync.retract, OnSync.in_place):
+        _, _, seen = sync_during(kind, delay=1.0)
+        assert seen == {"running": 4, "sent": 4}
