@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "check": ("rlscale.run.check:check", "check a run without starting it, on whatever machine"),
     "eval": ("rlscale.run.evaluate:evaluate", "measure a run's model, or any other, on any evaluation set"),
+    "rescore": ("rlscale.run.rescore:rescore", "try a changed reward on the stored rollouts of a run"),
     "export": ("rlscale.run.commands:export", "write a Hugging Face folder from a run's newest checkpoint"),
     "import": ("rlscale.run.commands:import_", "write a Hugging Face model as a Megatron checkpoint of its weights"),
     "check-hook": ("rlscale.run.check_hook:check_hook", "test a loss, score, advantage, ... or reward of your own"),

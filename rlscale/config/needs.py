@@ -122,8 +122,10 @@ class AlgoNeeds:
 class Needs(AlgoNeeds):
     """What a whole configuration says."""
 
+    trains: bool
+    """Whether steps are made; not where a run only generates."""
     engines: bool
-    """Whether anything is generated: samples to train on, or an evaluation's."""
+    """Whether anything is generated: samples to train on, or an evaluation's. Not where stored ones are replayed."""
     rewards: bool
     """Whether anything is scored: whatever is generated is."""
     temperature: float
@@ -135,10 +137,12 @@ class Needs(AlgoNeeds):
     def of(config: Config) -> Needs:
         """What a configuration needs; never an error, also before it is checked."""
         algo, rollout = AlgoNeeds.of_algo(config.algo), config.rollout
-        generates = not algo.supervised or config.eval.enabled
+        replays = rollout.replay is not None and not algo.supervised
+        generates = not replays and (not algo.supervised or config.eval.enabled)
         behaves = algo.old_model == "behaviour" and not algo.supervised
         return Needs(
             **vars(algo),
+            trains=algo.supervised or not config.run.generate_only,
             engines=generates,
             rewards=generates,
             temperature=1.0 if algo.supervised else rollout.temperature,

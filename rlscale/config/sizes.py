@@ -58,7 +58,7 @@ class Sizes:
             engine_devices=engine_devices,
             model_ranks=model_ranks,
             data_parallel=data_parallel,
-            trainer_ranks=model_ranks * data_parallel,
+            trainer_ranks=model_ranks * data_parallel if needs.trains else 0,
             engines=own_engines,
             engine_gpus=own_engines * rollout.gpus_per_engine if on_gpus else 0,
             groups_per_iteration=rollout.groups_per_iteration,
@@ -78,10 +78,17 @@ class Sizes:
             f"batch: {self.groups_per_iteration} groups = {self.samples_per_iteration} samples per iteration, "
             f"{self.steps_per_iteration} optimizer steps of {self.groups_per_step} groups "
             f"= {self.samples_per_step} samples",
-            f"trainer: {self.trainer_ranks} ranks = {self.data_parallel} data-parallel x {self.model_ranks} per copy"
-            + (f", models {', '.join(self.models)}" if len(self.models) > 1 else ""),
+            *self._of_trainer(),
             f"engines: {self.engines}" + (f" on {self.engine_gpus} GPUs" if self.engine_gpus else ""),
             f"tokens: at most {self.max_sequence_tokens} per sample, {self.max_tokens_per_iteration:,} per iteration",
+        ]
+
+    def _of_trainer(self) -> list[str]:
+        if not self.trainer_ranks:
+            return ["trainer: none, the run only generates"]
+        return [
+            f"trainer: {self.trainer_ranks} ranks = {self.data_parallel} data-parallel x {self.model_ranks} per copy"
+            + (f", models {', '.join(self.models)}" if len(self.models) > 1 else "")
         ]
 
 

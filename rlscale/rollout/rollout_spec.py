@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_templat
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 
 _BUFFER = {TARGET: "rlscale.data.buffer.Buffer"}
+_REPLAY = "rlscale.rollout.replay.ReplayService"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class RolloutSpec:
             architecture = read_architecture(ModelConfig(name=model.name, path=str(model_folder)))
             experts = ExpertSizes.of(architecture or {})
         return RolloutSpec(
-            rollout=config.rollout,
+            rollout=_service(config.rollout),
             reward=config.reward,
             data=config.data,
             eval=config.eval,
@@ -69,3 +71,10 @@ class RolloutSpec:
             buffer=config.buffer,
             env=config.env,
         )
+
+
+def _service(rollout: RolloutConfig) -> RolloutConfig:
+    """The section with the service that it asks for: with `replay` the one that reads what another run stored."""
+    if rollout.replay is None:
+        return rollout
+    return dataclasses.replace(rollout, _target_=_REPLAY, arguments={"folder": rollout.replay})

@@ -139,9 +139,9 @@ class RolloutService:
         await self._on_sync.pause()
 
     async def resume(self, version: int) -> None:
-        """Go on generating; the engines now hold the weights of `version`."""
-        if version != self._version:
-            self._taken = False
+        """Go on generating; the engines hold the weights of `version`, which may be those of the last batch (a run that
+        only generates)."""
+        self._taken = False
         self._version = version
         if self._error is None:
             self._on_sync.resume()

@@ -30,7 +30,8 @@ class Service(Protocol):
         """No request is under way when this returns, and none is sent before `resume`."""
 
     async def resume(self, version: int) -> None:
-        """Go on generating; the engines now hold the weights of `version`."""
+        """Go on generating; the engines hold the weights of `version`, also where that is what it was: the next batch
+        may be taken then, too."""
 
     async def evaluate(self, version: int) -> EvalResult:
         """Measure the weights that the engines hold, also while generation is paused."""

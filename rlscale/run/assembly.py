@@ -18,18 +18,20 @@ from rlscale.data.supervised import SupervisedGroups
 from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.calls import Calls, StopSignal
-from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines
+from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
 from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
+from rlscale.run.generating import serving, starting_folder
 from rlscale.run.models import ModelFolders
 from rlscale.run.placement import lay_out, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
 from rlscale.run.rollout import GroupSource, Rollout, SupervisedGroupSource
 from rlscale.run.session import Session
-from rlscale.run.sessions import ReinforcementSession, SupervisedSession
+from rlscale.run.sessions import GeneratingSession, ReinforcementSession, SupervisedSession
 from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
+from rlscale.run.trainer_side import NoTrainer, TrainerSide
 from rlscale.trainer.spec import TrainerSpec
 
 
@@ -44,7 +46,7 @@ class Assembly:
         self._scratch = Path(config.run.scratch).resolve()
         self._calls = Calls(stop, config.cluster.call_timeout_s, str(folder.logs))
         needs = Needs.of(config)
-        self._supervised, self._generates = needs.supervised, needs.engines
+        self._supervised, self._trains, self._generates = needs.supervised, needs.trains, needs.engines
         self._sizes = Sizes.of(config)
         self._trainer: TrainerGroup | None = None
         self._engines: Engines | None = None
@@ -55,9 +57,13 @@ class Assembly:
         """Engines that died and were started again."""
         return self._engines.restarts if self._engines is not None else 0
 
-    def launch(self) -> None:
-        """Make the models if they are not there, and begin to start ranks, engines and the rollout service."""
-        config, folder = self._config, self._folder
+    def launch(self, config: Config) -> None:
+        """Make the models if they are not there, and begin to start ranks, engines and the rollout service.
+
+        `config` holds what the stages before this run made, if they have run by now, as a run that only generates
+        needs it.
+        """
+        folder = self._folder
         self._models = ModelFolders.of(config).taught_by(config)
         self._models.check_start(config)
         self._model = self._models.policy
@@ -70,21 +76,45 @@ class Assembly:
         nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
         if self._generates:
             note = self._records.note
+            own = config if self._trains else serving(config)
             self._engines = Engines(
-                config, layout, nodes, self._calls, folder.logs, self._scratch, note, self._fork_server
+                own, layout, nodes, self._calls, folder.logs, self._scratch, note, self._fork_server
             )
-            served = served_folder(self._companions, config.model.name, config.model.dtype.value, self._scratch)
-            self._engines.launch(str(served))
-        self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config)
-        if self._generates:
+            self._engines.launch(str(self._served(config)))
+        if self._trains:
+            self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config)
+        if self._generates or not self._supervised:
             self._rollout = Rollout(RolloutSpec.of(config, self._model), self._calls, folder.logs)
 
     def session(self, config: Config, config_hash: str) -> Session:
         """Wait until everything runs; `config` holds by now what the stages before this run made."""
-        assert self._trainer is not None
         if self._rollout is not None:
             self._records.phase("reading the data")
             self._rollout.prepared()
+        trainer: TrainerSide = self._started_trainer(config) if self._trains else NoTrainer()
+        kind = SupervisedSession if self._supervised else ReinforcementSession if self._trains else GeneratingSession
+        return kind(
+            config,
+            config_hash,
+            self._folder,
+            calls=self._calls,
+            stop=self._stop,
+            trainer=trainer,
+            engines=self._engine_side(config),
+            group_source=self._group_source(),
+            records=self._records,
+        )
+
+    def _served(self, config: Config) -> Path:
+        """The folder that engines start from. Where nobody gives them weights they read them there."""
+        companions = self._companions
+        if not self._trains:
+            companions = companions_of(config, starting_folder(config, self._model))
+        return served_folder(companions, config.model.name, config.model.dtype.value, self._scratch)
+
+    def _started_trainer(self, config: Config) -> TrainerGroup:
+        """The ranks, once they have built their models."""
+        assert self._trainer is not None
         if (
             shares_devices(config.cluster) and self._engines is not None
         ):  # they start with all of the memory, which the trainer needs
@@ -94,24 +124,16 @@ class Assembly:
         spec = trainer_spec(config, self._models.taught_by(config))
         spec = dataclasses.replace(spec, companions=self._companions)
         self._trainer.start(spec, config.cluster.start_timeout_s)
-        engines = self._engine_side(config)
-        kind = SupervisedSession if self._supervised else ReinforcementSession
-        return kind(
-            config,
-            config_hash,
-            self._folder,
-            calls=self._calls,
-            stop=self._stop,
-            trainer=self._trainer,
-            group_source=self._group_source(),
-            engines=engines,
-            records=self._records,
-        )
+        return self._trainer
 
     def _engine_side(self, config: Config) -> EngineSide:
         """The engines, ready and connected to the rollout service, or nobody."""
-        if self._engines is None or self._rollout is None or self._trainer is None:
+        if self._engines is None or self._rollout is None:
             return NoEngines()
+        if self._trainer is None:
+            self._wait_for_engines()
+            self._rollout.start(self._engines.router_url, self._engines.api_key)
+            return SteadyEngines(self._engines, self._rollout)
         if not shares_devices(config.cluster):
             self._wait_for_engines()
         self._rollout.start(self._engines.router_url, self._engines.api_key)

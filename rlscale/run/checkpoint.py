@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +13,8 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.run.folder import write_json
+from rlscale.run.rollout_state import NAME as ROLLOUT_STATE
+from rlscale.run.rollout_state import read_rollout_state, write_rollout_state
 from rlscale.trainer.checksums import SUMS, checksum, read_sums
 
 MANIFEST = "manifest.json"
@@ -96,8 +97,7 @@ class CheckpointStore:
             for left in self.folder.glob(f"{_PARTIAL}*"):
                 shutil.rmtree(left, ignore_errors=True)
             begun.partial.mkdir(parents=True)
-            with open(begun.partial / "rollout.pkl", "wb") as file:
-                pickle.dump(rollout, file)
+            write_rollout_state(begun.partial / ROLLOUT_STATE, rollout)
         except OSError as error:
             raise self.failed(begun, error) from error
         return begun
@@ -157,12 +157,8 @@ def _is_shaped(progress: Progress) -> bool:
 
 
 def load_rollout(checkpoint: Path) -> Any:
-    """The rollout service's part of a checkpoint: data position, buffer, counters."""
-    with open(checkpoint / "rollout.pkl", "rb") as file:
-        try:
-            return pickle.load(file)
-        except (pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
-            raise _other_version(checkpoint) from error
+    """The rollout service's part of a checkpoint: data position, buffer, counters. UserError if it is damaged."""
+    return read_rollout_state(checkpoint / ROLLOUT_STATE)
 
 
 def _other_version(checkpoint: Path) -> UserError:

@@ -125,3 +125,35 @@ class RunningEngines:
         self._sync(version, urls)
         if asleep:
             self._trainer.call("sleep", what="trainer sleep")
+
+
+class SteadyEngines:
+    """Engines that keep the weights of the folder that they serve: those of a run that only generates."""
+
+    shares_devices = False
+
+    def __init__(self, engines: Engines, rollout: Rollout) -> None:
+        self._engines, self._rollout = engines, rollout
+        self._next_look = 0.0
+
+    def mend(self, version: int, *, now: bool = False) -> bool:
+        """See EngineSide. A restarted engine has the weights of its folder."""
+        if time.monotonic() < self._next_look and not now:
+            return False
+        self._engines.heal(lambda urls: None, self._rollout.redirect)
+        self._next_look = time.monotonic() + _HEAL_EVERY_S
+        return True
+
+    def send(self, version: int) -> dict[str, float]:
+        """They have them."""
+        return {}
+
+    def make_way(self) -> None:
+        """The devices are theirs."""
+
+    def come_back(self) -> None:
+        """They stay theirs."""
+
+    def evaluate(self, version: int, meanwhile: Callable[[], None]) -> EvalResult:
+        """Refused: a run that only generates does not evaluate."""
+        raise RuntimeError("an evaluation in a run that only generates")

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.config.groups import Groups
 from rlscale.config.machine import check_machine
-from rlscale.config.overrides import given_keys, parse
-from rlscale.config.recipe_file import find_recipe, read_recipe, stranded
 from rlscale.config.schema import Config
 from rlscale.observe import jsonl
 from rlscale.run.folder import read_mark, write_json
 from rlscale.run.preflight import preflight
+from rlscale.run.recomposed import recompose, taken_apart
 from rlscale.run.resume import checkpoint_of
 
 if TYPE_CHECKING:
@@ -44,7 +41,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         print(USAGE)
         return 0
-    own, overrides = _taken_apart(arguments)
+    own, overrides = taken_apart("eval", arguments, _OWN)
     run = Path(own["run.output"]).expanduser().resolve() if "run.output" in own else None
     config, checkpoint = _subject(run, own, overrides)
     check(config)
@@ -68,29 +65,12 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _taken_apart(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """What is the command's own, and what is the configuration's."""
-    own: dict[str, str] = {}
-    overrides = []
-    for word in arguments:
-        key, _, value = word.partition("=")
-        if word.startswith("-"):
-            raise UserError(f"eval does not know {word!r}; see python -m rlscale eval --help")
-        if key not in _OWN:
-            overrides.append(word)
-        elif key in own or not value:
-            raise UserError(f"{word}: give {key}=... once, with a value")
-        else:
-            own[key] = value
-    return own, overrides
-
-
 def _subject(run: Path | None, own: dict[str, str], overrides: list[str]) -> tuple[Config, Path | None]:
     """The configuration to measure with, whose `model.path` is the model, or else the checkpoint that holds it."""
     if run is None:
         if "iteration" in own:
             raise UserError("iteration=... belongs to run.output=FOLDER, the folder of a run")
-        config = _composed(own.get("recipe"), overrides)
+        config = recompose(own.get("recipe"), overrides, _MEASURED)
         if config.model.path is None:
             raise UserError("eval needs run.output=FOLDER, the folder of a run, or model.path=FOLDER, a model")
         if config.model.init is not None:
@@ -101,7 +81,7 @@ def _subject(run: Path | None, own: dict[str, str], overrides: list[str]) -> tup
     facts = read_mark(run)
     if facts is None:
         raise UserError(f"run.output={run} does not contain a run")
-    config = _composed(str(run / "recipe.yaml"), overrides)
+    config = recompose(str(run / "recipe.yaml"), overrides, _MEASURED)
     final = run / "hf"
     if "iteration" not in own and facts.get("state") == "finished" and (final / "config.json").is_file():
         # The run's tokenizer and template are in there, also where the files that it was given are gone by now.
@@ -112,21 +92,6 @@ def _subject(run: Path | None, own: dict[str, str], overrides: list[str]) -> tup
 
 def _is_given(overrides: list[str], key: str) -> bool:
     return any(word.lstrip("+").startswith(f"{key}=") for word in overrides)
-
-
-def _composed(recipe: str | None, overrides: list[str]) -> Config:
-    """The recipe with overrides. Where they choose another evaluation set or reward, the recipe's values for it go."""
-    if recipe is None:
-        return compose(None, overrides)
-    file = read_recipe(find_recipe(recipe))
-    given = parse(overrides, Groups.of([*file.searchpath, str(file.file.parent)]))
-    dropped = [
-        f"~{key}"
-        for choice, inside in stranded(file, given.choices, given_keys(given))
-        if choice in _MEASURED
-        for key in inside
-    ]
-    return compose(recipe, [*overrides, *dropped])
 
 
 def _for_measuring(config: Config, model: str | None, inside: Sequence[str] = ()) -> Config:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
+from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.written_recipe import write_recipe
@@ -42,12 +43,13 @@ def run_to_end(
     try:
         write_recipe(config, folder.path)
         records.introduce(notes)
-        beside = config.cluster.device is Device.cpu  # on GPUs the engines would hold the memory that the stage needs
+        # On GPUs the engines would hold the memory that the stage needs; without a trainer they serve what it makes.
+        beside = config.cluster.device is Device.cpu and Needs.of(config).trains
         if beside:
-            assembly.launch()
+            assembly.launch(config)
         ready = _after_stages(config, stop, records, fork_server)
         if not beside:
-            assembly.launch()
+            assembly.launch(ready)
         session = assembly.session(ready, digest)
         run_loop: Callable[[Session], None] = build_target(config.loop, "loop", call_arguments=1)
         run_loop(session)

@@ -9,8 +9,11 @@ from rlscale.run.session import Session
 
 def by_placement(run: Session) -> None:
     """The loop that algorithm and `cluster.placement` ask for."""
-    if Needs.of(run.config).supervised:
+    needs = Needs.of(run.config)
+    if needs.supervised:
         supervised(run)
+    elif not needs.trains:
+        generating(run)
     elif run.config.cluster.placement is Placement.disaggregated:
         disaggregated(run)
     else:
@@ -50,6 +53,17 @@ def supervised(run: Session) -> None:
     for _ in run.iterations():
         groups = run.collect()
         run.trainer_takes_devices()
+        run.train(groups)
+        run.record()
+        run.go_on()
+    run.end()
+
+
+def generating(run: Session) -> None:
+    """Nothing is trained: what was generated is stored, and the engines keep their weights."""
+    run.begin()
+    for _ in run.iterations():
+        groups = run.collect()
         run.train(groups)
         run.record()
         run.go_on()

@@ -17,12 +17,10 @@ from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.commands import export_checkpoint
 from rlscale.run.early_engines import early_fork_server
 from rlscale.run.engines import Engines
+from rlscale.run.generating import VERSION, serving
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
 from rlscale.run.rollout import Rollout
-
-_VERSION = 0
-"""Weight version of engines that serve what their model folder holds."""
 
 
 def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
@@ -56,11 +54,8 @@ def _measured(config: Config, model: Path, calls: Calls, logs: Path, fork_server
     sizes = Sizes.of(config)
     layout = lay_out(config.cluster, sizes.trainer_ranks, sizes.engines, config.rollout.gpus_per_engine)
     nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
-    serving = dataclasses.replace(
-        config.rollout, sglang={**config.rollout.sglang, "weight_version": str(_VERSION)}, max_staleness=0
-    )
     scratch = Path(config.run.scratch).resolve()
-    own = dataclasses.replace(config, rollout=serving)
+    own = serving(dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, max_staleness=0)))
     engines = Engines(own, layout, nodes, calls, logs, scratch, _say, fork_server)
     # All samples come back, not only the few for a report.
     spec = dataclasses.replace(RolloutSpec.of(own, model), report_samples=2**31)
@@ -72,7 +67,7 @@ def _measured(config: Config, model: Path, calls: Calls, logs: Path, fork_server
         engines.ready()
         rollout.start(engines.router_url, engines.api_key)
         _say("evaluating")
-        result: EvalResult = rollout.evaluate(_VERSION, lambda: engines.heal(_nothing_to_send, rollout.redirect))
+        result: EvalResult = rollout.evaluate(VERSION, lambda: engines.heal(_nothing_to_send, rollout.redirect))
         return result
     finally:
         rollout.close()

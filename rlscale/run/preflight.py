@@ -25,6 +25,7 @@ from rlscale.data.configured_source import build_source
 from rlscale.data.files import FileSource
 from rlscale.data.prompt_queue import CheckLabel
 from rlscale.data.sources import PromptSource
+from rlscale.data.stored_rollouts import StoredRollouts
 from rlscale.data.target import current_folder_importable
 from rlscale.envs.configured_environment import takes_reward
 from rlscale.envs.reward import build_reward, label_check
@@ -82,7 +83,7 @@ class _Part:
     @property
     def scores(self) -> bool:
         """Whether anything is sampled, and so scored."""
-        return not self.supervised or self.config.eval.enabled
+        return not self.trains or Needs.of(self.config).rewards
 
 
 def preflight(config: Config, *, trains: bool = True) -> list[str]:
@@ -162,8 +163,14 @@ def _look_at_functions(part: _Part, found: Findings) -> None:
 def _open_sources(part: _Part, found: Findings) -> None:
     """Training data, and the evaluation's where it evaluates."""
     config = part.config
+    if config.rollout.replay is not None and part.trains:
+        with found.of(part.stage):
+            stored = StoredRollouts(Path(config.rollout.replay), "rollout.replay")
+            stored.check_replayable(config.run.iterations, config.rollout.temperature)
+            found.checked.append(f"{part.stage}rollout.replay: {config.rollout.replay}")
+        return  # the data are not read
     wanted: dict[str, DataConfig | None] = {"data": config.data} if part.trains else {}
-    if config.eval.enabled:
+    if config.eval.enabled and not (part.trains and config.run.generate_only):
         wanted["eval.data"] = config.eval.data
     for key, data in wanted.items():
         with found.of(part.stage), user_code(f"{key}.source"):

@@ -10,6 +10,7 @@ from rlscale.config.keys import plain
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.sample import Group
+from rlscale.data.stored_rollouts import FOLDER, RolloutStore, spread
 from rlscale.observe.formatting import visible
 from rlscale.observe.metrics import MetricsLog
 from rlscale.observe.progress import Progress
@@ -171,13 +172,19 @@ class Records:
         self._show(result.groups, when, state.iteration)
         return accuracies
 
+    def store(self, state: checkpoint.Progress, groups: Sequence[Group]) -> None:
+        """Store the groups that the next iteration is about to train on, as far as `rollout.store` wants it."""
+        rollout = self._config.rollout
+        store = RolloutStore(
+            self._folder.path / FOLDER, rollout.store, self._config.run.report_samples, rollout.temperature
+        )
+        store.write(state.iteration + 1, state.version, groups)
+
     def rollouts(self, iteration: int, groups: Sequence[Group]) -> None:
         """Write down a few of the answers that an iteration trained on, if it is one whose samples are shown."""
         most, every = self._config.run.report_samples, self._config.run.report_samples_every
         if most and every and (iteration == 1 or iteration % every == 0):
-            # By their place in the data, not in the order in which they were finished: the shortest would come first.
-            ordered = sorted(groups, key=lambda group: group.prompt.index)
-            self._show(ordered[:: max(1, len(ordered) // most)][:most], TRAINING, iteration)
+            self._show(spread(groups, most), TRAINING, iteration)
 
     def _show(self, groups: Sequence[Group], phase: str, iteration: int) -> None:
         assert self._samples is not None

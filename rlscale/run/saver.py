@@ -9,7 +9,7 @@ from typing import Any
 from rlscale.config.errors import UserError
 from rlscale.run.calls import POLL_S, RunFailed
 from rlscale.run.checkpoint import Begun, CheckpointStore, Progress
-from rlscale.run.trainer_group import TrainerGroup
+from rlscale.run.trainer_side import TrainerSide
 
 _WHAT = "checkpoint"
 
@@ -17,7 +17,7 @@ _WHAT = "checkpoint"
 class Saver:
     """Writes one checkpoint at a time."""
 
-    def __init__(self, store: CheckpointStore, trainer: TrainerGroup, config_hash: str, timeout_s: float) -> None:
+    def __init__(self, store: CheckpointStore, trainer: TrainerSide, config_hash: str, timeout_s: float) -> None:
         """`timeout_s`: how long the ranks may write before they count as hung."""
         self._store, self._trainer, self._hash, self._timeout_s = store, trainer, config_hash, timeout_s
         self._begun: Begun | None = None

@@ -30,7 +30,7 @@ from rlscale.run.records import Records
 from rlscale.run.resume import usable_checkpoint
 from rlscale.run.rollout import GroupSource
 from rlscale.run.saver import Saver
-from rlscale.run.trainer_group import TrainerGroup
+from rlscale.run.trainer_side import TrainerSide
 from rlscale.trainer.preparation import prepare
 
 _SAVE_AFTER_FAILURE_S = 10.0
@@ -48,7 +48,7 @@ class Session(ABC):
         *,
         calls: Calls,
         stop: StopSignal,
-        trainer: TrainerGroup,
+        trainer: TrainerSide,
         group_source: GroupSource,
         engines: EngineSide,
         records: Records,
@@ -92,6 +92,7 @@ class Session(ABC):
         self._untrained = True
         with self.records.span("generate"):
             groups = self._group_source.collect(self._mend)
+            self.records.store(self.state, groups)
         self.records.generation(self._group_source.stats())
         return groups
 

@@ -1,4 +1,4 @@
-"""The two kinds of a session: reinforcement, whose engines generate what is trained on, and supervised."""
+"""The kinds of a session: reinforcement, whose engines generate what is trained on, supervised, and generating only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group
-from rlscale.run.batching import batch_metrics
+from rlscale.run.batching import batch_metrics, build_batch
 from rlscale.run.session import Session
 
 
@@ -53,3 +53,29 @@ class SupervisedSession(Session):
     def _version_to_save(self) -> int:
         """Versions count what engines were given."""
         return self.state.version
+
+
+class GeneratingSession(ReinforcementSession):
+    """Every iteration's groups are stored, and no step is made: there is no trainer, nothing to measure or export."""
+
+    def begin(self) -> None:
+        """Continue from the newest checkpoint if there is one."""
+        self._resume()
+        self.records.begin_loop(self.state)
+        if not self._done:
+            self._group_source.resume(self.state.version)
+
+    def train(self, groups: Sequence[Group]) -> None:
+        """No step: the iteration counts as done."""
+        self._untrained = False
+        self.state.iteration += 1
+        self._metrics |= self._measured(groups, build_batch(groups, self.config))
+
+    def go_on(self) -> None:
+        """Generate for the next iteration."""
+        if not self._done:
+            self._group_source.resume(self.state.version)
+
+    def end(self) -> None:
+        """Everything is stored by now."""
+        self.records.end_loop(None)

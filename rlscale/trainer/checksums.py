@@ -18,9 +18,14 @@ SUMS = "checksums.json"
 _PIECE = 8 << 20
 
 
+def running_checksum(begin: bytes | memoryview = b"") -> xxhash.xxh3_128:
+    """The checksum of `begin` and of what it is given by `update`; `digest()` is 16 bytes."""
+    return xxhash.xxh3_128(begin)
+
+
 def checksum(file: Path) -> str:
     """The checksum of a file's content, as 32 hex digits. OSError where it cannot be read."""
-    state = xxhash.xxh3_128()
+    state = running_checksum()
     with open(file, "rb") as content:
         while piece := content.read(_PIECE):
             state.update(piece)

@@ -23,6 +23,7 @@ from rlscale.config.checks.parameter_patterns import PARAMETER_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.replay_source import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
+from rlscale.config.checks.stored_rollouts_section import STORED_ROLLOUTS_CHECKS
 from rlscale.config.checks.teacher_section import TEACHER_CHECKS
 from rlscale.config.checks.unread import UNREAD_CHECKS, cluster_is_read
 from rlscale.config.errors import ConfigError, UserError
@@ -79,6 +80,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     *MEGATRON_CHECKS,
     *MOE_CHECKS,
     *SAMPLING_CHECKS,
+    *STORED_ROLLOUTS_CHECKS,
     *STAGE_CHECKS,
     *UNREAD_CHECKS,
     *COMPONENT_CHECKS,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rlscale.config.schema.about import SUPERVISED, Limit, Scope, Unread, Where, bounded, key, path_key
+from rlscale.config.schema.about import SUPERVISED, Limit, PathKind, Scope, Unread, Where, bounded, key, path_key
 from rlscale.config.schema.component import component, target_field
 from rlscale.config.schema.limits import CORES, DEVICES, IN_MEMORY, PATIENCE, TEMPERATURE, TOKENS, YEAR
 from rlscale.config.schema.section import Section
@@ -28,6 +28,16 @@ class OnSync(Enum):
     def pause(self) -> str | None:
         """How engines pause requests that they keep while they take weights; None where they have none then."""
         return self.value if self in (OnSync.retract, OnSync.in_place) else None
+
+
+class Store(Enum):
+    """Which groups are written down with tokens, log-probs, versions and rewards."""
+
+    none = "none"
+    sampled = "sampled"
+    """`run.report_samples` groups of every iteration."""
+    all = "all"
+    """Every group that is trained on."""
 
 
 def _evaluation_reads(name: str) -> Unread:
@@ -76,6 +86,11 @@ class RolloutConfig(Section):
     """Sampling from the k most likely tokens; -1 switches it off. Otherwise see `train_on_truncated_sampling`."""
     train_on_truncated_sampling: bool = key(False, unread=[SUPERVISED])
     """Train on samples of `top_p` or `top_k`, although log-probs, ratios and KL are those of the full softmax."""
+    store: Store = key(Store.none, scope=Scope.execution, unread=[SUPERVISED])
+    """Which groups each iteration writes to `rollouts/` in the run's folder: `none`, `sampled` (as many as
+    `run.report_samples`) or `all`, which can be trained on again."""
+    replay: str | None = key(None, path=PathKind.path, unread=[SUPERVISED])
+    """Folder of a run that stored all of its rollouts: train on those, without engines; null generates."""
     max_staleness: int = bounded(0, at_least=0, limit=PATIENCE, unread=[SUPERVISED])
     """Bound on the trainer's weight version minus the version that generated a token; 0 is on-policy."""
     on_sync: OnSync = OnSync.wait

@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.about import Limit, PathKind, Scope, Unread, Where, bounded, key, path_key
+from rlscale.config.schema.about import SUPERVISED, Limit, PathKind, Scope, Unread, Where, bounded, key, path_key
 from rlscale.config.schema.limits import COUNT, SEED
 from rlscale.config.schema.section import Section
 
@@ -39,6 +39,9 @@ class RunSection(Section):
         None, above=0, limit=Limit(1000, "no mean loss is that large", least=1e-9), unread=[_LOSS_AROUND_0]
     )
     """End training early, once the mean loss of the last 10 iterations is below this; null never does."""
+    generate_only: bool = key(False, unread=[SUPERVISED])
+    """Generate and store `run.iterations` batches with the weights that training would start from, without a
+    trainer."""
     seed: int = bounded(0, at_least=0, limit=SEED)
     """Seed of everything that is drawn at random: data order, sampling, initial weights."""
     output: str | None = path_key(None, scope=Scope.this_run)

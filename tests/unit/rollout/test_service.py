@@ -156,3 +156,14 @@ def test_a_second_batch_of_one_version_is_refused(run: Run) -> None:
 
     with pytest.raises(RuntimeError, match="batch of weight version 0 was taken already"):
         run(scenario)
+
+
+def test_weights_that_stay_give_a_batch_per_resume(run: Run) -> None:
+    async def scenario(engine: FakeEngine, service: RolloutService) -> list[list[int]]:
+        batches = []
+        for _ in range(3):  # as in a run that only generates
+            await service.resume(0)
+            batches.append(indices(await service.next_batch()))
+        return batches
+
+    assert run(scenario) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]

@@ -15,7 +15,8 @@ from rlscale.config.written_recipe import write_recipe
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.observe import jsonl
 from rlscale.rollout.evaluation import EvalPrompts, summarize
-from rlscale.run.evaluate import _subject, _taken_apart, _target, _write, evaluate
+from rlscale.run.evaluate import _OWN, _subject, _target, _write, evaluate
+from rlscale.run.recomposed import taken_apart
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_every_sample_and_the_numbers_are_written(tmp_path: Path) -> None:
 
 
 def test_own_words_and_overrides_are_told_apart() -> None:
-    assert _taken_apart(["run.output=a=b", "eval.prompts=3", "to=x"]) == (
+    assert taken_apart("eval", ["run.output=a=b", "eval.prompts=3", "to=x"], _OWN) == (
         {"run.output": "a=b", "to": "x"},
         ["eval.prompts=3"],
     )

@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_takes_no_place_among_those_that_are_kept(tmp_path:
 def test_every_file_has_a_checksum_and_ranks_share_the_reading(tmp_path: Path) -> None:
     checkpoint = save(saver(tmp_path), 1)
     sums = sums_of(checkpoint)
-    assert set(sums) == {"rollout.pkl", WEIGHTS}
+    assert set(sums) == {"rollout.state", WEIGHTS}
     for name in sums:
         (checkpoint / name).write_bytes(b"other")
     shares = [damaged(checkpoint, sums, rank, 3) for rank in range(3)]

@@ -1,0 +1,101 @@
+"""The folder of a run's stored rollouts: one Parquet file for the groups of each iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.rollout_config import Store
+from rlscale.data.rollout_file import read_facts, read_groups, write_groups
+from rlscale.data.sample import Group
+
+FOLDER = "rollouts"
+"""Its name in the folder of a run."""
+_PREFIX = "iteration_"
+
+
+@dataclass(frozen=True)
+class RolloutStore:
+    """Writes what an iteration is about to train on (`rollout.store`)."""
+
+    folder: Path
+    keep: Store
+    most: int
+    """Groups of an iteration that `sampled` keeps."""
+    temperature: float
+    """What was sampled at."""
+
+    def write(self, iteration: int, version: int, groups: Sequence[Group]) -> None:
+        """Store an iteration, in place of what an earlier attempt at it stored. UserError if it cannot be written."""
+        if self.keep is Store.none:
+            return
+        kept = spread(groups, self.most) if self.keep is Store.sampled else groups
+        facts = {
+            "iteration": iteration,
+            "weight_version": version,
+            "kept": self.keep.name,
+            "groups": len(groups),
+            "temperature": self.temperature,
+        }
+        path = self.folder / f"{_PREFIX}{iteration:06d}.parquet"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_groups(path, kept, facts)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror or error}); set rollout.store=none") from error
+
+
+def spread(groups: Sequence[Group], most: int) -> list[Group]:
+    """Up to `most` groups, spread over all of them by their place in the data.
+
+    Not in the order in which they were finished: the shortest would come first.
+    """
+    ordered = sorted(groups, key=lambda group: group.prompt.index)
+    return ordered[:: max(1, len(ordered) // most)][:most] if most else []
+
+
+class StoredRollouts:
+    """Reads what a run stored. `folder` is the run's, or the one with the files."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """UserError naming `key` where nothing is stored."""
+        self._name = f"{key}={folder}"
+        inside = folder / FOLDER
+        files = sorted((inside if inside.is_dir() else folder).glob(f"{_PREFIX}*.parquet"))
+        if not files:
+            raise UserError(f"{self._name}: no rollouts are stored there; a run stores them with rollout.store=all")
+        self._files = {int(file.stem.removeprefix(_PREFIX)): file for file in files}
+
+    @property
+    def iterations(self) -> list[int]:
+        """The iterations that are stored."""
+        return sorted(self._files)
+
+    def facts(self, iteration: int) -> dict[str, Any]:
+        """What is said of a stored iteration: `weight_version`, `kept`, `groups`, `temperature`."""
+        return read_facts(self._files[iteration])
+
+    def groups(self, iteration: int) -> list[Group]:
+        """The groups of a stored iteration."""
+        return read_groups(self._files[iteration])
+
+    def check_replayable(self, iterations: int, temperature: float) -> None:
+        """Whether the first `iterations` can be trained on as they were. UserError that says what to change."""
+        have = next(n for n in range(1, len(self._files) + 2) if n not in self._files) - 1
+        if not have:
+            raise UserError(f"{self._name}: iteration 1 is not stored there, and a replay begins with it")
+        if have < iterations:
+            raise UserError(
+                f"{self._name} holds the rollouts of the first {have} iterations; set run.iterations={have}"
+            )
+        facts = self.facts(1)
+        if facts["kept"] != Store.all.name:
+            raise UserError(f"{self._name} holds a few of the groups only; store them all, with rollout.store=all")
+        if facts["temperature"] != temperature:
+            raise UserError(
+                f"rollout.temperature={temperature:g}, but the rollouts of {self._name} were sampled at "
+                f"{facts['temperature']:g}; set it to that, or log-probs are those of another distribution"
+            )

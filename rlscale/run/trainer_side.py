@@ -1,0 +1,45 @@
+"""The trainer's side of a run, as its session sees it: the ranks, or nobody."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlscale.config.needs import Pass
+from rlscale.data.batch import Batch
+from rlscale.data.rank_shard import RankShard
+
+
+class TrainerSide(Protocol):
+    """What a session asks of its trainer."""
+
+    def train(
+        self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
+    ) -> dict[str, float]:
+        """One iteration's optimizer steps; metrics of them."""
+
+    def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> NDArray[np.float32]:
+        """The column of a pass for every token of a batch divided into `parts`, float32 [tokens_total]."""
+
+    def call(self, method: str, *args: Any, what: str) -> list[Any]:
+        """Any other method of the trainer; the answer of every rank."""
+
+
+class NoTrainer:
+    """The side of a run that only generates: no rank answers, and there is nothing to train."""
+
+    def train(
+        self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
+    ) -> dict[str, float]:
+        """Refused: a run that trains has ranks."""
+        raise RuntimeError("a training step without a trainer")
+
+    def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> NDArray[np.float32]:
+        """Refused, too."""
+        raise RuntimeError("a pass without a trainer")
+
+    def call(self, method: str, *args: Any, what: str) -> list[Any]:
+        """Nobody answers."""
+        return []
