@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -43,8 +44,8 @@ def takes(root: DictConfig, key: str) -> str:
 
 def known_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Every key that the schema of this node (or section type) has, sections included."""
-    kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else node
-    if not (isinstance(kind, type) and issubclass(kind, Section)):
+    kind: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else node
+    if not _is_section(kind):
         return
     for name, hint in _hints(kind).items():
         yield prefix + name
@@ -160,8 +161,11 @@ def _option(choice: str, value: Any, groups: Groups) -> str:
 
 
 def _is_open(node: DictConfig) -> bool:
-    kind = OmegaConf.get_type(node)
-    return not (isinstance(kind, type) and issubclass(kind, Section))
+    return not _is_section(OmegaConf.get_type(node))
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def _section(hint: Any) -> type[Section] | None:
@@ -173,10 +177,11 @@ def _section(hint: Any) -> type[Section] | None:
 
 
 def _hint(node: DictConfig, name: str) -> Any:
-    kind = OmegaConf.get_type(node)
-    return None if kind is None or _is_open(node) else _hints(kind).get(name)
+    kind: Any = OmegaConf.get_type(node)
+    return _hints(kind).get(name) if _is_section(kind) else None
 
 
+@functools.cache
 def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {item.name: hints[item.name] for item in fields(kind)}

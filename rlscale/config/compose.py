@@ -6,10 +6,10 @@ Hydra's single merge, which would stop at the first mistake and name no alternat
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
-from collections.abc import Mapping, Sequence
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,17 +116,19 @@ def compose_groups(
         f"{choice}={option}" if choice in top or groups.inside(choice) else f"+{choice}={option}"
         for choice, option in choices.items()
     ]
-    node, hydra_node = _composed(json.dumps(defaults), tuple(texts), tuple(searchpath), groups.stamps())
-    return copy.deepcopy(node), copy.deepcopy(hydra_node)
+    pickled = _composed(json.dumps(defaults), tuple(texts), tuple(searchpath), groups.stamps())
+    node, hydra_node = pickle.loads(pickled)
+    return node, hydra_node
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=256)
 def _composed(
     defaults: str, texts: tuple[str, ...], searchpath: tuple[str, ...], stamps: tuple[tuple[str, int], ...]
-) -> tuple[DictConfig, DictConfig]:
+) -> bytes:
     """Hydra's part, which takes most of the time and is the same for the runs of a sweep that differ in values only.
 
-    `defaults` as JSON; `stamps` of the files that it reads stand for what they hold.
+    `defaults` as JSON; `stamps` of the files that it reads stand for what they hold. Returns the configuration and
+    Hydra's own node pickled: 40 kB, from which a copy is made in a seventh of the time that a deep copy takes.
     """
     register_schema()
     primary = {
@@ -147,20 +149,16 @@ def _composed(
     if node.eval.data is not None and OmegaConf.is_interpolation(node.eval.data, "seed"):
         # The option's own value, meant for training: a sweep over run.seed would measure each run on other problems.
         node.eval.data.seed = 0
-    return node, hydra_node
+    return pickle.dumps((node, hydra_node))
 
 
 def close(composition: Composition) -> Config:
     """The read-only configuration. Raises ConfigError for keys without a value and interpolations without a target."""
-    node = composition.node
-    groups = Groups.of([str(composition.recipe.file.parent)])
     try:
-        missing = [_missing(node, key, groups) for key in sorted(missing_keys(node))]
-        if missing:
-            raise ConfigError(missing)
-        config = OmegaConf.to_object(node)
+        config = OmegaConf.to_object(composition.node)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {_one_line(error)}") from error
+        missing = list(_missing_values(composition))
+        raise ConfigError(missing or f"{error.full_key}: {_one_line(error)}") from error
     assert isinstance(config, Config)
     anchor_section(config, Path.cwd())
     config.freeze()
@@ -229,13 +227,15 @@ def _chosen_by(defaults: Sequence[Any]) -> dict[str, str]:
     return {words.removeprefix("override "): option for words, option in entries}
 
 
-def _missing(node: DictConfig, key: str, groups: Groups) -> str:
-    choice = groups.at(key)
-    if choice is not None:
-        return (
-            f"{key}: is not chosen; add {choice}=<option>, one of {', '.join(groups.options(choice.partition('@')[0]))}"
-        )
-    return f"{key}: has no value; give {key}=... ({takes(node, key)})"
+def _missing_values(composition: Composition) -> Iterator[str]:
+    """A line for each key that has no value."""
+    node, groups = composition.node, Groups.of([str(composition.recipe.file.parent)])
+    for key in sorted(missing_keys(node)):
+        if (choice := groups.at(key)) is not None:
+            options = ", ".join(groups.options(choice.partition("@")[0]))
+            yield f"{key}: is not chosen; add {choice}=<option>, one of {options}"
+        else:
+            yield f"{key}: has no value; give {key}=... ({takes(node, key)})"
 
 
 def _one_line(error: BaseException) -> str:

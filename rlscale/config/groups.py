@@ -33,8 +33,7 @@ class Groups:
         for folder in extra:
             if not Path(folder).is_dir():
                 raise UserError(f"hydra.searchpath: there is no folder {folder}")
-        names = sorted(str(folder.relative_to(conf)) for folder in conf.rglob("*") if folder.is_dir())
-        return cls((conf, *map(Path, extra)), tuple(names))
+        return cls((conf, *map(Path, extra)), _names(conf))
 
     def options(self, group: str) -> list[str]:
         """Options of a group, sorted."""
@@ -83,6 +82,12 @@ class Groups:
             hint = did_you_mean(guess) or f"; values inside are set with {section(choice)}.<key>=..."
             return f"{choice}={option}: no such option{hint} Available: {', '.join(options)}"
         return None
+
+
+@functools.cache
+def _names(conf: Path) -> tuple[str, ...]:
+    """The groups that ship."""
+    return tuple(sorted(str(folder.relative_to(conf)) for folder in conf.rglob("*") if folder.is_dir()))
 
 
 @functools.cache

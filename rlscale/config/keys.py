@@ -21,13 +21,18 @@ class Key:
     name: str
     """Dotted."""
     value: Any
-    default: Any
-    """What the schema gives it; `dataclasses.MISSING` without a default."""
+    field: Field[Any]
+    """Of the schema."""
     section: Section
     """The section that it stands in."""
     about: About
     unread: tuple[tuple[Unread, Section], ...]
     """When nothing reads it: of the sections around it, then of the key, each with the section that it asks."""
+
+    @property
+    def default(self) -> Any:
+        """What the schema gives it; `dataclasses.MISSING` without a default."""
+        return self.field.default if self.field.default_factory is MISSING else self.field.default_factory()
 
 
 def keys(section: Section, prefix: str = "", around: tuple[tuple[Unread, Section], ...] = ()) -> Iterator[Key]:
@@ -38,7 +43,7 @@ def keys(section: Section, prefix: str = "", around: tuple[tuple[Unread, Section
         if isinstance(value, Section):
             yield from keys(value, f"{prefix}{item.name}.", unread)
         else:
-            yield Key(f"{prefix}{item.name}", value, _default(item), section, said, unread)
+            yield Key(f"{prefix}{item.name}", value, item, section, said, unread)
 
 
 def plain(value: Any, scopes: Collection[Scope] = tuple(Scope)) -> Any:
@@ -65,7 +70,3 @@ def config_hash(config: Config) -> str:
     `run.iterations` is part of it: the learning rate's schedule depends on it.
     """
     return hashlib.sha256(json.dumps(what_counts(config), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _default(item: Field[Any]) -> Any:
-    return item.default if item.default_factory is MISSING else item.default_factory()

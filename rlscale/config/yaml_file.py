@@ -6,6 +6,8 @@ of the parser.
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,15 @@ def read_yaml(file: Path) -> Any:
 
     Raises UserError that names the file, and the line where one is known.
     """
-    text = _text(file)
+    return copy.deepcopy(_parsed(file, _text(file)))
+
+
+@functools.lru_cache(maxsize=128)
+def _parsed(file: Path, text: str) -> Any:
+    """What `text`, of a file, says. A sweep, and the stages of a run, come back to the same recipes and options."""
     try:
         _bounded(file, text)
-        content = OmegaConf.load(file) if text.strip() else None
+        content = OmegaConf.create(text) if text.strip() else None
     except UserError:
         raise
     except Exception as error:  # OmegaConf lets through whatever PyYAML and its own grammar raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import gc
 import importlib
 import os
@@ -14,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -87,7 +86,6 @@ def warm_up(cases: Iterable[Case]) -> None:
     from rlscale.config.checks import check
     from rlscale.config.errors import ConfigError, UserError
 
-    composing.compose_groups = _remembered(composing.compose_groups)
     check(composing.compose())
     for base in sorted({tuple(case.base) for case in cases}):
         words = [word for word in base if not word.startswith("recipe=")]
@@ -95,19 +93,6 @@ def warm_up(cases: Iterable[Case]) -> None:
             composing.compose_node(None, words)
     gc.collect()
     gc.freeze()
-
-
-def _remembered(compose_groups: Callable[..., Any]) -> Callable[..., Any]:
-    """Hydra's composition of the same groups is the same, and takes most of the time of a case."""
-    seen: dict[str, Any] = {}
-
-    def remembered(*arguments: Any) -> Any:
-        key = repr(arguments)
-        if key not in seen:
-            seen[key] = compose_groups(*arguments)
-        return copy.deepcopy(seen[key])
-
-    return remembered
 
 
 def prepare(cases: Iterable[Case], folder: Path) -> None:
