@@ -1,13 +1,8 @@
-"""What several packages say about a mixture of experts: how a request asks for them, what is balanced, what a dense
-model lacks."""
+"""What several packages say about a mixture of experts: what is balanced, what a dense model lacks."""
 
 from __future__ import annotations
 
 from typing import Any
-
-ROUTED_EXPERTS_HEADER = "x-request-id-return-routed-experts"
-"""Header of a request, 1 or 0: whether an engine's answer says which experts it chose. Why it is a header:
-`rlscale.platform.sglang_routing`."""
 
 
 def load_balancing(kinds: Any, coefficients: Any) -> list[tuple[Any, Any]]:

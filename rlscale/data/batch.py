@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlscale.data.fields import FIELDS, Scope
+from rlscale.data.fields import FIELDS, Scope, equally_wide
 from rlscale.data.sample import Group, Sample
 
 
@@ -147,7 +147,7 @@ def _brought(name: str, samples: Sequence[Sample]) -> NDArray:
         )
     if scope is Scope.batch:
         raise ValueError(f"samples bring the column {name!r}, of which the whole batch has one value")
-    columns = [np.asarray(sample.columns[name]) for sample in samples]
+    columns = equally_wide([np.asarray(sample.columns[name]) for sample in samples], FIELDS[name])
     if scope is not Scope.token:
         return np.array(columns)
     for sample, column in zip(samples, columns, strict=True):

@@ -9,12 +9,13 @@ Samples bring it as `sample.columns["example_weight"]`, hooks read it as `inputs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 
 class Scope(Enum):
@@ -108,6 +109,9 @@ class Fields(Mapping[str, Field]):
 
 _TOKEN, _SEGMENT, _SAMPLE = Scope.token, Scope.segment, Scope.sample
 
+# The words that top-p or top-k left to draw the token from, filled up with -1; all -1 where nothing was left out.
+SUPPORT = Field("sampling_support", np.int32, _TOKEN, -1, Maker.engine, axes=1)
+
 FIELDS = Fields(
     (
         # One value per token, aligned to the token itself (not to the position that predicts it).
@@ -117,6 +121,7 @@ FIELDS = Fields(
         Field("versions", np.int32, _TOKEN, -1, Maker.engine),
         # The experts that the engine sent the token to, [tokens, layers, top_k]; -1 where it did not say.
         Field("routed_experts", np.int16, _TOKEN, -1, Maker.engine, axes=2, of_input=True),
+        SUPPORT,
         Field("old_logprobs", np.float32, _TOKEN, 0, Maker.policy),
         Field("ref_logprobs", np.float32, _TOKEN, 0, Maker.reference),
         Field("teacher_logprobs", np.float32, _TOKEN, 0, Maker.teacher),
@@ -139,3 +144,15 @@ FIELDS = Fields(
     )
 )
 """Every column that a batch may have, by name."""
+
+
+def equally_wide(values: Sequence[NDArray[Any]], field: Field) -> list[NDArray[Any]]:
+    """Values of a field that has an axis of its own, whose sizes may differ, as wide as the widest of them."""
+    widths = {value.shape[1] for value in values if value.ndim == 2}
+    if field.axes != 1 or len(widths) < 2:
+        return list(values)
+    wide = max(widths)
+    return [
+        np.pad(value, ((0, 0), (0, wide - value.shape[1])), constant_values=field.fill) if value.ndim == 2 else value
+        for value in values
+    ]

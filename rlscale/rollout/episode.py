@@ -19,9 +19,10 @@ from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.score import score_of
-from rlscale.rollout.engines.client import Generation, RequestFailed, SamplingParams
+from rlscale.rollout.engines.client import Generation, RequestFailed
 from rlscale.rollout.engines.continued import Continued
 from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.trajectory import Trajectory
 

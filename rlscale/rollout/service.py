@@ -19,10 +19,11 @@ from rlscale.data.target import build_target, instantiate
 from rlscale.envs.configured_environment import Environments
 from rlscale.envs.overlong import OverlongShaping
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import EngineClient, SamplingParams
+from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
+from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.episode import Episodes, Judging, Place, SampleFailed
 from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_encoder, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
@@ -286,7 +287,7 @@ class RolloutService:
 
     @staticmethod
     def _sampling(config: RolloutConfig | EvalConfig, length: int, end: EndOfTurn) -> SamplingParams:
-        return SamplingParams(length, config.temperature, config.top_p, config.top_k, (end.token,))
+        return SamplingParams.of(config, length, end.token)
 
     def _stop(self, error: BaseException) -> None:
         """Generate no more; `next_batch` raises the error."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.data.fields import SUPPORT, equally_wide
 from rlscale.data.sample import NOT_GENERATED, Prompt, Sample, Segment
 from rlscale.rollout.engines.client import Generation
 
@@ -40,7 +41,7 @@ class Trajectory:
         if generation.routed_experts is not None:
             segment.experts.append(generation.routed_experts[segment.routed :])
             segment.routed = len(generation.routed_experts)
-        segment.append(generation.tokens, True, generation.logprobs, generation.versions)
+        segment.append(generation.tokens, True, generation.logprobs, generation.versions, generation.support)
 
     def observed(self, tokens: NDArray[np.int32]) -> None:
         """Append tokens that the policy is shown, int32 [m]."""
@@ -54,6 +55,8 @@ class Trajectory:
         """The trajectory as sample number `index` of the prompt's group, without text and reward."""
         parts = self._segments
         routed = [experts for segment in parts if (experts := segment.all_experts()) is not None]
+        support = [part for segment in parts for part in segment.support]
+        named = any(segment.named_support for segment in parts)
         return Sample(
             prompt_index=prompt.index,
             index=index,
@@ -63,6 +66,7 @@ class Trajectory:
             rollout_logprobs=np.concatenate([part for segment in parts for part in segment.logprobs]),
             versions=np.concatenate([part for segment in parts for part in segment.versions]),
             routed_experts=np.concatenate(routed) if routed else None,
+            columns={SUPPORT.name: np.concatenate(equally_wide(support, SUPPORT))} if named else {},
             later_segments=tuple(Segment(segment.length, segment.context) for segment in parts[1:]),
         )
 
@@ -83,12 +87,21 @@ class _Growing:
         self.mask: list[NDArray[np.bool_]] = []
         self.logprobs: list[NDArray[np.float32]] = []
         self.versions: list[NDArray[np.int32]] = []
+        self.support: list[NDArray[np.int32]] = []
+        self.named_support = False
         self.append(self.start, False, np.zeros(self.context, np.float32), NOT_GENERATED)
 
     def append(
-        self, tokens: NDArray[np.int32], mask: bool, logprobs: NDArray[np.float32], version: int | NDArray[np.int32]
+        self,
+        tokens: NDArray[np.int32],
+        mask: bool,
+        logprobs: NDArray[np.float32],
+        version: int | NDArray[np.int32],
+        support: NDArray[np.int32] | None = None,
     ) -> None:
-        """Tokens with their log-probs, and their version, or that of each of them."""
+        """Tokens with their log-probs, their version, or that of each of them, and the words they were drawn from."""
+        self.named_support |= support is not None
+        self.support.append(np.full((len(tokens), 1), SUPPORT.fill, np.int32) if support is None else support)
         self.tokens.append(tokens)
         self.mask.append(np.full(len(tokens), mask, np.bool_))
         self.logprobs.append(logprobs)

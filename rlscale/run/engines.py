@@ -17,6 +17,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.rollout.engines.sampling_params import truncates
 from rlscale.run.actors import LauncherActor
 from rlscale.run.calls import Calls, RunFailed
 from rlscale.run.placement import Layout, shares_devices
@@ -202,6 +203,7 @@ class Engines:
             receiver.weight_version()
             useful = not replays or receiver.tells_routing()
             keep = self.config.rollout.on_sync.pause
+            named = not truncates(self.config.rollout) or receiver.names_support()
             exact = keep is None or receiver.keeps_exactly(keep)
         except CallError as error:
             raise UserError(
@@ -213,6 +215,11 @@ class Engines:
                 "come from keys and values of old weights; use rollout.on_sync=abort_and_resume, or leave "
                 "rollout.engine_urls out, so that the run starts engines that can"
                 + ("" if keep == "in_place" else ", or start that engine with disable_radix_cache")
+            )
+        if not named:
+            raise UserError(
+                f"rollout.engine_urls: {url} does not say which words tokens were drawn from; leave it out, "
+                " so that the run starts engines that do, or set rollout.top_p=1 rollout.top_k=-1 rollout.min_p=0"
             )
         if not useful:
             raise UserError(

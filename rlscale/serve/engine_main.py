@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rlscale.platform import sglang_paused_flush, sglang_routing
+from rlscale.platform import sglang_headers, sglang_paused_flush
 from rlscale.platform.adapting import AdaptingFinder
 from rlscale.serve.secret import Secret
 
@@ -55,10 +55,9 @@ def serve(order: Mapping[str, Any]) -> None:
         import torch
 
         torch.set_num_threads(order["threads"])
-    if options.get("enable_return_routed_experts"):
-        from sglang.srt.entrypoints import request_headers
+    from sglang.srt.entrypoints import request_headers
 
-        sglang_routing.heed_header(request_headers)
+    sglang_headers.heed_headers(request_headers)
     run_server(ServerArgs(**options, api_key=Secret(order["api_key"])))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
+from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 from rlscale.platform.sglang_paused_flush import MARK
 from rlscale.serve.http import CallError, call, send
 
@@ -164,6 +164,15 @@ class EngineReceiver:
         timeout = min(self._timeout, 60.0)
         answer = call(self.url, "/generate", self._api_key, body, headers={ROUTED_EXPERTS_HEADER: "1"}, timeout=timeout)
         return "routed_experts" in answer["meta_info"]
+
+    def names_support(self) -> bool:
+        """Whether the engine says which words it drew a token from, asked as a request through the router asks."""
+        params = {"max_new_tokens": 1, "top_k": 2, "sampling_seed": 0}
+        body = {"input_ids": [0], "sampling_params": params}
+        timeout = min(self._timeout, 60.0)
+        headers = {SAMPLING_SUPPORT_HEADER: "1"}
+        answer = call(self.url, "/generate", self._api_key, body, headers=headers, timeout=timeout)
+        return "output_token_sampling_mask" in answer["meta_info"]
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import rlscale
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.visible_gpus import visible_gpus
-from rlscale.platform import sglang_environment, sglang_routing
+from rlscale.platform import sglang_environment, sglang_headers
 from rlscale.platform.process_environment import WAIT_POLICY
 
 CPU_CACHE_BYTES = 2 << 30
@@ -26,7 +26,7 @@ CPU_CACHE_TOKENS = 65_536
 _READ_AT_IMPORT = ("SGLANG_", "SGL_", "TORCH", "PYTORCH_", "TRANSFORMERS_", "TOKENIZERS_", "HF_", "PYTHONPATH")
 """Beginnings of the names of variables that may be read when SGLang, torch or transformers is imported."""
 
-_READ_LATER = (*sglang_routing.ENVIRONMENT, "SGLANG_CACHE_DIR", "HF_HOME")
+_READ_LATER = (*sglang_headers.ENVIRONMENT, "SGLANG_CACHE_DIR", "HF_HOME")
 """Those of them that are read when a server starts, or whose value makes no difference there."""
 
 
@@ -139,8 +139,6 @@ def base_environment() -> dict[str, str]:
 def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
     """Environment of the server: this process's, with caches below `scratch` and what the device needs."""
     variables = _any_environment(scratch)
-    if spec.routed_experts:
-        variables.update(sglang_routing.ENVIRONMENT)
     if spec.device is Device.cpu:
         architectures = read_config(spec.model_path).get("architectures") or [None]
         variables.update(sglang_environment.cpu_environment(architectures[0]))
@@ -169,6 +167,7 @@ def _any_environment(scratch: Path) -> dict[str, str]:
     caches = (scratch / "cache").resolve()
     return {
         **base_environment(),
+        **sglang_headers.ENVIRONMENT,
         "XDG_CACHE_HOME": str(caches),
         "HF_HOME": str(caches / "huggingface"),
         "HF_HUB_OFFLINE": "1",  # the model is a folder; nothing is looked up

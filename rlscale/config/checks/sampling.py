@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.config.schema.trainer_config import RoutingReplay
 
@@ -51,26 +51,44 @@ def syncs_are_possible(context: CheckContext) -> Iterator[str]:
 
 
 def samples_are_of_the_trained_distribution(context: CheckContext) -> Iterator[str]:
-    """The trainer knows the full softmax alone: what top-p and top-k cut off is in no log-prob, ratio or metric."""
-    rollout = context.config.rollout
+    """What changes logits before a token is drawn must be known to the trainer, which knows temperature and support."""
+    config = context.config
+    rollout = config.rollout
     if context.supervised:
         return
-    cut = [f"rollout.top_p={rollout.top_p:g}"] if rollout.top_p < 1 else []
-    cut += [f"rollout.top_k={rollout.top_k}"] if rollout.top_k != -1 else []
-    if not cut:
-        if rollout.train_on_truncated_sampling:
-            context.notes.append("rollout.train_on_truncated_sampling=true does nothing: top_p and top_k are off")
-    elif not rollout.train_on_truncated_sampling:
+    for name, off in (("presence_penalty", 0), ("frequency_penalty", 0), ("repetition_penalty", 1)):
+        if (value := getattr(rollout, name)) != off:
+            yield (
+                f"rollout.{name}={value:g}: tokens would be drawn from logits that depend on the tokens before, while "
+                "the trainer's log-probs are of the model's own, so that gradient, ratios and KL are wrong; set it to "
+                f"{off} (evaluation has eval.{name})"
+            )
+    if rollout.min_response_tokens > 0:
         yield (
-            f"{' and '.join(cut)}: samples would come from a truncated distribution, while trainer and engine give "
-            "log-probs of the full one, so that gradient, ratios and KL are wrong and no metric shows it; use "
-            "rollout.top_p=1 rollout.top_k=-1 (evaluation has eval.top_p and eval.top_k of its own), or accept it with "
-            "rollout.train_on_truncated_sampling=true"
+            f"rollout.min_response_tokens={rollout.min_response_tokens}: until then no end token is drawn, which "
+            "the trainer's log-probs do not know; set it to 0 (evaluation has "
+            "eval.min_response_tokens)"
         )
-    else:
-        context.notes.append(
-            f"{' and '.join(cut)}: trained log-probs are of the full softmax; mismatch_* and logprob_diff_* compare "
-            "those on both sides and do not see what was cut off"
+    if rollout.ignore_eos and (rollout.stop or rollout.stop_token_ids):
+        context.notes.append("rollout.ignore_eos=true: responses end at rollout.stop and stop_token_ids only")
+
+
+def engines_can_sample_so(context: CheckContext) -> Iterator[str]:
+    """What the seeded sampler of a CPU engine lacks, and what a response that is cut in two would miss."""
+    config = context.config
+    sections = [("rollout", config.rollout.min_p)] if not context.supervised else []
+    sections += [("eval", config.eval.min_p)] if config.eval.enabled else []
+    for section, min_p in sections:
+        if min_p > 0 and config.cluster.device is Device.cpu:
+            yield (
+                f"{section}.min_p={min_p:g}: SGLang's sampler on the CPU cannot use it together with a seed, which "
+                f"every request has; set it to 0, or use {section}.top_p"
+            )
+    rollout = config.rollout
+    if rollout.stop and rollout.on_sync is OnSync.abort_and_resume and not context.supervised:
+        yield (
+            "rollout.stop with rollout.on_sync=abort_and_resume: a text that a sync cuts in two would not be seen; use "
+            "rollout.stop_token_ids, or another rollout.on_sync"
         )
 
 
@@ -129,6 +147,7 @@ SAMPLING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     staleness_is_possible,
     syncs_are_possible,
     samples_are_of_the_trained_distribution,
+    engines_can_sample_so,
     evaluation_is_possible,
     pass_k_has_samples,
     prompts_fit_the_model,

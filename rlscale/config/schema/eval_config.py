@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rlscale.config.schema.about import bounded
+from rlscale.config.schema.about import bounded, key
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.limits import COUNT, IN_EVALUATION, TEMPERATURE, TOKENS
 from rlscale.config.schema.section import Section
@@ -32,6 +32,22 @@ class EvalConfig(Section):
     """Nucleus sampling; 1 switches it off."""
     top_k: int = bounded(-1, at_least=1, off=-1)
     """Sampling from the k most likely tokens; -1 switches it off."""
+    min_p: float = bounded(0.0, at_least=0, below=1)
+    """Leaves out words less likely than this share of the most likely one; 0 switches it off. For engines on GPUs."""
+    stop: list[str] = key(list)
+    """Texts that end a response besides the end of turn; they stay in it."""
+    stop_token_ids: list[int] = key(list)
+    """Tokens that end a response besides the end of turn; they stay in it."""
+    min_response_tokens: int = bounded(0, at_least=0, limit=TOKENS)
+    """Tokens before which nothing ends a response."""
+    ignore_eos: bool = key(False)
+    """Generate the longest response always, past the end of turn and the model's own ends."""
+    presence_penalty: float = bounded(0.0, at_least=-2, at_most=2)
+    """Subtracted from the logits of words that the response has."""
+    frequency_penalty: float = bounded(0.0, at_least=-2, at_most=2)
+    """Subtracted from the logits of a word each time that the response has it."""
+    repetition_penalty: float = bounded(1.0, above=0, at_most=2)
+    """Divides the logits of words that prompt and response have; 1 switches it off."""
     max_response_tokens: int | None = bounded(None, at_least=1, limit=TOKENS)
     """Longest response in tokens; null means `rollout.max_response_tokens`."""
     allow_overlap: bool = False

@@ -81,11 +81,25 @@ class RolloutConfig(Section):
     temperature: float = bounded(1.0, above=0, limit=TEMPERATURE, unread=[_evaluation_reads("temperature")])
     """Sampling temperature; the trainer divides its logits by the same."""
     top_p: float = bounded(1.0, above=0, at_most=1, unread=[_evaluation_reads("top_p")])
-    """Nucleus sampling; 1 switches it off. Below 1 only with `train_on_truncated_sampling`."""
+    """Nucleus sampling; 1 switches it off. Log-probs are then those among the words that were left."""
     top_k: int = bounded(-1, at_least=1, off=-1, unread=[_evaluation_reads("top_k")])
-    """Sampling from the k most likely tokens; -1 switches it off. Otherwise see `train_on_truncated_sampling`."""
-    train_on_truncated_sampling: bool = key(False, unread=[SUPERVISED])
-    """Train on samples of `top_p` or `top_k`, although log-probs, ratios and KL are those of the full softmax."""
+    """Sampling from the k most likely tokens; -1 switches it off. Log-probs are as with `top_p`."""
+    min_p: float = bounded(0.0, at_least=0, below=1, unread=[_evaluation_reads("min_p")])
+    """Leaves out words less likely than this share of the most likely one; 0 switches it off. For engines on GPUs."""
+    stop: list[str] = key(list, unread=[_evaluation_reads("stop")])
+    """Texts that end a response besides the end of turn; they stay in it."""
+    stop_token_ids: list[int] = key(list, unread=[_evaluation_reads("stop_token_ids")])
+    """Tokens that end a response besides the end of turn; they stay in it."""
+    min_response_tokens: int = bounded(0, at_least=0, limit=TOKENS, unread=[_evaluation_reads("min_response_tokens")])
+    """Tokens before which nothing ends a response."""
+    ignore_eos: bool = key(False, unread=[_evaluation_reads("ignore_eos")])
+    """Generate the longest response always, past the end of turn and the model's own ends."""
+    presence_penalty: float = bounded(0.0, at_least=-2, at_most=2, unread=[_evaluation_reads("presence_penalty")])
+    """Subtracted from the logits of words that the response has. Refused for training."""
+    frequency_penalty: float = bounded(0.0, at_least=-2, at_most=2, unread=[_evaluation_reads("frequency_penalty")])
+    """Subtracted from the logits of a word each time that the response has it. Refused for training."""
+    repetition_penalty: float = bounded(1.0, above=0, at_most=2, unread=[_evaluation_reads("repetition_penalty")])
+    """Divides the logits of words that prompt and response have; 1 switches it off. Refused for training."""
     store: Store = key(Store.none, scope=Scope.execution, unread=[SUPERVISED])
     """Which groups each iteration writes to `rollouts/` in the run's folder: `none`, `sampled` (as many as
     `run.report_samples`) or `all`, which can be trained on again."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
+from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.engines.sampling_params import SamplingParams
+from rlscale.rollout.engines.sampling_support import support_of
 from rlscale.rollout.engines.spans import versions_of
 
 _log = logging.getLogger(__name__)
@@ -23,23 +25,10 @@ _UNAVAILABLE = frozenset({429, 502, 503})
 
 
 @dataclass(frozen=True)
-class SamplingParams:
-    """How a response is sampled, by SGLang's names. `max_new_tokens` counts the end token.
-
-    Generation also stops at the ends that the model's config, generation config and tokenizer name.
-    """
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = -1
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-
-
-@dataclass(frozen=True)
 class Generation:
     """What an engine generated: `tokens` int32 [m], `logprobs` float32 [m] of log_softmax(logits / temperature).
+
+    With `support` (int32 [m, most], filled up with -1) they are of the softmax over those words only.
 
     Log-probs are as the engine sent them: one that is not a number there (JSON's null) is nan.
     `finish_reason` is SGLang's: "stop", "length", or "abort" (then `message` may say why, and `tokens` are those
@@ -54,6 +43,7 @@ class Generation:
     versions: NDArray[np.int32]
     message: str = ""
     routed_experts: NDArray[np.int16] | None = None
+    support: NDArray[np.int32] | None = None
 
 
 class RequestFailed(Exception):
@@ -101,16 +91,20 @@ class EngineClient:
         """
         body: dict[str, Any] = {
             "input_ids": token_ids.tolist(),
-            "sampling_params": {**asdict(sampling), "sampling_seed": seed},
+            "sampling_params": sampling.body(seed),
             "return_logprob": True,
         }
         if rid is not None:
             body["rid"] = rid
-        headers = {}
+        headers: dict[str, str] = {}
         if experts is not None:
             body["return_routed_experts"] = True
-            headers = {ROUTED_EXPERTS_HEADER: "1"}  # the router drops the field
-        return _generation(await self._post("/generate", body, headers), len(token_ids), experts)
+            headers[ROUTED_EXPERTS_HEADER] = "1"  # the router drops the fields
+        if sampling.names_support:
+            body["return_sampling_mask"] = True
+            headers[SAMPLING_SUPPORT_HEADER] = "1"
+        answer = await self._post("/generate", body, headers)
+        return _generation(answer, len(token_ids), experts, sampling.names_support)
 
     async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0."""
@@ -185,7 +179,7 @@ class _Unavailable(Exception):
     """Nobody there, for now."""
 
 
-def _generation(answer: dict[str, Any], prompt: int, experts: ExpertSizes | None) -> Generation:
+def _generation(answer: dict[str, Any], prompt: int, experts: ExpertSizes | None, names_support: bool) -> Generation:
     meta = answer["meta_info"]
     entries = meta.get("output_token_logprobs") or []
     reason = meta["finish_reason"]
@@ -199,11 +193,19 @@ def _generation(answer: dict[str, Any], prompt: int, experts: ExpertSizes | None
             routed = experts.decode(meta.get("routed_experts"), prompt + len(entries) - 1)
         except ValueError as error:
             raise RequestFailed(f"routed experts: {error}") from error
+    tokens = np.array([entry[1] for entry in entries], np.int32)
+    logprobs, support = np.array([entry[0] for entry in entries], np.float32), None
+    if names_support and len(tokens):
+        try:
+            support, logprobs = support_of(meta, tokens)
+        except ValueError as error:
+            raise RequestFailed(f"sampling support: {error}") from error
     return Generation(
-        tokens=np.array([entry[1] for entry in entries], np.int32),
-        logprobs=np.array([entry[0] for entry in entries], np.float32),
+        tokens=tokens,
+        logprobs=logprobs,
         finish_reason=reason["type"],
         versions=versions,
         message=str(reason.get("message") or ""),
         routed_experts=routed,
+        support=support,
     )

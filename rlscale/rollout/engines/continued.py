@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed, SamplingParams
+from rlscale.data.fields import SUPPORT, equally_wide
+from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.engines.sampling_params import SamplingParams
 
 
 @dataclass
@@ -63,7 +65,8 @@ class Continued:
 
 
 def _rest(sampling: SamplingParams, done: int) -> SamplingParams:
-    return replace(sampling, max_new_tokens=sampling.max_new_tokens - done) if done else sampling
+    length, least = sampling.max_new_tokens - done, max(sampling.min_new_tokens - done, 0)
+    return replace(sampling, max_new_tokens=length, min_new_tokens=least) if done else sampling
 
 
 def _check(part: Generation, current: int, cut: bool) -> None:
@@ -90,6 +93,7 @@ def _without_last(part: Generation, context: int, experts: ExpertSizes | None) -
         logprobs=part.logprobs[:keep],
         versions=part.versions[:keep],
         routed_experts=routed,
+        support=None if part.support is None else part.support[:keep],
     )
 
 
@@ -98,6 +102,7 @@ def _joined(prompt: int, parts: list[Generation]) -> Generation:
     if len(parts) == 1:
         return parts[0]
     routed, known = [], 0
+    support = [part.support for part in parts if part.support is not None]
     for part in parts:
         if part.routed_experts is not None:
             routed.append(part.routed_experts[known:])
@@ -108,4 +113,5 @@ def _joined(prompt: int, parts: list[Generation]) -> Generation:
         logprobs=np.concatenate([part.logprobs for part in parts]),
         versions=np.concatenate([part.versions for part in parts]),
         routed_experts=np.concatenate(routed) if routed else None,
+        support=np.concatenate(equally_wide(support, SUPPORT)) if support else None,
     )

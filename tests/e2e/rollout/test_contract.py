@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine
 
-from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed, SamplingParams
+from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.engines.sampling_params import SamplingParams
 
 PROMPT = np.array([8, 11, 14, 7, 12, 15, 2], np.int32)
 END = 3
@@ -102,6 +103,13 @@ def test_given_tokens_are_scored_without_the_first(talk: Talk) -> None:
     assert logprobs.shape == (7,)
     assert logprobs[0] == 0
     assert (logprobs[1:] < 0).all()
+
+
+def test_every_token_has_the_version_of_the_weights_that_generated_it(talk: Talk) -> None:
+    generation = talk(generate(1, tokens=6))
+    assert generation.versions.dtype == np.int32
+    assert len({*generation.versions.tolist()}) == 1
+    assert len(generation.versions) == len(generation.tokens)
 
 
 def test_a_wrong_key_is_refused(talk: Talk) -> None:

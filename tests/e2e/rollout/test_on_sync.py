@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import EngineClient, Generation, SamplingParams
+from rlscale.rollout.engines.client import EngineClient, Generation
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.on_sync_modes import OnSyncMode, on_sync_mode
+from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.serve.receiver import EngineReceiver
 
 COMMON = [4, 8, 12, 5, 9, 13, 6, 10, 14, 7, 11, 2, 4, 8, 5, 9]

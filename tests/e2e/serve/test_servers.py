@@ -22,7 +22,7 @@ import torch
 from shared_server import EXPERTS, tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
+from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER
 from rlscale.config.schema.cluster_config import Device
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.serve.http import CallError, call

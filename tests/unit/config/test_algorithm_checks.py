@@ -272,10 +272,7 @@ def test_a_setting_that_cannot_act_is_one_line(problems: Problems, overrides: li
         ),
         ("rollout.top_p=0.5", "rollout.top_p=0.5: supervised training"),
         ("rollout.top_k=5", "rollout.top_k=5: supervised training"),
-        (
-            "rollout.train_on_truncated_sampling=true",
-            "(algo/loss=sft) has no use for it; set rollout.train_on_truncated_sampling=false",
-        ),
+        ("rollout.stop_token_ids=[5]", "has no use for it (evaluation reads eval.stop_token_ids)"),
         ("critic.clip=1", "critic.clip=1 is never read: algo=sft has no critic"),
         ("teacher.path=a/b", "teacher.path=a/b is never read by supervised training (algo/loss=sft); leave it out"),
     ],

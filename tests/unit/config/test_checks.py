@@ -75,12 +75,21 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["rollout.max_staleness=1"], "use cluster.placement=disaggregated, or rollout.max_staleness=0"),
         (["rollout.max_staleness=2", DISAGGREGATED], "this version goes up to 1"),
         (
-            ["rollout.top_p=0.9"],
-            "rollout.top_p=0.9: samples would come from a truncated distribution, while trainer and engine give "
-            "log-probs of the full one",
+            ["rollout.presence_penalty=1"],
+            "logits that depend on the tokens before, while the trainer's log-probs",
         ),
-        (["rollout.top_p=0.9", "rollout.top_k=50"], "rollout.top_p=0.9 and rollout.top_k=50: samples would come from"),
-        (["rollout.top_k=50"], "or accept it with rollout.train_on_truncated_sampling=true"),
+        (["rollout.frequency_penalty=-1"], "set it to 0 (evaluation has eval.frequency_penalty)"),
+        (["rollout.repetition_penalty=1.1"], "set it to 1 (evaluation has eval.repetition_penalty)"),
+        (
+            ["rollout.min_response_tokens=5"],
+            "until then no end token is drawn, which the trainer's log-probs do",
+        ),
+        (["rollout.min_p=0.1", "cluster.device=cpu"], "rollout.min_p=0.1: SGLang's sampler on the CPU cannot use it"),
+        (["eval.min_p=0.1", "cluster.device=cpu"], "set it to 0, or use eval.top_p"),
+        (
+            ["rollout.stop=[END]", "rollout.on_sync=abort_and_resume", "rollout.max_staleness=1", DISAGGREGATED],
+            "a text that a sync cuts in two would not be seen; use rollout.stop_token_ids",
+        ),
         (
             ["rollout.sglang.preferred_sampling_params={min_p: 0.1}"],
             "rollout.sglang.preferred_sampling_params: is set by rollout.temperature, top_p and top_k (and eval's) and "
@@ -354,16 +363,14 @@ def test_plain_names_enums() -> None:
     assert plain(compose())["algo"]["score"]["kind"] == "group_mean_std"
 
 
-def test_training_on_truncated_sampling_says_what_the_metrics_do_not_see(plain_recipe: str) -> None:
-    accept = "rollout.train_on_truncated_sampling=true"
-    (note,) = check(compose(plain_recipe, ["rollout.top_p=0.9", accept]))
-    assert note.startswith("rollout.top_p=0.9: trained log-probs are of the full softmax; mismatch_* and logprob_diff")
-    (note,) = check(compose(plain_recipe, [accept]))
-    assert note == f"{accept} does nothing: top_p and top_k are off"
+def test_training_samples_as_the_trainer_can_follow(plain_recipe: str) -> None:
+    given = ["rollout.top_p=0.9", "rollout.top_k=20", "rollout.stop=[END]", "rollout.stop_token_ids=[5]"]
+    assert check(compose(plain_recipe, given)) == []
 
 
 def test_evaluation_samples_as_it_likes(plain_recipe: str) -> None:
-    assert check(compose(plain_recipe, ["eval.top_p=0.9", "eval.top_k=20"])) == []
+    given = ["eval.top_p=0.9", "eval.top_k=20", "eval.presence_penalty=1", "eval.repetition_penalty=1.1"]
+    assert check(compose(plain_recipe, [*given, "eval.min_response_tokens=5", "eval.ignore_eos=true"])) == []
 
 
 @pytest.mark.parametrize("shape", ["constant", "linear", "cosine"])

@@ -95,7 +95,9 @@ class FakeEngine:
             aborted = self._aborted
             if seconds:
                 await asyncio.wait([asyncio.create_task(aborted.wait())], timeout=seconds)
-            answer = self._answer(body, aborted.is_set())
+            answer = self._answer(body)
+            if aborted.is_set():
+                answer["meta_info"]["finish_reason"] = {"type": "abort", "message": "Aborted"}
             by_header = request.headers.get("x-request-id-return-routed-experts") == "1"
             if self.routed is not None and by_header and body.get("return_routed_experts"):
                 inputs = len(body["input_ids"]) + len(answer["meta_info"]["output_token_logprobs"]) - 1
@@ -104,7 +106,7 @@ class FakeEngine:
         finally:
             self.running -= 1
 
-    def _answer(self, body: dict[str, Any], aborted: bool) -> dict[str, Any]:
+    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
         sampling, prompt = body["sampling_params"], body["input_ids"]
         stream = random.Random(str((sampling["sampling_seed"], prompt, self.weights)))
         tokens: list[int] = []
@@ -114,8 +116,6 @@ class FakeEngine:
         reason: dict[str, Any] = {"type": "stop", "matched": tokens[-1]}
         if tokens[-1] not in ends:
             reason = {"type": "length", "length": sampling["max_new_tokens"]}
-        if aborted:
-            reason = {"type": "abort", "message": "Aborted"}
         meta: dict[str, Any] = {
             "output_token_logprobs": [[-math.log(8.0), token, None] for token in tokens],
             "finish_reason": reason,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.expert_routing import ROUTED_EXPERTS_HEADER
+from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER
 from rlscale.config.schema import Config
 from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.run.engines import Engines

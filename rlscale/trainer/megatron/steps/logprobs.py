@@ -7,6 +7,9 @@ With temperature t, logits z = W h over the whole vocabulary (the padding of the
 All logits never exist at once: a tile of them (a block of tokens x a block of words) is made, reduced and overwritten
 by the next one, and made again in the backward pass. A tile takes many tokens and then as many words as fit: with all
 words of a few tokens, the gradient of the weight, the largest tensor here, would be read and written for those few.
+Where a token was drawn from some words only (top-p, top-k), the sums run over those: the other logits of a tile are
+replaced by a number so small that its probability is 0, which makes values and gradients those of the words left.
+
 Tiles are products in the model's own type; every reduction is float32. Ranks tell one another four numbers per token.
 
 The gradients, with c = -(dL/dlp) / t for each token and p the probabilities, are those of torch's log_softmax:
@@ -46,19 +49,21 @@ def vocab_parallel_logprobs(
     group: dist.ProcessGroup,
     entropy: bool,
     entropy_gradient: bool = False,
+    support: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-prob of each label, and the entropy if asked for.
 
     Shapes: hidden [T, H], the same on every tensor-parallel rank; weight [V / ranks, H], this rank's part; labels int64
     [T] -> float32 [T], float32 [T] or None (float64 from float64). `vocabulary`: entries without padding. The entropy
-    has a gradient only with `entropy_gradient`. T may be 0.
+    has a gradient only with `entropy_gradient`. T may be 0. `support` [T, K] (integers) are the words that each label
+    was drawn from, itself among them, filled up with -1; a row of -1 stands for all words.
 
     The gradient of `hidden` is this rank's share: the sum over the ranks is the whole. The gradient of a parameter of
     Megatron's DDP is added to its `main_grad`.
     """
     first = group.rank() * weight.shape[0]
     part = _Part(temperature, first, max(min(vocabulary - first, weight.shape[0]), 0), group)
-    logprobs, entropies = _LogProbs.apply(hidden, weight, labels, part, entropy)
+    logprobs, entropies = _LogProbs.apply(hidden, weight, labels, support, part, entropy)
     if entropies is not None and not entropy_gradient:
         entropies = entropies.detach()
     return logprobs, entropies
@@ -79,16 +84,16 @@ class _Part:
 class _LogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, part: _Part, entropy: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, support: Tensor | None, part: _Part, entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
-        tiles = _Tiles(hidden, weight, labels, part)
+        tiles = _Tiles(hidden, weight, labels, support, part)
         statistics = hidden.new_empty((4 if entropy else 3, len(labels)), dtype=tiles.dtype)
         for tokens in tiles.token_blocks():
             _add_up(tiles, tokens, statistics[:, tokens])
         largest, total, label, *weighted = _over_ranks(statistics, part.group)
         log_total = total.log()
         entropies = log_total - weighted[0] / total if entropy else None
-        ctx.save_for_backward(hidden, weight, labels, log_total + largest, entropies)
+        ctx.save_for_backward(hidden, weight, labels, support, log_total + largest, entropies)
         ctx.part = part
         ctx.set_materialize_grads(False)
         return label - largest - log_total, entropies
@@ -97,9 +102,9 @@ class _LogProbs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_logprobs is None and grad_entropies is None:
-            return None, None, None, None, None
-        hidden, weight, labels, normaliser, entropies = ctx.saved_tensors
-        tiles = _Tiles(hidden, weight, labels, ctx.part)
+            return None, None, None, None, None, None
+        hidden, weight, labels, support, normaliser, entropies = ctx.saved_tensors
+        tiles = _Tiles(hidden, weight, labels, support, ctx.part)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = _WeightGradient(weight, tiles.dtype) if ctx.needs_input_grad[1] else None
         for tokens in tiles.token_blocks():
@@ -110,16 +115,18 @@ class _LogProbs(torch.autograd.Function):
                 None if entropies is None else entropies[tokens],
             )
             grad_hidden[tokens] = _of_block(tiles, tokens, upstream, grad_weight)
-        return grad_hidden, None if grad_weight is None else grad_weight.for_autograd(), None, None, None
+        return grad_hidden, None if grad_weight is None else grad_weight.for_autograd(), None, None, None, None
 
 
 class _Tiles:
     """The logits of a rank, tile by tile. A tile is overwritten by the next one with the same buffer."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, labels: Tensor, part: _Part) -> None:
+    def __init__(self, hidden: Tensor, weight: Tensor, labels: Tensor, support: Tensor | None, part: _Part) -> None:
         self.hidden, self.weight, self.temperature = hidden, weight, part.temperature
         self.dtype = torch.float64 if hidden.dtype is torch.float64 else torch.float32
         self._labels, self._words = labels - part.first, part.words
+        self._support = None if support is None else support.long() - part.first
+        self._unlimited = None if support is None else (support < 0).all(1)
         most, values = TILES[hidden.device.type]
         blocks = max(-(-len(labels) // most), 1)
         self._rows = max(-(-len(labels) // blocks), 1)
@@ -142,9 +149,23 @@ class _Tiles:
         tile = self.buffer("logits", hidden.shape[0], weight.shape[0])
         if hidden.dtype is tile.dtype:
             start, beta = (tile, 0) if minus is None else (-minus[:, None], 1)
-            return torch.addmm(start, hidden, weight.T, beta=beta, alpha=1 / self.temperature, out=tile)
-        tile.copy_(hidden @ weight.T).div_(self.temperature)
-        return tile if minus is None else tile.sub_(minus[:, None])
+            torch.addmm(start, hidden, weight.T, beta=beta, alpha=1 / self.temperature, out=tile)
+        else:
+            tile.copy_(hidden @ weight.T).div_(self.temperature)
+            if minus is not None:
+                tile.sub_(minus[:, None])
+        return tile if self._support is None else tile.masked_fill_(self._left_out(tokens, words), _NOTHING)
+
+    def _left_out(self, tokens: slice, words: slice) -> Tensor:
+        """Which words of a tile the label cannot have been, bool [tokens, words]."""
+        assert self._support is not None
+        assert self._unlimited is not None
+        columns = words.stop - words.start
+        index = self._support[tokens] - words.start
+        index = torch.where((index >= 0) & (index < columns), index, columns)  # one column more takes the others
+        left_out = torch.ones(len(index), columns + 1, dtype=torch.bool, device=index.device)
+        left_out.scatter_(1, index, False)
+        return left_out[:, :columns] & ~self._unlimited[tokens, None]
 
     def labels(self, tokens: slice, words: slice) -> tuple[Tensor, Tensor]:
         """Where each label is in a tile (0 if elsewhere), and whether it is there: [tokens, 1] each."""

@@ -15,6 +15,7 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from rlscale.data.fields import SUPPORT
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.trainer.megatron.ranks.parallel import Ranks
@@ -152,9 +153,10 @@ def _logprobs(
     """Log-probs and entropies [T] of the labels that are trainable tokens; 0 at all others, which are never read.
 
     Every pass leaves out the same tokens: a product of other rows would round differently, and the ratio of the first
-    step would not be exactly 1.
+    step would not be exactly 1. Labels that were drawn from some words only have log-probs among those.
     """
     hidden = hidden.view(-1, hidden.shape[-1])
+    support = microbatch.fields.get(SUPPORT.name)
     columns = vocab_parallel_logprobs(
         hidden.index_select(0, microbatch.trainable),
         model.output_weight,
@@ -164,6 +166,7 @@ def _logprobs(
         group=ranks.tensor_group,
         entropy=entropy,
         entropy_gradient=entropy_gradient,
+        support=None if support is None else support.index_select(0, microbatch.trainable),
     )
     logprobs, entropies = (
         None if x is None else x.new_zeros(len(hidden)).index_copy(0, microbatch.trainable, x) for x in columns

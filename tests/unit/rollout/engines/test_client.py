@@ -11,8 +11,9 @@ import pytest
 from fake_engine import FakeEngine, encoded, experts_by_place
 
 from rlscale.config.errors import UserError
-from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed, SamplingParams
+from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.engines.sampling_params import SamplingParams
 
 PROMPT = np.array([5, 6, 7], np.int32)
 SAMPLING = SamplingParams(max_new_tokens=4)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import Generation, RequestFailed, SamplingParams
+from rlscale.rollout.engines.client import Generation, RequestFailed
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.spans import versions_of
 
 EXPERTS = ExpertSizes(layers=1, top_k=1, experts=99)

@@ -11,9 +11,10 @@ from fake_engine import FakeEngine
 
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import EngineClient, Generation, SamplingParams
+from rlscale.rollout.engines.client import EngineClient, Generation
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
+from rlscale.rollout.engines.sampling_params import SamplingParams
 
 PROMPT = np.array([5, 9, 4], np.int32)
 

@@ -188,9 +188,13 @@ def test_frozen_weight_gets_no_gradient() -> None:
     assert torch.equal(hidden.grad, expected[0])
 
 
+@pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("vocabulary", [20, 17, 9])
-def test_two_ranks_add_up_to_one(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of two ranks with half of the rows; with 9 words the second has nothing but padding."""
+def test_two_ranks_add_up_to_one(vocabulary: int, limited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two ranks with half of the rows; with 9 words the second has nothing but padding.
+
+    `limited`: some labels were drawn from a few words, which one rank may have none of.
+    """
     tile(monkeypatch, 4, 12)
     hidden, weight, labels = tensors(used=vocabulary)
     said: list[Tensor] = [torch.empty(0)] * 2
@@ -202,6 +206,8 @@ def test_two_ranks_add_up_to_one(vocabulary: int, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(logprobs.dist, "all_gather_into_tensor", all_gather)
     options: dict[str, Any] = {"vocabulary": vocabulary, "entropy": True, "entropy_gradient": True}
+    if limited:
+        options["support"] = supports(labels, vocabulary, 4)
 
     def of_rank(number: int) -> list[Tensor]:
         nonlocal rank
@@ -277,3 +283,54 @@ def test_memory_is_a_few_tiles_and_not_the_logits(
     assert theirs >= 2 * 4 * 1024 * 4096
     assert own <= theirs / 8
     assert own <= 4 * (3 * (1 << 15) + 16 * 1024 + 4 * 256 * 32)
+
+
+def supports(labels: Tensor, words: int, width: int) -> Tensor:
+    """Words that the labels were drawn from, themselves among them: one word, all of `width`, and all words."""
+    torch.manual_seed(5)
+    rows = [torch.randperm(words)[:width] for _ in labels]
+    found = torch.stack([torch.cat([y[None], row[row != y]])[:width] for y, row in zip(labels, rows, strict=True)])
+    found = torch.where(torch.arange(width) < torch.randint(1, width + 1, (len(labels), 1)), found, -1)
+    found[0, 1:], found[1] = -1, -1
+    return found[:, torch.randperm(width)].int()
+
+
+def among(hidden: Tensor, weight: Tensor, labels: Tensor, support: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Each token's logits gathered over its own words, softmax over those."""
+    values = []
+    for h, label, own in zip(hidden, labels, support.long(), strict=True):
+        own = own[own >= 0] if (own >= 0).any() else torch.arange(len(weight))
+        logp = (weight[own] @ h / temperature).log_softmax(-1)
+        values.append(torch.stack([logp[own == label].sum(), -(logp.exp() * logp).sum()]))
+    logprobs, entropies = torch.stack(values).unbind(1)
+    return logprobs, entropies
+
+
+@pytest.mark.parametrize("tiling", TILINGS)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_among_the_words_that_were_left_and_their_gradients_are_those_of_float64(
+    tiling: tuple[int, int], temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tile(monkeypatch, *tiling)
+    hidden, weight, labels = tensors()
+    support = supports(labels, len(weight), 6)
+    exact = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    factors = torch.randn(2, len(labels))
+    given = {"temperature": temperature, "entropy": True, "entropy_gradient": True, "support": support}
+    got, expected = fused(hidden, weight, labels, **given), among(*exact, labels, support, temperature)
+    for mine, theirs in zip(got, expected, strict=True):
+        assert_close(mine, theirs)
+    assert got[0][0].abs() < 1e-6, "the only word that was left has probability 1"
+    assert torch.equal(fused(hidden, weight, labels, **given | {"entropy": False})[0], got[0])
+    for share in ([1, 0], [0, 1], [1, 1]):
+        loss = [sum(s * f @ x.to(f) for s, f, x in zip(share, factors, side, strict=True)) for side in (got, expected)]
+        mine = torch.autograd.grad(loss[0], (hidden, weight), retain_graph=True)
+        theirs = torch.autograd.grad(loss[1], exact, retain_graph=True)
+        for one, other in zip(mine, theirs, strict=True):
+            assert_close(one, other)
+
+
+def test_without_a_limit_the_words_left_are_all() -> None:
+    hidden, weight, labels = tensors()
+    full = fused(hidden, weight, labels)[0]
+    assert torch.equal(fused(hidden, weight, labels, support=torch.full((9, 3), -1))[0], full)

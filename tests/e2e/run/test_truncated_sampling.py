@@ -1,0 +1,31 @@
+"""Training on what top-p and top-k left to sample from, through the command line and the router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.run.command import SHORT, metrics, only_run, run
+
+pytestmark = pytest.mark.timeout(300)
+
+REWARD = "def varied(response, label, info):\n    return sum(map(ord, response)) % 8 / 8\n"
+"""A reward that tells the samples of a model apart that cannot calculate yet."""
+
+
+def test_log_probs_are_those_among_the_words_that_were_left(tmp_path: Path) -> None:
+    (tmp_path / "varied.py").write_text(REWARD)
+    given = ["reward=custom", "reward.function._target_=varied.varied", "checkpoint.every=0", "eval.enabled=false"]
+    given += ["algo.steps_per_iteration=2", "rollout.top_p=0.9", "rollout.top_k=8"]
+    ended = run(tmp_path, *SHORT, *given)
+    assert ended.code == 0, ended.text
+    lines = metrics(only_run(tmp_path))
+    assert [line["iteration"] for line in lines] == [1, 2]
+    for line in lines:
+        assert (line["steps"], line["skipped_steps"]) == (2, 0)
+        assert line["grad_norm"] > 0
+        assert line["ratio_max_first_step"] == 1.0
+        assert line["ppo_kl_first_step"] == 0.0
+        # Of the full softmax they would differ by -log 0.9 and more.
+        assert 0 < line["logprob_diff_max"] < 1e-4

@@ -1,0 +1,60 @@
+"""A header asks SGLang for the experts that it chose: the places that this relies on are as they were."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import types
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
+from rlscale.platform import sglang_headers
+
+FIELDS = {ROUTED_EXPERTS_HEADER: "return_routed_experts", SAMPLING_SUPPORT_HEADER: "return_sampling_mask"}
+
+PLACES = {
+    "sglang/srt/entrypoints/request_headers.py": [
+        "_HEADER_OVERRIDES = {",
+        "for header, (attr, cast) in _HEADER_OVERRIDES.items():",
+        "setattr(obj, attr, cast(value))",
+        "except ValueError as e:",
+    ],
+    "sglang/srt/entrypoints/http_server.py": [
+        "if envs.SGLANG_ENABLE_REQUEST_HEADER_OVERRIDES.get():\n        apply_header_overrides(obj, request.headers)",
+    ],
+    "sglang/srt/managers/io_struct.py": [
+        "    return_routed_experts: bool = False\n",
+        "    return_sampling_mask: Optional[Union[List[bool], bool]] = None\n",
+    ],
+    "sglang/srt/managers/tokenizer_manager.py": [
+        'meta_info["output_token_sampling_mask"] = (',
+        'meta_info["output_token_sampling_logprobs"] = (',
+    ],
+    "sglang/srt/layers/sampler.py": [
+        "effective_keep_mask = keep_mask | sampled_matches_all",
+        "/ support_mass.float().clamp_min(torch.finfo(torch.float32).tiny)",
+    ],
+    "sglang/srt/server_args.py": ["    enable_return_routed_experts: A["],
+}
+"""File -> what is relied on in it."""
+
+
+@pytest.mark.parametrize("file", PLACES)
+def test_the_places_that_the_header_relies_on_look_as_they_did(file: str) -> None:
+    text = Path(str(importlib.metadata.distribution("sglang").locate_file(file))).read_text()
+    for snippet in PLACES[file]:
+        assert snippet in text, f"{file} no longer has {snippet!r}: see rlscale/platform/sglang_headers.py"
+
+
+def test_the_headers_are_added_to_sglangs_list_and_take_1_and_0() -> None:
+    module = types.ModuleType("request_headers")
+    module._HEADER_OVERRIDES = {"x-override-rid": ("rid", str)}  # type: ignore[attr-defined]  # stands for SGLang's
+    sglang_headers.heed_headers(module)
+    for header, name in FIELDS.items():
+        field, cast = module._HEADER_OVERRIDES[header]  # type: ignore[attr-defined]  # as above
+        assert field == name
+        assert (cast("1"), cast("0")) == (True, False)
+        with pytest.raises(ValueError, match="must be 0 or 1"):
+            cast("true")
+    assert "x-override-rid" in module._HEADER_OVERRIDES  # type: ignore[attr-defined]  # as above

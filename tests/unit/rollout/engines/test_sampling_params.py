@@ -1,0 +1,92 @@
+"""What is asked of an engine for a configuration, and what its answer says of the words that tokens were drawn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlscale.config.schema.eval_config import EvalConfig
+from rlscale.config.schema.rollout_config import RolloutConfig
+from rlscale.data.batch import Batch
+from rlscale.data.sample import Group, Prompt
+from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.sampling_params import MOST_WORDS, SamplingParams
+from rlscale.rollout.engines.sampling_support import support_of
+from rlscale.rollout.trajectory import Trajectory
+
+
+def test_a_request_says_what_differs_from_sglangs_own_values() -> None:
+    plain = SamplingParams.of(RolloutConfig(), 9, end=3)
+    assert plain.body(7) == {"max_new_tokens": 9, "temperature": 1.0, "stop_token_ids": (3,), "sampling_seed": 7}
+    given = EvalConfig(
+        temperature=0, top_k=5, stop=["END"], stop_token_ids=[8], min_response_tokens=2, repetition_penalty=1.2
+    )
+    assert SamplingParams.of(given, 9, end=3).body(7) == {
+        "max_new_tokens": 9,
+        "temperature": 0,
+        "top_k": 5,
+        "stop": ("END",),
+        "stop_token_ids": (8, 3),
+        "min_new_tokens": 2,
+        "repetition_penalty": 1.2,
+        "sampling_seed": 7,
+    }
+
+
+def test_without_ends_not_even_the_end_of_turn_ends_a_response() -> None:
+    params = SamplingParams.of(RolloutConfig(ignore_eos=True), 9, end=3)
+    assert (params.ignore_eos, params.stop_token_ids) == (True, ())
+
+
+def test_only_training_asks_for_the_words_that_were_left() -> None:
+    training = SamplingParams.of(RolloutConfig(top_p=0.9), 9, end=3)
+    assert training.names_support
+    assert training.body(1)["top_k"] == MOST_WORDS, "an answer that names words needs a bound"
+    assert SamplingParams.of(RolloutConfig(top_k=4), 9, end=3).body(1)["top_k"] == 4
+    assert not SamplingParams.of(EvalConfig(top_p=0.9), 9, end=3).names_support
+
+
+def answer(named: Any, logprobs: Any) -> dict[str, Any]:
+    return {"output_token_sampling_mask": named, "output_token_sampling_logprobs": logprobs}
+
+
+def test_words_are_filled_up_to_the_most_of_a_token() -> None:
+    support, logprobs = support_of(answer([[5, 2, 9], [4]], [-0.5, 0.0]), np.array([2, 4], np.int32))
+    assert support.tolist() == [[5, 2, 9], [4, -1, -1]]
+    assert logprobs.tolist() == [-0.5, 0.0]
+    assert (support.dtype, logprobs.dtype) == (np.int32, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("named", "logprobs", "message"),
+    [
+        (None, None, "the answer does not name them; the engine must be started by rlscale"),
+        ([[2]], [0.0], "names those of 1 of 2 tokens"),
+        ([[2], None], [0.0, None], "names those of 2 of 2 tokens"),
+        ([[2], [5]], [0.0, 0.0], "names words that a token is not among"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_refused(named: Any, logprobs: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        support_of(answer(named, logprobs), np.array([2, 4], np.int32))
+
+
+def test_a_batch_has_the_words_of_every_token_and_none_for_those_that_were_only_read() -> None:
+    def generated(*words: list[int]) -> Generation:
+        own = [[*row, *[-1] * (max(map(len, words)) - len(row))] for row in words]
+        tokens, ones = np.array([row[0] for row in words], np.int32), np.zeros(len(words), np.float32)
+        return Generation(tokens, ones, "stop", np.zeros(len(words), np.int32), support=np.array(own, np.int32))
+
+    prompt = Prompt(0, "0", np.array([1], np.int32), None)
+    samples = []
+    for index, turns in enumerate(([generated([4, 5]), generated([6, 7, 8], [9])], [generated([3])])):
+        trajectory = Trajectory(prompt.tokens)
+        for turn in turns:
+            trajectory.generated(turn)
+            trajectory.observed(np.array([2], np.int32))
+        samples.append(trajectory.sample(prompt, index))
+    column = Batch.from_groups([Group(prompt, samples)]).column("sampling_support")
+    none = [-1, -1, -1]
+    assert column.tolist() == [none, [4, 5, -1], none, [6, 7, 8], [9, -1, -1], none, none, [3, -1, -1], none]
