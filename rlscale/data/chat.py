@@ -16,6 +16,7 @@ from rlscale.data.messages import Message, read_messages, refuse_answered, with_
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
 from rlscale.data.template_kwargs import check_template_kwargs, variables_of
+from rlscale.data.tokenizer_class import known_class
 
 _SAID = "RLSCALE SAID"
 """Stands for an assistant's turn when what follows it is rendered; no template writes it by itself."""
@@ -211,9 +212,10 @@ def _first_line(error: Exception) -> str:
 
 def load_tokenizer(folder: Path | str) -> Any:
     """The transformers tokenizer in a local folder. UserError if it cannot be read."""
-    from transformers import AutoTokenizer
+    import transformers
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        kind = getattr(transformers, known_class(Path(folder)) or "AutoTokenizer")
+        return kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
         raise UserError(f"{folder}: its tokenizer cannot be read ({str(error).splitlines()[0][:200]})") from error

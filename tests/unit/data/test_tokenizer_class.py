@@ -1,0 +1,70 @@
+"""A usual folder's tokenizer is the one that transformers' AutoTokenizer makes of it, without the import of that."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from rlscale.data.character_tokenizer import character_tokenizer
+from rlscale.data.chat import load_tokenizer
+from rlscale.data.tokenizer_class import CHOSEN, known_class
+
+WRITTEN = [(model_type, written) for model_type, classes in CHOSEN.items() for written in classes]
+TEXTS = ("12+3=15", "<|im_start|>1<|im_end|>", " 1  +\n2", "é7", "")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tokenizer of characters and byte-level merges, in a folder of a model."""
+    made = character_tokenizer("0123456789+=Ġ", 64)
+    merged = json.loads(made.backend_tokenizer.to_str())
+    merged["model"]["vocab"] |= {"12": 17, "Ġ1": 18}
+    merged["model"]["merges"] = [["1", "2"], ["Ġ", "1"]]
+    made.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(merged))
+    describe(tmp_path, "qwen3", "Qwen2Tokenizer")
+    return tmp_path
+
+
+def describe(folder: Path, model_type: str, written: str, **more: object) -> None:
+    """Say whose the folder's tokenizer is."""
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "tokenizer_class": written, **more}))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+
+
+@pytest.mark.parametrize(("model_type", "written"), WRITTEN)
+def test_it_is_the_same_as_that_of_auto_tokenizer(folder: Path, model_type: str, written: str) -> None:
+    describe(folder, model_type, written)
+    known, auto = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    assert type(known) is type(auto)
+    assert known.backend_tokenizer.to_str() == auto.backend_tokenizer.to_str()
+    assert vars(known).keys() == vars(auto).keys()
+    assert repr(known) == repr(auto)
+    assert (known.init_kwargs, known.chat_template) == (auto.init_kwargs, auto.chat_template)
+    assert known(list(TEXTS)) == auto(list(TEXTS))
+
+
+def test_what_is_unusual_is_left_to_auto_tokenizer(folder: Path) -> None:
+    assert known_class(folder) == "Qwen2Tokenizer"
+    for described in (("llama", "Qwen2Tokenizer"), ("qwen3", "MyTokenizer")):
+        describe(folder, *described)
+        assert known_class(folder) is None
+    describe(folder, "qwen3", "Qwen2Tokenizer", auto_map={"AutoTokenizer": [None, "mine.MyTokenizer"]})
+    assert known_class(folder) is None
+    (folder / "config.json").write_text("[]")
+    assert known_class(folder) is None
+    (folder / "config.json").unlink()
+    assert known_class(folder) is None
+
+
+def test_a_usual_tokenizer_is_read_without_the_auto_classes_and_torchs_compiler(folder: Path) -> None:
+    read = f"from rlscale.data.chat import load_tokenizer; print(load_tokenizer({str(folder)!r})('12').input_ids)"
+    imported = "import sys; print([m for m in ('torch._dynamo', 'transformers.models.auto') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"{read}; {imported}"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[5, 6]", "[]"]  # of Qwen2, where every digit is a token
