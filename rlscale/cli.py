@@ -165,7 +165,7 @@ def _printed(arguments: Arguments) -> str:
     from rlscale.config.compose import compose_node, printed
 
     options = arguments.options
-    composition = compose_node(arguments.recipe, arguments.overrides)
+    composition = compose_node(arguments.recipe, arguments.overrides, hydras=options.cfg != "job")
     return printed(composition, options.cfg, section=options.package, resolve=options.resolve)
 
 

@@ -28,6 +28,7 @@ def test_cfg_job_prints_what_would_run(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_cfg_prints_one_section_or_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--cfg", "job", "--package", "run.seed", "run.seed=7", capsys=capsys)[1] == "7\n"
+    assert run("--cfg", "hydra", "--package", "hydra.job_logging.version", capsys=capsys)[1] == "1\n"
     assert OmegaConf.create(run("-c", "job", "-p", "algo.kl", capsys=capsys)[1]).placement == "none"
     assert run("-c", "job", "-p", "algo.lk", capsys=capsys)[0] == 2
 
