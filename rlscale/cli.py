@@ -222,14 +222,16 @@ def _command(name: str, argv: list[str]) -> int:
 
 def help_text() -> str:
     """The text of --help: usage, commands, options, recipes, and every group with its options."""
-    from rlscale.config.groups import PLACES, Groups
+    from rlscale.config.groups import ANY, PLACES, Groups
     from rlscale.config.recipe_file import DEFAULT, shipped_recipes
 
     groups = Groups.of()
     commands = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
     flags = [f"  {', '.join(flags):<18} {settings['help']}" for flags, settings in _FLAGS]
     choices = [f"  {name:<10} {', '.join(groups.options(name))}" for name in groups.names]
-    choices += [f"  {name}@{places[1]}  the same, for {places[1]}" for name, places in PLACES.items()]
+    for name, places in PLACES.items():
+        for place in (place.replace(ANY, "NAME") for place in places[1:]):
+            choices.append(f"  {name}@{place}  the same, for {place}")
     return "\n".join(
         [
             f"usage: {_USAGE}",

@@ -45,6 +45,9 @@ def takes(root: DictConfig, key: str) -> str:
 def known_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Every key that the schema of this node (or section type) has, sections included."""
     kind: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else node
+    if isinstance(node, DictConfig) and _element(node) is not None:
+        for name in map(str, node):
+            yield from known_keys(node._get_node(name), f"{prefix}{name}.")
     if not _is_section(kind):
         return
     for name, hint in _hints(kind).items():
@@ -73,6 +76,14 @@ def describe(hint: Any) -> str:
 
 
 def _set(root: DictConfig, node: DictConfig, key: str, name: str, value: Any, groups: Groups) -> list[str]:
+    if _element(node) is not None:
+        if not isinstance(value, Mapping):
+            return [f"{key}={as_typed(value)}: is a section with keys of its own; set {key}.<key>=..."]
+        child = _enter(node, name)
+        assert child is not None  # an open mapping takes any name
+        return [
+            p for inner, item in value.items() for p in _set(root, child, f"{key}.{inner}", str(inner), item, groups)
+        ]
     if _is_open(node):
         with open_dict(node):
             OmegaConf.update(node, name, value, merge=True, force_add=True)
@@ -101,7 +112,8 @@ def _enter(node: DictConfig, name: str) -> DictConfig | None:
     if _is_open(node):
         with open_dict(node):
             if not isinstance(node.get(name), DictConfig):
-                node[name] = {}
+                kind = _element(node)
+                node[name] = {} if kind is None else kind()
         child = node[name]
         assert isinstance(child, DictConfig)
         return child
@@ -125,9 +137,9 @@ def _enter(node: DictConfig, name: str) -> DictConfig | None:
 def _unknown(root: DictConfig, key: str, groups: Groups) -> str:
     if key in _REFUSED:
         return f"{key}: {_REFUSED[key]}"
-    if choices := options_with(key, groups):
-        return f"{key}: is not a key of the chosen option; choose {' or '.join(choices)}"
     known = list(known_keys(root))
+    if choices := options_with(key, groups, known):
+        return f"{key}: is not a key of the chosen option; choose {' or '.join(choices)}"
     familiar = ELSEWHERE.get(key.rpartition(".")[2], "")
     if familiar and familiar not in known and (choices := options_with(familiar, groups)):
         return f"{key}: unknown key; did you mean {familiar}, of {' or '.join(choices)}?"
@@ -166,6 +178,12 @@ def _is_open(node: DictConfig) -> bool:
 
 def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def _element(node: DictConfig) -> type[Section] | None:
+    """The type of the sections in a mapping of names to sections; None for anything else."""
+    kind = node._metadata.element_type
+    return kind if _is_open(node) and _is_section(kind) else None
 
 
 def _section(hint: Any) -> type[Section] | None:

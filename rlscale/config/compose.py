@@ -28,7 +28,7 @@ from rlscale.config.keys import plain
 from rlscale.config.locations import conf_dir
 from rlscale.config.missing_values import left_open, missing_keys
 from rlscale.config.option_file import read_options
-from rlscale.config.paths import anchor_section, anchored, path_keys
+from rlscale.config.paths import anchor_section, anchored, path_kind
 from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe, stranded
 from rlscale.config.schema import Config
 from rlscale.config.store import register_schema
@@ -152,9 +152,11 @@ def _composed(
         del node["hydra"]
     for key in left_open(_chosen(hydra_node), Groups.of(searchpath)):
         OmegaConf.update(node, key, MISSING)
-    if node.eval.data is not None and OmegaConf.is_interpolation(node.eval.data, "seed"):
-        # The option's own value, meant for training: a sweep over run.seed would measure each run on other problems.
-        node.eval.data.seed = 0
+    sets = [one.data for one in node.eval.sets.values() if not OmegaConf.is_missing(one, "data")]
+    for data in (node.eval.data, *sets):
+        if data is not None and OmegaConf.is_interpolation(data, "seed"):
+            # The option's own value, meant for training: a sweep over run.seed would measure each on other problems.
+            data.seed = 0
     return pickle.dumps((node, hydra_node))
 
 
@@ -223,8 +225,9 @@ def _anchor_options(node: DictConfig, chosen: Mapping[str, str], groups: Groups)
         if not isinstance(inside, DictConfig):
             continue
         written = dict(leaves(plain(OmegaConf.to_container(inside, resolve=False)), f"{section(choice)}."))
-        for key in written.keys() & path_keys().keys():
-            OmegaConf.update(node, key, anchored(written[key], path_keys()[key], file.parent))
+        for key, value in written.items():
+            if (kind := path_kind(key)) is not None:
+                OmegaConf.update(node, key, anchored(value, kind, file.parent))
 
 
 def _chosen_by(defaults: Sequence[Any]) -> dict[str, str]:

@@ -12,8 +12,19 @@ from rlscale.config.locations import conf_dir
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.yaml_file import read_yaml
 
-PLACES = {"data": ("data", "eval.data")}
-"""Groups that fill more than one place of the configuration; `data@eval.data=...` names the other one."""
+ANY = "*"
+"""Stands for a name that the user gives, in a dotted key."""
+PLACES = {
+    "data": ("data", "eval.data", "data.sources.*.data", "eval.sets.*.data"),
+    "reward": ("reward", "data.sources.*.reward", "eval.sets.*.reward"),
+}
+"""Groups that fill more than one place of the configuration; `data@eval.data=...` names another one."""
+
+
+def matches(key: str, place: str) -> bool:
+    """Whether a dotted key is that place, in which `*` stands for one name."""
+    parts, wanted = key.split("."), place.split(".")
+    return len(parts) == len(wanted) and all(want in (ANY, part) for part, want in zip(parts, wanted, strict=True))
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Groups:
     def at(self, key: str) -> str | None:
         """The group choice that fills the section `key`: `algo/kl` for `algo.kl`, `data@eval.data` for `eval.data`."""
         for group, places in PLACES.items():
-            if key in places:
+            if any(matches(key, place) for place in places):
                 return group if key == places[0] else f"{group}@{key}"
         name = key.replace(".", "/")
         return name if name in self.names else None
@@ -74,8 +85,10 @@ class Groups:
         group, _, place = choice.partition("@")
         if group not in self.names:
             return f"{choice}={option}: there is no group {group}{did_you_mean(nearest(group, self.names))}"
-        if place and place not in PLACES.get(group, (section(group),)):
-            return f"{choice}={option}: the group {group} fills {' or '.join(PLACES.get(group, (section(group),)))}"
+        places = PLACES.get(group, (section(group),))
+        if place and not any(matches(place, known) for known in places):
+            named = [known.replace(ANY, "NAME") for known in places]
+            return f"{choice}={option}: the group {group} fills {' or '.join(named)}"
         options = self.options(group)
         if not isinstance(option, str) or option not in options:
             guess = nearest(str(option), options)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import About, Scope, Unread, about
-from rlscale.config.schema.section import Section
+from rlscale.config.schema.section import Section, sections_in
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ def keys(section: Section, prefix: str = "", around: tuple[tuple[Unread, Section
     for item in fields(section):
         value, said = getattr(section, item.name), about(item)
         unread = (*around, *((one, section) for one in said.unread))
-        if isinstance(value, Section):
-            yield from keys(value, f"{prefix}{item.name}.", unread)
+        inside = [(name, inner) for name, inner in sections_in(section) if name.split(".")[0] == item.name]
+        if inside:
+            for name, inner in inside:
+                yield from keys(inner, f"{prefix}{name}.", unread)
         else:
             yield Key(f"{prefix}{item.name}", value, item, section, said, unread)
 

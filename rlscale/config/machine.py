@@ -11,6 +11,7 @@ from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.model_fits import engine_gb, parameters_of, training_gb
 from rlscale.config.cpu_threads import trainer_threads
 from rlscale.config.data_paths import data_paths
+from rlscale.config.data_sections import evaluation_sections, training_sections
 from rlscale.config.errors import ConfigError
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.needs import Needs
@@ -125,9 +126,10 @@ def _files(config: Config) -> Iterator[str]:
         ("model.chat_template", config.model.chat_template),
         ("rollout.engine_key_file", config.rollout.engine_key_file),
     ]
-    for key, data in (("data.path", config.data), ("eval.data.path", config.eval.data)):
+    trained = {} if config.rollout.replay is not None else training_sections(config)
+    for key, data in (trained | evaluation_sections(config)).items():
         if isinstance(data, FileData):
-            named += [(key, str(one.path)) for one in data_paths(data, key.removesuffix(".path"))]
+            named += [(f"{key}.path", str(one.path)) for one in data_paths(data, key)]
     for key, path in named:
         if path is not None and not Path(path).is_file():
             yield f"{key}={path}: there is no such file"

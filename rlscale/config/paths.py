@@ -10,15 +10,16 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
+from rlscale.config.groups import ANY, matches
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import PathKind, about
-from rlscale.config.schema.section import Section
+from rlscale.config.schema.section import Section, sections_in
 
 
 @functools.cache
@@ -27,15 +28,25 @@ def path_keys() -> Mapping[str, PathKind]:
     return dict(_marked(Config, ""))
 
 
-def _marked(section: type[Section], prefix: str) -> Iterator[tuple[str, PathKind]]:
-    for kind in (section, *section.__subclasses__()):
+def _marked(
+    section: type[Section], prefix: str, inside: frozenset[type[Section]] = frozenset()
+) -> Iterator[tuple[str, PathKind]]:
+    for kind in {section, *section.__subclasses__()} - inside:  # the sources of a mixture are not mixtures again
         hints = get_type_hints(kind)
         for field in fields(kind):
             if (path := about(field).path) is not None:
                 yield prefix + field.name, path
             for part in (hints[field.name], *get_args(hints[field.name])):
                 if isinstance(part, type) and issubclass(part, Section):
-                    yield from _marked(part, f"{prefix}{field.name}.")
+                    of_each = ANY + "." if get_origin(hints[field.name]) is dict else ""
+                    yield from _marked(part, f"{prefix}{field.name}.{of_each}", inside | {kind})
+
+
+def path_kind(key: str) -> PathKind | None:
+    """What kind of path a key holds; None for one that holds none."""
+    if (known := path_keys().get(key)) is not None:
+        return known
+    return next((kind for name, kind in path_keys().items() if ANY in name and matches(key, name)), None)
 
 
 def anchored(value: Any, kind: PathKind, base: Path) -> Any:
@@ -61,8 +72,8 @@ def anchor_values(values: dict[str, Any], base: Path, prefix: str = "") -> None:
         key = f"{prefix}{name}"
         if isinstance(value, dict):
             anchor_values(value, base, f"{key}.")
-        elif key in path_keys():
-            values[name] = anchored(value, path_keys()[key], base)
+        elif (kind := path_kind(key)) is not None:
+            values[name] = anchored(value, kind, base)
 
 
 def anchor_section(section: Section, base: Path) -> None:
@@ -71,5 +82,5 @@ def anchor_section(section: Section, base: Path) -> None:
         value = getattr(section, field.name)
         if (path := about(field).path) is not None:
             setattr(section, field.name, anchored(value, path, base))
-        elif is_dataclass(value) and isinstance(value, Section):
-            anchor_section(value, base)
+    for _, inner in sections_in(section):
+        anchor_section(inner, base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from rlscale.config.store import schemas
 from rlscale.config.yaml_file import read_yaml
 
 
-def options_with(key: str, groups: Groups) -> list[str]:
-    """The choices (`data=jsonl`) whose section has that dotted key; empty where the group has one schema for all."""
+def options_with(key: str, groups: Groups, known: Collection[str] = ()) -> list[str]:
+    """The choices (`data=jsonl`) whose section has that dotted key; empty where the group has one schema for all.
+
+    `known`: keys that are there; where the chosen option has the section, it is not the option that is wrong.
+    """
     parts = key.split(".")
     for depth in range(1, len(parts)):
         choice = groups.at(".".join(parts[:depth]))
-        if choice is None:
+        if choice is None or ".".join(parts[: depth + 1]) in known:
             continue
         group = choice.partition("@")[0]
         found = [option for option in groups.options(group) if parts[depth] in _keys(group, option, groups)]

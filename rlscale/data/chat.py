@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,10 @@ class PromptEncoder:
             return None
         return prompt
 
+    def of(self, prompt: Prompt) -> PromptEncoder:
+        """What encodes further messages of the prompt's episode."""
+        return self
+
     def encode_start(
         self, prompt: Prompt, messages: Sequence[Message] | None, tools: Sequence[Mapping[str, Any]]
     ) -> Prompt:
@@ -91,7 +96,7 @@ class PromptEncoder:
         shown = self._prompt(raw)
         if len(shown.tokens) > self._max:
             raise ValueError(f"is {len(shown.tokens)} tokens long, over rollout.max_prompt_tokens={self._max}")
-        return shown
+        return replace(shown, max_response_tokens=prompt.max_response_tokens)
 
     def encode_response(self, text: str) -> np.ndarray:
         """Tokens of a response given as text, with its end of turn, int32 [m]. ValueError if it cannot be encoded."""

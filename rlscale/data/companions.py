@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlscale.config.data_sections import training_sections
 from rlscale.config.schema import Config
 from rlscale.data.chat import load_tokenizer
 from rlscale.data.end_of_turn import find_end_of_turn
@@ -79,8 +80,8 @@ def companions_of(config: Config, model_folder: Path) -> Companions:
     tokenizer = load_tokenizer(tokenizer_folder)
     if template is not None:
         tokenizer.chat_template = template
-    data = config.data
-    end = find_end_of_turn(tokenizer, data.apply_chat_template, "data", data.chat_template_kwargs)
+    key, data = next(iter(training_sections(config).items()))
+    end = find_end_of_turn(tokenizer, data.apply_chat_template, key, data.chat_template_kwargs)
     generation = read_generation(model_folder)
     ends = [end.token, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]
     tokens: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData, MixtureData
 from rlscale.data.sources import PromptSource
 
 
@@ -27,6 +27,12 @@ def build_source(config: DataConfig, key: str = "data") -> PromptSource:
                 f"{key}.source: {type(source).__name__} lacks a method of rlscale.data.sources.PromptSource"
             )
         return source
+    if isinstance(config, MixtureData):
+        from rlscale.data.mixture import MixtureSource
+
+        sources = {name: build_source(one.data, f"{key}.sources.{name}.data") for name, one in config.sources.items()}
+        return MixtureSource(sources, {name: one.weight for name, one in config.sources.items()}, config.seed)
     raise UserError(
-        f"{key}: no source for {type(config).__name__}; choose one with {key}=arithmetic, jsonl, parquet or custom"
+        f"{key}: no source for {type(config).__name__}; choose one with {key}=arithmetic, jsonl, parquet, "
+        "custom or mixture"
     )

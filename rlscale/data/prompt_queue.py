@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from rlscale.config.errors import UserError
@@ -16,6 +16,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 CheckLabel = Callable[[Any], None]
 """ValueError for a label that the reward cannot compare with."""
+CheckLabels = CheckLabel | Mapping[str, CheckLabel | None] | None
+"""One for all prompts, or by the name of their source (what is not named there has that of ""), or none."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class PromptQueue(Generic[T]):
         encoder: Encoder[T],
         key: str = "data",
         max_bad_rate: float | None = None,
-        check_label: CheckLabel | None = None,
+        check_label: CheckLabels = None,
     ) -> None:
         self._source = source
         self._encoder = encoder
@@ -125,8 +127,11 @@ class PromptQueue(Generic[T]):
             return None
 
 
-def encode_checked(raw: RawPrompt, encoder: Encoder[T], check_label: CheckLabel | None, key: str) -> T | None:
+def encode_checked(raw: RawPrompt, encoder: Encoder[T], check_labels: CheckLabels, key: str) -> T | None:
     """The encoded prompt, its label checked too; None where it is too long. BadPrompt where either is unusable."""
+    check_label = check_labels
+    if isinstance(check_label, Mapping):
+        check_label = check_label.get(raw.source, check_label.get(""))
     if check_label is not None:
         try:
             check_label(raw.label)

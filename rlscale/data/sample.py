@@ -21,7 +21,8 @@ class Prompt:
     `tokens` is int32 [n]; `index` is the position in the source's stream, which never repeats over a run (a prompt of
     the second epoch has another index than the same text in the first). `text` is what was tokenized, `messages` what
     the chat template made it of, `tools` the JSON schemas of the tools that it was told of. `source` is the name of the
-    source in a mixture (`data=mixture`) that it comes from, "" outside of one.
+    source in a mixture (`data=mixture`) that it comes from, "" outside of one; that source's bound
+    on a response is `max_response_tokens`, None where `rollout.max_response_tokens` alone bounds it.
     """
 
     index: int
@@ -33,6 +34,7 @@ class Prompt:
     messages: Sequence[dict[str, Any]] = ()
     tools: Sequence[dict[str, Any]] = ()
     source: str = ""
+    max_response_tokens: int | None = None
 
 
 class Segment(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlscale.data.bad_rows import BadPrompt, BadRows
-from rlscale.data.prompt_queue import CheckLabel, Encoder, encode_checked, none_fits
+from rlscale.data.prompt_queue import CheckLabels, Encoder, encode_checked, none_fits
 from rlscale.data.sources import PromptSource, RawPrompt, Stream
 
 SECONDS = 5.0
@@ -24,7 +24,7 @@ def try_prompts(
     encoder: Encoder[Any],
     key: str,
     max_bad_rate: float | None,
-    check_label: CheckLabel | None = None,
+    check_label: CheckLabels = None,
     seconds: float = SECONDS,
 ) -> list[str]:
     """Encode the prompts of a source that nobody else reads, and check their labels. Returns notes.

@@ -11,20 +11,29 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.target import build_target, resolve_target
 from rlscale.envs.environment import Environment, Scorer, SingleTurn
-from rlscale.envs.workers.reward_worker import RewardWorker
+from rlscale.envs.rewards_by_source import RewardsBySource
 
 _METHODS = ("reset", "step", "close")
 
 
 class Environments:
-    """Makes an environment for every sample; holds the configured reward where the environment takes it.
+    """Makes an environment for every sample; holds the configured rewards where the environment takes one.
 
-    `check_label` is what that reward says of labels before it judges by them. `limit_s`: seconds of each call.
+    `check_label` is what those rewards say of labels before they judge by them. `limit_s`: seconds of each call.
     """
 
-    def __init__(self, node: Mapping[str, Any], reward: RewardConfig, limit_s: float) -> None:
-        """UserError if environment or reward cannot be built."""
-        self._reward = RewardWorker(reward) if takes_reward(node) else None
+    def __init__(
+        self,
+        node: Mapping[str, Any],
+        reward: RewardConfig | None,
+        limit_s: float,
+        by_source: Mapping[str, RewardConfig] | None = None,
+    ) -> None:
+        """`by_source`: rewards of the sources that have one of their own; `reward` is None where all have.
+
+        UserError if environment or reward cannot be built.
+        """
+        self._reward = RewardsBySource(reward, by_source or {}) if takes_reward(node) else None
         self.make = configured_environment(node, self._reward)
         self.check_label = None if self._reward is None else self._reward.check_label
         # One that only waits for its reward takes as long as that, which has a limit of its own.

@@ -110,7 +110,7 @@ class Episodes:
         place: Place,
         admission: AbstractAsyncContextManager[None],
     ) -> Sample:
-        trajectory = Trajectory(prompt.tokens)
+        trajectory = Trajectory(prompt.tokens, prompt.max_response_tokens)
         history: list[Message] = list(prompt.messages)
         rewards: list[float] = []
         info: dict[str, Any] = {}
@@ -126,7 +126,7 @@ class Episodes:
                 finish = generation.finish_reason
                 break
             seen = self._observation(history, step, prompt, generation)
-            left = self._sampling.max_new_tokens - trajectory.response_length
+            left = trajectory.left(self._sampling.max_new_tokens)
             if (0 if step.restart else len(seen)) >= left or len(rewards) == start.max_turns:
                 finish = "length"
                 break
@@ -149,7 +149,7 @@ class Episodes:
         self, trajectory: Trajectory, place: Place, turn: int, admission: AbstractAsyncContextManager[None]
     ) -> Generation:
         """The next turn of the policy, counted. SampleFailed where it cannot be used."""
-        left = self._sampling.max_new_tokens - trajectory.response_length
+        left = trajectory.left(self._sampling.max_new_tokens)
         sampling = replace(self._sampling, max_new_tokens=left)
         try:
             generation = await self._engines.generate(
@@ -203,7 +203,7 @@ class Episodes:
         if start.messages is None and not start.tools:
             return prompt
         try:
-            return self._encoder.encode_start(prompt, start.messages, start.tools)
+            return self._encoder.of(prompt).encode_start(prompt, start.messages, start.tools)
         except ValueError as error:
             raise self._failed(f"the environment's start {error}") from error
 
@@ -215,8 +215,8 @@ class Episodes:
             if not step.messages:
                 raise ValueError("has no messages and is not done")
             if step.restart:
-                return self._encoder.encode_start(prompt, step.messages, ()).tokens
-            return self._encoder.encode_observation(
+                return self._encoder.of(prompt).encode_start(prompt, step.messages, ()).tokens
+            return self._encoder.of(prompt).encode_observation(
                 history, step.messages, prompt.tools, last=int(generation.tokens[-1])
             )
         except ValueError as error:

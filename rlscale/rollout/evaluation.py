@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rlscale.config.errors import UserError
+from rlscale.config.eval_sets import EvalSet
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_source import build_source
 from rlscale.data.overlap import KnowsPrompts
-from rlscale.data.prompt_queue import CheckLabel, PromptQueue, none_fits
+from rlscale.data.prompt_queue import CheckLabels, PromptQueue, none_fits
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.sources import PromptSource
 from rlscale.rollout.engines.admission import Admission
@@ -70,29 +71,32 @@ class EvalPrompts:
     trained_on: int | None
 
 
-def eval_encoder(spec: RolloutSpec) -> PromptEncoder:
-    """What makes tokens of the evaluation's prompts. UserError if there is no data, or it cannot be encoded."""
-    if spec.eval.data is None:
-        raise UserError("eval.data is empty; choose a source with data@eval.data=..., or set eval.enabled=false")
-    longest = spec.rollout.max_prompt_tokens
-    return PromptEncoder(spec.tokenizer_folder, spec.eval.data, longest, spec.chat_template, "eval.data")
+def eval_encoder(spec: RolloutSpec, chosen: EvalSet) -> PromptEncoder:
+    """What makes tokens of an evaluation set's prompts. UserError if they cannot be encoded."""
+    data = chosen.config.data
+    assert data is not None  # a set has data
+    return PromptEncoder(
+        spec.tokenizer_folder, data, spec.rollout.max_prompt_tokens, spec.chat_template, chosen.data_key
+    )
 
 
 def eval_prompts(
-    spec: RolloutSpec,
+    chosen: EvalSet,
     encoder: PromptEncoder,
     trained: PromptSource | None = None,
-    check_label: CheckLabel | None = None,
+    check_labels: CheckLabels = None,
 ) -> EvalPrompts:
-    """The prompts of every evaluation, always the same: the first `eval.prompts` of one epoch that fit and are not bad.
+    """The prompts of every evaluation of a set, always the same: the first of one epoch that fit and are not bad.
 
     `trained`: the source of the training prompts, to compare with. UserError if there are none, or too many are bad.
     """
-    data = spec.eval.data
-    assert data is not None  # `eval_encoder` refuses it
-    source = build_source(data, "eval.data")
-    queue = PromptQueue(source, encoder, "eval.data", data.max_bad_rate, check_label)
-    wanted = len(source) if spec.eval.prompts is None else min(spec.eval.prompts, len(source))
+    config, data, key = chosen.config, chosen.config.data, chosen.data_key
+    assert data is not None  # a set has data
+    source = build_source(data, key)
+    if isinstance(check_labels, Mapping):
+        check_labels = check_labels.get(chosen.judge, check_labels.get(""))
+    queue = PromptQueue(source, encoder, key, data.max_bad_rate, check_labels)
+    wanted = len(source) if config.prompts is None else min(config.prompts, len(source))
     prompts: list[Prompt] = []
     left = len(source)
     while len(prompts) < wanted and left:
@@ -100,10 +104,11 @@ def eval_prompts(
         left -= at_once
         prompts += queue.next(at_once)
     if not prompts:
-        raise none_fits("eval.data", len(source), encoder.limits)
+        raise none_fits(key, len(source), encoder.limits)
     asked = [prompt.messages for prompt in prompts]
     trained_on = trained.holds(asked) if isinstance(trained, KnowsPrompts) else None
-    return EvalPrompts(prompts, queue.dropped + queue.bad, trained_on)
+    judged = [replace(prompt, source=chosen.judge) for prompt in prompts]
+    return EvalPrompts(judged, queue.dropped + queue.bad, trained_on)
 
 
 async def evaluate(

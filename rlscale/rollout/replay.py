@@ -47,7 +47,7 @@ class ReplayService:
     async def resume(self, version: int) -> None:
         """The groups are there whatever the weights are."""
 
-    async def evaluate(self, version: int) -> EvalResult:
+    async def evaluate(self, version: int, name: str = "") -> EvalResult:
         """Refused: it takes engines."""
         raise UserError("rollout.replay has no engines to evaluate with; set eval.enabled=false")
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.chat import PromptEncoder
+from rlscale.data.configured_encoder import build_encoder
 from rlscale.data.configured_source import build_source
 from rlscale.data.end_of_turn import EndOfTurn
 from rlscale.data.prompt_queue import PromptQueue
@@ -18,6 +21,7 @@ from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.target import build_target, instantiate
 from rlscale.envs.configured_environment import Environments
 from rlscale.envs.overlong import OverlongShaping
+from rlscale.envs.rewards_by_source import common_reward, own_rewards
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.connection import Connect, HttpConnection
@@ -58,10 +62,15 @@ class RolloutService:
         self._spec = spec
         self._connect = connect
         self._per_batch = rollout.groups_per_iteration
-        self._encoder = PromptEncoder(
+        self._encoder = build_encoder(
             spec.tokenizer_folder, spec.data, rollout.max_prompt_tokens, spec.chat_template, "data"
         )
-        self._environments = Environments(spec.env, spec.reward, rollout.step_timeout_s)
+        self._environments = Environments(
+            spec.env,
+            common_reward(spec.data, spec.reward, spec.eval),
+            rollout.step_timeout_s,
+            own_rewards(spec.data, spec.eval),
+        )
         self._source = build_source(spec.data)
         self._queue = PromptQueue(
             self._source, self._encoder, "data", spec.data.max_bad_rate, self._environments.check_label
@@ -84,7 +93,7 @@ class RolloutService:
         self._fetching = asyncio.Lock()  # held while prompts are between the source and their groups
         self._last_batch: list[Group] = []
         self._earlier: dict[str, int] = {}  # counters of the run before it was resumed
-        self._eval_prompts: EvalPrompts | None = None
+        self._evaluated: dict[str, tuple[PromptEncoder, EvalPrompts]] = {}  # by the name of the evaluation set
 
     async def start(self, url: str, api_key: str | None = None) -> None:
         """Connect to the router, or to a single engine. Generation begins with the first `resume`."""
@@ -149,17 +158,22 @@ class RolloutService:
         self._room.set()
         self._news.set()
 
-    async def evaluate(self, version: int) -> EvalResult:
-        """Evaluate the weights that the engines hold, also while generation is paused. UserError if too much fails."""
-        spec = self._spec
-        if self._eval_prompts is None:
-            self._eval_encoder = await asyncio.to_thread(eval_encoder, spec)
-            self._eval_prompts = await asyncio.to_thread(
-                eval_prompts, spec, self._eval_encoder, self._source, self._environments.check_label
+    async def evaluate(self, version: int, name: str = "") -> EvalResult:
+        """Evaluate the weights that the engines hold, also while generation is paused. UserError if too much fails.
+
+        `name`: which evaluation set; "" is `eval.data`.
+        """
+        chosen = eval_sets(self._spec.eval)[name]
+        spec = replace(self._spec, eval=chosen.config)
+        if name not in self._evaluated:
+            encoder = await asyncio.to_thread(eval_encoder, spec, chosen)
+            prompts = await asyncio.to_thread(
+                eval_prompts, chosen, encoder, self._source, self._environments.check_label
             )
-        encoder = self._eval_encoder
+            self._evaluated[name] = encoder, prompts
+        encoder, prompts = self._evaluated[name]
         length = spec.eval.max_response_tokens or spec.rollout.max_response_tokens
-        window = len(self._eval_prompts.prompts) * spec.eval.samples_per_prompt
+        window = len(prompts.prompts) * spec.eval.samples_per_prompt
         requests, rewards = (
             FailureRate(f"{what} of the evaluation", f"{key}.max_failure_rate", bound, window)
             for what, key, bound in (
@@ -170,7 +184,7 @@ class RolloutService:
         sampling = self._sampling(spec.eval, length, encoder.end_of_turn)
         judging = Judging(self._environments.make, rewards, limit_s=self._environments.limit_s)
         episodes = Episodes(self._engines, encoder, sampling, requests, judging)
-        return await evaluate(spec, self._eval_prompts, episodes, Admission(self._limit), version)
+        return await evaluate(spec, prompts, episodes, Admission(self._limit), version)
 
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:
         """What a run needs to go on; picklable.

@@ -33,8 +33,8 @@ class Service(Protocol):
         """Go on generating; the engines hold the weights of `version`, also where that is what it was: the next batch
         may be taken then, too."""
 
-    async def evaluate(self, version: int) -> EvalResult:
-        """Measure the weights that the engines hold, also while generation is paused."""
+    async def evaluate(self, version: int, name: str = "") -> EvalResult:
+        """Measure the weights that the engines hold, also while generation is paused. `name`: of one of `eval.sets`."""
 
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:
         """What a run needs to go on, picklable. `trained`: whether the batch last handed out was trained on."""

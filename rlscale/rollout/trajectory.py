@@ -21,8 +21,9 @@ class Trajectory:
     segment that read them.
     """
 
-    def __init__(self, tokens: NDArray[np.int32]) -> None:
-        """`tokens`: int32 [n], what the first turn follows."""
+    def __init__(self, tokens: NDArray[np.int32], longest: int | None = None) -> None:
+        """`tokens`: int32 [n], what the first turn follows; `longest`: a bound on what comes after it of its own."""
+        self._longest = longest
         self._segments = [_Growing(tokens)]
 
     @property
@@ -34,6 +35,10 @@ class Trajectory:
     def response_length(self) -> int:
         """Tokens after the prompt, observed ones included, those that later segments begin with not."""
         return sum(segment.length - segment.context for segment in self._segments)
+
+    def left(self, longest: int) -> int:
+        """How many tokens may still come, of `longest` in all, or of its own bound where that is less."""
+        return min(longest, longest if self._longest is None else self._longest) - self.response_length
 
     def generated(self, generation: Generation) -> None:
         """Append what an engine generated as the continuation of `tokens`."""

@@ -82,4 +82,20 @@ def batch_metrics(groups: Sequence[Group], batch: Batch, *, rewarded: bool) -> d
         equal = [bool(group.rewards.max() == group.rewards.min()) for group in groups]
         metrics |= {"reward": float(np.mean(reward)), "reward_std": float(np.std(reward))}
         metrics["groups_without_signal"] = float(sum(equal))
+    return metrics | _by_source(groups, rewarded=rewarded)
+
+
+def _by_source(groups: Sequence[Group], *, rewarded: bool) -> dict[str, float]:
+    """The same of each source of a mixture, as `source/<name>/reward`; nothing without a mixture."""
+    metrics: dict[str, float] = {}
+    for name in sorted({group.prompt.source for group in groups} - {""}):
+        own = [group for group in groups if group.prompt.source == name]
+        samples = [sample for group in own for sample in group.samples]
+        of = f"source/{name}"
+        metrics[f"{of}/groups"] = float(len(own))
+        metrics[f"{of}/response_length"] = float(np.mean([sample.response_length for sample in samples]))
+        if rewarded:
+            equal = [bool(group.rewards.max() == group.rewards.min()) for group in own]
+            metrics[f"{of}/reward"] = float(np.mean([sample.reward for sample in samples]))
+            metrics[f"{of}/groups_without_signal"] = float(sum(equal))
     return metrics

@@ -38,8 +38,8 @@ class EngineSide(Protocol):
     def come_back(self) -> None:
         """The trainer's state goes to host memory, engines take their cache back."""
 
-    def evaluate(self, version: int, meanwhile: Callable[[], None]) -> EvalResult:
-        """Measure the engines' weights on the evaluation's data; `meanwhile` runs while waiting."""
+    def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
+        """Measure the engines' weights on the evaluation set `name`; `meanwhile` runs while waiting."""
 
 
 class NoEngines:
@@ -61,7 +61,7 @@ class NoEngines:
     def come_back(self) -> None:
         """They stay the trainer's."""
 
-    def evaluate(self, version: int, meanwhile: Callable[[], None]) -> EvalResult:
+    def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """Refused: a run that evaluates has engines."""
         raise RuntimeError("an evaluation without engines")
 
@@ -113,9 +113,9 @@ class RunningEngines:
             self._trainer.call("sleep", what="trainer sleep")
             self._engines.resume_memory(["kv_cache"])
 
-    def evaluate(self, version: int, meanwhile: Callable[[], None]) -> EvalResult:
+    def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """See EngineSide."""
-        result: EvalResult = self._rollout.evaluate(version, meanwhile)
+        result: EvalResult = self._rollout.evaluate(version, meanwhile, name)
         return result
 
     def _give_weights(self, version: int, urls: list[str]) -> None:
@@ -154,6 +154,6 @@ class SteadyEngines:
     def come_back(self) -> None:
         """They stay theirs."""
 
-    def evaluate(self, version: int, meanwhile: Callable[[], None]) -> EvalResult:
+    def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """Refused: a run that only generates does not evaluate."""
         raise RuntimeError("an evaluation in a run that only generates")

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.model_folder import ensure_model_folder
@@ -67,7 +68,9 @@ def _measured(config: Config, model: Path, calls: Calls, logs: Path, fork_server
         engines.ready()
         rollout.start(engines.router_url, engines.api_key)
         _say("evaluating")
-        result: EvalResult = rollout.evaluate(VERSION, lambda: engines.heal(_nothing_to_send, rollout.redirect))
+        result: EvalResult = rollout.evaluate(
+            VERSION, lambda: engines.heal(_nothing_to_send, rollout.redirect), next(iter(eval_sets(config.eval)))
+        )
         return result
     finally:
         rollout.close()

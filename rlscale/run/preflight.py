@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rlscale.config.checks import check
 from rlscale.config.data_paths import data_paths
+from rlscale.config.data_sections import evaluation_sections, reward_of, training_sections
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.hf_architecture import is_here, is_hub_name
 from rlscale.config.needs import Needs
@@ -73,8 +74,8 @@ class _Part:
     trains: bool = True
     """False for the evaluation alone: training's data and hooks are then no part of it."""
     sources: dict[str, PromptSource] = field(default_factory=dict)
-    check_label: CheckLabel | None = None
-    """The reward's, where it has one."""
+    check_labels: dict[str, CheckLabel | None] = field(default_factory=dict)
+    """Of each section that names prompts, what its reward says of labels, where that does."""
 
     @property
     def supervised(self) -> bool:
@@ -156,8 +157,11 @@ def _look_at_functions(part: _Part, found: Findings) -> None:
     if part.scores:
         with found.of(part.stage), user_code("reward.function"):
             if takes_reward(config.env):
-                part.check_label = label_check(build_reward(config.reward))
-                found.checked.append(f"{part.stage}reward: {config.reward.function.get('_target_')}")
+                for key in _sections(part):
+                    reward = reward_of(config, key)
+                    part.check_labels[key] = label_check(build_reward(reward))
+                    found.checked.append(f"{part.stage}reward: {reward.function.get('_target_')}")
+                found.checked = list(dict.fromkeys(found.checked))
 
 
 def _open_sources(part: _Part, found: Findings) -> None:
@@ -169,10 +173,7 @@ def _open_sources(part: _Part, found: Findings) -> None:
             stored.check_replayable(config.run.iterations, config.rollout.temperature)
             found.checked.append(f"{part.stage}rollout.replay: {config.rollout.replay}")
         return  # the data are not read
-    wanted: dict[str, DataConfig | None] = {"data": config.data} if part.trains else {}
-    if config.eval.enabled and not (part.trains and config.run.generate_only):
-        wanted["eval.data"] = config.eval.data
-    for key, data in wanted.items():
+    for key, data in _sections(part).items():
         with found.of(part.stage), user_code(f"{key}.source"):
             if data is None:
                 raise UserError(f"{key} is empty; choose a source with data@eval.data=..., or set eval.enabled=false")
@@ -184,6 +185,16 @@ def _open_sources(part: _Part, found: Findings) -> None:
             if isinstance(source, FileSource) and source.bad.count:
                 found.notes.append(part.stage + source.bad.note())
             found.checked.append(f"{part.stage}{key}: {_described(data)}, {len(source):,} prompts")
+
+
+def _sections(part: _Part) -> dict[str, DataConfig | None]:
+    """The sections whose prompts are read, by key."""
+    config = part.config
+    wanted: dict[str, DataConfig | None] = {**training_sections(config)} if part.trains else {}
+    if config.eval.enabled and not (part.trains and config.run.generate_only):
+        evaluated: dict[str, DataConfig | None] = {**evaluation_sections(config)}
+        wanted |= evaluated or {"eval.data": None}
+    return wanted
 
 
 def _is_elsewhere(part: _Part, data: DataConfig) -> bool:
@@ -248,14 +259,14 @@ def _try_encoders(part: _Part, found: Findings, model: Path) -> None:
     template = read_chat_template(config.model)
     ends: list[str] = []
     for key, source in part.sources.items():
-        data = config.data if key == "data" else config.eval.data
+        data = _sections(part)[key]
         assert data is not None
         with found.of(part.stage), user_code(f"{key}.source"):
             encoder = PromptEncoder(tokenizer, data, config.rollout.max_prompt_tokens, template, key)
             ends.append(f"{part.stage}{encoder.end_of_turn}")
-            learned = part.supervised and key == "data"
+            learned = part.supervised and key in training_sections(config)
             examples = ExampleEncoder(encoder, config.rollout.max_response_tokens, key) if learned else encoder
-            judge = None if learned else part.check_label
+            judge = None if learned else part.check_labels.get(key)
             found.notes += [
                 f"{part.stage}{note}" for note in try_prompts(source, examples, key, data.max_bad_rate, judge)
             ]

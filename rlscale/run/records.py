@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+from rlscale.config.eval_sets import EvalSet
 from rlscale.config.keys import plain
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
@@ -149,8 +150,11 @@ class Records:
         self._write(state.iteration, metrics)
         self._progress.iteration(state.iteration, self._config.run.iterations, metrics)
 
-    def evaluation(self, when: str, state: checkpoint.Progress, result: EvalResult) -> dict[str, float]:
-        """Log an evaluation; returns what the summary keeps of it."""
+    def evaluation(
+        self, when: str, state: checkpoint.Progress, result: EvalResult, one: EvalSet, *, first: bool = True
+    ) -> dict[str, float]:
+        """Log an evaluation of the set `one`; returns what the summary keeps of it. Of a named set that has the name in
+        front; of the `first` set, which summary and progress show, it does not."""
         accuracies = {f"pass@{k}": value for k, value in result.pass_at_k.items()}
         measured = {
             **accuracies,
@@ -159,18 +163,22 @@ class Records:
             "truncated": result.truncated_share,
             "failures": float(result.failures),
         }
-        self._summary.eval_trained_on = result.trained_on
-        self._write(state.iteration, {f"eval/{name}": value for name, value in measured.items()})
-        self._progress.show({"accuracy": result.pass_at_1})
+        of = f"{one.name}/" if one.name else ""
+        self._write(state.iteration, {f"eval/{of}{name}": value for name, value in measured.items()})
+        if first:
+            self._summary.eval_trained_on = result.trained_on
+            self._progress.show({"accuracy": result.pass_at_1})
         found = ", ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
+        which = f"of {one.name} " if one.name else ""
         self.note(
-            f"evaluation {when} training (iteration {state.iteration}): {found}, reward {result.mean_reward:.3f}, "
+            f"evaluation {which}{when} training (iteration {state.iteration}): {found}, "
+            f"reward {result.mean_reward:.3f}, "
             f"{result.mean_length:.1f} tokens, {result.samples} samples of {result.prompts} prompts"
             + (f", {result.trained_on} of them trained on" if result.trained_on else "")
             + (f", {result.dropped} left out as too long or bad" if result.dropped else "")
         )
-        self._show(result.groups, when, state.iteration)
-        return accuracies
+        self._show(result.groups, when, state.iteration, one.config.success_reward)
+        return {name if first else f"{of}{name}": value for name, value in accuracies.items()}
 
     def store(self, state: checkpoint.Progress, groups: Sequence[Group]) -> None:
         """Store the groups that the next iteration is about to train on, as far as `rollout.store` wants it."""
@@ -184,11 +192,11 @@ class Records:
         """Write down a few of the answers that an iteration trained on, if it is one whose samples are shown."""
         most, every = self._config.run.report_samples, self._config.run.report_samples_every
         if most and every and (iteration == 1 or iteration % every == 0):
-            self._show(spread(groups, most), TRAINING, iteration)
+            self._show(spread(groups, most), TRAINING, iteration, self._config.eval.success_reward)
 
-    def _show(self, groups: Sequence[Group], phase: str, iteration: int) -> None:
+    def _show(self, groups: Sequence[Group], phase: str, iteration: int, success: float) -> None:
         assert self._samples is not None
-        self._samples.log(shown(groups, phase, iteration, self._config.eval.success_reward))
+        self._samples.log(shown(groups, phase, iteration, success))
 
     def update_counters(self, state: checkpoint.Progress) -> None:
         """Put the totals into what a checkpoint keeps."""

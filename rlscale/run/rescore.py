@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from rlscale.data.stored_rollouts import StoredRollouts
 from rlscale.data.target import current_folder_importable
 from rlscale.envs.environment import Action, Scorer
 from rlscale.envs.reward import RewardFailed
-from rlscale.envs.workers.reward_worker import RewardWorker
+from rlscale.envs.rewards_by_source import RewardsBySource, common_reward, own_rewards
 from rlscale.observe import jsonl
 from rlscale.observe.formatting import visible
 from rlscale.run.folder import read_mark
@@ -31,6 +32,8 @@ USAGE = (
     "Prints what the reward would have changed. Nothing is generated, nothing of the run is changed."
 )
 _OWN = ("run.output", "to")
+_OF_REWARD = re.compile(r"[+~]*(reward(@data\.sources\.[^.]+\.reward)?=|(data\.sources\.[^.]+\.)?reward\.)")
+"""Overrides of rewards: the run's, or that of a source."""
 _SHOWN = 5
 """Changes that are shown."""
 
@@ -82,7 +85,7 @@ def rescore(arguments: Sequence[str]) -> int:
     run = Path(own["run.output"]).expanduser().resolve()
     if read_mark(run) is None:
         raise UserError(f"run.output={run} does not contain a run")
-    if others := [word for word in overrides if not word.lstrip("+~").startswith(("reward=", "reward."))]:
+    if others := [word for word in overrides if not _OF_REWARD.match(word)]:
         raise UserError(f"{others[0]}: rescore changes the reward only (reward=..., reward.<key>=...)")
     config = recompose(str(run / "recipe.yaml"), overrides, ("reward",))
     if config.env.get(TARGET) != SINGLE_TURN:
@@ -99,7 +102,7 @@ async def _rescored(config: Config, stored: StoredRollouts) -> list[dict[str, ob
     """Print the comparison; a record of every sample."""
     total = Comparison()
     records: list[dict[str, object]] = []
-    worker = RewardWorker(config.reward)
+    worker = RewardsBySource(common_reward(config.data, config.reward), own_rewards(config.data))
     try:
         for iteration in stored.iterations:
             groups = await asyncio.to_thread(stored.groups, iteration)

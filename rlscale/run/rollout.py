@@ -64,9 +64,9 @@ class Rollout:
         groups: list[Group] = self._calls.one(ref, "generation", meanwhile=meanwhile, heed_stop=True)
         return groups
 
-    def evaluate(self, version: int, meanwhile: Callable[[], None]) -> Any:
-        """Measure the weights of `version` on the evaluation's data."""
-        ref = self._actor.call.remote("evaluate", version)
+    def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> Any:
+        """Measure the weights of `version` on an evaluation set; "" is `eval.data`."""
+        ref = self._actor.call.remote("evaluate", version, *([name] if name else []))
         return self._calls.one(ref, "evaluation", meanwhile=meanwhile, heed_stop=True)
 
     def score(self, url: str, tokens: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlscale.config.errors import UserError
+from rlscale.config.eval_sets import eval_sets
 from rlscale.config.needs import Moment, Needs
 from rlscale.config.schema import Config
 from rlscale.data.batch import Batch
@@ -159,9 +160,8 @@ class Session(ABC):
         """Evaluate when it is due, then let the engines generate for the next iteration."""
         if self._done:
             return
-        every = self.config.eval.every if self.config.eval.enabled else 0
-        if every and self.state.iteration % every == 0:
-            self.evaluate("during")
+        if due := self._due():
+            self.evaluate("during", due)
         self._group_source.resume(self.state.version)
 
     def end(self) -> None:
@@ -201,11 +201,24 @@ class Session(ABC):
 
     # ---- measuring, saving, mending ----------------------------------------------------------------------------
 
-    def evaluate(self, when: str) -> dict[str, Any]:
-        """Measure the engines' weights on the evaluation's data; `when` is before, during or after."""
-        with self.records.span("evaluate"):
-            result = self._engines.evaluate(self.state.version, self._mend)
-        return self.records.evaluation(when, self.state, result)
+    def evaluate(self, when: str, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Measure the engines' weights on the evaluation sets of these names, or on all; `when` is before, during or
+        after. What was found, by metric."""
+        sets = eval_sets(self.config.eval)
+        found: dict[str, Any] = {}
+        for place, (name, one) in enumerate(sets.items()):
+            if names is None or name in names:
+                with self.records.span("evaluate"):
+                    result = self._engines.evaluate(self.state.version, self._mend, name)
+                found |= self.records.evaluation(when, self.state, result, one, first=place == 0)
+        return found
+
+    def _due(self) -> list[str]:
+        """The names of the evaluation sets that are measured after this iteration."""
+        if not self.config.eval.enabled:
+            return []
+        every = {name: one.config.every for name, one in eval_sets(self.config.eval).items()}
+        return [name for name, n in every.items() if n and self.state.iteration % n == 0]
 
     def save(self) -> None:
         """Write a checkpoint of this very moment and wait until it is whole. CheckpointFailed when the disk refuses."""

@@ -33,12 +33,12 @@ class ReinforcementSession(Session):
 class SupervisedSession(Session):
     """The data holds the answers. Engines, where there are any, only measure."""
 
-    def evaluate(self, when: str) -> dict[str, Any]:
+    def evaluate(self, when: str, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Measure the trainer's weights: nobody else needs them on the engines, so they get them now."""
         self.trainer_takes_devices()
         self.sync()
         self.engines_take_devices()
-        return super().evaluate(when)
+        return super().evaluate(when, names)
 
     def _measured(self, groups: Sequence[Group], batch: Batch) -> dict[str, float]:
         """Lengths; there is no reward."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.targets import named_target
 from rlscale.config.data_paths import data_paths
+from rlscale.config.data_sections import evaluation_sections, reward_of, training_sections
 from rlscale.config.errors import UserError
-from rlscale.config.schema import SINGLE_TURN
+from rlscale.config.schema import SINGLE_TURN, Config
 from rlscale.config.schema.algo_config import ScoreKind
 from rlscale.config.schema.component import TARGET
-from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData, MixtureData
 
 _SPLITS = ("train", "held_out")
 NO_REWARD = "rlscale.envs.rewards.none.no_reward"
@@ -29,8 +31,16 @@ def recipe_is_a_plain_name(context: CheckContext) -> Iterator[str]:
 def reward_is_named(context: CheckContext) -> Iterator[str]:
     """Whatever is sampled is scored: by the reward, or by a custom environment."""
     config = context.config
+    told: list[str] = []
     needed = context.needs.rewards and config.env.get(TARGET) == SINGLE_TURN
-    yield from named_target(config.reward.function, "reward.function", "reward=<option>", needed=needed)
+    for key in (*training_sections(config), *evaluation_sections(config)):
+        reward = reward_of(config, key)
+        own = "reward" if reward is config.reward else f"{key.removesuffix('.data')}.reward"
+        choice = "reward=<option>" if own == "reward" else f"reward@{own}=<option>"
+        for problem in named_target(reward.function, f"{own}.function", choice, needed=needed):
+            if problem not in told:
+                told.append(problem)
+    yield from told
 
 
 def reward_is_read(context: CheckContext) -> Iterator[str]:
@@ -53,54 +63,96 @@ def reward_is_read(context: CheckContext) -> Iterator[str]:
 
 def data_is_usable(context: CheckContext) -> Iterator[str]:
     """Each source by its own kind."""
-    yield from _source(context.config.data, "data")
-    if context.config.eval.enabled and context.config.eval.data is not None:
-        yield from _source(context.config.eval.data, "eval.data")
+    for key, data in training_sections(context.config).items():
+        yield from _source(data, key)
+    if context.config.eval.enabled:
+        for key, data in evaluation_sections(context.config).items():
+            yield from _source(data, key)
+
+
+def mixture_is_usable(context: CheckContext) -> Iterator[str]:
+    """What a mixture has itself, and what each of its sources has."""
+    config = context.config
+    data = config.data
+    if isinstance(config.eval.data, MixtureData):
+        yield "eval.data=mixture: an evaluation is of one source; give each a set, data@eval.sets.NAME.data=..."
+    sections = {**training_sections(config), **evaluation_sections(config)}
+    for key, inner in sections.items():
+        if isinstance(inner, MixtureData) and key not in ("data", "eval.data"):
+            yield f"{key}: is a mixture; name its sources in the outer one"
+    if not isinstance(data, MixtureData):
+        return
+    if not data.sources:
+        yield "data=mixture has no sources; choose some with data@data.sources.NAME.data=<option>"
+    if context.supervised:
+        yield "data=mixture: supervised training reads one source; data.path may be a list of files"
+    plain = MixtureData()
+    for name in ("shuffle", "apply_chat_template", "system_prompt", "chat_template_kwargs"):
+        if (value := getattr(data, name)) != getattr(plain, name):
+            yield f"data.{name}={value}: each source of a mixture has its own; set data.sources.NAME.data.{name}"
+    longest = config.rollout.max_response_tokens
+    for name, one in data.sources.items():
+        if one.max_response_tokens is not None and one.max_response_tokens > longest:
+            yield (
+                f"data.sources.{name}.max_response_tokens={one.max_response_tokens} is above "
+                f"rollout.max_response_tokens={longest}, which bounds every response; raise that"
+            )
 
 
 def splits_agree(context: CheckContext) -> Iterator[str]:
     """Training and held-out problems stay apart only if both sides divide them the same way."""
-    data, evaluation = context.config.data, context.config.eval.data
-    if not (
-        context.config.eval.enabled and isinstance(data, ArithmeticData) and isinstance(evaluation, ArithmeticData)
-    ):
-        return
-    for name in ("split_seed", "held_out_share", "max_number", "reverse_answer"):
-        ours, theirs = getattr(data, name), getattr(evaluation, name)
-        if ours != theirs:
-            yield (
-                f"data.{name}={ours} and eval.data.{name}={theirs} must be the same, or training problems and held-out "
-                "problems meet"
-            )
+    config = context.config
+    for (ours, data), (theirs, evaluation) in _pairs(config):
+        if not (isinstance(data, ArithmeticData) and isinstance(evaluation, ArithmeticData)):
+            continue
+        names = ["split_seed", "held_out_share"]  # these alone divide the problems; the others say which there are
+        if not isinstance(config.data, MixtureData) and theirs == "eval.data":
+            names += ["max_number", "reverse_answer"]
+        for name in names:
+            here, there = getattr(data, name), getattr(evaluation, name)
+            if here != there:
+                yield (
+                    f"{ours}.{name}={here} and {theirs}.{name}={there} must be the same, or training problems and "
+                    "held-out problems meet"
+                )
+
+
+def _pairs(config: Config) -> Iterator[tuple[tuple[str, DataConfig], tuple[str, DataConfig]]]:
+    """Every section that is trained on with every one that is evaluated, with their keys."""
+    if config.eval.enabled:
+        yield from itertools.product(training_sections(config).items(), evaluation_sections(config).items())
 
 
 def evaluation_is_held_out(context: CheckContext) -> Iterator[str]:
     """An evaluation on what is trained on says nothing about new problems; files are compared when they are read."""
-    data, evaluation = context.config.data, context.config.eval.data
-    if not context.config.eval.enabled or context.config.eval.allow_overlap:
+    if context.config.eval.allow_overlap:
         return
     how = "or allow it with eval.allow_overlap=true"
-    if isinstance(data, ArithmeticData) and isinstance(evaluation, ArithmeticData) and data.split == evaluation.split:
-        yield (
-            f"data.split={data.split} and eval.data.split={evaluation.split}: the evaluation would be on what is "
-            f"trained on; choose data.split=train and eval.data.split=held_out, {how}"
-        )
-    if isinstance(data, CustomData) and isinstance(evaluation, CustomData) and data.source == evaluation.source:
-        yield (
-            "data.source and eval.data.source are the same, so the evaluation would be on what is trained on; give "
-            f"your class an argument that divides its problems, {how}"
-        )
+    for (ours, data), (theirs, evaluation) in _pairs(context.config):
+        if (
+            isinstance(data, ArithmeticData)
+            and isinstance(evaluation, ArithmeticData)
+            and data.split == evaluation.split
+        ):
+            yield (
+                f"{ours}.split={data.split} and {theirs}.split={evaluation.split}: the evaluation would be on what is "
+                f"trained on; choose {ours}.split=train and {theirs}.split=held_out, {how}"
+            )
+        if isinstance(data, CustomData) and isinstance(evaluation, CustomData) and data.source == evaluation.source:
+            yield (
+                f"{ours}.source and {theirs}.source are the same, so the evaluation would be on what is trained on; "
+                f"give your class an argument that divides its problems, {how}"
+            )
 
 
 def evaluation_is_rendered_alike(context: CheckContext) -> Iterator[str]:
     """What makes text of a prompt is often set for training and forgotten for the evaluation."""
-    data, evaluation = context.config.data, context.config.eval.data
-    if context.config.eval.enabled and evaluation is not None:
+    for (ours, data), (theirs, evaluation) in _pairs(context.config):
         for name in ("apply_chat_template", "system_prompt", "chat_template_kwargs"):
-            ours, theirs = getattr(data, name), getattr(evaluation, name)
-            if ours != theirs:
+            here, there = getattr(data, name), getattr(evaluation, name)
+            if here != there:
                 context.notes.append(
-                    f"data.{name}={ours} but eval.data.{name}={theirs}: the evaluation's prompts are written "
+                    f"{ours}.{name}={here} but {theirs}.{name}={there}: the evaluation's prompts are written "
                     "differently from those that are trained on"
                 )
     yield from ()
@@ -131,6 +183,7 @@ STAGE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     reward_is_named,
     reward_is_read,
     data_is_usable,
+    mixture_is_usable,
     splits_agree,
     evaluation_is_held_out,
     evaluation_is_rendered_alike,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema.cluster_config import Device, Placement
+from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.config.schema.trainer_config import RoutingReplay
 
@@ -95,36 +98,49 @@ def engines_can_sample_so(context: CheckContext) -> Iterator[str]:
 def evaluation_is_possible(context: CheckContext) -> Iterator[str]:
     """Evaluation needs data. Where it is switched off, its settings stay as the recipe has them."""
     config = context.config
-    if config.eval.enabled and config.eval.data is None:
+    if config.eval.enabled and config.eval.data is None and not config.eval.sets:
         yield "eval.data: evaluation needs prompts; choose data@eval.data=<option>, or eval.enabled=false"
 
 
 def pass_k_has_samples(context: CheckContext) -> Iterator[str]:
     """pass@k needs at least k different samples of a prompt."""
+    for key, evaluation in _measured(context):
+        samples = evaluation.samples_per_prompt
+        for k in evaluation.pass_k:
+            if not 1 <= k <= samples:
+                yield f"{key}.pass_k={k}: must be from 1 to {key}.samples_per_prompt={samples}"
+        if len(set(evaluation.pass_k)) != len(evaluation.pass_k):
+            yield f"{key}.pass_k={evaluation.pass_k}: holds a number twice"
+        if not evaluation.pass_k:
+            yield f"{key}.pass_k=[]: name at least one k, for example [1]"
+        if evaluation.temperature == 0 and samples > 1:
+            yield f"{key}.temperature=0 gives the same answer {samples} times; use {key}.samples_per_prompt=1 or sample"
+
+
+def _measured(context: CheckContext) -> Iterator[tuple[str, EvalConfig]]:
+    """What every evaluation set is measured with, by the section of its keys."""
     evaluation = context.config.eval
-    if not evaluation.enabled:
-        return
-    samples = evaluation.samples_per_prompt
-    for k in evaluation.pass_k:
-        if not 1 <= k <= samples:
-            yield f"eval.pass_k={k}: must be from 1 to eval.samples_per_prompt={samples}"
-    if len(set(evaluation.pass_k)) != len(evaluation.pass_k):
-        yield f"eval.pass_k={evaluation.pass_k}: holds a number twice"
-    if not evaluation.pass_k:
-        yield "eval.pass_k=[]: name at least one k, for example [1]"
-    if evaluation.temperature == 0 and samples > 1:
-        yield f"eval.temperature=0 gives the same answer {samples} times; use eval.samples_per_prompt=1 or sample"
+    if evaluation.enabled:
+        # A set is measured with the values of `eval` that it does not replace: those are told there, once.
+        yield "eval", evaluation
+        for one in eval_sets(evaluation).values() if evaluation.data is not None or evaluation.sets else ():
+            same = dataclasses.replace(one.config, data=evaluation.data, sets=evaluation.sets) == evaluation
+            if one.name and not same:
+                yield one.section, one.config
 
 
 def prompts_fit_the_model(context: CheckContext) -> Iterator[str]:
     """Prompt and response together stay within the positions of the model."""
-    rollout, evaluation = context.config.rollout, context.config.eval
+    rollout = context.config.rollout
     positions = context.size("max_position_embeddings")
     if positions is None:
         return
     longest = [("rollout.max_response_tokens", rollout.max_response_tokens)]
-    if evaluation.enabled and evaluation.max_response_tokens is not None:
-        longest.append(("eval.max_response_tokens", evaluation.max_response_tokens))
+    longest += [
+        (f"{key}.max_response_tokens", evaluation.max_response_tokens)
+        for key, evaluation in _measured(context)
+        if evaluation.max_response_tokens is not None
+    ]
     for key, response in longest:
         if rollout.max_prompt_tokens + response > positions:
             yield (

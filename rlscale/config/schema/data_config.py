@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from omegaconf import MISSING
 
 from rlscale.config.schema.about import Limit, bounded, path_key
-from rlscale.config.schema.limits import SEED
+from rlscale.config.schema.limits import SEED, TOKENS
+from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.section import Section
 
 
@@ -72,3 +73,25 @@ class CustomData(DataConfig, option="custom"):
 
     source: dict[str, Any] = field(default_factory=dict)
     """`_target_` of a rlscale.data.sources.PromptSource and its arguments."""
+
+
+@dataclass
+class SourceConfig(Section):
+    """One source of a mixture, and what is different for its prompts."""
+
+    data: DataConfig = MISSING
+    """Its prompts (`data@data.sources.NAME.data=...` chooses where from)."""
+    weight: float = bounded(1.0, above=0, limit=Limit(1e6, "weights are relative to each other", least=1e-6))
+    """Share of the prompts that come from it, relative to the weights of the others."""
+    reward: RewardConfig | None = None
+    """Its own reward (`reward@data.sources.NAME.reward=...`); null takes the run's."""
+    max_response_tokens: int | None = bounded(None, at_least=1, limit=TOKENS)
+    """Longest response to its prompts, at most `rollout.max_response_tokens`, which null takes."""
+
+
+@dataclass
+class MixtureData(DataConfig, option="mixture"):
+    """Prompts from several sources, whose shares are kept in every stretch of the data."""
+
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """The sources by name; the name is in metrics and stored rollouts."""

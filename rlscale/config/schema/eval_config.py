@@ -4,10 +4,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from omegaconf import MISSING
+
 from rlscale.config.schema.about import bounded, key
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.limits import COUNT, IN_EVALUATION, TEMPERATURE, TOKENS
+from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.section import Section
+
+
+@dataclass
+class EvalSetConfig(Section):
+    """One of several evaluation sets. What is null is as in `eval`."""
+
+    data: DataConfig = MISSING
+    """Its prompts (`data@eval.sets.NAME.data=...` chooses a source)."""
+    reward: RewardConfig | None = None
+    """Its own reward (`reward@eval.sets.NAME.reward=...`); null takes that of the source of the same name in
+    `data.sources`, or else the run's."""
+    every: int | None = bounded(None, at_least=0, limit=COUNT)
+    """Iterations between its evaluations during training; 0 evaluates it only before and after."""
+    prompts: int | None = bounded(None, at_least=1, limit=IN_EVALUATION)
+    """Prompts taken from the source."""
+    samples_per_prompt: int | None = bounded(None, at_least=1, limit=IN_EVALUATION)
+    """Samples generated for each prompt."""
+    pass_k: list[int] | None = None
+    """The k of pass@k to report."""
+    temperature: float | None = bounded(None, at_least=0, limit=TEMPERATURE)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float | None = bounded(None, above=0, at_most=1)
+    """Nucleus sampling; 1 switches it off."""
+    top_k: int | None = bounded(None, at_least=1, off=-1)
+    """Sampling from the k most likely tokens; -1 switches it off."""
+    max_response_tokens: int | None = bounded(None, at_least=1, limit=TOKENS)
+    """Longest response in tokens."""
+    success_reward: float | None = bounded(None)
+    """A sample counts as solved when its reward is at least this."""
 
 
 @dataclass
@@ -20,6 +52,9 @@ class EvalConfig(Section):
     """Iterations between evaluations during training; 0 evaluates only before and after."""
     data: DataConfig | None = None
     """Prompts of the evaluation (`data@eval.data=...` chooses a source)."""
+    sets: dict[str, EvalSetConfig] = field(default_factory=dict)
+    """Further evaluation sets by name, measured like `eval.data` but for what each says of itself. Without `eval.data`
+    the first of them is the one that summary and progress show."""
     prompts: int | None = bounded(256, at_least=1, limit=IN_EVALUATION)
     """Prompts taken from the source; null takes all."""
     samples_per_prompt: int = bounded(1, at_least=1, limit=IN_EVALUATION)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from omegaconf import II
@@ -37,11 +38,19 @@ class Section:
 
     def freeze(self) -> None:
         """Make this section and every section inside it read-only."""
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if is_dataclass(value) and isinstance(value, Section):
-                value.freeze()
+        for _, section in sections_in(self):
+            section.freeze()
         object.__setattr__(self, "_frozen", True)
+
+
+def sections_in(section: Section) -> Iterator[tuple[str, Section]]:
+    """The sections right inside one with their keys, those of a mapping as `field.key`."""
+    for item in fields(section):
+        value = getattr(section, item.name)
+        if isinstance(value, Section):
+            yield item.name, value
+        elif isinstance(value, Mapping):
+            yield from ((f"{item.name}.{key}", inner) for key, inner in value.items() if isinstance(inner, Section))
 
 
 def following(schema: type[S], section: str) -> S:

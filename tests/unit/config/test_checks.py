@@ -203,7 +203,10 @@ def test_every_number_of_the_schema_has_bounds() -> None:
 def test_every_number_without_an_end_of_its_own_has_a_limit() -> None:
     endless = {name for name, bounds in numbers() if bounds is not None and bounds.high == inf}
     limited = {name for name, bounds in numbers() if bounds is not None and bounds.limit is not None}
-    assert endless - limited == {"RolloutConfig.top_k", "EvalConfig.top_k", "EvalConfig.success_reward"}
+    evaluation = {
+        f"{section}.{name}" for section in ("EvalConfig", "EvalSetConfig") for name in ("top_k", "success_reward")
+    }
+    assert endless - limited == {"RolloutConfig.top_k", *evaluation}
     assert limited - endless == set()
 
 

@@ -40,10 +40,11 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
 
 def test_the_keys_of_paths_are_those_that_the_schema_marks() -> None:
     assert set(path_keys()) == {
-        *("data.path", "eval.data.path"),
+        *("data.path", "eval.data.path", "data.sources.*.data.path", "eval.sets.*.data.path"),
+        *("eval.data.sources.*.data.path", "eval.sets.*.data.sources.*.data.path"),  # refused by a check
         *(f"{model}.{key}" for model in ("model", "critic.model") for key in ("path", "init", "tokenizer")),
         *("model.chat_template", "critic.model.chat_template", "teacher.path", "teacher.recipe", "warm_start.recipe"),
-        *("rollout.engine_key_file", "run.output", "run.root", "run.scratch"),
+        *("rollout.engine_key_file", "rollout.replay", "run.output", "run.root", "run.scratch"),
     }
 
 

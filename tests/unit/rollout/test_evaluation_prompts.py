@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rlscale.config.errors import UserError
+from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema.data_config import ArithmeticData
 from rlscale.data.configured_source import build_source
 from rlscale.rollout.evaluation import EvalPrompts, eval_encoder, eval_prompts
@@ -15,7 +16,8 @@ from rlscale.rollout.rollout_spec import RolloutSpec
 
 
 def prompts_of(spec: RolloutSpec, *more: Any, **others: Any) -> EvalPrompts:
-    return eval_prompts(spec, eval_encoder(spec), *more, **others)
+    (chosen,) = eval_sets(spec.eval).values()
+    return eval_prompts(chosen, eval_encoder(spec, chosen), *more, **others)
 
 
 def test_an_evaluation_without_data_says_what_to_set(spec: RolloutSpec) -> None:
@@ -39,7 +41,7 @@ def test_bad_prompts_of_an_evaluation_are_left_out_and_counted(spec: RolloutSpec
 
     assert spec.eval.data is not None
     whole = replace(spec, eval=replace(spec.eval, prompts=None, data=replace(spec.eval.data, max_bad_rate=1.0)))
-    everything, chosen = prompts_of(whole), prompts_of(whole, check_label=no_nines)
+    everything, chosen = prompts_of(whole), prompts_of(whole, check_labels=no_nines)
     nines = sum("9" in str(prompt.label) for prompt in everything.prompts)
     assert chosen.dropped == nines > 0
     assert len(chosen.prompts) == len(everything.prompts) - nines
