@@ -121,9 +121,12 @@ def instantiate(node: Mapping[str, Any], key: str, *given: Any) -> Any:
     return resolve_target(node, key)(*given, **_arguments(node))
 
 
-def check_node(node: Mapping[str, Any], key: str, given: int = 0) -> None:
-    """Whether `instantiate` can call the node's target with so many positional arguments. UserError if not."""
-    _check_arguments(resolve_target(node, key), _arguments(node), key, given, ())
+def check_node(node: Mapping[str, Any], key: str, given: int = 0, shown: str = "") -> None:
+    """Whether `instantiate` can call the node's target with so many positional arguments. UserError if not.
+
+    `shown` ends the message where it cannot: what it is given.
+    """
+    _check_arguments(resolve_target(node, key), _arguments(node), key, given, (), shown)
 
 
 def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +149,12 @@ def _check_instance(instance: Any, key: str, positional: int, named: Collection[
 
 
 def _check_arguments(
-    target: Callable[..., Any], arguments: Mapping[str, Any], key: str, positional: int, later: Collection[str]
+    target: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    key: str,
+    positional: int,
+    later: Collection[str],
+    shown: str = "",
 ) -> None:
     try:
         signature = inspect.signature(target)
@@ -168,7 +176,7 @@ def _check_arguments(
     try:
         signature.bind(*([None] * positional), **dict.fromkeys(later), **arguments)
     except TypeError as error:
-        raise UserError(f"{key}: {_name(target)} cannot be called like this: {error}") from error
+        raise UserError(f"{key}: {_name(target)} cannot be called like this{shown}: {error}") from error
 
 
 def _name(target: Callable[..., Any]) -> str:

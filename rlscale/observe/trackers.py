@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.tracker_config import TrackerConfig
-from rlscale.data.target import check_node, instantiate
+from rlscale.data.protocol_methods import check_built
+from rlscale.data.target import instantiate
 from rlscale.observe.formatting import visible
 
 
@@ -66,10 +67,10 @@ def build_tracker(
 def check_tracker(config: TrackerConfig) -> None:
     """Import the chosen trackers, and look for the key that Weights & Biases needs online, as it will.
 
-    Raises UserError for one that cannot be imported, or takes other arguments, and where there is no key.
+    Raises UserError for one that cannot be imported, takes other arguments or lacks a method, and for a missing key.
     """
     for kind in config.kinds:
-        check_node(config.known[kind], f"tracker.known.{kind}", 1)
+        check_built(config.known[kind], f"tracker.known.{kind}", Tracker, ("run",))
     if "wandb" not in config.kinds or config.offline:
         return
     import wandb

@@ -92,8 +92,8 @@ def kind_of(target: Callable[..., Any], path: str) -> str:
         called = next((vars(base)["__call__"] for base in target.__mro__ if "__call__" in vars(base)), None)
         if called is None:
             raise UserError(
-                f"{path}: instances of this class cannot be called; give it a __call__, or the methods of a "
-                "component (see docs/components.md)"
+                f"{path}: instances of this class cannot be called; give it a __call__, or the methods of a component "
+                f"(see docs/components.md){_nearly(target)}"
             )
     try:
         parameters = dict(inspect.signature(called).parameters)
@@ -113,6 +113,15 @@ def kind_of(target: Callable[..., Any], path: str) -> str:
         f"{path}: its parameters ({shown}) do not tell what it is; annotate its inputs, such as `inputs: LossInputs`, "
         f"or add kind={'|'.join(KINDS)}"
     )
+
+
+def _nearly(target: type) -> str:
+    """The kind of component of which a class has most of the methods, and what it lacks; empty where it has none."""
+    lacking = {kind: [name for name in names if not hasattr(target, name)] for kind, names in METHODS.items()}
+    kind = min(METHODS, key=lambda one: len(lacking[one]) / len(METHODS[one]))
+    if len(lacking[kind]) == len(METHODS[kind]):
+        return ""
+    return f"; to be a {kind}, it lacks {', '.join(lacking[kind])}"
 
 
 def check_reward(reward: Reward) -> list[Finding]:

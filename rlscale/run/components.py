@@ -1,28 +1,49 @@
-"""Importing the components of a configuration before anything starts, and asking whether they can be called."""
+"""Importing the components of a configuration before anything starts, and asking whether a run can use them."""
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.component import TARGET, component_nodes
-from rlscale.data.target import build_target, check_node
+from rlscale.data.protocol_methods import check_built
+from rlscale.data.target import build_target, import_target, resolve_target
 from rlscale.envs.configured_environment import configured_environment
 
-_GIVEN = {"trainer": 4, "rollout.engine": 2, "buffer": 0}
-"""How many arguments a class is given besides those of its node, if not one."""
-_CALLED = {"rollout.filter": 1, "loop": 1}
-"""How many arguments a function, or an instance, is called with."""
+
+@dataclass(frozen=True)
+class Use:
+    """What a run does with a component that it builds."""
+
+    protocol: str
+    """The dotted path of the protocol, imported only when somebody's own component is looked at."""
+    given: tuple[str, ...] = ()
+    """What its class is given besides the arguments of its node."""
+
+
+_USES: dict[str, Use] = {
+    "trainer": Use("rlscale.trainer.trainer_protocol.Trainer", ("spec", "rank", "world_size", "local_rank")),
+    "rollout": Use("rlscale.rollout.service_protocol.Service", ("spec",)),
+    "rollout.engine": Use("rlscale.serve.engine_launcher.EngineLauncher", ("spec", "site")),
+    "buffer": Use("rlscale.data.buffer.GroupBuffer"),
+    "weights.transport": Use("rlscale.weights.transports.transport.Transport", ("route",)),
+}
+_TRACKER = Use("rlscale.observe.trackers.Tracker", ("run",))
+_CALLED = ("rollout.filter", "loop")
+"""The components that are called instead, with one argument."""
 
 
 def check_components(config: Config) -> list[str]:
     """Import every component that is not the shipped one. Returns what was looked at, a line each.
 
-    Raises UserError with a line for each that cannot be imported, or does not take what it is given.
+    Raises UserError with a line for each that cannot be imported, does not take what it is given, or lacks what a run
+    calls.
     """
     own = [
         (key, node)
@@ -52,10 +73,20 @@ def prepare_imports(device: Device) -> None:
 
 
 def look_at(key: str, node: Mapping[str, Any]) -> None:
-    """Import the component of one key and ask whether it can be called as a run does. UserError if not."""
+    """Import the component of one key and ask whether a run can use it. UserError if not."""
     if key == "env":
         configured_environment(node, None)
     elif key in _CALLED:
-        build_target(node, key, _CALLED[key])
+        _is_called(key, node)
     else:
-        check_node(node, key, _GIVEN.get(key, 1))
+        use = _USES.get(key, _TRACKER)
+        check_built(node, key, cast("type[Any]", import_target(use.protocol, use.protocol)), use.given)
+
+
+def _is_called(key: str, node: Mapping[str, Any]) -> None:
+    """A function, or a class whose instances are called: built here, as hooks are."""
+    build_target(node, key, 1)
+    target: Any = resolve_target(node, key)
+    called = target.__call__ if inspect.isclass(target) else target
+    if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(getattr(called, "__call__", None)):  # noqa: B004 - asks how it is called, not whether
+        raise UserError(f"{key}: {node[TARGET]} is `async def`, and is called without await; write it as `def`")

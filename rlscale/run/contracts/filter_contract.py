@@ -25,6 +25,7 @@ def check_filter(build: Callable[[], Filter]) -> list[Finding]:
             before = copy.deepcopy(group)
             answer = report.call(where, keep, group)
             report.add("answer", "true or false", isinstance(answer, bool | np.bool_), f"{answer!r} ({where})")
+            report.stop_if_failed("answer")
             same = bool(report.call(where, keep, copy.deepcopy(before))) == bool(answer)
             report.add("deterministic", "the same answer again", same, "it is" if same else f"another ({where})")
             text = "it does" if repr(group) == repr(before) else f"it was changed ({where})"

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlscale.config.errors import UserError
 from rlscale.data.target import build_target, instantiate, resolve_target
 from rlscale.run.contracts.buffer_contract import check_buffer
 from rlscale.run.contracts.filter_contract import check_filter
 from rlscale.run.contracts.loop_contract import check_loop
+from rlscale.run.contracts.methods import check_methods
 from rlscale.run.contracts.service_contract import check_service
-from rlscale.run.contracts.signatures import check_signatures
 from rlscale.run.contracts.tracker_contract import check_tracker_class
 from rlscale.run.contracts.trainer_contract import check_trainer
 from rlscale.serve.engine_launcher import EngineLauncher
@@ -43,12 +44,14 @@ def _service(node: Node, key: str) -> list[Finding]:
 
 
 def _launcher(node: Node, key: str) -> list[Finding]:
-    return check_signatures(_class(node, key), EngineLauncher)
+    return check_methods(_class(node, key), EngineLauncher)
 
 
 def _class(node: Node, key: str) -> type[Any]:
     target: Any = resolve_target(node, key)
-    return target if isinstance(target, type) else type(target)
+    if not isinstance(target, type):
+        raise UserError(f"{node['_target_']} is a function: what it makes is known in a run only; check the class")
+    return target
 
 
 COMPONENTS: dict[str, Component] = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlscale.config.schema.tracker_config import TrackerConfig
 from rlscale.observe.trackers import TrackedRun, Tracker
+from rlscale.run.contracts.methods import report_methods
 from rlscale.trainer.hook_contract.findings import Finding, reported
 
 _METRICS = {"loss": 0.25, "eval/pass@1": 0.5, "seconds_loop": 1e-9, "steps": 4, "bad": math.nan, "worse": math.inf}
@@ -23,6 +24,7 @@ def check_tracker_class(build: Callable[[TrackedRun], Tracker]) -> list[Finding]
             path.mkdir(parents=True)
             run = TrackedRun(path, TrackerConfig(), {"optim": {"lr": 1e-4}}, resumed)
             tracker = report.call(f"built for {where}", build, run)
+            report_methods(report, tracker, Tracker)
             for iteration in (3, 4):
                 given = dict(_METRICS)
                 report.call(f"log of {where}", tracker.log, iteration, given)

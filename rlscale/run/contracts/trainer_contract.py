@@ -19,7 +19,7 @@ from rlscale.platform.ports import free_port
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.batching import build_batch, divide
 from rlscale.run.contracts.made_groups import made_group
-from rlscale.run.contracts.signatures import check_signatures
+from rlscale.run.contracts.methods import check_methods
 from rlscale.run.models import ModelFolders
 from rlscale.trainer.hook_contract.findings import Finding, Report, failed, reported
 from rlscale.trainer.hook_contract.recording_receiver import RecordingReceiver
@@ -42,7 +42,7 @@ def check_trainer(target: type[Any], build: Callable[[TrainerSpec], Trainer]) ->
 
     `target` is the class, `build` makes rank 0 of 1.
     """
-    findings = check_signatures(target, Trainer)
+    findings = check_methods(target, Trainer)
     if failed(findings):
         return findings
     with reported() as report, tempfile.TemporaryDirectory() as folder:

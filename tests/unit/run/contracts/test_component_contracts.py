@@ -117,6 +117,47 @@ def test_a_broken_buffer_fails_by_the_name_of_what_it_breaks(kind: type[Buffer],
     assert check in broken(check_buffer(kind))
 
 
+class WithoutTake:
+    dropped = 0
+
+    def __len__(self) -> int:
+        return 0
+
+    def put(self, group: Group) -> None:
+        pass
+
+
+class Awaited(Buffer):
+    async def take(self, *given: Any, **named: Any) -> list[Group]:  # type: ignore[override]  # what it breaks
+        return super().take(*given, **named)
+
+
+class HandsOutNone(Buffer):
+    def take(self, *given: Any, **named: Any) -> Any:
+        return None
+
+
+class CannotBeSaved(Buffer):
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "rank": lambda group: 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "found"),
+    [
+        (WithoutTake, "methods", "take is missing"),
+        (Awaited, "methods", "take is `async def`, and is called without await"),
+        (HandsOutNone, "take", "None"),
+        (CannotBeSaved, "call", "pickle"),
+    ],
+)
+def test_a_buffer_of_which_nothing_can_be_asked_is_a_finding_and_not_an_exception(
+    kind: Any, check: str, found: str
+) -> None:
+    (finding,) = [one for one in failed(check_buffer(kind)) if one.check == check]
+    assert found in finding.found
+
+
 # ---- filters -------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,130 @@
+"""Components of one's own are refused before a run where the run could not call them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.run.components import look_at
+
+OWN = """
+from rlscale.data.buffer import Buffer
+from rlscale.serve.engine_launcher import SglangLauncher
+
+
+class Raises(Buffer):
+    def __init__(self):
+        raise RuntimeError("the disk is full")
+
+
+class Deaf(Buffer):
+    put = None
+
+
+class Awaited(Buffer):
+    async def put(self, group):
+        super().put(group)
+
+
+class Narrow(Buffer):
+    def take(self, n):
+        return []
+
+
+class Delegates:
+    dropped = 0
+
+    def __init__(self):
+        self._inner = Buffer()
+
+    def __len__(self):
+        return len(self._inner)
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+def made():
+    return Buffer()
+
+
+def not_made(size=1):
+    return size
+
+
+class Launcher(SglangLauncher):
+    def __init__(self, spec, site, slow=False):
+        super().__init__(spec, site)
+
+
+class LauncherOfNothing:
+    def __init__(self, spec):
+        pass
+
+
+async def waits(group):
+    return True
+
+
+class Waits:
+    async def __call__(self, group):
+        return True
+
+
+class Log:
+    def __init__(self, run):
+        pass
+
+    async def log(self, iteration, metrics):
+        pass
+
+    def close(self):
+        pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "own_components.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("own_components", None)
+
+
+def node(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": f"own_components.{name}", **arguments}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "line"),
+    [
+        ("buffer", "Raises", "cannot be built: RuntimeError.'the disk is full'"),
+        ("buffer", "Deaf", "put is missing"),
+        ("buffer", "Awaited", "put is `async def`, and is called without await; write it as `def`"),
+        ("buffer", "Narrow", "take has the parameters .*too many positional arguments"),
+        ("buffer", "not_made", "__len__ is missing; put is missing"),
+        ("rollout.engine", "LauncherOfNothing", "it is given spec, site.*: too many positional arguments"),
+        ("weights.transport", "Log", "connect is missing; send is missing; commit is missing"),
+        ("rollout.filter", "waits", "is `async def`, and is called without await"),
+        ("rollout.filter", "Waits", "is `async def`, and is called without await"),
+        ("loop", "waits", "is `async def`, and is called without await"),
+        ("tracker.known.mine", "Log", "log is `async def`"),
+    ],
+)
+def test_what_a_run_could_not_call_is_one_line_with_its_key(key: str, name: str, line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        look_at(key, node(name))
+    (text,) = str(refused.value).splitlines()
+    assert text.startswith(f"{key}: own_components.{name} ")
+    assert re.search(line, text)
+
+
+def test_a_factory_a_delegating_class_and_a_subclass_are_taken() -> None:
+    for key, name in (("buffer", "made"), ("buffer", "Delegates"), ("rollout.engine", "Launcher")):
+        look_at(key, node(name))
