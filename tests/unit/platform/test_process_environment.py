@@ -12,7 +12,7 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.process_environment import rank_environment
 
 FAULTS = """
-import resource, torch
+import resource
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
@@ -20,7 +20,7 @@ for _ in range(2):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 KEPT = """
-import gc, psutil, torch
+import gc, psutil
 from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.device import Platform
 platform = Platform.of(Device.cpu)
@@ -41,22 +41,39 @@ def _no_tunables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
 
 
-def printed(code: str, environment: dict[str, str]) -> list[int]:
+def printed(codes: list[str], environment: dict[str, str]) -> list[int]:
+    """The numbers that pieces of code print, each in a process of its own, forked from one that has imported torch."""
+    fork = (
+        "import os, torch\n"
+        f"for code in {codes}:\n"
+        "    os.fork() or (exec(code, dict(torch=torch)), os._exit(0))\n"
+        "    os.wait()\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+        [sys.executable, "-u", "-c", fork],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [int(line) for line in done.stdout.split()]
 
 
-def test_large_tensors_of_a_rank_on_the_cpu_cost_no_page_faults_once_there_were_some() -> None:
-    (ordinary,) = printed(FAULTS, rank_environment(Device.cuda, 1))
-    (kept,) = printed(FAULTS, rank_environment(Device.cpu, 1))
+@pytest.fixture(scope="module")
+def of_a_cpu_rank() -> list[int]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GLIBC_TUNABLES", raising=False)
+        return printed([FAULTS, KEPT], rank_environment(Device.cpu, 1))
+
+
+def test_large_tensors_of_a_rank_on_the_cpu_cost_no_page_faults_once_there_were_some(of_a_cpu_rank: list[int]) -> None:
+    (ordinary,) = printed([FAULTS], rank_environment(Device.cuda, 1))
     assert ordinary > 1000
-    assert kept * 10 < ordinary
+    assert of_a_cpu_rank[0] * 10 < ordinary
 
 
-def test_memory_that_a_rank_keeps_is_given_back_when_little_is_left_for_others() -> None:
-    freed, plenty, scarce = printed(KEPT, rank_environment(Device.cpu, 1))
+def test_memory_that_a_rank_keeps_is_given_back_when_little_is_left_for_others(of_a_cpu_rank: list[int]) -> None:
+    freed, plenty, scarce = of_a_cpu_rank[1:]
     assert plenty == pytest.approx(freed, rel=0.05)
     assert scarce < freed - 150_000_000
 
