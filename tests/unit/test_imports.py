@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -76,9 +77,10 @@ FILES = sorted(
 )
 
 
-def imported(file: str) -> Iterator[str]:
+@functools.cache
+def imported(file: str) -> tuple[str, ...]:
     """Dotted names that a file imports anywhere in it, inside functions and for type checking too."""
-    yield from imports_of((PACKAGE / file).read_text(encoding="utf-8"), file)
+    return tuple(imports_of((PACKAGE / file).read_text(encoding="utf-8"), file))
 
 
 def imports_of(source: str, file: str) -> Iterator[str]:
@@ -93,6 +95,7 @@ def imports_of(source: str, file: str) -> Iterator[str]:
             yield from (name if is_module(name) else node.module for name in inner)
 
 
+@functools.cache
 def is_module(name: str) -> bool:
     """Whether a dotted name is a file or a package of rlscale."""
     path = PACKAGE.parent / name.replace(".", "/")
