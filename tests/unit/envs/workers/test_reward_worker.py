@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
-import re
-import signal
 import time
 from collections.abc import Awaitable, Callable
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -24,39 +19,12 @@ from rlscale.envs.reward import RewardFailed
 from rlscale.envs.workers.processes import ProcessPool, fitting_workers
 from rlscale.envs.workers.reward_worker import RewardWorker
 from rlscale.envs.workers.threads import LoopPool, ThreadPool
-
-
-def odd_reward(response: str, label: Any, info: dict[str, Any]) -> Any:
-    """What the response asks for."""
-    command, _, argument = response.partition(" ")
-    if command == "sleep":
-        time.sleep(float(argument))
-    if command == "raise":
-        raise ValueError(argument)
-    if command == "exit":
-        os._exit(3)
-    if command == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if command == "nothing":
-        return None
-    return float(argument)
+from tests.unit.envs.workers import odd_rewards
 
 
 def ask(text: str, worker: RewardWorker) -> Awaitable[float]:
     prompt = Prompt(0, "0", np.array([1], np.int32), "label")
     return worker.score(Action(text, text, [2]), prompt)
-
-
-def tells_all(
-    response: str, label: Any, info: Any, raw_response: str, *, prompt: str, messages: Any, tokens: Any
-) -> int:
-    """The answer to all if all is as `test_a_reward_gets_...` gives it."""
-    given = (response, label, info, raw_response, prompt, messages, tokens)
-    return (
-        42
-        if given == ("5", 5, {"a": 1}, "<think>5<end>", "2+3=", [{"role": "user", "content": "2+3="}], [8, 5, 9])
-        else 0
-    )
 
 
 def run(
@@ -66,8 +34,8 @@ def run(
     reward: str = "odd_reward",
 ) -> Any:
     async def main() -> Any:
-        target = f"{'tests.unit.envs.workers.test_reward_worker' if workers else __name__}.{reward}"
-        worker = RewardWorker(RewardConfig(function={"_target_": target}, workers=workers, timeout_s=timeout_s))
+        function = {"_target_": f"{odd_rewards.__name__}.{reward}"}
+        worker = RewardWorker(RewardConfig(function=function, workers=workers, timeout_s=timeout_s))
         try:
             return await scenario(worker)
         finally:
@@ -78,7 +46,7 @@ def run(
 
 @pytest.fixture
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The processes import this module by its path from the repository's root, as they would a user's.
+    # The processes import the rewards by their path from the repository's root, as they would a user's.
     monkeypatch.syspath_prepend(os.getcwd())
 
 
@@ -151,80 +119,6 @@ def test_no_reward_process_outlives_its_pool(monkeypatch: pytest.MonkeyPatch) ->
     assert {child.pid for child in psutil.Process().children()} <= before
 
 
-def many_moods(response: str, label: Any, info: Any) -> Any:
-    """Raises, or returns what is not a Python float, as the response asks."""
-    match response:
-        case "StopIteration":
-            return next(iter([]))
-        case "SystemExit":
-            raise SystemExit(2)
-        case "KeyboardInterrupt":
-            raise KeyboardInterrupt
-        case "CancelledError":
-            raise asyncio.CancelledError
-        case "GeneratorExit":
-            raise GeneratorExit
-        case "long":
-            raise ValueError("x" * 1_000_000)
-        case "no text":
-            raise NoText
-    value = VALUES[response]
-    return value() if callable(value) else value
-
-
-class NoText(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no")
-
-
-async def patient(response: str, label: Any, info: Any) -> Any:
-    await asyncio.sleep(0.01)
-    if response.startswith("sleep"):
-        await asyncio.sleep(30)
-    return many_moods(response, label, info)
-
-
-class Patient:
-    async def __call__(self, response: str, label: Any, info: Any) -> Any:
-        return await patient(response, label, info)
-
-
-def gives_a_coroutine(response: str, label: Any, info: Any) -> Any:
-    """Nothing tells that it is asynchronous before it is called."""
-    return patient(response, label, info)
-
-
-def torch() -> Any:
-    """Imported where it is needed: every reward process of these tests imports this file."""
-    return importlib.import_module("torch")
-
-
-VALUES: dict[str, Any] = {
-    "True": True,
-    "int": 2,
-    "numpy": np.float32(0.5),
-    "numpy int": np.int64(3),
-    "numpy bool": np.bool_(True),
-    "array": np.array([0.25]),
-    "array of none": np.array(4.0),
-    "Decimal": Decimal("0.1"),
-    "Fraction": Fraction(1, 4),
-    "tensor": lambda: torch().tensor(1.5, dtype=torch().bfloat16),
-    "grad": lambda: torch().ones(1, requires_grad=True),
-    "text": "0.5",
-    "long text": lambda: "1" * 10_000_000,
-    "list": [1.0],
-    "two": np.array([1.0, 2.0]),
-    "inf": float("inf"),
-    "huge": 10**400,
-    "complex": 1j,
-    "object": object(),
-    "dict": {"score": 1.0},
-    "bytes": b"1",
-    "nan tensor": lambda: torch().tensor(float("nan")),
-}
-
-
 @pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize(
     ("reward", "workers"),
@@ -253,9 +147,9 @@ def test_whatever_a_reward_raises_is_its_failure_at_once(reward: str, workers: i
 
 def test_any_number_will_do_and_anything_else_is_named_in_few_words() -> None:
     async def scenario(worker: RewardWorker) -> list[Any]:
-        return await asyncio.gather(*[ask(name, worker) for name in VALUES], return_exceptions=True)
+        return await asyncio.gather(*[ask(name, worker) for name in odd_rewards.VALUES], return_exceptions=True)
 
-    found = dict(zip(VALUES, run(scenario, 0, timeout_s=60.0, reward="many_moods"), strict=True))
+    found = dict(zip(odd_rewards.VALUES, run(scenario, 0, timeout_s=60.0, reward="many_moods"), strict=True))
     numbers = {name: value for name, value in found.items() if isinstance(value, float)}
     assert numbers == {
         "True": 1.0, "int": 2.0, "numpy": 0.5, "numpy int": 3.0, "numpy bool": 1.0, "array": 0.25, "array of none": 4.0,
@@ -295,10 +189,6 @@ def test_async_rewards_wait_at_the_same_time() -> None:
     assert run(scenario, 0, reward="patient") < 1.9  # one after the other they would take 2 s
 
 
-def backtracks(response: str, label: Any, info: Any) -> float:
-    return float(re.match(r"(a+)+$", response) is not None)
-
-
 def test_a_regular_expression_that_backtracks_for_ever_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(os.getcwd())
 
@@ -335,12 +225,12 @@ def test_how_a_reward_process_died_is_said_and_another_takes_its_place() -> None
 @pytest.mark.parametrize(
     ("reward", "pool"),
     [
-        ("tests.unit.envs.workers.test_reward_worker.odd_reward", ProcessPool),
+        (f"{odd_rewards.__name__}.odd_reward", ProcessPool),
         ("rlscale.envs.rewards.math.MathAnswer", ProcessPool),
         ("rlscale.envs.rewards.exact.ExactAnswer", ThreadPool),
         ("rlscale.envs.rewards.none.no_reward", ThreadPool),
-        (f"{__name__}.patient", LoopPool),
-        (f"{__name__}.Patient", LoopPool),
+        (f"{odd_rewards.__name__}.patient", LoopPool),
+        (f"{odd_rewards.__name__}.Patient", LoopPool),
     ],
 )
 def test_a_reward_of_ones_own_has_processes_unless_it_is_async(

@@ -1,0 +1,121 @@
+"""Rewards of every kind. They stand apart from their tests because each reward process imports them anew."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import re
+import signal
+import time
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+
+def odd_reward(response: str, label: Any, info: dict[str, Any]) -> Any:
+    """What the response asks for."""
+    command, _, argument = response.partition(" ")
+    if command == "sleep":
+        time.sleep(float(argument))
+    if command == "raise":
+        raise ValueError(argument)
+    if command == "exit":
+        os._exit(3)
+    if command == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if command == "nothing":
+        return None
+    return float(argument)
+
+
+def tells_all(
+    response: str, label: Any, info: Any, raw_response: str, *, prompt: str, messages: Any, tokens: Any
+) -> int:
+    """The answer to all if all is as `test_a_reward_gets_...` gives it."""
+    given = (response, label, info, raw_response, prompt, messages, tokens)
+    return (
+        42
+        if given == ("5", 5, {"a": 1}, "<think>5<end>", "2+3=", [{"role": "user", "content": "2+3="}], [8, 5, 9])
+        else 0
+    )
+
+
+def many_moods(response: str, label: Any, info: Any) -> Any:
+    """Raises, or returns what is not a Python float, as the response asks."""
+    match response:
+        case "StopIteration":
+            return next(iter([]))
+        case "SystemExit":
+            raise SystemExit(2)
+        case "KeyboardInterrupt":
+            raise KeyboardInterrupt
+        case "CancelledError":
+            raise asyncio.CancelledError
+        case "GeneratorExit":
+            raise GeneratorExit
+        case "long":
+            raise ValueError("x" * 1_000_000)
+        case "no text":
+            raise NoText
+    value = VALUES[response]
+    return value() if callable(value) else value
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+async def patient(response: str, label: Any, info: Any) -> Any:
+    await asyncio.sleep(0.01)
+    if response.startswith("sleep"):
+        await asyncio.sleep(30)
+    return many_moods(response, label, info)
+
+
+class Patient:
+    async def __call__(self, response: str, label: Any, info: Any) -> Any:
+        return await patient(response, label, info)
+
+
+def gives_a_coroutine(response: str, label: Any, info: Any) -> Any:
+    """Nothing tells that it is asynchronous before it is called."""
+    return patient(response, label, info)
+
+
+def torch() -> Any:
+    """Imported where it is needed: every reward process of the tests imports this file."""
+    return importlib.import_module("torch")
+
+
+VALUES: dict[str, Any] = {
+    "True": True,
+    "int": 2,
+    "numpy": np.float32(0.5),
+    "numpy int": np.int64(3),
+    "numpy bool": np.bool_(True),
+    "array": np.array([0.25]),
+    "array of none": np.array(4.0),
+    "Decimal": Decimal("0.1"),
+    "Fraction": Fraction(1, 4),
+    "tensor": lambda: torch().tensor(1.5, dtype=torch().bfloat16),
+    "grad": lambda: torch().ones(1, requires_grad=True),
+    "text": "0.5",
+    "long text": lambda: "1" * 10_000_000,
+    "list": [1.0],
+    "two": np.array([1.0, 2.0]),
+    "inf": float("inf"),
+    "huge": 10**400,
+    "complex": 1j,
+    "object": object(),
+    "dict": {"score": 1.0},
+    "bytes": b"1",
+    "nan tensor": lambda: torch().tensor(float("nan")),
+}
+
+
+def backtracks(response: str, label: Any, info: Any) -> float:
+    return float(re.match(r"(a+)+$", response) is not None)
