@@ -46,7 +46,7 @@ types: install
 
 # The tiers: unit in seconds on all cores (files stay whole, for their fixtures), dist with several gloo ranks, e2e with
 # real servers. The latter two have processes of their own for every core.
-# Of the unit tests, what tells most per second: the rules of the house, the mathematics, sizes, the guards of processes.
+# Of the unit tests, what tells most per second: the import rules, the mathematics, sizes, the guards of processes.
 SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/test_batch.py tests/unit/data/test_packing.py tests/unit/config/test_sizes.py \
 	tests/unit/run/test_loops.py tests/unit/run/test_placement.py tests/unit/serve/test_process.py \
 	tests/unit/serve/test_fork_server.py

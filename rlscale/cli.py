@@ -85,7 +85,7 @@ def _unexpected(error: Exception, *, debug: bool) -> int:
     where = f"; its traceback is in {log.path}" if written else ""
     reason = str(error).strip().splitlines()
     print(
-        f"error: {type(error).__name__}: {reason[0] if reason else 'no message'}. This is a fault of rlscale{where}",
+        f"error: {type(error).__name__}: {reason[0] if reason else 'no message'}. This is a bug in rlscale{where}",
         file=sys.stderr,
     )
     return _FAULT

@@ -1,6 +1,6 @@
 """The trainable tokens of each sample, in order over all its segments, laid out for scans from the last to the first.
 
-A prompt, tool or observation token is no action: it is not part of a trajectory and is never read here.
+A prompt, tool or observation token is not an action: it is not part of a trajectory and is never read here.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def configured_environment(node: Mapping[str, Any], reward: Scorer | None) -> Ca
         found = getattr(target, method, None)
         if found is None:
             raise UserError(
-                f"env._target_={name}: lacks the method {method}; an environment has reset, step and close "
+                f"env._target_={name}: has no method {method}; an environment has reset, step and close "
                 "(rlscale.envs.environment.Environment, from which you may inherit)"
             )
         if not inspect.iscoroutinefunction(found):

@@ -14,7 +14,7 @@ _TRIES = 100
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen on that port of `host` now."""
     with _socket(host) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: TIME_WAIT is no hindrance
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: TIME_WAIT does not matter
         try:
             probe.bind((host, port))
         except OSError:

@@ -1,7 +1,7 @@
 """The Ray actors of a run: trainer ranks, the rollout service, and one launcher per machine that supervises engines.
 
-Each is a thin coat over a plain class of another room, so that those stay free of Ray. Imports that are slow or that
-must come after the platform's adaptation happen inside the actors.
+Each is a thin wrapper around a plain class of another package, so that those stay free of Ray. Imports that are slow
+or must come after the platform's adaptation happen inside the actors.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ USAGE = (
     "usage: python -m rlscale check [recipe=NAME|PATH.yaml] [group=option ...] [key=value ...]\n"
     "  Checks all that a run would check: builds hooks, rewards and data, and tries the tokenizer, of stages too.\n"
     "  Starts, keeps and downloads nothing, and says what this machine cannot tell.\n"
-    "  Exit code 0 if nothing stands against the run, 2 otherwise."
+    "  Exit code 0 if no problems were found, 2 otherwise."
 )
 
 
@@ -48,7 +48,7 @@ def check(arguments: Sequence[str]) -> int:
     _listed("note", found.notes)
     _listed("not checked here", not_here)
     found.raise_problems()
-    print(f"nothing stands against this run{', as far as this machine can tell' if not_here else ''}")
+    print(f"no problems found{', as far as this machine can tell' if not_here else ''}")
     return 0
 
 

@@ -110,8 +110,8 @@ def kind_of(target: Callable[..., Any], path: str) -> str:
         return fitting[0]
     shown = ", ".join(sorted(set(parameters) - {"self"})) or "none"
     raise UserError(
-        f"{path}: its parameters ({shown}) do not tell what it is; annotate its inputs, such as `inputs: LossInputs`, "
-        f"or add kind={'|'.join(KINDS)}"
+        f"{path}: what it is cannot be told from its parameters ({shown}); annotate its inputs, such as "
+        f"`inputs: LossInputs`, or add kind={'|'.join(KINDS)}"
     )
 
 

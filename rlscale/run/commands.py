@@ -66,7 +66,7 @@ def export(arguments: Sequence[str]) -> int:
     target = _empty(Path(given.get("to", run / f"{_FOLDERS[wanted]}-{number}")).resolve())
     config = compose(str(run / "recipe.yaml"), elsewhere)
     _check(config)
-    models = ModelFolders.of(config)  # without the teacher, which is no part of what is exported
+    models = ModelFolders.of(config)  # without the teacher, which is not part of what is exported
     if wanted == "critic" and models.critic is None:
         raise UserError(f"model=critic: {run} has none (algorithm {config.algo.name})")
     _try_writing(target)

@@ -12,6 +12,7 @@ from rlscale.config.keys import config_hash
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.component import TARGET
 from rlscale.config.written_recipe import write_recipe
 from rlscale.data.target import build_target
 from rlscale.run.assembly import Assembly
@@ -53,6 +54,7 @@ def run_to_end(
         session = assembly.session(ready, digest)
         run_loop: Callable[[Session], None] = build_target(config.loop, "loop", call_arguments=1)
         run_loop(session)
+        session.check_ended(str(config.loop[TARGET]))
         status = "finished"
         folder.mark(state="finished")
         return 0

@@ -62,6 +62,7 @@ class Session(ABC):
         self._saved_at = -1
         self._untrained = False  # whether a batch may have left the rollout that no step was made on
         self._unsynced = False  # whether steps were made whose weights no engine has yet
+        self._ended = False  # whether the loop came to its end
         self._trustworthy = True  # whether the trainer's state is worth saving
         self._metrics: dict[str, float] = {}
         self._needs = Needs.of(config)
@@ -166,6 +167,7 @@ class Session(ABC):
 
     def end(self) -> None:
         """Measure the final weights, save them, export them."""
+        self._ended = True
         eval_after = self.evaluate("after") if self.config.eval.enabled else None
         self.records.end_loop(eval_after)
         self.records.phase("saving the model")
@@ -174,6 +176,15 @@ class Session(ABC):
         self._trainer.call("export", self.folder.hf, what="export")
         if self._has_critic:
             self._trainer.call("export", self.folder.hf_critic, "critic", what="export of the critic")
+
+    def check_ended(self, loop: str) -> None:
+        """UserError where a loop returned before the last iteration, or without `end`: no final model was written."""
+        missing = "all of run.iterations()" if not self._done else "run.end()" if not self._ended else None
+        if missing is not None:
+            done = f"after {self.state.iteration} of {self.config.run.iterations} iterations"
+            raise UserError(
+                f"loop: {loop} returned {done} without {missing}; try `python -m rlscale check-hook {loop}`"
+            )
 
     @property
     def _done(self) -> bool:
@@ -313,7 +324,7 @@ class Session(ABC):
         """Stop when steps are skipped again and again, and when trainer and engines disagree more than allowed.
 
         Skipped steps leave the weights alone: a checkpoint is still worth writing after them. It is not after a loss
-        that is no number although its gradient is one.
+        that is not finite although its gradient is.
         """
         skipped, most = metrics.get("skipped_in_a_row", 0.0), self.config.trainer.max_skipped_steps
         if skipped > most:

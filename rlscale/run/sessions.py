@@ -78,4 +78,5 @@ class GeneratingSession(ReinforcementSession):
 
     def end(self) -> None:
         """Everything is stored by now."""
+        self._ended = True
         self.records.end_loop(None)

@@ -246,7 +246,7 @@ def _limit_memory() -> None:
 def _judged(case: Case, code: int | None, output: str) -> Outcome:
     if code is None:
         return Outcome.late
-    if "Traceback (most recent call last)" in output or "This is a fault of rlscale" in output:
+    if "Traceback (most recent call last)" in output or "This is a bug in rlscale" in output:
         return Outcome.traceback
     if code in (0, _STARTED):
         if case.said and re.search(f"^note: .*(?:{case.names})", output, re.MULTILINE):

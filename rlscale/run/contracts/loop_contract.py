@@ -39,7 +39,7 @@ class _Recorder:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name not in _VERBS:
-            raise AttributeError(f"a session has no verb {name} for a loop; it has {', '.join(_VERBS)}, iterations")
+            raise AttributeError(f"a session has no method {name} for a loop; it has {', '.join(_VERBS)}, iterations")
         return lambda: self.told.append(name)
 
 
@@ -69,4 +69,4 @@ def check_loop(build: Callable[[], Callable[[Session], None]]) -> list[Finding]:
 
 
 def _few(told: list[str]) -> str:
-    return ", ".join(told[:6]) + (", ..." if len(told) > 6 else "")
+    return ", ".join(told[:6]) + (", ..." if len(told) > 6 else "") or "nothing"

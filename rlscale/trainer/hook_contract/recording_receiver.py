@@ -35,7 +35,7 @@ class RecordingReceiver:
         self.versions.append((version, last))
 
     def open_group(self, address: str, port: int, rank_offset: int, world_size: int, group: str, backend: str) -> None:
-        """Refused: a process group has two ends, and this is no process of its own."""
+        """Refused: a process group has two ends, and this is not a process of its own."""
         raise NotImplementedError("broadcasting is not tried here; see tests/dist/test_broadcast.py")
 
     def receive_broadcast(

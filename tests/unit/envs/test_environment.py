@@ -92,7 +92,7 @@ def test_an_argument_named_reward_that_the_configuration_sets_is_its_own() -> No
     ("node", "message"),
     [
         ({"_target_": f"{__name__}.Counting", "turn": 3}, r"env\.turn.*turns"),
-        ({"_target_": f"{__name__}.WithoutClose"}, "lacks the method close; an environment has reset, step and close"),
+        ({"_target_": f"{__name__}.WithoutClose"}, "has no method close; an environment has reset, step and close"),
         ({"_target_": f"{__name__}.Blocking", "turns": 1}, "step cannot be awaited; write it as `async def step`"),
         ({"_target_": "math.sqrt"}, "must be a class; every sample gets an instance of its own"),
         ({"_target_": "rlscale.envs.environment.SingelTurn"}, "did you mean SingleTurn"),

@@ -23,7 +23,7 @@ def test_the_default_recipe_is_checked_with_its_warm_start_and_leaves_nothing(
     assert (code, err) == (0, [])
     assert "  ok: data: arithmetic, train, 9,019 prompts" in out
     assert "  ok: warm_start.recipe=arithmetic_sft: tokenizer and template: tried on the prompts of data" in out
-    assert out[-1] == "nothing stands against this run"
+    assert out[-1] == "no problems found"
     assert not (tmp_path / "outputs").exists()
     assert not (tmp_path / ".rlscale" / "models").exists()
 
@@ -49,7 +49,7 @@ def test_a_recipe_for_gpus_is_checked_on_a_laptop(
     (gpus,) = [line for line in out if line.startswith("  not checked here: ")]
     assert "cluster.gpus_per_node=8, but this machine has no GPU" in gpus
     assert any("is not downloaded yet: weights, tokenizer and chat template" in line for line in out)
-    assert out[-1] == "nothing stands against this run, as far as this machine can tell"
+    assert out[-1] == "no problems found, as far as this machine can tell"
 
 
 def test_what_is_wrong_is_an_error_after_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

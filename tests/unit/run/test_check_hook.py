@@ -177,8 +177,8 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
         ),
         (
             ["my_broken.other_names"],
-            "error: my_broken.other_names: its parameters (a, b) do not tell what it is; annotate its inputs, such as "
-            "`inputs: LossInputs`, or add kind=score|advantage|loss|correction|reduction|reward|filter|loop|"
+            "error: my_broken.other_names: what it is cannot be told from its parameters (a, b); annotate its inputs, "
+            "such as `inputs: LossInputs`, or add kind=score|advantage|loss|correction|reduction|reward|filter|loop|"
             "environment|source|trainer|service|engine|buffer|transport|tracker",
         ),
         (["my_broken.nans", "kind=scor"], "error: kind=scor: no such kind; did you mean score?"),

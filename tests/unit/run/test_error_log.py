@@ -113,6 +113,6 @@ def test_a_fault_before_any_run_is_one_line_and_its_traceback_a_file(
     monkeypatch.setattr(cli, "_dispatch", broken)
     assert cli.main(["optim.lr=1"]) == 1
     log = tmp_path / ".rlscale" / "error.log"
-    line = f"error: ZeroDivisionError: by zero. This is a fault of rlscale; its traceback is in {log}\n"
+    line = f"error: ZeroDivisionError: by zero. This is a bug in rlscale; its traceback is in {log}\n"
     assert capsys.readouterr().err == line
     assert "Traceback" in log.read_text()

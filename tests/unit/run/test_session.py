@@ -213,3 +213,14 @@ def test_a_failed_sync_is_repeated_if_an_engine_is_seen_dead_a_moment_later(
         with pytest.raises(UserError, match="connection reset"):
             side.send(5)
         assert (sent, len(healed)) == ([5], 1)
+
+
+def test_a_loop_that_comes_back_early_or_without_an_end_is_an_error_that_names_it(tmp_path: Path) -> None:
+    made, _ = session(tmp_path, "run.iterations=3")
+    with pytest.raises(UserError, match=r"loop: mine\.loop returned after 0 of 3 iterations without all of run\.iter"):
+        made.check_ended("mine.loop")
+    made.state.iteration = 3
+    with pytest.raises(UserError, match=r"loop: mine\.loop returned after 3 of 3 iterations without run\.end\(\)"):
+        made.check_ended("mine.loop")
+    made._ended = True
+    made.check_ended("mine.loop")
