@@ -37,14 +37,15 @@ class Key:
 
 def keys(section: Section, prefix: str = "", around: tuple[tuple[Unread, Section], ...] = ()) -> Iterator[Key]:
     """Every value of a section and of those inside it, in the order of the schema."""
+    sections: dict[str, list[tuple[str, Section]]] = {}
+    for name, inner in sections_in(section):
+        sections.setdefault(name.partition(".")[0], []).append((name, inner))
     for item in fields(section):
         value, said = getattr(section, item.name), about(item)
         unread = (*around, *((one, section) for one in said.unread))
-        inside = [(name, inner) for name, inner in sections_in(section) if name.split(".")[0] == item.name]
-        if inside:
-            for name, inner in inside:
-                yield from keys(inner, f"{prefix}{name}.", unread)
-        else:
+        for name, inner in sections.get(item.name, ()):
+            yield from keys(inner, f"{prefix}{name}.", unread)
+        if item.name not in sections:
             yield Key(f"{prefix}{item.name}", value, item, section, said, unread)
 
 

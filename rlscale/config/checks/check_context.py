@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from rlscale.config.errors import UserError
@@ -31,7 +32,7 @@ class CheckContext:
         """Whether the algorithm trains on labels instead of samples."""
         return self.needs.supervised
 
-    @property
+    @cached_property
     def needs(self) -> Needs:
         """What the algorithm needs."""
         return Needs.of(self.config)
