@@ -158,7 +158,7 @@ def test_the_configuration_is_read_only_and_survives_pickling(plain_recipe: str)
         ("hydra.run.dir=x", "has no effect"),
         ("~tracker", "recipe plain sets no value of tracker that could be dropped"),
         ("optim.lr", "options are written key=value"),
-        ("rollout.min_p=0.1", "cannot sample with a seed and min_p"),
+        ("rollout.min_p=0.1", "cannot use it together with a seed"),
         ("run.groups={a: b}", "run.groups: is set by composing"),
         ("run.output=${nowhere}", "run.output: Interpolation key 'nowhere' not found"),
         ("data=jsonl", "data.path: has no value; give data.path=..."),
