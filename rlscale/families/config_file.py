@@ -40,7 +40,7 @@ def problems(config: Mapping[str, Any]) -> Iterator[str]:
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         yield (
-            f"models of model_type={kind} are not supported; the families that are: {', '.join(FAMILIES)} "
+            f"models of model_type={kind} are not supported; supported families: {', '.join(FAMILIES)} "
             "(model_type says what the weights are; changing it does not help)"
         )
         return

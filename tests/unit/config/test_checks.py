@@ -135,7 +135,7 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["model.path=owner/name"], "model.path=owner/name and model.create are both given"),
         (
             ["model.create.architecture.model_type=qwen2"],
-            "models of model_type=qwen2 are not supported; the families that are: qwen3, qwen3_moe",
+            "models of model_type=qwen2 are not supported; supported families: ",
         ),
         (["model.create.architecture.hidden_size=0"], "hidden_size=0: must be a whole number above 0"),
         (
@@ -356,10 +356,7 @@ def test_a_model_folder_without_or_with_a_broken_config_is_named(problems: Probl
     (tmp_path / "config.json").write_text("{")
     assert "cannot be read" in problems(*overrides)[0]
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    assert (
-        "models of model_type=mamba are not supported; the families that are: qwen3, qwen3_moe"
-        in problems(*overrides)[0]
-    )
+    assert "models of model_type=mamba are not supported; supported families: " in problems(*overrides)[0]
 
 
 def test_plain_names_enums() -> None:
