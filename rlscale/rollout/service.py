@@ -281,6 +281,9 @@ class RolloutService:
             else:
                 self._given_up += 1
                 self._queue.observe(pending.prompt, (), "failed")
+        except Exception as error:  # somebody's own filter failed, or nothing passes it
+            self._again.append(pending.prompt)
+            self._stop(error)
         finally:
             del self._pending[pending.prompt.index]
             self._room.set()

@@ -8,10 +8,11 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from rlscale.config.errors import UserError
 from rlscale.config.schema.algo_config import RefillConfig
 from rlscale.data.buffer import Buffer
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.rollout.filters import varied_rewards
+from rlscale.rollout.filters import LengthBetween, varied_rewards
 from rlscale.rollout.refill import Refill
 
 
@@ -139,3 +140,36 @@ def test_with_refill_no_batch_is_too_stale_short_or_too_dear(share: float, bound
     assert len(left) == len(set(left)) == iterations * n
     assert refill.dropped <= iterations * most
     assert started == len(left) + len(in_flight) + len(buffer) + refill.dropped + len(refill.state_dict()["groups"])
+
+
+def test_the_run_stops_and_says_why_when_nothing_passes_for_ten_batches() -> None:
+    refill = Refill.of(RefillConfig(drop_equal=True, max_dropped=0.5), 4)
+    for index in range(10 * (4 + 2)):
+        refill.admit(equal(index))
+    with pytest.raises(UserError, match=r"rejected 61 groups in a row.*by varied_rewards \(prompt 60, rewards 1, 1"):
+        refill.admit(equal(60))
+
+
+def test_one_group_that_passes_begins_the_count_again_also_after_a_restart() -> None:
+    refill = Refill.of(RefillConfig(drop_equal=True, max_dropped=0.5), 4)
+    for index in range(60):
+        refill.admit(equal(index))
+    other = Refill.of(RefillConfig(drop_equal=True, max_dropped=0.5), 4)
+    other.load_state_dict(pickle.loads(pickle.dumps(refill.state_dict())))
+    refill.admit(group(60, 0.0, 1.0))
+    refill.admit(equal(61))
+    with pytest.raises(UserError, match="61 groups in a row"):
+        other.admit(equal(61))
+
+
+def test_what_was_replaced_is_told_with_the_reason() -> None:
+    refill = Refill(LengthBetween(longest=0), 2, equal_too=True)
+    refill.admit(equal(0))
+    refill.admit(group(1, 0.0, 1.0))
+    assert [(g.prompt.index, reason) for g, reason in refill.settle()] == [(0, "varied_rewards"), (1, "LengthBetween")]
+    assert refill.settle() == []
+
+
+@pytest.mark.parametrize(("bounds", "kept"), [((1, 1), True), ((0, 2), True), ((2, 3), False), ((0, 0.5), False)])
+def test_groups_are_kept_by_their_mean_length(bounds: tuple[float, float], kept: bool) -> None:
+    assert LengthBetween(*bounds)(equal(0)) is kept
