@@ -62,6 +62,11 @@ SINGLE_FILES = {
     "weights/transports/flat_bucket.py": {"psutil"},
     # How much of the host's memory is left for other processes.
     "platform/device.py": {"psutil"},
+    # Tokens of an engine without a model.
+    "serve/simulator/engine_answers.py": {"numpy"},
+    "serve/simulator/engine_request.py": {"numpy"},
+    "serve/simulator/prefix_cache.py": {"numpy"},
+    "serve/simulator/token_stream.py": {"numpy"},
     # Threads of a trainer rank, set in its own process before anything else.
     "run/actors.py": {"torch"},
 }

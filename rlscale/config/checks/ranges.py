@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlscale.config.keys import keys
-from rlscale.config.schema import Config
 from rlscale.config.schema.about import Bounds
+from rlscale.config.schema.section import Section
 
 
-def out_of_range(config: Config) -> Iterator[str]:
+def out_of_range(config: Section) -> Iterator[str]:
     """One line for each number outside its bounds or past its limit, and for each that is not finite.
 
     What a critic has from the policy is said once, of the policy.

@@ -1,4 +1,4 @@
-"""What the rollout relies on in an engine: the same assertions against a real server and the unit tests' fake one."""
+"""What the rollout's client relies on: the same against a real server, the simulator, and the unit tests' fake one."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_engine import FakeEngine
+from fake_engine import CONTEXT, FakeEngine
 
+from rlscale.config.schema.simulator_config import LengthsConfig, SimulatedEngineConfig
 from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
+from rlscale.serve.simulator.simulated_endpoint import SimulatedEndpoint
+from rlscale.serve.simulator.simulated_engine import SimulatedEngine
 
 PROMPT = np.array([8, 11, 14, 7, 12, 15, 2], np.int32)
 END = 3
 
+LENGTHS = LengthsConfig(median=8.0, sigma=1.5, cap=50.0, prompt_share=0.0)
+SIMULATED = SimulatedEngineConfig(decode_s=0.002, context=CONTEXT, lengths=LENGTHS)
+
 Talk = Callable[..., Any]
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "simulated", "real"])
 def talk(request: pytest.FixtureRequest) -> Talk:
     """Runs a scenario with a client of the engine; `key` replaces the API key."""
 
@@ -36,6 +42,9 @@ def talk(request: pytest.FixtureRequest) -> Talk:
             if request.param == "real":
                 server = request.getfixturevalue("shared_server")
                 return await against(server.url, server.api_key)
+            if request.param == "simulated":
+                async with SimulatedEndpoint(SimulatedEngine(SIMULATED), "secret") as endpoint:
+                    return await against(endpoint.url, "secret")
             async with FakeEngine() as engine:
                 engine.delay = lambda body: 5.0 if "rid" in body else 0.0
                 return await against(engine.url, "secret")

@@ -1,0 +1,1 @@
+"""Engines without a model: SGLang's HTTP protocol over a seeded model of time, in real or in virtual time."""

@@ -1,0 +1,138 @@
+"""`simulate`: the real loop, service and buffer on simulated engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlscale.cli import main
+from rlscale.config.compose import compose
+from rlscale.config.simulator_options import read_simulation
+from rlscale.run.simulation.simulate import Simulated, simulate
+
+GPUS = ("cluster=multinode_disaggregated", "cluster.nodes=2", "cluster.rollout_nodes=1", "rollout.engines=4")
+SMALL = (
+    *("rollout.groups_per_iteration=8", "rollout.samples_per_group=4", "rollout.max_response_tokens=400"),
+    *("rollout.max_concurrent=8", "rollout.sglang={}"),
+)
+ENGINES = (
+    *("simulator.engines=4", "simulator.engine.slots=8", "simulator.iterations=4", "simulator.warm_up=1"),
+    *("simulator.engine.decode_s=1", "simulator.engine.half_batch=1e8", "simulator.engine.prefill_tokens_per_s=1e9"),
+    *("simulator.advice=false", "lengths=constant", "simulator.engine.lengths.median=100"),
+)
+
+
+def simulated(*words: str) -> Simulated:
+    own = [word for word in (*ENGINES, *words) if word.startswith(("simulator", "lengths"))]
+    config = compose(None, [*SMALL, *(word for word in words if word not in own)])
+    return simulate(config, read_simulation(own, config))
+
+
+def test_an_iteration_is_generation_plus_training_when_they_take_turns() -> None:
+    found = simulated("simulator.training_s=50")
+    # 32 samples in 32 slots, 100 steps of a second; then 50 s of training.
+    assert found.iteration_s == pytest.approx(150, rel=0.01)
+    assert found.ideal_s == pytest.approx(100, rel=0.01)
+    assert found.trainer_idle == pytest.approx(2 / 3, rel=0.01)
+    assert found.engines_idle == pytest.approx(1 / 3, rel=0.01)
+    assert (dict(found.staleness), found.lost) == ({0: 4 * 32 * 100}, 0)
+    assert found.length_ratio == 1
+
+
+def test_with_a_bound_generation_goes_on_while_the_trainer_works() -> None:
+    found = simulated("cluster.placement=disaggregated", "rollout.max_staleness=1", "simulator.training_s=50")
+    assert found.iteration_s == pytest.approx(100, rel=0.03)
+    assert found.engines_idle < 0.05
+    assert set(found.staleness) == {1}
+
+
+def test_training_takes_what_the_formula_says() -> None:
+    assert simulated("simulator.training_tokens_per_s=64").train_s == pytest.approx(3200 / 64)
+    assert simulated("simulator.training_share=0.25").train_s == pytest.approx(25, rel=0.01)
+
+
+def test_rewards_and_syncs_take_their_time() -> None:
+    found = simulated("simulator.training_s=0", "simulator.reward_s=7", "simulator.sync_s=5")
+    assert found.iteration_s == pytest.approx(112, rel=0.01)
+
+
+def test_a_simulation_repeats_itself() -> None:
+    words = ("lengths=log_normal", "simulator.training_s=20", "simulator.engine.faults.lost=0.05")
+    first, second = (simulated(*words) for _ in range(2))
+    assert (first.iteration_s, first.staleness) == (second.iteration_s, second.staleness)
+
+
+def test_dead_engines_are_mended_and_their_requests_made_again() -> None:
+    found = simulated(
+        *("simulator.training_s=10", "simulator.engine.faults.crashed=0.02", "rollout.max_failure_rate=1"),
+        "simulator.engine.faults.restart_s=20",
+    )
+    assert found.restarts > 0
+    assert found.lost > 0
+    assert found.iterations == 4
+
+
+def test_a_full_cache_is_reported() -> None:
+    assert simulated("simulator.engine.cache_tokens=600", "simulator.training_s=0").preemptions > 0
+
+
+def command(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str], str]:
+    code = main(["simulate", *words])
+    captured = capsys.readouterr()
+    return code, captured.out.splitlines(), captured.err
+
+
+def test_the_command_prints_what_it_found_and_what_would_help(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in ENGINES if word != "simulator.advice=false"]
+    code, out, err = command(*SMALL, *words, "simulator.training_s=50", capsys=capsys)
+    assert (code, err) == (0, "")
+    assert out[0].startswith(
+        "arithmetic: 4 engines of 8 slots, colocated, max_staleness 0, on_sync wait; lengths constant"
+    )
+    shown = {line[:16].strip(): line[17:] for line in out[2:]}
+    assert shown["iteration"].startswith("2:30 min")
+    assert shown["trainer idle"] == "66.7%"
+    assert shown["staleness"] == "0: 100.0% of the trained tokens"
+    assert shown["length ratio"].startswith("1.000")
+    advice = out[out.index("what would help:") + 1 :]
+    assert len(advice) == 1  # engines and slots are enough for a batch: only the trainer is in the way
+    assert advice[0].startswith("  a trainer of twice the speed: 2:05 min per iteration (-17%)")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["simulator.engine.slot=3"], "simulator.engine.slot: unknown key; did you mean simulator.engine.slots?"),
+        (["simulator.engine.slots=many"], "simulator.engine.slots=many: must be an integer"),
+        (["simulator.engine.slots=0"], "simulator.engine.slots=0: must be at least 1"),
+        (["lengths=normal"], "lengths=normal: is neither a file with one length per line nor one of log_normal, "),
+        (["simulator.prompt_tokens=500"], "simulator.prompt_tokens=500: is over rollout.max_prompt_tokens=16"),
+        (["simulator.training_s=1", "simulator.training_tokens_per_s=2"], "both say how long training takes"),
+        (["simulator.engine.faults.lost=0.7", "simulator.engine.faults.rubbish=0.7"], "the shares add up to 1.4"),
+        (["recipe=arithmetic_sft"], "recipe=arithmetic_sft: is trained on data alone; there is no rollout to simulate"),
+        (["--fast"], "simulate does not know '--fast'"),
+        (["rollout.nothing=1"], "rollout.nothing: unknown key"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = command(*words, capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert err.count("error:") == 1
+
+
+def test_lengths_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "lengths.txt"
+    file.write_text("50\n" * 10)
+    config = compose(None, list(SMALL))
+    own = [word for word in ENGINES if not word.startswith("lengths")]
+    found = simulate(config, read_simulation([*own, f"lengths={file}", "simulator.training_s=0"], config))
+    assert found.iteration_s == pytest.approx(50, rel=0.01)
+
+
+def test_without_a_median_responses_are_an_eighth_of_the_longest() -> None:
+    config = compose(None, list(SMALL))
+    simulation: Any = read_simulation([], config)
+    assert simulation.engine.lengths.median == 50

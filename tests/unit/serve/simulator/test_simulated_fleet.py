@@ -1,0 +1,214 @@
+"""Engines without a model under the rollout's own client, in virtual time: faults, preemption, routing.
+
+What they have in common with a real server is in tests/e2e/rollout/test_contract.py and test_protocol_contract.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlscale.config.schema.simulator_config import FaultsConfig, LengthLaw, LengthsConfig, SimulatedEngineConfig
+from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.sampling_params import SamplingParams
+from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
+from rlscale.serve.simulator.virtual_time import VirtualLoop
+
+PROMPT = np.arange(4, 12, dtype=np.int32)
+CONFIG = SimulatedEngineConfig(
+    decode_s=1.0, half_batch=1e9, lengths=LengthsConfig(law=LengthLaw.constant, median=10.0), prefill_tokens_per_s=1e9
+)
+Scenario = Callable[[SimulatedFleet, EngineClient], Awaitable[Any]]
+
+
+def simulated(scenario: Scenario, engines: int = 1, retries: int = 3, timeout_s: float = 100.0, **changed: Any) -> Any:
+    async def main() -> Any:
+        fleet = SimulatedFleet(replace(CONFIG, **changed), engines)
+        client = EngineClient(ROUTER_URL, None, timeout_s, retries, 1000, fleet.connect)
+        return await scenario(fleet, client)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main())
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def ask(client: EngineClient, seed: int, tokens: int = 100) -> Awaitable[Any]:
+    return client.generate(PROMPT, SamplingParams(tokens), seed)
+
+
+def test_the_router_sends_requests_to_the_engines_in_turn() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> list[int]:
+        requests = [asyncio.ensure_future(ask(client, seed)) for seed in range(8)]
+        await asyncio.sleep(1)
+        counts = [engine.requests for engine in fleet.engines.values()]
+        await asyncio.gather(*requests)
+        return counts
+
+    assert simulated(scenario, engines=4) == [2, 2, 2, 2]
+
+
+def test_requests_over_the_slots_wait_for_their_turn() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> list[float]:
+        ends = []
+
+        async def one(seed: int) -> None:
+            await ask(client, seed)
+            ends.append(round(now()))
+
+        await asyncio.gather(*map(one, range(5)))
+        return ends
+
+    assert simulated(scenario, slots=2) == [10, 10, 20, 20, 30]
+
+
+def test_a_full_cache_preempts_and_every_response_is_whole_all_the_same() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> tuple[list[Any], int, float]:
+        alone = [await ask(client, seed) for seed in range(4)]
+        began = now()
+        together = await asyncio.gather(*[ask(client, seed) for seed in range(4)])
+        same = [a.tokens.tolist() == b.tokens.tolist() for a, b in zip(alone, together, strict=True)]
+        return same, next(iter(fleet.engines.values())).preemptions, now() - began
+
+    lengths = LengthsConfig(law=LengthLaw.constant, median=80.0)
+    same, preemptions, seconds = simulated(scenario, cache_tokens=200, lengths=lengths)
+    assert same == [True] * 4
+    assert preemptions > 0
+    assert seconds > 120  # all at once would take 80
+
+
+def test_a_client_that_goes_away_takes_its_request_with_it() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> list[int]:
+        request = asyncio.ensure_future(ask(client, 1))
+        await asyncio.sleep(3)
+        (engine,) = fleet.engines.values()
+        before = engine.requests
+        request.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return [before, engine.requests, engine.tokens]
+
+    assert simulated(scenario) == [1, 0, 3]
+
+
+@pytest.mark.parametrize("fault", ["lost", "duplicated", "crashed"])
+def test_a_request_that_breaks_now_and_then_is_sent_again(fault: str) -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> tuple[Any, int]:
+        answers = await asyncio.gather(*[ask(client, seed) for seed in range(20)])
+        return answers, client.retried
+
+    faults = FaultsConfig(**{fault: 0.2}, restart_s=5.0)
+    answers, retried = simulated(scenario, engines=4, retries=50, faults=faults)
+    assert {len(answer.tokens) for answer in answers} == {10}
+    assert retried > 0
+
+
+def test_a_stalled_request_is_given_up_after_its_time() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> float:
+        with pytest.raises(RequestFailed, match="TimeoutError, sent 2 times"):
+            await ask(client, 1)
+        return now()
+
+    assert simulated(scenario, retries=1, faults=FaultsConfig(stalled=1.0)) == pytest.approx(200.25)
+
+
+def test_rubbish_has_a_log_prob_that_is_not_a_number() -> None:
+    answer = simulated(lambda fleet, client: ask(client, 1), faults=FaultsConfig(rubbish=1.0))
+    assert np.isnan(answer.logprobs).sum() == 1
+
+
+def test_faults_befall_the_shares_of_requests_that_they_should() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for seed in range(400):
+            try:
+                answer = await ask(client, seed)
+                found["rubbish" if np.isnan(answer.logprobs).any() else "fine"] += 1
+            except RequestFailed:
+                found["lost"] += 1
+        return found
+
+    found = simulated(scenario, retries=0, faults=FaultsConfig(lost=0.3, rubbish=0.2))
+    assert found["lost"] == pytest.approx(120, abs=25)
+    assert found["rubbish"] == pytest.approx(80, abs=22)
+
+
+def test_an_engine_that_died_comes_back_with_the_weights_of_its_folder() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> list[Any]:
+        (engine,) = fleet.engines.values()
+        (url,) = fleet.urls
+        body = {"serialized_named_tensors": ["a"], "weight_version": "7"}
+        await fleet.post(f"{url}/update_weights_from_tensor", body)
+        versions = [set((await ask(client, 1)).versions.tolist())]
+        engine.die()
+        with pytest.raises(ConnectionRefusedError):
+            await fleet.post(f"{url}/health")
+        versions.append(set((await ask(client, 1)).versions.tolist()))  # the client waits until it is back
+        return [versions, engine.restarts, engine.tokens, now() >= 10 + 30]
+
+    assert simulated(scenario) == [[{7}, {-1}], 1, 20, True]
+
+
+def test_the_same_weights_give_the_same_tokens_whatever_their_number() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> list[list[int]]:
+        found = []
+        for version, weights in enumerate(("a", "b", "a")):
+            body = {"serialized_named_tensors": [weights], "weight_version": str(version)}
+            await fleet.post(f"{fleet.urls[0]}/update_weights_from_tensor", body)
+            found.append((await ask(client, 1)).tokens.tolist())
+        return found
+
+    first, other, again = simulated(scenario)
+    assert first == again != other
+
+
+def test_an_update_waits_for_requests_that_run_and_is_told_on() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> tuple[float, int]:
+        request = asyncio.ensure_future(ask(client, 1))
+        await asyncio.sleep(1)
+        body = {"serialized_named_tensors": ["a"], "weight_version": "1"}
+        await fleet.post(f"{fleet.urls[0]}/update_weights_from_tensor", body)
+        done = now()
+        await request
+        return done, next(iter(fleet.engines.values())).updates_under_load
+
+    assert simulated(scenario, update_s=2.0) == (pytest.approx(12.0), 1)
+
+
+def test_a_cut_off_response_ends_where_it_would_have_ended() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> tuple[list[int], list[int]]:
+        fleet.route(fleet.urls[:1])
+        whole = (await ask(client, 9)).tokens
+        request = asyncio.ensure_future(ask(client, 9))
+        await asyncio.sleep(4.5)
+        await fleet.post(f"{fleet.urls[0]}/abort_request", {"abort_all": True})
+        had = (await request).tokens
+        fleet.route(fleet.urls[1:])  # any engine of the fleet goes on with it
+        rest = await client.generate(np.concatenate([PROMPT, had]), SamplingParams(100 - len(had)), 9)
+        assert 0 < len(had) < 10
+        return [*had.tolist(), *rest.tokens.tolist()], whole.tolist()
+
+    resumed, whole = simulated(scenario, engines=2)
+    assert resumed == whole
+
+
+def test_what_it_does_not_know_is_refused() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> list[int]:
+        url = fleet.urls[0]
+        bodies: list[Any] = [
+            {"input_ids": [1], "sampling_params": {"min_p": 0.1}},
+            {"input_ids": []},
+            {"input_ids": [[1], [2]], "sampling_params": [{}]},
+            {"input_ids": [1], "sampling_params": {"n": 2}},
+        ]
+        return [(await fleet.post(f"{url}/generate", body))[0] for body in bodies]
+
+    assert simulated(scenario) == [400] * 4
