@@ -27,6 +27,7 @@ COMMANDS = {
     "export": ("rlscale.run.commands:export", "write a Hugging Face folder from a run's newest checkpoint"),
     "import": ("rlscale.run.commands:import_", "write a Hugging Face model as a Megatron checkpoint of its weights"),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),
+    "warm": ("rlscale.run.warm:warm", "keep imported processes ready, so that CPU runs start in seconds"),
     "check-hook": ("rlscale.run.check_hook:check_hook", "test a loss, score, advantage, ... or reward of your own"),
 }
 """Subcommands: the function that gets the arguments after the name and returns an exit code, and what it does."""

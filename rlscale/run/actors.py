@@ -9,10 +9,13 @@ from __future__ import annotations
 import faulthandler
 import functools
 import gc
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any
+
+from setproctitle import setproctitle
 
 from rlscale.config.errors import UserError
 from rlscale.platform.ports import free_port
@@ -21,11 +24,12 @@ from rlscale.run.own_log import prints_errors
 from rlscale.run.printing import print_anything
 
 
-def _log_to(path: str) -> None:
+def _log_to(path: str, actor: object) -> None:
     """Send everything that this process prints, from Python or from C, to a file of the run.
 
-    What is logged as an error, and a crash, is written down as well.
+    What is logged as an error, and a crash, is written down as well. `ps` shows the process by its actor and log.
     """
+    setproctitle(f"ray::{type(actor).__name__} {Path(path).stem}")  # Ray itself cannot, where the process is forked
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     print_anything()
@@ -35,6 +39,7 @@ def _log_to(path: str) -> None:
     os.dup2(file, 2)
     os.close(file)
     faulthandler.enable()  # a crash outside Python then leaves its stack in that file
+    logging.getLogger("rlscale").addHandler(logging.StreamHandler())  # Ray's own handlers show nothing of it
     log_errors(Path(path).parent, Path(path).stem)
 
 
@@ -43,7 +48,7 @@ class TrainerActor:
     """One trainer rank."""
 
     def __init__(self, log: str, rank: int, world_size: int, local_rank: int, threads: int) -> None:
-        _log_to(log)
+        _log_to(log, self)
         import torch
 
         torch.set_num_threads(threads)
@@ -109,7 +114,7 @@ class RolloutActor:
     """The rollout service in a process of its own. Asynchronous: calls overlap."""
 
     def __init__(self, log: str) -> None:
-        _log_to(log)
+        _log_to(log, self)
 
     async def prepare(self, spec: Any) -> None:
         """Build the service: reads data, tokenizer and reward, and raises UserError where one is unusable."""
@@ -158,7 +163,7 @@ class LauncherActor:
 
         `engine` is the node `rollout.engine`.
         """
-        _log_to(f"{logs}/{log}")
+        _log_to(f"{logs}/{log}", self)
         from rlscale.data.target import instantiate
         from rlscale.serve.supervisor import Supervisor
 

@@ -21,6 +21,7 @@ from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
 from rlscale.run.engines import Engines
 from rlscale.run.folder import RunFolder
+from rlscale.run.forks import Forks
 from rlscale.run.generating import serving, starting_folder
 from rlscale.run.models import ModelFolders
 from rlscale.run.placement import lay_out, shares_devices
@@ -38,11 +39,9 @@ from rlscale.trainer.spec import TrainerSpec
 class Assembly:
     """The parts of one run. `launch` starts processes without waiting, `session` waits and puts them together."""
 
-    def __init__(
-        self, config: Config, folder: RunFolder, stop: StopSignal, records: Records, fork_server: str | None
-    ) -> None:
+    def __init__(self, config: Config, folder: RunFolder, stop: StopSignal, records: Records, forks: Forks) -> None:
         self._config, self._folder, self._stop, self._records = config, folder, stop, records
-        self._fork_server = fork_server
+        self._forks = forks
         self._scratch = Path(config.run.scratch).resolve()
         self._calls = Calls(stop, config.cluster.call_timeout_s, str(folder.logs))
         needs = Needs.of(config)
@@ -77,14 +76,12 @@ class Assembly:
         if self._generates:
             note = self._records.note
             own = config if self._trains else serving(config)
-            self._engines = Engines(
-                own, layout, nodes, self._calls, folder.logs, self._scratch, note, self._fork_server
-            )
+            self._engines = Engines(own, layout, nodes, self._calls, folder.logs, self._scratch, note, self._forks)
             self._engines.launch(str(self._served(config)))
         if self._trains:
-            self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config)
+            self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config, self._forks)
         if self._generates or not self._supervised:
-            self._rollout = Rollout(RolloutSpec.of(config, self._model), self._calls, folder.logs)
+            self._rollout = Rollout(RolloutSpec.of(config, self._model), self._calls, folder.logs, self._forks)
 
     def session(self, config: Config, config_hash: str) -> Session:
         """Wait until everything runs; `config` holds by now what the stages before this run made."""

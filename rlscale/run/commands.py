@@ -17,6 +17,7 @@ from rlscale.config.sizes import Sizes
 from rlscale.data.companions import companions_of
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.calls import Calls, StopSignal
+from rlscale.run.forks import Forks, early_forks
 from rlscale.run.models import ModelFolders
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
@@ -116,37 +117,45 @@ def _check(config: Config) -> None:
 def _convert(config: Config, spec: TrainerSpec, target: Path, to: Form, logs: Path, *, critic: bool = False) -> None:
     """Let trainer ranks convert; their logs stay only if they fail."""
     stop = StopSignal()
-    with RaySession(config.cluster, Path(config.run.scratch).resolve()):
+    with early_forks(config, engines=False) as forks, RaySession(config.cluster, Path(config.run.scratch).resolve()):
         stop.install()
         calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
         try:
-            _convert_here(config, spec, target, to, calls, logs, critic=critic)
+            _convert_here(config, spec, target, to, calls, logs, forks, critic=critic)
         finally:
             stop.restore()
     shutil.rmtree(logs, ignore_errors=True)
 
 
 def _convert_here(
-    config: Config, spec: TrainerSpec, target: Path, to: Form, calls: Calls, logs: Path, *, critic: bool = False
+    config: Config,
+    spec: TrainerSpec,
+    target: Path,
+    to: Form,
+    calls: Calls,
+    logs: Path,
+    forks: Forks,
+    *,
+    critic: bool = False,
 ) -> None:
     """The same in a Ray session that is up."""
     layout = lay_out(config.cluster, Sizes.of(config).trainer_ranks, 0, 1)
     nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
-    trainer = TrainerGroup(layout, nodes, calls, logs, config)
+    trainer = TrainerGroup(layout, nodes, calls, logs, config, forks)
     try:
         trainer.convert(spec, target, to, config.cluster.start_timeout_s, critic=critic)
     finally:
         trainer.close()
 
 
-def export_checkpoint(config: Config, checkpoint: Path, target: Path, calls: Calls, logs: Path) -> Path:
+def export_checkpoint(config: Config, checkpoint: Path, target: Path, calls: Calls, logs: Path, forks: Forks) -> Path:
     """Write the policy of a checkpoint to the folder `target`, in a Ray session that is up. Returns the folder."""
     models = ModelFolders.of_policy(config)
     spec = trainer_spec(config, models)
     spec = dataclasses.replace(
         spec, critic=None, init_path=str(checkpoint / "trainer"), companions=companions_of(config, models.policy)
     )
-    _convert_here(config, spec, target, Form.hugging_face, calls, logs)
+    _convert_here(config, spec, target, Form.hugging_face, calls, logs, forks)
     return target
 
 

@@ -20,6 +20,7 @@ from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.rollout.engines.sampling_params import truncates
 from rlscale.run.actors import LauncherActor
 from rlscale.run.calls import Calls, RunFailed
+from rlscale.run.forks import Forks
 from rlscale.run.placement import Layout, shares_devices
 from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
@@ -53,8 +54,8 @@ class Engines:
     logs: Path
     scratch: Path
     note: Callable[[str], None]
-    fork_server: str | None = None
-    """Address of one on this machine, from which CPU engines are forked."""
+    forks: Forks = field(default_factory=Forks)
+    """What the processes of engines are forked from."""
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     router_url: str = ""
     restarts: int = 0
@@ -244,7 +245,7 @@ class Engines:
                 str(self.scratch),
                 self.api_key,
                 cluster.host,
-                self.fork_server,
+                self.forks.engines,
                 self.config.rollout.engine,
             )
         return self._launchers[node]

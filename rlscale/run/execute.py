@@ -12,8 +12,8 @@ from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.data.target import current_folder_importable
-from rlscale.run.early_engines import early_fork_server
 from rlscale.run.folder import refuse_folder
+from rlscale.run.forks import early_forks
 from rlscale.run.preflight import preflight
 from rlscale.run.resume import check_resumable
 
@@ -27,7 +27,7 @@ def execute(config: Config) -> int:
     notes = check_machine(config)
     _refuse_run(config)
     _make_folder("run.scratch", config.run.scratch)
-    with early_fork_server(config) as fork_server:
+    with early_forks(config) as forks:
         notes += preflight(config)
         _make_folders(config)
         # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
@@ -40,7 +40,7 @@ def execute(config: Config) -> int:
             with RaySession(config.cluster, Path(config.run.scratch)):
                 stop.install()
                 try:
-                    return run_to_end(config, stop, started, notes, fork_server)
+                    return run_to_end(config, stop, started, notes, forks)
                 finally:
                     stop.restore()
 

@@ -19,6 +19,7 @@ from rlscale.run.assembly import Assembly
 from rlscale.run.calls import RunFailed, StopRequested, StopSignal
 from rlscale.run.error_log import ErrorLog
 from rlscale.run.folder import RunFolder, open_folder
+from rlscale.run.forks import Forks
 from rlscale.run.records import Records
 from rlscale.run.session import Session
 from rlscale.run.stages import Stage, stages_before, with_result
@@ -26,19 +27,17 @@ from rlscale.run.stages import Stage, stages_before, with_result
 STOPPED = 128 + signal.SIGINT
 
 
-def run_to_end(
-    config: Config, stop: StopSignal, started: float, notes: list[str], fork_server: str | None = None
-) -> int:
+def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str], forks: Forks) -> int:
     """The stages that are missing, if the run has any, then its own loop. Returns an exit code.
 
-    `fork_server`: the address of one that this command owns.
+    `forks`: what its processes are forked from.
     """
     digest = config_hash(config)
     folder = open_folder(config, digest)
     # Before anything else is written: a run that is killed from here on is recognised by the same command.
     folder.mark(recipe=config.run.recipe, config_hash=digest, state="unfinished")
     records = Records(config, folder, started)
-    assembly = Assembly(config, folder, stop, records, fork_server)
+    assembly = Assembly(config, folder, stop, records, forks)
     session: Session | None = None
     status, message = "failed", None
     try:
@@ -48,7 +47,7 @@ def run_to_end(
         beside = config.cluster.device is Device.cpu and Needs.of(config).trains
         if beside:
             assembly.launch(config)
-        ready = _after_stages(config, stop, records, fork_server)
+        ready = _after_stages(config, stop, records, forks)
         if not beside:
             assembly.launch(ready)
         session = assembly.session(ready, digest)
@@ -86,15 +85,15 @@ def _told(error: BaseException, folder: RunFolder) -> BaseException:
     return RunFailed(f"the run failed: {type(error).__name__}: {error}. See {errors.path}")
 
 
-def _after_stages(config: Config, stop: StopSignal, records: Records, fork_server: str | None) -> Config:
+def _after_stages(config: Config, stop: StopSignal, records: Records, forks: Forks) -> Config:
     """The configuration with the models of the stages before this run."""
     ready = config
     for stage in stages_before(config):
-        ready = with_result(ready, stage.what, _model_of(stage, stop, records, fork_server))
+        ready = with_result(ready, stage.what, _model_of(stage, stop, records, forks))
     return ready
 
 
-def _model_of(stage: Stage, stop: StopSignal, records: Records, fork_server: str | None) -> Path:
+def _model_of(stage: Stage, stop: StopSignal, records: Records, forks: Forks) -> Path:
     """The model that a stage leaves; the stage is run now if it is missing."""
     model = stage.result()
     if model is not None:
@@ -103,7 +102,7 @@ def _model_of(stage: Stage, stop: StopSignal, records: Records, fork_server: str
     recipe = stage.config.run.recipe
     records.note(f"{stage.what}: no result of recipe={recipe} with this configuration yet; running it first")
     records.suspend()
-    if run_to_end(stage.config, stop, time.time(), [], fork_server) != 0:
+    if run_to_end(stage.config, stop, time.time(), [], forks) != 0:
         raise StopRequested
     records.unsuspend(stage.what)
     model = stage.result()

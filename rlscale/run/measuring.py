@@ -16,8 +16,8 @@ from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.commands import export_checkpoint
-from rlscale.run.early_engines import early_fork_server
 from rlscale.run.engines import Engines
+from rlscale.run.forks import Forks, early_forks
 from rlscale.run.generating import VERSION, serving
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
@@ -35,7 +35,7 @@ def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
     calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
     with (
         current_folder_importable(),
-        early_fork_server(config) as fork_server,
+        early_forks(config) as forks,
         tempfile.TemporaryDirectory(dir=scratch, prefix="eval-") as temporary,
         RaySession(config.cluster, scratch),
     ):
@@ -44,23 +44,23 @@ def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
             model = ensure_model_folder(config.model, scratch)
             if checkpoint is not None:
                 print(f"exporting {checkpoint}", flush=True)
-                model = export_checkpoint(config, checkpoint, Path(temporary) / "model", calls, logs)
-            return _measured(config, model, calls, logs, fork_server)
+                model = export_checkpoint(config, checkpoint, Path(temporary) / "model", calls, logs, forks)
+            return _measured(config, model, calls, logs, forks)
         finally:
             stop.restore()
 
 
-def _measured(config: Config, model: Path, calls: Calls, logs: Path, fork_server: str | None) -> EvalResult:
+def _measured(config: Config, model: Path, calls: Calls, logs: Path, forks: Forks) -> EvalResult:
     """One evaluation on engines that read their weights from the model's folder, also after a restart."""
     sizes = Sizes.of(config)
     layout = lay_out(config.cluster, sizes.trainer_ranks, sizes.engines, config.rollout.gpus_per_engine)
     nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
     scratch = Path(config.run.scratch).resolve()
     own = serving(dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, max_staleness=0)))
-    engines = Engines(own, layout, nodes, calls, logs, scratch, _say, fork_server)
+    engines = Engines(own, layout, nodes, calls, logs, scratch, _say, forks)
     # All samples come back, not only the few for a report.
     spec = dataclasses.replace(RolloutSpec.of(own, model), report_samples=2**31)
-    rollout = Rollout(spec, calls, logs)
+    rollout = Rollout(spec, calls, logs, forks)
     try:
         engines.launch(str(model))
         rollout.prepared()

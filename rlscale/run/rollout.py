@@ -16,6 +16,7 @@ from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run.actors import RolloutActor
 from rlscale.run.calls import Calls
+from rlscale.run.forks import Forks
 
 
 class GroupSource(Protocol):
@@ -43,10 +44,10 @@ class GroupSource(Protocol):
 class Rollout:
     """The rollout service in its own process."""
 
-    def __init__(self, spec: RolloutSpec, calls: Calls, logs: Path) -> None:
+    def __init__(self, spec: RolloutSpec, calls: Calls, logs: Path, forks: Forks) -> None:
         self._calls = calls
         remote: Any = ray.remote(RolloutActor)
-        actor = remote.options(num_cpus=0, max_concurrency=64, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+        actor = remote.options(num_cpus=0, max_concurrency=64, runtime_env=forks.runtime_env({"OMP_NUM_THREADS": "1"}))
         self._actor = actor.remote(str(logs / "rollout.log"))
         self._preparing = self._actor.prepare.remote(spec)
 

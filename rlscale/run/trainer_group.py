@@ -20,6 +20,7 @@ from rlscale.data.rank_shard import RankShard
 from rlscale.platform.process_environment import rank_environment
 from rlscale.run.actors import TrainerActor
 from rlscale.run.calls import Calls
+from rlscale.run.forks import Forks
 from rlscale.run.placement import Layout
 from rlscale.trainer.spec import Form, TrainerSpec
 from rlscale.weights.transports.route import Route
@@ -31,7 +32,9 @@ _START = "cluster.start_timeout_s"
 class TrainerGroup:
     """The ranks of one trainer. Every call goes to all of them: most are collective."""
 
-    def __init__(self, layout: Layout, nodes: list[str], calls: Calls, logs: Path, config: Config) -> None:
+    def __init__(
+        self, layout: Layout, nodes: list[str], calls: Calls, logs: Path, config: Config, forks: Forks
+    ) -> None:
         """Create the rank processes; they import the trainer's class while others start."""
         trainer, device, threads = config.trainer._target_, config.cluster.device, trainer_threads(config)
         self._calls = calls
@@ -44,7 +47,7 @@ class TrainerGroup:
             options = {
                 "num_cpus": 0,
                 "scheduling_strategy": NodeAffinitySchedulingStrategy(nodes[slot.node], soft=False),
-                "runtime_env": {"env_vars": environment},
+                "runtime_env": forks.runtime_env(environment),
             }
             local = slot.gpus[0] if slot.gpus else 0
             log = str(logs / f"rank-{rank}.log")

@@ -26,7 +26,8 @@ import struct
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from setproctitle import setproctitle
@@ -51,6 +52,7 @@ def main() -> None:
     os.rename(f"{path}.new", path)  # so that whoever finds the socket is listened to
     program = importlib.import_module(order["program"])
     program.prepare()
+    sources = dict(source_times())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # guards that end are reaped by the kernel
     while True:
         connection, _ = listener.accept()
@@ -60,7 +62,7 @@ def main() -> None:
         elif os.fork() == 0:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os._exit(guard_one(connection, program, order["imported_with"]))
+            os._exit(guard_one(connection, program, order["imported_with"], sources))
         connection.close()
 
 
@@ -70,7 +72,17 @@ def refuse(connection: socket.socket, why: str) -> None:
         connection.sendall(json.dumps({"refused": why}).encode() + b"\n")
 
 
-def guard_one(connection: socket.socket, program: Any, imported_with: Mapping[str, str]) -> int:
+def source_times() -> Iterator[tuple[Path, int]]:
+    """The files of rlscale that are imported by now, and when they were last changed, in nanoseconds."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "rlscale" and (file := getattr(module, "__file__", None)):
+            with contextlib.suppress(OSError):
+                yield Path(file), os.stat(file).st_mtime_ns
+
+
+def guard_one(
+    connection: socket.socket, program: Any, imported_with: Mapping[str, str], sources: Mapping[Path, int]
+) -> int:
     """In a forked process: read what is asked for, fork the server, watch over it; the exit status."""
     supervisor = os.pidfd_open(peer_of(connection))
     with connection.makefile("rb") as lines:
@@ -85,6 +97,10 @@ def guard_one(connection: socket.socket, program: Any, imported_with: Mapping[st
     )
     if different:
         refuse(connection, f"{', '.join(different)} had other values when the fork server imported its program")
+        return 0
+    changed = sorted(file.name for file, when in source_times() if sources.get(file, when) != when)
+    if changed:
+        refuse(connection, f"{', '.join(changed)} changed after the fork server imported it")
         return 0
     setproctitle(f"rlscale guard of {asked['name']}")
     os.setsid()

@@ -26,8 +26,11 @@ CPU_CACHE_TOKENS = 65_536
 _READ_AT_IMPORT = ("SGLANG_", "SGL_", "TORCH", "PYTORCH_", "TRANSFORMERS_", "TOKENIZERS_", "HF_", "PYTHONPATH")
 """Beginnings of the names of variables that may be read when SGLang, torch or transformers is imported."""
 
-_READ_LATER = (*sglang_headers.ENVIRONMENT, "SGLANG_CACHE_DIR", "HF_HOME")
-"""Those of them that are read when a server starts, or whose value makes no difference there."""
+_READ_LATER = (*sglang_headers.ENVIRONMENT, "SGLANG_CACHE_DIR", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR")
+"""Those of them that are read when a server starts, or whose value makes no difference there.
+
+Importing torch._inductor sets the last one in the importing process: a driver has it by the time it starts engines.
+"""
 
 
 @dataclass(frozen=True)

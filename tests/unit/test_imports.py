@@ -67,8 +67,8 @@ SINGLE_FILES = {
     "serve/simulator/engine_request.py": {"numpy"},
     "serve/simulator/prefix_cache.py": {"numpy"},
     "serve/simulator/token_stream.py": {"numpy"},
-    # Threads of a trainer rank, set in its own process before anything else.
-    "run/actors.py": {"torch"},
+    # Threads of a trainer rank, set in its own process before anything else; names by which `ps` shows actors.
+    "run/actors.py": {"setproctitle", "torch"},
 }
 """Packages that one file needs and the rest of its package does not, and why."""
 

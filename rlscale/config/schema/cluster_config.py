@@ -65,6 +65,8 @@ class ClusterConfig(Section):
     """Address that engines and the router listen on; 0.0.0.0 only in a closed network."""
     ray_address: str | None = key(None, scope=Scope.this_run)
     """Address of a running Ray cluster; null starts one on this machine for this run."""
+    warm: str | None = key(None, scope=Scope.this_run, unread=[_CPU_ONLY])
+    """File of a running `python -m rlscale warm` whose processes this run forks its own from; null: from its own."""
     start_timeout_s: float = bounded(300.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds that engines and trainer ranks may take to start."""
     call_timeout_s: float = bounded(1800.0, above=0, limit=YEAR, scope=Scope.execution)

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from rlscale.run.forks import read_forks
+
 SHORT = (
     "rollout.groups_per_iteration=4",
     "rollout.samples_per_group=4",
@@ -47,11 +49,20 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(folder: Path, *arguments: str, timeout: float = 240.0) -> Finished:
-    """Run to the end in `folder`; its exit code and everything it printed."""
+    """Run to the end in `folder`; its exit code and everything it printed.
+
+    With `cluster.warm` the command itself is forked, too, instead of importing everything for some seconds.
+    """
     started = time.monotonic()
+    asked, environment = command(*arguments), dict(os.environ)
+    warm = [word.partition("=")[2] for word in arguments if word.startswith("cluster.warm=")]
+    if warm:
+        forks = read_forks(Path(warm[0]))
+        asked, environment = [*forks.python, *asked[1:]], {**environment, **forks.shared}
     done = subprocess.run(
-        command(*arguments),
+        asked,
         cwd=folder,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,

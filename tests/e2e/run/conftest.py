@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rlscale.rollout.engines.client import EngineClient
+from rlscale.run.forks import fork_servers, write_forks
 from tests.e2e.run.command import PROBE, SHORT, Finished, run
 
 RECIPE = """
@@ -38,9 +41,30 @@ run:
 
 
 @pytest.fixture(scope="session")
-def shared(shared_server) -> list[str]:
+def warm(tmp_path_factory: pytest.TempPathFactory, fork_server: str) -> Iterator[str]:
+    """An override by which a run's processes are forked from the session's, which have imported everything."""
+    folder = tmp_path_factory.mktemp("warm")
+    with fork_servers(folder, engines=False) as forks:
+        write_forks(replace(forks, engines=fork_server), folder / "warm.json")
+        yield f"cluster.warm={folder / 'warm.json'}"
+
+
+@pytest.fixture(scope="session")
+def on_shared_engine(shared_server) -> list[str]:
     """Overrides by which a run uses the session's engine instead of starting its own."""
     return [f"rollout.engine_urls=[{shared_server.url}]", f"rollout.engine_key_file={shared_server.key_file}"]
+
+
+@pytest.fixture(scope="session")
+def shared(on_shared_engine: list[str], warm: str) -> list[str]:
+    """The same for a run whose processes are forked from the session's: it starts in seconds."""
+    return [*on_shared_engine, warm]
+
+
+@pytest.fixture(scope="session")
+def alone(on_shared_engine: list[str]) -> list[str]:
+    """A short run on the session's engine whose other processes are all its own, descendants of its driver."""
+    return [*SHORT, *on_shared_engine]
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,9 @@ from tests.e2e.run.command import SHORT, Started, metrics, only_run, run, summar
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weights(short, finished, tmp_path: Path):
+def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weights(
+    short, warm, finished, tmp_path: Path
+):
     """An engine and then the driver are killed with -9; the weights at the end are those of an undisturbed run.
 
     The runs start from other weights than the engine's folder holds: a sample from a restarted engine that has not been
@@ -39,7 +41,7 @@ def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weig
         assert started.seconds_until_gone(15.0) < 15.0
     killed_at = [line["iteration"] for line in metrics(only_run(rough))]
 
-    resumed = run(rough, *SHORT, *given)
+    resumed = run(rough, *SHORT, *given, warm)
     assert resumed.code == 0, resumed.text
     assert "continues an unfinished run" in resumed.text
     assert "checkpoint.resume=never" in resumed.text
@@ -53,8 +55,8 @@ def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weig
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_signal_saves_a_checkpoint_and_leaves_no_process(short, tmp_path: Path):
-    with Started(tmp_path, *short, "run.iterations=400", "checkpoint.every=0") as started:
+def test_a_signal_saves_a_checkpoint_and_leaves_no_process(alone, tmp_path: Path):
+    with Started(tmp_path, *alone, "run.iterations=400", "checkpoint.every=0") as started:
         started.wait_for("iteration 3")
         started.signal(signal.SIGTERM)
         assert started.seconds_until_gone(15.0) < 15.0
@@ -65,8 +67,8 @@ def test_a_signal_saves_a_checkpoint_and_leaves_no_process(short, tmp_path: Path
     assert saved.name == f"iteration_{summary(folder)['iterations']:06d}"
 
 
-def test_a_killed_rank_ends_the_run_with_one_line(short, tmp_path: Path):
-    with Started(tmp_path, *short, "run.iterations=400") as started:
+def test_a_killed_rank_ends_the_run_with_one_line(alone, tmp_path: Path):
+    with Started(tmp_path, *alone, "run.iterations=400") as started:
         started.wait_for("iteration 1/")
         (rank,) = [process for process in started.family() if "TrainerActor" in " ".join(process.cmdline())]
         rank.kill()

@@ -94,12 +94,12 @@ def test_the_exported_model_gives_the_trained_logits(finished):
     assert ended.engine_logprobs == pytest.approx(expected, abs=1e-4)
 
 
-def test_its_recipe_runs_again_elsewhere_to_the_same_bits(finished, shared, tmp_path: Path):
+def test_its_recipe_runs_again_elsewhere_to_the_same_bits(finished, on_shared_engine, tmp_path: Path):
     """Another folder, the same seed: the same samples and bit for bit the same weights."""
     first = only_run(finished[0])
     shutil.copy(first / "recipe.yaml", tmp_path / "shared-with-me.yaml")
     (tmp_path / "elsewhere").mkdir()
-    again = run(tmp_path / "elsewhere", "recipe=../shared-with-me.yaml", *shared, "run.scratch=scratch")
+    again = run(tmp_path / "elsewhere", "recipe=../shared-with-me.yaml", *on_shared_engine, "run.scratch=scratch")
     assert again.code == 0, again.text
     second = only_run(tmp_path / "elsewhere")
     assert (first / "samples.jsonl").read_text() == (second / "samples.jsonl").read_text()
@@ -110,9 +110,9 @@ def test_its_recipe_runs_again_elsewhere_to_the_same_bits(finished, shared, tmp_
     assert rewards[0] == rewards[1]
 
 
-def test_export_writes_the_checkpoint_as_a_hugging_face_folder(finished, tmp_path: Path):
+def test_export_writes_the_checkpoint_as_a_hugging_face_folder(finished, warm, tmp_path: Path):
     folder = only_run(finished[0])
-    ended = run(finished[0], "export", f"run.output={folder}", f"to={tmp_path / 'model'}")
+    ended = run(finished[0], "export", f"run.output={folder}", f"to={tmp_path / 'model'}", warm)
     assert ended.code == 0, ended.text
     names = {path.name for path in (folder / "hf").iterdir()}
     assert {path.name for path in (tmp_path / "model").iterdir()} == names
@@ -123,10 +123,10 @@ def test_export_writes_the_checkpoint_as_a_hugging_face_folder(finished, tmp_pat
     assert all(torch.equal(final[name], exported[name]) for name in final)
 
 
-def test_eval_measures_a_checkpoint_as_the_run_did_and_writes_every_sample(finished, tmp_path: Path):
+def test_eval_measures_a_checkpoint_as_the_run_did_and_writes_every_sample(finished, warm, tmp_path: Path):
     """By engines of its own that read the exported weights: the same prompts, seeds and answers."""
     folder = only_run(finished[0])
-    given = [f"run.output={folder}", "iteration=3", f"to={tmp_path / 'measured'}", "rollout.engine_key_file=null"]
+    given = [f"run.output={folder}", "iteration=3", f"to={tmp_path / 'measured'}", "rollout.engine_key_file=null", warm]
     ended = run(finished[0], "eval", *given)
     assert ended.code == 0, ended.text
     accuracy = summary(folder)["eval_after"]

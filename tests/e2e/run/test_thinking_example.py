@@ -72,7 +72,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     try:
         url = supervisor.start_engine(ServerSpec("shared", str(folder / "made" / "model"), Device.cpu))
         # The options of engines that the run would start itself go.
-        engine = [f"rollout.engine_urls=[{url}]", "rollout.engine_key_file=engine.key", "~rollout.sglang"]
+        engine = [f"rollout.engine_urls=[{url}]", "rollout.engine_key_file=engine.key", "~rollout.sglang", warm]
         yield Job(folder, {line[0]: line for line in words}, engine)
     finally:
         supervisor.stop()

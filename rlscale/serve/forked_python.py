@@ -1,0 +1,106 @@
+"""Stands in for the interpreter that Ray starts its workers with: a fork server forks the worker instead.
+
+Run as a file by a bare interpreter (`python -I -S forked_python.py <address> <root> <scratch> <script> ...`), so it
+imports nothing but the standard library and is there in 20 ms. The worker runs below a guard, like every forked process
+(`fork_server_main`), and lives no longer than this process, which ends with its exit code. Where the fork server is
+gone or refuses, this process becomes the interpreter that it stands in for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+
+READ_AT_IMPORT = (
+    "GLIBC_",
+    "MALLOC_",
+    "LD_",
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "PYTHON",
+    "TORCH",
+    "PYTORCH_",
+    "TRANSFORMERS_",
+    "HF_",
+)
+"""Beginnings of the names of variables that are read when a process starts, or imports torch or transformers."""
+
+READ_LATER = ("TORCHINDUCTOR_CACHE_DIR", "HF_HOME", "PYTHONUNBUFFERED")
+"""Those of them whose value makes no difference there."""
+
+_SOCKET_S = 10.0
+"""How long a fork server that was just started may take until it has its socket."""
+_POLL_S = 1.0
+
+
+def read_at_import(environment: Mapping[str, str], root: str) -> dict[str, str]:
+    """What a worker must share with its fork server: variables, and the folder that holds the package rlscale."""
+    variables = {
+        name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT) and name not in READ_LATER
+    }
+    return {**variables, "the rlscale of": root}
+
+
+def main(address: str, root: str, scratch: str, script: list[str]) -> int:
+    """Exit code of the worker. Does not return where none was forked."""
+    parent = os.getppid()
+    temporary = tempfile.mkdtemp(prefix="t", dir=scratch)
+    asked = {
+        "order": {"script": script},
+        "name": "Ray worker",
+        "log": _output(),
+        "folder": os.getcwd(),
+        "temporary": temporary,
+        "environment": dict(os.environ),
+        "imported_with": read_at_import(os.environ, root),
+    }
+    try:
+        connection = _connect(address)
+        connection.sendall(json.dumps(asked).encode() + b"\n")
+        answers = connection.makefile("rb")
+        answer = json.loads(answers.readline() or b"{}")
+    except OSError as error:
+        answer = {"refused": f"the fork server does not answer ({error})"}
+    if "server" not in answer:
+        shutil.rmtree(temporary, ignore_errors=True)
+        print(f"not forked: {answer.get('refused', 'the fork server ended')}", file=sys.stderr, flush=True)
+        os.execv(sys.executable, [sys.executable, *script])
+    while not select.select([connection], [], [], _POLL_S)[0]:
+        if os.getppid() != parent:  # Ray is gone; the end of the connection ends the worker
+            return 1
+    ended = answers.readline()
+    return int(json.loads(ended)["status"]) if ended else 1
+
+
+def _connect(address: str) -> socket.socket:
+    deadline = time.monotonic() + _SOCKET_S
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(address)
+            return connection
+        except FileNotFoundError:
+            connection.close()
+            if time.monotonic() > deadline or not os.path.isdir(os.path.dirname(address)):
+                raise
+        time.sleep(0.05)
+
+
+def _output() -> str:
+    """A path by which the worker can open what this process prints to."""
+    mode = os.fstat(2).st_mode
+    reopens = stat.S_ISREG(mode) or stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+    return f"/proc/{os.getpid()}/fd/2" if reopens else os.devnull
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))
