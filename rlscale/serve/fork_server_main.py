@@ -143,6 +143,9 @@ def become_server(asked: Mapping[str, Any], program: Any, parent: int) -> NoRetu
         for descriptor in (1, 2):
             os.dup2(output, descriptor)
         os.close(output)
+        # Those of the fork server remember what kind of file theirs was.
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         os.chdir(asked["folder"])
         os.environ.clear()
         os.environ.update(asked["environment"], TMPDIR=guard.socket_folder(asked["temporary"], parent))

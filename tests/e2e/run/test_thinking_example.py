@@ -53,7 +53,7 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+def job(tmp_path_factory: pytest.TempPathFactory, warm: str) -> Iterator[Job]:
     folder = tmp_path_factory.mktemp("elsewhere") / "my job"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("made", "runs", "outputs"))
     stage = folder / "sft.yaml"
@@ -111,7 +111,7 @@ def test_the_job_is_checked_run_killed_continued_swept_and_exported(job: Job) ->
         (["optim.lr=0.001"], "finished"),
     ]
 
-    exported = run(job.folder, *job.lines["export"])
+    exported = run(job.folder, *job.lines["export"], job.engine[-1])
     assert exported.code == 0, exported.text
     assert generated_by_transformers(job.folder / "thinker")
 
