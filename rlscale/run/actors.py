@@ -22,6 +22,7 @@ from rlscale.platform.ports import free_port
 from rlscale.run.error_log import log_errors
 from rlscale.run.own_log import prints_errors
 from rlscale.run.printing import print_anything
+from rlscale.serve.forked_python import NOT_FORKED
 
 
 def _log_to(path: str, actor: object) -> None:
@@ -41,6 +42,8 @@ def _log_to(path: str, actor: object) -> None:
     faulthandler.enable()  # a crash outside Python then leaves its stack in that file
     logging.getLogger("rlscale").addHandler(logging.StreamHandler())  # Ray's own handlers show nothing of it
     log_errors(Path(path).parent, Path(path).stem)
+    if (reason := os.environ.pop(NOT_FORKED, None)) is not None:
+        print(f"not forked, so it imports everything itself: {reason}", file=sys.stderr, flush=True)
 
 
 @prints_errors

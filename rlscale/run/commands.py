@@ -17,7 +17,7 @@ from rlscale.config.sizes import Sizes
 from rlscale.data.companions import companions_of
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.calls import Calls, StopSignal
-from rlscale.run.forks import Forks, early_forks
+from rlscale.run.forks import Forks, warm_forks, with_workers
 from rlscale.run.models import ModelFolders
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
@@ -117,7 +117,8 @@ def _check(config: Config) -> None:
 def _convert(config: Config, spec: TrainerSpec, target: Path, to: Form, logs: Path, *, critic: bool = False) -> None:
     """Let trainer ranks convert; their logs stay only if they fail."""
     stop = StopSignal()
-    with early_forks(config, engines=False) as forks, RaySession(config.cluster, Path(config.run.scratch).resolve()):
+    scratch = Path(config.run.scratch).resolve()
+    with with_workers(config, warm_forks(config)) as forks, RaySession(config.cluster, scratch):
         stop.install()
         calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
         try:

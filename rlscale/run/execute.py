@@ -13,7 +13,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.data.target import current_folder_importable
 from rlscale.run.folder import refuse_folder
-from rlscale.run.forks import early_forks
+from rlscale.run.forks import early_forks, with_workers
 from rlscale.run.preflight import preflight
 from rlscale.run.resume import check_resumable
 
@@ -27,15 +27,15 @@ def execute(config: Config) -> int:
     notes = check_machine(config)
     _refuse_run(config)
     _make_folder("run.scratch", config.run.scratch)
-    with early_forks(config) as forks:
+    with early_forks(config) as early:
         notes += preflight(config)
         _make_folders(config)
-        # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
-        from rlscale.run.calls import StopSignal
-        from rlscale.run.lifecycle import run_to_end
-        from rlscale.run.ray_session import RaySession
+        with current_folder_importable(), with_workers(config, early) as forks:
+            # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
+            from rlscale.run.calls import StopSignal
+            from rlscale.run.lifecycle import run_to_end
+            from rlscale.run.ray_session import RaySession
 
-        with current_folder_importable():
             stop = StopSignal()
             with RaySession(config.cluster, Path(config.run.scratch)):
                 stop.install()

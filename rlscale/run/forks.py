@@ -6,8 +6,8 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,38 +59,54 @@ class Forks:
 
 
 @contextmanager
-def early_forks(config: Config, *, engines: bool = True) -> Iterator[Forks]:
-    """The fork servers for a command of this configuration, which end with the block; without `engines` no engines'."""
-    if config.cluster.device is not Device.cpu or sys.platform != "linux":
-        yield Forks()
-        return
-    if config.cluster.warm is not None:
-        yield read_forks(Path(config.cluster.warm))
-        return
-    with fork_servers(
-        Path(config.run.scratch),
-        engines=engines and Needs.of(config).engines and not config.rollout.engine_urls,
-        threads=trainer_threads(config),
-    ) as forks:
-        yield forks
+def early_forks(config: Config) -> Iterator[Forks]:
+    """The engines' fork server for a command of this configuration, which ends with the block; or those of `warm`."""
+    if config.cluster.warm is None and _forks(config) and Needs.of(config).engines and not config.rollout.engine_urls:
+        with engine_fork_server(Path(config.run.scratch)) as address:
+            yield Forks(address)
+    else:
+        yield warm_forks(config)
+
+
+def warm_forks(config: Config) -> Forks:
+    """The fork servers of the `warm` that the configuration names; none without it."""
+    return Forks() if config.cluster.warm is None else read_forks(Path(config.cluster.warm))
 
 
 @contextmanager
-def fork_servers(scratch: Path, *, engines: bool = True, threads: int = 1) -> Iterator[Forks]:
-    """Fork servers of this process's own, with their files in `scratch`, which end with the block."""
+def with_workers(config: Config, forks: Forks) -> Iterator[Forks]:
+    """The same with the workers' fork server, which ends with the block.
+
+    It comes once the configuration is known to be good: an error is not to wait for a core that imports for nothing.
+    """
+    if forks.workers is not None or not _forks(config):
+        yield forks
+        return
+    with worker_fork_server(Path(config.run.scratch), trainer_threads(config)) as workers:
+        yield replace(workers, engines=forks.engines)
+
+
+@contextmanager
+def engine_fork_server(scratch: Path) -> Iterator[str]:
+    """The address of a fork server of engines with its files in `scratch`."""
+    server = start_fork_server(fork_server_environment(scratch), scratch.resolve())
+    try:
+        yield server.address
+    finally:
+        server.stop()
+
+
+@contextmanager
+def worker_fork_server(scratch: Path, threads: int = 1) -> Iterator[Forks]:
+    """A fork server of Ray's workers with its files, and theirs, in `scratch`."""
     scratch = scratch.resolve()
-    scratch.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as servers:
-
-        def address(server: ForkServer) -> str:
-            servers.callback(server.stop)
-            return server.address
-
-        for_engines = address(start_fork_server(fork_server_environment(scratch), scratch)) if engines else None
-        environment = {**base_environment(), **_shared(threads)}
-        shared = forked_python.read_at_import(environment, _root())
-        for_workers = address(ForkServer(_WORKERS, environment, shared, scratch))
-        yield Forks(for_engines, for_workers, str(scratch), threads)
+    environment = {**base_environment(), **_shared(threads)}
+    shared = forked_python.read_at_import(environment, _root())
+    server = ForkServer(_WORKERS, environment, shared, scratch)
+    try:
+        yield Forks(None, server.address, str(scratch), threads)
+    finally:
+        server.stop()
 
 
 def write_forks(forks: Forks, file: Path) -> None:
@@ -106,6 +122,11 @@ def read_forks(file: Path) -> Forks:
         raise UserError(
             f"cluster.warm={file} is not the file of a running `python -m rlscale warm` ({error})"
         ) from error
+
+
+def _forks(config: Config) -> bool:
+    """Whether processes of such a run can be forked: no CUDA context survives it, and guards need Linux."""
+    return config.cluster.device is Device.cpu and sys.platform == "linux"
 
 
 def _shared(threads: int) -> dict[str, str]:

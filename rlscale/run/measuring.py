@@ -17,7 +17,7 @@ from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.commands import export_checkpoint
 from rlscale.run.engines import Engines
-from rlscale.run.forks import Forks, early_forks
+from rlscale.run.forks import Forks, early_forks, with_workers
 from rlscale.run.generating import VERSION, serving
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
@@ -35,7 +35,8 @@ def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
     calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
     with (
         current_folder_importable(),
-        early_forks(config) as forks,
+        early_forks(config) as early,
+        with_workers(config, early) as forks,
         tempfile.TemporaryDirectory(dir=scratch, prefix="eval-") as temporary,
         RaySession(config.cluster, scratch),
     ):

@@ -8,10 +8,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rlscale.config.errors import UserError
-from rlscale.run.forks import fork_servers, write_forks
+from rlscale.run.forks import engine_fork_server, worker_fork_server, write_forks
 
 USAGE = (
     "usage: python -m rlscale warm [file=FILE]\n"
@@ -44,8 +45,8 @@ def warm(arguments: Sequence[str]) -> int:
     except OSError as error:
         raise UserError(f"file={file} cannot be written ({error.strerror})") from error
     try:
-        with fork_servers(scratch) as forks:
-            write_forks(forks, file)
+        with engine_fork_server(scratch) as engines, worker_fork_server(scratch) as workers:
+            write_forks(replace(workers, engines=engines), file)
             print(f"add cluster.warm={file} to runs on this machine; Ctrl-C ends this", flush=True)
             ended.wait()
     finally:

@@ -37,6 +37,9 @@ READ_AT_IMPORT = (
 READ_LATER = ("TORCHINDUCTOR_CACHE_DIR", "HF_HOME", "PYTHONUNBUFFERED")
 """Those of them whose value makes no difference there."""
 
+NOT_FORKED = "RLSCALE_NOT_FORKED"
+"""Variable of a worker that could not be forked: why."""
+
 _SOCKET_S = 10.0
 """How long a fork server that was just started may take until it has its socket."""
 _POLL_S = 1.0
@@ -72,7 +75,8 @@ def main(address: str, root: str, scratch: str, script: list[str]) -> int:
         answer = {"refused": f"the fork server does not answer ({error})"}
     if "server" not in answer:
         shutil.rmtree(temporary, ignore_errors=True)
-        print(f"not forked: {answer.get('refused', 'the fork server ended')}", file=sys.stderr, flush=True)
+        # The worker says it in its log: what this process prints goes to a file of Ray's that nobody keeps.
+        os.environ[NOT_FORKED] = answer.get("refused", "the fork server ended")
         os.execv(sys.executable, [sys.executable, *script])
     while not select.select([connection], [], [], _POLL_S)[0]:
         if os.getppid() != parent:  # Ray is gone; the end of the connection ends the worker

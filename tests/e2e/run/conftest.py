@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlscale.rollout.engines.client import EngineClient
-from rlscale.run.forks import fork_servers, write_forks
+from rlscale.run.forks import worker_fork_server, write_forks
 from tests.e2e.run.command import PROBE, SHORT, Finished, run
 
 RECIPE = """
@@ -44,7 +44,7 @@ run:
 def warm(tmp_path_factory: pytest.TempPathFactory, fork_server: str) -> Iterator[str]:
     """An override by which a run's processes are forked from the session's, which have imported everything."""
     folder = tmp_path_factory.mktemp("warm")
-    with fork_servers(folder, engines=False) as forks:
+    with worker_fork_server(folder) as forks:
         write_forks(replace(forks, engines=fork_server), folder / "warm.json")
         yield f"cluster.warm={folder / 'warm.json'}"
 

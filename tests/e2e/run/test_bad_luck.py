@@ -39,6 +39,7 @@ def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weig
         started.signal(signal.SIGKILL)
         started.process.wait(timeout=10)
         assert started.seconds_until_gone(15.0) < 15.0
+    assert "not forked" not in "".join(path.read_text() for path in (only_run(rough) / "logs").glob("*.log"))
     killed_at = [line["iteration"] for line in metrics(only_run(rough))]
 
     resumed = run(rough, *SHORT, *given, warm)
