@@ -34,7 +34,7 @@ def plain_rotary(config: Mapping[str, Any]) -> Iterator[str]:
 
 def full_attention(config: Mapping[str, Any]) -> Iterator[str]:
     """Every token sees all tokens before it, in every layer."""
-    if config["use_sliding_window"]:
+    if config.get("use_sliding_window"):
         yield f"sliding-window attention (use_sliding_window=true) is not supported for {config['model_type']}"
     elif other := {*config.get("layer_types", ())} - {"full_attention"}:
         named = ", ".join(sorted(other))
@@ -43,7 +43,7 @@ def full_attention(config: Mapping[str, Any]) -> Iterator[str]:
 
 def no_attention_bias(config: Mapping[str, Any]) -> Iterator[str]:
     """Projections of attention without biases."""
-    if config["attention_bias"]:
+    if config.get("attention_bias"):
         yield f"attention_bias=true is not supported for {config['model_type']}"
 
 

@@ -136,7 +136,9 @@ def cache_tokens(config: Mapping[str, Any]) -> int:
 def base_environment() -> dict[str, str]:
     """This process's environment, with rlscale importable also where it is not installed but run from a clone."""
     root = str(Path(rlscale.__file__).resolve().parent.parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))}
+    path = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    # Once: a process started with it gives its own the same, which fork servers want.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path if root in path else [*path, root])}
 
 
 def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:

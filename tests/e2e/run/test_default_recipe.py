@@ -21,6 +21,9 @@ pytestmark = pytest.mark.timeout(300)
 def test_it_ends_with_status_accuracies_time_and_folder(finished):
     folder, ended = finished
     assert ended.code == 0, ended.text
+    logs = [path.read_text() for path in folder.glob("outputs/*/*/logs/*.log")]
+    assert logs
+    assert not any("not forked" in log for log in logs)
     last = ended.text.strip().splitlines()[-1]
     made = summary(only_run(folder))
     assert re.match(r"finished: all \d+ iterations  accuracy before ", last)

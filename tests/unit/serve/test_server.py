@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.serve.router import router_options
 from rlscale.serve.secret import Secret
-from rlscale.serve.server import ServerSpec, cache_tokens, server_environment, server_options
+from rlscale.serve.server import ServerSpec, base_environment, cache_tokens, server_environment, server_options
 
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -104,3 +105,12 @@ def test_a_secret_hides_in_dumps_and_works_in_headers() -> None:
     key = Secret("abc")
     assert "abc" not in f"{ {'api_key': key} }" + repr([key])
     assert (f"Bearer {key}", key == "abc", json.dumps(key)) == ("Bearer abc", True, '"abc"')
+
+
+def test_the_search_path_of_a_server_is_that_of_its_own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was started with it starts others with the same: fork servers refuse another."""
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    first = base_environment()["PYTHONPATH"]
+    assert first.split(os.pathsep)[0] == "/somewhere"
+    monkeypatch.setenv("PYTHONPATH", first)
+    assert base_environment()["PYTHONPATH"] == first
