@@ -81,6 +81,12 @@ class FleetConnection:
             status, answer = await self._fleet.post(url, body)
         return status, answer
 
+    async def get(self, url: str) -> tuple[int, Any]:
+        """The router's workers; 404 anywhere else."""
+        if url != ROUTER_URL + "/workers":
+            return 404, "Not Found"
+        return 200, {"workers": [{"url": worker} for worker in self._fleet.workers]}
+
     async def close(self) -> None:
         """There is nothing to close."""
 

@@ -212,3 +212,16 @@ def test_what_it_does_not_know_is_refused() -> None:
         return [(await fleet.post(f"{url}/generate", body))[0] for body in bodies]
 
     assert simulated(scenario) == [400] * 4
+
+
+def test_whoever_cuts_off_all_requests_finds_the_engines_behind_the_router() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> tuple[list[str], list[str]]:
+        requests = [asyncio.ensure_future(ask(client, seed)) for seed in range(4)]
+        await asyncio.sleep(1)
+        for url in (engines := await client.engines()):
+            await client.abort_at(url)
+        return engines, [(await request).finish_reason for request in requests]
+
+    engines, ends = simulated(scenario, engines=2)
+    assert engines == ["http://engine-0.simulated", "http://engine-1.simulated"]
+    assert ends == ["abort"] * 4
