@@ -71,6 +71,10 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
     """Run the loop of a configuration on simulated engines. UserError where it cannot be simulated."""
     if Needs.of(config).supervised:
         raise UserError(f"recipe={config.run.recipe}: is trained on data alone; there is no rollout to simulate")
+    if config.rollout.replay is not None:
+        raise UserError(
+            f"rollout.replay={config.rollout.replay}: a replay generates nothing; there is no rollout to simulate"
+        )
     fleet_size = simulation.engines or Sizes.of(config).engines
     loop: Callable[[Session], None] = build_target(config.loop, "loop", call_arguments=1)
     began = time.perf_counter()

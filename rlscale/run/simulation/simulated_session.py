@@ -131,7 +131,16 @@ class SimulatedSession:
         }
         path = "/update_weights_from_tensor"
         alive = [url for url in urls if not self._fleet.engines[url].down]
-        await asyncio.gather(*(self._fleet.post(url + path, body) for url in alive))
+        keep = self.config.rollout.on_sync.pause
+
+        async def give(url: str) -> None:
+            if keep is not None:  # as EngineReceiver does
+                await self._fleet.post(url + "/pause_generation", {"mode": keep})
+            await self._fleet.post(url + path, body)
+            if keep is not None:
+                await self._fleet.post(url + "/continue_generation", {})
+
+        await asyncio.gather(*(give(url) for url in alive))
 
     async def _mend(self) -> None:
         """Engines that come back get the weights before they get requests."""

@@ -9,8 +9,10 @@ import pytest
 
 from rlscale.cli import main
 from rlscale.config.compose import compose
+from rlscale.config.errors import UserError
 from rlscale.config.simulator_options import read_simulation
 from rlscale.run.simulation.simulate import Simulated, simulate
+from rlscale.serve.simulator.simulated_fleet import SimulatedFleet
 
 GPUS = ("cluster=multinode_disaggregated", "cluster.nodes=2", "cluster.rollout_nodes=1", "rollout.engines=4")
 SMALL = (
@@ -136,3 +138,26 @@ def test_without_a_median_responses_are_an_eighth_of_the_longest() -> None:
     config = compose(None, list(SMALL))
     simulation: Any = read_simulation([], config)
     assert simulation.engine.lengths.median == 50
+
+
+@pytest.mark.parametrize("mode", ["wait", "abort_and_resume", "retract", "in_place"])
+def test_no_update_meets_a_running_request_whatever_a_sync_does_to_those_under_way(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleets: list[SimulatedFleet] = []
+    made = SimulatedFleet.__init__
+
+    def remembered(self: SimulatedFleet, *given: Any) -> None:
+        made(self, *given)
+        fleets.append(self)
+
+    monkeypatch.setattr(SimulatedFleet, "__init__", remembered)
+    words = ("cluster.placement=disaggregated", "rollout.max_staleness=1", f"rollout.on_sync={mode}")
+    found = simulated(*words, "simulator.training_s=130", "lengths=log_normal", "simulator.engine.lengths.median=100")
+    assert [engine.updates_under_load for engine in fleets[0].engines.values()] == [0, 0, 0, 0]
+    assert found.iterations == 4
+
+
+def test_a_replay_has_nothing_to_simulate(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rollout\.replay=.*: a replay generates nothing"):
+        simulated(f"rollout.replay={tmp_path}")
