@@ -37,10 +37,12 @@ def test_a_cpu_engine_gets_the_options_under_which_sglang_runs_without_a_gpu(mod
     assert "api_key" not in options
 
 
-def test_an_engine_records_its_choice_of_experts_only_when_it_is_to_say_it(model: str) -> None:
+def test_an_engine_records_its_choice_of_experts_only_when_it_is_to_say_it(model: str, tmp_path: Path) -> None:
     for asked in (False, True):
         spec = ServerSpec("engine-0", model, Device.cpu, routed_experts=asked)
         assert server_options(spec, 1)["enable_return_routed_experts"] is asked
+        # Heeded by every engine: what tokens were drawn from is asked for in a header, too.
+        assert server_environment(spec, tmp_path)["SGLANG_ENABLE_REQUEST_HEADER_OVERRIDES"] == "1"
     contradicted = ServerSpec("engine-0", model, Device.cpu, options={"enable_return_routed_experts": False})
     with pytest.raises(UserError, match=r"rollout\.sglang\.enable_return_routed_experts is set by rlscale itself"):
         server_options(contradicted, 1)
