@@ -220,7 +220,7 @@ class Engines:
         if not named:
             raise UserError(
                 f"rollout.engine_urls: {url} does not say which words tokens were drawn from; leave it out, "
-                " so that the run starts engines that do, or set rollout.top_p=1 rollout.top_k=-1 rollout.min_p=0"
+                "so that the run starts engines that do, or set rollout.top_p=1 rollout.top_k=-1 rollout.min_p=0"
             )
         if not useful:
             raise UserError(

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import rlscale
 from rlscale.config.cpu_threads import trainer_threads
 from rlscale.config.errors import UserError
 from rlscale.config.needs import Needs
@@ -21,7 +20,7 @@ from rlscale.platform.process_environment import rank_environment
 from rlscale.serve import forked_python
 from rlscale.serve.engine_process import start_fork_server
 from rlscale.serve.fork_server import ForkServer
-from rlscale.serve.server import base_environment, fork_server_environment
+from rlscale.serve.server import base_environment, fork_server_environment, package_root
 
 _WORKERS = "rlscale.run.worker_program"
 
@@ -50,7 +49,7 @@ class Forks:
     def python(self) -> list[str]:
         """A command that stands in for `python`; it wants the variables `shared`."""
         assert self.workers is not None
-        return [sys.executable, "-I", "-S", forked_python.__file__, self.workers, _root(), self.scratch]
+        return [sys.executable, "-I", "-S", forked_python.__file__, self.workers, package_root(), self.scratch]
 
     @property
     def shared(self) -> dict[str, str]:
@@ -101,7 +100,7 @@ def worker_fork_server(scratch: Path, threads: int = 1) -> Iterator[Forks]:
     """A fork server of Ray's workers with its files, and theirs, in `scratch`."""
     scratch = scratch.resolve()
     environment = {**base_environment(), **_shared(threads)}
-    shared = forked_python.read_at_import(environment, _root())
+    shared = forked_python.read_at_import(environment, package_root())
     server = ForkServer(_WORKERS, environment, shared, scratch)
     try:
         yield Forks(None, server.address, str(scratch), threads)
@@ -132,7 +131,3 @@ def _forks(config: Config) -> bool:
 def _shared(threads: int) -> dict[str, str]:
     """See Forks.shared."""
     return {"PYTHONPATH": base_environment()["PYTHONPATH"], **rank_environment(Device.cpu, threads)}
-
-
-def _root() -> str:
-    return str(Path(rlscale.__file__).resolve().parent.parent)

@@ -26,7 +26,6 @@ from rlscale.trainer.spec import Form, TrainerSpec
 from rlscale.weights.transports.route import Route
 
 _START = "cluster.start_timeout_s"
-"""Columns of log-probs, and the model that each is by, except `old_logprobs`, for which the algorithm names it."""
 
 
 class TrainerGroup:

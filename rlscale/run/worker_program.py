@@ -5,7 +5,6 @@ It imports everything but Ray, whose connections do not survive a fork.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import runpy
@@ -32,8 +31,6 @@ def prepare() -> None:
     Platform.of(Device.cpu, 0).install_megatron()
     for module in IMPORTED:
         importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # forked processes share these objects' memory as long as nobody walks them
 
 
 def serve(order: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ null}. A fork server calls `prepare` once and `serve` in each process that it fo
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import sys
@@ -40,8 +39,6 @@ def prepare() -> None:
     _load(cpu=True)
     for module in IMPORTED_LATE:
         importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # forked processes share these objects' memory as long as nobody walks them
 
 
 def serve(order: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.serve.fork_server_main import SOCKET
+from rlscale.serve.forked_python import connect
 from rlscale.serve.process import GuardedProcess, ServerProcess
 
 
@@ -89,7 +90,7 @@ class ForkedProcess(ServerProcess):
             "imported_with": dict(imported_with),
         }
         try:
-            self._connection = _connect(address, timeout_s)
+            self._connection = connect(address, timeout_s)
             self._connection.sendall(json.dumps(asked).encode() + b"\n")
             answer = self._read_line()
         except OSError as error:
@@ -140,22 +141,3 @@ class ForkedProcess(ServerProcess):
         line, _, self._received = self._received.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
-
-
-def _connect(address: str, timeout_s: float) -> socket.socket:
-    """A connection to the fork server. It makes its socket a moment after its start: wait for that."""
-    deadline = time.monotonic() + min(timeout_s, 10.0)
-    while True:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(address)
-            return connection
-        except FileNotFoundError:
-            connection.close()
-            if time.monotonic() > deadline or not os.path.isdir(os.path.dirname(address)):
-                raise
-        except OSError:
-            connection.close()
-            raise
-        time.sleep(0.02)

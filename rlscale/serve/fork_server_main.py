@@ -15,6 +15,7 @@ context does not survive a fork at all: servers on GPUs are not started this way
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -52,6 +53,8 @@ def main() -> None:
     os.rename(f"{path}.new", path)  # so that whoever finds the socket is listened to
     program = importlib.import_module(order["program"])
     program.prepare()
+    gc.collect()
+    gc.freeze()  # forked processes share these objects' memory as long as nobody walks them
     sources = dict(source_times())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # guards that end are reaped by the kernel
     while True:

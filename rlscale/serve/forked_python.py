@@ -50,11 +50,12 @@ def read_at_import(environment: Mapping[str, str], root: str) -> dict[str, str]:
     variables = {
         name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT) and name not in READ_LATER
     }
-    return {**variables, "the rlscale of": root}
+    return {**variables, "the folder of rlscale": root}
 
 
 def main(address: str, root: str, scratch: str, script: list[str]) -> int:
     """Exit code of the worker. Does not return where none was forked."""
+    os.environ.pop(NOT_FORKED, None)  # of a process above this one
     parent = os.getppid()
     temporary = tempfile.mkdtemp(prefix="t", dir=scratch)
     asked = {
@@ -67,7 +68,7 @@ def main(address: str, root: str, scratch: str, script: list[str]) -> int:
         "imported_with": read_at_import(os.environ, root),
     }
     try:
-        connection = _connect(address)
+        connection = connect(address)
         connection.sendall(json.dumps(asked).encode() + b"\n")
         answers = connection.makefile("rb")
         answer = json.loads(answers.readline() or b"{}")
@@ -85,18 +86,24 @@ def main(address: str, root: str, scratch: str, script: list[str]) -> int:
     return int(json.loads(ended)["status"]) if ended else 1
 
 
-def _connect(address: str) -> socket.socket:
-    deadline = time.monotonic() + _SOCKET_S
+def connect(address: str, timeout_s: float | None = None) -> socket.socket:
+    """A connection to the fork server at `address`, whose answers may take `timeout_s`. OSError without one.
+
+    A fork server makes its socket a moment after its start: that is waited for.
+    """
+    deadline = time.monotonic() + min(timeout_s or _SOCKET_S, _SOCKET_S)
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout_s)
         try:
             connection.connect(address)
             return connection
-        except FileNotFoundError:
+        except OSError as error:
             connection.close()
-            if time.monotonic() > deadline or not os.path.isdir(os.path.dirname(address)):
+            starting = isinstance(error, FileNotFoundError) and os.path.isdir(os.path.dirname(address))
+            if not starting or time.monotonic() > deadline:
                 raise
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def _output() -> str:

@@ -133,9 +133,14 @@ def cache_tokens(config: Mapping[str, Any]) -> int:
     return max(4096, min(CPU_CACHE_TOKENS, CPU_CACHE_BYTES // per_token))
 
 
+def package_root() -> str:
+    """The folder that holds the package rlscale."""
+    return str(Path(rlscale.__file__).resolve().parent.parent)
+
+
 def base_environment() -> dict[str, str]:
     """This process's environment, with rlscale importable also where it is not installed but run from a clone."""
-    root = str(Path(rlscale.__file__).resolve().parent.parent)
+    root = package_root()
     path = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     # Once: a process started with it gives its own the same, which fork servers want.
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path if root in path else [*path, root])}

@@ -57,7 +57,7 @@ class Continued:
                 cut = part.finish_reason == "abort" and self.cuts.count > before
             _check(part, current, cut)
             if not cut:
-                return _joined(len(tokens), [*parts, part])
+                return _joined([*parts, part])
             part = _without_last(part, len(start), experts)
             done += len(part.tokens)
             if len(part.tokens):
@@ -97,7 +97,7 @@ def _without_last(part: Generation, context: int, experts: ExpertSizes | None) -
     )
 
 
-def _joined(prompt: int, parts: list[Generation]) -> Generation:
+def _joined(parts: list[Generation]) -> Generation:
     """Parts of one response as one generation, which finished as the last did."""
     if len(parts) == 1:
         return parts[0]

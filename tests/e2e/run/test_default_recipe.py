@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from rlscale.run.forks import Forks, write_forks
 from tests.e2e.run.command import PROBE, metrics, only_run, run, summary
 from tests.e2e.run.exported import check_exported
 
@@ -98,13 +99,20 @@ def test_the_exported_model_gives_the_trained_logits(finished):
 
 
 def test_its_recipe_runs_again_elsewhere_to_the_same_bits(finished, on_shared_engine, tmp_path: Path):
-    """Another folder, the same seed: the same samples and bit for bit the same weights."""
+    """Another folder, the same seed: the same samples and bit for bit the same weights.
+
+    The first run's processes were forked; nobody is at the address that this one's would be forked from.
+    """
     first = only_run(finished[0])
     shutil.copy(first / "recipe.yaml", tmp_path / "shared-with-me.yaml")
     (tmp_path / "elsewhere").mkdir()
-    again = run(tmp_path / "elsewhere", "recipe=../shared-with-me.yaml", *on_shared_engine, "run.scratch=scratch")
+    write_forks(Forks(workers=str(tmp_path / "nobody"), scratch=str(tmp_path)), tmp_path / "warm.json")
+    given = [*on_shared_engine, "run.scratch=scratch", f"cluster.warm={tmp_path / 'warm.json'}"]
+    again = run(tmp_path / "elsewhere", "recipe=../shared-with-me.yaml", *given)
     assert again.code == 0, again.text
     second = only_run(tmp_path / "elsewhere")
+    for log in ("rank-0.log", "rollout.log"):
+        assert "not forked, so it imports everything itself: " in (second / "logs" / log).read_text()
     assert (first / "samples.jsonl").read_text() == (second / "samples.jsonl").read_text()
     ours, theirs = load_file(first / "hf" / "model.safetensors"), load_file(second / "hf" / "model.safetensors")
     assert ours.keys() == theirs.keys()

@@ -83,7 +83,7 @@ def test_a_script_is_forked_with_its_arguments_and_its_exit_code_comes_back(serv
     ("changed", "root", "why"),
     [
         ({"OMP_NUM_THREADS": "7"}, ROOT, "OMP_NUM_THREADS had other values"),
-        ({}, "/another/clone", "the rlscale of had other values"),
+        ({}, "/another/clone", "the folder of rlscale had other values"),
     ],
 )
 def test_what_the_fork_server_refuses_runs_in_an_interpreter_of_its_own(
