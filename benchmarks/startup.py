@@ -1,7 +1,7 @@
 """How long a small CPU run takes from the command to its end: started anew, and from the processes of `warm`.
 
-Two iterations of the default recipe without its warm start, on an engine of the run's own; `python benchmarks/startup.py
-[runs]`. The two take turns, so that whatever else the machine does falls on both.
+Two iterations of the default recipe without its warm start, on an engine of the run's own. `python
+benchmarks/startup.py [runs]`: the two take turns, so that whatever else the machine does falls on both.
 """
 
 from __future__ import annotations
