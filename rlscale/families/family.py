@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -119,6 +119,9 @@ class Family:
     """Megatron's options of a completed config, part by part, see `rlscale.families.megatron_options`."""
     experts: bool = False
     """Whether its layers have experts."""
+    tokenizer_classes: Mapping[str, str] = field(default_factory=dict)
+    """By the class that a folder's tokenizer_config.json names, the class of transformers that its AutoTokenizer makes.
+    What is not here is left to that, whose import computes for 3 s."""
     own_head_dim: int | None = None
     """Size of a head where the config does not give it; None for hidden size over heads."""
 

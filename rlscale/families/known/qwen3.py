@@ -79,6 +79,14 @@ RESTRICTIONS = (full_precision, plain_rotary, full_attention, no_attention_bias,
 MEGATRON = (llama_like, normed_heads)
 """Megatron's options of what Qwen3 and its mixture of experts have in common."""
 
+TOKENIZERS = {
+    "Qwen2Tokenizer": "Qwen2Tokenizer",
+    "Qwen2TokenizerFast": "Qwen2Tokenizer",
+    "PreTrainedTokenizerFast": "TokenizersBackend",
+    "TokenizersBackend": "TokenizersBackend",
+}
+"""What AutoTokenizer makes of the tokenizers that folders of Qwen3 and its mixture of experts name."""
+
 _MLP = (
     Rule(LAYER + "mlp.linear_fc1.layer_norm_weight", (HFTensor(HF + "post_attention_layernorm.weight", ("hidden",)),)),
     Rule(
@@ -108,5 +116,6 @@ FAMILY = Family(
     sglang_module="qwen3",
     restrictions=RESTRICTIONS,
     megatron=MEGATRON,
+    tokenizer_classes=TOKENIZERS,
     own_head_dim=128,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlscale.families.family import HF, LAYER, Family, Form, HFTensor, Key, Kind, Rule
-from rlscale.families.known.qwen3 import ATTENTION, COMMON, MEGATRON, OUTSIDE, RESTRICTIONS
+from rlscale.families.known.qwen3 import ATTENTION, COMMON, MEGATRON, OUTSIDE, RESTRICTIONS, TOKENIZERS
 from rlscale.families.megatron_options import softmax_experts
 from rlscale.families.restrictions import experts_in_every_layer, normalised_routing
 
@@ -52,4 +52,5 @@ FAMILY = Family(
     restrictions=(*RESTRICTIONS, experts_in_every_layer, normalised_routing),
     megatron=(*MEGATRON, softmax_experts),
     experts=True,
+    tokenizer_classes=TOKENIZERS,
 )

@@ -12,9 +12,10 @@ from transformers import AutoTokenizer
 
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.chat import load_tokenizer
-from rlscale.data.tokenizer_class import CHOSEN, known_class
+from rlscale.data.tokenizer_class import known_class
+from rlscale.families import FAMILIES
 
-WRITTEN = [(model_type, written) for model_type, classes in CHOSEN.items() for written in classes]
+WRITTEN = [(family.model_type, written) for family in FAMILIES.values() for written in family.tokenizer_classes]
 TEXTS = ("12+3=15", "<|im_start|>1<|im_end|>", " 1  +\n2", "é7", "")
 
 
