@@ -135,8 +135,6 @@ def _enter(node: DictConfig, name: str) -> DictConfig | None:
 
 
 def _unknown(root: DictConfig, key: str, groups: Groups) -> str:
-    if key in _REFUSED:
-        return f"{key}: {_REFUSED[key]}"
     known = list(known_keys(root))
     if choices := options_with(key, groups, known):
         return f"{key}: is not a key of the chosen option; choose {' or '.join(choices)}"
@@ -144,13 +142,6 @@ def _unknown(root: DictConfig, key: str, groups: Groups) -> str:
     if familiar and familiar not in known and (choices := options_with(familiar, groups)):
         return f"{key}: unknown key; did you mean {familiar}, of {' or '.join(choices)}?"
     return f"{key}: unknown key{did_you_mean(nearest_key(key, known))}"
-
-
-_REFUSED = {
-    "rollout.min_p": "refused, because SGLang cannot sample with a seed and min_p at once; use rollout.top_p or top_k",
-    "eval.min_p": "refused, because SGLang cannot sample with a seed and min_p at once; use eval.top_p or top_k",
-}
-"""Keys that somebody may well look for, and why they are not there."""
 
 
 def _wrong_type(key: str, value: Any, hint: Any, groups: Groups) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from rlscale.config.schema.about import Limit, Scope, Unread, Where, bounded, key
+from rlscale.config.schema.about import Limit, PathKind, Scope, Unread, Where, bounded, key
 from rlscale.config.schema.limits import CPU_PROCESSES, DEVICES, PATIENCE, YEAR
 from rlscale.config.schema.section import Section
 
@@ -65,7 +65,7 @@ class ClusterConfig(Section):
     """Address that engines and the router listen on; 0.0.0.0 only in a closed network."""
     ray_address: str | None = key(None, scope=Scope.this_run)
     """Address of a running Ray cluster; null starts one on this machine for this run."""
-    warm: str | None = key(None, scope=Scope.this_run, unread=[_CPU_ONLY])
+    warm: str | None = key(None, path=PathKind.path, scope=Scope.this_run, unread=[_CPU_ONLY])
     """File of a running `python -m rlscale warm` whose processes this run forks its own from; null: from its own."""
     start_timeout_s: float = bounded(300.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds that engines and trainer ranks may take to start."""
