@@ -40,6 +40,10 @@ def test_an_imported_model_is_trained_on_in_another_layout_and_exported(warm: st
     with Started(tmp_path, *given, "parallel.tensor=2") as second:
         second.wait_for(f"({older})")
         assert f"{damaged} is skipped: trainer/__0_0.distcp is not what was written" in second.log.read_text()
+        # A stop before the first save would leave the damaged one the newest, and an export of that is refused.
+        while max((tmp_path / "out" / "checkpoints").glob("iteration_*")) == damaged:
+            assert second.alive(), second.log.read_text()
+            time.sleep(0.1)
         second.signal(signal.SIGTERM)
         assert second.process.wait(timeout=60) == 130, second.log.read_text()
     newest = max((tmp_path / "out" / "checkpoints").glob("iteration_*"))
