@@ -12,7 +12,7 @@ import numpy as np
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.bad_rows import BadPrompt
-from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn
+from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn, stops_of
 from rlscale.data.messages import Message, read_messages, refuse_answered, with_system
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
@@ -56,12 +56,17 @@ class PromptEncoder:
         if config.chat_template_kwargs:
             check_template_kwargs(self.tokenizer.chat_template, config.chat_template_kwargs, key)
         self.end_of_turn = find_end_of_turn(
-            self.tokenizer, config.apply_chat_template, key, config.chat_template_kwargs
+            self.tokenizer,
+            config.apply_chat_template,
+            key,
+            config.chat_template_kwargs,
+            stops_of(tokenizer_folder),
         )
         if config.apply_chat_template:
             self._refuse_deaf()
         variables = variables_of(self.tokenizer.chat_template) if config.apply_chat_template else set()
         self._reads_tools = variables is None or "tools" in variables
+        self._added = set(self.tokenizer.added_tokens_decoder) | set(self.tokenizer.all_special_ids)
         self._appended = 0 if config.apply_chat_template else appended_tokens(self.tokenizer)
 
     @property
@@ -123,7 +128,11 @@ class PromptEncoder:
         end = self.end_of_turn
         if last == end.token:
             after = after.removeprefix(end.before + end.text)
-        return np.array(self._tokens(after, add_special_tokens=False), np.int32)
+        tokens = self._tokens(after, add_special_tokens=False)
+        # A turn may also end at what opens the next one: GLM's models write <|user|> or <|observation|> themselves.
+        if tokens[:1] == [last] and last in self._added:
+            tokens = tokens[1:]
+        return np.array(tokens, np.int32)
 
     def decode(self, tokens: np.ndarray) -> tuple[str, str]:
         """Text of response tokens (int [m]): without special tokens and end of turn, and with. Not tidied up."""

@@ -12,9 +12,9 @@ from typing import Any
 from rlscale.config.data_sections import training_sections
 from rlscale.config.schema import Config
 from rlscale.data.chat import load_tokenizer
-from rlscale.data.end_of_turn import find_end_of_turn
+from rlscale.data.end_of_turn import find_end_of_turn, stops_of
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
-from rlscale.families.config_file import GENERATION, read_generation
+from rlscale.families.config_file import GENERATION, end_ids, read_generation
 
 _WEIGHTS = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack"),
@@ -81,12 +81,13 @@ def companions_of(config: Config, model_folder: Path) -> Companions:
     if template is not None:
         tokenizer.chat_template = template
     key, data = next(iter(training_sections(config).items()))
-    end = find_end_of_turn(tokenizer, data.apply_chat_template, key, data.chat_template_kwargs)
+    stops = stops_of(tokenizer_folder)
+    end = find_end_of_turn(tokenizer, data.apply_chat_template, key, data.chat_template_kwargs, stops)
     generation = read_generation(model_folder)
     ends = [end.token, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]
     tokens: dict[str, Any] = {}
     if tokenizer_folder == model_folder:
-        ends += [*_ids(generation), *_ids(_read(model_folder / "config.json"))]
+        ends += [*end_ids(generation), *end_ids(_read(model_folder / "config.json"))]
     else:  # the model's own ids are other tokens in this tokenizer
         tokens = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
         generation |= tokens
@@ -94,12 +95,6 @@ def companions_of(config: Config, model_folder: Path) -> Companions:
     different = list(dict.fromkeys(ends))
     generation["eos_token_id"] = different if len(different) > 1 else different[0]
     return Companions(str(model_folder), str(tokenizer_folder), template, generation, tokens)
-
-
-def _ids(config: Mapping[str, Any]) -> list[int]:
-    """The eos of a config: one id, several, or none."""
-    ids = config.get("eos_token_id")
-    return [] if ids is None else [*ids] if isinstance(ids, list) else [ids]
 
 
 def _files(folder: Path) -> Iterator[Path]:

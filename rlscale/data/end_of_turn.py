@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.families import FolderError
+from rlscale.families.config_file import end_ids, read_generation
 
 _ASKED, _ANSWERED = "RLSCALE ASKS", "RLSCALE ANSWERS"
 """Contents of the conversation that is rendered; no template writes them by itself."""
@@ -36,12 +39,18 @@ class EndOfTurn:
 
 
 def find_end_of_turn(
-    tokenizer: Any, templated: bool, key: str = "data", variables: Mapping[str, Any] | None = None
+    tokenizer: Any,
+    templated: bool,
+    key: str = "data",
+    variables: Mapping[str, Any] | None = None,
+    stops: Collection[int] = (),
 ) -> EndOfTurn:
     """The end of turn of a transformers tokenizer with the chat template of the run.
 
     `templated`: whether prompts go through the template (`<key>.apply_chat_template`); `variables` are those that the
-    template is given. UserError where nothing ends a turn, or several tokens together do.
+    template is given; `stops` are the ids at which the model itself stops (its generation_config): GLM's template ends
+    no turn, and the model stops where it opens the user's next one. UserError where nothing ends a turn, or several
+    tokens together do.
     """
     if not templated:
         return _eos(tokenizer, f"the tokenizer's eos_token ({key}.apply_chat_template=false)")
@@ -52,6 +61,14 @@ def find_end_of_turn(
         token = _first_added_token(tokenizer, tail, but_not=turns.begin)
         if token is not None:
             return _end_of_turn(tokenizer, token, tail)
+    opener = _first_added_token(tokenizer, turns.following, but_not="")
+    if opener is not None and tokenizer.convert_tokens_to_ids(opener) in stops:
+        return EndOfTurn(
+            tokenizer.convert_tokens_to_ids(opener),
+            opener,
+            turns.following[: turns.following.find(opener)],
+            "which opens the next turn, and at which the model's generation_config stops",
+        )
     text = turns.after.strip()
     if not text or turns.begin.startswith(text):  # the header of the next turn
         return _eos(tokenizer, "the tokenizer's eos_token: the chat template writes no end of an assistant's turn")
@@ -62,6 +79,14 @@ def find_end_of_turn(
             f"generation stops at a single one; add it to the tokenizer as a special token, or {_WAY_OUT}"
         )
     return _end_of_turn(tokenizer, text, turns.after)
+
+
+def stops_of(folder: Path | str) -> list[int]:
+    """The ids at which the generation_config.json beside a tokenizer stops; none without one. UserError for rubbish."""
+    try:
+        return end_ids(read_generation(Path(folder)))
+    except FolderError as error:
+        raise UserError(f"{folder}: {error}") from error
 
 
 def appended_tokens(tokenizer: Any) -> int:
@@ -98,6 +123,8 @@ class _Turns:
     """What follows an assistant's turn whether or not another turn follows."""
     last: str
     """What follows an assistant's turn that is the last."""
+    following: str
+    """What follows an assistant's turn where the user goes on; nothing where the template refuses that."""
 
 
 def _render(tokenizer: Any, variables: Mapping[str, Any]) -> _Turns | None:
@@ -108,11 +135,12 @@ def _render(tokenizer: Any, variables: Mapping[str, Any]) -> _Turns | None:
         return None
     last = alone.rpartition(_ANSWERED)[2]
     followed = _text(tokenizer, [user, assistant, user], variables) or alone
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(last, followed.rpartition(_ANSWERED)[2], strict=False))
+    following = followed.rpartition(_ANSWERED)[2]
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(last, following, strict=False))
     after = "".join(first for first, _ in same)
     # With a system prompt of ours there is none of the template's own, which would be content before the first.
     instructed = _text(tokenizer, [{"role": "system", "content": _ASKED}, user, assistant], variables) or alone
-    return _Turns(instructed.partition(_ASKED)[0], after, last)
+    return _Turns(instructed.partition(_ASKED)[0], after, last, following.partition(_ASKED)[0])
 
 
 def _text(tokenizer: Any, messages: list[dict[str, str]], variables: Mapping[str, Any]) -> str | None:

@@ -227,3 +227,9 @@ def read_generation(folder: Path) -> dict[str, Any]:
     if ends is not None and not _is(ends, Kind.tokens):
         raise FolderError(f"{GENERATION}: eos_token_id={_shown(ends)}: must be {Kind.tokens.value}")
     return generation
+
+
+def end_ids(config: Mapping[str, Any]) -> list[int]:
+    """The ids in a config's `eos_token_id`: one, several, or none."""
+    ids = config.get("eos_token_id")
+    return [] if ids is None else [*ids] if isinstance(ids, list) else [ids]
