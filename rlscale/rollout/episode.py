@@ -19,6 +19,7 @@ from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.score import score_of
+from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.client import Generation, RequestFailed
 from rlscale.rollout.engines.continued import Continued
 from rlscale.rollout.engines.routed_experts import ExpertSizes
@@ -31,19 +32,23 @@ T = TypeVar("T")
 
 
 class SampleFailed(Exception):
-    """The sample could not be generated or scored; counted already."""
+    """The sample could not be generated or scored; counted already. `where`: "request" or "reward"."""
+
+    def __init__(self, reason: str, where: str = "reward") -> None:
+        super().__init__(reason)
+        self.where = where
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which sample is made, and under which weights: what differs between the samples of a run."""
+    """Which sample is made: what differs between the samples of a run."""
 
     index: int
     """Number of the sample in its prompt's group."""
     seed: Callable[[int], int]
     """The seed of each turn, counted from 0."""
-    version: Callable[[], int]
-    """Asked for the weight version when a request enters the engine, which reports its own: it must not be older."""
+    attempt: Attempt
+    """Is told of every request and its answer."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +158,12 @@ class Episodes:
         sampling = replace(self._sampling, max_new_tokens=left)
         try:
             generation = await self._engines.generate(
-                trajectory.tokens, sampling, place.seed(turn), admission, place.version, self._experts
+                trajectory.tokens, sampling, place.seed(turn), admission, place.attempt, self._experts
             )
         except RequestFailed as error:
             self._requests.failure(str(error))
-            raise SampleFailed(str(error)) from error
+            raise SampleFailed(str(error), "request") from error
+        place.attempt.turn_over()
         self._requests.success()
         return generation
 

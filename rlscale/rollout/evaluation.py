@@ -18,6 +18,7 @@ from rlscale.data.overlap import KnowsPrompts
 from rlscale.data.prompt_queue import CheckLabels, PromptQueue, none_fits
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.sources import PromptSource
+from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.episode import Episodes, Place, SampleFailed
 from rlscale.rollout.rollout_spec import RolloutSpec
@@ -122,7 +123,7 @@ async def evaluate(
             return request_seed(spec.seed, prompt.index, index, turn, EVALUATION)
 
         try:
-            return await episodes.play(prompt, Place(index, seed, lambda: version), admission)
+            return await episodes.play(prompt, Place(index, seed, Attempt(lambda: version)), admission)
         except SampleFailed:
             return None
 

@@ -38,11 +38,15 @@ class Refill:
         self.dropped = 0
 
     @staticmethod
-    def of(config: RefillConfig, groups_per_iteration: int, keep: Filter = keep_all) -> Refill:
-        """The one of `algo.refill`, for groups that `keep` does not keep, either."""
+    def of(config: RefillConfig, groups_per_iteration: int, keep: Filter = keep_all, ahead: int = 0) -> Refill:
+        """The one of `algo.refill`, for groups that `keep` does not keep, either; `ahead` batches are generated early.
+
+        Those are not counted among the batches for which nothing passed: none of them has left yet.
+        """
         most = math.ceil(config.max_dropped * groups_per_iteration - 1e-9)  # 1.1 * 10 is 11
         of_a_batch = groups_per_iteration + min(most, 2 * groups_per_iteration)
-        return Refill(keep, most, FRUITLESS_BATCHES * of_a_batch, config.drop_equal)
+        patience = FRUITLESS_BATCHES * of_a_batch + ahead * groups_per_iteration
+        return Refill(keep, most, patience, config.drop_equal)
 
     def admit(self, group: Group) -> Group | None:
         """The group to keep, given one that was finished: itself, or one that was set aside before, or none yet.

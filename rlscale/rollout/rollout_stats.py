@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class RolloutStats:
     """`counters`: totals of the run. `intervals`: (start, end) in wall-clock seconds since the last call during which
-    at least one request was with an engine."""
+    at least one request was with an engine. `measures`: what the last batch was like."""
 
     counters: dict[str, int]
     intervals: list[tuple[float, float]]
+    measures: dict[str, float] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import ENGINES, PASSES, Timeline
 from rlscale.observe.trackers import Tracker, build_tracker
 from rlscale.rollout.evaluation import EvalResult
+from rlscale.rollout.length_ratio import LENGTH_RATIO, UNBIASED
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run import checkpoint
 from rlscale.run.folder import RunFolder
@@ -44,6 +45,8 @@ class Records:
         self._summary = Summary(recipe=config.run.recipe)
         self._counters: dict[str, float] = {}
         self._generation: dict[str, int] = {}
+        self._measures: dict[str, float] = {}
+        self._length_biased = False
         self._phases_before: dict[str, float] = {}
         self._passes: dict[str, float] = {}
 
@@ -115,10 +118,26 @@ class Records:
         self._passes[f"seconds_{name}"] = time.perf_counter() - began
 
     def generation(self, stats: RolloutStats) -> None:
-        """What the rollout service counted so far."""
+        """What the rollout service counted so far, and found of its last batch."""
         for start, end in stats.intervals:
             self._timeline.add("generate", ENGINES, start, end)
-        self._generation = stats.counters
+        self._generation, self._measures = stats.counters, stats.measures
+        self._heed_lengths(stats.measures)
+
+    def _heed_lengths(self, measures: dict[str, float]) -> None:
+        """Say when trained samples begin to be shorter or longer than started ones, and when that is over."""
+        ratio = measures.get(LENGTH_RATIO, 1.0)
+        low, high = UNBIASED
+        biased = not low <= ratio <= high
+        if biased and not self._length_biased:
+            self.note(
+                f"warning: samples that are trained on are {ratio:.2f} times as long as those that were started "
+                f"({measures['trained_length']:.0f} and {measures['started_length']:.0f} tokens), which is outside "
+                f"{low:g} to {high:g}: see length_ratio in docs/rollout.md"
+            )
+        if self._length_biased and not biased:
+            self.note(f"length_ratio is {ratio:.2f} again")
+        self._length_biased = biased
 
     def skipped_steps(self, iteration: int, metrics: dict[str, float]) -> None:
         """Count and say the steps of an iteration that left the weights alone, if there are any."""
@@ -130,7 +149,7 @@ class Records:
 
     def iteration(self, state: checkpoint.Progress, metrics: dict[str, float]) -> None:
         """Log one iteration everywhere."""
-        metrics = {**self._generation, **self._passes, **metrics}
+        metrics = {**self._generation, **self._measures, **self._passes, **metrics}
         self._passes = {}
         self._add("tokens_trained", metrics.get("tokens", 0))
         self._add("own_tokens", metrics.get("logprob_diff_tokens", 0))

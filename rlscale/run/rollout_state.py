@@ -16,7 +16,7 @@ from rlscale.trainer.checksums import running_checksum
 
 NAME = "rollout.state"
 """The file's name in a checkpoint."""
-_MAGIC = b"rlscale1"
+_MAGIC = b"rlscale2"
 _HEADER = struct.Struct("<8sQ16s")
 """What begins the file: the magic, the length of the content in bytes, and its XXH3 with 128 bits."""
 _AGAIN = "checkpoint.resume=never starts afresh"

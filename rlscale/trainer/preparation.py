@@ -34,7 +34,7 @@ from rlscale.config.schema.algo_config import (
     ScoreKind,
 )
 from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Maker
+from rlscale.data.fields import FIELDS, STALE, Maker
 from rlscale.trainer.hook_columns import row_columns, sample_columns
 from rlscale.trainer.hook_results import checked_array
 from rlscale.trainer.hooks import build_hook
@@ -47,8 +47,8 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     The batch has the columns loss_mask, sample, step, group, reward, rollout_logprobs, versions and those of
     the passes that `AlgoNeeds` says (supervised: loss_mask, sample and step). Added are
 
-        loss_weight            weight of the token in its step's loss; 0 in rejected segments, while the denominators
-                               stay those of the original masks
+        loss_weight            weight of the token in its step's loss; 0 in rejected segments and where the column
+                               `stale` says so, while the denominators stay those of the original masks
         advantages             not for supervised training
         returns, value_weight  for a critic: the targets of its values, and weights of a mean over the step's tokens
         correction             factor on the policy loss, where it needs more than single tokens (`weighs_ahead`)
@@ -78,13 +78,13 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
         clamped |= corrections.clamped
         if corrections.weights is not None:
             made["correction"] = corrections.weights
-    made["loss_weight"] = weights
+    made["loss_weight"] = _without_stale(batch, weights)
     penalty, penalty_clamped = _penalty(batch, columns, algo)
     advantages, targets = _advantages(batch, columns, algo, penalty, metrics)
     if targets is not None:
         values = batch.column("values")
         made["returns"] = targets
-        made["value_weight"] = columns.weights("token_mean", max_response_tokens)
+        made["value_weight"] = _without_stale(batch, columns.weights("token_mean", max_response_tokens))
         metrics |= _mean("value_mean", values, columns.mask) | _mean("return_mean", targets, columns.mask)
         if columns.mask.any():
             metrics["explained_variance"] = explained_variance(values, targets, columns.mask)
@@ -139,6 +139,11 @@ def _loss_weights(batch: Batch, columns: _Columns, algo: AlgoConfig, max_respons
     rows = (columns.lengths, columns.sample, columns.step)
     weights = hook(ReductionInputs(columns.mask, *rows, max_response_tokens, row_columns("reduction", batch)))
     return _masked(checked_array("reduction", weights, columns.mask.shape), columns.mask)
+
+
+def _without_stale(batch: Batch, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of tokens [T], 0 for those that `rollout.stale` leaves out."""
+    return np.where(batch.column(STALE), 0.0, weights) if STALE in batch else weights
 
 
 def _advantages(

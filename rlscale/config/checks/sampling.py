@@ -9,24 +9,36 @@ from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.eval_config import EvalConfig
-from rlscale.config.schema.rollout_config import OnSync
+from rlscale.config.schema.rollout_config import OnSync, Stale
 from rlscale.config.schema.trainer_config import RoutingReplay
-
-IMPLEMENTED_STALENESS = 1
 
 
 def staleness_is_possible(context: CheckContext) -> Iterator[str]:
-    """Generating while training needs devices of its own for each."""
+    """Generating while training needs devices of its own for each; engines that share them can go on with responses."""
     rollout, cluster = context.config.rollout, context.config.cluster
-    if rollout.max_staleness > IMPLEMENTED_STALENESS:
+    if rollout.max_staleness == 0:
+        return
+    bound = f"rollout.max_staleness={rollout.max_staleness}"
+    if cluster.placement is Placement.colocated and rollout.over_sampling == 1:
         yield (
-            f"rollout.max_staleness={rollout.max_staleness}: this version goes up to {IMPLEMENTED_STALENESS} "
-            "(rollout=one_step_off)"
+            f"{bound}: colocated engines cannot generate while the trainer works; use cluster.placement=disaggregated, "
+            "or rollout=partial, which goes on with unfinished responses after the sync, or rollout.max_staleness=0"
         )
-    elif rollout.max_staleness > 0 and cluster.placement is Placement.colocated:
+    if rollout.stale is Stale.wait and rollout.over_sampling > rollout.max_staleness + 1:
         yield (
-            f"rollout.max_staleness={rollout.max_staleness}: colocated engines cannot generate while the trainer "
-            "works; use cluster.placement=disaggregated, or rollout.max_staleness=0"
+            f"rollout.over_sampling={rollout.over_sampling:g} with rollout.stale=wait: of that many batches begun at "
+            f"once, only {bound} + 1 can leave in time; lower it to {rollout.max_staleness + 1}, or use "
+            "rollout.stale=mask"
+        )
+    if rollout.stale is Stale.drop:
+        context.notes.append(
+            "rollout.stale=drop: groups that take long are thrown away, so what is trained on is shorter than what is "
+            "generated, in every iteration; watch length_ratio, or use rollout.stale=mask"
+        )
+    if rollout.over_sampling > 1 and rollout.on_sync is OnSync.wait:
+        context.notes.append(
+            f"rollout.over_sampling={rollout.over_sampling:g} with rollout.on_sync=wait: every sync waits for the "
+            "longest response; rollout.on_sync=abort_and_resume goes on with it afterwards"
         )
 
 

@@ -40,6 +40,21 @@ class Store(Enum):
     """Every group that is trained on."""
 
 
+class Stale(Enum):
+    """What happens to tokens over the staleness bound."""
+
+    mask = "mask"
+    wait = "wait"
+    withhold = "withhold"
+    drop = "drop"
+
+
+_ON_POLICY = Unread(
+    lambda rollout: rollout.max_staleness == 0,
+    " is not read with rollout.max_staleness=0; leave it out, or raise the bound",
+)
+
+
 def _evaluation_reads(name: str) -> Unread:
     """Of how samples are drawn, which evaluation has keys of its own for."""
     return Unread(Where.supervised, SUPERVISED.why.replace(";", f" (evaluation reads eval.{name});"))
@@ -107,6 +122,14 @@ class RolloutConfig(Section):
     """Folder of a run that stored all of its rollouts: train on those, without engines; null generates."""
     max_staleness: int = bounded(0, at_least=0, limit=PATIENCE, unread=[SUPERVISED])
     """Bound on the trainer's weight version minus the version that generated a token; 0 is on-policy."""
+    stale: Stale = key(Stale.mask, unread=[SUPERVISED, _ON_POLICY])
+    """What happens to tokens over the bound: `mask` leaves them out of the loss, `wait` holds batches back so that
+    there are none, `withhold` trains none of their sample's tokens, `drop` throws their groups away."""
+    over_sampling: float = bounded(
+        1.0, at_least=1, limit=Limit(100, "a batch would wait behind that many others"), unread=[SUPERVISED, _ON_POLICY]
+    )
+    """Batches that are under way while the trainer waits for one, in place of `max_staleness` + 1; 1 is off. What is
+    not finished goes on after the sync. Grows to this from 1 over the first iterations."""
     on_sync: OnSync = OnSync.wait
     """What happens to a generation in flight when the weights change."""
     max_concurrent: int = bounded(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.data.fields import SUPPORT, equally_wide
+from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
@@ -40,28 +40,30 @@ class Continued:
         sampling: SamplingParams,
         seed: int,
         admission: AbstractAsyncContextManager[None],
-        version: Callable[[], int],
+        attempt: Attempt,
         experts: ExpertSizes | None = None,
     ) -> Generation:
         """The whole continuation of `tokens`. RequestFailed where it is of no use.
 
-        Each request passes `admission`; `version` is asked as it enters, for the oldest weights that may answer it.
+        Each request passes `admission`; `attempt` is told when it has entered and what it brought, and may know parts
+        of a generation that begins here from before a restart.
         """
-        parts: list[Generation] = []
-        done = 0
+        parts = attempt.parts
+        done = sum(len(part.tokens) for part in parts)
         while True:
+            attempt.asks()
             async with admission:
-                current, before = version(), self.cuts.count
+                current, before = attempt.enter(), self.cuts.count
                 start = np.concatenate([tokens, *(part.tokens for part in parts)]) if parts else tokens
                 part = await self.client.generate(start, _rest(sampling, done), seed, experts=experts)
                 cut = part.finish_reason == "abort" and self.cuts.count > before
+            attempt.received(len(part.tokens))
             _check(part, current, cut)
             if not cut:
                 return _joined([*parts, part])
-            part = _without_last(part, len(start), experts)
-            done += len(part.tokens)
-            if len(part.tokens):
-                parts.append(part)
+            kept = _without_last(part, len(start), experts)
+            attempt.cut(kept, len(part.tokens) - len(kept.tokens))
+            done += len(kept.tokens)
 
 
 def _rest(sampling: SamplingParams, done: int) -> SamplingParams:

@@ -72,8 +72,13 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
             "train nothing; raise optim.min_lr, or set optim.decay_steps to null for the whole run",
         ),
         # rollout and evaluation
-        (["rollout.max_staleness=1"], "use cluster.placement=disaggregated, or rollout.max_staleness=0"),
-        (["rollout.max_staleness=2", DISAGGREGATED], "this version goes up to 1"),
+        (["rollout.max_staleness=1"], "use cluster.placement=disaggregated, or rollout=partial, which goes on with"),
+        (
+            ["rollout.max_staleness=1", DISAGGREGATED, "rollout.stale=wait", "rollout.over_sampling=2.5"],
+            "only rollout.max_staleness=1 + 1 can leave in time; lower it to 2, or use rollout.stale=mask",
+        ),
+        (["rollout.stale=drop"], "rollout.stale=drop is not read with rollout.max_staleness=0; leave it out, or raise"),
+        (["rollout.over_sampling=2"], "rollout.over_sampling=2 is not read with rollout.max_staleness=0"),
         (
             ["rollout.presence_penalty=1"],
             "logits that depend on the tokens before, while the trainer's log-probs",

@@ -52,6 +52,7 @@ NEEDS = {
     },
     "algo/loss=sft": ["algo=sft", "rollout.samples_per_group=1"],
     "rollout=one_step_off": ["cluster.placement=disaggregated"],
+    "rollout=asynchronous": ["cluster.placement=disaggregated"],
     "optim=adam_cosine": ["~optim"],
     "loop=disaggregated": ["cluster.placement=disaggregated"],
     "loop=supervised": ["algo=sft", "rollout.samples_per_group=1"],

@@ -12,6 +12,7 @@ import pytest
 from fake_engine import FakeEngine
 from rollout_steps import indices, iterate, shuffled, tokens
 
+from rlscale.config.schema.rollout_config import Stale
 from rlscale.data.sample import Group
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.service import RolloutService
@@ -74,7 +75,7 @@ def test_generation_runs_ahead_of_the_trainer_as_far_as_the_bound_allows(run: Ru
         await asyncio.sleep(0.1)
         return len(engine.requests)
 
-    assert run(scenario, max_staleness=bound) == (bound + 1) * 12
+    assert run(scenario, max_staleness=bound, stale=Stale.wait, max_concurrent=100) == (bound + 1) * 12
 
 
 @pytest.mark.parametrize("bound", [0, 1, 3])
@@ -83,7 +84,7 @@ def test_no_token_is_staler_than_the_bound_and_no_prompt_is_skipped_or_repeated(
         engine.delay = shuffled(bound)
         return await iterate(engine, service, 12)
 
-    batches = run(scenario, max_staleness=bound)
+    batches = run(scenario, max_staleness=bound, stale=Stale.wait)
     used = [index for batch in batches for index in indices(batch)]
     assert len(used) == len(set(used)) == 48
     # At most `bound` batches of later prompts can have overtaken one.

@@ -14,6 +14,7 @@ from fake_engine import FakeEngine
 
 from rlscale.config.schema.algo_config import OverlongConfig, RefillConfig
 from rlscale.config.schema.reward_config import RewardConfig
+from rlscale.config.schema.rollout_config import Stale
 from rlscale.data.sample import Group
 from rlscale.rollout.filters import varied_rewards
 from rlscale.rollout.service import RolloutService
@@ -246,7 +247,9 @@ def test_off_policy_batches_are_whole_and_keep_the_staleness_bound(
         engine.delay = shuffled(bound)
         return await iterate(service, 10), (await service.stats()).counters
 
-    batches, counters = run(scenario, reward=reward(function), refill=dropping(share), max_staleness=bound)
+    batches, counters = run(
+        scenario, reward=reward(function), refill=dropping(share), max_staleness=bound, stale=Stale.wait
+    )
     used = [index for batch in batches for index in indices(batch)]
     assert len(used) == len(set(used)) == 10 * N
     stale = [version - min(group.min_version for group in batch) for version, batch in enumerate(batches)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import Generation, RequestFailed
 from rlscale.rollout.engines.continued import Continued, Cuts
@@ -47,7 +48,7 @@ def play(answers: list[Generation], experts: ExpertSizes | None = None, version:
 
     async def main() -> Generation:
         prompt = np.array([1, 2], np.int32)
-        return await engines.generate(prompt, SamplingParams(9), 7, Admission(1), lambda: version, experts)
+        return await engines.generate(prompt, SamplingParams(9), 7, Admission(1), Attempt(lambda: version), experts)
 
     return asyncio.run(main()), script
 
@@ -79,7 +80,7 @@ def test_a_part_without_its_experts_is_generated_again() -> None:
 def test_an_abort_without_a_sync_is_a_failure() -> None:
     cuts = Cuts()
     engines = Continued(Script([part([3], 4)], Cuts()), cuts)  # type: ignore[arg-type]  # the one method that it calls
-    call = engines.generate(np.array([1], np.int32), SamplingParams(9), 7, Admission(1), lambda: 4)
+    call = engines.generate(np.array([1], np.int32), SamplingParams(9), 7, Admission(1), Attempt(lambda: 4))
     with pytest.raises(RequestFailed, match="the engine aborted the request"):
         asyncio.run(call)
 

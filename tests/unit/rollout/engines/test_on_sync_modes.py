@@ -10,6 +10,7 @@ import numpy as np
 from fake_engine import FakeEngine
 
 from rlscale.config.schema.rollout_config import OnSync
+from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient, Generation
 from rlscale.rollout.engines.continued import Continued, Cuts
@@ -30,7 +31,7 @@ def sync_during(kind: OnSync, delay: float) -> tuple[list[Generation], float, di
             engines = Continued(client, Cuts())
             mode = on_sync_mode(kind, admission, client, engines.cuts)
             calls = (
-                engines.generate(PROMPT, SamplingParams(60), seed, admission, lambda: int(engine.synced))
+                engines.generate(PROMPT, SamplingParams(60), seed, admission, Attempt(lambda: int(engine.synced)))
                 for seed in range(4)
             )
             requests = [asyncio.create_task(call) for call in calls]
