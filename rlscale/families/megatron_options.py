@@ -39,6 +39,11 @@ def normed_heads(_: Config) -> dict[str, Any]:
     return {"qk_layernorm": True}
 
 
+def qkv_bias(_: Config) -> dict[str, Any]:
+    """Biases of the query, key and value projections."""
+    return {"add_qkv_bias": True}
+
+
 def softmax_experts(config: Config) -> dict[str, Any]:
     """Experts in every layer, chosen by a softmax whose probabilities are normalised over the chosen ones."""
     return {

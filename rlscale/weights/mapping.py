@@ -59,7 +59,7 @@ class WeightMap:
         form = self.rule(name).form
         if form is Form.qkv:
             size = self._head_size
-            q, k, v = (x.view(self._groups, -1, x.shape[-1]) for x in tensors)
+            q, k, v = (x.view(self._groups, -1, *x.shape[1:]) for x in tensors)  # matrices or biases
             assert k.shape[1] == v.shape[1] == size, f"{name}: key and value heads of {k.shape[1]}, expected {size}"
             return torch.cat([q, k, v], dim=1).flatten(0, 1)
         if form is Form.gate_up:
@@ -92,9 +92,9 @@ class WeightMap:
     def _take_apart(self, form: Form, full: Tensor) -> list[Tensor]:
         if form is Form.qkv:
             size = self._head_size
-            grouped = full.view(self._groups, -1, full.shape[-1])
+            grouped = full.view(self._groups, -1, *full.shape[1:])
             parts = grouped.split([grouped.shape[1] - 2 * size, size, size], dim=1)
-            return [part.reshape(-1, full.shape[-1]) for part in parts]
+            return [part.flatten(0, 1) for part in parts]
         if form is Form.gate_up:
             return list(full.chunk(2))
         return [full[: self.vocabulary] if form is Form.vocabulary else full]

@@ -1,7 +1,8 @@
-"""Tiny random Qwen3 models in Hugging Face form, with weights far enough from zero to show errors."""
+"""Tiny random models in Hugging Face form, with weights far enough from zero to show errors."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,36 @@ EXPERTS: dict[str, Any] = {
 }
 
 
+_FIXTURES = Path(__file__).parents[1] / "fixtures" / "families"
+
+
 def make_model(folder: Path, kind: str, critic: bool = False, seed: int = 0, **sizes: Any) -> Path:
     """Write a model of kind tied or (deep_)moe, or a dense one; with `critic` one with a value head."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Qwen3Config, Qwen3MoeConfig
+    from transformers import Qwen3Config, Qwen3MoeConfig
 
     options = {**SIZES, "tie_word_embeddings": kind == "tied", **sizes}
     config = Qwen3MoeConfig(**options, **EXPERTS) if kind.endswith("moe") else Qwen3Config(**options)
+    return _write(folder, config, critic, seed)
+
+
+def make_of_family(folder: Path, family: str, seed: int = 0, **changes: Any) -> Path:
+    """Write a model of a family as its fixture describes it, with the vocabulary of this folder's batches."""
+    from transformers import AutoConfig
+
+    fixture = json.loads((_FIXTURES / f"{family}.json").read_text())
+    given = {**fixture, "vocab_size": SIZES["vocab_size"], **changes}
+    config = AutoConfig.for_model(**{key: value for key, value in given.items() if key != "architectures"})
+    _write(folder, config, critic=False, seed=seed)
+    # transformers leaves out keys that SGLang reads; a published folder has them.
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**given, **written}, indent=2))
+    return folder
+
+
+def _write(folder: Path, config: Any, critic: bool, seed: int) -> Path:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
     family: Any = AutoModelForCausalLM
     if critic:
         family, config.num_labels = AutoModelForTokenClassification, 1
@@ -46,6 +70,8 @@ def make_model(folder: Path, kind: str, critic: bool = False, seed: int = 0, **s
             for name, parameter in model.named_parameters():
                 if "norm" in name:
                     parameter.add_(0.1 * torch.randn_like(parameter))
+                elif name.endswith("_proj.bias"):
+                    parameter.add_(0.3 * torch.randn_like(parameter))
                 elif "bias" in name:
                     parameter.add_(0.3)
                 else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlscale.families.family import HF, LAYER, Family, Form, HFTensor, Key, Kind, Rule
-from rlscale.families.known.qwen3 import ATTENTION, COMMON, MEGATRON, OUTSIDE, RESTRICTIONS, TOKENIZERS
+from rlscale.families.known.qwen3 import COMMON, MEGATRON, RESTRICTIONS, RULES, TOKENIZERS
 from rlscale.families.megatron_options import softmax_experts
 from rlscale.families.restrictions import experts_in_every_layer, normalised_routing
 
@@ -45,7 +45,7 @@ FAMILY = Family(
         "output_router_logits": Key(Kind.flag, False),
         "router_aux_loss_coef": Key(Kind.number, 0.001),
     },
-    rules=(*OUTSIDE, *ATTENTION, *_EXPERTS),
+    rules=(*RULES, *_EXPERTS),
     language_class="Qwen3MoeForCausalLM",
     value_class="Qwen3MoeForTokenClassification",
     sglang_module="qwen3_moe",

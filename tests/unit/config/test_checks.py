@@ -139,8 +139,8 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["model.create=null", "model.path=/nowhere"], "model.path=/nowhere: there is no such folder"),
         (["model.path=owner/name"], "model.path=owner/name and model.create are both given"),
         (
-            ["model.create.architecture.model_type=qwen2"],
-            "models of model_type=qwen2 are not supported; supported families: ",
+            ["model.create.architecture.model_type=gemma2"],
+            "models of model_type=gemma2 are not supported; supported families: ",
         ),
         (["model.create.architecture.hidden_size=0"], "hidden_size=0: must be a whole number above 0"),
         (

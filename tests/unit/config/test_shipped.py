@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.groups import Groups
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.recipe_file import shipped_recipes
+from rlscale.families import FAMILIES
+from rlscale.families.config_file import complete, read_config
 from rlscale.families.tensors import experts_of, parameter_count
 
 GROUPS = Groups.of()
@@ -25,6 +28,8 @@ MULTINODE = [
     "rollout.engines=4",
     "rollout.gpus_per_engine=4",
 ]
+PUBLISHED = sorted(option for option in GROUPS.options("model") if not option.startswith("tiny"))
+MIXTURES = ("qwen3_30b",)
 NEEDS = {
     "parallel=dense_8gpu": ["model=qwen3_4b", *DENSE8],
     "parallel=moe_8gpu": ["model=qwen3_30b", *MOE8],
@@ -33,8 +38,7 @@ NEEDS = {
     "cluster=multinode_disaggregated": ["model=qwen3_30b", *MULTINODE],
     "model=tiny_qwen3": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
     "model=tiny_qwen3_moe": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
-    "model=qwen3_4b": DENSE8,
-    "model=qwen3_30b": MOE8,
+    **{f"model={model}": MOE8 if model in MIXTURES else DENSE8 for model in PUBLISHED},
     "data=mixture": ["data@data.sources.a.data=arithmetic"],
     "algo=sft": ["rollout.samples_per_group=1"],
     "algo=opd": ["teacher.path=owner/teacher"],
@@ -84,6 +88,15 @@ def test_every_option_composes_and_passes_the_checks(choice: str, hf: Path, plai
     check(config)
     group, _, option = choice.partition("=")
     assert config.run.groups[group] == option
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_a_models_parameters_are_those_that_its_file_says_and_its_family_is_supported(model: str, hf: Path) -> None:
+    architecture = complete(read_config(hf / model))
+    assert list(FAMILIES[architecture["model_type"]].unsupported(architecture)) == []
+    said = yaml.safe_load((GROUPS.folders[0] / "model" / f"{model}.yaml").read_text())
+    assert said["name"] == model
+    assert float(said["parameters"]) == pytest.approx(parameter_count(architecture), rel=0.03)
 
 
 @pytest.mark.parametrize("option", sorted({*GROUPS.options("data")} - {"mixture"}))

@@ -53,7 +53,7 @@ def test_it_is_the_same_as_that_of_auto_tokenizer(folder: Path, model_type: str,
 
 def test_what_is_unusual_is_left_to_auto_tokenizer(folder: Path) -> None:
     assert known_class(folder) == "Qwen2Tokenizer"
-    for described in (("llama", "Qwen2Tokenizer"), ("qwen3", "MyTokenizer")):
+    for described in (("gemma2", "Qwen2Tokenizer"), ("qwen3", "MyTokenizer")):
         describe(folder, *described)
         assert known_class(folder) is None
     describe(folder, "qwen3", "Qwen2Tokenizer", auto_map={"AutoTokenizer": [None, "mine.MyTokenizer"]})

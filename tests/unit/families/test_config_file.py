@@ -105,7 +105,7 @@ def test_completing_twice_is_completing_once(config: dict[str, Any]) -> None:
         ({"eos_token_id": []}, "eos_token_id=[]: must be a token id or a list of them"),
         ({"eos_token_id": -1}, "eos_token_id=-1: must be a token id or a list of them"),
         ({"model_type": ["qwen3"]}, "models of model_type=['qwen3'] are not supported"),
-        ({"model_type": "qwen2"}, "models of model_type=qwen2 are not supported; supported families: "),
+        ({"model_type": "gemma2"}, "models of model_type=gemma2 are not supported; supported families: "),
         ({"model_type": None}, "model_type is missing"),
     ],
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedConfig
 
 from rlscale.config.passthrough import known_options
 from rlscale.families import FAMILIES
@@ -25,6 +26,12 @@ def test_the_tiny_config_is_understood_whole_and_supported(name: str) -> None:
     whole = complete(TINY[name])
     assert list(FAMILIES[name].unsupported(whole)) == []
     assert TINY[name].keys() - {"model_type", "architectures"} <= FAMILIES[name].keys.keys()
+
+
+def test_every_key_that_transformers_reads_is_known(name: str) -> None:
+    theirs = type(AutoConfig.for_model(name))
+    own = {field.name for field in fields(theirs)} - {field.name for field in fields(PreTrainedConfig)}
+    assert own - FAMILIES[name].keys.keys() == set()
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -15,7 +15,18 @@ PUBLISHED = Path(__file__).parents[2] / "fixtures" / "hf"
 @pytest.mark.parametrize(
     ("name", "parameters"),
     # As the safetensors index of each model on the Hugging Face hub counts them, tied embeddings once.
-    [("qwen3_0_6b", 596_049_920), ("qwen3_4b", 4_022_468_096), ("qwen3_30b", 30_532_122_624)],
+    [
+        ("qwen3_0_6b", 596_049_920),
+        ("qwen3_4b", 4_022_468_096),
+        ("qwen3_30b", 30_532_122_624),
+        ("qwen2_5_0_5b", 494_032_768),
+        ("qwen2_5_1_5b", 1_543_714_304),
+        ("qwen2_5_3b", 3_085_938_688),
+        ("qwen2_5_7b", 7_615_616_512),
+        ("qwen2_5_14b", 14_770_033_664),
+        ("qwen2_5_32b", 32_763_876_352),
+        ("qwen2_5_72b", 72_706_203_648),
+    ],
 )
 def test_parameters_are_those_of_the_published_model(name: str, parameters: int) -> None:
     architecture = complete(read_config(PUBLISHED / name))

@@ -1,0 +1,27 @@
+"""Qwen2 and Qwen2.5. Source: transformers' configuration_qwen2.py and modeling_qwen2.py (5.12)."""
+
+from __future__ import annotations
+
+from rlscale.families.decoder import ATTENTION, KEYS, MLP, OUTSIDE, QKV_BIAS, WINDOWS
+from rlscale.families.family import Family, Key, Kind
+from rlscale.families.megatron_options import llama_like, qkv_bias
+from rlscale.families.restrictions import full_attention, full_precision, plain_rotary, silu_activation
+
+FAMILY = Family(
+    model_type="qwen2",
+    keys={
+        **KEYS,
+        **WINDOWS,
+        "intermediate_size": Key(Kind.size, needed=True, defines=True),
+        "num_key_value_heads": Key(Kind.size, 32, null=True, defines=True),
+        "head_dim": Key(Kind.size, defines=True),
+        "layer_types": Key(Kind.texts, null=True),
+    },
+    rules=(*OUTSIDE, *ATTENTION, QKV_BIAS, *MLP),
+    language_class="Qwen2ForCausalLM",
+    value_class="Qwen2ForTokenClassification",
+    sglang_module="qwen2",
+    restrictions=(full_precision, plain_rotary, full_attention, silu_activation),
+    megatron=(llama_like, qkv_bias),
+    tokenizer_classes={"Qwen2Tokenizer": "Qwen2Tokenizer", "Qwen2TokenizerFast": "Qwen2Tokenizer"},
+)

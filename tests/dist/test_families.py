@@ -1,0 +1,149 @@
+"""Each family on ranks: transformers' numbers, every tensor back as it was, and the same model in every layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import layout_scenario
+import numpy as np
+import pytest
+import scenarios
+from layout_matrix import CP, DP, EP, ETP, LARGE_EPS, PP, SP, VPP, compare
+from rank_pool import RankPool
+from safetensors.numpy import load_file
+from test_layouts import FP32_BOUNDS, assert_within
+from test_trainer import hf_logprobs
+from tiny_models import DEEP, make_of_family
+from training_data import divide, divide_for, make_batch, make_spec
+
+from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.families import FAMILIES
+from rlscale.trainer.spec import TrainerSpec
+
+NEW = sorted(FAMILIES.keys() - {"qwen3", "qwen3_moe"})
+"""The families that the other tests of this folder do not train."""
+
+LAYOUTS = {
+    False: {"TP 2 + SP": SP, "PP 2": PP, "VPP 2": VPP, "CP 2": CP},
+    True: {"EP 2": EP | DP, "TP 2 + SP, EP 2": SP | EP, "TP 2 + SP, ETP 2": SP | ETP, "PP 2": PP, "CP 2": CP},
+}
+"""By whether the family has experts."""
+
+
+class Trained:
+    """A model of a family, and what one rank makes of it."""
+
+    def __init__(self, family: str, folder: Path, pool: RankPool) -> None:
+        self.family, self._pool = family, pool
+        self.folder = make_of_family(folder / family, family, num_hidden_layers=DEEP)
+        self.one_rank = self.train({})[0]
+
+    def spec(self, parallel: dict[str, Any]) -> TrainerSpec:
+        optim = OptimConfig(lr=1e-3, eps=LARGE_EPS, clip_grad=0.0)
+        return make_spec(self.folder, "grpo_kl", parallel=parallel, optim=optim)
+
+    def train(self, parallel: dict[str, Any]) -> list[dict[str, Any]]:
+        """Each rank's metrics, gradients and weights of an iteration of two steps, log-probs of the whole batch."""
+        spec = self.spec(parallel)
+        batch = make_batch(spec.algo)
+        parts = divide_for(batch, spec)
+        results = self._pool.run(layout_scenario.train, spec, [parts], world_size=2 if parallel else 1)
+        column = scenarios.whole_column(parts, batch, [result["logprobs"] for result in results])
+        return [result | {"logprobs": column} for result in results]
+
+
+@pytest.fixture(scope="module")
+def trained(pool: RankPool, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """By family, made when first asked for."""
+    folder, known = tmp_path_factory.mktemp("families"), {}
+
+    def get(family: str) -> Trained:
+        if family not in known:
+            known[family] = Trained(family, folder, pool)
+        return known[family]
+
+    return get
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_logprobs_of_packed_rows_are_those_of_transformers(family: str, trained: Any) -> None:
+    model = trained(family)
+    spec = model.spec({})
+    batch = make_batch(spec.algo)
+    assert np.abs(model.one_rank["logprobs"]).max() > 1.0
+    np.testing.assert_allclose(
+        model.one_rank["logprobs"], hf_logprobs(model.folder, batch, spec.temperature), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("family", "layout"), [(f, name) for f in NEW for name in LAYOUTS[FAMILIES[f].experts]])
+def test_every_layout_gives_the_logprobs_losses_gradients_and_weights_of_one_rank(
+    family: str, layout: str, trained: Any
+) -> None:
+    model = trained(family)
+    for result in model.train(LAYOUTS[FAMILIES[family].experts][layout]):
+        assert_within(compare(result, model.one_rank), FP32_BOUNDS)
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_every_parameter_has_a_gradient(family: str, trained: Any) -> None:
+    for name, gradient in trained(family).one_rank["gradients"].items():
+        assert np.abs(gradient).max() > 1e-5, name
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_rows_of_a_pack_do_not_see_each_other(family: str, trained: Any, pool: RankPool) -> None:
+    model = trained(family)
+    spec = model.spec({})
+    batch = make_batch(spec.algo)
+    row = slice(batch.offsets[1], batch.offsets[2])
+    tokens = batch.column("tokens").copy()
+    tokens[row] = (tokens[row] + 7) % 64
+    columns = [
+        pool.run(scenarios.logprobs, spec, divide(one, 1, max_tokens=4096), world_size=1)[0]
+        for one in (batch, batch.with_column("tokens", tokens))
+    ]
+    changed = columns[0] != columns[1]
+    assert changed[row].any()
+    changed[row] = False
+    assert not changed.any()
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_a_tied_model_comes_back_from_two_ranks_as_it_was(family: str, pool: RankPool, tmp_path: Path) -> None:
+    folder = make_of_family(tmp_path / "tied", family, tie_word_embeddings=True, vocab_size=61)
+    weights = pool.run(scenarios.train, make_spec(folder, parallel=SP), [], world_size=2)[0]["weights"]
+    written = load_file(folder / "model.safetensors")
+    assert weights.keys() == written.keys()
+    for name, weight in written.items():
+        np.testing.assert_array_equal(weights[name], weight, err_msg=name)
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_a_checkpoint_of_tensor_parallel_ranks_continues_on_pipeline_stages(
+    family: str, trained: Any, pool: RankPool, tmp_path: Path
+) -> None:
+    model, checkpoint = trained(family), str(tmp_path / "checkpoint")
+    spec = model.spec(SP | EP if FAMILIES[family].experts else SP)
+    iterations = [divide(make_batch(spec.algo, seed=seed), 1) for seed in range(2)]
+    straight = pool.run(scenarios.train_and_save_halfway, spec, iterations, checkpoint, world_size=2)[0]
+    resumed = pool.run(scenarios.resume, model.spec(PP), iterations[1:], checkpoint, world_size=2)[0]
+    for name, weight in straight["weights"].items():
+        np.testing.assert_allclose(resumed["weights"][name], weight, atol=5e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_an_export_is_read_by_transformers_and_has_every_tensor_and_key(
+    family: str, trained: Any, pool: RankPool, tmp_path: Path
+) -> None:
+    model = trained(family)
+    spec = model.spec(SP)
+    batch = make_batch(spec.algo)
+    parts, target = divide(batch, 1), tmp_path / "export"
+    column = pool.run(scenarios.train_and_export, spec, parts, str(target), world_size=2)[0]
+    np.testing.assert_allclose(column, hf_logprobs(target, batch, spec.temperature), atol=1e-5)
+    assert load_file(target / "model.safetensors").keys() == load_file(model.folder / "model.safetensors").keys()
+    assert json.loads((target / "config.json").read_text()) == json.loads((model.folder / "config.json").read_text())
+
