@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from rlscale.data.messages import Message
 from rlscale.data.sample import Prompt
+from rlscale.envs.score import Score
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ class Scorer(Protocol):
     """The configured reward, called in the background."""
 
     async def score(self, action: Action, prompt: Prompt) -> float:
-        """The reward of a response to the prompt. RewardFailed if it cannot be told; let that pass."""
+        """The reward of a response to the prompt, a rlscale.envs.score.Score where it is made of parts.
+
+        RewardFailed if it cannot be told; let that pass.
+        """
         ...
 
 
@@ -101,4 +105,5 @@ class SingleTurn(Environment):
 
     async def step(self, action: Action) -> Step:
         """The end, with the reward of the response."""
-        return Step(reward=await self._reward.score(action, self._prompt), done=True)
+        score = await self._reward.score(action, self._prompt)
+        return Step(reward=score, done=True, info=score.info() if isinstance(score, Score) else {})

@@ -11,6 +11,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.target import build_target, resolve_target
+from rlscale.envs.score import Failed
 
 EXTRAS = ("raw_response", "prompt", "messages", "tokens")
 """What a reward is given in addition, by name, if it has a parameter of that name (see `Reward`)."""
@@ -53,11 +54,11 @@ class Reward(Protocol):
     processes, or awaited many times at once.
     """
 
-    def __call__(self, response: str, label: Any, info: dict[str, Any]) -> float:
+    def __call__(self, response: str, label: Any, info: dict[str, Any]) -> float | Failed:
         """The score of `response` (text without special tokens) given the prompt's label and other keys.
 
-        Any number will do, also one of NumPy or a tensor of one element. Raises, rather than giving 0, when it cannot
-        tell: a failed reward drops the sample and is counted.
+        Any number will do, also one of NumPy or a tensor of one element, and a Score, which tells its parts. `Failed`
+        (or raising OSError) when something that it needs is out of order: that drops the sample and is counted.
         """
         ...
 

@@ -1,12 +1,46 @@
-"""What a reward returned, as a number."""
+"""What a reward says of a response: a score, or that it could not tell."""
 
 from __future__ import annotations
 
 import math
 import numbers
 import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+
+
+class Score(float):
+    """What a response is worth: a number, which may tell what it is made of.
+
+    `parts` are numbers by name, each of which becomes a metric; `crash` says how the response made the reward raise,
+    hang or die, where it counts as wrong for that.
+    """
+
+    parts: Mapping[str, float]
+    crash: str
+
+    def __new__(cls, value: float, parts: Mapping[str, float] | None = None, crash: str = "") -> Score:
+        score = super().__new__(cls, value)
+        score.parts = dict(parts or {})
+        score.crash = crash
+        return score
+
+    def info(self) -> dict[str, Any]:
+        """What a sample carries along of it: `reward_parts` and `reward_crash`, where there are any."""
+        parts = {"reward_parts": dict(self.parts)} if self.parts else {}
+        return parts | ({"reward_crash": self.crash} if self.crash else {})
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A reward may return this in place of a score: something that it needs is out of order, and `reason` says what.
+
+    It says nothing of the response. The sample is dropped, counted and made anew.
+    """
+
+    reason: str
 
 
 def score_of(value: Any) -> float:
@@ -48,3 +82,10 @@ def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple, dict, set, frozenset)):
         return f"{kind} of length {len(value)}"
     return f"{kind} {reprlib.repr(value)[:60]}" if isinstance(value, (complex, Decimal)) else f"a value of type {kind}"
+
+
+def full_score(value: Any) -> Score:
+    """The score with its parts; a plain number has none. ValueError where it, or a part, is not a finite number."""
+    if not isinstance(value, Score):
+        return Score(score_of(value))
+    return Score(score_of(value), {name: score_of(part) for name, part in value.parts.items()}, value.crash)

@@ -17,7 +17,9 @@ class RewardConfig(Section):
     function: dict[str, Any] = field(default_factory=dict)
     """`_target_` of a rlscale.envs.Reward and its arguments."""
     timeout_s: float = bounded(10.0, above=0, limit=YEAR, scope=Scope.execution)
-    """Seconds that one call may take; past them the sample has failed."""
+    """Seconds that one call may take; past them it is ended, and tried once more in a process of its own."""
+    crash_score: float = bounded(0.0, at_least=-1e6, at_most=1e6)
+    """Reward of a response that makes the reward raise, hang or die twice over: it should be that of a wrong one."""
     workers: int | None = bounded(
         None, at_least=0, limit=Limit(1024, "each is a process of its own"), scope=Scope.execution
     )

@@ -5,13 +5,27 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
-from rlscale.envs.reward import Reward, RewardCall
-from rlscale.envs.score import score_of
+from rlscale.envs.reward import Reward, RewardCall, RewardFailed
+from rlscale.envs.score import Failed, Score, full_score
 
-Outcome = tuple[bool, Any, str]
-"""(True, the score, "") or (False, why there is none, the traceback if something was raised); picklable."""
+
+class Outcome(NamedTuple):
+    """What came of a call; picklable."""
+
+    score: Score | None
+    """None where there is none."""
+    reason: str = ""
+    """Why there is none."""
+    trace: str = ""
+    """The traceback, if something was raised."""
+    crash: str = ""
+    """The kind of end, where the response may be what made the reward raise, hang or die."""
+
+
+INFRASTRUCTURE = (OSError, ImportError, RewardFailed)
+"""What is raised for want of a file, a service or a package, and says nothing of the response."""
 _LONGEST = 300
 _FRAMES = 20
 
@@ -61,17 +75,17 @@ def _raised(error: BaseException) -> Outcome:
     if len(message) > _LONGEST:
         message = f"{message[:_LONGEST]}... ({len(message)} characters)"
     trace = "".join(traceback.format_tb(error.__traceback__)[-_FRAMES:])
-    return False, f"the reward raised {type(error).__name__}{': ' if message else ''}{message}", trace
+    kind = "" if isinstance(error, INFRASTRUCTURE) else f"raised {type(error).__name__}"
+    return Outcome(None, f"the reward raised {type(error).__name__}{': ' if message else ''}{message}", trace, kind)
 
 
 def _scored(value: Any) -> Outcome:
+    if isinstance(value, Failed):
+        return Outcome(None, f"the reward failed: {value.reason[:_LONGEST]}")
     try:
-        return True, score_of(value), ""
+        return Outcome(full_score(value))
     except ValueError as error:
-        return False, str(error), ""
+        return Outcome(None, str(error))
     except Exception as error:  # a type whose conversion to a number fails
-        return (
-            False,
-            f"the reward returned a {type(value).__name__} that is not a number ({type(error).__name__})",
-            "",
-        )
+        kind = type(value).__name__
+        return Outcome(None, f"the reward returned a {kind} that is not a number ({type(error).__name__})")

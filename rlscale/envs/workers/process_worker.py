@@ -27,7 +27,7 @@ def main() -> None:
             return
         connection.send((True, None))
         while True:
-            connection.send(outcome_of(reward, RewardCall(*connection.recv())))
+            connection.send(tuple(outcome_of(reward, RewardCall(*connection.recv()))))
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return
 

@@ -25,6 +25,10 @@ def fitting_workers() -> int:
     return max(2, min(_MOST, len(os.sched_getaffinity(0)) // 2))
 
 
+class WorkerDied(RewardFailed):
+    """The process ended during a call; the message says how."""
+
+
 class ProcessPool:
     """`workers` processes that build the reward from its node and compute one call after another."""
 
@@ -35,9 +39,15 @@ class ProcessPool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="reward")
         self._all = set(self._idle)
 
-    async def call(self, arguments: RewardCall, timeout_s: float) -> Outcome:
-        """What came of the call; TimeoutError past `timeout_s` seconds, which ends the process."""
+    async def call(self, arguments: RewardCall, timeout_s: float, fresh: bool = False) -> Outcome:
+        """What came of the call; TimeoutError past `timeout_s` seconds, which ends the process.
+
+        `fresh`: in a process that has not computed anything yet.
+        """
         worker = self._idle.pop()
+        if fresh and worker.used:
+            self._replace(worker)
+            worker = self._idle.pop()
         loop = asyncio.get_running_loop()
         call = loop.run_in_executor(self._threads, worker.call, arguments, timeout_s)
         try:
@@ -78,12 +88,14 @@ class _Worker:
         self._connection = Connection(ours.detach())
         self._connection.send((list(sys.path), function))
         self._ready = False
+        self.used = False
+        """Whether it was given a call."""
 
     def call(self, arguments: RewardCall, timeout_s: float) -> Outcome:
         """What came of the call. Blocks.
 
-        TimeoutError when it takes too long; RewardFailed when the process dies or cannot build the reward, or when what
-        the reward is given cannot be sent.
+        TimeoutError when it takes too long; WorkerDied when the process dies meanwhile; RewardFailed when it cannot
+        start or build the reward, or when what the reward is given cannot be sent.
         """
         try:
             if not self._ready:
@@ -95,12 +107,12 @@ class _Worker:
                     raise RewardFailed(message)
                 self._ready = True
             self._send(arguments)
+            self.used = True
             if not self._connection.poll(timeout_s):
                 raise TimeoutError
-            outcome: Outcome = self._connection.recv()
-            return outcome
+            return Outcome(*self._connection.recv())
         except (EOFError, ConnectionError) as error:
-            raise RewardFailed(self._how_it_ended()) from error
+            raise (WorkerDied if self.used else RewardFailed)(self._how_it_ended()) from error
 
     def kill(self) -> None:
         """End the process now; a thread that waits for it gets RewardFailed."""

@@ -10,8 +10,9 @@ from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action
 from rlscale.envs.reward import Reward, RewardCall, RewardFailed, build_reward, extras_of, label_check
+from rlscale.envs.score import Score
 from rlscale.envs.workers.calling import Outcome, is_async
-from rlscale.envs.workers.processes import ProcessPool, fitting_workers
+from rlscale.envs.workers.processes import ProcessPool, WorkerDied, fitting_workers
 from rlscale.envs.workers.threads import LoopPool, ThreadPool
 
 QUICK = ("rlscale.envs.rewards.exact.ExactAnswer", "rlscale.envs.rewards.none.no_reward")
@@ -35,6 +36,11 @@ class RewardWorker:
 
     `reward.workers` processes, or with 0 threads of this process. With null: processes, as many as suit the machine;
     threads for `QUICK` rewards; the event loop for a reward that is `async def`.
+
+    Failed is infrastructure only. Where a response makes the reward of a process raise, hang or die, it is judged once
+    more in a fresh process: the same end means that the response is wrong, another bad end that the infrastructure
+    failed, and a score is its score. Not before the reward has given its first score, because until then nothing tells
+    that it works at all.
     """
 
     def __init__(self, config: RewardConfig) -> None:
@@ -46,21 +52,38 @@ class RewardWorker:
         self._timeout_s = config.timeout_s
         self._pool = _pool(config, reward)
         self._slots = asyncio.Semaphore(self._pool.size)
+        self._crash_score = config.crash_score
+        self._works = False
 
-    async def score(self, action: Action, prompt: Prompt) -> float:
-        """The reward of a response. RewardFailed if it raises, takes too long or gives no finite number."""
+    async def score(self, action: Action, prompt: Prompt) -> Score:
+        """The reward of a response. RewardFailed if the reward cannot tell, or gives no finite number."""
         arguments = RewardCall((action.text, prompt.label, prompt.info), self._named(action, prompt))
         async with self._slots:
-            try:
-                ok, value, trace = await self._pool.call(arguments, self._timeout_s)
-            except TimeoutError as error:
-                raise RewardFailed(f"the reward took over reward.timeout_s={self._timeout_s:g} seconds") from error
-        if not ok:
-            failed = RewardFailed(value)
-            if trace:
-                failed.add_note(f"In the reward:\n{trace}")  # it may have been raised in another process
+            outcome = await self._outcome(arguments)
+            if outcome.crash and self._works and isinstance(self._pool, ProcessPool):
+                again = await self._outcome(arguments, fresh=True)
+                if again.crash == outcome.crash:
+                    return Score(self._crash_score, crash=outcome.reason)
+                outcome = again
+        if outcome.score is None:
+            failed = RewardFailed(outcome.reason)
+            if outcome.trace:
+                failed.add_note(f"In the reward:\n{outcome.trace}")  # it may have been raised in another process
             raise failed
-        return float(value)
+        self._works = True
+        return outcome.score
+
+    async def _outcome(self, arguments: RewardCall, fresh: bool = False) -> Outcome:
+        """What came of a call, whatever its end."""
+        pool, limit_s = self._pool, self._timeout_s
+        try:
+            if isinstance(pool, ProcessPool):
+                return await pool.call(arguments, limit_s, fresh)
+            return await pool.call(arguments, limit_s)
+        except TimeoutError:
+            return Outcome(None, f"the reward took over reward.timeout_s={limit_s:g} seconds", crash="timeout")
+        except WorkerDied as error:
+            return Outcome(None, str(error), crash=str(error))
 
     def _named(self, action: Action, prompt: Prompt) -> dict[str, Any]:
         all_extras: dict[str, Callable[[], Any]] = {

@@ -88,7 +88,7 @@ class LoopPool:
         if not done:
             raise TimeoutError
         if task.cancelled():
-            return False, "the reward raised CancelledError", ""
+            return Outcome(None, "the reward raised CancelledError")
         return task.result()
 
     def close(self) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from rlscale.envs.score import Failed, Score
+
 
 def odd_reward(response: str, label: Any, info: dict[str, Any]) -> Any:
     """What the response asks for."""
@@ -22,6 +24,27 @@ def odd_reward(response: str, label: Any, info: dict[str, Any]) -> Any:
         time.sleep(float(argument))
     if command == "raise":
         raise ValueError(argument)
+    if command == "offline":
+        raise ConnectionRefusedError(argument)
+    if command == "failed":
+        return Failed(argument)
+    if command == "parts":
+        return Score(float(argument), {"format": 0.5})
+    if command == "unsteady":  # another end every time: what happened before is in the file
+        with open(argument, "a+") as file:
+            file.write("x")
+            file.seek(0)
+            tries = len(file.read())
+        if tries == 1:
+            os._exit(3)
+        raise ValueError("the second time")
+    if command == "lucky":
+        with open(argument, "a+") as file:
+            file.write("x")
+            file.seek(0)
+            if len(file.read()) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return 0.75
     if command == "exit":
         os._exit(3)
     if command == "kill":

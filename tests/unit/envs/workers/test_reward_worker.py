@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action
 from rlscale.envs.reward import RewardFailed
+from rlscale.envs.score import Score
 from rlscale.envs.workers.processes import ProcessPool, fitting_workers
 from rlscale.envs.workers.reward_worker import RewardWorker
 from rlscale.envs.workers.threads import LoopPool, ThreadPool
@@ -32,10 +34,12 @@ def run(
     workers: int,
     timeout_s: float = 10.0,
     reward: str = "odd_reward",
+    crash_score: float = 0.0,
 ) -> Any:
     async def main() -> Any:
         function = {"_target_": f"{odd_rewards.__name__}.{reward}"}
-        worker = RewardWorker(RewardConfig(function=function, workers=workers, timeout_s=timeout_s))
+        config = RewardConfig(function=function, workers=workers, timeout_s=timeout_s, crash_score=crash_score)
+        worker = RewardWorker(config)
         try:
             return await scenario(worker)
         finally:
@@ -86,6 +90,44 @@ def test_a_reward_that_fails_is_no_zero(workers: int) -> None:
     ]
 
 
+@pytest.mark.usefixtures("importable")
+def test_only_a_response_that_ends_a_working_reward_twice_the_same_way_is_wrong(tmp_path: Path) -> None:
+    async def scenario(worker: RewardWorker) -> dict[str, Any]:
+        before = (await asyncio.gather(ask("raise first", worker), return_exceptions=True))[0]
+        await asyncio.gather(*[ask("give 1", worker) for _ in range(2)])
+        texts = (
+            "raise broken",
+            "exit",
+            "offline now",
+            "failed no disk",
+            f"unsteady {tmp_path}/a",
+            f"lucky {tmp_path}/b",
+        )
+        found = await asyncio.gather(*[ask(text, worker) for text in texts], return_exceptions=True)
+        return {"before": before, **{text.partition(" ")[0]: one for text, one in zip(texts, found, strict=True)}}
+
+    found = run(scenario, workers=2, crash_score=-1.0)
+    wrong = {name: (float(one), one.crash) for name, one in found.items() if isinstance(one, Score)}
+    assert wrong == {
+        "raise": (-1.0, "the reward raised ValueError: broken"),
+        "exit": (-1.0, "the reward's process ended with exit code 3"),
+        "lucky": (0.75, ""),
+    }
+    assert {name: str(one) for name, one in found.items() if isinstance(one, RewardFailed)} == {
+        "before": "the reward raised ValueError: first",  # nothing tells that this reward works at all
+        "offline": "the reward raised ConnectionRefusedError: now",
+        "failed": "the reward failed: no disk",
+        "unsteady": "the reward raised ValueError: the second time",
+    }
+
+
+def test_the_parts_of_a_score_come_back_with_it(workers: int) -> None:
+    score = run(lambda worker: ask("parts 0.75", worker), workers)
+    assert (score, score.parts, score.crash) == (0.75, {"format": 0.5}, "")
+    assert score.info() == {"reward_parts": {"format": 0.5}}
+    assert Score(0.0, crash="it hung").info() == {"reward_crash": "it hung"}
+
+
 def test_a_reward_that_takes_too_long_fails_and_the_others_go_on(workers: int) -> None:
     async def scenario(worker: RewardWorker) -> tuple[list[Any], float, list[float]]:
         await asyncio.gather(*[ask("give 0", worker) for _ in range(4)])  # so that the processes have started
@@ -95,7 +137,11 @@ def test_a_reward_that_takes_too_long_fails_and_the_others_go_on(workers: int) -
         return late, waited, await asyncio.gather(*[ask(f"give {i}", worker) for i in range(4)])
 
     late, waited, later = run(scenario, workers, timeout_s=0.5)
-    assert [str(error) for error in late] == ["the reward took over reward.timeout_s=0.5 seconds"] * 2
+    took = "the reward took over reward.timeout_s=0.5 seconds"
+    if workers:  # tried again in a fresh process, to the same end: the response is wrong
+        assert [(one, one.crash) for one in late] == [(0.0, took)] * 2
+    else:
+        assert [str(error) for error in late] == [took] * 2
     assert later == [0.0, 1.0, 2.0, 3.0]
     assert 0.5 <= waited < 20.0
 
@@ -201,8 +247,8 @@ def test_a_regular_expression_that_backtracks_for_ever_stops_nothing(monkeypatch
             longest, last = max(longest, time.monotonic() - last), time.monotonic()
         return caught.result(), longest, await ask("aa", worker)
 
-    (error,), longest, after = run(scenario, 1, timeout_s=1.0, reward="backtracks")
-    assert str(error) == "the reward took over reward.timeout_s=1 seconds"
+    (wrong,), longest, after = run(scenario, 1, timeout_s=1.0, reward="backtracks")
+    assert (wrong, wrong.crash) == (0.0, "the reward took over reward.timeout_s=1 seconds")
     assert longest < 0.9
     assert after == 1.0
 
