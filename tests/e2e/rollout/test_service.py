@@ -17,7 +17,7 @@ from rlscale.config.schema import SINGLE_TURN
 from rlscale.config.schema.data_config import ArithmeticData
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.reward_config import RewardConfig
-from rlscale.config.schema.rollout_config import RolloutConfig
+from rlscale.config.schema.rollout_config import RolloutConfig, Stale
 from rlscale.data.sample import Group, Prompt
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.rollout.rollout_spec import RolloutSpec
@@ -163,4 +163,4 @@ def test_the_next_batch_is_generated_while_the_trainer_has_this_one(shared_serve
         batch = await service.next_batch()
         return generated, 1 - min(group.min_version for group in batch), len(batch)
 
-    assert serve(shared_server, router, scenario, max_staleness=1) == (48, 1, 6)
+    assert serve(shared_server, router, scenario, max_staleness=1, stale=Stale.wait) == (48, 1, 6)

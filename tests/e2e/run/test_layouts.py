@@ -19,8 +19,8 @@ pytestmark = pytest.mark.timeout(300)
 
 def test_disaggregated_one_step_off_generates_while_it_trains(short, tmp_path: Path):
     ended = run(
-        tmp_path, *short, "cluster.placement=disaggregated", "rollout.max_staleness=1", "run.iterations=4",
-        "rollout.groups_per_iteration=16",
+        tmp_path, *short, "cluster.placement=disaggregated", "rollout.max_staleness=1", "rollout.stale=wait",
+        "run.iterations=4", "rollout.groups_per_iteration=16",
     )  # fmt: skip
     assert ended.code == 0, ended.text
     folder = only_run(tmp_path)

@@ -266,7 +266,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: s
 
 def test_an_unknown_recipe_names_the_nearest_and_the_known() -> None:
     with pytest.raises(
-        UserError, match=r"did you mean arithmetic\? Available: arithmetic, arithmetic_mixture, arithmetic_opd"
+        UserError, match=r"did you mean arithmetic\? Available: arithmetic, arithmetic_async, arithmetic_mixture, "
     ):
         compose("arithmatic")
     with pytest.raises(UserError, match="there is no such file"):

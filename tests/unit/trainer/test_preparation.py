@@ -22,6 +22,7 @@ from rlscale.config.schema.algo_config import (
 )
 from rlscale.config.schema.correction_config import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
 from rlscale.data.batch import Batch
+from rlscale.data.fields import STALE
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped
@@ -339,3 +340,23 @@ def test_tokens_without_an_engines_logprob_neither_reject_nor_weigh() -> None:
     assert metrics["rejected_segments"] == 0.0
     assert metrics["correction_mean"] == 1.0
     assert (batch.column("correction") == 1.0).all()
+
+
+# ---- tokens over the staleness bound -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "dr_grpo", "ppo", "gspo"])
+def test_stale_tokens_leave_the_loss_and_nothing_else_changes(name: str) -> None:
+    """Their weight goes; rewards, advantages, the critic's targets and the weights of all others stay."""
+    batch = collected(ragged(3))
+    stale = batch.column("loss_mask") & (np.arange(batch.tokens_total) % 3 == 0)
+    whole, _ = prepare(batch, shipped(name), max_response_tokens=MAX_RESPONSE_TOKENS)
+    masked, _ = prepare(batch.with_column(STALE, stale), shipped(name), max_response_tokens=MAX_RESPONSE_TOKENS)
+    weighed = [one for one in ("loss_weight", "value_weight") if one in whole]
+    assert len(weighed) == (2 if name == "ppo" else 1)
+    for column in weighed:
+        expected = np.where(stale, 0, whole.column(column))
+        assert (expected != whole.column(column)).any()
+        assert np.array_equal(masked.column(column), expected)
+    for column in set(whole.columns) - set(weighed):
+        assert np.array_equal(masked.column(column), whole.column(column)), column

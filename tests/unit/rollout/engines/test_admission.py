@@ -58,3 +58,60 @@ def test_an_interval_that_goes_on_is_cut_and_continued() -> None:
     (first, second) = asyncio.run(scenario())
     assert first[1] == second[0]
     assert math.isclose(second[1] - first[0], 0.04, abs_tol=0.03)
+
+
+def test_those_with_an_order_enter_lowest_first() -> None:
+    async def scenario() -> list[tuple[int, int]]:
+        admission, entered = Admission(1, is_open=False), []
+
+        async def visit(*order: int) -> None:
+            async with admission.at(*order):
+                entered.append(order)
+                await asyncio.sleep(0)
+
+        visits = [asyncio.create_task(visit(*order)) for order in ((3, 0), (1, 2), (3, 0), (1, 1), (2, 0))]
+        await asyncio.sleep(0)
+        admission.open()
+        await asyncio.gather(*visits)
+        return entered
+
+    assert asyncio.run(scenario()) == [(1, 1), (1, 2), (2, 0), (3, 0), (3, 0)]
+
+
+def test_a_way_in_may_be_used_again_and_keeps_its_place() -> None:
+    async def scenario() -> list[str]:
+        admission, entered = Admission(1), []
+
+        async def visit(name: str, turns: int, *order: int) -> None:
+            way = admission.at(*order)
+            for _ in range(turns):
+                async with way:
+                    entered.append(name)
+                    await asyncio.sleep(0)
+
+        await asyncio.gather(visit("old", 2, 1), visit("new", 2, 2), visit("newer", 1, 3))
+        return entered
+
+    assert asyncio.run(scenario()) == ["old", "new", "old", "new", "newer"]
+
+
+def test_another_limit_lets_more_in_and_sends_nobody_away() -> None:
+    async def scenario() -> list[int]:
+        admission, leave, seen = Admission(2), asyncio.Event(), []
+
+        async def visit() -> None:
+            async with admission:
+                await leave.wait()
+
+        visits = [asyncio.create_task(visit()) for _ in range(6)]
+        await asyncio.sleep(0)
+        seen.append(admission.inside)
+        for limit in (4, 1):
+            admission.limit = limit
+            await asyncio.sleep(0)
+            seen.append(admission.inside)
+        leave.set()
+        await asyncio.gather(*visits)
+        return [*seen, admission.inside, admission.limit]
+
+    assert asyncio.run(scenario()) == [2, 4, 4, 0, 1]
