@@ -1,6 +1,7 @@
-"""Sums of two numbers, made by a seeded generator, divided into problems to train on and problems held out.
+"""Sums and products of two numbers, made by a seeded generator, some to train on and the others held out.
 
 47+38 and 38+47 are the same problem, so they always fall on the same side: what is held out was never seen either way.
+The division is by the two numbers alone: the products held out are of the pairs whose sums are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data_config import ArithmeticData
+from rlscale.config.schema.data_config import ArithmeticData, Operation
 from rlscale.data.overlap import PromptText, plain_text
 from rlscale.data.sources import RawPrompt, Stream
 
@@ -21,36 +22,40 @@ _MOST = 3000
 """Largest `max_number`: all pairs are listed in memory."""
 
 
-_SUM = re.compile(r"(\d{1,9})\+(\d{1,9})=")
+_SIGNS = {Operation.add: "+", Operation.multiply: "*"}
 
 
 class ArithmeticSource(Stream):
-    """Prompts like `47+38=`, label `85`, or `58` with `reverse_answer`."""
+    """Prompts like `47+38=` (or `47*38=`), label `85`, or `58` with `reverse_answer`."""
 
     uniform = True
 
     def __init__(self, config: ArithmeticData, key: str = "data") -> None:
         _check(config, key)
-        self._reverse = config.reverse_answer
+        self._reverse, self._operation = config.reverse_answer, config.operation
+        self._sign = _SIGNS[config.operation]
         self._pairs = problems(config)
         if not len(self._pairs):
             raise UserError(
                 f"{key}: no problem is left in the split {config.split!r}; change {key}.held_out_share="
                 f"{config.held_out_share} or raise {key}.max_number={config.max_number}"
             )
-        content = hashlib.blake2b(self._pairs.tobytes(), digest_size=16).hexdigest()
+        kind = b"" if config.operation is Operation.add else config.operation.value.encode()
+        content = hashlib.blake2b(self._pairs.tobytes() + kind, digest_size=16).hexdigest()
         super().__init__(len(self._pairs), config.shuffle, config.seed, content)
 
     def item(self, number: int, index: int) -> RawPrompt:
         """The sum of pair `number`."""
         a, b = (int(value) for value in self._pairs[number])
-        answer = str(a + b)
-        label = answer[::-1] if self._reverse else answer
-        return RawPrompt(index=index, id=f"{a}+{b}", prompt=f"{a}+{b}=", label=label, info={"sum": a + b})
+        value, name = (a + b, "sum") if self._operation is Operation.add else (a * b, "product")
+        label = str(value)[::-1] if self._reverse else str(value)
+        problem = f"{a}{self._sign}{b}"
+        return RawPrompt(index=index, id=problem, prompt=f"{problem}=", label=label, info={name: value})
 
     def holds(self, prompts: Sequence[PromptText]) -> int:
         """How many of these prompts are among its own."""
-        asked = [match for prompt in prompts if (match := _SUM.fullmatch(plain_text(prompt) or ""))]
+        problem = re.compile(rf"(\d{{1,9}}){re.escape(self._sign)}(\d{{1,9}})=")
+        asked = [match for prompt in prompts if (match := problem.fullmatch(plain_text(prompt) or ""))]
         pairs = np.array([[int(match[1]), int(match[2])] for match in asked], np.int64).reshape(-1, 2)
         pairs = pairs[(pairs < _MOST).all(axis=1)]
         numbers, own = (of[:, 0] * _MOST + of[:, 1] for of in (pairs, self._pairs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Annotated, Any
 
 from omegaconf import MISSING
@@ -33,12 +34,21 @@ class DataConfig(Section, group="data"):
     and 1 % of what cannot be checked by then (a very large file, a source of your own)."""
 
 
+class Operation(Enum):
+    """What is done with two numbers."""
+
+    add = "add"
+    multiply = "multiply"
+
+
 @dataclass
 class ArithmeticData(DataConfig, option="arithmetic"):
-    """Sums of two numbers, made by a seeded generator; training and held-out problems never meet."""
+    """Sums or products of two numbers, made by a seeded generator; training and held-out problems never meet."""
 
     split: str = "train"
     """`train` or `held_out`: which problems this source draws from."""
+    operation: Operation = Operation.add
+    """add: 47+38=, multiply: 47*38=."""
     max_number: int = bounded(100, at_least=2, limit=Limit(3000, "all pairs of numbers are listed in memory"))
     """Numbers are drawn from 0 to this, exclusive."""
     held_out_share: float = bounded(0.1, above=0, below=1)

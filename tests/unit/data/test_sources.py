@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.data_config import ArithmeticData, CustomData, FileData
+from rlscale.config.schema.data_config import ArithmeticData, CustomData, FileData, Operation
 from rlscale.data.arithmetic import ArithmeticSource
 from rlscale.data.configured_source import build_source
 from rlscale.data.sources import RawPrompt
@@ -48,6 +48,20 @@ def test_a_sum_is_asked_as_text_and_labelled_with_its_digits(reverse: bool, labe
     source = build_source(ArithmeticData(reverse_answer=reverse, held_out_share=0.0))
     prompt = next(p for p in source.next(len(source)) if p.id == "47+38")
     assert (prompt.prompt, prompt.label) == ("47+38=", label)
+
+
+def test_products_are_of_the_pairs_of_the_same_split() -> None:
+    sums, products = (
+        build_source(ArithmeticData(operation=operation, split="held_out", reverse_answer=False, max_number=20))
+        for operation in Operation
+    )
+    product = products.next(1)[0]
+    a, b = map(int, product.id.split("*"))
+    assert (product.prompt, product.label, product.info) == (f"{a}*{b}=", str(a * b), {"product": a * b})
+    asked = {p.id.replace("*", "+") for p in [product, *products.next(len(products) - 1)]}
+    assert asked == {p.id for p in sums.next(len(sums))}
+    with pytest.raises(UserError, match="not the ones that the checkpoint was made with"):
+        sums.load_state_dict(products.state_dict())
 
 
 def test_an_epoch_holds_every_problem_once_and_each_epoch_has_its_own_order() -> None:
