@@ -134,6 +134,23 @@ class PromptEncoder:
             tokens = tokens[1:]
         return np.array(tokens, np.int32)
 
+    def encode_continuation(
+        self, tokens: np.ndarray, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()
+    ) -> tuple[np.ndarray, bool]:
+        """What of a conversation, as the chat template writes it up to where the policy goes on, follows `tokens`.
+
+        int32 [m], and False; or all of its tokens, and True, where the template writes what the tokens (int [n]) stand
+        for otherwise. `tokens` may be other tokens of the same text: they were sampled, and stay.
+        ValueError saying what is wrong with the messages.
+        """
+        if not self._config.apply_chat_template:
+            raise ValueError("has a history that a chat template would write, and there is none")
+        text = self._rendered(read_messages(list(messages)), tools)
+        before = self.tokenizer.decode(tokens.tolist(), clean_up_tokenization_spaces=False)
+        begins = not text.startswith(before)
+        rest = text if begins else text.removeprefix(before)
+        return np.array(self._tokens(rest, add_special_tokens=False), np.int32), begins
+
     def decode(self, tokens: np.ndarray) -> tuple[str, str]:
         """Text of response tokens (int [m]): without special tokens and end of turn, and with. Not tidied up."""
         ids = tokens.tolist()

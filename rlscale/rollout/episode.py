@@ -9,17 +9,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rlscale.config.errors import UserError
 from rlscale.data.chat import PromptEncoder
-from rlscale.data.messages import Message
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.score import score_of
 from rlscale.rollout.attempt import Attempt
+from rlscale.rollout.conversation import Conversation, EpisodeRules
 from rlscale.rollout.engines.client import Generation, RequestFailed
 from rlscale.rollout.engines.continued import Continued
 from rlscale.rollout.engines.routed_experts import ExpertSizes
@@ -81,6 +78,7 @@ class Episodes:
         request_failures: FailureRate,
         judging: Judging,
         experts: ExpertSizes | None = None,
+        rules: EpisodeRules | None = None,
     ) -> None:
         self._engines = engines
         self._encoder = encoder
@@ -88,6 +86,7 @@ class Episodes:
         self._requests = request_failures
         self._judging = judging
         self._experts = experts
+        self._rules = rules or EpisodeRules()
         self.samples = 0
         self.tokens = 0
 
@@ -115,14 +114,15 @@ class Episodes:
         place: Place,
         admission: AbstractAsyncContextManager[None],
     ) -> Sample:
-        trajectory = Trajectory(prompt.tokens, prompt.max_response_tokens)
-        history: list[Message] = list(prompt.messages)
+        conversation = Conversation(prompt, self._encoder.of(prompt), self._rules.history)
+        trajectory = conversation.trajectory
+        began = asyncio.get_running_loop().time()
         rewards: list[float] = []
         info: dict[str, Any] = {}
         while True:
             generation = await self._generate(trajectory, place, len(rewards), admission)
-            trajectory.generated(generation)
             text, raw_text = self._encoder.decode(generation.tokens)
+            conversation.said(generation, text)
             action = Action(text, raw_text, generation.tokens.tolist(), generation.finish_reason)
             step = await self._ask(environment.step(action), Step)
             rewards.append(self._reward(step))
@@ -130,17 +130,9 @@ class Episodes:
             if step.done:
                 finish = generation.finish_reason
                 break
-            seen = self._observation(history, step, prompt, generation)
-            left = trajectory.left(self._sampling.max_new_tokens)
-            if (0 if step.restart else len(seen)) >= left or len(rewards) == start.max_turns:
+            if self._over(len(rewards), start.max_turns, began) or not self._answered(conversation, step):
                 finish = "length"
                 break
-            if step.restart:
-                trajectory.open_segment(seen)
-                history = list(step.messages)
-            else:
-                trajectory.observed(seen)
-                history += [{"role": "assistant", "content": text}, *step.messages]
         sample = trajectory.sample(prompt, place.index)
         sample.finish_reason, sample.info = finish, info
         sample.reward = sum(rewards[1:], rewards[0])
@@ -155,7 +147,7 @@ class Episodes:
     ) -> Generation:
         """The next turn of the policy, counted. SampleFailed where it cannot be used."""
         left = trajectory.left(self._sampling.max_new_tokens)
-        sampling = replace(self._sampling, max_new_tokens=left)
+        sampling = replace(self._sampling, max_new_tokens=min(left, self._rules.turn_tokens or left))
         try:
             generation = await self._engines.generate(
                 trajectory.tokens, sampling, place.seed(turn), admission, place.attempt, self._experts
@@ -213,18 +205,16 @@ class Episodes:
         except ValueError as error:
             raise self._failed(f"the environment's start {error}") from error
 
-    def _observation(
-        self, history: list[Message], step: Step, prompt: Prompt, generation: Generation
-    ) -> NDArray[np.int32]:
-        """The tokens that the policy is shown next."""
+    def _over(self, turns: int, most: int | None, began: float) -> bool:
+        """Whether an episode may have no further turn after so many of `most`."""
+        rules = self._rules
+        late = rules.seconds is not None and asyncio.get_running_loop().time() - began > rules.seconds
+        return turns in (most, rules.turns) or late
+
+    def _answered(self, conversation: Conversation, step: Step) -> bool:
+        """Whether the policy, shown the step's messages, has room for another turn."""
         try:
-            if not step.messages:
-                raise ValueError("has no messages and is not done")
-            if step.restart:
-                return self._encoder.of(prompt).encode_start(prompt, step.messages, ()).tokens
-            return self._encoder.of(prompt).encode_observation(
-                history, step.messages, prompt.tools, last=int(generation.tokens[-1])
-            )
+            return conversation.answered(step, self._sampling.max_new_tokens)
         except ValueError as error:
             raise self._failed(f"the environment's step {error}") from error
 

@@ -23,6 +23,7 @@ from rlscale.envs.overlong import OverlongShaping
 from rlscale.envs.rewards_by_source import common_reward, own_rewards
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.capacity import Capacity
+from rlscale.rollout.conversation import EpisodeRules
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.connection import Connect, HttpConnection
@@ -96,7 +97,13 @@ class RolloutService:
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
         judging = Judging(self._environments.make, self._reward_failures, shaping, self._environments.limit_s)
         self._episodes = Episodes(
-            self._engines, self._encoder, sampling, self._request_failures, judging, self._spec.experts
+            self._engines,
+            self._encoder,
+            sampling,
+            self._request_failures,
+            judging,
+            self._spec.experts,
+            EpisodeRules.of(rollout),
         )
         self._watchdog = LoopWatchdog()
         self._watchdog.start()
@@ -151,7 +158,8 @@ class RolloutService:
         )
         sampling = self._sampling(spec.eval, length, encoder.end_of_turn)
         judging = Judging(self._environments.make, rewards, limit_s=self._environments.limit_s)
-        episodes = Episodes(self._engines, encoder, sampling, requests, judging)
+        rules = EpisodeRules.of(spec.rollout)
+        episodes = Episodes(self._engines, encoder, sampling, requests, judging, rules=rules)
         return await evaluate(spec, prompts, episodes, Admission(self._limit), version)
 
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rlscale.config.sizes import Sizes
 from rlscale.data.batch import Batch
 from rlscale.data.packing import CostModel, Padding, Plan, plan
 from rlscale.data.rank_shard import RankShard, split
-from rlscale.data.sample import Group
+from rlscale.data.sample import Group, Sample
 from rlscale.families.tensors import visited_parameters
 
 
@@ -82,7 +82,31 @@ def batch_metrics(groups: Sequence[Group], batch: Batch, *, rewarded: bool) -> d
         equal = [bool(group.rewards.max() == group.rewards.min()) for group in groups]
         metrics |= {"reward": float(np.mean(reward)), "reward_std": float(np.std(reward))}
         metrics["groups_without_signal"] = float(sum(equal))
-    return metrics | _by_source(groups, rewarded=rewarded)
+    return metrics | _of_turns(samples) | _by_source(groups, rewarded=rewarded)
+
+
+def _of_turns(samples: Sequence[Sample]) -> dict[str, float]:
+    """Of episodes with several turns: turns and segments of a sample, the share of tokens after the prompt that the
+    policy was shown, and how often a token of a sample is trained on or read again (1: in one segment). Nothing where
+    every sample is one response."""
+    turns = [_turns(sample) for sample in samples]
+    if max(turns) <= 1:
+        return {}
+    after = sum(sample.response_length for sample in samples)
+    own = sum(sample.prompt_length for sample in samples) + after
+    return {
+        "turns": float(np.mean(turns)),
+        "turns_max": float(np.max(turns)),
+        "observed_share": 1 - sum(int(sample.loss_mask.sum()) for sample in samples) / max(after, 1),
+        "segments": float(np.mean([len(sample.segments) for sample in samples])),
+        "segment_duplication": sum(len(sample.tokens) for sample in samples) / own,
+    }
+
+
+def _turns(sample: Sample) -> int:
+    """Runs of generated tokens: what the policy is shown lies between two turns."""
+    mask = sample.loss_mask.astype(np.int8)
+    return int((np.diff(mask, prepend=0) == 1).sum())
 
 
 def _by_source(groups: Sequence[Group], *, rewarded: bool) -> dict[str, float]:

@@ -49,6 +49,15 @@ class Stale(Enum):
     drop = "drop"
 
 
+class History(Enum):
+    """How a policy is shown its earlier turns, in episodes of several."""
+
+    sampled = "sampled"
+    """As it sampled them, token by token."""
+    template = "template"
+    """As the chat template writes them, which may leave their thinking out: a segment begins where it does."""
+
+
 _ON_POLICY = Unread(
     lambda rollout: rollout.max_staleness == 0,
     " is not read with rollout.max_staleness=0; leave it out, or raise the bound",
@@ -142,6 +151,15 @@ class RolloutConfig(Section):
     """Times a failed request is sent again before its sample counts as failed."""
     max_failure_rate: float = bounded(0.2, at_least=0, at_most=1, scope=Scope.execution)
     """Share of failed samples in the last iteration's worth past which the run stops."""
+    history: History = key(History.sampled, unread=[SUPERVISED])
+    """What a policy is shown of its earlier turns: `sampled`, the very tokens; `template`, what the chat template makes
+    of them when the model is deployed, in a new segment wherever that differs."""
+    max_turns: int | None = bounded(None, at_least=1, limit=PATIENCE, unread=[SUPERVISED])
+    """Turns of the policy after which an episode counts as cut off; null: as many as fit `max_response_tokens`."""
+    max_turn_tokens: int | None = bounded(None, at_least=1, limit=TOKENS, unread=[SUPERVISED])
+    """Longest single turn in tokens; null: what is left of `max_response_tokens`."""
+    max_episode_s: float | None = bounded(None, above=0, limit=YEAR, scope=Scope.execution, unread=[SUPERVISED])
+    """Seconds after which an episode begins no further turn and counts as cut off; null: never."""
     step_timeout_s: float = bounded(60.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds that an environment of several turns has for each call; past them the sample has failed."""
     engines: int = bounded(1, at_least=1, limit=DEVICES)

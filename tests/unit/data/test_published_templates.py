@@ -161,3 +161,40 @@ def test_a_model_that_stops_where_another_role_begins_is_not_told_twice(encoders
         )
         assert encoder.tokenizer.decode(seen).startswith(first)
     assert encoder.encode_response("2")[-1] == user
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_sampled_tokens_stay_where_the_template_writes_their_text_although_its_tokens_are_others(
+    name: str, encoders: dict[str, PromptEncoder]
+) -> None:
+    encoder, published = encoders[name], FAMILIES[name]
+    new: list[Message] = [{"role": "user", "content": "12"}]
+    whole, history = played(encoder, published.before, [("said", new)])
+    prompt = encoder.encode(RawPrompt(0, "0", "1+1"))
+    assert prompt is not None
+    usual = encoder.encode_response(published.before + "said")
+    odd = [token for byte in published.before + "said" for token in encoder.encode_response(byte)[:-1]]
+    assert len(odd) >= len(usual)
+    before = np.array([*prompt.tokens, *odd, usual[-1]], np.int32)
+    rest, begins = encoder.encode_continuation(before, history)
+    assert not begins
+    assert [*prompt.tokens, *usual, *rest] == whole.tolist()
+
+
+@pytest.mark.parametrize("role", ["user", "tool"])
+def test_a_segment_begins_where_the_template_leaves_thinking_out(role: str, encoders: dict[str, PromptEncoder]) -> None:
+    encoder = encoders["qwen3"]
+    prompt = encoder.encode(RawPrompt(0, "0", "1+1"))
+    assert prompt is not None
+    said = "<think>\nhm\n</think>\n\n2"
+    before = np.concatenate([prompt.tokens, encoder.encode_response(said)])
+    messages: list[Message] = [
+        *prompt.messages,
+        {"role": "assistant", "content": said},
+        {"role": role, "content": "12"},
+    ]
+    tokens, begins = encoder.encode_continuation(before, messages)
+    assert begins == (role == "user")  # after a tool's answer the model goes on thinking
+    text = encoder.tokenizer.decode(tokens)
+    assert ("hm" in text) is False
+    assert text.startswith("<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\n2<|im_end|>") == begins

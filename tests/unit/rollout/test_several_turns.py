@@ -212,6 +212,31 @@ def test_the_environment_may_cap_the_turns(run: Run) -> None:
     assert all(sample.truncated for group in groups for sample in group.samples)
 
 
+def test_so_may_the_configuration(run: Run) -> None:
+    groups, _ = run(one_batch, env=node(Odd, how="talks on"), max_response_tokens=60, max_turns=3)
+    samples = [sample for group in groups for sample in group.samples]
+    assert max(len(turns(sample)) for sample in samples) == 3
+    assert all(sample.truncated for sample in samples)
+
+
+def test_a_turn_may_be_capped_and_the_episode_goes_on(run: Run) -> None:
+    groups, requests = run(
+        one_batch, env=node(Odd, how="talks on"), max_response_tokens=20, max_turn_tokens=2, max_turns=4
+    )
+    assert {body["sampling_params"]["max_new_tokens"] for body in requests} <= {1, 2}
+    samples = [sample for group in groups for sample in group.samples]
+    lengths = {end - begin for sample in samples for begin, end in turns(sample)}
+    assert max(lengths) == 2
+    assert max(len(turns(sample)) for sample in samples) == 4
+
+
+def test_no_turn_begins_after_the_time_of_an_episode(run: Run) -> None:
+    groups, _ = run(one_batch, env=node(Odd, how="talks on"), max_response_tokens=60, max_episode_s=1e-9)
+    samples = [sample for group in groups for sample in group.samples]
+    assert {len(turns(sample)) for sample in samples} == {1}
+    assert all(sample.truncated for sample in samples)
+
+
 @pytest.mark.parametrize(
     ("how", "reason"),
     [

@@ -1,0 +1,41 @@
+"""Numbers about the samples of an iteration, computed by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlscale.data.batch import Batch
+from rlscale.data.sample import Group, Prompt, Sample, Segment
+from rlscale.run.batching import batch_metrics
+
+PROMPT = Prompt(0, "0", np.arange(2, dtype=np.int32), "")
+
+
+def sample(mask: str, *later: Segment) -> Sample:
+    """One whose tokens were generated where `mask` has an x; the first two are the prompt."""
+    flags = np.array([sign == "x" for sign in mask])
+    n = len(mask)
+    return Sample(
+        0, 0, np.zeros(n, np.int32), 2, flags, np.zeros(n, np.float32), np.where(flags, 0, -1).astype(np.int32),
+        reward=1.0, later_segments=later,
+    )  # fmt: skip
+
+
+def metrics(*samples: Sample) -> dict[str, float]:
+    groups = [Group(PROMPT, list(samples))]
+    return batch_metrics(groups, Batch.from_groups(groups), rewarded=True)
+
+
+def test_turns_segments_and_what_was_shown() -> None:
+    # Two turns of 2 and 1 with 3 tokens shown between them; and a turn of 2, then a segment of 3 + 1.
+    found = metrics(sample("..xx...x"), sample("..xx...x", Segment(4, 3)))
+    assert found["turns"] == 2
+    assert found["turns_max"] == 2
+    assert found["segments"] == 1.5
+    assert found["observed_share"] == pytest.approx(1 - 6 / (6 + 3))
+    assert found["segment_duplication"] == pytest.approx((8 + 8) / (8 + 5))
+
+
+def test_single_turns_say_nothing_of_turns() -> None:
+    assert not {"turns", "segments", "observed_share"} & set(metrics(sample("..xx"), sample("..x")))
