@@ -1,0 +1,1 @@
+"""Programs that nobody has read, run without a network, without files, and within limits."""

@@ -1,0 +1,182 @@
+"""Running a program that nobody has read: with limits, in a sandbox, and what came of it."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rlscale.config.errors import UserError
+
+REQUIRED, NONE = "required", "none"
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ld.so.cache")
+"""What programs may read and start besides their own folder."""
+_PACKAGE = str(Path(__file__).parents[3])
+_START = "import sys; sys.path.append(sys.argv.pop(1)); from rlscale.envs.sandbox.confine import main; main()"
+_GRACE_S = 10.0
+"""Seconds for starting and ending, which on a busy machine take long, besides those of the program."""
+
+
+class SandboxRefused(OSError):
+    """The kernel lacks a part of the sandbox, which the message names; nothing was run."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use. Past `wall_s` and `cpu_s` it is killed; of the others it gets no more than this."""
+
+    wall_s: float = 10.0
+    """Seconds from start to end."""
+    cpu_s: int = 10
+    """Seconds of processor time of each process."""
+    memory_mb: int = 512
+    """Address space of each process, in MiB."""
+    disk_mb: int = 32
+    """What its folder holds, in MiB, and also the most that it prints."""
+    processes: int = 16
+    """Processes and threads at a time; without a sandbox they are not counted."""
+    output_kb: int = 256
+    """What is read of its output and of its errors, in KiB each."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a program."""
+
+    code: int | None
+    """Its exit code; None if it was killed."""
+    signal: int | None
+    """The signal that killed it; None otherwise. SIGKILL past its wall time."""
+    late: bool
+    """Whether it was killed for its wall time."""
+    output: str
+    errors: str
+    cut: bool
+    """Whether it printed more than is read."""
+    seconds: float
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it ended by itself with exit code 0."""
+        return self.code == 0
+
+
+class Sandbox:
+    """Runs programs: `required` in the sandbox, `none` within the limits alone, with the rights of this process.
+
+    In the sandbox a program has no network, not even loopback; of files it sees `SYSTEM` and `readable` (absolute
+    paths), which it cannot change, and a folder of its own that is gone afterwards; no /proc, no other process.
+    """
+
+    def __init__(self, mode: str = REQUIRED, limits: Limits | None = None, readable: Sequence[str] = ()) -> None:
+        """UserError with the part that this kernel lacks, by name, where the sandbox cannot be had."""
+        if mode not in (REQUIRED, NONE):
+            raise UserError(f"sandbox={mode}: must be {REQUIRED} or {NONE}")
+        self._confined = mode == REQUIRED
+        self._limits = limits or Limits()
+        self._readable = [*dict.fromkeys((*SYSTEM, *readable))]
+        if self._confined:
+            try:
+                self.run(["/bin/true"])
+            except SandboxRefused as error:
+                raise UserError(f"{error}; sandbox={NONE} runs programs with all rights of this process") from None
+
+    def run(self, command: Sequence[str], stdin: str = "", files: Mapping[str, str] | None = None) -> Ran:
+        """Run a command, whose first word is an absolute path, in a folder with `files` (text by relative path).
+
+        SandboxRefused where the kernel does not give a part of the sandbox, or the command cannot be started.
+        """
+        with ExitStack() as stack:
+            folder = (
+                None if self._confined else stack.enter_context(tempfile.TemporaryDirectory(prefix="rlscale-program-"))
+            )
+            specification, taken, printed, errors = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
+            specification.write(marshal.dumps(self._specification(command, files or {}, folder)))
+            taken.write(stdin.encode("utf-8", "surrogatepass"))
+            for file in (specification, taken):
+                file.seek(0)
+            reading, writing = os.pipe()
+            status = stack.enter_context(os.fdopen(reading, "rb"))
+            started = time.monotonic()
+            numbers = (str(specification.fileno()), str(writing))
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _START, _PACKAGE, *numbers],
+                    stdin=taken,
+                    stdout=printed,
+                    stderr=errors,
+                    pass_fds=[specification.fileno(), writing],
+                    start_new_session=True,
+                    env={},
+                )
+            finally:
+                os.close(writing)
+            late = self._wait(process)
+            seconds = time.monotonic() - started
+            word = "" if late else status.read().decode().partition("\n")[0]
+            output, errors_text = (self._text(file) for file in (printed, errors))
+        if word.startswith("refused "):
+            raise SandboxRefused(f"the sandbox is refused at {word.removeprefix('refused ')}")
+        if not late and not word:
+            raise SandboxRefused(f"the sandbox did not start: {errors_text[0][-300:].strip()}")
+        kind, _, number = word.partition(" ")
+        return Ran(
+            int(number) if kind == "exit" else None,
+            signal.SIGKILL if late else int(number) if kind == "signal" else None,
+            late,
+            output[0],
+            errors_text[0],
+            output[1] or errors_text[1],
+            seconds,
+        )
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for the end, or bring it about; whether it had to be."""
+        try:
+            process.wait(self._limits.wall_s)
+            return False
+        except subprocess.TimeoutExpired:
+            return True
+        finally:
+            # Also what it left running: the sandbox dies with its first process, which is in this process group.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(_GRACE_S)
+
+    def _text(self, file: IO[bytes]) -> tuple[str, bool]:
+        most = self._limits.output_kb * 1024
+        file.seek(0)
+        found = file.read(most + 1)
+        return found[:most].decode("utf-8", "replace"), len(found) > most
+
+    def _specification(self, command: Sequence[str], files: Mapping[str, str], folder: str | None) -> dict[str, Any]:
+        limits = self._limits
+        home = folder or "/box"
+        return {
+            "confined": self._confined,
+            "command": list(command),
+            "files": dict(files),
+            "folder": folder,
+            "readable": self._readable,
+            "environment": {
+                "PATH": "/usr/local/bin:/usr/bin:/bin",
+                "HOME": home,
+                "TMPDIR": home,
+                "LANG": "C.UTF-8",
+                "OMP_NUM_THREADS": "1",
+            },
+            "cpu_s": limits.cpu_s,
+            "memory_bytes": limits.memory_mb << 20,
+            "disk_bytes": limits.disk_mb << 20,
+            "files_most": 1000,
+            "processes": limits.processes,
+        }

@@ -1,0 +1,178 @@
+"""Programs in the sandbox: what they cannot do, what they may, how they end, and that it is never weakened silently."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.envs.sandbox.program import NONE, Limits, Sandbox, SandboxRefused
+from tests.unit.envs.sandbox.escapes import ESCAPES, Escape, all_attempts
+
+PYTHON = os.path.realpath(sys.executable)
+LIMITS = Limits(wall_s=20.0, cpu_s=5, memory_mb=512, disk_mb=4, processes=16, output_kb=4)
+PARTS = "namespaces|a root of its own|a user namespace of its own|no new privileges|Landlock|seccomp"
+
+
+def machine_number(x86_64: int, aarch64: int) -> int:
+    return {"x86_64": x86_64, "aarch64": aarch64}[os.uname().machine]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    try:
+        return Sandbox(limits=LIMITS, readable=[sys.base_prefix])
+    except UserError as error:
+        refused = str(error)
+    # Where the kernel lacks a part, what remains to be tested is that it is refused by name.
+    assert re.match(rf"the sandbox is refused at ({PARTS}): ", refused)
+    pytest.skip(f"refused by name, as it must be here: {refused}")
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What there is to reach outside: files, a server on loopback, socket files, this process."""
+    folder = Path(os.path.realpath(tmp_path_factory.mktemp("o")))
+    unique = uuid.uuid4().hex
+    (folder / "secret").write_text("secret")
+    os.environ["SECRET_KEY"] = "secret"
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=64) as server,
+        socket.socket(socket.AF_UNIX) as file,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
+        # The path of a socket file may have 107 bytes only.
+        os.symlink(folder, short := f"/tmp/{unique}")
+        try:
+            file.bind(f"{short}/socket")
+            file.listen(8)
+            abstract.bind(f"\0{unique}")
+            abstract.listen(8)
+            yield {
+                "outside": short,
+                "unique": unique,
+                "pid": str(os.getpid()),
+                "port": str(server.getsockname()[1]),
+                "socket": str(machine_number(41, 198)),
+            }
+        finally:
+            os.unlink(short)
+            del os.environ["SECRET_KEY"]
+
+
+@pytest.fixture(scope="module")
+def inside(sandbox: Sandbox, outside: dict[str, str]) -> dict[str, str]:
+    """What came of every attempt in the sandbox, by its name."""
+    code = all_attempts(outside, ["yes", "root", "harmful"])
+    ran = sandbox.run([PYTHON, "-I", "-S", "main.py"], files={"main.py": code})
+    assert ran.ended_well, ran.errors
+    return dict(line.split(": ", 1) for line in ran.output.splitlines())
+
+
+@pytest.fixture(scope="module")
+def without(outside: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The same without a sandbox, of the attempts that do no harm."""
+    code = all_attempts(outside, ["yes", "root"] if os.geteuid() == 0 else ["yes"])
+    command, folder = [PYTHON, "-I", "-S", "-c", code], tmp_path_factory.mktemp("without")
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=True)
+    return dict(line.split(": ", 1) for line in ran.stdout.splitlines())
+
+
+@pytest.mark.parametrize("escape", ESCAPES, ids=lambda escape: escape.name)
+def test_an_attempt_succeeds_without_the_sandbox_and_fails_in_it(
+    escape: Escape, without: dict[str, str], inside: dict[str, str]
+) -> None:
+    if escape.outside == "yes" or (escape.outside == "root" and os.geteuid() == 0):
+        assert without[escape.name] == "ESCAPED"
+    assert inside[escape.name] != "ESCAPED"
+
+
+def test_a_program_reads_its_input_and_its_files_and_writes_to_its_folder(sandbox: Sandbox) -> None:
+    code = "import sys; open('new', 'w').write(sys.stdin.read() + open('d/a').read()); print(open('new').read())"
+    ran = sandbox.run([PYTHON, "-I", "-c", code], stdin="größer ", files={"d/a": "∑ 數"})
+    assert (ran.output, ran.code, ran.ended_well) == ("größer ∑ 數\n", 0, True)
+    assert sandbox.run(["/bin/sh", "-c", "ls"]).output == ""  # nothing of it is left
+
+
+def test_how_a_program_ended_is_told(sandbox: Sandbox) -> None:
+    assert sandbox.run(["/bin/sh", "-c", "exit 7"]).code == 7
+    killed = sandbox.run(["/bin/sh", "-c", "kill -SEGV $$"])
+    assert (killed.code, killed.signal, killed.late) == (None, signal.SIGSEGV, False)
+    loud = sandbox.run(["/bin/sh", "-c", "yes"])
+    assert (loud.ended_well, loud.cut, len(loud.output)) == (False, True, 4096)
+    with pytest.raises(SandboxRefused, match="refused at starting /no/such/program: No such file or directory"):
+        sandbox.run(["/no/such/program"])
+
+
+@pytest.mark.parametrize("mode", ["required", NONE])
+def test_processor_time_and_wall_time_end_a_program_and_all_that_it_started(
+    mode: str, request: pytest.FixtureRequest
+) -> None:
+    if mode != NONE:
+        request.getfixturevalue("sandbox")
+    quick = Sandbox(mode, Limits(wall_s=15.0, cpu_s=1), [sys.base_prefix])
+    busy = quick.run([PYTHON, "-I", "-S", "-c", "while True: pass"])
+    assert (busy.signal, busy.late) == (signal.SIGXCPU, False)
+    mark = f"{time.time():.6f}"  # shows in the arguments of what it starts
+    short = Sandbox(mode, Limits(wall_s=1.0), [sys.base_prefix])
+    started = time.monotonic()
+    slow = short.run(["/bin/sh", "-c", f"sleep 3{mark} & sleep 4{mark}"])
+    assert (slow.code, slow.signal, slow.late) == (None, signal.SIGKILL, True)
+    assert 1.0 <= time.monotonic() - started < 15.0
+    deadline = time.monotonic() + 10.0
+    while any(mark in " ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])):
+        assert time.monotonic() < deadline, "something of it is still running"
+        time.sleep(0.05)
+
+
+def test_without_a_sandbox_the_limits_hold_and_nothing_else() -> None:
+    none = Sandbox(NONE, LIMITS)
+    code = "import mmap\nprint(open('/etc/passwd').readable())\nmmap.mmap(-1, 2 << 30)"
+    ran = none.run([PYTHON, "-I", "-S", "-c", code])
+    assert ran.output == "True\n"
+    assert "Cannot allocate memory" in ran.errors
+    with pytest.raises(UserError, match="sandbox=maybe: must be required or none"):
+        Sandbox("maybe")
+
+
+_REFUSED = """
+import sys; sys.path.append(sys.argv[1])
+from rlscale.envs.sandbox import kernel
+from rlscale.envs.sandbox.program import Sandbox
+from rlscale.config.errors import UserError
+kernel.no_new_privileges()
+kernel.filter_system_calls([int(sys.argv[2])])
+try:
+    Sandbox()
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "number"),
+    [
+        ("namespaces", machine_number(272, 97)),
+        ("a root of its own", machine_number(155, 41)),
+        ("Landlock", 444),
+    ],
+)
+def test_what_the_kernel_does_not_give_is_refused_by_name(part: str, number: int, sandbox: Sandbox) -> None:
+    """The kernel is made to refuse one call; seccomp does that for a process and its children."""
+    command = [PYTHON, "-I", "-S", "-c", _REFUSED, str(Path(__file__).parents[4]), str(number)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert said.stdout == (
+        f"the sandbox is refused at {part}: Operation not permitted; sandbox=none runs programs with all rights of "
+        "this process\n"
+    ), said.stderr
