@@ -15,7 +15,16 @@ from rlscale.envs.workers.calling import Outcome, is_async
 from rlscale.envs.workers.processes import ProcessPool, WorkerDied, fitting_workers
 from rlscale.envs.workers.threads import LoopPool, ThreadPool
 
-QUICK = ("rlscale.envs.rewards.exact.ExactAnswer", "rlscale.envs.rewards.none.no_reward")
+QUICK = tuple(
+    f"rlscale.envs.rewards.{name}"
+    for name in (
+        "exact.ExactAnswer",
+        "none.no_reward",
+        "multiple_choice.ChoiceAnswer",
+        "exact_match.ExactMatch",
+        "f1.F1",
+    )
+)
 """Rewards that take microseconds and cannot hang, so that a process would only cost."""
 
 
