@@ -106,7 +106,23 @@ def health(rows: Rows) -> list[Chart]:
         Chart("Trainer vs engine log-prob", difference, log=True),
         Chart("Tokens per second", speed, form="count"),
         Chart("Learning rate", [Series("rate", points(rows, "lr"), 4, smooth=False)]),
-        Chart("Staleness", [Series("versions", points(rows, "staleness_mean"), 5)]),
+    ]
+
+
+def scheduling(rows: Rows) -> list[Chart]:
+    """How far generation runs ahead, and whether it prefers short responses."""
+    staleness = [
+        Series("mean", points(rows, "staleness_mean"), 5),
+        Series("largest", points(rows, "staleness_max"), 1, smooth=False),
+    ]
+    groups = [
+        Series("ready", points(rows, "prompts/ready"), 2),
+        Series("under way", points(rows, "prompts/under_way"), 3),
+    ]
+    return [
+        Chart("Staleness", staleness),
+        Chart("Trained length over started length", [Series("ratio", points(rows, "length_ratio"), 4)]),
+        Chart("Groups that no batch has taken", groups),
     ]
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rlscale.observe.answers import before_and_after, by_iteration
 from rlscale.observe.atomic import write_text
-from rlscale.observe.curves import Rows, cards, health, lead, learning, points
+from rlscale.observe.curves import Rows, cards, health, lead, learning, points, scheduling
+from rlscale.observe.fates import fates
 from rlscale.observe.formatting import count, duration, figure, html_text, percent
 from rlscale.observe.metrics import read_metrics
 from rlscale.observe.samples import ShownSample, read_samples
@@ -50,6 +51,7 @@ def render(
         _tiles(summary, rows),
         _section("Learning", lead(rows, _accuracy(summary).lower()) + cards(learning(rows, summary))),
         _section("Trainer and engines", cards(health(rows))),
+        _section("What became of prompts and tokens", cards(scheduling(rows)) + fates(rows)),
         _section("Where the time went", phase_bar(summary) + timeline_chart(spans)),
         _section("Before and after", before_and_after(samples)),
         _section("During training", by_iteration(samples)),

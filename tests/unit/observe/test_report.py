@@ -250,3 +250,23 @@ def test_the_main_chart_fits_a_phone(tmp_path: Path) -> None:
     narrow = style.split("@media (max-width: 700px)")[1]
     assert ".on-wide { display: none; }" in narrow
     assert "min-width" not in narrow
+
+
+def test_the_page_shows_what_became_of_prompts_and_tokens_and_how_stale_they_were(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    account = {"prompts/drawn": 10, "prompts/trained": 6, "prompts/under_way": 3, "prompts/failed_<b>": 1}
+    ages = {f"staleness_tokens/{age}": float(number) for age, number in enumerate([0, 60, 0, 30, 0, 0, 4, 6])}
+    log.log(1, {"staleness_tokens/0": 100.0, "length_ratio": 0.75})
+    log.log(2, {**account, **ages, "staleness_mean": 2.0, "length_ratio": 0.98})
+    log.close()
+    text = " ".join(" ".join(parse(tmp_path)[1].text).split())
+    assert "Prompts drawn trained 60.0 % 6 under way 30.0 % 3 failed <b> 10.0 % 1" in text
+    assert "by staleness, in weight versions 0 50.0 % 100 1 30.0 % 60 3 15.0 % 30 6 and more 5.0 % 10" in text
+    (ratio,) = drawn(tmp_path, "Trained length over started length")
+    assert "[[1.0, 0.75], [2.0, 0.98]]" in ratio
+    assert "Tokens received" not in text
+
+
+def test_a_run_that_generates_nothing_has_no_accounts(tmp_path: Path) -> None:
+    fill(tmp_path, 3)
+    assert "What became of prompts and tokens" not in parse(tmp_path)[0]

@@ -27,3 +27,10 @@ def test_the_trainer_takes_the_devices_before_it_trains(loop: Any) -> None:
     run = Recorder()
     loop(run)
     assert run.said[run.said.index("train") - 1] == "trainer_takes_devices"
+
+
+@pytest.mark.parametrize(("loop", "first"), [(loops.colocated, "train"), (loops.disaggregated, "sync")])
+def test_no_weights_are_sent_and_no_turns_taken_while_something_is_generated(loop: Any, first: str) -> None:
+    run = Recorder()
+    loop(run)
+    assert run.said.index("collect") < run.said.index("pause_generation") < run.said.index(first)
