@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlscale.config.schema.rollout_config import RolloutConfig, Stale
@@ -64,15 +64,17 @@ class Batches:
                 self._ledger.discarded(tokens_of(group), "stale")
         return [] if self._stale is Stale.drop else [group.prompt for group in late]
 
-    def take(self, version: int, in_flight: Sequence[int]) -> list[Group]:
+    def take(self, version: int, in_flight: Callable[[], Sequence[int]]) -> list[Group]:
         """The next batch, ordered by prompt index; empty while there are too few groups, or others would come too late.
 
-        `in_flight` are the oldest versions of the groups that are not finished.
+        `in_flight` gives the oldest versions of the groups that are not finished.
         """
+        if len(self._buffer) < self._size:
+            return []
         if self._masks:  # nothing has to leave by any time: what is over the bound by then is left out of the loss
             groups = self._buffer.take(self._size, version, version + len(self._buffer) + 1)
         else:
-            waits = () if self._stale is Stale.drop else in_flight
+            waits = () if self._stale is Stale.drop else in_flight()
             groups = self._buffer.take(self._size, version, self._bound, waits)
         if groups:
             self._hand_out(groups, version)

@@ -61,6 +61,7 @@ class Scheduler:
         self._error: BaseException | None = None
         self._room = asyncio.Event()  # there may be room for more groups
         self._demand = Demand(self._room.set)
+        admission.tell(self._room.set)
         self._news = asyncio.Event()  # a group was finished, or something failed
         self._fetching = asyncio.Lock()  # held while prompts are between the source and their groups
 
@@ -90,12 +91,15 @@ class Scheduler:
                 raise self._error
             self._news.clear()
             self._again.extend(map(PendingGroup, self._batches.expire(self._version)))
-            in_flight = [pending.oldest_version(self._version) for pending in self._pending.values()]
-            groups = self._batches.take(self._version, in_flight)
+            groups = self._batches.take(self._version, self._in_flight)
             self._room.set()
             if groups:
                 return groups
             await self._news.wait()
+
+    def _in_flight(self) -> list[int]:
+        """The oldest version of each group that is not finished."""
+        return [pending.oldest_version(self._version) for pending in self._pending.values()]
 
     async def close(self) -> None:
         """Drop what is under way."""

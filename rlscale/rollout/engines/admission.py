@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any
@@ -28,6 +29,7 @@ class Admission:
         self._empty.set()
         self._since = 0.0
         self._intervals: list[tuple[float, float]] = []
+        self._heard: Callable[[], None] = lambda: None
 
     @property
     def limit(self) -> int:
@@ -39,6 +41,11 @@ class Admission:
         """Those who are inside stay, also where they are more."""
         self._limit = limit
         self._admit()
+        self._heard()
+
+    def tell(self, heard: Callable[[], None]) -> None:
+        """Call `heard` whenever the limit is another one."""
+        self._heard = heard
 
     @property
     def inside(self) -> int:

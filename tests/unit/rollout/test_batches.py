@@ -41,7 +41,7 @@ class Books:
         return [self.batches.put(group) for group in groups]
 
     def take(self, version: int, *in_flight: int) -> list[int]:
-        return [group.prompt.index for group in self.batches.take(version, in_flight)]
+        return [group.prompt.index for group in self.batches.take(version, lambda: in_flight)]
 
     def check(self) -> None:
         """Both accounts balance, and what is held is what was counted."""
@@ -108,7 +108,7 @@ def test_on_policy_nothing_is_masked() -> None:
     books = Books(Stale.mask, bound=0)
     books.put(old(), *young())
     assert [prompt.index for prompt in books.batches.expire(2)] == [0]
-    groups = books.batches.take(2, [])
+    groups = books.batches.take(2, list)
     assert [group.prompt.index for group in groups] == [1, 2]
     assert not any(sample.columns for group in groups for sample in group.samples)
 
@@ -140,7 +140,7 @@ def test_a_batch_that_was_not_trained_on_is_saved_as_if_it_had_not_left(trained:
     other.check()
     assert other.batches.count == int(trained)
     if not trained:
-        again = other.batches.take(2, [])
+        again = other.batches.take(2, list)
         assert [group.prompt.index for group in again] == taken
         assert STALE in again[0].samples[0].columns
         assert other.ledger.state_dict() == books.ledger.state_dict()

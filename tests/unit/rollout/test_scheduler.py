@@ -233,6 +233,19 @@ def test_a_late_reward_holds_no_slot() -> None:
     assert took <= 5 * 4 + 20
 
 
+def test_another_limit_starts_groups_at_once() -> None:
+    async def scenario(bench: Bench) -> list[int]:
+        bench.scheduler.resume(0)
+        begun = []
+        for limit in (2, 7):
+            bench.admission.limit = limit
+            await asyncio.sleep(0.1)
+            begun.append(bench.most_begun)
+        return begun
+
+    assert run(lambda: Bench(even, slots=2, max_staleness=4), scenario) == [1, 4]
+
+
 @pytest.mark.parametrize("tick", np.linspace(0.3, 23.3, 24))
 @pytest.mark.parametrize("stale", [Stale.mask, Stale.wait])
 def test_saved_and_restored_at_any_moment_every_prompt_comes_once(tick: float, stale: Stale) -> None:
