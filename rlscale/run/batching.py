@@ -82,7 +82,7 @@ def batch_metrics(groups: Sequence[Group], batch: Batch, *, rewarded: bool) -> d
         equal = [bool(group.rewards.max() == group.rewards.min()) for group in groups]
         metrics |= {"reward": float(np.mean(reward)), "reward_std": float(np.std(reward))}
         metrics["groups_without_signal"] = float(sum(equal))
-    return metrics | _of_turns(samples) | _by_source(groups, rewarded=rewarded)
+    return metrics | _of_turns(samples) | _of_rewards(samples) | _by_source(groups, rewarded=rewarded)
 
 
 def _of_turns(samples: Sequence[Sample]) -> dict[str, float]:
@@ -101,6 +101,19 @@ def _of_turns(samples: Sequence[Sample]) -> dict[str, float]:
         "segments": float(np.mean([len(sample.segments) for sample in samples])),
         "segment_duplication": sum(len(sample.tokens) for sample in samples) / own,
     }
+
+
+def _of_rewards(samples: Sequence[Sample]) -> dict[str, float]:
+    """The mean of each part that rewards are made of, over the samples that have it, and how many samples made their
+    reward raise, hang or die; nothing where there is nothing of the kind."""
+    parts: dict[str, list[float]] = {}
+    for sample in samples:
+        for name, value in sample.info.get("reward_parts", {}).items():
+            parts.setdefault(f"reward_part/{name}", []).append(value)
+    crashes = sum("reward_crash" in sample.info for sample in samples)
+    return {name: float(np.mean(values)) for name, values in parts.items()} | (
+        {"reward_crashes": float(crashes)} if crashes else {}
+    )
 
 
 def _turns(sample: Sample) -> int:

@@ -74,6 +74,8 @@ def _raised(error: BaseException) -> Outcome:
         message = f"(its text is not available: {type(broken).__name__})"
     if len(message) > _LONGEST:
         message = f"{message[:_LONGEST]}... ({len(message)} characters)"
+    if isinstance(error, RewardFailed):
+        return Outcome(None, f"the reward failed: {message}")
     trace = "".join(traceback.format_tb(error.__traceback__)[-_FRAMES:])
     kind = "" if isinstance(error, INFRASTRUCTURE) else f"raised {type(error).__name__}"
     return Outcome(None, f"the reward raised {type(error).__name__}{': ' if message else ''}{message}", trace, kind)

@@ -39,3 +39,19 @@ def test_turns_segments_and_what_was_shown() -> None:
 
 def test_single_turns_say_nothing_of_turns() -> None:
     assert not {"turns", "segments", "observed_share"} & set(metrics(sample("..xx"), sample("..x")))
+
+
+def test_parts_of_rewards_and_crashes_are_metrics() -> None:
+    infos = [
+        {"reward_parts": {"form": 1.0, "answer": 0.0}},
+        {"reward_parts": {"form": 0.5}},
+        {"reward_crash": "it hung"},
+    ]
+    samples = [sample("..xx") for _ in infos]
+    for one, info in zip(samples, infos, strict=True):
+        one.info = info
+    found = metrics(*samples)
+    assert {name: value for name, value in found.items() if name.startswith("reward_")} | {"reward_std": 0.0} == {
+        "reward_part/form": 0.75, "reward_part/answer": 0.0, "reward_crashes": 1.0, "reward_std": 0.0,
+    }  # fmt: skip
+    assert not {"reward_crashes", "reward_part/form"} & set(metrics(sample("..xx")))
