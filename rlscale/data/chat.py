@@ -66,6 +66,7 @@ class PromptEncoder:
             self._refuse_deaf()
         variables = variables_of(self.tokenizer.chat_template) if config.apply_chat_template else set()
         self._reads_tools = variables is None or "tools" in variables
+        self._special = frozenset(self.tokenizer.all_special_ids)
         self._added = set(self.tokenizer.added_tokens_decoder) | set(self.tokenizer.all_special_ids)
         self._appended = 0 if config.apply_chat_template else appended_tokens(self.tokenizer)
 
@@ -102,6 +103,16 @@ class PromptEncoder:
         if len(shown.tokens) > self._max:
             raise ValueError(f"is {len(shown.tokens)} tokens long, over rollout.max_prompt_tokens={self._max}")
         return replace(shown, max_response_tokens=prompt.max_response_tokens)
+
+    def encode_conversation(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> np.ndarray:
+        """Tokens of a whole conversation as an agent sends it, up to where the policy goes on, int32 [n].
+
+        However long, and without the configuration's system prompt. ValueError saying what is wrong with it.
+        """
+        if not self._config.apply_chat_template:
+            raise ValueError(f"needs the chat template; set {self._key}.apply_chat_template=true")
+        text = self._rendered(list(messages), tools)
+        return np.array(self._tokens(text, add_special_tokens=False), np.int32)
 
     def encode_response(self, text: str) -> np.ndarray:
         """Tokens of a response given as text, with its end of turn, int32 [m]. ValueError if it cannot be encoded."""
@@ -150,6 +161,10 @@ class PromptEncoder:
         begins = not text.startswith(before)
         rest = text if begins else text.removeprefix(before)
         return np.array(self._tokens(rest, add_special_tokens=False), np.int32), begins
+
+    def ends_turn(self, token: int) -> bool:
+        """Whether what an answer stopped at is no part of its text: its end of turn, or the next role's opener."""
+        return token == self.end_of_turn.token or token in self._special
 
     def decode(self, tokens: np.ndarray) -> tuple[str, str]:
         """Text of response tokens (int [m]): without special tokens and end of turn, and with. Not tidied up."""

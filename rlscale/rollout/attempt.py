@@ -102,3 +102,36 @@ class Attempt:
         if wants != self._wants:
             self._wants = wants
             self._demand.change(wants)
+
+
+class CallAttempt(Attempt):
+    """One of several generations of a sample that may be under way at once: an agent calls when it likes.
+
+    It wants an engine by itself. What it brings counts for the whole sample, whose other attributes stay as they are.
+    """
+
+    def __init__(self, whole: Attempt) -> None:
+        super().__init__(whole._version, whole._ledger, whole.number, demand=whole._demand)
+        self._whole = whole
+
+    def enter(self) -> int:
+        """See Attempt."""
+        version = super().enter()
+        self._whole.oldest = version if self._whole.oldest is None else min(self._whole.oldest, version)
+        return version
+
+    def received(self, tokens: int) -> None:
+        """See Attempt."""
+        super().received(tokens)
+        self._whole.tokens += tokens
+
+    def cut(self, part: Generation, discarded: int) -> None:
+        """See Attempt."""
+        super().cut(part, discarded)
+        self._whole.tokens -= discarded
+
+    def lost(self, reason: str) -> None:
+        """Nothing of this generation is of use; the sample goes on."""
+        self._whole.tokens -= self.tokens
+        super().lost(reason)
+        self.tokens = 0

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rlscale.config.errors import UserError
 from rlscale.data.chat import PromptEncoder
@@ -60,6 +60,17 @@ class Judging:
     failures: FailureRate
     shaping: Callable[[Sample], float] | None = None
     limit_s: float | None = None
+
+
+class Player(Protocol):
+    """Plays episodes, each of which becomes one sample. `samples` and their generated `tokens` are counted."""
+
+    samples: int
+    tokens: int
+
+    async def play(self, prompt: Prompt, place: Place, admission: AbstractAsyncContextManager[None]) -> Sample:
+        """A sample of the prompt's group, with its reward. SampleFailed if a part failed; UserError if too many did."""
+        ...
 
 
 class Episodes:

@@ -20,7 +20,7 @@ from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.sources import PromptSource
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.episode import Episodes, Place, SampleFailed
+from rlscale.rollout.episode import Place, Player, SampleFailed
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.seeds import EVALUATION, request_seed
 
@@ -113,7 +113,7 @@ def eval_prompts(
 
 
 async def evaluate(
-    spec: RolloutSpec, chosen: EvalPrompts, episodes: Episodes, admission: Admission, version: int
+    spec: RolloutSpec, chosen: EvalPrompts, episodes: Player, admission: Admission, version: int
 ) -> EvalResult:
     """Generate and score `eval.samples_per_prompt` samples of every prompt. UserError if too many fail."""
     prompts = chosen.prompts

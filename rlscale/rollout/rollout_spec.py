@@ -9,6 +9,7 @@ from typing import Any
 
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema import SINGLE_TURN, Config
+from rlscale.config.schema.agent_config import AgentConfig
 from rlscale.config.schema.algo_config import OverlongConfig, RefillConfig
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.data_config import DataConfig
@@ -47,6 +48,7 @@ class RolloutSpec:
     experts: ExpertSizes | None = None
     buffer: dict[str, Any] = field(default_factory=lambda: dict(_BUFFER))
     env: dict[str, Any] = field(default_factory=lambda: {TARGET: SINGLE_TURN})
+    agent: AgentConfig = field(default_factory=AgentConfig)
 
     @staticmethod
     def of(config: Config, model_folder: Path) -> RolloutSpec:
@@ -70,6 +72,7 @@ class RolloutSpec:
             experts=experts,
             buffer=config.buffer,
             env=config.env,
+            agent=config.agent,
         )
 
 

@@ -24,13 +24,15 @@ from rlscale.envs.rewards_by_source import common_reward, own_rewards
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.capacity import Capacity
 from rlscale.rollout.conversation import EpisodeRules
+from rlscale.rollout.endpoint.configured_agent import Agents
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
+from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
-from rlscale.rollout.episode import Episodes, Judging, Place
+from rlscale.rollout.episode import Episodes, Judging, Place, Player
 from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_encoder, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.refill import Refill
@@ -65,6 +67,7 @@ class RolloutService:
             rollout.step_timeout_s,
             own_rewards(spec.data, spec.eval),
         )
+        self._agents = Agents.of(spec.agent, EpisodeRules.of(rollout))
         self._source = build_source(spec.data)
         self._queue = PromptQueue(
             self._source, self._encoder, "data", spec.data.max_bad_rate, self._environments.check_label
@@ -96,15 +99,9 @@ class RolloutService:
         sampling = self._sampling(rollout, rollout.max_response_tokens, self._encoder.end_of_turn)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
         judging = Judging(self._environments.make, self._reward_failures, shaping, self._environments.limit_s)
-        self._episodes = Episodes(
-            self._engines,
-            self._encoder,
-            sampling,
-            self._request_failures,
-            judging,
-            self._spec.experts,
-            EpisodeRules.of(rollout),
-        )
+        if self._agents is not None:
+            await self._agents.start(self._client)
+        self._episodes = self._player(self._encoder, sampling, self._request_failures, judging, self._spec.experts)
         self._watchdog = LoopWatchdog()
         self._watchdog.start()
         self._scheduler.start(self._play)
@@ -158,8 +155,7 @@ class RolloutService:
         )
         sampling = self._sampling(spec.eval, length, encoder.end_of_turn)
         judging = Judging(self._environments.make, rewards, limit_s=self._environments.limit_s)
-        rules = EpisodeRules.of(spec.rollout)
-        episodes = Episodes(self._engines, encoder, sampling, requests, judging, rules=rules)
+        episodes = self._player(encoder, sampling, requests, judging)
         return await evaluate(spec, prompts, episodes, Admission(self._limit), version)
 
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:
@@ -187,6 +183,8 @@ class RolloutService:
         self._watchdog.stop()
         self._admission.shut()
         await self._scheduler.close()
+        if self._agents is not None:
+            await self._agents.close()
         await self._client.close()
         self._environments.close()
 
@@ -195,6 +193,21 @@ class RolloutService:
         number = place + attempt.number * self._spec.rollout.samples_per_group
         seed = partial(request_seed, self._spec.seed, prompt.index, number)
         return await self._episodes.play(prompt, Place(place, seed, attempt), self._admission.at(prompt.index, place))
+
+    def _player(
+        self,
+        encoder: PromptEncoder,
+        sampling: SamplingParams,
+        requests: FailureRate,
+        judging: Judging,
+        experts: ExpertSizes | None = None,
+    ) -> Player:
+        """What makes samples: the configured agent, or turns of the environment."""
+        if self._agents is None:
+            rules = EpisodeRules.of(self._spec.rollout)
+            return Episodes(self._engines, encoder, sampling, requests, judging, experts, rules)
+        longest = self._spec.rollout.max_prompt_tokens + sampling.max_new_tokens
+        return self._agents.episodes(self._engines, encoder, sampling, longest, requests, judging, experts)
 
     @staticmethod
     def _sampling(config: RolloutConfig | EvalConfig, length: int, end: EndOfTurn) -> SamplingParams:

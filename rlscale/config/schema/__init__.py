@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from rlscale.config.schema.about import Scope, key
+from rlscale.config.schema.agent_config import AgentConfig
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.checkpoint_config import CheckpointConfig
 from rlscale.config.schema.cluster_config import ClusterConfig
@@ -55,6 +56,8 @@ class Config(Section):
     """What a response is worth (group `reward`)."""
     env: dict[str, Any] = component(SINGLE_TURN)
     """What an episode is: `_target_` of a rlscale.envs.environment.Environment and its arguments (group `env`)."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """Who makes samples by calling the policy, in place of the turns of `env`."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimizer (group `optim`)."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -137,6 +137,16 @@ class EngineClient:
         except (aiohttp.ClientError, TimeoutError, ConnectionError):
             _log.warning("%s/abort_request was not answered", url)
 
+    async def ask_at(self, url: str, path: str, body: dict[str, Any]) -> Any:
+        """The answer of the engine at `url` to what a router does not pass on. RequestFailed if there is none."""
+        try:
+            status, answer = await self._connection.post(url + path, body, {})
+        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
+            raise RequestFailed(f"{url}{path}: {type(error).__name__} {error}".strip()) from error
+        if status != 200:
+            raise RequestFailed(f"{url}{path}: HTTP {status}: {str(answer)[:300]}")
+        return answer
+
     async def close(self) -> None:
         """Close the connections; requests under way fail."""
         await self._connection.close()
