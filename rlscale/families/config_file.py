@@ -10,6 +10,7 @@ from typing import Any
 
 from rlscale.families import FAMILIES
 from rlscale.families.family import Family, FolderError, Head, Key, Kind
+from rlscale.families.rotary import complete_scaling
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
@@ -65,6 +66,7 @@ def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     whole: dict[str, Any] = {**defaults, **given}
     if config.get("num_key_value_heads", 0) is None:
         whole["num_key_value_heads"] = whole["num_attention_heads"]
+    whole.setdefault("num_key_value_heads", whole["num_attention_heads"])
     if "head_dim" not in whole:
         whole["head_dim"] = family.own_head_dim or whole["hidden_size"] // whole["num_attention_heads"]
     if family.experts:
@@ -74,7 +76,10 @@ def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     whole.pop("rope_scaling", None)
     whole["rope_theta"] = rope.pop("rope_theta", whole["rope_theta"])
     legacy = rope.pop("type", None)
-    whole["rope_parameters"] = {"rope_type": legacy or "default", **rope, "rope_theta": whole["rope_theta"]}
+    rope = {"rope_type": legacy or "default", **rope, "rope_theta": whole["rope_theta"]}
+    complete_scaling(rope, whole)
+    share = rope.get("partial_rotary_factor") or whole.get("partial_rotary_factor") or family.rotary_share
+    whole["rope_parameters"] = {**rope, "partial_rotary_factor": share}
     return whole
 
 
@@ -98,8 +103,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], head: Head =
 def _rotary(whole: Mapping[str, Any]) -> dict[str, Any]:
     """What a completed config says of rotary positions besides their base: the scaling, and the share of a head."""
     rope = {key: value for key, value in whole["rope_parameters"].items() if key != "rope_theta"}
-    share = rope.pop("partial_rotary_factor", 1)
-    share = whole.get("partial_rotary_factor", share)
+    share = rope.pop("partial_rotary_factor")
     if rope["rope_type"] == "default":
         rope = {"rope_type": "default"}
     return rope if share == 1 else {**rope, "partial_rotary_factor": share}
@@ -177,6 +181,9 @@ def _is(value: Any, kind: Kind) -> bool:
 def _of_rope(name: str, rope: Mapping[str, Any]) -> Iterator[str]:
     if "rope_theta" in rope and not _is(rope["rope_theta"], Kind.positive):
         yield f"{name}.rope_theta={_shown(rope['rope_theta'])}: must be {Kind.positive.value}"
+    share = rope.get("partial_rotary_factor")
+    if share is not None and not _is(share, Kind.positive):
+        yield f"{name}.partial_rotary_factor={_shown(share)}: must be {Kind.positive.value}"
     for key in ("rope_type", "type"):
         if not isinstance(rope.get(key, ""), str):
             yield f"{name}.{key}={_shown(rope[key])}: must be {Kind.text.value}"

@@ -65,7 +65,7 @@ class Form(Enum):
     qkv = "qkv"
     """Query, key and value projections, interleaved by key-value head."""
     gate_up = "gate_up"
-    """Gate and up projections, one above the other."""
+    """Gate and up projections, one above the other, in two tensors or one."""
 
 
 LAYER, HF = "decoder.layers.{layer}.", "model.layers.{layer}."
@@ -95,6 +95,8 @@ class Rule:
     """Dimension that tensor parallelism splits; None where every rank holds all of it."""
     optional: bool = False
     """Whether a folder may lack the tensors; the parameter then stays as it was made."""
+    when: str | None = None
+    """Key of the config that must be true for a model to have the parameter."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,14 @@ class Family:
     What is not here is left to that, whose import computes for 3 s."""
     own_head_dim: int | None = None
     """Size of a head where the config does not give it; None for hidden size over heads."""
+    rotary_share: float = 1.0
+    """Share of a head that rotary positions turn where the config does not give it."""
+    norms_behind: bool = False
+    """Whether attention and MLP have norms behind them, too, before what they compute is added."""
+
+    def rules_of(self, config: Mapping[str, Any]) -> tuple[Rule, ...]:
+        """The parameters that a model with this completed config has, the head left out."""
+        return tuple(rule for rule in self.rules if rule.when is None or config[rule.when])
 
     def transformer_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """What Megatron's TransformerConfig is told of a completed config of this family."""
@@ -145,6 +155,7 @@ def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
         "vocabulary": int(config["vocab_size"]),
         "hidden": int(config["hidden_size"]),
         "inner": int(config["intermediate_size"]),
+        "gate_and_up": 2 * int(config["intermediate_size"]),
         "head": head,
         "query": int(config["num_attention_heads"]) * head,
         "key": int(config["num_key_value_heads"]) * head,

@@ -9,12 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rlscale.families.rotary import Rotary
+
 Config = Mapping[str, Any]
 
 
 def llama_like(config: Config) -> dict[str, Any]:
-    """A decoder with grouped-query attention, RMSNorm and a gated MLP without biases, from a completed config."""
+    """A decoder with grouped-query attention, RMSNorm and a gated MLP without biases, from a completed config.
+
+    What YaRN multiplies queries and keys with is in the softmax's scale: their product has it twice.
+    """
+    rotary = Rotary.of(config)
+    options = {} if rotary.magnitude == 1 else {"softmax_scale": rotary.magnitude**2 / config["head_dim"] ** 0.5}
     return {
+        **options,
         "num_layers": config["num_hidden_layers"],
         "hidden_size": config["hidden_size"],
         "ffn_hidden_size": config["intermediate_size"],
@@ -42,6 +50,16 @@ def normed_heads(_: Config) -> dict[str, Any]:
 def qkv_bias(_: Config) -> dict[str, Any]:
     """Biases of the query, key and value projections."""
     return {"add_qkv_bias": True}
+
+
+def optional_qkv_bias(config: Config) -> dict[str, Any]:
+    """Biases of the query, key and value projections where the config says so."""
+    return {"add_qkv_bias": bool(config["attention_bias"])}
+
+
+def interleaved_rotary(_: Config) -> dict[str, Any]:
+    """Rotary positions turn pairs of neighbours instead of halves."""
+    return {"rotary_interleaved": True}
 
 
 def softmax_experts(config: Config) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rlscale.families.rotary import Rotary
+
 GIVE_FLOATS = "give a folder with weights in float32, bfloat16 or float16"
 """What to do about weights that are quantised."""
 
@@ -23,12 +25,9 @@ def full_precision(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} says that its weights are quantised{_method(config[key])}; {GIVE_FLOATS}"
 
 
-def plain_rotary(config: Mapping[str, Any]) -> Iterator[str]:
-    """Rotary positions of whole heads, without scaling."""
-    scaling = {key: value for key, value in config["rope_parameters"].items() if key != "rope_theta"}
-    if scaling["rope_type"] != "default":
-        yield f"rope scaling {scaling} is not supported for {config['model_type']}; only plain rotary positions"
-    elif config.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1)) != 1:
+def rotary_of_whole_heads(config: Mapping[str, Any]) -> Iterator[str]:
+    """Rotary positions turn all of a head."""
+    if Rotary.of(config).share != 1:
         yield f"partial_rotary_factor is not supported for {config['model_type']}; only rotary positions of whole heads"
 
 
@@ -45,6 +44,19 @@ def no_attention_bias(config: Mapping[str, Any]) -> Iterator[str]:
     """Projections of attention without biases."""
     if config.get("attention_bias"):
         yield f"attention_bias=true is not supported for {config['model_type']}"
+
+
+def no_mlp_bias(config: Mapping[str, Any]) -> Iterator[str]:
+    """Projections of the MLP without biases."""
+    if config.get("mlp_bias"):
+        yield f"mlp_bias=true is not supported for {config['model_type']}"
+
+
+def heads_divide_hidden(config: Mapping[str, Any]) -> Iterator[str]:
+    """Heads divide the hidden size, also where their own size is given."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    if hidden % heads:
+        yield f"hidden_size={hidden} is not a multiple of num_attention_heads={heads}, which transformers asks for"
 
 
 def silu_activation(config: Mapping[str, Any]) -> Iterator[str]:

@@ -33,7 +33,7 @@ def expected_tensors(
     """Name -> shape, and whether it may be missing, of each tensor of a model; the first `most` of them."""
     sizes = dimensions(config)
     expected: dict[str, tuple[tuple[int, ...], bool]] = {}
-    for rule in (*FAMILIES[config["model_type"]].rules, *head_rules(config, head)):
+    for rule in (*FAMILIES[config["model_type"]].rules_of(config), *head_rules(config, head)):
         for tensor in rule.hf:
             shape = tuple(sizes[size] for size in tensor.shape)
             for name in _names(tensor.name, config["num_hidden_layers"], sizes["experts"]):
@@ -56,7 +56,7 @@ def _names(pattern: str, layers: int, experts: int) -> Iterator[str]:
 
 def parameter_count(config: Mapping[str, Any]) -> int:
     """Parameters of a policy with this completed config; a tied embedding counts once."""
-    rules = (*FAMILIES[config["model_type"]].rules, *head_rules(config, Head.language))
+    rules = (*FAMILIES[config["model_type"]].rules_of(config), *head_rules(config, Head.language))
     return _parameters(
         config, {tensor.name: tensor for rule in rules for tensor in rule.hf}, dimensions(config)["experts"]
     )
@@ -64,7 +64,7 @@ def parameter_count(config: Mapping[str, Any]) -> int:
 
 def visited_parameters(config: Mapping[str, Any]) -> int:
     """Parameters that every token is multiplied with: matrices, the output projection, the experts it is sent to."""
-    inside = {tensor.name: tensor for rule in FAMILIES[config["model_type"]].rules for tensor in rule.hf}
+    inside = {tensor.name: tensor for rule in FAMILIES[config["model_type"]].rules_of(config) for tensor in rule.hf}
     matrices = {name: tensor for name, tensor in inside.items() if "{layer}" in name and len(tensor.shape) > 1}
     output = HFTensor(LANGUAGE_HEAD, _VOCABULARY)
     return _parameters(config, {**matrices, output.name: output}, int(config.get("num_experts_per_tok") or 0))

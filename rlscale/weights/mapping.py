@@ -31,7 +31,7 @@ class WeightMap:
     def __init__(self, hf_config: Mapping[str, Any], head: Head = Head.language) -> None:
         """KeyError for a family without a table. A value head is never tied to the embedding."""
         self.config, self.head = hf_config, head
-        rules = FAMILIES[str(hf_config["model_type"])].rules
+        rules = FAMILIES[str(hf_config["model_type"])].rules_of(hf_config)
         self.tied = head is Head.language and bool(hf_config.get("tie_word_embeddings", False))
         self._rules = {rule.megatron: rule for rule in (*rules, *head_rules(hf_config, head))}
         self.vocabulary = int(hf_config["vocab_size"])
@@ -52,7 +52,7 @@ class WeightMap:
 
     def to_hf(self, name: str, full: Tensor) -> list[tuple[str, Tensor]]:
         """A full Megatron tensor as named Hugging Face tensors (views where possible)."""
-        return list(zip(self.hf_names(name), self._take_apart(self.rule(name).form, full), strict=True))
+        return list(zip(self.hf_names(name), self._take_apart(self.rule(name), full), strict=True))
 
     def from_hf(self, name: str, tensors: Sequence[Tensor], padded_vocabulary: int | None = None) -> Tensor:
         """The full Megatron tensor that Hugging Face tensors (in the order of `hf_names`) form."""
@@ -89,15 +89,15 @@ class WeightMap:
             return torch.cat([torch.cat(half) for half in halves])
         return torch.cat(list(shards), dim=rule.split)
 
-    def _take_apart(self, form: Form, full: Tensor) -> list[Tensor]:
-        if form is Form.qkv:
+    def _take_apart(self, rule: Rule, full: Tensor) -> list[Tensor]:
+        if rule.form is Form.qkv:
             size = self._head_size
             grouped = full.view(self._groups, -1, *full.shape[1:])
             parts = grouped.split([grouped.shape[1] - 2 * size, size, size], dim=1)
             return [part.flatten(0, 1) for part in parts]
-        if form is Form.gate_up:
-            return list(full.chunk(2))
-        return [full[: self.vocabulary] if form is Form.vocabulary else full]
+        if rule.form is Form.gate_up:
+            return list(full.chunk(len(rule.hf)))
+        return [full[: self.vocabulary] if rule.form is Form.vocabulary else full]
 
     @staticmethod
     def _template(name: str) -> tuple[str, dict[str, str]]:

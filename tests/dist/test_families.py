@@ -78,6 +78,14 @@ def test_logprobs_of_packed_rows_are_those_of_transformers(family: str, trained:
     )
 
 
+def test_linear_scaling_is_that_of_transformers(pool: RankPool, tmp_path: Path) -> None:
+    scaling = {"rope_theta": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+    spec = make_spec(make_of_family(tmp_path / "linear", "qwen3", **scaling))
+    batch = make_batch(spec.algo)
+    (column,) = pool.run(scenarios.logprobs, spec, divide(batch, 1), world_size=1)
+    np.testing.assert_allclose(column, hf_logprobs(tmp_path / "linear", batch, spec.temperature), atol=1e-5)
+
+
 @pytest.mark.parametrize(("family", "layout"), [(f, name) for f in NEW for name in LAYOUTS[FAMILIES[f].experts]])
 def test_every_layout_gives_the_logprobs_losses_gradients_and_weights_of_one_rank(
     family: str, layout: str, trained: Any

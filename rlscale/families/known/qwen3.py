@@ -9,9 +9,10 @@ from rlscale.families.restrictions import (
     full_attention,
     full_precision,
     no_attention_bias,
-    plain_rotary,
+    rotary_of_whole_heads,
     silu_activation,
 )
+from rlscale.families.rotary import known_scaling
 
 COMMON = {**KEYS, **WINDOWS, "attention_bias": Key(Kind.flag, False, defines=True)}
 """The keys that Qwen3 and its mixture of experts share."""
@@ -19,7 +20,14 @@ COMMON = {**KEYS, **WINDOWS, "attention_bias": Key(Kind.flag, False, defines=Tru
 RULES = (*OUTSIDE, *ATTENTION, *HEAD_NORMS)
 """The parameters that Qwen3 and its mixture of experts share."""
 
-RESTRICTIONS = (full_precision, plain_rotary, full_attention, no_attention_bias, silu_activation)
+RESTRICTIONS = (
+    full_precision,
+    known_scaling,
+    rotary_of_whole_heads,
+    full_attention,
+    no_attention_bias,
+    silu_activation,
+)
 """What neither Qwen3 nor its mixture of experts may say."""
 
 MEGATRON = (llama_like, normed_heads)

@@ -26,6 +26,13 @@ PUBLISHED = Path(__file__).parents[2] / "fixtures" / "hf"
         ("qwen2_5_14b", 14_770_033_664),
         ("qwen2_5_32b", 32_763_876_352),
         ("qwen2_5_72b", 72_706_203_648),
+        ("llama3_1b", 1_235_814_400),
+        ("llama3_3b", 3_212_749_824),
+        ("llama3_8b", 8_030_261_248),
+        ("llama3_70b", 70_553_706_496),
+        ("llama3_405b", 405_853_388_800),
+        ("glm4_9b", 9_400_279_040),
+        ("glm4_32b", 32_566_081_536),
     ],
 )
 def test_parameters_are_those_of_the_published_model(name: str, parameters: int) -> None:

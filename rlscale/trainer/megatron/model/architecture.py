@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.trainer_config import Recompute
-from rlscale.families import FAMILIES, FolderError
+from rlscale.families import FAMILIES, Family, FolderError
 from rlscale.families.config_file import CONFIG, complete, differences, problems, read_config
+from rlscale.families.rotary import Rotary
 from rlscale.families.tensors import experts_of
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.model.layer_spec import uses_transformer_engine
@@ -44,9 +45,9 @@ class Architecture:
         return Architecture(hf)
 
     @property
-    def family(self) -> str:
-        """Hugging Face's model_type."""
-        return str(self.hf["model_type"])
+    def family(self) -> Family:
+        """What is known of its family."""
+        return FAMILIES[str(self.hf["model_type"])]
 
     @property
     def vocabulary(self) -> int:
@@ -64,9 +65,9 @@ class Architecture:
         return experts_of(self.hf)
 
     @property
-    def rope_theta(self) -> float:
-        """Base of the rotary positions."""
-        return float(self.hf["rope_theta"])
+    def rotary(self) -> Rotary:
+        """Its rotary positions."""
+        return Rotary.of(self.hf)
 
     def same_as(self, other: Architecture) -> bool:
         """Whether both make the same Megatron model, so that one's weights fit into the other."""
@@ -83,7 +84,7 @@ def transformer_config(architecture: Architecture, spec: TrainerSpec, platform: 
         **_of_family(architecture),
         **_layout(spec),
         **_recompute(spec),
-        **_numbers(spec, platform),
+        **_numbers(spec, platform, architecture.family),
         **spec.trainer.megatron,
     }
     try:
@@ -94,7 +95,7 @@ def transformer_config(architecture: Architecture, spec: TrainerSpec, platform: 
 
 def _of_family(architecture: Architecture) -> dict[str, Any]:
     """What the family says of the model, with the function that it names."""
-    options = FAMILIES[architecture.family].transformer_options(architecture.hf)
+    options = architecture.family.transformer_options(architecture.hf)
     return {**options, "activation_func": getattr(F, options["activation_func"])}
 
 
@@ -125,7 +126,7 @@ def _recompute(spec: TrainerSpec) -> dict[str, Any]:
     return {}
 
 
-def _numbers(spec: TrainerSpec, platform: Platform) -> dict[str, Any]:
+def _numbers(spec: TrainerSpec, platform: Platform, family: Family) -> dict[str, Any]:
     """Types, and fused kernels: on the CPU there are none, on CUDA each can be switched on by its name.
 
     Rotary positions are fused with Transformer Engine: unfused, Megatron reads the segments' lengths back from the GPU
@@ -144,5 +145,5 @@ def _numbers(spec: TrainerSpec, platform: Platform) -> dict[str, Any]:
         "masked_softmax_fusion": False,
         "bias_activation_fusion": False,
         "bias_dropout_fusion": False,
-        "apply_rope_fusion": uses_transformer_engine(platform, dtype),
+        "apply_rope_fusion": uses_transformer_engine(platform, dtype, family),
     }

@@ -55,13 +55,15 @@ class PackedSelfAttention(SelfAttention):
         if packed_seq_params is None or rotary_pos_emb is None:
             raise ValueError("this attention takes packed sequences with rotary positions only")
         query, key, value = (x.squeeze(1) for x in self.get_query_key_value_tensors(hidden_states))
+        neighbours = self.config.rotary_interleaved
         rotary = packed_seq_params.rotary.get(id(self.config))
         if rotary is None:
-            half = rotary_pos_emb.shape[-1] // 2  # Megatron repeats the angles for the second half
-            angles = rotary_pos_emb[:, 0, :, :half][packed_seq_params.positions]
+            # Megatron has every angle twice: one half after the other, or neighbours.
+            once = slice(0, None, 2) if neighbours else slice(rotary_pos_emb.shape[-1] // 2)
+            angles = rotary_pos_emb[:, 0, :, once][packed_seq_params.positions]
             rotary = angles.cos().to(query.dtype), angles.sin().to(query.dtype)
             packed_seq_params.rotary[id(self.config)] = rotary
-        query, key = rotate(query, *rotary), rotate(key, *rotary)
+        query, key = (rotate(x, *rotary, neighbours=neighbours) for x in (query, key))
         if self.checkpoint_core_attention and self.training:
 
             def again(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

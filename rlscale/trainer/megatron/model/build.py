@@ -22,6 +22,7 @@ from rlscale.trainer.megatron.model.freezing import freeze
 from rlscale.trainer.megatron.model.layer_spec import block_spec, uses_transformer_engine
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.megatron.model.output_layer import OutputLayer
+from rlscale.trainer.megatron.model.rotary import frequencies
 from rlscale.trainer.megatron.model.value_head import ValueHead
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.weights.mapping import WeightMap
@@ -67,7 +68,8 @@ def build_model(
         architecture.vocabulary,
         padded,
         attends_in_batches=not (
-            uses_transformer_engine(platform, config.params_dtype) or takes_packed(config, platform.device)
+            uses_transformer_engine(platform, config.params_dtype, architecture.family)
+            or takes_packed(config, platform.device)
         ),
     )
 
@@ -77,7 +79,9 @@ def _check(architecture: Architecture, spec: TrainerSpec) -> None:
     if architecture.experts and parallel.tensor > 1 and not parallel.sequence:
         raise UserError("a mixture of experts with parallel.tensor > 1 needs parallel.sequence=true")
     if not architecture.experts and parallel.expert > 1:
-        raise UserError(f"parallel.expert={parallel.expert}, but {architecture.family} has no experts; use 1")
+        raise UserError(
+            f"parallel.expert={parallel.expert}, but {architecture.family.model_type} has no experts; use 1"
+        )
 
 
 def _stages(config: TransformerConfig) -> list[int | None]:
@@ -95,16 +99,18 @@ def _chunk(
 ) -> GPTModel:
     chunk = GPTModel(
         config=config,
-        transformer_layer_spec=block_spec(config, platform, stage),
+        transformer_layer_spec=block_spec(config, platform, architecture.family, stage),
         vocab_size=padded_vocabulary,
         max_sequence_length=int(architecture.hf.get("max_position_embeddings", 4096)),
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
         share_embeddings_and_output_weights=tied,
         position_embedding_type="rope",
-        rotary_base=architecture.rope_theta,
+        rotary_percent=architecture.rotary.share,
         vp_stage=stage,
     )
+    # Megatron's own know one scaling of the four, with fixed numbers.
+    chunk.rotary_pos_emb.inv_freq = frequencies(architecture.rotary, config.kv_channels)
     follow_microbatches(chunk)
     return chunk.to(platform.device)
 

@@ -49,24 +49,29 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _Rotate(torch.autograd.Function):
-    """Rotation of the pairs (first half, second half) by an angle; the gradient is rotated back."""
+    """Rotation of pairs by an angle; the gradient is rotated back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, neighbours: bool) -> Tensor:
         ctx.save_for_backward(cosine, sine)
-        return _turn(x, cosine, sine, 1)
+        ctx.neighbours = neighbours
+        return _turn(x, cosine, sine, 1, neighbours)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         cosine, sine = ctx.saved_tensors
-        return _turn(gradient, cosine, sine, -1), None, None
+        return _turn(gradient, cosine, sine, -1, ctx.neighbours), None, None, None
 
 
-def _turn(x: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
-    halves = x.unflatten(-1, (2, -1))
-    turned = halves * cosine.unsqueeze(-2)
-    turned[..., 0, :].addcmul_(halves[..., 1, :], sine, value=-sign)
-    turned[..., 1, :].addcmul_(halves[..., 0, :], sine, value=sign)
+def _turn(x: Tensor, cosine: Tensor, sine: Tensor, sign: int, neighbours: bool) -> Tensor:
+    size = 2 * cosine.shape[-1]
+    if size < x.shape[-1]:
+        return torch.cat([_turn(x[..., :size], cosine, sine, sign, neighbours), x[..., size:]], dim=-1)
+    axis, shape = (-1, (-1, 2)) if neighbours else (-2, (2, -1))
+    pairs = x.unflatten(-1, shape)
+    turned = pairs * cosine.unsqueeze(axis)
+    turned.select(axis, 0).addcmul_(pairs.select(axis, 1), sine, value=-sign)
+    turned.select(axis, 1).addcmul_(pairs.select(axis, 0), sine, value=sign)
     return turned.flatten(-2)
 
 
@@ -111,9 +116,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return normed
 
 
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary positions, halves rotated (as in GPT-NeoX): [tokens, heads, d], angles [tokens, 1, d / 2]."""
-    rotated: Tensor = _Rotate.apply(x, cosine, sine)
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor, neighbours: bool = False) -> Tensor:
+    """Rotary positions of the first r numbers of each head: [tokens, heads, d], angles [tokens, 1, r / 2].
+
+    A pair is a number of the first half with one of the second (as in GPT-NeoX), or two `neighbours` (as in GPT-J).
+    """
+    rotated: Tensor = _Rotate.apply(x, cosine, sine, neighbours)
     return rotated
 
 

@@ -19,6 +19,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
+from rlscale.families import Family
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.model.attention import PackedAttention, PackedSelfAttention
 from rlscale.trainer.megatron.model.expert_router import RoutedLayer, Router
@@ -27,23 +28,26 @@ from rlscale.trainer.megatron.model.layers import (
     Experts,
     GatedMLP,
     NormColumnParallelLinear,
+    NormedRowParallelLinear,
     RMSNorm,
     RowGroupedLinear,
 )
 
 
-def uses_transformer_engine(platform: Platform, dtype: torch.dtype) -> bool:
+def uses_transformer_engine(platform: Platform, dtype: torch.dtype, family: Family) -> bool:
     """Whether Transformer Engine's layers are used for a model of that type; checkpoints do not depend on it.
 
-    Only in 16 bits: in float32 none of its attentions takes packed sequences.
+    Only in 16 bits: in float32 none of its attentions takes packed sequences. Its linears have no norm behind them.
     """
+    if family.norms_behind:
+        return False
     installed = importlib.util.find_spec("transformer_engine") is not None
     return platform.is_cuda and dtype is not torch.float32 and installed
 
 
-def block_spec(config: TransformerConfig, platform: Platform, vp_stage: int | None) -> Any:
+def block_spec(config: TransformerConfig, platform: Platform, family: Family, vp_stage: int | None) -> Any:
     """The layers of this rank's model chunk."""
-    if uses_transformer_engine(platform, config.params_dtype):
+    if uses_transformer_engine(platform, config.params_dtype, family):
         spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
         for layer in spec.layer_specs:
             if layer.submodules.mlp.module is MoELayer:
@@ -52,15 +56,16 @@ def block_spec(config: TransformerConfig, platform: Platform, vp_stage: int | No
                 layer.submodules.mlp.submodules.experts.module = Experts
         return spec
     layers = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[_layer(config)] * layers, layer_norm=RMSNorm)
+    return TransformerBlockSubmodules(layer_specs=[_layer(config, family)] * layers, layer_norm=RMSNorm)
 
 
-def _layer(config: TransformerConfig) -> ModuleSpec:
+def _layer(config: TransformerConfig, family: Family) -> ModuleSpec:
     norm = RMSNorm if config.qk_layernorm else IdentityOp
+    row = NormedRowParallelLinear if family.norms_behind else RowParallelLinear
     attention = SelfAttentionSubmodules(
         linear_qkv=NormColumnParallelLinear,
         core_attention=PackedAttention,
-        linear_proj=RowParallelLinear,
+        linear_proj=row,
         q_layernorm=norm,
         k_layernorm=norm,
     )
@@ -73,16 +78,14 @@ def _layer(config: TransformerConfig) -> ModuleSpec:
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm if experts else IdentityOp,
-            mlp=_experts() if experts else _dense(),
+            mlp=_experts() if experts else _dense(row),
             mlp_bda=get_bias_dropout_add,
         ),
     )
 
 
-def _dense() -> ModuleSpec:
-    return ModuleSpec(
-        module=GatedMLP, submodules=MLPSubmodules(linear_fc1=NormColumnParallelLinear, linear_fc2=RowParallelLinear)
-    )
+def _dense(row: type[RowParallelLinear]) -> ModuleSpec:
+    return ModuleSpec(module=GatedMLP, submodules=MLPSubmodules(linear_fc1=NormColumnParallelLinear, linear_fc2=row))
 
 
 def _experts() -> ModuleSpec:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.moe.experts import TEGroupedMLP
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
@@ -46,6 +46,19 @@ class NormColumnParallelLinear(ColumnParallelLinear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """[tokens, 1, input] -> ([tokens, 1, output / ranks], bias or None)."""
         return super().forward(rms_norm(x, self.layer_norm_weight, self.eps), *args, **kwargs)
+
+
+class NormedRowParallelLinear(RowParallelLinear):
+    """A row-parallel linear, then a norm, whose weight is the linear's `post_layernorm.weight`."""
+
+    def __init__(self, input_size: int, output_size: int, *, config: Any, **options: Any) -> None:
+        super().__init__(input_size, output_size, config=config, **options)
+        self.post_layernorm = RMSNorm(config, output_size, config.layernorm_epsilon)
+
+    def forward(self, x: Tensor) -> Any:
+        """[tokens, 1, input / ranks] -> ([tokens (of this rank), 1, output], bias or None)."""
+        output, bias = super().forward(x)
+        return self.post_layernorm(output), bias
 
 
 class GatedMLP(MLP):

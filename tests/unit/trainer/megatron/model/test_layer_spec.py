@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rlscale.config.schema.model_config import DType
+from rlscale.families import FAMILIES
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.model import architecture
 from rlscale.trainer.megatron.model.attention import takes_packed
@@ -20,21 +21,22 @@ CPU, CUDA = Platform(torch.device("cpu"), "gloo"), Platform(torch.device("cuda",
 
 
 @pytest.mark.parametrize(
-    ("platform", "dtype", "used"),
+    ("platform", "dtype", "family", "used"),
     [
-        (CUDA, DType.bfloat16, True),
-        (CUDA, DType.float32, False),  # none of its attentions takes packed sequences in float32
-        (CPU, DType.bfloat16, False),
+        (CUDA, DType.bfloat16, "qwen3", True),
+        (CUDA, DType.float32, "qwen3", False),  # none of its attentions takes packed sequences in float32
+        (CPU, DType.bfloat16, "qwen3", False),
+        (CUDA, DType.bfloat16, "glm4", False),  # its linears have no norms behind them
     ],
 )
 def test_transformer_engine_is_for_bfloat16_on_a_gpu_and_fuses_rotary_positions_there(
-    platform: Platform, dtype: DType, used: bool, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, dtype: DType, family: str, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec: Any = SimpleNamespace(model=SimpleNamespace(dtype=dtype), trainer=SimpleNamespace(deterministic=True))
 
     def choice() -> tuple[bool, bool]:
-        fused = architecture._numbers(spec, platform)["apply_rope_fusion"]
-        return uses_transformer_engine(platform, getattr(torch, dtype.value)), fused
+        fused = architecture._numbers(spec, platform, FAMILIES[family])["apply_rope_fusion"]
+        return uses_transformer_engine(platform, getattr(torch, dtype.value), FAMILIES[family]), fused
 
     assert choice() == (False, False)
     package = ModuleType("transformer_engine")

@@ -1,0 +1,73 @@
+"""An engine of each family: transformers' log-probs before and after an update with tensors as a folder names them."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from shared_server import SharedServer
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
+from rlscale.data.model_folder import ensure_model_folder
+from rlscale.families import FAMILIES
+from rlscale.serve.server import ServerSpec
+from rlscale.serve.supervisor import Supervisor
+from tests.e2e.serve.test_engine import difference, generate
+from tests.unit.families.folders import TINY
+
+SERVED = {
+    **{family: TINY[family] for family in sorted(FAMILIES.keys() - {"qwen3", "qwen3_moe"})},
+    "linear": {**TINY["qwen3"], "rope_theta": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+}
+"""Configs of the families that other tests serve no engine of, and of a scaling that no tiny config of theirs has."""
+
+LONG = [(7 * number) % 19 for number in range(150)]
+
+
+@pytest.fixture(params=list(SERVED))
+def engine(request: pytest.FixtureRequest, fork_server: str, tmp_path: Path) -> Iterator[SharedServer]:
+    """An engine of a family's tiny model, made as `model.create` makes one."""
+    given = {key: value for key, value in SERVED[request.param].items() if key not in ("architectures", "vocab_size")}
+    create = CreateModelConfig(architecture={**given, "initializer_range": 0.2}, characters="0123456789+-*=? ", seed=0)
+    folder = ensure_model_folder(ModelConfig(name=request.param, create=create), tmp_path)
+    supervisor = Supervisor(tmp_path / "logs", tmp_path / "scratch", "key", fork_server=fork_server)
+    try:
+        options = {"max_total_tokens": 2048, "max_running_requests": 4}
+        url = supervisor.start_engine(ServerSpec(request.param, str(folder), Device.cpu, options=options))
+        log = tmp_path / "logs" / f"{request.param}.log"
+        yield SharedServer(url, "key", tmp_path, folder, log)
+    finally:
+        supervisor.stop()
+
+
+def sharpened(folder: Path, target: Path) -> PreTrainedModel:
+    """The folder's model with other weights, whose log-probs differ widely; saved to `target`."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.empty_like(parameter).normal_(0.0, 0.3, generator=generator)
+            parameter.add_(noise) if parameter.dim() > 1 else parameter.add_(noise / 3)
+    model.save_pretrained(target)
+    return model
+
+
+def test_logprobs_are_those_of_transformers_also_after_an_update(engine: SharedServer, tmp_path: Path) -> None:
+    first = AutoModelForCausalLM.from_pretrained(engine.model_folder, dtype=torch.float32).eval()
+    second = sharpened(engine.model_folder, tmp_path / "second")
+    answer = generate(engine, 3, tokens=48)
+    assert difference(first, answer) < 1e-4
+    assert difference(second, answer) > 0.1
+    receiver, named = engine.receiver(), list(load_file(tmp_path / "second" / "model.safetensors").items())
+    half = len(named) // 2
+    for part, last in ((named[:half], False), (named[half:], True)):
+        receiver.receive_tensors([base64.b64encode(pickle.dumps(part)).decode()], None, 1, last)
+    assert difference(second, generate(engine, 3, tokens=48)) < 1e-4
+    assert difference(second, generate(engine, 4, tokens=16, prompt=LONG), LONG) < 1e-4
