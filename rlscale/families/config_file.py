@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.families import FAMILIES
-from rlscale.families.family import Family, FolderError, Head, Key, Kind
+from rlscale.families.family import EXPERT_COUNTS, Family, FolderError, Head, Key, Kind
 from rlscale.families.rotary import complete_scaling
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -70,7 +70,8 @@ def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     if "head_dim" not in whole:
         whole["head_dim"] = family.own_head_dim or whole["hidden_size"] // whole["num_attention_heads"]
     if family.experts:
-        whole["num_experts"] = whole.pop("num_local_experts", None) or whole["num_experts"]
+        whole["num_experts"] = next(whole[name] for name in EXPERT_COUNTS if name in whole)
+        whole.pop("num_local_experts", None)
     # As transformers 5: rope_scaling, where there is one, replaces rope_parameters; in either, its own base wins.
     rope = dict(given.get("rope_scaling") or given.get("rope_parameters") or {})
     whole.pop("rope_scaling", None)

@@ -68,6 +68,20 @@ class Form(Enum):
     """Gate and up projections, one above the other, in two tensors or one."""
 
 
+EXPERT_COUNTS = ("num_local_experts", "n_routed_experts", "num_experts")
+"""Keys under which configs count the experts of a layer; a completed config has the last one."""
+
+
+class Layers(Enum):
+    """Which layers have a parameter."""
+
+    every = "every"
+    dense = "dense"
+    """Those without experts, which come first."""
+    sparse = "sparse"
+    """Those with experts."""
+
+
 LAYER, HF = "decoder.layers.{layer}.", "model.layers.{layer}."
 """What names of a layer's parameters begin with, in Megatron and in Hugging Face's files."""
 
@@ -97,6 +111,23 @@ class Rule:
     """Whether a folder may lack the tensors; the parameter then stays as it was made."""
     when: str | None = None
     """Key of the config that must be true for a model to have the parameter."""
+    layers: Layers = Layers.every
+    """Which layers have it, where its name has a `{layer}`."""
+    frozen: bool = False
+    """Whether nothing trains it: a buffer in Megatron and transformers, float32 whatever the model's type."""
+
+    def numbers(self, config: Mapping[str, Any]) -> range:
+        """The layers that have it, from 0, by a completed config; range(1) for what is outside the layers."""
+        if "{layer}" not in self.megatron:
+            return range(1)
+        layers, dense = config["num_hidden_layers"], dense_layers(config)
+        match self.layers:
+            case Layers.dense:
+                return range(dense)
+            case Layers.sparse:
+                return range(dense, layers)
+            case Layers.every:
+                return range(layers)
 
 
 @dataclass(frozen=True)
@@ -111,8 +142,8 @@ class Family:
     """Its parameters, the head left out."""
     language_class: str
     """The class of transformers and SGLang that reads a policy."""
-    value_class: str
-    """The class of transformers that reads a critic."""
+    value_class: str | None
+    """The class of transformers that reads a critic; None where it has none, and then there are no critics."""
     sglang_module: str
     """The module under sglang/srt/models that serves it."""
     restrictions: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]
@@ -148,6 +179,11 @@ class Family:
             yield from restriction(config)
 
 
+def dense_layers(config: Mapping[str, Any]) -> int:
+    """Layers without experts that come before those with them, in a mixture of experts."""
+    return min(int(config.get("first_k_dense_replace") or 0), int(config["num_hidden_layers"]))
+
+
 def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
     """The sizes that shapes are made of, from a completed config of a known family."""
     head = int(config["head_dim"])
@@ -161,5 +197,6 @@ def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
         "key": int(config["num_key_value_heads"]) * head,
         "experts": int(config.get("num_experts") or 0),
         "expert_inner": int(config.get("moe_intermediate_size") or 0),
+        "shared_inner": int(config.get("n_shared_experts") or 0) * int(config.get("moe_intermediate_size") or 0),
         "one": 1,
     }

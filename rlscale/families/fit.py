@@ -2,7 +2,7 @@
 
 Some tensors have no place in the model and are left out on purpose: rotary frequencies that older versions of
 transformers saved (`rotary_emb.inv_freq`, computed from `rope_theta`), and `lm_head.weight` where a tied model's equals
-the embedding, or of a critic, whose head is its own.
+the embedding, or of a critic, whose head is its own. Layers that predict further tokens stay as they are in the folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from rlscale.families.family import FolderError, Head
 from rlscale.families.restrictions import GIVE_FLOATS
-from rlscale.families.tensors import EMBEDDING, LANGUAGE_HEAD, expected_tensors
+from rlscale.families.tensors import EMBEDDING, LANGUAGE_HEAD, expected_tensors, is_kept
 from rlscale.families.weight_files import TensorEntry, same_bytes, tensors_of
 
 _READABLE = ("F32", "F16", "BF16")
@@ -68,7 +68,7 @@ def _have_a_place(
     config: Mapping[str, Any],
     head: Head,
 ) -> None:
-    extra = [name for name in found if name not in expected and not _is_rotary(name)]
+    extra = [name for name in found if name not in expected and not _is_rotary(name) and not is_kept(name, config)]
     if LANGUAGE_HEAD in extra and head is Head.value:
         extra.remove(LANGUAGE_HEAD)
     elif LANGUAGE_HEAD in extra and EMBEDDING in found:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rlscale.families.family import dense_layers
 from rlscale.families.rotary import Rotary
 
 Config = Mapping[str, Any]
@@ -47,6 +48,11 @@ def normed_heads(_: Config) -> dict[str, Any]:
     return {"qk_layernorm": True}
 
 
+def optional_head_norms(config: Config) -> dict[str, Any]:
+    """A norm over each query and key head where the config says so."""
+    return {"qk_layernorm": bool(config["use_qk_norm"])}
+
+
 def qkv_bias(_: Config) -> dict[str, Any]:
     """Biases of the query, key and value projections."""
     return {"add_qkv_bias": True}
@@ -75,4 +81,24 @@ def softmax_experts(config: Config) -> dict[str, Any]:
         "moe_router_dtype": "fp32",
         "moe_grouped_gemm": True,
         "moe_permute_fusion": False,
+    }
+
+
+def sigmoid_experts(config: Config) -> dict[str, Any]:
+    """Experts of DeepSeek's kind behind the first dense layers, with shared ones that every token visits.
+
+    A sigmoid scores them, a bias that nothing trains is added where they are chosen, groups of them are chosen first.
+    """
+    groups = config["n_group"] if config["n_group"] > 1 else None
+    dense = dense_layers(config)
+    return {
+        **softmax_experts(config),
+        "moe_layer_freq": [0] * dense + [1] * (config["num_hidden_layers"] - dense),
+        "moe_router_score_function": "sigmoid",
+        "moe_router_enable_expert_bias": True,
+        "moe_router_bias_update_rate": 0.0,  # pretraining balances by it
+        "moe_router_topk_scaling_factor": float(config["routed_scaling_factor"]),
+        "moe_router_num_groups": groups,
+        "moe_router_group_topk": config["topk_group"] if groups else None,
+        "moe_shared_expert_intermediate_size": config["n_shared_experts"] * config["moe_intermediate_size"] or None,
     }

@@ -80,6 +80,26 @@ def normalised_routing(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"num_experts_per_tok={chosen} is above the {experts} experts of a layer"
 
 
+def shared_experts(config: Mapping[str, Any]) -> Iterator[str]:
+    """Experts that every token visits, and at least one layer with experts."""
+    if not config["n_shared_experts"]:
+        yield f"n_shared_experts=0 is not supported for {config['model_type']}"
+    if config["first_k_dense_replace"] >= config["num_hidden_layers"]:
+        yield f"first_k_dense_replace={config['first_k_dense_replace']} leaves no layer with experts"
+
+
+def choosable_groups(config: Mapping[str, Any]) -> Iterator[str]:
+    """Groups of experts that are scored as Megatron scores them: by the best topk / group_topk of each."""
+    experts, groups, chosen = config["num_experts"], config["n_group"], config["topk_group"]
+    if experts % groups or chosen > groups:
+        yield f"n_group={groups} and topk_group={chosen} do not divide the {experts} experts of a layer"
+    elif groups > 1 and config["num_experts_per_tok"] != 2 * chosen:
+        yield (
+            f"num_experts_per_tok={config['num_experts_per_tok']} with topk_group={chosen} is not supported: groups "
+            "are scored by their best two experts, which Megatron does where each chosen group gives two"
+        )
+
+
 def _method(quantisation: Any) -> str:
     method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
     return f" ({method})" if method else ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any
 
 from rlscale.families import FAMILIES
-from rlscale.families.family import Form, Head, HFTensor, Rule, dimensions
+from rlscale.families.family import EXPERT_COUNTS, Form, Head, HFTensor, Layers, Rule, dimensions
 
 EMBEDDING, LANGUAGE_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -36,46 +36,51 @@ def expected_tensors(
     for rule in (*FAMILIES[config["model_type"]].rules_of(config), *head_rules(config, head)):
         for tensor in rule.hf:
             shape = tuple(sizes[size] for size in tensor.shape)
-            for name in _names(tensor.name, config["num_hidden_layers"], sizes["experts"]):
+            for name in _names(tensor.name, rule.numbers(config), sizes["experts"]):
                 expected[name] = (shape, rule.optional)
                 if most is not None and len(expected) >= most:
                     return expected
     return expected
 
 
-def _names(pattern: str, layers: int, experts: int) -> Iterator[str]:
-    if "{layer}" not in pattern:
-        yield pattern
-        return
-    for layer in range(layers):
+def _names(pattern: str, layers: range, experts: int) -> Iterator[str]:
+    for layer in layers:
         if "{expert}" in pattern:
             yield from (pattern.format(layer=layer, expert=expert) for expert in range(experts))
         else:
             yield pattern.format(layer=layer)
 
 
+def is_kept(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor of a folder is of a layer that predicts further tokens: not trained, and exported as it is."""
+    first = config["num_hidden_layers"]
+    kept = range(first, first + int(config.get("num_nextn_predict_layers") or 0))
+    return any(name.startswith(f"model.layers.{layer}.") for layer in kept)
+
+
 def parameter_count(config: Mapping[str, Any]) -> int:
     """Parameters of a policy with this completed config; a tied embedding counts once."""
     rules = (*FAMILIES[config["model_type"]].rules_of(config), *head_rules(config, Head.language))
-    return _parameters(
-        config, {tensor.name: tensor for rule in rules for tensor in rule.hf}, dimensions(config)["experts"]
-    )
+    counted: dict[tuple[str, Layers], Rule] = {}
+    for rule in rules:
+        if not rule.frozen:
+            counted[rule.hf[0].name, rule.layers] = rule
+    return _parameters(config, counted.values(), dimensions(config)["experts"])
 
 
 def visited_parameters(config: Mapping[str, Any]) -> int:
     """Parameters that every token is multiplied with: matrices, the output projection, the experts it is sent to."""
-    inside = {tensor.name: tensor for rule in FAMILIES[config["model_type"]].rules_of(config) for tensor in rule.hf}
-    matrices = {name: tensor for name, tensor in inside.items() if "{layer}" in name and len(tensor.shape) > 1}
-    output = HFTensor(LANGUAGE_HEAD, _VOCABULARY)
-    return _parameters(config, {**matrices, output.name: output}, int(config.get("num_experts_per_tok") or 0))
+    inside = FAMILIES[config["model_type"]].rules_of(config)
+    matrices = [rule for rule in inside if "{layer}" in rule.megatron and len(rule.hf[0].shape) > 1]
+    return _parameters(config, [*matrices, *_UNTIED], int(config.get("num_experts_per_tok") or 0))
 
 
-def _parameters(config: Mapping[str, Any], tensors: Mapping[str, HFTensor], experts: int) -> int:
-    """What the tensors hold over all layers, with that many experts in each."""
+def _parameters(config: Mapping[str, Any], rules: Iterable[Rule], experts: int) -> int:
+    """What the rules' tensors hold over all layers, with that many experts in each."""
     sizes, total = dimensions(config), 0
-    for name, tensor in tensors.items():
-        times = (config["num_hidden_layers"] if "{layer}" in name else 1) * (experts if "{expert}" in name else 1)
-        total += times * prod(sizes[size] for size in tensor.shape)
+    for rule in rules:
+        times = len(rule.numbers(config)) * (experts if "{expert}" in rule.megatron else 1)
+        total += times * sum(prod(sizes[size] for size in tensor.shape) for tensor in rule.hf)
     return total
 
 
@@ -87,5 +92,5 @@ def experts_of(config: Mapping[str, Any]) -> int:
     family = FAMILIES.get(str(config.get("model_type")))
     if family is not None and not family.experts:
         return 0
-    number = config.get("num_experts") or config.get("num_local_experts")
+    number = next((config[name] for name in EXPERT_COUNTS if config.get(name)), 0)
     return number if isinstance(number, int) and number > 0 else 0

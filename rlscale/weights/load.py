@@ -16,7 +16,7 @@ from rlscale.families import FolderError
 from rlscale.families.fit import check_weights
 from rlscale.families.weight_files import tensors_of
 from rlscale.weights.mapping import WeightMap
-from rlscale.weights.parameters import EXPERTS, ModelGroups, named_parameters
+from rlscale.weights.parameters import EXPERTS, ModelGroups, named_tensors
 
 
 @contextmanager
@@ -56,6 +56,10 @@ class WeightFolder:
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
+    def names(self) -> list[str]:
+        """The names of all tensors."""
+        return list(self._file_of)
+
     def read(self, name: str) -> Tensor:
         """The tensor of that name. UserError if there is none."""
         if name not in self._file_of:
@@ -81,7 +85,7 @@ def load_weights(
     with named(Path(folder)):
         check_weights(Path(folder), weights.config, weights.head)
     with WeightFolder(folder) as source:
-        for name, parameter in named_parameters(chunks, groups.expert):
+        for name, parameter in named_tensors(chunks, groups.expert):
             if weights.rule(name).optional and any(hf_name not in source for hf_name in weights.hf_names(name)):
                 continue
             tensors = [source.read(hf_name) for hf_name in weights.hf_names(name)]

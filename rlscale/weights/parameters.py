@@ -42,6 +42,16 @@ def named_parameters(chunks: Sequence[torch.nn.Module], expert_group: Any) -> It
             yield _global_name(name, layers, chunk, expert_group), parameter
 
 
+def named_tensors(chunks: Sequence[torch.nn.Module], expert_group: Any) -> Iterator[tuple[str, Tensor]]:
+    """`named_parameters`, and what belongs to a model and is never trained: the biases of routers."""
+    yield from named_parameters(chunks, expert_group)
+    for chunk in chunks:
+        layers = [layer.layer_number - 1 for layer in chunk.decoder.layers]  # type: ignore[union-attr]  # a GPTModel
+        for name, buffer in chunk.named_buffers():
+            if name.endswith(".router.expert_bias"):
+                yield _global_name(name, layers, chunk, expert_group), buffer
+
+
 def _global_name(name: str, layers: list[int], chunk: Any, expert_group: Any) -> str:
     if not name.startswith("decoder.layers."):
         return name

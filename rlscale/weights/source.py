@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.mapping import WeightMap
-from rlscale.weights.parameters import EXPERTS, ModelGroups, named_parameters
+from rlscale.weights.parameters import EXPERTS, ModelGroups, named_tensors
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MegatronWeights:
         Collective over the pipeline stages.
         """
         self._weights, self._groups, self._limit = weights, groups, bucket_bytes
-        self._parameters = dict(named_parameters(chunks, groups.expert))
+        self._parameters = dict(named_tensors(chunks, groups.expert))
         self._items = self._agree()
 
     def _agree(self) -> list[_Item]:

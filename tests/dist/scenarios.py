@@ -27,9 +27,14 @@ def open_trainer(
 
 def gathered(trainer: Any, gradients: bool = False, model: str = "policy") -> dict[str, np.ndarray]:
     """All weights (or the gradients that the last step left) under their Hugging Face names. Collective."""
+    import torch
+
     source = trainer._roster.trained(model).weights()
     if gradients:
-        source._parameters = {name: parameter.main_grad for name, parameter in source._parameters.items()}
+        source._parameters = {
+            name: getattr(parameter, "main_grad", torch.zeros_like(parameter))  # a buffer has none
+            for name, parameter in source._parameters.items()
+        }
     return {
         # A clone first: torch cannot give memory up that NumPy has seen.
         name: tensor.detach().float().clone().numpy()

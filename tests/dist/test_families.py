@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import layout_scenario
 import numpy as np
 import pytest
 import scenarios
+import torch
 from layout_matrix import CP, DP, EP, ETP, LARGE_EPS, PP, SP, VPP, compare
 from rank_pool import RankPool
-from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
 from test_layouts import FP32_BOUNDS, assert_within
 from test_trainer import hf_logprobs
 from tiny_models import DEEP, make_of_family
@@ -30,6 +32,10 @@ LAYOUTS = {
     True: {"EP 2": EP | DP, "TP 2 + SP, EP 2": SP | EP, "TP 2 + SP, ETP 2": SP | ETP, "PP 2": PP, "CP 2": CP},
 }
 """By whether the family has experts."""
+
+
+LAYERS = 2
+"""Layers of the tied model."""
 
 
 class Trained:
@@ -97,8 +103,12 @@ def test_every_layout_gives_the_logprobs_losses_gradients_and_weights_of_one_ran
 
 @pytest.mark.parametrize("family", NEW)
 def test_every_parameter_has_a_gradient(family: str, trained: Any) -> None:
+    largest: dict[str, float] = {}
     for name, gradient in trained(family).one_rank["gradients"].items():
-        assert np.abs(gradient).max() > 1e-5, name
+        any_expert = re.sub(r"experts\.\d+\.", "experts.", name)  # a few tokens do not reach all of them
+        largest[any_expert] = max(largest.get(any_expert, 0.0), float(np.abs(gradient).max()))
+    for name, value in largest.items():
+        assert value > 1e-5 or name.endswith("e_score_correction_bias"), name  # which nothing trains
 
 
 @pytest.mark.parametrize("family", NEW)
@@ -121,9 +131,10 @@ def test_rows_of_a_pack_do_not_see_each_other(family: str, trained: Any, pool: R
 
 @pytest.mark.parametrize("family", NEW)
 def test_a_tied_model_comes_back_from_two_ranks_as_it_was(family: str, pool: RankPool, tmp_path: Path) -> None:
-    folder = make_of_family(tmp_path / "tied", family, tie_word_embeddings=True, vocab_size=61)
+    folder = make_of_family(tmp_path / "tied", family, num_hidden_layers=LAYERS, tie_word_embeddings=True, vocab_size=61)
     weights = pool.run(scenarios.train, make_spec(folder, parallel=SP), [], world_size=2)[0]["weights"]
-    written = load_file(folder / "model.safetensors")
+    written = {name: tensor.float().numpy() for name, tensor in load_torch(folder / "model.safetensors").items()}
+    written = {name: tensor for name, tensor in written.items() if f"layers.{LAYERS}." not in name}
     assert weights.keys() == written.keys()
     for name, weight in written.items():
         np.testing.assert_array_equal(weights[name], weight, err_msg=name)
@@ -152,6 +163,10 @@ def test_an_export_is_read_by_transformers_and_has_every_tensor_and_key(
     parts, target = divide(batch, 1), tmp_path / "export"
     column = pool.run(scenarios.train_and_export, spec, parts, str(target), world_size=2)[0]
     np.testing.assert_allclose(column, hf_logprobs(target, batch, spec.temperature), atol=1e-5)
-    assert load_file(target / "model.safetensors").keys() == load_file(model.folder / "model.safetensors").keys()
+    ours, theirs = (load_torch(folder / "model.safetensors") for folder in (target, model.folder))
+    assert ours.keys() == theirs.keys()
+    kept = [name for name in theirs if f"layers.{DEEP}." in name]
+    assert bool(kept) is ("num_nextn_predict_layers" in FAMILIES[family].keys)
+    assert all(torch.equal(ours[name], theirs[name]) for name in kept)
     assert json.loads((target / "config.json").read_text()) == json.loads((model.folder / "config.json").read_text())
 

@@ -51,9 +51,23 @@ def make_of_family(folder: Path, family: str, seed: int = 0, **changes: Any) -> 
     config = AutoConfig.for_model(**{key: value for key, value in given.items() if key != "architectures"})
     _write(folder, config, critic=False, seed=seed)
     # transformers leaves out keys that SGLang reads; a published folder has them.
+    if given.get("num_nextn_predict_layers"):
+        _add_prediction_layer(folder, given)
     written = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**given, **written}, indent=2))
     return folder
+
+
+def _add_prediction_layer(folder: Path, config: dict[str, Any]) -> None:
+    """A layer that predicts further tokens, which transformers leaves out: some tensors of the kind it has."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    layer, hidden = f"model.layers.{config['num_hidden_layers']}.", config["hidden_size"]
+    more = {"eh_proj.weight": (hidden, 2 * hidden), "enorm.weight": (hidden,), "shared_head.norm.weight": (hidden,)}
+    tensors = load_file(folder / "model.safetensors")
+    tensors |= {layer + name: torch.randn(shape, dtype=torch.bfloat16) for name, shape in more.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _write(folder: Path, config: Any, critic: bool, seed: int) -> Path:
@@ -76,6 +90,9 @@ def _write(folder: Path, config: Any, critic: bool, seed: int) -> Path:
                     parameter.add_(0.3)
                 else:
                     parameter.mul_(4)
+            for name, buffer in model.named_buffers():
+                if name.endswith("e_score_correction_bias"):
+                    buffer.add_(0.02 * torch.randn_like(buffer))
     model.float().eval().save_pretrained(folder)
     return folder
 

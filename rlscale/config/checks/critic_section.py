@@ -12,9 +12,12 @@ from rlscale.config.checks.model_fits import model_has_one_origin
 from rlscale.config.checks.other_models import other_model_fits
 from rlscale.config.command_line_text import shown
 from rlscale.config.differences import differences
+from rlscale.config.errors import UserError
+from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.keys import plain
 from rlscale.config.schema import Config
 from rlscale.config.schema.critic_config import CriticConfig
+from rlscale.families import FAMILIES
 
 FOLLOWING = ("model", "optim", "trainer")
 """Sections of the critic whose values are the policy's until they are set."""
@@ -110,6 +113,22 @@ def critic_model_fits(context: CheckContext) -> Iterator[str]:
     yield from other_model_fits(context, config.critic.model, "critic.model")
 
 
+def critic_has_a_form(context: CheckContext) -> Iterator[str]:
+    """A critic is saved as a token classifier of transformers, which some families do not have."""
+    if not context.needs.critic:
+        return
+    try:
+        architecture = read_architecture(context.config.critic.model)
+    except UserError:
+        return  # its own check says what is wrong
+    family = FAMILIES.get(str((architecture or {}).get("model_type")))
+    if family is not None and family.value_class is None:
+        yield (
+            f"critic.model: transformers has no token classifier of model_type={family.model_type}, so a critic of it "
+            "could not be saved; give critic.model.path of another family, or choose an algorithm without a critic"
+        )
+
+
 def _left_out(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Keys of open mappings (options of Megatron) that only the policy has, with its value."""
     for key, old in before.items():
@@ -124,4 +143,5 @@ CRITIC_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     critic_shares_with_the_policy,
     critic_is_trained_in_time,
     critic_model_fits,
+    critic_has_a_form,
 )

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from rlscale.families.family import HF, LAYER, Family, Form, HFTensor, Key, Kind, Rule
+from rlscale.families.experts import EXPERTS
+from rlscale.families.family import Family, Key, Kind
 from rlscale.families.known.qwen3 import COMMON, MEGATRON, RESTRICTIONS, RULES, TOKENIZERS
 from rlscale.families.megatron_options import softmax_experts
 from rlscale.families.restrictions import experts_in_every_layer, normalised_routing
-
-_EXPERT = HF + "mlp.experts.{expert}."
-
-_EXPERTS = (
-    Rule(LAYER + "pre_mlp_layernorm.weight", (HFTensor(HF + "post_attention_layernorm.weight", ("hidden",)),)),
-    Rule(LAYER + "mlp.router.weight", (HFTensor(HF + "mlp.gate.weight", ("experts", "hidden")),)),
-    Rule(
-        LAYER + "mlp.experts.linear_fc1.weight{expert}",
-        (
-            HFTensor(_EXPERT + "gate_proj.weight", ("expert_inner", "hidden")),
-            HFTensor(_EXPERT + "up_proj.weight", ("expert_inner", "hidden")),
-        ),
-        Form.gate_up,
-        0,
-    ),
-    Rule(
-        LAYER + "mlp.experts.linear_fc2.weight{expert}",
-        (HFTensor(_EXPERT + "down_proj.weight", ("hidden", "expert_inner")),),
-        split=1,
-    ),
-)
 
 FAMILY = Family(
     model_type="qwen3_moe",
@@ -45,7 +25,7 @@ FAMILY = Family(
         "output_router_logits": Key(Kind.flag, False),
         "router_aux_loss_coef": Key(Kind.number, 0.001),
     },
-    rules=(*RULES, *_EXPERTS),
+    rules=(*RULES, *EXPERTS),
     language_class="Qwen3MoeForCausalLM",
     value_class="Qwen3MoeForTokenClassification",
     sglang_module="qwen3_moe",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
 from rlscale.config.expert_routing import replay_without_experts
+from rlscale.families.family import dense_layers
 from rlscale.families.tensors import experts_of
 
 
@@ -20,11 +21,13 @@ class ExpertSizes:
     """What the choices of a mixture of experts are counted in."""
 
     layers: int
-    """Layers of the model, which all have experts."""
+    """Layers of the model."""
     top_k: int
     """Experts that a layer sends each token to."""
     experts: int
     """Experts of each layer."""
+    dense: int = 0
+    """The first layers, which have none."""
 
     @staticmethod
     def of(architecture: Mapping[str, Any]) -> ExpertSizes:
@@ -32,7 +35,7 @@ class ExpertSizes:
         experts, top_k = experts_of(architecture), architecture.get("num_experts_per_tok")
         if not experts or not top_k:
             raise UserError(replay_without_experts("rollout", f"the model ({architecture.get('model_type')})"))
-        return ExpertSizes(int(architecture["num_hidden_layers"]), int(top_k), experts)
+        return ExpertSizes(int(architecture["num_hidden_layers"]), int(top_k), experts, dense_layers(architecture))
 
     def decode(self, answer: Any, tokens: int) -> NDArray[np.int16]:
         """`meta_info.routed_experts`, base64 of int32, -> int16 [tokens, layers, top_k]. ValueError if it is not that.
@@ -53,7 +56,7 @@ class ExpertSizes:
         chosen = np.frombuffer(read, "<i4").reshape(shape)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= self.experts):
             raise ValueError(f"the answer names experts {chosen.min()} to {chosen.max()} of {self.experts}")
-        ordered = np.sort(chosen, axis=-1)
+        ordered = np.sort(chosen[:, self.dense :], axis=-1)
         if (ordered[..., 1:] == ordered[..., :-1]).any():
             raise ValueError(
                 "the answer names an expert twice for one token, so the engine did not record which it chose"

@@ -30,6 +30,7 @@ from rlscale.trainer.megatron.steps.routing_replay import PolicyRouting
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.trainer.value_objective import ValueObjective
+from rlscale.weights.kept import kept_tensors
 from rlscale.weights.source import MegatronWeights
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, Transport
@@ -286,8 +287,11 @@ class MegatronTrainer:
         The critic's folder is one for transformers' AutoModelForTokenClassification, and a critic can start from it.
         """
         exported = self._roster.trained(model)
-        changes = critic_config(Architecture.read(exported.folder).hf) if model == "critic" else None
-        export_folder(exported.weights(), exported.beside, folder, changes)
+        hf = Architecture.read(exported.folder).hf
+        if model == "critic":
+            export_folder(exported.weights(), exported.beside, folder, critic_config(hf))
+        else:
+            export_folder(exported.weights(), exported.beside, folder, kept=kept_tensors(exported.folder, hf))
 
     def close(self) -> None:
         """Leave the other ranks."""

@@ -55,6 +55,9 @@ def sharpened(folder: Path, target: Path) -> PreTrainedModel:
         for parameter in model.parameters():
             noise = torch.empty_like(parameter).normal_(0.0, 0.3, generator=generator)
             parameter.add_(noise) if parameter.dim() > 1 else parameter.add_(noise / 3)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.normal_(0.0, 0.02, generator=generator)
     model.save_pretrained(target)
     return model
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.config.mixture import ARCHITECTURE, MOE
+from tests.unit.families.folders import TINY
 
 Problems = Callable[..., list[str]]
 
@@ -108,6 +109,15 @@ def test_an_architecture_that_the_trainer_has_not_is_one_line(problems: Problems
 
 def test_experts_may_have_the_name_that_transformers_5_gives_their_number(problems: Problems) -> None:
     assert problems(*(text.replace("num_experts=", "num_local_experts=") for text in MOE)) == []
+
+
+def test_a_critic_of_a_family_that_transformers_cannot_read_one_of_is_refused(
+    problems: Problems, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**TINY["glm4_moe"], "vocab_size": 20}))
+    critic = ("critic.model.name=own", f"critic.model.path={tmp_path}", "critic.model.create=null")
+    (line,) = [line for line in problems("algo=ppo", *critic) if "token classifier" in line]
+    assert line.startswith("critic.model: transformers has no token classifier of model_type=glm4_moe")
 
 
 def test_the_architecture_of_a_critic_is_looked_at_too(problems: Problems, hf: Path, tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ WIDTH, INNER = 16, 24
 def test_round_trip_is_exact_for_any_number_of_ranks(family: str, ranks: int) -> None:
     config = complete({**TINY[family], "vocab_size": 30, "num_attention_heads": 8, "num_key_value_heads": 4})
     shapes, weights = expected_tensors(config, Head.language), WeightMap(config)
-    names = {rule.megatron.format(layer=1, expert=3) for rule in FAMILIES[family].rules} | {"output_layer.weight"}
-    for name in sorted(names):
+    rules = FAMILIES[family].rules_of(config)
+    names = [rule.megatron.format(layer=rule.numbers(config)[-1], expert=3) for rule in rules]
+    for name in (*names, "output_layer.weight"):
         tensors = [torch.randn(shapes[hf_name][0]) for hf_name in weights.hf_names(name)]
         full = weights.from_hf(name, tensors, -(-30 // ranks) * ranks)
         shards = [weights.shard(name, full, rank, ranks) for rank in range(ranks)]

@@ -16,6 +16,7 @@ from rlscale.trainer.megatron.model.architecture import Architecture
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.megatron.ranks import parallel
 from rlscale.trainer.spec import Form, TrainerSpec
+from rlscale.weights.kept import kept_tensors
 from rlscale.weights.source import MegatronWeights
 
 
@@ -44,8 +45,9 @@ def convert(
             _write_checkpoint(model, target)
         else:
             source = MegatronWeights(model.bare, model.weights, model.groups, spec.weights.bucket_mb * 2**20)
-            changes = critic_config(Architecture.read(spec.model_path).hf) if critic else None
-            export_folder(source, spec.beside, target, changes)
+            hf = Architecture.read(spec.model_path).hf
+            changes, kept = (critic_config(hf), ()) if critic else (None, kept_tensors(spec.model_path, hf))
+            export_folder(source, spec.beside, target, changes, kept)
     finally:
         parallel.leave()
 

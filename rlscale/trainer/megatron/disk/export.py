@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ _FILE_BYTES = 4 * 2**30
 
 def critic_config(hf: Mapping[str, Any]) -> dict[str, Any]:
     """What the config.json of a critic says otherwise than that of the model it started from."""
+    value_class = FAMILIES[str(hf["model_type"])].value_class
+    assert value_class is not None, "configurations with such a critic are refused"
     return {
-        "architectures": [FAMILIES[str(hf["model_type"])].value_class],
+        "architectures": [value_class],
         "id2label": {"0": "value"},  # from it transformers takes the number of labels
         "label2id": {"value": 0},
         "num_labels": 1,
@@ -38,12 +40,17 @@ def critic_config(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def export_folder(
-    source: WeightSource, companions: Companions, target: str | Path, changes: Mapping[str, Any] | None = None
+    source: WeightSource,
+    companions: Companions,
+    target: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    kept: Iterable[tuple[str, Tensor]] = (),
 ) -> None:
     """Write the weights and what lies beside them; the target appears whole or not at all. Collective.
 
     No more than a bucket of weights is held. What was there before stays until `put_in_place` takes it away.
-    config.json names the type of the weights that were written, and has the `changes`.
+    config.json names the type of the weights that were written, and has the `changes`. `kept`: what is written besides
+    the source's tensors, by rank 0.
     OSError when the disk refuses, on every rank.
     """
     target = Path(target)
@@ -66,6 +73,8 @@ def export_folder(
         del bucket  # before the next one is made
     if partial is not None and files is not None and failure[0] is None:
         try:
+            for name, tensor in kept:
+                files.add(name, tensor)
             files.close()
             _name_files(partial, files)
             companions.write(partial, files.dtype, changes)
@@ -150,9 +159,9 @@ class _Files:
     def add_all(self, bucket: Bucket) -> None:
         """Write the tensors of a bucket."""
         for name, tensor in bucket.named:
-            self._add(name, tensor)
+            self.add(name, tensor)
 
-    def _add(self, name: str, tensor: Tensor) -> None:
+    def add(self, name: str, tensor: Tensor) -> None:
         """Write a tensor into the open file, or into the next if that is full."""
         file = self._open
         if file is None or file.nbytes + tensor.nbytes > _FILE_BYTES or not file.has_room(name):

@@ -52,6 +52,12 @@ class Router(BalancedRouter):
         super().__init__(*args, **options)
         self.router_replay = self.choice = ReplayedTopK()
 
+    def _apply(self, *args: Any, **options: Any) -> Any:
+        """As torch's, but the bias stays float32 when the model is made 16 bits: it decides between close scores."""
+        super()._apply(*args, **options)
+        self._maintain_float32_expert_bias()
+        return self
+
     def set_layer_number(self, layer_number: int) -> None:
         """Number of the layer in the whole model, from 1."""
         super().set_layer_number(layer_number)

@@ -8,16 +8,21 @@ from typing import Any
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
-from megatron.core.tensor_parallel.layers import RowParallelLinear
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
 
 from rlscale.families import Family
 from rlscale.platform.device import Platform
@@ -55,11 +60,22 @@ def block_spec(config: TransformerConfig, platform: Platform, family: Family, vp
                 layer.submodules.mlp.submodules.router = Router
                 layer.submodules.mlp.submodules.experts.module = Experts
         return spec
-    layers = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[_layer(config, family)] * layers, layer_norm=RMSNorm)
+    first = get_transformer_layer_offset(config, vp_stage=vp_stage)
+    own = range(first, first + get_num_layers_to_build(config, vp_stage=vp_stage))
+    kinds = {experts: _layer(config, family, experts) for experts in (False, True)}
+    specs = [kinds[_has_experts(config, layer)] for layer in own]
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)
 
 
-def _layer(config: TransformerConfig, family: Family) -> ModuleSpec:
+def _has_experts(config: TransformerConfig, layer: int) -> bool:
+    """Whether a layer (from 0, over the whole model) has experts."""
+    if config.num_moe_experts is None:
+        return False
+    every = config.moe_layer_freq
+    return bool(every[layer]) if isinstance(every, list) else layer % every == 0
+
+
+def _layer(config: TransformerConfig, family: Family, experts: bool) -> ModuleSpec:
     norm = RMSNorm if config.qk_layernorm else IdentityOp
     row = NormedRowParallelLinear if family.norms_behind else RowParallelLinear
     attention = SelfAttentionSubmodules(
@@ -69,7 +85,6 @@ def _layer(config: TransformerConfig, family: Family) -> ModuleSpec:
         q_layernorm=norm,
         k_layernorm=norm,
     )
-    experts = config.num_moe_experts is not None
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -78,7 +93,7 @@ def _layer(config: TransformerConfig, family: Family) -> ModuleSpec:
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm if experts else IdentityOp,
-            mlp=_experts() if experts else _dense(row),
+            mlp=_experts(config) if experts else _dense(row),
             mlp_bda=get_bias_dropout_add,
         ),
     )
@@ -88,7 +103,14 @@ def _dense(row: type[RowParallelLinear]) -> ModuleSpec:
     return ModuleSpec(module=GatedMLP, submodules=MLPSubmodules(linear_fc1=NormColumnParallelLinear, linear_fc2=row))
 
 
-def _experts() -> ModuleSpec:
+def _experts(config: TransformerConfig) -> ModuleSpec:
     linears = MLPSubmodules(linear_fc1=ColumnGroupedLinear, linear_fc2=RowGroupedLinear)
-    experts = MoESubmodules(experts=ModuleSpec(module=Experts, submodules=linears), router=Router)
+    shared = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    experts = MoESubmodules(
+        experts=ModuleSpec(module=Experts, submodules=linears),
+        router=Router,
+        shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=shared)
+        if config.moe_shared_expert_intermediate_size
+        else None,
+    )
     return ModuleSpec(module=RoutedLayer, submodules=experts)
