@@ -29,7 +29,7 @@ MULTINODE = [
     "rollout.gpus_per_engine=4",
 ]
 PUBLISHED = sorted(option for option in GROUPS.options("model") if not option.startswith("tiny"))
-MIXTURES = ("qwen3_30b",)
+MIXTURES = ("qwen3_30b", "glm4_5", "glm4_5_air", "glm4_6", "glm4_7")
 NEEDS = {
     "parallel=dense_8gpu": ["model=qwen3_4b", *DENSE8],
     "parallel=moe_8gpu": ["model=qwen3_30b", *MOE8],

@@ -33,6 +33,10 @@ PUBLISHED = Path(__file__).parents[2] / "fixtures" / "hf"
         ("llama3_405b", 405_853_388_800),
         ("glm4_9b", 9_400_279_040),
         ("glm4_32b", 32_566_081_536),
+        # Without the biases of the routers, and the layer that predicts a second token (110,468,824,832 and
+        # 358,337,791,296 with them).
+        ("glm4_5_air", 106_852_245_504),
+        ("glm4_5", 352_797_814_784),
     ],
 )
 def test_parameters_are_those_of_the_published_model(name: str, parameters: int) -> None:

@@ -22,7 +22,7 @@ from rlscale.trainer.megatron.model.freezing import freeze
 from rlscale.trainer.megatron.model.layer_spec import block_spec, uses_transformer_engine
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.megatron.model.output_layer import OutputLayer
-from rlscale.trainer.megatron.model.rotary import frequencies
+from rlscale.trainer.megatron.model.rotary_frequencies import frequencies
 from rlscale.trainer.megatron.model.value_head import ValueHead
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.weights.mapping import WeightMap
