@@ -14,18 +14,24 @@ import scenarios
 import torch
 from layout_matrix import CP, DP, EP, ETP, LARGE_EPS, PP, SP, VPP, compare
 from rank_pool import RankPool
+from routing_scenarios import with_experts
 from safetensors.torch import load_file as load_torch
 from test_layouts import FP32_BOUNDS, assert_within
 from test_trainer import hf_logprobs
-from tiny_models import DEEP, make_of_family
+from tiny_models import DEEP, EXPERTS, make_of_family
 from training_data import divide, divide_for, make_batch, make_spec
 
+from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.optim_config import OptimConfig
+from rlscale.config.schema.trainer_config import RoutingReplay, TrainerConfig
 from rlscale.families import FAMILIES
+from rlscale.families.family import dense_layers
 from rlscale.trainer.spec import TrainerSpec
 
 NEW = sorted(FAMILIES.keys() - {"qwen3", "qwen3_moe"})
 """The families that the other tests of this folder do not train."""
+
+MIXTURES = [family for family in NEW if FAMILIES[family].experts]
 
 LAYOUTS = {
     False: {"TP 2 + SP": SP, "PP 2": PP, "VPP 2": VPP, "CP 2": CP},
@@ -44,16 +50,24 @@ class Trained:
     def __init__(self, family: str, folder: Path, pool: RankPool) -> None:
         self.family, self._pool = family, pool
         self.folder = make_of_family(folder / family, family, num_hidden_layers=DEEP)
+        self.dense = dense_layers(json.loads((self.folder / "config.json").read_text()))
         self.one_rank = self.train({})[0]
 
-    def spec(self, parallel: dict[str, Any]) -> TrainerSpec:
-        optim = OptimConfig(lr=1e-3, eps=LARGE_EPS, clip_grad=0.0)
-        return make_spec(self.folder, "grpo_kl", parallel=parallel, optim=optim)
+    def spec(self, parallel: dict[str, Any], replay: RoutingReplay = RoutingReplay.none) -> TrainerSpec:
+        """Of a trainer in this layout."""
+        optim, trainer = OptimConfig(lr=1e-3, eps=LARGE_EPS, clip_grad=0.0), TrainerConfig(routing_replay=replay)
+        return make_spec(self.folder, "grpo_kl", parallel=parallel, optim=optim, trainer=trainer)
 
-    def train(self, parallel: dict[str, Any]) -> list[dict[str, Any]]:
-        """Each rank's metrics, gradients and weights of an iteration of two steps, log-probs of the whole batch."""
-        spec = self.spec(parallel)
+    def train(self, parallel: dict[str, Any], replay: RoutingReplay = RoutingReplay.none) -> list[dict[str, Any]]:
+        """Each rank's metrics, gradients and weights of an iteration of two steps, log-probs of the whole batch.
+
+        With `replay` of a rollout, experts are as an engine gives them: zeros for layers that have none.
+        """
+        spec = self.spec(parallel, replay)
         batch = make_batch(spec.algo)
+        if replay is RoutingReplay.rollout:
+            batch = with_experts(batch, DEEP, EXPERTS["num_experts"])
+            batch.column("routed_experts")[:, : self.dense] = 0
         parts = divide_for(batch, spec)
         results = self._pool.run(layout_scenario.train, spec, [parts], world_size=2 if parallel else 1)
         column = scenarios.whole_column(parts, batch, [result["logprobs"] for result in results])
@@ -109,6 +123,38 @@ def test_every_parameter_has_a_gradient(family: str, trained: Any) -> None:
         largest[any_expert] = max(largest.get(any_expert, 0.0), float(np.abs(gradient).max()))
     for name, value in largest.items():
         assert value > 1e-5 or name.endswith("e_score_correction_bias"), name  # which nothing trains
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_first_step_with_the_old_pass_has_ratio_one_and_no_kl(family: str, trained: Any, pool: RankPool) -> None:
+    (metrics,) = pool.run(scenarios.passes, make_spec(trained(family).folder), world_size=1)
+    assert metrics["forced"]["ratio_max"] == 1.0
+    assert abs(metrics["forced"]["ppo_kl"]) <= 1e-8
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_an_engines_experts_are_replayed_behind_dense_layers_on_every_stage(family: str, trained: Any) -> None:
+    model = trained(family)
+    (one_rank,) = model.train({}, RoutingReplay.rollout)
+    metrics = one_rank["metrics"][0]
+    assert metrics["routing_replayed"] > 0.8
+    assert metrics["routing_changed"] > 0.2
+    assert model.dense > 0
+    for result in model.train(PP, RoutingReplay.rollout):
+        assert_within(compare(result, one_rank), FP32_BOUNDS)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_the_biases_of_routers_stay_float32_in_a_model_of_16_bits(family: str, trained: Any, pool: RankPool) -> None:
+    folder = trained(family).folder
+    spec = make_spec(folder, dtype=DType.bfloat16)
+    weights = pool.run(scenarios.train, spec, [], world_size=1)[0]["weights"]
+    written = load_torch(folder / "model.safetensors")
+    names = [name for name in written if name.endswith("e_score_correction_bias")]
+    assert len(names) == DEEP - trained(family).dense
+    for name in names:
+        assert not torch.equal(written[name].bfloat16().float(), written[name])
+        np.testing.assert_array_equal(weights[name], written[name].numpy(), err_msg=name)
 
 
 @pytest.mark.parametrize("family", NEW)

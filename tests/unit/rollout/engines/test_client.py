@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -184,3 +185,12 @@ def test_the_sizes_are_read_from_the_models_config_under_either_name() -> None:
     assert ExpertSizes.of({**sizes, "num_experts": 6}) == ExpertSizes.of({**sizes, "num_local_experts": 6}) == SIZES
     with pytest.raises(UserError, match="the model \\(qwen3\\) has no experts; set it to none"):
         ExpertSizes.of({"model_type": "qwen3", "num_hidden_layers": 3})
+
+
+def test_what_an_engine_says_of_layers_without_experts_is_not_looked_at() -> None:
+    config = {"model_type": "glm4_moe", "num_hidden_layers": 2, "n_routed_experts": 4, "num_experts_per_tok": 2}
+    sizes = ExpertSizes.of({**config, "first_k_dense_replace": 1})
+    answer = base64.b64encode(np.array([[[0, 0], [1, 3]]], np.int32).tobytes()).decode()
+    assert sizes.decode(answer, 1)[0, 1].tolist() == [1, 3]
+    with pytest.raises(ValueError, match="names an expert twice"):
+        ExpertSizes(layers=2, top_k=2, experts=4).decode(answer, 1)
