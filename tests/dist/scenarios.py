@@ -210,8 +210,11 @@ COMPARED = (
 
 def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, Any]:
     """Our weight map and Megatron configuration beside mbridge's, an independent implementation of both."""
+    import mbridge.models.glm4moe
+    import mbridge.models.llama
+    import mbridge.models.qwen2
     import mbridge.models.qwen3
-    import mbridge.models.qwen3moe  # noqa: F401 - (as above)
+    import mbridge.models.qwen3moe  # noqa: F401 - (each registers itself)
     from mbridge.core.bridge import _MODEL_REGISTRY
     from transformers import AutoConfig
 

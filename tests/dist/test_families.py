@@ -44,6 +44,13 @@ LAYERS = 2
 """Layers of the tied model."""
 
 
+MBRIDGES_OWN = {
+    "moe_router_pre_softmax": (False, True),  # not read where a sigmoid scores
+    "moe_router_load_balancing_type": ("none", "seq_aux_loss"),  # it pretrains
+}
+"""Where our options and mbridge's of a mixture with sigmoid scores differ."""
+
+
 class Trained:
     """A model of a family, and what one rank makes of it."""
 
@@ -123,6 +130,13 @@ def test_every_parameter_has_a_gradient(family: str, trained: Any) -> None:
         largest[any_expert] = max(largest.get(any_expert, 0.0), float(np.abs(gradient).max()))
     for name, value in largest.items():
         assert value > 1e-5 or name.endswith("e_score_correction_bias"), name  # which nothing trains
+
+
+@pytest.mark.parametrize("family", sorted({*NEW} - {"glm4"}))
+def test_names_and_shapes_agree_with_mbridge(family: str, trained: Any, pool: RankPool) -> None:
+    spec = make_spec(trained(family).folder)
+    (differences,) = pool.run(scenarios.mapping_of_mbridge, spec, world_size=1)
+    assert differences == {"weights": [], "config": MBRIDGES_OWN if family in MIXTURES else {}}
 
 
 @pytest.mark.parametrize("family", NEW)
