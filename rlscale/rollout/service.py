@@ -9,7 +9,7 @@ from typing import Any
 
 from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema.eval_config import EvalConfig
-from rlscale.config.schema.rollout_config import RolloutConfig
+from rlscale.config.schema.rollout_config import Concurrency, RolloutConfig
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_encoder import build_encoder
@@ -27,6 +27,7 @@ from rlscale.rollout.conversation import EpisodeRules
 from rlscale.rollout.endpoint.configured_agent import Agents
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.concurrency import AdaptiveConcurrency
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
@@ -85,6 +86,9 @@ class RolloutService:
             Capacity.of(rollout).most_ahead,
         )
         self._scheduler = Scheduler(rollout, self._queue, self._buffer, self._refill, self._admission)
+        self._version = -1
+        self._concurrency: AdaptiveConcurrency | None = None
+        self._following: asyncio.Task[None] | None = None
         self._earlier: dict[str, int] = {}  # counters of the run before it was resumed
         self._evaluated: dict[str, tuple[PromptEncoder, EvalPrompts]] = {}  # by the name of the evaluation set
 
@@ -105,6 +109,13 @@ class RolloutService:
         self._watchdog = LoopWatchdog()
         self._watchdog.start()
         self._scheduler.start(self._play)
+        if rollout.concurrency is Concurrency.adaptive:
+            engines = len(rollout.engine_urls) or rollout.engines
+            longest = rollout.max_prompt_tokens + rollout.max_response_tokens
+            self._concurrency = AdaptiveConcurrency(
+                self._admission, self._client, engines, rollout.max_concurrent, longest
+            )
+            self._following = asyncio.create_task(self._concurrency.run(), name="adaptive concurrency")
 
     async def redirect(self, url: str) -> None:
         """Send requests to `url` from now on, also those that are being sent again."""
@@ -126,6 +137,9 @@ class RolloutService:
     async def resume(self, version: int) -> None:
         """Go on generating; the engines hold the weights of `version`, which may be those of the last batch (a run that
         only generates)."""
+        if self._concurrency is not None and version != self._version:
+            self._concurrency.synced()
+        self._version = version
         self._scheduler.resume(version)
         if not self._scheduler.failed:
             self._on_sync.resume()
@@ -182,6 +196,9 @@ class RolloutService:
         """Drop what is in flight and end the background work."""
         self._watchdog.stop()
         self._admission.shut()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         await self._scheduler.close()
         if self._agents is not None:
             await self._agents.close()

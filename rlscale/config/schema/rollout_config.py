@@ -30,6 +30,15 @@ class OnSync(Enum):
         return self.value if self in (OnSync.retract, OnSync.in_place) else None
 
 
+class Concurrency(Enum):
+    """How many requests are in flight in an engine."""
+
+    fixed = "fixed"
+    """As many as `rollout.max_concurrent`."""
+    adaptive = "adaptive"
+    """As many as its cache takes, by its own reports, and at the most `rollout.max_concurrent`."""
+
+
 class Store(Enum):
     """Which groups are written down with tokens, log-probs, versions and rewards."""
 
@@ -141,10 +150,12 @@ class RolloutConfig(Section):
     not finished goes on after the sync. Grows to this from 1 over the first iterations."""
     on_sync: OnSync = OnSync.wait
     """What happens to a generation in flight when the weights change."""
+    concurrency: Concurrency = key(Concurrency.fixed, scope=Scope.execution, unread=[SUPERVISED])
+    """How many requests are in flight per engine: `fixed`, `max_concurrent`; `adaptive`, what its cache takes."""
     max_concurrent: int = bounded(
         256, at_least=1, limit=Limit(100000, "no engine takes that many requests at once"), scope=Scope.execution
     )
-    """Requests in flight per engine."""
+    """Requests in flight per engine, at the most."""
     request_timeout_s: float = bounded(600.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds after which one generation request counts as failed."""
     request_retries: int = bounded(3, at_least=0, limit=PATIENCE, scope=Scope.execution)

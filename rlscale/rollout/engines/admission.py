@@ -23,6 +23,8 @@ class Admission:
         self._limit = limit
         self._is_open = is_open
         self._inside = 0
+        self.left = 0
+        """How many have left so far."""
         self._waiting: list[tuple[Any, int, asyncio.Future[None]]] = []  # a heap
         self._count = itertools.count()
         self._empty = asyncio.Event()
@@ -117,6 +119,7 @@ class Admission:
     def leave(self) -> None:
         """Make room for the next one."""
         self._inside -= 1
+        self.left += 1
         self._admit()
         if self._inside == 0:
             self._intervals.append((self._since, time.time()))

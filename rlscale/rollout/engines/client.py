@@ -130,6 +130,16 @@ class EngineClient:
             raise RequestFailed(f"{self._url}/workers: {type(error).__name__} {error}".strip()) from error
         return [str(worker["url"]) for worker in answer["workers"]] if status == 200 else [self._url]
 
+    async def load_at(self, url: str) -> Any:
+        """What the engine at `url` says of its load (`LoadReport.of`). RequestFailed if it does not say."""
+        try:
+            status, answer = await self._connection.get(url + "/v1/loads?include=core,queues")
+        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
+            raise RequestFailed(f"{url}/v1/loads: {type(error).__name__} {error}".strip()) from error
+        if status != 200:
+            raise RequestFailed(f"{url}/v1/loads: HTTP {status}")
+        return answer
+
     async def abort_at(self, url: str) -> None:
         """Abort every request of the engine at `url`; what it does not hear is not said again."""
         try:

@@ -82,9 +82,10 @@ class FleetConnection:
         return status, answer
 
     async def get(self, url: str) -> tuple[int, Any]:
-        """The router's workers; 404 anywhere else."""
+        """The router's workers, or what an engine answers."""
         if url != ROUTER_URL + "/workers":
-            return 404, "Not Found"
+            async with asyncio.timeout(self._timeout_s):
+                return await self._fleet.post(url)
         return 200, {"workers": [{"url": worker} for worker in self._fleet.workers]}
 
     async def close(self) -> None:

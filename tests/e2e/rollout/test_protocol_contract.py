@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from rlscale.config.schema.simulator_config import LengthsConfig, SimulatedEngineConfig
+from rlscale.rollout.engines.concurrency import LoadReport
 from rlscale.serve.simulator.simulated_endpoint import SimulatedEndpoint
 from rlscale.serve.simulator.simulated_engine import SimulatedEngine
 
@@ -52,7 +53,7 @@ class Server:
 
     async def load(self) -> dict[str, Any]:
         """What the server says of its load."""
-        answer = await self.call("/v1/loads?include=core")
+        answer = await self.call("/v1/loads?include=core,queues")
         load: dict[str, Any] = answer["loads"][0]
         return load
 
@@ -237,6 +238,10 @@ def test_the_load_is_told(talk: Talk) -> None:
 
     busy, idle = talk(scenario)
     assert busy["num_running_reqs"] == 3
+    report = LoadReport.of({"loads": [busy]})
+    assert (report.running, report.waiting, report.retracted) == (3, 0, 0)
+    assert report.usage == pytest.approx(busy["num_used_tokens"] / report.cache_tokens, abs=0.01)
+    assert report.most_running >= 3
     assert busy["num_used_tokens"] >= 3
     assert 0 < busy["token_usage"] < 1
     assert (idle["num_running_reqs"], idle["num_waiting_reqs"]) == (0, 0)

@@ -1,0 +1,153 @@
+"""How many requests are in flight: as many as the engines' caches take, by what the engines report of their load.
+
+Each engine has a window, and admission is limited to the sum of all windows; the router shares requests evenly. A
+window that gets smaller cancels nothing: fewer are let in until it is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlscale.rollout.engines.admission import Admission
+from rlscale.rollout.engines.client import EngineClient, RequestFailed
+
+GROWTH = 1.2
+"""Most by which a window grows while as many requests as it holds are answered (a turnover)."""
+GROW_BELOW, BACK_OFF_AT = 0.8, 0.95
+"""Shares of the cache: a window grows up to the first, and shrinks from the second on."""
+BACK_OFF = 0.8
+"""What is left of a window that shrinks."""
+BURST = 0.5
+"""Share of a window that is let in at once after a sync, when the cache is empty and says nothing of what will come."""
+FIRST = 16
+"""Requests of an engine that has not reported yet."""
+EVERY_S = 1.0
+"""Seconds between two reports."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What an engine says of its load, the sum over its data-parallel ranks; `usage` is that of the fullest cache."""
+
+    running: int
+    waiting: int
+    usage: float
+    retracted: int
+    """Requests that had to leave the batch because the cache was full."""
+    most_running: int
+    """Requests that it runs at once at the most."""
+    cache_tokens: int
+
+    @staticmethod
+    def of(answer: Mapping[str, Any]) -> LoadReport:
+        """From the answer of `/v1/loads?include=core,queues`. ValueError if it is not one."""
+        try:
+            ranks = answer["loads"]
+            return LoadReport(
+                running=sum(int(rank["num_running_reqs"]) for rank in ranks),
+                waiting=sum(int(rank["num_waiting_reqs"]) for rank in ranks),
+                usage=max(float(rank["token_usage"]) for rank in ranks),
+                retracted=sum(int((rank.get("queues") or {}).get("retracted", 0)) for rank in ranks),
+                most_running=sum(int(rank["max_running_requests"]) for rank in ranks),
+                cache_tokens=sum(int(rank["max_total_num_tokens"]) for rank in ranks),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a report of an engine's load: {str(answer)[:200]}") from error
+
+
+class Window:
+    """The requests that may be in flight in one engine, from 1 to `most`. `longest`: tokens of the longest sequence."""
+
+    def __init__(self, most: int, longest: int) -> None:
+        self._most, self._longest = most, longest
+        self._size = float(min(FIRST, most))
+        self._burst = math.inf
+        self._reported = False
+        self._turnovers = 0.0  # since the last sync
+
+    @property
+    def size(self) -> int:
+        """Requests that may be in flight now."""
+        return max(1, min(int(self._size + 1e-9), int(min(self._burst, self._most))))
+
+    def synced(self) -> None:
+        """The engine has new weights and an empty cache: half of the window is let in, the rest report by report."""
+        self._burst = max(1.0, math.ceil(self._size * BURST))
+        self._turnovers = 0.0
+
+    def observe(self, report: LoadReport, answered: float) -> None:
+        """Follow a report; `answered`: requests of this engine that were answered since the one before."""
+        if not self._reported:  # where every sequence was of the longest, so many would fit
+            self._reported = True
+            safe = GROW_BELOW * report.cache_tokens / self._longest
+            self._size = float(max(1, min(safe, report.most_running, self._most)))
+        turnover = min(answered / self._size, 1.0)
+        self._turnovers += turnover
+        in_flight = report.running + report.waiting
+        if report.usage >= BACK_OFF_AT or report.retracted:
+            if in_flight <= self._size:  # those that are too many have left since it shrank last
+                self._size = max(1.0, BACK_OFF * min(self._size, in_flight))
+            self._burst = min(self._burst, self._size)
+            return
+        if self._burst < self._size:
+            self._burst *= 2
+            return
+        self._burst = math.inf
+        if self._turnovers < 1 or report.waiting or in_flight < self.size:
+            return  # nothing is known yet of how the cache fills, or there is no use for more
+        if report.usage < GROW_BELOW:
+            room = GROW_BELOW / report.usage if report.usage else math.inf
+            self._size = min(self._size * min(GROWTH**turnover, room), float(self._most), float(report.most_running))
+
+
+class AdaptiveConcurrency:
+    """Asks every engine for its load from time to time, and sets the limit of admission."""
+
+    def __init__(self, admission: Admission, client: EngineClient, engines: int, most: int, longest: int) -> None:
+        """`engines`: how many there are at first; `most` requests per engine; `longest` sequence in tokens."""
+        self._admission, self._client, self._most, self._longest = admission, client, most, longest
+        self._windows: dict[str, Window] = {}
+        self._answered = admission.left
+        admission.limit = engines * min(FIRST, most)
+
+    async def run(self) -> None:
+        """Follow the reports until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Ask every engine once. One that does not answer keeps its window; one that has gone loses it."""
+        try:
+            urls = await self._client.engines()
+        except RequestFailed:
+            return  # a router that is being restarted
+        reports = await asyncio.gather(*(self._report(url) for url in urls))
+        answered, self._answered = self._admission.left - self._answered, self._admission.left
+        for url in set(self._windows) - set(urls):
+            del self._windows[url]
+        for url, report in zip(urls, reports, strict=True):
+            window = self._windows.setdefault(url, Window(self._most, self._longest))
+            if report is not None:
+                window.observe(report, answered / len(urls))
+        self._limit()
+
+    def synced(self) -> None:
+        """The engines have new weights."""
+        for window in self._windows.values():
+            window.synced()
+        self._limit()
+
+    async def _report(self, url: str) -> LoadReport | None:
+        try:
+            return LoadReport.of(await self._client.load_at(url))
+        except (RequestFailed, ValueError):
+            return None
+
+    def _limit(self) -> None:
+        if self._windows:
+            self._admission.limit = sum(window.size for window in self._windows.values())
