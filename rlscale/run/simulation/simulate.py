@@ -51,9 +51,11 @@ class Simulated:
     staleness: Counter[int]
     """Trained tokens by staleness."""
     length_ratio: float
-    """Mean length of what was trained over that of what was begun, from the beginning of the simulation."""
+    """Mean length of what was trained over that of what was begun."""
     lost: float
-    """Share of all generated tokens that were neither trained nor are still held or in flight."""
+    """Share of all generated tokens, from the very first, that no batch took and that are not held or in flight."""
+    masked: float
+    """Share of the batches' tokens that are over the bound and not trained."""
     preemptions: int
     restarts: int
     virtual_s: float
@@ -126,7 +128,9 @@ def _summed(
     seconds = sum(one.seconds for one in counted)
     used = sum((one.engines for one in counted), EngineTotals())
     everything = sum((one.engines for one in told), EngineTotals())
-    trained, samples = sum(one.tokens for one in told), sum(one.samples for one in told)
+    trained, samples = sum(one.tokens for one in counted), sum(one.samples for one in counted)
+    taken = sum(one.tokens for one in told)
+    begun = used if used.begun else everything
     slots = simulation.engine.slots
     return Simulated(
         iterations=len(counted),
@@ -140,11 +144,12 @@ def _summed(
         engines_idle=1 - used.busy_s / (engines * seconds) if seconds else 0.0,
         slots_taken=used.slot_s / (engines * slots * seconds) if seconds else 0.0,
         staleness=sum((one.staleness for one in counted), Counter()),
-        length_ratio=(trained / samples) / (everything.begun_tokens / everything.begun),
-        lost=max(0.0, 1 - (trained + held) / everything.tokens),
+        length_ratio=(trained / samples) / (begun.begun_tokens / begun.begun),
+        lost=max(0.0, 1 - (taken + held) / everything.tokens),
+        masked=sum(one.masked for one in counted) / trained,
         preemptions=everything.preemptions,
         restarts=everything.restarts,
         virtual_s=virtual_s,
         real_s=real_s,
-        samples=samples,
+        samples=sum(one.samples for one in told),
     )

@@ -88,6 +88,8 @@ def lines(config: Config, simulation: SimulationConfig, found: Simulated) -> Ite
     yield f"staleness        {shares} of the trained tokens"
     yield f"length ratio     {found.length_ratio:.3f} (trained / begun)"
     yield f"tokens lost      {found.lost:.2%} of those generated"
+    if found.masked:
+        yield f"tokens masked    {found.masked:.2%} of the batches', which are over the bound (rollout.stale)"
     if found.preemptions:
         yield f"preemptions      {found.preemptions} (the cache was full)"
     if found.restarts:

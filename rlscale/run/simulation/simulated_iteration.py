@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig, SimulationConfig
-from rlscale.data.sample import Group
+from rlscale.data.fields import STALE
+from rlscale.data.sample import Group, Sample
+from rlscale.rollout.ledger import generated_tokens
 from rlscale.serve.simulator.simulated_fleet import SimulatedFleet
 
 
@@ -63,18 +66,28 @@ class SimulatedIteration:
     samples: int = 0
     tokens: int = 0
     """Generated tokens of the batch."""
+    masked: int = 0
+    """Those of them that the loss leaves out, because they are over the bound."""
     staleness: Counter[int] = field(default_factory=Counter)
-    """Generated tokens of the batch by their staleness."""
+    """The trained ones of them by their staleness."""
     engines: EngineTotals = field(default_factory=EngineTotals)
 
     def add(self, groups: Sequence[Group], version: int) -> None:
         """The batch that is trained on at a weight version."""
         samples = [sample for group in groups for sample in group.samples]
         self.samples = len(samples)
-        versions = np.concatenate([sample.versions[sample.versions >= 0] for sample in samples])
-        self.tokens = len(versions)
+        self.tokens = sum(map(generated_tokens, samples))
+        versions = np.concatenate([sample.versions[_read(sample)] for sample in samples])
+        self.masked = self.tokens - len(versions)
         ages, counts = np.unique(version - versions, return_counts=True)
         self.staleness.update(dict(zip(ages.tolist(), counts.tolist(), strict=True)))
+
+
+def _read(sample: Sample) -> NDArray[np.bool_]:
+    """Which tokens the loss reads, bool [tokens]."""
+    stale = sample.columns.get(STALE)
+    read: NDArray[np.bool_] = sample.loss_mask if stale is None else sample.loss_mask & ~stale
+    return read
 
 
 def step_s(engine: SimulatedEngineConfig) -> float:

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from rlscale.config.schema import Config
 from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.data.sample import Group
@@ -164,7 +162,6 @@ class SimulatedSession:
         self._now, self._began, self._before = SimulatedIteration(), self._time(), totals
 
     def held_tokens(self) -> int:
-        """Generated tokens that wait in the buffer."""
-        state = self._run(self._service.state_dict())
-        samples = [sample for group in state["buffer"]["groups"] for sample in group.samples]
-        return int(sum(np.count_nonzero(sample.loss_mask) for sample in samples))
+        """Generated tokens that wait in the buffer, or belong to groups under way."""
+        counters = self._run(self._service.stats()).counters
+        return counters["tokens/ready"] + counters["tokens/under_way"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: fake_engine.py is found here
 
@@ -25,6 +26,17 @@ from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
+
+settings.register_profile(
+    "fifty",
+    max_examples=50,
+    derandomize=True,  # the same examples every time
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("thousand", settings.get_profile("fifty"), max_examples=1000)
+settings.load_profile("fifty")
 
 
 @pytest.fixture(scope="session")
