@@ -13,9 +13,12 @@ class StartedResponses:
         """Tokens that all responses begun so far have, or will have, in the end."""
 
     def before(self, seed: int, length: int) -> int:
-        """Tokens at the end of an input of that length that belong to the response."""
+        """Tokens at the end of an input of that length that belong to the response.
+
+        A client may leave out some of what it was given, such as the last token of a part that was cut off.
+        """
         total, done = self._cut.get(seed, (0, 0))
-        return done if total == length else 0
+        return max(done - (total - length), 0) if length <= total else 0
 
     def cut(self, seed: int, prompt: int, generated: int) -> None:
         """A request of `prompt` tokens was cut off after so many more."""

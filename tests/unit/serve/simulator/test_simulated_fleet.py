@@ -183,7 +183,10 @@ def test_an_update_waits_for_requests_that_run_and_is_told_on() -> None:
     assert simulated(scenario, update_s=2.0) == (pytest.approx(12.0), 1)
 
 
-def test_a_cut_off_response_ends_where_it_would_have_ended() -> None:
+@pytest.mark.parametrize("left_out", [0, 1, 4])
+def test_a_cut_off_response_ends_where_it_would_have_ended(left_out: int) -> None:
+    """Also where the client leaves out the last tokens that it was given, as the rollout does with one."""
+
     async def scenario(fleet: SimulatedFleet, client: EngineClient) -> tuple[list[int], list[int]]:
         fleet.route(fleet.urls[:1])
         whole = (await ask(client, 9)).tokens
@@ -191,9 +194,10 @@ def test_a_cut_off_response_ends_where_it_would_have_ended() -> None:
         await asyncio.sleep(4.5)
         await fleet.post(f"{fleet.urls[0]}/abort_request", {"abort_all": True})
         had = (await request).tokens
+        assert 0 < len(had) < 10
+        had = had[: len(had) - left_out]
         fleet.route(fleet.urls[1:])  # any engine of the fleet goes on with it
         rest = await client.generate(np.concatenate([PROMPT, had]), SamplingParams(100 - len(had)), 9)
-        assert 0 < len(had) < 10
         return [*had.tolist(), *rest.tokens.tolist()], whole.tolist()
 
     resumed, whole = simulated(scenario, engines=2)
