@@ -31,6 +31,7 @@ from rlscale.data.target import current_folder_importable
 from rlscale.envs.configured_environment import takes_reward
 from rlscale.envs.reward import build_reward, label_check
 from rlscale.observe.trackers import check_tracker
+from rlscale.rollout.endpoint.configured_agent import configured_agent
 from rlscale.run.components import check_components
 from rlscale.run.held_out import compare
 from rlscale.run.stages import KEYS, stages_before
@@ -155,6 +156,9 @@ def _look_at_functions(part: _Part, found: Findings) -> None:
         with found.of(part.stage), user_code("_target_"):
             found.checked += [f"{part.stage}{line}" for line in check_components(config)]
     if part.scores:
+        with found.of(part.stage), user_code("agent._target_"):
+            if configured_agent(config.agent) is not None:
+                found.checked.append(f"{part.stage}agent: {config.agent.command or config.agent._target_}")
         with found.of(part.stage), user_code("reward.function"):
             if takes_reward(config.env):
                 for key in _sections(part):
