@@ -19,7 +19,9 @@ from rlscale.data.target import build_target, current_folder_importable, import_
 from rlscale.envs.configured_environment import configured_environment
 from rlscale.envs.reward import Reward, build_reward, extras_of
 from rlscale.envs.score import score_of
+from rlscale.rollout.endpoint.configured_agent import agent_of
 from rlscale.run.components import look_at, prepare_imports
+from rlscale.run.contracts.agent_contract import check_agent
 from rlscale.run.contracts.environment_contract import ExactScorer, check_environment
 from rlscale.run.contracts.kinds import COMPONENTS
 from rlscale.run.contracts.source_contract import check_source
@@ -42,6 +44,7 @@ PARAMETERS = {"reward": ("response", "label", "info"), "filter": ("group",), "lo
 METHODS = {
     "environment": ("reset", "step", "close"),
     "source": ("next", "state_dict", "load_state_dict"),
+    "agent": ("run",),
     **{kind: component.methods for kind, component in COMPONENTS.items() if component.methods},
 }
 """The methods by which the kind of a class is told that is not called; see rlscale.envs.environment,
@@ -231,6 +234,10 @@ def _findings(kind: str, node: dict[str, Any]) -> list[Finding]:
         if row is not None and not isinstance(row, dict):
             raise UserError(f"row={row}: must be a mapping such as {{prompt: 2+2=, label: 4}}")
         return check_environment(configured_environment(own, ExactScorer()), row)
+    if kind == "agent":
+        own = dict(node)
+        row = own.pop("row", None)
+        return check_agent(agent_of(own), row)
     if kind == "source":
         return check_source(lambda: build_target(node, "source"))
     asking: dict[str, Callable[..., list[Finding]]] = {"advantage": check_advantage, "loss": check_loss}

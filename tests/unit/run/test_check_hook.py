@@ -119,6 +119,14 @@ def test_the_rewards_of_the_docs_keep_the_contract(folder: Path, capsys: pytest.
     assert {raw: my_rewards.thinks_first("", "7", {}, raw) for raw in scores} == scores
 
 
+def test_the_agent_of_the_docs_keeps_the_contract(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "agents.md").read_text(encoding="utf-8")
+    _, agents = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (folder / "my_agents.py").write_text(agents, encoding="utf-8")
+    code, out, err = run("my_agents.Twice", capsys=capsys)
+    assert (code, out[0], out[-1], err) == (0, "my_agents.Twice as agent:", "4 checks, 0 failed, 0 with a warning", [])
+
+
 def test_the_test_of_the_docs_passes(folder: Path) -> None:
     names: dict[str, object] = {}
     exec("\n\n".join(BLOCKS), names)
@@ -179,7 +187,7 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
             ["my_broken.other_names"],
             "error: my_broken.other_names: what it is cannot be told from its parameters (a, b); annotate its inputs, "
             "such as `inputs: LossInputs`, or add kind=score|advantage|loss|correction|reduction|reward|filter|loop|"
-            "environment|source|trainer|service|engine|buffer|transport|tracker",
+            "environment|source|agent|trainer|service|engine|buffer|transport|tracker",
         ),
         (["my_broken.nans", "kind=scor"], "error: kind=scor: no such kind; did you mean score?"),
         (
