@@ -87,7 +87,7 @@ class AgentEpisodes:
             raise
         except (Exception, SystemExit) as error:
             raised = error
-            if timer.expired():
+            if timer.expired() or session.late:
                 raised = RewardFailed(f"it took over agent.timeout_s={self._timeout_s:g} seconds")
         if session.failed:
             self._requests.failure(session.failed)
@@ -104,6 +104,7 @@ class AgentEpisodes:
         """Refuse calls once the deadline has passed, those under way too."""
         await asyncio.sleep(self._timeout_s)
         refusal = partial(Refusal, 400, "deadline", f"agent.timeout_s={self._timeout_s:g} seconds have passed")
+        session.late = True
         await session.close(refusal)
 
     def _sample(self, session: Session, encoder: PromptEncoder, prompt: Prompt, place: Place) -> Sample:

@@ -73,7 +73,7 @@ class Session:
 
     A request that was asked before gets the same answer, also while that is being generated: clients repeat what they
     believe lost. An answer for which nobody waits any more is discarded. `failed` says what went wrong with an engine;
-    `over_budget` whether a call was refused for a limit.
+    `over_budget` whether a call was refused for a limit, and `late` whether the agent's deadline has passed.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Session:
         self.repeated = 0
         self.failed = ""
         self.over_budget = False
+        self.late = False
         self.finish = "stop"
 
     async def call(self, request: ChatRequest) -> Reply:
