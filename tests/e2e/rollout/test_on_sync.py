@@ -17,6 +17,7 @@ from shared_server import SharedServer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.schema.rollout_config import OnSync
+from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient, Generation
 from rlscale.rollout.engines.continued import Continued, Cuts
@@ -96,7 +97,7 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
 
         async def generate(number: int, seed: int, length: int = LENGTH) -> Generation:
             own = SamplingParams(length, ignore_eos=True)
-            return await engines.generate(PROMPTS[number], own, seed, admission, lambda: engine.version)
+            return await engines.generate(PROMPTS[number], own, seed, admission, Attempt(lambda: engine.version))
 
         long = [asyncio.create_task(generate(number, number)) for number in range(8)]
         fresh, pauses = [], []
