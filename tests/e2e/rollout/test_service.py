@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from openai import AsyncOpenAI
 from shared_server import SharedServer
 from transformers import AutoModelForCausalLM
 
 from rlscale.config.schema import SINGLE_TURN
+from rlscale.config.schema.agent_config import AgentConfig
 from rlscale.config.schema.data_config import ArithmeticData
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.rollout_config import RolloutConfig, Stale
 from rlscale.data.sample import Group, Prompt
 from rlscale.envs.environment import Action, Environment, Start, Step
+from rlscale.rollout.endpoint.chat_messages import ToolCall
+from rlscale.rollout.endpoint.output_parser import EngineParser, Parsed
+from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
 from rlscale.serve.http import call
@@ -65,11 +70,29 @@ class AsksAgain(Environment):
         return Step([{"role": "user", "content": "1+1="}], reward=0.5, done=self._turns == 2)
 
 
+class Branches:
+    """Two questions one after another, then two others behind the first answer at once."""
+
+    async def run(self, prompt: Prompt, base_url: str, key: str, seed: int) -> float:
+        async with AsyncOpenAI(base_url=base_url, api_key=key) as client:
+
+            async def ask(*messages: Any) -> list[Any]:
+                given: Any = {"model": "policy", "messages": messages, "max_tokens": 4}
+                answer = await client.chat.completions.create(**given)
+                return [*messages, answer.choices[0].message.model_dump(exclude_unset=True)]
+
+            first = await ask(*prompt.messages)
+            await ask(*first, {"role": "user", "content": "1+1="})
+            await asyncio.gather(*(ask(*first, {"role": "user", "content": f"{n}+2="}) for n in range(2)))
+        return 1.0
+
+
 def serve(
     server: SharedServer,
     url: str,
     scenario: Callable[[RolloutService], Awaitable[Any]],
     env: str = SINGLE_TURN,
+    agent: AgentConfig | None = None,
     **rollout: Any,
 ) -> Any:
     """The scenario's result, with a service of 6 groups of 4 samples."""
@@ -82,6 +105,7 @@ def serve(
         seed=3,
         tokenizer_folder=str(server.model_folder),
         env={"_target_": env},
+        agent=agent or AgentConfig(),
     )
 
     async def main() -> Any:
@@ -127,15 +151,42 @@ def test_logprobs_of_the_engine_are_those_of_the_model(shared_server: SharedServ
     # A second turn, behind tokens that were not sampled, is held to the same.
     several = serve(shared_server, router, two_batches, env=f"{__name__}.AsksAgain", max_response_tokens=24)
     assert sum("turn_rewards" in sample.info for group in several for sample in group.samples) > 10
-    groups += several
+    # So are the segments of an agent, each on its own.
+    agent = AgentConfig(_target_=f"{__name__}.Branches", reasoning_parser="qwen3")
+    groups += several + serve(shared_server, router, two_batches, agent=agent, max_response_tokens=24)
+    assert {len(sample.segments) for sample in groups[-1].samples} == {3}
     model = AutoModelForCausalLM.from_pretrained(shared_server.model_folder, dtype=torch.float32)
     for sample in (sample for group in groups for sample in group.samples):
-        tokens = torch.tensor(sample.tokens, dtype=torch.int64)
-        with torch.no_grad():
-            logprobs = model(tokens[None]).logits[0, :-1].log_softmax(-1)
-        expected = logprobs.gather(1, tokens[1:, None])[:, 0].numpy()
-        mask = sample.loss_mask[1:]
-        assert np.abs(sample.rollout_logprobs[1:][mask] - expected[mask]).max() < 1e-4
+        ends = np.cumsum([segment.length for segment in sample.segments])
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            tokens = torch.tensor(sample.tokens[start:end], dtype=torch.int64)
+            with torch.no_grad():
+                logprobs = model(tokens[None]).logits[0, :-1].log_softmax(-1)
+            expected = logprobs.gather(1, tokens[1:, None])[:, 0].numpy()
+            mask = sample.loss_mask[start + 1 : end]
+            assert np.abs(sample.rollout_logprobs[start + 1 : end][mask] - expected[mask]).max() < 1e-4
+
+
+def test_the_engines_parsers_tell_thinking_and_calls_from_text(shared_server: SharedServer, router: str) -> None:
+    add = {"type": "function", "function": {"name": "add", "description": "", "parameters": {"type": "object"}}}
+    call = '<tool_call>\n{"name": "add", "arguments": {"b": 2, "a": 1}}\n</tool_call>'
+
+    async def parse() -> list[Any]:
+        client = EngineClient(router, shared_server.api_key)  # the router does not pass this on: an engine is asked
+        parser = EngineParser(client, "qwen25", "qwen3")
+        try:
+            thought = await parser.reasoning(f"<think>hm</think>{call}")
+            texts = (thought[1], "just text", call[:30], call.replace("add", "mul"), f"{call}\n{call}")
+            return [thought[0], *[await parser.calls(text, [add]) for text in texts]]
+        finally:
+            await client.close()
+
+    one = ToolCall("add", '{"a":1,"b":2}')
+    thinking, called, plain, cut, unknown, twice = asyncio.run(parse())
+    assert thinking == "hm"
+    assert (called.calls, plain, twice.calls) == ((one,), Parsed("just text"), (one, one))
+    assert cut == Parsed(call[:30], cut_off=True)
+    assert unknown == Parsed(call.replace("add", "mul"), cut_off=True)
 
 
 def test_an_evaluation_of_the_same_weights_repeats_itself(shared_server: SharedServer, router: str) -> None:
