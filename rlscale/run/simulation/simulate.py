@@ -24,6 +24,7 @@ from rlscale.run.session import Session
 from rlscale.run.simulation.simulated_iteration import EngineTotals, SimulatedIteration, ideal_generation_s
 from rlscale.run.simulation.simulated_session import SimulatedSession
 from rlscale.run.simulation.simulated_workload import rollout_spec
+from rlscale.serve.router import DEFAULTS
 from rlscale.serve.simulator.simulated_fleet import SimulatedFleet
 from rlscale.serve.simulator.virtual_time import NothingHappens, VirtualLoop
 
@@ -83,7 +84,8 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
     with tempfile.TemporaryDirectory(prefix="simulated") as folder, asyncio.Runner(loop_factory=VirtualLoop) as runner:
         clock = runner.get_loop()  # not runner.run, which writes out every result when it takes over Ctrl-C
         spec = rollout_spec(config, simulation, fleet_size, Path(folder))
-        fleet = clock.run_until_complete(_made(simulation, fleet_size))
+        policy = str(config.rollout.router.get("policy", DEFAULTS["policy"]))
+        fleet = clock.run_until_complete(_made(simulation, fleet_size, policy))
         node = {TARGET: config.rollout._target_, **config.rollout.arguments, "connect": fleet.connect}
         service: Service = clock.run_until_complete(_built(node, spec))
         session = SimulatedSession(config, simulation, clock, service, fleet)
@@ -102,8 +104,8 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
     return _summed(session.told, simulation, fleet_size, ideal, held + flying, virtual_s, time.perf_counter() - began)
 
 
-async def _made(simulation: SimulationConfig, engines: int) -> SimulatedFleet:
-    return SimulatedFleet(simulation.engine, engines)
+async def _made(simulation: SimulationConfig, engines: int, policy: str) -> SimulatedFleet:
+    return SimulatedFleet(simulation.engine, engines, policy)
 
 
 async def _built(node: dict[str, object], spec: object) -> Service:

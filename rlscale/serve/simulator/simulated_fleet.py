@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
+from rlscale.config.errors import UserError
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.serve.simulator.response_lengths import ResponseLengths
 from rlscale.serve.simulator.simulated_engine import Answer, SimulatedEngine
 from rlscale.serve.simulator.started_responses import StartedResponses
 
 ROUTER_URL = "http://router.simulated"
+POLICIES = ("round_robin", "power_of_two")
+"""SGLang's names: in turn; of two drawn at random, the one with fewer requests under way."""
 
 
 class SimulatedFleet:
-    """`engines` of them, alike but for their faults."""
+    """`engines` of them, alike but for their faults, behind a router that chooses by `policy`, one of POLICIES."""
 
-    def __init__(self, config: SimulatedEngineConfig, engines: int) -> None:
-        """UserError if the file of measured lengths cannot be used."""
+    def __init__(self, config: SimulatedEngineConfig, engines: int, policy: str = "round_robin") -> None:
+        """UserError if the file of measured lengths cannot be used, or for another policy."""
+        if policy not in POLICIES:
+            raise UserError(
+                f"rollout.router.policy={policy}: the simulated router knows {' and '.join(POLICIES)}; choose one"
+            )
         self.lengths = ResponseLengths(config.lengths, config.seed)
         self.started = StartedResponses()
         self.engines = {
@@ -30,7 +38,8 @@ class SimulatedFleet:
             for number in range(engines)
         }
         self._workers = list(self.engines)
-        self._next = 0
+        self._policy, self._random, self._next = policy, Random(config.seed), 0
+        self._under_way = dict.fromkeys(self.engines, 0)  # requests, as the router counts them
 
     @property
     def urls(self) -> list[str]:
@@ -39,7 +48,7 @@ class SimulatedFleet:
 
     @property
     def workers(self) -> list[str]:
-        """Addresses to which the router sends requests, in turn."""
+        """Addresses to which the router sends requests."""
         return list(self._workers)
 
     def route(self, urls: list[str]) -> None:
@@ -60,12 +69,22 @@ class SimulatedFleet:
             return await engine.call(path, body)
         if path != "/generate":
             return 404, {"detail": "a router passes on /generate alone"}
-        for _ in range(len(self._workers)):
-            engine = self.engines[self._workers[self._next % len(self._workers)]]
-            self._next += 1
-            if not engine.down:
-                return await engine.call(path, body)
-        return 503, "no engine is there"
+        alive = [worker for worker in self._workers if not self.engines[worker].down]
+        if not alive:
+            return 503, "no engine is there"
+        worker = self._chosen(alive)
+        self._under_way[worker] += 1
+        try:
+            return await self.engines[worker].call(path, body)
+        finally:
+            self._under_way[worker] -= 1
+
+    def _chosen(self, workers: list[str]) -> str:
+        """Where the router sends the next request."""
+        if self._policy == "power_of_two" and len(workers) > 1:
+            return min(self._random.sample(workers, 2), key=self._under_way.__getitem__)
+        self._next += 1
+        return workers[(self._next - 1) % len(workers)]
 
 
 class FleetConnection:

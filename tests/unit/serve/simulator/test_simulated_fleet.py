@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlscale.config.errors import UserError
 from rlscale.config.schema.simulator_config import FaultsConfig, LengthLaw, LengthsConfig, SimulatedEngineConfig
 from rlscale.rollout.engines.client import EngineClient, RequestFailed
 from rlscale.rollout.engines.sampling_params import SamplingParams
-from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
+from rlscale.serve.simulator.simulated_fleet import POLICIES, ROUTER_URL, SimulatedFleet
 from rlscale.serve.simulator.virtual_time import VirtualLoop
 
 PROMPT = np.arange(4, 12, dtype=np.int32)
@@ -54,6 +55,32 @@ def test_the_router_sends_requests_to_the_engines_in_turn() -> None:
         return counts
 
     assert simulated(scenario, engines=4) == [2, 2, 2, 2]
+
+
+def test_or_to_the_one_of_two_that_has_less_to_do() -> None:
+    async def most(policy: str) -> int:
+        """Requests at the busiest of eight engines, when short ones have been answered and long ones have not."""
+        fleet = SimulatedFleet(replace(CONFIG, slots=1000), 8, policy)
+        client = EngineClient(ROUTER_URL, None, 1000.0, 0, 1000, fleet.connect)
+        requests = []
+        for seed in range(160):
+            requests.append(asyncio.ensure_future(ask(client, seed, tokens=2 if seed % 8 else 10)))
+            await asyncio.sleep(0.1)
+        under_way = max(len(engine.batch.slots()) for engine in fleet.engines.values())
+        await asyncio.gather(*requests)
+        return under_way
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        in_turn, of_two = (runner.run(most(policy)) for policy in POLICIES)
+    assert in_turn > 10  # every eighth, which is a long one, comes to the same engine
+    assert of_two < 6
+
+
+def test_another_policy_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"rollout.router.policy=cache_aware: the simulated router knows round_robin and"
+    ):
+        SimulatedFleet(CONFIG, 2, "cache_aware")
 
 
 def test_requests_over_the_slots_wait_for_their_turn() -> None:
