@@ -1,16 +1,13 @@
-"""What schedules come to, and what scheduling costs: `python benchmarks/scheduling.py`, about ten minutes on one core.
+"""What schedules come to: `python benchmarks/scheduling.py`; with `--quick` about four minutes on one core.
 
-The first table is the loop, rollout service and buffer of a run on simulated engines, in virtual time, so it is the
+The table is the loop, rollout service and buffer of a run on simulated engines, in virtual time, so it is the
 same on every machine. `of the ideal` compares devices: those that the work of a batch would keep busy, over those that
 the schedule holds for as long as an iteration takes. Trainer and engines that share the devices train for half of the
 time in which full engines generate a batch; where each have their own the trainer has half as many as the engines and
 takes as long as they, so every schedule gets the same work and equal devices. `mean length` is that of the trained
 samples over that of those begun in the same iterations, after ten others.
 
-The second table is real time: 256 simulated engines with 100,000 finished samples in the queue. The seconds are the
-process's own, and the share of the simulated engines themselves is taken off (it is printed too).
-
-`--quick` takes a quarter of the engines and fewer iterations; `--only NAME` one schedule, `--costs` the second table.
+`--quick` takes a quarter of the engines and fewer iterations; `--only NAME` the schedules of that name.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ from machine import describe_machine, load_average
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from scheduling_costs import costs
 
 from rlscale.config.compose import compose
 from rlscale.config.simulator_options import read_simulation
@@ -111,7 +107,7 @@ def of_the_ideal(schedule: Schedule, found: Simulated) -> float:
 
 
 def schedules(console: Console, engines: int, iterations: int, only: str) -> None:
-    """Print the first table."""
+    """Print it."""
     console.print(
         f"{engines} engines x {SLOTS} slots, {engines * SLOTS // SAMPLES} groups x {SAMPLES}; lengths log-normal, "
         f"sigma 1, median {MEDIAN}, capped at {CAP} x; a step of b requests takes 0.08 s x (1 + b / 64); "
@@ -145,18 +141,14 @@ def schedules(console: Console, engines: int, iterations: int, only: str) -> Non
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default="", metavar="NAME")
-    parser.add_argument("--costs", action="store_true")
     arguments = parser.parse_args()
     console = Console(width=150)
     console.print(", ".join(f"{name} {value}" for name, value in describe_machine().items()), f"load {load_average()}")
-    if not arguments.costs:
-        schedules(console, ENGINES // 4 if arguments.quick else ENGINES, 10 if arguments.quick else 20, arguments.only)
-    if not arguments.only:
-        costs(console, quick=arguments.quick)
+    schedules(console, ENGINES // 4 if arguments.quick else ENGINES, 10 if arguments.quick else 20, arguments.only)
 
 
 if __name__ == "__main__":
