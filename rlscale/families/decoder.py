@@ -84,17 +84,19 @@ HEAD_NORMS = (
 )
 """Norms over each query and key head."""
 
+
+def gated_mlp(megatron: str, hf: str, inner: str, number: str = "") -> tuple[Rule, Rule]:
+    """The matrices of a gated MLP below these names; `inner`: the size between them, `number`: of one among several."""
+    gate_and_up = (HFTensor(f"{hf}{name}_proj.weight", (inner, "hidden")) for name in ("gate", "up"))
+    down = HFTensor(f"{hf}down_proj.weight", ("hidden", inner))
+    return (
+        Rule(f"{megatron}linear_fc1.weight{number}", tuple(gate_and_up), Form.gate_up, 0),
+        Rule(f"{megatron}linear_fc2.weight{number}", (down,), split=1),
+    )
+
+
 MLP = (
     Rule(LAYER + "mlp.linear_fc1.layer_norm_weight", (HFTensor(HF + "post_attention_layernorm.weight", ("hidden",)),)),
-    Rule(
-        LAYER + "mlp.linear_fc1.weight",
-        (
-            HFTensor(HF + "mlp.gate_proj.weight", ("inner", "hidden")),
-            HFTensor(HF + "mlp.up_proj.weight", ("inner", "hidden")),
-        ),
-        Form.gate_up,
-        0,
-    ),
-    Rule(LAYER + "mlp.linear_fc2.weight", (HFTensor(HF + "mlp.down_proj.weight", ("hidden", "inner")),), split=1),
+    *gated_mlp(LAYER + "mlp.", HF + "mlp.", "inner"),
 )
 """The parameters of a layer's gated MLP."""
