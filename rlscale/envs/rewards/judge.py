@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.data.messages import Message
-from rlscale.envs.rewards.service_client import ServiceClient
+from rlscale.envs.rewards.judging_model import JudgingModel
 from rlscale.envs.score import Failed, Score
 
 _VERDICT = re.compile(r"score\W{0,4}(-?\d+(?:\.\d+)?)", re.IGNORECASE)
@@ -41,15 +40,10 @@ class Judge:
         retries: int = 3,
         key_file: str | None = None,
     ) -> None:
-        if not rubric.strip():
-            raise UserError("rubric is empty; say in words what a good response is")
-        if not most > 0 or tries < 1:
-            raise UserError(f"most={most:g} must be above 0, and tries={tries} at least 1")
-        self._client = ServiceClient(
-            f"{url.rstrip('/')}/chat/completions", timeout_s=timeout_s, retries=retries, key_file=key_file
-        )
-        self._rubric, self._most, self._tries = rubric, most, tries
-        self._sampling = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
+        if not most > 0:
+            raise UserError(f"most={most:g} must be above 0")
+        self._model = JudgingModel(url, model, rubric, tries, max_tokens, temperature, timeout_s, retries, key_file)
+        self._most = most
 
     async def __call__(
         self, response: str, label: Any, info: dict[str, Any], messages: Sequence[Message] = ()
@@ -57,32 +51,12 @@ class Judge:
         """The judge's score. Failed if it gives none, and RewardFailed if it cannot be reached."""
         question = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
         shown = {"QUESTION": question, "REFERENCE": label, "RESPONSE": response.rpartition("</think>")[2].strip()}
-        asked = [
-            {"role": "system", "content": _SYSTEM.format(most=self._most)},
-            {"role": "user", "content": f"Rubric:\n{self._rubric}\n\n{between_marks(shown)}"},
-        ]
-        said = ""
-        for _ in range(self._tries):
-            said = answer_text(await self._client.post({**self._sampling, "messages": asked}))
-            points = [float(found) for found in _VERDICT.findall(said.rpartition("</think>")[2])]
-            if points and 0 <= points[-1] <= self._most:
-                return Score(points[-1] / self._most)
-        return Failed(f"the judge gave no score from 0 to {self._most:g}: {said[-100:]!r}")
+        points, said = await self._model.verdict(_SYSTEM.format(most=self._most), shown, self._points)
+        if points is None:
+            return Failed(f"the judge gave no score from 0 to {self._most:g}: {said!r}")
+        return Score(points / self._most)
 
-
-def between_marks(shown: Mapping[str, Any]) -> str:
-    """The texts, each between lines that it cannot know, so that it cannot pretend to end. Empty ones are left out."""
-    mark = secrets.token_hex(8)
-    return "\n\n".join(
-        f"{name} {mark}\n{text}\nEND OF {name} {mark}"
-        for name, text in shown.items()
-        if text is not None and text != ""
-    )
-
-
-def answer_text(answer: Any) -> str:
-    """The text of a chat completion; empty where there is none."""
-    try:
-        return str(answer["choices"][0]["message"]["content"] or "")
-    except (KeyError, IndexError, TypeError):
-        return ""
+    def _points(self, answer: str) -> float | None:
+        """The last score that is stated; None where there is none, or it is out of bounds."""
+        found = _VERDICT.findall(answer)
+        return points if found and 0 <= (points := float(found[-1])) <= self._most else None

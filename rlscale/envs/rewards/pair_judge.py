@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
-from rlscale.config.errors import UserError
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action
-from rlscale.envs.rewards.judge import answer_text, between_marks
-from rlscale.envs.rewards.service_client import ServiceClient
+from rlscale.envs.rewards.judging_model import JudgingModel
 from rlscale.envs.score import Failed
 
 _VERDICT = re.compile(r"better\W{0,4}(first|second|tie)\b", re.IGNORECASE)
@@ -35,13 +33,7 @@ class ModelPairJudge:
         retries: int = 3,
         key_file: str | None = None,
     ) -> None:
-        if not rubric.strip() or tries < 1:
-            raise UserError("rubric must say in words what a better response is, and tries be at least 1")
-        self._client = ServiceClient(
-            f"{url.rstrip('/')}/chat/completions", timeout_s=timeout_s, retries=retries, key_file=key_file
-        )
-        self._rubric, self._tries = rubric, tries
-        self._sampling = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
+        self._model = JudgingModel(url, model, rubric, tries, max_tokens, temperature, timeout_s, retries, key_file)
 
     async def __call__(self, prompt: Prompt, first: Action, second: Action) -> float | Failed:
         """1.0, 0.0 or 0.5. Failed if it gives no verdict, and RewardFailed if it cannot be reached."""
@@ -50,13 +42,11 @@ class ModelPairJudge:
             "FIRST RESPONSE": first.text.rpartition("</think>")[2].strip() or "(nothing)",
             "SECOND RESPONSE": second.text.rpartition("</think>")[2].strip() or "(nothing)",
         }
-        asked = [
-            {"role": "system", "content": _SYSTEM},
-            {"role": "user", "content": f"Rubric:\n{self._rubric}\n\n{between_marks(shown)}"},
-        ]
-        said = ""
-        for _ in range(self._tries):
-            said = answer_text(await self._client.post({**self._sampling, "messages": asked}))
-            if verdicts := _VERDICT.findall(said.rpartition("</think>")[2]):
-                return _POINTS[verdicts[-1].lower()]
-        return Failed(f"the judge of pairs gave no verdict: {said[-100:]!r}")
+        points, said = await self._model.verdict(_SYSTEM, shown, _points)
+        return Failed(f"the judge of pairs gave no verdict: {said!r}") if points is None else points
+
+
+def _points(answer: str) -> float | None:
+    """Those of the first, by the last verdict that is stated."""
+    found = _VERDICT.findall(answer)
+    return _POINTS[found[-1].lower()] if found else None
