@@ -6,6 +6,7 @@ import re
 
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action, Environment, Scorer, Start, Step
+from rlscale.envs.score import info_of
 
 _CALL = re.compile(r"(\d{1,9})([+*-])(\d{1,9})\?")
 
@@ -31,8 +32,8 @@ class Calculator(Environment):
             self._left -= 1
             self._calls += 1
             return Step(messages=[{"role": "tool", "content": str(_value(int(call[1]), call[2], int(call[3])))}])
-        reward = await self._reward.score(action, self._prompt)
-        return Step(reward=reward, done=True, info={"calls": self._calls})
+        score = await self._reward.score(action, self._prompt)
+        return Step(reward=score, done=True, info={"calls": self._calls} | info_of(score))
 
 
 def _value(a: int, sign: str, b: int) -> int:

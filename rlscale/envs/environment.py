@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rlscale.data.messages import Message
 from rlscale.data.sample import Prompt
-from rlscale.envs.score import Score
+from rlscale.envs.score import info_of
 
 
 @dataclass(frozen=True)
@@ -106,4 +106,4 @@ class SingleTurn(Environment):
     async def step(self, action: Action) -> Step:
         """The end, with the reward of the response."""
         score = await self._reward.score(action, self._prompt)
-        return Step(reward=score, done=True, info=score.info() if isinstance(score, Score) else {})
+        return Step(reward=score, done=True, info=info_of(score))

@@ -27,10 +27,13 @@ class Score(float):
         score.crash = crash
         return score
 
-    def info(self) -> dict[str, Any]:
-        """What a sample carries along of it: `reward_parts` and `reward_crash`, where there are any."""
-        parts = {"reward_parts": dict(self.parts)} if self.parts else {}
-        return parts | ({"reward_crash": self.crash} if self.crash else {})
+
+def info_of(score: float) -> dict[str, Any]:
+    """What a sample carries along of its score: `reward_parts` and `reward_crash`, where there are any."""
+    if not isinstance(score, Score):
+        return {}
+    parts = {"reward_parts": dict(score.parts)} if score.parts else {}
+    return parts | ({"reward_crash": score.crash} if score.crash else {})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from rlscale.data.messages import Message
 from rlscale.data.sample import Prompt
 from rlscale.data.target import build_target, resolve_target
 from rlscale.envs.environment import Action, Environment, Scorer, Start, Step
-from rlscale.envs.score import Score
+from rlscale.envs.score import info_of
 from rlscale.envs.tool_schema import BEGIN, tools_of
 
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
@@ -67,7 +67,7 @@ class ToolEnvironment(Environment):
         calls = _CALL.findall(action.text.rpartition("</think>")[2])
         if not calls:
             score = await self._reward.score(action, self._prompt)
-            return Step(reward=score, done=True, info=self._info() | (score.info() if isinstance(score, Score) else {}))
+            return Step(reward=score, done=True, info=self._info() | info_of(score))
         return Step([await self._answer(call) for call in calls], info=self._info())
 
     def _info(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternative
 _PACKAGE = str(Path(__file__).parents[3])
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from rlscale.envs.sandbox.confine import main; main()"
 _GRACE_S = 10.0
-"""Seconds for starting and ending, which on a busy machine take long, besides those of the program."""
+"""Seconds that a process may take to end once it has been killed, which on a busy machine is long."""
 
 
 class SandboxRefused(OSError):

@@ -10,6 +10,7 @@ import pytest
 from rlscale.data.sample import Prompt
 from rlscale.envs.calculator import Calculator
 from rlscale.envs.environment import Action, Step
+from rlscale.envs.score import Score
 
 PROMPT = Prompt(0, "47*38", np.arange(4, dtype=np.int32), "1786")
 
@@ -45,6 +46,19 @@ def test_the_answer_ends_the_episode_with_its_reward_and_the_number_of_calls() -
     assert (right.done, right.reward, right.info) == (True, 1.0, {"calls": 1})
     (wrong,) = played("1785")
     assert (wrong.done, wrong.reward, wrong.info) == (True, 0.0, {"calls": 0})
+
+
+def test_what_the_score_is_made_of_goes_along() -> None:
+    class Parted:
+        async def score(self, action: Action, prompt: Prompt) -> float:
+            return Score(0.5, {"style": 0.25})
+
+    async def play() -> Step:
+        environment = Calculator(Parted())
+        await environment.reset(PROMPT, 0)
+        return await environment.step(Action("1786", "1786", []))
+
+    assert asyncio.run(play()).info == {"calls": 0, "reward_parts": {"style": 0.25}}
 
 
 @pytest.mark.parametrize("text", ["47*38", "47*?", "47**38?", "1+2+3?", "9999999999*1?", "", "47*38?1"])

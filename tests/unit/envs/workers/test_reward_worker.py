@@ -17,7 +17,7 @@ from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action
 from rlscale.envs.reward import RewardFailed
-from rlscale.envs.score import Score
+from rlscale.envs.score import Score, info_of
 from rlscale.envs.workers.processes import ProcessPool, fitting_workers
 from rlscale.envs.workers.reward_worker import RewardWorker
 from rlscale.envs.workers.threads import LoopPool, ThreadPool
@@ -124,8 +124,8 @@ def test_only_a_response_that_ends_a_working_reward_twice_the_same_way_is_wrong(
 def test_the_parts_of_a_score_come_back_with_it(workers: int) -> None:
     score = run(lambda worker: ask("parts 0.75", worker), workers)
     assert (score, score.parts, score.crash) == (0.75, {"format": 0.5}, "")
-    assert score.info() == {"reward_parts": {"format": 0.5}}
-    assert Score(0.0, crash="it hung").info() == {"reward_crash": "it hung"}
+    assert info_of(score) == {"reward_parts": {"format": 0.5}}
+    assert info_of(Score(0.0, crash="it hung")) == {"reward_crash": "it hung"}
 
 
 def test_a_reward_that_takes_too_long_fails_and_the_others_go_on(workers: int) -> None:
