@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.data_sections import training_sections
 from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.eval_config import EvalConfig
-from rlscale.config.schema.rollout_config import OnSync, Stale
+from rlscale.config.schema.rollout_config import History, OnSync, Stale
 from rlscale.config.schema.trainer_config import RoutingReplay
 
 
@@ -171,9 +172,31 @@ def canary_fits_the_model(context: CheckContext) -> Iterator[str]:
         )
 
 
+def turns_are_possible(context: CheckContext) -> Iterator[str]:
+    """What is said of turns is read: an agent brings its own history and time, and a template has to be there."""
+    rollout, agent = context.config.rollout, context.config.agent
+    if context.supervised:
+        return
+    rendered = rollout.history is History.template
+    if agent._target_ is not None or agent.command is not None:
+        if rendered:
+            yield ("rollout.history=template is not supported with agents, which bring their history; leave it out")
+        if rollout.max_episode_s is not None:
+            given = f"rollout.max_episode_s={rollout.max_episode_s:g}"
+            yield f"{given} is not read with agents; agent.timeout_s bounds them"
+        return
+    for key, data in training_sections(context.config).items():
+        if rendered and not data.apply_chat_template:
+            yield (
+                f"rollout.history=template: {key}.apply_chat_template=false leaves no template to write it; set that "
+                "to true, or rollout.history=sampled"
+            )
+
+
 SAMPLING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     staleness_is_possible,
     syncs_are_possible,
+    turns_are_possible,
     samples_are_of_the_trained_distribution,
     engines_can_sample_so,
     evaluation_is_possible,

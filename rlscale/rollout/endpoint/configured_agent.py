@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.agent_config import AgentConfig
-from rlscale.config.schema.rollout_config import History
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.target import build_target, resolve_target
 from rlscale.rollout.conversation import EpisodeRules
@@ -38,11 +37,6 @@ class Agents:
     def of(config: AgentConfig, rules: EpisodeRules) -> Agents | None:
         """None where no agent is configured. UserError naming the key of one that cannot be made."""
         make = configured_agent(config)
-        if make is not None and rules.history is not History.sampled:
-            raise UserError(
-                f"rollout.history={rules.history.value} is not supported with agents, which bring their history; "
-                "leave it out"
-            )
         return None if make is None else Agents(config, make, Limits(rules.turns, rules.turn_tokens))
 
     async def start(self, client: EngineClient) -> None:

@@ -78,6 +78,18 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
             "only rollout.max_staleness=1 + 1 can leave in time; lower it to 2, or use rollout.stale=mask",
         ),
         (["rollout.stale=drop"], "rollout.stale=drop is not read with rollout.max_staleness=0; leave it out, or raise"),
+        (
+            ["agent.command=python my_agent.py", "rollout.history=template"],
+            "rollout.history=template is not supported with agents, which bring their history; leave it out",
+        ),
+        (
+            ["agent.command=python my_agent.py", "rollout.max_episode_s=60"],
+            "rollout.max_episode_s=60 is not read with agents; agent.timeout_s bounds them",
+        ),
+        (
+            ["data.apply_chat_template=false", "rollout.history=template"],
+            "rollout.history=template: data.apply_chat_template=false leaves no template to write it",
+        ),
         (["rollout.over_sampling=2"], "rollout.over_sampling=2 is not read with rollout.max_staleness=0"),
         (
             ["rollout.presence_penalty=1"],

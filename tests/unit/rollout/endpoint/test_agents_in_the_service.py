@@ -19,7 +19,6 @@ from fake_engine import FakeEngine
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.agent_config import AgentConfig
-from rlscale.config.schema.rollout_config import History
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
@@ -204,9 +203,3 @@ def test_an_agent_that_cannot_be_made_is_an_error_at_the_start(
 ) -> None:
     with pytest.raises(UserError, match=message):
         RolloutService(replace(spec, agent=config))
-
-
-def test_what_agents_show_the_policy_is_theirs_and_not_the_templates(spec: RolloutSpec) -> None:
-    rollout = replace(spec.rollout, history=History.template)
-    with pytest.raises(UserError, match=r"rollout\.history=template .* agents"):
-        RolloutService(replace(spec, agent=agent(), rollout=rollout))
