@@ -61,8 +61,6 @@ class Conversation:
 
         ValueError saying what is wrong with the messages.
         """
-        if not step.messages:
-            raise ValueError("has no messages and is not done")
         if step.restart:
             start = self._encoder.encode_start(self._prompt, step.messages, ())
             return self._appended(start.tokens, True, list(start.messages), longest)

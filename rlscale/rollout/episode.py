@@ -141,6 +141,8 @@ class Episodes:
             if step.done:
                 finish = generation.finish_reason
                 break
+            if not step.messages:
+                raise self._failed("the environment's step has no messages and is not done")
             if self._over(len(rewards), start.max_turns, began) or not self._answered(conversation, step):
                 finish = "length"
                 break

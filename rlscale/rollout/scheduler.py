@@ -57,7 +57,8 @@ class Scheduler:
         self._again: deque[PendingGroup] = deque()  # to be started before the source is asked for more
         self._outstanding = 0  # samples of pending groups that are not finished
         self._drawn = 0
-        self._version = -1
+        self.version = -1
+        """Of the weights that engines hold; -1 before the first `resume`."""
         self._error: BaseException | None = None
         self._room = asyncio.Event()  # there may be room for more groups
         self._demand = Demand(self._room.set)
@@ -75,7 +76,7 @@ class Scheduler:
     def resume(self, version: int) -> None:
         """The engines hold the weights of `version`, which may be what it was; another batch may be taken."""
         self._batches.taken = False
-        self._version = version
+        self.version = version
         self._room.set()
         self._news.set()
 
@@ -85,13 +86,13 @@ class Scheduler:
         The error that stopped generation, if one did; RuntimeError when the batch of this version was taken already.
         """
         if self._batches.taken:
-            raise RuntimeError(f"the batch of weight version {self._version} was taken already; call resume first")
+            raise RuntimeError(f"the batch of weight version {self.version} was taken already; call resume first")
         while True:
             if self._error is not None:
                 raise self._error
             self._news.clear()
-            self._again.extend(map(PendingGroup, self._batches.expire(self._version)))
-            groups = self._batches.take(self._version, self._in_flight)
+            self._again.extend(map(PendingGroup, self._batches.expire(self.version)))
+            groups = self._batches.take(self.version, self._in_flight)
             self._room.set()
             if groups:
                 return groups
@@ -99,7 +100,7 @@ class Scheduler:
 
     def _in_flight(self) -> list[int]:
         """The oldest version of each group that is not finished."""
-        return [pending.oldest_version(self._version) for pending in self._pending.values()]
+        return [pending.oldest_version(self.version) for pending in self._pending.values()]
 
     async def close(self) -> None:
         """Drop what is under way."""
@@ -135,7 +136,7 @@ class Scheduler:
             self.stop(error)
 
     def _startable(self) -> int:
-        if self._version < 0 or self._error is not None:
+        if self.version < 0 or self._error is not None:
             return 0
         done = self._batches
         now = Progress(done.count, done.taken, len(self._pending), self._outstanding, done.ready)
@@ -182,7 +183,7 @@ class Scheduler:
         """A sample for one place of the group; another seed replaces one that failed, up to `ATTEMPTS` times."""
         number = 0
         while True:
-            attempt = pending.attempt(place, number, lambda: self._version, self.ledger, self._demand)
+            attempt = pending.attempt(place, number, lambda: self.version, self.ledger, self._demand)
             self._lengths.started(attempt)
             try:
                 sample = await self._play(pending.prompt, place, attempt)
@@ -245,7 +246,7 @@ class Scheduler:
             kept = sum(PendingGroup.of(state).tokens for state in states)
             ledger.discarded(tokens["under_way"] - kept, "restart")
             return {
-                "version": self._version,
+                "version": self.version,
                 "queue": self._queue.state_dict(),
                 "pending": states,
                 **self._batches.state_dict(trained, ledger),
@@ -256,7 +257,7 @@ class Scheduler:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was saved. Before the first `resume`. UserError if the data has changed."""
-        if self._pending or self._version >= 0:
+        if self._pending or self.version >= 0:
             raise RuntimeError("load_state_dict must be called before the first resume")
         self._queue.load_state_dict(state["queue"])
         self._again = deque(PendingGroup.of(one) for one in state["pending"])

@@ -86,7 +86,6 @@ class RolloutService:
             Capacity.of(rollout).most_ahead,
         )
         self._scheduler = Scheduler(rollout, self._queue, self._buffer, self._refill, self._admission)
-        self._version = -1
         self._concurrency: AdaptiveConcurrency | None = None
         self._following: asyncio.Task[None] | None = None
         self._earlier: dict[str, int] = {}  # counters of the run before it was resumed
@@ -137,9 +136,8 @@ class RolloutService:
     async def resume(self, version: int) -> None:
         """Go on generating; the engines hold the weights of `version`, which may be those of the last batch (a run that
         only generates)."""
-        if self._concurrency is not None and version != self._version:
+        if self._concurrency is not None and version != self._scheduler.version:
             self._concurrency.synced()
-        self._version = version
         self._scheduler.resume(version)
         if not self._scheduler.failed:
             self._on_sync.resume()

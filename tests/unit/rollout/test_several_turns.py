@@ -60,7 +60,7 @@ class Odd(Environment):
     async def reset(self, prompt: Prompt, seed: int) -> Start:
         if self._how == "reset":
             raise OSError("no server")
-        return Start(max_turns=2 if self._how == "capped" else None)
+        return Start(max_turns={"capped": 2, "silent at the end": 1}.get(self._how))
 
     async def step(self, action: Action) -> Any:
         match self._how:
@@ -70,7 +70,7 @@ class Odd(Environment):
                 await asyncio.sleep(60)
             case "exits":
                 raise SystemExit(3)
-            case "silent":
+            case "silent" | "silent at the end":
                 return Step()
             case "nan":
                 return Step(reward=float("nan"), done=True)
@@ -244,6 +244,7 @@ def test_no_turn_begins_after_the_time_of_an_episode(run: Run) -> None:
         ("raises", "the environment raised OSError: the tool is gone"),
         ("exits", "the environment raised SystemExit: 3"),
         ("silent", "the environment's step has no messages and is not done"),
+        ("silent at the end", "the environment's step has no messages and is not done"),
         ("nan", "nan instead of a finite number"),
         ("nothing", "the environment returned NoneType instead of a Step"),
         ("no role", "the environment's step message 0 has no role"),
