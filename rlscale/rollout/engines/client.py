@@ -16,6 +16,7 @@ from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.sampling_support import support_of
+from rlscale.rollout.engines.shared_calls import SHORT, SharedCalls
 from rlscale.rollout.engines.spans import versions_of
 
 _log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class EngineClient:
 
     A request that breaks or times out is sent again up to `retries` times. While the other end is not there at all
     (connection refused, 503), it is tried again until `timeout_s` has passed: a dead engine is being restarted then.
-    Both are counted in `retried`, because an engine may have sampled such a request twice.
+    Both are counted in `retried`, because an engine may have sampled such a request twice. Short requests that are made
+    at the same moment share calls (`SharedCalls`).
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class EngineClient:
         self._timeout_s = timeout_s
         self._retries = retries
         self._connection = connect(api_key, timeout_s, connections)
+        self._shared = SharedCalls(self._connection, self._ready, self._sent_in_vain)
         self.retried = 0
 
     def redirect(self, url: str) -> None:
@@ -103,8 +106,12 @@ class EngineClient:
         if sampling.names_support:
             body["return_sampling_mask"] = True
             headers[SAMPLING_SUPPORT_HEADER] = "1"
-        answer = await self._post("/generate", body, headers)
-        return _generation(answer, len(token_ids), experts, sampling.names_support)
+        answer = None
+        if rid is None and sampling.max_new_tokens <= SHORT:
+            answer = await self._shared.ask(body, headers)
+        if answer is None:
+            answer = await self._post("/generate", body, headers)
+        return generation_of(answer, len(token_ids), experts, sampling.names_support)
 
     async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0."""
@@ -122,13 +129,15 @@ class EngineClient:
         """Abort one request, or all of them. For engines only: a router does not pass it on."""
         await self._post("/abort_request", {"rid": rid or "", "abort_all": rid is None})
 
-    async def engines(self) -> list[str]:
-        """The engines behind this URL: a router's workers, or the engine itself."""
+    async def engines(self, ready: bool = False) -> list[str]:
+        """The engines behind this URL: a router's workers, or the engine itself. `ready`: only those in use."""
         try:
             status, answer = await self._connection.get(self._url + "/workers")
         except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
             raise RequestFailed(f"{self._url}/workers: {type(error).__name__} {error}".strip()) from error
-        return [str(worker["url"]) for worker in answer["workers"]] if status == 200 else [self._url]
+        if status != 200:
+            return [self._url]
+        return [str(worker["url"]) for worker in answer["workers"] if not ready or worker.get("is_healthy", True)]
 
     async def load_at(self, url: str) -> Any:
         """What the engine at `url` says of its load (`LoadReport.of`). RequestFailed if it does not say."""
@@ -159,7 +168,17 @@ class EngineClient:
 
     async def close(self) -> None:
         """Close the connections; requests under way fail."""
+        await self._shared.close()
         await self._connection.close()
+
+    async def _ready(self) -> list[str]:
+        try:
+            return await self.engines(ready=True)
+        except RequestFailed:
+            return []
+
+    def _sent_in_vain(self, requests: int) -> None:
+        self.retried += requests
 
     async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
         clock = asyncio.get_running_loop().time
@@ -199,7 +218,8 @@ class _Unavailable(Exception):
     """Nobody there, for now."""
 
 
-def _generation(answer: dict[str, Any], prompt: int, experts: ExpertSizes | None, names_support: bool) -> Generation:
+def generation_of(answer: dict[str, Any], prompt: int, experts: ExpertSizes | None, names_support: bool) -> Generation:
+    """What an engine's answer to a request with a prompt of so many tokens says. RequestFailed if it is of no use."""
     meta = answer["meta_info"]
     entries = meta.get("output_token_logprobs") or []
     reason = meta["finish_reason"]

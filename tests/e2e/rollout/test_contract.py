@@ -148,3 +148,16 @@ def test_an_aborted_request_comes_back_with_what_it_had(talk: Talk) -> None:
     whole, aborted = talk(scenario)
     assert aborted.finish_reason == "abort"
     assert aborted.tokens.tolist() == whole.tokens[: len(aborted.tokens)].tolist()
+
+
+def test_requests_of_one_moment_are_answered_as_if_sent_alone(talk: Talk) -> None:
+    """They share calls, where the engine takes lists."""
+
+    async def scenario(client: EngineClient) -> tuple[list[Generation], list[Generation]]:
+        together = await asyncio.gather(*(generate(seed)(client) for seed in range(24)))
+        return together, [await generate(seed)(client) for seed in range(24)]
+
+    for one, other in zip(*talk(scenario), strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=2e-6)
+        assert one.finish_reason == other.finish_reason

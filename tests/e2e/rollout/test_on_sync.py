@@ -123,3 +123,52 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
         assert {*generation.versions.tolist()} == {version}
         assert difference(models, PROMPTS[number], generation) < 1e-5
     assert max(pauses) < 0.1
+
+
+@pytest.mark.parametrize("kind", MODES)
+def test_updates_under_load_kill_no_server(
+    shared_server: SharedServer, models: list[PreTrainedModel], kind: OnSync
+) -> None:
+    """With three modes over 200 in all, one after the other while 16 requests run at any time."""
+    engine = Engine(shared_server, kind)
+    updates = 67
+
+    async def main() -> tuple[list[tuple[int, Generation]], Generation, list[float], int]:
+        client, admission = EngineClient(shared_server.url, shared_server.api_key), Admission(32)
+        engines = Continued(client, Cuts())
+        mode = on_sync_mode(kind, admission, client, engines.cuts)
+        await asyncio.to_thread(engine.update, models[0], 0)
+        found: list[tuple[int, Generation]] = []
+
+        async def generate(number: int, seed: int) -> Generation:
+            sampling = SamplingParams(64, ignore_eos=True)
+            return await engines.generate(
+                PROMPTS[number % 8], sampling, seed, admission, Attempt(lambda: engine.version)
+            )
+
+        async def keep_busy(number: int) -> None:
+            seed = 1000 * number
+            while engine.version < updates:
+                found.append((number % 8, await generate(number, seed)))
+                seed += 1
+
+        load = [asyncio.create_task(keep_busy(number)) for number in range(16)]
+        pauses = []
+        for version in range(1, updates + 1):
+            await asyncio.sleep(0.01)
+            pauses.append(await engine.sync(mode, models[version % len(models)]))
+        await asyncio.gather(*load)
+        last = await generate(0, 7)
+        await client.close()
+        return found, last, pauses, client.retried
+
+    found, last, pauses, retried = asyncio.run(asyncio.wait_for(main(), 120))
+    crossed = [(number, one) for number, one in found if len({*one.versions.tolist()}) > 1]
+    print(kind.value, len(found), "responses", len(crossed), "across updates, longest pause", f"{max(pauses):.3f}")
+    assert engine.receiver.weight_version() == str(updates)
+    assert retried == 0
+    assert len(crossed) > 16
+    for number, generation in [*crossed[:: max(1, len(crossed) // 8)], (0, last)]:
+        assert difference(models, PROMPTS[number], generation) < 1e-5
+    assert {*last.versions.tolist()} == {updates}
+    assert max(pauses) < 0.1

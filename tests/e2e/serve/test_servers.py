@@ -115,6 +115,33 @@ def test_the_experts_of_an_answer_are_those_that_the_model_chooses_also_for_cach
         call(servers.router, "/generate", servers.key, BODY, headers={ROUTED_EXPERTS_HEADER: "yes"}, timeout=30)
 
 
+def test_an_aborted_answer_has_experts_for_all_its_tokens_but_the_last(servers: Servers) -> None:
+    """What `Continued` builds on where a weight sync cuts a request off."""
+    model = AutoModelForCausalLM.from_pretrained(servers.model, dtype=torch.float32).eval()
+    sizes = ExpertSizes.of(model.config.to_dict())
+    prompt = np.random.default_rng(4).integers(4, 20, 12).tolist()
+    sampling = {"max_new_tokens": 450, "sampling_seed": 5, "ignore_eos": True}
+    body = {"input_ids": prompt, "sampling_params": sampling, "return_logprob": True}
+    with ThreadPoolExecutor(1) as pool:
+        headers = {ROUTED_EXPERTS_HEADER: "1"}
+        running = pool.submit(call, servers.router, "/generate", servers.key, body, headers=headers, timeout=60)
+        time.sleep(0.3)
+        EngineReceiver(servers.engine, servers.key).abort_all()
+        meta = running.result(30)["meta_info"]
+    assert meta["finish_reason"]["type"] == "abort"
+    tokens = [token for _, token, _ in meta["output_token_logprobs"]]
+    assert 0 < len(tokens) == meta["completion_tokens"] < 450
+    assert [(span["start"], span["end"]) for span in meta["weight_versions"]] == [(0, len(tokens))]
+    whole = [*prompt, *tokens]
+    chosen = sizes.decode(meta["routed_experts"], len(whole) - 1)
+    np.testing.assert_array_equal(np.sort(chosen, axis=-1), chosen_by(model, whole[:-1]))
+    # The same seed goes on as if nothing had happened.
+    kept = tokens[:-1]
+    rest = {**body, "input_ids": [*prompt, *kept], "sampling_params": {**sampling, "max_new_tokens": 8}}
+    again = call(servers.router, "/generate", servers.key, rest, timeout=60)["meta_info"]["output_token_logprobs"]
+    assert again[0][1] == tokens[-1]
+
+
 def test_the_key_is_in_no_log_command_line_or_environment(servers: Servers) -> None:
     call(servers.router, "/generate", servers.key, BODY, timeout=30)
     processes = below(servers.supervisor)

@@ -43,6 +43,8 @@ class FakeEngine:
         self.weight_version: str | None = None  # what it reports; None: the version it was given last
         self.synced = "0"
         self.routed: Callable[[int], Any] | None = None  # by the number of input tokens; None: does not know of experts
+        self.takes_lists = False  # else a list of prompts is refused, as by an engine that knows none
+        self.lists: list[int] = []  # how many prompts each list had
         self.delay: Callable[[dict[str, Any]], float] = lambda body: 0.0
         self.fault: Callable[[dict[str, Any]], int | str | None] = lambda body: None
         self.requests: list[dict[str, Any]] = []
@@ -78,6 +80,8 @@ class FakeEngine:
         if self.api_key is not None and request.headers.get("Authorization") != f"Bearer {self.api_key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
         body = await request.json()
+        if isinstance(body["input_ids"][0], list):
+            return await self._generate_list(body)
         self.requests.append(body)
         fault = self.fault(body)
         if fault == "drop":
@@ -105,6 +109,24 @@ class FakeEngine:
             return web.json_response(answer)
         finally:
             self.running -= 1
+
+    async def _generate_list(self, body: dict[str, Any]) -> web.Response:
+        if not self.takes_lists:
+            return web.json_response({"error": "input_ids"}, status=400)
+        self.lists.append(len(body["input_ids"]))
+        each = [
+            body | {"input_ids": tokens, "sampling_params": sampling}
+            for tokens, sampling in zip(body["input_ids"], body["sampling_params"], strict=True)
+        ]
+        if any(len(one["input_ids"]) > CONTEXT for one in each):
+            return web.json_response({"error": "too long"}, status=400)
+        self.requests += each
+        self.running += 1
+        await asyncio.sleep(max(self.delay(one) for one in each))
+        self.running -= 1
+        if any(self.fault(one) for one in each):
+            return web.json_response({"error": "fault"}, status=500)
+        return web.json_response([self._answer(one) for one in each])
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
         sampling, prompt = body["sampling_params"], body["input_ids"]
