@@ -121,6 +121,8 @@ class SharedCalls:
             status, found = await self._connection.post(url + "/generate", body, asked[0].headers)
             if status == 200 and isinstance(found, list) and len(found) == len(asked):
                 answers = found
+            elif status >= 500:
+                self._broken(len(asked))
         except ConnectionRefusedError:
             pass
         except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError):

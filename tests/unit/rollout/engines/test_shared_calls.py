@@ -76,14 +76,14 @@ def test_a_request_that_the_engine_refuses_takes_no_other_with_it() -> None:
 
 
 def test_a_call_that_breaks_is_sent_again_request_by_request() -> None:
-    async def scenario(engine: FakeEngine, client: EngineClient) -> tuple[list[Generation], int]:
+    async def scenario(engine: FakeEngine, client: EngineClient) -> tuple[list[Generation], int, int]:
         faults = iter([None, 500])
         engine.fault = lambda body: next(faults, None)
-        return await at_once(client, range(3)), len(engine.requests)
+        return await at_once(client, range(3)), len(engine.requests), client.retried
 
-    found, requests = talk(scenario)
+    found, requests, retried = talk(scenario)
     assert all(len(generation.tokens) for generation in found)
-    assert requests == 6
+    assert (requests, retried) == (6, 3)
 
 
 def test_one_request_can_be_given_up_and_the_others_are_answered() -> None:
