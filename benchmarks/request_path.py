@@ -1,8 +1,8 @@
 """What the requests of an iteration cost besides generating: client, router, engine's HTTP side, engine's scheduler.
 
 The default recipe's iteration, 64 groups of 8 samples of at most 5 tokens, sent in several ways to one engine with the
-recipe's tiny model: as the client sends them, through the router; the same without the router; and as lists of requests
-in one call each. `python benchmarks/request_path.py [rounds]`: the ways take turns. Computing seconds of each process,
+recipe's tiny model: as a run sends them; each by itself, through the router and without it; and as lists of requests in
+one call each. `python benchmarks/request_path.py [rounds]`: the ways take turns. Computing seconds of each process,
 as its kernel counts them, so that what else the machine does falls out; wall seconds beside them. All ways must bring
 the same tokens.
 """
@@ -69,8 +69,9 @@ def main() -> None:
             router = supervisor.start_router({})
             RouterClient(router, key).add(engine, key)
             ways: dict[str, Callable[[], Awaitable[Tokens]]] = {
-                "one request per call, router": lambda: singly(router, key),
-                "one request per call": lambda: singly(engine, key),
+                "as a run sends them": lambda: by_client(router, key, named=False),
+                "one request per call, router": lambda: by_client(router, key, named=True),
+                "one request per call": lambda: by_client(engine, key, named=True),
                 "a group per call": lambda: in_lists(engine, key, SAMPLES),
                 "a group per call, each answer as it is done": lambda: streamed(engine, key, SAMPLES),
                 "eight groups per call": lambda: in_lists(engine, key, 8 * SAMPLES),
@@ -135,12 +136,15 @@ def requests() -> list[tuple[list[int], int]]:
     return [(prompt, number) for number, prompt in enumerate(p for p in prompts for _ in range(SAMPLES))]
 
 
-async def singly(url: str, key: str) -> Tokens:
-    """Every request by itself, as the rollout's client sends it."""
+async def by_client(url: str, key: str, *, named: bool) -> Tokens:
+    """By the rollout's client; requests with names travel by themselves."""
     client = EngineClient(url, key, connections=GROUPS * SAMPLES)
     try:
         answers = await asyncio.gather(
-            *(client.generate(np.array(prompt, np.int32), SAMPLING, seed) for prompt, seed in requests())
+            *(
+                client.generate(np.array(prompt, np.int32), SAMPLING, seed, f"request-{seed}" if named else None)
+                for prompt, seed in requests()
+            )
         )
         return [answer.tokens.tolist() for answer in answers]
     finally:
