@@ -131,40 +131,25 @@ class EngineClient:
 
     async def engines(self, ready: bool = False) -> list[str]:
         """The engines behind this URL: a router's workers, or the engine itself. `ready`: only those in use."""
-        try:
-            status, answer = await self._connection.get(self._url + "/workers")
-        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
-            raise RequestFailed(f"{self._url}/workers: {type(error).__name__} {error}".strip()) from error
+        status, answer = await self._tried(self._url + "/workers")
         if status != 200:
             return [self._url]
         return [str(worker["url"]) for worker in answer["workers"] if not ready or worker.get("is_healthy", True)]
 
     async def load_at(self, url: str) -> Any:
         """What the engine at `url` says of its load (`LoadReport.of`). RequestFailed if it does not say."""
-        try:
-            status, answer = await self._connection.get(url + "/v1/loads?include=core,queues")
-        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
-            raise RequestFailed(f"{url}/v1/loads: {type(error).__name__} {error}".strip()) from error
-        if status != 200:
-            raise RequestFailed(f"{url}/v1/loads: HTTP {status}")
-        return answer
+        return await self._told(url + "/v1/loads?include=core,queues")
+
+    async def ask_at(self, url: str, path: str, body: dict[str, Any]) -> Any:
+        """The answer of the engine at `url` to what a router does not pass on. RequestFailed if there is none."""
+        return await self._told(url + path, body)
 
     async def abort_at(self, url: str) -> None:
         """Abort every request of the engine at `url`; what it does not hear is not said again."""
         try:
-            await self._connection.post(url + "/abort_request", {"rid": "", "abort_all": True}, {})
-        except (aiohttp.ClientError, TimeoutError, ConnectionError):
-            _log.warning("%s/abort_request was not answered", url)
-
-    async def ask_at(self, url: str, path: str, body: dict[str, Any]) -> Any:
-        """The answer of the engine at `url` to what a router does not pass on. RequestFailed if there is none."""
-        try:
-            status, answer = await self._connection.post(url + path, body, {})
-        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
-            raise RequestFailed(f"{url}{path}: {type(error).__name__} {error}".strip()) from error
-        if status != 200:
-            raise RequestFailed(f"{url}{path}: HTTP {status}: {str(answer)[:300]}")
-        return answer
+            await self._tried(url + "/abort_request", {"rid": "", "abort_all": True})
+        except RequestFailed as error:
+            _log.warning("requests could not be aborted: %s", error)
 
     async def close(self) -> None:
         """Close the connections; requests under way fail."""
@@ -176,6 +161,22 @@ class EngineClient:
             return await self.engines(ready=True)
         except RequestFailed:
             return []
+
+    async def _told(self, url: str, body: dict[str, Any] | None = None) -> Any:
+        """A good answer of a single try. RequestFailed if there is none."""
+        status, answer = await self._tried(url, body)
+        if status != 200:
+            raise RequestFailed(f"{url}: HTTP {status}: {str(answer)[:300]}")
+        return answer
+
+    async def _tried(self, url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """Status and answer of a single try. RequestFailed if there is no answer."""
+        try:
+            if body is None:
+                return await self._connection.get(url)
+            return await self._connection.post(url, body, {})
+        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
+            raise RequestFailed(f"{url}: {type(error).__name__} {error}".strip()) from error
 
     def _sent_in_vain(self, requests: int) -> None:
         self.retried += requests
