@@ -88,7 +88,7 @@ def test_an_answer_needs_room_for_a_turn_behind_it(encoder: PromptEncoder, longe
     assert whole.startswith("1+1=<|im_start|>[2<|im_end|>]")
 
 
-def test_a_restart_with_tools_or_a_system_prompt_keeps_them(encoder: PromptEncoder, tmp_path: Path) -> None:
+def test_a_restart_keeps_the_system_prompt(encoder: PromptEncoder, tmp_path: Path) -> None:
     encoder.tokenizer.save_pretrained(tmp_path)
     strict = PromptEncoder(tmp_path, DataConfig(system_prompt="0 "), 40)
     prompt = strict.encode(RawPrompt(0, "0", "1+1="))
