@@ -24,7 +24,7 @@ from rlscale.envs.rewards_by_source import common_reward, own_rewards
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.capacity import Capacity
 from rlscale.rollout.conversation import EpisodeRules
-from rlscale.rollout.endpoint.configured_agent import Agents
+from rlscale.rollout.endpoint.agents import Agents
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.concurrency import AdaptiveConcurrency

@@ -22,6 +22,8 @@ from rlscale.run import reaper
 # Ray's sockets live under <temp>/session_<date>_<pid>/sockets/plasma_store; a Unix socket path holds 107 bytes.
 _LONGEST_TEMP = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 _OBJECT_STORE_BYTES = 1 << 30
+_TOO_SLOW = "timed out during startup"
+"""What Ray (2.60) says, as a bare Exception, where its processes did not come up in the time that it gives them."""
 
 
 class RaySession:
@@ -52,14 +54,22 @@ class RaySession:
         token.touch(mode=0o600)
         token.write_text(os.urandom(32).hex())
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-        ray.init(
-            num_cpus=0,  # actors ask for no cores; a higher number makes Ray start as many idle workers
-            include_dashboard=False,
-            _temp_dir=str(self._temp),
-            log_to_driver=False,
-            configure_logging=False,
-            object_store_memory=_OBJECT_STORE_BYTES if self._cluster.gpus_per_node == 0 else None,
-        )
+        try:
+            ray.init(
+                num_cpus=0,  # actors ask for no cores; a higher number makes Ray start as many idle workers
+                include_dashboard=False,
+                _temp_dir=str(self._temp),
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=_OBJECT_STORE_BYTES if self._cluster.gpus_per_node == 0 else None,
+            )
+        except Exception as error:
+            if _TOO_SLOW not in str(error):
+                raise
+            raise UserError(
+                f"Ray did not start within its 30 s: the machine is too busy (load {os.getloadavg()[0]:.0f} on "
+                f"{os.cpu_count()} cores) or short of memory; try again when less runs beside"
+            ) from error
         self._start_reaper()
         return self
 
