@@ -138,10 +138,16 @@ def _unknown(root: DictConfig, key: str, groups: Groups) -> str:
     known = list(known_keys(root))
     if choices := options_with(key, groups, known):
         return f"{key}: is not a key of the chosen option; choose {' or '.join(choices)}"
-    familiar = ELSEWHERE.get(key.rpartition(".")[2], "")
+    section, _, name = key.rpartition(".")
+    familiar = ELSEWHERE.get(name)
     if familiar and familiar not in known and (choices := options_with(familiar, groups)):
         return f"{key}: unknown key; did you mean {familiar}, of {' or '.join(choices)}?"
-    return f"{key}: unknown key{did_you_mean(nearest_key(key, known))}"
+    guess = nearest_key(key, (candidate for candidate in known if not key.startswith(f"{candidate}.")))
+    message = f"{key}: unknown key{did_you_mean(guess)}"
+    elsewhere, _, meant = (guess or "").rpartition(".")
+    if f"{section}.arguments" in known and elsewhere != section and meant != name:
+        message += f"{' A' if guess else '; a'}rguments of the class {section}._target_ go under {section}.arguments"
+    return message
 
 
 def _wrong_type(key: str, value: Any, hint: Any, groups: Groups) -> str:

@@ -91,8 +91,10 @@ class Groups:
             return f"{choice}={option}: the group {group} fills {' or '.join(named)}"
         options = self.options(group)
         if not isinstance(option, str) or option not in options:
-            guess = nearest(str(option), options)
-            hint = did_you_mean(guess) or f"; values inside are set with {section(choice)}.<key>=..."
+            target = _target_key(self.folders[0] / group) if "." in str(option) else None
+            own = f"a class or function of your own is named by {section(choice)}.{target}={option}."
+            inside = own if target else f"values inside are set with {section(choice)}.<key>=..."
+            hint = did_you_mean(nearest(str(option), options)) or f"; {inside}"
             return f"{choice}={option}: no such option{hint} Available: {', '.join(options)}"
         return None
 
@@ -109,6 +111,17 @@ def _chosen_within(folder: Path) -> frozenset[str]:
     contents = [read_yaml(file) for file in folder.glob("*.yaml")]
     entries = [entry for content in contents for entry in (content or {}).get("defaults", ())]
     return frozenset(name for entry in entries if isinstance(entry, dict) for name in entry)
+
+
+@functools.cache
+def _target_key(folder: Path) -> str | None:
+    """By which key the shipped options in a folder name a class or function: `_target_`, or `function._target_`."""
+    for content in filter(None, (read_yaml(file) for file in folder.glob("*.yaml"))):
+        inside = {f"{name}._target_": value for name, value in content.items() if isinstance(value, dict)}
+        places = {"_target_": content, **inside}
+        if found := next((place for place, node in places.items() if "_target_" in node), None):
+            return found
+    return None
 
 
 def section(choice: str) -> str:

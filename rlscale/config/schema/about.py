@@ -108,6 +108,8 @@ class About:
     path: PathKind | None = None
     scope: Scope = Scope.result
     unread: tuple[Unread, ...] = ()
+    component: str | None = None
+    """The shipped target, of a key that holds a component or names it (rlscale.config.schema.component)."""
 
 
 def about(item: Field[Any]) -> About:
@@ -121,7 +123,7 @@ def key(
     default: Any, *, path: PathKind | None = None, scope: Scope = Scope.result, unread: Sequence[Unread] = ()
 ) -> Any:
     """A key of any type; one whose default is a list, a mapping or a section is given the class of that."""
-    return _field(default, About(None, path, scope, tuple(unread)))
+    return described(default, About(None, path, scope, tuple(unread)))
 
 
 def path_key(default: Any, kind: PathKind = PathKind.path, *, scope: Scope = Scope.result) -> Any:
@@ -144,10 +146,11 @@ def bounded(
     """A key whose value is a number, or null where its type allows that."""
     low, high = at_least if above is None else above, below if at_most is None else at_most
     bounds = Bounds(low, above is None, high, at_most is not None, limit, off)
-    return _field(default, About(bounds, None, scope, tuple(unread)))
+    return described(default, About(bounds, None, scope, tuple(unread)))
 
 
-def _field(default: Any, said: About) -> Any:
-    if isinstance(default, type):
+def described(default: Any, said: About) -> Any:
+    """A key of which this is said; of a class or function without arguments, the default is what it makes."""
+    if callable(default):
         return field(default_factory=default, metadata={_ABOUT: said})
     return field(default=default, metadata={_ABOUT: said})

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field, fields
+from dataclasses import fields
 from typing import Any
 
+from rlscale.config.schema.about import About, about, described
 from rlscale.config.schema.section import Section
 
 TARGET = "_target_"
-COMPONENT = "component"
-"""Where the metadata of a field say that it holds a component, and which target is shipped for it."""
 
 
 def component(target: str) -> Any:
     """A field for a node `{_target_: dotted.path, argument: value, ...}`; `target` is the shipped choice."""
-    return field(default_factory=lambda: {TARGET: target}, metadata={COMPONENT: target})
+    return described(lambda: {TARGET: target}, About(component=target))
 
 
 def target_field(target: str) -> Any:
     """The `_target_` of a section that has keys of its own; `target` is the shipped choice."""
-    return field(default=target, metadata={COMPONENT: target})
+    return described(target, About(component=target))
 
 
 def component_nodes(section: Section, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any], str]]:
@@ -29,7 +28,7 @@ def component_nodes(section: Section, prefix: str = "") -> Iterator[tuple[str, M
     A section that has a `_target_` of its own is one, with its `arguments`.
     """
     for item in fields(section):
-        value, shipped = getattr(section, item.name), item.metadata.get(COMPONENT)
+        value, shipped = getattr(section, item.name), about(item).component
         if item.name == TARGET and shipped is not None:
             yield prefix.rstrip("."), {TARGET: value, **getattr(section, "arguments", {})}, shipped
         elif shipped is not None:

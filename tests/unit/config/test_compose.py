@@ -168,6 +168,11 @@ def test_the_configuration_is_read_only_and_survives_pickling(plain_recipe: str)
         ("eval.data.source._target_=a.B", "choose data@eval.data=custom"),
         ("algo.loss.dual_clipp=3", "algo.loss.dual_clipp: unknown key; did you mean algo.loss.dual_clip?"),
         ("checkpoint.optimizer=false", "checkpoint.optimizer: unknown key"),
+        ("trainer.longest=3", "rguments of the class trainer._target_ go under trainer.arguments"),
+        ("trainer.lr=3", "trainer.lr: unknown key; did you mean optim.lr?"),
+        ("buffer=mine.HardFirst", "of your own is named by buffer._target_=mine.HardFirst. Available: oldest_first"),
+        ("reward=mine.f", "of your own is named by reward.function._target_=mine.f. Available"),
+        ("model=mine.folder", "values inside are set with model.<key>=... Available"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_change(problems: Problems, override: str, line: str) -> None:
