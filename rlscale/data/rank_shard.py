@@ -25,11 +25,11 @@ class RankShard:
 
 
 def split(batch: Batch, plan: Plan) -> list[RankShard]:
-    """One part per data-parallel rank; every row of the batch is in exactly one of them."""
-    parts = []
+    """One shard per data-parallel rank; every row of the batch is in exactly one of them."""
+    shards = []
     for steps in plan.parts:
         wanted = [rows for step in steps for rows in step]
         row_ids = np.sort(np.concatenate(wanted)) if wanted else np.zeros(0, np.int64)
         local = [[np.searchsorted(row_ids, rows) for rows in step] for step in steps]
-        parts.append(RankShard(batch.select(row_ids), local, row_ids))
-    return parts
+        shards.append(RankShard(batch.select(row_ids), local, row_ids))
+    return shards

@@ -94,17 +94,17 @@ class TrainerActor:
         receivers = [EngineReceiver(url, api_key or None, route.timeout_s, route.keep) for url in urls]
         self._trainer.connect_engines(route, receivers)
 
-    def logprobs(self, part: Any, model: str, temperature: float | None) -> Any:
-        """Log-probs of a part's tokens; see Trainer.logprobs."""
-        return self._trainer.logprobs(part, model, temperature=temperature)
+    def logprobs(self, shard: Any, model: str, temperature: float | None) -> Any:
+        """Log-probs of a shard's tokens; see Trainer.logprobs."""
+        return self._trainer.logprobs(shard, model, temperature=temperature)
 
-    def values(self, part: Any) -> Any:
-        """The critic's values of a part's tokens; see Trainer.values."""
-        return self._trainer.values(part)
+    def values(self, shard: Any) -> Any:
+        """The critic's values of a shard's tokens; see Trainer.values."""
+        return self._trainer.values(shard)
 
-    def train(self, part: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
+    def train(self, shard: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
         """One iteration's steps; see Trainer.train_shard."""
-        metrics: dict[str, float] = self._trainer.train_shard(part, version, force_old, policy)
+        metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
         return metrics
 
     def call(self, method: str, *args: Any) -> Any:

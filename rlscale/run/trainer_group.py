@@ -75,44 +75,46 @@ class TrainerGroup:
         return address, port
 
     def train(
-        self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
+        self, shards: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
     ) -> dict[str, float]:
-        """One iteration's optimizer steps; metrics are the same on every rank. Each part is one object in Ray's store.
+        """One iteration's optimizer steps; metrics are the same on every rank. Each shard is one object in Ray's store.
 
         `force_old` asks for the old log-probs' own pass even where it can be skipped. Without `policy` only the critic
         makes steps, and metrics of the policy's are missing.
         """
-        calls = [rank.train.remote(ref, version, force_old, policy) for rank, ref in self._dealt(parts)]
+        calls = [rank.train.remote(ref, version, force_old, policy) for rank, ref in self._dealt(shards)]
         metrics: dict[str, float] = self._calls.wait(calls, "training step")[0]
         return metrics
 
-    def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> NDArray[np.float32]:
-        """The column of a pass for every token of a batch divided into `parts`, float32 [tokens_total].
+    def columns(self, one: Pass, shards: list[RankShard], batch: Batch) -> NDArray[np.float32]:
+        """The column of a pass for every token of a batch divided into `shards`, float32 [tokens_total].
 
-        For the model `behaviour` the parts have the column `version`.
+        For the model `behaviour` the shards have the column `version`.
         """
         if one.model not in ("policy", "behaviour"):
             # They choose experts by themselves, and the column is large.
-            parts = [replace(part, batch=part.batch.without("routed_experts")) for part in parts]
+            shards = [replace(shard, batch=shard.batch.without("routed_experts")) for shard in shards]
         if one.model == "critic":
-            calls = [rank.values.remote(ref) for rank, ref in self._dealt(parts)]
+            calls = [rank.values.remote(ref) for rank, ref in self._dealt(shards)]
         else:
-            calls = [rank.logprobs.remote(ref, one.model, None) for rank, ref in self._dealt(parts)]
+            calls = [rank.logprobs.remote(ref, one.model, None) for rank, ref in self._dealt(shards)]
         answers = self._calls.wait(calls, f"pass for {one.column}")
         column = np.zeros(batch.tokens_total, np.float32)
         for number, answer in zip(self._parts_of, answers, strict=True):
-            if answer is not None:  # one rank of each part answers
-                column[_tokens_of(batch, parts[number].row_ids)] = answer
+            if answer is not None:  # one rank of each shard answers
+                column[_tokens_of(batch, shards[number].row_ids)] = answer
         return column
 
-    def _dealt(self, parts: list[RankShard]) -> list[tuple[Any, Any]]:
-        """Each rank with its part, which ranks of one data-parallel place share."""
-        refs = [ray.put(part) for part in parts]
+    def _dealt(self, shards: list[RankShard]) -> list[tuple[Any, Any]]:
+        """Each rank with its shard, which ranks of one data-parallel place share."""
+        refs = [ray.put(shard) for shard in shards]
         return [(rank, refs[number]) for rank, number in zip(self._ranks, self._parts_of, strict=True)]
 
-    def logprobs(self, part: RankShard, model: str = "policy", temperature: float | None = None) -> NDArray[np.float32]:
-        """Log-probs of one part's tokens, computed alike by every data-parallel rank."""
-        ref = ray.put(part)
+    def logprobs(
+        self, shard: RankShard, model: str = "policy", temperature: float | None = None
+    ) -> NDArray[np.float32]:
+        """Log-probs of one shard's tokens, computed alike by every data-parallel rank."""
+        ref = ray.put(shard)
         answers = self._calls.wait([r.logprobs.remote(ref, model, temperature) for r in self._ranks], "log-prob pass")
         column: NDArray[np.float32] = next(answer for answer in answers if answer is not None)
         return column
@@ -145,6 +147,6 @@ def _tokens_of(batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def as_part(batch: Batch) -> RankShard:
-    """A batch of one micro-batch as the part of a rank (the canary)."""
+    """A batch of one micro-batch as the shard of a rank (the canary)."""
     rows = np.arange(batch.rows)
     return RankShard(batch, [[rows]], rows)

@@ -1,6 +1,6 @@
 """One rank of the trainer: makes steps, hands out log-probs, values and weights, saves and loads.
 
-Every method is collective: all ranks call it with the same arguments (parts: each data-parallel rank its own).
+Every method is collective: all ranks call it with the same arguments (shards: each data-parallel rank its own).
 """
 
 from __future__ import annotations
@@ -68,35 +68,35 @@ class MegatronTrainer:
         return self._roster.steps
 
     def data_parallel_rank(self) -> int:
-        """Which part of a batch this rank computes."""
+        """Which shard of a batch this rank computes."""
         return self._ranks.data_rank
 
     # -- passes -------------------------------------------------------------------------------------------------------
 
     def train_shard(
-        self, part: RankShard, version: int, force_old: bool = False, policy: bool = True
+        self, shard: RankShard, version: int, force_old: bool = False, policy: bool = True
     ) -> dict[str, float]:
-        """All optimizer steps and epochs of one iteration on this rank's part; the same metrics on every rank.
+        """All optimizer steps and epochs of one iteration on this rank's shard; the same metrics on every rank.
 
-        The part has the columns `loss_weight` and, unless supervised, `advantages`. The columns `old_logprobs` and
-        `ref_logprobs` are computed first where the objective needs them and the part does not bring them; `force_old`
+        The shard has the columns `loss_weight` and, unless supervised, `advantages`. The columns `old_logprobs` and
+        `ref_logprobs` are computed first where the objective needs them and the shard does not bring them; `force_old`
         asks for the former in any case. `version` is the trainer's weight version, before these steps.
 
-        A part with `returns` (and `values`, `value_weight`) trains the critic first, in the same steps and epochs; its
+        A shard with `returns` (and `values`, `value_weight`) trains the critic first, in the same steps and epochs; its
         metrics begin with `critic_`. Without `policy` nothing else is trained. ValueError if nothing is to be trained.
         """
         began = time.perf_counter()
-        steps = self._steps(part)
+        steps = self._steps(shard)
         everything = [microbatch for step in steps for microbatch in step]
         metrics: dict[str, float] = {}
-        if not policy and "returns" not in part.batch:
-            raise ValueError("neither policy nor critic is to be trained: the part has no returns")
-        if "returns" in part.batch:
+        if not policy and "returns" not in shard.batch:
+            raise ValueError("neither policy nor critic is to be trained: the shard has no returns")
+        if "returns" in shard.batch:
             metrics |= self._train_critic(steps)
         if policy:
-            if (force_old or self._objective.needs_old) and "old_logprobs" not in part.batch:
+            if (force_old or self._objective.needs_old) and "old_logprobs" not in shard.batch:
                 metrics |= self._compute(everything, "old_logprobs", self._objective.needs.old_model, version)
-            if self._objective.reads_reference and "ref_logprobs" not in part.batch:
+            if self._objective.reads_reference and "ref_logprobs" not in shard.batch:
                 metrics |= self._compute(everything, "ref_logprobs", "reference", version)
             if self._objective.needs.old_model == "behaviour":
                 metrics["old_version_missing"] = self._roster.kept().missing
@@ -105,28 +105,28 @@ class MegatronTrainer:
             metrics |= self._train_policy(steps, version)
         metrics["skipped_in_a_row"] = float(self._roster.skipped_in_a_row)
         self._platform.spare_host()
-        return metrics | self._counts(part, everything, time.perf_counter() - began)
+        return metrics | self._counts(shard, everything, time.perf_counter() - began)
 
     def logprobs(
-        self, part: RankShard, model: str = "policy", temperature: float | None = None
+        self, shard: RankShard, model: str = "policy", temperature: float | None = None
     ) -> NDArray[np.float32] | None:
-        """Log-probs of a part's trainable tokens, float32 in the order of its batch's rows; 0 for all other tokens.
+        """Log-probs of a shard's trainable tokens, float32 in the order of its batch's rows; 0 for all other tokens.
 
-        `model` is policy, behaviour (the policy as it was when it sampled the token, by the part's columns `versions`
+        `model` is policy, behaviour (the policy as it was when it sampled the token, by the shard's columns `versions`
         and `version`), reference or teacher; `temperature` is the sampling temperature unless given. Only one rank
-        of each data-parallel part returns them, the others None.
+        of each data-parallel shard returns them, the others None.
         """
         temperature = self._spec.temperature if temperature is None else temperature
-        version = int(part.batch.column("version")) if model == "behaviour" else 0
-        return self._column(part, lambda batches: self._forward_logprobs(batches, model, temperature, version))
+        version = int(shard.batch.column("version")) if model == "behaviour" else 0
+        return self._column(shard, lambda batches: self._forward_logprobs(batches, model, temperature, version))
 
-    def values(self, part: RankShard) -> NDArray[np.float32] | None:
-        """The critic's values, read at the positions that predict a part's tokens; shape and order as of `logprobs`.
+    def values(self, shard: RankShard) -> NDArray[np.float32] | None:
+        """The critic's values, read at the positions that predict a shard's tokens; shape and order as of `logprobs`.
 
         Not divided by a temperature. ValueError without a critic.
         """
         critic = self._roster.trained("critic").model
-        return self._column(part, lambda batches: passes.forward_values(critic, self._ranks, batches))
+        return self._column(shard, lambda batches: passes.forward_values(critic, self._ranks, batches))
 
     def _train_critic(self, steps: Sequence[Sequence[MicroBatch]]) -> dict[str, float]:
         critic = self._roster.trained("critic")
@@ -171,16 +171,16 @@ class MegatronTrainer:
             return self._roster.kept().logprobs(microbatches, version, self._ranks, forward)
 
     def _column(
-        self, part: RankShard, forward: Callable[[Sequence[MicroBatch]], list[Tensor] | None]
+        self, shard: RankShard, forward: Callable[[Sequence[MicroBatch]], list[Tensor] | None]
     ) -> NDArray[np.float32] | None:
-        """What a forward pass gives for each token of a part, on the rank that hands it out."""
-        microbatches = [microbatch for step in self._steps(part) for microbatch in step]
+        """What a forward pass gives for each token of a shard, on the rank that hands it out."""
+        microbatches = [microbatch for step in self._steps(shard) for microbatch in step]
         values = forward(microbatches)
         if values is None:
             return None
-        column = np.zeros(part.batch.tokens_total, np.float32)
+        column = np.zeros(shard.batch.tokens_total, np.float32)
         for microbatch, value in zip(microbatches, values, strict=True):
-            own = np.concatenate([_tokens_of(part, row) for row in microbatch.rows] or [np.zeros(0, np.int64)])
+            own = np.concatenate([_tokens_of(shard, row) for row in microbatch.rows] or [np.zeros(0, np.int64)])
             column[own] = microbatch.column(value)
         if self._ranks.context_group.size() > 1:
             together = torch.from_numpy(column).to(self._platform.device)
@@ -188,20 +188,20 @@ class MegatronTrainer:
             column = together.cpu().numpy()
         return column if self._ranks.outputs else None
 
-    def _steps(self, part: RankShard) -> list[list[MicroBatch]]:
+    def _steps(self, shard: RankShard) -> list[list[MicroBatch]]:
         stages = self._spec.parallel.pipeline
         interleaved = stages > 1 and self._spec.parallel.virtual_pipeline is not None
         return build_steps(
-            part,
+            shard,
             self._ranks.slicing,
             self._platform.device,
             attend=self._roster.attends_in_batches,
             multiple=stages if interleaved else 1,
         )
 
-    def _counts(self, part: RankShard, microbatches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
+    def _counts(self, shard: RankShard, microbatches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
         """Sizes and speed of an iteration over all data-parallel ranks."""
-        own = [float(part.batch.tokens_total), float(part.batch.rows)]
+        own = [float(shard.batch.tokens_total), float(shard.batch.rows)]
         totals = torch.tensor(own, dtype=torch.float64, device=self._platform.device)
         dist.all_reduce(totals, group=self._ranks.data_context_group)
         tokens, rows = (totals / self._ranks.slicing.context_size).tolist()
@@ -301,6 +301,6 @@ class MegatronTrainer:
         parallel.leave()
 
 
-def _tokens_of(part: RankShard, row: int) -> NDArray[np.int64]:
-    """Where a row's tokens are in the columns of a part's batch."""
-    return np.arange(part.batch.offsets[row], part.batch.offsets[row + 1])
+def _tokens_of(shard: RankShard, row: int) -> NDArray[np.int64]:
+    """Where a row's tokens are in the columns of a shard's batch."""
+    return np.arange(shard.batch.offsets[row], shard.batch.offsets[row + 1])

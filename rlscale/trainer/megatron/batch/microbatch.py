@@ -1,4 +1,4 @@
-"""One micro-batch of a rank: rows of its part as packed tensors, and the way back from its tokens to the rows' columns.
+"""One micro-batch of a rank: rows of its shard as packed tensors, and the way back from tokens to the rows' columns.
 
 Columns of a batch are aligned to the token they belong to, the model's outputs to the position that predicts it: here,
 and nowhere else, one is shifted to the other.
@@ -25,7 +25,7 @@ class MicroBatch:
     """Tensors of one forward-backward on this rank; T is the rank's tokens, padding included."""
 
     rows: NDArray[np.int64]
-    """Rows of the part, in packing order; none for a dummy."""
+    """Rows of the shard, in packing order; none for a dummy."""
     tokens: Tensor
     """int64 [1, T], the model's input."""
     labels: Tensor
@@ -56,7 +56,7 @@ class MicroBatch:
 def build_microbatch(
     batch: Batch, rows: NDArray[np.int64], slicing: Slicing, device: torch.device, *, attend: bool
 ) -> MicroBatch:
-    """Pack rows of a part's batch. Every column that is for the ranks becomes a field, see rlscale.data.fields.
+    """Pack rows of a shard's batch. Every column that is for the ranks becomes a field, see rlscale.data.fields.
 
     ValueError for one of a type that torch does not have.
     """
@@ -99,13 +99,13 @@ def _carried(batch: Batch, spec: Field, sequences: PackedSequences) -> Tensor:
 
 
 def build_steps(
-    part: RankShard, slicing: Slicing, device: torch.device, *, attend: bool, multiple: int = 1
+    shard: RankShard, slicing: Slicing, device: torch.device, *, attend: bool, multiple: int = 1
 ) -> list[list[MicroBatch]]:
-    """The micro-batches of every step of a part; each step is filled up with dummies to a multiple of `multiple`."""
+    """The micro-batches of every step of a shard; each step is filled up with dummies to a multiple of `multiple`."""
     steps = []
-    for step in part.steps:
+    for step in shard.steps:
         rows = [*step, *([np.zeros(0, np.int64)] * (-len(step) % multiple))]
-        steps.append([build_microbatch(part.batch, r, slicing, device, attend=attend) for r in rows])
+        steps.append([build_microbatch(shard.batch, r, slicing, device, attend=attend) for r in rows])
     return steps
 
 
