@@ -1,4 +1,4 @@
-"""The examples of a reward and of a loss of one's own: their lines, and two iterations with both of them."""
+"""The examples of a reward, a loss and an environment of one's own: two iterations with all of them, and lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def line_of(example: str, first: str) -> list[str]:
     return shlex.split(found)
 
 
-def test_a_reward_and_a_loss_of_ones_own_train(short: list[str], tmp_path: Path) -> None:
+def test_a_reward_a_loss_and_an_environment_of_ones_own_train(short: list[str], tmp_path: Path) -> None:
     for example in ("own_reward", "own_loss"):
         shutil.copytree(EXAMPLES / example, tmp_path, ignore=shutil.ignore_patterns("runs"), dirs_exist_ok=True)
         checked = run(tmp_path, *line_of(example, "check "))
@@ -27,7 +27,9 @@ def test_a_reward_and_a_loss_of_ones_own_train(short: list[str], tmp_path: Path)
         assert "no problems found" in checked.text
     # The recipe is the loss's, which was copied last.
     reward = ["reward=custom", "reward.function._target_=partial_credit.DigitsInPlace"]
-    shorter = [*short, *reward, "eval.enabled=false", "checkpoint.every=0"]
+    shutil.copy(EXAMPLES / "own_environment" / "second_try.py", tmp_path)
+    second = ["env._target_=second_try.SecondTry", "rollout.max_turn_tokens=5", "rollout.max_response_tokens=18"]
+    shorter = [*short, *reward, *second, "eval.enabled=false", "checkpoint.every=0"]
     ended = run(tmp_path, *line_of("own_loss", "recipe="), *shorter)
     assert ended.code == 0, ended.text
     folder = tmp_path / "runs" / "first"
@@ -36,4 +38,5 @@ def test_a_reward_and_a_loss_of_ones_own_train(short: list[str], tmp_path: Path)
     assert all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
     # A model that cannot calculate yet has digits in their place now and then, and so something to learn from.
     assert all(0 < line["reward"] < 1 and line["reward_std"] > 0 for line in lines)
+    assert all(1 < line["turns"] <= 2 and line["observed_share"] > 0 for line in lines)
     assert summary(folder)["samples_failed"] == 0

@@ -1,4 +1,4 @@
-"""The examples of a reward and of a loss of one's own, from a copy of the folder. Their runs are in tests/e2e/run."""
+"""The examples of a reward, loss, environment and agent of one's own, each in a copy of its folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from rlscale.config.compose import compose
 from rlscale.run.preflight import preflight_of_sweep
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-HOOKS = {"own_reward": "partial_credit", "own_loss": "topr"}
+HOOKS = {
+    "own_reward": "partial_credit",
+    "own_loss": "topr",
+    "own_environment": "second_try",
+    "own_agent": "both_orders",
+}
 """The folders and the module in each."""
 
 
@@ -46,7 +51,13 @@ def test_the_hook_keeps_its_contract(folder: Path, capsys: pytest.CaptureFixture
 def test_the_recipe_builds_the_hook_that_was_checked(folder: Path) -> None:
     config = compose("recipe.yaml")
     preflight_of_sweep(config)
-    node = config.reward.function if folder.name == "own_reward" else config.algo.loss.function
+    nodes = {
+        "own_reward": config.reward.function,
+        "own_loss": getattr(config.algo.loss, "function", None),
+        "own_environment": config.env,
+        "own_agent": {"_target_": config.agent._target_, **config.agent.arguments},
+    }
+    node = nodes[folder.name]
     checked = lines(folder)[0]
     assert checked[1] == node["_target_"]
     assert dict(word.split("=") for word in checked[2:]) == {k: str(v) for k, v in node.items() if k != "_target_"}
