@@ -23,6 +23,5 @@ class BothOrders:
 
 async def ask(client: AsyncOpenAI, question: str) -> str:
     """The policy's answer."""
-    messages = [{"role": "user", "content": question}]
-    answer = await client.chat.completions.create(model="policy", messages=messages)
+    answer = await client.chat.completions.create(model="policy", messages=[{"role": "user", "content": question}])
     return (answer.choices[0].message.content or "").strip()
