@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags_and_words = [text for text in given if text != "--debug"]
             flags_and_words.remove(words[0])
             return _command(words[0], flags_and_words)
-        return _dispatch(read_arguments(given))
+        return _dispatch(read_arguments(given), own_process=argv is None)
     except UserError as error:
         if "--debug" in given:
             traceback.print_exc()
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _dispatch(arguments: Arguments) -> int:
+def _dispatch(arguments: Arguments, *, own_process: bool) -> int:
     options = arguments.options
     if options.help:
         print(help_text())
@@ -148,14 +148,18 @@ def _dispatch(arguments: Arguments) -> int:
     if options.cfg:
         print(_printed(arguments), end="")
         return 0
-    return _run(arguments)
+    return _run(arguments, own_process=own_process)
 
 
-def _run(arguments: Arguments) -> int:
+def _run(arguments: Arguments, *, own_process: bool) -> int:
     from rlscale.config.checks import check
     from rlscale.config.compose import compose
 
     config = compose(arguments.recipe, arguments.overrides)
+    if own_process and config.cluster.warm is not None:
+        from rlscale.run.forks import hand_over
+
+        hand_over(config, ["-m", "rlscale", *sys.argv[1:]])
     for note in check(config):
         print(f"note: {note}", file=sys.stderr)
     from rlscale.run.execute import execute

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -51,6 +52,11 @@ class Forks:
         assert self.workers is not None
         return [sys.executable, "-I", "-S", forked_python.__file__, self.workers, package_root(), self.scratch]
 
+    def command(self, *arguments: str) -> list[str]:
+        """`python <arguments>`, forked; it wants the variables `shared`, and passes SIGTERM and SIGINT on."""
+        interpreter, *options, address, root, scratch = self.python
+        return [interpreter, *options, forked_python.PASS_SIGNALS, address, root, scratch, *arguments]
+
     @property
     def shared(self) -> dict[str, str]:
         """Variables that are read when a process starts, and are the same in the fork server and what it forks."""
@@ -70,6 +76,25 @@ def early_forks(config: Config) -> Iterator[Forks]:
 def warm_forks(config: Config) -> Forks:
     """The fork servers of the `warm` that the configuration names; none without it."""
     return Forks() if config.cluster.warm is None else read_forks(Path(config.cluster.warm))
+
+
+def hand_over(config: Config, arguments: Sequence[str]) -> None:
+    """Become a stand-in for `python <arguments>`, this very command, forked from the `warm` of its configuration.
+
+    Returns where there is no `warm`, or this process was forked from it, or could not be. What is printed to and the
+    exit code stay the same; SIGTERM and SIGINT are passed on.
+    """
+    if _WORKERS in sys.modules:
+        return
+    if (reason := os.environ.pop(forked_python.NOT_FORKED, None)) is not None:
+        print(f"note: this command imports everything itself: {reason}", file=sys.stderr)
+        return
+    forks = warm_forks(config)
+    if forks.workers is None or not _forks(config):
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, forks.command(*arguments), {**os.environ, **forks.shared})
 
 
 @contextmanager

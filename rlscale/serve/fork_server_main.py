@@ -3,9 +3,10 @@
 Its order, on standard input: {"program": module, "imported_with": {variable: value}}. The module has `prepare()`,
 called once, and `serve(order)`, called in every forked process. Whoever connects to the Unix socket `forks` in its
 temporary folder sends one line of JSON: {"order": for `serve`, "name", "log", "folder", "temporary", "environment",
-"imported_with"}; and is answered with {"guard": pid, "server": pid} or {"refused": why}. Of each connection becomes a
-guard, a process forked from this one, and below it the server, as `guard.py` describes. The server lives until it is
-ended, or the connection, or the process that made it: this process's own end ends nothing but the forking.
+"imported_with"}, and where it wants standard output elsewhere than in the log, "output"; it is answered with {"guard":
+pid, "server": pid} or {"refused": why}. Of each connection becomes a guard, a process forked from this one, and below
+it the server, as `guard.py` describes. The server lives until it is ended, or the connection, or the process that made
+it: this process's own end ends nothing but the forking.
 
 Only a process with one thread can be forked, since locks that other threads hold stay locked in the copy. Libraries
 start threads when they compute, so nothing is computed here, and before every fork the threads are counted. A CUDA
@@ -142,10 +143,10 @@ def become_server(asked: Mapping[str, Any], program: Any, parent: int) -> NoRetu
         if os.getppid() != parent:  # it died before the kernel was told what then is to happen
             os._exit(status)
         setproctitle(f"rlscale {asked['name']} ({program.__name__})")
-        output = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        for descriptor in (1, 2):
+        for descriptor, path in ((1, asked.get("output", asked["log"])), (2, asked["log"])):
+            output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY, 0o644)
             os.dup2(output, descriptor)
-        os.close(output)
+            os.close(output)
         # Those of the fork server remember what kind of file theirs was.
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)

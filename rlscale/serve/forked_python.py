@@ -4,14 +4,19 @@ Run as a file by a bare interpreter (`python -I -S forked_python.py <address> <r
 imports nothing but the standard library and is there in 20 ms. The worker runs below a guard, like every forked process
 (`fork_server_main`), and lives no longer than this process, which ends with its exit code. Where the fork server is
 gone or refuses, this process becomes the interpreter that it stands in for.
+
+With `--pass-signals` first it passes SIGTERM and SIGINT on and waits: what it stands in for wants to end in order. A
+worker is killed instead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import shutil
+import signal
 import socket
 import stat
 import sys
@@ -44,6 +49,8 @@ _SOCKET_S = 10.0
 """How long a fork server that was just started may take until it has its socket."""
 _POLL_S = 1.0
 
+PASS_SIGNALS = "--pass-signals"
+
 
 def read_at_import(environment: Mapping[str, str], root: str) -> dict[str, str]:
     """What a worker must share with its fork server: variables, and the folder that holds the package rlscale."""
@@ -53,15 +60,16 @@ def read_at_import(environment: Mapping[str, str], root: str) -> dict[str, str]:
     return {**variables, "the folder of rlscale": root}
 
 
-def main(address: str, root: str, scratch: str, script: list[str]) -> int:
+def main(address: str, root: str, scratch: str, script: list[str], *, pass_signals: bool = False) -> int:
     """Exit code of the worker. Does not return where none was forked."""
     os.environ.pop(NOT_FORKED, None)  # of a process above this one
     parent = os.getppid()
     temporary = tempfile.mkdtemp(prefix="t", dir=scratch)
     asked = {
         "order": {"script": script},
-        "name": "Ray worker",
-        "log": _output(),
+        "name": "command" if pass_signals else "Ray worker",
+        "log": _reopened(2),
+        "output": _reopened(1),
         "folder": os.getcwd(),
         "temporary": temporary,
         "environment": dict(os.environ),
@@ -79,8 +87,20 @@ def main(address: str, root: str, scratch: str, script: list[str]) -> int:
         # The worker says it in its log: what this process prints goes to a file of Ray's that nobody keeps.
         os.environ[NOT_FORKED] = answer.get("refused", "the fork server ended")
         os.execv(sys.executable, [sys.executable, *script])
+    passed: list[int] = []
+    if pass_signals:
+
+        def pass_on(number: int, frame: object) -> None:
+            passed.append(number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(answer["server"], number)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, pass_on)
     while not select.select([connection], [], [], _POLL_S)[0]:
-        if os.getppid() != parent:  # Ray is gone; the end of the connection ends the worker
+        # Without the parent (Ray, for a worker) the end of the connection ends what was forked, unless it was told to
+        # end by itself.
+        if os.getppid() != parent and not passed:
             return 1
     ended = answers.readline()
     return int(json.loads(ended)["status"]) if ended else 1
@@ -106,12 +126,15 @@ def connect(address: str, timeout_s: float | None = None) -> socket.socket:
         time.sleep(0.02)
 
 
-def _output() -> str:
+def _reopened(descriptor: int) -> str:
     """A path by which the worker can open what this process prints to."""
-    mode = os.fstat(2).st_mode
+    mode = os.fstat(descriptor).st_mode
     reopens = stat.S_ISREG(mode) or stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
-    return f"/proc/{os.getpid()}/fd/2" if reopens else os.devnull
+    return f"/proc/{os.getpid()}/fd/{descriptor}" if reopens else os.devnull
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))
+    given = sys.argv[1:]
+    passing = given[0] == PASS_SIGNALS
+    address, root, scratch, *script = given[passing:]
+    sys.exit(main(address, root, scratch, script, pass_signals=passing))

@@ -58,7 +58,7 @@ def run(folder: Path, *arguments: str, timeout: float = 240.0) -> Finished:
     warm = [word.partition("=")[2] for word in arguments if word.startswith("cluster.warm=")]
     if warm:
         forks = read_forks(Path(warm[0]))
-        asked, environment = [*forks.python, *asked[1:]], {**environment, **forks.shared}
+        asked, environment = forks.command(*asked[1:]), {**environment, **forks.shared}
     done = subprocess.run(
         asked,
         cwd=folder,

@@ -17,8 +17,8 @@ OWN = (
 )
 
 
-def test_a_mixture_trains_and_measures_each_source_by_itself(tmp_path: Path) -> None:
-    done = run(tmp_path, "recipe=arithmetic_mixture", *SHORT, *OWN)
+def test_a_mixture_trains_and_measures_each_source_by_itself(warm: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "recipe=arithmetic_mixture", *SHORT, *OWN, warm)
     assert done.code == 0, done.text
     trained = metrics(tmp_path / "mixed")
     rows = jsonl.read(tmp_path / "mixed" / "metrics.jsonl")

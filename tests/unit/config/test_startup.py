@@ -21,13 +21,13 @@ sys.exit(code)
 
 def test_composing_imports_no_torch_and_is_quick() -> None:
     seconds = []
-    for _ in range(3):
+    while len(seconds) < 3 and not any(cpu < LIMIT_S for _, cpu in seconds):
         started = time.perf_counter()
         before = _children_cpu()
         done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
         seconds.append((time.perf_counter() - started, _children_cpu() - before))
         assert done.stderr.strip().splitlines()[-1] == "heavy: []"
-    wall, cpu = min(seconds)
+    wall, cpu = min(seconds, key=lambda both: both[1])
     print(f"composing the default recipe: {wall:.2f} s of wall time, {cpu:.2f} s of CPU time")
     # Of a busy machine the wall time says little, the CPU time does.
     assert cpu < LIMIT_S

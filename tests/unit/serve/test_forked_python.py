@@ -31,13 +31,21 @@ def serve(order):
     runpy.run_path(sys.argv[0], run_name="__main__")
 """
 SCRIPT = """
-import json, os, sys, time
+import json, os, signal, sys, time
 seen = {"pid": os.getpid(), "argv": sys.argv[1:], "once": getattr(sys, "imported_once", None),
         "own": os.environ.get("OWN"), "folder": os.getcwd(), "why": os.environ.get("RLSCALE_NOT_FORKED")}
 sys.stderr.write(json.dumps(seen) + "\\n")
 sys.stderr.flush()
 if sys.argv[1] == "wait":
     time.sleep(300)
+if sys.argv[1] == "until told":
+    try:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(130))
+        print("ready", flush=True)
+        time.sleep(300)
+    finally:
+        time.sleep(1.5)  # ends in order, also when whoever waits for it looks around and misses its parent
+        open("ended", "w").close()
 sys.exit(int(sys.argv[1]))
 """
 
@@ -115,6 +123,39 @@ def test_the_end_of_either_is_the_end_of_the_other(server, tmp_path, environment
     process = start(server, tmp_path, environment, "wait")
     psutil.Process(seen_by(process)["pid"]).kill()
     assert process.wait(timeout=10) == 128 + signal.SIGKILL
+
+
+def asking_to_pass_signals(server: ForkServer, folder: Path) -> list[str]:
+    start = [sys.executable, "-I", "-S", forked_python.__file__, forked_python.PASS_SIGNALS]
+    return [*start, server.address, ROOT, str(folder), str(folder / "script.py"), "until told"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_is_told_of_a_signal_and_ends_in_order(server, tmp_path, environment, number) -> None:
+    command = asking_to_pass_signals(server, tmp_path)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
+    assert seen_by(process)["once"] == server.pid
+    assert process.stdout.readline() == "ready\n"  # apart from the errors
+    process.send_signal(number)
+    assert process.wait(timeout=10) == (130 if number == signal.SIGTERM else 1)
+    assert (tmp_path / "ended").exists()
+
+
+def test_a_command_that_was_told_ends_in_order_though_its_parent_is_gone(server, tmp_path, environment) -> None:
+    command = asking_to_pass_signals(server, tmp_path)
+    code = f"import subprocess; print(subprocess.Popen({command!r}).pid, flush=True); input()"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    stand_in = psutil.Process(int(parent.stdout.readline()))
+    assert parent.stdout.readline() == "ready\n"
+    stand_in.send_signal(signal.SIGTERM)
+    parent.kill()
+    parent.wait()
+    gone(stand_in)
+    assert (tmp_path / "ended").exists()
 
 
 def gone(process: psutil.Process) -> None:
