@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,8 @@ class Arguments:
     recipe: str | None
     overrides: list[str]
     options: argparse.Namespace
+    own_process: bool = False
+    """Whether this process was started with it, and may become another one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags_and_words = [text for text in given if text != "--debug"]
             flags_and_words.remove(words[0])
             return _command(words[0], flags_and_words)
-        return _dispatch(read_arguments(given), own_process=argv is None)
+        return _dispatch(replace(read_arguments(given), own_process=argv is None))
     except UserError as error:
         if "--debug" in given:
             traceback.print_exc()
@@ -133,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _dispatch(arguments: Arguments, *, own_process: bool) -> int:
+def _dispatch(arguments: Arguments) -> int:
     options = arguments.options
     if options.help:
         print(help_text())
@@ -148,15 +150,15 @@ def _dispatch(arguments: Arguments, *, own_process: bool) -> int:
     if options.cfg:
         print(_printed(arguments), end="")
         return 0
-    return _run(arguments, own_process=own_process)
+    return _run(arguments)
 
 
-def _run(arguments: Arguments, *, own_process: bool) -> int:
+def _run(arguments: Arguments) -> int:
     from rlscale.config.checks import check
     from rlscale.config.compose import compose
 
     config = compose(arguments.recipe, arguments.overrides)
-    if own_process and config.cluster.warm is not None:
+    if arguments.own_process and config.cluster.warm is not None:
         from rlscale.run.forks import hand_over
 
         hand_over(config, ["-m", "rlscale", *sys.argv[1:]])
