@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,8 @@ def hand_over(config: Config, arguments: Sequence[str]) -> None:
     exit code stay the same; SIGTERM and SIGINT are passed on.
     """
     if _WORKERS in sys.modules:
+        # A `warm` that a shell put into the background ignores Ctrl-C, and so would what is forked from it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         return
     if (reason := os.environ.pop(forked_python.NOT_FORKED, None)) is not None:
         print(f"note: this command imports everything itself: {reason}", file=sys.stderr)
