@@ -41,7 +41,7 @@ class GroupBuffer(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it holds, picklable. `groups` is the list of groups."""
+        """All that it holds: plain values, arrays, groups. `groups` is the list of groups."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Hold what was held when the state was saved."""

@@ -238,7 +238,7 @@ class Scheduler:
         return prompts, tokens
 
     async def state_dict(self, trained: bool) -> dict[str, Any]:
-        """All of it, picklable; see `RolloutService.state_dict`. LedgerError if an account does not balance."""
+        """All of it; see `RolloutService.state_dict`. LedgerError if an account does not balance."""
         async with self._fetching:
             _, tokens = self._check(*self._batches.counted())
             ledger = copy.deepcopy(self.ledger)

@@ -171,7 +171,7 @@ class RolloutService:
         return await evaluate(spec, prompts, episodes, Admission(self._limit), version)
 
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:
-        """What a run needs to go on; picklable.
+        """What a run needs to go on: plain values, arrays, prompts and samples.
 
         The buffer is in it with its samples, and so are groups that refill has set aside and groups under way: of
         those, the samples that are finished and the parts of others that a sync cut off. `trained`: whether the batch

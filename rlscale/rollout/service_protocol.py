@@ -37,7 +37,10 @@ class Service(Protocol):
         """Measure the weights that the engines hold, also while generation is paused. `name`: of one of `eval.sets`."""
 
     async def state_dict(self, trained: bool = True) -> dict[str, Any]:
-        """What a run needs to go on, picklable. `trained`: whether the batch last handed out was trained on."""
+        """What a run needs to go on: plain values, arrays, prompts, samples.
+
+        `trained`: whether the batch last handed out was trained on.
+        """
 
     async def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was saved. Before the first `resume`."""

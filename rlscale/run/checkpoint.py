@@ -85,7 +85,7 @@ class CheckpointStore:
     def begin(self, progress: Progress, config_hash: str, rollout: Any) -> Begun:
         """Begin a checkpoint of this moment: the driver's and the rollout's part. CheckpointFailed if the disk refuses.
 
-        What an earlier attempt left half-written is removed.
+        UserError for a state that cannot be written. What an earlier attempt left half-written is removed.
         """
         final = self.folder / f"{_PREFIX}{progress.iteration:06d}"
         begun = Begun(
@@ -100,6 +100,9 @@ class CheckpointStore:
             write_rollout_state(begun.partial / ROLLOUT_STATE, rollout)
         except OSError as error:
             raise self.failed(begun, error) from error
+        except UserError:
+            shutil.rmtree(begun.partial, ignore_errors=True)
+            raise
         return begun
 
     def complete(self, begun: Begun) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from rlscale.data.buffer import GroupBuffer
 from rlscale.data.sample import Group
 from rlscale.run.contracts.made_groups import made_group
 from rlscale.run.contracts.methods import report_methods
+from rlscale.run.state_encoding import saved_and_read
 from rlscale.trainer.hook_contract.findings import Finding, Report, reported
 
 _PER_BATCH = 4
@@ -134,7 +134,7 @@ def _saved(report: Report, build: Callable[[], GroupBuffer], bound: int) -> None
         "state", expected, listed, f"a dict of {', '.join(state)}" if isinstance(state, dict) else repr(state)[:80]
     )
     report.stop_if_failed("state")
-    saved = report.call("state_dict, pickled", lambda: pickle.loads(pickle.dumps(state)))
+    saved = report.call("state_dict, saved and read again", lambda: saved_and_read(state))
     report.call("load_state_dict", other.load_state_dict, saved)
     same, text = _compared(_taken(report, one, bound), _taken(report, other, bound), bound)
     report.add("resume", "the same batch after saving and loading", same and len(one) == len(other), text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from rlscale.data.adaptive import Adaptive, Fate
 from rlscale.data.messages import read_messages
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import PromptSource, RawPrompt
+from rlscale.run.state_encoding import saved_and_read
 from rlscale.trainer.hook_contract.findings import Finding, Report, Status, reported
 
 _MOST = 2000
@@ -89,7 +89,7 @@ def _check_state(report: Report, make: Callable[[], Any], found: Sequence[RawPro
     report.add("deterministic", "the same prompts again, in portions of any size", portions == few, text)
     state = report.call("state_dict", again.state_dict)
     try:
-        state = pickle.loads(pickle.dumps(state))
+        state = saved_and_read(state)
     except Exception as error:
         report.add("state", "a state that can be saved", False, f"{type(error).__name__}: {error}")
         return
@@ -112,7 +112,7 @@ def _check_adaptive(report: Report, make: Callable[[], Any]) -> None:
     report.add("observe", "the same prompts again after the same observations", learned == again, text)
     resumed, taught = make(), make()
     _teach(report, taught)
-    report.call("load_state_dict", resumed.load_state_dict, pickle.loads(pickle.dumps(taught.state_dict())))
+    report.call("load_state_dict", resumed.load_state_dict, saved_and_read(taught.state_dict()))
     rest, expected = resumed.next(_TAUGHT), taught.next(_TAUGHT)
     text = "it is" if rest == expected else _first_difference(rest, expected)
     report.add("observe: state", "what it was told is part of its state", rest == expected, text)

@@ -148,7 +148,7 @@ class CannotBeSaved(Buffer):
         (WithoutTake, "methods", "take is missing"),
         (Awaited, "methods", "take is `async def`, and is called without await"),
         (HandsOutNone, "take", "None"),
-        (CannotBeSaved, "call", "pickle"),
+        (CannotBeSaved, "call", "state['rank'] is a builtins.function"),
     ],
 )
 def test_a_buffer_of_which_nothing_can_be_asked_is_a_finding_and_not_an_exception(
