@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.data_sections import training_sections
 from rlscale.config.eval_sets import eval_sets
+from rlscale.config.schema.algo_config import OldLogprobs
 from rlscale.config.schema.cluster_config import Device, Placement
+from rlscale.config.schema.correction_config import CorrectionConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import History, OnSync, Stale
 from rlscale.config.schema.trainer_config import RoutingReplay
@@ -30,6 +32,12 @@ def staleness_is_possible(context: CheckContext) -> Iterator[str]:
             f"rollout.over_sampling={rollout.over_sampling:g} with rollout.stale=wait: of that many batches begun at "
             f"once, only {bound} + 1 can leave in time; lower it to {rollout.max_staleness + 1}, or use "
             "rollout.stale=mask"
+        )
+    algo = context.config.algo
+    if algo.correction == CorrectionConfig() and algo.old_logprobs is not OldLogprobs.behaviour:
+        context.notes.append(
+            f"{bound} without a correction: ratio and clip do not know that tokens were sampled by older weights; "
+            "algo.correction.bypass=true lets them, algo/correction=tis weighs the tokens"
         )
     if rollout.stale is Stale.drop:
         context.notes.append(

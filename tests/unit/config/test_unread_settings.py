@@ -84,3 +84,12 @@ def test_the_default_recipe_runs_on_engines_that_somebody_else_started_and_says_
     assert any(
         note.startswith("rollout.sglang.disable_radix_cache is not read with rollout.engine_urls") for note in notes
     )
+
+
+@pytest.mark.parametrize("mends", ["algo.correction.bypass=true", "algo/correction=tis", "algo.old_logprobs=behaviour"])
+def test_staleness_that_the_loss_does_not_know_of_is_said(plain_recipe: str, mends: str) -> None:
+    stale = ["cluster.placement=disaggregated", "rollout.max_staleness=1"]
+    said = "rollout.max_staleness=1 without a correction"
+    assert any(note.startswith(said) for note in check(compose(plain_recipe, stale)))
+    assert not any(note.startswith(said) for note in check(compose(plain_recipe, [*stale, mends])))
+    assert not any("without a correction" in note for note in check(compose(plain_recipe)))
