@@ -25,6 +25,7 @@ from rlscale.rollout.engines.client import Generation
 from rlscale.run.rollout_state import read_rollout_state, write_rollout_state
 from rlscale.run.state_encoding import Encoder, Malformed, NotPlain, decode, saved_and_read
 from rlscale.trainer.checksums import running_checksum
+from tests.unit.payload import Payload
 from tests.unit.run.same_values import assert_same
 
 
@@ -104,16 +105,6 @@ def test_what_cannot_be_saved_is_named_with_its_place(value: Any, where: str, tm
         saved_and_read(value)
     with pytest.raises(UserError, match=where):
         write_rollout_state(tmp_path / "state", value)
-
-
-class Payload:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("magic", [b"rlscale2", b"rlscale3"])

@@ -17,6 +17,7 @@ from rlscale.families.origin import ARCHITECTURE, CHECKPOINT, architecture_text,
 from rlscale.trainer.checksums import damaged, read_sums
 from rlscale.trainer.megatron.disk.checkpoint_reader import read_common, read_index, read_state
 from rlscale.trainer.megatron.disk.checkpoint_writer import CheckpointWriter
+from rlscale.trainer.megatron.disk.code_in_checkpoint import refuse_code
 from rlscale.trainer.megatron.disk.optimizer_state import load_state, state_to_load, state_to_save
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.trainer.megatron.steps.optimizer import Optimizer
@@ -54,6 +55,7 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     """
     if not holds_checkpoint(folder):
         raise UserError(f"{folder} is not a trainer checkpoint (no metadata.json)")
+    _refuse_code(folder)
     _is_of(model, folder)
     common = read_common(folder)
     if "schedule" not in common:
@@ -79,6 +81,7 @@ def load_weights_of(folder: str | Path, model: Model) -> None:
 
     UserError if they do not fit, or if a file is not what was written.
     """
+    _refuse_code(folder)
     _refuse_damage(folder)
     _is_of(model, folder)
     _put_weights(model, read_state(folder, _weights(model)))
@@ -88,6 +91,19 @@ def _is_of(model: Model, folder: str | Path) -> None:
     """UserError for a checkpoint that says that it is of another architecture."""
     with named(Path(folder)):
         check_origin(Path(folder), model.weights.config, model.weights.head, needed=False)
+
+
+def _refuse_code(folder: str | Path) -> None:
+    """UserError, the same on every rank, if reading the folder would run code. Collective."""
+    own = ""
+    try:
+        refuse_code(folder, dist.get_rank(), dist.get_world_size())
+    except UserError as error:
+        own = str(error)
+    everywhere = [""] * dist.get_world_size()
+    dist.all_gather_object(everywhere, own)
+    if any(everywhere):
+        raise UserError(next(filter(None, everywhere)))
 
 
 def _refuse_damage(folder: str | Path) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import pickle
 import shutil
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
@@ -23,12 +29,15 @@ from rlscale.config.schema.parallel_config import ParallelConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.config.schema.weights_config import WeightsConfig
 from rlscale.platform.ports import free_port
+from rlscale.trainer.checksums import SUMS, checksum, read_sums
 from rlscale.trainer.megatron.disk import checkpoint_writer, conversion
+from rlscale.trainer.megatron.disk.code_in_checkpoint import refuse_code
 from rlscale.trainer.megatron.disk.distributed_checkpoint import holds_checkpoint
 from rlscale.trainer.spec import Form, TrainerSpec
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.load import WeightFolder
 from rlscale.weights.source import MegatronWeights
+from tests.unit.payload import Payload
 
 LAYERS, HIDDEN, INNER, WORDS, HEADS, GROUPS, WIDTH = 6, 32, 64, 64, 4, 2, 16
 _OF_LAYER = {
@@ -239,6 +248,59 @@ def test_a_damaged_checkpoint_is_one_line_that_does_not_send_the_user_back_to_it
     assert ("is neither a Hugging Face folder" if neither else "is damaged") in str(error.value)
     assert "model.init" not in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def _planted(folder: Path, file: str, payload: Payload) -> None:
+    """Put the payload where torch's own reader would run it, with the checksums of what is there then."""
+    if file == "__0_0.distcp":
+        index = pickle.loads((folder / ".metadata").read_bytes())
+        key, place = next(iter(index.storage_data.items()))
+        content = io.BytesIO()
+        torch.save(payload, content)
+        index.state_dict_metadata[key.fqn] = BytesStorageMetadata()
+        at = MetadataIndex(key.fqn)
+        index.storage_data = {at: replace(place, offset=(folder / file).stat().st_size, length=len(content.getvalue()))}
+        with open(folder / file, "ab") as grown:
+            grown.write(content.getvalue())
+        (folder / ".metadata").write_bytes(pickle.dumps(index))
+    elif file == "common.pt":
+        torch.save(payload, folder / file)
+    else:
+        (folder / file).write_bytes(pickle.dumps(payload))
+    sums = {name: checksum(folder / name) for name in read_sums(folder)}
+    (folder / SUMS).write_text(json.dumps(sums))
+
+
+@pytest.mark.parametrize("file", [".metadata", "common.pt", "__0_0.distcp"])
+def test_a_checkpoint_that_would_run_code_is_refused_by_the_name_of_the_file(
+    model: Path, checkpoint: Path, tmp_path: Path, file: str
+) -> None:
+    planted, ran = tmp_path / "planted", tmp_path / "ran"
+    shutil.copytree(checkpoint, planted)
+    _planted(planted, file, Payload(ran))
+    with pytest.raises(
+        UserError, match=rf"planted/{file} names code to be run \([\w.]+\); rlscale did not write it so"
+    ):
+        convert(model, planted, tmp_path / "hf", Form.hugging_face)
+    assert not ran.exists()
+    if file != "common.pt":  # torch's readers of the others run it
+        reader = torch.distributed.checkpoint.FileSystemReader(planted)
+        with contextlib.suppress(AttributeError):  # the index is none
+            (key,) = reader.read_metadata().storage_data
+            torch.distributed.checkpoint.load({key.fqn: None}, storage_reader=reader, no_dist=True)
+        assert ran.exists()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc/passwd", "a/b"])
+def test_an_index_that_names_files_elsewhere_is_refused(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    planted = tmp_path / "planted"
+    shutil.copytree(checkpoint, planted)
+    index = pickle.loads((planted / ".metadata").read_bytes())
+    key, place = next(iter(index.storage_data.items()))
+    index.storage_data[key] = replace(place, relative_path=name)
+    (planted / ".metadata").write_bytes(pickle.dumps(index))
+    with pytest.raises(UserError, match=r"planted/.metadata names files outside of its folder"):
+        refuse_code(planted)
 
 
 def test_numbers_that_the_type_cannot_hold_are_refused_by_name(model: Path, tmp_path: Path) -> None:
