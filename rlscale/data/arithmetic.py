@@ -65,12 +65,19 @@ class ArithmeticSource(Stream):
 def problems(config: ArithmeticData) -> NDArray[np.int64]:
     """The pairs of the split, int64 [size, 2] in a fixed order: all of them, or `size` drawn by `data.seed`."""
     a, b = np.divmod(np.arange(config.max_number**2, dtype=np.uint64), np.uint64(config.max_number))
-    number = np.minimum(a, b) * np.uint64(_MOST) + np.maximum(a, b)
-    held_out = _uniform(number, config.split_seed) < config.held_out_share
-    pairs = np.stack([a, b], axis=1).astype(np.int64)[held_out == (config.split == "held_out")]
+    chosen = held_out(a, b, config.held_out_share, config.split_seed) == (config.split == "held_out")
+    pairs = np.stack([a, b], axis=1).astype(np.int64)[chosen]
     if config.size is not None and config.size < len(pairs):
         pairs = pairs[np.sort(np.random.default_rng(config.seed).permutation(len(pairs))[: config.size])]
     return pairs
+
+
+def held_out(
+    a: NDArray[np.uint64], b: NDArray[np.uint64], share: float = 0.1, split_seed: int = 0
+) -> NDArray[np.bool_]:
+    """Which pairs of numbers, whose larger one is below 3000, are held out; the order of the two does not count."""
+    number = np.minimum(a, b) * np.uint64(_MOST) + np.maximum(a, b)
+    return _uniform(number, split_seed) < share
 
 
 def _uniform(values: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:

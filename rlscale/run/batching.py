@@ -82,6 +82,7 @@ def batch_metrics(groups: Sequence[Group], batch: Batch, *, rewarded: bool) -> d
         equal = [bool(group.rewards.max() == group.rewards.min()) for group in groups]
         metrics |= {"reward": float(np.mean(reward)), "reward_std": float(np.std(reward))}
         metrics["groups_without_signal"] = float(sum(equal))
+    metrics |= _of_difficulty(groups)
     return metrics | _of_turns(samples) | _of_rewards(samples) | _by_source(groups, rewarded=rewarded)
 
 
@@ -101,6 +102,13 @@ def _of_turns(samples: Sequence[Sample]) -> dict[str, float]:
         "segments": float(np.mean([len(sample.segments) for sample in samples])),
         "segment_duplication": sum(len(sample.tokens) for sample in samples) / own,
     }
+
+
+def _of_difficulty(groups: Sequence[Group]) -> dict[str, float]:
+    """The mean of `info["difficulty"]` over the prompts that have one; nothing where none has."""
+    found = [group.prompt.info["difficulty"] for group in groups if "difficulty" in group.prompt.info]
+    levels = [float(level) for level in found if isinstance(level, int | float) and not isinstance(level, bool)]
+    return {"difficulty": float(np.mean(levels))} if levels else {}
 
 
 def _of_rewards(samples: Sequence[Sample]) -> dict[str, float]:
@@ -131,6 +139,7 @@ def _by_source(groups: Sequence[Group], *, rewarded: bool) -> dict[str, float]:
         of = f"source/{name}"
         metrics[f"{of}/groups"] = float(len(own))
         metrics[f"{of}/response_length"] = float(np.mean([sample.response_length for sample in samples]))
+        metrics |= {f"{of}/{name}": value for name, value in _of_difficulty(own).items()}
         if rewarded:
             equal = [bool(group.rewards.max() == group.rewards.min()) for group in own]
             metrics[f"{of}/reward"] = float(np.mean([sample.reward for sample in samples]))

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 
 def main() -> None:
     """Build the reward from the first message, then answer every call with its outcome (see calling.py)."""
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     connection = Connection(int(sys.argv[1]))
     try:
         path, function = connection.recv()
@@ -32,8 +32,8 @@ def main() -> None:
         return
 
 
-def _end_with_parent(parent: int) -> None:
-    """A reward that hangs would not notice that the other end of the socket is gone."""
+def end_with_parent(parent: int) -> None:
+    """End this process when its parent is gone: what hangs would not notice that the other end of the socket is gone."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)

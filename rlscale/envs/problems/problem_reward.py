@@ -1,0 +1,26 @@
+"""Judging answers to problems that a package made, by that package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rlscale.data.target import build_target
+from rlscale.envs.problems.problem_maker import ProblemMaker
+
+
+class ProblemReward:
+    """The maker's score of the response, for prompts of rlscale.envs.problems.problem_source.ProblemSource.
+
+    The problem is made once more from its kind, level and seed, since what a package needs to judge is not always plain
+    data. `maker` must be that of the source.
+    """
+
+    def __init__(self, maker: Mapping[str, Any]) -> None:
+        self._maker: ProblemMaker = build_target(maker, "reward.function.maker")
+
+    def __call__(self, response: str, label: Any, info: dict[str, Any]) -> float:
+        """From 0 to 1. ValueError for a prompt of another source."""
+        if "problem" not in info or "seed" not in info:
+            raise ValueError("the prompt is not a problem of rlscale.envs.problems.problem_source.ProblemSource")
+        return self._maker.score(info["problem"], info.get("difficulty"), info["seed"], response)

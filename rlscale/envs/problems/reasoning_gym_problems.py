@@ -1,0 +1,95 @@
+"""The data sets of reasoning-gym, by name, with the levels of their curricula."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+from rlscale.config.errors import UserError
+from rlscale.envs.problems.problem_maker import Problem, kept_random_state
+
+REFUSED = {
+    "composite": "it is made of other data sets; name those",
+    "game_of_life_halting": "it gives any answer the full score",
+    "list_functions": "its problems do not follow from their seed",
+}
+"""Data sets that cannot be trained on, and why."""
+
+
+class ReasoningGymProblems:
+    """Problems of reasoning-gym. `options`: by the name of a data set, arguments of its configuration.
+
+    A data set whose own size bounds its items (`acre`, `gsm_symbolic`, `word_ladder`) has that many; raise it by the
+    option `size`. Scores are those of the data set, which gives some answers a part; `exact` makes those 0.
+    """
+
+    def __init__(self, options: Mapping[str, Mapping[str, Any]] | None = None, exact: bool = False) -> None:
+        """UserError if the package is not installed."""
+        if find_spec("reasoning_gym") is None:
+            raise UserError("reasoning-gym is not installed: pip install 'rlscale[reasoning_gym]'")
+        self._options = {name: dict(given) for name, given in (options or {}).items()}
+        self._exact = exact
+        self._dataset = lru_cache(maxsize=256)(self._opened)
+        self._made = lru_cache(maxsize=256)(self._entry)
+
+    def highest_levels(self, names: Sequence[str]) -> dict[str, int | None]:
+        """The highest level of any attribute of the curriculum."""
+        from reasoning_gym.factory import CURRICULA, DATASETS
+
+        for name in (*names, *self._options):
+            if name not in DATASETS:
+                raise ValueError(f"reasoning-gym has no data set {name!r}")
+            if name in REFUSED:
+                raise ValueError(f"the data set {name} of reasoning-gym cannot be used: {REFUSED[name]}")
+        chosen = names or sorted(set(DATASETS) - set(REFUSED))
+        return {name: _highest(CURRICULA[name]()) if name in CURRICULA else None for name in chosen}
+
+    def make(self, name: str, level: int | None, seed: int) -> Problem:
+        """Problem number `seed` of the data set."""
+        entry = self._made(name, level, seed)
+        answer = entry["answer"]
+        return Problem(entry["question"], "" if answer is None else str(answer))
+
+    def score(self, name: str, level: int | None, seed: int, response: str) -> float:
+        """The data set's own score of the answer; 0 where it raises."""
+        try:
+            with kept_random_state(seed):
+                entry = self._made(name, level, seed)
+                score = float(self._dataset(name, level).score_answer(answer_in(response), entry))
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+            return 0.0
+        return float(score >= 1) if self._exact else min(max(score, 0.0), 1.0)
+
+    def _entry(self, name: str, level: int | None, seed: int) -> dict[str, Any]:
+        dataset = self._dataset(name, level)
+        with kept_random_state(seed):
+            try:
+                entry: dict[str, Any] = dataset[seed]
+            except IndexError:
+                entry = dataset[seed % len(dataset)]
+        return entry
+
+    def _opened(self, name: str, level: int | None) -> Any:
+        from reasoning_gym.factory import create_curriculum, create_dataset
+
+        options = {"seed": 0, **self._options.get(name, {})}
+        with kept_random_state(0):
+            if level is None:
+                return create_dataset(name, **options)
+            curriculum = create_curriculum(name)
+            curriculum.set_global_level(level)
+            made = curriculum.generate_configuration(options)
+            return create_dataset(name, **(vars(made) | options))
+
+
+def answer_in(response: str) -> str:
+    """What stands in the last <answer> of a response, or all of it behind its thoughts."""
+    text = response.rpartition("</think>")[2]
+    _, found, inside = text.rpartition("<answer>")
+    return (inside.partition("</answer>")[0] if found else text).strip()
+
+
+def _highest(curriculum: Any) -> int:
+    return max((len(attribute.levels) - 1 for attribute in curriculum.attributes.values()), default=0)

@@ -1,0 +1,40 @@
+"""The program of a process that holds one object: `python -m rlscale.envs.workers.object_worker FD` (object_process.py)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+from rlscale.envs.workers.process_worker import end_with_parent
+
+
+def main() -> None:
+    """Build the object from the first message, then answer every call with what it gives or why it does not."""
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
+    connection = Connection(int(sys.argv[1]))
+    built: Any = None
+    try:
+        sys.path[:], node, key = connection.recv()
+        while True:
+            method, calls = connection.recv()
+            try:
+                if built is None:
+                    from rlscale.data.target import build_target
+
+                    built = build_target(node, key)
+                answer: tuple[str, Any] = "", [getattr(built, method)(*arguments) for arguments in calls]
+            except Exception as error:
+                answer = f"{type(error).__name__}: {error}"[:1000], None
+            connection.send(answer)
+    except (EOFError, ConnectionError, KeyboardInterrupt):
+        return
+    finally:
+        # A package may have left threads behind that would keep the process.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
