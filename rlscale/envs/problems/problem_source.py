@@ -23,9 +23,10 @@ class ProblemSource:
     A problem follows from its kind, its level and its seed, and its seed from `seed`, the position in the stream and
     the split: seeds of `train` are even, those of `held_out` odd. They are made in a process of its own.
 
-    `level`: where every kind begins; null asks as the package does by default, without levels. With `adaptive`, each
-    kind has a difficulty of its own that rises and falls (rlscale.data.difficulty.Difficulty, to which `rise`, `fall`
-    and `window` belong), and a share `easier` of the prompts is drawn from the levels below it. The level is the
+    `level`: where every kind begins, or at its highest level if that is lower; null asks as the package does by
+    default, without levels, as kinds that have none are always asked. With `adaptive`, each kind has a difficulty of its
+    own that rises and falls (rlscale.data.difficulty.Difficulty, to which `rise`, `fall` and `window` belong), and a
+    share `easier` of the prompts is drawn from the levels below it. The level is the
     prompt's `info["difficulty"]`, which becomes a metric.
     """
 
@@ -58,9 +59,14 @@ class ProblemSource:
         self._position = 0
         self._difficulties: dict[str, Difficulty] = {}
         if level is not None:
+            tops = [most for most in highest_of.values() if most is not None]
+            if tops and not 0 <= level <= max(tops):
+                raise UserError(f"data.source.level={level}: choose from 0 to {max(tops)}")
             for name, most in highest_of.items():
+                if most is None and not names:
+                    continue
                 if most is None:
-                    raise UserError(f"data.source: {name} has no levels; set data.source.level=null, or leave it out")
+                    raise UserError(f"data.source: {name} has no levels; set data.source.level=null")
                 top = most if highest is None else min(most, highest)
                 self._difficulties[name] = Difficulty(0, top, min(level, top), rise, fall, window)
 
@@ -89,7 +95,7 @@ class ProblemSource:
 
     def observe(self, prompt: Prompt, rewards: Sequence[float], fate: Fate) -> None:
         """Raise or lower the level of the prompt's kind."""
-        if self._adaptive:
+        if self._adaptive and "difficulty" in prompt.info:
             self._difficulties[prompt.info["problem"]].observe(prompt.info["difficulty"], rewards)
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,7 +114,7 @@ class ProblemSource:
         name = self._names[index % len(self._names)]
         drawn = hashlib.blake2b(f"{self._seed} {index}".encode(), digest_size=4).digest()
         seed = int.from_bytes(drawn, "little") // 4 * 2 + self._odd  # below 2 ** 31
-        if self._level is None:
+        if name not in self._difficulties:
             return name, None, seed
         easier = self._easier if self._adaptive else 0.0
         return name, self._difficulties[name].drawn(easier, (self._seed, index)), seed

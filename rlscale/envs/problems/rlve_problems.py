@@ -22,8 +22,8 @@ _TRIES = 5
 class RlveProblems:
     """Problems of RLVE: 1 for a right answer, 0 for any other.
 
-    Level n is that of the controller after n updates; its levels have no end, so `highest` is where ours stop. `limit_s`:
-    seconds that making one problem may take.
+    Level n is that of the controller after n updates; its levels have no end, so `highest` is where ours stop.
+    `limit_s`: seconds that making one problem may take.
     """
 
     def __init__(self, highest: int = 20, limit_s: int = 10) -> None:

@@ -1,4 +1,4 @@
-"""The program of a process that holds one object: `python -m rlscale.envs.workers.object_worker FD` (object_process.py)."""
+"""The program of a process that holds one object: `python -m rlscale.envs.workers.object_worker FD`."""
 
 from __future__ import annotations
 

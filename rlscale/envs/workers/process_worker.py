@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """End this process when its parent is gone: what hangs would not notice that the other end of the socket is gone."""
+    """End this process when its parent is gone: what hangs would not notice that its socket is closed."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)

@@ -55,3 +55,13 @@ def test_parts_of_rewards_and_crashes_are_metrics() -> None:
         "reward_part/form": 0.75, "reward_part/answer": 0.0, "reward_crashes": 1.0, "reward_std": 0.0,
     }  # fmt: skip
     assert not {"reward_crashes", "reward_part/form"} & set(metrics(sample("..xx")))
+
+
+def test_difficulty_is_the_mean_over_prompts_that_have_one() -> None:
+    groups = [
+        Group(Prompt(index, "", np.arange(2, dtype=np.int32), "", info, source=source), [sample("..xx")])
+        for index, (info, source) in enumerate([({"difficulty": 3}, "a"), ({"difficulty": 4}, "b"), ({}, "b")])
+    ]
+    found = batch_metrics(groups, Batch.from_groups(groups), rewarded=True)
+    assert (found["difficulty"], found["source/a/difficulty"], found["source/b/difficulty"]) == (3.5, 3.0, 4.0)
+    assert "difficulty" not in metrics(sample("..xx"))

@@ -1,0 +1,83 @@
+"""The packages' own problems, where they are installed (the extras reasoning_gym and rlve_gym)."""
+
+from __future__ import annotations
+
+import random
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.envs.problems.reasoning_gym_problems import REFUSED, ReasoningGymProblems, answer_in
+from rlscale.envs.problems.rlve_problems import RlveProblems
+
+needs_reasoning_gym = pytest.mark.skipif(find_spec("reasoning_gym") is None, reason="an extra: rlscale[reasoning_gym]")
+needs_rlve = pytest.mark.skipif(find_spec("Gym") is None, reason="an extra: rlscale[rlve_gym]")
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (" 12\n", "12"),
+        ("<think><answer>1</answer></think> so <answer> 2 </answer>.", "2"),
+        ("<answer>1</answer> or <answer>3", "3"),
+    ],
+)
+def test_the_answer_is_in_its_tag_or_all_that_is_said(response: str, answer: str) -> None:
+    assert answer_in(response) == answer
+
+
+@pytest.mark.skipif(find_spec("reasoning_gym") is not None, reason="it is installed")
+def test_without_the_package_one_line_says_how_to_get_it() -> None:
+    with pytest.raises(UserError, match=r"pip install 'rlscale\[reasoning_gym\]'"):
+        ReasoningGymProblems()
+
+
+@pytest.mark.skipif(find_spec("Gym") is not None, reason="it is installed")
+def test_without_rlve_one_line_says_how_to_get_it() -> None:
+    with pytest.raises(UserError, match=r"pip install 'rlscale\[rlve_gym\]'"):
+        RlveProblems()
+
+
+@needs_reasoning_gym
+def test_data_sets_by_name_with_their_levels() -> None:
+    maker = ReasoningGymProblems()
+    levels = maker.highest_levels([])
+    assert len(levels) >= 100
+    assert not set(levels) & set(REFUSED)
+    assert levels["spell_backward"] == 4
+    for level in range(5):
+        asked = maker.make("spell_backward", level, 2 * 10**9)
+        assert asked == ReasoningGymProblems().make("spell_backward", level, 2 * 10**9)
+        assert maker.score("spell_backward", level, 2 * 10**9, asked.answer) == 1.0
+    with pytest.raises(ValueError, match="no data set 'spelling'"):
+        maker.highest_levels(["spelling"])
+    with pytest.raises(ValueError, match="any answer the full score"):
+        maker.highest_levels(["game_of_life_halting"])
+
+
+@needs_reasoning_gym
+def test_an_answer_that_makes_a_data_set_raise_is_wrong_and_parts_count_unless_exact() -> None:
+    assert ReasoningGymProblems().score("prime_factorization", None, 0, "zzz") == 0.0
+    assert 0 < ReasoningGymProblems().score("countdown", None, 0, "0") < 1
+    assert ReasoningGymProblems(exact=True).score("countdown", None, 0, "0") == 0.0
+
+
+@needs_reasoning_gym
+def test_options_reach_the_data_set_and_bounded_ones_go_round() -> None:
+    short = ReasoningGymProblems({"letter_counting": {"min_words": 1, "max_words": 1}})
+    assert len(short.make("letter_counting", None, 5).prompt.split('text: "')[1].split()) == 1
+    assert short.make("word_ladder", None, 7 + 500 * 3) == short.make("word_ladder", None, 7)
+
+
+@needs_rlve
+def test_rlve_makes_and_judges_and_keeps_the_global_generators() -> None:
+    maker = RlveProblems()
+    assert len(maker.highest_levels([])) == 400
+    python, numpy = random.getstate(), np.random.get_state()[1].tolist()
+    easy, hard = (maker.make("Sorting", level, 12) for level in (0, 5))
+    assert len(easy.answer.split()) < len(hard.answer.split())
+    assert maker.score("Sorting", 5, 12, f"sorted: <answer>{hard.answer}</answer>") == 1.0
+    assert maker.score("Sorting", 5, 12, "zzz") == 0.0
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == (python, numpy)
