@@ -24,9 +24,9 @@ class ProblemSource:
     the split: seeds of `train` are even, those of `held_out` odd. They are made in a process of its own.
 
     `level`: where every kind begins, or at its highest level if that is lower; null asks as the package does by
-    default, without levels, as kinds that have none are always asked. With `adaptive`, each kind has a difficulty of its
-    own that rises and falls (rlscale.data.difficulty.Difficulty, to which `rise`, `fall` and `window` belong), and a
-    share `easier` of the prompts is drawn from the levels below it. The level is the
+    default, without levels, as kinds that have none are always asked. With `adaptive`, each kind has a difficulty of
+    its own that rises and falls (rlscale.data.difficulty.Difficulty, to which `rise`, `fall` and `window` belong), and
+    a share `easier` of the prompts is drawn from the levels below it. The level is the
     prompt's `info["difficulty"]`, which becomes a metric.
     """
 

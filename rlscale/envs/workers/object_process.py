@@ -31,6 +31,7 @@ class ObjectProcess:
         self._node, self._key = dict(node), key
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._fresh = True  # whether the process has not answered yet
 
     def call(self, method: str, calls: Sequence[Sequence[Any]], timeout_s: float) -> list[Any]:
         """What the method gives for each of the lists of arguments. Blocks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -28,16 +29,13 @@ def test_the_answer_is_in_its_tag_or_all_that_is_said(response: str, answer: str
     assert answer_in(response) == answer
 
 
-@pytest.mark.skipif(find_spec("reasoning_gym") is not None, reason="it is installed")
-def test_without_the_package_one_line_says_how_to_get_it() -> None:
-    with pytest.raises(UserError, match=r"pip install 'rlscale\[reasoning_gym\]'"):
-        ReasoningGymProblems()
-
-
-@pytest.mark.skipif(find_spec("Gym") is not None, reason="it is installed")
-def test_without_rlve_one_line_says_how_to_get_it() -> None:
-    with pytest.raises(UserError, match=r"pip install 'rlscale\[rlve_gym\]'"):
-        RlveProblems()
+@pytest.mark.parametrize(("maker", "extra"), [(ReasoningGymProblems, "reasoning_gym"), (RlveProblems, "rlve_gym")])
+def test_without_the_package_one_line_says_how_to_get_it(
+    maker: type, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[maker.__module__], "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"pip install 'rlscale\[{extra}\]'"):
+        maker()
 
 
 @needs_reasoning_gym
