@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rlscale.config.errors import UserError
 from rlscale.data.target import build_target
 from rlscale.envs.problems.problem_maker import ProblemMaker
 
@@ -16,7 +17,13 @@ class ProblemReward:
     data. `maker` must be that of the source.
     """
 
-    def __init__(self, maker: Mapping[str, Any]) -> None:
+    def __init__(self, maker: Mapping[str, Any] | None = None) -> None:
+        """UserError without a maker, or where its package is not installed."""
+        if not maker:
+            raise UserError(
+                "reward.function.maker is missing: by default it is that of data=reasoning_gym, data=rlve_gym or another "
+                "source of problems, and has to be given where data is none of them"
+            )
         self._maker: ProblemMaker = build_target(maker, "reward.function.maker")
 
     def __call__(self, response: str, label: Any, info: dict[str, Any]) -> float:

@@ -68,6 +68,8 @@ def test_the_reward_makes_the_problem_again() -> None:
         assert reward(f"{raw.label}0", raw.label, raw.info) == 0.0
     with pytest.raises(ValueError, match="not a problem of"):
         reward("1", "1", {})
+    with pytest.raises(UserError, match=r"reward\.function\.maker is missing"):
+        ProblemReward()
 
 
 def test_a_maker_that_reseeds_the_generators_does_so_elsewhere() -> None:
@@ -86,7 +88,7 @@ def test_a_maker_that_reseeds_the_generators_does_so_elsewhere() -> None:
         ({"maker": MAKER, "level": 12}, "level=12: choose from 0 to 11"),
         ({"maker": MAKER, "split": "test"}, "split=test: choose train or held_out"),
         (
-            {"maker": {"_target_": "tests.unit.envs.problems.unruly.Unruly"}},
+            {"maker": {"_target_": "tests.unit.envs.problems.unruly.Unruly"}, "names": ["any"]},
             "any has no levels; set data.source.level=null",
         ),
     ],
