@@ -21,8 +21,8 @@ class ProblemReward:
         """UserError without a maker, or where its package is not installed."""
         if not maker:
             raise UserError(
-                "reward.function.maker is missing: by default it is that of data=reasoning_gym, data=rlve_gym or another "
-                "source of problems, and has to be given where data is none of them"
+                "reward.function.maker is missing: by default it is that of data=reasoning_gym, data=rlve_gym or "
+                "another source of problems, and has to be given where data is none of them"
             )
         self._maker: ProblemMaker = build_target(maker, "reward.function.maker")
 
