@@ -40,7 +40,10 @@ PACKAGES = {
     "platform": allow("torch", "families config"),
     "data": allow("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),
     "weights": allow("numpy torch safetensors megatron mbridge", "families config platform"),
-    "envs": allow("math_verify sympy jsonschema referencing aiohttp pint", "config data"),
+    "envs": allow(
+        "numpy torch math_verify sympy jsonschema referencing aiohttp pint reasoning_gym Gym",
+        "config data",
+    ),
     "serve": allow("aiohttp psutil", "families config platform"),
     "rollout": allow("numpy aiohttp", "families config data envs"),
     "trainer": allow("numpy torch megatron xxhash", "families config platform algo data weights"),
