@@ -1,0 +1,1 @@
+"""Writing C functions that are right, and then fast."""
