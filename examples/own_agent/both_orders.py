@@ -14,7 +14,7 @@ class BothOrders:
 
     async def run(self, prompt: Prompt, base_url: str, key: str, seed: int) -> float:
         """Ask `12+34=` and `34+12=` at the same time."""
-        terms = prompt.text.rstrip("=").split("+")
+        terms = str(prompt.messages[-1]["content"]).rstrip("=").split("+")
         questions = ["+".join(order) + "=" for order in (terms, reversed(terms))]
         async with AsyncOpenAI(base_url=base_url, api_key=key) as client:
             answers = await asyncio.gather(*(ask(client, question) for question in questions))

@@ -25,4 +25,5 @@ class SecondTry(Environment):
         score = float(await self._reward.score(action, self._prompt))
         if score > 0 or self._turns == self._tries:
             return Step(reward=score * self._later ** (self._turns - 1), done=True, info={"tries": self._turns})
-        return Step(messages=[{"role": "user", "content": f"?{self._prompt.text}"}])
+        question = self._prompt.messages[-1]["content"]
+        return Step(messages=[{"role": "user", "content": f"?{question}"}])

@@ -20,6 +20,8 @@ from rlscale.rollout.endpoint.openai_responses import OpenAIResponses
 
 _LARGEST_BODY = 1 << 28
 _KEEP_ALIVE_S = 10.0
+_BACKLOG = 4096
+"""Connections that wait to be accepted: the samples of an iteration may all begin, with several calls each, at once."""
 
 
 def session_closed() -> Refusal:
@@ -65,7 +67,7 @@ class EndpointServer:
         # A client that goes away cancels its call, whose answer is then kept by nobody.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, backlog=_BACKLOG).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
 
     async def close(self) -> None:

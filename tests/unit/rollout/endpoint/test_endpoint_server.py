@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 import aiohttp
@@ -184,3 +186,20 @@ def test_models_are_listed_for_clients_that_ask(encoder: PromptEncoder) -> None:
             return [model.id async for model in client.models.list()]
 
     assert visit(encoder, scenario) == ["policy"]
+
+
+def test_a_thousand_calls_may_begin_at_one_moment(encoder: PromptEncoder) -> None:
+    async def scenario(played: Played, place: Visit, server: EndpointServer) -> None:
+        host, port = place.base_url.removeprefix("http://").removesuffix("/v1").split(":")
+        request = f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {place.key}\r\n\r\n".encode()
+        with ExitStack() as opened:
+            # Nothing is accepted meanwhile: the server shares this loop, as it does with agents.
+            calls = [opened.enter_context(socket.create_connection((host, int(port)), 2)) for _ in range(1000)]
+            for call in calls:
+                call.sendall(request)
+                call.setblocking(False)
+            loop = asyncio.get_running_loop()
+            answers = await asyncio.gather(*(loop.sock_recv(call, 100) for call in calls))
+        assert {answer.split(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
+
+    visit(encoder, scenario)
