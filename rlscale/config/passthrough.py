@@ -33,6 +33,9 @@ class Kind:
 
 KINDS = {
     "transformer": Kind("megatron-core", "megatron", "core/transformer/transformer_config.py", "TransformerConfig"),
+    "latent_transformer": Kind(
+        "megatron-core", "megatron", "core/transformer/transformer_config.py", "MLATransformerConfig"
+    ),
     "ddp": Kind(
         "megatron-core",
         "megatron",
@@ -56,7 +59,7 @@ class Option:
 
 @cache
 def known_options(kind: str, cache_folder: Path | None = None) -> dict[str, Option] | None:
-    """Options by name; kind is transformer, ddp, optimizer, server or router. None if the package is not installed."""
+    """Options by name; kind is a key of `KINDS`. None if the package is not installed."""
     where = KINDS[kind]
     try:
         installed = version(where.distribution)

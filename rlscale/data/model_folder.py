@@ -23,7 +23,7 @@ from rlscale.families.origin import CHECKPOINT, check_origin
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
-_FORMAT = 3
+_FORMAT = 4
 """Raised when what `_create` writes changes, so that folders of an older rlscale are made anew."""
 
 
@@ -183,6 +183,9 @@ def _create(create: CreateModelConfig, dtype: str, folder: Path) -> None:
     model.save_pretrained(folder)
     if bars:
         logging.enable_progress_bar()
+    # transformers leaves out keys that it does not know and SGLang reads.
+    written = read_config(folder)
+    (folder / CONFIG).write_text(json.dumps({**architecture, **written}, indent=2) + "\n", encoding="utf-8")
     length = int(complete(architecture)["max_position_embeddings"])
     character_tokenizer(create.characters, length).save_pretrained(folder)
 

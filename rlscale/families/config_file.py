@@ -52,7 +52,8 @@ def problems(config: Mapping[str, Any]) -> Iterator[str]:
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with what transformers takes for keys that are not given; unchanged where `problems` finds any.
 
-    Rotary positions are in `rope_theta` and `rope_parameters` afterwards, and the experts counted in `num_experts`.
+    Rotary positions are in `rope_theta` and `rope_parameters` afterwards, the experts counted in `num_experts`, and the
+    sizes of heads in `head_dim`, `qk_head_dim` and `v_head_dim`.
     """
     if any(problems(config)):
         return dict(config)
@@ -67,8 +68,7 @@ def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     if config.get("num_key_value_heads", 0) is None:
         whole["num_key_value_heads"] = whole["num_attention_heads"]
     whole.setdefault("num_key_value_heads", whole["num_attention_heads"])
-    if "head_dim" not in whole:
-        whole["head_dim"] = family.own_head_dim or whole["hidden_size"] // whole["num_attention_heads"]
+    _complete_heads(whole, family)
     if family.experts:
         whole["num_experts"] = next(whole[name] for name in EXPERT_COUNTS if name in whole)
         whole.pop("num_local_experts", None)
@@ -82,6 +82,17 @@ def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     share = rope.get("partial_rotary_factor") or whole.get("partial_rotary_factor") or family.rotary_share
     whole["rope_parameters"] = {**rope, "partial_rotary_factor": share}
     return whole
+
+
+def _complete_heads(whole: dict[str, Any], family: Family) -> None:
+    """Sizes of a head: of what rotary positions turn, of a query or key (`qk_head_dim`), of a value (`v_head_dim`)."""
+    if family.latent:
+        whole["head_dim"] = whole["qk_rope_head_dim"]
+        whole["qk_head_dim"] = whole["qk_nope_head_dim"] + whole["qk_rope_head_dim"]
+        return
+    if "head_dim" not in whole:
+        whole["head_dim"] = family.own_head_dim or whole["hidden_size"] // whole["num_attention_heads"]
+    whole["qk_head_dim"] = whole["v_head_dim"] = whole["head_dim"]
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], head: Head = Head.language) -> list[str]:

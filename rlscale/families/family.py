@@ -113,6 +113,8 @@ class Rule:
     """Key of the config that must be true for a model to have the parameter."""
     layers: Layers = Layers.every
     """Which layers have it, where its name has a `{layer}`."""
+    beside: str | None = None
+    """The parameter whose tensors engines put together with these: both are in one bucket of an update."""
     frozen: bool = False
     """Whether nothing trains it: a buffer in Megatron and transformers, float32 whatever the model's type."""
 
@@ -159,6 +161,8 @@ class Family:
     """Size of a head where the config does not give it; None for hidden size over heads."""
     rotary_share: float = 1.0
     """Share of a head that rotary positions turn where the config does not give it."""
+    latent: bool = False
+    """Whether keys and values are made of a compressed form that all heads share, see `latent_attention`."""
     norms_behind: bool = False
     """Whether attention and MLP have norms behind them, too, before what they compute is added."""
 
@@ -186,15 +190,22 @@ def dense_layers(config: Mapping[str, Any]) -> int:
 
 def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
     """The sizes that shapes are made of, from a completed config of a known family."""
-    head = int(config["head_dim"])
+    head, heads = int(config["head_dim"]), int(config["num_attention_heads"])
+    query, value = int(config.get("qk_head_dim", head)), int(config.get("v_head_dim", head))
+    query_rank, key_rank = int(config.get("q_lora_rank") or 0), int(config.get("kv_lora_rank") or 0)
     return {
         "vocabulary": int(config["vocab_size"]),
         "hidden": int(config["hidden_size"]),
         "inner": int(config["intermediate_size"]),
         "gate_and_up": 2 * int(config["intermediate_size"]),
         "head": head,
-        "query": int(config["num_attention_heads"]) * head,
-        "key": int(config["num_key_value_heads"]) * head,
+        "query": heads * query,
+        "key": int(config["num_key_value_heads"]) * query,
+        "query_rank": query_rank,
+        "key_rank": key_rank,
+        "key_rank_and_rotary": key_rank + head,
+        "key_and_value": heads * (query - head + value),
+        "attended": heads * value,
         "experts": int(config.get("num_experts") or 0),
         "expert_inner": int(config.get("moe_intermediate_size") or 0),
         "shared_inner": int(config.get("n_shared_experts") or 0) * int(config.get("moe_intermediate_size") or 0),

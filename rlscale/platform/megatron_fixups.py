@@ -42,6 +42,11 @@ def router_without_transformer_engine(module: ModuleType) -> None:
         module.te_general_gemm = None  # type: ignore[attr-defined]  # a name that only exists in Megatron
 
 
+def latent_attention_without_transformer_engine(module: ModuleType) -> None:
+    """Latent attention asks whether a layer is a `TELinear`: without Transformer Engine that is not a class."""
+    module.HAVE_TE = isinstance(module.TELinear, type)  # type: ignore[attr-defined]  # (as above)
+
+
 def token_counts_on_the_cpu(module: ModuleType) -> None:
     """Token counts stay tensors without a GPU, where Megatron wants arrays."""
 
@@ -113,6 +118,7 @@ def resume_of_distributed_optimizer(module: ModuleType) -> None:
 
 ON_EVERY_DEVICE: dict[str, Callable[[ModuleType], None]] = {
     "megatron.core.transformer.moe.moe_utils": router_without_transformer_engine,
+    "megatron.core.transformer.multi_latent_attention": latent_attention_without_transformer_engine,
     "megatron.core.optimizer.distrib_optimizer": resume_of_distributed_optimizer,
 }
 """Module -> what is mended in it everywhere; with Transformer Engine there is nothing to mend."""

@@ -1,4 +1,4 @@
-"""Attention of SGLang's torch_native backend, several requests at a time.
+"""Attention of SGLang's torch_native backend: several requests at a time, and latent attention.
 
 The backend attends request by request in Python, which bounds an engine that serves a small model: with 256 requests
 and 4 layers that is a thousand calls per token. Here requests of similar length are padded to one call. The numbers
@@ -45,6 +45,28 @@ def batch_attention(module: Any) -> None:
 
     backend._run_sdpa_forward_decode = decode
     backend._run_sdpa_forward_extend = extend
+
+
+def latent_attention(module: Any) -> None:
+    """sglang.srt.models.deepseek_common.attention_backend_handler: latent attention of torch_native always attends to
+    the compressed keys, which its cache has; otherwise a prefill takes them for keys and values of every head.
+    """
+    absorbed = module.AttnForwardMethod.MLA
+    module.AttentionBackendRegistry.register("torch_native", lambda attention, batch: absorbed)
+
+
+def rotary_positions(module: Any) -> None:
+    """sglang.srt.layers.rotary_embedding.factory: models that ask for CPU kernels and have no scaling get the plain
+    rotary positions, which those kernels do not have.
+    """
+    scaled, plain = module.get_rope_wrapper, module.get_rope
+
+    def get_rope_wrapper(*sizes: Any, rope_scaling: Any = None, device: Any = None, **options: Any) -> Any:
+        if rope_scaling is None:
+            return plain(*sizes, **options)
+        return scaled(*sizes, rope_scaling=rope_scaling, device=device, **options)
+
+    module.get_rope_wrapper = get_rope_wrapper
 
 
 def _plain(query: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> bool:

@@ -68,6 +68,8 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     "sglang.srt.managers.load_snapshot": _keep_snapshots_in_tmpdir,
     "sglang.srt.state_capturer.base": _allocate_pageable,
     "sglang.srt.layers.attention.torch_native_backend": sglang_attention.batch_attention,
+    "sglang.srt.layers.rotary_embedding.factory": sglang_attention.rotary_positions,
+    "sglang.srt.models.deepseek_common.attention_backend_handler": sglang_attention.latent_attention,
 }
 """Module -> what is changed in it right after its import."""
 

@@ -62,7 +62,8 @@ def _cost(config: Config) -> CostModel | None:
     if architecture is None:
         return None
     layers, heads = int(architecture["num_hidden_layers"]), int(architecture["num_attention_heads"])
-    return CostModel.of_transformer(visited_parameters(architecture), layers, heads, int(architecture["head_dim"]))
+    head = (int(architecture["qk_head_dim"]) + int(architecture["v_head_dim"])) // 2
+    return CostModel.of_transformer(visited_parameters(architecture), layers, heads, head)
 
 
 def batch_metrics(groups: Sequence[Group], batch: Batch, *, rewarded: bool) -> dict[str, float]:

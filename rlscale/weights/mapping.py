@@ -50,6 +50,11 @@ class WeightMap:
         _, numbers = self._template(name)
         return [tensor.name.format(**numbers) for tensor in self.rule(name).hf]
 
+    def beside(self, name: str) -> str | None:
+        """The Megatron parameter whose tensors an engine must get in one bucket with this one's; mostly none."""
+        partner = self.rule(name).beside
+        return None if partner is None else partner.format(**self._template(name)[1])
+
     def to_hf(self, name: str, full: Tensor) -> list[tuple[str, Tensor]]:
         """A full Megatron tensor as named Hugging Face tensors (views where possible)."""
         return list(zip(self.hf_names(name), self._take_apart(self.rule(name), full), strict=True))

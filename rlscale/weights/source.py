@@ -47,25 +47,48 @@ class MegatronWeights:
             # A tied model split into stages has its embedding twice: as such, and as the last stage's output layer.
             if not (name == "output_layer.weight" and self._weights.tied)
         ]
+        own = self._beside(own)
         if self._groups.pipeline.size() == 1:
             return own
         every: list[list[_Item]] = [[] for _ in range(self._groups.pipeline.size())]
         dist.all_gather_object(every, own, group=self._groups.pipeline)
         return [item for items in every for item in items]
 
+    def _beside(self, items: list[_Item]) -> list[_Item]:
+        """The items in their order, but each that engines put together with another one right behind that."""
+        behind = {self._partner(item.name): item for item in items if self._partner(item.name) is not None}
+        first = [item for item in items if self._partner(item.name) is None]
+        return [each for item in first for each in (item, behind.get(item.name)) if each is not None]
+
+    def _partner(self, name: str) -> str | None:
+        """The parameter whose tensors must be in the same bucket, in front of this one's."""
+        return self._weights.beside(name)
+
     def buckets(self, version: int) -> Iterator[Bucket]:
         """See WeightSource. The tensors may share memory with the parameters: use them before the next step."""
         named: list[tuple[str, Tensor]] = []
         size = 0
-        for item in self._items:
-            for name, tensor in self._whole(item):
-                if named and size + tensor.nbytes > self._limit:
-                    yield Bucket(named, version)
-                    named, size = [], 0
-                named.append((name, tensor))
-                size += tensor.nbytes
+        for together in self._inseparable():
+            bytes_of_all = sum(tensor.nbytes for _, tensor in together)
+            if named and size + bytes_of_all > self._limit:
+                yield Bucket(named, version)
+                named, size = [], 0
+            named += together
+            size += bytes_of_all
         if named:
             yield Bucket(named, version)
+
+    def _inseparable(self) -> Iterator[list[tuple[str, Tensor]]]:
+        """All tensors, those that must be in one bucket together: most are alone."""
+        for number, item in enumerate(self._items):
+            if self._partner(item.name) is not None:
+                continue  # came with the one before it
+            tensors = self._whole(item)
+            follower = self._items[number + 1] if number + 1 < len(self._items) else None
+            if follower is not None and self._partner(follower.name) == item.name:
+                yield [*tensors, *self._whole(follower)]
+            else:
+                yield from ([tensor] for tensor in tensors)
 
     @torch.no_grad()
     def _whole(self, item: _Item) -> Iterator[tuple[str, Tensor]]:

@@ -203,27 +203,39 @@ COMPARED = (
     *("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels"),
     *("layernorm_epsilon", "normalization", "gated_linear_unit", "add_bias_linear", "add_qkv_bias", "qk_layernorm"),
     *("num_moe_experts", "moe_router_topk", "moe_ffn_hidden_size", "moe_router_score_function"),
-    *("moe_router_pre_softmax", "moe_router_load_balancing_type"),
+    *("moe_router_pre_softmax", "moe_router_load_balancing_type", "multi_latent_attention", "q_lora_rank"),
+    *("kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim", "moe_router_topk_scaling_factor"),
 )
 """Options of Megatron's TransformerConfig that follow from the architecture."""
 
 
 def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, Any]:
     """Our weight map and Megatron configuration beside mbridge's, an independent implementation of both."""
+    import mbridge.models.deepseek_v3
     import mbridge.models.glm4moe
     import mbridge.models.llama
     import mbridge.models.qwen2
     import mbridge.models.qwen3
     import mbridge.models.qwen3moe  # noqa: F401 - (each registers itself)
     from mbridge.core.bridge import _MODEL_REGISTRY
+    from megatron.core.transformer import MLATransformerConfig
     from transformers import AutoConfig
 
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         hf_config = AutoConfig.from_pretrained(spec.model_path)
         family = _MODEL_REGISTRY[hf_config.model_type]
-        own_table = {"_DIRECT_MAPPING": dict(family._DIRECT_MAPPING)}  # it changes the class's for tied models
-        bridge = type("Bridge", (family,), own_table)(hf_config)
+        hf_config.rope_theta = hf_config.rope_parameters["rope_theta"]  # where it was before transformers 5
+
+        def of_this_megatron(self: Any, **options: Any) -> Any:
+            """The options of mbridge 0.15 as Megatron 0.16 calls them."""
+            if issubclass(self.TransformerConfigClass, MLATransformerConfig):
+                options["original_max_position_embeddings"] = options.pop("max_position_embeddings")
+            return family._build_base_config(self, **options)
+
+        own_table = dict(family._DIRECT_MAPPING)  # it changes the class's for tied models
+        own = {"_DIRECT_MAPPING": own_table, "_build_base_config": of_this_megatron}
+        bridge = type("Bridge", (family,), own)(hf_config)
         ours, theirs, differences = trainer._roster.trained("policy").model.weights, bridge, []
         for name, parameter in trainer.weights()._parameters.items():
             tensors = dict(ours.to_hf(name, parameter.detach()))
@@ -234,7 +246,7 @@ def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec
             if not same:
                 differences.append(name)
         config = trainer._roster.trained("policy").model.config
-        values = {key: (getattr(config, key), getattr(bridge.config, key)) for key in COMPARED}
+        values = {key: (getattr(config, key, None), getattr(bridge.config, key, None)) for key in COMPARED}
         return {"weights": differences, "config": {key: pair for key, pair in values.items() if pair[0] != pair[1]}}
     finally:
         trainer.close()

@@ -55,7 +55,7 @@ def test_names_shapes_and_parameters_are_those_that_transformers_saves(name: str
 
 def test_megatron_knows_every_option_that_the_family_gives(name: str) -> None:
     options = FAMILIES[name].transformer_options(complete(TINY[name]))
-    known = known_options("transformer")
+    known = known_options("latent_transformer" if FAMILIES[name].latent else "transformer")
     assert known is not None
     assert options.keys() <= known.keys()
     assert json.loads(json.dumps(options)) == options  # plain data: no torch, no function

@@ -35,6 +35,14 @@ PLACES = {
         "            forward_batch.extend_seq_lens,\n            forward_batch.encoder_lens,\n            scaling=",
         "            forward_batch.seq_lens,\n            forward_batch.encoder_lens,\n            scaling=",
     ],
+    "sglang/srt/models/deepseek_common/attention_backend_handler.py": [
+        "def register(cls, backend_name, handler_func):",
+        'AttentionBackendRegistry.register("triton", handle_attention_triton)',
+    ],
+    "sglang/srt/layers/rotary_embedding/factory.py": [
+        "def get_rope_wrapper(",
+        "    assert rope_scaling is not None\n",
+    ],
     "sglang/kernels/ops/sampling/murmur_hash.py": [
         "def murmur_hash32(seed, positions, col_indices):",
         "k = (k * c1) & 0xFFFFFFFF",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 from torch.nn import functional as F
 
 from rlscale.config.errors import UserError
@@ -88,7 +88,7 @@ def transformer_config(architecture: Architecture, spec: TrainerSpec, platform: 
         **spec.trainer.megatron,
     }
     try:
-        return TransformerConfig(**options)
+        return (MLATransformerConfig if architecture.family.latent else TransformerConfig)(**options)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"Megatron refuses this model, parallel.* and trainer.megatron.* together: {error}") from error
 

@@ -64,17 +64,24 @@ class PackedSelfAttention(SelfAttention):
             rotary = angles.cos().to(query.dtype), angles.sin().to(query.dtype)
             packed_seq_params.rotary[id(self.config)] = rotary
         query, key = (rotate(x, *rotary, neighbours=neighbours) for x in (query, key))
-        if self.checkpoint_core_attention and self.training:
-
-            def again(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-                attended: Tensor = self.core_attention(query, key, value, None, packed_seq_params=packed_seq_params)
-                return attended
-
-            attended = tensor_parallel.checkpoint(again, False, query, key, value)
-        else:
-            attended = self.core_attention(query, key, value, None, packed_seq_params=packed_seq_params)
+        attended = attend(self, query, key, value, packed_seq_params)
         output: tuple[Tensor, Tensor | None] = self.linear_proj(attended.view(attended.shape[0], 1, -1))
         return output
+
+
+def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences) -> Tensor:
+    """What the core of an attention module makes of [tokens, heads, d] each; computed again in the backward pass if
+    the module says so.
+    """
+
+    def core(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        attended: Tensor = attention.core_attention(query, key, value, None, packed_seq_params=sequences)
+        return attended
+
+    if attention.checkpoint_core_attention and attention.training:
+        again: Tensor = tensor_parallel.checkpoint(core, False, query, key, value)
+        return again
+    return core(query, key, value)
 
 
 class PackedAttention(MegatronModule):
@@ -88,6 +95,8 @@ class PackedAttention(MegatronModule):
         attention_type: str,
         attention_dropout: float | None = None,
         softmax_scale: float | None = None,
+        k_channels: int | None = None,
+        v_channels: int | None = None,
         cp_comm_type: str | None = None,
         pg_collection: Any = None,
     ) -> None:
@@ -108,7 +117,7 @@ class PackedAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: PackedSequences,
     ) -> Tensor:
-        """query [tokens, heads, d], key and value [tokens, key heads, d] -> [tokens, heads * d]."""
+        """query [tokens, heads, d], key [tokens, key heads, d], value [tokens, key heads, e] -> [tokens, heads * e]."""
         if takes_packed(self.config, query.device):
             return self._varlen(query, key, value, packed_seq_params)
         if self.context_group.size() > 1:
@@ -134,11 +143,11 @@ class PackedAttention(MegatronModule):
     def _varlen(self, query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
-        longest = sequences.max_seqlen_q
+        longest, size = sequences.max_seqlen_q, value.shape[-1]
         attended = varlen_attn(
             query.contiguous(),
             key.contiguous(),
-            value.contiguous(),
+            F.pad(value, (0, key.shape[-1] - size)).contiguous(),  # flash attention has one size of heads
             sequences.cu_seqlens_q,
             sequences.cu_seqlens_kv,
             longest,
@@ -148,4 +157,4 @@ class PackedAttention(MegatronModule):
             enable_gqa=query.shape[1] != key.shape[1],
         )
         assert isinstance(attended, Tensor)
-        return attended.reshape(query.shape[0], -1)
+        return attended[..., :size].reshape(query.shape[0], -1)

@@ -110,7 +110,9 @@ def _chunk(
         vp_stage=stage,
     )
     # Megatron's own know one scaling of the four, with fixed numbers.
-    chunk.rotary_pos_emb.inv_freq = frequencies(architecture.rotary, config.kv_channels)
+    latent = architecture.family.latent  # whose layers turn keys themselves
+    for module in [layer.self_attention for layer in chunk.decoder.layers] if latent else [chunk]:
+        module.rotary_pos_emb.inv_freq = frequencies(architecture.rotary, int(architecture.hf["head_dim"]))
     follow_microbatches(chunk)
     return chunk.to(platform.device)
 

@@ -16,6 +16,7 @@ from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+from megatron.core.transformer.multi_latent_attention import MLASelfAttentionSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_layer import (
@@ -36,15 +37,18 @@ from rlscale.trainer.megatron.model.layers import (
     NormedRowParallelLinear,
     RMSNorm,
     RowGroupedLinear,
+    WholeLinear,
 )
+from rlscale.trainer.megatron.model.packed_latent_attention import PackedLatentAttention
 
 
 def uses_transformer_engine(platform: Platform, dtype: torch.dtype, family: Family) -> bool:
     """Whether Transformer Engine's layers are used for a model of that type; checkpoints do not depend on it.
 
-    Only in 16 bits: in float32 none of its attentions takes packed sequences. Its linears have no norm behind them.
+    Only in 16 bits: in float32 none of its attentions takes packed sequences. Its linears have no norm behind them, and
+    latent attention is our own everywhere.
     """
-    if family.norms_behind:
+    if family.norms_behind or family.latent:
         return False
     installed = importlib.util.find_spec("transformer_engine") is not None
     return platform.is_cuda and dtype is not torch.float32 and installed
@@ -76,27 +80,42 @@ def _has_experts(config: TransformerConfig, layer: int) -> bool:
 
 
 def _layer(config: TransformerConfig, family: Family, experts: bool) -> ModuleSpec:
-    norm = RMSNorm if config.qk_layernorm else IdentityOp
     row = NormedRowParallelLinear if family.norms_behind else RowParallelLinear
-    attention = SelfAttentionSubmodules(
-        linear_qkv=NormColumnParallelLinear,
-        core_attention=PackedAttention,
-        linear_proj=row,
-        q_layernorm=norm,
-        k_layernorm=norm,
-    )
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            self_attention=ModuleSpec(
-                module=PackedSelfAttention, params={"attn_mask_type": AttnMaskType.causal}, submodules=attention
-            ),
+            input_layernorm=RMSNorm if family.latent else IdentityOp,
+            self_attention=_latent_attention() if family.latent else _self_attention(config, row),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm if experts else IdentityOp,
             mlp=_experts(config) if experts else _dense(row),
             mlp_bda=get_bias_dropout_add,
         ),
     )
+
+
+def _self_attention(config: TransformerConfig, row: type[RowParallelLinear]) -> ModuleSpec:
+    norm = RMSNorm if config.qk_layernorm else IdentityOp
+    submodules = SelfAttentionSubmodules(
+        linear_qkv=NormColumnParallelLinear,
+        core_attention=PackedAttention,
+        linear_proj=row,
+        q_layernorm=norm,
+        k_layernorm=norm,
+    )
+    return ModuleSpec(PackedSelfAttention, params={"attn_mask_type": AttnMaskType.causal}, submodules=submodules)
+
+
+def _latent_attention() -> ModuleSpec:
+    submodules = MLASelfAttentionSubmodules(
+        linear_q_down_proj=WholeLinear,
+        linear_q_up_proj=NormColumnParallelLinear,
+        linear_kv_down_proj=WholeLinear,
+        linear_kv_up_proj=NormColumnParallelLinear,
+        core_attention=PackedAttention,
+        linear_proj=RowParallelLinear,
+    )
+    return ModuleSpec(PackedLatentAttention, params={"attn_mask_type": AttnMaskType.causal}, submodules=submodules)
 
 
 def _dense(row: type[RowParallelLinear]) -> ModuleSpec:

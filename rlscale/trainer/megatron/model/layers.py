@@ -48,6 +48,21 @@ class NormColumnParallelLinear(ColumnParallelLinear):
         return super().forward(rms_norm(x, self.layer_norm_weight, self.eps), *args, **kwargs)
 
 
+class WholeLinear(torch.nn.Module):
+    """A linear that every tensor-parallel rank has whole, and applies to its own tokens."""
+
+    def __init__(self, input_size: int, output_size: int, *, config: Any, init_method: Any, bias: bool) -> None:
+        super().__init__()
+        assert not bias, "a linear that is not split has no bias"
+        weight: Any = Parameter(torch.empty(output_size, input_size, dtype=config.params_dtype))
+        weight.sequence_parallel = config.sequence_parallel  # Megatron sums its gradient over the ranks then
+        self.weight: Tensor = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[tokens (of this rank), 1, input] -> [tokens (of this rank), 1, output]."""
+        return F.linear(x, self.weight)
+
+
 class NormedRowParallelLinear(RowParallelLinear):
     """A row-parallel linear, then a norm, whose weight is the linear's `post_layernorm.weight`."""
 

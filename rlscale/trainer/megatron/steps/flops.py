@@ -2,12 +2,12 @@
 
 A multiplication with an addition counts as two. Of a forward pass over a segment of n tokens, m of which are trainable:
 
-    2 n P + 2 m h V + 4 L H d n (n + 1) / 2
+    2 n P + 2 m h V + 2 L H (d + e) n (n + 1) / 2
 
 P: parameters of the layers' matrices that a token is multiplied with, of a mixture of experts those of the experts that
 it is sent to, and the router; h: hidden size; V: vocabulary (the output projection is made where log-probs are asked
-for; a critic's head makes one value of every token, m = n and V = 1); L: layers; H: heads; d: size of a head. In
-attention a token's query meets its own key and those before it, and is multiplied twice, with keys and with values.
+for; a critic's head makes one value of every token, m = n and V = 1); L: layers; H: heads; d, e: size of a key and of a
+value. In attention a token's query meets its own key and those before it, and is multiplied with keys and with values.
 
 A backward pass counts as two forward passes. What is computed again (`trainer.recompute`, tiles of logits) is not
 counted, nor are norms, softmax, padding, the optimizer. A frozen matrix counts as a trained one.
@@ -71,11 +71,11 @@ class ModelFlops:
         """Those of an architecture with a language or a value head."""
         hf = {**architecture.hf, "num_experts": architecture.experts}
         hidden, vocabulary = int(hf["hidden_size"]), architecture.vocabulary
-        values = head is Head.value
+        values, heads = head is Head.value, int(hf["num_attention_heads"])
         return cls(
             per_token=2.0 * (visited_parameters(hf) - vocabulary * hidden),
             per_output=2.0 * hidden * (1 if values else vocabulary),
-            per_pair=4.0 * int(hf["num_hidden_layers"]) * int(hf["num_attention_heads"]) * int(hf["head_dim"]),
+            per_pair=2.0 * int(hf["num_hidden_layers"]) * heads * (int(hf["qk_head_dim"]) + int(hf["v_head_dim"])),
             outputs_everywhere=values,
         )
 

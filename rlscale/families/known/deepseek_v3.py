@@ -1,0 +1,80 @@
+"""DeepSeek-V3, V3.1 and R1. Source: transformers' configuration_deepseek_v3.py and modeling_deepseek_v3.py (5.12)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlscale.families import latent_attention
+from rlscale.families.decoder import KEYS, OUTSIDE
+from rlscale.families.experts import BEHIND_DENSE
+from rlscale.families.family import Family, Key, Kind
+from rlscale.families.latent_attention import scaling_of_latent_attention, whole_latent_attention
+from rlscale.families.megatron_options import llama_like, sigmoid_experts
+from rlscale.families.restrictions import (
+    choosable_groups,
+    full_precision,
+    no_attention_bias,
+    normalised_routing,
+    shared_experts,
+    silu_activation,
+)
+from rlscale.families.rotary import known_scaling
+
+_ENGINE_READS = {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "moe_layer_freq": 1}
+"""Keys that SGLang reads and transformers does not, which then leaves them out of folders that it writes."""
+
+
+def _routing_is_said(config: Mapping[str, Any]) -> Iterator[str]:
+    """Without these SGLang would choose other experts than transformers and the trainer, or none."""
+    for key, value in _ENGINE_READS.items():
+        if config.get(key) != value:
+            given = f"{key} is missing" if config.get(key) is None else f"{key}={config[key]} is not supported"
+            yield f"{given}; SGLang reads it, and it must be {value}"
+
+
+FAMILY = Family(
+    model_type="deepseek_v3",
+    keys={
+        **KEYS,
+        **latent_attention.KEYS,
+        "head_dim": Key(Kind.size, null=True),
+        "intermediate_size": Key(Kind.size, 18_432, defines=True),
+        "num_key_value_heads": Key(Kind.size, 128, null=True, defines=True),
+        "max_position_embeddings": Key(Kind.size, 4096),
+        "n_routed_experts": Key(Kind.size, 256, defines=True, most=10_000),
+        "num_local_experts": Key(Kind.size, most=10_000),
+        "n_shared_experts": Key(Kind.count, 1, defines=True),
+        "num_experts_per_tok": Key(Kind.size, 8, defines=True),
+        "moe_intermediate_size": Key(Kind.size, 2048, defines=True),
+        "first_k_dense_replace": Key(Kind.count, 3, defines=True),
+        "norm_topk_prob": Key(Kind.flag, True, defines=True),
+        "routed_scaling_factor": Key(Kind.positive, 2.5, defines=True),
+        "n_group": Key(Kind.size, 8, defines=True),
+        "topk_group": Key(Kind.size, 4, defines=True),
+        "num_nextn_predict_layers": Key(Kind.count, 0, null=True),
+        "topk_method": Key(Kind.text, null=True),
+        "scoring_func": Key(Kind.text, null=True),
+        "moe_layer_freq": Key(Kind.size, null=True),
+        "pretraining_tp": Key(Kind.size, 1, null=True),
+    },
+    rules=(*OUTSIDE, *latent_attention.RULES, *BEHIND_DENSE),
+    language_class="DeepseekV3ForCausalLM",
+    value_class="DeepseekV3ForTokenClassification",
+    sglang_module="deepseek_v2",
+    restrictions=(
+        full_precision,
+        known_scaling,
+        scaling_of_latent_attention,
+        whole_latent_attention,
+        no_attention_bias,
+        silu_activation,
+        normalised_routing,
+        shared_experts,
+        choosable_groups,
+        _routing_is_said,
+    ),
+    megatron=(llama_like, sigmoid_experts, latent_attention.latent_attention),
+    experts=True,
+    latent=True,
+)
