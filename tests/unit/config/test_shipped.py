@@ -28,9 +28,25 @@ MULTINODE = [
     "rollout.engines=4",
     "rollout.gpus_per_engine=4",
 ]
+WHOLE_NODES = ["rollout.gpus_per_engine=8", "cluster.ray_address=auto", "cluster.host=0.0.0.0"]
 PUBLISHED = sorted(option for option in GROUPS.options("model") if not option.startswith("tiny"))
 MIXTURES = ("qwen3_30b", "glm4_5", "glm4_5_air", "glm4_6", "glm4_7")
+MODEL_OF = {
+    "gsm8k": "qwen3_0_6b",
+    "qwen2_5_1_5b_gsm8k": "qwen2_5_1_5b",
+    "llama3_8b_math": "llama3_8b",
+    "qwen3_30b_math": "qwen3_30b",
+    "glm4_5_air_math": "glm4_5_air",
+    "deepseek_v3_math": "deepseek_v3",
+}
+"""Recipes of published models, whose data are the user's."""
 NEEDS = {
+    "parallel=qwen3_30b_8gpu": ["model=qwen3_30b", *MOE8[:1], *MOE8[2:]],
+    "parallel=glm4_5_64gpu": ["model=glm4_5", "cluster=node8", "cluster.nodes=8", "rollout.engines=8", *WHOLE_NODES],
+    "parallel=deepseek_v3_128gpu": [
+        *("model=deepseek_v3", "cluster=node8", "cluster.nodes=16", "rollout.engines=16"),
+        *WHOLE_NODES,
+    ],
     "parallel=dense_8gpu": ["model=qwen3_4b", *DENSE8],
     "parallel=moe_8gpu": ["model=qwen3_30b", *MOE8],
     "parallel=moe_multinode": ["model=qwen3_30b", *MULTINODE],
@@ -107,8 +123,9 @@ def test_every_data_option_serves_the_evaluation_too(option: str, plain_recipe: 
 
 @pytest.mark.parametrize("recipe", shipped_recipes())
 def test_every_recipe_composes_and_passes_the_checks(recipe: str, hf: Path) -> None:
-    yours = ["data.path=train.jsonl", "eval.data.path=test.jsonl", f"model.path={hf / 'qwen3_0_6b'}"]
-    assert check(compose(recipe, yours if recipe == "gsm8k" else [])) == []
+    yours = ["data.path=train.jsonl", "eval.data.path=test.jsonl"]
+    model = MODEL_OF.get(recipe)
+    assert check(compose(recipe, [*yours, f"model.path={hf / model}"] if model else [])) == []
 
 
 def test_the_default_recipe_trains_the_tiny_mixture_of_experts_as_the_readme_says() -> None:
