@@ -1,0 +1,124 @@
+"""Turns per second through the layer of environments: `python benchmarks/environment_turns.py`, some seconds.
+
+`--episodes` run at the same time, of `--turns` turns each. The engine answers at once, so that all of the time is
+what the framework spends between two answers: reading the response, the environment's step, the chat template and the
+tokens of what it says, masks, versions and log-probs. Everything happens in one thread; by processor time, other work
+on the machine does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from machine import describe_machine, load_average
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rlscale.config.schema.data_config import DataConfig
+from rlscale.data.character_tokenizer import character_tokenizer
+from rlscale.data.chat import PromptEncoder
+from rlscale.data.sample import Prompt
+from rlscale.data.sources import RawPrompt
+from rlscale.envs.environment import Action, Environment, Start, Step
+from rlscale.rollout.attempt import Attempt
+from rlscale.rollout.engines.client import EngineClient, Generation
+from rlscale.rollout.engines.continued import Continued, Cuts
+from rlscale.rollout.engines.sampling_params import SamplingParams
+from rlscale.rollout.episode import Episodes, Judging, Place
+from rlscale.rollout.failures import FailureRate
+
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz 0123456789?.,"
+
+
+class Counting(Environment):
+    """Answers every turn by how many there were."""
+
+    def __init__(self, turns: int) -> None:
+        self._turns, self._turn = turns, 0
+
+    async def reset(self, prompt: Prompt, seed: int) -> Start:
+        """The prompt as it is."""
+        return Start()
+
+    async def step(self, action: Action) -> Step:
+        """A message of some words."""
+        self._turn += 1
+        said = f"that was turn {self._turn} with {len(action.text)} letters, what now?"
+        return Step([{"role": "user", "content": said}], reward=0.1, done=self._turn == self._turns)
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+class AtOnce:
+    """An engine that answers at once: `length` tokens, the last of which ends the turn."""
+
+    def __init__(self, length: int, end: int) -> None:
+        self._tokens = np.arange(length, dtype=np.int32) % 26 + 4
+        self._tokens[-1] = end
+
+    async def generate(self, tokens: NDArray[np.int32], sampling: SamplingParams, seed: int, **kept: Any) -> Generation:
+        """The same tokens for any prompt."""
+        await asyncio.sleep(0)
+        n = len(self._tokens)
+        return Generation(self._tokens, np.full(n, -0.5, np.float32), "stop", np.zeros(n, np.int32))
+
+
+async def played(folder: Path, episodes: int, turns: int, length: int) -> tuple[float, float, int]:
+    """Seconds for all episodes, by the wall and of the processor, and the tokens of one."""
+    encoder = PromptEncoder(folder, DataConfig(), 100)
+    failures = FailureRate("rewards", "reward.max_failure_rate", 0.1, 100)
+    engine = cast(EngineClient, AtOnce(length, encoder.end_of_turn.token))
+    player = Episodes(
+        Continued(engine, Cuts()),
+        encoder,
+        SamplingParams(100 * turns + length * turns),
+        failures,
+        Judging(lambda: Counting(turns), failures, limit_s=60.0),
+    )
+
+    async def one(index: int) -> int:
+        prompt = encoder.encode(RawPrompt(index, str(index), "how many turns?", ""))
+        assert prompt is not None
+        place = Place(index, lambda turn: turn, Attempt(lambda: 0))
+        sample = await player.play(prompt, place, contextlib.nullcontext())
+        assert len(sample.info["turn_rewards"]) == turns
+        return len(sample.tokens)
+
+    await one(0)
+    started, used = time.perf_counter(), time.process_time()
+    tokens = await asyncio.gather(*(one(index) for index in range(episodes)))
+    return time.perf_counter() - started, time.process_time() - used, tokens[0]
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description="Benchmark of turns through environments.")
+    parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--length", type=int, default=32, help="tokens of a turn of the policy")
+    asked = parser.parse_args()
+    before = load_average()
+    with tempfile.TemporaryDirectory() as folder:
+        character_tokenizer(CHARACTERS, 10_000).save_pretrained(folder)
+        seconds, used, tokens = asyncio.run(played(Path(folder), asked.episodes, asked.turns, asked.length))
+    table = Table("turns through environments", "", box=box.MARKDOWN)
+    for key, value in {**describe_machine(), "load average at start, at end": f"{before}, {load_average()}"}.items():
+        table.add_row(key, value)
+    table.add_row("episodes at a time, turns, tokens of an episode", f"{asked.episodes}, {asked.turns}, {tokens}")
+    turns = asked.episodes * asked.turns
+    table.add_row("turns per second, per second of processor time", f"{turns / seconds:,.0f}, {turns / used:,.0f}")
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
