@@ -35,7 +35,7 @@ class ReasoningGymProblems:
         self._made = lru_cache(maxsize=256)(self._entry)
 
     def highest_levels(self, names: Sequence[str]) -> dict[str, int | None]:
-        """The highest level of any attribute of the curriculum."""
+        """The highest level of any attribute of the curriculum, or the last below one that the data set refuses."""
         from reasoning_gym.factory import CURRICULA, DATASETS
 
         for name in (*names, *self._options):
@@ -44,7 +44,7 @@ class ReasoningGymProblems:
             if name in REFUSED:
                 raise ValueError(f"the data set {name} of reasoning-gym cannot be used: {REFUSED[name]}")
         chosen = names or sorted(set(DATASETS) - set(REFUSED))
-        return {name: _highest(CURRICULA[name]()) if name in CURRICULA else None for name in chosen}
+        return {name: self._highest(name) if name in CURRICULA else None for name in chosen}
 
     def make(self, name: str, level: int | None, seed: int) -> Problem:
         """Problem number `seed` of the data set."""
@@ -72,16 +72,39 @@ class ReasoningGymProblems:
         return entry
 
     def _opened(self, name: str, level: int | None) -> Any:
-        from reasoning_gym.factory import create_curriculum, create_dataset
+        from reasoning_gym.factory import create_dataset
 
-        options = {"seed": 0, **self._options.get(name, {})}
         with kept_random_state(0):
-            if level is None:
-                return create_dataset(name, **options)
-            curriculum = create_curriculum(name)
-            curriculum.set_global_level(level)
-            made = curriculum.generate_configuration(options)
-            return create_dataset(name, **(vars(made) | options))
+            options = self._own_options(name) if level is None else self._at_level(name, level)
+            return create_dataset(name, **options)
+
+    def _own_options(self, name: str) -> dict[str, Any]:
+        return {"seed": 0, **self._options.get(name, {})}
+
+    def _at_level(self, name: str, level: int) -> dict[str, Any]:
+        """All options at a level, those that were given as they were. AssertionError where the level has none."""
+        from reasoning_gym.factory import create_curriculum
+
+        curriculum = create_curriculum(name)
+        curriculum.set_global_level(level)
+        made = curriculum.generate_configuration(self._own_options(name))
+        options = vars(made) | self._own_options(name)
+        checked = type(made)(**options)
+        if hasattr(checked, "validate"):
+            checked.validate()
+        return options
+
+    def _highest(self, name: str) -> int | None:
+        from reasoning_gym.factory import create_curriculum
+
+        attributes = create_curriculum(name).attributes.values()
+        top = max((len(attribute.levels) - 1 for attribute in attributes), default=0)
+        for level in range(top + 1):
+            try:
+                self._at_level(name, level)
+            except AssertionError:
+                return level - 1 if level else None
+        return top
 
 
 def answer_in(response: str) -> str:
@@ -89,7 +112,3 @@ def answer_in(response: str) -> str:
     text = response.rpartition("</think>")[2]
     _, found, inside = text.rpartition("<answer>")
     return (inside.partition("</answer>")[0] if found else text).strip()
-
-
-def _highest(curriculum: Any) -> int:
-    return max((len(attribute.levels) - 1 for attribute in curriculum.attributes.values()), default=0)

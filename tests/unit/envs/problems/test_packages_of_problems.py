@@ -45,6 +45,8 @@ def test_data_sets_by_name_with_their_levels() -> None:
     assert len(levels) >= 100
     assert not set(levels) & set(REFUSED)
     assert levels["spell_backward"] == 4
+    # Levels that the data set itself refuses: the upper two of caesar_cipher, all of knight_swap's.
+    assert (levels["caesar_cipher"], levels["knight_swap"]) == (1, None)
     for level in range(5):
         asked = maker.make("spell_backward", level, 2 * 10**9)
         assert asked == ReasoningGymProblems().make("spell_backward", level, 2 * 10**9)
