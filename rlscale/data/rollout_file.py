@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ _FORMAT = 1
 _LISTS = ("tokens", "loss_mask", "rollout_logprobs", "versions")
 """Of a sample, one value per token; the types are those of the arrays."""
 _ROUTED = "routed_experts"
+_ROWS = 16
+"""Rows that are in memory at a time where a few of many are read."""
 
 
 def write_groups(path: Path, groups: Sequence[Group], facts: Mapping[str, Any]) -> None:
@@ -96,6 +98,53 @@ def read_groups(path: Path) -> list[Group]:
             groups.append(Group(_prompt(row, lists["prompt_tokens"][number]), []))
         groups[-1].samples.append(_sample(row, {name: lists[name][number] for name in _LISTS}))
     return groups
+
+
+def read_outline(path: Path) -> list[tuple[int, float]]:
+    """Index of the prompt and reward of every row, without its tokens. UserError for a file that cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    read_facts(path)
+    try:
+        table = pq.read_table(path, columns=["prompt_index", "reward"])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read ({_line(error)})") from error
+    return list(zip(table.column("prompt_index").to_pylist(), table.column("reward").to_pylist(), strict=True))
+
+
+def read_rows(path: Path, wanted: Sequence[int]) -> Iterator[tuple[Prompt, Sample]]:
+    """Prompt and sample of some rows, without log-probs and further arrays, a few rows in memory at a time.
+
+    UserError for a file that cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    left_out = {"arrays", "rollout_logprobs"}
+    chosen, start = sorted(set(wanted)), 0
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in file.schema_arrow.names if name not in left_out]
+            for batch in file.iter_batches(_ROWS, columns=columns):
+                inside = [row - start for row in chosen if start <= row < start + len(batch)]
+                start += len(batch)
+                for row in batch.take(pa.array(inside, pa.int64())).to_pylist():
+                    yield _row(row)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read ({_line(error)})") from error
+
+
+def _row(row: dict[str, Any]) -> tuple[Prompt, Sample]:
+    tokens = np.array(row["tokens"], np.int32)
+    values = {
+        "tokens": tokens,
+        "loss_mask": np.array(row["loss_mask"], np.bool_),
+        "versions": np.array(row["versions"], np.int32),
+        "rollout_logprobs": np.zeros(len(tokens), np.float32),
+    }
+    prompt = _prompt(row, np.array(row["prompt_tokens"], np.int32))
+    return prompt, _sample({**row, "arrays": []}, values)
 
 
 def _prompt(row: Mapping[str, Any], tokens: NDArray[Any]) -> Prompt:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.rollout_config import Store
-from rlscale.data.rollout_file import read_facts, read_groups, write_groups
-from rlscale.data.sample import Group
+from rlscale.data.rollout_file import read_facts, read_groups, read_outline, read_rows, write_groups
+from rlscale.data.sample import Group, Prompt, Sample
 
 FOLDER = "rollouts"
 """Its name in the folder of a run."""
@@ -27,6 +27,8 @@ class RolloutStore:
     """Groups of an iteration that `sampled` keeps."""
     temperature: float
     """What was sampled at."""
+    tokenizer: str = ""
+    """Folder of the tokenizer that the tokens are of."""
 
     def write(self, iteration: int, version: int, groups: Sequence[Group]) -> None:
         """Store an iteration, in place of what an earlier attempt at it stored. UserError if it cannot be written."""
@@ -39,6 +41,7 @@ class RolloutStore:
             "kept": self.keep.name,
             "groups": len(groups),
             "temperature": self.temperature,
+            "tokenizer": self.tokenizer,
         }
         path = self.folder / f"{_PREFIX}{iteration:06d}.parquet"
         try:
@@ -75,12 +78,20 @@ class StoredRollouts:
         return sorted(self._files)
 
     def facts(self, iteration: int) -> dict[str, Any]:
-        """What is said of a stored iteration: `weight_version`, `kept`, `groups`, `temperature`."""
+        """What is said of a stored iteration: `weight_version`, `kept`, `groups`, `temperature`, `tokenizer`."""
         return read_facts(self._files[iteration])
 
     def groups(self, iteration: int) -> list[Group]:
         """The groups of a stored iteration."""
         return read_groups(self._files[iteration])
+
+    def outline(self, iteration: int) -> list[tuple[int, float]]:
+        """Index of the prompt and reward of each sample of a stored iteration, without its tokens."""
+        return read_outline(self._files[iteration])
+
+    def samples(self, iteration: int, rows: Sequence[int]) -> Iterator[tuple[Prompt, Sample]]:
+        """Prompt and sample of some places of an outline, without log-probs and further arrays."""
+        return read_rows(self._files[iteration], rows)
 
     def check_replayable(self, iterations: int, temperature: float) -> None:
         """Whether the first `iterations` can be trained on as they were. UserError that says what to change."""

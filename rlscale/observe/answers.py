@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlscale.observe.conversations import even
 from rlscale.observe.formatting import figure, html_text
 from rlscale.observe.samples import AFTER, BEFORE, TRAINING, ShownSample
 
@@ -37,7 +38,7 @@ def by_iteration(samples: Sequence[ShownSample]) -> str:
             parts.setdefault((sample.iteration, sample.phase != TRAINING), []).append(sample)
     if not parts:
         return ""
-    keys = _even(sorted(parts), MOST_ITERATIONS)
+    keys = even(sorted(parts), MOST_ITERATIONS)
     options, tables = [], []
     for key in keys:
         last, (iteration, evaluated) = key == keys[-1], key
@@ -50,13 +51,6 @@ def by_iteration(samples: Sequence[ShownSample]) -> str:
         f'<div class="card scroll" data-choice><label class="choice">Answers of <select>{"".join(options)}</select>'
         f"{left_out}</label>{''.join(tables)}</div>"
     )
-
-
-def _even(keys: list[tuple[int, bool]], most: int) -> list[tuple[int, bool]]:
-    """At most so many of the keys, the first and the last among them."""
-    if len(keys) <= most:
-        return keys
-    return [keys[round(i * (len(keys) - 1) / (most - 1))] for i in range(most)]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

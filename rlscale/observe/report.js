@@ -1,4 +1,5 @@
-// Reading values off the charts: the card's caption shows the values at the iteration under the pointer.
+// Reading values off the charts: the card's caption shows the values at the iteration under the pointer. Further below,
+// the choice of an iteration and the search in conversations.
 "use strict";
 const write = (value, form) => {
   if (form === "percent") return (value === 0 || Math.abs(value) >= 0.0005 ? (100 * value).toFixed(1) : (100 * value).toPrecision(2)) + " %";
@@ -47,4 +48,20 @@ for (const card of document.querySelectorAll("[data-choice]")) {
   const show = () => tables.forEach((table, number) => { table.hidden = number !== select.selectedIndex; });
   select.addEventListener("change", show);
   show(); // a browser may have kept the choice over a reload
+}
+for (const search of document.querySelectorAll(".search")) {
+  const input = search.querySelector("input"), told = search.querySelector("output");
+  const cards = Array.from(document.querySelectorAll(".conversation"), (card) => [card, card.textContent.toLowerCase()]);
+  const find = () => {
+    const wanted = input.value.trim().toLowerCase();
+    let found = 0;
+    for (const [card, text] of cards) {
+      card.hidden = !text.includes(wanted);
+      found += !card.hidden;
+      card.open = wanted !== "" && !card.hidden && found <= 3;
+    }
+    told.textContent = wanted === "" ? "" : found + " of " + cards.length;
+  };
+  input.addEventListener("input", find);
+  search.hidden = false;
 }

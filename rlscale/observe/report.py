@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rlscale.observe.answers import before_and_after, by_iteration
 from rlscale.observe.atomic import write_text
+from rlscale.observe.conversation_cards import conversation_cards
+from rlscale.observe.conversations import Conversations, read_conversations
 from rlscale.observe.curves import Rows, cards, health, lead, learning, points, scheduling
 from rlscale.observe.fates import fates
 from rlscale.observe.formatting import count, duration, figure, html_text, percent
@@ -23,7 +25,7 @@ FILE = "report.html"
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html from metrics.jsonl, timeline.jsonl, samples.jsonl, summary.json and resolved.yaml; its path.
+    """Write report.html from metrics, timeline, samples, stored rollouts, summary and resolved.yaml; its path.
 
     A file that is missing leaves its section out: the report of a run that died is still worth reading.
     """
@@ -35,6 +37,7 @@ def write_report(folder: Path) -> Path:
         rows=read_metrics(folder),
         spans=read_timeline(folder),
         samples=read_samples(folder),
+        conversations=read_conversations(folder),
         config=resolved.read_text(encoding="utf-8", errors="replace") if resolved.is_file() else "",
     )
     write_text(folder / FILE, page)
@@ -42,7 +45,14 @@ def write_report(folder: Path) -> Path:
 
 
 def render(
-    folder: Path, summary: Summary, *, rows: Rows, spans: Sequence[Span], samples: Sequence[ShownSample], config: str
+    folder: Path,
+    summary: Summary,
+    *,
+    rows: Rows,
+    spans: Sequence[Span],
+    samples: Sequence[ShownSample],
+    conversations: Conversations,
+    config: str,
 ) -> str:
     """The whole page as text."""
     recipe = summary.recipe or folder.resolve().parent.name
@@ -55,6 +65,7 @@ def render(
         _section("Where the time went", phase_bar(summary) + timeline_chart(spans)),
         _section("Before and after", before_and_after(samples)),
         _section("During training", by_iteration(samples)),
+        _section("Conversations", conversation_cards(conversations)),
         _section("Configuration", _config(config)),
         f"<footer>Written by rlscale on {time.strftime('%Y-%m-%d at %H:%M')}. This page loads nothing.</footer>",
     ]

@@ -69,6 +69,7 @@ class Assembly:
         if config.model.path is not None:  # perhaps only now downloaded: what the checks had to skip before
             check(config)
         self._tokenizer = ensure_tokenizer_folder(config.model, self._model)
+        self._records.reads_with(self._tokenizer)
         self._companions = companions_of(config, self._model)
         engines = self._sizes.engines if self._generates else 0
         layout = lay_out(config.cluster, self._sizes.trainer_ranks, engines, config.rollout.gpus_per_engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 from rlscale.config.eval_sets import EvalSet
 from rlscale.config.keys import plain
@@ -48,6 +49,7 @@ class Records:
         self._measures: dict[str, float] = {}
         self._length_biased = False
         self._phases_before: dict[str, float] = {}
+        self._tokenizer = ""
         self._passes: dict[str, float] = {}
 
     # ---- before the loop ---------------------------------------------------------------------------------------
@@ -86,6 +88,10 @@ class Records:
             self._summary.warm_start_seconds = seconds
         config = self._config
         self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)
+
+    def reads_with(self, tokenizer: Path) -> None:
+        """The folder of the tokenizer that stored tokens are of."""
+        self._tokenizer = str(tokenizer)
 
     def begin_loop(self, state: checkpoint.Progress) -> None:
         """The loop starts from `state`: continue its files and totals there."""
@@ -203,7 +209,11 @@ class Records:
         """Store the groups that the next iteration is about to train on, as far as `rollout.store` wants it."""
         rollout = self._config.rollout
         store = RolloutStore(
-            self._folder.path / FOLDER, rollout.store, self._config.run.report_samples, rollout.temperature
+            self._folder.path / FOLDER,
+            rollout.store,
+            self._config.run.report_samples,
+            rollout.temperature,
+            self._tokenizer,
         )
         store.write(state.iteration + 1, state.version, groups)
 
