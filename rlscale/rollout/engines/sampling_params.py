@@ -58,14 +58,15 @@ class SamplingParams:
 
     def body(self, seed: int) -> dict[str, Any]:
         """The field `sampling_params` of a request: what differs from SGLang's own values, and the seed."""
-        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "names_support"}
+        given = {one.name: getattr(self, one.name) for one in _FIELDS}
         if self.names_support and self.top_k == -1:
             given["top_k"] = MOST_WORDS
         always = ("max_new_tokens", "temperature")
-        changed = {
-            one.name: given[one.name] for one in fields(self) if one.name in given and given[one.name] != one.default
-        }
+        changed = {one.name: given[one.name] for one in _FIELDS if given[one.name] != one.default}
         return {**{name: given[name] for name in always}, **changed, "sampling_seed": seed}
+
+
+_FIELDS = tuple(one for one in fields(SamplingParams) if one.name != "names_support")
 
 
 def truncates(config: RolloutConfig | EvalConfig) -> bool:

@@ -69,10 +69,14 @@ class SimulatedFleet:
             return await engine.call(path, body)
         if path != "/generate":
             return 404, {"detail": "a router passes on /generate alone"}
-        alive = [worker for worker in self._workers if not self.engines[worker].down]
-        if not alive:
+        if not self._workers:
             return 503, "no engine is there"
-        worker = self._chosen(alive)
+        worker = self._chosen(self._workers)
+        if self.engines[worker].down:  # looked at only then: asking every engine costs more than all the rest
+            alive = [other for other in self._workers if not self.engines[other].down]
+            if not alive:
+                return 503, "no engine is there"
+            worker = self._chosen(alive)
         self._under_way[worker] += 1
         try:
             return await self.engines[worker].call(path, body)
