@@ -36,6 +36,7 @@ EVERY_PACKAGE = "families config algo platform data weights envs serve rollout t
 PACKAGES = {
     "families": allow(),
     "config": allow("omegaconf hydra yaml", "families"),
+    "plan": allow("", "families config"),
     "algo": allow("torch numpy"),
     "platform": allow("torch", "families config"),
     "data": allow("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from rlscale.config.checks.advantage import ADVANTAGE_CHECKS
 from rlscale.config.checks.algorithm import ALGORITHM_CHECKS
@@ -36,9 +37,10 @@ from rlscale.config.stage_configs import compose_teacher, compose_warm_start
 __all__ = ["check"]
 
 
-def check(config: Config) -> list[str]:
+def check(config: Config, architecture: Mapping[str, Any] | None = None) -> list[str]:
     """Check a composed configuration. Returns notes: which checks were skipped and why, and what looks unintended.
 
+    `architecture`: the model's completed Hugging Face config, where the caller knows it; else it is read.
     Raises ConfigError with every problem found, one line each.
     """
     problems = list(out_of_range(config))
@@ -47,7 +49,7 @@ def check(config: Config) -> list[str]:
         raise ConfigError(problems)
     context = CheckContext(config, Sizes.of(config), None)
     try:
-        context.architecture = read_architecture(config.model)
+        context.architecture = read_architecture(config.model) if architecture is None else architecture
     except UserError as error:
         problems.append(str(error))
     else:

@@ -26,6 +26,7 @@ class Placement(Enum):
 
 _CPU_ONLY = Unread(Where.gpus, " is read on a CPU machine only; leave it out")
 _NO_GPUS = Unread(Where.cpu, " has no meaning on the CPU; set it to 0, or cluster.device=cuda")
+_NO_GPU_MEMORY = Unread(Where.cpu, " has no meaning on the CPU, where cluster.memory_gb counts; leave it out")
 _ONE_MACHINE = Unread(Where.cpu, ": a CPU run uses one machine; set it to 1")
 _SHARED = Unread(
     lambda cluster: cluster.placement is Placement.colocated and cluster.gpus_per_node > 0,
@@ -61,6 +62,14 @@ class ClusterConfig(Section):
         unread=[_CPU_ONLY],
     )
     """Gigabytes of memory that training may take on a CPU machine; null: no limit of its own."""
+    gpu_memory_gb: float | None = bounded(
+        None,
+        above=0,
+        limit=Limit(1e4, "no GPU has that much memory"),
+        scope=Scope.execution,
+        unread=[_NO_GPU_MEMORY],
+    )
+    """Gigabytes of memory of a GPU, against which `python -m rlscale plan` holds a run; null: 80."""
     host: str = key("127.0.0.1", scope=Scope.execution)
     """Address that engines and the router listen on; 0.0.0.0 only in a closed network."""
     ray_address: str | None = key(None, scope=Scope.this_run)

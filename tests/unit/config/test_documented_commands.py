@@ -56,7 +56,7 @@ def files_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("where", "argv"), COMMANDS_OF_THE_DOCS, ids=[where for where, _ in COMMANDS_OF_THE_DOCS])
 def test_a_documented_command_composes_and_passes_the_checks(where: str, argv: list[str]) -> None:
     if argv and argv[0] in COMMANDS:
-        assert all("=" in text or re.fullmatch(r"[\w.]+", text) for text in argv[1:])
+        assert all("=" in text or re.fullmatch(r"(--)?[\w.]+", text) for text in argv[1:])
         return
     arguments = read_arguments(argv)
     if arguments.options.help:

@@ -1,0 +1,83 @@
+"""Activations that a rank keeps for the backward pass, in numbers per token of its micro-batch.
+
+Counted as the trainer's own layers keep them (`trainer/megatron/model/`): norms keep their input, a matrix its input,
+attention its inputs and output, the gated MLP what comes out of its first matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlscale.config.schema.trainer_config import Recompute
+from rlscale.plan.model_shape import ModelShape
+from rlscale.plan.rank_layout import RankLayout, StageWeights
+
+FUSED, SEPARATE = 3, 4
+"""Widths of a gated MLP that are kept: gate, up and product; without a fused operation silu(gate), too."""
+
+
+@dataclass(frozen=True)
+class LayerActivations:
+    """Numbers that one layer keeps per token (of the rank's share of a micro-batch)."""
+
+    input: float
+    """What comes in, which is all that is kept where the layer is computed again."""
+    attention: float
+    core: float
+    """Of the attention, what `recompute=selective` does not keep."""
+    feed_forward: float
+
+    @property
+    def whole(self) -> float:
+        """Everything."""
+        return self.input + self.attention + self.core + self.feed_forward
+
+    def kept(self, recompute: Recompute) -> float:
+        """What is kept until the backward pass."""
+        if recompute is Recompute.full:
+            return self.input
+        return self.whole - (self.core if recompute is Recompute.selective else 0)
+
+    @classmethod
+    def of(cls, shape: ModelShape, layout: RankLayout, *, sparse: bool, on_gpu: bool) -> LayerActivations:
+        """Those of a layer with (sparse) or without experts."""
+        outside = shape.hidden / (layout.tensor if layout.sequence else 1)
+        query = shape.heads * shape.head_size / layout.tensor
+        key = shape.key_heads * shape.head_size / layout.tensor
+        # The inputs of the matrices are whole on every rank unless sequence parallelism gathers them anew each time.
+        attention = outside + (query + 2 * key) + (query + key) * (2 if shape.head_norms else 1) + query
+        core = query + (0 if on_gpu else 2 * key)
+        widths = SEPARATE if on_gpu else FUSED
+        if not sparse:
+            return cls(outside, attention, core, 2 * outside + widths * shape.inner / layout.tensor)
+        # Expert tensor parallelism gathers the tokens of its ranks.
+        sent = shape.experts_per_token * layout.expert_tensor / (layout.tensor if layout.sequence else 1)
+        # Sent and received tokens, the experts' widths, and what comes back before it is added up.
+        experts = sent * (2 * shape.hidden + SEPARATE * shape.expert_inner / layout.expert_tensor + shape.hidden)
+        router = 2 * shape.experts / (layout.tensor if layout.sequence else 1)
+        shared = widths * shape.shared_inner / layout.tensor
+        return cls(outside, attention, core, 2 * outside + experts + router + shared)
+
+
+def in_flight(layout: RankLayout, stage: int, microbatches: int) -> float:
+    """Micro-batches whose activations a stage holds at once, as parts of all its layers."""
+    if layout.virtual > 1:
+        chunks = 2 * (layout.pipeline - stage - 1) + (layout.virtual - 1) * layout.pipeline + 1
+        return min(chunks / layout.virtual, microbatches)
+    return min(layout.pipeline - stage, microbatches)
+
+
+def kept_numbers(
+    shape: ModelShape, layout: RankLayout, weights: StageWeights, stage: int, recompute: Recompute, *, on_gpu: bool
+) -> tuple[float, float]:
+    """Per token: (numbers that the stage's layers keep over all micro-batches in flight, those of one layer at work).
+
+    The latter are a layer's own while it is computed again, and the gradients that run through it.
+    """
+    dense = LayerActivations.of(shape, layout, sparse=False, on_gpu=on_gpu)
+    sparse = LayerActivations.of(shape, layout, sparse=True, on_gpu=on_gpu) if shape.experts else dense
+    kept = weights.dense_layers * dense.kept(recompute) + weights.sparse_layers * sparse.kept(recompute)
+    largest = sparse if weights.sparse_layers else dense
+    gradients = largest.input * 2 + largest.feed_forward / 2
+    again = largest.whole if recompute is Recompute.full else 0.0
+    return kept, gradients + again

@@ -1,0 +1,48 @@
+"""Memory of the GPUs of an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlscale.config.schema import Config
+from rlscale.config.schema.model_config import DType
+from rlscale.plan.model_shape import ModelShape
+from rlscale.plan.trainer_memory import CONTEXT, GIB
+
+STATIC = 0.85
+"""Share of the device that SGLang fills with weights and cache where `mem_fraction_static` is not given."""
+GRAPHS = 2.0 * GIB
+"""CUDA graphs, their activations and the logits of a batch."""
+
+
+@dataclass(frozen=True)
+class EngineMemory:
+    """Bytes on each GPU of an engine."""
+
+    weights: float
+    cache: float
+    """What is left for keys and values: the rest of the engine's share."""
+    graphs: float
+    context: float
+    cached_tokens: float
+    """Tokens that the whole engine's cache holds."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + max(self.cache, 0.0) + self.graphs + self.context
+
+    @property
+    def left_behind(self) -> float:
+        """What stays on the device while the engine sleeps: context, workspaces, graphs."""
+        return self.context + self.graphs / 2
+
+
+def engine_memory(config: Config, shape: ModelShape, device_bytes: float) -> EngineMemory:
+    """The memory of one GPU of an engine on devices of that size."""
+    gpus, number = config.rollout.gpus_per_engine, 4 if config.model.dtype is DType.float32 else 2
+    share = float(config.rollout.sglang.get("mem_fraction_static") or STATIC)
+    weights = shape.parameters * number / gpus
+    per_token = shape.cache_numbers * number / min(gpus, max(shape.key_heads, 1))
+    cache = share * device_bytes - weights
+    return EngineMemory(weights, cache, GRAPHS, CONTEXT, max(cache, 0.0) / per_token)

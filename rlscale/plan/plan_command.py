@@ -1,0 +1,128 @@
+"""`python -m rlscale plan`: does a run fit, and about how long does an iteration take. Starts and downloads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rlscale.config.checks import check
+from rlscale.config.compose import compose
+from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.keys import plain
+from rlscale.config.schema import Config
+from rlscale.plan.plan_lines import lines, rounded
+from rlscale.plan.planned_run import Plan, plan_run
+from rlscale.plan.published_configs import architecture_of
+from rlscale.plan.solving import solve
+from rlscale.plan.trainer_memory import GIB
+
+USAGE = (
+    "usage: python -m rlscale plan [--solve] [--why KEY] [recipe=NAME|PATH.yaml] [group=option ...] [key=value ...]\n"
+    "  Says what the run needs of each device in each phase and of the host, and about how long an iteration takes.\n"
+    "  --solve    tries layouts, micro-batches, recomputing, offloading and engines; prints the five best that fit\n"
+    "  --why KEY  says what other values of a key would come to\n"
+    "  cluster.gpu_memory_gb says how large a GPU is (80 where it is not given).\n"
+    "  Exit code 0 if the run as given fits, 1 if it does not, 2 for bad input."
+)
+_NOT_FITTING = 1
+
+
+@dataclass(frozen=True)
+class _Asked:
+    recipe: str | None
+    overrides: list[str]
+    solve: bool
+    why: str | None
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Print the plan. Returns 0 if the run fits, 1 if not; UserError for bad input."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(USAGE)
+        return 0
+    asked = _read(arguments)
+    config = compose(asked.recipe, asked.overrides)
+    architecture = architecture_of(config.model)
+    check(config, architecture)
+    found = plan_run(config, architecture)
+    if asked.why is not None:
+        for line in _why(asked, config, found):
+            print(line)
+        return 0
+    for line in lines(config, found):
+        print(line)
+    if asked.solve:
+        solutions = solve(asked.recipe, asked.overrides, config)
+        print("the best that fit:" if solutions else "nothing that was tried fits: more or larger GPUs are needed")
+        for number, solution in enumerate(solutions, 1):
+            print(f"  {number}. {solution.words()}\n     {' '.join(solution.overrides) or '(as it is)'}")
+    return 0 if found.fits else _NOT_FITTING
+
+
+def _read(arguments: Sequence[str]) -> _Asked:
+    words, why = list(arguments), None
+    if "--why" in words:
+        at = words.index("--why")
+        if at + 1 == len(words):
+            raise UserError("--why needs a key: python -m rlscale plan --why trainer.recompute ...")
+        why = words[at + 1]
+        del words[at : at + 2]
+    solving = "--solve" in words
+    words = [word for word in words if word != "--solve"]
+    if flags := [word for word in words if word.startswith("-")]:
+        raise UserError(f"plan does not know {flags[0]!r}; see python -m rlscale plan --help")
+    recipes = [word.removeprefix("recipe=") for word in words if word.startswith("recipe=")]
+    if len(recipes) > 1:
+        raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
+    overrides = [word for word in words if not word.startswith("recipe=")]
+    return _Asked(recipes[0] if recipes else None, overrides, solving, why)
+
+
+def _why(asked: _Asked, config: Config, found: Plan) -> Iterator[str]:
+    """What other values of a key come to."""
+    key = asked.why or ""
+    here = _value(config, key)
+    worst = found.worst
+    yield f"{key}={here}: the fullest phase ({worst.name}) takes {worst.total / GIB:.2f} GiB{_lasting(found)}"
+    told = False
+    for value in _others(here):
+        try:
+            other = compose(asked.recipe, [*asked.overrides, f"{key}={value}"])
+            check(other)
+        except (ConfigError, UserError):
+            continue
+        planned = plan_run(other)
+        needed, change = planned.worst.total / GIB, (planned.worst.total - worst.total) / GIB
+        yield f"  {key}={value}: {needed:.2f} GiB ({change:+.2f}, {planned.worst.name}){_lasting(planned)}"
+        told = True
+    if not told:
+        yield "  no other value that was tried passes the checks"
+
+
+def _lasting(plan: Plan) -> str:
+    if plan.time is None:
+        return ""
+    return f", {rounded(plan.time.whole.least)} to {rounded(plan.time.whole.most)} s an iteration"
+
+
+def _value(config: Config, key: str) -> object:
+    value: object = plain(config)
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise UserError(f"--why {key}: there is no such key; every key: python -m rlscale --cfg job")
+        value = value[part]
+    if isinstance(value, dict | list):
+        raise UserError(f"--why {key}: is a section; name one of its keys")
+    return value
+
+
+def _others(value: object) -> list[object]:
+    """Values near one: the other truth, half and twice, the other words."""
+    if isinstance(value, bool):
+        return [str(not value).lower()]
+    if isinstance(value, int):
+        return [number for number in (value // 2, value * 2) if number > 0]
+    if isinstance(value, float):
+        return [value / 2, value * 2]
+    words = (("none", "selective", "full"), ("float32", "bfloat16"), ("colocated", "disaggregated"))
+    return [other for group in words if value in group for other in group if other != value]

@@ -1,0 +1,174 @@
+"""The plan of a run: what each kind of device needs in each phase, on the host, and the time of an iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlscale.config.needs import Needs
+from rlscale.config.schema import Config
+from rlscale.config.schema.cluster_config import Device, Placement
+from rlscale.config.schema.model_config import DType
+from rlscale.config.sizes import Sizes
+from rlscale.plan.engine_memory import EngineMemory, engine_memory
+from rlscale.plan.iteration_time import IterationTime, Speeds, iteration_time
+from rlscale.plan.model_shape import ModelShape
+from rlscale.plan.published_configs import architecture_of
+from rlscale.plan.rank_layout import RankLayout
+from rlscale.plan.trainer_memory import GIB, RankMemory, Training, rank_memory, stages
+
+DEVICE_GB = 80.0
+"""GB of a GPU where `cluster.gpu_memory_gb` does not say."""
+USABLE = 0.94
+"""Share of a device that allocators can fill: the rest is lost between blocks and to what others hold."""
+PINNED = 1.5
+"""Pinned host memory over what lies in it: torch rounds every piece up to a power of two."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What lies on a device in a phase, by kind."""
+
+    name: str
+    where: str
+    """Whose device it is: a trainer stage's, an engine's, or both."""
+    kinds: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Bytes of all kinds."""
+        return sum(self.kinds.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs."""
+
+    parameters: int
+    layout: RankLayout
+    ranks: tuple[RankMemory, ...]
+    """A rank of each stage; none where nothing is trained."""
+    engine: EngineMemory | None
+    phases: tuple[Phase, ...]
+    host: Mapping[str, float]
+    """Bytes of a machine's memory by kind."""
+    device_bytes: float
+    """Of a GPU; on the CPU what all processes may take together, infinite where nobody says."""
+    longest_fits: bool
+    """Whether an engine's cache holds the longest sequence."""
+    time: IterationTime | None
+
+    @property
+    def worst(self) -> Phase:
+        """The phase that needs most."""
+        return max(self.phases, key=lambda phase: phase.total)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every phase fits, and the engines can hold a sequence."""
+        return self.worst.total <= USABLE * self.device_bytes and self.longest_fits
+
+
+def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of a checked configuration. UserError where the model's config is neither here nor shipped."""
+    shape = ModelShape.of(architecture or architecture_of(config.model))
+    sizes, needs, layout = Sizes.of(config), Needs.of(config), RankLayout.of(config)
+    on_gpu = config.cluster.device is Device.cuda
+    if on_gpu:
+        device = (config.cluster.gpu_memory_gb or DEVICE_GB) * 1e9
+    else:
+        device = (config.cluster.memory_gb or float("inf")) * 1e9
+    training = training_of(config, on_gpu=on_gpu)
+    ranks = tuple(rank_memory(shape, layout, training, stage) for stage in stages(layout)) if needs.trains else ()
+    engine = (
+        engine_memory(config, shape, device) if needs.engines and on_gpu and not config.rollout.engine_urls else None
+    )
+    sequence = sizes.max_sequence_tokens
+    time = None
+    if on_gpu and needs.trains and needs.engines:
+        cached = engine.cached_tokens if engine is not None else 1e6
+        time = iteration_time(config, shape, layout, cached, len(needs.passes), Speeds())
+    on_cpu = (_on_cpu(shape, sizes, layout, ranks, training),)
+    return Plan(
+        parameters=shape.parameters,
+        layout=layout,
+        ranks=ranks,
+        engine=engine,
+        phases=tuple(_on_gpus(config, ranks, engine)) if on_gpu else on_cpu,
+        host=_host(config, needs, ranks, training) if on_gpu else {},
+        device_bytes=device,
+        longest_fits=engine is None or engine.cached_tokens >= sequence,
+        time=time,
+    )
+
+
+def training_of(config: Config, *, on_gpu: bool) -> Training:
+    """How the policy is trained: its longest micro-batch is a full one, or a single longer sample."""
+    trainer, sizes = config.trainer, Sizes.of(config)
+    tokens = max(trainer.max_tokens_per_microbatch, sizes.max_sequence_tokens)
+    return Training(
+        tokens=min(tokens, max(sizes.samples_per_step // max(sizes.data_parallel, 1), 1) * sizes.max_sequence_tokens),
+        recompute=trainer.recompute,
+        bytes_per_number=4 if config.model.dtype is DType.float32 else 2,
+        distributed_optimizer=trainer.distributed_optimizer,
+        optimizer_on_host=config.optim.on_host,
+        entropy=True,
+        on_gpu=on_gpu,
+    )
+
+
+def _on_gpus(config: Config, ranks: tuple[RankMemory, ...], engine: EngineMemory | None) -> Iterator[Phase]:
+    shared = config.cluster.placement is Placement.colocated and engine is not None
+    behind = {"engine, asleep": engine.left_behind} if shared and engine is not None else {}
+    bucket = 2.0 * config.weights.bucket_mb * 2**20
+    for rank in ranks:
+        where = f"stage {rank.stage + 1}" if len(ranks) > 1 else "trainer"
+        yield Phase("train", where, {**rank.kinds, **behind})
+        still = {name: size for name, size in rank.kinds.items() if name not in ("activations", "logits")}
+        yield Phase("log-probs", where, {**still, "activations": rank.activations / 3, "logits": rank.logits, **behind})
+        served = {"engine's weights": engine.weights + engine.left_behind} if shared and engine is not None else {}
+        yield Phase("sync", where, {**still, "buckets": bucket, **served})
+        yield Phase("save", where, {**still, **behind})
+    if engine is not None:
+        own = {"weights": engine.weights, "KV cache": max(engine.cache, 0.0), "graphs": engine.graphs}
+        asleep = {}
+        if shared and ranks:
+            asleep = {"trainer, asleep": max(rank.communication + rank.context for rank in ranks)}
+        yield Phase("generate", "engine", {**own, "CUDA context": engine.context, **asleep})
+
+
+def _on_cpu(
+    shape: ModelShape, sizes: Sizes, layout: RankLayout, ranks: tuple[RankMemory, ...], training: Training
+) -> Phase:
+    """Everything lies in one memory."""
+    times = layout.tensor * layout.context * layout.data
+    kinds: dict[str, float] = {}
+    for rank in ranks:
+        for name, size in rank.kinds.items():
+            if size:
+                kinds[name] = kinds.get(name, 0.0) + times * size
+    if sizes.engines:
+        kinds["engines' weights"] = float(sizes.engines * shape.parameters * training.bytes_per_number)
+    return Phase("train", "all processes", kinds)
+
+
+def _host(config: Config, needs: Needs, ranks: tuple[RankMemory, ...], training: Training) -> dict[str, float]:
+    """Bytes of the memory of a machine that has trainer ranks."""
+    if not ranks:
+        return {}
+    per_node = min(config.cluster.gpus_per_node, RankLayout.of(config).ranks)
+    worst = max(ranks, key=lambda rank: rank.parameters)
+    copy = worst.parameters * training.bytes_per_number * PINNED
+    found = {"processes": per_node * 6.0 * GIB}
+    if config.optim.on_host:
+        # Gradients are copied to where the optimizer is.
+        found["optimizer"] = per_node * (worst.host_optimizer + worst.host_optimizer / 3)
+    if config.cluster.placement is Placement.colocated and needs.engines:
+        found["trainer, asleep"] = per_node * (copy + worst.optimizer * PINNED)
+    if needs.reference:
+        found["reference"] = per_node * copy
+    if needs.kept_versions:
+        found["kept versions"] = per_node * copy * needs.kept_versions
+    found["checkpoint being written"] = per_node * (worst.weights + worst.optimizer + worst.host_optimizer)
+    return found

@@ -1,0 +1,132 @@
+"""Memory of a trainer rank by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlscale.config.schema.trainer_config import Recompute
+from rlscale.plan.activations import in_flight, kept_numbers
+from rlscale.plan.model_shape import ModelShape
+from rlscale.plan.rank_layout import RankLayout, StageWeights
+
+GIB = 2**30
+
+CONTEXT = 0.75 * GIB
+"""What CUDA, its libraries and loaded kernels take of a device before the first tensor."""
+GROUP = 0.4 * GIB
+"""Buffers of NCCL for one group of ranks: 10 MB per channel and direction, some tens of them."""
+
+_TILE = {True: 64 * 2**20, False: 16 * 2**20}
+"""A tile of logits in float32, on a GPU and on the CPU (`trainer/megatron/steps/logprobs.py`)."""
+_MAIN_GRADIENT, _MAIN_WEIGHT, _MOMENTS = 4, 4, 8
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained, besides its layout."""
+
+    tokens: int
+    """Of the longest micro-batch, before context parallelism cuts it."""
+    recompute: Recompute = Recompute.none
+    bytes_per_number: int = 2
+    distributed_optimizer: bool = False
+    optimizer_on_host: bool = False
+    entropy: bool = False
+    microbatches: int = 1_000_000
+    on_gpu: bool = True
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes of a rank of one pipeline stage while it trains."""
+
+    stage: int
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    """Kept for the backward pass, of all micro-batches in flight, and a layer at work."""
+    logits: float
+    communication: float
+    context: float
+    host_optimizer: float
+    """In host memory: the optimizer's state with `optim.on_host`."""
+    parameters: int
+
+    @property
+    def total(self) -> float:
+        """All that is on the device."""
+        static = self.weights + self.gradients + self.optimizer
+        return static + self.activations + self.logits + self.communication + self.context
+
+    @property
+    def kinds(self) -> Mapping[str, float]:
+        """Bytes on the device by kind."""
+        return {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "activations": self.activations,
+            "logits": self.logits,
+            "communication": self.communication,
+            "CUDA context": self.context,
+        }
+
+
+def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage: int) -> RankMemory:
+    """The memory of a rank of a pipeline stage, counted from 0."""
+    weights = StageWeights.of(shape, layout, stage)
+    number = training.bytes_per_number
+    tokens = training.tokens / layout.context
+    kept, working = kept_numbers(shape, layout, weights, stage, training.recompute, on_gpu=training.on_gpu)
+    flight = in_flight(layout, stage, training.microbatches)
+    activations = (kept * flight + working) * tokens * number
+    if weights.first:
+        activations += tokens * shape.hidden * number * flight / (layout.tensor if layout.sequence else 1)
+    activations += weights.largest * number  # a gradient before it is added to the buffer
+    logits = 0.0
+    if weights.last:
+        tiles = _TILE[training.on_gpu] * (2 if training.entropy else 1) * (1.5 if number == 2 else 1)
+        # Hidden states of the trainable tokens: gathered, picked out, and their gradient.
+        states = tokens * shape.hidden * (2 * number + (4 if number == 2 else 0) + number)
+        logits = min(tiles, tokens * shape.vocabulary * 4.0) + states
+    state = _optimizer_bytes(weights, layout, training)
+    return RankMemory(
+        stage=stage,
+        weights=float(weights.parameters * number),
+        gradients=float(weights.parameters * _MAIN_GRADIENT) if training.trained else 0.0,
+        optimizer=0.0 if training.optimizer_on_host else state,
+        activations=activations,
+        logits=logits,
+        communication=_groups(layout) * GROUP if training.on_gpu else 0.0,
+        context=CONTEXT if training.on_gpu else 0.0,
+        host_optimizer=state if training.optimizer_on_host else 0.0,
+        parameters=weights.parameters,
+    )
+
+
+def largest_rank(shape: ModelShape, layout: RankLayout, training: Training) -> RankMemory:
+    """The rank that needs most."""
+    return max((rank_memory(shape, layout, training, stage) for stage in stages(layout)), key=lambda one: one.total)
+
+
+def stages(layout: RankLayout) -> range:
+    """The pipeline stages, counted from 0."""
+    return range(layout.pipeline)
+
+
+def _optimizer_bytes(weights: StageWeights, layout: RankLayout, training: Training) -> float:
+    if not training.trained:
+        return 0.0
+    per_parameter = _MOMENTS + (_MAIN_WEIGHT if training.bytes_per_number < 4 else 0)
+    if not training.distributed_optimizer:
+        return float(per_parameter * weights.parameters)
+    return per_parameter * (weights.dense / layout.copies + weights.experts / layout.expert_copies)
+
+
+def _groups(layout: RankLayout) -> int:
+    """Groups of several ranks that a rank is in: each has buffers of its own."""
+    sizes = (layout.tensor, layout.pipeline, layout.context, layout.copies, layout.expert, layout.expert_copies)
+    return sum(size > 1 for size in sizes) + (1 if layout.ranks > 1 else 0)

@@ -1,0 +1,108 @@
+"""`python -m rlscale plan`: what it prints, and its exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlscale.cli import main
+from rlscale.config.checks import check
+from rlscale.config.compose import compose
+from rlscale.config.locations import conf_dir
+from rlscale.families import FAMILIES
+from rlscale.families.config_file import complete
+from rlscale.families.tensors import parameter_count
+from rlscale.plan.model_shape import ModelShape
+from rlscale.plan.planned_run import plan_run
+from rlscale.plan.published_configs import architecture_of, published
+from rlscale.plan.rank_layout import RankLayout, StageWeights
+
+GSM8K = ["recipe=gsm8k", "data.path=train.jsonl", "eval.data.path=test.jsonl"]
+LARGE = [*GSM8K, "model=qwen3_30b", "parallel=moe_8gpu", "rollout.max_response_tokens=8192"]
+CONFIGS = Path(__file__).parents[2] / "fixtures" / "hf"
+
+
+def test_a_run_that_fits_is_code_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *GSM8K]) == 0
+    said = capsys.readouterr().out
+    assert "qwen3_0_6b, 0.596B parameters" in said
+    assert "\nfits: " in said
+    for phase in ("train", "log-probs", "sync", "save", "generate"):
+        assert f"  {phase} " in said
+
+
+def test_a_run_that_does_not_fit_is_code_1_and_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *LARGE]) == 1
+    said = capsys.readouterr().out
+    assert "DOES NOT FIT" in said
+    assert "does not fit: sync needs" in said
+
+
+def test_a_larger_gpu_takes_what_a_smaller_one_does_not() -> None:
+    small = plan_run(compose("gsm8k", [*GSM8K[1:], "cluster.gpu_memory_gb=16"]))
+    large = plan_run(compose("gsm8k", [*GSM8K[1:], "cluster.gpu_memory_gb=80"]))
+    assert (small.fits, large.fits) == (False, True)
+
+
+def test_every_solution_fits_composes_and_passes_the_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--solve", *LARGE]) == 1  # as it is given, it does not fit
+    lines = capsys.readouterr().out.splitlines()
+    chosen = [line.split() for line in lines[lines.index("the best that fit:") + 2 :: 2]]
+    assert 1 <= len(chosen) <= 5
+    assert len({tuple(words) for words in chosen}) == len(chosen)
+    for words in (chosen[0], chosen[-1]):
+        config = compose("gsm8k", [*LARGE[1:], *words])
+        architecture = architecture_of(config.model)
+        check(config, architecture)
+        assert plan_run(config, architecture).fits
+
+
+def test_why_says_what_other_values_come_to(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--why", "trainer.recompute", *GSM8K, "rollout.sglang.mem_fraction_static=0.2"]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("trainer.recompute=none: the fullest phase (train) takes ")
+    assert [line.split(":")[0].strip() for line in others] == ["trainer.recompute=selective", "trainer.recompute=full"]
+    full = float(others[1].split("(")[1].split(",")[0])
+    assert full < -5  # all of a layer but its input, of 28 layers
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--why", "trainer.recompite"], "--why trainer.recompite: there is no such key"),
+        (["--sole"], "plan does not know '--sole'"),
+        (["--why", "model"], "--why model: is a section"),
+        (["model.path=somebody/else"], "model.path=somebody/else: is neither downloaded nor one of the shipped models"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *words, *GSM8K]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_shipped_configs_are_those_of_the_hub() -> None:
+    """What is shipped says the same model as the whole file, for every shipped option with a hub name."""
+    found = 0
+    for file in sorted(CONFIGS.glob("*/config.json")):
+        option = conf_dir() / "model" / f"{file.parent.name}.yaml"
+        name = yaml.safe_load(option.read_text(encoding="utf-8"))["path"]
+        whole = json.loads(file.read_text(encoding="utf-8"))
+        known = ("model_type", *FAMILIES[whole["model_type"]].keys)
+        assert published()[name] == {key: value for key, value in whole.items() if key in known}
+        found += 1
+    assert found == len(published())
+
+
+@pytest.mark.parametrize("name", sorted(published()))
+def test_stages_hold_all_parameters_of_a_model_once(name: str) -> None:
+    config = complete(published()[name])
+    shape = ModelShape.of(config)
+    assert shape.parameters == parameter_count(config)
+    layout = RankLayout(pipeline=2)
+    stages = [StageWeights.of(shape, layout, stage).parameters for stage in range(2)]
+    copied = shape.embedding if shape.tied else 0  # on the last stage, too
+    assert sum(stages) == shape.parameters + copied
