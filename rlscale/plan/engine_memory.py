@@ -43,6 +43,6 @@ def engine_memory(config: Config, shape: ModelShape, device_bytes: float) -> Eng
     gpus, number = config.rollout.gpus_per_engine, 4 if config.model.dtype is DType.float32 else 2
     share = float(config.rollout.sglang.get("mem_fraction_static") or STATIC)
     weights = shape.parameters * number / gpus
-    per_token = shape.cache_numbers * number / min(gpus, max(shape.key_heads, 1))
+    per_token = shape.cache_numbers * number / shape.cache_parts(gpus)
     cache = share * device_bytes - weights
     return EngineMemory(weights, cache, GRAPHS, CONTEXT, max(cache, 0.0) / per_token)

@@ -50,7 +50,7 @@ class ModelShape:
     head_norms: bool = False
     """Whether queries and keys are normed, which keeps them once more for the backward pass."""
     cached_per_token: int | None = None
-    """Numbers that a layer's cache holds for a token; None: keys and values of all key heads."""
+    """Numbers that a layer's cache holds for a token with latent attention; None: keys and values of all key heads."""
 
     @property
     def embedding(self) -> int:
@@ -67,16 +67,20 @@ class ModelShape:
 
     @property
     def visited(self) -> int:
-        """Parameters of the layers that one token is multiplied with."""
+        """Parameters of the layers that one token meets."""
         sparse = self.layers - self.dense_layers
-        visited_experts = self.experts_per_token * self.sparse.per_expert
-        return self.dense_layers * self.dense.split + sparse * (self.sparse.split + visited_experts)
+        behind = self.sparse.split + self.sparse.whole + self.experts_per_token * self.sparse.per_expert
+        return self.dense_layers * (self.dense.split + self.dense.whole) + sparse * behind
 
     @property
     def cache_numbers(self) -> int:
         """Numbers that all layers' caches hold for a token."""
         own = 2 * self.key_heads * self.head_size if self.cached_per_token is None else self.cached_per_token
         return self.layers * own
+
+    def cache_parts(self, ranks: int) -> int:
+        """Among how many of an engine's ranks the cache is divided; one of latent attention is whole on each."""
+        return min(ranks, self.key_heads) if self.cached_per_token is None else 1
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelShape:
@@ -92,7 +96,7 @@ class ModelShape:
             dense_layers=dense_layers(config) if experts else layers,
             heads=int(config["num_attention_heads"]),
             key_heads=int(config["num_key_value_heads"]),
-            head_size=sizes["head"],
+            head_size=sizes["query"] // int(config["num_attention_heads"]),
             inner=sizes["inner"],
             vocabulary=sizes["vocabulary"],
             tied=bool(config.get("tie_word_embeddings")),
@@ -102,6 +106,7 @@ class ModelShape:
             experts_per_token=int(config.get("num_experts_per_tok") or 0) if experts else 0,
             expert_inner=sizes["expert_inner"] if experts else 0,
             shared_inner=sizes["shared_inner"] if experts else 0,
+            cached_per_token=sizes["key_rank_and_rotary"] if sizes["key_rank"] else None,
             head_norms=any("q_layernorm" in rule.megatron for rule in inside),
         )
 
