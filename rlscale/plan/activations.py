@@ -26,6 +26,8 @@ class LayerActivations:
     core: float
     """Of the attention, what `recompute=selective` does not keep."""
     feed_forward: float
+    gradients: float
+    """Those that run through the layer while its backward pass is at work."""
 
     @property
     def whole(self) -> float:
@@ -45,18 +47,20 @@ class LayerActivations:
         query = shape.heads * shape.head_size / layout.tensor
         key = shape.key_heads * shape.head_size / layout.tensor
         # The inputs of the matrices are whole on every rank unless sequence parallelism gathers them anew each time.
-        attention = outside + (query + 2 * key) + (query + key) * (2 if shape.head_norms else 1) + query
-        core = query + (0 if on_gpu else 2 * key)
+        # What comes out of the projection, which the norms of heads keep too, and turned queries and keys.
+        attention = outside + (query + 2 * key) + (query + key)
         widths = SEPARATE if on_gpu else FUSED
         if not sparse:
-            return cls(outside, attention, core, 2 * outside + widths * shape.inner / layout.tensor)
+            inner = shape.inner / layout.tensor
+            return cls(outside, attention, query, 2 * outside + widths * inner, 2 * outside + 2 * inner)
         # Expert tensor parallelism gathers the tokens of its ranks.
         sent = shape.experts_per_token * layout.expert_tensor / (layout.tensor if layout.sequence else 1)
         # Sent and received tokens, the experts' widths, and what comes back before it is added up.
         experts = sent * (2 * shape.hidden + SEPARATE * shape.expert_inner / layout.expert_tensor + shape.hidden)
         router = 2 * shape.experts / (layout.tensor if layout.sequence else 1)
         shared = widths * shape.shared_inner / layout.tensor
-        return cls(outside, attention, core, 2 * outside + experts + router + shared)
+        gradients = sent * (shape.hidden + 2 * shape.expert_inner / layout.expert_tensor)
+        return cls(outside, attention, query, 2 * outside + experts + router + shared, 2 * outside + gradients)
 
 
 def in_flight(layout: RankLayout, stage: int, microbatches: int) -> float:
@@ -78,6 +82,5 @@ def kept_numbers(
     sparse = LayerActivations.of(shape, layout, sparse=True, on_gpu=on_gpu) if shape.experts else dense
     kept = weights.dense_layers * dense.kept(recompute) + weights.sparse_layers * sparse.kept(recompute)
     largest = sparse if weights.sparse_layers else dense
-    gradients = largest.input * 2 + largest.feed_forward / 2
     again = largest.whole if recompute is Recompute.full else 0.0
-    return kept, gradients + again
+    return kept, largest.gradients + again

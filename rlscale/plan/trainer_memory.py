@@ -19,6 +19,8 @@ GROUP = 0.4 * GIB
 
 _TILE = {True: 64 * 2**20, False: 16 * 2**20}
 """A tile of logits in float32, on a GPU and on the CPU (`trainer/megatron/steps/logprobs.py`)."""
+_STATES = 7
+"""Hidden states of all tokens that log-probs keep and make: normed, picked out, scaled, and their gradients."""
 _MAIN_GRADIENT, _MAIN_WEIGHT, _MOMENTS = 4, 4, 8
 
 
@@ -82,16 +84,15 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
     tokens = training.tokens / layout.context
     kept, working = kept_numbers(shape, layout, weights, stage, training.recompute, on_gpu=training.on_gpu)
     flight = in_flight(layout, stage, training.microbatches)
-    activations = (kept * flight + working) * tokens * number
-    if weights.first:
-        activations += tokens * shape.hidden * number * flight / (layout.tensor if layout.sequence else 1)
-    activations += weights.largest * number  # a gradient before it is added to the buffer
+    # A gradient that is not yet in the buffer is largest where the embedding's is made, when little else is left.
+    at_work = working * tokens * number
+    activations = max(kept * flight * tokens * number + at_work, float(weights.largest * number))
     logits = 0.0
     if weights.last:
         tiles = _TILE[training.on_gpu] * (2 if training.entropy else 1) * (1.5 if number == 2 else 1)
-        # Hidden states of the trainable tokens: gathered, picked out, and their gradient.
-        states = tokens * shape.hidden * (2 * number + (4 if number == 2 else 0) + number)
-        logits = min(tiles, tokens * shape.vocabulary * 4.0) + states
+        states = tokens * shape.hidden * _STATES * number
+        # They are made when no layer is at work: what they take beyond one.
+        logits = max(0.0, min(tiles, tokens * shape.vocabulary * 8.0) + states - at_work)
     state = _optimizer_bytes(weights, layout, training)
     return RankMemory(
         stage=stage,
