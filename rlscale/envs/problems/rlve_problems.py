@@ -47,7 +47,8 @@ class RlveProblems:
         made = self._made(name, level or 0, seed)
         asked = made.prompt_generator()
         prompt = f"{asked}\nWrite the answer between <answer> and </answer>."
-        return Problem(prompt, str(made.parameter.get("reference_answer") or ""))
+        answer = made.parameter.get("reference_answer")
+        return Problem(prompt, "" if answer is None else str(answer))
 
     def score(self, name: str, level: int | None, seed: int, response: str) -> float:
         """Whether the environment's verifier accepts the answer; an answer that makes it raise is wrong."""
