@@ -16,6 +16,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from rlscale.platform import rendezvous
+
 SCHEDULER = "sglang.srt.managers.scheduler"
 UPDATER = "sglang.srt.managers.scheduler_components.weight_updater"
 
@@ -78,6 +80,7 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {SCHEDULER: adapt_scheduler, UPD
 
 def run_scheduler_process(*args: Any, **keywords: Any) -> None:
     """What the scheduler's process runs: SGLang's function of that name, after the adaptation."""
+    rendezvous.bind_to_named_host()
     for name, adapt in ADAPTATIONS.items():
         adapt(importlib.import_module(name))
     getattr(importlib.import_module(SCHEDULER), _OWN_RUN)(*args, **keywords)

@@ -67,9 +67,9 @@ class TrainerActor:
         Platform.of(Device.cpu if cpu else Device.cuda, self._local_rank).install_megatron()
         import_target(trainer, f"trainer._target_={trainer}")
 
-    def address(self) -> tuple[str, int]:
-        """Host and a free port of this rank's machine, for the ranks to meet at."""
-        host = "127.0.0.1" if self._world_size == 1 else _own_address()
+    def address(self, one_machine: bool) -> tuple[str, int]:
+        """Host and a free port of this rank's machine, for the ranks to meet at. `one_machine`: all are on it."""
+        host = "127.0.0.1" if one_machine else _own_address()
         return host, free_port(host)
 
     def start(self, spec: Any, address: str, port: int) -> None:

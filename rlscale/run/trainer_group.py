@@ -39,6 +39,7 @@ class TrainerGroup:
         self._calls = calls
         self._parts_of: list[int] = []
         self._old_model = "policy"
+        self._one_machine = len({slot.node for slot in layout.ranks}) == 1
         environment = {**rank_environment(device, threads), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
         actor: Any = ray.remote(TrainerActor)
         self._ranks = []
@@ -70,7 +71,7 @@ class TrainerGroup:
         """Address and port of rank 0, once all ranks have imported what they need."""
         self._calls.wait(self._preloading, "trainer start", timeout_s=timeout_s, limit=_START, heed_stop=True)
         address, port = self._calls.one(
-            self._ranks[0].address.remote(), "trainer start", timeout_s=timeout_s, limit=_START
+            self._ranks[0].address.remote(self._one_machine), "trainer start", timeout_s=timeout_s, limit=_START
         )
         return address, port
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rlscale.platform import sglang_headers, sglang_paused_flush
+from rlscale.platform import rendezvous, sglang_headers, sglang_paused_flush
 from rlscale.platform.adapting import AdaptingFinder
 from rlscale.serve.secret import Secret
 
@@ -65,6 +65,7 @@ def _load(*, cpu: bool) -> None:
         sglang_cpu.install()
     else:
         sys.meta_path.insert(0, AdaptingFinder(sglang_paused_flush.ADAPTATIONS))
+    rendezvous.bind_to_named_host()
     from sglang.srt.plugins import load_plugins
 
     load_plugins()

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Backend, _new_process_group_helper, _world
 
 from rlscale.platform.ports import free_port
+from rlscale.platform.rendezvous import store_at
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, TransferError
@@ -133,7 +134,7 @@ def join_group(
     Rank 0 listens at address:port.
     """
     timeout = datetime.timedelta(seconds=timeout_s)
-    store = dist.TCPStore(address, port, world_size, is_master=rank == 0, timeout=timeout)
+    store = store_at(address, port, rank, world_size, timeout)
     group, _ = _new_process_group_helper(
         world_size,
         rank,

@@ -14,6 +14,7 @@ from megatron.core import parallel_state, tensor_parallel
 
 from rlscale.config.errors import UserError
 from rlscale.platform.device import Platform
+from rlscale.platform.rendezvous import store_at
 from rlscale.trainer.megatron.ranks.slicing import Slicing
 from rlscale.trainer.spec import TrainerSpec
 
@@ -59,7 +60,7 @@ def join(spec: TrainerSpec, platform: Platform, rank: int, world_size: int, addr
             f"parallel.tensor x pipeline x context x data = {model_ranks * spec.data_parallel}, "
             f"but there are {world_size} trainer ranks"
         )
-    store = dist.TCPStore(address, port, world_size, is_master=rank == 0, timeout=TIMEOUT)
+    store = store_at(address, port, rank, world_size, TIMEOUT)
     dist.init_process_group(
         platform.backend,
         store=store,

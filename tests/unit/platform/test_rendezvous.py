@@ -1,0 +1,52 @@
+"""The store at which processes meet: on the address that is named, and on no other."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+import torch.distributed as dist
+
+from rlscale.platform.ports import free_port
+from rlscale.platform.rendezvous import bind_to_named_host, store_at
+
+SHORT = datetime.timedelta(seconds=20)
+
+
+def listening(port: int) -> list[str]:
+    """The addresses on which this process listens at a port."""
+    found = psutil.Process().net_connections(kind="inet")
+    return [one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN and one.laddr.port == port]
+
+
+def test_the_store_listens_on_the_named_address_alone_and_torchs_own_does_not() -> None:
+    port = free_port("127.0.0.1")
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(store_at, "127.0.0.1", port, 1, 2, SHORT)
+        served = store_at("127.0.0.1", port, 0, 2, SHORT)
+        client.result().set("key", "value")
+    assert served.get("key") == b"value"
+    assert listening(port) == ["127.0.0.1"]
+    other = free_port("127.0.0.1")
+    store = dist.TCPStore("127.0.0.1", other, 1, is_master=True, timeout=SHORT)
+    assert listening(other) != ["127.0.0.1"], "torch binds to the named host by now: platform/rendezvous.py can go"
+    del store
+
+
+def test_a_port_that_is_taken_is_an_error_and_not_somebody_elses_store() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        store_at("127.0.0.1", taken.getsockname()[1], 0, 1, SHORT)
+
+
+def test_a_url_of_torchs_meets_at_such_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchs = importlib.import_module("torch.distributed.rendezvous")
+    monkeypatch.setitem(torchs._rendezvous_handlers, "tcp", torchs._rendezvous_handlers["tcp"])
+    bind_to_named_host()
+    port = free_port("127.0.0.1")
+    store, rank, size = next(torchs.rendezvous(f"tcp://127.0.0.1:{port}", 0, 1, timeout=SHORT))
+    store.set("key", "value")
+    assert (rank, size, store.get("key"), listening(port)) == (0, 1, b"value", ["127.0.0.1"])
