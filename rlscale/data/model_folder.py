@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +141,10 @@ def _ensure_created(name: str, create: CreateModelConfig, dtype: str, scratch: P
     if final.is_dir():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    temporary = final.with_name(f".{final.name}-{secrets.token_hex(6)}")
+    temporary.mkdir()  # with the rights that the user's umask leaves, as tempfile's have not
     try:
         _create(create, dtype, temporary)
-        temporary.chmod(0o755)
         os.replace(temporary, final)
     except OSError:
         # Another run made the same folder meanwhile: a full folder cannot be replaced, and need not be.

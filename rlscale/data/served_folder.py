@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,13 +30,13 @@ def served_folder(companions: Companions, name: str, dtype: str, scratch: Path) 
     if final.is_dir():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    temporary = final.with_name(f".{final.name}-{secrets.token_hex(6)}")
+    temporary.mkdir()  # with the rights that the user's umask leaves, as tempfile's have not
     try:
         companions.write(temporary, dtype)
         for file in model.iterdir():
             if file.name.endswith((".safetensors", ".safetensors.index.json")):
                 (temporary / file.name).symlink_to(file.resolve())
-        temporary.chmod(0o755)
         os.replace(temporary, final)
     except OSError:
         if not final.is_dir():  # another run made the same one meanwhile

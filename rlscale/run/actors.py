@@ -32,7 +32,7 @@ def _log_to(path: str, actor: object) -> None:
     """
     setproctitle(f"ray::{type(actor).__name__} {Path(path).stem}")  # Ray itself cannot, where the process is forked
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     print_anything()
     sys.stdout.flush()
     sys.stderr.flush()

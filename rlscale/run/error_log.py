@@ -27,7 +27,7 @@ class ErrorLog:
         entry = f"==== {datetime.now():%Y-%m-%d %H:%M:%S}  {what}\n{_COLOURS.sub('', text).rstrip()}\n\n"
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 os.write(file, entry.encode(errors="backslashreplace"))  # one write: entries do not mix
             finally:

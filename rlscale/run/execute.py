@@ -26,7 +26,7 @@ def execute(config: Config) -> int:
     started = time.time()
     notes = check_machine(config)
     _refuse_run(config)
-    _make_folder("run.scratch", config.run.scratch)
+    _make_folder("run.scratch", config.run.scratch, mode=0o700)
     with early_forks(config) as early:
         notes += preflight(config)
         _make_folders(config)
@@ -64,9 +64,10 @@ def _make_folders(config: Config) -> None:
         _make_folder("run.root", config.run.root)
 
 
-def _make_folder(key: str, folder: str) -> None:
+def _make_folder(key: str, folder: str, mode: int = 0o777) -> None:
+    """`mode` is that of a new folder; the user's umask takes away from it."""
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{key}={folder} cannot be made a folder ({error.strerror})") from error
     if not os.access(folder, os.W_OK):

@@ -30,7 +30,7 @@ def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
     UserError where a part fails; StopRequested on a signal. By then no process is left.
     """
     scratch = Path(config.run.scratch).resolve()
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(0o700, parents=True, exist_ok=True)
     stop = StopSignal()
     calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
     with (

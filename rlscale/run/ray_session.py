@@ -21,6 +21,8 @@ from rlscale.run import reaper
 
 # Ray's sockets live under <temp>/session_<date>_<pid>/sockets/plasma_store; a Unix socket path holds 107 bytes.
 _LONGEST_TEMP = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+_RAYS = "r"
+"""The folder that is Ray's own, within the session's."""
 _OBJECT_STORE_BYTES = 1 << 30
 _TOO_SLOW = "timed out during startup"
 """What Ray (2.60) says, as a bare Exception, where its processes did not come up in the time that it gives them."""
@@ -41,6 +43,11 @@ class RaySession:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # a rank must not starve beside whatever else runs
         if self._cluster.ray_address is not None:
+            if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+                raise UserError(
+                    f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']}: without its token Ray runs what anybody sends who "
+                    "reaches it; unset the variable, here and where Ray is started"
+                )
             try:
                 ray.init(address=self._cluster.ray_address, log_to_driver=False, configure_logging=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -49,10 +56,12 @@ class RaySession:
                 ) from error
             return self
         self._temp = self._temp_folder()
-        # Ray asks every process of its cluster for a token; it belongs to this session, not to the user's home.
-        token = self._temp / "auth_token"
+        # Ray asks every process of its cluster for a token; it belongs to this session, not to the user's home. Ray
+        # makes its own folder open to everybody, so the token lies beside it, in one that is not.
+        token = self._temp.parent / "auth_token"
         token.touch(mode=0o600)
         token.write_text(os.urandom(32).hex())
+        os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         try:
             ray.init(
@@ -99,15 +108,15 @@ class RaySession:
         self._reaper.stdin.flush()
 
     def _temp_folder(self) -> Path:
-        """A folder of this session under the scratch folder, by a name short enough for the sockets in it."""
+        """A folder for Ray in one that only this user can enter, by a name short enough for the sockets in it."""
         parent = (self._scratch / "ray").resolve()
         parent.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(dir=parent))
-        if len(os.fsencode(self._folder)) <= _LONGEST_TEMP:
-            return self._folder
+        if len(os.fsencode(self._folder / _RAYS)) <= _LONGEST_TEMP:
+            return self._folder / _RAYS
         # The same folder by way of an open descriptor of this process, whatever its path is.
         self._descriptor = os.open(self._folder, os.O_RDONLY)
-        return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")
+        return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}/{_RAYS}")
 
 
 def node_ids(count: int, gpus: int) -> list[str]:

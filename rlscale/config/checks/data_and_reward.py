@@ -28,6 +28,15 @@ def recipe_is_a_plain_name(context: CheckContext) -> Iterator[str]:
         yield f"run.recipe={name}: must be a plain name, without a slash, and not .. (it names a folder of run.root)"
 
 
+def model_has_a_plain_name(context: CheckContext) -> Iterator[str]:
+    """A model's name becomes a folder below `run.scratch`, and must not lead out of it."""
+    config = context.config
+    names = {config.critic.model.name: "critic.model.name", config.model.name: "model.name"}
+    for name, key in names.items():
+        if name in ("", "..") or Path(name).name != name:
+            yield f"{key}={name}: must be a plain name, without a slash, and not .. (it names a folder of run.scratch)"
+
+
 def reward_is_named(context: CheckContext) -> Iterator[str]:
     """Whatever is sampled is scored: by the reward, or by a custom environment."""
     config = context.config
@@ -180,6 +189,7 @@ def _file(data: FileData, key: str) -> Iterator[str]:
 
 STAGE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     recipe_is_a_plain_name,
+    model_has_a_plain_name,
     reward_is_named,
     reward_is_read,
     data_is_usable,

@@ -75,6 +75,29 @@ def test_the_router_passes_a_request_on_with_seed_and_logprobs(servers: Servers)
         call(servers.router, "/generate", None, BODY, timeout=30)
 
 
+@pytest.mark.parametrize(
+    "path", ["/generate", "/v1/chat/completions", "/workers", "/get_loads", "/get_model_info", "/model_info"]
+)
+def test_without_the_key_nothing_is_done_and_nothing_told_of_the_run(servers: Servers, path: str) -> None:
+    for url in (servers.engine, servers.router):
+        with pytest.raises(CallError, match=r"status (401|404)"):
+            call(url, path, None, timeout=10)
+
+
+def test_what_the_router_answers_to_everybody_names_no_path_of_this_machine(servers: Servers) -> None:
+    """Its routes of liveness and of models ask for no key (0.3.2)."""
+    told = call(servers.router, "/v1/models", None, timeout=10)
+    assert [model["id"] for model in told["data"]] == ["policy"]
+    assert str(servers.model) not in str([told, call(servers.router, "/get_server_info", None, timeout=10)])
+
+
+def test_engine_and_router_listen_on_the_configured_host_alone(servers: Servers) -> None:
+    """Their stores and metrics too."""
+    own = [one for process in below(servers.supervisor) for one in process.net_connections(kind="inet")]
+    listening = {one.laddr.ip for one in own if one.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
 def chosen_by(model: PreTrainedModel, tokens: list[int]) -> np.ndarray:
     """The experts that transformers sends each token to, [tokens, layers, top_k], ascending."""
     with torch.no_grad():
@@ -168,7 +191,7 @@ def test_a_killed_engine_is_noticed_restarted_on_its_port_and_nothing_of_it_is_l
         os.kill(main.pid, signal.SIGKILL)
         with pytest.raises(CallError):
             running.result(10)
-    wait_for(lambda: servers.supervisor.dead() == ["engine-0"], 5)
+    wait_for(lambda: servers.supervisor.dead() == ["policy"], 5)
     engine = [process for process in before if process.is_running() and "sglang" in process.name()]
     assert engine == []
     assert servers.supervisor.restart("engine-0") == servers.engine
@@ -180,7 +203,7 @@ def test_a_killed_engine_is_noticed_restarted_on_its_port_and_nothing_of_it_is_l
 def test_a_scheduler_that_dies_takes_its_server_with_it(servers: Servers) -> None:
     scheduler = next(process for process in below(servers.supervisor) if "scheduler" in " ".join(process.cmdline()))
     scheduler.kill()
-    wait_for(lambda: servers.supervisor.dead() == ["engine-0"], 10)
+    wait_for(lambda: servers.supervisor.dead() == ["policy"], 10)
 
 
 def test_an_engine_whose_guard_is_killed_ends_too(servers: Servers) -> None:
@@ -195,7 +218,7 @@ def test_an_engine_whose_guard_is_killed_ends_too(servers: Servers) -> None:
     guard.kill()
     _, living = psutil.wait_procs(engine, timeout=5)
     assert living == []
-    assert servers.supervisor.dead() == ["engine-0"]
+    assert servers.supervisor.dead() == ["policy"]
 
 
 def succeeds(url: str, key: str) -> bool:

@@ -121,6 +121,7 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["weights.canary_tokens=4097"], "weights.canary_tokens=4097 is above the 4096 positions of four_heads"),
         # data, reward, stages
         (["run.recipe=a/b"], "run.recipe=a/b: must be a plain name, without a slash"),
+        (["model.name=../../x"], "model.name=../../x: must be a plain name, without a slash"),
         (["run.recipe=.."], "run.recipe=..: must be a plain name"),
         (["reward=custom"], "reward.function._target_: has no value"),
         (["reward=custom", "reward.function._target_=nodots"], "must be the dotted name of a class or function"),

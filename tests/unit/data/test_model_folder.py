@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +236,14 @@ def test_a_chat_template_file_in_another_encoding_is_refused(tmp_path: Path) -> 
 def test_a_missing_chat_template_file_is_refused() -> None:
     with pytest.raises(UserError, match=r"model.chat_template=nowhere.jinja: cannot be read"):
         read_chat_template(ModelConfig(name="m", chat_template="nowhere.jinja"))
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o077, 0o700)])
+def test_the_users_umask_says_who_may_read_a_folder_that_is_made(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder = ensure_model_folder(config(), tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+    assert not any(stat.S_IMODE(file.stat().st_mode) & umask for file in folder.iterdir())

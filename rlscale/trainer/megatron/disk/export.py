@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -60,7 +60,8 @@ def export_folder(
     try:
         if writes:
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            partial = target.with_name(f".{target.name}-{secrets.token_hex(6)}")
+            partial.mkdir()  # with the rights that the user's umask leaves, as tempfile's have not
     except OSError as error:
         failure = [error]
     files = _Files(partial) if partial is not None else None
@@ -78,7 +79,6 @@ def export_folder(
             files.close()
             _name_files(partial, files)
             companions.write(partial, files.dtype, changes)
-            partial.chmod(0o755)
             put_in_place(partial, target)
         except OSError as error:
             failure = [error]
