@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import rlscale
 from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.foreign_code import OPTION, allowing_code
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.run.printing import print_anything
 
@@ -57,12 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_anything()
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        words = [text for text in given if not text.startswith("-")]
-        if words and words[0] in COMMANDS:
-            flags_and_words = [text for text in given if text != "--debug"]
-            flags_and_words.remove(words[0])
-            return _command(words[0], flags_and_words)
-        return _dispatch(replace(read_arguments(given), own_process=argv is None))
+        packages, rest = _allowed(given)
+        with allowing_code(packages):
+            return _main(rest, own_process=argv is None)
     except UserError as error:
         if "--debug" in given:
             traceback.print_exc()
@@ -73,6 +71,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except Exception as error:
         return _unexpected(error, debug="--debug" in given)
+
+
+def _main(given: list[str], *, own_process: bool) -> int:
+    words = [text for text in given if not text.startswith("-")]
+    if words and words[0] in COMMANDS:
+        flags_and_words = [text for text in given if text != "--debug"]
+        flags_and_words.remove(words[0])
+        return _command(words[0], flags_and_words)
+    return _dispatch(replace(read_arguments(given), own_process=own_process))
+
+
+def _allowed(given: list[str]) -> tuple[list[str], list[str]]:
+    """The packages of `--allow-code=...`, which goes with every command, and the other words."""
+    packages, rest = [], []
+    for text in given:
+        flag, equals, value = text.partition("=")
+        if flag != OPTION:
+            rest.append(text)
+        elif not equals or not all(name.isidentifier() for name in value.split(",")):
+            raise UserError(f"{text}: name an installed package, {OPTION}=package")
+        else:
+            packages += value.split(",")
+    return packages, rest
 
 
 def _unexpected(error: Exception, *, debug: bool) -> int:
@@ -111,7 +132,9 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     if len(recipes) > 1:
         raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
     if words and words[0] in COMMANDS:
-        raise UserError(f"{words[0]}: a command stands first, and of the options only --debug and --help go with it")
+        raise UserError(
+            f"{words[0]}: a command stands first, and of the options only --debug, --allow-code and --help go with it"
+        )
     if words and "=" not in words[0] and not words[0].startswith("~"):
         hint = did_you_mean(nearest(words[0], COMMANDS)) or f"; known: {', '.join(COMMANDS)}"
         raise UserError(f"{words[0]}: unknown command{hint} (overrides are written key=value)")
@@ -125,6 +148,7 @@ _FLAGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--package", "-p"), {"metavar": "SECTION", "help": "of --cfg, print only this section"}),
     (("--resolve",), {"action": "store_true", "help": "of --cfg, resolve interpolations"}),
     (("--multirun", "-m"), {"action": "store_true", "help": "run every combination of key=a,b: a sweep"}),
+    ((OPTION,), {"metavar": "PACKAGE", "help": "=PACKAGE: run what _target_ names of an installed package"}),
     (("--debug",), {"action": "store_true", "help": "show the traceback of an error"}),
 )
 

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlscale.config import overrides as command_line
 from rlscale.config.assignment import assign, takes
 from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.foreign_code import refused_targets
 from rlscale.config.groups import Groups, section
 from rlscale.config.keys import plain
 from rlscale.config.locations import conf_dir
@@ -161,13 +162,16 @@ def _composed(
 
 
 def close(composition: Composition) -> Config:
-    """The read-only configuration. Raises ConfigError for keys without a value and interpolations without a target."""
+    """The read-only configuration. Raises ConfigError for keys without a value, interpolations without a target
+    and code that may not be run."""
     try:
         config = OmegaConf.to_object(composition.node)
     except OmegaConfBaseException as error:
         missing = list(_missing_values(composition))
         raise ConfigError(missing or f"{error.full_key}: {_one_line(error)}") from error
     assert isinstance(config, Config)
+    if refused := refused_targets(plain(config)):
+        raise ConfigError(refused)
     anchor_section(config, Path.cwd())
     config.freeze()
     return config

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.config.foreign_code import refusal_of
 
 
 def resolve_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
@@ -29,6 +30,8 @@ def import_target(path: str, shown: str) -> Callable[..., Any]:
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
         raise UserError(f"{shown} is not a dotted path such as my_module.my_function")
+    if (why := refusal_of(path)) is not None and parts[0] in (*sys.stdlib_module_names, "hydra", "omegaconf"):
+        raise UserError(f"{shown}: {why}")
     for cut in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:cut])
         found: Any = _imported(module_name, shown)
@@ -41,6 +44,7 @@ def import_target(path: str, shown: str) -> Callable[..., Any]:
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise UserError(f"{shown}: {module_name} has no {name}{hint}")
             found = getattr(found, name)
+            _refuse_what_is_elsewhere(found, module_name, shown)
         _refuse_module(found, shown)
         if not callable(found):
             raise UserError(f"{shown} is not a class or function")
@@ -62,6 +66,16 @@ def _imported(name: str, shown: str) -> ModuleType | None:
         raise UserError(f"{shown}: importing {name} failed: {error}") from error
     except (Exception, SystemExit) as error:
         raise UserError(f"{shown}: importing {name} failed: {error!r}") from error
+
+
+def _refuse_what_is_elsewhere(found: Any, module_name: str, shown: str) -> None:
+    """A module, or a class or function of Python's, that the named module only imports is not a hook of it."""
+    if inspect.ismodule(found) and not found.__name__.startswith(f"{module_name}."):
+        raise UserError(f"{shown}: {found.__name__} is not a part of {module_name}; name a class or function of yours")
+    if inspect.isclass(found) or inspect.isroutine(found):
+        top = (getattr(found, "__module__", None) or "").partition(".")[0]
+        if top in sys.stdlib_module_names or (module_name.startswith("rlscale.") and top != "rlscale"):
+            raise UserError(f"{shown}: is of {top}, which holds no hooks; name a class or function of yours")
 
 
 def _refuse_module(found: Any, shown: str) -> None:
@@ -100,6 +114,9 @@ def build_target(node: Mapping[str, Any], key: str, call_arguments: int = 0, cal
     _check_arguments(target, arguments, key, 0 if is_class else call_arguments, () if is_class else call_names)
     if not is_class:
         return functools.partial(target, **arguments) if arguments else target
+    made: Any = target
+    if (call_arguments or call_names) and not any("__call__" in vars(base) for base in made.__mro__):
+        raise UserError(f"{key}: instances of {_name(target)} cannot be called; give the class a __call__")
     try:
         instance = target(**arguments)
     except UserError:

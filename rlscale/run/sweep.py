@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rlscale.config.foreign_code import allowed_code
 from rlscale.config.recipe_file import is_path
 from rlscale.config.schema import Config
 from rlscale.config.sweep_expansion import differing
@@ -73,7 +74,7 @@ def plan(
     """The sweep's folder, and its runs with their commands."""
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     first = configs[0].run
-    start = [sys.executable, "-m", "rlscale"]
+    start = [sys.executable, "-m", "rlscale", *allowed_code()]
     if recipe is not None:
         start.append(f"recipe={Path(recipe).expanduser().absolute() if is_path(recipe) else recipe}")
     if debug:

@@ -49,7 +49,8 @@ def test_cfg_resolves_only_when_asked(capsys: pytest.CaptureFixture[str]) -> Non
         (["exprot"], "error: exprot: unknown command; did you mean export? (overrides are written key=value)"),
         (
             ["--cfg", "job", "export"],
-            "error: export: a command stands first, and of the options only --debug and --help go with it",
+            "error: export: a command stands first, and of the options only --debug, --allow-code and --help go "
+            "with it",
         ),
         (["recipe=a.yaml", "recipe=b.yaml"], "error: recipe=b.yaml: the recipe is given twice"),
         (["recipe=/nowhere/x.yaml"], "error: recipe=/nowhere/x.yaml: there is no such file"),

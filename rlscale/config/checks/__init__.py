@@ -28,7 +28,9 @@ from rlscale.config.checks.stored_rollouts_section import STORED_ROLLOUTS_CHECKS
 from rlscale.config.checks.teacher_section import TEACHER_CHECKS
 from rlscale.config.checks.unread import UNREAD_CHECKS, cluster_is_read
 from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.foreign_code import code_that_runs
 from rlscale.config.hf_architecture import read_architecture
+from rlscale.config.keys import plain
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
@@ -48,6 +50,7 @@ def check(config: Config, architecture: Mapping[str, Any] | None = None) -> list
         # The checks below divide by and compare these values.
         raise ConfigError(problems)
     context = CheckContext(config, Sizes.of(config), None)
+    context.notes += code_that_runs(plain(config))
     try:
         context.architecture = read_architecture(config.model) if architecture is None else architecture
     except UserError as error:

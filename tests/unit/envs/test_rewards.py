@@ -238,8 +238,8 @@ def test_a_function_and_a_class_can_be_rewards_with_arguments() -> None:
             "reward.function.revers is not an argument of .*; did you mean reward.function.reverse?",
         ),
         ({"_target_": f"{__name__}.length_reward", "label": 3}, "reward.function.label is not an argument"),
-        ({"_target_": "math.sqrt"}, "reward.function: math.sqrt cannot be called like this"),
-        ({"_target_": "math.pi"}, "reward.function._target_=math.pi is not a class or function"),
+        ({"_target_": "numpy.iscomplexobj"}, "reward.function: numpy.iscomplexobj cannot be called like this"),
+        ({"_target_": "numpy.pi"}, "reward.function._target_=numpy.pi is not a class or function"),
     ],
 )
 def test_a_wrong_reward_is_refused_by_name(function: dict[str, Any], message: str) -> None:

@@ -75,6 +75,9 @@ class Leaves:
     def __init__(self):
         raise SystemExit(3)
 
+    def __call__(self, inputs):
+        return inputs.rewards
+
 
 def not_finite_weight(inputs):
     return torch.where(inputs.mask, torch.nan, inputs.log_ratio)

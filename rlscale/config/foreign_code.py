@@ -1,0 +1,113 @@
+"""Whose code a configuration runs. A recipe may be somebody else's: it names classes and functions, and commands.
+
+Code of rlscale's own parts, of the current folder and of PYTHONPATH is run when it is named: whoever starts a run put
+it there. Of an installed package only what the command line allows (`--allow-code=package`), never a recipe. Python's
+own modules and Hydra hold no hook, and are refused. Nothing is imported here.
+"""
+
+from __future__ import annotations
+
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.schema.component import TARGET
+
+_ALLOWED: ContextVar[tuple[str, ...]] = ContextVar("packages whose code may be run", default=())
+"""For the length of one command: every command composes configurations, some of them several."""
+
+OPTION = "--allow-code"
+_OWN_PARTS = (
+    *("algo", "data", "envs", "observe", "rollout", "trainer", "weights"),
+    *("run.loops", "serve.engine_launcher", "serve.simulator"),
+)
+"""The modules of rlscale in which hooks and components are; others start processes and read files for their callers."""
+_NEVER = ("hydra", "omegaconf")
+
+
+@contextmanager
+def allowing_code(packages: Sequence[str]) -> Iterator[None]:
+    """Within the block, configurations may name code of these installed packages."""
+    token = _ALLOWED.set((*_ALLOWED.get(), *packages))
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
+def allowed_code() -> list[str]:
+    """The words of the command line that allow what is allowed now."""
+    return [f"{OPTION}={package}" for package in _ALLOWED.get()]
+
+
+def refusal_of(target: str) -> str | None:
+    """Why what a `_target_` names may not be run; None where it may, or is not there to be run."""
+    top = target.partition(".")[0]
+    if top == "rlscale":
+        own = target.removeprefix("rlscale.")
+        if any(own.startswith(f"{part}.") for part in _OWN_PARTS):
+            return None
+        return "this part of rlscale has no hooks; see docs/hooks.md and docs/components.md"
+    if top in sys.stdlib_module_names or top in _NEVER:
+        return f"{top} holds no hooks; name a class or function of yours"
+    where = _found(top)
+    if where is None or top in _ALLOWED.get() or not any(folder in where.parents for folder in _installed()):
+        return None
+    return f"is code of the installed package {top}; add {OPTION}={top} if you trust it"
+
+
+def refused_targets(values: Mapping[str, Any]) -> list[str]:
+    """A line for each `_target_` in a configuration that may not be run."""
+    named = dict(_targets(values, ""))
+    return [f"{key}={target}: {why}" for key, target in named.items() if (why := refusal_of(target)) is not None]
+
+
+def code_that_runs(values: Mapping[str, Any]) -> list[str]:
+    """A line for each class, function or command that is not of rlscale, and where it is."""
+    lines = []
+    for key, target in _targets(values, ""):
+        if not target.startswith("rlscale."):
+            where = _found(target.partition(".")[0])
+            lines.append(f"{key.removesuffix(f'.{TARGET}')}: runs {target}" + (f" of {where}" if where else ""))
+    if (command := values["agent"]["command"]) is not None:
+        lines.append(f"agent.command: runs {command}")
+    if values["rollout"]["sglang"].get("trust_remote_code"):
+        lines.append("rollout.sglang.trust_remote_code: engines run the code in the model's folder")
+    return lines
+
+
+def _targets(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Keys and values of every `_target_`, also of those inside arguments."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name == TARGET and isinstance(inner, str):
+                yield f"{key}{name}", inner
+            else:
+                yield from _targets(inner, f"{key}{name}.")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _targets(inner, f"{key}{number}.")
+
+
+def _found(top: str) -> Path | None:
+    """The file or folder that an import of `top` would read; None where there is none."""
+    if not top.isidentifier():
+        return None
+    spec = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path])
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or ())
+    origin = spec.origin if spec.origin not in (None, "namespace") else places[0] if places else None
+    return Path(origin).resolve() if origin else None
+
+
+def _installed() -> set[Path]:
+    """The folders that packages are installed into."""
+    folders = [*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))]
+    return {Path(folder).resolve() for folder in folders}
