@@ -42,12 +42,12 @@ class RaySession:
     def __enter__(self) -> RaySession:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # a rank must not starve beside whatever else runs
+        if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+            raise UserError(
+                f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']}: without its token Ray runs what anybody sends who "
+                "reaches it; unset the variable, here and where Ray is started"
+            )
         if self._cluster.ray_address is not None:
-            if os.environ.get("RAY_AUTH_MODE", "token") != "token":
-                raise UserError(
-                    f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']}: without its token Ray runs what anybody sends who "
-                    "reaches it; unset the variable, here and where Ray is started"
-                )
             try:
                 ray.init(address=self._cluster.ray_address, log_to_driver=False, configure_logging=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -61,7 +61,6 @@ class RaySession:
         token = self._temp.parent / "auth_token"
         token.touch(mode=0o600)
         token.write_text(os.urandom(32).hex())
-        os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         try:
             ray.init(
