@@ -262,6 +262,6 @@ def load_tokenizer(folder: Path | str) -> Any:
 
     try:
         kind = getattr(transformers, known_class(Path(folder)) or "AutoTokenizer")
-        return kind.from_pretrained(str(folder), local_files_only=True)
+        return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise UserError(f"{folder}: its tokenizer cannot be read ({str(error).splitlines()[0][:200]})") from error

@@ -88,7 +88,6 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
     return {
         **defaults,
         "log_level_http": "warning",  # otherwise one line per request
-        "served_model_name": "policy",  # the router tells everybody; SGLang would say where the folder is
         **spec.options,
         "model_path": spec.model_path,
         "host": spec.host,

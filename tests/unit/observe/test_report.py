@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import re
@@ -98,6 +100,17 @@ def test_the_page_loads_nothing_and_text_from_the_run_cannot_become_markup(tmp_p
     assert page.count("<script") == 1
     assert parsed.tags.isdisjoint({"link", "img", "iframe", "object"})
     assert not re.search(r"(?:src|href)\s*=|url\(|@import|https?://", page)
+
+
+def test_a_browser_runs_no_script_but_the_pages_own(tmp_path: Path) -> None:
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
+    ((attributes, script),) = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert (rules["default-src"], rules["script-src"], attributes) == ("'none'", f"'sha256-{digest}'", "")
+    assert not re.search(r"\son[a-z]+=", page.replace(script, ""))
+    assert page.index("Content-Security-Policy") < page.index("<style>")
 
 
 def test_the_page_of_a_run_that_left_nothing_behind_is_still_a_page(tmp_path: Path) -> None:
