@@ -30,8 +30,9 @@ from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.rollout.attempt import Attempt
-from rlscale.rollout.engines.client import EngineClient, Generation
+from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.episode import Episodes, Judging, Place
 from rlscale.rollout.failures import FailureRate

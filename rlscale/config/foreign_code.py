@@ -72,9 +72,9 @@ def code_that_runs(values: Mapping[str, Any]) -> list[str]:
     """A line for each class, function or command that is not of rlscale, and where it is."""
     lines = []
     for key, target in _targets(values, ""):
-        if not target.startswith("rlscale."):
-            where = _found(target.partition(".")[0])
-            lines.append(f"{key.removesuffix(f'.{TARGET}')}: runs {target}" + (f" of {where}" if where else ""))
+        where = None if target.startswith("rlscale.") else _found(target.partition(".")[0])
+        if where is not None:  # else nothing runs: building says that there is no such module
+            lines.append(f"{key.removesuffix(f'.{TARGET}')}: runs {target} of {where}")
     if (command := values["agent"]["command"]) is not None:
         lines.append(f"agent.command: runs {command}")
     if values["rollout"]["sglang"].get("trust_remote_code"):

@@ -183,9 +183,9 @@ def _create(create: CreateModelConfig, dtype: str, folder: Path) -> None:
     model.save_pretrained(folder)
     if bars:
         logging.enable_progress_bar()
-    # transformers leaves out keys that it does not know and SGLang reads.
-    written = read_config(folder)
-    (folder / CONFIG).write_text(json.dumps({**architecture, **written}, indent=2) + "\n", encoding="utf-8")
+    engine_reads = FAMILIES[architecture["model_type"]].engine_reads
+    written = {**{key: architecture[key] for key in engine_reads if key in architecture}, **read_config(folder)}
+    (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     length = int(complete(architecture)["max_position_embeddings"])
     character_tokenizer(create.characters, length).save_pretrained(folder)
 

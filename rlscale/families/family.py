@@ -163,6 +163,8 @@ class Family:
     """Share of a head that rotary positions turn where the config does not give it."""
     latent: bool = False
     """Whether keys and values are made of a compressed form that all heads share, see `latent_attention`."""
+    engine_reads: tuple[str, ...] = ()
+    """Keys of config.json that SGLang reads and transformers leaves out of a config that it writes."""
     norms_behind: bool = False
     """Whether attention and MLP have norms behind them, too, before what they compute is added."""
 

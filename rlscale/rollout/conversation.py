@@ -12,7 +12,7 @@ from rlscale.data.chat import PromptEncoder
 from rlscale.data.messages import Message
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Step
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.trajectory import Trajectory
 
 

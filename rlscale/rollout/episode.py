@@ -17,8 +17,9 @@ from rlscale.envs.reward import RewardFailed
 from rlscale.envs.score import score_of
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.conversation import Conversation, EpisodeRules
-from rlscale.rollout.engines.client import Generation, RequestFailed
+from rlscale.rollout.engines.client import RequestFailed
 from rlscale.rollout.engines.continued import Continued
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.failures import FailureRate

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlscale.data.sample import NOT_GENERATED, Group, Prompt, Sample
 from rlscale.rollout.attempt import Attempt, Demand
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.ledger import Ledger, generated_tokens
 
 

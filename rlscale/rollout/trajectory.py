@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rlscale.data.fields import SUPPORT, equally_wide
 from rlscale.data.sample import NOT_GENERATED, Prompt, Sample, Segment
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 
 
 class Trajectory:

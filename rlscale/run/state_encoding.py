@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rlscale.data.adaptive import Observation
 from rlscale.data.sample import Group, Prompt, Sample, Segment
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 
 _RECORDS: tuple[type[Any], ...] = (Prompt, Sample, Segment, Group, Generation, Observation)
 """What is written field by field. A place in this list is part of the format."""

@@ -62,6 +62,7 @@ FAMILY = Family(
     language_class="DeepseekV3ForCausalLM",
     value_class="DeepseekV3ForTokenClassification",
     sglang_module="deepseek_v2",
+    engine_reads=tuple(_ENGINE_READS),
     restrictions=(
         full_precision,
         known_scaling,

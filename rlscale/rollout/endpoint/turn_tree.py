@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.rollout.endpoint.chat_messages import ChatMessage, forgot_thinking, same
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.trajectory import Trajectory
 
 

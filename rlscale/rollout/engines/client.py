@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 from rlscale.rollout.engines.connection import Connect, HttpConnection
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.sampling_support import support_of
@@ -23,28 +23,6 @@ _log = logging.getLogger(__name__)
 
 _UNAVAILABLE = frozenset({429, 502, 503})
 """Answers of a router that has no healthy engine or too many requests, and of an engine that is starting."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What an engine generated: `tokens` int32 [m], `logprobs` float32 [m] of log_softmax(logits / temperature).
-
-    With `support` (int32 [m, most], filled up with -1) they are of the softmax over those words only.
-
-    Log-probs are as the engine sent them: one that is not a number there (JSON's null) is nan.
-    `finish_reason` is SGLang's: "stop", "length", or "abort" (then `message` may say why, and `tokens` are those
-    generated until then); `versions` int32 [m] the weight version that generated each token, -1 if the engine was never
-    told one. `routed_experts` int16 [n + m - 1, layers, top_k], where asked for: the experts that each token of prompt
-    (n) and response was sent to, but for the last, which never was an input. With "abort" they may be missing.
-    """
-
-    tokens: NDArray[np.int32]
-    logprobs: NDArray[np.float32]
-    finish_reason: str
-    versions: NDArray[np.int32]
-    message: str = ""
-    routed_experts: NDArray[np.int16] | None = None
-    support: NDArray[np.int32] | None = None
 
 
 class RequestFailed(Exception):

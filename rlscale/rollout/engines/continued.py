@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from rlscale.data.fields import SUPPORT, equally_wide
 from rlscale.rollout.attempt import Attempt
-from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed
+from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 

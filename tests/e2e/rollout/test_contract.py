@@ -11,7 +11,8 @@ import pytest
 from fake_engine import CONTEXT, FakeEngine
 
 from rlscale.config.schema.simulator_config import LengthsConfig, SimulatedEngineConfig
-from rlscale.rollout.engines.client import EngineClient, Generation, RequestFailed
+from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.serve.simulator.simulated_endpoint import SimulatedEndpoint

@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import EngineClient, Generation
+from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.on_sync_modes import OnSyncMode, on_sync_mode
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.serve.receiver import EngineReceiver

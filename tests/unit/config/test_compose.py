@@ -165,7 +165,7 @@ def test_the_configuration_is_read_only_and_survives_pickling(plain_recipe: str)
         ("run.output=${nowhere}", "run.output: Interpolation key 'nowhere' not found"),
         ("data=jsonl", "data.path: has no value; give data.path=..."),
         ("data.path=x.jsonl", "data.path: is not a key of the chosen option; choose data=jsonl or data=parquet"),
-        ("eval.data.source._target_=a.B", "choose data@eval.data=custom"),
+        ("eval.data.source._target_=a.B", "or data@eval.data=custom or"),
         ("algo.loss.dual_clipp=3", "algo.loss.dual_clipp: unknown key; did you mean algo.loss.dual_clip?"),
         ("checkpoint.optimizer=false", "checkpoint.optimizer: unknown key"),
         ("trainer.longest=3", "rguments of the class trainer._target_ go under trainer.arguments"),
@@ -273,7 +273,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: s
 
 def test_an_unknown_recipe_names_the_nearest_and_the_known() -> None:
     with pytest.raises(
-        UserError, match=r"did you mean arithmetic\? Available: arithmetic, arithmetic_async, arithmetic_mixture, "
+        UserError, match=r"did you mean arithmetic\? Available: adaptive_arithmetic, arithmetic, arithmetic_async, "
     ):
         compose("arithmatic")
     with pytest.raises(UserError, match="there is no such file"):

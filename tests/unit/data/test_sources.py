@@ -201,6 +201,13 @@ class Countdown:
         self.position = state["position"]
 
 
+class Endless:
+    """Not a source: it cannot be saved."""
+
+    def next(self, n: int) -> list[RawPrompt]:
+        return []
+
+
 def test_a_source_of_ones_own_is_built_from_its_target() -> None:
     source = build_source(CustomData(source={"_target_": f"{__name__}.Countdown", "start": 9}))
     assert [p.prompt for p in source.next(3)] == ["9", "8", "7"]
@@ -211,7 +218,9 @@ def test_a_custom_source_with_a_wrong_argument_or_without_the_protocol_is_refuse
         UserError, match=r"data.source.strat is not an argument of .*; did you mean data.source.start\?"
     ):
         build_source(CustomData(source={"_target_": f"{__name__}.Countdown", "strat": 9}))
-    with pytest.raises(UserError, match="dict lacks a method"):
+    with pytest.raises(UserError, match="Endless lacks a method"):
+        build_source(CustomData(source={"_target_": f"{__name__}.Endless"}))
+    with pytest.raises(UserError, match="builtins holds no hooks"):
         build_source(CustomData(source={"_target_": "builtins.dict"}))
 
 

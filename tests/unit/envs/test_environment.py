@@ -56,6 +56,11 @@ class Blocking(Counting):
         return Step(done=True)
 
 
+def no_class(turns: int = 1) -> Counting:
+    """What the check refuses."""
+    return Counting(turns, Always())
+
+
 def test_a_single_turn_ends_with_the_configured_reward() -> None:
     assert resolve_target({"_target_": SINGLE_TURN}, "env") is SingleTurn
     reward, action = Always(), Action("5", "5<|im_end|>", [9, 3])
@@ -94,7 +99,7 @@ def test_an_argument_named_reward_that_the_configuration_sets_is_its_own() -> No
         ({"_target_": f"{__name__}.Counting", "turn": 3}, r"env\.turn.*turns"),
         ({"_target_": f"{__name__}.WithoutClose"}, "has no method close; an environment has reset, step and close"),
         ({"_target_": f"{__name__}.Blocking", "turns": 1}, "step cannot be awaited; write it as `async def step`"),
-        ({"_target_": "math.sqrt"}, "must be a class; every sample gets an instance of its own"),
+        ({"_target_": f"{__name__}.no_class"}, "must be a class; every sample gets an instance of its own"),
         ({"_target_": "rlscale.envs.environment.SingelTurn"}, "did you mean SingleTurn"),
         ({}, "env._target_ is missing"),
     ],

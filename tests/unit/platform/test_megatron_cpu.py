@@ -26,6 +26,11 @@ PLACES = {
         "def maybe_move_tensor_to_cpu(",
         "tensor: torch.Tensor, as_numpy: bool = False, record_stream: bool = False",
     ],
+    "megatron/core/transformer/multi_latent_attention.py": [
+        "            HAVE_TE\n            and isinstance(self.linear_proj, TELinear)",
+        "    TEColumnParallelLinear, TELinear, Linear, set_save_original_input = None, None, None, None\n"
+        "    HAVE_TE = False",
+    ],
     "megatron/core/optimizer/distrib_optimizer.py": [
         "HAVE_APEX_OR_TE = False",
         "def _set_main_param_and_optimizer_states(self, model_param, tensors):",

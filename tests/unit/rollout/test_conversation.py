@@ -14,7 +14,7 @@ from rlscale.data.chat import PromptEncoder
 from rlscale.data.sources import RawPrompt
 from rlscale.envs.environment import Step
 from rlscale.rollout.conversation import Conversation
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 
 FORGETS = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>{{ m.content.split('!')[-1] }}<|im_end|>"

@@ -8,7 +8,7 @@ import numpy as np
 from made_groups import prompt_of, sample_of
 
 from rlscale.rollout.attempt import Attempt, Demand
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.ledger import Ledger
 from rlscale.rollout.pending_group import PendingGroup, in_order
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlscale.data.batch import Batch
 from rlscale.data.sample import NOT_GENERATED, Group, Prompt, Segment
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.trajectory import Trajectory
 
 

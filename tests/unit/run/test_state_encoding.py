@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as numpy_values
 from rlscale.config.errors import UserError
 from rlscale.data.adaptive import Observation
 from rlscale.data.sample import Group, Prompt, Sample, Segment
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 from rlscale.run.rollout_state import read_rollout_state, write_rollout_state
 from rlscale.run.state_encoding import Encoder, Malformed, NotPlain, decode, saved_and_read
 from rlscale.trainer.checksums import running_checksum

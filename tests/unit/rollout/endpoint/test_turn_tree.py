@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rlscale.data.sample import Prompt, Sample
 from rlscale.rollout.endpoint.chat_messages import ChatMessage, ToolCall, canonical, with_own_ids
 from rlscale.rollout.endpoint.turn_tree import Attachment, Turn, TurnTree
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 
 Said = list[ChatMessage]
 PROMPT = Prompt(7, "7", np.arange(3, dtype=np.int32), None)

@@ -12,8 +12,9 @@ from fake_engine import FakeEngine
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import EngineClient, Generation
+from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
 from rlscale.rollout.engines.sampling_params import SamplingParams
 

@@ -11,7 +11,7 @@ from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group, Prompt
-from rlscale.rollout.engines.client import Generation
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.sampling_params import MOST_WORDS, SamplingParams
 from rlscale.rollout.engines.sampling_support import support_of
 from rlscale.rollout.trajectory import Trajectory

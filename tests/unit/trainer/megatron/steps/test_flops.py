@@ -22,6 +22,8 @@ DENSE: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 4,
+    "qk_head_dim": 4,
+    "v_head_dim": 4,
 }
 EXPERTS = {"model_type": "qwen3_moe", "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 6}
 ATTENTION = 8 * 4 * (4 + 2 + 2 + 4)  # query, key, value and output projections

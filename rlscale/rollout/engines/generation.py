@@ -1,0 +1,30 @@
+"""What comes back from an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What an engine generated: `tokens` int32 [m], `logprobs` float32 [m] of log_softmax(logits / temperature).
+
+    With `support` (int32 [m, most], filled up with -1) they are of the softmax over those words only.
+
+    Log-probs are as the engine sent them: one that is not a number there (JSON's null) is nan.
+    `finish_reason` is SGLang's: "stop", "length", or "abort" (then `message` may say why, and `tokens` are those
+    generated until then); `versions` int32 [m] the weight version that generated each token, -1 if the engine was never
+    told one. `routed_experts` int16 [n + m - 1, layers, top_k], where asked for: the experts that each token of prompt
+    (n) and response was sent to, but for the last, which never was an input. With "abort" they may be missing.
+    """
+
+    tokens: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    finish_reason: str
+    versions: NDArray[np.int32]
+    message: str = ""
+    routed_experts: NDArray[np.int16] | None = None
+    support: NDArray[np.int32] | None = None
