@@ -28,7 +28,10 @@ _OWN_PARTS = (
     *("run.loops", "serve.engine_launcher", "serve.simulator"),
 )
 """The modules of rlscale in which hooks and components are; others start processes and read files for their callers."""
-_NEVER = ("hydra", "omegaconf")
+_NO_HOOKS = ("data.target", "observe.atomic", "observe.jsonl")
+"""Modules among them that import, call or write what they are told."""
+NEVER = frozenset({*sys.stdlib_module_names, "hydra", "omegaconf", "__main__", "__mp_main__"})
+"""Modules whose code is never named: `__main__` is rlscale's own command line."""
 
 
 @contextmanager
@@ -51,13 +54,13 @@ def refusal_of(target: str) -> str | None:
     top = target.partition(".")[0]
     if top == "rlscale":
         own = target.removeprefix("rlscale.")
-        if any(own.startswith(f"{part}.") for part in _OWN_PARTS):
+        if _within(own, _OWN_PARTS) and not _within(own, _NO_HOOKS):
             return None
         return "this part of rlscale has no hooks; see docs/hooks.md and docs/components.md"
-    if top in sys.stdlib_module_names or top in _NEVER:
+    if top in NEVER:
         return f"{top} holds no hooks; name a class or function of yours"
-    where = _found(top)
-    if where is None or top in _ALLOWED.get() or not any(folder in where.parents for folder in _installed()):
+    places = [form for place in _found(top) for form in (place, place.resolve())]
+    if top in _ALLOWED.get() or not any(folder in place.parents for place in places for folder in _installed()):
         return None
     return f"is code of the installed package {top}; add {OPTION}={top} if you trust it"
 
@@ -72,11 +75,16 @@ def code_that_runs(values: Mapping[str, Any]) -> list[str]:
     """A line for each class, function or command that is not of rlscale, and where it is."""
     lines = []
     for key, target in _targets(values, ""):
-        where = None if target.startswith("rlscale.") else _found(target.partition(".")[0])
-        if where is not None:  # else nothing runs: building says that there is no such module
-            lines.append(f"{key.removesuffix(f'.{TARGET}')}: runs {target} of {where}")
-    if (command := values["agent"]["command"]) is not None:
-        lines.append(f"agent.command: runs {command}")
+        places = () if target.startswith("rlscale.") else _found(target.partition(".")[0])
+        if places:  # else nothing runs: building says that there is no such module
+            lines.append(f"{key.removesuffix(f'.{TARGET}')}: runs {target} of {places[0].resolve()}")
+    agent = values["agent"]
+    commands = {"agent.command": agent["command"], "agent.arguments.command": agent["arguments"].get("command")}
+    lines += [f"{key}: runs {command}" for key, command in commands.items() if command is not None]
+    for key in ("reward", "env"):
+        lines += [
+            f"{place}=none: runs what the policy writes, with your rights" for place in _unguarded(values[key], key)
+        ]
     if values["rollout"]["sglang"].get("trust_remote_code"):
         lines.append("rollout.sglang.trust_remote_code: engines run the code in the model's folder")
     return lines
@@ -95,16 +103,30 @@ def _targets(value: Any, key: str) -> Iterator[tuple[str, str]]:
             yield from _targets(inner, f"{key}{number}.")
 
 
-def _found(top: str) -> Path | None:
-    """The file or folder that an import of `top` would read; None where there is none."""
+def _unguarded(value: Any, key: str) -> Iterator[str]:
+    """Keys below this one that switch a sandbox off."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name == "sandbox" and inner == "none":
+                yield f"{key}.{name}"
+            yield from _unguarded(inner, f"{key}.{name}")
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    """Whether a dotted name lies inside one of the modules."""
+    return any(name.startswith(f"{module}.") for module in modules)
+
+
+def _found(top: str) -> list[Path]:
+    """The files or folders that an import of `top`, or of what is in it, would read; several of a namespace package."""
     if not top.isidentifier():
-        return None
+        return []
     spec = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path])
     if spec is None:
-        return None
-    places = list(spec.submodule_search_locations or ())
-    origin = spec.origin if spec.origin not in (None, "namespace") else places[0] if places else None
-    return Path(origin).resolve() if origin else None
+        return []
+    if spec.origin not in (None, "namespace"):
+        return [Path(str(spec.origin)).absolute()]
+    return [Path(place).absolute() for place in spec.submodule_search_locations or ()]
 
 
 def _installed() -> set[Path]:

@@ -91,7 +91,7 @@ class Groups:
             return f"{choice}={option}: the group {group} fills {' or '.join(named)}"
         options = self.options(group)
         if not isinstance(option, str) or option not in options:
-            target = _target_key(self.folders[0] / group) if "." in str(option) else None
+            target = _target_key(self.folders[0] / group) if isinstance(option, str) and "." in option else None
             own = f"a class or function of your own is named by {section(choice)}.{target}={option}."
             inside = own if target else f"values inside are set with {section(choice)}.<key>=..."
             hint = did_you_mean(nearest(str(option), options)) or f"; {inside}"

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.config.foreign_code import refusal_of
+from rlscale.config.foreign_code import NEVER, refusal_of
 
 
 def resolve_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
@@ -30,7 +30,7 @@ def import_target(path: str, shown: str) -> Callable[..., Any]:
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
         raise UserError(f"{shown} is not a dotted path such as my_module.my_function")
-    if (why := refusal_of(path)) is not None and parts[0] in (*sys.stdlib_module_names, "hydra", "omegaconf"):
+    if (why := refusal_of(path)) is not None and parts[0] in NEVER:
         raise UserError(f"{shown}: {why}")
     for cut in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:cut])
@@ -73,7 +73,10 @@ def _refuse_what_is_elsewhere(found: Any, module_name: str, shown: str) -> None:
     if inspect.ismodule(found) and not found.__name__.startswith(f"{module_name}."):
         raise UserError(f"{shown}: {found.__name__} is not a part of {module_name}; name a class or function of yours")
     if inspect.isclass(found) or inspect.isroutine(found):
-        top = (getattr(found, "__module__", None) or "").partition(".")[0]
+        home = getattr(found, "__module__", None) or ""
+        top = home.partition(".")[0]
+        if top == "rlscale" and refusal_of(f"{home}.{found.__name__}") is not None:
+            raise UserError(f"{shown}: is of {home}, which has no hooks; see docs/hooks.md and docs/components.md")
         if top in sys.stdlib_module_names or (module_name.startswith("rlscale.") and top != "rlscale"):
             raise UserError(f"{shown}: is of {top}, which holds no hooks; name a class or function of yours")
 

@@ -38,11 +38,13 @@ class EngineMemory:
         return self.context + self.graphs / 2
 
 
-def engine_memory(config: Config, shape: ModelShape, device_bytes: float) -> EngineMemory:
-    """The memory of one GPU of an engine on devices of that size."""
+def engine_memory(config: Config, shape: ModelShape, device_bytes: float, usable_bytes: float) -> EngineMemory:
+    """The memory of one GPU of an engine, on devices of that size of which so much is left by a trainer asleep."""
     gpus, number = config.rollout.gpus_per_engine, 4 if config.model.dtype is DType.float32 else 2
-    share = float(config.rollout.sglang.get("mem_fraction_static") or STATIC)
+    given = config.rollout.sglang.get("mem_fraction_static")
     weights = shape.parameters * number / gpus
     per_token = shape.cache_numbers * number / shape.cache_parts(gpus)
-    cache = share * device_bytes - weights
+    # Where it is not given SGLang leaves room for its graphs on small devices, too.
+    room = float(given) * device_bytes if given else min(STATIC * device_bytes, usable_bytes - GRAPHS - CONTEXT)
+    cache = room - weights
     return EngineMemory(weights, cache, GRAPHS, CONTEXT, max(cache, 0.0) / per_token)

@@ -48,7 +48,7 @@ def plan(arguments: Sequence[str]) -> int:
     if asked.why is not None:
         for line in _why(asked, config, found):
             print(line)
-        return 0
+        return 0 if found.fits else _NOT_FITTING
     for line in lines(config, found):
         print(line)
     if asked.solve:
@@ -85,7 +85,8 @@ def _why(asked: _Asked, config: Config, found: Plan) -> Iterator[str]:
     worst = found.worst
     yield f"{key}={here}: the fullest phase ({worst.name}) takes {worst.total / GIB:.2f} GiB{_lasting(found)}"
     told = False
-    for value in _others(here):
+    others = list(_others(here))
+    for value in others:
         try:
             other = compose(asked.recipe, [*asked.overrides, f"{key}={value}"])
             check(other)
@@ -96,7 +97,7 @@ def _why(asked: _Asked, config: Config, found: Plan) -> Iterator[str]:
         yield f"  {key}={value}: {needed:.2f} GiB ({change:+.2f}, {planned.worst.name}){_lasting(planned)}"
         told = True
     if not told:
-        yield "  no other value that was tried passes the checks"
+        yield "  no other value that was tried passes the checks" if others else "  no other values to try"
 
 
 def _lasting(plan: Plan) -> str:

@@ -37,9 +37,11 @@ def lines(config: Config, plan: Plan) -> Iterator[str]:
         yield f"  host memory of a machine {sum(plan.host.values()) / GIB:8.1f}  ({kinds(plan.host)})"
     if plan.time is not None:
         yield from _time_lines(plan.time)
-    worst = plan.worst
+    worst, without = plan.worst, f" without {' and '.join(plan.uncounted)}" if plan.uncounted else ""
+    if plan.uncounted:
+        yield f"NOT COUNTED: {', '.join(plan.uncounted)}; add what one more model of its size takes"
     if plan.fits:
-        yield "fits" + (
+        yield f"fits{without}" + (
             f": the fullest phase ({worst.name}) takes {worst.total / plan.device_bytes:.0%}" if known else ""
         )
     elif worst.total > room:

@@ -55,6 +55,8 @@ class Plan:
     """Bytes of a machine's memory by kind."""
     device_bytes: float
     """Of a GPU; on the CPU what all processes may take together, infinite where nobody says."""
+    uncounted: tuple[str, ...]
+    """Models of the trainer that nothing here counts."""
     longest_fits: bool
     """Whether an engine's cache holds the longest sequence."""
     time: IterationTime | None
@@ -81,9 +83,10 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
         device = (config.cluster.memory_gb or float("inf")) * 1e9
     training = training_of(config, on_gpu=on_gpu)
     ranks = tuple(rank_memory(shape, layout, training, stage) for stage in stages(layout)) if needs.trains else ()
-    engine = (
-        engine_memory(config, shape, device) if needs.engines and on_gpu and not config.rollout.engine_urls else None
-    )
+    engine = None
+    if needs.engines and on_gpu and not config.rollout.engine_urls:
+        asleep = _trainer_asleep(ranks) if config.cluster.placement is Placement.colocated else 0.0
+        engine = engine_memory(config, shape, device, USABLE * device - asleep)
     sequence = sizes.max_sequence_tokens
     time = None
     if on_gpu and needs.trains and needs.engines:
@@ -98,9 +101,15 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
         phases=tuple(_on_gpus(config, ranks, engine)) if on_gpu else on_cpu,
         host=_host(config, needs, ranks, training) if on_gpu else {},
         device_bytes=device,
+        uncounted=tuple(name for name in needs.models if name not in ("policy", "reference")),
         longest_fits=engine is None or engine.cached_tokens >= sequence,
         time=time,
     )
+
+
+def _trainer_asleep(ranks: tuple[RankMemory, ...]) -> float:
+    """What the fullest rank leaves on its device while engines that share it work."""
+    return max((rank.communication + rank.context for rank in ranks), default=0.0)
 
 
 def training_of(config: Config, *, on_gpu: bool) -> Training:
@@ -132,9 +141,7 @@ def _on_gpus(config: Config, ranks: tuple[RankMemory, ...], engine: EngineMemory
         yield Phase("save", where, {**still, **behind})
     if engine is not None:
         own = {"weights": engine.weights, "KV cache": max(engine.cache, 0.0), "graphs": engine.graphs}
-        asleep = {}
-        if shared and ranks:
-            asleep = {"trainer, asleep": max(rank.communication + rank.context for rank in ranks)}
+        asleep = {"trainer, asleep": _trainer_asleep(ranks)} if shared and ranks else {}
         yield Phase("generate", "engine", {**own, "CUDA context": engine.context, **asleep})
 
 

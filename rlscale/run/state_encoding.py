@@ -1,7 +1,8 @@
 """Values of a state as bytes that run nothing when they are read: MessagePack, with arrays beside it.
 
 What is read becomes plain values, NumPy arrays and the records named here, whatever the bytes say; there is no name in
-them that is imported or called. Types are kept exactly: a tuple is not a list afterwards, nor a NumPy number a float.
+them that is imported or called. Types are kept: a tuple is not a list afterwards, nor
+a NumPy number a float; only a bytearray becomes bytes, and a time zone its offset.
 """
 
 from __future__ import annotations
@@ -23,18 +24,28 @@ from rlscale.rollout.engines.generation import Generation
 
 _RECORDS: tuple[type[Any], ...] = (Prompt, Sample, Segment, Group, Generation, Observation)
 """What is written field by field. A place in this list is part of the format."""
+_MICROSECOND = datetime.timedelta(microseconds=1)
 _TEXTS: tuple[tuple[type[Any], Callable[[Any], str], Callable[[str], Any]], ...] = (
     (datetime.datetime, datetime.datetime.isoformat, datetime.datetime.fromisoformat),
     (datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
     (Decimal, str, Decimal),
+    (datetime.time, datetime.time.isoformat, datetime.time.fromisoformat),
+    (datetime.timedelta, lambda span: str(span // _MICROSECOND), lambda text: int(text) * _MICROSECOND),
 )
 """What is written as text: rows of Parquet hold them. A place in this list is part of the format."""
 _COLLECTIONS: tuple[type[Any], ...] = (tuple, set, frozenset)
 """What is written as a list. A place in this list is part of the format."""
+_OF_PANDAS = ("Timestamp", "Timedelta")
+"""What Parquet's times with nanoseconds become, written as text. A place in this list is part of the format."""
+_DEEPEST = 64
+"""Levels of tuples, sets and records inside each other: reading more would exhaust the stack of the interpreter."""
 _NUMBERS = "biufcSUmM"
 """Kinds of arrays whose bytes are all that there is to them."""
 _ARRAY, _SCALAR, _INTEGER = 0, 1, 2
-_FIRST_COLLECTION, _FIRST_TEXT, _FIRST_RECORD = 10, 20, 30
+_FIRST_COLLECTION, _FIRST_TEXT, _FIRST_OF_PANDAS, _FIRST_RECORD = 10, 15, 25, 30
+
+
+_TOO_DEEP = "the state is nested too deeply, or holds itself"
 
 
 class NotPlain(Exception):
@@ -51,17 +62,26 @@ class Encoder:
     def __init__(self, write: Callable[[memoryview], object]) -> None:
         self._write = write
         self._written = 0
+        self._depth = 0
 
     def encode(self, value: Any) -> bytes:
         """The value, with references to the arrays that were written. NotPlain for what cannot be encoded."""
         try:
             return self.pack([_fields_of_records(), value])
         except (TypeError, ValueError, RecursionError) as error:
-            raise NotPlain(_first_fault(value, "state") or str(error)) from error
+            raise NotPlain(_fault(value) or str(error)) from error
 
     def pack(self, value: Any) -> bytes:
         """A value without what makes it readable on its own. TypeError or ValueError if it has no encoding."""
-        packed: bytes = msgpack.packb(value, default=self._extend, strict_types=True, unicode_errors="surrogatepass")
+        if self._depth > _DEEPEST:
+            raise ValueError(_TOO_DEEP)
+        self._depth += 1
+        try:
+            packed: bytes = msgpack.packb(
+                value, default=self._extend, strict_types=True, unicode_errors="surrogatepass"
+            )
+        finally:
+            self._depth -= 1
         return packed
 
     def _extend(self, value: Any) -> msgpack.ExtType:
@@ -79,6 +99,8 @@ class Encoder:
         for number, (of, written, _) in enumerate(_TEXTS):
             if kind is of:
                 return msgpack.ExtType(_FIRST_TEXT + number, written(value).encode())
+        if kind.__module__.partition(".")[0] == "pandas" and kind.__name__ in _OF_PANDAS:
+            return msgpack.ExtType(_FIRST_OF_PANDAS + _OF_PANDAS.index(kind.__name__), value.isoformat().encode())
         raise TypeError(f"a {kind.__name__}")
 
     def _put(self, array: NDArray[Any]) -> list[Any]:
@@ -91,8 +113,17 @@ class Encoder:
 def decode(tree: memoryview, arrays: memoryview) -> Any:
     """The value that was encoded as `tree`, whose arrays were written as `arrays`. Malformed if that is not so."""
 
+    depth = 0
+
     def unpack(packed: memoryview | bytes) -> Any:
-        return msgpack.unpackb(packed, ext_hook=extended, strict_map_key=False, unicode_errors="surrogatepass")
+        nonlocal depth
+        if depth > _DEEPEST:
+            raise ValueError(_TOO_DEEP)
+        depth += 1
+        try:
+            return msgpack.unpackb(packed, ext_hook=extended, strict_map_key=False, unicode_errors="surrogatepass")
+        finally:
+            depth -= 1
 
     def extended(code: int, data: bytes) -> Any:
         if code == _ARRAY:
@@ -100,11 +131,16 @@ def decode(tree: memoryview, arrays: memoryview) -> Any:
             return _array(dtype, shape, place, arrays)
         if code == _SCALAR:
             dtype, content = unpack(data)
-            return np.frombuffer(content, _dtype(dtype), count=1)[0]
+            of = _dtype(dtype)
+            return np.frombuffer(content, of, count=1)[0] if of.itemsize else of.type()
         if code == _INTEGER:
             return int.from_bytes(data, "little", signed=True)
         if code >= _FIRST_RECORD:
             return _RECORDS[code - _FIRST_RECORD](*unpack(data))
+        if code >= _FIRST_OF_PANDAS:
+            import pandas  # only for values that were made by it
+
+            return getattr(pandas, _OF_PANDAS[code - _FIRST_OF_PANDAS])(data.decode())
         if code >= _FIRST_TEXT:
             return _TEXTS[code - _FIRST_TEXT][2](data.decode())
         return _COLLECTIONS[code - _FIRST_COLLECTION](unpack(data))
@@ -152,6 +188,13 @@ def _values(record: Any) -> list[Any]:
 def _fields_of_records() -> list[list[str]]:
     """The fields of each record, which tell whether another version wrote them."""
     return [_names(record) for record in _RECORDS]
+
+
+def _fault(value: Any) -> str | None:
+    try:
+        return _first_fault(value, "state")
+    except RecursionError:
+        return _TOO_DEEP
 
 
 def _first_fault(value: Any, place: str) -> str | None:

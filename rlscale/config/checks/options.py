@@ -20,6 +20,15 @@ _JUDGED = {
     "optimizer": set(refused.OPTIMIZER),
 }
 """By kind, the options of which another check names every value that is not fine, also one of a wrong type."""
+_NAMES_CODE = {
+    "server": {
+        "forward_hooks",
+        "custom_weight_loader",
+        "custom_sigquit_handler",
+        "hicache_storage_backend_extra_config",
+    }
+}
+"""By kind, options that hold the names of functions, or modules, which the package imports and calls."""
 
 
 def options_are_known(context: CheckContext) -> Iterator[str]:
@@ -53,7 +62,9 @@ def check_options(key: str, kind: str, given: Mapping[str, Any], cache: Path, no
         known = {}
     for name, value in given.items():
         setter = DERIVED[kind].get(name)
-        if setter is not None:
+        if name in _NAMES_CODE.get(kind, ()) and value:
+            yield f"{key}.{name}: names code that every engine would run, which rlscale does not pass on"
+        elif setter is not None:
             yield f"{key}.{name}: is set by {setter} and cannot be given here too"
         elif known and name not in known:
             spelled = name.replace("-", "_")

@@ -40,6 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "parts: {a: {function: {_target_: os.system}}}}",
             "os holds no hooks",
         ),
+        ("buffer._target_=__main__.main", "__main__ holds no hooks"),
         ("reward.function={_target_: mpmath.quad}", "add --allow-code=mpmath if you trust it"),
     ],
 )
@@ -61,6 +62,9 @@ def test_what_is_no_hook_is_refused_before_it_is_called(
     ("path", "said"),
     [
         ("subprocess.Popen", "subprocess holds no hooks"),
+        ("__main__.main", "__main__ holds no hooks"),
+        ("rlscale.data.target.import_target", "is of rlscale.data.target, which has no hooks"),
+        ("rlscale.serve.engine_launcher.EngineProcesses", "is of rlscale.serve.engine_process, which has no hooks"),
         ("rlscale.data.target.importlib.import_module", "importlib is not a part of rlscale.data.target"),
         ("rlscale.data.files.Path", "is of pathlib, which holds no hooks"),
         ("indirect.run", "is of subprocess, which holds no hooks"),
@@ -95,7 +99,30 @@ def test_code_of_the_current_folder_is_run_and_listed_with_its_place(folder: Pat
 def test_commands_and_code_in_model_folders_are_listed(folder: Path) -> None:
     notes = check(compose(overrides=["agent.command=python agent.py", "rollout.sglang.trust_remote_code=true"]))
     assert "agent.command: runs python agent.py" in notes
+    command = "rlscale.rollout.endpoint.command_agent.CommandAgent"
+    notes = check(compose(overrides=[f"agent._target_={command}", "agent.arguments={command: python agent.py}"]))
+    assert "agent.arguments.command: runs python agent.py" in notes
+    notes = check(compose(overrides=["reward=code", "reward.function.sandbox=none"]))
+    assert "reward.function.sandbox=none: runs what the policy writes, with your rights" in notes
+    notes = check(compose(overrides=["rollout.sglang.trust_remote_code=true"]))
     assert "rollout.sglang.trust_remote_code: engines run the code in the model's folder" in notes
+
+
+def test_engines_are_passed_no_names_of_code(folder: Path) -> None:
+    hooks = "[{name: a, target_modules: ['*'], hook_factory: 'subprocess:Popen', config: [touch, ran]}]"
+    with pytest.raises(ConfigError, match=r"rollout\.sglang\.forward_hooks: names code that every engine would run"):
+        check(compose(overrides=[f"rollout.sglang.forward_hooks={hooks}"]))
+
+
+def test_a_package_whose_files_are_links_is_an_installed_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, site = folder / "store", folder / "site"
+    for place in (store, site / "linked"):
+        place.mkdir(parents=True)
+    (store / "__init__.py").write_text("")
+    (site / "linked" / "__init__.py").symlink_to(store / "__init__.py")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr("rlscale.config.foreign_code._installed", lambda: {site})
+    assert "add --allow-code=linked" in str(refusal_of("linked.run"))
 
 
 def test_nothing_is_listed_where_all_code_is_rlscales() -> None:

@@ -47,6 +47,18 @@ def test_a_larger_gpu_takes_what_a_smaller_one_does_not() -> None:
     assert (small.fits, large.fits) == (False, True)
 
 
+def test_an_engine_on_a_small_gpu_takes_less_for_its_cache_and_a_critic_is_said_to_be_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = ["plan", *GSM8K, "cluster.gpu_memory_gb=48"]
+    assert main(small) == 0
+    assert "NOT COUNTED" not in capsys.readouterr().out
+    main([*small, "algo=ppo", "~algo.steps_per_iteration"])
+    out = capsys.readouterr().out
+    assert "NOT COUNTED: critic" in out
+    assert "fits without critic" in out
+
+
 def test_every_solution_fits_composes_and_passes_the_checks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--solve", *LARGE]) == 1  # as it is given, it does not fit
     lines = capsys.readouterr().out.splitlines()

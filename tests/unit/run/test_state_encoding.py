@@ -13,6 +13,7 @@ from typing import Any
 
 import msgpack
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,8 +88,35 @@ def test_any_plain_value_comes_back_as_it_was(value: Any) -> None:
     assert_same(value, saved_and_read(value))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.str_(""),
+        np.bytes_(b""),
+        datetime.timedelta(days=-3, microseconds=7),
+        datetime.time(3, 4, 5, 6),
+        pandas.Timestamp("2026-01-02 03:04:05.000000007"),
+        pandas.Timedelta("2 days 00:00:00.000000009"),
+    ],
+)
+def test_what_parquet_and_numpy_give_comes_back(value: Any) -> None:
+    read = saved_and_read({"info": [value]})["info"][0]
+    assert (type(read), read) == (type(value), value)
+
+
+def nested(levels: int) -> Any:
+    value: Any = ()
+    for _ in range(levels):
+        value = (value,)
+    return value
+
+
 class Own:
     """A class of somebody's own."""
+
+
+cycle: list[Any] = []
+cycle.append(cycle)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +125,8 @@ class Own:
         ({"source": {"cursor": [1, Own()]}}, r"state\['source'\]\['cursor'\]\[1\] is a .*Own"),
         ({"fates": Counter(trained=1)}, r"state\['fates'\] is a collections.Counter"),
         ({"info": np.array([object()])}, r"state\['info'\] is a numpy.ndarray"),
+        (nested(300), "nested too deeply, or holds itself"),
+        (cycle, "nested too deeply, or holds itself"),
         ({"groups": [Group(prompt(), [Own()])]}, r"state\['groups'\]\[0\].samples\[0\] is a .*Own"),  # type: ignore[list-item]
     ],
 )
@@ -129,6 +159,16 @@ def test_a_pickle_in_place_of_the_state_is_refused_and_never_run(magic: bytes, t
 def test_bytes_that_nobody_wrote_are_refused(tree: bytes, arrays: bytes) -> None:
     with pytest.raises(Malformed):
         decode(memoryview(tree), memoryview(arrays))
+
+
+def test_bytes_that_are_nested_without_end_are_refused_and_do_not_exhaust_the_stack() -> None:
+    tree = msgpack.packb([])
+    for _ in range(20_000):
+        tree = msgpack.packb(msgpack.ExtType(10, tree[-100_000:]))
+        if len(tree) > 90_000:
+            break
+    with pytest.raises(Malformed, match="nested too deeply"):
+        decode(memoryview(tree), memoryview(b""))
 
 
 @pytest.mark.parametrize("dtype", ["O", "V8", "i4,i4", "nonsense"])
