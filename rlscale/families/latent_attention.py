@@ -69,6 +69,12 @@ def latent_attention(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def norms_alike(config: Mapping[str, Any]) -> Iterator[str]:
+    """transformers has 1e-6 in the norms of the compressed forms, whatever the config says; SGLang has what it says."""
+    if config["rms_norm_eps"] != 1e-6:
+        yield f"rms_norm_eps={config['rms_norm_eps']} is not supported for {config['model_type']}; must be 1e-06"
+
+
 def whole_latent_attention(config: Mapping[str, Any]) -> Iterator[str]:
     """Attention as DeepSeek's models have it; of its options, those that are tried."""
     family = config["model_type"]

@@ -83,7 +83,8 @@ def _fact(value: Any) -> str:
 def _tools(tools: Sequence[Mapping[str, Any]]) -> str:
     if not tools:
         return ""
-    named = ", ".join(str((tool.get("function") or tool).get("name", "?")) for tool in tools)
+    inside = [tool["function"] if isinstance(tool.get("function"), Mapping) else tool for tool in tools]
+    named = ", ".join(str(one.get("name", "?")) for one in inside)
     schemas = json.dumps(list(tools), indent=2, ensure_ascii=False)[:LONGEST_TEXT]
     return f"<details><summary>Tools: {html_text(named)}</summary><pre>{html_text(schemas)}</pre></details>"
 

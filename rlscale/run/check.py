@@ -35,6 +35,8 @@ def check(arguments: Sequence[str]) -> int:
     found = Findings(notes=check_config(config))
     print(f"{config.run.recipe}: model {config.model.name}, algorithm {config.algo.name}")
     _listed("ok", Sizes.of(config).lines())
+    _listed("note", found.notes)  # whose code runs is said before any of it is built
+    said = len(found.notes)
     address = config.cluster.ray_address
     if address is None:
         found.problems += missing_files(config)
@@ -45,7 +47,7 @@ def check(arguments: Sequence[str]) -> int:
         refuse_folder(config, config_hash(config))
     look(config, found, fetch=False)
     _listed("ok", found.checked)
-    _listed("note", found.notes)
+    _listed("note", found.notes[said:])
     _listed("not checked here", not_here)
     found.raise_problems()
     print(f"no problems found{', as far as this machine can tell' if not_here else ''}")
@@ -54,4 +56,4 @@ def check(arguments: Sequence[str]) -> int:
 
 def _listed(kind: str, lines: Sequence[str]) -> None:
     for line in lines:
-        print(f"  {kind}: {line}")
+        print(f"  {kind}: {line}", flush=True)

@@ -64,8 +64,8 @@ SINGLE_FILES = {
     "platform/sglang_stubs.py": {"transformers"},
     # Whether the process that left a shared-memory file behind is still alive.
     "weights/transports/flat_bucket.py": {"psutil"},
-    # The state in a checkpoint is written with it.
-    "run/state_encoding.py": {"msgpack"},
+    # The state in a checkpoint is written with the one, and holds times that the other read from Parquet.
+    "run/state_encoding.py": {"msgpack", "pandas"},
     # How much of the host's memory is left for other processes.
     "platform/device.py": {"psutil"},
     # Tokens of an engine without a model.

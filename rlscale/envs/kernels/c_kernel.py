@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import lru_cache
 
+from rlscale.config.errors import UserError
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.kernels.measured_kernel import KernelJudge
@@ -31,6 +32,11 @@ class CKernel(Environment):
         sandbox: str = REQUIRED,
     ) -> None:
         """`n`: size of the arrays that are timed; `wall_s`: of each run. UserError without a compiler or a sandbox."""
+        if not (most > 1 and 0 < correct <= 1 and turns >= 1):
+            raise UserError(
+                f"env=kernel_c: most={most} must be above 1, correct={correct} above 0 and at most 1, turns={turns} at "
+                "least 1"
+            )
         self._judge = _judge(n, wall_s, sandbox)
         self._turns, self._correct, self._most = turns, correct, most
         self._turn, self._best, self._speed = 0, 0.0, 0.0

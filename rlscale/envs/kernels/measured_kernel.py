@@ -27,11 +27,10 @@ int main(void) {
   while (scanf("%ld %ld %ld", &n, &calls, &seed) == 3) {
     double *a = malloc(n * sizeof(double)), *b = malloc(n * sizeof(double)), *out = malloc((n + 2) * sizeof(double));
     state = (unsigned long long)seed;
-    for (long i = 0; i < n; i++) { a[i] = drawn(); b[i] = drawn(); }
-    for (long i = 0; i < n + 2; i++) out[i] = 12345.0;
     double sum = 0;
     for (long call = 0; call < calls; call++) {
-      a[call % n] = drawn();
+      for (long i = 0; i < n; i++) { a[i] = drawn(); b[i] = drawn(); }
+      for (long i = 0; i < n + 2; i++) out[i] = 12345.0;
       kernel(a, b, out + 1, n);
       for (long i = 1; i <= n; i++) sum += out[i] * (double)(i % 7 + 1);
     }
@@ -43,12 +42,14 @@ int main(void) {
 }
 """
 """Reads lines `n calls seed`; prints the values of small arrays, a sum over all calls, and whether only `out` was
-written to. The input changes with every call, so that remembering an answer does not help."""
+written to by the last of them. All of the input is new in every call, so that remembering an answer does not help."""
+_IDLE = "void kernel(const double *a, const double *b, double *out, long n) {}"
+"""What takes as long as all but the function: drawing the input, and the sum."""
 _SMALL = "1 1 1\n2 1 2\n7 2 3\n64 2 4\n"
 _TOLERANCE = 1e-6
 _TICK_S = 0.01
 _LONG_ENOUGH_S = 0.2
-"""Processor time of the reference, from which on the ticks of the clock do not matter much."""
+"""Processor time of the reference alone, from which on the ticks of the clock do not matter much."""
 _TIMES = re.compile(r"(\d+)m([\d.]+)s")
 _QUOTES = str.maketrans({0x2018: "'", 0x2019: "'"})  # as gcc writes them
 
@@ -70,6 +71,9 @@ class Expected(NamedTuple):
     calls: int
     """How often it is called with large arrays to take its time."""
     seconds: float
+    """Processor time of the reference alone."""
+    idle: float
+    """Of all the rest."""
 
 
 class KernelJudge:
@@ -98,7 +102,7 @@ class KernelJudge:
         if not ran.ended_well:
             return Judged("It does not end." if ran.late else "It crashes.")
         found = _lines(ran.output)
-        if len(found) != len(expected.small):
+        if ran.cut or len(found) != len(expected.small):
             return Judged("It prints something.")
         for given, line, right in zip(_SMALL.splitlines(), found, expected.small, strict=True):
             if wrong := _difference(line, right):
@@ -107,22 +111,25 @@ class KernelJudge:
         if not ran.ended_well:
             return Judged("It is too slow." if ran.late else "It crashes for a large n.")
         lines = _lines(ran.output)
-        if len(lines) != 1 or _difference(lines[0], expected.large):
+        if ran.cut or len(lines) != 1 or _difference(lines[0], expected.large):
             return Judged("It is wrong for a large n.")
-        return Judged("", expected.seconds / max(seconds, _TICK_S))
+        return Judged("", expected.seconds / max(seconds - expected.idle, _TICK_S))
 
     def measure_reference(self, reference: str) -> Expected:
         """What the reference prints and takes. ValueError if it is no such function."""
         program, said = self._compiled(reference)
         if program is None:
             raise ValueError(f"the reference does not compile: {said}")
-        small, calls, seconds = self._ran(program, _SMALL)[0], 10, 0.0
-        while seconds < _LONG_ENOUGH_S:
+        nothing, _ = self._compiled(_IDLE)
+        assert nothing is not None, "a function without a body compiles"
+        small, calls, seconds, idle = self._ran(program, _SMALL)[0], 10, 0.0, 0.0
+        while seconds - idle < _LONG_ENOUGH_S:
             calls *= 4
             large, seconds = self._ran(program, self._large(calls))
+            _, idle = self._ran(nothing, self._large(calls))
             if not (small.ended_well and large.ended_well):
                 raise ValueError(f"the reference does not end well within the time, called {calls} times")
-        return Expected(_lines(small.output), _lines(large.output)[0], calls, seconds)
+        return Expected(_lines(small.output), _lines(large.output)[0], calls, seconds - idle, idle)
 
     def _large(self, calls: int) -> str:
         return f"{self._n} {calls} 5\n"
@@ -136,9 +143,11 @@ class KernelJudge:
 
     def _ran(self, program: str, given: str) -> tuple[Ran, float]:
         """What came of it, and its processor seconds."""
-        script = "base64 -d program > k && chmod +x k && ./k; code=$?; times >&2; exit $code"
+        script = "base64 -d program > k && chmod +x k && ./k 2>/dev/null; code=$?; times >&2; exit $code"
         ran = self._running.run(["/bin/sh", "-c", script], given, {"program": program})
-        told = _TIMES.findall(ran.errors)[-2:]  # the shell's own come before those of what it started
+        # The program's own errors are left out, so that it cannot say what the shell says of it: the shell's own times
+        # and then those of what it started.
+        told = _TIMES.findall(ran.errors)[-2:]
         return ran, sum(60 * int(minutes) + float(seconds) for minutes, seconds in told)
 
 

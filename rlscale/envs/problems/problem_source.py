@@ -12,7 +12,7 @@ from rlscale.data.difficulty import Difficulty
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
 from rlscale.envs.problems.problem_maker import Problem
-from rlscale.envs.workers.object_process import ObjectProcessFailed, shared_process
+from rlscale.envs.workers.object_process import ObjectProcessDied, ObjectProcessFailed, shared_process
 
 _LIMIT_S = 120.0
 
@@ -73,10 +73,7 @@ class ProblemSource:
     def next(self, n: int) -> list[RawPrompt]:
         """The next n problems. UserError if one cannot be made."""
         asked = [self._problem_at(index) for index in range(self._position, self._position + n)]
-        try:
-            made: list[Problem] = self._process.call("make", asked, _LIMIT_S)
-        except ObjectProcessFailed as error:
-            raise UserError(f"data.source: {error}") from None
+        made = [self._made(*one) for one in asked]
         prompts = [
             RawPrompt(
                 index=self._position + place,
@@ -95,8 +92,9 @@ class ProblemSource:
 
     def observe(self, prompt: Prompt, rewards: Sequence[float], fate: Fate) -> None:
         """Raise or lower the level of the prompt's kind."""
-        if self._adaptive and "difficulty" in prompt.info:
-            self._difficulties[prompt.info["problem"]].observe(prompt.info["difficulty"], rewards)
+        one = self._difficulties.get(prompt.info.get("problem", ""))
+        if self._adaptive and one is not None and "difficulty" in prompt.info:
+            one.observe(prompt.info["difficulty"], rewards)
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and the levels."""
@@ -109,6 +107,17 @@ class ProblemSource:
         for name, saved in state["difficulties"].items():
             if name in self._difficulties:
                 self._difficulties[name].load_state_dict(saved)
+
+    def _made(self, name: str, level: int | None, seed: int) -> Problem:
+        """A problem; where the process ends meanwhile, as by want of memory, once more in another one."""
+        try:
+            try:
+                made: Problem = self._process.call("make", [(name, level, seed)], _LIMIT_S)[0]
+            except ObjectProcessDied:
+                made = self._process.call("make", [(name, level, seed)], _LIMIT_S)[0]
+        except ObjectProcessFailed as error:
+            raise UserError(f"data.source: {error}") from None
+        return made
 
     def _problem_at(self, index: int) -> tuple[str, int | None, int]:
         name = self._names[index % len(self._names)]

@@ -12,11 +12,17 @@ from functools import lru_cache
 from multiprocessing.connection import Connection
 from typing import Any
 
+from rlscale.envs.workers.processes import with_same_hashes
+
 _START_S = 60.0
 
 
 class ObjectProcessFailed(Exception):
     """A call got no answer; the message is what it raised over there, or how the process ended."""
+
+
+class ObjectProcessDied(ObjectProcessFailed):
+    """The process ended in the middle of a call."""
 
 
 class ObjectProcess:
@@ -36,7 +42,8 @@ class ObjectProcess:
     def call(self, method: str, calls: Sequence[Sequence[Any]], timeout_s: float) -> list[Any]:
         """What the method gives for each of the lists of arguments. Blocks.
 
-        ObjectProcessFailed if it raises, dies or takes over `timeout_s` seconds for all of them, its start aside.
+        ObjectProcessFailed if it raises, dies (ObjectProcessDied) or takes over `timeout_s` seconds for all, its
+        start aside.
         """
         with self._lock:
             if self._process is None:
@@ -49,7 +56,7 @@ class ObjectProcess:
                 raised, given = self._connection.recv()
             except (EOFError, ConnectionError):
                 code = self._end()
-                raise ObjectProcessFailed(f"{self._key}: its process ended with code {code} in {method}") from None
+                raise ObjectProcessDied(f"{self._key}: its process ended with code {code} in {method}") from None
             self._fresh = False
         if raised:
             raise ObjectProcessFailed(raised)
@@ -68,6 +75,7 @@ class ObjectProcess:
                 [sys.executable, "-m", "rlscale.envs.workers.object_worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                env=with_same_hashes(),
             )
         self._connection = Connection(ours.detach())
         self._connection.send((list(sys.path), self._node, self._key))

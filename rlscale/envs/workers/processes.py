@@ -74,6 +74,12 @@ class ProcessPool:
         self._idle.append(fresh)
 
 
+def with_same_hashes() -> dict[str, str]:
+    """The environment of a process in which sets have the same order as in every other: some packages make problems
+    from the order of a set, and another process has to judge the very same problem."""
+    return {**os.environ, "PYTHONHASHSEED": "0"}
+
+
 class _Worker:
     """One process and the socket to it. Started by name, so that nothing but the socket is inherited."""
 
@@ -84,6 +90,7 @@ class _Worker:
                 [sys.executable, "-m", "rlscale.envs.workers.process_worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                env=with_same_hashes(),
             )
         self._connection = Connection(ours.detach())
         self._connection.send((list(sys.path), function))

@@ -9,7 +9,7 @@ from rlscale.families import latent_attention
 from rlscale.families.decoder import KEYS, OUTSIDE
 from rlscale.families.experts import BEHIND_DENSE
 from rlscale.families.family import Family, Key, Kind
-from rlscale.families.latent_attention import scaling_of_latent_attention, whole_latent_attention
+from rlscale.families.latent_attention import norms_alike, scaling_of_latent_attention, whole_latent_attention
 from rlscale.families.megatron_options import llama_like, sigmoid_experts
 from rlscale.families.restrictions import (
     choosable_groups,
@@ -68,6 +68,7 @@ FAMILY = Family(
         known_scaling,
         scaling_of_latent_attention,
         whole_latent_attention,
+        norms_alike,
         no_attention_bias,
         silu_activation,
         normalised_routing,

@@ -62,6 +62,19 @@ def test_another_process_cannot_do_the_work_unseen(judge: KernelJudge, mode: str
     assert judge.judged(code, REFERENCE).wrong == "It crashes."
 
 
+def test_its_time_cannot_be_told_by_itself_nor_saved_by_remembering(judge: KernelJudge) -> None:
+    body = REFERENCE[REFERENCE.index("{") + 1 : REFERENCE.rindex("}")]
+    forged = f'#include <stdio.h>\n{SIGNATURE} {{ fputs("0m0.000s 0m0.000s\\n", stderr); {body} }}'
+    assert 0.3 < judge.judged(forged, REFERENCE).speed < 2
+    remembers = f"static long c = 0; long k = c++; if (n > 100 && k > 0) {{ out[k % n] = 0; return; }} {body}"
+    assert judge.judged(f"{SIGNATURE} {{ {remembers} }}", REFERENCE).wrong == "It is wrong for a large n."
+
+
+def test_a_reward_that_cannot_be_reached_is_refused() -> None:
+    with pytest.raises(UserError, match=r"most=1\.0 must be above 1"):
+        CKernel(most=1.0)
+
+
 def test_a_reference_that_is_none_is_an_error(judge: KernelJudge) -> None:
     with pytest.raises(ValueError, match="the reference does not compile"):
         judge.judged(FAST, "int main")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rlscale.data.sources import RawPrompt
 from rlscale.envs.problems.arithmetic_problems import LIMITS, ArithmeticProblems
 from rlscale.envs.problems.problem_reward import ProblemReward
 from rlscale.envs.problems.problem_source import ProblemSource
+from rlscale.envs.workers.object_process import ObjectProcess
 from rlscale.run.contracts.source_contract import check_source
 from rlscale.trainer.hook_contract import failed
 
@@ -103,6 +105,23 @@ def test_a_problem_that_cannot_be_made_is_an_error_and_the_next_one_can() -> Non
     with pytest.raises(UserError, match="no such luck"):
         source.next(2)
     assert len(source.next(1)) == 1
+
+
+def test_a_process_that_dies_is_started_again_for_the_same_problem(tmp_path: Path) -> None:
+    maker = {"_target_": "tests.unit.envs.problems.unruly.Unruly"}
+    unlucky = ProblemSource({**maker, "marker": str(tmp_path / "marker")}, names=["any"], level=None)
+    assert unlucky.next(2) == ProblemSource(maker, names=["any"], level=None).next(2)
+    assert (tmp_path / "marker").exists()
+
+
+def test_sets_have_the_same_order_in_every_process() -> None:
+    node = {"_target_": "tests.unit.envs.problems.unruly.Unruly"}
+    made = []
+    for _ in range(2):
+        process = ObjectProcess(node, "maker")
+        made.append(process.call("make", [("order", None, seed) for seed in range(5)], 60.0))
+        process.close()
+    assert made[0] == made[1]
 
 
 def test_every_level_has_sums_of_both_splits() -> None:
