@@ -184,7 +184,7 @@ def test_a_killed_engine_is_noticed_restarted_on_its_port_and_nothing_of_it_is_l
         os.kill(main.pid, signal.SIGKILL)
         with pytest.raises(CallError):
             running.result(10)
-    wait_for(lambda: servers.supervisor.dead() == ["policy"], 5)
+    wait_for(lambda: servers.supervisor.dead() == ["engine-0"], 5)
     engine = [process for process in before if process.is_running() and "sglang" in process.name()]
     assert engine == []
     assert servers.supervisor.restart("engine-0") == servers.engine
@@ -196,7 +196,7 @@ def test_a_killed_engine_is_noticed_restarted_on_its_port_and_nothing_of_it_is_l
 def test_a_scheduler_that_dies_takes_its_server_with_it(servers: Servers) -> None:
     scheduler = next(process for process in below(servers.supervisor) if "scheduler" in " ".join(process.cmdline()))
     scheduler.kill()
-    wait_for(lambda: servers.supervisor.dead() == ["policy"], 10)
+    wait_for(lambda: servers.supervisor.dead() == ["engine-0"], 10)
 
 
 def test_an_engine_whose_guard_is_killed_ends_too(servers: Servers) -> None:
@@ -211,7 +211,7 @@ def test_an_engine_whose_guard_is_killed_ends_too(servers: Servers) -> None:
     guard.kill()
     _, living = psutil.wait_procs(engine, timeout=5)
     assert living == []
-    assert servers.supervisor.dead() == ["policy"]
+    assert servers.supervisor.dead() == ["engine-0"]
 
 
 def succeeds(url: str, key: str) -> bool:
