@@ -25,7 +25,7 @@ _ALLOWED: ContextVar[tuple[str, ...]] = ContextVar("packages whose code may be r
 OPTION = "--allow-code"
 _OWN_PARTS = (
     *("algo", "data", "envs", "observe", "rollout", "trainer", "weights"),
-    *("run.loops", "serve.engine_launcher", "serve.simulator"),
+    *("run.loops", "run.simulation.simulated_workload", "serve.engine_launcher", "serve.simulator"),
 )
 """The modules of rlscale in which hooks and components are; others start processes and read files for their callers."""
 _NO_HOOKS = ("data.target", "observe.atomic", "observe.jsonl")

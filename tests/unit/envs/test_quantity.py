@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import time
 from typing import Any
@@ -70,9 +71,13 @@ def test_tolerance_figures_and_units_can_be_asked_for() -> None:
 )  # fmt: skip
 def test_hostile_quantities_are_wrong_and_quickly_so(response: str) -> None:
     Quantity()("1 m", "1 m", {})
-    started = time.process_time()
-    assert Quantity()(response, "5 m", {}) == 0.0
-    assert time.process_time() - started < 1.0
+    gc.disable()  # collecting what all other tests of this process left takes a second by itself
+    try:
+        started = time.process_time()
+        assert Quantity()(response, "5 m", {}) == 0.0
+        assert time.process_time() - started < 1.0
+    finally:
+        gc.enable()
 
 
 @needs_pint
