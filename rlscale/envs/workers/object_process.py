@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from multiprocessing.connection import Connection
 from typing import Any
 
-from rlscale.envs.workers.processes import with_same_hashes
+from rlscale.envs.workers.processes import started
 
 _START_S = 60.0
 
@@ -69,15 +67,7 @@ class ObjectProcess:
                 self._end()
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "rlscale.envs.workers.object_worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=with_same_hashes(),
-            )
-        self._connection = Connection(ours.detach())
+        self._process, self._connection = started("rlscale.envs.workers.object_worker")
         self._connection.send((list(sys.path), self._node, self._key))
         self._fresh = True
 

@@ -74,25 +74,28 @@ class ProcessPool:
         self._idle.append(fresh)
 
 
-def with_same_hashes() -> dict[str, str]:
-    """The environment of a process in which sets have the same order as in every other: some packages make problems
-    from the order of a set, and another process has to judge the very same problem."""
-    return {**os.environ, "PYTHONHASHSEED": "0"}
+def started(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
+    """A process that runs the module, whose argument is the socket to it: nothing else is inherited.
+
+    Sets have the same order in every such process: some packages make problems from the order of a set, and another
+    process has to judge the very same problem.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+        )
+    return process, Connection(ours.detach())
 
 
 class _Worker:
     """One process and the socket to it. Started by name, so that nothing but the socket is inherited."""
 
     def __init__(self, function: dict[str, Any]) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "rlscale.envs.workers.process_worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=with_same_hashes(),
-            )
-        self._connection = Connection(ours.detach())
+        self._process, self._connection = started("rlscale.envs.workers.process_worker")
         self._connection.send((list(sys.path), function))
         self._ready = False
         self.used = False
