@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from token_rows import TokenRows
+from token_rows import TokenRows, grpo_batch
 
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
@@ -152,25 +152,9 @@ def _both(case: Case, folder: Path, pool: Any) -> tuple[int, int, tuple[float, f
 
 
 def _batch(rows: TokenRows, spec: Any) -> Batch:
-    """Samples in groups of 8 with random rewards, all of whose tokens but the first are trained."""
-    from rlscale.trainer.preparation import prepare
-
-    draw = np.random.default_rng(1)
-    batch, count = Batch(rows.offsets), len(rows.lengths)
-    mask = np.arange(len(rows.tokens)) != np.repeat(rows.offsets[:-1], rows.lengths)
-    columns = {
-        "tokens": rows.tokens,
-        "loss_mask": mask,
-        "rollout_logprobs": np.where(mask, -3.0, 0.0),
-        "versions": np.where(mask, 0, -1),
-        "step": np.zeros(count, np.int64),
-        "reward": draw.random(count),
-        "group": np.arange(count) // 8,
-        "sample": np.arange(count),
-    }
-    for name, values in columns.items():
-        batch = batch.with_column(name, values)
-    return prepare(batch, spec.algo, max_response_tokens=ROW)[0]
+    """Samples all of whose tokens but the first are trained."""
+    trained = np.arange(len(rows.tokens)) != np.repeat(rows.offsets[:-1], rows.lengths)
+    return grpo_batch(rows, trained, spec, ROW)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,3 +30,29 @@ class TokenRows:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row."""
         return np.diff(self.offsets)
+
+
+def grpo_batch(rows: TokenRows, trained: NDArray[np.bool_], spec: Any, longest: int) -> Any:
+    """The rows as samples in groups of 8 with random rewards, prepared for the ranks: a rlscale.data.batch.Batch.
+
+    `trained`: of each token, whether it is; `longest`: tokens that a response may have.
+    """
+    # Not at the top: the other side of the trainer's benchmark has these rows without rlscale.
+    from rlscale.data.batch import Batch
+    from rlscale.trainer.preparation import prepare
+
+    draw = np.random.default_rng(1)
+    batch, count = Batch(rows.offsets), len(rows.lengths)
+    columns = {
+        "tokens": rows.tokens,
+        "loss_mask": trained,
+        "rollout_logprobs": np.where(trained, -3.0, 0.0),
+        "versions": np.where(trained, 0, -1),
+        "step": np.zeros(count, np.int64),
+        "reward": draw.random(count),
+        "group": np.arange(count) // 8,
+        "sample": np.arange(count),
+    }
+    for name, values in columns.items():
+        batch = batch.with_column(name, values)
+    return prepare(batch, spec.algo, max_response_tokens=longest)[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from token_rows import TokenRows
+from token_rows import TokenRows, grpo_batch
 
 from rlscale.data.batch import Batch
 from rlscale.platform.ports import free_port
@@ -94,26 +94,10 @@ def _rlscale_step(spec: TrainerSpec) -> Prepare:
 
 
 def _grpo_batch(rows: TokenRows, spec: TrainerSpec) -> Batch:
-    """The rows as samples in groups of 8 with random rewards; the first half of each is its prompt."""
-    from rlscale.trainer.preparation import prepare
-
-    draw = np.random.default_rng(1)
-    batch, count = Batch(rows.offsets), len(rows.lengths)
+    """The rows as samples; the first half of each is its prompt."""
     place = np.arange(len(rows.tokens)) - np.repeat(rows.offsets[:-1], rows.lengths)
-    mask = place >= np.repeat(np.maximum(rows.lengths // 2, 1), rows.lengths)
-    columns = {
-        "tokens": rows.tokens,
-        "loss_mask": mask,
-        "rollout_logprobs": np.where(mask, -3.0, 0.0),
-        "versions": np.where(mask, 0, -1),
-        "step": np.zeros(count, np.int64),
-        "reward": draw.random(count),
-        "group": np.arange(count) // 8,
-        "sample": np.arange(count),
-    }
-    for name, values in columns.items():
-        batch = batch.with_column(name, values)
-    return prepare(batch, spec.algo, max_response_tokens=int(rows.lengths.max()))[0]
+    trained = place >= np.repeat(np.maximum(rows.lengths // 2, 1), rows.lengths)
+    return grpo_batch(rows, trained, spec, int(rows.lengths.max()))
 
 
 def _hugging_face_step(spec: TrainerSpec) -> Prepare:
