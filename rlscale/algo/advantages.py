@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.algo.trajectories import Trajectories
+from rlscale.algo.turns import Turns
 
 VARIANCE_EPS = 1e-8
 
@@ -31,60 +32,76 @@ def broadcast(
 
 
 def baseline(
-    scores: NDArray[np.float64],
-    kl: NDArray[np.float64] | None,
-    kl_coef: float,
-    sample: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    mask: NDArray[np.bool_],
+    scores: NDArray[np.float64], kl: NDArray[np.float64] | None, kl_coef: float, mask: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Every trainable token's score, less its own KL penalty: A_t = m_t * (score_i - kl_coef * KL_t).
+    """Every trainable token's score, less its own KL penalty: A_t = m_t * (score_t - kl_coef * KL_t).
 
-    Shapes: as `broadcast`, and kl [T] or None for no penalty -> [T]. The baseline is in the score (group mean).
-    Source: REINFORCE++-baseline (arXiv 2501.03262).
+    Shapes: scores [T] (those of samples by `broadcast`), kl [T] or None for no penalty, mask [T] -> [T]. The baseline
+    is in the score (group mean). Source: REINFORCE++-baseline (arXiv 2501.03262).
     """
-    advantages = broadcast(scores, sample, lengths, mask)
+    advantages = np.where(mask, scores, 0.0)
     if kl is not None:
         advantages[mask] -= kl_coef * np.asarray(kl, dtype=np.float64)[mask]
     return advantages
 
 
 def reward_tokens(
-    scores: NDArray[np.float64], kl: NDArray[np.float64] | None, kl_coef: float, trajectories: Trajectories
+    scores: NDArray[np.float64],
+    kl: NDArray[np.float64] | None,
+    kl_coef: float,
+    trajectories: Trajectories,
+    turns: Turns | None = None,
 ) -> NDArray[np.float64]:
     """The reward of each action: rho_t = -kl_coef * KL_t, plus the sample's score at its last trainable token.
 
-    Shapes: scores [n] (by sample number), kl [T] or None for no penalty -> [T]. The score of a sample that has no
-    trainable token goes nowhere. Source: PPO for language models (arXiv 2203.02155), eq. 2.
+    With `turns` each turn's own reward is at that turn's last token instead; they were made with the scores as
+    rewards, so that both add up to the same. Shapes: scores [n] (by sample number), kl [T] or None for no penalty ->
+    [T]. The score of a sample that has no trainable token goes nowhere. Source: PPO for language models (arXiv
+    2203.02155), eq. 2.
     """
     rho = np.zeros(trajectories.size, dtype=np.float64)
     if kl is not None:
         rho = trajectories.unpack(-kl_coef * trajectories.pack(kl))
+    if turns is not None:
+        return rho + trajectories.unpack(turns.rewards)
     rho[trajectories.last] += np.asarray(scores, dtype=np.float64)[trajectories.samples]
     return rho
 
 
-def returns(rho: NDArray[np.float64], trajectories: Trajectories, *, gamma: float) -> NDArray[np.float64]:
+def returns(
+    rho: NDArray[np.float64], trajectories: Trajectories, *, gamma: float, turns: Turns | None = None
+) -> NDArray[np.float64]:
     """Discounted sum of the rewards from a token on: A_t = sum over s >= t of gamma^(s - t) rho_s.
 
-    Shapes: rho [T] -> [T]; s and t count trainable tokens of the sample only. Source: REINFORCE++ (arXiv 2501.03262).
+    With `turns` each term is also multiplied by the turns' discount once for every turn that ends in between. Shapes:
+    rho [T] -> [T]; s and t count trainable tokens of the sample only. Source: REINFORCE++ (arXiv 2501.03262).
     """
-    return trajectories.unpack(trajectories.discounted_sums(trajectories.pack(rho), gamma))
+    discount = gamma if turns is None else turns.discounts(gamma)
+    return trajectories.unpack(trajectories.discounted_sums(trajectories.pack(rho), discount))
 
 
 def gae(
-    rho: NDArray[np.float64], values: NDArray[np.floating], trajectories: Trajectories, *, gamma: float, lam: float
+    rho: NDArray[np.float64],
+    values: NDArray[np.floating],
+    trajectories: Trajectories,
+    *,
+    gamma: float,
+    lam: float,
+    turns: Turns | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Generalised advantage estimation over trainable tokens, and the critic's targets.
 
         delta_t = rho_t + gamma V_{t+1} - V_t,   A_t = delta_t + gamma lam A_{t+1},   returns_t = A_t + V_t
 
-    Shapes: rho, values [T] -> (advantages [T], returns [T]), not whitened. t + 1 is the sample's next trainable token;
-    V after its last one is 0, also when the sample was cut off by a limit. Source: GAE (arXiv 1506.02438), eq. 16.
+    With `turns` the last token of a turn has gamma times the turns' discount in place of gamma. Shapes: rho, values
+    [T] -> (advantages [T], returns [T]), not whitened. t + 1 is the sample's next trainable token; V after its last one
+    is 0, also when the sample was cut off by a limit. Sources: GAE (arXiv 1506.02438), eq. 16; a discount for tokens
+    and one for turns: VAGEN (arXiv 2510.16907), Bi-Level GAE, of which this is the one-pass form with one lambda.
     """
+    discount = gamma if turns is None else turns.discounts(gamma)
     value = trajectories.pack(values)
-    delta = trajectories.pack(rho) + gamma * trajectories.following(value) - value
-    advantages = trajectories.discounted_sums(delta, gamma * lam)
+    delta = trajectories.pack(rho) + discount * trajectories.following(value) - value
+    advantages = trajectories.discounted_sums(delta, discount * lam)
     return trajectories.unpack(advantages), trajectories.unpack(advantages + value)
 
 

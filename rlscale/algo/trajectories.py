@@ -68,6 +68,11 @@ class Trajectories:
         """[S] position in [T] of the last trainable token of each of `samples`."""
         return self.tokens[: self.samples.shape[0]]
 
+    def sample_of_tokens(self) -> NDArray[np.int64]:
+        """[N] number of the sample of each trainable token, in packed order."""
+        begins = np.cumsum(self.active) - self.active
+        return self.samples[np.arange(self.tokens.shape[0]) - np.repeat(begins, self.active)]
+
     def pack(self, per_token: NDArray[np.floating]) -> NDArray[np.float64]:
         """The trainable tokens' values in packed order: [T] -> [N] float64. Raises ValueError for another shape."""
         if per_token.shape != (self.size,):
@@ -88,13 +93,19 @@ class Trajectories:
         following[ended:] = packed[source]
         return following
 
-    def discounted_sums(self, packed: NDArray[np.float64], discount: float) -> NDArray[np.float64]:
-        """y_t = x_t + discount * y_{t+1} along each trajectory, y = 0 after its end: [N] -> [N], both packed."""
+    def discounted_sums(
+        self, packed: NDArray[np.float64], discount: float | NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """y_t = x_t + discount_t * y_{t+1} along each trajectory, y = 0 after its end: [N] -> [N], both packed.
+
+        `discount`: one number, or one for each token, packed [N].
+        """
         sums = packed.copy()
+        each = np.broadcast_to(discount, sums.shape)
         start = 0
         for before, active in zip(self.active[:-1].tolist(), self.active[1:].tolist(), strict=True):
             here = start + before
-            sums[here : here + active] += discount * sums[start : start + active]
+            sums[here : here + active] += each[here : here + active] * sums[start : start + active]
             start = here
         return sums
 

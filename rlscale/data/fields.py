@@ -107,6 +107,9 @@ class Fields(Mapping[str, Field]):
         return len(self._fields)
 
 
+# The reward of a turn at the last token of it, NaN elsewhere; there where `algo.turn_discount` is set.
+TURN_REWARD = Field("turn_reward", np.float64, Scope.token, float("nan"), Maker.rollout, on_ranks=False)
+
 STALE = "stale"
 """Name of the column that says which tokens are over the staleness bound."""
 
@@ -125,6 +128,7 @@ FIELDS = Fields(
         # The experts that the engine sent the token to, [tokens, layers, top_k]; -1 where it did not say.
         Field("routed_experts", np.int16, _TOKEN, -1, Maker.engine, axes=2, of_input=True),
         SUPPORT,
+        TURN_REWARD,
         Field("old_logprobs", np.float32, _TOKEN, 0, Maker.policy),
         Field("ref_logprobs", np.float32, _TOKEN, 0, Maker.reference),
         Field("teacher_logprobs", np.float32, _TOKEN, 0, Maker.teacher),

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from rlscale.config.errors import UserError
 from rlscale.data.chat import PromptEncoder
+from rlscale.data.fields import TURN_REWARD
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.reward import RewardFailed
@@ -54,13 +55,15 @@ class Judging:
     """What becomes of a response besides its tokens.
 
     `shaping` gives what is added to a sample's reward; the reward before is in `sample.info["task_reward"]`. `limit_s`:
-    seconds that the environment has for each call, None where it has a limit of its own.
+    seconds that the environment has for each call, None where it has a limit of its own. `credits_turns`: whether
+    samples bring the reward of each turn as a column of their tokens.
     """
 
     environment: Callable[[], Environment]
     failures: FailureRate
     shaping: Callable[[Sample], float] | None = None
     limit_s: float | None = None
+    credits_turns: bool = False
 
 
 class Player(Protocol):
@@ -150,6 +153,8 @@ class Episodes:
         sample = trajectory.sample(prompt, place.index)
         sample.finish_reason, sample.info = finish, info
         sample.reward = sum(rewards[1:], rewards[0])
+        if self._judging.credits_turns:
+            sample.columns[TURN_REWARD.name] = trajectory.at_ends_of_turns(rewards)
         if len(rewards) > 1:
             info["turn_rewards"] = rewards
             text, raw_text = self._encoder.decode(sample.tokens[sample.prompt_length :])

@@ -32,7 +32,8 @@ class RolloutSpec:
     `tokenizer_folder` is a local folder; `chat_template` Jinja text, or None for the tokenizer's own; `seed` is
     `run.seed`; `report_samples` the number of evaluated prompts that an evaluation hands back for the report;
     `buffer` and `env` are the configuration's nodes; `overlong` and `refill` are those of `algo`, and concern training
-    only; so does `experts`: where given, the samples bring the choice of experts of a model of these sizes.
+    only; so does `experts`: where given, the samples bring the choice of experts of a model of these sizes, and
+    `credits_turns`: whether they bring the reward of each turn.
     """
 
     rollout: RolloutConfig
@@ -46,6 +47,7 @@ class RolloutSpec:
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
     refill: RefillConfig = field(default_factory=RefillConfig)
     experts: ExpertSizes | None = None
+    credits_turns: bool = False
     buffer: dict[str, Any] = field(default_factory=lambda: dict(_BUFFER))
     env: dict[str, Any] = field(default_factory=lambda: {TARGET: SINGLE_TURN})
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -70,6 +72,7 @@ class RolloutSpec:
             overlong=config.algo.overlong,
             refill=config.algo.refill,
             experts=experts,
+            credits_turns=config.algo.turn_discount is not None,
             buffer=config.buffer,
             env=config.env,
             agent=config.agent,

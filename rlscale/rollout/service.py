@@ -101,7 +101,8 @@ class RolloutService:
         self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
         sampling = self._sampling(rollout, rollout.max_response_tokens, self._encoder.end_of_turn)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
-        judging = Judging(self._environments.make, self._reward_failures, shaping, self._environments.limit_s)
+        limit_s, credits_turns = self._environments.limit_s, self._spec.credits_turns
+        judging = Judging(self._environments.make, self._reward_failures, shaping, limit_s, credits_turns)
         if self._agents is not None:
             await self._agents.start(self._client)
         self._episodes = self._player(self._encoder, sampling, self._request_failures, judging, self._spec.experts)

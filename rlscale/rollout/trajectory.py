@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,6 +56,14 @@ class Trajectory:
     def open_segment(self, tokens: NDArray[np.int32]) -> None:
         """Go on behind `tokens` (int32 [n]) instead of all tokens so far."""
         self._segments.append(_Growing(tokens))
+
+    def at_ends_of_turns(self, values: Sequence[float]) -> NDArray[np.float64]:
+        """One value per turn, in their order, at the last token of the turn, NaN elsewhere: float64 [all tokens]."""
+        lengths = [len(part) for segment in self._segments for part in segment.tokens]
+        generated = [bool(part.any()) for segment in self._segments for part in segment.mask]
+        found = np.full(sum(lengths), np.nan)
+        found[np.cumsum(lengths)[generated] - 1] = values
+        return found
 
     def sample(self, prompt: Prompt, index: int) -> Sample:
         """The trajectory as sample number `index` of the prompt's group, without text and reward."""

@@ -7,6 +7,7 @@ cut. What looks at single tokens and segments only is in `objective`, on the ran
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,10 +20,10 @@ from rlscale.algo.protocols import AdvantageInputs, ReductionInputs, ScoreInputs
 from rlscale.algo.reduction import token_weights
 from rlscale.algo.scores import score
 from rlscale.algo.trajectories import Trajectories
+from rlscale.algo.turns import Turns
 from rlscale.config.errors import UserError
 from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import (
-    AdvantageConfig,
     AlgoConfig,
     BaselineAdvantage,
     BroadcastAdvantage,
@@ -34,7 +35,7 @@ from rlscale.config.schema.algo_config import (
     ScoreKind,
 )
 from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, STALE, Maker
+from rlscale.data.fields import FIELDS, STALE, TURN_REWARD, Maker
 from rlscale.trainer.hook_columns import row_columns, sample_columns
 from rlscale.trainer.hook_results import checked_array
 from rlscale.trainer.hooks import build_hook
@@ -158,7 +159,7 @@ def _advantages(
     scores = _scores(batch, columns, algo)
     if penalty is not None:
         metrics |= _mean("kl_reward", penalty, mask)
-    advantages, targets = _estimate(algo.advantage, batch, columns, scores, penalty, algo.kl.coef)
+    advantages, targets = _estimate(algo, batch, columns, scores, penalty)
     if algo.distil_coef != 0.0:
         old, teacher = batch.column("old_logprobs"), batch.column("teacher_logprobs")
         metrics |= _mean("teacher_kl", old - teacher, mask)
@@ -203,30 +204,48 @@ def _penalty(batch: Batch, columns: _Columns, algo: AlgoConfig) -> tuple[NDArray
 
 
 def _estimate(
-    config: AdvantageConfig,
+    algo: AlgoConfig,
     batch: Batch,
     columns: _Columns,
     scores: NDArray[np.float64],
     penalty: NDArray[np.float64] | None,
-    kl_coef: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """The advantages of an estimator, and the targets of the critic if there is one, both [T]."""
-    mask, rows = columns.mask, (columns.sample, columns.lengths, columns.mask)
+    config, mask = algo.advantage, columns.mask
     if isinstance(config, NoAdvantage):
         return np.zeros(mask.shape), None
-    if isinstance(config, BroadcastAdvantage):
-        return estimators.broadcast(scores, *rows), None
-    if isinstance(config, BaselineAdvantage):
-        return estimators.baseline(scores, penalty, kl_coef, *rows), None
     if isinstance(config, CustomAdvantage):
         return _custom_advantage(config, batch, columns, scores)
-    trajectories = Trajectories.of(*rows)
-    rho = estimators.reward_tokens(scores, penalty, kl_coef, trajectories)
+    trajectories = Trajectories.of(columns.sample, columns.lengths, mask)
+    turns = _turns(batch, columns, algo, trajectories)
+    if isinstance(config, BroadcastAdvantage | BaselineAdvantage):
+        rows = (columns.sample, columns.lengths, mask)
+        groups = columns.of_samples(batch, "group")
+        kind = algo.score.kind.value
+        each = estimators.broadcast(scores, *rows) if turns is None else turns.spread(partial(score, kind), groups)
+        if isinstance(config, BaselineAdvantage):
+            each = estimators.baseline(each, penalty, algo.kl.coef, mask)
+        return each, None
+    rho = estimators.reward_tokens(scores, penalty, algo.kl.coef, trajectories, turns)
     if isinstance(config, GaeAdvantage):
-        return estimators.gae(rho, batch.column("values"), trajectories, gamma=config.gamma, lam=config.lam)
+        values, discounts = batch.column("values"), {"gamma": config.gamma, "lam": config.lam}
+        return estimators.gae(rho, values, trajectories, **discounts, turns=turns)
     if isinstance(config, ReturnsAdvantage):
-        return estimators.returns(rho, trajectories, gamma=config.gamma), None
+        return estimators.returns(rho, trajectories, gamma=config.gamma, turns=turns), None
     raise UserError(f"algo.advantage is {type(config).__name__}, which has no estimator")
+
+
+def _turns(batch: Batch, columns: _Columns, algo: AlgoConfig, trajectories: Trajectories) -> Turns | None:
+    """The turns that have a reward each; None where all are credited with the sample's."""
+    if algo.turn_discount is None:
+        return None
+    if TURN_REWARD.name not in batch:
+        raise UserError(
+            "algo.turn_discount: the samples do not have the rewards of their turns, as those do that were stored by a "
+            "run without it; set it to null"
+        )
+    rewards = columns.of_samples(batch, "reward")
+    return Turns.of(batch.column(TURN_REWARD.name), rewards, algo.turn_discount, trajectories)
 
 
 def _custom_advantage(

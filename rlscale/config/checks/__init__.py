@@ -26,6 +26,7 @@ from rlscale.config.checks.replay_source import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
 from rlscale.config.checks.stored_rollouts_section import STORED_ROLLOUTS_CHECKS
 from rlscale.config.checks.teacher_section import TEACHER_CHECKS
+from rlscale.config.checks.turn_credit import TURN_CHECKS
 from rlscale.config.checks.unread import UNREAD_CHECKS, cluster_is_read
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import code_that_runs
@@ -78,6 +79,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     *SCHEDULE_CHECKS,
     *ADVANTAGE_CHECKS,
     *KL_CHECKS,
+    *TURN_CHECKS,
     *CORRECTION_CHECKS,
     *CRITIC_CHECKS,
     *TEACHER_CHECKS,

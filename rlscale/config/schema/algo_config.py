@@ -278,6 +278,9 @@ class AlgoConfig(Section):
     """How per-token losses become the step's loss; filled by the group `algo/reduction`."""
     whiten: bool = key(False, unread=[SUPERVISED])
     """Shift and scale the advantages of an iteration's trainable tokens to mean 0 and variance 1."""
+    turn_discount: float | None = bounded(None, at_least=0, at_most=1, unread=[SUPERVISED])
+    """Discount from one turn of an episode to the turn before, each turn credited with its own reward and those that
+    follow; null credits all turns with their sum."""
     distil_coef: float = bounded(0.0, at_least=0, limit=WEIGHT, unread=[SUPERVISED])
     """Weight of the teacher: coef (old - teacher) is taken off every advantage; 0 loads no teacher."""
     overlong: OverlongConfig = key(OverlongConfig, unread=[SUPERVISED])

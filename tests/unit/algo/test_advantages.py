@@ -34,7 +34,7 @@ def test_broadcast_and_baseline_agree_with_a_loop_on_ragged_input(seed: int) -> 
                 alone[token] = scores[step.sample[row]]
                 penalised[token] = scores[step.sample[row]] - 0.1 * (step.old[token] - step.ref[token])
     np.testing.assert_array_equal(broadcast(scores, step.sample, step.lengths, step.mask), alone)
-    result = baseline(scores, kl, 0.1, step.sample, step.lengths, step.mask)
+    result = baseline(broadcast(scores, step.sample, step.lengths, step.mask), kl, 0.1, step.mask)
     np.testing.assert_allclose(result, penalised, rtol=1e-14)
 
 
@@ -46,12 +46,13 @@ def test_lengths_that_do_not_match_the_mask_are_refused() -> None:
 def test_baseline_takes_each_tokens_own_kl_from_its_samples_score() -> None:
     kl = np.array([9.0, 1.0, -2.0, 0.0, 9.0, 4.0])
     np.testing.assert_allclose(
-        baseline(SCORES, kl, 0.5, **ROWS, mask=MASK), [0.0, -2.5, 1.5, -2.0, 0.0, -4.0], rtol=1e-15
+        baseline(broadcast(SCORES, **ROWS, mask=MASK), kl, 0.5, MASK), [0.0, -2.5, 1.5, -2.0, 0.0, -4.0], rtol=1e-15
     )
 
 
 def test_baseline_without_kl_is_broadcast() -> None:
-    np.testing.assert_array_equal(baseline(SCORES, None, 0.5, **ROWS, mask=MASK), broadcast(SCORES, **ROWS, mask=MASK))
+    scores = broadcast(SCORES, **ROWS, mask=MASK)
+    np.testing.assert_array_equal(baseline(scores, None, 0.5, MASK), scores)
 
 
 def test_distillation_by_hand_raises_what_the_teacher_likes_better() -> None:
@@ -118,14 +119,12 @@ def test_whitening_without_variance_gives_zeros(value: float, tokens: int) -> No
 
 def test_what_stands_at_masked_tokens_is_never_read() -> None:
     step = ragged(6)
-    scores = step.rewards
 
     def with_masked(filler: float) -> list[np.ndarray]:
         old, ref = (np.where(step.mask, column, filler) for column in (step.old, step.ref))
+        scores = np.where(step.mask, np.repeat(step.rewards[step.sample], step.lengths), filler)
         return [
-            baseline(
-                scores, np.where(step.mask, step.old - step.ref, filler), 0.1, step.sample, step.lengths, step.mask
-            ),
+            baseline(scores, np.where(step.mask, step.old - step.ref, filler), 0.1, step.mask),
             distil(old, old, ref, step.mask, 1.0),
             whiten(old, step.mask),
         ]
@@ -143,5 +142,5 @@ def test_differences_of_a_hundred_keep_their_size_and_stay_finite(difference: fl
     distilled = distil(np.zeros(3), old, teacher, mask, 1.0)
     np.testing.assert_array_equal(distilled, [-difference, 0.0, 0.0])
     assert np.isfinite(whiten(distilled, mask)).all()
-    penalised = baseline(np.zeros(1), old, 1.0, np.array([0]), np.array([3]), mask)
+    penalised = baseline(np.zeros(3), old, 1.0, mask)
     np.testing.assert_array_equal(penalised, [-difference, 0.0, 0.0])

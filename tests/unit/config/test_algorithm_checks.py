@@ -48,6 +48,36 @@ CORRECTION = "algo.correction"
             ["algo/kl=loss", "algo.kl.estimator=k3", "algo.kl.placement=none", "algo.kl.coef=0"],
             "algo.kl.estimator=k3 is never read, because algo.kl.placement=none",
         ),
+        # turns with a reward each
+        (["algo.turn_discount=0.5"], "algo.turn_discount=0.5: env=single_turn has one turn only; set it to null"),
+        (["algo.turn_discount=1.5"], "algo.turn_discount=1.5: must be at least 0 and at most 1"),
+        (
+            ["algo.turn_discount=0.5", "agent.command=python"],
+            "algo.turn_discount=0.5: an agent has one reward for all of its turns; set it to null",
+        ),
+        (
+            ["algo=rloo", "algo.turn_discount=0.5", "env=calculator"],
+            "algo.turn_discount=0.5: algo.score.kind=leave_one_out cannot score single turns; choose "
+            "algo/score=group_mean, group_mean_std or raw",
+        ),
+        (
+            ["algo=ppo", "algo/score=group_mean", "algo.turn_discount=0.5", "env=calculator"],
+            "algo.turn_discount=0.5: algo/advantage=gae adds up the rewards of turns, and algo.score.kind=group_mean "
+            "is of whole samples; choose algo/score=raw",
+        ),
+        (
+            ["algo=dapo", "algo.turn_discount=1", "env=calculator"],
+            "algo.turn_discount=1: algo.refill.drop_equal=true drops groups by the sums of their rewards",
+        ),
+        (
+            ["algo=opd", "teacher.path=a/b", "algo.turn_discount=1", "env=calculator"],
+            "algo.turn_discount=1: algo/advantage=none never reads a reward; set it to null",
+        ),
+        (
+            ["algo/advantage=custom", f"algo.advantage.function{TARGET}", "algo.turn_discount=0.5", "env=calculator"],
+            "algo.turn_discount=0.5: your function of algo/advantage=custom finds each turn's reward in the column "
+            "turn_reward, and discounts it itself; set it to 1",
+        ),
         # score, advantage, whitening
         *(
             (
@@ -310,6 +340,11 @@ def test_a_value_out_of_range_says_the_range(problems: Problems, override: str, 
 def test_old_log_probs_by_what_sampled_are_for_samples_that_may_be_stale(problems: Problems) -> None:
     stale = ["rollout.max_staleness=1", "cluster.placement=disaggregated"]
     assert problems("algo.old_logprobs=behaviour", *stale) == []
+
+
+@pytest.mark.parametrize("algo", ["grpo", "dr_grpo", "reinforce_pp", "reinforce_pp_baseline", "ppo"])
+def test_turns_are_credited_by_returns_by_a_critic_and_by_groups_of_turns(problems: Problems, algo: str) -> None:
+    assert problems(f"algo={algo}", "env=calculator", "algo.turn_discount=0.5") == []
 
 
 def test_a_run_without_rewards_measures_nothing(plain_recipe: str) -> None:

@@ -81,7 +81,7 @@ async def started(spec: RolloutSpec, engine: FakeEngine) -> AsyncIterator[Rollou
 def run(spec: RolloutSpec) -> Callable[..., Any]:
     """`run(scenario, key=value)`: the scenario's result, with a fresh engine and a service with those rollout keys.
 
-    `reward`, `overlong`, `refill`, `experts` and `env` replace those of the spec.
+    `reward`, `overlong`, `refill`, `experts`, `env` and `credits_turns` replace those of the spec.
     """
 
     def call(
@@ -91,6 +91,7 @@ def run(spec: RolloutSpec) -> Callable[..., Any]:
         refill: RefillConfig | None = None,
         experts: ExpertSizes | None = None,
         env: dict[str, Any] | None = None,
+        credits_turns: bool = False,
         **rollout: Any,
     ) -> Any:
         async def main() -> Any:
@@ -102,6 +103,7 @@ def run(spec: RolloutSpec) -> Callable[..., Any]:
                 refill=refill or spec.refill,
                 experts=experts or spec.experts,
                 env=env or spec.env,
+                credits_turns=credits_turns,
             )
             async with FakeEngine() as engine, started(changed, engine) as service:
                 return await asyncio.wait_for(scenario(engine, service), 30)

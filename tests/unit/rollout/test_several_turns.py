@@ -144,6 +144,18 @@ def test_rewards_of_the_turns_are_added_and_the_last_information_stays(run: Run)
     assert rewards <= {1.25, 2.25}
 
 
+@pytest.mark.parametrize("node_of", [lambda: node(Twice), lambda: node(Odd, how="forgets")], ids=["one", "segments"])
+def test_samples_bring_each_turns_reward_at_its_last_token_where_turns_are_credited(run: Run, node_of: Any) -> None:
+    groups, _ = run(one_batch, env=node_of(), max_response_tokens=ROOM, credits_turns=True)
+    for _, sample in finished(groups):
+        column = sample.columns["turn_reward"]
+        ends = np.flatnonzero(~np.isnan(column))
+        assert ends.tolist() == [end - 1 for _, end in turns(sample)]
+        assert column[ends].tolist() == sample.info["turn_rewards"]
+    column = Batch.from_groups(groups).column("turn_reward")
+    assert np.nansum(column) == sum(sample.reward for group in groups for sample in group.samples)
+
+
 def test_every_environment_is_closed_once(run: Run) -> None:
     Twice.opened = Twice.closed = 0
     run(one_batch, env=node(Twice), max_response_tokens=ROOM)

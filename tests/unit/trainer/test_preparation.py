@@ -129,6 +129,50 @@ def test_discounts_act_along_the_trainable_tokens_over_segments() -> None:
     assert metrics["value_mean"] == 2.0
 
 
+def turns_of_two_samples() -> Batch:
+    """Sample 9 has turns with rewards 1 and 4, one in each of two segments, sample 3 one turn with 2, and 1 besides."""
+    batch = Batch(np.array([0, 3, 6, 8]))
+    nan = math.nan
+    columns = {"loss_mask": [False, True, True, False, True, False, False, True], "reward": [5.0, 5.0, 3.0]}
+    columns |= {"sample": [9, 9, 3], "step": [0, 0, 0], "group": [5, 5, 5], "values": [9, 1.0, 2.0, 9, 3.0, 9, 9, 1.0]}
+    columns |= {"turn_reward": [nan, nan, 1.0, nan, 4.0, nan, nan, 2.0]}
+    for name, values in columns.items():
+        batch = batch.with_column(name, values)
+    return batch
+
+
+def credited(name: str, batch: Batch, **replaced: object) -> np.ndarray:
+    config = replace(shipped(name), kl=KLConfig(), whiten=False, turn_discount=0.5, **replaced)
+    return prepare(batch, config, max_response_tokens=8)[0].column("advantages")
+
+
+def test_each_turn_is_credited_with_its_own_reward_and_the_discounted_ones_that_follow() -> None:
+    batch = turns_of_two_samples()
+    np.testing.assert_allclose(credited("reinforce_pp", batch), [0, 3, 3, 0, 4, 0, 0, 3])
+    # Deltas 4 - 3; 1 + 3 / 2 - 2; 2 - 1; and 3 - 1 in the other sample.
+    gae = GaeAdvantage(gamma=1.0, lam=1.0)
+    np.testing.assert_allclose(credited("ppo", batch, advantage=gae), [0, 2, 1, 0, 1, 0, 0, 2])
+    # The returns of the group's turns are 3, 4 and 3.
+    third = 1 / 3
+    centred = [0, -third, -third, 0, 2 * third, 0, 0, -third]
+    np.testing.assert_allclose(credited("dr_grpo", batch), centred, rtol=1e-6)
+    np.testing.assert_allclose(credited("grpo", batch), np.array(centred) / math.sqrt(third), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["reinforce_pp", "ppo", "grpo"])
+def test_credit_of_turns_does_not_depend_on_the_order_of_the_rows(name: str) -> None:
+    batch, order = turns_of_two_samples(), [2, 0, 1]
+    apart = [credited(name, batch.select(rows)) for rows in (order, [0, 2, 1])]
+    whole = batch.with_column("advantages", credited(name, batch))
+    np.testing.assert_array_equal(apart[0], whole.select(order).column("advantages"))
+    np.testing.assert_array_equal(apart[1], whole.select([0, 2, 1]).column("advantages"))
+
+
+def test_stored_samples_without_rewards_of_turns_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"^algo\.turn_discount: the samples do not have the rewards of their turns"):
+        run(replace(shipped("grpo"), turn_discount=1.0))
+
+
 @pytest.mark.parametrize("name", ["reinforce_pp", "ppo"])
 def test_actor_and_critic_are_given_the_same_kl_term(name: str) -> None:
     """Without whitening, gamma and lambda 1: returns = advantages (+ values), and both move with the coefficient."""
