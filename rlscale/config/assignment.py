@@ -50,11 +50,11 @@ def known_keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield from known_keys(node._get_node(name), f"{prefix}{name}.")
     if not _is_section(kind):
         return
-    for name, hint in _hints(kind).items():
+    for name, hint in hints(kind).items():
         yield prefix + name
         child = node._get_node(name) if isinstance(node, DictConfig) else None
         filled = isinstance(child, DictConfig) and not child._is_none() and not child._is_missing()
-        yield from known_keys(child if filled else _section(hint), f"{prefix}{name}.")
+        yield from known_keys(child if filled else section_type(hint), f"{prefix}{name}.")
 
 
 def describe(hint: Any) -> str:
@@ -91,7 +91,7 @@ def _set(root: DictConfig, node: DictConfig, key: str, name: str, value: Any, gr
     hint = _hint(node, name)
     if hint is None:
         return [_unknown(root, key, groups)]
-    if isinstance(value, Mapping) and (_section(hint) or get_origin(hint) is dict):
+    if isinstance(value, Mapping) and (section_type(hint) or get_origin(hint) is dict):
         child = _enter(node, name)
         if child is None:
             return [f"{key}: is not chosen yet; add {groups.at(key)}=..."]
@@ -120,7 +120,7 @@ def _enter(node: DictConfig, name: str) -> DictConfig | None:
     hint = _hint(node, name)
     if hint is None or OmegaConf.is_missing(node, name):
         return None
-    kind = _section(hint)
+    kind = section_type(hint)
     if OmegaConf.is_interpolation(node, name):
         # It follows another section. From now on it is one of its own, and only the values inside follow.
         values = OmegaConf.to_container(node, resolve=False)
@@ -151,7 +151,7 @@ def _unknown(root: DictConfig, key: str, groups: Groups) -> str:
 
 
 def _wrong_type(key: str, value: Any, hint: Any, groups: Groups) -> str:
-    if _section(hint) is not None:
+    if section_type(hint) is not None:
         choice = groups.at(key)
         how = f"; choose an option with {_option(choice, value, groups)}" if choice else f"; set {key}.<key>=..."
         return f"{key}={as_typed(value)}: {key} is a section with keys of its own{how}"
@@ -183,7 +183,7 @@ def _element(node: DictConfig) -> type[Section] | None:
     return kind if _is_open(node) and _is_section(kind) else None
 
 
-def _section(hint: Any) -> type[Section] | None:
+def section_type(hint: Any) -> type[Section] | None:
     """The section type that a field holds, through `| None`."""
     for part in (hint, *get_args(hint)):
         if isinstance(part, type) and issubclass(part, Section):
@@ -193,10 +193,16 @@ def _section(hint: Any) -> type[Section] | None:
 
 def _hint(node: DictConfig, name: str) -> Any:
     kind: Any = OmegaConf.get_type(node)
-    return _hints(kind).get(name) if _is_section(kind) else None
+    return hints(kind).get(name) if _is_section(kind) else None
+
+
+def hints(kind: type[Any]) -> dict[str, Any]:
+    """Types of the fields of a section, by name."""
+    section: Any = kind  # to mypy the class of a dataclass without a hash has none itself
+    return _hints(section)
 
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {item.name: hints[item.name] for item in fields(kind)}
+    found = get_type_hints(kind, include_extras=True)
+    return {item.name: found[item.name] for item in fields(kind)}

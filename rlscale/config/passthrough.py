@@ -1,7 +1,8 @@
 """The options of Megatron, SGLang and the router, read from their installed source.
 
 Importing those packages takes seconds and pulls torch, so the dataclass fields are read with `ast`, inherited ones
-included, and kept in a cache file per version.
+included, and kept in a cache file per version. What an option means is in its docstring (Megatron), in its annotation
+(SGLang), or in the help of its flag (the router).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the cache file's content changes its meaning."""
 
 
@@ -55,6 +56,10 @@ class Option:
     name: str
     types: tuple[str, ...]
     """Plain types that it takes (int, float, bool, str, None); empty where its annotation says something else."""
+    default: str
+    """As it stands in the source; empty without one."""
+    meaning: str
+    """What the package says of it, in one line; empty where it says nothing."""
 
 
 @cache
@@ -98,13 +103,51 @@ def _fields(root: Path, file: Path, cls: str) -> list[Option]:
             found.update(
                 {option.name: option for option in _fields(root, _file_of(root, file, tree, base.id), base.id)}
             )
-    for statement in node.body:
+    helps = _helps_of_flags(tree)
+    for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             annotation = ast.unparse(statement.annotation)
             if not annotation.startswith(("ClassVar", "typing.ClassVar")):
                 name = statement.target.id
-                found[name] = Option(name, _types(statement.annotation))
+                default = "" if statement.value is None else ast.unparse(statement.value)
+                meaning = _docstring(following) or _annotated(statement.annotation) or helps.get(name, "")
+                found[name] = Option(name, _types(statement.annotation), default, " ".join(meaning.split()))
     return list(found.values())
+
+
+def _docstring(statement: ast.stmt | None) -> str:
+    """The text that stands right below a field."""
+    return _text(statement.value) if isinstance(statement, ast.Expr) else ""
+
+
+def _annotated(annotation: ast.expr) -> str:
+    """The help in `A[type, "help"]` or `A[type, Arg(help="help", ...)]`."""
+    if not isinstance(annotation, ast.Subscript) or not isinstance(annotation.slice, ast.Tuple):
+        return ""
+    texts = (_help(part) if isinstance(part, ast.Call) else _text(part) for part in annotation.slice.elts[1:])
+    return next(filter(None, texts), "")
+
+
+def _helps_of_flags(tree: ast.Module) -> dict[str, str]:
+    """The help of every `add_argument(f"--{prefix}some-name", help=...)` in a file, by `some_name`."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args)
+    flags = {
+        _text(call.args[0]).removeprefix("--").replace("-", "_"): _help(call)
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"
+    }
+    return {name: text for name, text in flags.items() if name and text}
+
+
+def _help(call: ast.Call) -> str:
+    return next((_text(keyword.value) for keyword in call.keywords if keyword.arg == "help"), "")
+
+
+def _text(node: ast.expr) -> str:
+    """A constant text; of an f-string, what is constant in it."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def _file_of(root: Path, file: Path, tree: ast.Module, name: str) -> Path:
@@ -154,7 +197,7 @@ def _load(file: Path | None) -> dict[str, Option] | None:
         return None
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
-        return {item["name"]: Option(item["name"], tuple(item["types"])) for item in kept}
+        return {item["name"]: Option(**{**item, "types": tuple(item["types"])}) for item in kept}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

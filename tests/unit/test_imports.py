@@ -37,6 +37,7 @@ PACKAGES = {
     "families": allow(),
     "config": allow("omegaconf hydra yaml", "families"),
     "plan": allow("", "families config"),
+    "explain": allow("omegaconf yaml", "config"),
     "algo": allow("torch numpy"),
     "platform": allow("torch", "families config"),
     "data": allow("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),

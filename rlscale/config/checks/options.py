@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ from rlscale.config.checks.moe import JUDGED
 from rlscale.config.derived_options import DERIVED
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.passthrough import KINDS, Option, known_options
+from rlscale.config.schema.section import Section
 
+PASSED_THROUGH = {
+    "trainer.megatron": "transformer",
+    "trainer.ddp": "ddp",
+    "optim.megatron": "optimizer",
+    "rollout.sglang": "server",
+    "rollout.router": "router",
+}
+"""Kind of the options (`passthrough.KINDS`) by the node that passes them on."""
 _WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 _JUDGED = {
     "transformer": JUDGED | set(refused.TRANSFORMER),
@@ -34,22 +44,21 @@ _NAMES_CODE = {
 def options_are_known(context: CheckContext) -> Iterator[str]:
     """Every option of every pass-through node."""
     config = context.config
-    nodes = [
-        ("trainer.megatron", "transformer", config.trainer.megatron),
-        ("trainer.ddp", "ddp", config.trainer.ddp),
-        ("optim.megatron", "optimizer", config.optim.megatron),
-        ("rollout.sglang", "server", config.rollout.sglang),
-        ("rollout.router", "router", config.rollout.router),
-    ]
+    nodes = [(key, kind, _given(config, key)) for key, kind in PASSED_THROUGH.items()]
     if context.needs.critic:
-        critic = (
-            ("trainer.megatron", "transformer", config.trainer.megatron, config.critic.trainer.megatron),
-            ("trainer.ddp", "ddp", config.trainer.ddp, config.critic.trainer.ddp),
-            ("optim.megatron", "optimizer", config.optim.megatron, config.critic.optim.megatron),
-        )
-        nodes += [(f"critic.{key}", kind, given) for key, kind, policy, given in critic if given != policy]
+        # The critic's start as the policy's, whose problems are named already.
+        nodes += [
+            (f"critic.{key}", kind, _given(config.critic, key))
+            for key, kind, policy in nodes
+            if not key.startswith("rollout.") and _given(config.critic, key) != policy
+        ]
     for key, kind, given in nodes:
         yield from check_options(key, kind, given, Path(config.run.scratch) / "cache", context.notes)
+
+
+def _given(section: Section, key: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = attrgetter(key)(section)
+    return found
 
 
 def check_options(key: str, kind: str, given: Mapping[str, Any], cache: Path, notes: list[str]) -> Iterator[str]:

@@ -66,9 +66,11 @@ class Bounds:
         if value == self.off or (isfinite(value) and above and below):
             return None
         finite = "" if isfinite(value) else "a finite number"
-        return f"must be {', '.join(filter(None, [finite, self._words()]))}"
+        return f"must be {', '.join(filter(None, [finite, self.words]))}"
 
-    def _words(self) -> str:
+    @property
+    def words(self) -> str:
+        """The interval in words; empty where it has no end."""
         if self.low == -inf:
             return ""
         low = f"{'at least' if self.with_low else 'above'} {self.low:g}"

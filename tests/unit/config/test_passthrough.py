@@ -68,7 +68,7 @@ def test_options_are_kept_per_version(tmp_path: Path) -> None:
     options = known_options("ddp", tmp_path)
     (file,) = tmp_path.iterdir()
     assert "megatron-core-0.16.1" in file.name
-    file.write_text(json.dumps([{"name": "only", "types": ["int"]}]))
+    file.write_text(json.dumps([{"name": "only", "types": ["int"], "default": "1", "meaning": ""}]))
     known_options.cache_clear()
     again = known_options("ddp", tmp_path)
     assert again is not None

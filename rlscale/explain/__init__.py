@@ -1,0 +1,1 @@
+"""What a key of the configuration means, where its value comes from, and what reads it."""

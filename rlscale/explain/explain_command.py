@@ -1,0 +1,61 @@
+"""`python -m rlscale explain`: what a key means, where its value comes from, what reads it. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlscale.config.errors import UserError
+from rlscale.explain.configuration_diff import diff_lines
+from rlscale.explain.differing_keys import differing_lines
+from rlscale.explain.key_lines import key_lines
+from rlscale.explain.origins import Origins
+
+USAGE = (
+    "usage: python -m rlscale explain [KEY ...] [recipe=NAME|PATH.yaml] [group=option ...] [key=value ...]\n"
+    "       python -m rlscale explain --diff A B\n"
+    "  With keys: meaning, type, default, the value here and where it comes from, what reads it and what checks it.\n"
+    "  Keys of trainer.megatron, trainer.ddp, optim.megatron, rollout.sglang and rollout.router are explained in the\n"
+    "  words of the package. A section lists its keys.\n"
+    "  Without keys: every value that is not the schema's default, by where it comes from.\n"
+    "  --diff A B  what differs between two recipes (names or paths) or output folders of runs."
+)
+_DIFF = "--diff"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    keys: list[str]
+    recipe: str | None
+    overrides: list[str]
+
+
+def explain(arguments: Sequence[str]) -> int:
+    """Print the explanation. Returns 0; raises UserError for bad input."""
+    words = list(arguments)
+    if any(word in ("-h", "--help") for word in words):
+        print(USAGE)
+        return 0
+    if _DIFF in words:
+        words.remove(_DIFF)
+        if len(words) != 2 or any(word.startswith("-") for word in words):
+            raise UserError("--diff needs two recipes or output folders: python -m rlscale explain --diff A B")
+        lines = diff_lines(*(word.removeprefix("recipe=") for word in words))
+    else:
+        asked = _read(words)
+        origins = Origins(asked.recipe, asked.overrides)
+        lines = key_lines(asked.keys, origins) if asked.keys else differing_lines(origins)
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _read(words: Sequence[str]) -> _Asked:
+    if flags := [word for word in words if word.startswith("-")]:
+        raise UserError(f"explain does not know {flags[0]!r}; see python -m rlscale explain --help")
+    recipes = [word.removeprefix("recipe=") for word in words if word.startswith("recipe=")]
+    if len(recipes) > 1:
+        raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
+    keys = [word for word in words if "=" not in word and not word.startswith("~")]
+    overrides = [word for word in words if word not in keys and not word.startswith("recipe=")]
+    return _Asked(keys, recipes[0] if recipes else None, overrides)
