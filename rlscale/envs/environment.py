@@ -12,17 +12,38 @@ from rlscale.envs.score import info_of
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call of a tool by the policy."""
+
+    name: str
+    """One of the tools that it was told of."""
+    arguments: Mapping[str, Any]
+    """By name; any JSON, which nothing has held against the tool's schema."""
+
+
+@dataclass(frozen=True)
 class Action:
-    """What the policy did in one turn. The framework keeps the tokens that it trains on; these are for judging."""
+    """What the policy did in one turn. The framework keeps the tokens that it trains on; these are for judging.
+
+    Thinking and calls are told from the text by the engine's own parsers, where `rollout.reasoning_parser` and
+    `rollout.tool_parser` name them; without them they are part of the text.
+    """
 
     text: str
-    """The response without special tokens."""
+    """The response without special tokens, without its thinking and its calls where these were read."""
     raw_text: str
     """The response with its special tokens, the one that ends it included."""
     tokens: Sequence[int]
     """The ids of the response's tokens."""
     finish: str = "stop"
     """Why the turn ended: "stop" at an end token, "length" where it was cut at the limit."""
+    thinking: str = ""
+    """What the policy thought before it answered."""
+    calls: Sequence[Call] = ()
+    """The tools that it calls, in their order: all that the turn names, or none."""
+    unread_call: bool = False
+    """Whether it calls in a way that cannot be read, a call that is not finished or of a tool that there is not; then
+    `text` has what it wrote."""
 
 
 @dataclass(frozen=True)

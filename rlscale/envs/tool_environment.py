@@ -17,7 +17,7 @@ from rlscale.config.errors import UserError
 from rlscale.data.messages import Message
 from rlscale.data.sample import Prompt
 from rlscale.data.target import build_target, resolve_target
-from rlscale.envs.environment import Action, Environment, Scorer, Start, Step
+from rlscale.envs.environment import Action, Call, Environment, Scorer, Start, Step
 from rlscale.envs.score import info_of
 from rlscale.envs.tool_schema import BEGIN, tools_of
 
@@ -29,9 +29,9 @@ class ToolEnvironment(Environment):
     """The policy may call the public methods of a class, and its first turn without a call is its answer.
 
     `tools`: `_target_` of the class and its arguments; each episode gets an instance of its own. A method
-    `begin(prompt, seed)`, which is not a tool, prepares it. Calls are read as Qwen and Hermes write them,
-    `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, several in a turn in their order. A method runs in a
-    thread, or is awaited if it is `async def`.
+    `begin(prompt, seed)`, which is not a tool, prepares it. Calls are read by `rollout.tool_parser`, and without one as
+    Qwen and Hermes write them, `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, several in a turn in their
+    order. A method runs in a thread, or is awaited if it is `async def`.
 
     What a method returns is shown as text, anything but text as JSON, up to `max_characters`. A call that cannot be
     understood or that the arguments' types do not allow, and a ValueError, LookupError, ArithmeticError or TypeError of
@@ -64,7 +64,9 @@ class ToolEnvironment(Environment):
 
     async def step(self, action: Action) -> Step:
         """What the tools said, or the end with the reward of the answer."""
-        calls = _CALL.findall(action.text.rpartition("</think>")[2])
+        calls: list[Call | str | None] = [*action.calls] or _CALL.findall(action.text.rpartition("</think>")[2])
+        if action.unread_call and not calls:
+            calls = [None]
         if not calls:
             score = await self._reward.score(action, self._prompt)
             return Step(reward=score, done=True, info=self._info() | info_of(score))
@@ -73,7 +75,8 @@ class ToolEnvironment(Environment):
     def _info(self) -> dict[str, Any]:
         return {"tool_calls": self._calls, "tool_errors": self._errors}
 
-    async def _answer(self, call: str) -> Message:
+    async def _answer(self, call: Call | str | None) -> Message:
+        """What the policy is shown of a call; None is one that the engine's parser could not read."""
         self._calls += 1
         name = "error"
         try:
@@ -87,19 +90,25 @@ class ToolEnvironment(Environment):
             text = f"{text[: self._max_characters]}... ({len(text)} characters)"
         return {"role": "tool", "name": name, "content": text}
 
-    def _read(self, call: str) -> tuple[str, dict[str, Any]]:
+    def _read(self, call: Call | str | None) -> tuple[str, dict[str, Any]]:
         """The name and the arguments of a call. ValueError with what is wrong about it, for the policy."""
-        try:
-            read = json.loads(call)
-        except (ValueError, RecursionError):
-            raise ValueError("the call is not JSON") from None
-        name = read.get("name") if isinstance(read, dict) else None
+        if call is None:
+            raise ValueError(f"the call is not finished, or not of one of the tools {', '.join(self._schemas)}")
+        name, arguments = (call.name, dict(call.arguments)) if isinstance(call, Call) else _from_json(call)
         if not isinstance(name, str) or name not in self._schemas:
             raise ValueError(f"there is no tool {str(name)[:50]}; there are {', '.join(self._schemas)}")
-        arguments = read.get("arguments", {})
         if wrong := best_match(self._schemas[name][1].iter_errors(arguments)):
             raise ValueError(f"arguments of {name}: {wrong.message[:_SHOWN]}")
         return name, arguments
+
+
+def _from_json(call: str) -> tuple[Any, Any]:
+    """Name and arguments of a call as it was written. ValueError where it is not JSON."""
+    try:
+        read = json.loads(call)
+    except (ValueError, RecursionError):
+        raise ValueError("the call is not JSON") from None
+    return (read.get("name"), read.get("arguments", {})) if isinstance(read, dict) else (None, {})
 
 
 @lru_cache(maxsize=64)

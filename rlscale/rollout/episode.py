@@ -18,6 +18,7 @@ from rlscale.envs.reward import RewardFailed
 from rlscale.envs.score import score_of
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.conversation import Conversation, EpisodeRules
+from rlscale.rollout.endpoint.output_parser import OutputParser
 from rlscale.rollout.engines.client import RequestFailed
 from rlscale.rollout.engines.continued import Continued
 from rlscale.rollout.engines.generation import Generation
@@ -25,6 +26,7 @@ from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.trajectory import Trajectory
+from rlscale.rollout.turn_reading import read_action
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -94,7 +96,9 @@ class Episodes:
         judging: Judging,
         experts: ExpertSizes | None = None,
         rules: EpisodeRules | None = None,
+        parser: OutputParser | None = None,
     ) -> None:
+        """`parser` tells thinking and calls from the text of a turn, where it reads anything."""
         self._engines = engines
         self._encoder = encoder
         self._sampling = sampling
@@ -102,6 +106,7 @@ class Episodes:
         self._judging = judging
         self._experts = experts
         self._rules = rules or EpisodeRules()
+        self._parser = parser if parser is not None and parser.reads else None
         self.samples = 0
         self.tokens = 0
 
@@ -139,6 +144,8 @@ class Episodes:
             text, raw_text = self._encoder.decode(generation.tokens)
             conversation.said(generation, text)
             action = Action(text, raw_text, generation.tokens.tolist(), generation.finish_reason)
+            if self._parser is not None:
+                action = await self._read(self._parser, generation, prompt)
             step = await self._ask(environment.step(action), Step)
             rewards.append(self._reward(step))
             info |= step.info
@@ -177,6 +184,14 @@ class Episodes:
         place.attempt.turn_over()
         self._requests.success()
         return generation
+
+    async def _read(self, parser: OutputParser, generation: Generation, prompt: Prompt) -> Action:
+        """The turn as the parser reads it. SampleFailed where that cannot be asked."""
+        try:
+            return await read_action(self._encoder.of(prompt), generation, parser, prompt.tools)
+        except RequestFailed as error:
+            self._requests.failure(str(error))
+            raise SampleFailed(str(error), "request") from error
 
     async def _ask(self, call: Awaitable[T], kind: type[T]) -> T:
         """What a call of the environment gives, counted. SampleFailed if it fails, takes too long or gives another."""

@@ -25,6 +25,7 @@ from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.capacity import Capacity
 from rlscale.rollout.conversation import EpisodeRules
 from rlscale.rollout.endpoint.agents import Agents
+from rlscale.rollout.endpoint.output_parser import EngineParser
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.concurrency import AdaptiveConcurrency
@@ -101,10 +102,11 @@ class RolloutService:
         self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
         sampling = self._sampling(rollout, rollout.max_response_tokens, self._encoder.end_of_turn)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
+        self._parser = EngineParser(self._client, rollout.tool_parser, rollout.reasoning_parser)
         limit_s, credits_turns = self._environments.limit_s, self._spec.credits_turns
         judging = Judging(self._environments.make, self._reward_failures, shaping, limit_s, credits_turns)
         if self._agents is not None:
-            await self._agents.start(self._client)
+            await self._agents.start(self._parser)
         self._episodes = self._player(self._encoder, sampling, self._request_failures, judging, self._spec.experts)
         self._watchdog = LoopWatchdog()
         self._watchdog.start()
@@ -221,7 +223,7 @@ class RolloutService:
         """What makes samples: the configured agent, or turns of the environment."""
         if self._agents is None:
             rules = EpisodeRules.of(self._spec.rollout)
-            return Episodes(self._engines, encoder, sampling, requests, judging, experts, rules)
+            return Episodes(self._engines, encoder, sampling, requests, judging, experts, rules, self._parser)
         longest = self._spec.rollout.max_prompt_tokens + sampling.max_new_tokens
         return self._agents.episodes(self._engines, encoder, sampling, longest, requests, judging, experts)
 

@@ -23,7 +23,3 @@ class AgentConfig(Section):
     OPENAI_API_KEY (or ANTHROPIC_BASE_URL and ANTHROPIC_API_KEY), and its task on standard input."""
     timeout_s: float = bounded(600.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds that an agent has for its prompt; past them the sample has failed."""
-    tool_parser: str | None = None
-    """SGLang's tool_call_parser that reads the policy's calls of tools, such as qwen25; null: tools are refused."""
-    reasoning_parser: str | None = None
-    """SGLang's reasoning_parser that tells the policy's thinking from its answer, such as qwen3; null: nothing does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +14,7 @@ from typing import Any
 from rlscale.config.errors import UserError
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
-from rlscale.envs.environment import Action, Environment, Step
+from rlscale.envs.environment import Action, Call, Environment, Step
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.score import score_of
 from rlscale.rollout.endpoint.agent import Agent
@@ -136,11 +137,14 @@ class AgentEpisodes:
         last = session.tree.turns[-1]
         raw_text = encoder.decode(last.generation.tokens)[1]
         tokens = last.generation.tokens.tolist()
+        answer = last.answer
+        calls = [Call(call.name, json.loads(call.arguments)) for call in answer.calls]
+        action = Action(answer.text, raw_text, tokens, sample.finish_reason, answer.thinking or "", calls)
         environment = self._judging.environment()
         try:
             async with asyncio.timeout(self._judging.limit_s):
                 await environment.reset(prompt, place.seed(0))
-                step = await environment.step(Action(last.answer.text, raw_text, tokens, sample.finish_reason))
+                step = await environment.step(action)
             if not isinstance(step, Step) or not step.done:
                 raise RewardFailed("the agent returned no reward, and env does not end with the first answer")
         except UserError:

@@ -22,6 +22,7 @@ from rlscale.rollout.engines.continued import Continued
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
+from rlscale.rollout.turn_reading import written
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Session:
 
     async def _draw(self, request: ChatRequest) -> Drawn:
         if request.tools and not self._policy.parser.reads_calls:
-            raise unusable("tools are given, and calls of them could not be read; set agent.tool_parser")
+            raise unusable("tools are given, and calls of them could not be read; set rollout.tool_parser")
         attachment = self.tree.attach(request.messages, request.told_tools)
         attachment, context = self._context(request, attachment)
         sampling = replace(
@@ -202,7 +203,9 @@ class Session:
 
     async def _reply(self, number: int, request: ChatRequest, generation: Generation, context: int) -> Reply:
         tokens, finish = generation.tokens, generation.finish_reason
-        thinking, text = await self._policy.parser.reasoning(self._text(request, generation))
+        thinking, text = await self._policy.parser.reasoning(
+            written(self._policy.encoder, generation, with_special=bool(request.tools))
+        )
         text, stopped_at = _until(text, request.stop)
         found = Parsed(text)
         if request.tools and request.calls_allowed and finish == "stop":
@@ -224,13 +227,6 @@ class Session:
             completion_tokens=len(tokens),
             logprobs=logprobs,
         )
-
-    def _text(self, request: ChatRequest, generation: Generation) -> str:
-        """What was written, without the token that ended it; with special ones where calls are looked for in it."""
-        tokens = generation.tokens
-        ended = generation.finish_reason == "stop" and self._policy.encoder.ends_turn(int(tokens[-1]))
-        text, with_special = self._policy.encoder.decode(tokens[:-1] if ended else tokens)
-        return with_special if request.tools else text
 
     def _keep(self, drawn: Drawn) -> Turn:
         attachment = drawn.attachment

@@ -12,8 +12,7 @@ from rlscale.rollout.endpoint.agent_episodes import AgentEpisodes
 from rlscale.rollout.endpoint.agent_session import Limits, Policy
 from rlscale.rollout.endpoint.configured_agent import configured_agent
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer
-from rlscale.rollout.endpoint.output_parser import EngineParser
-from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.endpoint.output_parser import OutputParser
 from rlscale.rollout.engines.continued import Continued
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
@@ -34,9 +33,9 @@ class Agents:
         make = configured_agent(config)
         return None if make is None else Agents(config, make, Limits(rules.turns, rules.turn_tokens))
 
-    async def start(self, client: EngineClient) -> None:
-        """Listen. `client` is for the engines' parsers."""
-        self._parser = EngineParser(client, self._config.tool_parser, self._config.reasoning_parser)
+    async def start(self, parser: OutputParser) -> None:
+        """Listen. `parser` reads what the policy writes."""
+        self._parser = parser
         await self._endpoint.start()
 
     async def close(self) -> None:

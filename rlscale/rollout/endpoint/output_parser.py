@@ -23,6 +23,8 @@ class OutputParser(Protocol):
 
     reads_calls: bool
     """Whether calls of tools can be read at all."""
+    reads: bool
+    """Whether anything is told from the text."""
 
     async def reasoning(self, text: str) -> tuple[str, str]:
         """Thinking, and the rest."""
@@ -45,6 +47,7 @@ class EngineParser:
         self._engines: list[str] = []
         self._asked = 0
         self.reads_calls = tool_parser is not None
+        self.reads = self.reads_calls or reasoning_parser is not None
 
     async def reasoning(self, text: str) -> tuple[str, str]:
         """See OutputParser."""

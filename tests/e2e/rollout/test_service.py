@@ -149,11 +149,12 @@ def test_logprobs_of_the_engine_are_those_of_the_model(shared_server: SharedServ
     call(shared_server.url, "/update_weights_from_disk", shared_server.api_key, body, timeout=60)
     groups = serve(shared_server, router, two_batches)
     # A second turn, behind tokens that were not sampled, is held to the same.
-    several = serve(shared_server, router, two_batches, env=f"{__name__}.AsksAgain", max_response_tokens=24)
+    reads: Any = {"max_response_tokens": 24, "reasoning_parser": "qwen3", "tool_parser": "qwen25"}
+    several = serve(shared_server, router, two_batches, env=f"{__name__}.AsksAgain", **reads)
     assert sum("turn_rewards" in sample.info for group in several for sample in group.samples) > 10
     # So are the segments of an agent, each on its own.
-    agent = AgentConfig(_target_=f"{__name__}.Branches", reasoning_parser="qwen3")
-    groups += several + serve(shared_server, router, two_batches, agent=agent, max_response_tokens=24)
+    agent = AgentConfig(_target_=f"{__name__}.Branches")
+    groups += several + serve(shared_server, router, two_batches, agent=agent, **reads)
     assert {len(sample.segments) for sample in groups[-1].samples} == {3}
     model = AutoModelForCausalLM.from_pretrained(shared_server.model_folder, dtype=torch.float32)
     for sample in (sample for group in groups for sample in group.samples):

@@ -12,7 +12,7 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.data.sample import Prompt
 from rlscale.envs.configured_environment import configured_environment
-from rlscale.envs.environment import Action, Step
+from rlscale.envs.environment import Action, Call, Step
 from rlscale.envs.score import Score
 from rlscale.envs.tool_environment import ToolEnvironment
 from rlscale.envs.tool_schema import tools_of
@@ -76,13 +76,14 @@ def environment(**more: Any) -> Any:
     return configured_environment(node | more, Half())
 
 
-def play(*texts: str, **more: Any) -> list[Step]:
+def play(*turns: str | Action, **more: Any) -> list[Step]:
     async def main() -> list[Step]:
         made = environment(**more)()
         start = await made.reset(PROMPT, 3)
         assert start.max_turns == 8
         assert [tool["function"]["name"] for tool in start.tools] == ["burn", "count", "lend", "read"]
-        return [await made.step(Action(text, text, [1])) for text in texts]
+        actions = [turn if isinstance(turn, Action) else Action(turn, turn, [1]) for turn in turns]
+        return [await made.step(action) for action in actions]
 
     return asyncio.run(main())
 
@@ -123,6 +124,19 @@ def test_calls_are_answered_in_their_order_and_the_first_turn_without_one_is_the
     assert second.messages[0]["content"] == "x" * 4000 + "... (10000 characters)"
     assert (last.done, last.reward) == (True, 0.5)
     assert last.info == {"tool_calls": 3, "tool_errors": 0, "reward_parts": {"form": 1.0}}
+
+
+def test_calls_that_the_engines_parser_read_are_answered_alike_and_one_that_it_could_not_read_is_an_error() -> None:
+    by_parser = Action("Well.", "", [1], calls=[Call("lend", {"title": "a"}), Call("lend", {"titel": "a"})])
+    unread = Action("<|call|>lend(title=", "", [1], unread_call=True)
+    first, second = play(by_parser, unread)
+    assert [message["content"] for message in first.messages] == [
+        '{"price": 14.0, "kind": "book"}',
+        "Error: arguments of lend: 'title' is a required property",
+    ]
+    said = "Error: the call is not finished, or not of one of the tools burn, count, lend, read"
+    assert second.messages == [{"role": "tool", "name": "error", "content": said}]
+    assert second.info == {"tool_calls": 3, "tool_errors": 2}
 
 
 @pytest.mark.parametrize(

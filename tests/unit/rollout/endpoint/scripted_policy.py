@@ -71,7 +71,7 @@ class ScriptedEngine:
 class TaggedCalls:
     """Reads <call>name json</call>, as an engine's parser does: what it cannot read is left out."""
 
-    reads_calls = True
+    reads_calls = reads = True
 
     async def reasoning(self, text: str) -> tuple[str, str]:
         thought, found, rest = text.partition("</think>")
@@ -114,8 +114,8 @@ class Played:
         self.seeds: list[int] = []
         client = EngineClient("http://engine", connect=lambda key, timeout_s, limit: self.engine)
         sampling = SamplingParams(max_new_tokens=tokens, stop_token_ids=(encoder.end_of_turn.token,))
-        policy = Policy(Continued(client, self.cuts), encoder, sampling, TaggedCalls(), longest)
-        self.session = Session(policy, limits or Limits(), self._seed, self.attempt, nullcontext())
+        self.policy = Policy(Continued(client, self.cuts), encoder, sampling, TaggedCalls(), longest)
+        self.session = Session(self.policy, limits or Limits(), self._seed, self.attempt, nullcontext())
 
     def _seed(self, number: int) -> int:
         self.seeds.append(number)
