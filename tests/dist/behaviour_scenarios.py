@@ -44,7 +44,14 @@ def train_and_look_back(
 
 
 def resume_and_train(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, parts: list[RankShard], folder: str, version: int
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+    spec: TrainerSpec,
+    parts: list[RankShard],
+    folder: str,
+    version: int,
 ) -> dict[str, float]:
     """Metrics of an iteration on `parts` from a checkpoint of `version` on."""
     trainer = open_trainer(rank, world_size, address, port, spec)

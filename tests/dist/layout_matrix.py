@@ -169,7 +169,7 @@ MORE_ON_FOUR_RANKS = [
     Layout("moe", "grpo_kl", SP | EP | CP, replay=True),
     Layout("moe", "ppo", CP | EP | DP),
 ]
-"""Measured by benchmarks/layouts.py, which prints the table of docs/trainer_evidence.md; too many for every test run."""
+"""Measured by benchmarks/layouts.py, which prints the table of docs/trainer_evidence.md; too many for each test run."""
 SIXTEEN_BITS = [
     Layout(model, "grpo_kl", parallel, dtype=dtype)
     for dtype in (DType.bfloat16, DType.float16)

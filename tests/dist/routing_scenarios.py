@@ -24,7 +24,13 @@ def with_experts(batch: Batch, layers: int, experts: int, seed: int = 0) -> Batc
 
 
 def train_and_record(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[RankShard]], first: bool
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+    spec: TrainerSpec,
+    iterations: list[list[RankShard]],
+    first: bool,
 ) -> dict[str, Any]:
     """Train; metrics, gradients after the last iteration, and the choices of experts of every training pass.
 

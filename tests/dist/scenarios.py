@@ -108,7 +108,13 @@ def train_and_save_halfway(
 
 
 def resume(
-    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, iterations: list[list[RankShard]], folder: str
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+    spec: TrainerSpec,
+    iterations: list[list[RankShard]],
+    folder: str,
 ) -> dict[str, Any]:
     """Load a checkpoint and train on: weights, last metrics, and the steps that the checkpoint had."""
     trainer = open_trainer(rank, world_size, address, port, spec)

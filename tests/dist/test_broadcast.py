@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from peer_engine import PeerEngine
 
-from rlscale.weights.transports.route import Route
-from rlscale.weights.transports.broadcast import BroadcastTransport
 from rlscale.weights.bucket import Bucket
+from rlscale.weights.transports.broadcast import BroadcastTransport
+from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import TransferError
 
 

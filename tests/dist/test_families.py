@@ -197,7 +197,9 @@ def test_rows_of_a_pack_do_not_see_each_other(family: str, trained: Any, pool: R
 
 @pytest.mark.parametrize("family", NEW)
 def test_a_tied_model_comes_back_from_two_ranks_as_it_was(family: str, pool: RankPool, tmp_path: Path) -> None:
-    folder = make_of_family(tmp_path / "tied", family, num_hidden_layers=LAYERS, tie_word_embeddings=True, vocab_size=61)
+    folder = make_of_family(
+        tmp_path / "tied", family, num_hidden_layers=LAYERS, tie_word_embeddings=True, vocab_size=61
+    )
     weights = pool.run(scenarios.train, make_spec(folder, parallel=SP), [], world_size=2)[0]["weights"]
     written = {name: tensor.float().numpy() for name, tensor in load_torch(folder / "model.safetensors").items()}
     written = {name: tensor for name, tensor in written.items() if f"layers.{LAYERS}." not in name}
@@ -235,4 +237,3 @@ def test_an_export_is_read_by_transformers_and_has_every_tensor_and_key(
     assert bool(kept) is ("num_nextn_predict_layers" in FAMILIES[family].keys)
     assert all(torch.equal(ours[name], theirs[name]) for name in kept)
     assert json.loads((target / "config.json").read_text()) == json.loads((model.folder / "config.json").read_text())
-

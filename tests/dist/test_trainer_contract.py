@@ -64,7 +64,9 @@ def lines() -> list[list[str]]:
     return [shlex.split(command.removeprefix("python -m rlscale ")) for command in commands]
 
 
-def test_the_shipped_trainer_and_the_examples_parts_keep_their_contracts_and_broken_trainers_are_named(tmp_path: Path) -> None:
+def test_the_shipped_trainer_and_the_examples_parts_keep_their_contracts_and_broken_trainers_are_named(
+    tmp_path: Path,
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\n{SCRIPT}", json.dumps(lines())],
         capture_output=True,
