@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 
@@ -12,5 +13,16 @@ import torch
 from rlscale.platform import megatron_cpu
 
 megatron_cpu.install()
-importlib.import_module("rlscale.trainer.megatron.trainer")  # which imports Megatron
+for name in (
+    "rlscale.trainer.megatron.trainer",  # which imports Megatron
+    "transformers.models.auto.modeling_auto",
+    "driven",
+    "checkpoint_scenarios",
+    "optimizer_scenarios",
+):
+    importlib.import_module(name)
 torch.set_num_threads(1)
+# Ranks look for cycles after every function that they run: among what is imported there are none that matter, and
+# walking through that takes 0.4 s each time, most of what a small function costs.
+gc.collect()
+gc.freeze()
