@@ -103,11 +103,12 @@ def _memory(context: CheckContext) -> Iterator[str]:
     if parameters is None:
         return
     config, sizes = context.config, context.sizes
-    needed = sizes.data_parallel * training_gb(context, parameters) + sizes.engines * engine_gb(context, parameters)
+    engines = sizes.engines + sizes.eval_engines
+    needed = sizes.data_parallel * training_gb(context, parameters) + engines * engine_gb(context, parameters)
     present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if needed > present:
         yield (
-            f"model={config.model.name}: {sizes.data_parallel} copies in training and {sizes.engines} on engines need "
+            f"model={config.model.name}: {sizes.data_parallel} copies in training and {engines} on engines need "
             f"about {needed:.0f} GB, but this machine has {present:.0f} GB; choose a smaller model or fewer copies"
         )
 
@@ -115,9 +116,8 @@ def _memory(context: CheckContext) -> Iterator[str]:
 def _cores(context: CheckContext) -> Iterator[str]:
     cores = len(os.sched_getaffinity(0))
     ranks, threads = context.sizes.trainer_ranks, trainer_threads(context.config)
-    busy = max(ranks * threads, context.sizes.engines)
-    if busy > cores:
-        engines = context.sizes.engines
+    engines = context.sizes.engines + context.sizes.eval_engines
+    if max(ranks * threads, engines) > cores:
         yield f"{ranks} trainer ranks of {threads} threads and {engines} engines share {cores} cores, which is slow"
 
 

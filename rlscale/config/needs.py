@@ -126,6 +126,8 @@ class Needs(AlgoNeeds):
     """Whether steps are made; not where a run only generates."""
     engines: bool
     """Whether anything is generated: samples to train on, or an evaluation's. Not where stored ones are replayed."""
+    measures_apart: bool
+    """Whether engines that do nothing else evaluate beside the training."""
     rewards: bool
     """Whether anything is scored: whatever is generated is."""
     temperature: float
@@ -139,11 +141,17 @@ class Needs(AlgoNeeds):
         algo, rollout = AlgoNeeds.of_algo(config.algo), config.rollout
         replays = rollout.replay is not None and not algo.supervised
         generates = not replays and (not algo.supervised or config.eval.enabled)
+        trains = algo.supervised or not config.run.generate_only
         behaves = algo.old_model == "behaviour" and not algo.supervised
         return Needs(
             **vars(algo),
-            trains=algo.supervised or not config.run.generate_only,
+            trains=trains,
             engines=generates,
+            measures_apart=generates
+            and trains
+            and not algo.supervised
+            and config.eval.enabled
+            and config.eval.engines > 0,
             rewards=generates,
             temperature=1.0 if algo.supervised else rollout.temperature,
             kept_versions=rollout.max_staleness if behaves else 0,

@@ -22,8 +22,10 @@ class Sizes:
     data_parallel: int
     trainer_ranks: int
     engines: int
+    eval_engines: int
+    """Engines that do nothing but evaluate."""
     engine_gpus: int
-    """GPUs that the engines use; 0 on the CPU and for engines that somebody else started."""
+    """GPUs that all engines use; 0 on the CPU, and without those of engines that somebody else started."""
     groups_per_iteration: int
     groups_per_step: int
     samples_per_iteration: int
@@ -51,7 +53,8 @@ class Sizes:
         per_iteration = algo.steps_per_iteration * algo.epochs_per_iteration
         needs = Needs.of(config)
         own_engines = (len(rollout.engine_urls) or rollout.engines) if needs.engines else 0
-        on_gpus = cluster.device is Device.cuda and not rollout.engine_urls
+        eval_engines = config.eval.engines if needs.measures_apart else 0
+        started = eval_engines + (0 if rollout.engine_urls else own_engines)
         sequence = rollout.max_prompt_tokens + rollout.max_response_tokens
         return cls(
             trainer_devices=trainer_devices,
@@ -60,7 +63,8 @@ class Sizes:
             data_parallel=data_parallel,
             trainer_ranks=model_ranks * data_parallel if needs.trains else 0,
             engines=own_engines,
-            engine_gpus=own_engines * rollout.gpus_per_engine if on_gpus else 0,
+            eval_engines=eval_engines,
+            engine_gpus=started * rollout.gpus_per_engine if cluster.device is Device.cuda else 0,
             groups_per_iteration=rollout.groups_per_iteration,
             groups_per_step=rollout.groups_per_iteration // steps,
             samples_per_iteration=samples,
@@ -79,7 +83,9 @@ class Sizes:
             f"{self.steps_per_iteration} optimizer steps of {self.groups_per_step} groups "
             f"= {self.samples_per_step} samples",
             *self._of_trainer(),
-            f"engines: {self.engines}" + (f" on {self.engine_gpus} GPUs" if self.engine_gpus else ""),
+            f"engines: {self.engines}"
+            + (f" and {self.eval_engines} for evaluation" if self.eval_engines else "")
+            + (f" on {self.engine_gpus} GPUs" if self.engine_gpus else ""),
             f"tokens: at most {self.max_sequence_tokens} per sample, {self.max_tokens_per_iteration:,} per iteration",
         ]
 

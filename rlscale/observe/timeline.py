@@ -16,6 +16,7 @@ from rlscale.observe import jsonl
 FILE = "timeline.jsonl"
 DRIVER = "driver"
 ENGINES = "engines"
+EVALUATION = "evaluation"
 PASSES = "passes"
 
 PHASES = ("generate", "train", "sync")
@@ -42,7 +43,8 @@ class Timeline:
 
     The driver's lane holds `generate` (waiting for groups), `train`, `sync`, `evaluate`, `checkpoint`: a span inside
     another interrupts it, so the lane's spans never overlap and its seconds add up. Other lanes (`engines`: when the
-    rollout service was generating; `passes`: the models' passes over the batch before the steps) may overlap anything.
+    rollout service was generating; `evaluation`: when engines of its own were measuring; `passes`: the models' passes
+    over the batch before the steps) may overlap anything.
     """
 
     def __init__(self, folder: Path, *, resumed: bool = False, clock: Callable[[], float] = time.time) -> None:

@@ -43,7 +43,10 @@ class Tracker(Protocol):
     """Takes the metrics of a run. `tracker.known.<name>._target_` names a class that is built with a TrackedRun."""
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-        """Take the numbers of one iteration; values that are not finite are passed over."""
+        """Take the numbers of one iteration; values that are not finite are passed over.
+
+        It may be an earlier iteration than the last: what engines apart found of its weights (`eval.engines`).
+        """
 
     def close(self) -> None:
         """Write what is left. May be called twice."""
@@ -135,11 +138,15 @@ class TensorBoardTracker:
         self._writer.close()
 
 
+_EVALUATED, _EVALUATED_AT = "eval/", "eval/iteration"
+"""Beginning of the names of what evaluations find, and the metric that Weights & Biases draws them over."""
+
+
 class WandbTracker:
     """Weights & Biases; offline it writes to the run's folder only; `wandb sync FOLDER/wandb/*` uploads that later."""
 
     def __init__(self, run: TrackedRun) -> None:
-        config, folder = run.settings, run.folder
+        config, folder, self._step = run.settings, run.folder, 0
         # What wandb reads only from the environment, and only while it starts: where its own logs go (else the home
         # folder), and that crash reports stay here.
         private = {"WANDB_CACHE_DIR": str(folder / "wandb" / "cache")}
@@ -162,6 +169,7 @@ class WandbTracker:
                     config=dict(run.config),
                     settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
                 )
+                self._run.define_metric(f"{_EVALUATED}*", step_metric=_EVALUATED_AT)
             except wandb.Error as error:
                 raise UserError(
                     f"tracker=wandb: the run could not be opened ({str(error).splitlines()[0]}); try again, or set "
@@ -169,9 +177,13 @@ class WandbTracker:
                 ) from error
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-        """Log one step with all numbers."""
+        """Log one step with all numbers. Steps only go up: an evaluation that comes late says what it is of."""
+        numbers = _numbers(metrics)
+        if any(name.startswith(_EVALUATED) for name in numbers):
+            numbers[_EVALUATED_AT] = float(iteration)
+        self._step = max(self._step, iteration)
         if self._run is not None:
-            self._run.log(_numbers(metrics), step=iteration)
+            self._run.log(numbers, step=self._step)
 
     def close(self) -> None:
         """Finish the run, then end wandb's own process: `finish` returns before the file is whole."""

@@ -155,8 +155,8 @@ def _on_cpu(
         for name, size in rank.kinds.items():
             if size:
                 kinds[name] = kinds.get(name, 0.0) + times * size
-    if sizes.engines:
-        kinds["engines' weights"] = float(sizes.engines * shape.parameters * training.bytes_per_number)
+    if engines := sizes.engines + sizes.eval_engines:
+        kinds["engines' weights"] = float(engines * shape.parameters * training.bytes_per_number)
     return Phase("train", "all processes", kinds)
 
 

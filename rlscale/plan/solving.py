@@ -156,4 +156,6 @@ def _engines(config: Config, sizes: Sizes) -> list[tuple[int, int] | None]:
     shared = config.cluster.placement is Placement.colocated
     devices = sizes.trainer_devices if shared else sizes.engine_devices
     widths = {config.rollout.gpus_per_engine, *(size for size in (1, 2, 4, 8) if devices % size == 0)}
-    return [(devices // size, size) for size in sorted(widths)]
+    # Those that evaluate have as many GPUs each, and are as many as before.
+    numbers = {size: devices // size - sizes.eval_engines for size in sorted(widths)}
+    return [(number, size) for size, number in numbers.items() if number > 0]

@@ -134,11 +134,22 @@ async def evaluate(
     finally:
         for task in tasks:
             task.cancel()
+    for sample in found:
+        _pinned(sample, version)
     groups = [
         Group(prompt, [sample for sample in found[number * wanted : (number + 1) * wanted] if sample is not None])
         for number, prompt in enumerate(prompts)
     ]
     return summarize(spec.eval, groups, chosen, version, spec.report_samples)
+
+
+def _pinned(sample: Sample | None, version: int) -> None:
+    """Every token that was generated is of the weights that are measured, or the evaluation is of no use."""
+    if sample is not None and (others := set(sample.versions[sample.loss_mask].tolist()) - {version}):
+        raise RuntimeError(
+            f"an evaluation of weight version {version} got tokens of version {', '.join(map(str, sorted(others)))}: "
+            "its engines were given others meanwhile"
+        )
 
 
 def summarize(config: EvalConfig, groups: Sequence[Group], chosen: EvalPrompts, version: int, keep: int) -> EvalResult:

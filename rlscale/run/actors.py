@@ -143,6 +143,10 @@ class RolloutActor:
         finally:
             await client.close()
 
+    async def evaluate(self, version: int, names: list[str]) -> dict[str, Any]:
+        """Measure the weights of `version` on these evaluation sets, one after another; the results by name."""
+        return {name: await self._service.evaluate(version, *([name] if name else [])) for name in names}
+
     async def call(self, method: str, *args: Any) -> Any:
         """Any other method of the service: next_batch, pause, resume, evaluate, stats, state_dict, close, ..."""
         return await getattr(self._service, method)(*args)

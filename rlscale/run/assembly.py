@@ -17,6 +17,7 @@ from rlscale.data.served_folder import served_folder
 from rlscale.data.supervised import SupervisedGroups
 from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
+from rlscale.run.apart_evaluation import LOGS, ApartEvaluation, measuring_apart
 from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
 from rlscale.run.engines import Engines
@@ -24,7 +25,7 @@ from rlscale.run.folder import RunFolder
 from rlscale.run.forks import Forks
 from rlscale.run.generating import serving, starting_folder
 from rlscale.run.models import ModelFolders
-from rlscale.run.placement import lay_out, shares_devices
+from rlscale.run.placement import Layout, lay_out, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
 from rlscale.run.rollout import GroupSource, Rollout, SupervisedGroupSource
@@ -50,11 +51,15 @@ class Assembly:
         self._trainer: TrainerGroup | None = None
         self._engines: Engines | None = None
         self._rollout: Rollout | None = None
+        self._apart: tuple[Engines, Rollout] | None = (
+            None  # the engines that do nothing but evaluate, and who asks them
+        )
 
     @property
     def engine_restarts(self) -> int:
         """Engines that died and were started again."""
-        return self._engines.restarts if self._engines is not None else 0
+        fleets = (self._engines, self._apart[0] if self._apart is not None else None)
+        return sum(engines.restarts for engines in fleets if engines is not None)
 
     def launch(self, config: Config) -> None:
         """Make the models if they are not there, and begin to start ranks, engines and the rollout service.
@@ -71,14 +76,18 @@ class Assembly:
         self._tokenizer = ensure_tokenizer_folder(config.model, self._model)
         self._records.reads_with(self._tokenizer)
         self._companions = companions_of(config, self._model)
-        engines = self._sizes.engines if self._generates else 0
-        layout = lay_out(config.cluster, self._sizes.trainer_ranks, engines, config.rollout.gpus_per_engine)
+        engines, apart = self._sizes.engines, self._sizes.eval_engines
+        layout = lay_out(config.cluster, self._sizes.trainer_ranks, engines + apart, config.rollout.gpus_per_engine)
         nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
         if self._generates:
             note = self._records.note
             own = config if self._trains else serving(config)
-            self._engines = Engines(own, layout, nodes, self._calls, folder.logs, self._scratch, note, self._forks)
+            first = dataclasses.replace(layout, engines=layout.engines[:engines])
+            self._engines = Engines(own, first, nodes, self._calls, folder.logs, self._scratch, note, self._forks)
             self._engines.launch(str(self._served(config)))
+        if apart:
+            last = dataclasses.replace(layout, engines=layout.engines[engines:])
+            self._launch_apart(measuring_apart(config), last, nodes)
         if self._trains:
             self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config, self._forks)
         if self._generates or not self._supervised:
@@ -101,6 +110,7 @@ class Assembly:
             engines=self._engine_side(config),
             group_source=self._group_source(),
             records=self._records,
+            apart=self._apart_evaluation(config),
         )
 
     def _served(self, config: Config) -> Path:
@@ -109,6 +119,31 @@ class Assembly:
         if not self._trains:
             companions = companions_of(config, starting_folder(config, self._model))
         return served_folder(companions, config.model.name, config.model.dtype.value, self._scratch)
+
+    def _launch_apart(self, config: Config, layout: Layout, nodes: list[str]) -> None:
+        """Begin to start the engines that evaluate, a router before them and a service that asks them."""
+        logs = self._folder.logs / LOGS
+
+        def note(text: str) -> None:
+            self._records.note(f"evaluation: {text}")
+
+        engines = Engines(config, layout, nodes, self._calls, logs, self._scratch, note, self._forks, reserves=False)
+        engines.launch(str(self._served(config)))
+        self._apart = engines, Rollout(RolloutSpec.of(config, self._model), self._calls, logs, self._forks)
+
+    def _apart_evaluation(self, config: Config) -> ApartEvaluation | None:
+        """The engines that evaluate, ready to be given weights, where there are any."""
+        if self._apart is None:
+            return None
+        assert self._trainer is not None
+        engines, rollout = self._apart
+        rollout.prepared()
+        engines.ready()
+        rollout.start(engines.router_url, engines.api_key)
+        own = measuring_apart(config)
+        sync = WeightSync(own, self._trainer, engines, rollout, complete(read_config(self._model)))
+        side = RunningEngines(self._trainer, engines, rollout, sync, shares_devices=False)
+        return ApartEvaluation(side, engines, rollout)
 
     def _started_trainer(self, config: Config) -> TrainerGroup:
         """The ranks, once they have built their models."""
@@ -142,7 +177,7 @@ class Assembly:
 
     def close(self) -> None:
         """End every process of this run. Safe to call at any moment, also after a failure half-way."""
-        for part in (self._rollout, self._trainer, self._engines):
+        for part in (self._rollout, self._trainer, self._engines, *(self._apart or ())):
             if part is not None:
                 part.close()
 

@@ -107,6 +107,21 @@ class Calls:
         """The result of a single call; see `wait`."""
         return self.wait([ref], what, **options)[0]
 
+    def until(self, condition: Callable[[], bool], what: str, meanwhile: Callable[[], None]) -> None:
+        """Wait until the condition holds, which `meanwhile`, run between polls, brings about.
+
+        StopRequested on a stop signal; RunFailed after `cluster.call_timeout_s`.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        while not condition():
+            self._stop.check()
+            meanwhile()
+            if time.monotonic() > deadline:
+                raise RunFailed(
+                    f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s). See {self._logs}"
+                )
+            time.sleep(POLL_S)
+
     def _result(self, ref: Any, what: str, refs: Sequence[Any]) -> Any:
         """The result of `ref`, one of the calls `refs`. UserError or RunFailed for an error.
 

@@ -38,6 +38,8 @@ class Progress:
     """Losses of the last iterations, for `run.stop_loss`."""
     eval_before: dict[str, Any] | None = None
     """Result of the evaluation before training."""
+    eval_owed: list[str] = field(default_factory=list)
+    """Names of the evaluation sets that are due and not measured yet."""
 
 
 class CheckpointFailed(UserError):

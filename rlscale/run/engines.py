@@ -56,6 +56,8 @@ class Engines:
     note: Callable[[str], None]
     forks: Forks = field(default_factory=Forks)
     """What the processes of engines are forked from."""
+    reserves: bool = True
+    """Whether its machines' GPUs are reserved against the cluster's other jobs; another fleet of the run may have."""
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     router_url: str = ""
     restarts: int = 0
@@ -234,7 +236,7 @@ class Engines:
             actor: Any = ray.remote(LauncherActor)
             options = {
                 "num_cpus": 0,
-                "num_gpus": cluster.gpus_per_node,  # reserves the machine's GPUs against the cluster's other jobs
+                "num_gpus": cluster.gpus_per_node if self.reserves else 0,
                 "max_concurrency": 8,
                 "scheduling_strategy": NodeAffinitySchedulingStrategy(self.nodes[node], soft=False),
                 "runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}},

@@ -99,7 +99,7 @@ def _for_measuring(config: Config, model: str | None, inside: Sequence[str] = ()
 
     `inside`: keys of `model` whose files are taken from that folder, too.
     """
-    evaluation = dataclasses.replace(config.eval, enabled=True, allow_overlap=True)
+    evaluation = dataclasses.replace(config.eval, enabled=True, engines=0, allow_overlap=True)
     changed = dataclasses.replace(
         config,
         eval=evaluation,

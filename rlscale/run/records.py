@@ -14,12 +14,12 @@ from rlscale.config.sizes import Sizes
 from rlscale.data.sample import Group
 from rlscale.data.stored_rollouts import FOLDER, RolloutStore, spread
 from rlscale.observe.formatting import visible
-from rlscale.observe.metrics import MetricsLog
+from rlscale.observe.metrics import MetricsLog, read_metrics
 from rlscale.observe.progress import Progress
 from rlscale.observe.report import write_report
 from rlscale.observe.samples import TRAINING, SamplesLog, shown
 from rlscale.observe.summary import Summary
-from rlscale.observe.timeline import ENGINES, PASSES, Timeline
+from rlscale.observe.timeline import ENGINES, EVALUATION, PASSES, Timeline
 from rlscale.observe.trackers import Tracker, build_tracker
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.length_ratio import LENGTH_RATIO, UNBIASED
@@ -176,10 +176,13 @@ class Records:
         self._progress.iteration(state.iteration, self._config.run.iterations, metrics)
 
     def evaluation(
-        self, when: str, state: checkpoint.Progress, result: EvalResult, one: EvalSet, *, first: bool = True
+        self, when: str, iteration: int, result: EvalResult, one: EvalSet, *, first: bool = True
     ) -> dict[str, float]:
-        """Log an evaluation of the set `one`; returns what the summary keeps of it. Of a named set that has the name in
-        front; of the `first` set, which summary and progress show, it does not."""
+        """Log an evaluation of the set `one` with the weights of an iteration, which may be past.
+
+        Returns what the summary keeps of it. Of a named set that has the name in front; of the `first` set, which
+        summary and progress show, it does not.
+        """
         accuracies = {f"pass@{k}": value for k, value in result.pass_at_k.items()}
         measured = {
             **accuracies,
@@ -189,21 +192,33 @@ class Records:
             "failures": float(result.failures),
         }
         of = f"{one.name}/" if one.name else ""
-        self._write(state.iteration, {f"eval/{of}{name}": value for name, value in measured.items()})
+        self._write(iteration, {f"eval/{of}{name}": value for name, value in measured.items()})
         if first:
             self._summary.eval_trained_on = result.trained_on
             self._progress.show({"accuracy": result.pass_at_1})
         found = ", ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
         which = f"of {one.name} " if one.name else ""
         self.note(
-            f"evaluation {which}{when} training (iteration {state.iteration}): {found}, "
+            f"evaluation {which}{when} training (iteration {iteration}): {found}, "
             f"reward {result.mean_reward:.3f}, "
             f"{result.mean_length:.1f} tokens, {result.samples} samples of {result.prompts} prompts"
             + (f", {result.trained_on} of them trained on" if result.trained_on else "")
             + (f", {result.dropped} left out as too long or bad" if result.dropped else "")
         )
-        self._show(result.groups, when, state.iteration, one.config.success_reward)
+        self._show(result.groups, when, iteration, one.config.success_reward)
         return {name if first else f"{of}{name}": value for name, value in accuracies.items()}
+
+    def evaluated(self, iteration: int) -> set[str]:
+        """Names of the evaluation sets whose accuracy of this iteration is written down."""
+        rows = [row for row in read_metrics(self._folder.path) if row["iteration"] == iteration]
+        names = [
+            key.split("/")[1:-1] for row in rows for key in row if key.startswith("eval/") and key.endswith("/pass@1")
+        ]
+        return {"/".join(name) for name in names}
+
+    def beside(self, start: float, end: float) -> None:
+        """An evaluation beside the training took from `start` to `end` (seconds since 1970)."""
+        self._timeline.add("evaluate", EVALUATION, start, end)
 
     def store(self, state: checkpoint.Progress, groups: Sequence[Group]) -> None:
         """Store the groups that the next iteration is about to train on, as far as `rollout.store` wants it."""

@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 
 from rlscale.data.sample import Group
 from rlscale.data.supervised import SupervisedGroups
+from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run.actors import RolloutActor
 from rlscale.run.calls import Calls
 from rlscale.run.forks import Forks
+
+_CANCELLED_S = 10.0
+"""How long an evaluation that is left may take to give its requests up."""
 
 
 class GroupSource(Protocol):
@@ -69,6 +73,28 @@ class Rollout:
         """Measure the weights of `version` on an evaluation set; "" is `eval.data`."""
         ref = self._actor.call.remote("evaluate", version, *([name] if name else []))
         return self._calls.one(ref, "evaluation", meanwhile=meanwhile, heed_stop=True)
+
+    def begin_evaluation(self, version: int, names: list[str]) -> Any:
+        """Begin to measure the weights of `version` on the evaluation sets of these names, one after another."""
+        return self._actor.evaluate.remote(version, names)
+
+    def is_over(self, evaluation: Any) -> bool:
+        """Whether an evaluation that began is done, or has failed."""
+        return bool(ray.wait([evaluation], timeout=0)[0])
+
+    def evaluated(self, evaluation: Any) -> dict[str, EvalResult]:
+        """What an evaluation found, by the name of the set. UserError if too much of it failed."""
+        found: dict[str, EvalResult] = self._calls.one(evaluation, "evaluation")
+        return found
+
+    def cancel(self, evaluation: Any) -> None:
+        """Leave an evaluation; its requests are given up."""
+        ray.cancel(evaluation)
+        ray.wait([evaluation], timeout=_CANCELLED_S)
+
+    def until(self, condition: Callable[[], bool], meanwhile: Callable[[], None]) -> None:
+        """Wait for an evaluation to be over; see `Calls.until`."""
+        self._calls.until(condition, "evaluation", meanwhile)
 
     def score(self, url: str, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Log-probs of tokens[1:] by the engine at `url`, at temperature 1."""

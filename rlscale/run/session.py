@@ -11,21 +11,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rlscale.config.errors import UserError
-from rlscale.config.eval_sets import eval_sets
 from rlscale.config.needs import Moment, Needs
 from rlscale.config.schema import Config
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard, split
 from rlscale.data.sample import Group
+from rlscale.rollout.evaluation import EvalResult
+from rlscale.run.apart_evaluation import ApartEvaluation
 from rlscale.run.batching import build_batch, divide
 from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
 from rlscale.run.checkpoint import CheckpointFailed, CheckpointStore, Progress, load_progress, load_rollout
 from rlscale.run.engine_side import EngineSide
+from rlscale.run.evaluations import Evaluations
 from rlscale.run.folder import RunFolder
 from rlscale.run.records import Records
 from rlscale.run.resume import usable_checkpoint
@@ -53,6 +54,7 @@ class Session(ABC):
         group_source: GroupSource,
         engines: EngineSide,
         records: Records,
+        apart: ApartEvaluation | None = None,
     ) -> None:
         self.config, self.folder, self.records = config, folder, records
         self._calls, self._stop = calls, stop
@@ -69,6 +71,7 @@ class Session(ABC):
         self._has_critic = self._needs.critic
         self._warmup = config.critic.warmup_iterations if self._has_critic else 0
         self.state = Progress()
+        self._evaluations = Evaluations(config.eval, records, self.state, self.measure, apart)
 
     # ---- the story of a run ------------------------------------------------------------------------------------
 
@@ -78,10 +81,8 @@ class Session(ABC):
         self.records.begin_loop(self.state)
         self.sync(count=False)
         self.engines_take_devices()
-        if self.config.eval.enabled and self.state.eval_before is None:
-            self.state.eval_before = self.evaluate("before")
-        if not self._done:
-            self._group_source.resume(self.state.version)
+        self._evaluations.begin(self.state)
+        self.go_on()
 
     def iterations(self) -> Iterator[int]:
         """The iterations that are left; ends by raising StopRequested when the user asks to stop."""
@@ -113,6 +114,7 @@ class Session(ABC):
         self._untrained, self._unsynced = False, True
         self.state.steps += int(metrics.get("steps", 0))
         self.state.iteration += 1
+        self._evaluations.iteration_done()
         if "loss" in metrics:  # not where every step was skipped, nor in the critic's warm-up
             self.state.recent_losses = [*self.state.recent_losses, metrics["loss"]][-_STOP_LOSS_WINDOW:]
         metrics["oversized_samples"] = float(plan.oversized)
@@ -161,15 +163,14 @@ class Session(ABC):
         """Evaluate when it is due, then let the engines generate for the next iteration."""
         if self._done:
             return
-        if due := self._due():
-            self.evaluate("during", due)
+        self._evaluations.between()
         self._group_source.resume(self.state.version)
+        self._metrics |= self._evaluations.beside()
 
     def end(self) -> None:
         """Measure the final weights, save them, export them."""
         self._ended = True
-        eval_after = self.evaluate("after") if self.config.eval.enabled else None
-        self.records.end_loop(eval_after)
+        self.records.end_loop(self._evaluations.after(self._mend))
         self.records.phase("saving the model")
         self.trainer_takes_devices()
         self.save()
@@ -212,24 +213,12 @@ class Session(ABC):
 
     # ---- measuring, saving, mending ----------------------------------------------------------------------------
 
-    def evaluate(self, when: str, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Measure the engines' weights on the evaluation sets of these names, or on all; `when` is before, during or
-        after. What was found, by metric."""
-        sets = eval_sets(self.config.eval)
-        found: dict[str, Any] = {}
-        for place, (name, one) in enumerate(sets.items()):
-            if names is None or name in names:
-                with self.records.span("evaluate"):
-                    result = self._engines.evaluate(self.state.version, self._mend, name)
-                found |= self.records.evaluation(when, self.state, result, one, first=place == 0)
-        return found
-
-    def _due(self) -> list[str]:
-        """The names of the evaluation sets that are measured after this iteration."""
-        if not self.config.eval.enabled:
-            return []
-        every = {name: one.config.every for name, one in eval_sets(self.config.eval).items()}
-        return [name for name, n in every.items() if n and self.state.iteration % n == 0]
+    def measure(self, names: Sequence[str]) -> Iterator[tuple[str, EvalResult]]:
+        """Measure the engines' weights on the evaluation sets of these names, one after another."""
+        for name in names:
+            with self.records.span("evaluate"):
+                result = self._engines.evaluate(self.state.version, self._mend, name)
+            yield name, result
 
     def save(self) -> None:
         """Write a checkpoint of this very moment and wait until it is whole. CheckpointFailed when the disk refuses."""
@@ -243,7 +232,8 @@ class Session(ABC):
         with self.records.span("checkpoint"):
             self.records.update_counters(self.state)
             rollout = self._group_source.state_dict(trained=not self._untrained)
-            self._saver.begin(replace(self.state, version=self._version_to_save), rollout, copy=copy)
+            state = replace(self._evaluations.to_save(), version=self._version_to_save)
+            self._saver.begin(state, rollout, copy=copy)
         self._saved_at = self.state.iteration
 
     @property
@@ -316,7 +306,8 @@ class Session(ABC):
         return self.state.version + self._unsynced
 
     def _mend(self) -> None:
-        """Between the polls of a wait: bring dead engines back, and make a checkpoint whole that is written."""
+        """Between the polls of a wait: bring dead engines back, and finish what is written or measured meanwhile."""
+        self._evaluations.look(self._weights_are)
         if self._engines.mend(self._weights_are):
             self._finish_saving(wait=False)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group
+from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.batching import batch_metrics, build_batch
 from rlscale.run.session import Session
 
@@ -33,12 +33,12 @@ class ReinforcementSession(Session):
 class SupervisedSession(Session):
     """The data holds the answers. Engines, where there are any, only measure."""
 
-    def evaluate(self, when: str, names: Sequence[str] | None = None) -> dict[str, Any]:
+    def measure(self, names: Sequence[str]) -> Iterator[tuple[str, EvalResult]]:
         """Measure the trainer's weights: nobody else needs them on the engines, so they get them now."""
         self.trainer_takes_devices()
         self.sync()
         self.engines_take_devices()
-        return super().evaluate(when, names)
+        yield from super().measure(names)
 
     def _measured(self, groups: Sequence[Group], batch: Batch) -> dict[str, float]:
         """Lengths; there is no reward."""

@@ -37,7 +37,6 @@ class WeightSync:
     architecture: Mapping[str, Any]
     """The policy's Hugging Face config."""
     syncs: int = 0
-    _connected: tuple[str, ...] = ()
 
     def __call__(self, version: int, urls: Sequence[str] | None = None) -> dict[str, float]:
         """Give the engines (all of them, or those at `urls`) the trainer's weights as `version`; metrics of the sync.
@@ -45,14 +44,14 @@ class WeightSync:
         Raises RunFailed when the canary's log-probs differ by more than `weights.canary_bound`.
         """
         targets = tuple(urls if urls is not None else self.engines.urls)
-        self._connect(targets)
+        self.trainer.connect(self._route(targets), targets, self.engines.api_key)
         timeout = self.config.weights.timeout_s
         try:
             answers = self.trainer.call(
                 "sync", version, what=f"weight sync {version}", timeout_s=timeout, limit="weights.timeout_s"
             )
         except UserError:
-            self._connected = ()  # what became of the connection is unknown: make a new one next time
+            self.trainer.disconnected()  # what became of the connection is unknown: make a new one next time
             raise
         metrics = {f"sync_{name}": float(value) for name, value in next(a for a in answers if a).items()}
         every = self.config.weights.verify_every
@@ -89,13 +88,6 @@ class WeightSync:
             self.engines.release_memory(["kv_cache"])
             self.trainer.call("wake", what="trainer wake")
         return scores
-
-    def _connect(self, urls: tuple[str, ...]) -> None:
-        if urls == self._connected:
-            return
-        self._connected = ()
-        self.trainer.connect(self._route(urls), list(urls), self.engines.api_key)
-        self._connected = urls
 
     def _route(self, urls: Sequence[str]) -> Route:
         cluster = self.config.cluster

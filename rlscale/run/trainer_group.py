@@ -39,6 +39,7 @@ class TrainerGroup:
         self._calls = calls
         self._parts_of: list[int] = []
         self._old_model = "policy"
+        self._connected: tuple[str, ...] = ()
         self._one_machine = len({slot.node for slot in layout.ranks}) == 1
         environment = {**rank_environment(device, threads), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
         actor: Any = ray.remote(TrainerActor)
@@ -120,11 +121,19 @@ class TrainerGroup:
         column: NDArray[np.float32] = next(answer for answer in answers if answer is not None)
         return column
 
-    def connect(self, route: Route, urls: list[str], api_key: str) -> None:
-        """Tell the ranks which engines their weights go to, and which way."""
-        calls = [rank.connect.remote(route, urls, api_key) for rank in self._ranks]
+    def connect(self, route: Route, urls: tuple[str, ...], api_key: str) -> None:
+        """Tell the ranks which engines their weights go to, and which way, unless that is where they go already."""
+        if urls == self._connected:
+            return
+        self._connected = ()
+        calls = [rank.connect.remote(route, list(urls), api_key) for rank in self._ranks]
         timeout = route.timeout_s
         self._calls.wait(calls, "connecting trainer and engines", timeout_s=timeout, limit="weights.timeout_s")
+        self._connected = urls
+
+    def disconnected(self) -> None:
+        """The ranks' connection is of no use any more: the next `connect` makes another."""
+        self._connected = ()
 
     def call(
         self, method: str, *args: Any, what: str, timeout_s: float | None = None, limit: str = "cluster.call_timeout_s"

@@ -218,10 +218,9 @@ def engines_fit(context: CheckContext) -> Iterator[str]:
     if rollout.engine_key_file is not None:
         yield "rollout.engine_key_file is only read with rollout.engine_urls; set it to null"
     if not context.on_gpus:
-        if rollout.engines > cluster.max_engines:
+        if sizes.engines + sizes.eval_engines > cluster.max_engines:
             yield (
-                f"rollout.engines={rollout.engines}, but cluster.max_engines={cluster.max_engines}; "
-                "lower the one or raise the other"
+                f"{_engines(context)}, but cluster.max_engines={cluster.max_engines}; lower the one or raise the other"
             )
         return
     per_engine, heads = rollout.gpus_per_engine, context.size("num_attention_heads")
@@ -233,7 +232,7 @@ def engines_fit(context: CheckContext) -> Iterator[str]:
         return
     if sizes.engine_gpus > sizes.engine_devices:
         yield (
-            f"rollout.engines={rollout.engines} x gpus_per_engine={per_engine} = {sizes.engine_gpus} GPUs, but the "
+            f"{_engines(context)} x gpus_per_engine={per_engine} = {sizes.engine_gpus} GPUs, but the "
             f"cluster has {sizes.engine_devices} for them; use at most {sizes.engine_devices // per_engine} engines"
         )
     elif cluster.placement is Placement.colocated:
@@ -241,12 +240,39 @@ def engines_fit(context: CheckContext) -> Iterator[str]:
     elif 0 < sizes.engine_gpus < sizes.engine_devices:
         context.notes.append(
             f"the engines use {sizes.engine_gpus} of their {sizes.engine_devices} GPUs "
-            f"(rollout.engines={rollout.engines}, up to {sizes.engine_devices // per_engine})"
+            f"({_engines(context)}, up to {sizes.engine_devices // per_engine})"
         )
     if heads and heads % per_engine:
         yield (
             f"rollout.gpus_per_engine={per_engine} does not divide the {heads} attention heads of "
             f"{context.config.model.name}; use {divisors(gcd(heads, cluster.gpus_per_node))}"
+        )
+
+
+def _engines(context: CheckContext) -> str:
+    """The keys that say how many engines there are, as a sum where several do."""
+    config = context.config
+    own = f"rollout.engines={config.rollout.engines}"
+    return f"{own} + eval.engines={config.eval.engines}" if context.sizes.eval_engines else own
+
+
+def evaluation_has_its_devices(context: CheckContext) -> Iterator[str]:
+    """Engines that evaluate while the trainer works and others generate share devices with neither."""
+    config, sizes = context.config, context.sizes
+    given = f"eval.engines={config.eval.engines}"
+    if not config.eval.engines or not config.eval.enabled:
+        return
+    if context.supervised:
+        yield f"{given}: supervised training has engines for nothing else already; set rollout.engines instead"
+    elif config.cluster.placement is Placement.colocated and sizes.eval_engines:
+        yield (
+            f"{given}: colocated engines have no devices of their own, on which they could evaluate while the trainer "
+            "works; use cluster.placement=disaggregated, or eval.engines=0, which evaluates between the iterations"
+        )
+    elif config.rollout.engine_urls and sizes.engine_gpus > sizes.engine_devices:
+        yield (
+            f"{given} x gpus_per_engine={config.rollout.gpus_per_engine} = {sizes.engine_gpus} GPUs, but the cluster "
+            f"has {sizes.engine_devices} for engines; lower it, or leave more to them (cluster.rollout_gpus)"
         )
 
 
@@ -300,4 +326,5 @@ _ON_RANKS = (
 LAYOUT_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     *_ON_RANKS,
     engines_fit,
+    evaluation_has_its_devices,
 )

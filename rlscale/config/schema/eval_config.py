@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.about import bounded, key
+from rlscale.config.schema.about import Scope, bounded, key
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.config.schema.limits import COUNT, IN_EVALUATION, TEMPERATURE, TOKENS
+from rlscale.config.schema.limits import COUNT, DEVICES, IN_EVALUATION, TEMPERATURE, TOKENS
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.section import Section
 
@@ -85,6 +85,9 @@ class EvalConfig(Section):
     """Divides the logits of words that prompt and response have; 1 switches it off."""
     max_response_tokens: int | None = bounded(None, at_least=1, limit=TOKENS)
     """Longest response in tokens; null means `rollout.max_response_tokens`."""
+    engines: int = bounded(0, at_least=0, limit=DEVICES, scope=Scope.execution)
+    """Engines that do nothing but evaluate, each like one of the rollout's: they hold the weights that are measured
+    until that is done, and training goes on meanwhile. With 0 the rollout's engines evaluate, and training waits."""
     allow_overlap: bool = False
     """Allow an evaluation of nothing but what is trained on, which says nothing about new prompts."""
     success_reward: float = bounded(1.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rlscale.data.stored_rollouts import StoredRollouts
 from rlscale.observe import jsonl
+from rlscale.observe.timeline import ENGINES, EVALUATION, read_timeline
 from tests.e2e.run.command import SHORT, metrics, run, summary
 
 OWN = (
@@ -17,7 +19,12 @@ OWN = (
 )
 
 
-def test_a_mixture_trains_and_measures_each_source_by_itself(warm: str, tmp_path: Path) -> None:
+def evaluated(rows: list[dict[str, Any]]) -> dict[tuple[int, str], float]:
+    """Every number that an evaluation found, by iteration and metric."""
+    return {(row["iteration"], key): row[key] for row in rows for key in row if key.startswith("eval/")}
+
+
+def test_a_mixture_trains_and_measures_each_source_by_itself(warm: str, shared: list[str], tmp_path: Path) -> None:
     done = run(tmp_path, "recipe=arithmetic_mixture", *SHORT, *OWN, warm)
     assert done.code == 0, done.text
     trained = metrics(tmp_path / "mixed")
@@ -34,3 +41,17 @@ def test_a_mixture_trains_and_measures_each_source_by_itself(warm: str, tmp_path
     prompts = [group.prompt for n in (1, 2) for group in StoredRollouts(tmp_path / "mixed", "").groups(n)]
     assert {prompt.source for prompt in prompts} == {"small", "large"}
     assert all(max(map(int, p.text.split("=")[0].split("+"))) < 10 for p in prompts if p.source == "small")
+
+    # Engines apart find the same of the same weights, while the others generate and the trainer trains.
+    apart = ("run.output=apart", "eval.engines=1", "cluster.placement=disaggregated")
+    done = run(tmp_path, "recipe=arithmetic_mixture", *SHORT, *OWN, *apart, *shared)
+    assert done.code == 0, done.text
+    found, expected = evaluated(jsonl.read(tmp_path / "apart" / "metrics.jsonl")), evaluated(rows)
+    late = "still under way" in done.text  # then what was due after the first iteration is not measured there
+    assert found == {key: value for key, value in expected.items() if key[0] != 1 or not late}
+    spans = read_timeline(tmp_path / "apart")
+    first = next(span for span in spans if span.lane == EVALUATION)
+    assert any(span.lane == ENGINES and span.start < first.end and span.end > first.start for span in spans)
+    assert sorted(path.name for path in (tmp_path / "apart" / "logs" / "eval").glob("*-0.log")) == [
+        "engine-0.log", "launcher-0.log",
+    ]  # fmt: skip

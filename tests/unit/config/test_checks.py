@@ -48,6 +48,12 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
             "= 8 trainer ranks, but cluster.max_trainer_ranks=4; use tensor x pipeline x context of at most 4",
         ),
         (["rollout.engines=9"], "rollout.engines=9, but cluster.max_engines=4"),
+        (
+            [DISAGGREGATED, "rollout.engines=3", "eval.engines=2"],
+            "rollout.engines=3 + eval.engines=2, but cluster.max_engines=4; lower the one or raise the other",
+        ),
+        (["eval.engines=1"], "use cluster.placement=disaggregated, or eval.engines=0, which evaluates between the"),
+        (["algo=sft", "eval.engines=1"], "eval.engines=1: supervised training has engines for nothing else already"),
         (["cluster.gpus_per_node=1"], "cluster.gpus_per_node=1 has no meaning on the CPU"),
         (["cluster.nodes=2"], "a CPU run uses one machine"),
         (["rollout.engine_key_file=/k"], "is only read with rollout.engine_urls"),
@@ -318,6 +324,14 @@ def test_a_large_model_on_the_cpu_says_which_groups_to_change(problems: Problems
         ),
         (["parallel=moe_8gpu", "parallel.data=1"], "use the same 4 GPUs as the trainer; use rollout.engines=4 with"),
         ([DISAGGREGATED], "leaves no GPUs for the engines"),
+        (
+            [DISAGGREGATED, "cluster.rollout_gpus=4", "rollout.engines=3", "eval.engines=2"],
+            "rollout.engines=3 + eval.engines=2 x gpus_per_engine=1 = 5 GPUs, but the cluster has 4 for them; use at",
+        ),
+        (
+            [DISAGGREGATED, "cluster.rollout_gpus=1", "rollout.engine_urls=['http://a:1']", "eval.engines=2"],
+            "eval.engines=2 x gpus_per_engine=1 = 2 GPUs, but the cluster has 1 for engines; lower it",
+        ),
         ([DISAGGREGATED, "cluster.rollout_gpus=8"], "the engines get every GPU"),
         (["cluster.nodes=2"], "needs a running Ray cluster; give cluster.ray_address"),
         (["cluster.nodes=2", "cluster.ray_address=auto"], "other machines cannot reach it"),

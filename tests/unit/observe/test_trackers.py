@@ -59,10 +59,14 @@ def test_weights_and_biases_offline_writes_below_the_runs_folder(
     config = TrackerConfig(kinds=["wandb"], name="a name")
     tracker = build_tracker(config, tmp_path, run_config={"optim": {"lr": 1e-4}})
     tracker.log(1, {"loss": 1.0})
+    tracker.log(2, {"loss": 0.5})
+    tracker.log(1, {"eval/pass@1": 0.25})  # by engines that were slower than an iteration
     tracker.close()
     (record,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     content = record.read_bytes()
     assert b"a name" in content
+    assert content.count(b"eval/pass@1") >= 1, "a step that goes back is dropped"
+    assert b"eval/iteration" in content
     assert b"loss" in content
     assert not (tmp_path / "home").exists()
 

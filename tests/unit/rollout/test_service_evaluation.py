@@ -26,7 +26,7 @@ def test_evaluation_works_while_paused_on_its_own_prompts_and_seeds(run: Run) ->
         await iterate(engine, service, 1)
         await service.pause()
         engine.weights = 0
-        return first, await service.evaluate(0), seeds
+        return first, await service.evaluate(1), seeds
 
     first, second, seeds = run(scenario)
     assert (first.prompts, first.samples, first.failures) == (6, 12, 0)
@@ -36,6 +36,15 @@ def test_evaluation_works_while_paused_on_its_own_prompts_and_seeds(run: Run) ->
     assert not set(seeds) & training
     lengths = [s.response_length for group in first.groups for s in group.samples]
     assert first.mean_length == pytest.approx(np.mean(lengths))
+
+
+def test_an_evaluation_whose_engines_got_other_weights_meanwhile_is_an_error(run: Run) -> None:
+    async def scenario(engine: FakeEngine, service: RolloutService) -> None:
+        engine.weight_version = "1"
+        with pytest.raises(RuntimeError, match=r"^an evaluation of weight version 0 got tokens of version 1: "):
+            await service.evaluate(0)
+
+    run(scenario)
 
 
 def test_engines_stop_at_the_end_of_turn_that_each_kind_of_prompt_has(run: Run, spec: RolloutSpec) -> None:
