@@ -24,7 +24,7 @@ from rlscale.config import overrides as command_line
 from rlscale.config.assignment import assign, takes
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import refused_targets
-from rlscale.config.groups import Groups, section
+from rlscale.config.groups import Groups, section, with_options
 from rlscale.config.keys import plain
 from rlscale.config.locations import conf_dir
 from rlscale.config.missing_values import left_open, missing_keys
@@ -33,6 +33,7 @@ from rlscale.config.paths import anchor_section, anchored, path_kind
 from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe, stranded
 from rlscale.config.schema import Config
 from rlscale.config.store import register_schema
+from rlscale.config.typed_values import typed
 from rlscale.config.yaml_text import dump
 
 _PRIMARY = "rlscale_recipe"
@@ -114,6 +115,8 @@ def compose_groups(
 
     `hydras`: with Hydra's own groups. Returns the configuration and Hydra's own node. Raises ConfigError.
     """
+    if not hydras:  # which would print them
+        searchpath = with_options(searchpath)
     groups = Groups.of(searchpath)
     read_options({**_chosen_by(defaults), **choices}, groups)
     # A group that the recipe leaves out is added; Hydra would ask for a "+" there. A group inside another one
@@ -165,7 +168,7 @@ def close(composition: Composition) -> Config:
     """The read-only configuration. Raises ConfigError for keys without a value, interpolations without a target
     and code that may not be run."""
     try:
-        config = OmegaConf.to_object(composition.node)
+        config = typed(composition.node)
     except OmegaConfBaseException as error:
         missing = list(_missing_values(composition))
         raise ConfigError(missing or f"{error.full_key}: {_one_line(error)}") from error

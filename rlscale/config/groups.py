@@ -99,6 +99,12 @@ class Groups:
         return None
 
 
+def with_options(folders: Sequence[str]) -> list[str]:
+    """Those of the folders that have a folder of some group, in which options may lie."""
+    outermost = {name.partition("/")[0] for name in _names(conf_dir())}
+    return [folder for folder in folders if any(Path(folder, name).is_dir() for name in outermost)]
+
+
 @functools.cache
 def _names(conf: Path) -> tuple[str, ...]:
     """The groups that ship."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import About, Scope, Unread, about
-from rlscale.config.schema.section import Section, sections_in
+from rlscale.config.schema.section import Section, sections_of
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,20 @@ class Key:
 
 def keys(section: Section, prefix: str = "", around: tuple[tuple[Unread, Section], ...] = ()) -> Iterator[Key]:
     """Every value of a section and of those inside it, in the order of the schema."""
-    sections: dict[str, list[tuple[str, Section]]] = {}
-    for name, inner in sections_in(section):
-        sections.setdefault(name.partition(".")[0], []).append((name, inner))
     for item in fields(section):
         value, said = getattr(section, item.name), about(item)
-        unread = (*around, *((one, section) for one in said.unread))
-        for name, inner in sections.get(item.name, ()):
+        unread = (*around, *((one, section) for one in said.unread)) if said.unread else around
+        inside = list(sections_of(item.name, value))
+        for name, inner in inside:
             yield from keys(inner, f"{prefix}{name}.", unread)
-        if item.name not in sections:
+        if not inside:
             yield Key(f"{prefix}{item.name}", value, item, section, said, unread)
 
 
 def plain(value: Any, scopes: Collection[Scope] = tuple(Scope)) -> Any:
     """Sections as dicts, enums by name, all the way down: what YAML and JSON hold. Of those `scopes` alone."""
+    if value is None or (isinstance(value, str | int | float) and not isinstance(value, Enum)):
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         taken = (item for item in fields(value) if about(item).scope in scopes)
         return {item.name: plain(getattr(value, item.name), scopes) for item in taken}

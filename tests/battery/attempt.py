@@ -8,6 +8,7 @@ import importlib
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -119,7 +120,7 @@ def attempt_all(cases: Iterable[Case], folder: Path, at_once: int = 2) -> Iterat
     while waiting or running:
         while waiting and len(running) < at_once:
             running.append(_Running.start(*waiting.pop(), folder))
-        time.sleep(0.005)
+        select.select([one.ending for one in running], [], [], 0.25)
         for one in [one for one in running if one.ended()]:
             running.remove(one)
             yield one.result()
@@ -130,6 +131,8 @@ class _Running:
 
     def __init__(self, number: int, case: Case, folder: Path, process: int) -> None:
         self.number, self.case = number, case
+        self.ending = os.pidfd_open(process)
+        """Is ready to be read once the process has ended."""
         self._folder, self._process = folder, process
         self._began = time.monotonic()
         self._code: int | None = None
@@ -149,6 +152,7 @@ class _Running:
         done, status, used = os.wait4(self._process, os.WNOHANG)
         if not done and _computed(self._process) < LIMIT_S and time.monotonic() - self._began < _PATIENCE_S:
             return False
+        os.close(self.ending)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process, signal.SIGKILL)  # and what it has started
         if done:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Iterator
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """What importing the tests has made stays to the end: without it, collecting garbage takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture

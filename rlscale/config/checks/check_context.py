@@ -9,6 +9,7 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.hf_architecture import read_architecture
+from rlscale.config.keys import Key, keys
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
@@ -36,6 +37,11 @@ class CheckContext:
     def needs(self) -> Needs:
         """What the algorithm needs."""
         return Needs.of(self.config)
+
+    @cached_property
+    def keys(self) -> list[Key]:
+        """Every value of the configuration."""
+        return list(keys(self.config))
 
     @property
     def advantage(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.command_line_text import as_typed, shown
 from rlscale.config.differences import differences
-from rlscale.config.keys import keys, plain
+from rlscale.config.keys import plain
 from rlscale.config.schema.about import Unread, Where
 from rlscale.config.schema.section import Section
 
@@ -27,9 +27,11 @@ def cluster_is_read(context: CheckContext) -> Iterator[str]:
 
 def _unread(context: CheckContext, looked_at: Callable[[str], bool]) -> Iterator[str]:
     """One line for each value that is not the default and that nothing reads, by what the schema says of its field."""
-    for one in keys(context.config):
+    for one in context.keys:
+        if not one.unread or not looked_at(one.name):
+            continue
         rule = next((found for found in one.unread if _holds(*found, context)), None)
-        if rule is None or not looked_at(one.name):
+        if rule is None:
             continue
         (unread, section), (prefix, dot, name) = rule, one.name.rpartition(".")
         values = {name: plain(one.default)}, {name: plain(one.value)}

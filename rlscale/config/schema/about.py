@@ -114,9 +114,12 @@ class About:
     """The shipped target, of a key that holds a component or names it (rlscale.config.schema.component)."""
 
 
+_NOTHING = About()
+
+
 def about(item: Field[Any]) -> About:
     """What is said of the key of a field."""
-    found = item.metadata.get(_ABOUT, About())
+    found = item.metadata.get(_ABOUT, _NOTHING)
     assert isinstance(found, About)
     return found
 

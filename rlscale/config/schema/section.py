@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -46,11 +46,15 @@ class Section:
 def sections_in(section: Section) -> Iterator[tuple[str, Section]]:
     """The sections right inside one with their keys, those of a mapping as `field.key`."""
     for item in fields(section):
-        value = getattr(section, item.name)
-        if isinstance(value, Section):
-            yield item.name, value
-        elif isinstance(value, Mapping):
-            yield from ((f"{item.name}.{key}", inner) for key, inner in value.items() if isinstance(inner, Section))
+        yield from sections_of(item.name, getattr(section, item.name))
+
+
+def sections_of(name: str, value: Any) -> Iterator[tuple[str, Section]]:
+    """The value of a key if it is a section, or those that it maps names to."""
+    if isinstance(value, Section):
+        yield name, value
+    elif isinstance(value, dict):
+        yield from ((f"{name}.{key}", inner) for key, inner in value.items() if isinstance(inner, Section))
 
 
 def following(schema: type[S], section: str) -> S:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -97,13 +98,55 @@ def with_fixture(overrides: list[str], hf: Path) -> list[str]:
     return [*overrides, f"model.path={hf / name}"] if (hf / name / "config.json").is_file() else overrides
 
 
-@pytest.mark.parametrize("choice", [f"{group}={option}" for group, option in OPTIONS])
-def test_every_option_composes_and_passes_the_checks(choice: str, hf: Path, plain_recipe: str) -> None:
-    overrides = list(dict.fromkeys([choice, *NEEDS.get(choice, [])]))
+CHOICES = [
+    *(f"{group}={option}" for group, option in OPTIONS),
+    *(f"data@eval.data={option}" for option in GROUPS.options("data") if option != "mixture"),
+]
+
+
+def overrides_of(choice: str) -> list[str]:
+    """A choice and what it needs."""
+    return list(dict.fromkeys([choice, *NEEDS.get(choice, [])]))
+
+
+ALSO_ABOUT = {
+    "loop": ("cluster", "algo"),
+    "weights/transport": ("cluster",),
+    "data@eval.data": ("data",),
+    "algo=ppo": ("model",),
+    "algo/advantage=gae": ("model",),
+}
+"""Further sections on which it depends whether a choice has a meaning: there is not a critic of every model."""
+
+
+def sections_of(choice: str) -> set[str]:
+    """The sections that a choice and what it needs are about."""
+    overrides = overrides_of(choice)
+    own = {re.split(r"[/.=]", text.lstrip("~").rpartition("@")[2])[0] for text in overrides}
+    names = [name for text in overrides for name in (text, text.partition("=")[0])]
+    return own.union(*(ALSO_ABOUT.get(name, ()) for name in names))
+
+
+def packed(choices: list[str]) -> list[list[str]]:
+    """The choices in as few configurations as take each with others only that are about other sections."""
+    packs: list[list[str]] = []
+    for choice in sorted(choices, key=lambda choice: -len(sections_of(choice))):
+        free = (pack for pack in packs if not any(sections_of(choice) & sections_of(other) for other in pack))
+        pack = next(free, None)
+        if pack is None:
+            packs.append([choice])
+        else:
+            pack.append(choice)
+    return packs
+
+
+@pytest.mark.parametrize("choices", packed(CHOICES), ids=" ".join)
+def test_every_option_composes_and_passes_the_checks(choices: list[str], hf: Path, plain_recipe: str) -> None:
+    overrides = [text for choice in choices for text in overrides_of(choice)]
     config = compose(plain_recipe, with_fixture(overrides, hf))
     check(config)
-    group, _, option = choice.partition("=")
-    assert config.run.groups[group] == option
+    chosen = dict(choice.split("=") for choice in choices)
+    assert {group: config.run.groups[group] for group in chosen} == chosen
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
@@ -113,12 +156,6 @@ def test_a_models_parameters_are_those_that_its_file_says_and_its_family_is_supp
     said = yaml.safe_load((GROUPS.folders[0] / "model" / f"{model}.yaml").read_text())
     assert said["name"] == model
     assert float(said["parameters"]) == pytest.approx(parameter_count(architecture), rel=0.03)
-
-
-@pytest.mark.parametrize("option", sorted({*GROUPS.options("data")} - {"mixture"}))
-def test_every_data_option_serves_the_evaluation_too(option: str, plain_recipe: str) -> None:
-    choice = f"data@eval.data={option}"
-    check(compose(plain_recipe, [choice, *NEEDS.get(choice, [])]))
 
 
 @pytest.mark.parametrize("recipe", shipped_recipes())

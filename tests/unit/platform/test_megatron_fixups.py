@@ -14,7 +14,7 @@ from rlscale.platform.device import Platform
 
 SCRIPT = """
 import os, sys
-import torch._dynamo, torch.distributed.checkpoint, torch.optim
+import torch._dynamo, torch._inductor.compile_fx, torch.distributed.checkpoint, torch.optim, wandb
 from rlscale.platform.device import Platform
 
 mended = os.fork() != 0  # both take what is not Megatron's from one import
