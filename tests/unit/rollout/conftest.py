@@ -77,7 +77,7 @@ async def started(spec: RolloutSpec, engine: FakeEngine) -> AsyncIterator[Rollou
         await service.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run(spec: RolloutSpec) -> Callable[..., Any]:
     """`run(scenario, key=value)`: the scenario's result, with a fresh engine and a service with those rollout keys.
 

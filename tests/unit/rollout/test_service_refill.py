@@ -94,19 +94,25 @@ def expected_batches(groups: list[Group], cap: int, iterations: int) -> tuple[li
     return batches, lost
 
 
-@pytest.mark.parametrize("function", [coin, mostly_wrong])
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0, 3.0])
-def test_a_batch_holds_the_next_prompts_with_a_signal_up_to_the_cap(
-    run: Run, share: float, function: Callable[..., float]
-) -> None:
+@pytest.fixture(scope="module", params=[coin, mostly_wrong])
+def in_order(run: Run, request: pytest.FixtureRequest) -> tuple[Callable[..., float], list[Group]]:
+    """A reward, and the groups of 24 batches without refill."""
+
     async def plain(engine: FakeEngine, service: RolloutService) -> list[Group]:
         return [group for batch in await iterate(service, 24) for group in batch]
 
+    return request.param, run(plain, reward=reward(request.param))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0, 3.0])
+def test_a_batch_holds_the_next_prompts_with_a_signal_up_to_the_cap(
+    run: Run, share: float, in_order: tuple[Callable[..., float], list[Group]]
+) -> None:
     async def scenario(engine: FakeEngine, service: RolloutService) -> tuple[list[list[Group]], int]:
         engine.delay = shuffled(3)
         return await iterate(service, 5), await dropped(service)
 
-    groups = run(plain, reward=reward(function))
+    function, groups = in_order
     wanted, lost = expected_batches(groups, int(share * N), 5)
     assert lost > 0 or share == 0
     batches, counted = run(scenario, reward=reward(function), refill=dropping(share))
@@ -174,8 +180,20 @@ def test_a_given_up_group_is_replaced_besides_the_equal_ones(run: Run) -> None:
     assert (counters["groups_given_up"], counters["groups_dropped_equal"]) == (1, 2)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(run: Run) -> tuple[list[list[Group]], int]:
+    """Four batches, and how many groups were dropped for them."""
+
+    async def whole(engine: FakeEngine, service: RolloutService) -> tuple[list[list[Group]], int]:
+        return await iterate(service, 4), await dropped(service)
+
+    return run(whole, reward=reward(mostly_wrong), refill=dropping(1.0))
+
+
 @pytest.mark.parametrize("finished", [0, 3, 8, 14, 17])
-def test_a_run_killed_in_the_middle_of_a_batch_goes_on_with_the_same_batches(run: Run, finished: int) -> None:
+def test_a_run_killed_in_the_middle_of_a_batch_goes_on_with_the_same_batches(
+    run: Run, undisturbed: tuple[list[list[Group]], int], finished: int
+) -> None:
     async def before(engine: FakeEngine, service: RolloutService) -> tuple[bytes, list[list[Group]]]:
         """Two batches; of the third only `finished` requests are answered before the state is saved."""
         await service.resume(0)
@@ -194,14 +212,11 @@ def test_a_run_killed_in_the_middle_of_a_batch_goes_on_with_the_same_batches(run
         await service.load_state_dict(pickle.loads(state))
         return await iterate(service, 2, first=2), await dropped(service)
 
-    async def whole(engine: FakeEngine, service: RolloutService) -> tuple[list[list[Group]], int]:
-        return await iterate(service, 4), await dropped(service)
-
     options = {"reward": reward(mostly_wrong), "refill": dropping(1.0)}
     state, first = run(before, **options)
     second, lost = run(lambda engine, service: after(engine, service, state), **options)
-    undisturbed, lost_undisturbed = run(whole, **options)
-    assert [contents(batch) for batch in first + second] == [contents(batch) for batch in undisturbed]
+    batches, lost_undisturbed = undisturbed
+    assert [contents(batch) for batch in first + second] == [contents(batch) for batch in batches]
     assert lost == lost_undisturbed > 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import pytest
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action
-from rlscale.envs.reward import RewardFailed
+from rlscale.envs.reward import Reward, RewardFailed
 from rlscale.envs.score import Score, info_of
+from rlscale.envs.workers import reward_worker
 from rlscale.envs.workers.processes import ProcessPool, fitting_workers
-from rlscale.envs.workers.reward_worker import RewardWorker
+from rlscale.envs.workers.reward_worker import Pool, RewardWorker
 from rlscale.envs.workers.threads import LoopPool, ThreadPool
 from tests.unit.envs.workers import odd_rewards
 
@@ -54,8 +55,43 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(os.getcwd())
 
 
+class KeptPool(ProcessPool):
+    """Processes that one reward worker after another is given: starting them takes longer than most tests."""
+
+    def close(self) -> None:
+        pass
+
+    def end(self) -> None:
+        super().close()
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Callable[[RewardConfig, Reward], Pool]]:
+    """The pool of a configuration; one of processes is the same for the same reward."""
+    pools: dict[str, KeptPool] = {}
+    ordinary = reward_worker._pool
+
+    def pool(config: RewardConfig, reward: Reward) -> Pool:
+        if not config.workers:
+            return ordinary(config, reward)
+        key = f"{config.workers} {config.function}"
+        if key not in pools:
+            pools[key] = KeptPool(config.workers, config.function)
+        return pools[key]
+
+    yield pool
+    for one in pools.values():
+        one.end()
+
+
 @pytest.fixture(params=[0, 2], ids=["threads", "processes"])
-def workers(request: pytest.FixtureRequest, importable: None) -> int:
+def workers(
+    request: pytest.FixtureRequest,
+    importable: None,
+    kept: Callable[[RewardConfig, Reward], Pool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> int:
+    monkeypatch.setattr(reward_worker, "_pool", kept)
     return request.param
 
 
