@@ -33,7 +33,7 @@ def _value(node: Any, root: DictConfig) -> Any:
     if isinstance(content, str) and (content == MISSING or "${" in content):
         raise _LeftToOmegaConf
     if isinstance(node, DictConfig) and content is not None:
-        kind = OmegaConf.get_type(node)
+        kind: Any = OmegaConf.get_type(node)
         if kind is dict:
             return {key: _value(inner, root) for key, inner in content.items()}
         return kind(**{item.name: _of_field(node, item, root) for item in fields(kind)})
@@ -59,5 +59,5 @@ def _of_field(section: DictConfig, item: Field[Any], root: DictConfig) -> Any:
 
 def _types(section: DictConfig) -> dict[str, Any]:
     """The types of a section's fields; {} for a mapping without a schema."""
-    kind = OmegaConf.get_type(section)
+    kind: Any = OmegaConf.get_type(section)
     return {} if kind is dict or kind is None else {item.name: item.type for item in fields(kind)}
