@@ -10,6 +10,7 @@ from typing import Any
 
 from rlscale.families import FAMILIES
 from rlscale.families.family import EXPERT_COUNTS, Family, FolderError, Head, Key, Kind
+from rlscale.families.gated_delta_net import complete_layer_types
 from rlscale.families.rotary import complete_scaling
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -69,6 +70,8 @@ def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
         whole["num_key_value_heads"] = whole["num_attention_heads"]
     whole.setdefault("num_key_value_heads", whole["num_attention_heads"])
     _complete_heads(whole, family)
+    if family.delta_net:
+        complete_layer_types(whole)
     if family.experts:
         whole["num_experts"] = next(whole[name] for name in EXPERT_COUNTS if name in whole)
         whole.pop("num_local_experts", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rlscale.families.family import HF, LAYER, Form, HFTensor, Key, Kind, Rule
 
 KEYS = {
@@ -65,6 +67,18 @@ ATTENTION = (
     ),
 )
 """The parameters of a layer's attention, without biases."""
+
+GATED_ATTENTION = tuple(
+    replace(
+        rule,
+        form=Form.gated_qkv,
+        hf=(HFTensor(HF + "self_attn.q_proj.weight", ("query_and_gate", "hidden")), *rule.hf[1:]),
+    )
+    if rule.form is Form.qkv
+    else rule
+    for rule in ATTENTION
+)
+"""The parameters of a layer's attention whose output is gated; the gate comes out of the query projection."""
 
 QKV_BIAS = Rule(
     LAYER + "self_attention.linear_qkv.bias",

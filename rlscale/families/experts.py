@@ -17,6 +17,15 @@ EXPERTS = (
 SHARED_EXPERTS = gated_mlp(LAYER + "mlp.shared_experts.", HF + "mlp.shared_experts.", "shared_inner")
 """Experts that every token visits, as one MLP."""
 
+GATED_SHARED_EXPERT = (
+    *gated_mlp(LAYER + "mlp.shared_experts.", HF + "mlp.shared_expert.", "shared_inner"),
+    Rule(
+        LAYER + "mlp.shared_experts.gate_weight",
+        (HFTensor(HF + "mlp.shared_expert_gate.weight", ("one", "hidden")),),
+    ),
+)
+"""An expert that every token visits, and the gate of what it gives."""
+
 CHOICE_BIAS = Rule(
     LAYER + "mlp.router.expert_bias",
     (HFTensor(HF + "mlp.gate.e_score_correction_bias", ("experts",)),),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -64,12 +64,23 @@ class Form(Enum):
     """One tensor; rows of padding are added at the end where tensor parallelism needs them."""
     qkv = "qkv"
     """Query, key and value projections, interleaved by key-value head."""
+    gated_qkv = "gated_qkv"
+    """The same, with a gate for every query: Hugging Face has it behind the query's head, Megatron behind a group's."""
     gate_up = "gate_up"
     """Gate and up projections, one above the other, in two tensors or one."""
+    delta_projections = "delta_projections"
+    """Of a gated delta net, which Hugging Face has in two tensors by key head: query, key, value, output gate, and what
+    is added and stays; Megatron has each for all heads, one above the other."""
+    delta_convolution = "delta_convolution"
+    """Filters over its queries, keys and values, one above the other."""
 
 
 EXPERT_COUNTS = ("num_local_experts", "n_routed_experts", "num_experts")
 """Keys under which configs count the experts of a layer; a completed config has the last one."""
+
+
+LINEAR, FULL = "linear_attention", "full_attention"
+"""Kinds of layers, in a config's `layer_types`: with a gated delta net, and with attention to all tokens."""
 
 
 class Layers(Enum):
@@ -80,6 +91,10 @@ class Layers(Enum):
     """Those without experts, which come first."""
     sparse = "sparse"
     """Those with experts."""
+    linear = "linear"
+    """Those with a gated delta net."""
+    full = "full"
+    """Those with attention, in a model with gated delta nets."""
 
 
 LAYER, HF = "decoder.layers.{layer}.", "model.layers.{layer}."
@@ -118,8 +133,8 @@ class Rule:
     frozen: bool = False
     """Whether nothing trains it: a buffer in Megatron and transformers, float32 whatever the model's type."""
 
-    def numbers(self, config: Mapping[str, Any]) -> range:
-        """The layers that have it, from 0, by a completed config; range(1) for what is outside the layers."""
+    def numbers(self, config: Mapping[str, Any]) -> Sequence[int]:
+        """The layers that have it, from 0, by a completed config; a single 0 for what is outside the layers."""
         if "{layer}" not in self.megatron:
             return range(1)
         layers, dense = config["num_hidden_layers"], dense_layers(config)
@@ -128,6 +143,9 @@ class Rule:
                 return range(dense)
             case Layers.sparse:
                 return range(dense, layers)
+            case Layers.linear | Layers.full:
+                kind = LINEAR if self.layers is Layers.linear else FULL
+                return [layer for layer in range(layers) if config["layer_types"][layer] == kind]
             case Layers.every:
                 return range(layers)
 
@@ -163,6 +181,12 @@ class Family:
     """Share of a head that rotary positions turn where the config does not give it."""
     latent: bool = False
     """Whether keys and values are made of a compressed form that all heads share, see `latent_attention`."""
+    delta_net: bool = False
+    """Whether most layers have a gated delta net instead of attention, see `gated_delta_net`. Such a layer needs all
+    tokens of a sequence on one rank: there is no context parallelism."""
+    kept: str | None = None
+    """What the names of tensors begin with that are neither trained nor layers counted on: of a module that predicts
+    further tokens, which exports have as the folder has them."""
     engine_reads: tuple[str, ...] = ()
     """Keys of config.json that SGLang reads and transformers leaves out of a config that it writes."""
     norms_behind: bool = False
@@ -194,6 +218,12 @@ def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
     """The sizes that shapes are made of, from a completed config of a known family."""
     head, heads = int(config["head_dim"]), int(config["num_attention_heads"])
     query, value = int(config.get("qk_head_dim", head)), int(config.get("v_head_dim", head))
+    key_heads, value_heads = (int(config.get(f"linear_num_{kind}_heads") or 0) for kind in ("key", "value"))
+    keys = key_heads * int(config.get("linear_key_head_dim") or 0)
+    values = value_heads * int(config.get("linear_value_head_dim") or 0)
+    shared = config.get("shared_expert_intermediate_size") or int(config.get("n_shared_experts") or 0) * int(
+        config.get("moe_intermediate_size") or 0
+    )
     query_rank, key_rank = int(config.get("q_lora_rank") or 0), int(config.get("kv_lora_rank") or 0)
     return {
         "vocabulary": int(config["vocab_size"]),
@@ -202,6 +232,7 @@ def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
         "gate_and_up": 2 * int(config["intermediate_size"]),
         "head": head,
         "query": heads * query,
+        "query_and_gate": 2 * heads * query,
         "key": int(config["num_key_value_heads"]) * query,
         "query_rank": query_rank,
         "key_rank": key_rank,
@@ -210,6 +241,14 @@ def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
         "attended": heads * value,
         "experts": int(config.get("num_experts") or 0),
         "expert_inner": int(config.get("moe_intermediate_size") or 0),
-        "shared_inner": int(config.get("n_shared_experts") or 0) * int(config.get("moe_intermediate_size") or 0),
+        "shared_inner": int(shared),
+        "delta_keys": keys,
+        "delta_values": values,
+        "delta_heads": value_heads,
+        "delta_head": int(config.get("linear_value_head_dim") or 0),
+        "delta_projected": 2 * keys + 2 * values,
+        "delta_gates": 2 * value_heads,
+        "delta_convolved": 2 * keys + values,
+        "convolution": int(config.get("linear_conv_kernel_dim") or 0),
         "one": 1,
     }

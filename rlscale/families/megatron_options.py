@@ -68,6 +68,24 @@ def interleaved_rotary(_: Config) -> dict[str, Any]:
     return {"rotary_interleaved": True}
 
 
+def zero_centred_norms(_: Config) -> dict[str, Any]:
+    """What a norm multiplies with is its weight and 1."""
+    return {"layernorm_zero_centered_gamma": True}
+
+
+def gated_attention(_: Config) -> dict[str, Any]:
+    """What attention gives is multiplied with a sigmoid of a projection of its input."""
+    return {"attention_output_gate": True}
+
+
+def gated_shared_expert(config: Config) -> dict[str, Any]:
+    """An expert that every token visits, with a gate."""
+    return {
+        "moe_shared_expert_intermediate_size": config["shared_expert_intermediate_size"],
+        "moe_shared_expert_gate": True,
+    }
+
+
 def softmax_experts(config: Config) -> dict[str, Any]:
     """Experts in every layer, chosen by a softmax whose probabilities are normalised over the chosen ones."""
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -43,7 +43,7 @@ def expected_tensors(
     return expected
 
 
-def _names(pattern: str, layers: range, experts: int) -> Iterator[str]:
+def _names(pattern: str, layers: Sequence[int], experts: int) -> Iterator[str]:
     for layer in layers:
         if "{expert}" in pattern:
             yield from (pattern.format(layer=layer, expert=expert) for expert in range(experts))
@@ -53,6 +53,9 @@ def _names(pattern: str, layers: range, experts: int) -> Iterator[str]:
 
 def is_kept(name: str, config: Mapping[str, Any]) -> bool:
     """Whether a tensor of a folder is of a layer that predicts further tokens: not trained, and exported as it is."""
+    beginning = FAMILIES[config["model_type"]].kept
+    if beginning is not None and name.startswith(beginning):
+        return True
     first = config["num_hidden_layers"]
     kept = range(first, first + int(config.get("num_nextn_predict_layers") or 0))
     return any(name.startswith(f"model.layers.{layer}.") for layer in kept)

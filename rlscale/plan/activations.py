@@ -49,6 +49,8 @@ class LayerActivations:
         # The inputs of the matrices are whole on every rank unless sequence parallelism gathers them anew each time.
         # What comes out of the projection, which the norms of heads keep too, and turned queries and keys.
         attention = outside + (query + 2 * key) + (query + key)
+        delta = outside + shape.delta_kept / layout.tensor
+        attention += (delta - attention) * shape.delta_layers / shape.layers
         widths = SEPARATE if on_gpu else FUSED
         if not sparse:
             inner = shape.inner / layout.tensor

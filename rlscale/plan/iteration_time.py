@@ -114,7 +114,7 @@ def iteration_time(
 def _forward(shape: ModelShape, tokens: float, outputs: float) -> float:
     """FLOPs of a pass over a segment: as `trainer/megatron/steps/flops.py` counts them."""
     pairs = tokens * (tokens + 1) / 2
-    attention = 4.0 * shape.layers * shape.heads * shape.head_size * pairs
+    attention = 4.0 * (shape.layers - shape.delta_layers) * shape.heads * shape.head_size * pairs
     return 2.0 * shape.visited * tokens + 2.0 * shape.hidden * shape.vocabulary * outputs + attention
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 from typing import Any
 
 from rlscale.families import FAMILIES
-from rlscale.families.family import Layers, Rule, dense_layers, dimensions
+from rlscale.families.family import LINEAR, Layers, Rule, dense_layers, dimensions
+
+_CHUNK = 64
+"""Tokens that a gated delta net computes together (`rlscale.platform.gated_delta_rule`)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class ModelShape:
     experts_per_token: int = 0
     expert_inner: int = 0
     shared_inner: int = 0
+    delta_layers: int = 0
+    """Layers with a gated delta net instead of attention, which cache no token; `dense` and `sparse` are means then."""
+    delta_kept: int = 0
+    """Numbers that such a net keeps of a token for the backward pass, besides its input."""
     head_norms: bool = False
     """Whether queries and keys are normed, which keeps them once more for the backward pass."""
     cached_per_token: int | None = None
@@ -76,7 +84,7 @@ class ModelShape:
     def cache_numbers(self) -> int:
         """Numbers that all layers' caches hold for a token."""
         own = 2 * self.key_heads * self.head_size if self.cached_per_token is None else self.cached_per_token
-        return self.layers * own
+        return (self.layers - self.delta_layers) * own
 
     def cache_parts(self, ranks: int) -> int:
         """Among how many of an engine's ranks the cache is divided; one of latent attention is whole on each."""
@@ -90,6 +98,8 @@ class ModelShape:
         sizes = dimensions(config)
         layers = int(config["num_hidden_layers"])
         experts = sizes["experts"] if FAMILIES[config["model_type"]].experts else 0
+        delta_layers = [*config["layer_types"]].count(LINEAR) if FAMILIES[config["model_type"]].delta_net else 0
+        shares = {Layers.linear: Fraction(delta_layers, layers), Layers.full: Fraction(layers - delta_layers, layers)}
         return cls(
             hidden=sizes["hidden"],
             layers=layers,
@@ -100,22 +110,34 @@ class ModelShape:
             inner=sizes["inner"],
             vocabulary=sizes["vocabulary"],
             tied=bool(config.get("tie_word_embeddings")),
-            dense=_weights([rule for rule in inside if rule.layers is not Layers.sparse], sizes),
-            sparse=_weights([rule for rule in inside if rule.layers is not Layers.dense], sizes),
+            dense=_weights([rule for rule in inside if rule.layers is not Layers.sparse], sizes, shares),
+            sparse=_weights([rule for rule in inside if rule.layers is not Layers.dense], sizes, shares),
             experts=experts,
             experts_per_token=int(config.get("num_experts_per_tok") or 0) if experts else 0,
             expert_inner=sizes["expert_inner"] if experts else 0,
             shared_inner=sizes["shared_inner"] if experts else 0,
             cached_per_token=sizes["key_rank_and_rotary"] if sizes["key_rank"] else None,
+            delta_layers=delta_layers,
+            delta_kept=_kept_of_delta_net(config, sizes) if delta_layers else 0,
             head_norms=any("q_layernorm" in rule.megatron for rule in inside),
         )
 
 
-def _weights(rules: list[Rule], sizes: Mapping[str, int]) -> LayerWeights:
+def _kept_of_delta_net(config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
+    """What a gated delta net makes of a token: projections, filtered ones, vectors of its heads, rows of a chunk."""
+    heads, width = sizes["delta_heads"], sizes["delta_convolved"]
+    filtered = (sizes["convolution"] + 1) * width
+    by_head = heads * (6 * config["linear_key_head_dim"] + 6 * config["linear_value_head_dim"])
+    return sizes["delta_projected"] + filtered + by_head + 4 * heads * _CHUNK
+
+
+def _weights(rules: list[Rule], sizes: Mapping[str, int], shares: Mapping[Layers, Fraction]) -> LayerWeights:
+    """Those of a layer; of what only a share of the layers has, that share."""
     split = whole = per_expert = largest = 0
     for rule in rules:
         numbers = sum(prod(sizes[size] for size in tensor.shape) for tensor in rule.hf)
         largest = max(largest, numbers)
+        numbers = int(numbers * shares.get(rule.layers, 1))
         if "{expert}" in rule.megatron:
             per_expert += numbers
         elif rule.split is None:

@@ -47,6 +47,11 @@ def latent_attention_without_transformer_engine(module: ModuleType) -> None:
     module.HAVE_TE = isinstance(module.TELinear, type)  # type: ignore[attr-defined]  # (as above)
 
 
+def gated_delta_net_without_fla(module: ModuleType) -> None:
+    """A gated delta net refuses to be built without the package fla, whose kernels our own forward does not call."""
+    module.HAVE_FLA = True  # type: ignore[attr-defined]  # (as above)
+
+
 def token_counts_on_the_cpu(module: ModuleType) -> None:
     """Token counts stay tensors without a GPU, where Megatron wants arrays."""
 
@@ -119,6 +124,7 @@ def resume_of_distributed_optimizer(module: ModuleType) -> None:
 ON_EVERY_DEVICE: dict[str, Callable[[ModuleType], None]] = {
     "megatron.core.transformer.moe.moe_utils": router_without_transformer_engine,
     "megatron.core.transformer.multi_latent_attention": latent_attention_without_transformer_engine,
+    "megatron.core.ssm.gated_delta_net": gated_delta_net_without_fla,
     "megatron.core.optimizer.distrib_optimizer": resume_of_distributed_optimizer,
 }
 """Module -> what is mended in it everywhere; with Transformer Engine there is nothing to mend."""

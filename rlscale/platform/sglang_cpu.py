@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from rlscale.platform import sglang_attention, sglang_paused_flush, sglang_seeded, sglang_stubs
+from rlscale.platform import sglang_attention, sglang_delta_net, sglang_paused_flush, sglang_seeded, sglang_stubs
 from rlscale.platform.adapting import AdaptingFinder
 
 VERSION = "0.5.19"
@@ -67,6 +67,8 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     "sglang.srt.entrypoints.engine": _fork_children,
     "sglang.srt.managers.load_snapshot": _keep_snapshots_in_tmpdir,
     "sglang.srt.state_capturer.base": _allocate_pageable,
+    "sglang.kernels.ops.attention.fla.fused_norm_gate": sglang_delta_net.gated_norm,
+    "sglang.kernels.ops.elementwise.elementwise": sglang_delta_net.gated_expert,
     "sglang.srt.layers.attention.torch_native_backend": sglang_attention.batch_attention,
     "sglang.srt.layers.rotary_embedding.factory": sglang_attention.rotary_positions,
     "sglang.srt.models.deepseek_common.attention_backend_handler": sglang_attention.latent_attention,

@@ -126,6 +126,12 @@ def _fill_triton_backends(module: Any) -> None:
     module.backends = {}
 
 
+def _fill_kernels_of_delta_nets(module: Any) -> None:
+    from rlscale.platform import sglang_delta_net  # imports torch, which asking for a stand-in does not need
+
+    sglang_delta_net.fill_kernels(module)
+
+
 def _fill_sgl_kernel(module: Any) -> None:
     module.assign_req_to_token_pool_cpu = assign_req_to_token_pool_cpu
     module.assign_extend_cache_locs_cpu = assign_extend_cache_locs_cpu
@@ -135,6 +141,7 @@ _FILL: dict[str, Callable[[Any], None]] = {
     "triton": _fill_triton,
     "triton.backends": _fill_triton_backends,
     "sgl_kernel": _fill_sgl_kernel,
+    "sgl_kernel.mamba": _fill_kernels_of_delta_nets,
 }
 
 

@@ -13,6 +13,7 @@ import rlscale
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.visible_gpus import visible_gpus
+from rlscale.families import FAMILIES
 from rlscale.platform import sglang_environment, sglang_headers
 from rlscale.platform.process_environment import WAIT_POLICY
 
@@ -23,10 +24,16 @@ CPU_CACHE_TOKENS = 65_536
 """Most tokens of that cache; a small model reaches this first."""
 
 
+_DELTA_NET = {"mamba_radix_cache_strategy": "no_buffer", "disable_overlap_schedule": True}
+"""Options of a CPU engine whose model has gated delta nets: other ways to keep their states take kernels of a GPU."""
+
 _READ_AT_IMPORT = ("SGLANG_", "SGL_", "TORCH", "PYTORCH_", "TRANSFORMERS_", "TOKENIZERS_", "HF_", "PYTHONPATH")
 """Beginnings of the names of variables that may be read when SGLang, torch or transformers is imported."""
 
-_READ_LATER = (*sglang_headers.ENVIRONMENT, "SGLANG_CACHE_DIR", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR")
+_FILTERS = "SGLANG_MAMBA_CONV_DTYPE"
+"""In which type the filters of gated delta nets keep their last tokens; SGLang takes bfloat16 for every model."""
+
+_READ_LATER = (*sglang_headers.ENVIRONMENT, _FILTERS, "SGLANG_CACHE_DIR", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR")
 """Those of them that are read when a server starts, or whose value makes no difference there.
 
 Importing torch._inductor sets the last one in the importing process: a driver has it by the time it starts engines.
@@ -103,7 +110,10 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
 
 def cpu_defaults(spec: ServerSpec) -> dict[str, Any]:
     """Options under which SGLang runs on a CPU with plain torch."""
+    config = read_config(spec.model_path)
+    family = FAMILIES.get(str(config.get("model_type")))
     return {
+        **(_DELTA_NET if family is not None and family.delta_net else {}),
         "attention_backend": "torch_native",
         "sampling_backend": "pytorch",
         "cuda_graph_backend_decode": "disabled",
@@ -112,7 +122,7 @@ def cpu_defaults(spec: ServerSpec) -> dict[str, Any]:
         "skip_server_warmup": True,  # the wait for a healthy engine generates a token anyway, in 0.1 s instead of 2
         "mem_fraction_static": 0.2,
         "max_running_requests": 256,
-        "max_total_tokens": cache_tokens(read_config(spec.model_path)),
+        "max_total_tokens": cache_tokens(config),
     }
 
 
@@ -148,7 +158,7 @@ def base_environment() -> dict[str, str]:
 
 def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
     """Environment of the server: this process's, with caches below `scratch` and what the device needs."""
-    variables = _any_environment(scratch)
+    variables = {**_any_environment(scratch), _FILTERS: spec.dtype}
     if spec.device is Device.cpu:
         architectures = read_config(spec.model_path).get("architectures") or [None]
         variables.update(sglang_environment.cpu_environment(architectures[0]))

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from rlscale.families import FAMILIES
-from rlscale.families.family import LAYER, Form, Head, Rule
+from rlscale.families.family import LAYER, Form, Head, Rule, dimensions
+from rlscale.families.gated_delta_net import sections
 from rlscale.families.tensors import head_rules
 
 _NUMBERS = re.compile(r"\d+")
@@ -62,7 +63,11 @@ class WeightMap:
     def from_hf(self, name: str, tensors: Sequence[Tensor], padded_vocabulary: int | None = None) -> Tensor:
         """The full Megatron tensor that Hugging Face tensors (in the order of `hf_names`) form."""
         form = self.rule(name).form
-        if form is Form.qkv:
+        if form is Form.delta_projections:
+            return self._join_delta(tensors)
+        if form is Form.gated_qkv:
+            tensors = [self._gates_behind(tensors[0]), *tensors[1:]]
+        if form in (Form.qkv, Form.gated_qkv):
             size = self._head_size
             q, k, v = (x.view(self._groups, -1, *x.shape[1:]) for x in tensors)  # matrices or biases
             assert k.shape[1] == v.shape[1] == size, f"{name}: key and value heads of {k.shape[1]}, expected {size}"
@@ -80,8 +85,8 @@ class WeightMap:
         rule = self.rule(name)
         if rule.split is None or size == 1:
             return full
-        if rule.form is Form.gate_up:
-            return torch.cat([half.chunk(size)[rank] for half in full.chunk(2)])
+        if (parts := self._parts(rule.form, full)) is not None:
+            return torch.cat([part.chunk(size)[rank] for part in parts])
         return full.chunk(size, dim=rule.split)[rank]
 
     def merge(self, name: str, shards: Sequence[Tensor]) -> Tensor:
@@ -89,20 +94,62 @@ class WeightMap:
         rule = self.rule(name)
         if rule.split is None or len(shards) == 1:
             return shards[0]
-        if rule.form is Form.gate_up:
-            halves = zip(*(shard.chunk(2) for shard in shards), strict=True)
-            return torch.cat([torch.cat(half) for half in halves])
+        parts = [self._parts(rule.form, shard) for shard in shards]
+        if parts[0] is not None:
+            return torch.cat([torch.cat(same) for same in zip(*parts, strict=True)])
         return torch.cat(list(shards), dim=rule.split)
 
+    def _parts(self, form: Form, tensor: Tensor) -> Sequence[Tensor] | None:
+        """The parts of a full tensor or shard that tensor parallelism splits one by one; None where it is one part."""
+        if form is Form.gate_up:
+            return tensor.chunk(2)
+        if form not in (Form.delta_projections, Form.delta_convolution):
+            return None
+        rows = sections(form, dimensions(self.config))
+        return tensor.split([each * len(tensor) // sum(rows) for each in rows])
+
     def _take_apart(self, rule: Rule, full: Tensor) -> list[Tensor]:
-        if rule.form is Form.qkv:
+        if rule.form in (Form.qkv, Form.gated_qkv):
             size = self._head_size
             grouped = full.view(self._groups, -1, *full.shape[1:])
-            parts = grouped.split([grouped.shape[1] - 2 * size, size, size], dim=1)
-            return [part.flatten(0, 1) for part in parts]
+            query, *others = grouped.split([grouped.shape[1] - 2 * size, size, size], dim=1)
+            if rule.form is Form.gated_qkv:
+                query = self._gates_beside(query)
+            return [part.flatten(0, 1) for part in (query, *others)]
+        if rule.form is Form.delta_projections:
+            return self._separate_delta(full)
         if rule.form is Form.gate_up:
             return list(full.chunk(len(rule.hf)))
         return [full[: self.vocabulary] if rule.form is Form.vocabulary else full]
+
+    def _gates_behind(self, queries: Tensor) -> Tensor:
+        """Hugging Face's query projection, a gate behind each head -> of each group the heads, then their gates."""
+        heads = queries.view(self._groups, -1, 2, self._head_size, *queries.shape[1:])
+        return heads.transpose(1, 2).reshape(queries.shape)
+
+    def _gates_beside(self, grouped: Tensor) -> Tensor:
+        """The reverse, of [groups, rows of a group, ...]."""
+        halves = grouped.view(self._groups, 2, -1, self._head_size, *grouped.shape[2:])
+        return halves.transpose(1, 2).reshape(grouped.shape)
+
+    def _join_delta(self, tensors: Sequence[Tensor]) -> Tensor:
+        """A gated delta net's two projections by key head, as one whose parts are whole."""
+        heads, rows = self._delta_rows()
+        by_head = zip(tensors, (rows[:4], rows[4:]), strict=True)
+        parts = [part for x, own in by_head for part in x.view(heads, -1, *x.shape[1:]).split(own, dim=1)]
+        return torch.cat([part.flatten(0, 1) for part in parts])
+
+    def _separate_delta(self, full: Tensor) -> list[Tensor]:
+        """The reverse."""
+        heads, rows = self._delta_rows()
+        whole = full.split([heads * each for each in rows])
+        parts = [part.view(heads, -1, *part.shape[1:]) for part in whole]
+        return [torch.cat(own, dim=1).flatten(0, 1) for own in (parts[:4], parts[4:])]
+
+    def _delta_rows(self) -> tuple[int, list[int]]:
+        """Key heads of a gated delta net, and the rows that one has in each part of its projections."""
+        heads = int(self.config["linear_num_key_heads"])
+        return heads, [rows // heads for rows in sections(Form.delta_projections, dimensions(self.config))]
 
     @staticmethod
     def _template(name: str) -> tuple[str, dict[str, str]]:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rlscale.families import FAMILIES
+
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -51,19 +53,19 @@ def make_of_family(folder: Path, family: str, seed: int = 0, **changes: Any) -> 
     config = AutoConfig.for_model(**{key: value for key, value in given.items() if key != "architectures"})
     _write(folder, config, critic=False, seed=seed)
     # transformers leaves out keys that SGLang reads; a published folder has them.
-    if given.get("num_nextn_predict_layers"):
-        _add_prediction_layer(folder, given)
+    if FAMILIES[family].kept or given.get("num_nextn_predict_layers"):
+        _add_prediction_layer(folder, given, FAMILIES[family].kept)
     written = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**given, **written}, indent=2))
     return folder
 
 
-def _add_prediction_layer(folder: Path, config: dict[str, Any]) -> None:
+def _add_prediction_layer(folder: Path, config: dict[str, Any], beginning: str | None) -> None:
     """A layer that predicts further tokens, which transformers leaves out: some tensors of the kind it has."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    layer, hidden = f"model.layers.{config['num_hidden_layers']}.", config["hidden_size"]
+    layer, hidden = beginning or f"model.layers.{config['num_hidden_layers']}.", config["hidden_size"]
     more = {"eh_proj.weight": (hidden, 2 * hidden), "enorm.weight": (hidden,), "shared_head.norm.weight": (hidden,)}
     tensors = load_file(folder / "model.safetensors")
     tensors |= {layer + name: torch.randn(shape, dtype=torch.bfloat16) for name, shape in more.items()}
@@ -84,6 +86,8 @@ def _write(folder: Path, config: Any, critic: bool, seed: int) -> Path:
             for name, parameter in model.named_parameters():
                 if "norm" in name:
                     parameter.add_(0.1 * torch.randn_like(parameter))
+                elif name.endswith("A_log"):
+                    parameter.copy_(torch.linspace(-3.0, 0.0, len(parameter)))  # matrices that last, unlike new ones
                 elif name.endswith("_proj.bias"):
                     parameter.add_(0.3 * torch.randn_like(parameter))
                 elif "bias" in name:

@@ -15,6 +15,7 @@ from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.sizes import Sizes
+from rlscale.families import FAMILIES
 
 
 def check_layout(config: Config) -> None:
@@ -34,7 +35,11 @@ def check_layout(config: Config) -> None:
 def tensor_divides_the_model(context: CheckContext) -> Iterator[str]:
     """Heads, key-value heads and the MLP are cut over the tensor-parallel ranks."""
     tensor, sizes = context.config.parallel.tensor, dict[str, int]()
-    for key, words in (("num_attention_heads", "attention heads"), ("num_key_value_heads", "key-value heads")):
+    for key, words in (
+        ("num_attention_heads", "attention heads"),
+        ("num_key_value_heads", "key-value heads"),
+        ("linear_num_key_heads", "key heads of the gated delta nets"),
+    ):
         if number := context.size(key):
             sizes[f"the {number} {words}"] = number
     width = context.size("intermediate_size")
@@ -65,6 +70,16 @@ def pipeline_divides_the_layers(context: CheckContext) -> Iterator[str]:
         yield (
             f"parallel.virtual_pipeline={parallel.virtual_pipeline} does not divide the {of_stage} layers of a stage; "
             f"use null{divisors(of_stage).removeprefix('1')}"
+        )
+
+
+def whole_sequences_are_on_one_rank(context: CheckContext) -> Iterator[str]:
+    """The state of a gated delta net goes through all tokens of a sequence."""
+    family = FAMILIES.get(str((context.architecture or {}).get("model_type")))
+    if family is not None and family.delta_net and context.config.parallel.context > 1:
+        yield (
+            f"parallel.context={context.config.parallel.context}: the gated delta nets of {context.config.model.name} "
+            "need all tokens of a sequence on one rank; set it to 1"
         )
 
 
@@ -218,6 +233,12 @@ def engines_fit(context: CheckContext) -> Iterator[str]:
     if rollout.engine_key_file is not None:
         yield "rollout.engine_key_file is only read with rollout.engine_urls; set it to null"
     if not context.on_gpus:
+        family = FAMILIES.get(str((context.architecture or {}).get("model_type")))
+        if family is not None and family.delta_net and context.needs.engines:
+            yield (
+                f"cluster.device=cpu: engines of {family.model_type} on the CPU are not held to transformers yet; use "
+                "cluster.device=cuda, or algo=sft and eval.enabled=false, which need none"
+            )
         if sizes.engines + sizes.eval_engines > cluster.max_engines:
             yield (
                 f"{_engines(context)}, but cluster.max_engines={cluster.max_engines}; lower the one or raise the other"
@@ -315,6 +336,7 @@ def _given_engines(context: CheckContext) -> Iterator[str]:
 _ON_RANKS = (
     tensor_divides_the_model,
     pipeline_divides_the_layers,
+    whole_sequences_are_on_one_rank,
     sequence_needs_tensor,
     experts_fit,
     gpus_are_shared_out,

@@ -32,17 +32,21 @@ MULTINODE = [
 WHOLE_NODES = ["rollout.gpus_per_engine=8", "cluster.ray_address=auto", "cluster.host=0.0.0.0"]
 PUBLISHED = sorted(option for option in GROUPS.options("model") if not option.startswith("tiny"))
 MIXTURES = ("qwen3_30b", "glm4_5", "glm4_5_air", "glm4_6", "glm4_7")
+HYBRIDS = ("qwen3_next_80b", "qwen3_next_80b_thinking", "qwen3_coder_next")
+HYBRID = ["parallel=qwen3_next_32gpu", "cluster=node8", "cluster.nodes=4", "rollout.engines=4", *WHOLE_NODES]
 MODEL_OF = {
     "gsm8k": "qwen3_0_6b",
     "qwen2_5_1_5b_gsm8k": "qwen2_5_1_5b",
     "llama3_8b_math": "llama3_8b",
     "qwen3_30b_math": "qwen3_30b",
+    "qwen3_next_math": "qwen3_next_80b",
     "glm4_5_air_math": "glm4_5_air",
     "deepseek_v3_math": "deepseek_v3",
 }
 """Recipes of published models, whose data are the user's."""
 NEEDS = {
     "parallel=qwen3_30b_8gpu": ["model=qwen3_30b", *MOE8[:1], *MOE8[2:]],
+    "parallel=qwen3_next_32gpu": ["model=qwen3_next_80b", *HYBRID[1:]],
     "parallel=glm4_5_64gpu": ["model=glm4_5", "cluster=node8", "cluster.nodes=8", "rollout.engines=8", *WHOLE_NODES],
     "parallel=deepseek_v3_128gpu": [
         *("model=deepseek_v3", "cluster=node8", "cluster.nodes=16", "rollout.engines=16"),
@@ -56,6 +60,7 @@ NEEDS = {
     "model=tiny_qwen3": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
     "model=tiny_qwen3_moe": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
     **{f"model={model}": MOE8 if model in MIXTURES else DENSE8 for model in PUBLISHED},
+    **{f"model={model}": HYBRID for model in HYBRIDS},
     "data=mixture": ["data@data.sources.a.data=arithmetic"],
     "algo=sft": ["rollout.samples_per_group=1"],
     "algo=opd": ["teacher.path=owner/teacher"],

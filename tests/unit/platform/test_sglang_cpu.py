@@ -43,6 +43,31 @@ PLACES = {
         "def get_rope_wrapper(",
         "    assert rope_scaling is not None\n",
     ],
+    "sglang/kernels/ops/attention/fla/fused_norm_gate.py": [
+        "_use_cpu = is_cpu() and cpu_has_amx_support()\n",
+        "            return rms_norm_gated(\n                x,\n                g,\n                self.weight,\n",
+    ],
+    "sglang/kernels/ops/elementwise/elementwise.py": [
+        "def _launch_fused_gate_sigmoid_mul(\n    hidden_states: torch.Tensor,\n    gate_weight: torch.Tensor,\n"
+        "    shared_output: torch.Tensor,\n    output: torch.Tensor,\n    *,\n    do_add: bool,\n",
+    ],
+    "sglang/srt/layers/attention/linear/gdn_backend.py": [
+        "from sgl_kernel.mamba import causal_conv1d_fn_cpu, causal_conv1d_update_cpu\n",
+        "fused_gdn_gating = torch.ops.sgl_kernel.fused_gdn_gating_cpu\n",
+        "                conv_states=conv_states_contig,\n                has_initial_state=has_initial_states,\n"
+        "                cache_indices=state_cache_indices,\n                query_start_loc=query_start_loc,\n",
+        "                layer.activation,\n                conv_state_indices=cache_indices,\n",
+        "core_attn_out, last_recurrent_state, h = self.kernel_dispatcher.extend(\n",
+    ],
+    "sglang/srt/layers/attention/linear/kernels/gdn_triton.py": [
+        "from sgl_kernel.mamba import chunk_gated_delta_rule_cpu\n",
+        "torch.ops.sgl_kernel.fused_sigmoid_gating_delta_rule_update_cpu\n",
+        "            head_first=False,\n            use_qk_l2norm_in_kernel=True,\n",
+    ],
+    "sglang/srt/configs/mamba_utils.py": [
+        "temporal_state_shape = (divide(num_heads, tp_world_size), head_dim, state_size)\n",
+        "conv_state_shape = divide(conv_dim, tp_world_size), conv_kernel - 1\n",
+    ],
     "sglang/kernels/ops/sampling/murmur_hash.py": [
         "def murmur_hash32(seed, positions, col_indices):",
         "k = (k * c1) & 0xFFFFFFFF",

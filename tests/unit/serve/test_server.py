@@ -12,7 +12,14 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.serve.router import router_options
 from rlscale.serve.secret import Secret
-from rlscale.serve.server import ServerSpec, base_environment, cache_tokens, server_environment, server_options
+from rlscale.serve.server import (
+    ServerSpec,
+    base_environment,
+    cache_tokens,
+    read_at_import,
+    server_environment,
+    server_options,
+)
 
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -35,6 +42,17 @@ def test_a_cpu_engine_gets_the_options_under_which_sglang_runs_without_a_gpu(mod
     assert options["sleep_on_idle"] is True
     assert (options["port"], options["host"], options["random_seed"]) == (1234, "127.0.0.1", 3)
     assert "api_key" not in options
+
+
+def test_a_cpu_engine_keeps_the_states_of_gated_delta_nets_without_kernels_of_a_gpu(model: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_type": "qwen3_next"}))
+    options = server_options(ServerSpec("engine-0", model, Device.cpu), 1)
+    assert (options["mamba_radix_cache_strategy"], options["disable_overlap_schedule"]) == ("no_buffer", True)
+    assert "mamba_radix_cache_strategy" not in server_options(ServerSpec("engine-0", model, Device.cuda), 1)
+    for dtype in ("float32", "bfloat16"):
+        environment = server_environment(ServerSpec("engine-0", model, Device.cuda, dtype), tmp_path)
+        assert environment["SGLANG_MAMBA_CONV_DTYPE"] == dtype
+        assert "SGLANG_MAMBA_CONV_DTYPE" not in read_at_import(environment)
 
 
 def test_an_engine_records_its_choice_of_experts_only_when_it_is_to_say_it(model: str, tmp_path: Path) -> None:

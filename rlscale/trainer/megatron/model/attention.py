@@ -54,7 +54,9 @@ class PackedSelfAttention(SelfAttention):
         """[tokens (of this rank), 1, hidden] -> the same. `rotary_pos_emb`: angles [positions, 1, 1, dimension]."""
         if packed_seq_params is None or rotary_pos_emb is None:
             raise ValueError("this attention takes packed sequences with rotary positions only")
-        query, key, value = (x.squeeze(1) for x in self.get_query_key_value_tensors(hidden_states))
+        gated = self.config.attention_output_gate
+        projected = self.get_query_key_value_tensors(hidden_states, output_gate=gated)
+        query, key, value, *gate = (x.squeeze(1) for x in projected)
         neighbours = self.config.rotary_interleaved
         rotary = packed_seq_params.rotary.get(id(self.config))
         if rotary is None:
@@ -65,6 +67,8 @@ class PackedSelfAttention(SelfAttention):
             packed_seq_params.rotary[id(self.config)] = rotary
         query, key = (rotate(x, *rotary, neighbours=neighbours) for x in (query, key))
         attended = attend(self, query, key, value, packed_seq_params)
+        if gated:
+            attended = attended * torch.sigmoid(gate[0].reshape(attended.shape))
         output: tuple[Tensor, Tensor | None] = self.linear_proj(attended.view(attended.shape[0], 1, -1))
         return output
 

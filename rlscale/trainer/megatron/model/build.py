@@ -69,7 +69,7 @@ def build_model(
         padded,
         attends_in_batches=not (
             uses_transformer_engine(platform, config.params_dtype, architecture.family)
-            or takes_packed(config, platform.device)
+            or (takes_packed(config, platform.device) and not architecture.family.delta_net)
         ),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+from megatron.core.ssm.gated_delta_net import GatedDeltaNetSubmodules
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.attention import SelfAttentionSubmodules
@@ -39,6 +40,7 @@ from rlscale.trainer.megatron.model.layers import (
     RowGroupedLinear,
     WholeLinear,
 )
+from rlscale.trainer.megatron.model.packed_delta_net import PackedGatedDeltaNet
 from rlscale.trainer.megatron.model.packed_latent_attention import PackedLatentAttention
 
 
@@ -46,9 +48,9 @@ def uses_transformer_engine(platform: Platform, dtype: torch.dtype, family: Fami
     """Whether Transformer Engine's layers are used for a model of that type; checkpoints do not depend on it.
 
     Only in 16 bits: in float32 none of its attentions takes packed sequences. Its linears have no norm behind them, and
-    latent attention is our own everywhere.
+    latent attention and gated delta nets are our own everywhere.
     """
-    if family.norms_behind or family.latent:
+    if family.norms_behind or family.latent or family.delta_net:
         return False
     installed = importlib.util.find_spec("transformer_engine") is not None
     return platform.is_cuda and dtype is not torch.float32 and installed
@@ -66,8 +68,7 @@ def block_spec(config: TransformerConfig, platform: Platform, family: Family, vp
         return spec
     first = get_transformer_layer_offset(config, vp_stage=vp_stage)
     own = range(first, first + get_num_layers_to_build(config, vp_stage=vp_stage))
-    kinds = {experts: _layer(config, family, experts) for experts in (False, True)}
-    specs = [kinds[_has_experts(config, layer)] for layer in own]
+    specs = [_layer(config, family, _has_experts(config, layer), _has_delta_net(config, layer)) for layer in own]
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)
 
 
@@ -79,13 +80,20 @@ def _has_experts(config: TransformerConfig, layer: int) -> bool:
     return bool(every[layer]) if isinstance(every, list) else layer % every == 0
 
 
-def _layer(config: TransformerConfig, family: Family, experts: bool) -> ModuleSpec:
+def _has_delta_net(config: TransformerConfig, layer: int) -> bool:
+    """Whether a layer (from 0, over the whole model) has a gated delta net instead of attention."""
+    every = config.linear_attention_freq
+    return isinstance(every, list) and bool(every[layer])
+
+
+def _layer(config: TransformerConfig, family: Family, experts: bool, delta_net: bool) -> ModuleSpec:
     row = NormedRowParallelLinear if family.norms_behind else RowParallelLinear
+    attention = _latent_attention() if family.latent else _self_attention(config, row)
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm if family.latent else IdentityOp,
-            self_attention=_latent_attention() if family.latent else _self_attention(config, row),
+            self_attention=_delta_net() if delta_net else attention,
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm if experts else IdentityOp,
             mlp=_experts(config) if experts else _dense(row),
@@ -104,6 +112,15 @@ def _self_attention(config: TransformerConfig, row: type[RowParallelLinear]) -> 
         k_layernorm=norm,
     )
     return ModuleSpec(PackedSelfAttention, params={"attn_mask_type": AttnMaskType.causal}, submodules=submodules)
+
+
+def _delta_net() -> ModuleSpec:
+    submodules = GatedDeltaNetSubmodules(
+        in_proj=NormColumnParallelLinear,
+        out_norm=ModuleSpec(RMSNorm, params={"zero_centred": False}),  # alone among the model's norms
+        out_proj=RowParallelLinear,
+    )
+    return ModuleSpec(PackedGatedDeltaNet, submodules=submodules)
 
 
 def _latent_attention() -> ModuleSpec:

@@ -24,14 +24,18 @@ from rlscale.trainer.megatron.model.elementwise import rms_norm, swiglu
 class RMSNorm(torch.nn.Module):
     """Root-mean-square norm that allows sequence parallelism (Megatron's own wrapper of torch's norm does not)."""
 
-    def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **unused: Any) -> None:
+    def __init__(
+        self, config: Any, hidden_size: int, eps: float = 1e-5, zero_centred: bool | None = None, **unused: Any
+    ) -> None:
+        """`zero_centred`: whether it multiplies with its weight and 1; by default the config says so."""
         super().__init__()
         self.config, self.eps = config, eps
-        self.weight = _norm_weight(config, hidden_size)
+        self.zero_centred = config.layernorm_zero_centered_gamma if zero_centred is None else zero_centred
+        self.weight = _norm_weight(config, hidden_size, self.zero_centred)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] -> [..., hidden]."""
-        return rms_norm(x, self.weight, self.eps)
+        return _norm(x, self.weight, self.eps, self.zero_centred)
 
 
 class NormColumnParallelLinear(ColumnParallelLinear):
@@ -40,12 +44,14 @@ class NormColumnParallelLinear(ColumnParallelLinear):
     def __init__(self, input_size: int, output_size: int, *, config: Any, **options: Any) -> None:
         options.setdefault("gather_output", False)
         super().__init__(input_size, output_size, config=config, **options)
-        self.layer_norm_weight = _norm_weight(config, input_size)
+        self.zero_centred = config.layernorm_zero_centered_gamma
+        self.layer_norm_weight = _norm_weight(config, input_size, self.zero_centred)
         self.eps = config.layernorm_epsilon
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """[tokens, 1, input] -> ([tokens, 1, output / ranks], bias or None)."""
-        return super().forward(rms_norm(x, self.layer_norm_weight, self.eps), *args, **kwargs)
+        normed = _norm(x, self.layer_norm_weight, self.eps, self.zero_centred)
+        return super().forward(normed, *args, **kwargs)
 
 
 class WholeLinear(torch.nn.Module):
@@ -188,7 +194,14 @@ class RowGroupedLinear(GroupedLinear):
     split = 1
 
 
-def _norm_weight(config: Any, size: int) -> Parameter:
-    weight = Parameter(torch.ones(size, dtype=config.params_dtype))
+def _norm(x: Tensor, weight: Tensor, eps: float, zero_centred: bool) -> Tensor:
+    """A norm whose weight is zero-centred is computed in float32: 16 bits round a small weight away beside 1."""
+    if not zero_centred:
+        return rms_norm(x, weight, eps)
+    return rms_norm(x.float(), 1.0 + weight.float(), eps).to(x.dtype)
+
+
+def _norm_weight(config: Any, size: int, zero_centred: bool) -> Parameter:
+    weight = Parameter((torch.zeros if zero_centred else torch.ones)(size, dtype=config.params_dtype))
     weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]  # Megatron sums its gradient then
     return weight

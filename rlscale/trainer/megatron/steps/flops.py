@@ -2,12 +2,14 @@
 
 A multiplication with an addition counts as two. Of a forward pass over a segment of n tokens, m of which are trainable:
 
-    2 n P + 2 m h V + 2 L H (d + e) n (n + 1) / 2
+    2 n P + 2 m h V + 2 L H (d + e) n (n + 1) / 2 + 6 n D G k v
 
 P: parameters of the layers' matrices that a token is multiplied with, of a mixture of experts those of the experts that
 it is sent to, and the router; h: hidden size; V: vocabulary (the output projection is made where log-probs are asked
-for; a critic's head makes one value of every token, m = n and V = 1); L: layers; H: heads; d, e: size of a key and of a
-value. In attention a token's query meets its own key and those before it, and is multiplied with keys and with values.
+for; a critic's head makes one value of every token, m = n and V = 1); L: layers with attention; H: heads; d, e: size of
+a key and of a value. In attention a token's query meets its own key and those before it, and is multiplied with keys
+and with values. D: layers with a gated delta net; G: heads of one; k, v: size of a key and of a value, between which
+each head has a matrix: a token's key reads it, key and value are added to it, its query reads it.
 
 A backward pass counts as two forward passes. What is computed again (`trainer.recompute`, tiles of logits) is not
 counted, nor are norms, softmax, padding, the optimizer. A frozen matrix counts as a trained one.
@@ -24,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlscale.config.schema.model_config import DType
-from rlscale.families.family import Head
+from rlscale.families.family import LINEAR, Head
 from rlscale.families.tensors import visited_parameters
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch
@@ -58,7 +60,7 @@ class ModelFlops:
     """FLOPs of a forward pass of one model."""
 
     per_token: float
-    """Matrices of the layers, for one token."""
+    """Matrices of the layers, and those that gated delta nets keep, for one token."""
     per_output: float
     """The output projection, for one position."""
     per_pair: float
@@ -72,10 +74,14 @@ class ModelFlops:
         hf = {**architecture.hf, "num_experts": architecture.experts}
         hidden, vocabulary = int(hf["hidden_size"]), architecture.vocabulary
         values, heads = head is Head.value, int(hf["num_attention_heads"])
+        layers, nets, matrices = int(hf["num_hidden_layers"]), 0, 0
+        if architecture.family.delta_net:
+            nets = [*hf["layer_types"]].count(LINEAR)
+            matrices = hf["linear_num_value_heads"] * hf["linear_key_head_dim"] * hf["linear_value_head_dim"]
         return cls(
-            per_token=2.0 * (visited_parameters(hf) - vocabulary * hidden),
+            per_token=2.0 * (visited_parameters(hf) - vocabulary * hidden) + 6.0 * nets * matrices,
             per_output=2.0 * hidden * (1 if values else vocabulary),
-            per_pair=2.0 * int(hf["num_hidden_layers"]) * heads * (int(hf["qk_head_dim"]) + int(hf["v_head_dim"])),
+            per_pair=2.0 * (layers - nets) * heads * (int(hf["qk_head_dim"]) + int(hf["v_head_dim"])),
             outputs_everywhere=values,
         )
 

@@ -42,6 +42,26 @@ def test_of_a_mixture_the_experts_that_a_token_visits_and_the_router_count() -> 
     assert flops.per_token == 2 * 2 * (ATTENTION + 2 * 3 * 8 * 6 + 8 * 8)
 
 
+def test_a_gated_delta_net_costs_the_same_for_every_token() -> None:
+    net = {"key_head_dim": 2, "value_head_dim": 3, "num_key_heads": 2, "num_value_heads": 4, "conv_kernel_dim": 4}
+    hybrid = {
+        **DENSE,
+        **EXPERTS,
+        "model_type": "qwen3_next",
+        "shared_expert_intermediate_size": 5,
+        "layer_types": ["linear_attention", "full_attention"],
+        **{f"linear_{name}": size for name, size in net.items()},
+    }
+    flops = ModelFlops.of(Architecture(hybrid), Head.language)
+    experts = 2 * 3 * 8 * 6 + 8 * 8 + 3 * 8 * 5 + 8  # two of them, the router, the shared one and its gate
+    keys, values = 2 * 2, 4 * 3
+    projections = 8 * (2 * keys + 2 * values + 2 * 4) + 8 * values + 4 * (2 * keys + values)
+    gated_attention = 8 * 4 * (2 * 4 + 2 + 2 + 4)
+    # Each of the heads' matrices of 2 by 3 is read, changed and read again.
+    assert flops.per_token == 2 * (2 * experts + projections + gated_attention) + 3 * 2 * 4 * 2 * 3
+    assert flops.per_pair == 2 * 4 * (4 + 4)
+
+
 def test_a_critic_has_one_value_for_every_token() -> None:
     language = ModelFlops.of(Architecture(DENSE), Head.language)
     value = ModelFlops.of(Architecture(DENSE), Head.value)
