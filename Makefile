@@ -44,7 +44,7 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-# The tiers: unit in seconds on all cores (files stay whole, for their fixtures), dist with several gloo ranks, e2e with
+# The tiers: unit on all cores (files stay whole, for their fixtures; tests/unit/conftest.py orders them), dist with several gloo ranks, e2e with
 # real servers. The latter two have processes of their own for every core.
 # Of the unit tests, what tells most per second: the import rules, the mathematics, sizes, the guards of processes.
 SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/test_batch.py tests/unit/data/test_packing.py tests/unit/config/test_sizes.py \
@@ -55,7 +55,7 @@ smoke: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile $(SMOKE)
 
 unit: install
-	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile tests/unit
+	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/unit
 
 dist: install
 	$(PYTEST) tests/dist
