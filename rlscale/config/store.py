@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copyreg
+from collections.abc import Callable, Iterator
 
 from hydra.core.config_store import ConfigStore
 
@@ -25,11 +26,18 @@ def schemas() -> dict[str, type[Section]]:
     return {kind.schema: kind for kind in kinds(Section) if kind.schema}
 
 
+def _the_store(_: ConfigStore) -> tuple[Callable[[], ConfigStore], tuple[()]]:
+    return ConfigStore.instance, ()
+
+
 def register_schema() -> None:
     """Put the schema into Hydra's store, once per process."""
     store = ConfigStore.instance()
     if f"{ROOT}.yaml" in store.repo:
         return
+    # Hydra copies its sources, and all that they hold, whenever it composes. What it loads from the store is copied
+    # anyway, so a copy of the one store may be that store.
+    copyreg.pickle(ConfigStore, _the_store)
     store.store(name=ROOT, node=Config)
     for name, kind in schemas().items():
         store.store(group=kind.group, name=name, node=kind)
