@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-
 LONGEST = (
     "test_battery.py",
     "test_shipped.py",
