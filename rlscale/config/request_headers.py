@@ -1,6 +1,6 @@
-"""Headers by which a request asks an engine for more than tokens and log-probs, 1 or 0 each.
+"""Headers of requests: by some they ask an engine for more than tokens and log-probs, 1 or 0 each.
 
-Why they are headers: `rlscale.platform.sglang_headers`.
+Why those are headers: `rlscale.platform.sglang_headers`.
 """
 
 from __future__ import annotations
@@ -10,3 +10,6 @@ ROUTED_EXPERTS_HEADER = "x-request-id-return-routed-experts"
 
 SAMPLING_SUPPORT_HEADER = "x-request-id-return-sampling-support"
 """Whether the answer says which words each token was drawn from."""
+
+TRAJECTORY_HEADER = "x-smg-routing-key"
+"""The router's own: requests with the same value go to the same engine (`rlscale.config.sticky_routing`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from uuid import uuid4
 
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.ledger import Ledger
@@ -49,6 +50,8 @@ class Attempt:
         self._version = version
         self._ledger = ledger or Ledger()
         self.number = number
+        self.trajectory = uuid4().hex
+        """Names it among all others."""
         self.parts = list(parts)
         self.tokens = sum(len(part.tokens) for part in parts)
         self.finished = False
@@ -113,6 +116,7 @@ class CallAttempt(Attempt):
     def __init__(self, whole: Attempt) -> None:
         super().__init__(whole._version, whole._ledger, whole.number, demand=whole._demand)
         self._whole = whole
+        self.trajectory = whole.trajectory
 
     def enter(self) -> int:
         """See Attempt."""

@@ -10,6 +10,7 @@ from typing import Any
 from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import Concurrency, RolloutConfig
+from rlscale.config.sticky_routing import is_sticky
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_encoder import build_encoder
@@ -98,7 +99,8 @@ class RolloutService:
         self._client = EngineClient(
             url, api_key, rollout.request_timeout_s, rollout.request_retries, 2 * self._limit, self._connect
         )
-        self._engines = Continued(self._client, Cuts())
+        sticky = is_sticky(rollout, self._spec.env, self._spec.agent)
+        self._engines = Continued(self._client, Cuts(), sticky)
         self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
         sampling = self._sampling(rollout, rollout.max_response_tokens, self._encoder.end_of_turn)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)

@@ -17,6 +17,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.config.sticky_routing import STICKY, is_sticky
 from rlscale.rollout.engines.sampling_params import truncates
 from rlscale.run.actors import LauncherActor
 from rlscale.run.calls import Calls, RunFailed
@@ -24,7 +25,7 @@ from rlscale.run.forks import Forks
 from rlscale.run.placement import Layout, shares_devices
 from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
-from rlscale.serve.router import RouterClient
+from rlscale.serve.router import RouterClient, router_options
 from rlscale.serve.server import ServerSpec
 from rlscale.serve.supervisor import ROUTER
 
@@ -72,6 +73,9 @@ class Engines:
     def launch(self, model_path: str) -> None:
         """Begin to start every engine and the router."""
         rollout, cluster = self.config.rollout, self.config.cluster
+        sticky = is_sticky(rollout, self.config.env, self.config.agent)
+        router = {**({"policy": STICKY} if sticky else {}), **rollout.router}
+        router_options(router, cluster.host, 0, 0)  # refused before anything starts
         if rollout.engine_key_file is not None:
             self.api_key = _read_key(rollout.engine_key_file)
         elif rollout.engine_urls:
@@ -97,7 +101,7 @@ class Engines:
             )
             launcher = self._launcher(slot.node)
             self._engines.append(_Engine(spec, launcher, starting=launcher.call.remote("start_engine", spec)))
-        self._router = home.call.remote("start_router", dict(rollout.router))
+        self._router = home.call.remote("start_router", router)
 
     def ready(self) -> None:
         """Wait until all engines are healthy and the router knows them."""

@@ -18,8 +18,11 @@ from rlscale.serve.http import CallError, call
 DERIVED = ("host", "port", "api_key", "worker_urls", "prometheus_port", "prometheus_host")
 """Options that rlscale sets itself and `rollout.router` cannot."""
 
+_WANTS_WORKERS = "power_of_two"
+
 DEFAULTS: dict[str, Any] = {
     "policy": "round_robin",
+    "assignment_mode": "min_load",  # of policy=manual: a new trajectory goes where the fewest requests are
     "log_level": "warn",
     "request_timeout_secs": 24 * 3600,  # the client has the timeout; a long generation must not die here
     "retry_max_retries": 2,  # enough for an engine that dies under its requests; the client retries too
@@ -36,10 +39,15 @@ DEFAULTS: dict[str, Any] = {
 
 
 def router_options(options: Mapping[str, Any], host: str, port: int, metrics_port: int) -> dict[str, Any]:
-    """The RouterArgs (without the API key). UserError if an option of the user's is one of `DERIVED`."""
+    """The RouterArgs (without the API key). UserError for options of the user's with which the router cannot start."""
     taken = sorted(set(options) & set(DERIVED))
     if taken:
         raise UserError(f"rollout.router.{taken[0]} is set by rlscale itself; remove it")
+    if options.get("policy") == _WANTS_WORKERS:
+        raise UserError(
+            f"rollout.router.policy={_WANTS_WORKERS}: the router does not start with it before it has workers, and "
+            "engines join it later; use manual, which sends each trajectory to the engine with the fewest requests"
+        )
     derived = {"host": host, "port": port, "prometheus_host": "127.0.0.1", "prometheus_port": metrics_port}
     return {**DEFAULTS, **options, **derived}
 

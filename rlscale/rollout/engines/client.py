@@ -10,7 +10,7 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
+from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER, TRAJECTORY_HEADER
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
@@ -65,10 +65,12 @@ class EngineClient:
         seed: int,
         rid: str | None = None,
         experts: ExpertSizes | None = None,
+        trajectory: str | None = None,
     ) -> Generation:
         """Continue `token_ids` (int [n]). RequestFailed if there is no answer, or none that can be used.
 
         `rid` names the request for `abort`. With the sizes of the model's `experts` the answer says which were chosen.
+        Requests of one `trajectory` go to one engine, as long as it lives; they share no calls.
         """
         body: dict[str, Any] = {
             "input_ids": token_ids.tolist(),
@@ -84,8 +86,10 @@ class EngineClient:
         if sampling.names_support:
             body["return_sampling_mask"] = True
             headers[SAMPLING_SUPPORT_HEADER] = "1"
+        if trajectory is not None:
+            headers[TRAJECTORY_HEADER] = trajectory
         answer = None
-        if rid is None and sampling.max_new_tokens <= SHORT:
+        if rid is None and trajectory is None and sampling.max_new_tokens <= SHORT:
             answer = await self._shared.ask(body, headers)
         if answer is None:
             answer = await self._post("/generate", body, headers)

@@ -30,10 +30,12 @@ class Continued:
     A request that a sync cut off is sent again with the tokens that it has, the same seed, and what is left of its
     length. What each part brought is kept as the engine gave it: log-probs, versions, choices of experts. Only a part's
     last token is sampled anew: an engine that was told to stop says "abort" also where that token ended the response.
+    `sticky`: the requests of a trajectory go to one engine.
     """
 
     client: EngineClient
     cuts: Cuts
+    sticky: bool = False
 
     async def generate(
         self,
@@ -56,7 +58,8 @@ class Continued:
             async with admission:
                 current, before = attempt.enter(), self.cuts.count
                 start = np.concatenate([tokens, *(part.tokens for part in parts)]) if parts else tokens
-                part = await self.client.generate(start, _rest(sampling, done), seed, experts=experts)
+                named = {"trajectory": attempt.trajectory} if self.sticky else {}
+                part = await self.client.generate(start, _rest(sampling, done), seed, experts=experts, **named)
                 cut = part.finish_reason == "abort" and self.cuts.count > before
             attempt.received(len(part.tokens))
             _check(part, current, cut)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
+from rlscale.config.request_headers import TRAJECTORY_HEADER
+
 END = 3
 CONTEXT = 512
 
@@ -48,6 +50,7 @@ class FakeEngine:
         self.delay: Callable[[dict[str, Any]], float] = lambda body: 0.0
         self.fault: Callable[[dict[str, Any]], int | str | None] = lambda body: None
         self.requests: list[dict[str, Any]] = []
+        self.trajectories: list[str | None] = []  # what each request names to a router
         self.running = 0
         self.most_running = 0
         self.url = ""
@@ -83,6 +86,7 @@ class FakeEngine:
         if isinstance(body["input_ids"][0], list):
             return await self._generate_list(body)
         self.requests.append(body)
+        self.trajectories.append(request.headers.get(TRAJECTORY_HEADER))
         fault = self.fault(body)
         if fault == "drop":
             assert request.transport is not None

@@ -127,6 +127,36 @@ def test_the_second_turn_continues_the_very_tokens_of_the_first_behind_a_masked_
     assert batch.column("loss_mask").sum() == sum(int(s.loss_mask.sum()) for g in groups for s in g.samples)
 
 
+@pytest.mark.parametrize(
+    ("given", "sticky"),
+    [
+        ({"engines": 2}, True),
+        ({"engines": 2, "router": {"policy": "manual"}}, True),
+        ({"engines": 2, "router": {"policy": "power_of_two"}}, False),
+        ({"engines": 1}, False),
+    ],
+)
+def test_with_several_engines_a_samples_turns_name_one_trajectory_to_the_router(
+    run: Run, given: dict[str, Any], sticky: bool
+) -> None:
+    async def scenario(engine: FakeEngine, service: RolloutService) -> Any:
+        await one_batch(engine, service)
+        return engine.requests, engine.trajectories
+
+    requests, named = run(scenario, env=node(Twice), max_response_tokens=ROOM, **given)
+    if not sticky:
+        assert set(named) == {None}
+        return
+    assert None not in named
+    samples = {name: [b for b, other in zip(requests, named, strict=True) if other == name] for name in set(named)}
+    for turns_of in samples.values():
+        longest = max((body["input_ids"] for body in turns_of), key=len)
+        assert all(longest[: len(body["input_ids"])] == body["input_ids"] for body in turns_of), "of one trajectory"
+    assert max(len(turns_of) for turns_of in samples.values()) == 2
+    first_seeds = [turns_of[0]["sampling_params"]["sampling_seed"] for turns_of in samples.values()]
+    assert len(set(first_seeds)) == len(samples) >= 6
+
+
 def test_rewards_of_the_turns_are_added_and_the_last_information_stays(run: Run) -> None:
     groups, _ = run(one_batch, env=node(Twice), max_response_tokens=ROOM)
     rewards = set()

@@ -90,6 +90,8 @@ def test_a_server_that_dies_at_start_is_one_line_with_what_it_raised(supervisor:
         UserError, match=r"^router did not start: TypeError: .*no_such_option.* Its whole output is in .*router\.log$"
     ):
         supervisor.start_router({"no_such_option": 1})
+    with pytest.raises(UserError, match=r"^rollout\.router\.policy=power_of_two: .* use manual, which sends each"):
+        supervisor.start_router({"policy": "power_of_two"})
     assert supervisor._entries == {}
 
 
