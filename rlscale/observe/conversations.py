@@ -19,6 +19,8 @@ MOST_GROUPS = 4
 """Groups of each of them; of a group its worst and its best sample."""
 MOST_TOKENS = 6000
 """Tokens of a conversation that are decoded."""
+HEAD, TAIL = 1000, 500
+"""Tokens of a long masked piece that are decoded, so that a prompt of any length leaves room for the answers."""
 MOST_PIECES = 200
 """Pieces of a conversation."""
 LONGEST_TEXT = 8000
@@ -121,12 +123,16 @@ def _shown(iteration: int, prompt: Prompt, sample: Sample, decode: Decode | None
         return ShownConversation(iteration, prompt, sample, [pieces])
     segments, start, tokens, pieces_left = [], 0, MOST_TOKENS, MOST_PIECES
     for segment in sample.segments:
-        bounds = list(_runs(sample, start, start + segment.length))[:pieces_left]
-        pieces_left -= len(bounds)
-        kept = [(first, min(end, first + tokens - (first - start))) for first, end in bounds if first - start < tokens]
+        kept: list[tuple[int, int]] = []
+        for first, end in list(_runs(sample, start, start + segment.length))[:pieces_left]:
+            if tokens <= 0:
+                break
+            whole = not sample.loss_mask[first] and end - first > HEAD + TAIL  # abridged, when it is decoded
+            kept.append((first, end if whole else min(end, first + tokens)))
+            tokens -= HEAD + TAIL if whole else end - first
         if kept:
             segments.append(_decoded(sample, kept, decode))
-            tokens -= kept[-1][1] - start
+        pieces_left -= len(kept)
         start += segment.length
     shown = sum(piece.tokens for pieces in segments for piece in pieces)
     return ShownConversation(iteration, prompt, sample, segments, len(sample.tokens) - shown)
@@ -145,13 +151,17 @@ def _decoded(sample: Sample, runs: Sequence[tuple[int, int]], decode: Decode) ->
     texts: list[str] = []
     for first, end in runs:
         context = sample.tokens[max(runs[0][0], first - _CONTEXT) : first].tolist()
-        before, whole = decode(context), decode([*context, *sample.tokens[first:end].tolist()])
+        abridged = not sample.loss_mask[first] and end - first > HEAD + TAIL
+        shown = sample.tokens[first : first + HEAD if abridged else end].tolist()
+        before, whole = decode(context), decode([*context, *shown])
         if not whole.startswith(before):
             before = before.rstrip(_BROKEN)
             texts[-1] = texts[-1].rstrip(_BROKEN)
-        texts.append(whole.removeprefix(before))
+        tail = decode(sample.tokens[end - TAIL : end].tolist()) if abridged else ""
+        between = f" … {end - first - HEAD - TAIL:,} tokens … " if abridged else ""
+        texts.append(_short(whole.removeprefix(before)) + between + _short(tail))
     return [
-        Piece(_short(text), end - first, bool(sample.loss_mask[first]), int(sample.versions[first]))
+        Piece(text, end - first, bool(sample.loss_mask[first]), int(sample.versions[first]))
         for text, (first, end) in zip(texts, runs, strict=True)
     ]
 

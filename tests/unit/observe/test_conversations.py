@@ -14,7 +14,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from rlscale.config.schema.rollout_config import Store
 from rlscale.data.sample import Group, Prompt, Sample, Segment
 from rlscale.data.stored_rollouts import RolloutStore
-from rlscale.observe.conversations import MOST_GROUPS, MOST_ITERATIONS, MOST_TOKENS, Piece, read_conversations
+from rlscale.observe.conversations import (
+    HEAD,
+    MOST_GROUPS,
+    MOST_ITERATIONS,
+    MOST_TOKENS,
+    TAIL,
+    Piece,
+    read_conversations,
+)
 from rlscale.observe.report import write_report
 from tests.unit.observe.test_report import parse
 
@@ -136,6 +144,19 @@ def test_the_page_stays_small_however_much_is_stored(tmp_path: Path, tokenizer_f
     assert {one.sample.reward for one in found.shown} == {0.0, 1.0}
     assert {one.left_out for one in found.shown} == {6_501 - MOST_TOKENS}
     assert len(write_report(tmp_path).read_text()) < 600_000
+
+
+def test_a_long_prompt_is_abridged_and_the_answers_behind_it_are_shown(tmp_path: Path, tokenizer_folder: Path) -> None:
+    prompt = "a" * HEAD + "b" * 2 * MOST_TOKENS + "c" * TAIL
+    parts = ((prompt, -1), ("yes", 2), (prompt, -1), ("größer", 2), (prompt, -1), ("no", 3))
+    stored(tmp_path, tokenizer_folder, *parts)
+    (one,) = read_conversations(tmp_path).shown
+    between = f" … {2 * MOST_TOKENS:,} tokens … "
+    (pieces,) = one.segments
+    assert {piece.text for piece in pieces[::2]} == {"a" * HEAD + between + "c" * TAIL}
+    assert {piece.tokens for piece in pieces[::2]} == {len(prompt)}
+    assert [piece.text for piece in pieces[1::2]] == ["yes", "größer", "no"]
+    assert one.left_out == 0
 
 
 def test_without_the_tokenizer_the_stored_texts_are_shown_and_a_damaged_file_is_told(
