@@ -86,6 +86,14 @@ def test_an_edited_history_and_a_summary_open_segments_that_begin_with_what_was_
     assert trained(sample) == talk.sampled
 
 
+def test_what_sequences_begin_with_alike_counts_once_also_where_the_messages_differ_from_the_start() -> None:
+    tree, one = TurnTree(), np.ones(1, np.int32)
+    for number, context in enumerate(([7], [1, 2, 3, 4, 9], [1, 2], [1, 2, 3, 5])):
+        generation = Generation(8 * one, -one.astype(np.float32), "stop", one)
+        tree.add(Turn(None, (user(str(number)),), "[]", np.array(context, np.int32), generation, assistant("")))
+    assert tree.duplication() == 16 / (16 - 3 - 2)
+
+
 def test_two_continuations_of_one_answer_share_its_tokens_and_only_the_first_trains_them() -> None:
     talk = Talk()
     first = talk.ask([user("a")])
