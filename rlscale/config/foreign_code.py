@@ -17,7 +17,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.schema.component import TARGET
+from rlscale.config.target_key import TARGET
 
 _ALLOWED: ContextVar[tuple[str, ...]] = ContextVar("packages whose code may be run", default=())
 """For the length of one command: every command composes configurations, some of them several."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.target import build_target, resolve_target
 from rlscale.envs.score import Failed
+
+if TYPE_CHECKING:  # a reward process imports no schema: that would take it longer than all else
+    from rlscale.config.schema.reward_config import RewardConfig
 
 EXTRAS = ("raw_response", "prompt", "messages", "tokens")
 """What a reward is given in addition, by name, if it has a parameter of that name (see `Reward`)."""
@@ -78,7 +80,11 @@ def build_reward(config: RewardConfig) -> Reward:
     UserError naming reward.function.<argument> for one that it does not take, and for a parameter that nothing fills or
     that would get something else than its name says.
     """
-    node = config.function
+    return reward_of(config.function)
+
+
+def reward_of(node: Mapping[str, Any]) -> Reward:
+    """The reward of the node `reward.function`; see `build_reward`."""
     if not node:
         raise UserError(
             "reward.function is empty; choose one with reward=arithmetic or reward=math, or give its _target_"

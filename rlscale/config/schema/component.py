@@ -8,8 +8,7 @@ from typing import Any
 
 from rlscale.config.schema.about import About, about, described
 from rlscale.config.schema.section import Section
-
-TARGET = "_target_"
+from rlscale.config.target_key import TARGET
 
 
 def component(target: str) -> Any:

@@ -16,12 +16,11 @@ def main() -> None:
     try:
         path, function = connection.recv()
         sys.path[:] = path
-        from rlscale.config.schema.reward_config import RewardConfig
-        from rlscale.envs.reward import RewardCall, build_reward
+        from rlscale.envs.reward import RewardCall, reward_of
         from rlscale.envs.workers.calling import outcome_of
 
         try:
-            reward = build_reward(RewardConfig(function=function))
+            reward = reward_of(function)
         except Exception as error:
             connection.send((False, f"{type(error).__name__}: {error}"))
             return
