@@ -31,6 +31,7 @@ PLACES = {
         "    TEColumnParallelLinear, TELinear, Linear, set_save_original_input = None, None, None, None\n"
         "    HAVE_TE = False",
     ],
+    "megatron/core/ssm/gated_delta_net.py": ["HAVE_FLA = False", "if not HAVE_FLA:"],
     "megatron/core/optimizer/distrib_optimizer.py": [
         "HAVE_APEX_OR_TE = False",
         "def _set_main_param_and_optimizer_states(self, model_param, tensors):",
