@@ -1,7 +1,8 @@
-"""The folder that engines start from: the model's own, or with another tokenizer one that says what ends a response.
+"""The folder that engines start from: the model's own, or one made of it.
 
 An engine stops at the ends that config.json, generation_config.json and the tokenizer of its folder name. With a
 tokenizer of the run's own, the model's ids are other tokens: responses would end in the middle of a word.
+An engine of quantised weights would take a trainer's numbers for codes, so it is given weights that are numbers.
 """
 
 from __future__ import annotations
@@ -11,20 +12,26 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from rlscale.data.companions import Companions
+from rlscale.families.stored_tensors import quantisation_of_folder
 
 
-def served_folder(companions: Companions, name: str, dtype: str, scratch: Path) -> Path:
-    """The model's folder where its tokenizer is the run's; else `<scratch>/served/<name>-<hash>`, made once and kept.
+def served_folder(
+    companions: Companions, name: str, dtype: str, scratch: Path, dequantise: Callable[[Path, Path, str], None]
+) -> Path:
+    """The model's folder where its tokenizer is the run's and its weights are numbers; else one made of it and kept.
 
-    That holds links to the model's weights, and beside them what is exported at the end of the run, too. It appears
+    That is `<scratch>/served/<name>-<hash>`, with links to the model's weights, and beside them what is exported at the
+    end of the run, too. Quantised weights are written there by `dequantise` (model folder, target, type). It appears
     whole or not at all. OSError when the disk refuses.
     """
     model = Path(companions.model_folder)
-    if companions.tokenizer_folder == companions.model_folder:
+    quantised = quantisation_of_folder(model) is not None
+    if companions.tokenizer_folder == companions.model_folder and not quantised:
         return model
     final = (scratch / "served" / f"{name}-{_digest(companions, dtype)}").resolve()
     if final.is_dir():
@@ -34,9 +41,10 @@ def served_folder(companions: Companions, name: str, dtype: str, scratch: Path) 
     temporary.mkdir()  # with the rights that the user's umask leaves, as tempfile's have not
     try:
         companions.write(temporary, dtype)
-        for file in model.iterdir():
-            if file.name.endswith((".safetensors", ".safetensors.index.json")):
-                (temporary / file.name).symlink_to(file.resolve())
+        if quantised:
+            dequantise(model, temporary, dtype)
+        else:
+            _link_weights(model, temporary)
         os.replace(temporary, final)
     except OSError:
         if not final.is_dir():  # another run made the same one meanwhile
@@ -44,6 +52,12 @@ def served_folder(companions: Companions, name: str, dtype: str, scratch: Path) 
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _link_weights(model: Path, target: Path) -> None:
+    for file in model.iterdir():
+        if file.name.endswith((".safetensors", ".safetensors.index.json")):
+            (target / file.name).symlink_to(file.resolve())
 
 
 def _digest(companions: Companions, dtype: str) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.families.family import FolderError, Head
-from rlscale.families.restrictions import GIVE_FLOATS
+from rlscale.families.quantisation import GIVE_FLOATS
+from rlscale.families.stored_tensors import StoredTensor, stored_in
 from rlscale.families.tensors import EMBEDDING, LANGUAGE_HEAD, expected_tensors, is_kept
-from rlscale.families.weight_files import TensorEntry, same_bytes, tensors_of
+from rlscale.families.weight_files import same_bytes
 
 _READABLE = ("F32", "F16", "BF16")
 
@@ -34,7 +35,7 @@ def check_weights(folder: Path, config: Mapping[str, Any], head: Head) -> None:
             raise FolderError(f"{name} says that its weights are quantised; {GIVE_FLOATS}")
     if (folder / _ADAPTER).is_file():
         raise FolderError(f"{_ADAPTER} says that it is an adapter of another model; merge it into the model first")
-    found = tensors_of(folder)
+    found = stored_in(folder)
     _are_floats(found)
     expected = expected_tensors(config, head, most=2 * len(found) + 100)
     missing = [name for name, (_, optional) in expected.items() if not optional and name not in found]
@@ -47,15 +48,16 @@ def check_weights(folder: Path, config: Mapping[str, Any], head: Head) -> None:
     for name, (shape, _) in expected.items():
         if name in found and found[name].shape != shape:
             raise FolderError(
-                f"{name} has shape {list(found[name].shape)} in {found[name].file.name} where config.json asks for "
-                f"{list(shape)}"
+                f"{name} has shape {list(found[name].shape)} in {found[name].entry.file.name} where config.json asks "
+                f"for {list(shape)}"
             )
 
 
-def _are_floats(found: Mapping[str, TensorEntry]) -> None:
-    others = [name for name, entry in found.items() if entry.dtype not in _READABLE and not _is_rotary(name)]
+def _are_floats(found: Mapping[str, StoredTensor]) -> None:
+    numbers = {name: tensor.entry.dtype for name, tensor in found.items() if not tensor.codes}
+    others = [name for name, dtype in numbers.items() if dtype not in _READABLE and not _is_rotary(name)]
     if others:
-        types = sorted({found[name].dtype for name in others})
+        types = sorted({numbers[name] for name in others})
         raise FolderError(
             f"{len(others)} of {len(found)} tensors are of type {', '.join(types)} (first {others[0]}), so its weights "
             f"are quantised or are not those of a model; {GIVE_FLOATS}"
@@ -63,7 +65,7 @@ def _are_floats(found: Mapping[str, TensorEntry]) -> None:
 
 
 def _have_a_place(
-    found: Mapping[str, TensorEntry],
+    found: Mapping[str, StoredTensor],
     expected: Mapping[str, tuple[tuple[int, ...], bool]],
     config: Mapping[str, Any],
     head: Head,
@@ -72,7 +74,7 @@ def _have_a_place(
     if LANGUAGE_HEAD in extra and head is Head.value:
         extra.remove(LANGUAGE_HEAD)
     elif LANGUAGE_HEAD in extra and EMBEDDING in found:
-        if not same_bytes(found[LANGUAGE_HEAD], found[EMBEDDING]):
+        if not same_bytes(found[LANGUAGE_HEAD].entry, found[EMBEDDING].entry):
             raise FolderError(
                 f"config.json says tie_word_embeddings=true, but {LANGUAGE_HEAD} is not {EMBEDDING}; set it to false "
                 f"there, or remove {LANGUAGE_HEAD}"

@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rlscale.families.family import FolderError
+from rlscale.families.quantisation import quantisation_of
 from rlscale.families.rotary import Rotary
 
-GIVE_FLOATS = "give a folder with weights in float32, bfloat16 or float16"
-"""What to do about weights that are quantised."""
 
-_QUANTISED = ("quantization_config", "compression_config", "quantization")
-"""Keys under which tools say that the folder's weights are quantised."""
-
-
-def full_precision(config: Mapping[str, Any]) -> Iterator[str]:
-    """Weights are floating-point numbers."""
-    for key in _QUANTISED:
-        if config.get(key) is not None:
-            yield f"{key} says that its weights are quantised{_method(config[key])}; {GIVE_FLOATS}"
+def readable_weights(config: Mapping[str, Any]) -> Iterator[str]:
+    """Weights are numbers, or quantised in a form that is read."""
+    try:
+        quantisation_of(config)
+    except FolderError as error:
+        yield str(error)
 
 
 def rotary_of_whole_heads(config: Mapping[str, Any]) -> Iterator[str]:
@@ -101,8 +98,3 @@ def choosable_groups(config: Mapping[str, Any]) -> Iterator[str]:
             f"num_experts_per_tok={config['num_experts_per_tok']} with topk_group={chosen} is not supported: groups "
             "are scored by their best two experts, which Megatron does where each chosen group gives two"
         )
-
-
-def _method(quantisation: Any) -> str:
-    method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
-    return f" ({method})" if method else ""

@@ -22,6 +22,7 @@ _HEADER_MOST = 100_000_000
 """Bytes of the largest header that the safetensors library accepts."""
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1}
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,9 @@ class Assembly:
         companions = self._companions
         if not self._trains:
             companions = companions_of(config, starting_folder(config, self._model))
-        return served_folder(companions, config.model.name, config.model.dtype.value, self._scratch)
+        from rlscale.weights.dequantised_copy import write_dequantised  # imports torch
+
+        return served_folder(companions, config.model.name, config.model.dtype.value, self._scratch, write_dequantised)
 
     def _launch_apart(self, config: Config, layout: Layout, nodes: list[str]) -> None:
         """Begin to start the engines that evaluate, a router before them and a service that asks them."""

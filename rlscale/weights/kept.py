@@ -15,9 +15,10 @@ from rlscale.weights.load import WeightFolder
 def kept_tensors(folder: str | Path, config: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """The layers that predict further tokens, name and tensor, one after the other, bit by bit as in the folder.
 
-    Engines read them from the folder that they are started with.
+    What is quantised there is bfloat16, rounded once. Engines read them from the folder that they are started with.
     """
     with WeightFolder(folder) as source:
         for name in source.names():
             if is_kept(name, config):
-                yield name, source.read(name)
+                tensor = source.read(name)
+                yield name, tensor.bfloat16() if source.is_quantised(name) else tensor

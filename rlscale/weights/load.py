@@ -14,7 +14,9 @@ from torch import Tensor
 from rlscale.config.errors import UserError
 from rlscale.families import FolderError
 from rlscale.families.fit import check_weights
+from rlscale.families.stored_tensors import quantisation_of_folder, stored_tensors
 from rlscale.families.weight_files import tensors_of
+from rlscale.weights.dequantise import dequantised
 from rlscale.weights.mapping import WeightMap
 from rlscale.weights.parameters import EXPERTS, ModelGroups, named_tensors
 
@@ -29,15 +31,18 @@ def named(folder: Path) -> Iterator[None]:
 
 
 class WeightFolder:
-    """The tensors of a Hugging Face folder, by name. Use it in a `with` block."""
+    """The tensors of the model in a Hugging Face folder, by name, numbers all of them. Use it in a `with` block."""
 
     def __init__(self, folder: str | Path) -> None:
-        """UserError if the folder's safetensors files are missing, broken or contradict each other."""
+        """UserError if the folder's safetensors files are missing, broken or contradict each other or config.json."""
         self.folder = Path(folder)
         self._open = ExitStack()
         self._files: dict[str, Any] = {}
         with named(self.folder):
-            self._file_of = {name: entry.file.name for name, entry in tensors_of(self.folder).items()}
+            found = tensors_of(self.folder)
+            self._quantisation = quantisation_of_folder(self.folder)
+            self._stored = stored_tensors(found, self._quantisation)
+        self._file_of = {name: entry.file.name for name, entry in found.items()}
 
     def _file(self, name: str) -> Any:
         if name not in self._files:
@@ -54,16 +59,37 @@ class WeightFolder:
         self._open.close()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._file_of
+        return name in self._stored
 
     def names(self) -> list[str]:
         """The names of all tensors."""
-        return list(self._file_of)
+        return list(self._stored)
+
+    def file_of(self, name: str) -> str:
+        """The name of the file that holds a tensor, or its codes."""
+        return self._stored[name].entry.file.name
+
+    def is_quantised(self, name: str) -> bool:
+        """Whether the folder holds codes and scales of that tensor."""
+        return bool(self._stored[name].codes)
 
     def read(self, name: str) -> Tensor:
-        """The tensor of that name. UserError if there is none."""
-        if name not in self._file_of:
+        """The tensor of that name, dequantised to float32 where it is quantised. UserError if there is none."""
+        if name not in self._stored:
             raise UserError(f"{self.folder} has no tensor {name!r}; are its config.json and weights of the same model?")
+        stored = self._stored[name]
+        if not stored.codes:
+            return self._as_it_is(name)
+        assert self._quantisation is not None
+        rows, columns = stored.shape
+        if stored.said_shape and self._as_it_is(stored.said_shape).tolist() != [rows, columns]:
+            raise UserError(f"{self.folder}: {stored.said_shape} is not the shape of {stored.codes}, {[rows, columns]}")
+        return dequantised(
+            self._as_it_is(stored.codes), self._as_it_is(stored.scale), self._quantisation, (rows, columns)
+        )
+
+    def _as_it_is(self, name: str) -> Tensor:
+        """A tensor of the files."""
         tensor: Tensor = self._file(self._file_of[name]).get_tensor(name)
         return tensor
 

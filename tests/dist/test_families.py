@@ -28,6 +28,7 @@ from rlscale.families import FAMILIES
 from rlscale.families.family import dense_layers
 from rlscale.families.tensors import is_kept
 from rlscale.trainer.spec import TrainerSpec
+from tests.unit.weights.quantised_folders import FORMS, write_quantised
 
 NEW = sorted(FAMILIES.keys() - {"qwen3", "qwen3_moe"})
 """The families that the other tests of this folder do not train."""
@@ -132,6 +133,27 @@ def test_every_layout_gives_the_logprobs_losses_gradients_and_weights_of_one_ran
     model = trained(family)
     for result in model.train(layouts(family)[layout]):
         assert_within(compare(result, model.one_rank), FP32_BOUNDS)
+
+
+def test_a_folder_in_fp8_is_trained_and_exported_as_the_numbers_that_it_stands_for(
+    trained: Any, pool: RankPool, tmp_path: Path
+) -> None:
+    """Scales in other files than their codes; the layer that is kept is quantised, too."""
+    model = trained("deepseek_v3")
+    config = json.loads((model.folder / "config.json").read_text())
+    weights = load_torch(model.folder / "model.safetensors")
+    numbers = write_quantised(tmp_path / "fp8", config, weights, FORMS["blocks of FP8"])
+    spec = make_spec(tmp_path / "fp8", parallel=SP | EP)
+    parts, target = divide(make_batch(spec.algo), 1), tmp_path / "export"
+    written = pool.run(scenarios.train, spec, [], world_size=2)[0]["weights"]
+    for name, weight in written.items():
+        np.testing.assert_allclose(weight, numbers[name], rtol=1e-6, err_msg=name)
+    pool.run(scenarios.train_and_export, spec, parts, str(target), world_size=2)
+    assert json.loads((target / "config.json").read_text()) == config
+    exported = load_torch(target / "model.safetensors")
+    assert exported.keys() == numbers.keys()
+    name = f"model.layers.{DEEP}.eh_proj.weight"
+    assert torch.equal(exported[name], torch.from_numpy(numbers[name]).bfloat16())
 
 
 @pytest.mark.parametrize("family", NEW)

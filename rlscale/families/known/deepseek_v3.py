@@ -13,9 +13,9 @@ from rlscale.families.latent_attention import norms_alike, scaling_of_latent_att
 from rlscale.families.megatron_options import llama_like, sigmoid_experts
 from rlscale.families.restrictions import (
     choosable_groups,
-    full_precision,
     no_attention_bias,
     normalised_routing,
+    readable_weights,
     shared_experts,
     silu_activation,
 )
@@ -64,7 +64,7 @@ FAMILY = Family(
     sglang_module="deepseek_v2",
     engine_reads=tuple(_ENGINE_READS),
     restrictions=(
-        full_precision,
+        readable_weights,
         known_scaling,
         scaling_of_latent_attention,
         whole_latent_attention,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from rlscale.families.decoder import ATTENTION, KEYS, OUTSIDE, QKV_BIAS
 from rlscale.families.family import HF, LAYER, Family, Form, HFTensor, Key, Kind, Rule
 from rlscale.families.megatron_options import interleaved_rotary, llama_like, optional_qkv_bias
-from rlscale.families.restrictions import full_precision, silu_activation
+from rlscale.families.restrictions import readable_weights, silu_activation
 from rlscale.families.rotary import known_scaling
 
 _NORMS = (
@@ -44,7 +44,7 @@ FAMILY = Family(
     language_class="Glm4ForCausalLM",
     value_class="Glm4ForTokenClassification",
     sglang_module="glm4",
-    restrictions=(full_precision, known_scaling, silu_activation),
+    restrictions=(readable_weights, known_scaling, silu_activation),
     megatron=(llama_like, optional_qkv_bias, interleaved_rotary),
     own_head_dim=128,
     rotary_share=0.5,

@@ -10,8 +10,8 @@ from rlscale.families.family import Family, Key, Kind
 from rlscale.families.megatron_options import llama_like, optional_head_norms, optional_qkv_bias, sigmoid_experts
 from rlscale.families.restrictions import (
     choosable_groups,
-    full_precision,
     normalised_routing,
+    readable_weights,
     shared_experts,
     silu_activation,
 )
@@ -50,7 +50,14 @@ FAMILY = Family(
     language_class="Glm4MoeForCausalLM",
     value_class=None,
     sglang_module="glm4_moe",
-    restrictions=(full_precision, known_scaling, silu_activation, normalised_routing, shared_experts, choosable_groups),
+    restrictions=(
+        readable_weights,
+        known_scaling,
+        silu_activation,
+        normalised_routing,
+        shared_experts,
+        choosable_groups,
+    ),
     megatron=(llama_like, optional_qkv_bias, optional_head_norms, sigmoid_experts),
     experts=True,
     rotary_share=0.5,

@@ -6,10 +6,10 @@ from rlscale.families.decoder import ATTENTION, KEYS, MLP, OUTSIDE
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.megatron_options import llama_like
 from rlscale.families.restrictions import (
-    full_precision,
     heads_divide_hidden,
     no_attention_bias,
     no_mlp_bias,
+    readable_weights,
     rotary_of_whole_heads,
     silu_activation,
 )
@@ -32,7 +32,7 @@ FAMILY = Family(
     value_class="LlamaForTokenClassification",
     sglang_module="llama",
     restrictions=(
-        full_precision,
+        readable_weights,
         known_scaling,
         rotary_of_whole_heads,
         no_attention_bias,

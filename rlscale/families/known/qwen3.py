@@ -7,8 +7,8 @@ from rlscale.families.family import Family, Key, Kind
 from rlscale.families.megatron_options import llama_like, normed_heads
 from rlscale.families.restrictions import (
     full_attention,
-    full_precision,
     no_attention_bias,
+    readable_weights,
     rotary_of_whole_heads,
     silu_activation,
 )
@@ -21,7 +21,7 @@ RULES = (*OUTSIDE, *ATTENTION, *HEAD_NORMS)
 """The parameters that Qwen3 and its mixture of experts share."""
 
 RESTRICTIONS = (
-    full_precision,
+    readable_weights,
     known_scaling,
     rotary_of_whole_heads,
     full_attention,

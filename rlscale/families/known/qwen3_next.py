@@ -24,9 +24,9 @@ from rlscale.families.megatron_options import (
 )
 from rlscale.families.restrictions import (
     experts_in_every_layer,
-    full_precision,
     no_attention_bias,
     normalised_routing,
+    readable_weights,
     silu_activation,
 )
 from rlscale.families.rotary import Rotary, known_scaling
@@ -73,7 +73,7 @@ FAMILY = Family(
     sglang_module="qwen3_next",
     engine_reads=("full_attention_interval", "partial_rotary_factor"),
     restrictions=(
-        full_precision,
+        readable_weights,
         known_scaling,
         _share_is_said_alike,
         gated_delta_net.layers_alike,

@@ -18,8 +18,8 @@ from torch import Tensor
 from rlscale.data.companions import Companions
 from rlscale.families import FAMILIES
 from rlscale.families.weight_files import INDEX
-from rlscale.trainer.megatron.disk.safetensors_file import SafetensorsFile
 from rlscale.weights.bucket import Bucket, WeightSource
+from rlscale.weights.safetensors_file import SafetensorsFile
 
 _FILE_BYTES = 4 * 2**30
 """A file is closed before it passes this."""

@@ -7,6 +7,7 @@ Source: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _RESERVED = 2**20
-"""Bytes kept free for the header, which is only known at the end."""
+"""Bytes kept free for the header, which is only known at the end, where nobody says how many it needs."""
 _ENTRY = 256
 """Bytes that one tensor takes in the header, at most, besides its name."""
 
@@ -22,11 +23,13 @@ _ENTRY = 256
 class SafetensorsFile:
     """One file. Give it tensors with `add`, then `close` it. OSError when the disk refuses."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, room_for: Collection[str] = ()) -> None:
+        """`room_for`: names of tensors that the header must be able to take."""
         self._file = open(path, "wb")  # noqa: SIM115 - closed by `close`
-        self._file.seek(8 + _RESERVED)
+        self._reserved = max(_RESERVED, sum(len(name) + _ENTRY for name in room_for) + _ENTRY)
+        self._file.seek(8 + self._reserved)
         self._header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        self._room = _RESERVED - _ENTRY
+        self._room = self._reserved - _ENTRY
         self.nbytes = 0
         """Bytes of the tensors so far."""
 
@@ -47,7 +50,7 @@ class SafetensorsFile:
         """Write the header; before that it is not a safetensors file."""
         try:
             self._file.seek(0)
-            self._file.write(_RESERVED.to_bytes(8, "little"))
-            self._file.write(json.dumps(self._header).encode().ljust(_RESERVED))
+            self._file.write(self._reserved.to_bytes(8, "little"))
+            self._file.write(json.dumps(self._header).encode().ljust(self._reserved))
         finally:
             self._file.close()
