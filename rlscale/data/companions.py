@@ -14,6 +14,7 @@ from rlscale.config.schema import Config
 from rlscale.data.chat import load_tokenizer
 from rlscale.data.end_of_turn import find_end_of_turn, stops_of
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+from rlscale.families import known_name
 from rlscale.families.config_file import GENERATION, end_ids, read_generation
 
 _WEIGHTS = (
@@ -57,7 +58,8 @@ class Companions:
         if self.chat_template is not None:
             _write_template(target, self.chat_template)
         config = _read(target / "config.json")
-        _write(target / "config.json", _with_dtype(config, dtype) | dict(self.tokens) | dict(changes or {}))
+        config = _without_own_code(_with_dtype(config, dtype))
+        _write(target / "config.json", config | dict(self.tokens) | dict(changes or {}))
         if self.generation:
             _write(target / GENERATION, self.generation)
 
@@ -133,6 +135,14 @@ def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     config.pop("quantization_config", None)
     names = [name for name in ("dtype", "torch_dtype") if name in config] or ["dtype"]
     return config | dict.fromkeys(names, dtype)
+
+
+def _without_own_code(config: dict[str, Any]) -> dict[str, Any]:
+    """An architecture that is published under a name that only its own code knows has the known one: so it is read."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or known_name(kind) == kind:
+        return config
+    return {key: value for key, value in config.items() if key != "auto_map"} | {"model_type": known_name(kind)}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -35,7 +35,7 @@ def ensure_model_folder(model: ModelConfig, scratch: Path, key: str = "model", h
     UserError if something is missing.
     """
     if model.path is not None:
-        return find_model(model.path, f"{key}.path", head)
+        return find_model(model.path, f"{key}.path", head, need_tokenizer=model.tokenizer is None)
     if model.create is None:
         raise UserError(f"{key}.path and {key}.create are both empty: give a Hugging Face folder or name as {key}.path")
     made = _ensure_created(model.name, model.create, model.dtype.value, scratch)
@@ -43,9 +43,9 @@ def ensure_model_folder(model: ModelConfig, scratch: Path, key: str = "model", h
     return made
 
 
-def find_model(name: str, key: str, head: Head = Head.language) -> Path:
+def find_model(name: str, key: str, head: Head = Head.language, need_tokenizer: bool = True) -> Path:
     """The local folder of that path or hub name, understood whole. UserError naming `key`."""
-    folder = find_folder(name, key)
+    folder = find_folder(name, key, need_tokenizer=need_tokenizer)
     _check(folder, key, name, head)
     return folder
 
@@ -69,8 +69,8 @@ def read_chat_template(model: ModelConfig) -> str | None:
         raise UserError(f"model.chat_template={model.chat_template}: is not UTF-8 ({error})") from error
 
 
-def find_folder(name: str, key: str, need_config: bool = True) -> Path:
-    """The local folder of that path or hub name, with config (if needed) and tokenizer. UserError naming `key`."""
+def find_folder(name: str, key: str, need_config: bool = True, need_tokenizer: bool = True) -> Path:
+    """The local folder of that path or hub name, with config and tokenizer where needed. UserError naming `key`."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         looks_local = folder.exists() or name.startswith(("/", ".", "~")) or not _HUB_NAME.match(name)
@@ -81,7 +81,7 @@ def find_folder(name: str, key: str, need_config: bool = True) -> Path:
         folder = _snapshot(name, key)
     if need_config and not (folder / CONFIG).is_file():
         raise UserError(f"{key}={name}: {CONFIG} is missing; is this a Hugging Face model folder?")
-    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+    if need_tokenizer and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise UserError(f"{key}={name}: {folder} has no tokenizer ({', '.join(_TOKENIZER_FILES)})")
     return folder.resolve()
 

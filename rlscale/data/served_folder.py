@@ -2,7 +2,8 @@
 
 An engine stops at the ends that config.json, generation_config.json and the tokenizer of its folder name. With a
 tokenizer of the run's own, the model's ids are other tokens: responses would end in the middle of a word.
-An engine of quantised weights would take a trainer's numbers for codes, so it is given weights that are numbers.
+An engine of quantised weights would take a trainer's numbers for codes, so it is given weights that are numbers; and
+one of an architecture that is published under a name of its own would need the code that lies beside it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rlscale.data.companions import Companions
+from rlscale.families import known_name
+from rlscale.families.config_file import read_config
 from rlscale.families.stored_tensors import quantisation_of_folder
 
 
 def served_folder(
     companions: Companions, name: str, dtype: str, scratch: Path, dequantise: Callable[[Path, Path, str], None]
 ) -> Path:
-    """The model's folder where its tokenizer is the run's and its weights are numbers; else one made of it and kept.
+    """The model's folder where an engine can take it as it is; else one made of it and kept.
 
     That is `<scratch>/served/<name>-<hash>`, with links to the model's weights, and beside them what is exported at the
     end of the run, too. Quantised weights are written there by `dequantise` (model folder, target, type). It appears
@@ -31,7 +34,9 @@ def served_folder(
     """
     model = Path(companions.model_folder)
     quantised = quantisation_of_folder(model) is not None
-    if companions.tokenizer_folder == companions.model_folder and not quantised:
+    kind = read_config(model).get("model_type")
+    known = not isinstance(kind, str) or known_name(kind) == kind
+    if companions.tokenizer_folder == companions.model_folder and known and not quantised:
         return model
     final = (scratch / "served" / f"{name}-{_digest(companions, dtype)}").resolve()
     if final.is_dir():

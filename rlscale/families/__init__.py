@@ -9,7 +9,14 @@ is known before anything is started.
 from rlscale.families.family import Family, FolderError
 from rlscale.families.known import families
 
-__all__ = ["FAMILIES", "Family", "FolderError"]
+__all__ = ["FAMILIES", "Family", "FolderError", "known_name"]
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in families()}
 """The families that the trainer knows, by Hugging Face's model_type."""
+
+_KNOWN_NAMES = {other: family.model_type for family in FAMILIES.values() for other in family.other_names}
+
+
+def known_name(model_type: str) -> str:
+    """The model_type under which transformers and SGLang know an architecture; the given one where it has one name."""
+    return _KNOWN_NAMES.get(model_type, model_type)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlscale.families import FAMILIES
+from rlscale.families import FAMILIES, known_name
 from rlscale.families.family import EXPERT_COUNTS, Family, FolderError, Head, Key, Kind
 from rlscale.families.gated_delta_net import complete_layer_types
 from rlscale.families.rotary import complete_scaling
@@ -39,7 +39,7 @@ def problems(config: Mapping[str, Any]) -> Iterator[str]:
     if kind is None:
         yield "model_type is missing, so the architecture is unknown"
         return
-    family = FAMILIES.get(kind) if isinstance(kind, str) else None
+    family = FAMILIES.get(known_name(kind)) if isinstance(kind, str) else None
     if family is None:
         yield (
             f"models of model_type={kind} are not supported; supported families: {', '.join(FAMILIES)} "
@@ -58,14 +58,14 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     if any(problems(config)):
         return dict(config)
-    return complete_known(config, FAMILIES[config["model_type"]])
+    return complete_known(config, FAMILIES[known_name(config["model_type"])])
 
 
 def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """`complete` for a config whose keys are valid one by one."""
     given = {key: value for key, value in config.items() if value is not None}
     defaults = {key: about.default for key, about in family.keys.items() if about.default is not None}
-    whole: dict[str, Any] = {**defaults, **given}
+    whole: dict[str, Any] = {**defaults, **given, "model_type": family.model_type}
     if config.get("num_key_value_heads", 0) is None:
         whole["num_key_value_heads"] = whole["num_attention_heads"]
     whole.setdefault("num_key_value_heads", whole["num_attention_heads"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from rlscale.families.decoder import MLP, gated_mlp
-from rlscale.families.family import HF, LAYER, HFTensor, Layers, Rule
+from rlscale.families.family import HF, LAYER, HFTensor, Key, Kind, Layers, Rule
 
 EXPERTS = (
     Rule(LAYER + "pre_mlp_layernorm.weight", (HFTensor(HF + "post_attention_layernorm.weight", ("hidden",)),)),
@@ -32,6 +33,26 @@ CHOICE_BIAS = Rule(
     frozen=True,
 )
 """What is added to the experts' scores where they are chosen."""
+
+_KEYS = {
+    "n_routed_experts": Key(Kind.size, defines=True, most=10_000),
+    "num_local_experts": Key(Kind.size, most=10_000),
+    "n_shared_experts": Key(Kind.count, 1, defines=True),
+    "num_experts_per_tok": Key(Kind.size, defines=True),
+    "moe_intermediate_size": Key(Kind.size, defines=True),
+    "first_k_dense_replace": Key(Kind.count, 1, defines=True),
+    "norm_topk_prob": Key(Kind.flag, True, defines=True),
+    "routed_scaling_factor": Key(Kind.positive, 1.0, defines=True),
+    "n_group": Key(Kind.size, 1, defines=True),
+    "topk_group": Key(Kind.size, 1, defines=True),
+    "num_nextn_predict_layers": Key(Kind.count, 0, null=True),
+}
+
+
+def keys_behind_dense(**defaults: Any) -> dict[str, Key]:
+    """The keys of such a model, with what transformers takes for those of them that a family has its own default of."""
+    return {name: replace(key, default=defaults.get(name, key.default)) for name, key in _KEYS.items()}
+
 
 BEHIND_DENSE = (
     *(replace(rule, layers=Layers.dense) for rule in MLP),

@@ -189,6 +189,9 @@ class Family:
     further tokens, which exports have as the folder has them."""
     engine_reads: tuple[str, ...] = ()
     """Keys of config.json that SGLang reads and transformers leaves out of a config that it writes."""
+    other_names: tuple[str, ...] = ()
+    """Further values of `model_type` under which folders of this architecture are published, with code of their own:
+    neither transformers nor SGLang knows them. The code is not run."""
     norms_behind: bool = False
     """Whether attention and MLP have norms behind them, too, before what they compute is added."""
 

@@ -1,6 +1,7 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys, rules and options of families that have it.
 
-Queries and keys are made of compressed forms with a norm each. A key is a part for each head without positions, and a
+Queries and keys are made of compressed forms with a norm each. Its epsilon is `rms_norm_eps`, as in SGLang;
+transformers has 1e-6 there, whatever the config says. A key is a part for each head without positions, and a
 part with rotary positions that all heads share.
 """
 
@@ -67,12 +68,6 @@ def latent_attention(config: Mapping[str, Any]) -> dict[str, Any]:
         "rotary_scaling_factor": float(scaling.get("factor", 1.0)),
         "mscale_all_dim": float(scaling.get("mscale_all_dim", 0.0)),
     }
-
-
-def norms_alike(config: Mapping[str, Any]) -> Iterator[str]:
-    """transformers has 1e-6 in the norms of the compressed forms, whatever the config says; SGLang has what it says."""
-    if config["rms_norm_eps"] != 1e-6:
-        yield f"rms_norm_eps={config['rms_norm_eps']} is not supported for {config['model_type']}; must be 1e-06"
 
 
 def whole_latent_attention(config: Mapping[str, Any]) -> Iterator[str]:

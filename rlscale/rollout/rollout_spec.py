@@ -22,6 +22,8 @@ from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_templat
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 
 _BUFFER = {TARGET: "rlscale.data.buffer.Buffer"}
+_OF_THE_MODEL = "model"
+"""What `rollout.tool_parser` and `reasoning_parser` say for those of the model's option."""
 _REPLAY = "rlscale.rollout.replay.ReplayService"
 
 
@@ -61,7 +63,7 @@ class RolloutSpec:
             architecture = read_architecture(ModelConfig(name=model.name, path=str(model_folder)))
             experts = ExpertSizes.of(architecture or {})
         return RolloutSpec(
-            rollout=_service(config.rollout),
+            rollout=_service(with_parsers(config.rollout, model, config.agent)),
             reward=config.reward,
             data=config.data,
             eval=config.eval,
@@ -77,6 +79,17 @@ class RolloutSpec:
             env=config.env,
             agent=config.agent,
         )
+
+
+def with_parsers(rollout: RolloutConfig, model: ModelConfig, agent: AgentConfig) -> RolloutConfig:
+    """The section with the model's parsers where it asks for them: by name, or as agents do that are told of none."""
+    works = agent.command is not None or agent._target_ is not None
+    asks = (_OF_THE_MODEL, None) if works else (_OF_THE_MODEL,)
+    return dataclasses.replace(
+        rollout,
+        tool_parser=model.tool_parser if rollout.tool_parser in asks else rollout.tool_parser,
+        reasoning_parser=model.reasoning_parser if rollout.reasoning_parser in asks else rollout.reasoning_parser,
+    )
 
 
 def _service(rollout: RolloutConfig) -> RolloutConfig:

@@ -12,7 +12,7 @@ import pytest
 import scenarios
 import torch
 from rank_pool import RankFailed, RankPool
-from tiny_models import make_model
+from tiny_models import make_model, with_configured_norms
 from training_data import divide, make_batch, make_spec
 
 from rlscale.config.schema.optim_config import OptimConfig
@@ -25,7 +25,7 @@ def hf_logprobs(folder: Path, batch: Batch, temperature: float) -> np.ndarray:
     """Log-probs of every trainable token by transformers, row by row; 0 for the others."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = with_configured_norms(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
     column = np.zeros(batch.tokens_total, np.float32)
     for row in range(batch.rows):
         tokens = torch.from_numpy(batch.row("tokens", row).astype(np.int64))

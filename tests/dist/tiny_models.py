@@ -101,6 +101,14 @@ def _write(folder: Path, config: Any, critic: bool, seed: int) -> Path:
     return folder
 
 
+def with_configured_norms(model: Any) -> Any:
+    """The model with `rms_norm_eps` in the norms of latent attention, as in SGLang; transformers has 1e-6 there."""
+    for name, module in model.named_modules():
+        if name.endswith(("q_a_layernorm", "kv_a_layernorm")):
+            module.variance_epsilon = model.config.rms_norm_eps
+    return model
+
+
 def make_models(folder: Path) -> dict[str, Path]:
     """Tiny models by kind: dense, tied, moe, and of four layers deep (dense) and deep_moe; a critic of each
     (`critic_dense`, ...), and other weights of two of them (`other_dense`, `other_moe`).

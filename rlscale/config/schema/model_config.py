@@ -51,5 +51,9 @@ class ModelConfig(Section):
     """File with a Jinja chat template that replaces the tokenizer's; null keeps the tokenizer's."""
     dtype: DType = DType.float32
     """Type of the parameters in training and on the engines."""
+    tool_parser: str | None = None
+    """SGLang's tool_call_parser of this model; agents use it, environments where `rollout.tool_parser` is `model`."""
+    reasoning_parser: str | None = None
+    """SGLang's reasoning_parser of this model, used likewise; null: it does not think apart."""
     parameters: float | None = bounded(None, above=0, limit=Limit(1e15, "no model has that many"))
     """Number of parameters, for size checks before the model is downloaded; after that its config counts."""

@@ -174,10 +174,11 @@ class RolloutConfig(Section):
     step_timeout_s: float = bounded(60.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds that an environment of several turns has for each call; past them the sample has failed."""
     tool_parser: str | None = key(None, unread=[SUPERVISED])
-    """SGLang's tool_call_parser that reads the policy's calls of tools, such as qwen25; null: an environment finds them
-    in the text, and agents may give no tools."""
+    """SGLang's tool_call_parser that reads the policy's calls of tools, such as qwen25; `model`: that of the model's
+    option; null: the same for agents, while an environment finds calls in the text."""
     reasoning_parser: str | None = key(None, unread=[SUPERVISED])
-    """SGLang's reasoning_parser that tells the policy's thinking from its answer, such as qwen3; null: nothing does."""
+    """SGLang's reasoning_parser that tells the policy's thinking from its answer, such as qwen3; `model`: that of the
+    model's option; null: the same for agents, while an environment is given all of it as text."""
     engines: int = bounded(1, at_least=1, limit=DEVICES)
     """Engines that serve the policy."""
     gpus_per_engine: int = bounded(1, at_least=1, limit=DEVICES, unread=[_NO_GPUS, _OTHERS_GPUS])

@@ -1,4 +1,5 @@
-"""DeepSeek-V3, V3.1 and R1. Source: transformers' configuration_deepseek_v3.py and modeling_deepseek_v3.py (5.12)."""
+"""DeepSeek-V3, V3.1, R1, and Kimi-K2. Source: transformers' configuration_deepseek_v3.py and modeling_deepseek_v3.py
+(5.12)."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from typing import Any
 
 from rlscale.families import latent_attention
 from rlscale.families.decoder import KEYS, OUTSIDE
-from rlscale.families.experts import BEHIND_DENSE
+from rlscale.families.experts import BEHIND_DENSE, keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
-from rlscale.families.latent_attention import norms_alike, scaling_of_latent_attention, whole_latent_attention
+from rlscale.families.latent_attention import scaling_of_latent_attention, whole_latent_attention
 from rlscale.families.megatron_options import llama_like, sigmoid_experts
 from rlscale.families.restrictions import (
     choosable_groups,
@@ -42,17 +43,15 @@ FAMILY = Family(
         "intermediate_size": Key(Kind.size, 18_432, defines=True),
         "num_key_value_heads": Key(Kind.size, 128, null=True, defines=True),
         "max_position_embeddings": Key(Kind.size, 4096),
-        "n_routed_experts": Key(Kind.size, 256, defines=True, most=10_000),
-        "num_local_experts": Key(Kind.size, most=10_000),
-        "n_shared_experts": Key(Kind.count, 1, defines=True),
-        "num_experts_per_tok": Key(Kind.size, 8, defines=True),
-        "moe_intermediate_size": Key(Kind.size, 2048, defines=True),
-        "first_k_dense_replace": Key(Kind.count, 3, defines=True),
-        "norm_topk_prob": Key(Kind.flag, True, defines=True),
-        "routed_scaling_factor": Key(Kind.positive, 2.5, defines=True),
-        "n_group": Key(Kind.size, 8, defines=True),
-        "topk_group": Key(Kind.size, 4, defines=True),
-        "num_nextn_predict_layers": Key(Kind.count, 0, null=True),
+        **keys_behind_dense(
+            n_routed_experts=256,
+            num_experts_per_tok=8,
+            moe_intermediate_size=2048,
+            first_k_dense_replace=3,
+            routed_scaling_factor=2.5,
+            n_group=8,
+            topk_group=4,
+        ),
         "topk_method": Key(Kind.text, null=True),
         "scoring_func": Key(Kind.text, null=True),
         "moe_layer_freq": Key(Kind.size, null=True),
@@ -63,12 +62,12 @@ FAMILY = Family(
     value_class="DeepseekV3ForTokenClassification",
     sglang_module="deepseek_v2",
     engine_reads=tuple(_ENGINE_READS),
+    other_names=("kimi_k2",),
     restrictions=(
         readable_weights,
         known_scaling,
         scaling_of_latent_attention,
         whole_latent_attention,
-        norms_alike,
         no_attention_bias,
         silu_activation,
         normalised_routing,

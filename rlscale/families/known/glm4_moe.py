@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rlscale.families.decoder import ATTENTION, HEAD_NORMS, KEYS, OUTSIDE, QKV_BIAS
-from rlscale.families.experts import BEHIND_DENSE
+from rlscale.families.experts import BEHIND_DENSE, keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.megatron_options import llama_like, optional_head_norms, optional_qkv_bias, sigmoid_experts
 from rlscale.families.restrictions import (
@@ -28,17 +28,7 @@ FAMILY = Family(
         "max_position_embeddings": Key(Kind.size, 131_072),
         "attention_bias": Key(Kind.flag, False, defines=True),
         "use_qk_norm": Key(Kind.flag, False, defines=True),
-        "n_routed_experts": Key(Kind.size, 128, defines=True, most=10_000),
-        "num_local_experts": Key(Kind.size, most=10_000),
-        "n_shared_experts": Key(Kind.count, 1, defines=True),
-        "num_experts_per_tok": Key(Kind.size, 8, defines=True),
-        "moe_intermediate_size": Key(Kind.size, 1408, defines=True),
-        "first_k_dense_replace": Key(Kind.count, 1, defines=True),
-        "norm_topk_prob": Key(Kind.flag, True, defines=True),
-        "routed_scaling_factor": Key(Kind.positive, 1.0, defines=True),
-        "n_group": Key(Kind.size, 1, defines=True),
-        "topk_group": Key(Kind.size, 1, defines=True),
-        "num_nextn_predict_layers": Key(Kind.count, 0, null=True),
+        **keys_behind_dense(n_routed_experts=128, num_experts_per_tok=8, moe_intermediate_size=1408),
     },
     rules=(
         *OUTSIDE,

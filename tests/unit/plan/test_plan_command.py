@@ -12,7 +12,7 @@ from rlscale.cli import main
 from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.locations import conf_dir
-from rlscale.families import FAMILIES
+from rlscale.families import FAMILIES, known_name
 from rlscale.families.config_file import complete
 from rlscale.families.tensors import parameter_count
 from rlscale.plan.model_shape import ModelShape
@@ -103,7 +103,7 @@ def test_shipped_configs_are_those_of_the_hub() -> None:
         option = conf_dir() / "model" / f"{file.parent.name}.yaml"
         name = yaml.safe_load(option.read_text(encoding="utf-8"))["path"]
         whole = json.loads(file.read_text(encoding="utf-8"))
-        known = ("model_type", *FAMILIES[whole["model_type"]].keys)
+        known = ("model_type", *FAMILIES[known_name(whole["model_type"])].keys)
         assert published()[name] == {key: value for key, value in whole.items() if key in known}
         found += 1
     assert found == len(published())
