@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from rlscale.data.sample import Group, Prompt, Sample, Segment
 
 _FACTS = b"rlscale"
 """The key of the file's own facts in the metadata of its schema."""
-_FORMAT = 1
-_LISTS = ("tokens", "loss_mask", "rollout_logprobs", "versions")
-"""Of a sample, one value per token; the types are those of the arrays."""
+FORMAT = 1
+LISTS = {"tokens": np.int32, "loss_mask": np.bool_, "rollout_logprobs": np.float32, "versions": np.int32}
+"""Of a sample, one value per token, and the types of the arrays."""
+_TEXTS = ("label", "info", "messages", "tools", "sample_info")
+"""Columns of JSON text."""
 _ROUTED = "routed_experts"
 _ROWS = 16
 """Rows that are in memory at a time where a few of many are read."""
@@ -43,23 +45,23 @@ def write_groups(path: Path, groups: Sequence[Group], facts: Mapping[str, Any]) 
         "prompt_id": [prompt.id for prompt, _ in pairs],
         "source": [prompt.source for prompt, _ in pairs],
         "prompt": [prompt.text for prompt, _ in pairs],
-        "messages": [_json(list(prompt.messages), "messages", prompt) for prompt, _ in pairs],
-        "tools": [_json(list(prompt.tools), "tools", prompt) for prompt, _ in pairs],
-        "label": [_json(prompt.label, "label", prompt) for prompt, _ in pairs],
-        "info": [_json(prompt.info, "info", prompt) for prompt, _ in pairs],
+        "messages": [as_json(list(prompt.messages), "messages", prompt) for prompt, _ in pairs],
+        "tools": [as_json(list(prompt.tools), "tools", prompt) for prompt, _ in pairs],
+        "label": [as_json(prompt.label, "label", prompt) for prompt, _ in pairs],
+        "info": [as_json(prompt.info, "info", prompt) for prompt, _ in pairs],
         "prompt_tokens": _lists([prompt.tokens for prompt, _ in pairs]),
         "sample": pa.array([sample.index for _, sample in pairs], pa.int64()),
         "response": [sample.text for _, sample in pairs],
         "raw_response": [sample.raw_text for _, sample in pairs],
         "finish_reason": [sample.finish_reason for _, sample in pairs],
         "reward": pa.array([float(sample.reward) for _, sample in pairs], pa.float64()),
-        "sample_info": [_json(sample.info, "info of a sample", prompt) for prompt, sample in pairs],
+        "sample_info": [as_json(sample.info, "info of a sample", prompt) for prompt, sample in pairs],
         "prompt_length": pa.array([sample.prompt_length for _, sample in pairs], pa.int64()),
-        **{name: _lists([getattr(sample, name) for _, sample in pairs]) for name in _LISTS},
+        **{name: _lists([getattr(sample, name) for _, sample in pairs]) for name in LISTS},
         "later_segments": pa.array([[list(one) for one in s.later_segments] for _, s in pairs], _segments_type(pa)),
-        "arrays": pa.array([_packed(sample) for _, sample in pairs], _arrays_type(pa)),
+        "arrays": pa.array([packed(sample) for _, sample in pairs], _arrays_type(pa)),
     }
-    metadata = {_FACTS: json.dumps({"format": _FORMAT, **facts}).encode()}
+    metadata = {_FACTS: json.dumps({"format": FORMAT, **facts}).encode()}
     partial = path.with_name(f".{path.name}.partial")
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial, compression="zstd")
     os.replace(partial, path)
@@ -75,7 +77,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         facts = json.loads(metadata[_FACTS])
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is not a file of stored rollouts ({_line(error)})") from error
-    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise UserError(f"{path} was written by another version of rlscale")
     return facts
 
@@ -90,13 +92,24 @@ def read_groups(path: Path) -> list[Group]:
         table = pq.read_table(path).combine_chunks()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read ({_line(error)})") from error
-    lists = {name: _arrays(table.column(name)) for name in ("prompt_tokens", *_LISTS)}
-    rows = table.drop_columns([*lists]).to_pylist()
+    lists = {name: _arrays(table.column(name)) for name in ("prompt_tokens", *LISTS)}
+    rows = map(_parsed, table.drop_columns([*lists]).to_pylist())
+    return group_rows(
+        (
+            prompt_of(row, lists["prompt_tokens"][number]),
+            sample_of(row, {name: lists[name][number] for name in LISTS}),
+        )
+        for number, row in enumerate(rows)
+    )
+
+
+def group_rows(rows: Iterable[tuple[Prompt, Sample]]) -> list[Group]:
+    """The groups of samples that stand one after another, each with its prompt."""
     groups: list[Group] = []
-    for number, row in enumerate(rows):
-        if not groups or groups[-1].prompt.index != row["prompt_index"]:
-            groups.append(Group(_prompt(row, lists["prompt_tokens"][number]), []))
-        groups[-1].samples.append(_sample(row, {name: lists[name][number] for name in _LISTS}))
+    for prompt, sample in rows:
+        if not groups or groups[-1].prompt.index != prompt.index:
+            groups.append(Group(prompt, []))
+        groups[-1].samples.append(sample)
     return groups
 
 
@@ -137,22 +150,23 @@ def read_rows(path: Path, wanted: Sequence[int]) -> Iterator[tuple[Prompt, Sampl
 
 def _row(row: dict[str, Any]) -> tuple[Prompt, Sample]:
     tokens = np.array(row["tokens"], np.int32)
-    values = {
-        "tokens": tokens,
-        "loss_mask": np.array(row["loss_mask"], np.bool_),
-        "versions": np.array(row["versions"], np.int32),
-        "rollout_logprobs": np.zeros(len(tokens), np.float32),
-    }
-    prompt = _prompt(row, np.array(row["prompt_tokens"], np.int32))
-    return prompt, _sample({**row, "arrays": []}, values)
+    row = _parsed({**row, "rollout_logprobs": np.zeros(len(tokens)), "arrays": []})
+    prompt = prompt_of(row, np.array(row["prompt_tokens"], np.int32))
+    return prompt, sample_of(row, {name: np.array(row[name], kind) for name, kind in LISTS.items()})
 
 
-def _prompt(row: Mapping[str, Any], tokens: NDArray[Any]) -> Prompt:
-    said = {name: json.loads(row[name]) for name in ("label", "info", "messages", "tools")}
+def _parsed(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {name: json.loads(row[name]) for name in _TEXTS}
+
+
+def prompt_of(row: Mapping[str, Any], tokens: NDArray[Any]) -> Prompt:
+    """The prompt of a row whose JSON is parsed."""
+    said = {name: row[name] for name in ("label", "info", "messages", "tools")}
     return Prompt(row["prompt_index"], row["prompt_id"], tokens, text=row["prompt"], source=row["source"], **said)
 
 
-def _sample(row: Mapping[str, Any], values: Mapping[str, NDArray[Any]]) -> Sample:
+def sample_of(row: Mapping[str, Any], values: Mapping[str, NDArray[Any]]) -> Sample:
+    """The sample of a row whose JSON is parsed; `values` are its `LISTS`."""
     arrays = {
         one["name"]: np.frombuffer(one["data"], np.dtype(one["type"])).reshape(one["shape"]).copy()
         for one in row["arrays"]
@@ -164,7 +178,7 @@ def _sample(row: Mapping[str, Any], values: Mapping[str, NDArray[Any]]) -> Sampl
         reward=row["reward"],
         finish_reason=row["finish_reason"],
         text=row["response"],
-        info=json.loads(row["sample_info"]),
+        info=row["sample_info"],
         routed_experts=arrays.pop(_ROUTED, None),
         raw_text=row["raw_response"],
         columns=arrays,
@@ -184,7 +198,8 @@ def _arrays_type(pa: Any) -> Any:
     return pa.list_(pa.struct(fields))
 
 
-def _packed(sample: Sample) -> list[dict[str, Any]]:
+def packed(sample: Sample) -> list[dict[str, Any]]:
+    """A sample's further arrays, each as name, type, shape and bytes."""
     arrays = dict(sample.columns)
     if sample.routed_experts is not None:
         arrays[_ROUTED] = sample.routed_experts
@@ -212,7 +227,8 @@ def _arrays(column: Any) -> list[NDArray[Any]]:
     return [values[start:end].copy() for start, end in pairwise(offsets)]
 
 
-def _json(value: Any, what: str, prompt: Prompt) -> str:
+def as_json(value: Any, what: str, prompt: Prompt) -> str:
+    """The value as JSON. UserError naming the prompt where JSON cannot hold it."""
     try:
         return json.dumps(value, default=_plain)
     except (TypeError, ValueError) as error:

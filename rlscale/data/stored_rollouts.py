@@ -1,4 +1,4 @@
-"""The folder of a run's stored rollouts: one Parquet file for the groups of each iteration."""
+"""The folder of a run's stored rollouts: one file, Parquet or JSONL, for the groups of each iteration."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.rollout_config import Store
-from rlscale.data.rollout_file import read_facts, read_groups, read_outline, read_rows, write_groups
+from rlscale.config.schema.rollout_config import Store, StoreFormat
+from rlscale.data import rollout_file, rollout_lines
 from rlscale.data.sample import Group, Prompt, Sample
 
 FOLDER = "rollouts"
 """Its name in the folder of a run."""
 _PREFIX = "iteration_"
+_FORMATS: dict[str, Any] = {".parquet": rollout_file, ".jsonl": rollout_lines}
+"""The module that writes and reads files with that end."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class RolloutStore:
     """What was sampled at."""
     tokenizer: str = ""
     """Folder of the tokenizer that the tokens are of."""
+    form: StoreFormat = StoreFormat.parquet
 
     def write(self, iteration: int, version: int, groups: Sequence[Group]) -> None:
         """Store an iteration, in place of what an earlier attempt at it stored. UserError if it cannot be written."""
@@ -43,10 +46,12 @@ class RolloutStore:
             "temperature": self.temperature,
             "tokenizer": self.tokenizer,
         }
-        path = self.folder / f"{_PREFIX}{iteration:06d}.parquet"
+        path = self.folder / f"{_PREFIX}{iteration:06d}.{self.form.value}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_groups(path, kept, facts)
+            _FORMATS[path.suffix].write_groups(path, kept, facts)
+            for other in _FORMATS.keys() - {path.suffix}:
+                path.with_suffix(other).unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror or error}); set rollout.store=none") from error
 
@@ -67,7 +72,8 @@ class StoredRollouts:
         """UserError naming `key` where nothing is stored."""
         self._name = f"{key}={folder}"
         inside = folder / FOLDER
-        files = sorted((inside if inside.is_dir() else folder).glob(f"{_PREFIX}*.parquet"))
+        every = (inside if inside.is_dir() else folder).glob(f"{_PREFIX}*")
+        files = sorted(file for file in every if file.suffix in _FORMATS)
         if not files:
             raise UserError(f"{self._name}: no rollouts are stored there; a run stores them with rollout.store=all")
         self._files = {int(file.stem.removeprefix(_PREFIX)): file for file in files}
@@ -79,19 +85,26 @@ class StoredRollouts:
 
     def facts(self, iteration: int) -> dict[str, Any]:
         """What is said of a stored iteration: `weight_version`, `kept`, `groups`, `temperature`, `tokenizer`."""
-        return read_facts(self._files[iteration])
+        facts: dict[str, Any] = self._read(iteration).read_facts(self._files[iteration])
+        return facts
 
     def groups(self, iteration: int) -> list[Group]:
         """The groups of a stored iteration."""
-        return read_groups(self._files[iteration])
+        groups: list[Group] = self._read(iteration).read_groups(self._files[iteration])
+        return groups
 
     def outline(self, iteration: int) -> list[tuple[int, float]]:
         """Index of the prompt and reward of each sample of a stored iteration, without its tokens."""
-        return read_outline(self._files[iteration])
+        outline: list[tuple[int, float]] = self._read(iteration).read_outline(self._files[iteration])
+        return outline
 
     def samples(self, iteration: int, rows: Sequence[int]) -> Iterator[tuple[Prompt, Sample]]:
         """Prompt and sample of some places of an outline, without log-probs and further arrays."""
-        return read_rows(self._files[iteration], rows)
+        found: Iterator[tuple[Prompt, Sample]] = self._read(iteration).read_rows(self._files[iteration], rows)
+        return found
+
+    def _read(self, iteration: int) -> Any:
+        return _FORMATS[self._files[iteration].suffix]
 
     def check_replayable(self, iterations: int, temperature: float) -> None:
         """Whether the first `iterations` can be trained on as they were. UserError that says what to change."""

@@ -229,6 +229,7 @@ class Records:
             self._config.run.report_samples,
             rollout.temperature,
             self._tokenizer,
+            rollout.store_format,
         )
         store.write(state.iteration + 1, state.version, groups)
 

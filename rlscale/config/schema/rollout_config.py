@@ -49,6 +49,14 @@ class Store(Enum):
     """Every group that is trained on."""
 
 
+class StoreFormat(Enum):
+    """How stored groups are written; both are read again."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+    """A line of JSON per sample: larger, and readable with a text editor."""
+
+
 class Stale(Enum):
     """What happens to tokens over the staleness bound."""
 
@@ -136,6 +144,8 @@ class RolloutConfig(Section):
     store: Store = key(Store.none, scope=Scope.execution, unread=[SUPERVISED])
     """Which groups each iteration writes to `rollouts/` in the run's folder: `none`, `sampled` (as many as
     `run.report_samples`) or `all`, which can be trained on again."""
+    store_format: StoreFormat = key(StoreFormat.parquet, scope=Scope.execution, unread=[SUPERVISED])
+    """What they are written as: `parquet`, or `jsonl`, a line per sample."""
     replay: str | None = key(None, path=PathKind.path, unread=[SUPERVISED])
     """Folder of a run that stored all of its rollouts: train on those, without engines; null generates."""
     max_staleness: int = bounded(0, at_least=0, limit=PATIENCE, unread=[SUPERVISED])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.rollout_config import RolloutConfig, Store
+from rlscale.config.schema.rollout_config import RolloutConfig, Store, StoreFormat
 from rlscale.data.batch import Batch
 from rlscale.data.fields import FIELDS, Field, Scope
 from rlscale.data.rollout_file import read_groups, write_groups
@@ -54,14 +55,15 @@ def group(index: int, seed: int = 0) -> Group:
     return Group(prompt, samples)
 
 
-def test_groups_are_read_as_they_were_written_bit_by_bit(tmp_path: Path, own_column: Any) -> None:
+@pytest.mark.parametrize("form", list(StoreFormat))
+def test_groups_are_read_as_they_were_written_bit_by_bit(tmp_path: Path, own_column: Any, form: StoreFormat) -> None:
     groups = [group(5), group(3)]
     for one in groups:
         for sample in one.samples:
             sample.columns["stored_weight"] = np.array(sample.index + 0.1, np.float32)
             sample.routed_experts = None
-    write_groups(tmp_path / "a.parquet", groups, {"iteration": 1})
-    read = read_groups(tmp_path / "a.parquet")
+    RolloutStore(tmp_path, Store.all, 1, 1.0, form=form).write(1, 0, groups)
+    read = StoredRollouts(tmp_path, "").groups(1)
     one, other = Batch.from_groups(groups, 2), Batch.from_groups(read, 2)
     assert one.columns.keys() == other.columns.keys() >= {"stored_weight", "rollout_logprobs"}
     for name in one.columns:
@@ -173,3 +175,19 @@ def test_the_section_names_the_service_that_replays() -> None:
     section = _service(RolloutConfig(replay="/stored"))
     assert (section._target_, section.arguments) == ("rlscale.rollout.replay.ReplayService", {"folder": "/stored"})
     assert _service(RolloutConfig())._target_ == "rlscale.rollout.service.RolloutService"
+
+
+def test_a_line_of_jsonl_is_plain_json_and_one_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    RolloutStore(tmp_path, Store.all, 1, 1.0, form=StoreFormat.jsonl).write(1, 4, [group(5), group(3)])
+    path = tmp_path / "iteration_000001.jsonl"
+    facts, first, _, odd, *rest = map(json.loads, path.read_text().splitlines())
+    assert (facts["rlscale"]["weight_version"], len(rest)) == (4, 3)
+    assert (first["label"], first["messages"]) == ({"answer": [1, 2.5, None]}, list(group(5).prompt.messages))
+    assert (first["versions"], odd["reward"]) == ([-1] * 4 + [7] * 6, None)
+    stored = StoredRollouts(tmp_path, "rollout.replay")
+    assert [(index, round(reward, 1)) for index, reward in stored.outline(1)][3:5] == [(3, 0.3), (3, -1.0)]
+    ((prompt, sample),) = stored.samples(1, [4])
+    assert (prompt.index, sample.text, sample.info["turn_rewards"]) == (3, "r1", [0.5, 0.5])
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"iteration_000001\.jsonl cannot be read"):
+        stored.groups(1)

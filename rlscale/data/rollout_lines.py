@@ -1,0 +1,110 @@
+"""Groups in a JSONL file: a line of facts, then a line per sample with the names of `rollout_file`'s columns.
+
+Messages, tools, label and info are plain JSON here, a reward that is not a number is null, and further arrays are
+base64. Larger and slower than Parquet, and readable with nothing but a text editor.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlscale.config.errors import UserError
+from rlscale.data.rollout_file import FORMAT, LISTS, as_json, group_rows, packed, prompt_of, sample_of
+from rlscale.data.sample import Group, Prompt, Sample
+
+_FACTS = "rlscale"
+"""The key of the file's own facts in its first line."""
+
+
+def write_groups(path: Path, groups: Sequence[Group], facts: Mapping[str, Any]) -> None:
+    """Write groups with facts about them (plain values). A reader sees the whole file or none.
+
+    UserError for a label or an info that JSON cannot hold, OSError when the disk refuses.
+    """
+    pairs = [(group.prompt, sample) for group in groups for sample in group.samples]
+    lines = [as_json(_row(prompt, sample), "values", prompt) for prompt, sample in pairs]
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("\n".join([json.dumps({_FACTS: {"format": FORMAT, **facts}}), *lines, ""]), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts that a file was written with. UserError for one that rlscale did not write."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            facts = json.loads(file.readline())[_FACTS]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a file of stored rollouts ({error})") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise UserError(f"{path} was written by another version of rlscale")
+    return facts
+
+
+def read_groups(path: Path) -> list[Group]:
+    """The groups of a file, as they were written. UserError for one that is damaged or that rlscale did not write."""
+    return group_rows(_sample(row) for row in _rows(path))
+
+
+def read_outline(path: Path) -> list[tuple[int, float]]:
+    """Index of the prompt and reward of every row. UserError for a file that cannot be read."""
+    return [(int(row["prompt_index"]), _reward(row)) for row in _rows(path)]
+
+
+def read_rows(path: Path, wanted: Sequence[int]) -> Iterator[tuple[Prompt, Sample]]:
+    """Prompt and sample of some rows, one in memory at a time. UserError for a file that cannot be read."""
+    chosen = set(wanted)
+    yield from (_sample(row) for number, row in enumerate(_rows(path)) if number in chosen)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    read_facts(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            next(file)
+            yield from map(json.loads, file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from error
+
+
+def _row(prompt: Prompt, sample: Sample) -> dict[str, Any]:
+    return {
+        "prompt_index": prompt.index,
+        "prompt_id": prompt.id,
+        "source": prompt.source,
+        "prompt": prompt.text,
+        "messages": list(prompt.messages),
+        "tools": list(prompt.tools),
+        "label": prompt.label,
+        "info": prompt.info,
+        "prompt_tokens": prompt.tokens,
+        "sample": sample.index,
+        "response": sample.text,
+        "raw_response": sample.raw_text,
+        "finish_reason": sample.finish_reason,
+        "reward": None if math.isnan(sample.reward) else float(sample.reward),
+        "sample_info": sample.info,
+        "prompt_length": sample.prompt_length,
+        **{name: getattr(sample, name) for name in LISTS},
+        "later_segments": [list(one) for one in sample.later_segments],
+        "arrays": [{**one, "data": base64.b64encode(one["data"]).decode()} for one in packed(sample)],
+    }
+
+
+def _reward(row: Mapping[str, Any]) -> float:
+    return math.nan if row["reward"] is None else float(row["reward"])
+
+
+def _sample(row: dict[str, Any]) -> tuple[Prompt, Sample]:
+    arrays = [{**one, "data": base64.b64decode(one["data"])} for one in row["arrays"]]
+    values: dict[str, NDArray[Any]] = {name: np.array(row[name], kind) for name, kind in LISTS.items()}
+    prompt = prompt_of(row, np.array(row["prompt_tokens"], np.int32))
+    return prompt, sample_of({**row, "arrays": arrays, "reward": _reward(row)}, values)
