@@ -33,6 +33,7 @@ from rlscale.config.compose import compose
 from rlscale.config.schema.simulator_config import LengthLaw, LengthsConfig, SimulatedEngineConfig, SimulationConfig
 from rlscale.data.buffer import Buffer
 from rlscale.data.sample import Group
+from rlscale.rollout.collector import spare_long_lived
 from rlscale.rollout.service import RolloutService
 from rlscale.run.simulation.simulated_workload import rollout_spec
 from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
@@ -71,13 +72,13 @@ def spec_and_fleet(folder: Path, engines: int, groups: int, tokens: int) -> tupl
 
 
 async def started(spec: Any, fleet: SimulatedFleet) -> RolloutService:
-    """The service, generating."""
+    """The service as a run starts it; it generates after its `resume`."""
     service = RolloutService(spec, fleet.connect)
     await service.start(ROUTER_URL)
     body = {"serialized_named_tensors": ["0"], "weight_version": "0"}
     for url in fleet.urls:
         await fleet.post(url + "/update_weights_from_tensor", body)
-    await service.resume(0)
+    spare_long_lived()
     return service
 
 
@@ -88,15 +89,13 @@ def generated(folder: Path, engines: int, queued: int, timed: int, watch: cProfi
         everything = queued + timed + engines * SLOTS
         spec, fleet = spec_and_fleet(folder, engines, -(-everything // SAMPLES), SHORT)
         process = psutil.Process()
-        gc.collect()
-        before, began = process.memory_info().rss, time.process_time()
         service = await started(spec, fleet)
+        before, began = process.memory_info().rss, time.process_time()
+        await service.resume(0)
         while fleet.started.begun < engines * SLOTS:
             await asyncio.sleep(0.001)
         queue_s = (time.process_time() - began) / everything
         waiting_bytes = (process.memory_info().rss - before) / everything
-        gc.collect()
-        gc.freeze()
         if watch is not None:
             watch.enable()
         began, first = time.process_time(), fleet.started.begun  # every slot is taken: one begins where one ends
@@ -105,8 +104,8 @@ def generated(folder: Path, engines: int, queued: int, timed: int, watch: cProfi
         sample_s = (time.process_time() - began) / made
         if watch is not None:
             watch.disable()
-        gc.unfreeze()
         await service.close()
+        gc.unfreeze()
         return Costs(queue_s, sample_s, waiting_bytes)
 
     return in_virtual_time(main)
@@ -116,7 +115,7 @@ def engines_alone(folder: Path, engines: int, samples: int) -> float:
     """Seconds that simulated engines take for a request."""
 
     async def main() -> float:
-        fleet = spec_and_fleet(folder, engines, 1, SHORT)[1]
+        connection = spec_and_fleet(folder, engines, 1, SHORT)[1].connect(None, 1e6, 2 * engines * SLOTS)
         sampling = {"max_new_tokens": 2 * SHORT, "temperature": 1.0, "stop_token_ids": [3]}
         numbers = iter(range(samples))
 
@@ -124,7 +123,7 @@ def engines_alone(folder: Path, engines: int, samples: int) -> float:
             for number in numbers:
                 body: dict[str, Any] = {"input_ids": [4, 5, 6, 7, 8, 9, 10, 11], "return_logprob": True}
                 body["sampling_params"] = {**sampling, "sampling_seed": number}
-                await fleet.post(ROUTER_URL + "/generate", body)
+                await connection.post(ROUTER_URL + "/generate", body, {})
 
         began = time.process_time()
         await asyncio.gather(*(slot() for _ in range(engines * SLOTS)))
@@ -138,6 +137,7 @@ def groups_of_long_samples(folder: Path, samples: int) -> list[Group]:
 
     async def main() -> list[Group]:
         service = await started(*spec_and_fleet(folder, 2, samples // SAMPLES, LONG))
+        await service.resume(0)
         groups = await service.next_batch()
         await service.close()
         return groups

@@ -14,6 +14,7 @@ from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.bad_rows import BadPrompt
 from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn, stops_of
 from rlscale.data.messages import Message, read_messages, refuse_answered, with_system
+from rlscale.data.response_decoder import ResponseDecoder
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
 from rlscale.data.template_kwargs import check_template_kwargs, variables_of
@@ -62,6 +63,7 @@ class PromptEncoder:
             config.chat_template_kwargs,
             stops_of(tokenizer_folder),
         )
+        self._decoder = ResponseDecoder(self.tokenizer, self.end_of_turn)
         if config.apply_chat_template:
             self._refuse_deaf()
         variables = variables_of(self.tokenizer.chat_template) if config.apply_chat_template else set()
@@ -168,13 +170,7 @@ class PromptEncoder:
 
     def decode(self, tokens: np.ndarray) -> tuple[str, str]:
         """Text of response tokens (int [m]): without special tokens and end of turn, and with. Not tidied up."""
-        ids = tokens.tolist()
-        ended = ids[-1:] == [self.end_of_turn.token]  # which need not be a special token
-        text, raw = (
-            self.tokenizer.decode(kept, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
-            for kept, skip in ((ids[:-1] if ended else ids, True), (ids, False))
-        )
-        return text, raw
+        return self._decoder(tokens)
 
     def _prompt(self, raw: RawPrompt) -> Prompt:
         """The prompt with its tokens, however long. ValueError if it is unusable."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from rlscale.config.errors import UserError
@@ -25,6 +25,8 @@ from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.failures import FailureRate
+from rlscale.rollout.ledger import generated_tokens
+from rlscale.rollout.time_limit import TooLong, within
 from rlscale.rollout.trajectory import Trajectory
 from rlscale.rollout.turn_reading import read_action
 
@@ -123,7 +125,7 @@ class Episodes:
             sample.info["task_reward"] = sample.reward
             sample.reward += self._judging.shaping(sample)
         self.samples += 1
-        self.tokens += int(sample.loss_mask.sum())
+        self.tokens += generated_tokens(sample)
         return sample
 
     async def _turns(
@@ -173,7 +175,7 @@ class Episodes:
     ) -> Generation:
         """The next turn of the policy, counted. SampleFailed where it cannot be used."""
         left = trajectory.left(self._sampling.max_new_tokens)
-        sampling = replace(self._sampling, max_new_tokens=min(left, self._rules.turn_tokens or left))
+        sampling = self._sampling.of_length(min(left, self._rules.turn_tokens or left))
         try:
             generation = await self._engines.generate(
                 trajectory.tokens, sampling, place.seed(turn), admission, place.attempt, self._experts
@@ -193,20 +195,17 @@ class Episodes:
             self._requests.failure(str(error))
             raise SampleFailed(str(error), "request") from error
 
-    async def _ask(self, call: Awaitable[T], kind: type[T]) -> T:
+    async def _ask(self, call: Coroutine[Any, Any, T], kind: type[T]) -> T:
         """What a call of the environment gives, counted. SampleFailed if it fails, takes too long or gives another."""
         limit = self._judging.limit_s
         try:
-            async with asyncio.timeout(limit) as timer:
-                given = await call
+            given = await within(limit, call)
             if not isinstance(given, kind):
                 raise RewardFailed(f"the environment returned {type(given).__name__} instead of a {kind.__name__}")
         except UserError:
             raise
-        except TimeoutError as error:
-            if timer.expired():
-                raise self._failed(f"the environment took over rollout.step_timeout_s={limit} seconds") from error
-            raise self._failed(f"the environment raised TimeoutError: {error}", error) from error
+        except TooLong as error:
+            raise self._failed(f"the environment took over rollout.step_timeout_s={limit} seconds") from error
         except RewardFailed as error:
             raise self._failed(str(error), error) from error
         except (Exception, SystemExit) as error:
@@ -225,8 +224,7 @@ class Episodes:
     async def _close(self, environment: Environment) -> None:
         """The sample is complete by now, or lost already: a failure is written down and changes nothing."""
         try:
-            async with asyncio.timeout(self._judging.limit_s):
-                await environment.close()
+            await within(self._judging.limit_s, environment.close())
         except Exception as error:
             _log.error("an environment could not be closed: %s", error, exc_info=error)
 

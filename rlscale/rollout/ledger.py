@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rlscale.data.sample import Group, Sample
 
 
@@ -23,7 +25,7 @@ class LedgerError(RuntimeError):
 
 def generated_tokens(sample: Sample) -> int:
     """Tokens of a sample that an engine generated."""
-    return int(sample.loss_mask.sum())
+    return int(np.count_nonzero(sample.loss_mask))
 
 
 def tokens_of(group: Group) -> int:

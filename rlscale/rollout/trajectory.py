@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,13 @@ class Trajectory:
     def __init__(self, tokens: NDArray[np.int32], longest: int | None = None) -> None:
         """`tokens`: int32 [n], what the first turn follows; `longest`: a bound on what comes after it of its own."""
         self._longest = longest
-        self._segments = [_Growing(tokens)]
+        self._segments = [_Segment(tokens)]
 
     @property
     def tokens(self) -> NDArray[np.int32]:
         """All tokens of the last segment, int32 [n]: what the next request continues."""
-        return np.concatenate(self._segments[-1].tokens)
+        parts = self._segments[-1].parts
+        return parts[0].tokens if len(parts) == 1 else np.concatenate([part.tokens for part in parts])
 
     @property
     def response_length(self) -> int:
@@ -47,80 +48,77 @@ class Trajectory:
         if generation.routed_experts is not None:
             segment.experts.append(generation.routed_experts[segment.routed :])
             segment.routed = len(generation.routed_experts)
-        segment.append(generation.tokens, True, generation.logprobs, generation.versions, generation.support)
+        versions, support = generation.versions, generation.support
+        segment.append(_Part(generation.tokens, generation.logprobs, versions, support))
 
     def observed(self, tokens: NDArray[np.int32]) -> None:
         """Append tokens that the policy is shown, int32 [m]."""
-        self._segments[-1].append(tokens, False, np.zeros(len(tokens), np.float32), NOT_GENERATED)
+        self._segments[-1].append(_Part(tokens))
 
     def open_segment(self, tokens: NDArray[np.int32]) -> None:
         """Go on behind `tokens` (int32 [n]) instead of all tokens so far."""
-        self._segments.append(_Growing(tokens))
+        self._segments.append(_Segment(tokens))
 
     def at_ends_of_turns(self, values: Sequence[float]) -> NDArray[np.float64]:
         """One value per turn, in their order, at the last token of the turn, NaN elsewhere: float64 [all tokens]."""
-        lengths = [len(part) for segment in self._segments for part in segment.tokens]
-        generated = [bool(part.any()) for segment in self._segments for part in segment.mask]
+        parts = [part for segment in self._segments for part in segment.parts]
+        lengths = [len(part.tokens) for part in parts]
+        generated = [part.logprobs is not None and len(part.tokens) > 0 for part in parts]
         found = np.full(sum(lengths), np.nan)
         found[np.cumsum(lengths)[generated] - 1] = values
         return found
 
     def sample(self, prompt: Prompt, index: int) -> Sample:
         """The trajectory as sample number `index` of the prompt's group, without text and reward."""
-        parts = self._segments
-        routed = [experts for segment in parts if (experts := segment.all_experts()) is not None]
-        support = [part for segment in parts for part in segment.support]
-        named = any(segment.named_support for segment in parts)
+        segments = self._segments
+        parts = [part for segment in segments for part in segment.parts]
+        size = sum(segment.length for segment in segments)
+        tokens, versions = np.empty(size, np.int32), np.full(size, NOT_GENERATED, np.int32)
+        mask, logprobs = np.zeros(size, np.bool_), np.zeros(size, np.float32)
+        start = 0
+        for part in parts:
+            end = start + len(part.tokens)
+            tokens[start:end] = part.tokens
+            if part.logprobs is not None and part.versions is not None:
+                mask[start:end], logprobs[start:end], versions[start:end] = True, part.logprobs, part.versions
+            start = end
+        routed = [experts for segment in segments if (experts := segment.all_experts()) is not None]
         return Sample(
             prompt_index=prompt.index,
             index=index,
-            tokens=np.concatenate([part for segment in parts for part in segment.tokens]),
-            prompt_length=parts[0].context,
-            loss_mask=np.concatenate([part for segment in parts for part in segment.mask]),
-            rollout_logprobs=np.concatenate([part for segment in parts for part in segment.logprobs]),
-            versions=np.concatenate([part for segment in parts for part in segment.versions]),
+            tokens=tokens,
+            prompt_length=segments[0].context,
+            loss_mask=mask,
+            rollout_logprobs=logprobs,
+            versions=versions,
             routed_experts=np.concatenate(routed) if routed else None,
-            columns={SUPPORT.name: np.concatenate(equally_wide(support, SUPPORT))} if named else {},
-            later_segments=tuple(Segment(segment.length, segment.context) for segment in parts[1:]),
+            columns=_support(parts),
+            later_segments=tuple(Segment(segment.length, segment.context) for segment in segments[1:]),
         )
 
 
-@dataclass
-class _Growing:
-    """A segment that grows."""
+class _Part(NamedTuple):
+    """Tokens that came together, int32 [m]: observed, or where there are log-probs, generated."""
 
-    start: NDArray[np.int32]
-    experts: list[NDArray[np.int16]] = field(default_factory=list)
-    routed: int = 0
-    """Tokens whose experts are known."""
+    tokens: NDArray[np.int32]
+    logprobs: NDArray[np.float32] | None = None
+    versions: NDArray[np.int32] | None = None
+    support: NDArray[np.int32] | None = None
 
-    def __post_init__(self) -> None:
-        self.context = len(self.start)
-        self.length = 0
-        self.tokens: list[NDArray[np.int32]] = []
-        self.mask: list[NDArray[np.bool_]] = []
-        self.logprobs: list[NDArray[np.float32]] = []
-        self.versions: list[NDArray[np.int32]] = []
-        self.support: list[NDArray[np.int32]] = []
-        self.named_support = False
-        self.append(self.start, False, np.zeros(self.context, np.float32), NOT_GENERATED)
 
-    def append(
-        self,
-        tokens: NDArray[np.int32],
-        mask: bool,
-        logprobs: NDArray[np.float32],
-        version: int | NDArray[np.int32],
-        support: NDArray[np.int32] | None = None,
-    ) -> None:
-        """Tokens with their log-probs, their version, or that of each of them, and the words they were drawn from."""
-        self.named_support |= support is not None
-        self.support.append(np.full((len(tokens), 1), SUPPORT.fill, np.int32) if support is None else support)
-        self.tokens.append(tokens)
-        self.mask.append(np.full(len(tokens), mask, np.bool_))
-        self.logprobs.append(logprobs)
-        self.versions.append(np.full(len(tokens), version, np.int32))
-        self.length += len(tokens)
+class _Segment:
+    """A segment that grows from the tokens that it begins with."""
+
+    def __init__(self, start: NDArray[np.int32]) -> None:
+        self.context = self.length = len(start)
+        self.parts = [_Part(start)]
+        self.experts: list[NDArray[np.int16]] = []
+        self.routed = 0
+        """Tokens whose experts are known."""
+
+    def append(self, part: _Part) -> None:
+        self.parts.append(part)
+        self.length += len(part.tokens)
 
     def all_experts(self) -> NDArray[np.int16] | None:
         """int16 [length, layers, top_k], -1 for what no request read: at least the last token; None without any."""
@@ -128,3 +126,14 @@ class _Growing:
             return None
         unknown = np.full((self.length - self.routed, *self.experts[0].shape[1:]), -1, np.int16)
         return np.concatenate([*self.experts, unknown])
+
+
+def _support(parts: list[_Part]) -> dict[str, NDArray[np.int32]]:
+    """The column of the words that tokens were drawn from, where any part names them."""
+    if all(part.support is None for part in parts):
+        return {}
+    named = [
+        np.full((len(part.tokens), 1), SUPPORT.fill, np.int32) if part.support is None else part.support
+        for part in parts
+    ]
+    return {SUPPORT.name: np.concatenate(equally_wide(named, SUPPORT))}

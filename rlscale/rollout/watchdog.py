@@ -4,6 +4,8 @@ Two watchers, because there are two ways to hold it. Python code that never awai
 thread looks at the stack of the loop's thread and names the function. A call into C that keeps the interpreter's lock,
 such as a regular expression that backtracks for ever, lets no other thread run: only faulthandler's timer, which needs
 no lock, can write then. It writes all stacks to the standard error stream, which is the log of the process.
+
+A loop with a clock of its own, as that of a simulation, is not watched: how late it is cannot be told from its turns.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class LoopWatchdog:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin watching the loop that calls this."""
+        """Begin watching the loop that calls this, if it goes by real time."""
+        if type(asyncio.get_running_loop()).time is not asyncio.BaseEventLoop.time:
+            return
         self._beat = time.monotonic()
         self._task = asyncio.create_task(self._turn(), name="watchdog of the loop")
         threading.Thread(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import faulthandler
 import functools
-import gc
 import logging
 import os
 import sys
@@ -127,11 +126,11 @@ class RolloutActor:
 
     async def start(self, url: str, api_key: str) -> None:
         """Connect to the router at `url`."""
+        from rlscale.rollout.collector import spare_long_lived
+
         self._api_key = api_key
         await self._service.start(url, api_key or None)
-        # What is imported by now stays: keep the garbage collector from walking it at every thousandth request.
-        gc.collect()
-        gc.freeze()
+        spare_long_lived()
 
     async def score(self, url: str, tokens: Any) -> Any:
         """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself, past the router."""

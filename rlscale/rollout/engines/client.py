@@ -216,8 +216,8 @@ def generation_of(answer: dict[str, Any], prompt: int, experts: ExpertSizes | No
             routed = experts.decode(meta.get("routed_experts"), prompt + len(entries) - 1)
         except ValueError as error:
             raise RequestFailed(f"routed experts: {error}") from error
-    tokens = np.array([entry[1] for entry in entries], np.int32)
-    logprobs, support = np.array([entry[0] for entry in entries], np.float32), None
+    values, words, *_ = zip(*entries, strict=True) if entries else ((), ())
+    tokens, logprobs, support = np.array(words, np.int32), np.array(values, np.float32), None
     if names_support and len(tokens):
         try:
             support, logprobs = support_of(meta, tokens)

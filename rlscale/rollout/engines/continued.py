@@ -82,7 +82,7 @@ def _check(part: Generation, current: int, cut: bool) -> None:
         if cut:
             return
         raise RequestFailed("the engine answered without a token")
-    if bad := int((~np.isfinite(part.logprobs)).sum()):
+    if bad := len(part.logprobs) - np.count_nonzero(np.isfinite(part.logprobs)):
         raise RequestFailed(f"{bad} of the {len(part.logprobs)} log-probs in the answer are not finite")
     if (oldest := int(part.versions.min())) < current:
         # An engine that was restarted and has not been given the current weights.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from rlscale.config.schema.eval_config import EvalConfig
@@ -56,14 +57,22 @@ class SamplingParams:
             names_support=isinstance(config, RolloutConfig) and truncates(config),
         )
 
+    def of_length(self, longest: int) -> SamplingParams:
+        """The same, for at most so many tokens."""
+        return self if longest == self.max_new_tokens else replace(self, max_new_tokens=longest)
+
     def body(self, seed: int) -> dict[str, Any]:
         """The field `sampling_params` of a request: what differs from SGLang's own values, and the seed."""
+        return {**self._unseeded, "sampling_seed": seed}
+
+    @cached_property
+    def _unseeded(self) -> dict[str, Any]:
         given = {one.name: getattr(self, one.name) for one in _FIELDS}
         if self.names_support and self.top_k == -1:
             given["top_k"] = MOST_WORDS
         always = ("max_new_tokens", "temperature")
         changed = {one.name: given[one.name] for one in _FIELDS if given[one.name] != one.default}
-        return {**{name: given[name] for name in always}, **changed, "sampling_seed": seed}
+        return {**{name: given[name] for name in always}, **changed}
 
 
 _FIELDS = tuple(one for one in fields(SamplingParams) if one.name != "names_support")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +15,12 @@ from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt, Stream
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.rollout.rollout_spec import RolloutSpec
+from rlscale.serve.simulator.token_stream import uniform
 
 _CHARACTERS = "0123456789+="
 _EPOCH = 1_000_000
+_REWARDS = 7
+"""Keeps their draws apart from those of lengths and faults."""
 _HERE = "rlscale.run.simulation.simulated_workload"
 
 
@@ -44,7 +46,7 @@ class SimulatedEnvironment(Environment):
 
     async def reset(self, prompt: Prompt, seed: int) -> Start:
         """The prompt as it is."""
-        self._drawn = random.Random(seed).random()
+        self._drawn = uniform(_REWARDS, seed)
         return Start()
 
     async def step(self, action: Action) -> Step:
