@@ -86,6 +86,9 @@ def test_only_a_rank_on_the_cpu_is_told_how_to_allocate() -> None:
     assert rank_environment(Device.cuda, 4) == {"OMP_NUM_THREADS": "4"}
 
 
-def test_tunables_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tunables_of_the_user_stay_and_reach_ranks_of_a_ray_that_was_started_without_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
-    assert rank_environment(Device.cpu, 4) == {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"}
+    expected = {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE", "GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
+    assert rank_environment(Device.cpu, 4) == expected
