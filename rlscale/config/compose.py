@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from rlscale.config import debug_option
 from rlscale.config import overrides as command_line
 from rlscale.config.assignment import assign, takes
 from rlscale.config.errors import ConfigError, UserError
@@ -68,6 +69,22 @@ def compose_node(recipe: str | None = None, overrides: Sequence[str] = (), *, hy
     `hydras`: with Hydra's own groups.
     """
     file = read_recipe(find_recipe(DEFAULT if recipe is None else recipe))
+    if debug_option.GROUP in file.choices:
+        raise ConfigError(f"{file.file}: {debug_option.GROUP} is chosen on the command line, not in a recipe")
+    before, debug, after = debug_option.split(overrides)
+    if debug is None:
+        return _compose(file, overrides, hydras)
+    over = debug_overlay(file, before, debug, overrides)
+    return _compose(over.over(file), [*over.still_given(before), *after], hydras)
+
+
+def debug_overlay(file: RecipeFile, before: Sequence[str], name: str, overrides: Sequence[str]) -> debug_option.Overlay:
+    """The option `debug=name` over the run of a recipe and the overrides that stand before it, among all."""
+    option = debug_option.read_debug_option(name, Groups.of(_searchpath(file, overrides)))
+    return debug_option.overlay(option, _compose(file, before, hydras=False).node)
+
+
+def _compose(file: RecipeFile, overrides: Sequence[str], hydras: bool) -> Composition:
     searchpath = _searchpath(file, overrides)
     groups = Groups.of(searchpath)
     given = command_line.parse(overrides, groups)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlscale.config import debug_option
 from rlscale.config import overrides as command_line
-from rlscale.config.compose import compose_node, searchpath_of
+from rlscale.config.compose import compose_node, debug_overlay, searchpath_of
 from rlscale.config.groups import Groups, section
 from rlscale.config.locations import conf_dir, recipes_dir
 from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe
@@ -39,22 +40,21 @@ class Origins:
     """Everything that sets keys of one composed configuration, from the lowest precedence to the highest.
 
     The order is that of composing: options of groups inside other groups, the options around them, recipes from the
-    lowest base on, the command line from left to right.
+    lowest base on, `debug=`, the command line from left to right.
     """
 
     def __init__(self, recipe: str | None, overrides: Sequence[str]) -> None:
         """Raises what `compose` raises."""
         self.composition = compose_node(recipe, overrides)
         self._groups = Groups.of(searchpath_of(recipe, overrides))
-        self._given = command_line.parse(overrides, self._groups)
         self._file = read_recipe(find_recipe(DEFAULT if recipe is None else recipe))
+        before, debug, after = debug_option.split(overrides)
+        self._debug = debug_overlay(self._file, before, debug, overrides) if debug is not None else None
+        given = before if self._debug is None else [*self._debug.still_given(before), *after]
+        self._given = command_line.parse(given, self._groups)
         by_options = list(self._by_options())
-        self.all = [
-            *by_options,
-            *_seeds_of_evaluation(by_options),
-            *self._by_recipes(self._file),
-            *self._by_command_line(),
-        ]
+        by_recipes = [*self._by_recipes(self._file), *self._by_debug(f"debug={debug}")]
+        self.all = [*by_options, *_seeds_of_evaluation(by_options), *by_recipes, *self._by_command_line()]
 
     def of(self, key: str) -> list[Origin]:
         """What sets a key, the last one being what holds; empty where the schema's default does."""
@@ -64,6 +64,8 @@ class Origins:
         """Who chose the option of a group, in words."""
         if choice in self._given.choices:
             return COMMAND_LINE
+        if self._debug is not None and choice in self._debug.option.choices:
+            return shown(self._debug.option.file)
         for recipe in (self._file, *_bases(self._file)):
             if (line := _choice_line(recipe.file, choice)) is not None:
                 return f"{shown(recipe.file)}:{line}"
@@ -97,8 +99,18 @@ class Origins:
         lines = lines_of(recipe.file)
         for key, value in leaves(content):
             dropped = any(covers(other, key) for other in self._given.dropped)
+            dropped = dropped or (self._debug is not None and self._debug.takes_over(key))
             if not dropped and not covers("defaults", key) and not covers("hydra", key):
                 yield key, Origin(f"{shown(recipe.file)}:{lines[key]}", "", value)
+
+    def _by_debug(self, choice: str) -> Iterator[tuple[str, Origin]]:
+        if self._debug is None:
+            return
+        file = self._debug.option.file
+        lines = dict(lines_of(file))
+        for inside, key, value in self._debug.values:
+            inner = leaves(value, f"{key}.") if isinstance(value, Mapping) else [(key, value)]
+            yield from ((name, Origin(f"{shown(file)}:{lines[inside]}", choice, item)) for name, item in inner)
 
     def _by_command_line(self) -> Iterator[tuple[str, Origin]]:
         for key, value in self._given.values:

@@ -9,10 +9,10 @@ from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.keys import plain
+from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.plan.plan_lines import lines, rounded
 from rlscale.plan.planned_run import Plan, plan_run
-from rlscale.plan.published_configs import architecture_of
 from rlscale.plan.solving import solve
 from rlscale.plan.trainer_memory import GIB
 

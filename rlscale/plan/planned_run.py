@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlscale.config.needs import Needs
+from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.model_config import DType
@@ -14,7 +15,6 @@ from rlscale.config.sizes import Sizes
 from rlscale.plan.engine_memory import EngineMemory, engine_memory
 from rlscale.plan.iteration_time import IterationTime, Speeds, iteration_time
 from rlscale.plan.model_shape import ModelShape
-from rlscale.plan.published_configs import architecture_of
 from rlscale.plan.rank_layout import RankLayout
 from rlscale.plan.trainer_memory import GIB, RankMemory, Training, rank_memory, stages
 

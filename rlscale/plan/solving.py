@@ -10,6 +10,7 @@ from typing import Any
 from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.trainer_config import Recompute
@@ -17,7 +18,6 @@ from rlscale.config.sizes import Sizes
 from rlscale.families.tensors import experts_of
 from rlscale.plan.plan_lines import rounded
 from rlscale.plan.planned_run import Plan, plan_run
-from rlscale.plan.published_configs import architecture_of
 from rlscale.plan.trainer_memory import GIB
 
 _BEST = 5

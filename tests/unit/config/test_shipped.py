@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlscale.config import debug_option
 from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.groups import Groups
@@ -18,7 +19,7 @@ from rlscale.families.config_file import complete, read_config
 from rlscale.families.tensors import experts_of, parameter_count
 
 GROUPS = Groups.of()
-OPTIONS = [(group, option) for group in GROUPS.names for option in GROUPS.options(group)]
+OPTIONS = [(group, option) for group in GROUPS.names if group != debug_option.GROUP for option in GROUPS.options(group)]
 
 DENSE8 = ["cluster=node8", "parallel=dense_8gpu", "rollout.engines=8"]
 MOE8 = ["cluster=node8", "parallel=moe_8gpu", "rollout.engines=2", "rollout.gpus_per_engine=4"]

@@ -17,7 +17,7 @@ from rlscale.families.config_file import complete
 from rlscale.families.tensors import parameter_count
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.planned_run import plan_run
-from rlscale.plan.published_configs import architecture_of, published
+from rlscale.config.published_configs import architecture_of, published
 from rlscale.plan.rank_layout import RankLayout, StageWeights
 
 GSM8K = ["recipe=gsm8k", "data.path=train.jsonl", "eval.data.path=test.jsonl"]
