@@ -51,6 +51,10 @@ LAYERS = 2
 """Layers of the tied model."""
 
 
+ROUNDING = {"glm4_moe_lite": 1e-6}
+"""How much a row may change with others of its pack where an expert's product rounds by the number of its tokens."""
+
+
 MBRIDGES_OWN: dict[str, dict[str, Any]] = {
     "glm4_moe": {
         "moe_router_pre_softmax": (False, True),  # not read where a sigmoid scores
@@ -166,7 +170,7 @@ def test_every_parameter_has_a_gradient(family: str, trained: Any) -> None:
         assert value > 1e-5 or name.endswith("e_score_correction_bias"), name  # which nothing trains
 
 
-@pytest.mark.parametrize("family", sorted({*NEW} - {"glm4", "qwen3_next"}))
+@pytest.mark.parametrize("family", sorted({*NEW} - {"glm4", "glm4_moe_lite", "qwen3_next"}))
 def test_names_and_shapes_agree_with_mbridge(family: str, trained: Any, pool: RankPool) -> None:
     spec = make_spec(trained(family).folder)
     (differences,) = pool.run(scenarios.mapping_of_mbridge, spec, world_size=1)
@@ -217,10 +221,10 @@ def test_rows_of_a_pack_do_not_see_each_other(family: str, trained: Any, pool: R
         pool.run(scenarios.logprobs, spec, divide(one, 1, max_tokens=4096), world_size=1)[0]
         for one in (batch, batch.with_column("tokens", tokens))
     ]
-    changed = columns[0] != columns[1]
-    assert changed[row].any()
-    changed[row] = False
-    assert not changed.any()
+    changed = np.abs(columns[0] - columns[1])
+    assert changed[row].max() > 0.01
+    changed[row] = 0.0
+    assert changed.max() <= ROUNDING.get(family, 0.0)
 
 
 @pytest.mark.parametrize("family", NEW)

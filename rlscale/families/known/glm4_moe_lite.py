@@ -1,0 +1,76 @@
+"""GLM-4.7-Flash. Source: transformers' configuration_glm4_moe_lite.py and modeling_glm4_moe_lite.py (5.12)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlscale.families import latent_attention
+from rlscale.families.decoder import KEYS, OUTSIDE
+from rlscale.families.experts import BEHIND_DENSE, keys_behind_dense
+from rlscale.families.family import Family, Key, Kind
+from rlscale.families.latent_attention import scaling_of_latent_attention, whole_latent_attention
+from rlscale.families.megatron_options import llama_like, sigmoid_experts
+from rlscale.families.restrictions import (
+    choosable_groups,
+    no_attention_bias,
+    normalised_routing,
+    readable_weights,
+    shared_experts,
+    silu_activation,
+)
+from rlscale.families.rotary import known_scaling
+
+
+def _dense_layers_are_said_alike(config: Mapping[str, Any]) -> Iterator[str]:
+    """SGLang counts the dense layers by `first_k_dense_replace`, transformers by `mlp_layer_types`."""
+    dense, layers = config["first_k_dense_replace"], config["num_hidden_layers"]
+    kinds = config.get("mlp_layer_types") or ["dense"] + ["sparse"] * (layers - 1)
+    if kinds != ["dense"] * dense + ["sparse"] * (layers - dense):
+        yield (
+            f"first_k_dense_replace={dense}, which SGLang reads, and mlp_layer_types, which transformers reads (the "
+            "first layer alone is dense where it is not given), must say the same layers"
+        )
+
+
+FAMILY = Family(
+    model_type="glm4_moe_lite",
+    keys={
+        **KEYS,
+        **latent_attention.KEYS,
+        "q_lora_rank": Key(Kind.size, 768, null=True, defines=True),
+        "qk_nope_head_dim": Key(Kind.size, 192, defines=True),
+        "v_head_dim": Key(Kind.size, 256, defines=True),
+        "head_dim": Key(Kind.size, null=True),
+        "intermediate_size": Key(Kind.size, 10_240, defines=True),
+        "num_key_value_heads": Key(Kind.size, 20, null=True, defines=True),
+        "rms_norm_eps": Key(Kind.fraction, 1e-5, defines=True),
+        "max_position_embeddings": Key(Kind.size, 202_752),
+        **keys_behind_dense(
+            n_routed_experts=64, num_experts_per_tok=4, moe_intermediate_size=1536, routed_scaling_factor=1.8
+        ),
+        "first_k_dense_replace": Key(Kind.count, needed=True, defines=True),
+        "mlp_layer_types": Key(Kind.texts, null=True),
+        "pretraining_tp": Key(Kind.size, 1, null=True),
+    },
+    rules=(*OUTSIDE, *latent_attention.RULES, *BEHIND_DENSE),
+    language_class="Glm4MoeLiteForCausalLM",
+    value_class=None,
+    sglang_module="glm4_moe_lite",
+    engine_reads=("first_k_dense_replace",),
+    restrictions=(
+        readable_weights,
+        known_scaling,
+        scaling_of_latent_attention,
+        whole_latent_attention,
+        no_attention_bias,
+        silu_activation,
+        normalised_routing,
+        shared_experts,
+        choosable_groups,
+        _dense_layers_are_said_alike,
+    ),
+    megatron=(llama_like, sigmoid_experts, latent_attention.latent_attention),
+    experts=True,
+    latent=True,
+)
