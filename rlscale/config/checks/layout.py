@@ -233,12 +233,6 @@ def engines_fit(context: CheckContext) -> Iterator[str]:
     if rollout.engine_key_file is not None:
         yield "rollout.engine_key_file is only read with rollout.engine_urls; set it to null"
     if not context.on_gpus:
-        family = FAMILIES.get(str((context.architecture or {}).get("model_type")))
-        if family is not None and family.delta_net and context.needs.engines:
-            yield (
-                f"cluster.device=cpu: engines of {family.model_type} on the CPU are not held to transformers yet; use "
-                "cluster.device=cuda, or algo=sft and eval.enabled=false, which need none"
-            )
         if sizes.engines + sizes.eval_engines > cluster.max_engines:
             yield (
                 f"{_engines(context)}, but cluster.max_engines={cluster.max_engines}; lower the one or raise the other"

@@ -23,7 +23,7 @@ from tests.e2e.serve.test_engine import difference, generate
 from tests.unit.families.folders import TINY
 
 SERVED = {
-    **{family: TINY[family] for family in sorted(FAMILIES.keys() - {"qwen3", "qwen3_moe", "qwen3_next"})},
+    **{family: TINY[family] for family in sorted(FAMILIES.keys() - {"qwen3", "qwen3_moe"})},
     "kimi_k2": {
         **TINY["deepseek_v3"],
         "n_group": 1,

@@ -346,13 +346,6 @@ def test_a_layout_that_does_not_fit_the_gpus_is_refused(
     assert not any("\n" in problem for problem in found)
 
 
-def test_gated_delta_nets_are_not_served_on_the_cpu(problems: Problems, hf: Path) -> None:
-    given = ["model=qwen3_next_80b", f"model.path={hf}/qwen3_next_80b"]
-    line = "cluster.device=cpu: engines of qwen3_next on the CPU are not held to transformers yet; use cluster.device="
-    assert any(found.startswith(line) for found in problems(*given))
-    assert not any(found.startswith(line) for found in problems(*given, "algo=sft", "eval.enabled=false"))
-
-
 def test_gated_delta_nets_need_whole_sequences_and_whole_key_heads(problems: Problems, hf: Path) -> None:
     given = ["model=qwen3_next_80b", *NODE8, f"model.path={hf}/qwen3_next_80b", "rollout.gpus_per_engine=8"]
     whole = "parallel.context=2: the gated delta nets of qwen3_next_80b need all tokens of a sequence on one rank"
