@@ -50,7 +50,7 @@ class RunPhases:
 def measure_run(folder: Path, overrides: Sequence[str]) -> RunPhases:
     """Run `python -m rlscale` in `folder` with these overrides and read its metrics. RuntimeError if it fails."""
     output = folder / "run"
-    _run(folder, [*overrides, f"run.output={output}"])
+    run(folder, [*overrides, f"run.output={output}"])
     lines = jsonl.read(output / "metrics.jsonl")
     measured = [line for line in lines if line["iteration"] > SKIPPED and "seconds_loop" in line]
     seconds = {phase: statistics.fmean(line[f"seconds_{phase}"] for line in measured) for phase in PHASES}
@@ -79,7 +79,7 @@ def measure_copy(size: int, repeats: int = 30) -> float:
     return size / statistics.median(seconds)
 
 
-def _run(folder: Path, overrides: Sequence[str]) -> None:
+def run(folder: Path, overrides: Sequence[str]) -> None:
     """The command line, to its end; whatever happens here, it is over when this returns."""
     log = folder / "console.log"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
