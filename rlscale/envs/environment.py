@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rlscale.data.messages import Message
-from rlscale.data.sample import Prompt
+from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.score import info_of
 
 
@@ -44,6 +44,12 @@ class Action:
     unread_call: bool = False
     """Whether it calls in a way that cannot be read, a call that is not finished or of a tool that there is not; then
     `text` has what it wrote."""
+
+    @staticmethod
+    def of(sample: Sample) -> Action:
+        """All that came after the prompt as one action: of several turns, with what the policy was shown between."""
+        tokens = sample.tokens[sample.prompt_length :].tolist()
+        return Action(sample.text, sample.raw_text, tokens, sample.finish_reason)
 
 
 @dataclass(frozen=True)

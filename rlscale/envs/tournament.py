@@ -43,7 +43,7 @@ class Tournament:
             raise UserError(f"kind={kind}: must be {' or '.join(KINDS)}")
         if not 0 <= max_failed <= 1 or concurrent < 1:
             raise UserError(f"max_failed={max_failed} must be from 0 to 1, and concurrent={concurrent} at least 1")
-        self._judge: PairJudge = build_target(judge, "judge", 3) if isinstance(judge, Mapping) else judge
+        self._judge = _built(judge) if isinstance(judge, Mapping) else judge
         self._kind, self._max_failed, self._concurrent = kind, max_failed, concurrent
 
     async def __call__(self, prompt: Prompt, responses: Sequence[Action]) -> list[Score | Failed]:
@@ -59,6 +59,16 @@ class Tournament:
             reason = f"{matches.skipped} of {matches.played} pairs could not be judged: {matches.reason}"
             return [Failed(reason)] * len(responses)
         return [Failed(matches.reason) if one is None else Score(one) for one in points]
+
+
+def _built(judge: Mapping[str, Any]) -> PairJudge:
+    """The judge that a node names. UserError if it cannot be built."""
+    try:
+        built: PairJudge = build_target(judge, "judge", 3)
+    except UserError as error:
+        told = str(error)
+        raise UserError(told if told.startswith("judge") else f"judge.{told}") from None
+    return built
 
 
 class _Matches:

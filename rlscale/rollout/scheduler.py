@@ -29,6 +29,8 @@ _PROMPTS_AT_ONCE = 32
 
 Play = Callable[[Prompt, int, Attempt], Awaitable[Sample]]
 """Makes the sample at a place of a prompt's group. SampleFailed if that fails; counted already."""
+Judge = Callable[[Group], Awaitable[None]]
+"""Rewards the samples of a finished group together. SampleFailed if that fails; counted already."""
 
 
 class Scheduler:
@@ -68,9 +70,9 @@ class Scheduler:
 
     # ---- life --------------------------------------------------------------------------------------------------
 
-    def start(self, play: Play) -> None:
+    def start(self, play: Play, judge: Judge) -> None:
         """Begin; nothing is started before the first `resume`."""
-        self._play = play
+        self._play, self._judge = play, judge
         self._task = asyncio.create_task(self._run(), name="rollout scheduler")
 
     def resume(self, version: int) -> None:
@@ -162,7 +164,11 @@ class Scheduler:
                 for place in range(self._samples):
                     if place not in pending.samples:
                         tasks.create_task(self._fill(pending, place))
-            self._finished(pending.group())
+            group = pending.group()
+            await self._judge(group)
+            self._finished(group)
+        except SampleFailed as error:  # all of them are there, and cannot be judged together
+            self._given_up(pending, error)
         except BaseExceptionGroup as errors:
             failed, serious = errors.split(SampleFailed)
             if serious is not None:

@@ -20,6 +20,7 @@ from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.target import build_target, instantiate
 from rlscale.envs.configured_environment import Environments
+from rlscale.envs.configured_group_rewards import GroupRewards
 from rlscale.envs.overlong import OverlongShaping
 from rlscale.envs.rewards_by_source import common_reward, own_rewards
 from rlscale.rollout.attempt import Attempt
@@ -38,12 +39,16 @@ from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.episode import Episodes, Judging, Place, Player
 from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_encoder, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
+from rlscale.rollout.group_judging import GroupJudging
 from rlscale.rollout.refill import Refill
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.rollout.scheduler import Scheduler
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.watchdog import LoopWatchdog
+
+_JUDGINGS = 32
+"""Judgings of groups that the rate of their failures is told by, at least: one that fails stops no small run."""
 
 
 class RolloutService:
@@ -78,6 +83,11 @@ class RolloutService:
         window = rollout.groups_per_iteration * rollout.samples_per_group
         self._request_failures = FailureRate("requests", "rollout.max_failure_rate", rollout.max_failure_rate, window)
         self._reward_failures = FailureRate("rewards", "reward.max_failure_rate", spec.reward.max_failure_rate, window)
+        judgings = max(rollout.groups_per_iteration, _JUDGINGS)
+        self._group_failures = FailureRate(
+            "group rewards", "reward.max_failure_rate", spec.reward.max_failure_rate, judgings
+        )
+        self._group_rewards = GroupRewards(spec.reward, own_rewards(spec.data))
         self._limit = rollout.max_concurrent * (len(rollout.engine_urls) or rollout.engines)
         self._admission = Admission(self._limit, is_open=False)
         self._buffer: GroupBuffer = instantiate(spec.buffer, "buffer")
@@ -112,7 +122,7 @@ class RolloutService:
         self._episodes = self._player(self._encoder, sampling, self._request_failures, judging, self._spec.experts)
         self._watchdog = LoopWatchdog()
         self._watchdog.start()
-        self._scheduler.start(self._play)
+        self._scheduler.start(self._play, GroupJudging(self._group_rewards, self._group_failures).judge)
         if rollout.concurrency is Concurrency.adaptive:
             engines = len(rollout.engine_urls) or rollout.engines
             longest = rollout.max_prompt_tokens + rollout.max_response_tokens
@@ -238,7 +248,7 @@ class RolloutService:
             "samples_generated": self._episodes.samples,
             "tokens_generated": self._episodes.tokens,
             "failed_requests": self._request_failures.total,
-            "failed_rewards": self._reward_failures.total,
+            "failed_rewards": self._reward_failures.total + self._group_failures.total,
             "retried_requests": self._client.retried,
         }
         fates = self._scheduler.ledger.prompts.fates

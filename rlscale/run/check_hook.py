@@ -17,12 +17,14 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.target import build_target, current_folder_importable, import_target
 from rlscale.envs.configured_environment import configured_environment
+from rlscale.envs.configured_group_rewards import build_group_reward
 from rlscale.envs.reward import Reward, build_reward, extras_of
 from rlscale.envs.score import score_of
 from rlscale.rollout.endpoint.configured_agent import agent_of
 from rlscale.run.components import look_at, prepare_imports
 from rlscale.run.contracts.agent_contract import check_agent
 from rlscale.run.contracts.environment_contract import ExactScorer, check_environment
+from rlscale.run.contracts.group_reward_contract import check_group_reward
 from rlscale.run.contracts.kinds import COMPONENTS
 from rlscale.run.contracts.source_contract import check_source
 from rlscale.trainer.hook_contract import CHECKS, Finding, Status, check_advantage, check_loss, failed
@@ -38,7 +40,12 @@ INPUTS: dict[str, type] = {
 }
 """What a hook is called with, by its kind: the annotation of its parameter tells the kind."""
 
-PARAMETERS = {"reward": ("response", "label", "info"), "filter": ("group",), "loop": ("run",)}
+PARAMETERS = {
+    "reward": ("response", "label", "info"),
+    "group_reward": ("prompt", "responses"),
+    "filter": ("group",),
+    "loop": ("run",),
+}
 """The parameters whose names tell what a function is."""
 
 METHODS = {
@@ -58,7 +65,7 @@ USAGE = (
     "              (`inputs: LossInputs`), from the names of its parameters, or from a class's methods\n"
     "  argument    arguments of your own, as you would give them beside the _target_\n"
     "  reads       of an advantage or a loss, as in its section: reads=[ref_logprobs]; by default it is given all\n"
-    "  row         of an environment, the row of the data that episodes begin with: 'row={prompt: 2+2=, label: 4}'\n"
+    "  row         of an environment or a group reward, the row of the data: 'row={prompt: 2+2=, label: 4}'\n"
     "Prints one line per check and ends with 0, or with 1 where the contract is broken. See docs/hooks.md"
 )
 
@@ -228,16 +235,8 @@ def _findings(kind: str, node: dict[str, Any]) -> list[Finding]:
         return COMPONENTS[kind].check(node, COMPONENTS[kind].key)
     if kind == "reward":
         return check_reward(build_reward(RewardConfig(function=node)))
-    if kind == "environment":
-        own = dict(node)
-        row = own.pop("row", None)
-        if row is not None and not isinstance(row, dict):
-            raise UserError(f"row={row}: must be a mapping such as {{prompt: 2+2=, label: 4}}")
-        return check_environment(configured_environment(own, ExactScorer()), row)
-    if kind == "agent":
-        own = dict(node)
-        row = own.pop("row", None)
-        return check_agent(agent_of(own), row)
+    if kind in ("environment", "group_reward", "agent"):
+        return _findings_with_row(kind, dict(node))
     if kind == "source":
         return check_source(lambda: build_target(node, "source"))
     asking: dict[str, Callable[..., list[Finding]]] = {"advantage": check_advantage, "loss": check_loss}
@@ -246,6 +245,20 @@ def _findings(kind: str, node: dict[str, Any]) -> list[Finding]:
     own = dict(node)
     reads = _reads(own.pop("reads"))
     return asking[kind](build_hook(cast(HookKind, kind), own), reads=reads)
+
+
+def _findings_with_row(kind: str, node: dict[str, Any]) -> list[Finding]:
+    """Of a hook that is shown a row of the data."""
+    row = node.pop("row", None)
+    if row is not None and not isinstance(row, dict):
+        raise UserError(f"row={row}: must be a mapping such as {{prompt: 2+2=, label: 4}}")
+    if kind == "environment":
+        return check_environment(configured_environment(node, ExactScorer()), row)
+    if kind == "agent":
+        return check_agent(agent_of(node), row)
+    reward = build_group_reward(RewardConfig(group_function=node))
+    assert reward is not None  # it was named
+    return check_group_reward(reward, row)
 
 
 def _reads(value: Any) -> list[str]:

@@ -29,6 +29,7 @@ from rlscale.data.sources import PromptSource
 from rlscale.data.stored_rollouts import StoredRollouts
 from rlscale.data.target import current_folder_importable
 from rlscale.envs.configured_environment import takes_reward
+from rlscale.envs.configured_group_rewards import build_group_reward
 from rlscale.envs.reward import build_reward, label_check
 from rlscale.observe.trackers import check_tracker
 from rlscale.rollout.endpoint.configured_agent import configured_agent
@@ -165,7 +166,11 @@ def _look_at_functions(part: _Part, found: Findings) -> None:
                     reward = reward_of(config, key)
                     part.check_labels[key] = label_check(build_reward(reward))
                     found.checked.append(f"{part.stage}reward: {reward.function.get('_target_')}")
-                found.checked = list(dict.fromkeys(found.checked))
+        with found.of(part.stage), user_code("reward.group_function"):
+            for key in _sections(part):
+                if build_group_reward(reward := reward_of(config, key)) is not None:
+                    found.checked.append(f"{part.stage}reward.group_function: {reward.group_function.get('_target_')}")
+        found.checked = list(dict.fromkeys(found.checked))
 
 
 def _open_sources(part: _Part, found: Findings) -> None:

@@ -16,9 +16,11 @@ from rlscale.config.schema.component import TARGET
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.stored_rollouts import StoredRollouts
 from rlscale.data.target import current_folder_importable
+from rlscale.envs.configured_group_rewards import GroupRewards
 from rlscale.envs.environment import Action, Scorer
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.rewards_by_source import RewardsBySource, common_reward, own_rewards
+from rlscale.envs.score import Failed
 from rlscale.observe import jsonl
 from rlscale.observe.formatting import visible
 from rlscale.run.folder import read_mark
@@ -102,12 +104,13 @@ async def _rescored(config: Config, stored: StoredRollouts) -> list[dict[str, ob
     """Print the comparison; a record of every sample."""
     total = Comparison()
     records: list[dict[str, object]] = []
-    worker = RewardsBySource(common_reward(config.data, config.reward), own_rewards(config.data))
+    own = own_rewards(config.data)
+    worker, together = RewardsBySource(common_reward(config.data, config.reward), own), GroupRewards(config.reward, own)
     try:
         for iteration in stored.iterations:
             groups = await asyncio.to_thread(stored.groups, iteration)
             one = Comparison()
-            for group, after in zip(groups, await _scores(worker, groups), strict=True):
+            for group, after in zip(groups, await _scores(worker, together, groups), strict=True):
                 for comparison in (one, total):
                     comparison.add(group, after)
                 records += _records(iteration, group, after)
@@ -120,19 +123,24 @@ async def _rescored(config: Config, stored: StoredRollouts) -> list[dict[str, ob
     return records
 
 
-async def _scores(scorer: Scorer, groups: Sequence[Group]) -> list[list[float | None]]:
-    """What every sample of every group gets."""
+async def _scores(scorer: Scorer, together: GroupRewards, groups: Sequence[Group]) -> list[list[float | None]]:
+    """What every sample of every group gets, by itself and with the others."""
 
     async def one(prompt: Prompt, sample: Sample) -> float | None:
-        tokens = sample.tokens[sample.prompt_length :].tolist()
-        action = Action(sample.text, sample.raw_text, tokens, sample.finish_reason)
         try:
-            return await scorer.score(action, prompt)
+            return await scorer.score(Action.of(sample), prompt)
         except RewardFailed:
             return None
 
-    calls = [asyncio.gather(*(one(group.prompt, sample) for sample in group.samples)) for group in groups]
-    return [list(found) for found in await asyncio.gather(*calls)]
+    async def of(group: Group) -> list[float | None]:
+        alone = await asyncio.gather(*(one(group.prompt, sample) for sample in group.samples))
+        more = await together.scores(group.prompt, [Action.of(sample) for sample in group.samples])
+        if more is None:
+            return alone
+        pairs = zip(alone, more, strict=True)
+        return [None if a is None or isinstance(b, Failed) else a + b for a, b in pairs]
+
+    return list(await asyncio.gather(*map(of, groups)))
 
 
 def task_reward(sample: Sample) -> float:

@@ -46,10 +46,9 @@ def reward_is_named(context: CheckContext) -> Iterator[str]:
         reward = reward_of(config, key)
         own = "reward" if reward is config.reward else f"{key.removesuffix('.data')}.reward"
         choice = "reward=<option>" if own == "reward" else f"reward@{own}=<option>"
-        for problem in named_target(reward.function, f"{own}.function", choice, needed=needed):
-            if problem not in told:
-                told.append(problem)
-    yield from told
+        told += named_target(reward.function, f"{own}.function", choice, needed=needed)
+        told += named_target(reward.group_function, f"{own}.group_function", choice, needed=False)
+    yield from dict.fromkeys(told)
 
 
 def reward_is_read(context: CheckContext) -> Iterator[str]:
@@ -58,7 +57,7 @@ def reward_is_read(context: CheckContext) -> Iterator[str]:
     if config.reward.function.get("_target_") != NO_REWARD or config.env.get(TARGET) != SINGLE_TURN:
         return
     score = config.algo.score.kind
-    if not context.supervised and score is not ScoreKind.none:
+    if not config.reward.group_function and not context.supervised and score is not ScoreKind.none:
         yield (
             f"algo.score.kind={score.name} reads rewards, and reward=none gives each response 0; choose another "
             "reward, or an algorithm that reads none (algo=opd)"

@@ -26,3 +26,5 @@ class RewardConfig(Section):
     """Processes that compute rewards; 0: threads of the rollout service; null: what suits reward and machine."""
     max_failure_rate: float = bounded(0.1, at_least=0, at_most=1, scope=Scope.execution)
     """Share of failed rewards in the last iteration's worth of samples past which the run stops."""
+    group_function: dict[str, Any] = field(default_factory=dict)
+    """`_target_` of a rlscale.envs.group_reward.GroupReward and its arguments; its scores are added to the others."""

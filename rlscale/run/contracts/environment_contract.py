@@ -35,7 +35,7 @@ class ExactScorer:
 
 def check_environment(make: Callable[[], Environment], row: Mapping[str, Any] | None = None) -> list[Finding]:
     """Play episodes that begin with a row of the data: `prompt`, `label`, and other keys as `info`."""
-    prompt = _prompt(row or {})
+    prompt = prompt_of_row(row or {})
     with reported() as report:
         asyncio.run(_check(make, prompt, report))
     return report.findings
@@ -47,7 +47,7 @@ async def _check(make: Callable[[], Environment], prompt: Prompt, report: Report
     await _called(report, "close", unused.close())
     for first in range(len(RESPONSES)):
         given = copy.deepcopy(prompt)
-        async with _held(report):
+        async with held_loop(report):
             alone = await _episode(make(), given, first, report)
         same = (given.label, given.info, list(given.messages)) == (prompt.label, prompt.info, list(prompt.messages))
         report.add(
@@ -137,7 +137,7 @@ async def _called(report: Report, method: str, call: Any) -> Any:
 
 
 @asynccontextmanager
-async def _held(report: Report) -> AsyncIterator[None]:
+async def held_loop(report: Report) -> AsyncIterator[None]:
     """How long the event loop was held at a time meanwhile."""
     longest = 0.0
 
@@ -168,7 +168,8 @@ def _differs(one: Sequence[Any], other: Sequence[Any]) -> str:
     return f"turn {turn} differs"
 
 
-def _prompt(row: Mapping[str, Any]) -> Prompt:
+def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
+    """The prompt of a row of the data: `prompt`, `label`, and other keys as `info`."""
     text = row.get("prompt", "What is 6 times 7?")
     messages = [{"role": "user", "content": text}] if isinstance(text, str) else read_messages(text)
     info = {key: value for key, value in row.items() if key not in ("prompt", "label")} or {"index": 0}

@@ -62,6 +62,7 @@ class Bench:
         self.entered: list[tuple[int, int]] = []
         self.most_begun = 0
         self.failing: set[tuple[int, int]] = set()
+        self.unjudged: set[int] = set()
         self._begun: dict[int, int] = {}
 
     async def play(self, prompt: Prompt, place: int, attempt: Attempt) -> Sample:
@@ -82,6 +83,10 @@ class Bench:
             del self._begun[prompt.index]
         return sample_of(prompt.index, place, [version] * tokens)
 
+    async def judge(self, group: Group) -> None:
+        if group.prompt.index in self.unjudged:
+            raise SampleFailed("nobody can tell")
+
     async def iterate(self, batches: int, first: int = 0, train_s: float = 1.0) -> list[list[int]]:
         """The prompts of so many batches, each of which is trained on for some seconds. The accounts balance."""
         taken = []
@@ -100,7 +105,7 @@ def indices(groups: list[Group]) -> list[int]:
 def run(bench: Callable[[], Bench], scenario: Callable[[Bench], Awaitable[Any]]) -> Any:
     async def main() -> Any:
         made = bench()
-        made.scheduler.start(made.play)
+        made.scheduler.start(made.play, made.judge)
         try:
             return await scenario(made)
         finally:
@@ -221,6 +226,17 @@ def test_a_place_that_fails_again_and_again_gives_its_group_up() -> None:
     assert not any(1 in batch for batch in taken)
     assert counters["prompts/failed_request"] == 1
     assert counters["tokens/discarded_failed_request"] == ATTEMPTS + 1  # the other place's token too
+
+
+def test_a_group_that_cannot_be_judged_together_is_given_up() -> None:
+    async def scenario(bench: Bench) -> tuple[list[list[int]], dict[str, int]]:
+        bench.unjudged.add(1)
+        return await bench.iterate(3), bench.scheduler.counters()
+
+    taken, counters = run(lambda: Bench(even, max_staleness=1), scenario)
+    assert not any(1 in batch for batch in taken)
+    assert counters["prompts/failed_reward"] == 1
+    assert counters["tokens/discarded_failed_reward"] == SAMPLES
 
 
 def test_a_late_reward_holds_no_slot() -> None:

@@ -53,6 +53,12 @@ def picky(response, label, info):
 async def waits(response, label, info, tokens, prompt):
     return np.float32(len(tokens) + len(prompt))
 
+async def by_place(prompt, responses):
+    return [float(place) for place in range(len(responses))]
+
+async def one_less(prompt, responses):
+    return [0.0] * (len(responses) - 1)
+
 async def waits_for_text(response, label, info):
     return "good"
 
@@ -103,10 +109,14 @@ def test_the_rewards_of_the_docs_keep_the_contract(folder: Path, capsys: pytest.
     page = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     (folder / "my_rewards.py").write_text("\n\n".join(blocks), encoding="utf-8")
+    (folder / "my_group_rewards.py").write_text("\n\n".join(blocks), encoding="utf-8")
     for name, argument in (("short_and_right", "limit=50"), ("thinks_first", "bonus=0.1")):
         code, out, err = run(f"my_rewards.{name}", argument, capsys=capsys)
         assert (code, out[0], err) == (0, f"my_rewards.{name} as reward:", [])
         assert out[-1].endswith(" checks, 0 failed, 0 with a warning")
+    code, out, err = run("my_group_rewards.Rare", capsys=capsys)
+    assert (code, out[0], err) == (0, "my_group_rewards.Rare as group_reward:", [])
+    assert out[-1].endswith(" checks, 0 failed, 0 with a warning")
     import my_rewards
 
     scores = {
@@ -155,6 +165,18 @@ def test_an_async_reward_is_awaited_and_any_number_will_do(folder: Path, capsys:
     assert "the reward returned str 'good' of length 4 instead of a finite number for '42'" in line
 
 
+def test_a_group_reward_gives_one_score_for_each_response_wherever_it_stands(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run("my_broken.by_place", capsys=capsys)
+    assert code == 0
+    (line,) = [line for line in out if line.startswith("warn")]
+    assert "a score follows the response, not its place; found: [0.0, 1.0], in another order [1.0, 0.0]" in line
+    code, out, _ = run("my_broken.one_less", capsys=capsys)
+    assert (code, out[-1]) == (1, "2 checks, 1 failed, 0 with a warning")
+    assert out[-2].endswith("found: 0 for a group of 1")
+
+
 def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run("my_broken.nans", capsys=capsys)
     assert (code, err) == (1, [])
@@ -186,8 +208,8 @@ def test_a_broken_contract_ends_with_1_and_says_where(folder: Path, capsys: pyte
         (
             ["my_broken.other_names"],
             "error: my_broken.other_names: what it is cannot be told from its parameters (a, b); annotate its inputs, "
-            "such as `inputs: LossInputs`, or add kind=score|advantage|loss|correction|reduction|reward|filter|loop|"
-            "environment|source|agent|trainer|service|engine|buffer|transport|tracker",
+            "such as `inputs: LossInputs`, or add kind=score|advantage|loss|correction|reduction|reward|group_reward|"
+            "filter|loop|environment|source|agent|trainer|service|engine|buffer|transport|tracker",
         ),
         (["my_broken.nans", "kind=scor"], "error: kind=scor: no such kind; did you mean score?"),
         (
