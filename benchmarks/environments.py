@@ -1,9 +1,10 @@
-"""Every problem of the packages through a check: `python benchmarks/environments.py reasoning_gym`, or `rlve_gym`.
+"""Every problem of a package through a check: `python benchmarks/environments.py reasoning_gym`, rlve_gym or textarena.
 
 For each kind, at its lowest and its highest level (`--levels 0,3` for others): the same seed gives the same problem in
 another maker, the stored answer is worth 1, `--garbage` is worth 0, the global generators of Python and NumPy are as
-they were. Printed are the totals and, for every kind that fails, why. Some minutes on one core; a kind that takes over
-`--limit-s` seconds is given up.
+they were. In a game `--garbage` is all that is said, to its end, and another maker must come to the same end. Printed
+are the totals and, for every kind that fails, why. Some minutes on one core; a kind that takes over `--limit-s` seconds
+is given up.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rlscale.envs.games.text_arena_games import TextArenaGames
 from rlscale.envs.problems.problem_maker import ProblemMaker
 from rlscale.envs.problems.reasoning_gym_problems import ReasoningGymProblems
 from rlscale.envs.problems.rlve_problems import RlveProblems
 
-MAKERS = {"reasoning_gym": ReasoningGymProblems, "rlve_gym": RlveProblems}
+MAKERS = {"reasoning_gym": ReasoningGymProblems, "rlve_gym": RlveProblems, "textarena": TextArenaGames}
+LONGEST_GAME = 100
 SEEDS = (2, 1_000_003)
 
 
@@ -91,12 +94,33 @@ def problem_checked(
     times.append(1000 * (time.perf_counter() - started))
     if other.make(name, level, seed) != problem:
         yield "another problem from the same seed"
+    if isinstance(one, TextArenaGames) and isinstance(other, TextArenaGames):
+        yield from game_checked(one, other, name, seed, garbage)
+        return
     if not problem.answer:
         yield "no stored answer"
     elif one.score(name, level, seed, problem.answer) != 1.0:
         yield "the stored answer is not worth 1"
     if one.score(name, level, seed, garbage) > 0:
         yield f"{garbage!r} is worth {one.score(name, level, seed, garbage):.2g}"
+
+
+def game_checked(one: TextArenaGames, other: TextArenaGames, name: str, seed: int, garbage: str) -> Iterator[str]:
+    """What is wrong with a game in which all that is said is garbage."""
+    actions: list[str] = []
+    done = False
+    while not done and len(actions) < LONGEST_GAME:
+        actions.append(garbage)
+        turn = one.turn(name, seed, actions)
+        if not turn.done and not turn.said:
+            yield "says nothing to an action"
+        done = turn.done
+    if not done:
+        yield f"goes on after {LONGEST_GAME} actions that are not allowed"
+    elif turn.reward > 0:
+        yield f"{garbage!r} is worth {turn.reward:.2g}"
+    if other.turn(name, seed, actions) != turn:
+        yield "another course from the same seed and actions"
 
 
 def generators() -> bytes:

@@ -1,0 +1,1 @@
+"""Games in words, played turn by turn in processes of their own."""

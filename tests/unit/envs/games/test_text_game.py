@@ -1,0 +1,95 @@
+"""Episodes of games in words: turns, groups, and games that are brought down; TextArena's own where it is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.data.sample import Prompt
+from rlscale.envs.environment import Action, Step
+from rlscale.envs.games import text_arena_games
+from rlscale.envs.games.text_arena_games import REFUSED, TextArenaGames
+from rlscale.envs.games.text_game import TextGame
+
+needs_textarena = pytest.mark.skipif(find_spec("textarena") is None, reason="an extra: rlscale[textarena]")
+PROMPT = Prompt(0, "0", np.array([1], np.int32), "", {"problem": "counting", "seed": 4})
+
+
+@pytest.fixture(scope="module")
+def maker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    sys.path.insert(0, str(Path(__file__).parent))  # processes search what this one does
+    return {"_target_": "own_games.Counting", "marker": str(tmp_path_factory.mktemp("games") / "died")}
+
+
+def play(maker: dict[str, Any], *said: str, **more: Any) -> list[Step]:
+    async def main() -> list[Step]:
+        game = TextGame(maker, processes=1, **more)
+        await game.reset(PROMPT, 7)
+        return [await game.step(Action(text, text, [1])) for text in said]
+
+    return asyncio.run(main())
+
+
+def test_what_came_of_each_action_is_shown_until_the_game_gives_its_reward(maker: dict[str, Any]) -> None:
+    first, second, third = play(maker, "<think>3?</think> 4", "so <answer> 5 </answer>", "6")
+    assert list(first.messages) == [{"role": "user", "content": "yes"}]
+    assert (first.done, second.done, third.done, third.reward) == (False, False, True, 1.0)
+    (lost,) = play(maker, "5")
+    assert (lost.done, lost.reward) == (True, 0.0)
+
+
+def test_a_process_that_dies_once_is_asked_again_and_the_game_goes_on(maker: dict[str, Any]) -> None:
+    one, two = play(maker, "die once", "5")
+    assert (one.done, two.done, "game_error" in one.info) == (False, False, False)
+
+
+@pytest.mark.parametrize(("said", "reason"), [("raise", "RuntimeError: confused"), ("die", "ended with code 3")])
+def test_an_action_that_brings_the_game_down_twice_is_wrong(maker: dict[str, Any], said: str, reason: str) -> None:
+    (step,) = play(maker, said, wrong=-1.0)
+    assert (step.done, step.reward) == (True, -1.0)
+    assert reason in step.info["game_error"]
+
+
+def test_what_cannot_be_played_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"env\.maker is missing"):
+        TextGame()
+    with pytest.raises(ValueError, match="the prompt is not a game"):
+        asyncio.run(TextGame({"_target_": "any"}).reset(Prompt(0, "0", np.array([1], np.int32), ""), 0))
+    monkeypatch.setattr(text_arena_games, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'rlscale\[textarena\]'"):
+        TextArenaGames()
+
+
+@needs_textarena
+def test_a_game_of_textarena_follows_from_its_name_its_seed_and_the_actions() -> None:
+    games, others = TextArenaGames(), TextArenaGames()
+    before = random.getstate()
+    actions = ["[1 2 3 4]", "[2 1 3 4]", "[4 3 2 1]"]
+    turns = [games.turn("Mastermind-v0", 3, actions[: number + 1]) for number in range(3)]
+    assert others.turn("Mastermind-v0", 3, actions) == turns[-1]
+    assert len({turn.said for turn in turns}) == 3
+    assert random.getstate() == before
+    assert games.make("Sudoku-v0", None, 2) == others.make("Sudoku-v0", None, 2) != games.make("Sudoku-v0", None, 3)
+    # Brackets that the package's own wrapper would write; twice what is not allowed ends the game.
+    assert games.turn("Mastermind-v0", 3, ["1 2 3 4"]) == turns[0]
+    assert games.turn("Mastermind-v0", 3, ["zzz", "zzz"]).done
+
+
+@needs_textarena
+def test_games_of_several_players_and_those_that_ask_a_model_are_refused() -> None:
+    games = TextArenaGames()
+    with pytest.raises(ValueError, match="no game 'Chess-v0' for one player"):
+        games.highest_levels(["Chess-v0"])
+    for name in REFUSED:
+        with pytest.raises(ValueError, match="a model elsewhere answers"):
+            games.highest_levels([name])
+    with pytest.raises(ValueError, match=r"later Python|needs data of NLTK"):
+        games.make("Klondike-v0", None, 0)
