@@ -14,6 +14,7 @@ from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.bad_rows import BadPrompt
 from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn, stops_of
 from rlscale.data.messages import Message, read_messages, refuse_answered, with_system
+from rlscale.data.quick_tokenizer import QuickTokenizer
 from rlscale.data.response_decoder import ResponseDecoder
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
@@ -41,6 +42,7 @@ class PromptEncoder:
         key: str = "data",
     ) -> None:
         self.tokenizer = load_tokenizer(tokenizer_folder)
+        self._quick = QuickTokenizer(self.tokenizer)
         self.dropped = 0
         self._config = config
         self._max = max_prompt_tokens
@@ -159,7 +161,7 @@ class PromptEncoder:
         if not self._config.apply_chat_template:
             raise ValueError("has a history that a chat template would write, and there is none")
         text = self._rendered(read_messages(list(messages)), tools)
-        before = self.tokenizer.decode(tokens.tolist(), clean_up_tokenization_spaces=False)
+        before = self._quick.decode(tokens.tolist(), False)
         begins = not text.startswith(before)
         rest = text if begins else text.removeprefix(before)
         return np.array(self._tokens(rest, add_special_tokens=False), np.int32), begins
@@ -238,7 +240,7 @@ class PromptEncoder:
     def _tokens(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The text's tokens. ValueError where the tokenizer refuses it or lacks some of its characters."""
         try:
-            tokens: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
+            tokens = self._quick.encode(text, add_special_tokens)
         except Exception as error:  # a lone surrogate is a TypeError, for one
             raise ValueError(f"is refused by the tokenizer: {text[:80]!a} ({_first_line(error)})") from error
         unknown = self.tokenizer.unk_token_id

@@ -1,0 +1,52 @@
+"""Text to tokens and back by a tokenizer's backend itself, where transformers would only hand on what it is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HANDED_ON = ("__call__", "_encode_plus", "decode", "_decode")
+"""The methods of transformers' class for backends that are left out; a class of its own may do more in them."""
+
+
+class QuickTokenizer:
+    """The tokens and texts of a transformers tokenizer, without its checks of arguments, which cost more than those."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._backend = _backend_of(tokenizer)
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """All of the text's tokens, however many. What the tokenizer raises where it refuses the text."""
+        ids: list[int]
+        if self._backend is None:
+            ids = self._tokenizer(text, add_special_tokens=add_special_tokens).input_ids
+        else:
+            ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        """The text of tokens, not tidied up."""
+        text: str
+        if self._backend is None:
+            text = self._tokenizer.decode(
+                ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+            )
+        else:
+            text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+
+def _backend_of(tokenizer: Any) -> Any:
+    """The backend, set as transformers sets it with every call; None where there is more between it and the caller."""
+    from transformers import PreTrainedTokenizerFast
+
+    kind = type(tokenizer)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or any(
+        getattr(kind, name) is not getattr(PreTrainedTokenizerFast, name) for name in _HANDED_ON
+    ):
+        return None
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return backend
