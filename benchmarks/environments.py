@@ -27,11 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from rlscale.envs.games.text_arena_games import TextArenaGames
+from rlscale.envs.problems import reasoning_gym_problems, rlve_problems
 from rlscale.envs.problems.problem_maker import ProblemMaker
 from rlscale.envs.problems.reasoning_gym_problems import ReasoningGymProblems
 from rlscale.envs.problems.rlve_problems import RlveProblems
 
 MAKERS = {"reasoning_gym": ReasoningGymProblems, "rlve_gym": RlveProblems, "textarena": TextArenaGames}
+SLOW = {"reasoning_gym": reasoning_gym_problems.SLOW, "rlve_gym": rlve_problems.SLOW, "textarena": ()}
 LONGEST_GAME = 100
 SEEDS = (2, 1_000_003)
 
@@ -47,7 +49,10 @@ def main() -> None:
     asked = parser.parse_args()
     make = MAKERS[asked.package]
     before, found, times = load_average(), dict[str, list[str]](), list[float]()
-    highest = make().highest_levels([name for name in asked.names.split(",") if name])
+    names = [name for name in asked.names.split(",") if name]
+    highest = make().highest_levels(names)
+    if not names and (slow := SLOW[asked.package]):
+        highest |= make().highest_levels(slow)
     for name, most in highest.items():
         levels: list[int | None] = [int(level) for level in asked.levels.split(",") if level]
         levels = levels or ([None] if most is None else sorted({0, most}))

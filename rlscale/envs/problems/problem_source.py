@@ -11,7 +11,7 @@ from rlscale.data.adaptive import Fate
 from rlscale.data.difficulty import Difficulty
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
-from rlscale.envs.problems.problem_maker import Problem
+from rlscale.envs.problems.problem_maker import Problem, digest_of
 from rlscale.envs.workers.object_process import ObjectProcessDied, ObjectProcessFailed, shared_process
 
 _LIMIT_S = 120.0
@@ -80,7 +80,8 @@ class ProblemSource:
                 id=f"{name}/{level}/{seed}",
                 prompt=problem.prompt,
                 label=problem.answer,
-                info={"problem": name, "seed": seed} | ({} if level is None else {"difficulty": level}),
+                info={"problem": name, "seed": seed, "digest": digest_of(problem)}
+                | ({} if level is None else {"difficulty": level}),
             )
             for place, ((name, level, seed), problem) in enumerate(zip(asked, made, strict=True))
         ]

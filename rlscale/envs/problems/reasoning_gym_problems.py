@@ -16,13 +16,16 @@ REFUSED = {
     "list_functions": "its problems do not follow from their seed",
 }
 """Data sets that cannot be trained on, and why."""
+SLOW = ("game_of_life", "jugs", "n_queens", "sokoban", "zebra_puzzles")
+"""Data sets of whose problems some take half a minute or more: left out unless they are named."""
 
 
 class ReasoningGymProblems:
     """Problems of reasoning-gym. `options`: by the name of a data set, arguments of its configuration.
 
-    A data set whose own size bounds its items (`acre`, `gsm_symbolic`, `word_ladder`) has that many; raise it by the
-    option `size`. Scores are those of the data set, which gives some answers a part; `exact` makes those 0.
+    Where none are named, it is all of them but those of `SLOW`. A data set whose own size bounds its items (`acre`,
+    `gsm_symbolic`, `word_ladder`) has that many; raise it by the option `size`. Scores are those of the data set, which
+    gives some answers a part; `exact` makes those 0.
     """
 
     def __init__(self, options: Mapping[str, Mapping[str, Any]] | None = None, exact: bool = False) -> None:
@@ -43,7 +46,7 @@ class ReasoningGymProblems:
                 raise ValueError(f"reasoning-gym has no data set {name!r}")
             if name in REFUSED:
                 raise ValueError(f"the data set {name} of reasoning-gym cannot be used: {REFUSED[name]}")
-        chosen = names or sorted(set(DATASETS) - set(REFUSED))
+        chosen = names or sorted(set(DATASETS) - {*REFUSED, *SLOW})
         return {name: self._highest(name) if name in CURRICULA else None for name in chosen}
 
     def make(self, name: str, level: int | None, seed: int) -> Problem:

@@ -131,14 +131,18 @@ def test_a_group_is_judged_again_with_the_same_samples_where_that_failed(run: Ru
 
 
 def test_a_group_that_cannot_be_judged_is_given_up_and_too_many_stop_the_run(run: Run) -> None:
-    late = RewardConfig(NONE, group_function=named(Uneasy, how="late", times=99), timeout_s=0.05, max_failure_rate=0.5)
-    batch, counters = run(one_batch, reward=late)
+    reward = RewardConfig(NONE, group_function=named(Uneasy, times=99), max_failure_rate=0.5)
+    batch, counters = run(one_batch, reward=reward)
     assert indices(batch) == [0, 2, 3, 4]
     assert (counters["failed_rewards"], counters["groups_given_up"], counters["failed_requests"]) == (4, 1, 0)
-    with pytest.raises(
-        UserError, match=r"group rewards failed, .*max_failure_rate=0.1 of 32 .*took over reward\.timeo"
-    ):
-        run(one_batch, reward=replace(late, max_failure_rate=0.1))
+    with pytest.raises(UserError, match=r"group rewards failed, .*reward\.max_failure_rate=0\.1 of 32 .*: offline"):
+        run(one_batch, reward=replace(reward, max_failure_rate=0.1))
+
+
+def test_one_that_takes_too_long_has_failed() -> None:
+    late = RewardConfig(NONE, group_function=named(Uneasy, how="late"), timeout_s=0.05)
+    scores = asyncio.run(GroupRewards(late, {}).scores(group_of(1, [0]).prompt, [Action("a", "a", [1])] * 2))
+    assert scores == [Failed("the group reward took over reward.timeout_s=0.05 seconds")] * 2
 
 
 def test_a_judge_without_a_verdict_fails_the_group(run: Run) -> None:

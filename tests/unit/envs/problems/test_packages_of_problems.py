@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.envs.problems.reasoning_gym_problems import REFUSED, ReasoningGymProblems, answer_in
+from rlscale.envs.problems.reasoning_gym_problems import REFUSED, SLOW, ReasoningGymProblems, answer_in
 from rlscale.envs.problems.rlve_problems import RlveProblems
 
 needs_reasoning_gym = pytest.mark.skipif(find_spec("reasoning_gym") is None, reason="an extra: rlscale[reasoning_gym]")
@@ -42,8 +42,9 @@ def test_without_the_package_one_line_says_how_to_get_it(
 def test_data_sets_by_name_with_their_levels() -> None:
     maker = ReasoningGymProblems()
     levels = maker.highest_levels([])
-    assert len(levels) >= 100
-    assert not set(levels) & set(REFUSED)
+    assert len(levels) >= 95
+    assert not set(levels) & {*REFUSED, *SLOW}
+    assert set(maker.highest_levels(SLOW)) == set(SLOW)
     assert levels["spell_backward"] == 4
     # Levels that the data set itself refuses: the upper two of caesar_cipher, all of knight_swap's.
     assert (levels["caesar_cipher"], levels["knight_swap"]) == (1, None)
@@ -74,7 +75,7 @@ def test_options_reach_the_data_set_and_bounded_ones_go_round() -> None:
 @needs_rlve
 def test_rlve_makes_and_judges_and_keeps_the_global_generators() -> None:
     maker = RlveProblems()
-    assert len(maker.highest_levels([])) == 400
+    assert len(maker.highest_levels([])) == 398
     python, numpy = random.getstate(), np.random.get_state()[1].tolist()
     easy, hard = (maker.make("Sorting", level, 12) for level in (0, 5))
     assert len(easy.answer.split()) < len(hard.answer.split())

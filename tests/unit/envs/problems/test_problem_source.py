@@ -15,6 +15,7 @@ from rlscale.data.sources import RawPrompt
 from rlscale.envs.problems.arithmetic_problems import LIMITS, ArithmeticProblems
 from rlscale.envs.problems.problem_reward import ProblemReward
 from rlscale.envs.problems.problem_source import ProblemSource
+from rlscale.envs.score import Failed
 from rlscale.envs.workers.object_process import ObjectProcess
 from rlscale.run.contracts.source_contract import check_source
 from rlscale.trainer.hook_contract import failed
@@ -68,6 +69,8 @@ def test_the_reward_makes_the_problem_again() -> None:
     for raw in ProblemSource(MAKER, level=4).next(10):
         assert reward(f" {raw.label}\n", None, raw.info) == 1.0
         assert reward(f"{raw.label}0", raw.label, raw.info) == 0.0
+    other = {**raw.info, "seed": raw.info["seed"] + 2}  # as where the seed gives another one in another process
+    assert isinstance(reward("1", "1", other), Failed)
     with pytest.raises(ValueError, match="not a problem of"):
         reward("1", "1", {})
     with pytest.raises(UserError, match=r"reward\.function\.maker is missing"):
