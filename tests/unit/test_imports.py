@@ -43,7 +43,8 @@ PACKAGES = {
     "data": allow("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),
     "weights": allow("numpy torch safetensors megatron mbridge", "families config platform"),
     "envs": allow(
-        "numpy torch math_verify sympy jsonschema referencing aiohttp pint reasoning_gym Gym if_verifiable textarena",
+        "numpy torch math_verify sympy jsonschema referencing aiohttp pint reasoning_gym Gym textarena"
+        " if_verifiable langdetect",
         "config data",
     ),
     "serve": allow("aiohttp psutil", "families config platform"),
