@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlscale.config.published_configs import published
 from rlscale.families.config_file import complete
 from rlscale.plan.model_shape import LayerWeights, ModelShape
-from rlscale.config.published_configs import published
 
 FACTS = Path(__file__).parents[2] / "fixtures" / "plan"
 RUNS: dict[str, Any] = json.loads((FACTS / "published_runs.json").read_text(encoding="utf-8"))

@@ -12,12 +12,12 @@ from rlscale.cli import main
 from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.locations import conf_dir
+from rlscale.config.published_configs import architecture_of, published
 from rlscale.families import FAMILIES, known_name
 from rlscale.families.config_file import complete
 from rlscale.families.tensors import parameter_count
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.planned_run import plan_run
-from rlscale.config.published_configs import architecture_of, published
 from rlscale.plan.rank_layout import RankLayout, StageWeights
 
 GSM8K = ["recipe=gsm8k", "data.path=train.jsonl", "eval.data.path=test.jsonl"]
