@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlscale.families import FAMILIES
+from rlscale.families import FAMILIES, known_name
 
 MOST: dict[str, int] = {
     "num_hidden_layers": 4,
@@ -44,7 +44,7 @@ def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Rotary positions, norms, biases, routing and ties are as they were; so is whether keys and values have fewer heads.
     """
-    family = FAMILIES[config["model_type"]]
+    family = FAMILIES[known_name(config["model_type"])]
     known = {key: config[key] for key in family.keys if key in config and key not in _OF_THE_TOKENIZER}
     small = {key: min(value, MOST[key]) if key in MOST and value is not None else value for key, value in known.items()}
     heads, shared = known["num_attention_heads"], known.get("num_key_value_heads")
