@@ -80,8 +80,9 @@ def compose_node(recipe: str | None = None, overrides: Sequence[str] = (), *, hy
 
 def debug_overlay(file: RecipeFile, before: Sequence[str], name: str, overrides: Sequence[str]) -> debug_option.Overlay:
     """The option `debug=name` over the run of a recipe and the overrides that stand before it, among all."""
-    option = debug_option.read_debug_option(name, Groups.of(_searchpath(file, overrides)))
-    return debug_option.overlay(option, _compose(file, before, hydras=False).node)
+    groups = Groups.of(_searchpath(file, overrides))
+    option = debug_option.read_debug_option(name, groups)
+    return debug_option.overlay(option, groups, _compose(file, before, hydras=False).node)
 
 
 def _compose(file: RecipeFile, overrides: Sequence[str], hydras: bool) -> Composition:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from rlscale.config.errors import UserError
+from rlscale.config.assignment import known_keys
+from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.groups import Groups, section
+from rlscale.config.nearest import did_you_mean, nearest_key
 from rlscale.config.overrides import parse_one
 from rlscale.config.published_configs import architecture_of
 from rlscale.config.recipe_file import RecipeFile, covers, leaves, merged
@@ -56,6 +58,7 @@ class Overlay:
     """An option over one run."""
 
     option: DebugOption
+    groups: Groups
     values: list[tuple[str, str, Any]]
     """(key in the option's file, dotted key, value) of all that it sets."""
 
@@ -67,17 +70,21 @@ class Overlay:
     def over(self, recipe: RecipeFile) -> RecipeFile:
         """The recipe with the option over it."""
         own = {key: value for key, value in leaves(recipe.values) if not self.takes_over(key)}
-        choices = {key: self.option.choices.get(key, chosen) for key, chosen in recipe.choices.items()}
-        values = {key: value for _, key, value in self.values}
-        return replace(recipe, choices=choices, values=merged(_nested(own), _nested(values)), bases=[])
+        inner = {key: option for key, option in self.option.choices.items() if self.groups.inside(key)}
+        outer = {key: option for key, option in self.option.choices.items() if key not in inner}
+        values = merged(_nested(own), _nested({key: value for _, key, value in self.values}))
+        choices, nested = {**recipe.choices, **outer}, {**recipe.nested, **inner}
+        return replace(recipe, choices=choices, nested=nested, values=values, bases=[])
 
     def still_given(self, overrides: Sequence[str]) -> list[str]:
         """Of the overrides before the option, those that hold beside it."""
         return [text for text in overrides if not self._replaces(parse_one(text, []))]
 
     def _replaces(self, override: Override | None) -> bool:
-        key = "" if override is None else override.key_or_group
-        return key in self.option.choices or ("." in key and self.takes_over(key))
+        if override is None:
+            return False
+        key = override.key_or_group
+        return key in self.option.choices or (("." in key or override.is_delete()) and self.takes_over(key))
 
 
 def split(overrides: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
@@ -119,23 +126,49 @@ def read_debug_option(name: str, groups: Groups) -> DebugOption:
     return DebugOption(file=file, model=content.get("model"), **given)
 
 
-def overlay(option: DebugOption, usual: DictConfig) -> Overlay:
-    """An option over the run whose configuration is `usual` without it. UserError for a model that is not known."""
-    return Overlay(option, list(_values(option, usual)))
+def overlay(option: DebugOption, groups: Groups, usual: DictConfig) -> Overlay:
+    """An option over the run whose configuration is `usual` without it.
+
+    Raises ConfigError for choices and keys that do not exist, UserError for a model that is not known.
+    """
+    if problems := list(_problems(option, groups, usual)):
+        raise ConfigError(problems)
+    return Overlay(option, groups, list(_values(option, usual)))
+
+
+def _problems(option: DebugOption, groups: Groups, usual: DictConfig) -> Iterator[str]:
+    for choice, chosen in option.choices.items():
+        if problem := groups.problem(choice, chosen):
+            yield f"{option.file}: {problem}"
+    known = set(known_keys(usual))
+    sections = {name.rpartition(".")[0] for name in known}
+    for key in (*option.values, *option.at_most, *option.of_shrunk, *option.drops, *option.keeps):
+        # Inside of a mapping, as trainer.megatron is, there may be anything.
+        above = [name for name in known - sections if covers(name, key)]
+        if key not in known and not above:
+            yield f"{option.file}: {key}: unknown key{did_you_mean(nearest_key(key, known))}"
 
 
 def _values(option: DebugOption, usual: DictConfig) -> Iterator[tuple[str, str, Any]]:
     for key, value in option.values.items():
-        yield f"values.{key}", key, value
+        if value != MISSING or _value(usual, key) is None:  # what is left to the user may have been given
+            yield f"values.{key}", key, value
     for number, key in enumerate(option.keeps):
-        kept = OmegaConf.select(usual, key)
+        kept = _value(usual, key)
         yield f"keeps.{number}", key, kept.name if isinstance(kept, Enum) else kept
     for key, most in option.at_most.items():
-        here = OmegaConf.select(usual, key)
+        here = _value(usual, key)
         yield f"at_most.{key}", key, most if here is None else min(most, here)
     if option.model and (model := _small_model(usual)):
         yield from (("model", key, value) for key, value in model.items())
         yield from ((f"of_shrunk.{key}", key, value) for key, value in option.of_shrunk.items())
+
+
+def _value(node: DictConfig, key: str) -> Any:
+    """The value of a key; None also where it has none, or stands in a section that is not there."""
+    above, _, name = key.rpartition(".")
+    parent = OmegaConf.select(node, above) if above else node
+    return None if parent is None or OmegaConf.is_missing(parent, name) else parent[name]
 
 
 def _small_model(usual: DictConfig) -> dict[str, Any]:

@@ -71,5 +71,6 @@ def _digest(companions: Companions, dtype: str) -> str:
     for file in companions.files():
         said.update(file.read_bytes())
     for file in sorted(Path(companions.model_folder).glob("*.safetensors")):
-        said.update(f"{file.name} {file.stat().st_size}".encode())
+        # Also when it was written: a copy of quantised weights holds what they were then, and others are as large.
+        said.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
     return said.hexdigest()[:12]

@@ -36,6 +36,7 @@ MOST: dict[str, int] = {
 _HEADS, _SHARED_HEADS = 8, 2
 """Attention heads, and those of keys and values where they are fewer."""
 _OF_THE_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+_DENSE_OR_SPARSE = "mlp_layer_types"
 _PER_LAYER = ("mlp_only_layers", "layer_types")
 
 
@@ -46,13 +47,20 @@ def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     family = FAMILIES[known_name(config["model_type"])]
     known = {key: config[key] for key in family.keys if key in config and key not in _OF_THE_TOKENIZER}
+    # A completed config also has what follows from other sizes.
+    usual = known["hidden_size"] // known["num_attention_heads"]
+    if family.latent or (family.own_head_dim is None and known.get("head_dim") == usual):
+        known.pop("head_dim", None)
     small = {key: min(value, MOST[key]) if key in MOST and value is not None else value for key, value in known.items()}
     heads, shared = known["num_attention_heads"], known.get("num_key_value_heads")
     small["num_attention_heads"] = min(heads, _HEADS)
     if shared is not None:
-        small["num_key_value_heads"] = small["num_attention_heads"] if shared == heads else _SHARED_HEADS
+        small["num_key_value_heads"] = small["num_attention_heads"] if shared == heads else min(shared, _SHARED_HEADS)
     for key in _PER_LAYER:
         if small.get(key):
             of_layers = small[key][: small["num_hidden_layers"]]
             small[key] = [one for one in of_layers if key == "layer_types" or one < small["num_hidden_layers"]]
+    if _DENSE_OR_SPARSE in small:
+        dense, layers = small["first_k_dense_replace"], small["num_hidden_layers"]
+        small[_DENSE_OR_SPARSE] = ["dense"] * dense + ["sparse"] * (layers - dense)
     return {"model_type": family.model_type, **small}

@@ -9,6 +9,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlscale.config.errors import UserError
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.fields import TURN_REWARD
@@ -147,7 +150,8 @@ class Episodes:
             conversation.said(generation, text)
             action = Action(text, raw_text, generation.tokens.tolist(), generation.finish_reason)
             if self._parser is not None:
-                action = await self._read(self._parser, generation, prompt)
+                before = trajectory.tokens[: -len(generation.tokens)]
+                action = await self._read(self._parser, before, generation, prompt)
             step = await self._ask(environment.step(action), Step)
             rewards.append(self._reward(step))
             info |= step.info
@@ -187,10 +191,12 @@ class Episodes:
         self._requests.success()
         return generation
 
-    async def _read(self, parser: OutputParser, generation: Generation, prompt: Prompt) -> Action:
-        """The turn as the parser reads it. SampleFailed where that cannot be asked."""
+    async def _read(
+        self, parser: OutputParser, context: NDArray[np.int32], generation: Generation, prompt: Prompt
+    ) -> Action:
+        """The turn behind `context` as the parser reads it. SampleFailed where that cannot be asked."""
         try:
-            return await read_action(self._encoder.of(prompt), generation, parser, prompt.tools)
+            return await read_action(self._encoder.of(prompt), context, generation, parser, prompt.tools)
         except RequestFailed as error:
             self._requests.failure(str(error))
             raise SampleFailed(str(error), "request") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlscale.config.checks.output_parsers import OF_THE_MODEL
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema import SINGLE_TURN, Config
 from rlscale.config.schema.agent_config import AgentConfig
@@ -22,8 +23,6 @@ from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_templat
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 
 _BUFFER = {TARGET: "rlscale.data.buffer.Buffer"}
-_OF_THE_MODEL = "model"
-"""What `rollout.tool_parser` and `reasoning_parser` say for those of the model's option."""
 _REPLAY = "rlscale.rollout.replay.ReplayService"
 
 
@@ -84,7 +83,7 @@ class RolloutSpec:
 def with_parsers(rollout: RolloutConfig, model: ModelConfig, agent: AgentConfig) -> RolloutConfig:
     """The section with the model's parsers where it asks for them: by name, or as agents do that are told of none."""
     works = agent.command is not None or agent._target_ is not None
-    asks = (_OF_THE_MODEL, None) if works else (_OF_THE_MODEL,)
+    asks = (OF_THE_MODEL, None) if works else (OF_THE_MODEL,)
     return dataclasses.replace(
         rollout,
         tool_parser=model.tool_parser if rollout.tool_parser in asks else rollout.tool_parser,

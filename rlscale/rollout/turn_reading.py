@@ -6,10 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlscale.data.chat import PromptEncoder
 from rlscale.envs.environment import Action, Call
-from rlscale.rollout.endpoint.output_parser import OutputParser, Parsed
+from rlscale.rollout.endpoint.output_parser import THINK, OutputParser, Parsed
 from rlscale.rollout.engines.generation import Generation
+
+_LAST = 16
+"""Tokens at the end of a prompt in which the beginning of a thought is looked for."""
 
 
 def written(encoder: PromptEncoder, generation: Generation, *, with_special: bool) -> str:
@@ -20,19 +26,25 @@ def written(encoder: PromptEncoder, generation: Generation, *, with_special: boo
     return with_all if with_special else text
 
 
+def begins_to_think(encoder: PromptEncoder, context: NDArray[np.int32]) -> bool:
+    """Whether the template has begun the policy's thinking: then the text of the turn lacks that beginning."""
+    return encoder.decode(context[-_LAST:])[1].rstrip().endswith(THINK)
+
+
 async def read_action(
     encoder: PromptEncoder,
+    context: NDArray[np.int32],
     generation: Generation,
     parser: OutputParser,
     tools: Sequence[Mapping[str, Any]],
 ) -> Action:
-    """The turn with thinking and calls apart. RequestFailed where the parser cannot be asked.
+    """The turn behind `context` (int32 [n]) with thinking and calls apart. RequestFailed where nobody can parse it.
 
     Calls are looked for where the policy was told of `tools`, also in a turn that was cut at the limit: of such a turn
     none counts, since one may be missing, and that it called is told.
     """
     text, finish = written(encoder, generation, with_special=bool(tools)), generation.finish_reason
-    thinking, rest = await parser.reasoning(text)
+    thinking, rest = await parser.reasoning(text, begun=begins_to_think(encoder, context))
     found = await parser.calls(rest, [_function(tool) for tool in tools]) if tools else Parsed(rest)
     unread = found.cut_off or (finish == "length" and bool(found.calls))
     calls = () if unread else tuple(Call(call.name, json.loads(call.arguments)) for call in found.calls)

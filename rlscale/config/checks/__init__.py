@@ -20,6 +20,7 @@ from rlscale.config.checks.model_fits import MODEL_CHECKS, architecture_is_known
 from rlscale.config.checks.moe import MOE_CHECKS
 from rlscale.config.checks.optimizer_options import OPTIMIZER_CHECKS
 from rlscale.config.checks.options import OPTION_CHECKS
+from rlscale.config.checks.output_parsers import PARSER_CHECKS
 from rlscale.config.checks.parameter_patterns import PARAMETER_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.replay_source import ROUTING_CHECKS
@@ -79,6 +80,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     *SCHEDULE_CHECKS,
     *ADVANTAGE_CHECKS,
     *KL_CHECKS,
+    *PARSER_CHECKS,
     *TURN_CHECKS,
     *CORRECTION_CHECKS,
     *CRITIC_CHECKS,

@@ -22,7 +22,7 @@ from rlscale.rollout.engines.continued import Continued
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
-from rlscale.rollout.turn_reading import written
+from rlscale.rollout.turn_reading import begins_to_think, written
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Session:
                 context, sampling, self._seed(_digest(context)), self._admission, attempt, self._policy.experts
             )
             attempt.turn_over()
-            reply = await self._reply(number, request, generation, len(context))
+            reply = await self._reply(number, request, generation, context)
         except RequestFailed as error:
             attempt.lost("failed_request")
             self.failed = str(error)
@@ -201,11 +201,13 @@ class Session:
             )
         return min(room, request.max_tokens or room)
 
-    async def _reply(self, number: int, request: ChatRequest, generation: Generation, context: int) -> Reply:
+    async def _reply(
+        self, number: int, request: ChatRequest, generation: Generation, context: NDArray[np.int32]
+    ) -> Reply:
         tokens, finish = generation.tokens, generation.finish_reason
-        thinking, text = await self._policy.parser.reasoning(
-            written(self._policy.encoder, generation, with_special=bool(request.tools))
-        )
+        text = written(self._policy.encoder, generation, with_special=bool(request.tools))
+        begun = begins_to_think(self._policy.encoder, context)
+        thinking, text = await self._policy.parser.reasoning(text, begun=begun)
         text, stopped_at = _until(text, request.stop)
         found = Parsed(text)
         if request.tools and request.calls_allowed and finish == "stop":
@@ -223,7 +225,7 @@ class Session:
             calls=calls,
             finish=finish,
             stopped_at=stopped_at,
-            prompt_tokens=context,
+            prompt_tokens=len(context),
             completion_tokens=len(tokens),
             logprobs=logprobs,
         )

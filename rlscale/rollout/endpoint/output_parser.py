@@ -9,6 +9,9 @@ from typing import Any, NamedTuple, Protocol
 from rlscale.rollout.endpoint.chat_messages import ToolCall, canonical
 from rlscale.rollout.engines.client import EngineClient, RequestFailed
 
+THINK = "<think>"
+"""What a thought begins with, in the templates that begin it for the policy."""
+
 
 class Parsed(NamedTuple):
     """A text without its calls. `cut_off`: it tries to call and fails, so that `text` is all of it."""
@@ -26,8 +29,8 @@ class OutputParser(Protocol):
     reads: bool
     """Whether anything is told from the text."""
 
-    async def reasoning(self, text: str) -> tuple[str, str]:
-        """Thinking, and the rest."""
+    async def reasoning(self, text: str, *, begun: bool = False) -> tuple[str, str]:
+        """Thinking, and the rest. `begun`: the prompt has begun the thinking already, as some templates do."""
         ...
 
     async def calls(self, text: str, tools: Sequence[dict[str, Any]]) -> Parsed:
@@ -49,10 +52,12 @@ class EngineParser:
         self.reads_calls = tool_parser is not None
         self.reads = self.reads_calls or reasoning_parser is not None
 
-    async def reasoning(self, text: str) -> tuple[str, str]:
+    async def reasoning(self, text: str, *, begun: bool = False) -> tuple[str, str]:
         """See OutputParser."""
         if self._reasoning_parser is None:
             return "", text
+        if begun:  # the parsers ask how the text begins
+            text = THINK + text
         answer = await self._ask("/separate_reasoning", {"text": text, "reasoning_parser": self._reasoning_parser})
         return answer.get("reasoning_text") or "", answer.get("text") or ""
 

@@ -50,7 +50,8 @@ def test_a_recipe_with_a_model_of_its_own_keeps_it_and_where_it_runs(recipe: str
 @pytest.mark.parametrize("name", sorted(published()))
 def test_shrunk_models_are_of_their_family_whole_and_small(name: str) -> None:
     config = published()[name]
-    small = shrunk(config) | {"vocab_size": 112, "bos_token_id": None, "eos_token_id": 3, "pad_token_id": 0}
+    assert shrunk(complete(config)) == shrunk(complete(shrunk(config) | {"vocab_size": 64}))
+    small = shrunk(complete(config)) | {"vocab_size": 112, "bos_token_id": None, "eos_token_id": 3, "pad_token_id": 0}
     assert list(problems(small)) == []
     whole, given = complete(small), complete(config)
     assert list(FAMILIES[whole["model_type"]].unsupported(whole)) == []
@@ -88,6 +89,7 @@ def test_one_iteration_and_no_engines() -> None:
     assert (one.run.iterations, one.eval.enabled, one.warm_start) == (1, False, None)
     alone = compose("arithmetic", ["debug=no_engines", "rollout.replay=stored"])
     assert alone.rollout.replay is not None
+    assert compose("arithmetic", ["rollout.replay=stored", "debug=no_engines"]).rollout.replay == alone.rollout.replay
     with pytest.raises(UserError, match=r"rollout\.replay: has no value"):
         compose("arithmetic", ["debug=no_engines"])
 
@@ -102,6 +104,36 @@ def test_an_option_of_ones_own_lies_beside_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "debug" / "short.yaml").write_text("iterations: 7\n")
     with pytest.raises(UserError, match=r"short\.yaml: iterations: 7; a debug option has choices, values, at_most"):
         compose(str(recipe), ["debug=short"])
+
+
+def test_what_an_option_names_must_exist(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults:\n  - arithmetic\n")
+    (tmp_path / "debug").mkdir()
+    wrong = "choices: {trakcer: none}\ndrops: [traner.megatron]\nat_most: {run.iteratons: 2}\n"
+    (tmp_path / "debug" / "wrong.yaml").write_text(wrong)
+    with pytest.raises(UserError) as caught:
+        compose(str(tmp_path / "mine.yaml"), ["debug=wrong"])
+    lines = [line.removeprefix(f"{tmp_path}/debug/wrong.yaml: ") for line in str(caught.value).splitlines()]
+    assert lines[0].startswith("trakcer=none: there is no group trakcer; did you mean tracker?")
+    assert lines[1:] == [
+        "run.iteratons: unknown key; did you mean run.iterations?",
+        "traner.megatron: unknown key; did you mean trainer.megatron?",
+    ]
+
+
+def test_groups_inside_others_and_those_that_a_recipe_leaves_out_can_be_chosen(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults:\n  - arithmetic\n")
+    (tmp_path / "debug").mkdir()
+    (tmp_path / "debug" / "other.yaml").write_text(
+        "choices: {algo/advantage: returns, rollout/filter: varied_rewards}\n"
+    )
+    found = compose(str(tmp_path / "mine.yaml"), ["debug=other"])
+    assert found.run.groups["algo/advantage"] == "returns"
+    assert found.run.groups["rollout/filter"] == "varied_rewards"
+
+
+def test_a_section_that_was_dropped_may_be_dropped_by_the_option_too() -> None:
+    assert compose("arithmetic", ["~warm_start", "debug=tiny_model"]).warm_start is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlscale.config.checks import check
+from rlscale.config.compose import compose
+from rlscale.config.errors import ConfigError
 from rlscale.config.locations import conf_dir
 from rlscale.config.schema.agent_config import AgentConfig
 from rlscale.config.schema.model_config import ModelConfig
@@ -69,3 +72,11 @@ def test_parsers_of_the_model_are_for_agents_and_for_those_who_ask(
 ) -> None:
     rollout = with_parsers(RolloutConfig(tool_parser=said, reasoning_parser=said), MODEL, agent)
     assert (rollout.tool_parser, rollout.reasoning_parser) == used
+
+
+def test_a_model_that_names_no_parser_of_calls_is_not_asked_for_one() -> None:
+    config = compose("calculator", ["rollout.tool_parser=model"])
+    with pytest.raises(ConfigError, match=r"rollout\.tool_parser=model: tiny_qwen3 names no parser"):
+        check(config)
+    notes = check(compose("calculator", ["rollout.reasoning_parser=model"]))
+    assert any("so thinking is not told from the rest" in note for note in notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from rlscale.data.companions import Companions
@@ -36,6 +37,9 @@ def test_engines_and_exports_get_the_known_name_and_no_code(tmp_path: Path) -> N
     assert said["model_type"] == "deepseek_v3"
     assert "auto_map" not in said
     assert (served / "model.safetensors").resolve() == folder / "model.safetensors"
+    os.utime(folder / "model.safetensors", (1, 1))  # written anew, as large as before
+    other = served_folder(Companions(str(folder), str(folder)), "kimi", "float32", tmp_path / "scratch", refuse)
+    assert other != served
     plain = write(tmp_path / "plain", TINY["deepseek_v3"])
     companions = Companions(str(plain), str(plain))
     assert served_folder(companions, "plain", "float32", tmp_path / "scratch", refuse) == plain

@@ -27,7 +27,9 @@ class PackedGatedDeltaNet(GatedDeltaNet):
         projected, _ = self.in_proj(hidden_states)
         keys, values, heads = (size // self.tp_size for size in (self.qk_dim, self.v_dim, self.num_value_heads))
         mixed, gate, share, stay = projected.squeeze(1).split([2 * keys + values, values, heads, heads], dim=-1)
-        mixed = F.silu(causal_convolution(mixed, self.conv1d.weight, sequences.positions))
+        # Filters and lengths in float32, as engines compute them: 16 bits would round after each tap, and whole keys.
+        filtered = causal_convolution(mixed.float(), self.conv1d.weight.float(), sequences.positions)
+        mixed = F.silu(filtered).to(mixed.dtype)
         query, key, value = mixed.split([keys, keys, values], dim=-1)
         # In float32 also the logarithm, whose exponential 16 bits would round.
         log_decay = -self.A_log.float().exp() * F.softplus(stay.float() + self.dt_bias.float())
@@ -46,7 +48,7 @@ class PackedGatedDeltaNet(GatedDeltaNet):
 
     def _unit_vectors(self, x: Tensor, heads: int) -> Tensor:
         """[tokens, key heads * key size] -> [tokens, heads, key size]: each for the value heads that share it."""
-        own = unit_length(x.view(len(x), -1, self.key_head_dim))
+        own = unit_length(x.float().view(len(x), -1, self.key_head_dim))
         return own.repeat_interleave(heads // own.shape[1], dim=1)
 
     def _read(

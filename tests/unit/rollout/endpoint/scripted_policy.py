@@ -73,7 +73,7 @@ class TaggedCalls:
 
     reads_calls = reads = True
 
-    async def reasoning(self, text: str) -> tuple[str, str]:
+    async def reasoning(self, text: str, *, begun: bool = False) -> tuple[str, str]:
         thought, found, rest = text.partition("</think>")
         return (thought.removeprefix("<think>").strip(), rest.strip()) if found else ("", text)
 

@@ -42,6 +42,7 @@ class Fleet:
     def __init__(self, lives: int) -> None:
         self.lives = lives
         self.asked: list[str] = []
+        self.texts: list[str] = []
 
     async def get(self, url: str) -> tuple[int, Any]:
         names = ["a", "b"] if self.lives > 0 else ["c", "b"]
@@ -52,6 +53,7 @@ class Fleet:
             raise ConnectionRefusedError("gone")
         self.lives -= url.startswith("http://a")
         self.asked.append(url)
+        self.texts.append(str(body.get("text")))
         if body.get("reasoning_parser") == "unknown":
             return 500, "Unsupported model type: unknown"
         return 200, {"reasoning_text": "hm", "text": "yes", "normal_text": "yes", "calls": []}
@@ -87,3 +89,11 @@ def test_without_parsers_nobody_is_asked() -> None:
 def test_a_parser_that_the_engine_does_not_have_is_a_failed_request() -> None:
     with pytest.raises(RequestFailed, match="HTTP 500: Unsupported model type"):
         asyncio.run(parser(Fleet(9), None, "unknown").reasoning("x"))
+
+
+def test_a_thought_that_the_template_began_is_given_its_beginning() -> None:
+    fleet = Fleet(9)
+    parsing = parser(fleet, None, "qwen3")
+    assert asyncio.run(parsing.reasoning("hm</think>yes", begun=True)) == ("hm", "yes")
+    assert fleet.texts == ["<think>hm</think>yes"]
+    assert asyncio.run(parser(fleet, None, None).reasoning("hm</think>yes", begun=True)) == ("", "hm</think>yes")

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 from scripted_policy import Played, TaggedCalls
 
@@ -18,6 +19,7 @@ from rlscale.rollout.endpoint.output_parser import Parsed
 from rlscale.rollout.engines.client import RequestFailed
 from rlscale.rollout.episode import Episodes, Judging, Place, SampleFailed
 from rlscale.rollout.failures import FailureRate
+from rlscale.rollout.turn_reading import begins_to_think
 
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 CALLING = '<think>sum</think>so <call>add {"a": 1}</call>'
@@ -45,7 +47,7 @@ class HalfRead(TaggedCalls):
 
 
 class Unreachable(TaggedCalls):
-    async def reasoning(self, text: str) -> tuple[str, str]:
+    async def reasoning(self, text: str, *, begun: bool = False) -> tuple[str, str]:
         raise RequestFailed("no engine")
 
 
@@ -73,6 +75,26 @@ def test_thinking_and_calls_are_told_apart_and_the_tokens_stay(encoder: PromptEn
     assert [action.text for action in without] == [CALLING, "it is 3"]
     assert same.tokens.tolist() == sample.tokens.tolist()
     assert [action.tokens for action in without] == [first.tokens, last.tokens]
+
+
+class Told(TaggedCalls):
+    """Keeps whether it was told that the prompt had begun the thinking."""
+
+    def __init__(self) -> None:
+        self.begun: list[bool] = []
+
+    async def reasoning(self, text: str, *, begun: bool = False) -> tuple[str, str]:
+        self.begun.append(begun)
+        return await super().reasoning(text)
+
+
+def test_whether_the_prompt_has_begun_the_thinking_is_told_the_parser(encoder: PromptEncoder) -> None:
+    told = Told()
+    play(encoder, told, ["a", "b"])
+    assert told.begun == [False, False]
+    ids = encoder.tokenizer("so it ends: <think>\n", add_special_tokens=False)["input_ids"]
+    assert begins_to_think(encoder, np.array(ids, np.int32))
+    assert not begins_to_think(encoder, np.array(ids[:-3], np.int32))
 
 
 def test_a_call_that_is_not_finished_is_told_and_stays_in_the_text(encoder: PromptEncoder) -> None:
