@@ -5,7 +5,8 @@ thread looks at the stack of the loop's thread and names the function. A call in
 such as a regular expression that backtracks for ever, lets no other thread run: only faulthandler's timer, which needs
 no lock, can write then. It writes all stacks to the standard error stream, which is the log of the process.
 
-A loop with a clock of its own, as that of a simulation, is not watched: how late it is cannot be told from its turns.
+A loop that says of itself that it is `virtual`, as that of a simulation, is not watched: how late it is cannot be told
+from its turns. Any other is, of whatever class it is: Ray gives its actors one of uvloop, where that is installed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class LoopWatchdog:
 
     def start(self) -> None:
         """Begin watching the loop that calls this, if it goes by real time."""
-        if type(asyncio.get_running_loop()).time is not asyncio.BaseEventLoop.time:
+        if getattr(asyncio.get_running_loop(), "virtual", False):
             return
         self._beat = time.monotonic()
         self._task = asyncio.create_task(self._turn(), name="watchdog of the loop")

@@ -26,6 +26,9 @@ class NothingHappens(RuntimeError):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """The loop. Its clock begins at 0 and stands still while anything can be done."""
 
+    virtual = True
+    """Its time is not real, which whoever compares it with a real clock has to know."""
+
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)

@@ -7,12 +7,16 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from rlscale.rollout.watchdog import LoopWatchdog
+from rlscale.serve.simulator.virtual_time import VirtualLoop
 
 
 def a_reward_that_never_awaits(seconds: float) -> None:
@@ -30,9 +34,13 @@ async def held_for(seconds: float) -> None:
     watchdog.stop()
 
 
-def test_the_function_that_holds_the_event_loop_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR):
-        asyncio.run(held_for(1.0))
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_function_that_holds_the_event_loop_is_named(
+    loop: Callable[[], asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray's actors have a loop of uvloop."""
+    with caplog.at_level(logging.ERROR), asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(held_for(1.0))
     (message,) = caplog.messages
     assert re.match(r"the event loop has not turned for [\d.]+ s; it is held by a_reward_that_never_awaits \(", message)
     assert "test_watchdog.py" in message
@@ -49,6 +57,19 @@ def test_a_loop_that_turns_is_not_reported(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.ERROR):
         asyncio.run(busy())
     assert caplog.messages == []
+
+
+def test_a_loop_whose_time_is_not_real_is_not_watched() -> None:
+    async def threads() -> int:
+        watchdog = LoopWatchdog()
+        watchdog.start()
+        running = threading.active_count()
+        watchdog.stop()
+        return running
+
+    before = threading.active_count()
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(threads()) == before
 
 
 HOLDS_THE_LOCK = """
