@@ -22,6 +22,8 @@ class Sizes:
     data_parallel: int
     trainer_ranks: int
     engines: int
+    started_engines: int
+    """Of those the ones that the run starts itself: none where `rollout.engine_urls` names them."""
     eval_engines: int
     """Engines that do nothing but evaluate."""
     engine_gpus: int
@@ -54,7 +56,7 @@ class Sizes:
         needs = Needs.of(config)
         own_engines = (len(rollout.engine_urls) or rollout.engines) if needs.engines else 0
         eval_engines = config.eval.engines if needs.measures_apart else 0
-        started = eval_engines + (0 if rollout.engine_urls else own_engines)
+        started = 0 if rollout.engine_urls else own_engines
         sequence = rollout.max_prompt_tokens + rollout.max_response_tokens
         return cls(
             trainer_devices=trainer_devices,
@@ -63,8 +65,9 @@ class Sizes:
             data_parallel=data_parallel,
             trainer_ranks=model_ranks * data_parallel if needs.trains else 0,
             engines=own_engines,
+            started_engines=started,
             eval_engines=eval_engines,
-            engine_gpus=started * rollout.gpus_per_engine if cluster.device is Device.cuda else 0,
+            engine_gpus=(started + eval_engines) * rollout.gpus_per_engine if cluster.device is Device.cuda else 0,
             groups_per_iteration=rollout.groups_per_iteration,
             groups_per_step=rollout.groups_per_iteration // steps,
             samples_per_iteration=samples,

@@ -25,7 +25,7 @@ from rlscale.run.folder import RunFolder
 from rlscale.run.forks import Forks
 from rlscale.run.generating import serving, starting_folder
 from rlscale.run.models import ModelFolders
-from rlscale.run.placement import Layout, lay_out, shares_devices
+from rlscale.run.placement import Layout, lay_out_run, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
 from rlscale.run.rollout import GroupSource, Rollout, SupervisedGroupSource
@@ -47,7 +47,6 @@ class Assembly:
         self._calls = Calls(stop, config.cluster.call_timeout_s, str(folder.logs))
         needs = Needs.of(config)
         self._supervised, self._trains, self._generates = needs.supervised, needs.trains, needs.engines
-        self._sizes = Sizes.of(config)
         self._trainer: TrainerGroup | None = None
         self._engines: Engines | None = None
         self._rollout: Rollout | None = None
@@ -76,18 +75,16 @@ class Assembly:
         self._tokenizer = ensure_tokenizer_folder(config.model, self._model)
         self._records.reads_with(self._tokenizer)
         self._companions = companions_of(config, self._model)
-        engines, apart = self._sizes.engines, self._sizes.eval_engines
-        layout = lay_out(config.cluster, self._sizes.trainer_ranks, engines + apart, config.rollout.gpus_per_engine)
+        layout = lay_out_run(config)
         nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
         if self._generates:
             note = self._records.note
             own = config if self._trains else serving(config)
-            first = dataclasses.replace(layout, engines=layout.engines[:engines])
-            self._engines = Engines(own, first, nodes, self._calls, folder.logs, self._scratch, note, self._forks)
+            self._engines = Engines(own, layout, nodes, self._calls, folder.logs, self._scratch, note, self._forks)
             self._engines.launch(str(self._served(config)))
-        if apart:
-            last = dataclasses.replace(layout, engines=layout.engines[engines:])
-            self._launch_apart(measuring_apart(config), last, nodes)
+        if layout.eval_engines:
+            apart = dataclasses.replace(layout, engines=layout.eval_engines)
+            self._launch_apart(measuring_apart(config), apart, nodes)
         if self._trains:
             self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config, self._forks)
         if self._generates or not self._supervised:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import ClusterConfig, Device, Placement
+from rlscale.config.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -17,20 +19,30 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layout:
-    """One slot per trainer rank, one per engine of the policy."""
+    """One slot per trainer rank, one per engine of the policy that the run starts, one per engine that evaluates."""
 
     ranks: tuple[Slot, ...]
     engines: tuple[Slot, ...]
+    eval_engines: tuple[Slot, ...] = ()
 
     @property
     def nodes(self) -> int:
-        """Machines in use."""
-        return 1 + max(slot.node for slot in (*self.ranks, *self.engines))
+        """Machines in use; the first one always is."""
+        return 1 + max((slot.node for slot in (*self.ranks, *self.engines, *self.eval_engines)), default=0)
 
 
 def shares_devices(cluster: ClusterConfig) -> bool:
     """Whether trainer and engines take turns on the same GPUs. On the CPU there is nothing to take turns on."""
     return cluster.device is Device.cuda and cluster.placement is Placement.colocated
+
+
+def lay_out_run(config: Config) -> Layout:
+    """The layout of a run. Engines that somebody else started take no slot; those that evaluate come last."""
+    sizes = Sizes.of(config)
+    engines = sizes.started_engines + sizes.eval_engines
+    layout = lay_out(config.cluster, sizes.trainer_ranks, engines, config.rollout.gpus_per_engine)
+    own = layout.engines[: sizes.started_engines]
+    return replace(layout, engines=own, eval_engines=layout.engines[sizes.started_engines :])
 
 
 def lay_out(cluster: ClusterConfig, ranks: int, engines: int, gpus_per_engine: int) -> Layout:

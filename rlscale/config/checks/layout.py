@@ -284,6 +284,8 @@ def evaluation_has_its_devices(context: CheckContext) -> Iterator[str]:
             f"{given}: colocated engines have no devices of their own, on which they could evaluate while the trainer "
             "works; use cluster.placement=disaggregated, or eval.engines=0, which evaluates between the iterations"
         )
+    elif config.rollout.engine_urls and not context.on_gpus and sizes.eval_engines > config.cluster.max_engines:
+        yield f"{given}, but cluster.max_engines={config.cluster.max_engines}; lower the one or raise the other"
     elif config.rollout.engine_urls and sizes.engine_gpus > sizes.engine_devices:
         yield (
             f"{given} x gpus_per_engine={config.rollout.gpus_per_engine} = {sizes.engine_gpus} GPUs, but the cluster "

@@ -52,6 +52,10 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
             [DISAGGREGATED, "rollout.engines=3", "eval.engines=2"],
             "rollout.engines=3 + eval.engines=2, but cluster.max_engines=4; lower the one or raise the other",
         ),
+        (
+            [DISAGGREGATED, "rollout.engine_urls=['http://a:1']", "eval.engines=5"],
+            "eval.engines=5, but cluster.max_engines=4; lower the one or raise the other",
+        ),
         (["eval.engines=1"], "use cluster.placement=disaggregated, or eval.engines=0, which evaluates between the"),
         (["algo=sft", "eval.engines=1"], "eval.engines=1: supervised training has engines for nothing else already"),
         (["cluster.gpus_per_node=1"], "cluster.gpus_per_node=1 has no meaning on the CPU"),

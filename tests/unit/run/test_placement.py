@@ -2,8 +2,9 @@
 
 import pytest
 
+from rlscale.config.compose import compose
 from rlscale.config.schema.cluster_config import ClusterConfig, Device, Placement
-from rlscale.run.placement import Slot, lay_out, shares_devices
+from rlscale.run.placement import Layout, Slot, lay_out, lay_out_run, shares_devices
 
 
 def gpus(**fields) -> ClusterConfig:
@@ -41,6 +42,20 @@ def test_disaggregated_over_machines_gives_the_last_machines_to_the_engines():
 def test_an_engine_larger_than_a_machine_starts_on_its_first_machine():
     layout = lay_out(gpus(nodes=2, gpus_per_node=8), ranks=16, engines=1, gpus_per_engine=16)
     assert layout.engines == (Slot(0, tuple(range(8))),)
+
+
+def test_engines_that_evaluate_come_after_the_others_and_those_of_somebody_else_take_no_gpu():
+    apart = ["cluster=node8", "cluster.placement=disaggregated", "cluster.rollout_gpus=2"]
+    both = lay_out_run(compose(None, [*apart, "rollout.engines=1", "eval.engines=1"]))
+    assert (both.engines, both.eval_engines) == ((Slot(0, (6,)),), (Slot(0, (7,)),))
+    given = "rollout.engine_urls=['http://a:1']"
+    evaluating = lay_out_run(compose(None, [*apart, given, "eval.engines=2"]))
+    assert (evaluating.engines, evaluating.eval_engines) == ((), (Slot(0, (6,)), Slot(0, (7,))))
+    assert lay_out_run(compose(None, [given, "eval.engines=0"])).engines == ()
+
+
+def test_a_run_without_a_rank_and_an_engine_of_its_own_is_on_the_first_machine():
+    assert Layout((), ()).nodes == 1
 
 
 def test_only_colocated_gpus_are_shared():
