@@ -51,6 +51,18 @@ def reward_is_named(context: CheckContext) -> Iterator[str]:
     yield from dict.fromkeys(told)
 
 
+def evaluation_scores_single_samples(context: CheckContext) -> Iterator[str]:
+    """A set's own reward must not count on what judges whole groups."""
+    evaluation = context.config.eval
+    for name, one in evaluation.sets.items() if evaluation.enabled else ():
+        if one.reward is not None and one.reward.group_function:
+            own = f"eval.sets.{name}.reward"
+            yield (
+                f"{own}.group_function is never asked, because an evaluation scores each sample by itself; choose a "
+                f"reward without one (reward@{own}=<option>)"
+            )
+
+
 def reward_is_read(context: CheckContext) -> Iterator[str]:
     """Without a reward, nothing may depend on one."""
     config = context.config
@@ -190,6 +202,7 @@ STAGE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     recipe_is_a_plain_name,
     model_has_a_plain_name,
     reward_is_named,
+    evaluation_scores_single_samples,
     reward_is_read,
     data_is_usable,
     mixture_is_usable,

@@ -78,6 +78,11 @@ def test_paths_of_sources_in_a_recipe_start_from_its_folder(tmp_path: Path) -> N
         (["eval.sets.small.temperature=0"], "eval.sets.small.temperature=0 gives the same answer 4 times"),
         (["eval.sets.small.data.split=train"], "eval.sets.small.data.split=train: the evaluation would be on what is"),
         (["reward@data.sources.small.reward=custom"], "data.sources.small.reward.function"),
+        (
+            ["reward@eval.sets.small.reward=tournament"],
+            "eval.sets.small.reward.group_function is never asked, because an evaluation scores each sample by itself; "
+            "choose a reward without one (reward@eval.sets.small.reward=<option>)",
+        ),
     ],
 )
 def test_a_mistake_is_told(overrides: list[str], wrong: str) -> None:
