@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.schema import SINGLE_TURN
+from rlscale.config.schema import SINGLE_TURN, Config
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     CustomAdvantage,
@@ -16,6 +16,9 @@ from rlscale.config.schema.algo_config import (
 )
 from rlscale.config.schema.component import TARGET
 
+_VARIED_REWARDS = "rlscale.rollout.filters.varied_rewards"
+"""The filter of `rollout/filter=varied_rewards`."""
+
 
 def turns_can_be_credited(context: CheckContext) -> Iterator[str]:
     """One line for each setting beside which `algo.turn_discount` cannot act."""
@@ -23,7 +26,8 @@ def turns_can_be_credited(context: CheckContext) -> Iterator[str]:
     algo, discount = config.algo, config.algo.turn_discount
     if context.supervised or discount is None:
         return
-    for why in (*_by_algorithm(algo, context.advantage, discount), *_by_episodes(context)):
+    by_algorithm = _by_algorithm(algo, context.advantage, discount)
+    for why in (*by_algorithm, *_by_dropped_groups(config), *_by_episodes(context)):
         yield f"algo.turn_discount={discount:g}: {why}"
 
 
@@ -48,11 +52,14 @@ def _by_algorithm(algo: AlgoConfig, advantage: str, discount: float) -> Iterator
             f"algo.score.kind={kind.name} cannot score single turns; choose algo/score=group_mean, group_mean_std or "
             "raw"
         )
-    if algo.refill.drop_equal:
-        yield (
-            "algo.refill.drop_equal=true drops groups by the sums of their rewards, where the turns still differ; set "
-            "algo.refill.drop_equal=false"
-        )
+
+
+def _by_dropped_groups(config: Config) -> Iterator[str]:
+    drops = "drops groups by the sums of their rewards, where the turns still differ"
+    if config.algo.refill.drop_equal:
+        yield f"algo.refill.drop_equal=true {drops}; set algo.refill.drop_equal=false"
+    if config.rollout.filter.get(TARGET) == _VARIED_REWARDS:
+        yield f"rollout/filter=varied_rewards {drops}; choose rollout/filter=all"
 
 
 def _by_episodes(context: CheckContext) -> Iterator[str]:

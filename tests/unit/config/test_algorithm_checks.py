@@ -70,6 +70,11 @@ CORRECTION = "algo.correction"
             "algo.turn_discount=1: algo.refill.drop_equal=true drops groups by the sums of their rewards",
         ),
         (
+            ["rollout/filter=varied_rewards", "algo.turn_discount=1", "env=calculator"],
+            "algo.turn_discount=1: rollout/filter=varied_rewards drops groups by the sums of their rewards, where the "
+            "turns still differ; choose rollout/filter=all",
+        ),
+        (
             ["algo=opd", "teacher.path=a/b", "algo.turn_discount=1", "env=calculator"],
             "algo.turn_discount=1: algo/advantage=none never reads a reward; set it to null",
         ),
