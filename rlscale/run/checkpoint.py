@@ -38,8 +38,8 @@ class Progress:
     """Losses of the last iterations, for `run.stop_loss`."""
     eval_before: dict[str, Any] | None = None
     """Result of the evaluation before training."""
-    eval_owed: list[str] = field(default_factory=list)
-    """Names of the evaluation sets that are due and not measured yet."""
+    eval_owed: dict[str, int] = field(default_factory=dict)
+    """The evaluation sets that are due and not measured yet, each with the iteration after which it is."""
 
 
 class CheckpointFailed(UserError):
@@ -143,6 +143,9 @@ def load_progress(checkpoint: Path) -> Progress:
     shape = {item.name: item.type for item in fields(Progress)}
     if not isinstance(known, dict) or known.keys() - shape.keys():
         raise _other_version(checkpoint)
+    owed = known.get("eval_owed")
+    if isinstance(owed, list) and all(isinstance(name, str) for name in owed):  # without the iterations, as it once was
+        known = {**known, "eval_owed": dict.fromkeys(owed, known.get("iteration", 0))}
     progress = Progress(**known)
     numbers = (*progress.counters.values(), *progress.recent_losses) if _is_shaped(progress) else (None,)
     if not all(isinstance(number, int | float) for number in numbers):
@@ -152,12 +155,14 @@ def load_progress(checkpoint: Path) -> Progress:
 
 def _is_shaped(progress: Progress) -> bool:
     counts = (progress.iteration, progress.version, progress.steps)
-    before = progress.eval_before
+    before, owed = progress.eval_before, progress.eval_owed
     return (
         all(isinstance(count, int) for count in counts)
         and isinstance(progress.counters, dict)
         and isinstance(progress.recent_losses, list)
         and (before is None or isinstance(before, dict))
+        and isinstance(owed, dict)
+        and all(isinstance(iteration, int) for iteration in owed.values())
     )
 
 

@@ -14,7 +14,7 @@ from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.apart_evaluation import ApartEvaluation, Evaluated
 from rlscale.run.checkpoint import Progress
-from rlscale.run.records import Records
+from rlscale.run.records import Records, in_summary
 
 Measure = Callable[[Sequence[str]], Iterable[tuple[str, EvalResult]]]
 """Measures the present weights on the sets of these names, with the rollout's engines."""
@@ -35,21 +35,37 @@ class Evaluations:
         """The run begins at `state`, or continues there. What was written down before it was ended is not owed."""
         self._state = state
         if state.iteration == 0 and state.eval_before is None:
-            state.eval_owed = list(self._sets)
-        elif state.eval_owed:
-            written = self._records.evaluated(state.iteration)
-            state.eval_owed = [name for name in state.eval_owed if name not in written]
+            state.eval_owed = dict.fromkeys(self._sets, 0)
+        state.eval_owed = {
+            name: due for name, due in state.eval_owed.items() if name not in self._records.evaluated(due)
+        }
+        if self._sets and state.eval_before is None:
+            self._find_before()
+
+    def _find_before(self) -> None:
+        """Take the accuracies before training from what is written down, or say that nobody will know them."""
+        state, (first, *_) = self._state, self._sets
+        written = self._records.evaluated(0)
+        if first in written:
+            state.eval_before = {}
+            for name, accuracies in written.items():
+                state.eval_before |= in_summary(name, accuracies, first=name == first)
+        elif state.iteration:
+            self._records.note(
+                "the evaluation before training was not finished when the run ended, and the weights of iteration 0 "
+                "are gone: there is no accuracy before training to compare with"
+            )
 
     def iteration_done(self) -> None:
         """What is due after this iteration is owed from now on."""
         done = self._state.iteration
-        self._owe([name for name, one in self._sets.items() if one.config.every and done % one.config.every == 0])
+        self._owe([name for name, one in self._sets.items() if one.config.every and done % one.config.every == 0], done)
 
     def between(self) -> None:
         """Measure what is owed, before the rollout's engines go on."""
         if self._apart is None and self._state.eval_owed:
-            self._now("before" if self._state.iteration == 0 else "during", self._state.eval_owed)
-            self._state.eval_owed = []
+            self._now("before" if self._state.iteration == 0 else "during", list(self._state.eval_owed))
+            self._state.eval_owed = {}
 
     def beside(self) -> dict[str, float]:
         """Let the engines apart begin with what is owed, if they are free; metrics of their weight sync.
@@ -69,8 +85,8 @@ class Evaluations:
             return {}
         with self._records.span("evaluate"):
             when = "before" if state.iteration == 0 else "during"
-            metrics = self._apart.begin(when, state.iteration, state.version, state.eval_owed)
-        state.eval_owed = []
+            metrics = self._apart.begin(when, state.iteration, state.version, list(state.eval_owed))
+        state.eval_owed = {}
         return metrics
 
     def look(self, version: int) -> None:
@@ -86,7 +102,7 @@ class Evaluations:
             f"an engine died while it measured the weights of iteration {found.iteration}, which are gone; "
             "those of the next evaluation are measured instead"
         )
-        self._owe(found.names)
+        self._owe(found.names, found.iteration)
 
     def after(self, look: Callable[[], None]) -> dict[str, float] | None:
         """Measure the final weights on every set, once what is under way is over; what was found, by metric."""
@@ -96,7 +112,7 @@ class Evaluations:
             return self._now("after", list(self._sets))
         with self._records.span("evaluate"):
             self._apart.wait(look)
-            self._state.eval_owed = []
+            self._state.eval_owed = {}
             self._apart.begin("after", self._state.iteration, self._state.version, list(self._sets))
             self._apart.wait(look)
         return self._after
@@ -104,11 +120,13 @@ class Evaluations:
     def to_save(self) -> Progress:
         """The state as a checkpoint has it: what is under way is owed, because nobody waits for it after a restart."""
         underway: Evaluated | None = self._apart.underway if self._apart is not None else None
-        names = dict.fromkeys([*(underway.names if underway is not None else ()), *self._state.eval_owed])
-        return replace(self._state, eval_owed=list(names))
+        begun = dict.fromkeys(underway.names, underway.iteration) if underway is not None else {}
+        return replace(self._state, eval_owed=begun | self._state.eval_owed)
 
-    def _owe(self, names: Sequence[str]) -> None:
-        self._state.eval_owed = list(dict.fromkeys([*self._state.eval_owed, *names]))
+    def _owe(self, names: Sequence[str], iteration: int) -> None:
+        """Owe the sets of these names since an iteration, or since the later one for which they are owed already."""
+        owed = self._state.eval_owed
+        self._state.eval_owed = owed | {name: max(iteration, owed.get(name, iteration)) for name in names}
 
     def _now(self, when: str, names: Sequence[str]) -> dict[str, float]:
         return self._write(when, self._state.iteration, self._measure(names))
@@ -120,7 +138,7 @@ class Evaluations:
         for name, result in results:
             found |= self._records.evaluation(when, iteration, result, self._sets[name], first=name == first)
         if when == "before":
-            self._state.eval_before = found
+            self._state.eval_before = (self._state.eval_before or {}) | found
         elif when == "after":
             self._after = found
         return found

@@ -206,15 +206,16 @@ class Records:
             + (f", {result.dropped} left out as too long or bad" if result.dropped else "")
         )
         self._show(result.groups, when, iteration, one.config.success_reward)
-        return {name if first else f"{of}{name}": value for name, value in accuracies.items()}
+        return in_summary(one.name, accuracies, first=first)
 
-    def evaluated(self, iteration: int) -> set[str]:
-        """Names of the evaluation sets whose accuracy of this iteration is written down."""
-        rows = [row for row in read_metrics(self._folder.path) if row["iteration"] == iteration]
-        names = [
-            key.split("/")[1:-1] for row in rows for key in row if key.startswith("eval/") and key.endswith("/pass@1")
-        ]
-        return {"/".join(name) for name in names}
+    def evaluated(self, iteration: int) -> dict[str, dict[str, float]]:
+        """The accuracies of this iteration that are written down, by the name of the evaluation set."""
+        found: dict[str, dict[str, float]] = {}
+        for row in read_metrics(self._folder.path):
+            for key, value in row.items() if row["iteration"] == iteration else ():
+                if key.startswith("eval/") and (metric := key.rpartition("/")[2]).startswith("pass@"):
+                    found.setdefault("/".join(key.split("/")[1:-1]), {})[metric] = value
+        return found
 
     def beside(self, start: float, end: float) -> None:
         """An evaluation beside the training took from `start` to `end` (seconds since 1970)."""
@@ -337,6 +338,11 @@ class Records:
     def _raise(self, name: str, value: float | None) -> None:
         if value is not None:
             self._counters[name] = max(self._counters.get(name, float("-inf")), value)
+
+
+def in_summary(name: str, accuracies: dict[str, float], *, first: bool) -> dict[str, float]:
+    """The accuracies on an evaluation set as the summary keeps them: with its name, but for the `first` set's."""
+    return accuracies if first else {f"{name}/{metric}": value for metric, value in accuracies.items()}
 
 
 _PHASES = {

@@ -28,7 +28,7 @@ class Records:
     def __init__(self) -> None:
         self.written: list[tuple[str, int, str, Any]] = []
         self.notes: list[str] = []
-        self.known: set[str] = set()
+        self.known: dict[int, dict[str, dict[str, float]]] = {}
 
     def span(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
@@ -39,11 +39,12 @@ class Records:
     def beside(self, start: float, end: float) -> None:
         assert start <= end
 
-    def evaluated(self, iteration: int) -> set[str]:
-        return self.known
+    def evaluated(self, iteration: int) -> dict[str, dict[str, float]]:
+        return self.known.get(iteration, {})
 
     def evaluation(self, when: str, iteration: int, result: Any, one: Any, *, first: bool) -> dict[str, float]:
         self.written.append((when, iteration, one.name, result))
+        self.known.setdefault(iteration, {})[one.name] = {"pass@1": 0.5}
         return {"pass@1" if first else f"{one.name}/pass@1": 0.5}
 
 
@@ -91,9 +92,11 @@ class Fleet:
 class Run:
     """A loop of iterations, whose weight version is the iteration's number."""
 
-    def __init__(self, state: Progress, fleet: Fleet | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, state: Progress, fleet: Fleet | None, monkeypatch: pytest.MonkeyPatch, written: Records | None = None
+    ) -> None:
         monkeypatch.setattr("rlscale.run.apart_evaluation._LOOK_EVERY_S", 0.0)
-        self.state, self.records = state, Records()
+        self.state, self.records = state, Records() if written is None else written
         any_fleet: Any = fleet
         apart = None if fleet is None else ApartEvaluation(any_fleet, any_fleet, any_fleet)
         records: Any = self.records
@@ -195,15 +198,53 @@ def test_what_is_under_way_when_a_run_ends_is_owed_by_the_one_that_continues(mon
     run.state.iteration += 1
     run.evaluations.iteration_done()
     saved = run.evaluations.to_save()
-    assert saved.eval_owed == ["", "small"]
+    assert saved.eval_owed == {"": 0, "small": 1}
     again = Run(saved, Fleet(), monkeypatch)
+    (note,) = again.records.notes
+    assert note.startswith("the evaluation before training was not finished when the run ended")
     again.go_on()
-    assert again.evaluations.to_save().eval_owed == ["", "small"]
+    assert again.evaluations.to_save().eval_owed == {"": 1, "small": 1}
+
+
+def test_what_was_finished_between_a_checkpoint_and_the_end_of_a_run_is_known_to_the_one_that_continues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet()
+    run = Run(Progress(), fleet, monkeypatch)
+    run.go_on()
+    run.iterate()
+    saved = run.evaluations.to_save()
+    assert (saved.eval_before, saved.eval_owed) == (None, {"": 0, "small": 1})
+    fleet.done = True
+    run.look()
+    run.records.notes.clear()
+    again = Run(saved, Fleet(), monkeypatch, run.records)
+    assert saved.eval_before == {"pass@1": 0.5, "small/pass@1": 0.5}
+    assert (saved.eval_owed, again.records.notes) == ({"small": 1}, [])
+
+
+def test_a_measured_set_is_not_measured_again_where_a_run_ended_among_its_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = Records()
+    records.known = {0: {"": {"pass@1": 0.25}}}
+    run = Run(Progress(), None, monkeypatch, records)
+    run.go_on()
+    assert [(when, name) for when, _, name, _ in run.records.written] == [("before", "small")]
+    assert run.state.eval_before == {"pass@1": 0.25, "small/pass@1": 0.5}
+
+
+def test_what_an_engine_took_with_it_is_owed_since_the_later_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet()
+    run = Run(Progress(), fleet, monkeypatch)
+    run.go_on()
+    run.iterate()
+    fleet.down = ["engine-0"]
+    run.look()
+    assert run.evaluations.to_save().eval_owed == {"": 0, "small": 1}
 
 
 def test_what_was_written_down_before_a_run_was_killed_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(Progress(iteration=2, eval_owed=["", "small"]), None, monkeypatch)
-    run.records.known = {""}
+    run = Run(Progress(iteration=2, eval_owed={"": 2, "small": 2}), None, monkeypatch)
+    run.records.known = {2: {"": {"pass@1": 0.5}}}
     run.evaluations.begin(run.state)
     run.go_on()
     assert [(when, name) for when, _, name, _ in run.records.written] == [("during", "small")]

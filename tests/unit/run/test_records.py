@@ -11,7 +11,7 @@ import pytest
 
 from rlscale.config.compose import compose
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.observe.metrics import read_metrics
+from rlscale.observe.metrics import MetricsLog, read_metrics
 from rlscale.observe.samples import read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import DRIVER, PASSES, read_timeline
@@ -114,6 +114,17 @@ def group(index: int, reward: float) -> Group:
     sample = Sample.from_response(prompt, 0, np.array([2], np.int32), None, 0, text="2")
     sample.reward = reward
     return Group(prompt, [sample])
+
+
+def test_what_was_measured_of_an_iteration_is_known_by_set_and_metric(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.log(0, {"eval/pass@1": 0.25, "eval/pass@4": 0.5, "eval/reward": 0.1})
+    log.log(2, {"eval/pass@1": 0.75, "loss": 0.1})
+    log.log(0, {"eval/a/b/pass@1": 0.125, "eval/a/b/truncated": 0.0})
+    log.close()
+    made = Records(compose(None), RunFolder(tmp_path), started=0.0)
+    assert made.evaluated(0) == {"": {"pass@1": 0.25, "pass@4": 0.5}, "a/b": {"pass@1": 0.125}}
+    assert made.evaluated(1) == {}
 
 
 @pytest.mark.parametrize(

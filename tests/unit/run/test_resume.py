@@ -101,7 +101,10 @@ def test_every_file_has_a_checksum_and_ranks_share_the_reading(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "progress",
-    [None, [], {"iteration": "four"}, {"iteration": 4, "colour": 1}, {"counters": {"tokens": "many"}}],
+    [
+        *(None, [], {"iteration": "four"}, {"iteration": 4, "colour": 1}, {"counters": {"tokens": "many"}}),
+        *({"eval_owed": {"": "two"}}, {"eval_owed": [1]}),
+    ],
 )
 def test_progress_of_another_shape_is_one_line(tmp_path: Path, progress: object) -> None:
     checkpoint = save(saver(tmp_path), 1)
@@ -109,6 +112,12 @@ def test_progress_of_another_shape_is_one_line(tmp_path: Path, progress: object)
     with pytest.raises(UserError, match=r"another version of rlscale; checkpoint\.resume=never starts afresh"):
         load_progress(checkpoint)
     assert load_progress(save(saver(tmp_path), 1)) == Progress(iteration=1, version=1)
+
+
+def test_evaluations_that_an_older_checkpoint_owes_are_of_its_iteration(tmp_path: Path) -> None:
+    checkpoint = save(saver(tmp_path), 4)
+    change_manifest(checkpoint, progress={"iteration": 4, "eval_owed": ["", "small"]})
+    assert load_progress(checkpoint).eval_owed == {"": 4, "small": 4}
 
 
 @pytest.mark.parametrize(("text", "line"), [("[]", "is not one that rlscale writes"), ("{", "cannot be read")])
