@@ -126,7 +126,8 @@ class Assembly:
         def note(text: str) -> None:
             self._records.note(f"evaluation: {text}")
 
-        engines = Engines(config, layout, nodes, self._calls, logs, self._scratch, note, self._forks, reserves=False)
+        reserved = self._engines.machines if self._engines is not None else frozenset[int]()
+        engines = Engines(config, layout, nodes, self._calls, logs, self._scratch, note, self._forks, reserved)
         engines.launch(str(self._served(config)))
         self._apart = engines, Rollout(RolloutSpec.of(config, self._model), self._calls, logs, self._forks)
 

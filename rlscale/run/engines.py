@@ -57,8 +57,8 @@ class Engines:
     note: Callable[[str], None]
     forks: Forks = field(default_factory=Forks)
     """What the processes of engines are forked from."""
-    reserves: bool = True
-    """Whether its machines' GPUs are reserved against the cluster's other jobs; another fleet of the run may have."""
+    reserved: frozenset[int] = frozenset()
+    """Machines whose GPUs another fleet of the run reserved already against the cluster's other jobs."""
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     router_url: str = ""
     restarts: int = 0
@@ -69,6 +69,11 @@ class Engines:
     def urls(self) -> list[str]:
         """Addresses of the engines themselves (weights and control go there; generation goes through the router)."""
         return [engine.url for engine in self._engines]
+
+    @property
+    def machines(self) -> frozenset[int]:
+        """Machines whose GPUs are reserved, once it was launched: its own, and those that another fleet reserved."""
+        return self.reserved | self._launchers.keys()
 
     def launch(self, model_path: str) -> None:
         """Begin to start every engine and the router."""
@@ -240,7 +245,7 @@ class Engines:
             actor: Any = ray.remote(LauncherActor)
             options = {
                 "num_cpus": 0,
-                "num_gpus": cluster.gpus_per_node if self.reserves else 0,
+                "num_gpus": 0 if node in self.reserved else cluster.gpus_per_node,
                 "max_concurrency": 8,
                 "scheduling_strategy": NodeAffinitySchedulingStrategy(self.nodes[node], soft=False),
                 "runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}},
