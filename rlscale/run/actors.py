@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,13 @@ class RolloutActor:
         finally:
             await client.close()
 
-    async def evaluate(self, version: int, names: list[str]) -> dict[str, Any]:
-        """Measure the weights of `version` on these evaluation sets, one after another; the results by name."""
-        return {name: await self._service.evaluate(version, *([name] if name else [])) for name in names}
+    async def evaluate(self, version: int, names: list[str]) -> tuple[dict[str, Any], float]:
+        """Measure the weights of `version` on these evaluation sets, one after another.
+
+        The results by name, and when the last was there (seconds since 1970), because nobody waits for it.
+        """
+        results = {name: await self._service.evaluate(version, *([name] if name else [])) for name in names}
+        return results, time.time()
 
     async def call(self, method: str, *args: Any) -> Any:
         """Any other method of the service: next_batch, pause, resume, evaluate, stats, state_dict, close, ..."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 from rlscale.config.schema import Config
@@ -50,6 +51,8 @@ class Evaluated:
     names: tuple[str, ...]
     began: float
     """Seconds since 1970."""
+    ended: float = nan
+    """Seconds since 1970; when it was done, which is before anybody looked, or given up. NaN while it is under way."""
     results: dict[str, EvalResult] | None = None
     """By name. None where an engine died when the trainer did not have these weights any more: they are lost."""
 
@@ -85,19 +88,21 @@ class ApartEvaluation:
         underway = self.underway
         if underway is not None and self._rollout.is_over(self._answer):
             self.underway = None
-            return replace(underway, results=self._rollout.evaluated(self._answer))
+            results, ended = self._rollout.evaluated(self._answer)
+            return replace(underway, ended=ended, results=results)
         if time.monotonic() < self._next_look:
             return None
         self._next_look = time.monotonic() + _LOOK_EVERY_S
         dead = [name for _, name in self._engines.dead()]
         if not dead:
             return None
-        lost = underway is not None and underway.version != version and dead != [ROUTER]  # which has no weights
-        if lost:
+        lost = None
+        if underway is not None and underway.version != version and dead != [ROUTER]:  # which has no weights
+            lost = replace(underway, ended=time.time())
             self._rollout.cancel(self._answer)
             self.underway = None
         self._side.mend(version, now=True)
-        return underway if lost else None
+        return lost
 
     def wait(self, look: Callable[[], None]) -> None:
         """Until nothing is under way; `look` looks, and takes what is over."""

@@ -5,7 +5,6 @@ An evaluation is owed from the moment that it is due until it is measured: a run
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -94,7 +93,7 @@ class Evaluations:
         found = self._apart.look(version) if self._apart is not None else None
         if found is None:
             return
-        self._records.beside(found.began, time.time())
+        self._records.beside(found.began, found.ended)
         if found.results is not None:
             self._write(found.when, found.iteration, found.results.items())
             return

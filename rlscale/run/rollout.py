@@ -82,9 +82,12 @@ class Rollout:
         """Whether an evaluation that began is done, or has failed."""
         return bool(ray.wait([evaluation], timeout=0)[0])
 
-    def evaluated(self, evaluation: Any) -> dict[str, EvalResult]:
-        """What an evaluation found, by the name of the set. UserError if too much of it failed."""
-        found: dict[str, EvalResult] = self._calls.one(evaluation, "evaluation")
+    def evaluated(self, evaluation: Any) -> tuple[dict[str, EvalResult], float]:
+        """What an evaluation found, by the name of the set, and when it was done (seconds since 1970).
+
+        UserError if too much of it failed.
+        """
+        found: tuple[dict[str, EvalResult], float] = self._calls.one(evaluation, "evaluation")
         return found
 
     def cancel(self, evaluation: Any) -> None:

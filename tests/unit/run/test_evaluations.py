@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rlscale.config.compose import compose
+from rlscale.run.actors import RolloutActor
 from rlscale.run.apart_evaluation import ApartEvaluation
 from rlscale.run.checkpoint import Progress
 from rlscale.run.evaluations import Evaluations
@@ -28,6 +32,7 @@ class Records:
     def __init__(self) -> None:
         self.written: list[tuple[str, int, str, Any]] = []
         self.notes: list[str] = []
+        self.lane: list[tuple[float, float]] = []
         self.known: dict[int, dict[str, dict[str, float]]] = {}
 
     def span(self, name: str) -> AbstractContextManager[None]:
@@ -37,7 +42,7 @@ class Records:
         self.notes.append(text)
 
     def beside(self, start: float, end: float) -> None:
-        assert start <= end
+        self.lane.append((start, end))
 
     def evaluated(self, iteration: int) -> dict[str, dict[str, float]]:
         return self.known.get(iteration, {})
@@ -57,6 +62,7 @@ class Fleet:
         self.cancelled: list[Any] = []
         self.down: list[str] = []
         self.done = False
+        self.done_at = 0.0
 
     def send(self, version: int) -> dict[str, float]:
         self.sent.append(version)
@@ -77,8 +83,8 @@ class Fleet:
     def is_over(self, evaluation: Any) -> bool:
         return self.done
 
-    def evaluated(self, evaluation: tuple[int, list[str]]) -> dict[str, Any]:
-        return dict.fromkeys(evaluation[1], f"weights {evaluation[0]}")
+    def evaluated(self, evaluation: tuple[int, list[str]]) -> tuple[dict[str, Any], float]:
+        return dict.fromkeys(evaluation[1], f"weights {evaluation[0]}"), self.done_at
 
     def cancel(self, evaluation: Any) -> None:
         self.cancelled.append(evaluation)
@@ -144,14 +150,28 @@ def test_apart_training_goes_on_and_the_result_is_of_the_iteration_whose_weights
     assert (fleet.sent, run.records.written) == ([0], [])
     (note,) = run.records.notes
     assert note.startswith("the evaluation of iteration 0 is still under way at iteration 1")
-    fleet.done = True
+    fleet.done, fleet.done_at = True, 1e10
     run.look()
     assert run.records.written == [("before", 0, "", "weights 0"), ("before", 0, "small", "weights 0")]
+    ((began, ended),) = run.records.lane
+    assert (began < time.time(), ended) == (True, 1e10)  # when it was done, not when somebody looked
     run.iterate()  # what was due after iterations 1 and 2 is measured now, with the weights of now
     fleet.done = True
     run.look()
     assert fleet.sent == [0, 3]
     assert run.records.written[2:] == [("during", 3, "small", "weights 3"), ("during", 3, "", "weights 3")]
+
+
+def test_the_service_says_when_the_last_set_was_measured() -> None:
+    async def measured(version: int, name: str = "") -> str:
+        return f"{name} {version}"
+
+    actor = RolloutActor.__new__(RolloutActor)
+    actor._service = SimpleNamespace(evaluate=measured)
+    began = time.time()
+    results, ended = asyncio.run(actor.evaluate(3, ["", "small"]))
+    assert results == {"": " 3", "small": "small 3"}
+    assert began <= ended <= time.time()
 
 
 def test_the_end_waits_for_what_is_under_way_and_measures_the_last_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +199,8 @@ def test_an_evaluation_is_lost_with_an_engine_whose_weights_the_trainer_has_no_m
     run.look()
     assert fleet.mended == [run.state.version]
     lost = trained and died != [ROUTER]
-    assert len(fleet.cancelled) == lost
+    assert len(fleet.cancelled) == len(run.records.lane) == lost
+    assert all(began <= ended <= time.time() for began, ended in run.records.lane)
     if lost:  # what it should have measured is measured when the next evaluation begins
         assert "the weights of iteration 0, which are gone" in run.records.notes[-1]
         run.iterate()
