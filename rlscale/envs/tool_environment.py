@@ -64,9 +64,9 @@ class ToolEnvironment(Environment):
 
     async def step(self, action: Action) -> Step:
         """What the tools said, or the end with the reward of the answer."""
-        calls: list[Call | str | None] = [*action.calls] or _CALL.findall(action.text.rpartition("</think>")[2])
-        if action.unread_call and not calls:
-            calls = [None]
+        calls: list[Call | str | None] = [None] if action.unread_call else [*action.calls]
+        if not calls:
+            calls = _CALL.findall(action.text.rpartition("</think>")[2])
         if not calls:
             score = await self._reward.score(action, self._prompt)
             return Step(reward=score, done=True, info=self._info() | info_of(score))

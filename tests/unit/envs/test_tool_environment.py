@@ -139,6 +139,13 @@ def test_calls_that_the_engines_parser_read_are_answered_alike_and_one_that_it_c
     assert second.info == {"tool_calls": 3, "tool_errors": 2}
 
 
+def test_a_whole_call_of_a_turn_that_the_parser_did_not_read_is_not_run() -> None:
+    cut = Action(call("lend", title="a") + '<tool_call>{"name"', "", [1], "length", unread_call=True)
+    unread, count = play(cut, call("count"))
+    assert unread.messages[0]["content"].startswith("Error: the call is not finished")
+    assert (len(unread.messages), count.messages[0]["content"]) == (1, "2")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
