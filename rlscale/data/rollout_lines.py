@@ -10,9 +10,9 @@ import base64
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from rlscale.data.sample import Group, Prompt, Sample
 
 _FACTS = "rlscale"
 """The key of the file's own facts in its first line."""
+_SAMPLES = "samples"
+"""The key beside it of the number of lines that follow, by which a file that was cut off is told."""
+T = TypeVar("T")
 
 
 def write_groups(path: Path, groups: Sequence[Group], facts: Mapping[str, Any]) -> None:
@@ -33,46 +36,64 @@ def write_groups(path: Path, groups: Sequence[Group], facts: Mapping[str, Any]) 
     pairs = [(group.prompt, sample) for group in groups for sample in group.samples]
     lines = [as_json(_row(prompt, sample), "values", prompt) for prompt, sample in pairs]
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("\n".join([json.dumps({_FACTS: {"format": FORMAT, **facts}}), *lines, ""]), encoding="utf-8")
+    head = json.dumps({_FACTS: {"format": FORMAT, **facts}, _SAMPLES: len(lines)})
+    partial.write_text("\n".join([head, *lines, ""]), encoding="utf-8")
     os.replace(partial, path)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
     """The facts that a file was written with. UserError for one that rlscale did not write."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            facts = json.loads(file.readline())[_FACTS]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a file of stored rollouts ({error})") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise UserError(f"{path} was written by another version of rlscale")
+    facts, _ = _head(path)
     return facts
 
 
 def read_groups(path: Path) -> list[Group]:
     """The groups of a file, as they were written. UserError for one that is damaged or that rlscale did not write."""
-    return group_rows(_sample(row) for row in _rows(path))
+    return group_rows(_rows(path, _sample))
 
 
 def read_outline(path: Path) -> list[tuple[int, float]]:
     """Index of the prompt and reward of every row. UserError for a file that cannot be read."""
-    return [(int(row["prompt_index"]), _reward(row)) for row in _rows(path)]
+    return list(_rows(path, lambda row: (int(row["prompt_index"]), _reward(row))))
 
 
 def read_rows(path: Path, wanted: Sequence[int]) -> Iterator[tuple[Prompt, Sample]]:
     """Prompt and sample of some rows, one in memory at a time. UserError for a file that cannot be read."""
-    chosen = set(wanted)
-    yield from (_sample(row) for number, row in enumerate(_rows(path)) if number in chosen)
+    return _rows(path, _sample, set(wanted))
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    read_facts(path)
+def _head(path: Path) -> tuple[dict[str, Any], int | None]:
+    """The facts, and the number of samples; None in a file of before it was written."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            head = json.loads(file.readline())
+        facts, samples = head[_FACTS], head.get(_SAMPLES)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a file of stored rollouts ({error})") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise UserError(f"{path} was written by another version of rlscale")
+    return facts, samples
+
+
+def _rows(path: Path, read: Callable[[Any], T], chosen: Collection[int] | None = None) -> Iterator[T]:
+    """What `read` makes of each row, or of the `chosen` ones, counted from 0.
+
+    UserError that names the line of one that is damaged, and for a file without all its samples, at its end.
+    """
+    _, samples = _head(path)
+    count = 0
     try:
         with open(path, encoding="utf-8") as file:
             next(file)
-            yield from map(json.loads, file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
+            for line in file:
+                if chosen is None or count in chosen:
+                    yield read(json.loads(line))
+                count += 1
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        what = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else error
+        raise UserError(f"{path} cannot be read (line {count + 2}: {what})") from error
+    if samples not in (None, count):
+        raise UserError(f"{path} cannot be read (it was written with {samples} samples, and there are {count})")
 
 
 def _row(prompt: Prompt, sample: Sample) -> dict[str, Any]:

@@ -188,6 +188,21 @@ def test_a_line_of_jsonl_is_plain_json_and_one_that_is_cut_off_is_named(tmp_path
     assert [(index, round(reward, 1)) for index, reward in stored.outline(1)][3:5] == [(3, 0.3), (3, -1.0)]
     ((prompt, sample),) = stored.samples(1, [4])
     assert (prompt.index, sample.text, sample.info["turn_rewards"]) == (3, "r1", [0.5, 0.5])
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"iteration_000001\.jsonl cannot be read"):
-        stored.groups(1)
+    whole = path.read_bytes()
+    for damaged, said in (
+        (whole[:-9], r"line 7: Unterminated string|line 7: Expecting"),
+        (b"".join(whole.splitlines(keepends=True)[:-1]), "it was written with 6 samples, and there are 5"),
+        (_replaced(whole, 3, b"{}"), r"line 4: KeyError: '\w+'"),
+        (_replaced(whole, 3, b"null"), "line 4: 'NoneType' object"),
+        (_replaced(whole, 3, b'{"prompt_index": 1, "reward": "x", "arrays": 5}'), "line 4: "),
+    ):
+        path.write_bytes(damaged)
+        for read in (stored.groups, stored.outline, lambda iteration: list(stored.samples(iteration, [2, 5]))):
+            with pytest.raises(UserError, match=rf"iteration_000001\.jsonl cannot be read \(({said})"):
+                read(1)
+
+
+def _replaced(file: bytes, number: int, line: bytes) -> bytes:
+    lines = file.splitlines()
+    lines[number] = line
+    return b"\n".join([*lines, b""])
