@@ -168,10 +168,10 @@ class Episodes:
         sample.reward = sum(rewards[1:], rewards[0])
         if self._judging.credits_turns:
             sample.columns[TURN_REWARD.name] = trajectory.at_ends_of_turns(rewards)
+        sample.text, sample.raw_text = action.text, action.raw_text  # what was judged, so that it can be judged again
         if len(rewards) > 1:
             info["turn_rewards"] = rewards
-            text, raw_text = self._encoder.decode(sample.tokens[sample.prompt_length :])
-        sample.text, sample.raw_text = text, raw_text
+            sample.text, sample.raw_text = self._encoder.decode(sample.tokens[sample.prompt_length :])
         return sample
 
     async def _generate(

@@ -59,6 +59,7 @@ class FakeEngine:
         app = web.Application()
         app.router.add_post("/generate", self._generate)
         app.router.add_post("/abort_request", self._abort)
+        app.router.add_post("/separate_reasoning", self._separate)
         self._aborted = asyncio.Event()
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -78,6 +79,11 @@ class FakeEngine:
         self._aborted.set()
         self._aborted = asyncio.Event()
         return web.Response()
+
+    async def _separate(self, request: web.Request) -> web.Response:
+        """Thinking goes up to the last "3", as if that ended it."""
+        thinking, _, rest = (await request.json())["text"].rpartition("3")
+        return web.json_response({"reasoning_text": thinking, "text": rest})
 
     async def _generate(self, request: web.Request) -> web.Response:
         if self.api_key is not None and request.headers.get("Authorization") != f"Bearer {self.api_key}":

@@ -75,6 +75,30 @@ class Places:
         return [Score(place / 2, {"style": 1.0}) for place in range(len(responses))]
 
 
+def length(response: str, label: Any, info: dict[str, Any]) -> float:
+    return float(len(response))
+
+
+class MinusLength:
+    """Takes away what `length` gave."""
+
+    async def __call__(self, prompt: Prompt, responses: Sequence[Action]) -> list[float]:
+        return [-length(one.text, None, {}) for one in responses]
+
+
+def test_what_is_judged_later_is_the_text_that_the_reward_was_given_without_its_thinking(run: Run) -> None:
+    node = {"_target_": f"{__name__}.MinusLength"}
+    reward = RewardConfig({"_target_": f"{__name__}.length"}, workers=0, group_function=node)
+    batch, counters = run(one_batch, reward=reward, reasoning_parser="qwen3")
+    assert counters["failed_rewards"] == 0
+    samples = [sample for group in batch for sample in group.samples]
+    assert [sample.reward for sample in samples] == [0.0] * 12
+    assert any("3" in sample.raw_text for sample in samples)
+    for sample in samples:
+        said = sample.raw_text.removesuffix("<|im_end|>").rpartition("3")[2]
+        assert Action.of(sample).text == sample.text == said
+
+
 class Uneasy:
     """Cannot judge prompt 1, twice or for ever; fails in the way that it is told."""
 
