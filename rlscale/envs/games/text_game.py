@@ -12,7 +12,8 @@ from rlscale.config.errors import UserError
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.problems.reasoning_gym_problems import answer_in
-from rlscale.envs.workers.object_process import ObjectProcess, ObjectProcessFailed
+from rlscale.envs.reward import RewardFailed
+from rlscale.envs.workers.object_process import ObjectProcess, ObjectProcessFailed, ObjectProcessLate
 
 
 class TextGame(Environment):
@@ -20,8 +21,8 @@ class TextGame(Environment):
 
     `maker`: `_target_` of what plays games by name, seed and actions (rlscale.envs.games.text_arena_games), and its
     arguments; it must be that of the source, a rlscale.envs.problems.problem_source.ProblemSource. An action is what
-    stands in the turn's last <answer>, or all of the turn behind its thoughts. One on which a game raises or hangs,
-    also in a fresh process, ends it with `wrong`.
+    stands in the turn's last <answer>, or all of the turn behind its thoughts. One on which a game raises, also in a
+    fresh process, or takes over `limit_s` seconds, ends it with `wrong`.
     """
 
     def __init__(
@@ -29,10 +30,11 @@ class TextGame(Environment):
         maker: Mapping[str, Any] | None = None,
         turns: int | None = None,
         processes: int = 2,
-        limit_s: float = 30.0,
+        limit_s: float = 10.0,
         wrong: float = 0.0,
     ) -> None:
-        """`turns`: after which an episode is cut off; `limit_s`: of each turn. UserError without a maker."""
+        """`turns`: after which an episode is cut off; `limit_s`: of each turn, well below
+        `rollout.step_timeout_s`, since games of the same process wait for it. UserError without a maker."""
         if not maker:
             raise UserError("env.maker is missing: by default it is that of data=textarena")
         if processes < 1 or limit_s <= 0:
@@ -50,7 +52,7 @@ class TextGame(Environment):
         return Start(max_turns=self._turns)
 
     async def step(self, action: Action) -> Step:
-        """What came of the action, or the end."""
+        """What came of the action, or the end. RewardFailed where the game cannot be opened."""
         self._actions.append(answer_in(action.text))
         try:
             said, reward, done = await self._table.turn(*self._game, self._actions, self._limit_s)
@@ -70,15 +72,35 @@ class _Table:
         self._turn = asyncio.Lock()
 
     async def turn(self, name: str, seed: int, actions: Sequence[str], limit_s: float) -> tuple[str, float, bool]:
-        """What came of the last action. ObjectProcessFailed where the game raised or hung twice."""
-        asked = [(name, seed, list(actions))]
-        async with self._turn:  # so that waiting for it holds no thread
+        """What came of the last action. ObjectProcessFailed where the game took too long, or failed twice."""
+        await self._turn.acquire()  # so that waiting for the process holds no thread
+        game = asyncio.get_running_loop().run_in_executor(None, self._played, name, seed, list(actions), limit_s)
+        game.add_done_callback(self._over)
+        return await asyncio.shield(game)
+
+    def _over(self, game: asyncio.Future[Any]) -> None:
+        """Also of a step that was given up: until here its thread has the process."""
+        self._turn.release()
+        if not game.cancelled():
+            game.exception()  # nobody else may ask for it
+
+    def _played(self, name: str, seed: int, actions: list[str], limit_s: float) -> tuple[str, float, bool]:
+        """See `turn`. Blocks."""
+        try:
+            return self._asked(name, seed, actions, limit_s)
+        except ObjectProcessLate:  # a hang is not tried twice: it takes the time of every game of this process
+            raise
+        except ObjectProcessFailed:  # in a fresh process, so that nothing of another game's has to do with it
+            self._process.close()
+            return self._asked(name, seed, actions, limit_s)
+
+    def _asked(self, name: str, seed: int, actions: list[str], limit_s: float) -> tuple[str, float, bool]:
+        if self._process.fresh:  # what it imports is not part of the action's time, nor the action's fault
             try:
-                given = await asyncio.to_thread(self._process.call, "turn", asked, limit_s)
-            except ObjectProcessFailed:  # in a fresh process, so that nothing of another game's has to do with it
-                await asyncio.to_thread(self._process.close)
-                given = await asyncio.to_thread(self._process.call, "turn", asked, limit_s)
-        said, reward, done = given[0]
+                self._process.call("make", [(name, None, seed)], limit_s)
+            except ObjectProcessFailed as error:
+                raise RewardFailed(str(error)) from error
+        said, reward, done = self._process.call("turn", [(name, seed, actions)], limit_s)[0]
         return said, reward, done
 
 

@@ -23,6 +23,10 @@ class ObjectProcessDied(ObjectProcessFailed):
     """The process ended in the middle of a call."""
 
 
+class ObjectProcessLate(ObjectProcessFailed):
+    """A call took over its time, and its process was ended."""
+
+
 class ObjectProcess:
     """Builds what a `_target_` node names in another process, and calls its methods there.
 
@@ -35,13 +39,18 @@ class ObjectProcess:
         self._node, self._key = dict(node), key
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._fresh = True  # whether the process has not answered yet
+        self._fresh = True
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the next call is the first of its process, and its start part of it."""
+        return self._fresh
 
     def call(self, method: str, calls: Sequence[Sequence[Any]], timeout_s: float) -> list[Any]:
         """What the method gives for each of the lists of arguments. Blocks.
 
         ObjectProcessFailed if it raises, dies (ObjectProcessDied) or takes over `timeout_s` seconds for all, its
-        start aside.
+        start aside (ObjectProcessLate).
         """
         with self._lock:
             if self._process is None:
@@ -50,7 +59,7 @@ class ObjectProcess:
                 self._connection.send((method, [tuple(arguments) for arguments in calls]))
                 if not self._connection.poll(timeout_s + _START_S * self._fresh):
                     self._end()
-                    raise ObjectProcessFailed(f"{self._key}: {method} took over {timeout_s:g} seconds")
+                    raise ObjectProcessLate(f"{self._key}: {method} took over {timeout_s:g} seconds")
                 raised, given = self._connection.recv()
             except (EOFError, ConnectionError):
                 code = self._end()
@@ -69,11 +78,10 @@ class ObjectProcess:
     def _start(self) -> None:
         self._process, self._connection = started("rlscale.envs.workers.object_worker")
         self._connection.send((list(sys.path), self._node, self._key))
-        self._fresh = True
 
     def _end(self) -> int:
         """Kill the process; its exit code."""
-        process, self._process = self._process, None
+        process, self._process, self._fresh = self._process, None, True
         assert process is not None
         process.kill()
         self._connection.close()

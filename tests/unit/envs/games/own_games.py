@@ -13,13 +13,15 @@ from rlscale.envs.problems.problem_maker import Problem
 class Counting:
     """Say the next number, up to three; `marker`: a file that is written a line for each game that is opened again."""
 
-    def __init__(self, marker: str) -> None:
-        self._marker = Path(marker)
+    def __init__(self, marker: str, opens: bool = True) -> None:
+        self._marker, self._opens = Path(marker), opens
 
     def highest_levels(self, names: Sequence[str]) -> dict[str, int | None]:
         return {"counting": None}
 
     def make(self, name: str, level: int | None, seed: int) -> Problem:
+        if not self._opens:
+            raise LookupError("no board")
         return Problem(f"Count from {seed}.", "")
 
     def score(self, name: str, level: int | None, seed: int, response: str) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from rlscale.envs.environment import Action, Step
 from rlscale.envs.games import text_arena_games
 from rlscale.envs.games.text_arena_games import REFUSED, TextArenaGames
 from rlscale.envs.games.text_game import TextGame
+from rlscale.envs.reward import RewardFailed
 
 needs_textarena = pytest.mark.skipif(find_spec("textarena") is None, reason="an extra: rlscale[textarena]")
 PROMPT = Prompt(0, "0", np.array([1], np.int32), "", {"problem": "counting", "seed": 4})
@@ -27,6 +30,12 @@ PROMPT = Prompt(0, "0", np.array([1], np.int32), "", {"problem": "counting", "se
 def maker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     sys.path.insert(0, str(Path(__file__).parent))  # processes search what this one does
     return {"_target_": "own_games.Counting", "marker": str(tmp_path_factory.mktemp("games") / "died")}
+
+
+@pytest.fixture
+def own_maker(maker: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """Of processes that no other test has, for games that wait for each other: they do so on one event loop."""
+    return {**maker, "marker": str(tmp_path / "died")}
 
 
 def play(maker: dict[str, Any], *said: str, **more: Any) -> list[Step]:
@@ -56,6 +65,55 @@ def test_an_action_that_brings_the_game_down_twice_is_wrong(maker: dict[str, Any
     (step,) = play(maker, said, wrong=-1.0)
     assert (step.done, step.reward) == (True, -1.0)
     assert reason in step.info["game_error"]
+
+
+def test_an_action_on_which_a_game_hangs_is_wrong_after_its_time_and_others_go_on(own_maker: dict[str, Any]) -> None:
+    async def main() -> tuple[list[Step], float]:
+        games = [TextGame(own_maker, processes=1, limit_s=0.4, wrong=-1.0) for _ in range(2)]
+        for game in games:
+            await game.reset(PROMPT, 7)
+        await games[1].step(Action("4", "4", [1]))  # so that the process is there
+        began = time.monotonic()
+        steps = await asyncio.gather(*(g.step(Action(a, a, [1])) for g, a in zip(games, ("hang", "5"), strict=True)))
+        return steps, time.monotonic() - began
+
+    (hung, other), seconds = asyncio.run(main())
+    assert (hung.done, hung.reward) == (True, -1.0)
+    assert "took over 0.4 seconds" in hung.info["game_error"]
+    assert (other.done, list(other.messages)) == (False, [{"role": "user", "content": "yes"}])
+    assert seconds < 20  # not the half minute of the hang, nor twice the time of a start
+
+
+def test_a_step_that_is_given_up_keeps_its_turn_until_the_game_is_done_and_the_next_holds_no_thread(
+    own_maker: dict[str, Any],
+) -> None:
+    async def main() -> tuple[bool, Step]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        games = [TextGame(own_maker, processes=1, limit_s=1.5) for _ in range(2)]
+        for game in games:
+            await game.reset(PROMPT, 7)
+        await games[1].step(Action("4", "4", [1]))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(games[0].step(Action("hang", "hang", [1])), 0.05)
+        waiting = asyncio.create_task(games[1].step(Action("5", "5", [1])))
+        await asyncio.sleep(0.05)
+        thread = asyncio.create_task(asyncio.to_thread(int))
+        free, _ = await asyncio.wait([thread], timeout=0.7)
+        return bool(free), await waiting
+
+    free, step = asyncio.run(main())
+    assert free
+    assert step.messages[0]["content"] == "yes"
+
+
+def test_a_game_that_cannot_be_opened_is_a_failure_and_no_wrong_action(maker: dict[str, Any]) -> None:
+    async def main() -> None:
+        game = TextGame({**maker, "opens": False}, processes=1)
+        await game.reset(PROMPT, 7)
+        await game.step(Action("4", "4", [1]))
+
+    with pytest.raises(RewardFailed, match="no board"):
+        asyncio.run(main())
 
 
 def test_what_cannot_be_played_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
