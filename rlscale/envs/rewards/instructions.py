@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -29,13 +29,19 @@ class InstructionsFollowed:
         self._partial, self._loose = partial, loose
 
     def __call__(self, response: str, label: Any, info: dict[str, Any], messages: Sequence[Any] = ()) -> Score | Failed:
-        """The score of what stands behind the thoughts. Failed where data of NLTK are not there."""
+        """The score of what stands behind the thoughts.
+
+        Failed where data of NLTK are not there, and where no response could be judged by the row.
+        """
         from if_verifiable.common import evaluate_instructions
 
-        names, options = _read(label, info)
         said = response.rpartition("</think>")[2]
         asked = [str(message["content"]) for message in messages if message["role"] == "user"]
         try:
+            try:
+                names, options = _usable(label, info)
+            except ValueError as error:
+                return Failed(str(error))
             with kept_random_state(0):
                 found, _ = evaluate_instructions(said, names, options, asked[-1] if asked else "", _checks())
         except LookupError as error:
@@ -53,13 +59,15 @@ class InstructionsFollowed:
     def check_label(self, label: Any) -> None:
         """ValueError for an instruction that there is not, with other options, or without the data that it needs."""
         names, options = _read(label, {})
-        for name, given in zip(names, options, strict=True):
+        for place, name in enumerate(names):
+            given = options[place] if options else None
             with kept_random_state(0):
-                checker = _checks()[name](name)
                 try:
-                    checker.build_description(**{key: value for key, value in given.items() if value is not None})
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{name} does not take {given}: {error}") from None
+                    checker = _check(name, given)
+                except ValueError:
+                    if given is None:
+                        continue  # the call will tell, which knows the options
+                    raise
                 try:
                     checker.check_following(_TRIED)
                 except LookupError as error:
@@ -69,18 +77,51 @@ class InstructionsFollowed:
                     continue  # it wants the prompt, or options from another key: the call will tell
 
 
-def _read(label: Any, info: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The ids of the instructions, and the options of each. ValueError where they are not like that."""
+def _read(label: Any, info: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]] | None]:
+    """The ids of the instructions, and the options of each, None without any. ValueError for what is not so."""
     own = label if isinstance(label, Mapping) else {"instruction_id_list": label}
     names, options = own.get("instruction_id_list"), own.get("kwargs", info.get("kwargs"))
     if not isinstance(names, list) or not names:
         raise ValueError("the label must be {instruction_id_list: [...], kwargs: [{...}, ...]}, or the list of ids")
-    if unknown := next((name for name in names if name not in _checks()), None):
+    if unknown := next((name for name in names if not isinstance(name, str) or name not in _checks()), None):
         raise ValueError(f"there is no instruction {unknown!r}")
-    options = [{} for _ in names] if options is None else [dict(one or {}) for one in options]
-    if len(options) != len(names):
-        raise ValueError(f"{len(names)} instructions have {len(options)} kwargs")
-    return list(names), options
+    if options is None:
+        return list(names), None
+    if isinstance(options, str) or not isinstance(options, Iterable):
+        raise ValueError(f"kwargs must be a list of {{...}}, one for each instruction, and not {str(options)[:50]!r}")
+    each = list(options)
+    if len(each) != len(names):
+        raise ValueError(f"{len(names)} instructions have {len(each)} kwargs")
+    if odd := next((one for one in each if not isinstance(one, Mapping | None)), None):
+        raise ValueError(f"kwargs must be a list of {{...}}, and one of them is {str(odd)[:50]!r}")
+    return list(names), [dict(one or {}) for one in each]
+
+
+def _usable(label: Any, info: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The ids and options of a row. ValueError where no response could be judged by them."""
+    names, given = _read(label, info)
+    options = [{} for _ in names] if given is None else given
+    with kept_random_state(0):
+        for name, one in zip(names, options, strict=True):
+            _check(name, one)
+    return names, options
+
+
+def _check(name: str, given: Mapping[str, Any] | None) -> Any:
+    """The check with these options, None: any. ValueError for others than it has, and for none where it has some.
+
+    The package would draw those that it is not given, and compare every response with something else.
+    """
+    check = _checks()[name](name)
+    options = {key: value for key, value in (given or {}).items() if value is not None}
+    try:
+        check.build_description(**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} does not take {given}: {error}") from None
+    keys = check.get_instruction_args_keys()
+    if given is not None and keys and not options:
+        raise ValueError(f"{name} has no kwargs, and needs {', '.join(keys)}")
+    return check
 
 
 @lru_cache(maxsize=1)

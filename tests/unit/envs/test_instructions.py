@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from typing import Any
 
@@ -56,15 +57,33 @@ def test_loose_forgives_a_first_line_and_the_prompt_is_the_last_question() -> No
     ("label", "message"),
     [
         ({"instruction_id_list": ["punctuation:none"]}, "there is no instruction 'punctuation:none'"),
+        ([{"id": 1}], "there is no instruction {'id': 1}"),
         ({**TWO, "kwargs": [{}]}, "2 instructions have 1 kwargs"),
         ({**TWO, "kwargs": [{"n": 1}, {}]}, "no_comma does not take {'n': 1}"),
         ("no commas", "the label must be"),
         ([], "the label must be"),
+        ({**TWO, "kwargs": "[{}, {}]"}, r"kwargs must be a list of {...}, one for each instruction, and not '\[{}"),
+        ({**TWO, "kwargs": [{}, "cat"]}, "kwargs must be a list of {...}, and one of them is 'cat'"),
+        ({**TWO, "kwargs": [{}, {"keywords": None}]}, "keywords:existence has no kwargs, and needs keywords"),
     ],
 )
 def test_a_label_that_nobody_can_judge_by_is_told(label: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         InstructionsFollowed().check_label(label)
+    found = InstructionsFollowed()("the cat", label, {})
+    assert isinstance(found, Failed)
+    assert re.search(message, found.reason)
+
+
+@needs_package
+def test_options_of_another_key_that_are_not_there_fail_and_instructions_without_any_are_judged() -> None:
+    reward, names = InstructionsFollowed(), TWO["instruction_id_list"]
+    reward.check_label([*names, "combination:repeat_prompt"])  # their options are not in the label
+    for info in ({}, {"kwargs": None}, {"kwargs": ""}, {"kwargs": "none"}, {"kwargs": [None, None]}, {"kwargs": 3}):
+        assert isinstance(reward("the cat", names, info), Failed)
+    for info in ({}, {"kwargs": None}, {"kwargs": [None]}, {"kwargs": [{"relation": None}]}):
+        assert reward("the cat", names[:1], info) == 1
+        assert reward("a, cat", names[:1], info) == 0
 
 
 @needs_package
@@ -73,4 +92,6 @@ def test_data_of_nltk_that_are_not_there_are_a_failure_and_no_wrong_answer(monke
     label = {"instruction_id_list": ["length_constraints:number_sentences"], "kwargs": [{"num_sentences": 1}]}
     with pytest.raises(ValueError, match=r"number_sentences needs data of NLTK: python -m nltk.downloader punkt"):
         InstructionsFollowed().check_label(label)
-    assert isinstance(InstructionsFollowed()("One.", label, {}), Failed)
+    found = InstructionsFollowed()("One.", label, {})
+    assert isinstance(found, Failed)
+    assert "needs data of NLTK" in found.reason
