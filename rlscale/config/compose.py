@@ -82,7 +82,7 @@ def debug_overlay(file: RecipeFile, before: Sequence[str], name: str, overrides:
     """The option `debug=name` over the run of a recipe and the overrides that stand before it, among all."""
     groups = Groups.of(_searchpath(file, overrides))
     option = debug_option.read_debug_option(name, groups)
-    return debug_option.overlay(option, groups, _compose(file, before, hydras=False).node)
+    return debug_option.overlay(option, groups, before, _compose(file, before, hydras=False).node)
 
 
 def _compose(file: RecipeFile, overrides: Sequence[str], hydras: bool) -> Composition:

@@ -59,6 +59,8 @@ class Overlay:
 
     option: DebugOption
     groups: Groups
+    chosen: dict[str, str]
+    """Options by group choice that stand before it on the command line."""
     values: list[tuple[str, str, Any]]
     """(key in the option's file, dotted key, value) of all that it sets."""
 
@@ -70,21 +72,24 @@ class Overlay:
     def over(self, recipe: RecipeFile) -> RecipeFile:
         """The recipe with the option over it."""
         own = {key: value for key, value in leaves(recipe.values) if not self.takes_over(key)}
-        inner = {key: option for key, option in self.option.choices.items() if self.groups.inside(key)}
-        outer = {key: option for key, option in self.option.choices.items() if key not in inner}
+        # Choices before the option are the recipe's from here on: what it sets inside their sections is meant for them.
+        chosen = {**self.chosen, **self.option.choices}
+        inner = {key: option for key, option in chosen.items() if self.groups.inside(key)}
+        outer = {key: option for key, option in chosen.items() if key not in inner}
         values = merged(_nested(own), _nested({key: value for _, key, value in self.values}))
         choices, nested = {**recipe.choices, **outer}, {**recipe.nested, **inner}
         return replace(recipe, choices=choices, nested=nested, values=values, bases=[])
 
     def still_given(self, overrides: Sequence[str]) -> list[str]:
-        """Of the overrides before the option, those that hold beside it."""
+        """Of the overrides before the option, the values that hold beside it."""
         return [text for text in overrides if not self._replaces(parse_one(text, []))]
 
     def _replaces(self, override: Override | None) -> bool:
         if override is None:
             return False
-        key = override.key_or_group
-        return key in self.option.choices or (("." in key or override.is_delete()) and self.takes_over(key))
+        if override.is_delete() or "." in override.key_or_group:
+            return self.takes_over(override.key_or_group)
+        return _choice(override) in self.chosen
 
 
 def split(overrides: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
@@ -126,14 +131,22 @@ def read_debug_option(name: str, groups: Groups) -> DebugOption:
     return DebugOption(file=file, model=content.get("model"), **given)
 
 
-def overlay(option: DebugOption, groups: Groups, usual: DictConfig) -> Overlay:
-    """An option over the run whose configuration is `usual` without it.
+def overlay(option: DebugOption, groups: Groups, before: Sequence[str], usual: DictConfig) -> Overlay:
+    """An option over the run whose configuration is `usual` without it; `before`: what stands before it.
 
     Raises ConfigError for choices and keys that do not exist, UserError for a model that is not known.
     """
     if problems := list(_problems(option, groups, usual)):
         raise ConfigError(problems)
-    return Overlay(option, groups, list(_values(option, usual)))
+    overrides = [override for text in before if (override := parse_one(text, [])) is not None]
+    groups_chosen = [one for one in overrides if not one.is_delete() and one.key_or_group in groups.names]
+    chosen = {_choice(one): str(one.value()) for one in groups_chosen}
+    return Overlay(option, groups, chosen, list(_values(option, usual)))
+
+
+def _choice(override: Override) -> str:
+    """The group that an override chooses for, as `data@eval.data`."""
+    return f"{override.key_or_group}@{override.package}" if override.package else override.key_or_group
 
 
 def _problems(option: DebugOption, groups: Groups, usual: DictConfig) -> Iterator[str]:

@@ -71,7 +71,7 @@ FAMILY = Family(
     language_class="Qwen3NextForCausalLM",
     value_class="Qwen3NextForTokenClassification",
     sglang_module="qwen3_next",
-    engine_reads=("full_attention_interval", "partial_rotary_factor"),
+    engine_reads=("full_attention_interval", "partial_rotary_factor", "rope_theta"),
     restrictions=(
         readable_weights,
         known_scaling,

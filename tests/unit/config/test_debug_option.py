@@ -74,6 +74,16 @@ def test_the_option_wins_over_what_stands_before_it_and_loses_to_what_follows() 
     assert after.model.dtype is DType.bfloat16
 
 
+def test_options_that_are_chosen_before_it_are_changed_too() -> None:
+    words = ["model=glm4_7_flash", "cluster=multinode_disaggregated", *DATA, "debug=tiny_model"]
+    tiny = compose("qwen3_30b_math", words)
+    assert tiny.model.create is not None
+    assert tiny.model.create.architecture["model_type"] == "glm4_moe_lite"
+    assert tiny.model.tool_parser == compose("qwen3_30b_math", words[:-1]).model.tool_parser
+    assert tiny.cluster.device.name == "cpu"
+    assert tiny.cluster.placement.name == "disaggregated"
+
+
 def test_a_model_of_ones_own_is_shrunk_by_its_config_alone(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(published()["zai-org/GLM-4.5-Air"]))
     tiny = compose("gsm8k", [*DATA, f"model.path={tmp_path}", "debug=tiny_model"])
