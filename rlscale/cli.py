@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import rlscale
+from rlscale.config.command_words import recipe_and_overrides
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import OPTION, allowing_code
 from rlscale.config.nearest import did_you_mean, nearest
@@ -128,10 +129,7 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         if text.startswith("-"):
             guess = nearest(text.partition("=")[0], [flag for flags, _ in _FLAGS for flag in flags])
             raise UserError(f"{text}: unknown option{did_you_mean(guess)}")
-    recipes = [text.removeprefix("recipe=") for text in words if text.startswith("recipe=")]
-    overrides = [text for text in words if not text.startswith("recipe=")]
-    if len(recipes) > 1:
-        raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
+    recipe, overrides = recipe_and_overrides(words)
     if words and words[0] in COMMANDS:
         raise UserError(
             f"{words[0]}: a command stands first, and of the options only --debug, --allow-code and --help go with it"
@@ -139,7 +137,7 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     if words and "=" not in words[0] and not words[0].startswith("~"):
         hint = did_you_mean(nearest(words[0], COMMANDS)) or f"; known: {', '.join(COMMANDS)}"
         raise UserError(f"{words[0]}: unknown command{hint} (overrides are written key=value)")
-    return Arguments(recipes[0] if recipes else None, overrides, options)
+    return Arguments(recipe, overrides, options)
 
 
 _FLAGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (

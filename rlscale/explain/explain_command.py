@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlscale.config.command_words import recipe_and_overrides
 from rlscale.config.errors import UserError
 from rlscale.explain.configuration_diff import diff_lines
 from rlscale.explain.differing_keys import differing_lines
@@ -51,11 +52,6 @@ def explain(arguments: Sequence[str]) -> int:
 
 
 def _read(words: Sequence[str]) -> _Asked:
-    if flags := [word for word in words if word.startswith("-")]:
-        raise UserError(f"explain does not know {flags[0]!r}; see python -m rlscale explain --help")
-    recipes = [word.removeprefix("recipe=") for word in words if word.startswith("recipe=")]
-    if len(recipes) > 1:
-        raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
-    keys = [word for word in words if "=" not in word and not word.startswith("~")]
-    overrides = [word for word in words if word not in keys and not word.startswith("recipe=")]
-    return _Asked(keys, recipes[0] if recipes else None, overrides)
+    recipe, others = recipe_and_overrides(words, "explain")
+    keys = [word for word in others if "=" not in word and not word.startswith("~")]
+    return _Asked(keys, recipe, [word for word in others if word not in keys])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rlscale.config.checks import check
+from rlscale.config.command_words import recipe_and_overrides
 from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.keys import plain
@@ -69,13 +70,7 @@ def _read(arguments: Sequence[str]) -> _Asked:
         del words[at : at + 2]
     solving = "--solve" in words
     words = [word for word in words if word != "--solve"]
-    if flags := [word for word in words if word.startswith("-")]:
-        raise UserError(f"plan does not know {flags[0]!r}; see python -m rlscale plan --help")
-    recipes = [word.removeprefix("recipe=") for word in words if word.startswith("recipe=")]
-    if len(recipes) > 1:
-        raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
-    overrides = [word for word in words if not word.startswith("recipe=")]
-    return _Asked(recipes[0] if recipes else None, overrides, solving, why)
+    return _Asked(*recipe_and_overrides(words, "plan"), solving, why)
 
 
 def _why(asked: _Asked, config: Config, found: Plan) -> Iterator[str]:

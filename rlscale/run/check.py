@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlscale.config.checks import check as check_config
+from rlscale.config.command_words import recipe_and_overrides
 from rlscale.config.compose import compose
-from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
 from rlscale.config.machine import missing_files, shortcomings
 from rlscale.config.sizes import Sizes
@@ -26,12 +26,7 @@ def check(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         print(USAGE)
         return 0
-    if flags := [word for word in arguments if word.startswith("-")]:
-        raise UserError(f"check does not know {flags[0]!r}; see python -m rlscale check --help")
-    recipes = [word.removeprefix("recipe=") for word in arguments if word.startswith("recipe=")]
-    if len(recipes) > 1:
-        raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
-    config = compose(recipes[0] if recipes else None, [word for word in arguments if not word.startswith("recipe=")])
+    config = compose(*recipe_and_overrides(arguments, "check"))
     found = Findings(notes=check_config(config))
     print(f"{config.run.recipe}: model {config.model.name}, algorithm {config.algo.name}")
     _listed("ok", Sizes.of(config).lines())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlscale.config.checks.layout import check_layout
+from rlscale.config.command_words import recipe_and_overrides
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.machine import check_gpus, check_starting_weights
@@ -86,16 +87,12 @@ def import_(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         print(IMPORT_USAGE)
         return 0
-    flags = [word for word in arguments if word.startswith("-")]
-    if flags:
-        raise UserError(f"import does not know {flags[0]!r}; see python -m rlscale import --help")
-    targets = [word.removeprefix("to=") for word in arguments if word.startswith("to=")]
+    recipe, words = recipe_and_overrides(arguments, "import")
+    targets = [word.removeprefix("to=") for word in words if word.startswith("to=")]
     if len(targets) != 1 or not targets[0]:
         raise UserError("import needs to=FOLDER once, the folder for the checkpoint")
     target = _empty(Path(targets[0]).resolve())
-    recipes = [word.removeprefix("recipe=") for word in arguments if word.startswith("recipe=")]
-    overrides = [word for word in arguments if not word.startswith(("to=", "recipe="))]
-    config = compose(recipes[-1] if recipes else None, overrides)
+    config = compose(recipe, [word for word in words if not word.startswith("to=")])
     _check(config)
     check_starting_weights(config)
     _try_writing(target)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rlscale.config.checks import check
+from rlscale.config.command_words import recipe_and_overrides
 from rlscale.config.compose import compose
-from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.simulator_config import SimulationConfig
@@ -42,16 +42,8 @@ def simulate_command(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         print(USAGE)
         return 0
-    if flags := [word for word in arguments if word.startswith("-")]:
-        raise UserError(f"simulate does not know {flags[0]!r}; see python -m rlscale simulate --help")
-    recipes = [word.removeprefix("recipe=") for word in arguments if word.startswith("recipe=")]
-    if len(recipes) > 1:
-        raise UserError(f"recipe={recipes[1]}: the recipe is given twice")
     own = [word for word in arguments if is_of_simulator(word)]
-    config = compose(
-        recipes[0] if recipes else None,
-        [word for word in arguments if word not in own and not word.startswith("recipe=")],
-    )
+    config = compose(*recipe_and_overrides([word for word in arguments if word not in own], "simulate"))
     check(config)
     simulation = read_simulation(own, config)
     found = simulate(config, simulation)

@@ -1,0 +1,23 @@
+"""The words of a command line that say which run is meant: a recipe, and overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlscale.config.errors import UserError
+
+_RECIPE = "recipe="
+
+
+def recipe_and_overrides(words: Sequence[str], command: str | None = None) -> tuple[str | None, list[str]]:
+    """The recipe that is named (None: the default one), and the other words.
+
+    `command`: whose words these are, if it has no options (left) that they could be. Raises UserError for an option
+    then, and for a second recipe.
+    """
+    if command is not None and (flags := [word for word in words if word.startswith("-")]):
+        raise UserError(f"{command} does not know {flags[0]!r}; see python -m rlscale {command} --help")
+    recipes = [word.removeprefix(_RECIPE) for word in words if word.startswith(_RECIPE)]
+    if len(recipes) > 1:
+        raise UserError(f"{_RECIPE}{recipes[1]}: the recipe is given twice")
+    return (recipes[0] if recipes else None), [word for word in words if not word.startswith(_RECIPE)]
