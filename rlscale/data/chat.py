@@ -65,7 +65,7 @@ class PromptEncoder:
             config.chat_template_kwargs,
             stops_of(tokenizer_folder),
         )
-        self._decoder = ResponseDecoder(self.tokenizer, self.end_of_turn)
+        self._decoder = ResponseDecoder(self.tokenizer, self._quick, self.end_of_turn)
         if config.apply_chat_template:
             self._refuse_deaf()
         variables = variables_of(self.tokenizer.chat_template) if config.apply_chat_template else set()

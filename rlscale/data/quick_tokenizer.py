@@ -24,6 +24,12 @@ class QuickTokenizer:
             ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
+    @property
+    def decoder(self) -> str | None:
+        """The kind of the backend's decoder, as `ByteLevel`; None where there is none or the backend is not asked."""
+        found = None if self._backend is None else self._backend.decoder
+        return None if found is None else type(found).__name__
+
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         """The text of tokens, not tidied up."""
         text: str

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.end_of_turn import EndOfTurn
+from rlscale.data.quick_tokenizer import QuickTokenizer
 from rlscale.data.response_decoder import ResponseDecoder
 
 
@@ -35,7 +36,7 @@ def shouting() -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("tokenizer", [character_tokenizer("0123456789", 64), of_bytes(), shouting()])
 def test_text_is_that_of_transformers_with_and_without_special_tokens(tokenizer: Any) -> None:
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    decode = ResponseDecoder(tokenizer, EndOfTurn(end, "<|im_end|>", "", ""))
+    decode = ResponseDecoder(tokenizer, QuickTokenizer(tokenizer), EndOfTurn(end, "<|im_end|>", "", ""))
     random = np.random.default_rng(0)
     for length in [*range(40), 40]:
         drawn = random.integers(0, len(tokenizer), length)
