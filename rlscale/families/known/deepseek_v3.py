@@ -34,6 +34,22 @@ def _routing_is_said(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{given}; SGLang reads it, and it must be {value}"
 
 
+RULES = (*OUTSIDE, *latent_attention.RULES, *BEHIND_DENSE)
+RESTRICTIONS = (
+    readable_weights,
+    known_scaling,
+    scaling_of_latent_attention,
+    whole_latent_attention,
+    no_attention_bias,
+    silu_activation,
+    normalised_routing,
+    shared_experts,
+    choosable_groups,
+)
+MEGATRON = (llama_like, sigmoid_experts, latent_attention.latent_attention)
+"""What all families with latent attention and experts chosen by a sigmoid have."""
+
+
 FAMILY = Family(
     model_type="deepseek_v3",
     keys={
@@ -57,25 +73,14 @@ FAMILY = Family(
         "moe_layer_freq": Key(Kind.size, null=True),
         "pretraining_tp": Key(Kind.size, 1, null=True),
     },
-    rules=(*OUTSIDE, *latent_attention.RULES, *BEHIND_DENSE),
+    rules=RULES,
     language_class="DeepseekV3ForCausalLM",
     value_class="DeepseekV3ForTokenClassification",
     sglang_module="deepseek_v2",
     engine_reads=tuple(_ENGINE_READS),
     other_names=("kimi_k2",),
-    restrictions=(
-        readable_weights,
-        known_scaling,
-        scaling_of_latent_attention,
-        whole_latent_attention,
-        no_attention_bias,
-        silu_activation,
-        normalised_routing,
-        shared_experts,
-        choosable_groups,
-        _routing_is_said,
-    ),
-    megatron=(llama_like, sigmoid_experts, latent_attention.latent_attention),
+    restrictions=(*RESTRICTIONS, _routing_is_said),
+    megatron=MEGATRON,
     experts=True,
     latent=True,
 )

@@ -6,20 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlscale.families import latent_attention
-from rlscale.families.decoder import KEYS, OUTSIDE
-from rlscale.families.experts import BEHIND_DENSE, keys_behind_dense
+from rlscale.families.decoder import KEYS
+from rlscale.families.experts import keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
-from rlscale.families.latent_attention import scaling_of_latent_attention, whole_latent_attention
-from rlscale.families.megatron_options import llama_like, sigmoid_experts
-from rlscale.families.restrictions import (
-    choosable_groups,
-    no_attention_bias,
-    normalised_routing,
-    readable_weights,
-    shared_experts,
-    silu_activation,
-)
-from rlscale.families.rotary import known_scaling
+from rlscale.families.known.deepseek_v3 import MEGATRON, RESTRICTIONS, RULES
 
 
 def _dense_layers_are_said_alike(config: Mapping[str, Any]) -> Iterator[str]:
@@ -53,24 +43,13 @@ FAMILY = Family(
         "mlp_layer_types": Key(Kind.texts, null=True),
         "pretraining_tp": Key(Kind.size, 1, null=True),
     },
-    rules=(*OUTSIDE, *latent_attention.RULES, *BEHIND_DENSE),
+    rules=RULES,
     language_class="Glm4MoeLiteForCausalLM",
     value_class=None,
     sglang_module="glm4_moe_lite",
     engine_reads=("first_k_dense_replace",),
-    restrictions=(
-        readable_weights,
-        known_scaling,
-        scaling_of_latent_attention,
-        whole_latent_attention,
-        no_attention_bias,
-        silu_activation,
-        normalised_routing,
-        shared_experts,
-        choosable_groups,
-        _dense_layers_are_said_alike,
-    ),
-    megatron=(llama_like, sigmoid_experts, latent_attention.latent_attention),
+    restrictions=(*RESTRICTIONS, _dense_layers_are_said_alike),
+    megatron=MEGATRON,
     experts=True,
     latent=True,
 )
