@@ -15,6 +15,7 @@ from rlscale.config.schema.component import TARGET, component_nodes
 from rlscale.data.protocol_methods import check_built
 from rlscale.data.target import build_target, import_target, resolve_target
 from rlscale.envs.configured_environment import configured_environment
+from rlscale.envs.workers.calling import is_async
 
 
 @dataclass(frozen=True)
@@ -88,5 +89,5 @@ def _is_called(key: str, node: Mapping[str, Any]) -> None:
     build_target(node, key, 1)
     target: Any = resolve_target(node, key)
     called = target.__call__ if inspect.isclass(target) else target
-    if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(getattr(called, "__call__", None)):  # noqa: B004 - asks how it is called, not whether
+    if is_async(called):
         raise UserError(f"{key}: {node[TARGET]} is `async def`, and is called without await; write it as `def`")
