@@ -10,7 +10,7 @@ import functools
 import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from rlscale.config.locations import conf_dir
 from rlscale.config.missing_values import left_open, missing_keys
 from rlscale.config.option_file import read_options
 from rlscale.config.paths import anchor_section, anchored, path_kind
-from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe, stranded
+from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, nested, read_recipe, stranded
 from rlscale.config.schema import Config
 from rlscale.config.store import register_schema
 from rlscale.config.typed_values import typed
@@ -52,6 +52,10 @@ class Composition:
     """All values, typed by the schema; keys without a value are still missing."""
     hydra: DictConfig
     """Hydra's own part; its groups are in it where they were asked for."""
+    overrides: Sequence[str]
+    """Of the command line, what holds: all of it but for what `debug=` takes over, and that itself."""
+    over: debug_option.Overlay | None = None
+    """What `debug=` changes, where it is given; the recipe is the one so changed."""
 
 
 def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -74,15 +78,10 @@ def compose_node(recipe: str | None = None, overrides: Sequence[str] = (), *, hy
     before, debug, after = debug_option.split(overrides)
     if debug is None:
         return _compose(file, overrides, hydras)
-    over = debug_overlay(file, before, debug, overrides)
-    return _compose(over.over(file), [*over.still_given(before), *after], hydras)
-
-
-def debug_overlay(file: RecipeFile, before: Sequence[str], name: str, overrides: Sequence[str]) -> debug_option.Overlay:
-    """The option `debug=name` over the run of a recipe and the overrides that stand before it, among all."""
     groups = Groups.of(_searchpath(file, overrides))
-    option = debug_option.read_debug_option(name, groups)
-    return debug_option.overlay(option, groups, before, _compose(file, before, hydras=False).node)
+    usual = _compose(file, before, hydras=False).node
+    over = debug_option.overlay(debug_option.read_debug_option(debug, groups), groups, before, usual)
+    return replace(_compose(over.over(file), [*over.still_given(before), *after], hydras), over=over)
 
 
 def _compose(file: RecipeFile, overrides: Sequence[str], hydras: bool) -> Composition:
@@ -114,7 +113,7 @@ def _compose(file: RecipeFile, overrides: Sequence[str], hydras: bool) -> Compos
     if OmegaConf.is_missing(node.run, "recipe"):
         node.run.recipe = file.name
     node.run.groups = _chosen(hydra_node)
-    return Composition(file, node, hydra_node)
+    return Composition(file, node, hydra_node, overrides)
 
 
 def searchpath_of(recipe: str | None, overrides: Sequence[str]) -> list[str]:
@@ -223,16 +222,8 @@ def _drop(file: RecipeFile, dropped: Sequence[str]) -> tuple[dict[str, Any], lis
     for key in dropped:
         if not any(covers(key, name) for name, _ in leaves(file.values)):
             problems.append(f"~{key}: recipe {file.name} sets no value of {key} that could be dropped")
-    values: dict[str, Any] = {}
-    for name, value in leaves(file.values):
-        if any(covers(key, name) for key in dropped):
-            continue
-        *path, last = name.split(".")
-        inner = values
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return values, problems
+    kept = {name: value for name, value in leaves(file.values) if not any(covers(key, name) for key in dropped)}
+    return nested(kept), problems
 
 
 def _chosen(hydra_node: DictConfig) -> dict[str, str]:

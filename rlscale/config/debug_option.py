@@ -6,22 +6,21 @@ before it on the command line; what stands after it wins over the option.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from rlscale.config.assignment import known_keys
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.groups import Groups, section
 from rlscale.config.nearest import did_you_mean, nearest_key
-from rlscale.config.overrides import parse_one
+from rlscale.config.overrides import parse
 from rlscale.config.published_configs import architecture_of
-from rlscale.config.recipe_file import RecipeFile, covers, leaves, merged
+from rlscale.config.recipe_file import RecipeFile, covers, leaves, merged, nested
 from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.yaml_file import read_yaml
 from rlscale.families.shrunk import shrunk
@@ -76,20 +75,19 @@ class Overlay:
         chosen = {**self.chosen, **self.option.choices}
         inner = {key: option for key, option in chosen.items() if self.groups.inside(key)}
         outer = {key: option for key, option in chosen.items() if key not in inner}
-        values = merged(_nested(own), _nested({key: value for _, key, value in self.values}))
-        choices, nested = {**recipe.choices, **outer}, {**recipe.nested, **inner}
-        return replace(recipe, choices=choices, nested=nested, values=values, bases=[])
+        values = merged(nested(own), nested({key: value for _, key, value in self.values}))
+        choices, within = {**recipe.choices, **outer}, {**recipe.nested, **inner}
+        return replace(recipe, choices=choices, nested=within, values=values, bases=[])
 
     def still_given(self, overrides: Sequence[str]) -> list[str]:
         """Of the overrides before the option, the values that hold beside it."""
-        return [text for text in overrides if not self._replaces(parse_one(text, []))]
-
-    def _replaces(self, override: Override | None) -> bool:
-        if override is None:
-            return False
-        if override.is_delete() or "." in override.key_or_group:
-            return self.takes_over(override.key_or_group)
-        return _choice(override) in self.chosen
+        kept = []
+        for text in overrides:
+            given = parse([text], self.groups)
+            keys = [*given.dropped, *(key for key, _ in given.values)]
+            if not given.choices and not any(self.takes_over(key) for key in keys):
+                kept.append(text)
+        return kept
 
 
 def split(overrides: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
@@ -138,15 +136,7 @@ def overlay(option: DebugOption, groups: Groups, before: Sequence[str], usual: D
     """
     if problems := list(_problems(option, groups, usual)):
         raise ConfigError(problems)
-    overrides = [override for text in before if (override := parse_one(text, [])) is not None]
-    groups_chosen = [one for one in overrides if not one.is_delete() and one.key_or_group in groups.names]
-    chosen = {_choice(one): str(one.value()) for one in groups_chosen}
-    return Overlay(option, groups, chosen, list(_values(option, usual)))
-
-
-def _choice(override: Override) -> str:
-    """The group that an override chooses for, as `data@eval.data`."""
-    return f"{override.key_or_group}@{override.package}" if override.package else override.key_or_group
+    return Overlay(option, groups, parse(before, groups).choices, list(_values(option, usual)))
 
 
 def _problems(option: DebugOption, groups: Groups, usual: DictConfig) -> Iterator[str]:
@@ -202,15 +192,3 @@ def _small_model(usual: DictConfig) -> dict[str, Any]:
         "model.create.characters": CHARACTERS,
         "model.create.architecture": architecture,
     }
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested mapping of values by dotted key."""
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        *path, last = name.split(".")
-        inner = result
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return result

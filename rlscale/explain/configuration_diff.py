@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from rlscale.config.compose import compose_node
 from rlscale.config.differences import differences
 from rlscale.config.errors import UserError
-from rlscale.config.recipe_file import leaves
 from rlscale.config.yaml_file import read_yaml
 from rlscale.explain.key_lines import shown_value
 
@@ -27,11 +26,9 @@ def diff_lines(one: str, other: str) -> Iterator[str]:
     if not ("ran_on" in before and "ran_on" in after):
         before.pop("ran_on", None)
         after.pop("ran_on", None)
-    changed = dict(differences(before, after))
-    gone = {
-        key: (value, None) for key, value in leaves(before) if key not in dict(leaves(after)) and key not in changed
-    }
-    lines = [f"  {key}: {shown_value(old)} -> {shown_value(new)}" for key, (old, new) in {**changed, **gone}.items()]
+    gone = {key: (old, new) for key, (new, old) in differences(after, before)}
+    differing = {**gone, **dict(differences(before, after))}
+    lines = [f"  {key}: {shown_value(old)} -> {shown_value(new)}" for key, (old, new) in differing.items()]
     yield f"{one} -> {other}: {len(lines)} values differ" if lines else f"{one} and {other} say the same"
     yield from lines
 

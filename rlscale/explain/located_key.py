@@ -84,7 +84,9 @@ def value_at(node: DictConfig, key: str) -> Any:
     parent = OmegaConf.select(node, above) if above else node
     if not isinstance(parent, DictConfig) or last not in parent or OmegaConf.is_missing(parent, last):
         return MISSING
-    return OmegaConf.to_container(parent, resolve=False, enum_to_str=True)[last]  # type: ignore[index, call-overload]  # a mapping, by its name
+    values = OmegaConf.to_container(parent, resolve=False, enum_to_str=True)
+    assert isinstance(values, dict)
+    return values[last]
 
 
 def _child(node: Any, name: str) -> Any:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlscale.config import debug_option
 from rlscale.config import overrides as command_line
-from rlscale.config.compose import compose_node, debug_overlay, searchpath_of
+from rlscale.config.compose import compose_node, searchpath_of
+from rlscale.config.debug_option import GROUP
 from rlscale.config.groups import Groups, section
 from rlscale.config.locations import conf_dir, recipes_dir
 from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe
@@ -48,12 +48,10 @@ class Origins:
         self.composition = compose_node(recipe, overrides)
         self._groups = Groups.of(searchpath_of(recipe, overrides))
         self._file = read_recipe(find_recipe(DEFAULT if recipe is None else recipe))
-        before, debug, after = debug_option.split(overrides)
-        self._debug = debug_overlay(self._file, before, debug, overrides) if debug is not None else None
-        given = before if self._debug is None else [*self._debug.still_given(before), *after]
-        self._given = command_line.parse(given, self._groups)
+        self._debug = self.composition.over
+        self._given = command_line.parse(self.composition.overrides, self._groups)
         by_options = list(self._by_options())
-        by_recipes = [*self._by_recipes(self._file), *self._by_debug(f"debug={debug}")]
+        by_recipes = [*self._by_recipes(self._file), *self._by_debug()]
         self.all = [*by_options, *_seeds_of_evaluation(by_options), *by_recipes, *self._by_command_line()]
 
     def of(self, key: str) -> list[Origin]:
@@ -103,11 +101,11 @@ class Origins:
             if not dropped and not covers("defaults", key) and not covers("hydra", key):
                 yield key, Origin(f"{shown(recipe.file)}:{lines[key]}", "", value)
 
-    def _by_debug(self, choice: str) -> Iterator[tuple[str, Origin]]:
+    def _by_debug(self) -> Iterator[tuple[str, Origin]]:
         if self._debug is None:
             return
         file = self._debug.option.file
-        lines = dict(lines_of(file))
+        lines, choice = lines_of(file), f"{GROUP}={file.stem}"
         for inside, key, value in self._debug.values:
             inner = leaves(value, f"{key}.") if isinstance(value, Mapping) else [(key, value)]
             yield from ((name, Origin(f"{shown(file)}:{lines[inside]}", choice, item)) for name, item in inner)
