@@ -46,8 +46,19 @@ def _log_to(path: str, actor: object) -> None:
         print(f"not forked, so it imports everything itself: {reason}", file=sys.stderr, flush=True)
 
 
+class _Actor:
+    """What every actor of a run can be asked."""
+
+    def whereabouts(self) -> tuple[str, str, int]:
+        """Ids of the actor and of its machine, as Ray knows them, and its process id."""
+        import ray
+
+        context = ray.get_runtime_context()
+        return str(context.get_actor_id()), str(context.get_node_id()), os.getpid()
+
+
 @prints_errors
-class TrainerActor:
+class TrainerActor(_Actor):
     """One trainer rank."""
 
     def __init__(self, log: str, rank: int, world_size: int, local_rank: int, threads: int) -> None:
@@ -113,7 +124,7 @@ class TrainerActor:
 
 
 @prints_errors
-class RolloutActor:
+class RolloutActor(_Actor):
     """The rollout service in a process of its own. Asynchronous: calls overlap."""
 
     def __init__(self, log: str) -> None:
@@ -157,7 +168,7 @@ class RolloutActor:
 
 
 @prints_errors
-class LauncherActor:
+class LauncherActor(_Actor):
     """Supervises the engines (and on the first machine the router) of one machine. They end when it ends."""
 
     def __init__(

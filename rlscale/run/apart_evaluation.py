@@ -80,7 +80,7 @@ class ApartEvaluation:
         return {f"eval_{name}": value for name, value in metrics.items()}
 
     def look(self, version: int) -> Evaluated | None:
-        """What is over, if something is: measured, or lost. Dead engines are mended.
+        """What is over, if something is: measured, or lost. Engines that are down are mended.
 
         `version`: of the trainer's weights, which a new engine gets. An evaluation of these goes on; one of others ends
         with the engine that had them. UserError where too much of the evaluation failed.
@@ -93,11 +93,11 @@ class ApartEvaluation:
         if time.monotonic() < self._next_look:
             return None
         self._next_look = time.monotonic() + _LOOK_EVERY_S
-        dead = [name for _, name in self._engines.dead()]
-        if not dead:
+        down = [one.name for one in self._engines.down()]
+        if not down:
             return None
         lost = None
-        if underway is not None and underway.version != version and dead != [ROUTER]:  # which has no weights
+        if underway is not None and underway.version != version and down != [ROUTER]:  # which has no weights
             lost = replace(underway, ended=time.time())
             self._rollout.cancel(self._answer)
             self.underway = None

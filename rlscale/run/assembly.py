@@ -44,7 +44,8 @@ class Assembly:
         self._config, self._folder, self._stop, self._records = config, folder, stop, records
         self._forks = forks
         self._scratch = Path(config.run.scratch).resolve()
-        self._calls = Calls(stop, config.cluster.call_timeout_s, str(folder.logs))
+        cluster = config.cluster
+        self._calls = Calls(stop, cluster.call_timeout_s, str(folder.logs), cluster.answer_timeout_s)
         needs = Needs.of(config)
         self._supervised, self._trains, self._generates = needs.supervised, needs.trains, needs.engines
         self._trainer: TrainerGroup | None = None
@@ -177,6 +178,7 @@ class Assembly:
 
     def close(self) -> None:
         """End every process of this run. Safe to call at any moment, also after a failure half-way."""
+        self._calls.processes.end_frozen()
         for part in (self._rollout, self._trainer, self._engines, *(self._apart or ())):
             if part is not None:
                 part.close()

@@ -14,8 +14,12 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rlscale.config.errors import UserError
 from rlscale.run.error_log import ErrorLog
+from rlscale.run.frozen import Processes
 
 POLL_S = 0.25
+FROZEN_S = 20.0
+_FROZEN_AT_STOP_S = 3.0
+"""How long a process that is waited for may be silent once the user wants the run to end."""
 _OTHERS_S = 1.0
 """How long after a failure other calls are waited for, whose errors may be what caused it."""
 
@@ -60,11 +64,29 @@ class StopSignal:
 class Calls:
     """Waits for remote calls on behalf of the driver."""
 
-    def __init__(self, stop: StopSignal, timeout_s: float, logs: str) -> None:
+    def __init__(self, stop: StopSignal, timeout_s: float, logs: str, frozen_s: float = FROZEN_S) -> None:
+        """`frozen_s`: how long a process that is waited for may be frozen (SIGSTOP) before the run ends."""
         self._stop = stop
+        self._frozen_s = frozen_s
+        self.processes = Processes()
+        """Of the actors that are waited for."""
         self._timeout_s = timeout_s
         self._logs = logs
         self.errors = ErrorLog(logs)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the user wants the run to end."""
+        return self._stop.requested
+
+    @property
+    def patience_s(self) -> float:
+        """How long a process may be silent before nobody waits for it any more."""
+        return _FROZEN_AT_STOP_S if self.stopping else self._frozen_s
+
+    def heed_stop(self) -> None:
+        """Raises StopRequested once the user wants the run to end."""
+        self._stop.check()
 
     def shorten(self, timeout_s: float) -> None:
         """Wait no longer than this from now on: something has failed, and others may hang because of it."""
@@ -84,7 +106,7 @@ class Calls:
 
         `limit` names the key that `timeout_s` comes from. `meanwhile` runs between polls (it may heal engines). With
         `heed_stop`, a stop signal ends the wait with StopRequested. Raises RunFailed when a call dies, raises, or is
-        not back after `timeout_s` seconds.
+        not back after `timeout_s` seconds, and when the process that has it is frozen.
         """
         pending, deadline = list(refs), time.monotonic() + (timeout_s or self._timeout_s)
         while pending:
@@ -95,6 +117,7 @@ class Calls:
                 self._stop.check()
             if meanwhile is not None:
                 meanwhile()
+            self._refuse_frozen(pending, what)
             if pending and time.monotonic() > deadline:
                 late = [number for number, ref in enumerate(refs) if ref in pending]
                 who = f"rank {late[0]}" if len(late) == 1 and len(refs) > 1 else f"{late} of {len(refs)}"
@@ -121,6 +144,13 @@ class Calls:
                     f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s). See {self._logs}"
                 )
             time.sleep(POLL_S)
+
+    def _refuse_frozen(self, pending: Sequence[Any], what: str) -> None:
+        """RunFailed where one of these calls waits for a process that somebody has stopped."""
+        asked = {ref.task_id().actor_id().hex() for ref in pending if isinstance(ref, ray.ObjectRef)}
+        frozen = self.processes.frozen(asked, self.patience_s)
+        if frozen is not None:
+            raise RunFailed(f"{what}: {frozen}. The same command resumes the run. See {self._logs}")
 
     def _result(self, ref: Any, what: str, refs: Sequence[Any]) -> Any:
         """The result of `ref`, one of the calls `refs`. UserError or RunFailed for an error.

@@ -38,6 +38,9 @@ class EngineSide(Protocol):
     def come_back(self) -> None:
         """The trainer's state goes to host memory, engines take their cache back."""
 
+    def leave(self) -> None:
+        """The run ends: engines let go of shared devices for good, whatever they do, and the trainer has them."""
+
     def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """Measure the engines' weights on the evaluation set `name`; `meanwhile` runs while waiting."""
 
@@ -60,6 +63,9 @@ class NoEngines:
 
     def come_back(self) -> None:
         """They stay the trainer's."""
+
+    def leave(self) -> None:
+        """They are the trainer's."""
 
     def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """Refused: a run that evaluates has engines."""
@@ -94,7 +100,7 @@ class RunningEngines:
             return self._sync(version)
         except UserError:
             # A killed engine's connections break before its supervisor sees it dead.
-            if not self._engines.died_within(_DEATH_SHOWS_S):
+            if not self._engines.down_within(_DEATH_SHOWS_S):
                 raise
         self.mend(version, now=True)
         return self._sync(version)
@@ -112,6 +118,13 @@ class RunningEngines:
             self._trainer_sleeps = True
             self._trainer.call("sleep", what="trainer sleep")
             self._engines.resume_memory(["kv_cache"])
+
+    def leave(self) -> None:
+        """See EngineSide. They are ended: one that is frozen would not answer when asked for its memory."""
+        if self.shares_devices:
+            self._engines.close()
+            self._trainer.call("wake", what="trainer wake")
+            self._trainer_sleeps = False
 
     def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """See EngineSide."""
@@ -153,6 +166,9 @@ class SteadyEngines:
 
     def come_back(self) -> None:
         """They stay theirs."""
+
+    def leave(self) -> None:
+        """There is no trainer that would need them."""
 
     def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """Refused: a run that only generates does not evaluate."""

@@ -44,6 +44,16 @@ class _Engine:
     released: set[str] = field(default_factory=set)  # the tags of memory that it gave up
 
 
+@dataclass(frozen=True)
+class Down:
+    """A server that has to be started again."""
+
+    launcher: Any
+    name: str
+    why: str
+    """What it did: "died", or for how long it has not answered."""
+
+
 @dataclass
 class Engines:
     """The fleet that serves the policy. `launch` starts it without waiting, `ready` waits."""
@@ -128,41 +138,51 @@ class Engines:
         for url in self.urls:
             self._router_client().add(url)
 
-    def dead(self) -> list[tuple[Any, str]]:
-        """Servers that ended without being told to, each with its launcher; the router first."""
-        found = [
-            (launcher, name)
-            for launcher in self._launchers.values()
-            for name in self.calls.one(launcher.call.remote("dead"), "engine check")
-        ]
-        return sorted(found, key=lambda entry: entry[1] != ROUTER)
+    def down(self) -> list[Down]:
+        """Servers that ended without being told to, or do not answer any more; the router first.
 
-    def died_within(self, seconds: float) -> bool:
-        """Wait up to so long for a server to be seen dead."""
+        Silence counts from one look to the next: look often, and not while engines load weights.
+        """
+        found = [
+            Down(launcher, name, why)
+            for launcher in self._launchers.values()
+            for name, why in self.calls.one(launcher.call.remote("down", self.calls.patience_s), "engine check").items()
+        ]
+        return sorted(found, key=lambda one: one.name != ROUTER)
+
+    def down_among(self, urls: Sequence[str]) -> list[Down]:
+        """Of the servers that are down the engines at these URLs."""
+        return [one for one in self.down() if one.name != ROUTER and self._named(one.name).url in urls]
+
+    def down_within(self, seconds: float) -> bool:
+        """Wait up to so long for a server to be seen down; not once the run is to end."""
         give_up = time.monotonic() + seconds
-        while not self.dead():
-            if time.monotonic() > give_up:
+        while not self.down():
+            if self.calls.stopping or time.monotonic() > give_up:
                 return False
             time.sleep(0.1)
         return True
 
     def heal(self, give_weights: Callable[[list[str]], None], redirect: Callable[[str], None]) -> None:
-        """Restart dead engines and the router, and let them work again.
+        """Restart engines and the router where they are down, and let them work again.
 
         `give_weights(urls)` gives a new engine the current weights before the router knows it; `redirect(url)` tells
         the rollout where the router is now. A restart that fails is tried again at the next call.
-        Raises RunFailed when more than `cluster.engine_restarts` restarts were needed.
+        Raises RunFailed when more than `cluster.engine_restarts` restarts were needed, StopRequested where one would
+        be needed and the run is to end.
         """
-        dead = self.dead()
-        down = {name for _, name in dead}
-        for launcher, name in dead:
+        down = self.down()
+        names = {one.name for one in down}
+        for one in down:
+            self.calls.heed_stop()
+            launcher, name = one.launcher, one.name
             self.restarts += 1
             if self.restarts > self.config.cluster.engine_restarts:
                 raise RunFailed(
-                    f"{name} died and cluster.engine_restarts={self.config.cluster.engine_restarts} restarts are "
+                    f"{name} {one.why} and cluster.engine_restarts={self.config.cluster.engine_restarts} restarts are "
                     f"used up; see {self.logs / f'{name}.log'}"
                 )
-            self.note(f"{name} died; restarting it")
+            self.note(f"{name} {one.why}; restarting it")
             if name != ROUTER:  # it comes back with old weights, perhaps on its old port
                 self._router_client().remove(self._named(name).url)
             try:
@@ -171,7 +191,7 @@ class Engines:
                 self.note(f"{name} did not come back ({str(error).splitlines()[0]})")
                 continue
             if name == ROUTER:
-                self._welcome_router(url, down, redirect)
+                self._welcome_router(url, names, redirect)
             else:
                 self._welcome_engine(name, url, give_weights)
 
@@ -259,6 +279,7 @@ class Engines:
                 self.forks.engines,
                 self.config.rollout.engine,
             )
+            self.calls.processes.add(f"the launcher of machine {node}", self._launchers[node])
         return self._launchers[node]
 
     def _welcome_router(self, url: str, down: set[str], redirect: Callable[[str], None]) -> None:

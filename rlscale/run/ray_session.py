@@ -42,6 +42,8 @@ class RaySession:
     def __enter__(self) -> RaySession:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # a rank must not starve beside whatever else runs
+        # Of a call that nobody waits for any more; the actor's own log has what it raised.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         if os.environ.get("RAY_AUTH_MODE", "token") != "token":
             raise UserError(
                 f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']}: without its token Ray runs what anybody sends who "

@@ -274,7 +274,7 @@ class Session(ABC):
         self._finish_saving(wait=True)
         if self.state.iteration > self._saved_at and self.state.iteration > 0 and self._trustworthy:
             self.records.phase("saving a checkpoint before stopping")
-            self.trainer_takes_devices()
+            self._engines.leave()
             self.save()
 
     def save_after_failure(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from rlscale.serve.engine_config import why_they_differ
 from rlscale.weights.transports.route import Route
 
 _BOUNDS = {DType.float32: 1e-3, DType.bfloat16: 0.2, DType.float16: 0.06}
+_LOOK_EVERY_S = 1.0
 _CANARY_SEED = 20_240_131
 
 
@@ -48,7 +50,12 @@ class WeightSync:
         timeout = self.config.weights.timeout_s
         try:
             answers = self.trainer.call(
-                "sync", version, what=f"weight sync {version}", timeout_s=timeout, limit="weights.timeout_s"
+                "sync",
+                version,
+                what=f"weight sync {version}",
+                timeout_s=timeout,
+                limit="weights.timeout_s",
+                meanwhile=self._watching(version, targets),
             )
         except UserError:
             self.trainer.disconnected()  # what became of the connection is unknown: make a new one next time
@@ -59,6 +66,20 @@ class WeightSync:
             metrics["canary_diff"] = self.verify(version, targets)
         self.syncs += urls is None
         return metrics
+
+    def _watching(self, version: int, urls: Sequence[str]) -> Callable[[], None]:
+        """Looks every second whether the engines at `urls` are there; UserError if one is not."""
+        next_look = time.monotonic() + _LOOK_EVERY_S
+
+        def look() -> None:
+            nonlocal next_look
+            if time.monotonic() < next_look:
+                return
+            next_look = time.monotonic() + _LOOK_EVERY_S
+            for one in self.engines.down_among(urls):
+                raise UserError(f"weight sync {version}: {one.name} {one.why}")
+
+        return look
 
     def verify(self, version: int, urls: Sequence[str]) -> float:
         """Largest difference of log-prob between the trainer and the engines at `urls` on the canary prompt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class TrainerGroup:
             local = slot.gpus[0] if slot.gpus else 0
             log = str(logs / f"rank-{rank}.log")
             self._ranks.append(actor.options(**options).remote(log, rank, len(layout.ranks), local, threads))
+            calls.processes.add(f"rank {rank}", self._ranks[-1])
         self._preloading = [rank.preload.remote(device is Device.cpu, trainer) for rank in self._ranks]
 
     def start(self, spec: TrainerSpec, timeout_s: float) -> None:
@@ -136,11 +138,17 @@ class TrainerGroup:
         self._connected = ()
 
     def call(
-        self, method: str, *args: Any, what: str, timeout_s: float | None = None, limit: str = "cluster.call_timeout_s"
+        self,
+        method: str,
+        *args: Any,
+        what: str,
+        timeout_s: float | None = None,
+        limit: str = "cluster.call_timeout_s",
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[Any]:
         """Any other method of the trainer, on every rank."""
         refs = [rank.call.remote(method, *args) for rank in self._ranks]
-        return self._calls.wait(refs, what, timeout_s=timeout_s, limit=limit)
+        return self._calls.wait(refs, what, timeout_s=timeout_s, limit=limit, meanwhile=meanwhile)
 
     def close(self) -> None:
         """End the rank processes."""

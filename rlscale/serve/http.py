@@ -19,6 +19,10 @@ class CallError(UserError):
     """A call that was not answered, or not with success; the message names server and call."""
 
 
+class Unanswered(CallError):
+    """Nobody answered: the connection was refused or broke, or the time was up."""
+
+
 def call(
     url: str,
     path: str,
@@ -46,7 +50,8 @@ def send(
 ) -> Any:
     """Send `data`, which is JSON, and return the answer, parsed where it is JSON.
 
-    Raises CallError on a refused connection, no answer within `timeout` seconds, or a status of 400 and above.
+    Raises CallError for a status of 400 and above, Unanswered on a refused connection and where no answer comes within
+    `timeout` seconds.
     """
     sent = {"Content-Type": "application/json", **(headers or {})}
     if api_key:
@@ -59,14 +64,14 @@ def send(
         detail = error.read().decode(errors="replace").strip()
         raise CallError(f"{url}{path}: status {error.code}: {detail[:500]}") from None
     except TimeoutError:
-        raise CallError(f"{url}{path}: no answer within {timeout:g} s") from None
+        raise Unanswered(f"{url}{path}: no answer within {timeout:g} s") from None
     except HTTPException as error:  # an answer cut off in the middle
-        raise CallError(f"{url}{path}: broken answer ({error!r})") from None
+        raise Unanswered(f"{url}{path}: broken answer ({error!r})") from None
     except OSError as error:  # URLError is one, and a connection that was reset
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
-            raise CallError(f"{url}{path}: no answer within {timeout:g} s") from None
-        raise CallError(f"{url}{path}: {reason}") from None
+            raise Unanswered(f"{url}{path}: no answer within {timeout:g} s") from None
+        raise Unanswered(f"{url}{path}: {reason}") from None
     try:
         return json.loads(text)
     except ValueError:

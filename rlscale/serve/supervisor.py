@@ -23,11 +23,16 @@ from rlscale.serve.engine_launcher import EngineLauncher, EngineSite, SglangLaun
 from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import CallError, call
 from rlscale.serve.process import GuardedProcess, ServerProcess
+from rlscale.serve.pulse import Pulse, answers
 from rlscale.serve.router import router_command, router_options
 from rlscale.serve.server import ServerSpec, base_environment
 
 PORT_ATTEMPTS = 3
 ROUTER = "router"
+_ROUTER_PULSE, _ENGINE_PULSE = "/liveness", "/server_info"
+"""What is asked of a server to hear whether it is there: of an engine what its scheduler answers, between two steps."""
+_ANSWER_S = 60.0
+"""How long one such question is out."""
 _LINES = 100
 """Lines of the log of a server that ended by itself which go into the run's error.log."""
 
@@ -45,6 +50,7 @@ class _Entry:
     port: int | None
     process: ServerProcess | None = None
     started: bool = False
+    pulse: Pulse | None = None
 
 
 class Supervisor:
@@ -110,6 +116,18 @@ class Supervisor:
             processes = {name: entry.process for name, entry in self._entries.items()}
         return [name for name, process in processes.items() if process and process.exit_code() is not None]
 
+    def down(self, silent_s: float) -> dict[str, str]:
+        """What is wrong with a server, by its name: it ended without being told to, or has been silent for so long.
+
+        Only time in which this is called again and again counts: it must not be while engines load weights.
+        """
+        found = dict.fromkeys(self.dead(), "died")
+        with self._lock:
+            pulses = {name: entry.pulse for name, entry in self._entries.items() if entry.pulse is not None}
+        silences = {name: pulse.silence() for name, pulse in pulses.items() if name not in found}
+        silent = {name: f"did not answer for {s:.0f} s" for name, s in silences.items() if s >= silent_s}
+        return {**found, **silent}
+
     def restart(self, name: str) -> str:
         """End that server if it still runs and start it again as it was, on its old port if that is free; its URL.
 
@@ -117,6 +135,7 @@ class Supervisor:
         """
         with self._lock:
             entry = self._entries[name]
+        entry.pulse = None  # nobody asks it until it has started again
         if entry.process:
             _log.error("%s ended. The end of %s:\n%s", name, entry.process.log, entry.process.log_tail(_LINES))
             entry.process.stop()
@@ -132,6 +151,10 @@ class Supervisor:
         self._engines.stop()
         with self._lock:
             self._entries.clear()
+
+    def _question(self, name: str, url: str) -> Callable[[], None]:
+        path = _ROUTER_PULSE if name == ROUTER else _ENGINE_PULSE
+        return lambda: answers(url, path, self._api_key or None, _ANSWER_S)
 
     def _log_of(self, name: str) -> Path:
         return self.log_folder / f"{name}.log"
@@ -159,6 +182,7 @@ class Supervisor:
             problem = _wait(process, entry, url)
             if problem is None:
                 entry.started = True
+                entry.pulse = Pulse(self._question(name, url))
                 return url
             tail = process.log_tail(40)
             whole = process.log_tail(_LINES)

@@ -121,10 +121,10 @@ class Started:
                 continue
         return found
 
-    def wait_for(self, text: str, timeout: float = 180.0) -> None:
-        """Until the run has printed this."""
+    def wait_for(self, text: str, timeout: float = 180.0, times: int = 1) -> None:
+        """Until the run has printed this so often."""
         deadline = time.monotonic() + timeout
-        while text not in self.log.read_text():
+        while self.log.read_text().count(text) < times:
             self.family()
             assert self.alive(), f"the run ended before it printed {text!r}:\n{self.log.read_text()[-3000:]}"
             assert time.monotonic() < deadline, f"no {text!r} in {timeout} s:\n{self.log.read_text()[-3000:]}"

@@ -15,10 +15,10 @@ from tests.e2e.run.command import SHORT, Started, metrics, only_run, run, summar
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weights(
+def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_the_same_weights(
     short, warm, finished, tmp_path: Path
 ):
-    """An engine and then the driver are killed with -9; the weights at the end are those of an undisturbed run.
+    """An engine is killed with -9, the next is stopped, then the driver is killed; the weights are those of a calm run.
 
     The runs start from other weights than the engine's folder holds: a sample from a restarted engine that has not been
     given the current ones would show.
@@ -30,11 +30,15 @@ def test_a_killed_engine_comes_back_and_a_killed_driver_resumes_to_the_same_weig
     undisturbed = run(calm, *short, *given)
     assert undisturbed.code == 0, undisturbed.text
 
-    with Started(rough, *SHORT, *given) as started:
+    with Started(rough, *SHORT, *given, "cluster.answer_timeout_s=4") as started:
         started.wait_for("iteration 1/8")
         (engine,) = started.named("rlscale engine-0")
         engine.kill()
         started.wait_for("engine-0 is back with the current weights")
+        (scheduler,) = started.named("sglang::scheduler")
+        scheduler.suspend()
+        started.wait_for("engine-0 did not answer for")
+        started.wait_for("engine-0 is back with the current weights", times=2)
         os.kill(started.process.pid, signal.SIGSTOP)
         started.signal(signal.SIGKILL)
         started.process.wait(timeout=10)
@@ -66,6 +70,20 @@ def test_a_signal_saves_a_checkpoint_and_leaves_no_process(alone, tmp_path: Path
     assert summary(folder)["status"] == "stopped"
     (saved,) = (folder / "checkpoints").iterdir()
     assert saved.name == f"iteration_{summary(folder)['iterations']:06d}"
+
+
+def test_a_signal_ends_the_run_whatever_is_frozen(tmp_path: Path):
+    with Started(tmp_path, *SHORT, "run.iterations=4000", "checkpoint.every=0", "eval.enabled=false") as started:
+        started.wait_for("iteration 1/")
+        frozen = "TrainerActor", "RolloutActor", "LauncherActor", "rlscale.serve.router_main", "sglang::scheduler"
+        for name in frozen:
+            (process,) = started.named(name)
+            process.suspend()
+        started.signal(signal.SIGTERM)
+        assert started.process.wait(timeout=15) == 2
+        assert started.seconds_until_gone(15.0) < 15.0
+    assert "is stopped and has not gone on for" in started.log.read_text()
+    assert summary(only_run(tmp_path))["status"] == "failed"
 
 
 def test_a_killed_rank_ends_the_run_with_one_line(alone, tmp_path: Path):

@@ -15,6 +15,7 @@ from rlscale.config.compose import compose
 from rlscale.run.actors import RolloutActor
 from rlscale.run.apart_evaluation import ApartEvaluation
 from rlscale.run.checkpoint import Progress
+from rlscale.run.engines import Down
 from rlscale.run.evaluations import Evaluations
 from rlscale.serve.supervisor import ROUTER
 
@@ -60,7 +61,7 @@ class Fleet:
         self.sent: list[int] = []
         self.mended: list[int] = []
         self.cancelled: list[Any] = []
-        self.down: list[str] = []
+        self.missing: list[str] = []
         self.done = False
         self.done_at = 0.0
 
@@ -70,11 +71,11 @@ class Fleet:
 
     def mend(self, version: int, *, now: bool) -> bool:
         self.mended.append(version)
-        self.down.clear()
+        self.missing.clear()
         return now
 
-    def dead(self) -> list[tuple[None, str]]:
-        return [(None, name) for name in self.down]
+    def down(self) -> list[Down]:
+        return [Down(None, name, "died") for name in self.missing]
 
     def begin_evaluation(self, version: int, names: list[str]) -> tuple[int, list[str]]:
         self.done = False
@@ -195,7 +196,7 @@ def test_an_evaluation_is_lost_with_an_engine_whose_weights_the_trainer_has_no_m
     run.go_on()
     if trained:
         run.iterate()
-    fleet.down = list(died)
+    fleet.missing = list(died)
     run.look()
     assert fleet.mended == [run.state.version]
     lost = trained and died != [ROUTER]
@@ -258,7 +259,7 @@ def test_what_an_engine_took_with_it_is_owed_since_the_later_iteration(monkeypat
     run = Run(Progress(), fleet, monkeypatch)
     run.go_on()
     run.iterate()
-    fleet.down = ["engine-0"]
+    fleet.missing = ["engine-0"]
     run.look()
     assert run.evaluations.to_save().eval_owed == {"": 0, "small": 1}
 

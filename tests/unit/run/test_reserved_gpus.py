@@ -21,7 +21,9 @@ NODES = ["a" * 56, "b" * 56, "c" * 56]
 def reserved(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     """GPUs that were asked for, by the machine."""
     asked: dict[str, list[int]] = {node: [] for node in NODES}
-    launcher = SimpleNamespace(call=SimpleNamespace(remote=lambda *_: None))
+    launcher = SimpleNamespace(
+        whereabouts=SimpleNamespace(remote=lambda: None), call=SimpleNamespace(remote=lambda *_: None)
+    )
 
     def options(scheduling_strategy: Any, num_gpus: int, **_: Any) -> Any:
         asked[scheduling_strategy.node_id].append(num_gpus)

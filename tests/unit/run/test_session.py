@@ -191,7 +191,7 @@ def test_a_failed_sync_is_repeated_if_an_engine_is_seen_dead_a_moment_later(
     sent: list[int] = []
     healed: list[None] = []
 
-    def dead() -> list[str]:
+    def down() -> list[str]:
         looked.append(None)
         return ["engine-0"] if dies and len(looked) > 2 else []
 
@@ -201,8 +201,10 @@ def test_a_failed_sync_is_repeated_if_an_engine_is_seen_dead_a_moment_later(
             raise UserError("connection reset by peer")
         return {"sync_bytes": 1.0}
 
-    engines: Any = SimpleNamespace(dead=dead, heal=lambda *_: healed.append(None))
-    engines.died_within = partial(Engines.died_within, engines)
+    engines: Any = SimpleNamespace(
+        calls=SimpleNamespace(stopping=False), down=down, heal=lambda *_: healed.append(None)
+    )
+    engines.down_within = partial(Engines.down_within, engines)
     none: Any = None
     rollout: Any = SimpleNamespace(redirect=None)
     side = RunningEngines(none, engines, rollout, sync, shares_devices=False)  # type: ignore[arg-type]  # a fake

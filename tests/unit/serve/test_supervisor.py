@@ -74,6 +74,23 @@ def test_a_dead_server_is_noticed_and_restarted_on_its_port(supervisor: Supervis
     assert supervisor.dead() == []
 
 
+def test_a_frozen_server_is_noticed_by_its_silence_and_replaced(supervisor: Supervisor) -> None:
+    url = supervisor.start_router()
+    process = supervisor._entries["router"].process
+    assert process is not None
+    assert process.pid is not None
+    assert supervisor.down(0.5) == {}
+    os.kill(process.pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 20
+    while not (down := supervisor.down(0.5)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert down == {"router": "did not answer for 1 s"}
+    assert supervisor.dead() == []
+    assert supervisor.restart("router") == url
+    assert supervisor.down(0.5) == {}
+    assert call(url, "/liveness", None, timeout=5) is not None
+
+
 def test_stop_takes_well_under_the_time_that_a_run_has_and_is_final(supervisor: Supervisor) -> None:
     url = supervisor.start_router()
     started = time.monotonic()

@@ -1,0 +1,126 @@
+"""The processes behind a run's actors: which of them are frozen (SIGSTOP), so that what they are asked never comes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rlscale.serve.pulse import Patience
+
+_EVERY_S = 1.0
+_ELSEWHERE_EVERY_S = 2.0
+
+
+def stopped_of(pids: Sequence[int]) -> list[int]:
+    """Those of the processes of this machine that a signal has stopped; one under a debugger is not among them."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+                found.append(pid)
+    return found
+
+
+@dataclass
+class _Watched:
+    name: str
+    handle: Any
+    asked: Any
+    """The call that answers with the actor's id, its machine and its process."""
+    node: str = ""
+    pid: int = 0
+    stopped: bool = False
+    patience: Patience = field(default_factory=Patience)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A process that has been stopped for some time."""
+
+    name: str
+    pid: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.name} (process {self.pid}) is stopped and has not gone on for {self.seconds:.0f} s"
+
+
+class Processes:
+    """The actors of a run by their ids. Machines besides this one are asked by Ray, less often."""
+
+    def __init__(self, here: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`here`: Ray's id of this machine, if it is not to be asked."""
+        self._here = here
+        self._clock = clock
+        self._starting: list[_Watched] = []
+        self._actors: dict[str, _Watched] = {}
+        self._looked = clock()
+        self._elsewhere: dict[str, tuple[Any, float]] = {}
+
+    def add(self, name: str, actor: Any) -> None:
+        """Watch the process of an actor that has the method `whereabouts`; it may still be starting."""
+        self._starting.append(_Watched(name, actor, actor.whereabouts.remote(), patience=Patience(self._clock)))
+
+    def frozen(self, waiting_for: Collection[str], seconds: float) -> Frozen | None:
+        """One of the actors with these ids whose process has been stopped for so long."""
+        if self._clock() - self._looked >= _EVERY_S:
+            self._looked = self._clock()
+            self._look()
+        actors = (self._actors[actor] for actor in waiting_for if actor in self._actors)
+        late = next((actor for actor in actors if actor.stopped and actor.seconds >= seconds), None)
+        return None if late is None else Frozen(late.name, late.pid, late.seconds)
+
+    def end_frozen(self) -> None:
+        """End those of this machine that are stopped now: they hear nothing that they are told."""
+        self._meet()
+        own = {actor.pid: actor for actor in self._actors.values() if actor.node == self._here}
+        for pid in stopped_of(list(own)):
+            ray.kill(own[pid].handle)  # so that Ray expects its end
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _look(self) -> None:
+        self._meet()
+        nodes = {actor.node for actor in self._actors.values()}
+        for node in nodes:
+            there = [actor for actor in self._actors.values() if actor.node == node]
+            stopped = self._stopped_at(node, [actor.pid for actor in there])
+            for actor in there:
+                actor.stopped = actor.stopped if stopped is None else actor.pid in stopped
+                actor.seconds = actor.patience.look(actor.stopped)
+
+    def _meet(self) -> None:
+        """Take in the actors whose processes are up by now."""
+        if self._starting and self._here is None:
+            self._here = ray.get_runtime_context().get_node_id()
+        for actor in list(self._starting):
+            if ray.wait([actor.asked], timeout=0)[0]:
+                self._starting.remove(actor)
+                with contextlib.suppress(RayError):  # it died, which whoever waits for it hears
+                    identity, actor.node, actor.pid = ray.get(actor.asked)
+                    self._actors[identity] = actor
+
+    def _stopped_at(self, node: str, pids: list[int]) -> list[int] | None:
+        """Which of a machine's processes are stopped; None while that is not known anew."""
+        if node == self._here:
+            return stopped_of(pids)
+        asked, when = self._elsewhere.get(node, (None, -_ELSEWHERE_EVERY_S))
+        if self._clock() - when < _ELSEWHERE_EVERY_S or (asked is not None and not ray.wait([asked], timeout=0)[0]):
+            return None
+        task: Any = ray.remote(stopped_of)
+        place = NodeAffinitySchedulingStrategy(node, soft=False)
+        self._elsewhere[node] = task.options(num_cpus=0, scheduling_strategy=place).remote(pids), self._clock()
+        with contextlib.suppress(RayError):  # the machine is gone, which whoever waits for an actor on it hears
+            return None if asked is None else ray.get(asked)
+        return None

@@ -1,0 +1,73 @@
+"""Whether a server that runs still answers: one that is frozen or hangs ends nothing, it is only silent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from rlscale.serve.http import CallError, Unanswered, call
+
+EVERY_S = 2.0
+_LONGEST_GAP_S = 2.0
+"""Longest time between two looks that counts as looked at: whoever stood still himself in between blames nobody."""
+
+
+class Patience:
+    """How long something has gone on, in seconds of which somebody looked.
+
+    Ctrl-Z, a laptop that slept and a long call of the looker are times in which nobody knows anything.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._looked = clock()
+        self.seconds = 0.0
+
+    def look(self, goes_on: bool) -> float:
+        """Seconds up to now, where it still goes on, otherwise 0."""
+        now = self._clock()
+        self.seconds = self.seconds + min(now - self._looked, _LONGEST_GAP_S) if goes_on else 0.0
+        self._looked = now
+        return self.seconds
+
+
+class Pulse:
+    """Asks a server again and again whether it is there, in a thread, as long as somebody looks."""
+
+    def __init__(self, ask: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """`ask` returns once there is an answer, of whatever kind, and raises CallError when it gives up."""
+        self._ask = ask
+        self._clock = clock
+        self._patience = Patience(clock)
+        self._asking: threading.Thread | None = None
+        self._answered = True
+        self._asked = -EVERY_S
+
+    def silence(self) -> float:
+        """For how many seconds a question has been without an answer; 0 if the last one had one."""
+        waiting = self._asking is not None and self._asking.is_alive()
+        if not waiting and self._clock() - self._asked >= EVERY_S:
+            silent = not self._answered
+            self._asked, self._answered = self._clock(), False
+            self._asking = threading.Thread(target=self._question, daemon=True)
+            self._asking.start()
+            return self._patience.look(silent)
+        return self._patience.look(not self._answered)
+
+    def _question(self) -> None:
+        try:
+            self._ask()
+        except CallError:
+            return
+        self._answered = True
+
+
+def answers(url: str, path: str, api_key: str | None, timeout_s: float) -> None:
+    """Returns once the server at `url` has answered anything at all. CallError if it has not within `timeout_s`."""
+    try:
+        call(url, path, api_key, timeout=timeout_s)
+    except Unanswered:
+        raise
+    except CallError:
+        return  # an engine of another kind may know nothing there, and says so

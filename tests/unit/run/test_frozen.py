@@ -1,0 +1,112 @@
+"""Processes of a run that a signal has stopped."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rlscale.run import frozen
+from rlscale.run.frozen import Processes, stopped_of
+
+HERE, THERE = "this machine", "another"
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that waits."""
+    with subprocess.Popen(["sleep", "60"]) as waiting:
+        yield waiting
+        waiting.kill()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while not stopped_of([process.pid]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+class Answers:
+    """Stands for Ray: what a call brings is there at once."""
+
+    killed: list[Any]
+
+    def __init__(self) -> None:
+        self.killed = []
+
+    def wait(self, refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return refs, []
+
+    def get(self, ref: Any) -> Any:
+        return ref
+
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor)
+
+    def remote(self, function: Any) -> Any:
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=function))
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    made = Answers()
+    monkeypatch.setattr(frozen, "ray", made)
+    monkeypatch.setattr(frozen, "NodeAffinitySchedulingStrategy", lambda node, soft: None)
+    return made
+
+
+def actor(identity: str, node: str, pid: int) -> Any:
+    return SimpleNamespace(whereabouts=SimpleNamespace(remote=lambda: (identity, node, pid)))
+
+
+def test_only_a_stopped_process_counts(process: subprocess.Popen[bytes]) -> None:
+    assert stopped_of([process.pid, 2**22 + 1]) == []
+    stop(process)
+    assert stopped_of([process.pid]) == [process.pid]
+    process.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + 10
+    while stopped_of([process.pid]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert stopped_of([process.pid]) == []
+
+
+@pytest.mark.parametrize("node", [HERE, THERE])
+def test_an_actor_is_frozen_once_it_was_stopped_for_so_long_and_somebody_waits_for_it(
+    process: subprocess.Popen[bytes], answers: Answers, node: str
+) -> None:
+    now = [0.0]
+    processes = Processes(HERE, lambda: now[0])
+    processes.add("rank 1", actor("a1", node, process.pid))
+    processes.add("rank 2", actor("a2", node, 2**22 + 1))
+
+    def look(seconds: float) -> Any:
+        found = None
+        for _ in range(10):  # another machine is asked every other second, and its answer taken later
+            now[0] += 1.0
+            found = processes.frozen({"a1", "a2"}, seconds)
+        return found
+
+    assert look(2.0) is None
+    stop(process)
+    found = look(2.0)
+    assert str(found).startswith(f"rank 1 (process {process.pid}) is stopped")
+    assert processes.frozen({"a2"}, 2.0) is None
+    assert look(1000.0) is None
+
+
+def test_the_frozen_are_ended_and_ray_expects_it(process: subprocess.Popen[bytes], answers: Answers) -> None:
+    processes = Processes(HERE)
+    mine = actor("a1", HERE, process.pid)
+    processes.add("rank 1", mine)
+    processes.end_frozen()
+    assert process.poll() is None
+    stop(process)
+    processes.end_frozen()
+    assert process.wait(10) == -signal.SIGKILL
+    assert answers.killed == [mine]
