@@ -22,6 +22,7 @@ from rlscale.platform.ports import free_port
 from rlscale.run.error_log import log_errors
 from rlscale.run.own_log import prints_errors
 from rlscale.run.printing import print_anything
+from rlscale.run.stacks import tell_stacks
 from rlscale.serve.forked_python import NOT_FORKED
 
 
@@ -40,6 +41,7 @@ def _log_to(path: str, actor: object) -> None:
     os.dup2(file, 2)
     os.close(file)
     faulthandler.enable()  # a crash outside Python then leaves its stack in that file
+    tell_stacks()
     logging.getLogger("rlscale").addHandler(logging.StreamHandler())  # Ray's own handlers show nothing of it
     log_errors(Path(path).parent, Path(path).stem)
     if (reason := os.environ.pop(NOT_FORKED, None)) is not None:

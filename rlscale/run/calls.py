@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,8 @@ from rlscale.run.frozen import Processes
 
 POLL_S = 0.25
 FROZEN_S = 20.0
+_STACKS = "hang"
+"""Folder of the run's logs for the stacks of its processes when a deadline has passed."""
 _FROZEN_AT_STOP_S = 3.0
 """How long a process that is waited for may be silent once the user wants the run to end."""
 _OTHERS_S = 1.0
@@ -123,7 +126,7 @@ class Calls:
                 who = f"rank {late[0]}" if len(late) == 1 and len(refs) > 1 else f"{late} of {len(refs)}"
                 waited = f"{what} did not finish within {timeout_s or self._timeout_s:.0f} s ({limit})"
                 others = f": waiting for {who}, the others are done" if len(refs) > 1 else ""
-                raise RunFailed(f"{waited}{others}. See {self._logs}")
+                raise RunFailed(f"{waited}{others}. {self._what_they_do()}")
         return [self._result(ref, what, refs) for ref in refs]
 
     def one(self, ref: Any, what: str, **options: Any) -> Any:
@@ -140,10 +143,19 @@ class Calls:
             self._stop.check()
             meanwhile()
             if time.monotonic() > deadline:
-                raise RunFailed(
-                    f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s). See {self._logs}"
-                )
+                late = f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
+                raise RunFailed(f"{late}. {self._what_they_do()}")
             time.sleep(POLL_S)
+
+    def _what_they_do(self) -> str:
+        """For a message: the function that each process is in; their whole stacks are written down."""
+        folder = Path(self._logs) / _STACKS
+        told = sorted(self.processes.write_stacks(folder).items())
+        return (
+            "; ".join(f"{name} is in {what}" for name, what in told) + f". See {folder}"
+            if told
+            else f"See {self._logs}"
+        )
 
     def _refuse_frozen(self, pending: Sequence[Any], what: str) -> None:
         """RunFailed where one of these calls waits for a process that somebody has stopped."""

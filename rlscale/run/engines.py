@@ -263,6 +263,7 @@ class Engines:
         if node not in self._launchers:
             cluster = self.config.cluster
             actor: Any = ray.remote(LauncherActor)
+            log = self.logs / f"launcher-{node}.log"
             options = {
                 "num_cpus": 0,
                 "num_gpus": 0 if node in self.reserved else cluster.gpus_per_node,
@@ -271,7 +272,7 @@ class Engines:
                 "runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}},
             }
             self._launchers[node] = actor.options(**options).remote(
-                f"launcher-{node}.log",
+                log.name,
                 str(self.logs),
                 str(self.scratch),
                 self.api_key,
@@ -279,7 +280,7 @@ class Engines:
                 self.forks.engines,
                 self.config.rollout.engine,
             )
-            self.calls.processes.add(f"the launcher of machine {node}", self._launchers[node])
+            self.calls.processes.add(f"the launcher of machine {node}", log, self._launchers[node])
         return self._launchers[node]
 
     def _welcome_router(self, url: str, down: set[str], redirect: Callable[[str], None]) -> None:

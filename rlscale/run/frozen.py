@@ -1,4 +1,4 @@
-"""The processes behind a run's actors: which of them are frozen (SIGSTOP), so that what they are asked never comes."""
+"""The processes behind a run's actors: which are frozen (SIGSTOP), so that no answer comes, and what the others do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,6 +16,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rlscale.run.stacks import Listening, ask, doing
 from rlscale.serve.pulse import Patience
 
 _EVERY_S = 1.0
@@ -34,6 +36,7 @@ def stopped_of(pids: Sequence[int]) -> list[int]:
 @dataclass
 class _Watched:
     name: str
+    log: Path
     handle: Any
     asked: Any
     """The call that answers with the actor's id, its machine and its process."""
@@ -68,9 +71,9 @@ class Processes:
         self._looked = clock()
         self._elsewhere: dict[str, tuple[Any, float]] = {}
 
-    def add(self, name: str, actor: Any) -> None:
+    def add(self, name: str, log: Path, actor: Any) -> None:
         """Watch the process of an actor that has the method `whereabouts`; it may still be starting."""
-        self._starting.append(_Watched(name, actor, actor.whereabouts.remote(), patience=Patience(self._clock)))
+        self._starting.append(_Watched(name, log, actor, actor.whereabouts.remote(), patience=Patience(self._clock)))
 
     def frozen(self, waiting_for: Collection[str], seconds: float) -> Frozen | None:
         """One of the actors with these ids whose process has been stopped for so long."""
@@ -89,6 +92,22 @@ class Processes:
             ray.kill(own[pid].handle)  # so that Ray expects its end
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def write_stacks(self, folder: Path) -> dict[str, str]:
+        """Write what each process does into a file of `folder`; by its name the function that it is in.
+
+        One that is frozen or does not answer is missing.
+        """
+        self._meet()
+        listening = Listening({actor.name: actor.log for actor in self._actors.values()})
+        for node in {actor.node for actor in self._actors.values()}:
+            pids = [actor.pid for actor in self._actors.values() if actor.node == node]
+            ask(pids) if node == self._here else _at(node, ask, pids)
+        heard = listening.heard()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, stacks in heard.items():
+            (folder / f"{name.replace(' ', '-')}.txt").write_text(stacks)
+        return {name: what for name, stacks in heard.items() if (what := doing(stacks)) is not None}
 
     def _look(self) -> None:
         self._meet()
@@ -118,9 +137,14 @@ class Processes:
         asked, when = self._elsewhere.get(node, (None, -_ELSEWHERE_EVERY_S))
         if self._clock() - when < _ELSEWHERE_EVERY_S or (asked is not None and not ray.wait([asked], timeout=0)[0]):
             return None
-        task: Any = ray.remote(stopped_of)
-        place = NodeAffinitySchedulingStrategy(node, soft=False)
-        self._elsewhere[node] = task.options(num_cpus=0, scheduling_strategy=place).remote(pids), self._clock()
+        self._elsewhere[node] = _at(node, stopped_of, pids), self._clock()
         with contextlib.suppress(RayError):  # the machine is gone, which whoever waits for an actor on it hears
             return None if asked is None else ray.get(asked)
         return None
+
+
+def _at(node: str, function: Callable[[Sequence[int]], Any], pids: Sequence[int]) -> Any:
+    """Ray's reference to what the function says of processes of another machine."""
+    task: Any = ray.remote(function)
+    place = NodeAffinitySchedulingStrategy(node, soft=False)
+    return task.options(num_cpus=0, scheduling_strategy=place).remote(pids)

@@ -52,8 +52,9 @@ class Rollout:
         self._calls = calls
         remote: Any = ray.remote(RolloutActor)
         actor = remote.options(num_cpus=0, max_concurrency=64, runtime_env=forks.runtime_env({"OMP_NUM_THREADS": "1"}))
-        self._actor = actor.remote(str(logs / "rollout.log"))
-        calls.processes.add("the rollout service", self._actor)
+        log = logs / "rollout.log"
+        self._actor = actor.remote(str(log))
+        calls.processes.add("the rollout service", log, self._actor)
         self._preparing = self._actor.prepare.remote(spec)
 
     def prepared(self) -> None:

@@ -54,7 +54,7 @@ class TrainerGroup:
             local = slot.gpus[0] if slot.gpus else 0
             log = str(logs / f"rank-{rank}.log")
             self._ranks.append(actor.options(**options).remote(log, rank, len(layout.ranks), local, threads))
-            calls.processes.add(f"rank {rank}", self._ranks[-1])
+            calls.processes.add(f"rank {rank}", Path(log), self._ranks[-1])
         self._preloading = [rank.preload.remote(device is Device.cpu, trainer) for rank in self._ranks]
 
     def start(self, spec: TrainerSpec, timeout_s: float) -> None:

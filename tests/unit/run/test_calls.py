@@ -1,11 +1,17 @@
-"""The stop signal: a flag first, and handlers given back."""
+"""The stop signal: a flag first, and handlers given back. A deadline: who waits for whom, and what they do."""
+
+from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from rlscale.run.calls import StopRequested, StopSignal
+from rlscale.run import calls
+from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -21,3 +27,20 @@ def test_a_signal_becomes_a_request_to_stop(number: int):
     finally:
         stop.restore()
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("told", [{"rank 1": "recv (peer.py:7)", "rank 0": "all_reduce (peer.py:9)"}, {}])
+def test_a_deadline_names_who_is_late_and_what_each_process_does(
+    told: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(refs: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        return [ref for ref in refs if ref == "there"], [ref for ref in refs if ref != "there"]
+
+    monkeypatch.setattr(calls, "ray", SimpleNamespace(wait=wait, get=lambda ref: ref, ObjectRef=type(None)))
+    waiting = Calls(StopSignal(), 5.0, str(tmp_path))
+    monkeypatch.setattr(waiting.processes, "write_stacks", lambda folder: told)
+    with pytest.raises(RunFailed) as caught:
+        waiting.wait(["there", "late"], "training step", timeout_s=0.01)
+    late = "training step did not finish within 0 s (cluster.call_timeout_s): waiting for rank 1, the others are done. "
+    doing = f"rank 0 is in all_reduce (peer.py:9); rank 1 is in recv (peer.py:7). See {tmp_path / 'hang'}"
+    assert str(caught.value) == late + (doing if told else f"See {tmp_path}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,7 @@ from rlscale.run import frozen
 from rlscale.run.frozen import Processes, stopped_of
 
 HERE, THERE = "this machine", "another"
+LOG = Path("rank-1.log")
 
 
 @pytest.fixture
@@ -82,8 +85,8 @@ def test_an_actor_is_frozen_once_it_was_stopped_for_so_long_and_somebody_waits_f
 ) -> None:
     now = [0.0]
     processes = Processes(HERE, lambda: now[0])
-    processes.add("rank 1", actor("a1", node, process.pid))
-    processes.add("rank 2", actor("a2", node, 2**22 + 1))
+    processes.add("rank 1", LOG, actor("a1", node, process.pid))
+    processes.add("rank 2", LOG, actor("a2", node, 2**22 + 1))
 
     def look(seconds: float) -> Any:
         found = None
@@ -100,10 +103,38 @@ def test_an_actor_is_frozen_once_it_was_stopped_for_so_long_and_somebody_waits_f
     assert look(1000.0) is None
 
 
+HANGS = """
+import threading
+from rlscale.run.stacks import tell_stacks
+tell_stacks()
+def waiting_for_a_peer():
+    print("ready", flush=True)
+    threading.Lock().acquire() and threading.Event().wait()
+waiting_for_a_peer()
+"""
+
+
+def test_what_a_process_does_that_hangs_is_written_down(answers: Answers, tmp_path: Path) -> None:
+    log = tmp_path / "rank-1.log"
+    with log.open("w") as output, subprocess.Popen([sys.executable, "-c", HANGS], stdout=output, stderr=output) as hung:
+        try:
+            deadline = time.monotonic() + 20
+            while "ready" not in log.read_text() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            processes = Processes(HERE)
+            processes.add("rank 1", log, actor("a1", HERE, hung.pid))
+            told = processes.write_stacks(tmp_path / "hang")
+            assert hung.poll() is None
+        finally:
+            hung.kill()
+    assert told == {"rank 1": "waiting_for_a_peer (<string>:7)"}
+    assert "in waiting_for_a_peer" in (tmp_path / "hang" / "rank-1.txt").read_text()
+
+
 def test_the_frozen_are_ended_and_ray_expects_it(process: subprocess.Popen[bytes], answers: Answers) -> None:
     processes = Processes(HERE)
     mine = actor("a1", HERE, process.pid)
-    processes.add("rank 1", mine)
+    processes.add("rank 1", LOG, mine)
     processes.end_frozen()
     assert process.poll() is None
     stop(process)
