@@ -18,6 +18,8 @@ _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 _THREAD = re.compile(r"(Current thread|Thread) 0x")
 _WAITING = ("threading.py", "selectors.py", "queue.py", "socket.py")
 """Files of Python's own in whose functions a thread waits: the frame below says for what."""
+_IDLE = ("worker.py", "main_loop")
+"""Where Ray waits for the next call of an actor."""
 
 
 def tell_stacks() -> None:
@@ -59,8 +61,14 @@ class Listening:
 
 
 def doing(stacks: str) -> str | None:
-    """The function that the main thread, which is written last, is in: `all_reduce (distributed_c10d.py:2806)`."""
+    """The function that the main thread, which is written last, is in: `all_reduce (distributed_c10d.py:2806)`.
+
+    None for an actor that waits to be called.
+    """
     main = _THREAD.split(stacks)[-1]
     frames = [(Path(file).name, line, function) for file, line, function in _FRAME.findall(main)]
     told = [frame for frame in frames if frame[0] not in _WAITING] or frames
-    return f"{told[0][2]} ({told[0][0]}:{told[0][1]})" if told else None
+    if not told or (told[0][0], told[0][2]) == _IDLE:
+        return None
+    file, line, function = told[0]
+    return f"{function} ({file}:{line})"
