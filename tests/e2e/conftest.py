@@ -1,10 +1,27 @@
-"""Fixtures of the end-to-end tests."""
+"""Fixtures of the end-to-end tests, and their order."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: shared_server.py is found here
 
-from shared_server import fork_server, shared_server  # noqa: F401  the path comes first; pytest finds them by name
+from shared_ray import shared_ray  # noqa: F401  the path comes first; pytest finds them by name
+from shared_server import fork_server, shared_server  # noqa: F401
+
+LONGEST = (
+    "test_algorithms.py",
+    "test_default_recipe.py",
+    "test_bad_luck.py",
+    "test_thinking_example.py",
+    "test_families.py",
+)
+"""The files that take longest, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files are divided over processes in this order: a long one that came last would leave the other one idle."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))

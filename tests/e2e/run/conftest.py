@@ -50,15 +50,21 @@ def warm(tmp_path_factory: pytest.TempPathFactory, fork_server: str) -> Iterator
 
 
 @pytest.fixture(scope="session")
+def ready(warm: str, shared_ray: str) -> list[str]:
+    """Overrides by which a run also joins the session's Ray: it starts in seconds."""
+    return [warm, shared_ray]
+
+
+@pytest.fixture(scope="session")
 def on_shared_engine(shared_server) -> list[str]:
     """Overrides by which a run uses the session's engine instead of starting its own."""
     return [f"rollout.engine_urls=[{shared_server.url}]", f"rollout.engine_key_file={shared_server.key_file}"]
 
 
 @pytest.fixture(scope="session")
-def shared(on_shared_engine: list[str], warm: str) -> list[str]:
-    """The same for a run whose processes are forked from the session's: it starts in seconds."""
-    return [*on_shared_engine, warm]
+def shared(on_shared_engine: list[str], ready: list[str]) -> list[str]:
+    """The same for a run that is ready in seconds."""
+    return [*on_shared_engine, *ready]
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,7 @@ def test_distillation_asks_its_teacher(learning, tmp_path: Path):
         assert line["teacher_kl"] > 0
 
 
-def test_a_critic_is_warmed_up_trained_resumed_and_exported(learning, tmp_path: Path):
+def test_a_critic_is_warmed_up_trained_resumed_and_exported(learning, ready: list[str], tmp_path: Path):
     """Cut back to its second checkpoint and continued, the run ends with the same bits in both models."""
     given = [
         *learning,
@@ -157,6 +157,6 @@ def test_a_critic_is_warmed_up_trained_resumed_and_exported(learning, tmp_path: 
     assert same(load_file(cut / "hf" / "model.safetensors"), load_file(whole / "hf" / "model.safetensors"))
     assert same(load_file(cut / "hf_critic" / "model.safetensors"), critic)
 
-    exported = run(tmp_path, "export", f"run.output={whole}", f"to={tmp_path / 'critic'}", "model=critic")
+    exported = run(tmp_path, "export", f"run.output={whole}", f"to={tmp_path / 'critic'}", "model=critic", *ready)
     assert exported.code == 0, exported.text
     assert same(load_file(tmp_path / "critic" / "model.safetensors"), critic)

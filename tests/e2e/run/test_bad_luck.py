@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_the_same_weights(
-    short, warm, finished, tmp_path: Path
+    short, ready, finished, tmp_path: Path
 ):
     """An engine is killed with -9, the next is stopped, then the driver is killed; the weights are those of a calm run.
 
@@ -46,7 +46,7 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     assert "not forked" not in "".join(path.read_text() for path in (only_run(rough) / "logs").glob("*.log"))
     killed_at = [line["iteration"] for line in metrics(only_run(rough))]
 
-    resumed = run(rough, *SHORT, *given, warm)
+    resumed = run(rough, *SHORT, *given, *ready)
     assert resumed.code == 0, resumed.text
     assert "continues an unfinished run" in resumed.text
     assert "checkpoint.resume=never" in resumed.text

@@ -23,12 +23,12 @@ def damage(file: Path) -> None:
         content.write(bytes(value ^ 255 for value in bytes_there))
 
 
-def test_an_imported_model_is_trained_on_in_another_layout_and_exported(warm: str, tmp_path: Path) -> None:
-    imported = run(tmp_path, "import", "to=imported", "parallel.tensor=2", warm)
+def test_an_imported_model_is_trained_on_in_another_layout_and_exported(ready: list[str], tmp_path: Path) -> None:
+    imported = run(tmp_path, "import", "to=imported", "parallel.tensor=2", *ready)
     assert imported.code == 0, imported.text
     assert not list(tmp_path.glob(".imported*"))
     given = ["recipe=arithmetic_sft", "run.output=out", "run.iterations=4000", "checkpoint.every=1"]
-    given += [warm, "run.progress=plain", "eval.enabled=false", f"model.init={tmp_path / 'imported'}"]
+    given += [*ready, "run.progress=plain", "eval.enabled=false", f"model.init={tmp_path / 'imported'}"]
     with Started(tmp_path, *given) as first:
         first.wait_for("/4000")
         while len(list((tmp_path / "out" / "checkpoints").glob("iteration_*"))) < 2:
@@ -47,7 +47,7 @@ def test_an_imported_model_is_trained_on_in_another_layout_and_exported(warm: st
         second.signal(signal.SIGTERM)
         assert second.process.wait(timeout=60) == 130, second.log.read_text()
     newest = max((tmp_path / "out" / "checkpoints").glob("iteration_*"))
-    exported = run(tmp_path, "export", "run.output=out", "to=exported", warm)
+    exported = run(tmp_path, "export", "run.output=out", "to=exported", *ready)
     assert exported.code == 0, exported.text
     assert str(newest.name) in exported.text
     begun = load_file(next((tmp_path / ".rlscale" / "models").glob("*")) / "model.safetensors")

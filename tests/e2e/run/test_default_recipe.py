@@ -101,12 +101,13 @@ def test_the_exported_model_gives_the_trained_logits(finished):
 def test_its_recipe_runs_again_elsewhere_to_the_same_bits(finished, on_shared_engine, tmp_path: Path):
     """Another folder, the same seed: the same samples and bit for bit the same weights.
 
-    The first run's processes were forked; nobody is at the address that this one's would be forked from.
+    The first run's processes were forked, on a Ray that it joined; this one has a Ray of its own, and the fork server
+    that its processes would be forked from has ended, and its folder with it.
     """
     first = only_run(finished[0])
     shutil.copy(first / "recipe.yaml", tmp_path / "shared-with-me.yaml")
     (tmp_path / "elsewhere").mkdir()
-    write_forks(Forks(workers=str(tmp_path / "nobody"), scratch=str(tmp_path)), tmp_path / "warm.json")
+    write_forks(Forks(workers=str(tmp_path / "ended" / "socket"), scratch=str(tmp_path)), tmp_path / "warm.json")
     given = [*on_shared_engine, "run.scratch=scratch", f"cluster.warm={tmp_path / 'warm.json'}"]
     again = run(tmp_path / "elsewhere", "recipe=../shared-with-me.yaml", *given)
     assert again.code == 0, again.text
@@ -121,9 +122,9 @@ def test_its_recipe_runs_again_elsewhere_to_the_same_bits(finished, on_shared_en
     assert rewards[0] == rewards[1]
 
 
-def test_export_writes_the_checkpoint_as_a_hugging_face_folder(finished, warm, tmp_path: Path):
+def test_export_writes_the_checkpoint_as_a_hugging_face_folder(finished, ready, tmp_path: Path):
     folder = only_run(finished[0])
-    ended = run(finished[0], "export", f"run.output={folder}", f"to={tmp_path / 'model'}", warm)
+    ended = run(finished[0], "export", f"run.output={folder}", f"to={tmp_path / 'model'}", *ready)
     assert ended.code == 0, ended.text
     names = {path.name for path in (folder / "hf").iterdir()}
     assert {path.name for path in (tmp_path / "model").iterdir()} == names
@@ -134,11 +135,11 @@ def test_export_writes_the_checkpoint_as_a_hugging_face_folder(finished, warm, t
     assert all(torch.equal(final[name], exported[name]) for name in final)
 
 
-def test_eval_measures_a_checkpoint_as_the_run_did_and_writes_every_sample(finished, warm, tmp_path: Path):
+def test_eval_measures_a_checkpoint_as_the_run_did_and_writes_every_sample(finished, ready, tmp_path: Path):
     """By engines of its own that read the exported weights: the same prompts, seeds and answers."""
     folder = only_run(finished[0])
-    given = [f"run.output={folder}", "iteration=3", f"to={tmp_path / 'measured'}", "rollout.engine_key_file=null", warm]
-    ended = run(finished[0], "eval", *given)
+    given = [f"run.output={folder}", "iteration=3", f"to={tmp_path / 'measured'}", "rollout.engine_key_file=null"]
+    ended = run(finished[0], "eval", *given, *ready)
     assert ended.code == 0, ended.text
     accuracy = summary(folder)["eval_after"]
     assert f"pass@1 {accuracy:.4f}" in ended.text.splitlines()

@@ -21,9 +21,9 @@ def test_sums_get_easier_for_a_policy_that_solves_none(tmp_path: Path, shared: l
     assert {line["reward"] for line in trained} == {0.0}
 
 
-def test_a_function_in_c_is_tried_and_answered_turn_by_turn(tmp_path: Path, warm: str) -> None:
+def test_a_function_in_c_is_tried_and_answered_turn_by_turn(tmp_path: Path, ready: list[str]) -> None:
     small = ["rollout.groups_per_iteration=2", "rollout.samples_per_group=2", "rollout.max_turn_tokens=32"]
-    ended = run(tmp_path, "recipe=kernel_c", *QUIET, *small, warm)
+    ended = run(tmp_path, "recipe=kernel_c", *QUIET, *small, *ready)
     assert ended.code == 0, ended.text
     for line in metrics(tmp_path / "run"):
         # What a model that has read no C says is never a function, and it is told so after each turn but the last.
@@ -33,12 +33,12 @@ def test_a_function_in_c_is_tried_and_answered_turn_by_turn(tmp_path: Path, warm
     assert 0 < summary(tmp_path / "run")["logprob_diff_max"] < 1e-4
 
 
-def test_words_spelled_backward_are_made_and_judged_in_processes_of_their_own(tmp_path: Path, warm: str) -> None:
+def test_words_spelled_backward_are_made_and_judged_in_processes_of_their_own(tmp_path: Path, ready: list[str]) -> None:
     # Without the extra, a package of somebody's own stands in the place of reasoning-gym.
     shutil.copy(Path(__file__).with_name("own_problems.py"), tmp_path)
     own = ["data.source.maker._target_=own_problems.Spelling"] if find_spec("reasoning_gym") is None else []
     adapting = ["data.source.window=2", "data.source.easier=0", "data.source.fall=0", "data.source.level=1"]
-    ended = run(tmp_path, "recipe=reasoning_gym", *QUIET, *own, *adapting, warm)
+    ended = run(tmp_path, "recipe=reasoning_gym", *QUIET, *own, *adapting, *ready)
     assert ended.code == 0, ended.text
     first, second = metrics(tmp_path / "run")
     assert first["difficulty"] == 1.0

@@ -24,8 +24,10 @@ def evaluated(rows: list[dict[str, Any]]) -> dict[tuple[int, str], float]:
     return {(row["iteration"], key): row[key] for row in rows for key in row if key.startswith("eval/")}
 
 
-def test_a_mixture_trains_and_measures_each_source_by_itself(warm: str, shared: list[str], tmp_path: Path) -> None:
-    done = run(tmp_path, "recipe=arithmetic_mixture", *SHORT, *OWN, warm)
+def test_a_mixture_trains_and_measures_each_source_by_itself(
+    ready: list[str], shared: list[str], tmp_path: Path
+) -> None:
+    done = run(tmp_path, "recipe=arithmetic_mixture", *SHORT, *OWN, *ready)
     assert done.code == 0, done.text
     trained = metrics(tmp_path / "mixed")
     rows = jsonl.read(tmp_path / "mixed" / "metrics.jsonl")

@@ -20,13 +20,13 @@ NODES = {
 }
 
 
-def test_classes_of_ones_own_stand_in_the_place_of_every_component(warm, tmp_path: Path):
+def test_classes_of_ones_own_stand_in_the_place_of_every_component(ready: list[str], tmp_path: Path):
     shutil.copy(Path(__file__).with_name("own_components.py"), tmp_path)
     overrides = ["tracker.kinds=[mine]"]
     for key, name in NODES.items():
         inside = f"{key}.arguments" if key in ("trainer", "rollout") else key
         overrides += [f"{key}._target_=own_components.{name}", f"{inside}.marks={tmp_path}"]
-    ended = run(tmp_path, *SHORT, *overrides, warm)
+    ended = run(tmp_path, *SHORT, *overrides, *ready)
     assert ended.code == 0, ended.text
     marks = collections.Counter((tmp_path / "marks.txt").read_text().splitlines())
     assert marks == {

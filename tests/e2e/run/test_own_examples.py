@@ -19,10 +19,10 @@ def line_of(example: str, first: str) -> list[str]:
     return shlex.split(found)
 
 
-def test_a_reward_a_loss_and_an_environment_of_ones_own_train(short: list[str], tmp_path: Path) -> None:
+def test_a_reward_a_loss_and_an_environment_of_ones_own_train(short: list[str], warm: str, tmp_path: Path) -> None:
     for example in ("own_reward", "own_loss"):
         shutil.copytree(EXAMPLES / example, tmp_path, ignore=shutil.ignore_patterns("runs"), dirs_exist_ok=True)
-        checked = run(tmp_path, *line_of(example, "check "))
+        checked = run(tmp_path, *line_of(example, "check "), warm)
         assert checked.code == 0, checked.text
         assert "no problems found" in checked.text
     # The recipe is the loss's, which was copied last.

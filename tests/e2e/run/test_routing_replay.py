@@ -17,13 +17,13 @@ REWARD = "def varied(response, label, info):\n    return sum(map(ord, response))
 """A reward that tells the samples of a model apart that cannot calculate yet."""
 
 
-def test_the_experts_that_the_engine_chose_are_those_that_are_trained(warm, tmp_path: Path):
+def test_the_experts_that_the_engine_chose_are_those_that_are_trained(ready: list[str], tmp_path: Path):
     """Two steps per iteration on an engine of its own, which the run starts so that it says what it chose."""
     (tmp_path / "varied.py").write_text(REWARD)
     given = [*(f"model.create.architecture.{key}={value}" for key, value in EXPERTS.items())]
     given += ["reward=custom", "reward.function._target_=varied.varied", "checkpoint.every=0"]
     given += ["algo.steps_per_iteration=2", "trainer.routing_replay=rollout"]
-    ended = run(tmp_path, *SHORT, *given, warm)
+    ended = run(tmp_path, *SHORT, *given, *ready)
     assert ended.code == 0, ended.text
     folder = only_run(tmp_path)
     lines, made = metrics(folder), summary(folder)

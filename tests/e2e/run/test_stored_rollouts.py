@@ -15,12 +15,12 @@ from tests.e2e.run.command import SHORT, run
 QUIET = (*SHORT, "eval.enabled=false", "checkpoint.every=0")
 
 
-def test_a_replay_trains_the_same_weights_and_generating_needs_no_trainer(warm: str, tmp_path: Path) -> None:
+def test_a_replay_trains_the_same_weights_and_generating_needs_no_trainer(ready: list[str], tmp_path: Path) -> None:
     # This one starts everything itself; the others are forked, so what they share with it does not depend on that.
     first = run(tmp_path, *QUIET, "run.output=first", "rollout.store=all")
     assert first.code == 0, first.text
 
-    again = run(tmp_path, *QUIET, "run.output=again", f"rollout.replay={tmp_path / 'first'}", warm)
+    again = run(tmp_path, *QUIET, "run.output=again", f"rollout.replay={tmp_path / 'first'}", *ready)
     assert again.code == 0, again.text
     assert "engines: 0" in again.text
     assert not list((tmp_path / "again" / "logs").glob("engine-*"))
@@ -34,7 +34,7 @@ def test_a_replay_trains_the_same_weights_and_generating_needs_no_trainer(warm: 
     assert "-> 0.0000" in rescored.text
 
     given = ["run.output=alone", "rollout.store=all", "run.generate_only=true", "run.iterations=3"]
-    alone = run(tmp_path, *QUIET, *given, warm)
+    alone = run(tmp_path, *QUIET, *given, *ready)
     assert alone.code == 0, alone.text
     assert not list((tmp_path / "alone" / "logs").glob("rank-*"))
     stored = StoredRollouts(tmp_path / "alone", "")

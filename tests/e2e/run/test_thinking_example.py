@@ -44,16 +44,18 @@ class Job:
     lines: dict[str, list[str]]
     """The README's commands by their first word after `rlscale`, without `python -m rlscale`."""
     engine: list[str]
+    ready: list[str]
+    """By which a command is forked, and joins the session's Ray."""
 
     def line(self, first: str, *more: str) -> list[str]:
         """The README's line that begins so, with what makes it short; `more` replaces some of that."""
         replaced = {word.partition("=")[0] for word in more}
         shorter = [word for word in SHORTER if word.partition("=")[0] not in replaced]
-        return [*self.lines[first], *shorter, *self.engine, *more]
+        return [*self.lines[first], *shorter, *self.engine, *self.ready, *more]
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory, warm: str) -> Iterator[Job]:
+def job(tmp_path_factory: pytest.TempPathFactory, ready: list[str], fork_server: str) -> Iterator[Job]:
     folder = tmp_path_factory.mktemp("elsewhere") / "my job"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("made", "runs", "outputs"))
     stage = folder / "sft.yaml"
@@ -68,19 +70,19 @@ def job(tmp_path_factory: pytest.TempPathFactory, warm: str) -> Iterator[Job]:
     words = [shlex.split(line.removeprefix("python -m rlscale ")) for line in commands[1:]]
     key = secrets.token_hex(16)
     (folder / "engine.key").write_text(key)
-    supervisor = Supervisor(folder / "logs", folder / "scratch", key)
+    supervisor = Supervisor(folder / "logs", folder / "scratch", key, fork_server=fork_server)
     try:
         url = supervisor.start_engine(ServerSpec("shared", str(folder / "made" / "model"), Device.cpu))
         # The options of engines that the run would start itself go.
-        engine = [f"rollout.engine_urls=[{url}]", "rollout.engine_key_file=engine.key", "~rollout.sglang", warm]
-        yield Job(folder, {line[0]: line for line in words}, engine)
+        engine = [f"rollout.engine_urls=[{url}]", "rollout.engine_key_file=engine.key", "~rollout.sglang"]
+        yield Job(folder, {line[0]: line for line in words}, engine, ready)
     finally:
         supervisor.stop()
 
 
 @pytest.mark.timeout(900)  # nine commands, seven of them runs
 def test_the_job_is_checked_run_killed_continued_swept_and_exported(job: Job) -> None:
-    checked = run(job.folder, *job.lines["check"])
+    checked = run(job.folder, *job.lines["check"], job.ready[0])
     assert checked.code == 0, checked.text
     assert "no problems found" in checked.text
 
@@ -111,11 +113,11 @@ def test_the_job_is_checked_run_killed_continued_swept_and_exported(job: Job) ->
         (["optim.lr=0.001"], "finished"),
     ]
 
-    exported = run(job.folder, *job.lines["export"], job.engine[-1])
+    exported = run(job.folder, *job.lines["export"], *job.ready)
     assert exported.code == 0, exported.text
     assert generated_by_transformers(job.folder / "thinker")
 
-    measured = run(job.folder, *job.lines["eval"], "eval.prompts=4")
+    measured = run(job.folder, *job.lines["eval"], *job.ready, "eval.prompts=4")
     assert measured.code == 0, measured.text
     result = json.loads((job.folder / "runs" / "measured" / "result.json").read_text())
     assert (result["prompts"], result["samples"], set(result["pass_at_k"])) == (4, 32, {"1", "8"})

@@ -14,11 +14,11 @@ REWARD = "def varied(response, label, info):\n    return sum(map(ord, response))
 """A reward that tells the samples of a model apart that cannot calculate yet."""
 
 
-def test_log_probs_are_those_among_the_words_that_were_left(warm: str, tmp_path: Path) -> None:
+def test_log_probs_are_those_among_the_words_that_were_left(ready: list[str], tmp_path: Path) -> None:
     (tmp_path / "varied.py").write_text(REWARD)
     given = ["reward=custom", "reward.function._target_=varied.varied", "checkpoint.every=0", "eval.enabled=false"]
     given += ["algo.steps_per_iteration=2", "rollout.top_p=0.9", "rollout.top_k=8"]
-    ended = run(tmp_path, *SHORT, *given, warm)
+    ended = run(tmp_path, *SHORT, *given, *ready)
     assert ended.code == 0, ended.text
     lines = metrics(only_run(tmp_path))
     assert [line["iteration"] for line in lines] == [1, 2]
