@@ -7,6 +7,7 @@ A run uses it with `rollout.engine_urls=[<url>] rollout.engine_key_file=<key_fil
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.serve.engine_process import start_fork_server
+from rlscale.serve.http import call
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.server import ServerSpec, fork_server_environment
 from rlscale.serve.supervisor import Supervisor
@@ -62,6 +64,13 @@ def tiny_model(scratch: Path, **architecture: Any) -> Path:
     create = CreateModelConfig(**values["create"])
     create.architecture |= architecture
     return ensure_model_folder(ModelConfig(name=values["name"], create=create), scratch)
+
+
+def wait_until_generating(url: str, api_key: str) -> None:
+    """Until the engine has begun with a request, however busy the machine is, and a few tokens further."""
+    while not call(url, "/v1/loads?include=core,queues", api_key, timeout=10)["loads"][0]["num_running_reqs"]:
+        time.sleep(0.01)
+    time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from shared_server import SharedServer
+from shared_server import SharedServer, wait_until_generating
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.platform.ports import free_port
@@ -205,7 +205,7 @@ def test_an_aborted_request_goes_on_under_the_new_weights(
     second = sharpened(shared_server, 2)
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(generate, shared_server, 11, 400)
-        time.sleep(0.3)
+        wait_until_generating(shared_server.url, shared_server.api_key)
         receiver.pause("abort")
         partial = running.result(10)
         assert partial["meta_info"]["finish_reason"]["type"] == "abort"
@@ -226,7 +226,7 @@ def test_a_request_kept_in_place_ends_with_the_versions_of_its_tokens(
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(generate, shared_server, 11, 400)
-        time.sleep(0.3)
+        wait_until_generating(shared_server.url, shared_server.api_key)
         receiver.pause("in_place")
         time.sleep(0.2)
         assert not running.done()
@@ -241,7 +241,7 @@ def test_a_request_kept_in_place_ends_with_the_versions_of_its_tokens(
 def test_abort_answers_with_the_tokens_so_far(shared_server: SharedServer, receiver: EngineReceiver) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(generate, shared_server, 12, 480)
-        time.sleep(0.3)
+        wait_until_generating(shared_server.url, shared_server.api_key)
         receiver.abort_all()
         answer = running.result(30)
     assert answer["meta_info"]["finish_reason"]["type"] == "abort"

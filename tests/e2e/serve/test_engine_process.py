@@ -25,7 +25,8 @@ def test_a_supervisor_whose_fork_server_ended_has_one_of_its_own_and_ends_it(
     shared_server: SharedServer, tmp_path: Path
 ) -> None:
     """An engine comes up, is killed and comes back, with two threads, although nobody answers at the address given."""
-    supervisor = Supervisor(tmp_path / "logs", tmp_path / "scratch", "key", fork_server=str(tmp_path / "nobody"))
+    ended = str(tmp_path / "ended" / "socket")
+    supervisor = Supervisor(tmp_path / "logs", tmp_path / "scratch", "key", fork_server=ended)
     spec = ServerSpec("engine-0", str(shared_server.model_folder), Device.cpu, threads=2)
     try:
         url = supervisor.start_engine(spec)

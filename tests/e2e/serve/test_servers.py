@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from shared_server import EXPERTS, tiny_model
+from shared_server import EXPERTS, tiny_model, wait_until_generating
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER
@@ -141,7 +141,7 @@ def test_an_aborted_answer_has_experts_for_all_its_tokens_but_the_last(servers: 
     with ThreadPoolExecutor(1) as pool:
         headers = {ROUTED_EXPERTS_HEADER: "1"}
         running = pool.submit(call, servers.router, "/generate", servers.key, body, headers=headers, timeout=60)
-        time.sleep(0.3)
+        wait_until_generating(servers.engine, servers.key)
         EngineReceiver(servers.engine, servers.key).abort_all()
         meta = running.result(30)["meta_info"]
     assert meta["finish_reason"]["type"] == "abort"
@@ -180,7 +180,7 @@ def test_a_killed_engine_is_noticed_restarted_on_its_port_and_nothing_of_it_is_l
     with ThreadPoolExecutor(1) as pool:
         long = {**BODY, "sampling_params": {"max_new_tokens": 450, "sampling_seed": 1, "ignore_eos": True}}
         running = pool.submit(call, servers.engine, "/generate", servers.key, long, timeout=60)
-        time.sleep(0.2)
+        wait_until_generating(servers.engine, servers.key)
         os.kill(main.pid, signal.SIGKILL)
         with pytest.raises(CallError):
             running.result(10)
