@@ -45,7 +45,7 @@ types: install
 	$(BIN)/mypy
 
 # The tiers: unit on all cores (files stay whole, for their fixtures; tests/unit/conftest.py orders them), dist likewise,
-# each pytest process with gloo ranks of its own, e2e with real servers.
+# each pytest process with gloo ranks of its own, e2e in two with real servers (tests/e2e/conftest.py orders them).
 # Of the unit tests, what tells most per second: the import rules, the mathematics, sizes, the guards of processes.
 SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/test_batch.py tests/unit/data/test_packing.py tests/unit/config/test_sizes.py \
 	tests/unit/run/test_loops.py tests/unit/run/test_placement.py tests/unit/serve/test_process.py \
@@ -61,7 +61,7 @@ dist: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile tests/dist
 
 e2e: install
-	$(PYTEST) tests/e2e
+	$(PYTEST) -n logical --maxprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e
 
 gpu: install
 	$(BIN)/python -m pytest -m gpu tests
