@@ -9,7 +9,6 @@ from rlscale.config.schema.rollout_config import RolloutConfig, Stale
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.sample import Group, Prompt
 from rlscale.rollout.ledger import Ledger, tokens_of
-from rlscale.rollout.length_ratio import LengthRatio
 from rlscale.rollout.refill import Refill
 from rlscale.rollout.stale_tokens import leave_out, staleness_of
 
@@ -21,12 +20,10 @@ class Batches:
     `taken` is whether that of the present weight version is one of them.
     """
 
-    def __init__(
-        self, rollout: RolloutConfig, buffer: GroupBuffer, refill: Refill, ledger: Ledger, lengths: LengthRatio
-    ) -> None:
+    def __init__(self, rollout: RolloutConfig, buffer: GroupBuffer, refill: Refill, ledger: Ledger) -> None:
         self._bound, self._stale = rollout.max_staleness, rollout.stale
         self._size = rollout.groups_per_iteration
-        self._buffer, self._refill, self._ledger, self._lengths = buffer, refill, ledger, lengths
+        self._buffer, self._refill, self._ledger = buffer, refill, ledger
         self._tokens: dict[int, int] = {}  # by prompt, of the groups here: counting is slow where many wait
         self._last: list[Group] = []
         self._masked: list[int] = []  # tokens of each group of the last batch that the loss leaves out
@@ -95,7 +92,6 @@ class Batches:
         for group, reason in self._refill.settle():
             del self._tokens[group.prompt.index]
             self._ledger.filtered(group, reason)
-        self._lengths.trained(groups)
 
     def measures(self) -> dict[str, float]:
         """Of the last batch: how many of its tokens have which staleness."""

@@ -21,7 +21,11 @@ _BATCHES = 10
 
 
 class LengthRatio:
-    """Mean length of trained samples over that of started ones, both of the last ten batches' worth.
+    """Mean length of the samples trained last over that of as many started ones, of ten batches' worth each.
+
+    The started ones are those that would have been trained if all took equally long: as many as are held at present,
+    under way or ready, were started after them. So both means are of the same samples but for those that others have
+    overtaken, and differ by what overtaking does, not by which prompts were easy lately.
 
     Of a sample that is not finished it is known that it is longer than what there is of it. The mean of the started
     ones therefore comes from the survival curve of their lengths (Kaplan and Meier 1958): unfinished ones are
@@ -29,20 +33,24 @@ class LengthRatio:
     """
 
     def __init__(self, samples_per_batch: int) -> None:
-        self._started: deque[Attempt | tuple[int, bool]] = deque(maxlen=_BATCHES * samples_per_batch)
-        self._trained: deque[int] = deque(maxlen=_BATCHES * samples_per_batch)
+        self._window = _BATCHES * samples_per_batch
+        self._started: deque[Attempt | tuple[int, bool]] = deque()
+        self._trained: deque[int] = deque(maxlen=self._window)
 
     def started(self, attempt: Attempt) -> None:
         """A sample was started."""
         self._started.append(attempt)
 
-    def trained(self, groups: Iterable[Group]) -> None:
-        """Groups are trained on."""
+    def trained(self, groups: Iterable[Group], held: int) -> None:
+        """Groups are trained on; `held` other samples that were started are under way or ready."""
         self._trained.extend(generated_tokens(sample) for group in groups for sample in group.samples)
+        while len(self._started) > self._window + held:
+            self._started.popleft()
 
-    def measure(self) -> dict[str, float]:
-        """`trained_length`, `started_length` and `length_ratio`; nothing before the first batch."""
-        lengths = self._lengths()
+    def measure(self, held: int) -> dict[str, float]:
+        """`trained_length`, `started_length` and `length_ratio`; nothing before the first batch. `held` as above."""
+        end = max(len(self._started) - held, 0)
+        lengths = self._lengths()[max(end - self._window, 0) : end]
         started = mean_length([length for length, _ in lengths], [finished for _, finished in lengths])
         if not self._trained or not started:
             return {}

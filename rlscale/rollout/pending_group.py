@@ -31,6 +31,11 @@ class PendingGroup:
         """How many of the group's `samples` samples are not finished."""
         return samples - len(self.samples)
 
+    @property
+    def started(self) -> int:
+        """How many were begun, the finished ones among them."""
+        return len(self.samples) + len(self.attempts)
+
     def expect(self, samples: int, demand: Demand) -> None:
         """That many attempts are about to begin: they want engines from now on."""
         self.expected += samples

@@ -54,7 +54,7 @@ class Scheduler:
         self._capacity = Capacity.of(rollout)
         self.ledger = Ledger()
         self._lengths = LengthRatio(rollout.groups_per_iteration * self._samples)
-        self._batches = Batches(rollout, buffer, refill, self.ledger, self._lengths)
+        self._batches = Batches(rollout, buffer, refill, self.ledger)
         self._pending: dict[int, PendingGroup] = {}
         self._again: deque[PendingGroup] = deque()  # to be started before the source is asked for more
         self._outstanding = 0  # samples of pending groups that are not finished
@@ -97,12 +97,17 @@ class Scheduler:
             groups = self._batches.take(self.version, self._in_flight)
             self._room.set()
             if groups:
+                self._lengths.trained(groups, self._held_samples())
                 return groups
             await self._news.wait()
 
     def _in_flight(self) -> list[int]:
         """The oldest version of each group that is not finished."""
         return [pending.oldest_version(self.version) for pending in self._pending.values()]
+
+    def _held_samples(self) -> int:
+        """Samples that were started and are under way, ready, or set aside."""
+        return self._batches.held()[0] * self._samples + sum(one.started for one in self._pending.values())
 
     async def close(self) -> None:
         """Drop what is under way."""
@@ -225,7 +230,7 @@ class Scheduler:
 
     def measures(self) -> dict[str, float]:
         """Of the last batch: how many of its tokens have which staleness, and the length ratio."""
-        return self._lengths.measure() | self._batches.measures()
+        return self._lengths.measure(self._held_samples()) | self._batches.measures()
 
     def counters(self) -> dict[str, int]:
         """Both accounts, of the whole run. LedgerError if one does not balance."""

@@ -7,7 +7,7 @@ import gc
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -52,7 +52,7 @@ class Simulated:
     staleness: Counter[int]
     """Trained tokens by staleness."""
     length_ratio: float
-    """Mean length of what was trained over that of what was begun."""
+    """Mean length of what was trained over that of what would have been, had all responses taken equally long."""
     lost: float
     """Share of all generated tokens, from the very first, that no batch took and that are not held or in flight."""
     masked: float
@@ -101,7 +101,8 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
         session.close()
         virtual_s = clock.time()
         ideal = ideal_generation_s(config, simulation, fleet)
-    return _summed(session.told, simulation, fleet_size, ideal, held + flying, virtual_s, time.perf_counter() - began)
+    begun, real_s = fleet.started.lengths, time.perf_counter() - began
+    return _summed(session.told, simulation, fleet_size, ideal, held + flying, begun, virtual_s, real_s)
 
 
 async def _made(simulation: SimulationConfig, engines: int, policy: str) -> SimulatedFleet:
@@ -123,6 +124,7 @@ def _summed(
     engines: int,
     ideal: float,
     held: int,
+    begun: Sequence[int],
     virtual_s: float,
     real_s: float,
 ) -> Simulated:
@@ -132,7 +134,6 @@ def _summed(
     everything = sum((one.engines for one in told), EngineTotals())
     trained, samples = sum(one.tokens for one in counted), sum(one.samples for one in counted)
     taken = sum(one.tokens for one in told)
-    begun = used if used.begun else everything
     slots = simulation.engine.slots
     return Simulated(
         iterations=len(counted),
@@ -146,7 +147,7 @@ def _summed(
         engines_idle=1 - used.busy_s / (engines * seconds) if seconds else 0.0,
         slots_taken=used.slot_s / (engines * slots * seconds) if seconds else 0.0,
         staleness=sum((one.staleness for one in counted), Counter()),
-        length_ratio=(trained / samples) / (begun.begun_tokens / begun.begun),
+        length_ratio=(trained / samples) / _mean_of_their_turn(told, simulation.warm_up, begun),
         lost=max(0.0, 1 - (taken + held) / everything.tokens),
         masked=sum(one.masked for one in counted) / trained,
         preemptions=everything.preemptions,
@@ -155,3 +156,15 @@ def _summed(
         real_s=real_s,
         samples=sum(one.samples for one in told),
     )
+
+
+def _mean_of_their_turn(told: list[SimulatedIteration], warm_up: int, begun: Sequence[int]) -> float:
+    """Mean length of the responses whose turn the iterations after the first ones were.
+
+    `begun` are the lengths of all in the order in which they began. As many of them as samples have a fate at the
+    beginning, or at the end, had their turn by then. With those that began meanwhile, and are not finished, the mean
+    would be of other prompts than those that are trained on.
+    """
+    first = told[warm_up - 1].settled if warm_up else 0
+    turn = begun[first : told[-1].settled] or begun
+    return sum(turn) / len(turn)

@@ -27,10 +27,6 @@ class EngineTotals:
     """Slot seconds in which one did."""
     tokens: int = 0
     """Tokens generated."""
-    begun: int = 0
-    """Responses begun."""
-    begun_tokens: int = 0
-    """Tokens that they will have in the end."""
     preemptions: int = 0
     restarts: int = 0
 
@@ -42,8 +38,6 @@ class EngineTotals:
             sum(engine.batch.busy_s for engine in engines),
             sum(engine.batch.slot_s for engine in engines),
             sum(engine.tokens for engine in engines),
-            fleet.started.begun,
-            fleet.started.tokens,
             sum(engine.preemptions for engine in engines),
             sum(engine.restarts for engine in engines),
         )
@@ -63,6 +57,8 @@ class SimulatedIteration:
     wait_s: float = 0.0
     """The trainer waited for groups, or for requests to end."""
     train_s: float = 0.0
+    settled: int = 0
+    """Samples of groups that were trained on, thrown away or given up by its end, since the beginning."""
     samples: int = 0
     tokens: int = 0
     """Generated tokens of the batch."""

@@ -158,8 +158,15 @@ class SimulatedSession:
         now, totals = self._now, EngineTotals.of(self._fleet)
         now.seconds = self._time() - self._began
         now.engines = totals - self._before
+        now.settled = await self._settled()
         self.told.append(now)
         self._now, self._began, self._before = SimulatedIteration(), self._time(), totals
+
+    async def _settled(self) -> int:
+        """Samples of the groups whose fate is known."""
+        counters = (await self._service.stats()).counters
+        left = counters["prompts/ready"] + counters["prompts/under_way"]
+        return (counters["prompts/drawn"] - left) * self.config.rollout.samples_per_group
 
     def held_tokens(self) -> int:
         """Generated tokens that wait in the buffer, or belong to groups under way."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from array import array
+
 
 class StartedResponses:
-    """By the seed of their requests. Also how many responses were begun, and how long they were to be."""
+    """By the seed of their requests. Also how long all responses are to be, in the order in which they were begun."""
 
     def __init__(self) -> None:
         self._cut: dict[int, tuple[int, int]] = {}
-        self.begun = 0
-        self.tokens = 0
-        """Tokens that all responses begun so far have, or will have, in the end."""
+        self.lengths = array("l")
+        """Tokens that each response begun so far has, or will have, in the end."""
+
+    @property
+    def begun(self) -> int:
+        """How many there were."""
+        return len(self.lengths)
 
     def before(self, seed: int, length: int) -> int:
         """Tokens at the end of an input of that length that belong to the response.
@@ -30,5 +36,4 @@ class StartedResponses:
 
     def count(self, tokens: int) -> None:
         """A response of so many tokens is begun."""
-        self.begun += 1
-        self.tokens += tokens
+        self.lengths.append(tokens)

@@ -15,7 +15,6 @@ from rlscale.data.sample import Group
 from rlscale.rollout.batches import Batches
 from rlscale.rollout.filters import varied_rewards
 from rlscale.rollout.ledger import Ledger, tokens_of
-from rlscale.rollout.length_ratio import LengthRatio
 from rlscale.rollout.refill import Refill
 
 
@@ -32,7 +31,7 @@ class Books:
         self.ledger = Ledger()
         rollout = RolloutConfig(groups_per_iteration=2, max_staleness=self.bound, stale=self.stale)
         refill = Refill(varied_rewards, self.refill) if self.refill else Refill(lambda group: True, 0)
-        self.batches = Batches(rollout, Buffer(), refill, self.ledger, LengthRatio(4))
+        self.batches = Batches(rollout, Buffer(), refill, self.ledger)
 
     def put(self, *groups: Group) -> list[bool]:
         for group in groups:

@@ -45,11 +45,11 @@ def finished(tokens: int) -> Attempt:
 
 def test_the_ratio_is_trained_over_started() -> None:
     lengths = LengthRatio(samples_per_batch=2)
-    assert lengths.measure() == {}
+    assert lengths.measure(0) == {}
     for tokens in (2, 4, 9):
         lengths.started(finished(tokens))
-    lengths.trained([group_of(0, [0, 0], [0, 0, 0, 0])])
-    assert lengths.measure() == {"trained_length": 3.0, "started_length": 5.0, "length_ratio": pytest.approx(0.6)}
+    lengths.trained([group_of(0, [0, 0], [0, 0, 0, 0])], 0)
+    assert lengths.measure(0) == {"trained_length": 3.0, "started_length": 5.0, "length_ratio": pytest.approx(0.6)}
 
 
 def test_an_attempt_counts_as_long_as_it_is_by_now() -> None:
@@ -57,25 +57,37 @@ def test_an_attempt_counts_as_long_as_it_is_by_now() -> None:
     growing = Attempt(lambda: 0)
     lengths.started(growing)
     lengths.started(finished(4))
-    lengths.trained([group_of(0, [0] * 4)])
+    lengths.trained([group_of(0, [0] * 4)], 0)
     growing.received(6)
-    assert lengths.measure()["started_length"] == pytest.approx(4 + (6 - 4) * 0.5)
+    assert lengths.measure(0)["started_length"] == pytest.approx(4 + (6 - 4) * 0.5)
 
 
 def test_only_the_last_ten_batches_count() -> None:
     lengths = LengthRatio(samples_per_batch=1)
     for tokens in (1000, *([3] * 10)):
         lengths.started(finished(tokens))
-        lengths.trained([group_of(0, [0] * tokens)])
-    assert lengths.measure()["length_ratio"] == 1.0
-    assert lengths.measure()["trained_length"] == 3.0
+        lengths.trained([group_of(0, [0] * tokens)], 0)
+    assert lengths.measure(0)["length_ratio"] == 1.0
+    assert lengths.measure(0)["trained_length"] == 3.0
 
 
 def test_saved_are_the_lengths_of_what_is_finished() -> None:
     lengths = LengthRatio(samples_per_batch=2)
     lengths.started(finished(4))
     lengths.started(Attempt(lambda: 0))
-    lengths.trained([group_of(0, [0, 0])])
+    lengths.trained([group_of(0, [0, 0])], 0)
     other = LengthRatio(samples_per_batch=2)
     other.load_state_dict(lengths.state_dict())
-    assert other.measure() == {"trained_length": 2.0, "started_length": 4.0, "length_ratio": 0.5}
+    assert other.measure(0) == {"trained_length": 2.0, "started_length": 4.0, "length_ratio": 0.5}
+
+
+def test_both_means_are_of_the_samples_whose_turn_it_was() -> None:
+    """The third was overtaken by the fourth; what began after that has its turn later."""
+    lengths = LengthRatio(samples_per_batch=1)
+    for tokens in (2, 4, 30, 6, 500, 700):
+        lengths.started(finished(tokens))
+    lengths.trained([group_of(index, [0] * tokens) for index, tokens in enumerate((2, 4, 6))], held=3)
+    expected = {"trained_length": 4.0, "started_length": 12.0, "length_ratio": 1 / 3}
+    assert lengths.measure(held=3) == pytest.approx(expected)
+    lengths.trained([group_of(2, [0] * 30)], held=2)
+    assert lengths.measure(held=2)["length_ratio"] == pytest.approx(1.0)
