@@ -5,14 +5,16 @@ same on every machine. `of the ideal` compares devices: those that the work of a
 the schedule holds for as long as an iteration takes. Trainer and engines that share the devices train for half of the
 time in which full engines generate a batch; where each have their own the trainer has half as many as the engines and
 takes as long as they, so every schedule gets the same work and equal devices. `mean length` is that of the trained
-samples over that of those begun in the same iterations, after ten others.
+samples over that of those whose turn these iterations were, after ten others.
 
-`--quick` takes a quarter of the engines and fewer iterations; `--only NAME` the schedules of that name.
+`--quick` takes a quarter of the engines and fewer iterations; `--only PATTERN` the schedules
+whose names match.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from dataclasses import dataclass
 
@@ -117,7 +119,7 @@ def schedules(console: Console, engines: int, iterations: int, only: str) -> Non
     table = Table(*titles, "CPU s", box=box.MARKDOWN)
     rate: float | None = None
     for schedule in SCHEDULES:
-        if only not in schedule.name:
+        if not re.search(only, schedule.name):
             continue
         began = time.process_time()
         found = run(schedule, engines, iterations)
@@ -144,7 +146,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", default="", metavar="NAME")
+    parser.add_argument("--only", default="", metavar="PATTERN")
     arguments = parser.parse_args()
     console = Console(width=150)
     console.print(", ".join(f"{name} {value}" for name, value in describe_machine().items()), f"load {load_average()}")

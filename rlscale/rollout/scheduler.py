@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,6 +27,8 @@ ATTEMPTS = 4
 """Samples tried for one place in a group before the group is given up for another prompt."""
 _PROMPTS_AT_ONCE = 32
 """Prompts encoded in one go."""
+_BEGUN_PER_PLACE = 2
+"""Samples that are begun, in times of those that engines take at once: as many get ready as others generate."""
 
 Play = Callable[[Prompt, int, Attempt], Awaitable[Sample]]
 """Makes the sample at a place of a prompt's group. SampleFailed if that fails; counted already."""
@@ -39,6 +42,9 @@ class Scheduler:
     The oldest prompt goes first. A group that was started is finished, however slow it is: a weight sync changes under
     which weights it goes on and nothing else. Whatever is finished goes to the buffer, also what comes at the same
     moment as the group that completes a batch. Everything runs on one event loop and takes the time from it.
+
+    However many groups wait for their turn, only those begin whose turn comes soon: the others are a prompt each, and
+    have no task and no environment yet.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Scheduler:
         self._batches = Batches(rollout, buffer, refill, self.ledger)
         self._pending: dict[int, PendingGroup] = {}
         self._again: deque[PendingGroup] = deque()  # to be started before the source is asked for more
+        self._waiting: list[tuple[int, PendingGroup]] = []  # pending and not begun: a heap, by prompt index
         self._outstanding = 0  # samples of pending groups that are not finished
         self._drawn = 0
         self.version = -1
@@ -139,6 +146,8 @@ class Scheduler:
                     async with self._fetching:
                         for pending in await self._next(min(room, _PROMPTS_AT_ONCE)):
                             self._launch(pending)
+                    self._begin()
+                self._begin()
         except Exception as error:
             self.stop(error)
 
@@ -159,8 +168,14 @@ class Scheduler:
     def _launch(self, pending: PendingGroup) -> None:
         self._pending[pending.prompt.index] = pending
         self._outstanding += pending.missing(self._samples)
-        pending.expect(pending.missing(self._samples), self._demand)
-        pending.task = asyncio.create_task(self._generate(pending), name=f"group {pending.prompt.index}")
+        heapq.heappush(self._waiting, (pending.prompt.index, pending))
+
+    def _begin(self) -> None:
+        """Begin the groups whose turn comes soon."""
+        while self._waiting and not self.failed and self._demand.samples < _BEGUN_PER_PLACE * self._admission.limit:
+            index, pending = heapq.heappop(self._waiting)
+            pending.expect(pending.missing(self._samples), self._demand)
+            pending.task = asyncio.create_task(self._generate(pending), name=f"group {index}")
 
     async def _generate(self, pending: PendingGroup) -> None:
         """Generate one group and put it into the buffer or aside; give it up if one of its places stays empty."""

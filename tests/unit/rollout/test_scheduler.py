@@ -59,6 +59,7 @@ class Bench:
             config, PromptQueue(Numbers(), AsTheyAre()), Buffer(), Refill(lambda group: True, 0), self.admission
         )
         self.seconds, self.reward_s = seconds, reward_s
+        self.played: list[tuple[int, int]] = []
         self.entered: list[tuple[int, int]] = []
         self.most_begun = 0
         self.failing: set[tuple[int, int]] = set()
@@ -66,6 +67,7 @@ class Bench:
         self._begun: dict[int, int] = {}
 
     async def play(self, prompt: Prompt, place: int, attempt: Attempt) -> Sample:
+        self.played.append((prompt.index, place))
         async with self.admission.at(prompt.index, place):
             version = attempt.enter()
             self.entered.append((prompt.index, place))
@@ -142,6 +144,21 @@ def test_groups_are_started_when_a_slot_is_free_and_not_earlier() -> None:
 
     # Of 6 slots 5 may be held by one sample each whose sibling is finished.
     assert run(lambda: Bench(uneven, slots=6, max_staleness=4), scenario) <= 6
+
+
+def test_of_the_groups_that_wait_only_those_begin_whose_turn_comes_soon() -> None:
+    async def scenario(bench: Bench) -> tuple[list[int], int, list[int]]:
+        bench.scheduler.resume(0)
+        begun = []
+        for _ in range(GROUPS):
+            await asyncio.sleep(0.5)
+            begun.append(len(bench.played))
+            await asyncio.sleep(1.5)
+        drawn = bench.scheduler.counters()["prompts/drawn"]
+        return begun, drawn, indices(await bench.scheduler.next_batch())
+
+    # A slot takes a sample in every second: while the two samples of a group are made, the next group begins.
+    assert run(lambda: Bench(even, slots=1), scenario) == ([2, 4, 6, 8], GROUPS, [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("stale", [Stale.mask, Stale.withhold, Stale.wait])
