@@ -145,7 +145,7 @@ class Episodes:
         rewards: list[float] = []
         info: dict[str, Any] = {}
         while True:
-            generation = await self._generate(trajectory, place, len(rewards), admission)
+            generation = await self._generate(prompt, trajectory, place, len(rewards), admission)
             text, raw_text = self._encoder.decode(generation.tokens)
             conversation.said(generation, text)
             action = Action(text, raw_text, generation.tokens.tolist(), generation.finish_reason)
@@ -175,11 +175,16 @@ class Episodes:
         return sample
 
     async def _generate(
-        self, trajectory: Trajectory, place: Place, turn: int, admission: AbstractAsyncContextManager[None]
+        self,
+        prompt: Prompt,
+        trajectory: Trajectory,
+        place: Place,
+        turn: int,
+        admission: AbstractAsyncContextManager[None],
     ) -> Generation:
         """The next turn of the policy, counted. SampleFailed where it cannot be used."""
         left = trajectory.left(self._sampling.max_new_tokens)
-        sampling = self._sampling.of_length(min(left, self._rules.turn_tokens or left))
+        sampling = self._sampling.of_source(prompt.source).of_length(min(left, self._rules.turn_tokens or left))
         try:
             generation = await self._engines.generate(
                 trajectory.tokens, sampling, place.seed(turn), admission, place.attempt, self._experts

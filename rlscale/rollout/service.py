@@ -8,14 +8,12 @@ from functools import partial
 from typing import Any
 
 from rlscale.config.eval_sets import eval_sets
-from rlscale.config.schema.eval_config import EvalConfig
-from rlscale.config.schema.rollout_config import Concurrency, RolloutConfig
+from rlscale.config.schema.rollout_config import Concurrency
 from rlscale.config.sticky_routing import is_sticky
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_encoder import build_encoder
 from rlscale.data.configured_source import build_source
-from rlscale.data.end_of_turn import EndOfTurn
 from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.target import build_target, instantiate
@@ -35,7 +33,7 @@ from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
 from rlscale.rollout.engines.routed_experts import ExpertSizes
-from rlscale.rollout.engines.sampling_params import SamplingParams
+from rlscale.rollout.engines.sampling_params import SamplingParams, sampled_apart
 from rlscale.rollout.episode import Episodes, Judging, Place, Player
 from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_encoder, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
@@ -112,7 +110,9 @@ class RolloutService:
         sticky = is_sticky(rollout, self._spec.env, self._spec.agent)
         self._engines = Continued(self._client, Cuts(), sticky)
         self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
-        sampling = self._sampling(rollout, rollout.max_response_tokens, self._encoder.end_of_turn)
+        apart = sampled_apart(rollout, self._spec.data)
+        end = self._encoder.end_of_turn.token
+        sampling = SamplingParams.of(rollout, rollout.max_response_tokens, end, apart)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
         self._parser = EngineParser(self._client, rollout.tool_parser, rollout.reasoning_parser)
         limit_s, credits_turns = self._environments.limit_s, self._spec.credits_turns
@@ -180,7 +180,7 @@ class RolloutService:
                 ("rewards", "reward", spec.reward.max_failure_rate),
             )
         )
-        sampling = self._sampling(spec.eval, length, encoder.end_of_turn)
+        sampling = SamplingParams.of(spec.eval, length, encoder.end_of_turn.token)
         judging = Judging(self._environments.make, rewards, limit_s=self._environments.limit_s)
         episodes = self._player(encoder, sampling, requests, judging)
         return await evaluate(spec, prompts, episodes, Admission(self._limit), version)
@@ -238,10 +238,6 @@ class RolloutService:
             return Episodes(self._engines, encoder, sampling, requests, judging, experts, rules, self._parser)
         longest = self._spec.rollout.max_prompt_tokens + sampling.max_new_tokens
         return self._agents.episodes(self._engines, encoder, sampling, longest, requests, judging, experts)
-
-    @staticmethod
-    def _sampling(config: RolloutConfig | EvalConfig, length: int, end: EndOfTurn) -> SamplingParams:
-        return SamplingParams.of(config, length, end.token)
 
     def _counters(self) -> dict[str, int]:
         now = {

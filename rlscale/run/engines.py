@@ -18,7 +18,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.config.sticky_routing import STICKY, is_sticky
-from rlscale.rollout.engines.sampling_params import truncates
+from rlscale.rollout.engines.sampling_params import names_words
 from rlscale.run.actors import LauncherActor
 from rlscale.run.calls import Calls, RunFailed
 from rlscale.run.forks import Forks
@@ -235,7 +235,7 @@ class Engines:
             receiver.weight_version()
             useful = not replays or receiver.tells_routing()
             keep = self.config.rollout.on_sync.pause
-            named = not truncates(self.config.rollout) or receiver.names_support()
+            named = not names_words(self.config.rollout, self.config.data) or receiver.names_support()
             exact = keep is None or receiver.keeps_exactly(keep)
         except CallError as error:
             raise UserError(
@@ -251,7 +251,8 @@ class Engines:
         if not named:
             raise UserError(
                 f"rollout.engine_urls: {url} does not say which words tokens were drawn from; leave it out, "
-                "so that the run starts engines that do, or set rollout.top_p=1 rollout.top_k=-1 rollout.min_p=0"
+                "so that the run starts engines that do, or set rollout.top_p=1 rollout.top_k=-1 rollout.min_p=0, "
+                "and the same for every source of data=mixture"
             )
         if not useful:
             raise UserError(

@@ -97,6 +97,10 @@ class SourceConfig(Section):
     """Its own reward (`reward@data.sources.NAME.reward=...`); null takes the run's."""
     max_response_tokens: int | None = bounded(None, at_least=1, limit=TOKENS)
     """Longest response to its prompts, at most `rollout.max_response_tokens`, which null takes."""
+    top_p: float | None = bounded(None, above=0, at_most=1)
+    """Nucleus sampling of its responses; null takes `rollout.top_p`."""
+    top_k: int | None = bounded(None, at_least=1, off=-1)
+    """From how many of the most likely tokens its responses are sampled, -1: from all; null takes `rollout.top_k`."""
 
 
 @dataclass

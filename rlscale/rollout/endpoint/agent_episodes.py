@@ -172,7 +172,7 @@ class AgentEpisodes:
 
     def _policy_of(self, prompt: Prompt) -> Policy:
         """The policy as the prompt's source has it."""
-        sampling, bound = self._policy.sampling, prompt.max_response_tokens
+        sampling, bound = self._policy.sampling.of_source(prompt.source), prompt.max_response_tokens
         if bound is not None:
             sampling = replace(sampling, max_new_tokens=min(bound, sampling.max_new_tokens))
         return replace(self._policy, encoder=self._policy.encoder.of(prompt), sampling=sampling)

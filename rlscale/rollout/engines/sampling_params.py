@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
+from rlscale.config.schema.data_config import DataConfig, MixtureData
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 
@@ -19,6 +21,7 @@ class SamplingParams:
 
     Unless `ignore_eos` generation also stops at the ends that the model's config, generation config and tokenizer name.
     `names_support`: the answer names the words that each token was drawn from, and log-probs are those among them.
+    `own` has the parameters of the sources of a mixture that are sampled otherwise, by name.
     """
 
     max_new_tokens: int
@@ -34,12 +37,15 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     names_support: bool = False
+    own: Mapping[str, SamplingParams] = field(default_factory=dict, hash=False, repr=False)
 
     @staticmethod
-    def of(config: RolloutConfig | EvalConfig, length: int, end: int) -> SamplingParams:
+    def of(
+        config: RolloutConfig | EvalConfig, length: int, end: int, sources: Mapping[str, RolloutConfig] | None = None
+    ) -> SamplingParams:
         """Those of a configuration: up to `length` tokens, of which `end` ends a response.
 
-        For training, samples of a truncated distribution name what was left of it.
+        For training, samples of a truncated distribution name what was left of it. `sources`: see `sampled_apart`.
         """
         return SamplingParams(
             max_new_tokens=length,
@@ -55,7 +61,12 @@ class SamplingParams:
             frequency_penalty=config.frequency_penalty,
             repetition_penalty=config.repetition_penalty,
             names_support=isinstance(config, RolloutConfig) and truncates(config),
+            own={name: SamplingParams.of(one, length, end) for name, one in (sources or {}).items()},
         )
+
+    def of_source(self, name: str) -> SamplingParams:
+        """Those of the source of that name."""
+        return self.own.get(name, self)
 
     def of_length(self, longest: int) -> SamplingParams:
         """The same, for at most so many tokens."""
@@ -75,9 +86,24 @@ class SamplingParams:
         return {**{name: given[name] for name in always}, **changed}
 
 
-_FIELDS = tuple(one for one in fields(SamplingParams) if one.name != "names_support")
+_FIELDS = tuple(one for one in fields(SamplingParams) if one.name not in ("names_support", "own"))
+
+
+def sampled_apart(rollout: RolloutConfig, data: DataConfig) -> dict[str, RolloutConfig]:
+    """The section as it is for the sources of a mixture that have sampling parameters of their own, by name."""
+    found = {}
+    for name, source in data.sources.items() if isinstance(data, MixtureData) else ():
+        own = {key: value for key in ("top_p", "top_k") if (value := getattr(source, key)) is not None}
+        if own:
+            found[name] = replace(rollout, **own)
+    return found
 
 
 def truncates(config: RolloutConfig | EvalConfig) -> bool:
     """Whether some words are left out of what tokens are drawn from."""
     return config.top_p < 1 or config.top_k != -1 or config.min_p > 0
+
+
+def names_words(rollout: RolloutConfig, data: DataConfig) -> bool:
+    """Whether some samples are trained on the words that were left for them."""
+    return truncates(rollout) or any(map(truncates, sampled_apart(rollout, data).values()))

@@ -1,4 +1,4 @@
-"""Training on what top-p and top-k left to sample from, through the command line and the router."""
+"""Training on what top-p and top-k left to sample from, by source, through the command line and the router."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def test_log_probs_are_those_among_the_words_that_were_left(ready: list[str], tm
     (tmp_path / "varied.py").write_text(REWARD)
     given = ["reward=custom", "reward.function._target_=varied.varied", "checkpoint.every=0", "eval.enabled=false"]
     given += ["algo.steps_per_iteration=2", "rollout.top_p=0.9", "rollout.top_k=8"]
+    given += ["data=mixture", "data@data.sources.few.data=arithmetic", "data@data.sources.all.data=arithmetic"]
+    given += ["data.sources.all.top_p=1", "data.sources.all.top_k=-1"]
     ended = run(tmp_path, *SHORT, *given, *ready)
     assert ended.code == 0, ended.text
     lines = metrics(only_run(tmp_path))
@@ -27,5 +29,7 @@ def test_log_probs_are_those_among_the_words_that_were_left(ready: list[str], tm
         assert line["grad_norm"] > 0
         assert line["ratio_max_first_step"] == 1.0
         assert line["ppo_kl_first_step"] == 0.0
-        # Of the full softmax they would differ by -log 0.9 and more.
+        assert line["source/few/groups"] == line["source/all/groups"] == 2
+        # Of the full softmax those of one source would differ by -log 0.9 and more, and so would those of the other
+        # among the words that were not left out there.
         assert 0 < line["logprob_diff_max"] < 1e-4

@@ -67,6 +67,7 @@ def test_paths_of_sources_in_a_recipe_start_from_its_folder(tmp_path: Path) -> N
         ),
         (["data@data.sources.new=jsonl"], "the group data fills data or eval.data or data.sources.NAME.data"),
         (["data.sources.small.weight=0"], "data.sources.small.weight=0.0: must be above 0"),
+        (["data.sources.small.top_k=0"], "data.sources.small.top_k=0: must be at least 1, or -1 to switch it off"),
         (["data.sources.small.max_response_tokens=9"], "is above rollout.max_response_tokens=5"),
         (["data.sources.small.data.split_seed=4"], "data.sources.small.data.split_seed=4 and eval.data.split_seed=0"),
         (["data.system_prompt=x"], "data.system_prompt=x: each source of a mixture has its own"),

@@ -77,6 +77,24 @@ def test_each_source_has_its_share_its_reward_and_its_bound(mixed: RolloutSpec) 
     assert max(sample.response_length for group in groups for sample in group.samples) > 2
 
 
+def test_each_source_is_sampled_from_what_it_says(mixed: RolloutSpec) -> None:
+    async def scenario(engine: FakeEngine, service: RolloutService) -> Counter[tuple[int, float, Any]]:
+        await iterate(engine, service, 3)
+        asked = [(request, request["sampling_params"]) for request in engine.requests]
+        return Counter(
+            (sampling["max_new_tokens"], sampling.get("top_p", 1.0), request.get("return_sampling_mask"))
+            for request, sampling in asked
+        )
+
+    data = mixed.data
+    assert isinstance(data, MixtureData)
+    small = replace(data.sources["small"], top_p=1.0)
+    rollout = replace(mixed.rollout, top_p=0.5, max_failure_rate=1.0)
+    spec = replace(mixed, rollout=rollout, data=replace(data, sources=data.sources | {"small": small}))
+    # This engine cannot name words, which its answers are refused for: batches are of the small source alone.
+    assert set(asyncio.run(serving(spec, scenario))) == {(2, 1.0, None), (6, 0.5, True)}
+
+
 def test_evaluation_sets_have_their_own_samples_bounds_and_rewards(mixed: RolloutSpec) -> None:
     async def scenario(engine: FakeEngine, service: RolloutService) -> list[Any]:
         return [await service.evaluate(0), await service.evaluate(0, "small"), await service.evaluate(0, "own")]

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlscale.config.schema.data_config import MixtureData, SourceConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group, Prompt
 from rlscale.rollout.engines.generation import Generation
-from rlscale.rollout.engines.sampling_params import MOST_WORDS, SamplingParams
+from rlscale.rollout.engines.sampling_params import MOST_WORDS, SamplingParams, names_words, sampled_apart
 from rlscale.rollout.engines.sampling_support import support_of
 from rlscale.rollout.trajectory import Trajectory
 
@@ -46,6 +47,39 @@ def test_only_training_asks_for_the_words_that_were_left() -> None:
     assert training.body(1)["top_k"] == MOST_WORDS, "an answer that names words needs a bound"
     assert SamplingParams.of(RolloutConfig(top_k=4), 9, end=3).body(1)["top_k"] == 4
     assert not SamplingParams.of(EvalConfig(top_p=0.9), 9, end=3).names_support
+
+
+def test_a_source_is_sampled_as_it_says_and_its_samples_are_trained_so() -> None:
+    rollout = RolloutConfig(top_p=0.9)
+    sources = {
+        "whole": SourceConfig(top_p=1.0),
+        "few": SourceConfig(top_k=4),
+        "plain": SourceConfig(weight=2.0),
+    }
+    data = MixtureData(sources=sources)
+    sampling = SamplingParams.of(rollout, 9, end=3, sources=sampled_apart(rollout, data))
+    found = {name: sampling.of_source(name) for name in (*sources, "")}
+    assert {name: (one.top_p, one.top_k, one.names_support) for name, one in found.items()} == {
+        "whole": (1.0, -1, False),
+        "few": (0.9, 4, True),
+        "plain": (0.9, -1, True),
+        "": (0.9, -1, True),
+    }
+    assert "own" not in sampling.body(1)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "own", "named"),
+    [
+        (RolloutConfig(), SourceConfig(), False),
+        (RolloutConfig(), SourceConfig(top_k=4), True),
+        (RolloutConfig(top_k=4), SourceConfig(top_k=-1), True),  # other sources have the run's
+    ],
+)
+def test_engines_have_to_name_words_where_any_source_asks_for_it(
+    rollout: RolloutConfig, own: SourceConfig, named: bool
+) -> None:
+    assert names_words(rollout, MixtureData(sources={"one": own})) == named
 
 
 def answer(named: Any, logprobs: Any) -> dict[str, Any]:
@@ -87,6 +121,12 @@ def test_a_batch_has_the_words_of_every_token_and_none_for_those_that_were_only_
             trajectory.generated(turn)
             trajectory.observed(np.array([2], np.int32))
         samples.append(trajectory.sample(prompt, index))
+    trajectory = Trajectory(prompt.tokens)  # of a source that is sampled from all words
+    two = np.zeros(2, np.int32)
+    trajectory.generated(Generation(two, two.astype(np.float32), "stop", two))
+    samples.append(trajectory.sample(prompt, 2))
     column = Batch.from_groups([Group(prompt, samples)]).column("sampling_support")
     none = [-1, -1, -1]
-    assert column.tolist() == [none, [4, 5, -1], none, [6, 7, 8], [9, -1, -1], none, none, [3, -1, -1], none]
+    assert column.tolist() == [none, [4, 5, -1], none, [6, 7, 8], [9, -1, -1], none, none, [3, -1, -1], none] + 3 * [
+        none
+    ]
