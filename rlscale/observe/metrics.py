@@ -19,8 +19,8 @@ class MetricsLog:
     Several lines may belong to one iteration (an evaluation comes after its training); `read_metrics` joins them.
     """
 
-    def __init__(self, folder: Path, resumed: int | None = None) -> None:
-        path = folder / FILE
+    def __init__(self, folder: Path, resumed: int | None = None, file: str = FILE) -> None:
+        path = folder / file
         if path.exists():
             kept = [] if resumed is None else [r for r in jsonl.read(path) if r.get("iteration", 0) <= resumed]
             jsonl.rewrite(path, kept)
@@ -35,10 +35,10 @@ class MetricsLog:
         self._file.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, file: str = FILE) -> list[dict[str, Any]]:
     """The metrics of a run, one dict per iteration in order; where lines overlap the last one holds."""
     merged: dict[int, dict[str, Any]] = {}
-    for record in jsonl.read(folder / FILE):
+    for record in jsonl.read(folder / file):
         if isinstance(record.get("iteration"), int):
             merged.setdefault(record["iteration"], {}).update(record)
     return [merged[iteration] for iteration in sorted(merged)]

@@ -17,6 +17,7 @@ from rlscale.observe.conversations import Conversations, read_conversations
 from rlscale.observe.curves import Rows, cards, health, lead, learning, points, scheduling
 from rlscale.observe.fates import fates
 from rlscale.observe.formatting import count, duration, figure, html_text, percent
+from rlscale.observe.load_log import engine_loads, read_engine_loads
 from rlscale.observe.metrics import read_metrics
 from rlscale.observe.samples import ShownSample, read_samples
 from rlscale.observe.summary import Summary
@@ -37,6 +38,7 @@ def write_report(folder: Path) -> Path:
         folder,
         summary or Summary(status="unknown"),
         rows=read_metrics(folder),
+        loads=read_engine_loads(folder),
         spans=read_timeline(folder),
         samples=read_samples(folder),
         conversations=read_conversations(folder),
@@ -51,6 +53,7 @@ def render(
     summary: Summary,
     *,
     rows: Rows,
+    loads: Rows,
     spans: Sequence[Span],
     samples: Sequence[ShownSample],
     conversations: Conversations,
@@ -63,7 +66,7 @@ def render(
         _tiles(summary, rows),
         _section("Learning", lead(rows, _accuracy(summary).lower()) + cards(learning(rows, summary))),
         _section("Trainer and engines", cards(health(rows))),
-        _section("What became of prompts and tokens", cards(scheduling(rows)) + fates(rows)),
+        _section("What became of prompts and tokens", cards([*scheduling(rows), *engine_loads(loads)]) + fates(rows)),
         _section("Where the time went", phase_bar(summary) + timeline_chart(spans)),
         _section("Before and after", before_and_after(samples)),
         _section("During training", by_iteration(samples)),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rlscale.rollout.engines.engine_loads import EngineLoad
+
 
 @dataclass(frozen=True)
 class RolloutStats:
     """`counters`: totals of the run. `intervals`: (start, end) in wall-clock seconds since the last call during which
-    at least one request was with an engine. `measures`: what the last batch was like."""
+    at least one request was with an engine. `measures`: what the last batch was like. `loads`: of each engine by its
+    URL, on average since the last call."""
 
     counters: dict[str, int]
     intervals: list[tuple[float, float]]
     measures: dict[str, float] = field(default_factory=dict)
+    loads: dict[str, EngineLoad] = field(default_factory=dict)

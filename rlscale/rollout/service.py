@@ -31,6 +31,7 @@ from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.concurrency import AdaptiveConcurrency
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.continued import Continued, Cuts
+from rlscale.rollout.engines.engine_loads import EngineLoads
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams, sampled_apart
@@ -108,6 +109,7 @@ class RolloutService:
             url, api_key, rollout.request_timeout_s, rollout.request_retries, 2 * self._limit, self._connect
         )
         sticky = is_sticky(rollout, self._spec.env, self._spec.agent)
+        self._loads = EngineLoads(self._client)
         self._engines = Continued(self._client, Cuts(), sticky)
         self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
         apart = sampled_apart(rollout, self._spec.data)
@@ -127,9 +129,11 @@ class RolloutService:
             engines = len(rollout.engine_urls) or rollout.engines
             longest = rollout.max_prompt_tokens + rollout.max_response_tokens
             self._concurrency = AdaptiveConcurrency(
-                self._admission, self._client, engines, rollout.max_concurrent, longest
+                self._admission, self._loads, engines, rollout.max_concurrent, longest
             )
-            self._following = asyncio.create_task(self._concurrency.run(), name="adaptive concurrency")
+        if self._concurrency is not None or not getattr(asyncio.get_running_loop(), "virtual", False):
+            follows = self._concurrency or self._loads  # that nobody reads who has no real time
+            self._following = asyncio.create_task(follows.run(), name="loads of the engines")
 
     async def redirect(self, url: str) -> None:
         """Send requests to `url` from now on, also those that are being sent again."""
@@ -203,7 +207,8 @@ class RolloutService:
     async def stats(self) -> RolloutStats:
         """Totals of the run, what the last batch was like, and when engines were busy since the last call."""
         counters = self._counters() | self._scheduler.counters()
-        return RolloutStats(counters, self._admission.intervals(), self._scheduler.measures())
+        intervals, loads = self._admission.intervals(), self._loads.take()
+        return RolloutStats(counters, intervals, self._scheduler.measures(), loads)
 
     async def close(self) -> None:
         """Drop what is in flight and end the background work."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from rlscale.config.eval_sets import EvalSet
@@ -14,6 +15,7 @@ from rlscale.config.sizes import Sizes
 from rlscale.data.sample import Group
 from rlscale.data.stored_rollouts import FOLDER, RolloutStore, spread
 from rlscale.observe.formatting import visible
+from rlscale.observe.load_log import EngineLoadLog
 from rlscale.observe.metrics import MetricsLog, read_metrics
 from rlscale.observe.progress import Progress
 from rlscale.observe.report import write_report
@@ -21,11 +23,12 @@ from rlscale.observe.samples import TRAINING, SamplesLog, shown
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import ENGINES, EVALUATION, PASSES, Timeline
 from rlscale.observe.trackers import Tracker, build_tracker
+from rlscale.rollout.engines.engine_loads import EngineLoad
 from rlscale.rollout.evaluation import EvalResult
-from rlscale.rollout.length_ratio import LENGTH_RATIO, UNBIASED
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run import checkpoint
 from rlscale.run.folder import RunFolder
+from rlscale.run.length_warning import LengthWarning
 from rlscale.run.stages import TEACHER
 
 _FAILURES = ("failed_requests", "failed_rewards")
@@ -40,6 +43,7 @@ class Records:
         self._config, self._folder, self._started = config, folder, started
         self._log: MetricsLog | None = None
         self._samples: SamplesLog | None = None
+        self._load_log: EngineLoadLog | None = None
         self._timeline = Timeline(folder.path, resumed=folder.resumed)
         self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)
         self._tracker: Tracker | None = None
@@ -47,7 +51,8 @@ class Records:
         self._counters: dict[str, float] = {}
         self._generation: dict[str, int] = {}
         self._measures: dict[str, float] = {}
-        self._length_biased = False
+        self._lengths = LengthWarning(self.note)
+        self._loads: dict[str, EngineLoad] = {}
         self._phases_before: dict[str, float] = {}
         self._tokenizer = ""
         self._passes: dict[str, float] = {}
@@ -98,6 +103,7 @@ class Records:
         resumed = state.iteration if self._folder.resumed else None
         self._log = MetricsLog(self._folder.path, resumed)
         self._samples = SamplesLog(self._folder.path, resumed)
+        self._load_log = EngineLoadLog(self._folder.path, resumed)
         self._tracker = build_tracker(
             self._config.tracker, self._folder.path, run_config=plain(self._config), resumed=resumed
         )
@@ -127,23 +133,8 @@ class Records:
         """What the rollout service counted so far, and found of its last batch."""
         for start, end in stats.intervals:
             self._timeline.add("generate", ENGINES, start, end)
-        self._generation, self._measures = stats.counters, stats.measures
-        self._heed_lengths(stats.measures)
-
-    def _heed_lengths(self, measures: dict[str, float]) -> None:
-        """Say when trained samples begin to be shorter or longer than started ones, and when that is over."""
-        ratio = measures.get(LENGTH_RATIO, 1.0)
-        low, high = UNBIASED
-        biased = not low <= ratio <= high
-        if biased and not self._length_biased:
-            self.note(
-                f"warning: samples that are trained on are {ratio:.2f} times as long as those that were started "
-                f"({measures['trained_length']:.0f} and {measures['started_length']:.0f} tokens), which is outside "
-                f"{low:g} to {high:g}: see length_ratio in docs/rollout.md"
-            )
-        if self._length_biased and not biased:
-            self.note(f"length_ratio is {ratio:.2f} again")
-        self._length_biased = biased
+        self._generation, self._measures, self._loads = stats.counters, stats.measures, stats.loads
+        self._lengths.heed(stats.measures)
 
     def skipped_steps(self, iteration: int, metrics: dict[str, float]) -> None:
         """Count and say the steps of an iteration that left the weights alone, if there are any."""
@@ -172,6 +163,8 @@ class Records:
         self._phases_before = phases
         if metrics["seconds_loop"] > 0:
             metrics["tokens_per_s"] = metrics.get("batch_tokens", 0.0) / metrics["seconds_loop"]
+        if self._load_log is not None:
+            self._load_log.log(state.iteration, {url: asdict(load) for url, load in self._loads.items()})
         self._write(state.iteration, metrics)
         self._progress.iteration(state.iteration, self._config.run.iterations, metrics)
 
@@ -264,7 +257,7 @@ class Records:
         if self._tracker is not None:
             self._tracker.close()
         self._timeline.close()
-        for log in (self._log, self._samples):
+        for log in (self._log, self._samples, self._load_log):
             if log is not None:
                 log.close()
         write_report(self._folder.path)

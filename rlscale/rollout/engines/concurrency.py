@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.engine_loads import EVERY_S, EngineLoads, LoadReport
 
 GROWTH = 1.2
 """Most by which a window grows while as many requests as it holds are answered (a turnover)."""
@@ -25,38 +22,6 @@ BURST = 0.5
 """Share of a window that is let in at once after a sync, when the cache is empty and says nothing of what will come."""
 FIRST = 16
 """Requests of an engine that has not reported yet."""
-EVERY_S = 1.0
-"""Seconds between two reports."""
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What an engine says of its load, the sum over its data-parallel ranks; `usage` is that of the fullest cache."""
-
-    running: int
-    waiting: int
-    usage: float
-    retracted: int
-    """Requests that had to leave the batch because the cache was full."""
-    most_running: int
-    """Requests that it runs at once at the most."""
-    cache_tokens: int
-
-    @staticmethod
-    def of(answer: Mapping[str, Any]) -> LoadReport:
-        """From the answer of `/v1/loads?include=core,queues`. ValueError if it is not one."""
-        try:
-            ranks = answer["loads"]
-            return LoadReport(
-                running=sum(int(rank["num_running_reqs"]) for rank in ranks),
-                waiting=sum(int(rank["num_waiting_reqs"]) for rank in ranks),
-                usage=max(float(rank["token_usage"]) for rank in ranks),
-                retracted=sum(int((rank.get("queues") or {}).get("retracted", 0)) for rank in ranks),
-                most_running=sum(int(rank["max_running_requests"]) for rank in ranks),
-                cache_tokens=sum(int(rank["max_total_num_tokens"]) for rank in ranks),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a report of an engine's load: {str(answer)[:200]}") from error
 
 
 class Window:
@@ -107,9 +72,9 @@ class Window:
 class AdaptiveConcurrency:
     """Asks every engine for its load from time to time, and sets the limit of admission."""
 
-    def __init__(self, admission: Admission, client: EngineClient, engines: int, most: int, longest: int) -> None:
+    def __init__(self, admission: Admission, loads: EngineLoads, engines: int, most: int, longest: int) -> None:
         """`engines`: how many there are at first; `most` requests per engine; `longest` sequence in tokens."""
-        self._admission, self._client, self._most, self._longest = admission, client, most, longest
+        self._admission, self._loads, self._most, self._longest = admission, loads, most, longest
         self._windows: dict[str, Window] = {}
         self._answered = admission.left
         admission.limit = engines * min(FIRST, most)
@@ -122,18 +87,16 @@ class AdaptiveConcurrency:
 
     async def look(self) -> None:
         """Ask every engine once. One that does not answer keeps its window; one that has gone loses it."""
-        try:
-            urls = await self._client.engines()
-        except RequestFailed:
-            return  # a router that is being restarted
-        reports = await asyncio.gather(*(self._report(url) for url in urls))
+        reports = await self._loads.ask()
+        if reports is None:
+            return
         answered, self._answered = self._admission.left - self._answered, self._admission.left
-        for url in set(self._windows) - set(urls):
+        for url in self._windows.keys() - reports.keys():
             del self._windows[url]
-        for url, report in zip(urls, reports, strict=True):
+        for url, report in reports.items():
             window = self._windows.setdefault(url, Window(self._most, self._longest))
             if report is not None:
-                window.observe(report, answered / len(urls))
+                window.observe(report, answered / len(reports))
         self._limit()
 
     def synced(self) -> None:
@@ -141,12 +104,6 @@ class AdaptiveConcurrency:
         for window in self._windows.values():
             window.synced()
         self._limit()
-
-    async def _report(self, url: str) -> LoadReport | None:
-        try:
-            return LoadReport.of(await self._client.load_at(url))
-        except (RequestFailed, ValueError):
-            return None
 
     def _limit(self) -> None:
         if self._windows:

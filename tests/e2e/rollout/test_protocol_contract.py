@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from rlscale.config.schema.simulator_config import LengthsConfig, SimulatedEngineConfig
-from rlscale.rollout.engines.concurrency import LoadReport
+from rlscale.rollout.engines.engine_loads import LoadReport
 from rlscale.serve.simulator.simulated_endpoint import SimulatedEndpoint
 from rlscale.serve.simulator.simulated_engine import SimulatedEngine
 

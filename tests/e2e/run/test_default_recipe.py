@@ -70,7 +70,7 @@ def test_the_counters_add_up(finished):
 
 def test_the_folder_holds_what_the_readme_says(finished):
     folder = only_run(finished[0])
-    for name in ("recipe.yaml", "resolved.yaml", "metrics.jsonl", "summary.json", "report.html"):
+    for name in ("recipe.yaml", "resolved.yaml", "metrics.jsonl", "engine_loads.jsonl", "summary.json", "report.html"):
         assert (folder / name).stat().st_size > 0, name
     assert {path.name for path in (folder / "logs").iterdir()} >= {"rank-0.log", "rollout.log", "router.log"}
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [

@@ -11,10 +11,12 @@ import pytest
 
 from rlscale.config.compose import compose
 from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.observe.load_log import read_engine_loads
 from rlscale.observe.metrics import MetricsLog, read_metrics
 from rlscale.observe.samples import read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import DRIVER, PASSES, read_timeline
+from rlscale.rollout.engines.engine_loads import EngineLoad
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run.checkpoint import Progress
 from rlscale.run.folder import RunFolder
@@ -76,6 +78,16 @@ def test_skipped_steps_and_dropped_groups_are_said_and_counted(
     assert (summary["steps_skipped"], summary["groups_dropped"]) == (3, 3)
     assert read_metrics(tmp_path)[0]["groups_dropped_equal"] == 3
     assert "iteration 1: 1 of 2 steps skipped" in capsys.readouterr().out
+
+
+def test_the_loads_of_the_engines_are_written_down_with_their_iteration_and_drawn(tmp_path: Path) -> None:
+    made = records(tmp_path)
+    made.generation(RolloutStats({}, [], loads={"http://a:1": EngineLoad(2.0, 1.0, 0.25)}))
+    made.iteration(Progress(iteration=1), {})
+    made.finish("finished", Progress(iteration=1), None, 0)
+    (row,) = read_engine_loads(tmp_path)
+    assert (row["iteration"], row["engines"]) == (1, {"http://a:1": {"running": 2.0, "waiting": 1.0, "usage": 0.25}})
+    assert "Cache in use in each engine" in (tmp_path / "report.html").read_text()
 
 
 def test_the_stages_have_their_seconds_each(tmp_path: Path) -> None:

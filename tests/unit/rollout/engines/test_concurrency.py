@@ -13,7 +13,8 @@ import pytest
 from rlscale.config.schema.simulator_config import LengthLaw, LengthsConfig, SimulatedEngineConfig
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
-from rlscale.rollout.engines.concurrency import AdaptiveConcurrency, LoadReport, Window
+from rlscale.rollout.engines.concurrency import AdaptiveConcurrency, Window
+from rlscale.rollout.engines.engine_loads import EngineLoads, LoadReport
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
 from rlscale.serve.simulator.virtual_time import VirtualLoop
@@ -106,11 +107,6 @@ def test_after_a_sync_half_is_let_in_and_the_rest_report_by_report() -> None:
     assert window.size == 103  # 1.2 ** 0.2
 
 
-def test_a_report_that_is_none_says_so() -> None:
-    with pytest.raises(ValueError, match="not a report of an engine's load"):
-        LoadReport.of({"loads": [{"num_running_reqs": 1}]})
-
-
 Scenario = Callable[[SimulatedFleet, AdaptiveConcurrency, Admission, EngineClient], Awaitable[Any]]
 
 
@@ -124,7 +120,9 @@ def simulated(scenario: Scenario, cache_tokens: int, most: int = 64) -> Any:
         fleet = SimulatedFleet(config, 2)
         client = EngineClient(ROUTER_URL, None, 1000.0, 0, 1000, fleet.connect)
         admission = Admission(1)
-        return await scenario(fleet, AdaptiveConcurrency(admission, client, 2, most, 400), admission, client)
+        return await scenario(
+            fleet, AdaptiveConcurrency(admission, EngineLoads(client), 2, most, 400), admission, client
+        )
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main())
