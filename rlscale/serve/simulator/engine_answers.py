@@ -71,7 +71,8 @@ def load_report(
 
 def _generated(request: EngineRequest, config: SimulatedEngineConfig) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """The tokens of the response and their log-probs, each by the weights of its span."""
-    tokens, logprobs = [np.empty(0, np.int32)], [np.empty(0)]
+    tokens: list[NDArray[np.int32]] = []
+    logprobs: list[NDArray[np.float64]] = []
     start, before = len(request.tokens), 0
     for _, weights, end in request.spans:
         count = end - before
@@ -82,7 +83,9 @@ def _generated(request: EngineRequest, config: SimulatedEngineConfig) -> tuple[N
             )
             logprobs.append(logprobs_of(request.seed, weights, place, count))
             before = end
-    return np.concatenate(tokens), np.concatenate(logprobs)
+    if len(tokens) == 1:
+        return tokens[0], logprobs[0]
+    return np.concatenate([np.empty(0, np.int32), *tokens]), np.concatenate([np.empty(0), *logprobs])
 
 
 def _spans(request: EngineRequest) -> list[dict[str, Any]]:

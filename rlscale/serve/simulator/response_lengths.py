@@ -23,6 +23,7 @@ class ResponseLengths:
         self._config, self._seed = config, seed
         self._between, self._within = math.sqrt(config.prompt_share), math.sqrt(1.0 - config.prompt_share)
         self._measured = _read(config.path) if config.law is LengthLaw.measured else []
+        self._means: dict[int, float] = {}
 
     def draw(self, prompt: int, seed: int) -> int:
         """Tokens of the response to a prompt (any number that stands for it) under a request's seed."""
@@ -32,8 +33,10 @@ class ResponseLengths:
 
     def mean(self, longest: int) -> float:
         """Mean length where responses are cut at `longest` tokens."""
-        points = (self._at(_NORMAL.inv_cdf((i + 0.5) / _QUANTILES)) for i in range(_QUANTILES))
-        return sum(min(length, longest) for length in points) / _QUANTILES
+        if longest not in self._means:
+            points = (self._at(_NORMAL.inv_cdf((i + 0.5) / _QUANTILES)) for i in range(_QUANTILES))
+            self._means[longest] = sum(min(length, longest) for length in points) / _QUANTILES
+        return self._means[longest]
 
     def _at(self, deviation: float) -> int:
         """The length that lies so many standard deviations from the middle."""

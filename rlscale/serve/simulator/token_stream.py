@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_GOLDEN_64, _LAST = np.uint64(_GOLDEN), np.uint64(31)
+_ROUNDS = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
 
 
 def mixed(*numbers: int) -> int:
@@ -48,11 +53,14 @@ def logprobs_of(seed: int, weights: int, start: int, count: int) -> NDArray[np.f
 
 def _bits(key: int, start: int, count: int) -> NDArray[np.uint64]:
     """uint64 [count]: splitmix64 of a key and consecutive places."""
-    with np.errstate(over="ignore"):
-        bits = np.arange(start, start + count, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return bits ^ (bits >> np.uint64(31))
+    bits = np.arange(start, start + count, dtype=np.uint64)  # whose products wrap around, as they shall
+    bits *= _GOLDEN_64
+    bits += np.uint64(key)
+    for shift, factor in _ROUNDS:
+        bits ^= bits >> shift
+        bits *= factor
+    bits ^= bits >> _LAST
+    return bits
 
 
 def _finish(bits: int) -> int:
