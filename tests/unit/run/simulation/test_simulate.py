@@ -161,3 +161,16 @@ def test_no_update_meets_a_running_request_whatever_a_sync_does_to_those_under_w
 def test_a_replay_has_nothing_to_simulate(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rollout\.replay=.*: a replay generates nothing"):
         simulated(f"rollout.replay={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("stale", "bound", "low", "high"), [("mask", 4, 0.98, 1.02), ("wait", 8, 0.98, 1.02), ("drop", 4, 0.8, 0.9)]
+)
+def test_only_drop_prefers_short_responses_to_long_ones(stale: str, bound: int, low: float, high: float) -> None:
+    found = simulated(
+        *("cluster.placement=disaggregated", "rollout.on_sync=abort_and_resume", "rollout.router.policy=power_of_two"),
+        *(f"rollout.max_staleness={bound}", f"rollout.stale={stale}", "simulator.training_share=1"),
+        *("lengths=log_normal", "simulator.engine.lengths.median=20", "simulator.engine.lengths.cap=20"),
+        *("simulator.iterations=30", "simulator.warm_up=10"),
+    )
+    assert low < found.length_ratio < high
