@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: shared_server.py is found here
+sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: the files with the fixtures are found here
 
-from shared_ray import shared_ray  # noqa: F401  the path comes first; pytest finds them by name
+from outside_python import outside_python  # noqa: F401  the path comes first; pytest finds them by name
+from shared_ray import shared_ray  # noqa: F401
 from shared_server import fork_server, shared_server  # noqa: F401
 
 LONGEST = (

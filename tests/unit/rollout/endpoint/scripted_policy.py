@@ -28,13 +28,15 @@ Say = Callable[[str], str]
 class ScriptedEngine:
     """A connection behind which an engine says what `say` gives for the text that it was sent.
 
-    A request waits until `hold` is set. `prompts` are the texts in the order of their arrival. Log-probs are -0.5.
+    A request waits until `hold` is set. `prompts` are the texts in the order of their arrival, `sent` the tokens of the
+    answers that were given. Log-probs are -0.5.
     """
 
     def __init__(self, encoder: PromptEncoder, say: Say) -> None:
         self.encoder, self.say = encoder, say
         self.prompts: list[str] = []
         self.sampling: list[Mapping[str, Any]] = []
+        self.sent: list[list[int]] = []
         self.hold = asyncio.Event()
         self.hold.set()
         self.aborted = asyncio.Event()
@@ -56,6 +58,7 @@ class ScriptedEngine:
             if self.aborted.is_set():
                 self.aborted.clear()
                 cut, reason = cut[: len(cut) // 2], {"type": "abort"}
+        self.sent.append(cut)
         span = {"version": "0", "start": 0, "end": len(cut)}
         entries = [[-0.5, token, None] for token in cut]
         meta = {"output_token_logprobs": entries, "finish_reason": reason, "weight_versions": [span]}
