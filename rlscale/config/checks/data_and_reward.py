@@ -52,15 +52,27 @@ def reward_is_named(context: CheckContext) -> Iterator[str]:
 
 
 def evaluation_scores_single_samples(context: CheckContext) -> Iterator[str]:
-    """A set's own reward must not count on what judges whole groups."""
-    evaluation = context.config.eval
-    for name, one in evaluation.sets.items() if evaluation.enabled else ():
-        if one.reward is not None and one.reward.group_function:
-            own = f"eval.sets.{name}.reward"
+    """What an evaluation measures must not hang on what judges whole groups, which it never asks."""
+    config = context.config
+    told = "is never asked, because an evaluation scores each sample by itself"
+    for key in evaluation_sections(config) if config.eval.enabled else ():
+        reward, section = reward_of(config, key), key.removesuffix(".data")
+        if not reward.group_function:
+            continue
+        own = config.eval.sets[section.rpartition(".")[2]].reward if key != "eval.data" else None
+        if own is not None:
             yield (
-                f"{own}.group_function is never asked, because an evaluation scores each sample by itself; choose a "
-                f"reward without one (reward@{own}=<option>)"
+                f"{section}.reward.group_function {told}; choose a reward without one "
+                f"(reward@{section}.reward=<option>)"
             )
+        elif reward.function.get(TARGET) == NO_REWARD and config.env.get(TARGET) == SINGLE_TURN:
+            other = "eval.data=null" if key == "eval.data" else f"reward@{section}.reward=<option>"
+            yield (
+                f"{section}: its reward is that of the training, whose group_function {told}, and whose function gives "
+                f"each 0; choose eval.enabled=false, or {other}"
+            )
+        else:
+            context.notes.append(f"{section}: the training's group_function {told}")
 
 
 def reward_is_read(context: CheckContext) -> Iterator[str]:

@@ -84,12 +84,31 @@ def test_paths_of_sources_in_a_recipe_start_from_its_folder(tmp_path: Path) -> N
             "eval.sets.small.reward.group_function is never asked, because an evaluation scores each sample by itself; "
             "choose a reward without one (reward@eval.sets.small.reward=<option>)",
         ),
+        (
+            ["reward=tournament"],
+            "eval.sets.small: its reward is that of the training, whose group_function is never asked, because an "
+            "evaluation scores each sample by itself, and whose function gives each 0; choose eval.enabled=false, or "
+            "reward@eval.sets.small.reward=<option>",
+        ),
+        (
+            ["reward@data.sources.small.reward=tournament", "eval.data=null", "~eval.prompts"],
+            "eval.sets.small: its reward is that of the training, whose group_function is never asked",
+        ),
+        (["reward=tournament"], "whose function gives each 0; choose eval.enabled=false, or eval.data=null"),
     ],
 )
 def test_a_mistake_is_told(overrides: list[str], wrong: str) -> None:
     with pytest.raises(ConfigError) as raised:
         check(compose(RECIPE, overrides))
     assert any(wrong in line for line in raised.value.problems), raised.value.problems
+
+
+def test_a_group_reward_beside_a_reward_is_left_out_of_evaluations_with_a_note() -> None:
+    config = compose(RECIPE, ["reward.group_function._target_=my_group_rewards.Rare"])
+    assert [note for note in check(config) if "group_function" in note] == [
+        f"{section}: the training's group_function is never asked, because an evaluation scores each sample by itself"
+        for section in ("eval", "eval.sets.small")
+    ]
 
 
 def test_a_set_is_measured_like_eval_but_for_what_it_says_and_may_stand_alone() -> None:
