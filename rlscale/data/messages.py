@@ -6,7 +6,7 @@ text; a list of text parts is joined to it. Roles, and keys other than role and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,12 @@ def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[
     if any(message["role"] == "system" for message in messages):
         raise ValueError("has a system message of its own, and a system_prompt is set too; leave one of them out")
     return [{"role": "system", "content": system_prompt}, *messages]
+
+
+def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the tools are called, by their JSON schemas as chat templates read them, or by the function alone."""
+    inside = [tool["function"] if isinstance(tool.get("function"), Mapping) else tool for tool in tools]
+    return [str(one.get("name", "?")) for one in inside]
 
 
 def split_answer(messages: Sequence[Message]) -> tuple[list[Message], str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from rlscale.data.messages import tool_names
 from rlscale.observe.conversations import LONGEST_TEXT, Conversations, Piece, ShownConversation
 from rlscale.observe.formatting import figure, html_text
 
@@ -83,8 +84,7 @@ def _fact(value: Any) -> str:
 def _tools(tools: Sequence[Mapping[str, Any]]) -> str:
     if not tools:
         return ""
-    inside = [tool["function"] if isinstance(tool.get("function"), Mapping) else tool for tool in tools]
-    named = ", ".join(str(one.get("name", "?")) for one in inside)
+    named = ", ".join(tool_names(tools))
     schemas = json.dumps(list(tools), indent=2, ensure_ascii=False)[:LONGEST_TEXT]
     return f"<details><summary>Tools: {html_text(named)}</summary><pre>{html_text(schemas)}</pre></details>"
 

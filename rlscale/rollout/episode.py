@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rlscale.config.errors import UserError
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.fields import TURN_REWARD
+from rlscale.data.messages import tool_names
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.reward import RewardFailed
@@ -143,7 +144,7 @@ class Episodes:
         trajectory = conversation.trajectory
         began = asyncio.get_running_loop().time()
         rewards: list[float] = []
-        info: dict[str, Any] = {}
+        info: dict[str, Any] = {"tools": tool_names(start.tools)} if start.tools else {}
         while True:
             generation = await self._generate(prompt, trajectory, place, len(rewards), admission)
             text, raw_text = self._encoder.decode(generation.tokens)

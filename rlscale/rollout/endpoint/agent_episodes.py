@@ -119,6 +119,7 @@ class AgentEpisodes:
             "duplication": round(tree.duplication(), 3),
             "repeated_calls": session.repeated,
             "forgotten_thinking": tree.forgotten,
+            **({"tools": tree.tools} if tree.tools else {}),
         }
         if tree.duplication() > _MANY_SEGMENTS and not self._warned:
             self._warned = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.data.messages import tool_names
 from rlscale.rollout.endpoint.chat_messages import ChatMessage, forgot_thinking, same
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.trajectory import Trajectory
@@ -107,6 +109,12 @@ class TurnTree:
     def generated(self) -> int:
         """Tokens sampled in all turns."""
         return sum(len(turn.generation.tokens) for turn in self.turns)
+
+    @property
+    def tools(self) -> list[str]:
+        """Names of all tools that the policy was told of, in the order of their first mention."""
+        told = [json.loads(turn.tools) for turn in self.turns]
+        return list(dict.fromkeys(name for tools in told for name in tool_names(tools)))
 
     def sequences(self) -> Iterator[list[Turn]]:
         """The turns of each training sequence, sequences in the order of their first answer."""

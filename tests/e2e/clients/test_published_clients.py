@@ -130,7 +130,7 @@ def test_a_tools_result_continues_the_turn_that_called_it(converse: Any, protoco
     assert (first["text"], first["thinking"], called) == ("so", "hm", {"a": 1})
     assert second["text"] == "it is 3"
     assert turns_of_segments(played) == [2]
-    assert played.session.tree.forgotten == (0 if protocol != "chat" else played.session.tree.forgotten)
+    assert played.session.tree.forgotten == 0
 
 
 @every_protocol

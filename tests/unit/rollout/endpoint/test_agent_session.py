@@ -107,6 +107,7 @@ def test_calls_of_tools_and_their_results_are_turns_of_one_segment(encoder: Prom
     played = play(encoder, scenario, say)
     assert texts(played) == ['<think>hm</think>so <call>add {"a": 1}</call><|im_end|>it is 3<|im_end|>']
     assert "<tool_response>\n3\n</tool_response>" in played.engine.prompts[1]
+    assert played.session.tree.tools == ["add"]
 
 
 def test_a_call_that_is_cut_off_is_text_and_ends_for_its_length(encoder: PromptEncoder) -> None:
