@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -113,6 +114,15 @@ def test_how_a_program_ended_is_told(sandbox: Sandbox) -> None:
     assert (loud.ended_well, loud.cut, len(loud.output)) == (False, True, 4096)
     with pytest.raises(SandboxRefused, match="refused at starting /no/such/program: No such file or directory"):
         sandbox.run(["/no/such/program"])
+
+
+def test_the_end_of_a_program_is_waited_for_and_not_looked_for_now_and_then(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr(subprocess, "time", SimpleNamespace(sleep=naps.append))
+    assert sandbox.run(["/bin/sleep", "0.1"]).ended_well
+    assert naps == []
 
 
 @pytest.mark.parametrize("mode", ["required", NONE])
