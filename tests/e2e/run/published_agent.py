@@ -28,7 +28,7 @@ def main() -> None:
     model = OpenAIModel("policy", api_base=os.environ["OPENAI_BASE_URL"], api_key=os.environ["OPENAI_API_KEY"])
     last = {"pre_messages": "0", "post_messages": "="}
     brief = {**EMPTY_PROMPT_TEMPLATES, "system_prompt": "0", "final_answer": last}
-    agent = ToolCallingAgent([add], model, prompt_templates=brief, max_steps=1, verbosity_level=LogLevel.OFF)
+    agent = ToolCallingAgent([add], model, prompt_templates=brief, max_steps=2, verbosity_level=LogLevel.OFF)
     answer = str(agent.run(task["text"]))
     print(json.dumps({"reward": sum(map(str.isdigit, answer)) / max(len(answer), 1)}))
 
