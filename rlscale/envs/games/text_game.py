@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Any
 
 from rlscale.config.errors import UserError
@@ -14,6 +15,11 @@ from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.problems.reasoning_gym_problems import answer_in
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.workers.object_process import ObjectProcess, ObjectProcessFailed, ObjectProcessLate
+
+_PATIENCE_S = 1.0
+"""Seconds of a turn, after which the others of its process go on in another one."""
+_MOST_ASIDE = 4
+"""Processes that are set aside at a time, for each of `processes`."""
 
 
 class TextGame(Environment):
@@ -33,8 +39,8 @@ class TextGame(Environment):
         limit_s: float = 10.0,
         wrong: float = 0.0,
     ) -> None:
-        """`turns`: after which an episode is cut off; `limit_s`: of each turn, well below
-        `rollout.step_timeout_s`, since games of the same process wait for it. UserError without a maker."""
+        """`turns`: after which an episode is cut off; `limit_s`: of each turn, below
+        `rollout.step_timeout_s`. UserError without a maker."""
         if not maker:
             raise UserError("env.maker is missing: by default it is that of data=textarena")
         if processes < 1 or limit_s <= 0:
@@ -65,43 +71,76 @@ class TextGame(Environment):
 
 
 class _Table:
-    """A process in which many games are played, one turn at a time."""
+    """A process in which many games are played, one turn at a time.
+
+    A turn that takes long goes on in a process that is set aside, and those behind it get another one: what a game is
+    follows from its actions, so that any process can play it on.
+    """
 
     def __init__(self, maker: Mapping[str, Any]) -> None:
+        self._maker = maker
         self._process = ObjectProcess(maker, "env.maker")
         self._turn = asyncio.Lock()
+        self._aside = 0
+        # Its own threads: turns that hang hold up nothing else.
+        self._threads = ThreadPoolExecutor(1 + _MOST_ASIDE, "game")
+        self._playing: set[asyncio.Task[Any]] = set()
 
     async def turn(self, name: str, seed: int, actions: Sequence[str], limit_s: float) -> tuple[str, float, bool]:
         """What came of the last action. ObjectProcessFailed where the game took too long, or failed twice."""
-        await self._turn.acquire()  # so that waiting for the process holds no thread
-        game = asyncio.get_running_loop().run_in_executor(None, self._played, name, seed, list(actions), limit_s)
+        game = asyncio.create_task(self._taken(name, seed, list(actions), limit_s))
+        self._playing.add(game)
         game.add_done_callback(self._over)
-        return await asyncio.shield(game)
+        return await asyncio.shield(game)  # where the step is given up, its thread has the process still
 
-    def _over(self, game: asyncio.Future[Any]) -> None:
-        """Also of a step that was given up: until here its thread has the process."""
-        self._turn.release()
+    def _over(self, game: asyncio.Task[Any]) -> None:
+        self._playing.discard(game)
         if not game.cancelled():
             game.exception()  # nobody else may ask for it
 
-    def _played(self, name: str, seed: int, actions: list[str], limit_s: float) -> tuple[str, float, bool]:
-        """See `turn`. Blocks."""
+    async def _taken(self, name: str, seed: int, actions: list[str], limit_s: float) -> tuple[str, float, bool]:
+        """See `turn`."""
+        loop = asyncio.get_running_loop()
+        await self._turn.acquire()  # so that waiting for the process holds no thread
+        process, held = self._process, True
         try:
-            return self._asked(name, seed, actions, limit_s)
-        except ObjectProcessLate:  # a hang is not tried twice: it takes the time of every game of this process
-            raise
-        except ObjectProcessFailed:  # in a fresh process, so that nothing of another game's has to do with it
-            self._process.close()
-            return self._asked(name, seed, actions, limit_s)
+            await loop.run_in_executor(self._threads, _open, process, name, seed, limit_s)
+            game = loop.run_in_executor(self._threads, _played, process, name, seed, actions, limit_s)
+            if not (await asyncio.wait([game], timeout=_PATIENCE_S))[0] and self._aside < _MOST_ASIDE:
+                self._process, self._aside, held = ObjectProcess(self._maker, "env.maker"), self._aside + 1, False
+                self._turn.release()
+            return await game
+        finally:
+            if held:
+                self._turn.release()
+            else:
+                self._aside -= 1
+                await loop.run_in_executor(self._threads, process.close)
 
-    def _asked(self, name: str, seed: int, actions: list[str], limit_s: float) -> tuple[str, float, bool]:
-        if self._process.fresh:  # what it imports is not part of the action's time, nor the action's fault
-            try:
-                self._process.call("make", [(name, None, seed)], limit_s)
-            except ObjectProcessFailed as error:
-                raise RewardFailed(str(error)) from error
-        said, reward, done = self._process.call("turn", [(name, seed, actions)], limit_s)[0]
-        return said, reward, done
+
+def _open(process: ObjectProcess, name: str, seed: int, limit_s: float) -> None:
+    """Start a process: what it imports is not part of an action's time, nor the action's fault. Blocks."""
+    if process.fresh:
+        try:
+            process.call("make", [(name, None, seed)], limit_s)
+        except ObjectProcessFailed as error:
+            raise RewardFailed(str(error)) from error
+
+
+def _played(
+    process: ObjectProcess, name: str, seed: int, actions: list[str], limit_s: float
+) -> tuple[str, float, bool]:
+    """See `_Table.turn`. Blocks."""
+    call = partial(process.call, "turn", [(name, seed, actions)], limit_s)
+    try:
+        said, reward, done = call()[0]
+    except ObjectProcessLate:  # a hang is not tried twice
+        raise
+    except ObjectProcessFailed:  # in a fresh process, so that nothing of another game's has to do with it
+        process.close()
+        _open(process, name, seed, limit_s)
+        said, reward, done = call()[0]
+    return said, reward, done
 
 
 @lru_cache(maxsize=16)

@@ -17,7 +17,7 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action, Step
-from rlscale.envs.games import text_arena_games
+from rlscale.envs.games import text_arena_games, text_game
 from rlscale.envs.games.text_arena_games import REFUSED, TextArenaGames
 from rlscale.envs.games.text_game import TextGame
 from rlscale.envs.reward import RewardFailed
@@ -82,6 +82,26 @@ def test_an_action_on_which_a_game_hangs_is_wrong_after_its_time_and_others_go_o
     assert "took over 0.4 seconds" in hung.info["game_error"]
     assert (other.done, list(other.messages)) == (False, [{"role": "user", "content": "yes"}])
     assert seconds < 20  # not the half minute of the hang, nor twice the time of a start
+
+
+def test_games_on_which_actions_take_long_do_not_queue_up_before_the_others(
+    own_maker: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_game, "_PATIENCE_S", 0.05)
+
+    async def main() -> tuple[Step, list[Step]]:
+        games = [TextGame(own_maker, processes=1, limit_s=60) for _ in range(3)]
+        for game in games:
+            await game.reset(PROMPT, 7)
+        long = [asyncio.create_task(game.step(Action("wait", "wait", [1]))) for game in games[:2]]
+        short = await asyncio.wait_for(games[2].step(Action("4", "4", [1])), 30)
+        assert not any(task.done() for task in long)
+        Path(own_maker["marker"]).with_suffix(".go").touch()
+        return short, await asyncio.gather(*long)
+
+    short, long = asyncio.run(main())
+    assert (short.done, short.messages[0]["content"]) == (False, "yes")
+    assert [(step.done, step.reward) for step in long] == [(True, 0.0)] * 2
 
 
 def test_a_step_that_is_given_up_keeps_its_turn_until_the_game_is_done_and_the_next_holds_no_thread(
