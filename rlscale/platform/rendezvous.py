@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import importlib
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
+_NEAR_S, _GLANCE_S = 2.0, 0.01
+"""For how long, and how often, a rank looks whether rank 0 listens by now, before it leaves the waiting to torch."""
 
 
 def store_at(host: str, port: int, rank: int, world_size: int, timeout: timedelta = DEFAULT_TIMEOUT) -> Any:
@@ -21,11 +25,25 @@ def store_at(host: str, port: int, rank: int, world_size: int, timeout: timedelt
     import torch.distributed as dist
 
     if rank != 0:
+        _await_listener(host, port, min(timeout.total_seconds(), _NEAR_S))
         return dist.TCPStore(host, port, world_size, is_master=False, timeout=timeout)
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     listener = socket.create_server((host, port), family=family, backlog=2048)
     # The store closes the socket's descriptor when it ends.
     return dist.TCPStore(host, port, world_size, is_master=True, timeout=timeout, master_listen_fd=listener.detach())
+
+
+def _await_listener(host: str, port: int, seconds: float) -> None:
+    """Return when somebody listens there, or after `seconds`.
+
+    Ranks that start together are too early by milliseconds, and torch's client sleeps about half a second when it is
+    refused.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection((host, port), timeout=seconds):
+            return
+        time.sleep(_GLANCE_S)
 
 
 def bind_to_named_host() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -50,3 +51,20 @@ def test_a_url_of_torchs_meets_at_such_a_store(monkeypatch: pytest.MonkeyPatch) 
     store, rank, size = next(torchs.rendezvous(f"tcp://127.0.0.1:{port}", 0, 1, timeout=SHORT))
     store.set("key", "value")
     assert (rank, size, store.get("key"), listening(port)) == (0, 1, b"value", ["127.0.0.1"])
+
+
+def test_a_rank_that_comes_milliseconds_before_rank_0_does_not_wait_out_torchs_pause() -> None:
+    """Which is at least a quarter of a second."""
+
+    def seconds_after_rank_0() -> float:
+        port = free_port("127.0.0.1")
+        with ThreadPoolExecutor(1) as pool:
+            client = pool.submit(lambda: (store_at("127.0.0.1", port, 1, 2, SHORT), time.monotonic()))
+            time.sleep(0.03)
+            began = time.monotonic()
+            served = store_at("127.0.0.1", port, 0, 2, SHORT)
+            joined = client.result()[1] - began
+        del served
+        return joined
+
+    assert min(seconds_after_rank_0() for _ in range(3)) < 0.15
