@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import psutil
 
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
@@ -126,6 +127,11 @@ def resume(
         return {"weights": gathered(trainer), "metrics": metrics, "steps": steps}
     finally:
         trainer.close()
+
+
+def threads(rank: int, world_size: int, address: str, port: int) -> int:
+    """How many threads the rank has, before it does anything."""
+    return psutil.Process().num_threads()
 
 
 def whole_column(parts: list[RankShard], batch: Batch, columns: list[np.ndarray | None]) -> np.ndarray:

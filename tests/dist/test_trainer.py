@@ -99,6 +99,19 @@ def test_same_batches_give_the_same_bits(pool: RankPool, models: dict[str, Path]
         np.testing.assert_array_equal(second["weights"][name], weight, err_msg=name)
 
 
+@pytest.mark.parametrize("model", ["dense", "moe"])
+def test_a_trainer_that_is_closed_leaves_no_process_group_behind(
+    model: str, pool: RankPool, models: dict[str, Path]
+) -> None:
+    """Each would keep three threads, which look a hundred times a second whether there is something to do."""
+    spec = make_spec(models[model])
+    counts = []
+    for _ in range(3):
+        pool.run(scenarios.train, spec, [divide(make_batch(spec.algo), 1)], world_size=1)
+        counts += pool.run(scenarios.threads, world_size=1)
+    assert counts[2] < counts[0] + 3
+
+
 def test_recomputed_activations_give_the_same_gradients(pool: RankPool, models: dict[str, Path]) -> None:
     spec = make_spec(models["dense"])
     iterations = [divide(make_batch(spec.algo), 1)]

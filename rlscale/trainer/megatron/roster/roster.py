@@ -121,6 +121,10 @@ class Roster:
     def close(self) -> None:
         """Let go of what would keep the models, and with them all process groups, alive for ever."""
         for chunk in (chunk for model in self._models() for chunk in model.bare):
+            for module in chunk.modules():
+                # Rotary embeddings of Megatron's are themselves keys of a cache of their class.
+                if hasattr(type(module).forward, "cache_clear"):
+                    type(module).forward.cache_clear()
             for layer in routed_layers(chunk):
                 # It keeps the last pass's graph, whose nodes hold on to the model where Python's collector cannot see.
                 layer.mlp.token_dispatcher = None
