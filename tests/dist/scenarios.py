@@ -90,10 +90,12 @@ def train_and_save_halfway(
     iterations: list[list[RankShard]],
     folder: str,
     meanwhile: bool = False,
+    exported: str | None = None,
 ) -> dict[str, Any]:
     """Train on all iterations, with a checkpoint after the first half: weights and last metrics.
 
     `meanwhile`: a copy is written while training goes on, and becomes whole only after the last iteration.
+    `exported`: a folder for the trained policy, whose log-probs of the first iteration are given, too.
     """
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
@@ -103,7 +105,11 @@ def train_and_save_halfway(
             metrics = trainer.train_shard(parts[trainer.data_parallel_rank()], number)
         if meanwhile:
             trainer.finish_save()
-        return {"weights": gathered(trainer), "metrics": metrics}
+        result = {"weights": gathered(trainer), "metrics": metrics}
+        if exported is not None:
+            trainer.export(exported)
+            result["logprobs"] = trainer.logprobs(iterations[0][trainer.data_parallel_rank()])
+        return result
     finally:
         trainer.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors.torch import load_file as load_torch
 from test_layouts import FP32_BOUNDS, assert_within
 from test_trainer import hf_logprobs
 from tiny_models import DEEP, EXPERTS, make_of_family
-from training_data import divide, divide_for, make_batch, make_spec
+from training_data import ALGORITHMS, divide, divide_for, make_batch, make_spec
 
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.optim_config import OptimConfig
@@ -50,6 +51,8 @@ def layouts(family: str) -> dict[str, dict[str, Any]]:
 LAYERS = 2
 """Layers of the tied model."""
 
+ITERATIONS = [divide(make_batch(ALGORITHMS["grpo_kl"], seed=seed), 1) for seed in range(2)]
+
 
 ROUNDING = {"glm4_moe_lite": 1e-6}
 """How much a row may change with others of its pack where an expert's product rounds by the number of its tokens."""
@@ -76,6 +79,25 @@ class Trained:
         self.folder = make_of_family(folder / family, family, num_hidden_layers=DEEP)
         self.dense = dense_layers(json.loads((self.folder / "config.json").read_text()))
         self.one_rank = self.train({})[0]
+        self.checkpoint, self.export = folder / f"{family}-checkpoint", folder / f"{family}-export"
+
+    @cached_property
+    def tensor_parallel(self) -> dict[str, Any]:
+        """Two iterations on tensor- (and expert-)parallel ranks: weights after them, and log-probs of the first batch.
+
+        The first leaves `checkpoint`, the second `export`.
+        """
+        spec = self.spec(SP | EP if FAMILIES[self.family].experts else SP)
+        result: dict[str, Any] = self._pool.run(
+            scenarios.train_and_save_halfway,
+            spec,
+            ITERATIONS,
+            str(self.checkpoint),
+            False,
+            str(self.export),
+            world_size=2,
+        )[0]
+        return result
 
     def spec(self, parallel: dict[str, Any], replay: RoutingReplay = RoutingReplay.none) -> TrainerSpec:
         """Of a trainer in this layout."""
@@ -243,27 +265,21 @@ def test_a_tied_model_comes_back_from_two_ranks_as_it_was(family: str, pool: Ran
 
 @pytest.mark.parametrize("family", NEW)
 def test_a_checkpoint_of_tensor_parallel_ranks_continues_on_pipeline_stages(
-    family: str, trained: Any, pool: RankPool, tmp_path: Path
+    family: str, trained: Any, pool: RankPool
 ) -> None:
-    model, checkpoint = trained(family), str(tmp_path / "checkpoint")
-    spec = model.spec(SP | EP if FAMILIES[family].experts else SP)
-    iterations = [divide(make_batch(spec.algo, seed=seed), 1) for seed in range(2)]
-    straight = pool.run(scenarios.train_and_save_halfway, spec, iterations, checkpoint, world_size=2)[0]
-    resumed = pool.run(scenarios.resume, model.spec(PP), iterations[1:], checkpoint, world_size=2)[0]
+    model = trained(family)
+    straight = model.tensor_parallel
+    resumed = pool.run(scenarios.resume, model.spec(PP), ITERATIONS[1:], str(model.checkpoint), world_size=2)[0]
     for name, weight in straight["weights"].items():
         np.testing.assert_allclose(resumed["weights"][name], weight, atol=5e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("family", NEW)
-def test_an_export_is_read_by_transformers_and_has_every_tensor_and_key(
-    family: str, trained: Any, pool: RankPool, tmp_path: Path
-) -> None:
+def test_an_export_is_read_by_transformers_and_has_every_tensor_and_key(family: str, trained: Any) -> None:
     model = trained(family)
-    spec = model.spec(SP)
-    batch = make_batch(spec.algo)
-    parts, target = divide(batch, 1), tmp_path / "export"
-    column = pool.run(scenarios.train_and_export, spec, parts, str(target), world_size=2)[0]
-    np.testing.assert_allclose(column, hf_logprobs(target, batch, spec.temperature), atol=1e-5)
+    column, target = model.tensor_parallel["logprobs"], model.export
+    (part,) = ITERATIONS[0]
+    np.testing.assert_allclose(column, hf_logprobs(target, part.batch, model.spec({}).temperature), atol=1e-5)
     ours, theirs = (load_torch(folder / "model.safetensors") for folder in (target, model.folder))
     assert ours.keys() == theirs.keys()
     config = json.loads((model.folder / "config.json").read_text())
