@@ -36,18 +36,16 @@ class ToyPolicy(torch.nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probs, entropies and values of every token of the batch, [T] each (0 for the first token of a row)."""
-        # Without a row there is still something to differentiate.
-        nothing = self.head(self.embedding.weight[:0]).sum(-1) + self.value(self.embedding.weight[:0])[:, 0]
-        logprobs, entropies, values = [nothing], [nothing], [nothing]
-        for row in range(batch.rows):
-            tokens = torch.from_numpy(batch.row("tokens", row).astype(np.int64))
-            so_far = self.embedding(tokens).cumsum(0) / torch.arange(1, len(tokens) + 1)[:, None]
-            seen = torch.cat([so_far[:1] * 0, so_far[:-1]])
-            distribution = torch.log_softmax(self.head(seen), dim=-1)
-            logprobs.append(distribution.gather(1, tokens[:, None])[:, 0])
-            entropies.append(-(distribution.exp() * distribution).sum(-1))
-            values.append(self.value(seen)[:, 0])
-        return torch.cat(logprobs), torch.cat(entropies), torch.cat(values)
+        lengths = torch.from_numpy(batch.lengths)
+        place = torch.arange(max(batch.lengths.tolist(), default=0))
+        inside = place < lengths[:, None]
+        padded = torch.zeros(inside.shape, dtype=torch.int64)
+        padded[inside] = tokens = torch.from_numpy(batch.column("tokens").astype(np.int64))
+        so_far = self.embedding(padded).cumsum(1) / (place + 1)[:, None]
+        seen = torch.cat([so_far[:, :1] * 0, so_far[:, :-1]], dim=1)[inside]
+        distribution = torch.log_softmax(self.head(seen), dim=-1)
+        logprobs = distribution.gather(1, tokens[:, None])[:, 0]
+        return logprobs, -(distribution.exp() * distribution).sum(-1), self.value(seen)[:, 0]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -49,6 +50,7 @@ CORRECTIONS = {
 CORRECTED = ("grpo", "gspo", "gspo_token", "cispo", "ppo")
 
 
+@cache
 def collected() -> Batch:
     """Three groups of 3, 5 and 4 samples of one to three segments; one sample has nothing trainable."""
     draw = np.random.default_rng(7)
@@ -106,8 +108,11 @@ def variants(name: str) -> dict[str, AlgoConfig]:
     return made
 
 
-def case(config: AlgoConfig, division: Plan) -> Case:
-    batch, _ = prepare(collected(), config, max_response_tokens=MAX_RESPONSE_TOKENS)
+def prepared(config: AlgoConfig) -> Batch:
+    return prepare(collected(), config, max_response_tokens=MAX_RESPONSE_TOKENS)[0]
+
+
+def case(config: AlgoConfig, batch: Batch, division: Plan) -> Case:
     return Case(config, AlgoNeeds.of_algo(config).critic, split(batch, division))
 
 
@@ -145,12 +150,15 @@ def test_a_step_is_the_same_in_one_microbatch_and_in_many_on_two_ranks(name: str
         "two ranks by the real plan": (plan(batch.lengths, batch.column("step"), 2, 24), 2),
     }
     configs = variants(name)
-    wanted = {label: run_case(case(config, whole), 0) for label, config in configs.items()}
-    for cut, (division, ranks) in cuts.items():
-        cases = [case(config, division) for config in configs.values()]
-        answers = pool.run(run_cases, cases, world_size=ranks)
-        for answer in answers:
-            for label, step in zip(configs, answer, strict=True):
+    batches = {label: prepared(config) for label, config in configs.items()}
+    wanted = {label: run_case(case(config, batches[label], whole), 0) for label, config in configs.items()}
+    for ranks in (1, 2):
+        labels, cases = [], []
+        for cut, division in ((cut, division) for cut, (division, needed) in cuts.items() if needed == ranks):
+            labels += [(cut, label) for label in configs]
+            cases += [case(config, batches[label], division) for label, config in configs.items()]
+        for answer in pool.run(run_cases, cases, world_size=ranks):
+            for (cut, label), step in zip(labels, answer, strict=True):
                 assert_same(step, wanted[label], f"{name}, {label}, {cut}")
 
 
@@ -158,7 +166,9 @@ def test_the_variants_differ_from_each_other() -> None:
     """Nothing above would notice an option that does nothing."""
     division = random_plan(collected(), 1, 1, 0)
     for name in ("grpo", "ppo"):
-        steps = {label: run_case(case(config, division), 0) for label, config in variants(name).items()}
+        steps = {
+            label: run_case(case(config, prepared(config), division), 0) for label, config in variants(name).items()
+        }
         gradients = [step.gradient for step in steps.values()]
         for number, one in enumerate(gradients):
             for other in gradients[number + 1 :]:
