@@ -199,9 +199,11 @@ class Differences:
         return Differences(*(largest([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
 
-def measure(layout: Layout, pool: RankPool, models: dict[str, Path], one_rank: dict[str, Any]) -> Differences:
+def measure(
+    layout: Layout, pool: RankPool, models: dict[str, Path], one_rank: dict[str, Any], iterations: int = 2
+) -> Differences:
     """Train under a layout and compare every rank with the result of its baseline."""
-    results = run(layout, pool, models)
+    results = run(layout, pool, models, iterations)
     differences = [compare(result, one_rank) for result in results]
     worst = differences[0]
     for other in differences[1:]:
@@ -209,11 +211,14 @@ def measure(layout: Layout, pool: RankPool, models: dict[str, Path], one_rank: d
     return worst
 
 
-def run(layout: Layout, pool: RankPool, models: dict[str, Path]) -> list[dict[str, Any]]:
-    """Each rank's metrics, log-probs (of the whole batch), gradients and weights."""
+def run(layout: Layout, pool: RankPool, models: dict[str, Path], iterations: int = 2) -> list[dict[str, Any]]:
+    """Each rank's metrics, log-probs (of the whole batch), gradients and weights.
+
+    `iterations` are PPO's, each of four steps of policy and critic; the others' are those of four steps.
+    """
     spec = layout.spec(models)
     if layout.algorithm == "ppo":
-        batches = [driven.segmented(spec.algo, seed) for seed in range(2)]
+        batches = [driven.segmented(spec.algo, seed) for seed in range(iterations)]
         results = pool.run(driven.train, spec, batches, world_size=layout.ranks)
         for result in results:
             result["metrics"] = [iteration["metrics"] for iteration in result["iterations"]]
@@ -223,9 +228,9 @@ def run(layout: Layout, pool: RankPool, models: dict[str, Path]) -> list[dict[st
     if layout.replay:
         layers = DEEP if layout.model.startswith("deep") else SIZES["num_hidden_layers"]
         batches = [with_experts(batch, layers, EXPERTS["num_experts"]) for batch in batches]
-    iterations = [divide_for(batch, spec) for batch in batches]
-    results = pool.run(layout_scenario.train, spec, iterations, world_size=layout.ranks)
-    column = whole_column(iterations[0], batches[0], [result["logprobs"] for result in results])
+    parts = [divide_for(batch, spec) for batch in batches]
+    results = pool.run(layout_scenario.train, spec, parts, world_size=layout.ranks)
+    column = whole_column(parts[0], batches[0], [result["logprobs"] for result in results])
     return [result | {"logprobs": column} for result in results]
 
 
