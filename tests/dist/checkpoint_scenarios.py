@@ -51,10 +51,6 @@ def save_on_a_full_disk(
 
 def save_until_killed(spec: TrainerSpec, parts: list[RankShard], folder: str, port: int, pipe: Any) -> None:
     """A process of its own: one whole checkpoint, then one whose writing stops in the middle of a file, for ever."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    from rlscale.platform import megatron_cpu
-
-    megatron_cpu.install()
     trainer = open_trainer(0, 1, "127.0.0.1", port, spec)
     ranks: Any = _AsGroup(trainer, stuck=2)
     saver = Saver(CheckpointStore(Path(folder), keep=2), ranks, "hash", 60.0)

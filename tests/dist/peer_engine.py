@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rank_pool import start_process
 
 
 class PeerEngine:
@@ -21,9 +22,8 @@ class PeerEngine:
         self.received: dict[str, torch.Tensor] = {}
         self.versions: list[tuple[int, bool]] = []
         self._fails_at = fails_at
-        self._pipe, theirs = multiprocessing.get_context("spawn").Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=_engine, args=(theirs,), daemon=True)
-        self._process.start()
+        self._pipe, theirs = multiprocessing.Pipe()
+        self._process = start_process(_engine, theirs)
 
     def _call(self, *message: Any) -> Any:
         self._pipe.send(message)

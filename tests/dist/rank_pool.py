@@ -11,7 +11,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -40,17 +41,10 @@ class RankPool:
         self._processes: list[Any] = []
 
     def _start(self, size: int) -> None:
-        # Forked from a process that has imported everything and done nothing else: a rank that is replaced costs no
-        # imports, which take seconds.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["rank_modules"])
         while len(self._pipes) < size:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs,), daemon=True)
-            with _path_for_children():
-                process.start()
+            ours, theirs = multiprocessing.Pipe()
+            self._processes.append(start_process(_work, theirs))
             self._pipes.append(ours)
-            self._processes.append(process)
 
     def run(self, function: Callable[..., Any], *args: Any, world_size: int, timeout: float = 180.0) -> list[Any]:
         """What the function returns on each rank. RankFailed if one fails; after a hung one the pool starts anew."""
@@ -82,6 +76,19 @@ class RankPool:
         self._pipes, self._processes = [], []
 
 
+def start_process(function: Callable[..., None], *args: Any) -> Any:
+    """A process that runs a function, forked from one that has imported `rank_modules` and done nothing else.
+
+    Imports take seconds, so a process of its own is cheap only this way.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rank_modules"])
+    process = context.Process(target=function, args=args, daemon=True)
+    with _path_for_children():
+        process.start()
+    return process
+
+
 @contextmanager
 def _path_for_children() -> Iterator[None]:
     """Modules are found where they are found here: Python 3.11 does not tell the process that ranks are forked from."""
@@ -99,18 +106,54 @@ def _work(pipe: Any) -> None:
     """A worker's life: take a function, run it, answer. It ends with the process that started it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     importlib.import_module("rank_modules")  # an error there is not heard of before
+    left = _keep_groups_that_are_left()
     while True:
         try:
             function, args = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send((True, function(*args)))
+            answer = True, function(*args)
         except BaseException:
-            pipe.send((False, traceback.format_exc()))
+            answer = False, traceback.format_exc()
             _forget_groups()
         # Groups that a cycle keeps alive keep all of gloo's threads, and after a hundred tests those take all cores.
+        # What is not collected stays to the end, and need not be looked through again.
         gc.collect()
+        gc.freeze()
+        _drop(left)
+        pipe.send(answer)
+
+
+def _keep_groups_that_are_left() -> list[Any]:
+    """Every group that is left from now on, still whole."""
+    import torch.distributed as dist
+
+    from rlscale.trainer.megatron.ranks import parallel
+
+    left: list[Any] = []
+    leave = parallel.leave
+
+    def keep_and_leave() -> None:
+        left.extend(dist.distributed_c10d._world.pg_map)
+        leave()
+
+    parallel.leave = keep_and_leave
+    return left
+
+
+def _drop(groups: list[Any]) -> None:
+    """Let go of all groups at once: the end of each waits up to 10 ms for a thread of gloo's, and a trainer has 21."""
+
+    def drop() -> None:
+        with suppress(IndexError):
+            groups.pop()
+
+    threads = [Thread(target=drop) for _ in groups]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def _forget_groups() -> None:

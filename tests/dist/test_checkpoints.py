@@ -14,7 +14,7 @@ import pytest
 import scenarios
 import torch
 import torch.distributed.checkpoint
-from rank_pool import RankFailed, RankPool
+from rank_pool import RankFailed, RankPool, start_process
 from training_data import divide, divide_for, make_batch, make_spec
 
 from rlscale.config.schema.model_config import DType
@@ -166,11 +166,9 @@ def test_writing_that_is_cut_off_by_a_kill_leaves_the_checkpoint_before_it(
 ) -> None:
     spec, store = spec_of(models["dense"], {}), CheckpointStore(tmp_path / "checkpoints", keep=2)
     parts = iterations_of(spec)[0]
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
+    ours, theirs = multiprocessing.Pipe()
     arguments = (spec, parts, str(store.folder), free_port("127.0.0.1"), theirs)
-    process = context.Process(target=checkpoint_scenarios.save_until_killed, args=arguments, daemon=True)
-    process.start()
+    process = start_process(checkpoint_scenarios.save_until_killed, *arguments)
     assert ours.poll(120.0), "the third step did not wait for the second checkpoint"
     after_three = ours.recv()
     process.kill()
