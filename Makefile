@@ -44,8 +44,8 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-# The tiers: unit on all cores (files stay whole, for their fixtures; tests/unit/conftest.py orders them), dist likewise,
-# each pytest process with gloo ranks of its own, e2e in two with real servers (tests/e2e/conftest.py orders them).
+# The tiers: unit on all cores (files stay whole, for their fixtures; a conftest.py orders them), dist likewise, each
+# pytest process with gloo ranks of its own, e2e in two processes with real servers.
 # Of the unit tests, what tells most per second: the import rules, the mathematics, sizes, the guards of processes.
 SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/test_batch.py tests/unit/data/test_packing.py tests/unit/config/test_sizes.py \
 	tests/unit/run/test_loops.py tests/unit/run/test_placement.py tests/unit/serve/test_process.py \
@@ -58,7 +58,7 @@ unit: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/unit
 
 dist: install
-	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile tests/dist
+	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/dist
 
 e2e: install
 	$(PYTEST) -n logical --maxprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e
