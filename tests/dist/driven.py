@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ from rlscale.trainer.spec import TrainerSpec
 def shipped(name: str, **changes: Any) -> AlgoConfig:
     """An algorithm as conf/ has it, with two steps and two epochs per iteration."""
     steps = {"steps_per_iteration": 2, "epochs_per_iteration": 2}
-    return replace(compose(overrides=[f"algo={name}"]).algo, **{**steps, **changes})
+    return replace(_composed(name), **{**steps, **changes})
+
+
+@cache
+def _composed(name: str) -> AlgoConfig:
+    return compose(overrides=[f"algo={name}"]).algo
 
 
 def spec_of(algo: AlgoConfig, models: dict[str, Path], kind: str = "dense", **options: Any) -> TrainerSpec:

@@ -21,6 +21,7 @@ for name in (
     "optimizer_scenarios",
 ):
     importlib.import_module(name)
+importlib.import_module("training_data").default_config()  # so that no rank composes it again
 torch.set_num_threads(1)
 # Ranks look for cycles after every function that they run: among what is imported there are none that matter, and
 # walking through that takes 0.4 s each time, most of what a small function costs.

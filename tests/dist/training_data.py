@@ -137,7 +137,7 @@ def divide(batch: Batch, data_parallel: int, max_tokens: int = 64) -> list[RankS
 def divide_for(batch: Batch, spec: TrainerSpec) -> list[RankShard]:
     """The parts of a batch for a layout, divided as a run divides it."""
     config = replace(
-        _defaults(),
+        default_config(),
         model=replace(spec.model, path=spec.model_path),
         parallel=replace(spec.parallel, data=spec.data_parallel),
         trainer=replace(spec.trainer, max_tokens_per_microbatch=max_tokens_of(spec)),
@@ -146,7 +146,8 @@ def divide_for(batch: Batch, spec: TrainerSpec) -> list[RankShard]:
 
 
 @cache
-def _defaults() -> Config:
+def default_config() -> Config:
+    """The default recipe's, which takes a third of a second to compose."""
     return compose()
 
 
