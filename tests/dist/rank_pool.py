@@ -112,17 +112,19 @@ def _work(pipe: Any) -> None:
             function, args = pipe.recv()
         except EOFError:
             return
+        answer: tuple[bool, Any] | None = None
         try:
             answer = True, function(*args)
         except BaseException:
-            answer = False, traceback.format_exc()
+            pipe.send((False, traceback.format_exc()))  # at once: groups whose ranks wait for each other may not end
             _forget_groups()
         # Groups that a cycle keeps alive keep all of gloo's threads, and after a hundred tests those take all cores.
         # What is not collected stays to the end, and need not be looked through again.
         gc.collect()
         gc.freeze()
         _drop(left)
-        pipe.send(answer)
+        if answer is not None:
+            pipe.send(answer)
 
 
 def _keep_groups_that_are_left() -> list[Any]:
