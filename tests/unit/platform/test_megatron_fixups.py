@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -11,18 +10,13 @@ import torch
 from rlscale.platform import megatron_fixups
 from rlscale.platform.adapting import AdaptingFinder
 from rlscale.platform.device import Platform
+from tests.unit.forked import printed_without
 
 SCRIPT = """
-import os, sys
-import torch._dynamo, torch._inductor.compile_fx, torch.distributed.checkpoint, torch.optim, wandb
-from rlscale.platform.device import Platform
-
-mended = os.fork() != 0  # both take what is not Megatron's from one import
-if mended:
-    os.wait()
-    print("mended:", flush=True)
-    Platform(torch.device("cuda", 0), "nccl").install_megatron()
+import sys
+sys.modules["wandb"] = None  # as if not installed: Megatron tries to import it, which takes longer than all of Megatron
 from types import SimpleNamespace
+import torch
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer.moe.moe_utils import router_gating_linear
 
@@ -55,30 +49,32 @@ def resume():
 
 for do in (route, resume):
     try:
-        print(do(), flush=True)
+        print(do())
     except (NameError, KeyError) as error:
-        print(type(error).__name__, error, flush=True)
+        print(type(error).__name__, error)
 """
 """Whether the router's logits and gradients are torch's; Adam's counts after a checkpoint's 7 steps and one more."""
 
 
-@pytest.fixture(scope="module")
-def said() -> tuple[list[str], list[str]]:
-    """What the script prints in processes whose Megatron-core is as on CUDA: as it is, and mended."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    as_it_is, _, mended = done.stdout.partition("mended:\n")
-    return as_it_is.splitlines(), mended.splitlines()
+MENDED = """
+import torch
+from rlscale.platform.device import Platform
+Platform(torch.device("cuda", 0), "nccl").install_megatron()
+"""
+"""What is done in a process on a GPU before Megatron-core is imported."""
+
+AS_ON_CUDA = ("megatron", "rlscale.platform")
+"""What such a process has not imported: Megatron-core as it is on this machine, and what rewrote it."""
 
 
-def test_without_transformer_engine_the_router_computes_and_the_distributed_optimizer_resumes(
-    said: tuple[list[str], list[str]],
-) -> None:
-    assert said[1] == ["[True, True, True]", "[8.0, 8.0]"]
+def test_without_transformer_engine_the_router_computes_and_the_distributed_optimizer_resumes() -> None:
+    said = printed_without(AS_ON_CUDA, MENDED + SCRIPT)
+    assert said.splitlines() == ["[True, True, True]", "[8.0, 8.0]"]
 
 
-def test_megatron_still_needs_to_be_mended_for_that(said: tuple[list[str], list[str]]) -> None:
-    assert said[0] == ["NameError name 'te_general_gemm' is not defined", "KeyError 'step'"]
+def test_megatron_still_needs_to_be_mended_for_that() -> None:
+    said = printed_without(AS_ON_CUDA, SCRIPT)
+    assert said.splitlines() == ["NameError name 'te_general_gemm' is not defined", "KeyError 'step'"]
 
 
 def test_it_must_come_before_megatron_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:

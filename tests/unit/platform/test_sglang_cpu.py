@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -202,14 +203,9 @@ except ImportError as error:
     assert "megatron" in sglang_stubs.HIDDEN
 
 
-def test_installing_after_sglang_was_imported_is_refused() -> None:
-    code = """
-import sys, types
-from rlscale.platform import sglang_cpu
-sys.modules["sglang"] = types.ModuleType("sglang")
-try:
-    sglang_cpu.install()
-except RuntimeError as error:
-    print(error)
-"""
-    assert "before its adaptation" in run(code)
+def test_installing_after_sglang_was_imported_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = list(sys.meta_path)
+    monkeypatch.setitem(sys.modules, "sglang", types.ModuleType("sglang"))
+    with pytest.raises(RuntimeError, match="before its adaptation"):
+        sglang_cpu.install()
+    assert sys.meta_path == before

@@ -94,7 +94,9 @@ def run(spec: RolloutSpec) -> Callable[..., Any]:
         credits_turns: bool = False,
         **rollout: Any,
     ) -> Any:
-        async def main() -> Any:
+        results: list[Any] = []
+
+        async def main() -> None:
             changed = replace(
                 spec,
                 rollout=replace(spec.rollout, **rollout),
@@ -106,8 +108,9 @@ def run(spec: RolloutSpec) -> Callable[..., Any]:
                 credits_turns=credits_turns,
             )
             async with FakeEngine() as engine, started(changed, engine) as service:
-                return await asyncio.wait_for(scenario(engine, service), 30)
+                results.append(await asyncio.wait_for(scenario(engine, service), 30))
 
-        return asyncio.run(main())
+        asyncio.run(main())  # which would write out all that it returns, as it puts the handler of SIGINT back
+        return results[0]
 
     return call
