@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+import transformers
 
 from rlscale.families import FolderError
 from rlscale.families.config_file import complete, differences, problems, read_config
@@ -39,7 +39,7 @@ def test_rotary_positions_are_those_of_transformers(
 ) -> None:
     given = {**config, **rope}
     (tmp_path / "config.json").write_text(json.dumps(given))
-    theirs, ours = AutoConfig.from_pretrained(tmp_path), complete(read_config(tmp_path))
+    theirs, ours = transformers.AutoConfig.from_pretrained(tmp_path), complete(read_config(tmp_path))
     assert ours["rope_theta"] == theirs.rope_parameters["rope_theta"]
     assert ours["rope_parameters"]["rope_type"] == theirs.rope_parameters["rope_type"]
 
@@ -48,7 +48,7 @@ def test_rotary_positions_are_those_of_transformers(
 def test_what_a_config_leaves_out_is_what_transformers_takes(config: dict[str, Any], tmp_path: Path) -> None:
     left_out = without(config, "head_dim", "num_key_value_heads") | {"num_attention_heads": 32, "hidden_size": 64}
     (tmp_path / "config.json").write_text(json.dumps(left_out))
-    theirs, ours = AutoConfig.from_pretrained(tmp_path), complete(left_out)
+    theirs, ours = transformers.AutoConfig.from_pretrained(tmp_path), complete(left_out)
     assert {key: ours[key] for key in _SAME} == {key: getattr(theirs, key) for key in _SAME}
     width = 128 if config is DENSE else 2  # a dense Qwen3 has its own; the mixture divides the hidden size
     assert ours["head_dim"] == getattr(theirs, "head_dim", None) or width == 64 // 32

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedConfig
+import transformers
 
 from rlscale.config.passthrough import known_options
 from rlscale.families import FAMILIES
@@ -29,25 +29,26 @@ def test_the_tiny_config_is_understood_whole_and_supported(name: str) -> None:
 
 
 def test_every_key_that_transformers_reads_is_known(name: str) -> None:
-    theirs = type(AutoConfig.for_model(name))
-    own = {field.name for field in fields(theirs)} - {field.name for field in fields(PreTrainedConfig)}
+    theirs = type(transformers.AutoConfig.for_model(name))
+    own = {field.name for field in fields(theirs)} - {field.name for field in fields(transformers.PreTrainedConfig)}
     assert own - FAMILIES[name].keys.keys() == set()
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_names_shapes_and_parameters_are_those_that_transformers_saves(name: str, tied: bool, tmp_path: Path) -> None:
     config = {**TINY[name], "tie_word_embeddings": tied}
-    given = AutoConfig.for_model(**{key: value for key, value in config.items() if key != "architectures"})
-    policy = AutoModelForCausalLM.from_config(given)
+    given = transformers.AutoConfig.for_model(**{key: value for key, value in config.items() if key != "architectures"})
+    policy = transformers.AutoModelForCausalLM.from_config(given)
     assert type(policy).__name__ == FAMILIES[name].language_class
     assert sum(parameter.numel() for parameter in policy.parameters()) == parameter_count(complete(config))
     policy.save_pretrained(tmp_path / "policy")
     check_weights(tmp_path / "policy", complete(config), Head.language)
     if FAMILIES[name].value_class is None:
         with pytest.raises(ValueError, match="Unrecognized configuration class"):
-            AutoModelForTokenClassification.from_config(given)
+            transformers.AutoModelForTokenClassification.from_config(given)
         return
-    critic = AutoModelForTokenClassification.from_config(AutoConfig.for_model(**given.to_dict() | {"num_labels": 1}))
+    scalar = transformers.AutoConfig.for_model(**given.to_dict() | {"num_labels": 1})
+    critic = transformers.AutoModelForTokenClassification.from_config(scalar)
     assert type(critic).__name__ == FAMILIES[name].value_class
     critic.save_pretrained(tmp_path / "critic")
     check_weights(tmp_path / "critic", complete(config), Head.value)

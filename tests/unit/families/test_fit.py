@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
-from transformers import AutoModelForCausalLM
 
 from rlscale.families import FolderError
 from rlscale.families.config_file import complete
@@ -94,7 +94,7 @@ def test_a_shape_that_only_looks_right_is_refused(name: str, shape: tuple[int, .
     with pytest.raises(FolderError, match=rf"^{name} has shape \[{shape[0]}.* in {SINGLE} where config.json asks for"):
         check(folder)
     with pytest.raises(RuntimeError):
-        AutoModelForCausalLM.from_pretrained(folder)
+        transformers.AutoModelForCausalLM.from_pretrained(folder)
 
 
 def test_a_missing_tensor_is_named(make: Callable[..., Path]) -> None:

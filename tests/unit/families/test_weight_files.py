@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from rlscale.families import FolderError
 from rlscale.families.weight_files import INDEX, SINGLE, tensors_of, weight_files
@@ -34,6 +34,11 @@ def shards(folder: Path, weights: Weights) -> dict[str, str]:
     return located
 
 
+def read_by_transformers(folder: Path) -> np.ndarray:
+    """The final norm's weights."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()[NORM].numpy()
+
+
 def test_a_header_says_what_is_in_the_file(make: Callable[..., Path]) -> None:
     folder = make()
     for name, array in load_file(folder / SINGLE).items():
@@ -48,7 +53,7 @@ def test_an_index_that_points_elsewhere_changes_nothing_for_transformers_or_us(m
     located = shards(folder, weights)
     write_index(folder, {**located, NORM: "model-00002-of-00002.safetensors"})  # it is in the other
     assert tensors_of(folder)[NORM].file.name == "model-00001-of-00002.safetensors"
-    theirs = AutoModelForCausalLM.from_pretrained(folder).state_dict()[NORM].numpy()
+    theirs = read_by_transformers(folder)
     assert np.array_equal(theirs, weights[NORM])
 
 
@@ -66,11 +71,11 @@ def test_a_name_in_two_files_is_refused_naming_both(make: Callable[..., Path]) -
     located = shards(folder, weights)
     extra = "model-00003-of-00003.safetensors"
     save_file({NORM: weights[NORM] + 1}, folder / extra, metadata={"format": "pt"})
-    assert np.array_equal(AutoModelForCausalLM.from_pretrained(folder).state_dict()[NORM].numpy(), weights[NORM])
+    assert np.array_equal(read_by_transformers(folder), weights[NORM])
     assert tensors_of(folder)[NORM].file.name == located[NORM]  # the index does not name the third file
     write_index(folder, {**located, "some.other": extra})
     # transformers takes the last file's, against the index
-    assert np.array_equal(AutoModelForCausalLM.from_pretrained(folder).state_dict()[NORM].numpy(), weights[NORM] + 1)
+    assert np.array_equal(read_by_transformers(folder), weights[NORM] + 1)
     with pytest.raises(FolderError, match=rf"{NORM} is in two files, model-00001-of-00002\S+ and {extra}; remove"):
         tensors_of(folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -47,46 +48,51 @@ REWARD_KL = KLConfig(placement=KLPlacement.reward, estimator=KLEstimator.k1, coe
 
 
 @pytest.mark.parametrize(
-    ("config", "columns"),
+    ("made", "columns"),
     [
-        (shipped("grpo"), ()),
-        (replace(shipped("grpo"), kl=KLConfig(placement=KLPlacement.loss, coef=0.1)), ()),
-        (replace(shipped("grpo"), steps_per_iteration=4, epochs_per_iteration=2), ()),
-        (corrected(weight=TIS), ()),
-        (corrected(weight=ICEPOP), ()),
-        (corrected(weight=MIS, level=Level.token), ()),
-        (corrected(opsm_delta=0.1), ()),
-        (corrected(bypass=True), ()),
-        (corrected("gspo", opsm_delta=0.1), ()),
+        (lambda: shipped("grpo"), ()),
+        (lambda: replace(shipped("grpo"), kl=KLConfig(placement=KLPlacement.loss, coef=0.1)), ()),
+        (lambda: replace(shipped("grpo"), steps_per_iteration=4, epochs_per_iteration=2), ()),
+        (lambda: corrected(weight=TIS), ()),
+        (lambda: corrected(weight=ICEPOP), ()),
+        (lambda: corrected(weight=MIS, level=Level.token), ()),
+        (lambda: corrected(opsm_delta=0.1), ()),
+        (lambda: corrected(bypass=True), ()),
+        (lambda: corrected("gspo", opsm_delta=0.1), ()),
         # what section 8 names
-        (replace(shipped("reinforce_pp"), kl=REWARD_KL), ("old_logprobs", "ref_logprobs")),
-        (replace(shipped("reinforce_pp"), kl=replace(REWARD_KL, coef=0.0)), ()),
-        (replace(shipped("ppo"), kl=KLConfig()), ("old_logprobs", "values")),
-        (shipped("ppo"), ("old_logprobs", "ref_logprobs", "values")),
-        (replace(shipped("grpo"), distil_coef=0.5), ("old_logprobs", "teacher_logprobs")),
-        (replace(shipped("opd"), distil_coef=0.0), ()),
-        (corrected(weight=MIS, level=Level.sequence), OLD),
-        (corrected(weight=MIS, level=Level.geometric), OLD),
-        (corrected("gspo", weight=MIS), OLD),
-        (corrected("gspo_token", weight=TIS), OLD),
-        (corrected("gspo", weight=TIS, level=Level.token), ()),
-        (corrected(weight=TIS, normalise=True), OLD),
-        (corrected(normalise=True), ()),
-        (corrected(rejection=RejectionConfig(level=Level.token, lower=0.5, upper=2.0)), OLD),
-        (corrected(rejection=RejectionConfig(veto=1e-4)), OLD),
+        (lambda: replace(shipped("reinforce_pp"), kl=REWARD_KL), ("old_logprobs", "ref_logprobs")),
+        (lambda: replace(shipped("reinforce_pp"), kl=replace(REWARD_KL, coef=0.0)), ()),
+        (lambda: replace(shipped("ppo"), kl=KLConfig()), ("old_logprobs", "values")),
+        (lambda: shipped("ppo"), ("old_logprobs", "ref_logprobs", "values")),
+        (lambda: replace(shipped("grpo"), distil_coef=0.5), ("old_logprobs", "teacher_logprobs")),
+        (lambda: replace(shipped("opd"), distil_coef=0.0), ()),
+        (lambda: corrected(weight=MIS, level=Level.sequence), OLD),
+        (lambda: corrected(weight=MIS, level=Level.geometric), OLD),
+        (lambda: corrected("gspo", weight=MIS), OLD),
+        (lambda: corrected("gspo_token", weight=TIS), OLD),
+        (lambda: corrected("gspo", weight=TIS, level=Level.token), ()),
+        (lambda: corrected(weight=TIS, normalise=True), OLD),
+        (lambda: corrected(normalise=True), ()),
+        (lambda: corrected(rejection=RejectionConfig(level=Level.token, lower=0.5, upper=2.0)), OLD),
+        (lambda: corrected(rejection=RejectionConfig(veto=1e-4)), OLD),
         # the engine's log-probs are there already
-        (corrected("reinforce_pp", bypass=True), ("ref_logprobs",)),
-        (corrected("ppo", bypass=True), ("ref_logprobs", "values")),
-        (corrected("opd", bypass=True), ("teacher_logprobs",)),
+        (lambda: corrected("reinforce_pp", bypass=True), ("ref_logprobs",)),
+        (lambda: corrected("ppo", bypass=True), ("ref_logprobs", "values")),
+        (lambda: corrected("opd", bypass=True), ("teacher_logprobs",)),
         # nothing twice, always in the same order
         (
-            replace(shipped("ppo"), advantage=CustomAdvantage(reads=["values", "ref_logprobs"]), distil_coef=1.0),
+            lambda: replace(
+                shipped("ppo"), advantage=CustomAdvantage(reads=["values", "ref_logprobs"]), distil_coef=1.0
+            ),
             ("old_logprobs", "ref_logprobs", "teacher_logprobs", "values"),
         ),
-        (replace(shipped("sft"), distil_coef=1.0), ()),
+        (lambda: replace(shipped("sft"), distil_coef=1.0), ()),
     ],
 )
-def test_models_are_asked_only_for_what_something_reads(config: AlgoConfig, columns: tuple[str, ...]) -> None:
+def test_models_are_asked_only_for_what_something_reads(
+    made: Callable[[], AlgoConfig], columns: tuple[str, ...]
+) -> None:
+    config = made()
     needs = AlgoNeeds.of_algo(config)
     assert asked_of_models(config) == columns
     assert needs.critic is ("values" in columns)

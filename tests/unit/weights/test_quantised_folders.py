@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compressed_tensors.compressors import FloatQuantizationCompressor, PackedQuantizationCompressor
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+import transformers
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
-from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from rlscale.config.errors import UserError
 from rlscale.families import FolderError
@@ -74,6 +71,9 @@ def test_every_tensor_is_that_of_an_independent_reference(form: str, tmp_path: P
 
 
 def test_codes_of_compressed_tensors_are_read_as_it_reads_them() -> None:
+    from compressed_tensors.compressors import FloatQuantizationCompressor, PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
     weight = torch.randn(24, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     for bits, group in ((4, 32), (8, 16)):
         args = QuantizationArgs(num_bits=bits, type="int", strategy="group", group_size=group, symmetric=True)
@@ -93,6 +93,8 @@ def test_codes_of_compressed_tensors_are_read_as_it_reads_them() -> None:
 
 
 def test_blocks_of_fp8_are_read_as_transformers_reads_them() -> None:
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+
     weight = torch.randn(256, 384, generator=torch.Generator().manual_seed(0))
     parts, _ = fp8(weight, 128, 128, "weight_scale_inv")
     theirs = Fp8Dequantize(None)._dequantize_one(parts["weight"], parts["weight_scale_inv"], torch.float32)
@@ -115,7 +117,7 @@ def test_a_copy_for_engines_holds_numbers_of_the_models_type(form: str, tmp_path
     for name, tensor in written.items():
         assert tensor.dtype is (torch.bfloat16 if is_matrix(name) else torch.float32)
         assert torch.equal(tensor.float(), torch.from_numpy(numbers[name]).to(tensor.dtype).float()), name
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "copy", dtype=torch.bfloat16)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "copy", dtype=torch.bfloat16)
     assert torch.equal(model.state_dict()[f"{QUERY}.weight"], written[f"{QUERY}.weight"])
 
 

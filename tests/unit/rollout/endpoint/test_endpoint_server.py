@@ -11,7 +11,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from openai import APIStatusError, AsyncOpenAI
 from scripted_policy import Played, Say, counting
 
 from rlscale.data.chat import PromptEncoder
@@ -45,6 +44,13 @@ def visit(
     return asyncio.run(main())
 
 
+def openais_client(place: Visit) -> Any:
+    """OpenAI's own, for the session; imported here, since most tests need no two seconds of it."""
+    from openai import AsyncOpenAI
+
+    return AsyncOpenAI(base_url=place.base_url, api_key=place.key)
+
+
 async def post(place: Visit, path: str, body: Any, key: str | None = None) -> tuple[int, str]:
     headers = {"Authorization": f"Bearer {key or place.key}"}
     async with aiohttp.ClientSession() as http, http.post(place.base_url + path, json=body, headers=headers) as answer:
@@ -53,7 +59,7 @@ async def post(place: Visit, path: str, body: Any, key: str | None = None) -> tu
 
 def test_openais_client_talks_streams_and_calls_tools(encoder: PromptEncoder) -> None:
     async def scenario(played: Played, place: Visit, server: EndpointServer) -> None:
-        async with AsyncOpenAI(base_url=place.base_url, api_key=place.key) as client:
+        async with openais_client(place) as client:
             said: list[Any] = [{"role": "user", "content": "1 + 2?"}]
             first = await client.chat.completions.create(model="policy", messages=said, tools=[ADD], logprobs=True)
             message = first.choices[0].message
@@ -138,8 +144,10 @@ def test_what_ends_a_session_in_the_middle_of_a_stream_is_an_event_of_it(encoder
 
 
 def test_limits_are_errors_that_clients_do_not_try_again(encoder: PromptEncoder) -> None:
+    from openai import APIStatusError
+
     async def scenario(played: Played, place: Visit, server: EndpointServer) -> None:
-        async with AsyncOpenAI(base_url=place.base_url, api_key=place.key) as client:
+        async with openais_client(place) as client:
             said: list[Any] = [*HELLO["messages"]]
             await client.chat.completions.create(model="policy", messages=said)
             for stream in (False, True):
@@ -182,7 +190,7 @@ def test_a_body_that_is_no_request_is_the_clients_error(encoder: PromptEncoder, 
 
 def test_models_are_listed_for_clients_that_ask(encoder: PromptEncoder) -> None:
     async def scenario(played: Played, place: Visit, server: EndpointServer) -> list[str]:
-        async with AsyncOpenAI(base_url=place.base_url, api_key=place.key) as client:
+        async with openais_client(place) as client:
             return [model.id async for model in client.models.list()]
 
     assert visit(encoder, scenario) == ["policy"]

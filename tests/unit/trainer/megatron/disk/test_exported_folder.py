@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, GenerationConfig
 
 from rlscale.config.compose import compose
 from rlscale.config.schema.data_config import DataConfig
@@ -75,9 +75,9 @@ def export(model: Path, target: Path, *overrides: str, critic: bool = False) -> 
 
 def cast(model: Path, dtype: str) -> Path:
     """The same model in another type, as its authors publish it."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     target = model.with_name(f"{model.name}-{dtype}")
-    AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).save_pretrained(target)
+    transformers.AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).save_pretrained(target)
     tokenizer.save_pretrained(target)
     return target
 
@@ -106,9 +106,9 @@ def test_the_config_names_the_type_that_was_trained_and_transformers_loads_that(
     export(source, tmp_path / "hf", f"model.dtype={trained}")
     assert config_of(tmp_path / "hf")[key] == trained
     weights = load_file(tmp_path / "hf" / "model.safetensors")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert loaded.dtype == getattr(torch, trained)
-    original = AutoModelForCausalLM.from_pretrained(source).state_dict()
+    original = transformers.AutoModelForCausalLM.from_pretrained(source).state_dict()
     for name, weight in loaded.state_dict().items():
         assert weight.dtype == getattr(torch, trained), name
         assert name not in weights or torch.equal(weight, weights[name]), name
@@ -148,7 +148,7 @@ def test_a_tokenizer_of_the_run_is_exported_with_its_ids(model: Path, tmp_path: 
     check_prompt(PromptEncoder(tmp_path / "tokenizer", DataConfig(), 100), tmp_path / "hf")
     config = config_of(tmp_path / "hf")
     assert (config["eos_token_id"], config["pad_token_id"]) == (3, 2)
-    generation = GenerationConfig.from_pretrained(tmp_path / "hf")
+    generation = transformers.GenerationConfig.from_pretrained(tmp_path / "hf")
     assert (generation.eos_token_id, generation.pad_token_id) == ([3, 1], 2)
 
 
@@ -167,9 +167,9 @@ def test_engines_start_with_the_tokenizer_and_the_ends_of_the_run(model: Path, t
     folder = served(given)
     assert served(given) == folder
     assert config_of(folder)["eos_token_id"] == 3
-    assert GenerationConfig.from_pretrained(folder).eos_token_id == [3, 6]
-    assert AutoTokenizer.from_pretrained(folder)("9=").input_ids == [6, 4]
-    ours, theirs = (AutoModelForCausalLM.from_pretrained(one).state_dict() for one in (folder, model))
+    assert transformers.GenerationConfig.from_pretrained(folder).eos_token_id == [3, 6]
+    assert transformers.AutoTokenizer.from_pretrained(folder)("9=").input_ids == [6, 4]
+    ours, theirs = (transformers.AutoModelForCausalLM.from_pretrained(one).state_dict() for one in (folder, model))
     assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
     own.eos_token = "8"
     own.save_pretrained(tmp_path / "tokenizer")
@@ -178,7 +178,7 @@ def test_engines_start_with_the_tokenizer_and_the_ends_of_the_run(model: Path, t
 
 def check_prompt(used: PromptEncoder, exported: Path) -> None:
     """The tokenizer in a folder makes the same tokens of a conversation as the run did."""
-    tokenizer = AutoTokenizer.from_pretrained(exported)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     prompt = used.encode(RawPrompt(0, "a", PROMPT))
     assert prompt is not None
     text = tokenizer.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=True)
@@ -192,10 +192,10 @@ def test_transformers_stops_at_the_end_of_turn_that_the_run_used(model: Path, tm
     template = tmp_path / "own.jinja"
     template.write_text(OWN_TEMPLATE)
     export(model, tmp_path / "hf", f"model.chat_template={template}")
-    assert GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id == [1, 3]
+    assert transformers.GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id == [1, 3]
     (model / "generation_config.json").unlink()
     export(model, tmp_path / "other")
-    assert GenerationConfig.from_pretrained(tmp_path / "other").eos_token_id == 3
+    assert transformers.GenerationConfig.from_pretrained(tmp_path / "other").eos_token_id == 3
 
 
 def test_a_critic_is_loaded_as_a_token_classifier_with_the_tokenizer_of_the_run(model: Path, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_critic_is_loaded_as_a_token_classifier_with_the_tokenizer_of_the_run(
     own.save_pretrained(tmp_path / "tokenizer")
     given = ["algo=ppo", f"model.tokenizer={tmp_path / 'tokenizer'}", "model.dtype=bfloat16"]
     export(model, tmp_path / "hf_critic", *given, critic=True)
-    loaded = AutoModelForTokenClassification.from_pretrained(tmp_path / "hf_critic")
+    loaded = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "hf_critic")
     assert (loaded.dtype, loaded.num_labels) == (torch.bfloat16, 1)
     weights = load_file(tmp_path / "hf_critic" / "model.safetensors")
     assert torch.equal(loaded.score.weight, weights["score.weight"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from rlscale.families.config_file import complete
@@ -32,7 +32,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 @pytest.mark.parametrize("base", [1e4, 1e6])
 def test_frequencies_and_magnitude_are_those_of_transformers(rope: dict[str, Any], base: float) -> None:
     given = {**DENSE, "head_dim": 32, "rope_theta": base, "rope_scaling": rope, "max_position_embeddings": 2048}
-    config = AutoConfig.for_model(**{key: value for key, value in given.items() if key != "architectures"})
+    config = transformers.AutoConfig.for_model(**{key: value for key, value in given.items() if key != "architectures"})
     theirs, magnitude = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, "cpu")
     rotary = Rotary.of(complete(given))
     assert torch.equal(frequencies(rotary, 32), theirs)
