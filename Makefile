@@ -45,7 +45,8 @@ types: install
 	$(BIN)/mypy
 
 # The tiers: unit on all cores (files stay whole, for their fixtures; a conftest.py orders them), dist likewise, each
-# pytest process with gloo ranks of its own, e2e in two processes with real servers.
+# pytest process with gloo ranks of its own, e2e in two processes with real servers. Unit tests that wait, for a signal or
+# until a time limit is over, leave a sixth of two cores idle, which is why they have one process more than cores.
 # Of the unit tests, what tells most per second: the import rules, the mathematics, sizes, the guards of processes.
 SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/test_batch.py tests/unit/data/test_packing.py tests/unit/config/test_sizes.py \
 	tests/unit/run/test_loops.py tests/unit/run/test_placement.py tests/unit/serve/test_process.py \
@@ -55,7 +56,7 @@ smoke: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile $(SMOKE)
 
 unit: install
-	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/unit
+	$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/unit
 
 dist: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/dist

@@ -9,20 +9,21 @@ from collections.abc import Iterator
 import pytest
 
 LONGEST = (
-    "test_battery.py",
     "test_shipped.py",
-    "test_documented_commands.py",
-    "test_service_refill.py",
     "test_algorithm_checks.py",
-    "test_megatron_fixups.py",
-    "test_checks.py",
+    "test_service_refill.py",
+    "test_battery.py",
     "test_reward_worker.py",
+    "test_documented_commands.py",
+    "test_checks.py",
     "test_hook_contract.py",
-    "test_simulate.py",
+    "test_client.py",
     "test_written_recipe.py",
-    "test_logprobs.py",
+    "test_fork_server.py",
+    "test_forked_python.py",
+    "test_c_kernel.py",
 )
-"""Files that take over ten seconds, the longest first."""
+"""Files that take over six seconds, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

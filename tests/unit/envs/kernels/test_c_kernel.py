@@ -34,7 +34,8 @@ def mode() -> str:
 
 @pytest.fixture(scope="module")
 def judge(mode: str) -> KernelJudge:
-    return KernelJudge(1000, 20.0, mode)
+    """That of the environments of these tests, which has measured the reference once."""
+    return CKernel(n=1000, sandbox=mode, wall_s=20.0)._judge
 
 
 @pytest.mark.parametrize(
