@@ -78,7 +78,7 @@ def test_a_refused_request_is_not_sent_again() -> None:
 
 def test_an_engine_that_comes_back_in_time_costs_no_retry_of_its_own() -> None:
     async def scenario(engine: FakeEngine, client: EngineClient) -> int:
-        engine.fault = first_times(4, 503)
+        engine.fault = first_times(2, 503)
         return len((await client.generate(PROMPT, SAMPLING, seed=1)).tokens)
 
     assert talk(scenario, retries=0) > 0
