@@ -1,6 +1,7 @@
 """Has the conversations that it is told of by lines of JSON, and tells by a line what it heard.
 
-A line has `scenario` (a function of this file), `protocol`, `base_url`, `key`, and what the conversation is made with.
+A line has `scenario` (a function of this file), `protocol`, `base_url`, `key`, and what client and conversation are made
+with. Questions consist of what the smallest tokenizer of the tests has.
 """
 
 from __future__ import annotations
@@ -14,28 +15,30 @@ import anthropic
 import openai
 from protocols import PROTOCOLS, Conversation
 
+LEFT = "0-0=?"
+"""The question whose answer is not waited for."""
 GONE = (openai.APITimeoutError, anthropic.APITimeoutError)
 
 
 async def linear(talk: Conversation) -> None:
     """A conversation that grows."""
     for number in range(4):
-        await talk.ask(f"question {number}?")
+        await talk.ask(f"{number}+0=?")
 
 
 async def edited(talk: Conversation) -> None:
     """The first question is asked otherwise, and what followed goes on behind it."""
-    await talk.ask("question 0?")
-    await talk.ask("question 1?")
-    await talk.branch([{"role": "user", "content": "question zero?"}, *talk.said[1:]]).ask("question 2?")
+    await talk.ask("0+0=?")
+    await talk.ask("1+0=?")
+    await talk.branch([{"role": "user", "content": "00+0=?"}, *talk.said[1:]]).ask("2+0=?")
 
 
 async def compacted(talk: Conversation) -> None:
     """A summary takes the place of the history; then the history goes on, too."""
-    await talk.ask("question 0?")
-    await talk.ask("question 1?")
-    await talk.branch([{"role": "user", "content": "in short: two questions"}]).ask("question 2?")
-    await talk.ask("question 3?")
+    await talk.ask("0+0=?")
+    await talk.ask("1+0=?")
+    await talk.branch([{"role": "user", "content": "0+1=?"}]).ask("2+0=?")
+    await talk.ask("3+0=?")
 
 
 async def parallel(talk: Conversation) -> None:
@@ -44,7 +47,7 @@ async def parallel(talk: Conversation) -> None:
     async def sub_agent(name: int) -> None:
         own = talk.branch([])
         for number in range(3):
-            await own.ask(f"agent {name}, question {number}?")
+            await own.ask(f"{name}*{number}=?")
 
     await asyncio.gather(*map(sub_agent, range(4)))
 
@@ -57,16 +60,16 @@ async def calling(talk: Conversation) -> None:
 
 async def once(talk: Conversation) -> None:
     """One question. What the client does about a late answer is up to its settings."""
-    await talk.ask("question 0?")
+    await talk.ask("0+0=?")
 
 
 async def leaving(talk: Conversation) -> None:
     """The client gives up a question, and asks another one."""
     try:
-        await talk.ask("never answered?")
+        await talk.ask(LEFT)
     except GONE:
         talk.client = talk.client.with_options(timeout=60)
-        await talk.branch([]).ask("question 1?")
+        await talk.branch([]).ask("1+0=?")
 
 
 async def have(told: dict[str, Any]) -> list[dict[str, Any]]:

@@ -23,6 +23,8 @@ from tests.unit.rollout.endpoint.scripted_policy import Played, Say, counting, m
 PROTOCOLS = ["chat", "responses", "messages"]
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 Meanwhile = Callable[[Played], Awaitable[Any]]
+LEFT = "0-0=?"
+"""The question that conversations.py gives up."""
 CALL = '<think>hm</think>so <call>add {"a": 1}</call>'
 
 
@@ -186,7 +188,7 @@ def test_what_a_client_gave_up_is_no_turn(converse: Any, protocol: str, stream: 
         answered, gone = played.engine.post, asyncio.Event()
 
         async def post(url: str, body: Any, headers: Any) -> Any:
-            if "never answered?" not in played.encoder.tokenizer.decode(body["input_ids"]):
+            if LEFT not in played.encoder.tokenizer.decode(body["input_ids"]):
                 return await answered(url, body, headers)
             try:
                 return await asyncio.Event().wait()
