@@ -1,7 +1,7 @@
 """Has the conversations that it is told of by lines of JSON, and tells by a line what it heard.
 
-A line has `scenario` (a function of this file), `protocol`, `base_url`, `key`, and what client and conversation are made
-with. Questions consist of what the smallest tokenizer of the tests has.
+A line has `scenario` (a function of this file), `protocol`, `base_url`, `key`, and what client and conversation are
+made with. Questions consist of what the smallest tokenizer of the tests has.
 """
 
 from __future__ import annotations
