@@ -29,7 +29,7 @@ def main() -> None:
     last = {"pre_messages": "0", "post_messages": "="}
     brief = {**EMPTY_PROMPT_TEMPLATES, "system_prompt": "0", "final_answer": last}
     agent = ToolCallingAgent([add], model, prompt_templates=brief, max_steps=2, verbosity_level=LogLevel.OFF)
-    answer = str(agent.run(task["text"]))
+    answer = str(agent.run(task["messages"][-1]["content"]))
     print(json.dumps({"reward": sum(map(str.isdigit, answer)) / max(len(answer), 1)}))
 
 

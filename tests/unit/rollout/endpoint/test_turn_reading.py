@@ -75,6 +75,7 @@ def test_thinking_and_calls_are_told_apart_and_the_tokens_stay(encoder: PromptEn
     assert [action.text for action in without] == [CALLING, "it is 3"]
     assert same.tokens.tolist() == sample.tokens.tolist()
     assert [action.tokens for action in without] == [first.tokens, last.tokens]
+    assert sample.info["tools"] == ["add"]
 
 
 class Told(TaggedCalls):
