@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,6 +125,16 @@ def test_the_end_of_a_program_is_waited_for_and_not_looked_for_now_and_then(
     monkeypatch.setattr(subprocess, "time", SimpleNamespace(sleep=naps.append))
     assert sandbox.run(["/bin/sleep", "0.1"]).ended_well
     assert naps == []
+
+
+def test_an_older_kernel_tells_the_end_of_a_program_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(pid: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", unknown)
+    sandbox = Sandbox(NONE, replace(LIMITS, wall_s=0.3))
+    assert sandbox.run(["/bin/true"]).ended_well
+    assert sandbox.run(["/bin/sleep", "9"]).late
 
 
 @pytest.mark.parametrize("mode", ["required", NONE])
