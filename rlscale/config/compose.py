@@ -16,6 +16,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -31,6 +32,7 @@ from rlscale.config.locations import conf_dir
 from rlscale.config.missing_values import left_open, missing_keys
 from rlscale.config.option_file import read_options
 from rlscale.config.paths import anchor_section, anchored, path_kind
+from rlscale.config.quick_loader import QuickLoader
 from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, nested, read_recipe, stranded
 from rlscale.config.schema import Config
 from rlscale.config.store import register_schema
@@ -165,6 +167,9 @@ def _composed(
     ConfigStore.instance().store(name=_PRIMARY, node=primary)
     try:
         with hydra.initialize_config_dir(str(conf_dir()), job_name="rlscale", version_base="1.3"):
+            hydras = GlobalHydra.instance()
+            assert hydras.hydra is not None
+            hydras.hydra.config_loader = QuickLoader(hydras.config_loader().get_search_path(), made=_PRIMARY)
             node = hydra.compose(_PRIMARY, overrides=list(texts), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: entries of a defaults list
         raise ConfigError(_one_line(error)) from error
