@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 import shlex
 from collections.abc import Sequence
@@ -90,6 +92,12 @@ _PLAIN = re.compile(r"[^\s,=\[\](){}\'\"\\$]([^,=\[\](){}\'\"\\$\n]*[^\s,=\[\]()
 
 
 def _parsed(text: str) -> Override:
+    return copy.deepcopy(_once_parsed(text))
+
+
+@functools.lru_cache(maxsize=1024)
+def _once_parsed(text: str) -> Override:
+    """The runs of a sweep, and the layouts that `plan --solve` tries, share most of their overrides."""
     text.encode()  # a command line may hold bytes that are not text; YAML could not hold them
     (override,) = OverridesParser.create().parse_overrides([text])
     return override
