@@ -167,9 +167,9 @@ def _composed(
     ConfigStore.instance().store(name=_PRIMARY, node=primary)
     try:
         with hydra.initialize_config_dir(str(conf_dir()), job_name="rlscale", version_base="1.3"):
-            hydras = GlobalHydra.instance()
-            assert hydras.hydra is not None
-            hydras.hydra.config_loader = QuickLoader(hydras.config_loader().get_search_path(), made=_PRIMARY)
+            begun = GlobalHydra.instance()
+            assert begun.hydra is not None
+            begun.hydra.config_loader = QuickLoader(begun.config_loader().get_search_path(), made=_PRIMARY)
             node = hydra.compose(_PRIMARY, overrides=list(texts), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: entries of a defaults list
         raise ConfigError(_one_line(error)) from error

@@ -1,7 +1,7 @@
 """Hydra's loader of configurations, which remembers what it has read.
 
 Hydra's own reads and parses every file again for each composition, copies the whole schema, and walks the whole
-configuration after each option that it merges. What comes out is the same here, in less than half of the time. It
+configuration after each option that it merges. What comes out is the same here, in about half of the time. It
 builds on what Hydra keeps to itself (its version is pinned): tests/unit/config/test_quick_loader.py holds it against
 Hydra's own.
 """
