@@ -18,6 +18,8 @@ LONGEST = (
     "test_default_recipe.py",
     "test_bad_luck.py",
     "test_thinking_example.py",
+    "test_on_sync.py",
+    "test_grpo_in_one_file.py",
     "test_families.py",
 )
 """The files that take longest, the longest first."""

@@ -47,6 +47,11 @@ class SharedServer:
         """A new receiver for it."""
         return EngineReceiver(self.url, self.api_key)
 
+    def load_folder(self) -> None:
+        """Give it the weights of its folder."""
+        body = {"model_path": str(self.model_folder), "weight_version": "0", "flush_cache": True}
+        call(self.url, "/update_weights_from_disk", self.api_key, body, timeout=60)
+
 
 EXPERTS = {
     "model_type": "qwen3_moe",

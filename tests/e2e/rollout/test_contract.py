@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_engine import CONTEXT, FakeEngine
+from shared_server import SharedServer
 
 from rlscale.config.schema.simulator_config import LengthsConfig, SimulatedEngineConfig
 from rlscale.rollout.engines.client import EngineClient, RequestFailed
@@ -27,6 +28,13 @@ SIMULATED = SimulatedEngineConfig(decode_s=0.002, context=CONTEXT, lengths=LENGT
 Talk = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def real(shared_server: SharedServer) -> SharedServer:
+    """The shared engine with weights of which no word is sure, and log-probs of a few."""
+    shared_server.load_folder()
+    return shared_server
+
+
 @pytest.fixture(params=["fake", "simulated", "real"])
 def talk(request: pytest.FixtureRequest) -> Talk:
     """Runs a scenario with a client of the engine; `key` replaces the API key."""
@@ -41,7 +49,7 @@ def talk(request: pytest.FixtureRequest) -> Talk:
 
         async def main() -> Any:
             if request.param == "real":
-                server = request.getfixturevalue("shared_server")
+                server = request.getfixturevalue("real")
                 return await against(server.url, server.api_key)
             if request.param == "simulated":
                 async with SimulatedEndpoint(SimulatedEngine(SIMULATED), "secret") as endpoint:
@@ -53,7 +61,7 @@ def talk(request: pytest.FixtureRequest) -> Talk:
         return asyncio.run(main())
 
     if request.param == "real":
-        request.getfixturevalue("shared_server")
+        request.getfixturevalue("real")
     return call
 
 

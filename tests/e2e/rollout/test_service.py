@@ -34,7 +34,8 @@ from rlscale.serve.supervisor import Supervisor
 
 @pytest.fixture(scope="module")
 def router(shared_server: SharedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a router in front of the shared engine."""
+    """The URL of a router in front of the shared engine, which has the weights of its folder."""
+    shared_server.load_folder()
     folder: Path = tmp_path_factory.mktemp("router")
     supervisor = Supervisor(folder / "logs", folder, shared_server.api_key)
     try:
@@ -145,8 +146,7 @@ def test_the_same_seed_gives_the_same_tokens_through_the_router_and_without_it(
 
 
 def test_logprobs_of_the_engine_are_those_of_the_model(shared_server: SharedServer, router: str) -> None:
-    body = {"model_path": str(shared_server.model_folder), "flush_cache": True}
-    call(shared_server.url, "/update_weights_from_disk", shared_server.api_key, body, timeout=60)
+    shared_server.load_folder()
     groups = serve(shared_server, router, two_batches)
     # A second turn, behind tokens that were not sampled, is held to the same.
     reads: Any = {"max_response_tokens": 24, "reasoning_parser": "qwen3", "tool_parser": "qwen25"}
