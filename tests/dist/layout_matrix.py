@@ -244,7 +244,7 @@ def compare(got: dict[str, Any], expected: dict[str, Any]) -> Differences:
         pairs = zip(got["metrics"], expected["metrics"], strict=True)
         return largest(abs(g[name] - e[name]) / scale(e[name]) for g, e in pairs if name in e)
 
-    # A small gradient may be the difference of large sums, as that of a norm before a softmax is: it is as exact as they.
+    # A small gradient may be the difference of large sums, as that of a norm before a softmax: it is as exact as they.
     summed = largest(np.abs(gradient).max() for gradient in expected["gradients"].values()) / 50
     return Differences(
         loss=largest(metric(name, lambda value: max(abs(value), 0.1)) for name in ("loss", "critic_loss")),
