@@ -234,7 +234,7 @@ def test_every_number_without_an_end_of_its_own_has_a_limit() -> None:
     evaluation = {
         f"{section}.{name}" for section in ("EvalConfig", "EvalSetConfig") for name in ("top_k", "success_reward")
     }
-    assert endless - limited == {"RolloutConfig.top_k", *evaluation}
+    assert endless - limited == {"RolloutConfig.top_k", "SourceConfig.top_k", *evaluation}
     assert limited - endless == set()
 
 

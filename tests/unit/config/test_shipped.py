@@ -85,6 +85,7 @@ NEEDS = {
     "loop=supervised": ["algo=sft", "rollout.samples_per_group=1"],
     "weights/transport=cuda_ipc": ["model=qwen3_0_6b", *DENSE8],
     "reward=none": ["algo=opd", "teacher.path=owner/teacher"],
+    "reward=tournament": ["eval.enabled=false"],
     "reward=custom": ["reward.function._target_=mine.Reward"],
     "data=jsonl": ["data.path=x.jsonl"],
     "data=parquet": ["data.path=x.parquet"],
