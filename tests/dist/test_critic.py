@@ -62,8 +62,8 @@ def one_rank(pool: RankPool, models: dict[str, Path]) -> Any:
 
     def get(kind: str) -> Any:
         if kind not in known:
-            spec = driven.spec_of(PPO, models, kind)
-            known[kind] = pool.run(driven.train, spec, [driven.segmented(PPO)], world_size=1)[0]
+            batches = [driven.segmented(PPO, seed) for seed in range(2)]
+            known[kind] = pool.run(driven.train, driven.spec_of(PPO, models, kind), batches, world_size=1)[0]
         return known[kind]
 
     return get
@@ -74,8 +74,9 @@ def test_two_ranks_train_the_critic_as_one_does(
     kind: str, parallel: dict[str, Any], pool: RankPool, models: dict[str, Path], one_rank: Any
 ) -> None:
     spec = driven.spec_of(PPO, models, kind, parallel=parallel)
+    batches = [driven.segmented(PPO, seed) for seed in range(2)]
     expected = one_rank(kind)
-    for got in pool.run(driven.train, spec, [driven.segmented(PPO)], world_size=2):
+    for got in pool.run(driven.train, spec, batches, world_size=2):
         assert_same(got, expected)
     metrics = expected["iterations"][0]["metrics"]
     assert metrics["critic_steps"] == metrics["steps"] == 4.0

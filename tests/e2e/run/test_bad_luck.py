@@ -72,18 +72,47 @@ def test_a_signal_saves_a_checkpoint_and_leaves_no_process(alone, tmp_path: Path
     assert saved.name == f"iteration_{summary(folder)['iterations']:06d}"
 
 
-def test_a_signal_ends_the_run_whatever_is_frozen(tmp_path: Path):
+FROZEN = ("TrainerActor", "RolloutActor", "LauncherActor", "rlscale.serve.router_main", "sglang::scheduler")
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "line"),
+    [(FROZEN, 2, "is stopped and has not gone on for 3 s"), (FROZEN[3:], 130, "the same command continues")],
+    ids=["everything", "the router and an engine"],
+)
+def test_a_signal_ends_the_run_whatever_is_frozen(names: tuple[str, ...], code: int, line: str, tmp_path: Path):
     with Started(tmp_path, *SHORT, "run.iterations=4000", "checkpoint.every=0", "eval.enabled=false") as started:
         started.wait_for("iteration 1/")
-        frozen = "TrainerActor", "RolloutActor", "LauncherActor", "rlscale.serve.router_main", "sglang::scheduler"
-        for name in frozen:
+        for name in names:
             (process,) = started.named(name)
             process.suspend()
         started.signal(signal.SIGTERM)
-        assert started.process.wait(timeout=15) == 2
+        assert started.process.wait(timeout=15) == code
         assert started.seconds_until_gone(15.0) < 15.0
-    assert "is stopped and has not gone on for" in started.log.read_text()
-    assert summary(only_run(tmp_path))["status"] == "failed"
+    assert line in started.log.read_text()
+    assert (code == 130) == bool(list((only_run(tmp_path) / "checkpoints").glob("iteration_*")))
+
+
+HANGING = """
+import threading
+
+
+def loss(inputs):
+    threading.Event().wait()
+"""
+
+
+def test_a_step_that_hangs_ends_the_run_with_a_line_that_says_where(short, tmp_path: Path):
+    (tmp_path / "my_loss.py").write_text(HANGING)
+    given = ["algo/loss=custom", "algo.loss.function._target_=my_loss.loss", "eval.enabled=false"]
+    ended = run(tmp_path, *short, *given, "cluster.call_timeout_s=15")
+    logs = only_run(tmp_path) / "logs"
+    assert ended.code == 2, ended.text
+    assert "training step did not finish within 15 s" in ended.text
+    assert "rank 0 is in loss (my_loss.py:6)" in ended.text
+    written = {file.name: file.read_text() for file in (logs / "hang").iterdir()}
+    assert sorted(written) == ["rank-0.txt", "the-launcher-of-machine-0.txt", "the-rollout-service.txt"]
+    assert "my_loss.py" in written["rank-0.txt"]
 
 
 def test_a_killed_rank_ends_the_run_with_one_line(alone, tmp_path: Path):
