@@ -89,11 +89,11 @@ _READ: dict[tuple[Any, ...], _Remembered] = {}
 
 
 def _written(source: ConfigSource, config_path: str) -> tuple[int, int] | None:
-    """When a file was written last and its size in bytes; None for what is not a file (a schema)."""
+    """When a file was changed last, and its number on the disk; None for what is not a file (a schema)."""
     if source.scheme() != "file":
         return None
     file = os.stat(os.path.join(source.path, f"{config_path.removesuffix('.yaml')}.yaml"))
-    return file.st_mtime_ns, file.st_size
+    return file.st_ctime_ns, file.st_ino
 
 
 def _strip_defaults(node: Any) -> None:

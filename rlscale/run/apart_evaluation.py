@@ -100,10 +100,11 @@ class ApartEvaluation:
         if underway is not None and underway.version != version and down != [ROUTER]:  # which has no weights
             lost = replace(underway, ended=time.time())
             self._rollout.cancel(self._answer)
-            self.underway = None
         self._side.mend(version, now=True)
+        if lost is not None:  # only now: where mending ends the run, it is saved as under way
+            self.underway = None
         return lost
 
     def wait(self, look: Callable[[], None]) -> None:
         """Until nothing is under way; `look` looks, and takes what is over."""
-        self._rollout.until(lambda: self.underway is None, look)
+        self._rollout.until(lambda: self.underway is None, look, self._answer)

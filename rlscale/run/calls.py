@@ -18,7 +18,6 @@ from rlscale.run.error_log import ErrorLog
 from rlscale.run.frozen import Processes
 
 POLL_S = 0.25
-FROZEN_S = 20.0
 _STACKS = "hang"
 """Folder of the run's logs for the stacks of its processes when a deadline has passed."""
 _FROZEN_AT_STOP_S = 3.0
@@ -67,7 +66,7 @@ class StopSignal:
 class Calls:
     """Waits for remote calls on behalf of the driver."""
 
-    def __init__(self, stop: StopSignal, timeout_s: float, logs: str, frozen_s: float = FROZEN_S) -> None:
+    def __init__(self, stop: StopSignal, timeout_s: float, logs: str, frozen_s: float) -> None:
         """`frozen_s`: how long a process that is waited for may be frozen (SIGSTOP) before the run ends."""
         self._stop = stop
         self._frozen_s = frozen_s
@@ -87,7 +86,7 @@ class Calls:
         """How long a process may be silent before nobody waits for it any more."""
         return _FROZEN_AT_STOP_S if self.stopping else self._frozen_s
 
-    def heed_stop(self) -> None:
+    def check_stop(self) -> None:
         """Raises StopRequested once the user wants the run to end."""
         self._stop.check()
 
@@ -133,15 +132,16 @@ class Calls:
         """The result of a single call; see `wait`."""
         return self.wait([ref], what, **options)[0]
 
-    def until(self, condition: Callable[[], bool], what: str, meanwhile: Callable[[], None]) -> None:
-        """Wait until the condition holds, which `meanwhile`, run between polls, brings about.
+    def until(self, condition: Callable[[], bool], what: str, meanwhile: Callable[[], None], ref: Any) -> None:
+        """Wait until the condition holds: `meanwhile`, run between polls, brings it about once the call `ref` is back.
 
-        StopRequested on a stop signal; RunFailed after `cluster.call_timeout_s`.
+        StopRequested on a stop signal; RunFailed after `cluster.call_timeout_s`, and when who has the call is frozen.
         """
         deadline = time.monotonic() + self._timeout_s
         while not condition():
             self._stop.check()
             meanwhile()
+            self._refuse_frozen([ref], what)
             if time.monotonic() > deadline:
                 late = f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
                 raise RunFailed(f"{late}. {self._what_they_do()}")
@@ -150,7 +150,10 @@ class Calls:
     def _what_they_do(self) -> str:
         """For a message: the function that each process is in; their whole stacks are written down."""
         folder = Path(self._logs) / _STACKS
-        told = sorted(self.processes.write_stacks(folder).items())
+        try:
+            told = sorted(self.processes.write_stacks(folder).items())
+        except OSError:  # a full disk must not hide what the deadline was about
+            told = []
         return (
             "; ".join(f"{name} is in {what}" for name, what in told) + f". See {folder}"
             if told

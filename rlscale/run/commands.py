@@ -117,7 +117,7 @@ def _convert(config: Config, spec: TrainerSpec, target: Path, to: Form, logs: Pa
     scratch = Path(config.run.scratch).resolve()
     with with_workers(config, warm_forks(config)) as forks, RaySession(config.cluster, scratch):
         stop.install()
-        calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
+        calls = Calls(stop, config.cluster.call_timeout_s, str(logs), config.cluster.answer_timeout_s)
         try:
             _convert_here(config, spec, target, to, calls, logs, forks, critic=critic)
         finally:

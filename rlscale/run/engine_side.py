@@ -24,7 +24,7 @@ class EngineSide(Protocol):
     """Whether they take turns with the trainer on the same devices."""
 
     def mend(self, version: int, *, now: bool = False) -> bool:
-        """Bring dead engines back with the trainer's weights as `version`; whether they were looked at.
+        """Bring engines that are down back with the trainer's weights as `version`; whether they were looked at.
 
         Between the polls of a wait that is once a second, unless it must be `now`.
         """
@@ -39,7 +39,7 @@ class EngineSide(Protocol):
         """The trainer's state goes to host memory, engines take their cache back."""
 
     def leave(self) -> None:
-        """The run ends: engines let go of shared devices for good, whatever they do, and the trainer has them."""
+        """The run ends: engines end, whatever they do, and the trainer has the devices that they shared."""
 
     def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """Measure the engines' weights on the evaluation set `name`; `meanwhile` runs while waiting."""
@@ -120,9 +120,9 @@ class RunningEngines:
             self._engines.resume_memory(["kv_cache"])
 
     def leave(self) -> None:
-        """See EngineSide. They are ended: one that is frozen would not answer when asked for its memory."""
+        """See EngineSide. One that is frozen would neither give up its memory nor the rank that sends it weights."""
+        self._engines.close()
         if self.shares_devices:
-            self._engines.close()
             self._trainer.call("wake", what="trainer wake")
             self._trainer_sleeps = False
 

@@ -138,21 +138,22 @@ class Engines:
         for url in self.urls:
             self._router_client().add(url)
 
-    def down(self) -> list[Down]:
+    def down(self, loading: bool = False) -> list[Down]:
         """Servers that ended without being told to, or do not answer any more; the router first.
 
-        Silence counts from one look to the next: look often, and not while engines load weights.
+        Silence counts from one look to the next: look often. `loading`: engines take weights now (`Supervisor.down`).
         """
-        found = [
-            Down(launcher, name, why)
-            for launcher in self._launchers.values()
-            for name, why in self.calls.one(launcher.call.remote("down", self.calls.patience_s), "engine check").items()
-        ]
+        patience_s = self.calls.patience_s
+        found = []
+        for launcher in self._launchers.values():
+            told = self.calls.one(launcher.call.remote("down", patience_s, loading), "engine check")
+            found += [Down(launcher, name, why) for name, why in told.items()]
         return sorted(found, key=lambda one: one.name != ROUTER)
 
-    def down_among(self, urls: Sequence[str]) -> list[Down]:
+    def down_among(self, urls: Sequence[str], loading: bool = False) -> list[Down]:
         """Of the servers that are down the engines at these URLs."""
-        return [one for one in self.down() if one.name != ROUTER and self._named(one.name).url in urls]
+        down = self.down(loading)
+        return [one for one in down if one.name != ROUTER and self._named(one.name).url in urls]
 
     def down_within(self, seconds: float) -> bool:
         """Wait up to so long for a server to be seen down; not once the run is to end."""
@@ -171,11 +172,13 @@ class Engines:
         Raises RunFailed when more than `cluster.engine_restarts` restarts were needed, StopRequested where one would
         be needed and the run is to end.
         """
-        down = self.down()
-        names = {one.name for one in down}
-        for one in down:
-            self.calls.heed_stop()
+        tried: set[str] = set()
+        # Asked anew after each: others may have been silent only because they waited for the one that was stuck.
+        while left := [one for one in self.down() if one.name not in tried]:
+            self.calls.check_stop()
+            one, names = left[0], {other.name for other in left}
             launcher, name = one.launcher, one.name
+            tried.add(name)
             self.restarts += 1
             if self.restarts > self.config.cluster.engine_restarts:
                 raise RunFailed(
@@ -183,10 +186,11 @@ class Engines:
                     f"used up; see {self.logs / f'{name}.log'}"
                 )
             self.note(f"{name} {one.why}; restarting it")
-            if name != ROUTER:  # it comes back with old weights, perhaps on its old port
-                self._router_client().remove(self._named(name).url)
             try:
-                url = self.calls.one(launcher.call.remote("restart", name), f"restart of {name}", heed_stop=True)
+                if name != ROUTER:  # it comes back with old weights, perhaps on its old port
+                    self._router_client().remove(self._named(name).url)
+                restart = launcher.call.remote("restart", name, one.why)
+                url = self.calls.one(restart, f"restart of {name}", heed_stop=True)
             except UserError as error:
                 self.note(f"{name} did not come back ({str(error).splitlines()[0]})")
                 continue

@@ -11,26 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlscale.run.stacks import Listening, ask, doing
-from rlscale.serve.pulse import Patience
+from rlscale.serve.pulse import Patience, stopped_of
 
 _EVERY_S = 1.0
 _ELSEWHERE_EVERY_S = 2.0
 
 
-def stopped_of(pids: Sequence[int]) -> list[int]:
-    """Those of the processes of this machine that a signal has stopped; one under a debugger is not among them."""
-    found = []
-    for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
-                found.append(pid)
-    return found
+def kill_stopped(pids: Sequence[int]) -> None:
+    """SIGKILL to those of the processes of this machine that a signal has stopped."""
+    for pid in stopped_of(pids):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @dataclass
@@ -56,7 +52,7 @@ class Frozen:
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.name} (process {self.pid}) is stopped and has not gone on for {self.seconds:.0f} s"
+        return f"{self.name} (process {self.pid}) has been stopped for {self.seconds:.0f} s"
 
 
 class Processes:
@@ -72,7 +68,12 @@ class Processes:
         self._elsewhere: dict[str, tuple[Any, float]] = {}
 
     def add(self, name: str, log: Path, actor: Any) -> None:
-        """Watch the process of an actor that has the method `whereabouts`; it may still be starting."""
+        """Watch the process of an actor that has the method `whereabouts`; it may still be starting.
+
+        A name that is taken gets the folder of its log before it.
+        """
+        if name in {actor.name for actor in (*self._starting, *self._actors.values())}:
+            name = f"{log.parent.name}: {name}"
         self._starting.append(_Watched(name, log, actor, actor.whereabouts.remote(), patience=Patience(self._clock)))
 
     def frozen(self, waiting_for: Collection[str], seconds: float) -> Frozen | None:
@@ -85,13 +86,16 @@ class Processes:
         return None if late is None else Frozen(late.name, late.pid, late.seconds)
 
     def end_frozen(self) -> None:
-        """End those of this machine that are stopped now: they hear nothing that they are told."""
+        """End those that are stopped now: they hear nothing that they are told."""
         self._meet()
-        own = {actor.pid: actor for actor in self._actors.values() if actor.node == self._here}
-        for pid in stopped_of(list(own)):
-            ray.kill(own[pid].handle)  # so that Ray expects its end
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for node in {actor.node for actor in self._actors.values()}:
+            there = {actor.pid: actor for actor in self._actors.values() if actor.node == node}
+            if node != self._here:
+                _at(node, kill_stopped, list(there))
+                continue
+            for pid in stopped_of(list(there)):
+                ray.kill(there[pid].handle)  # so that Ray expects its end
+            kill_stopped(list(there))
 
     def write_stacks(self, folder: Path) -> dict[str, str]:
         """Write what each process does into a file of `folder`; by its name the function that it is in.
@@ -106,7 +110,7 @@ class Processes:
         heard = listening.heard()
         folder.mkdir(parents=True, exist_ok=True)
         for name, stacks in heard.items():
-            (folder / f"{name.replace(' ', '-')}.txt").write_text(stacks)
+            (folder / f"{name.replace(':', '').replace(' ', '-')}.txt").write_text(stacks)
         return {name: what for name, stacks in heard.items() if (what := doing(stacks)) is not None}
 
     def _look(self) -> None:

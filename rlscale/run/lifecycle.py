@@ -59,8 +59,12 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
         return 0
     except StopRequested:
         status = "stopped"
-        if session is not None:
-            session.save_and_stop()
+        try:
+            if session is not None:
+                session.save_and_stop()
+        except UserError as error:
+            status, message = "failed", str(error)
+            raise
         return STOPPED
     except BaseException as error:
         failure = _told(error, folder)

@@ -32,7 +32,7 @@ def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
     scratch = Path(config.run.scratch).resolve()
     scratch.mkdir(0o700, parents=True, exist_ok=True)
     stop = StopSignal()
-    calls = Calls(stop, config.cluster.call_timeout_s, str(logs))
+    calls = Calls(stop, config.cluster.call_timeout_s, str(logs), config.cluster.answer_timeout_s)
     with (
         current_folder_importable(),
         early_forks(config) as early,

@@ -97,14 +97,16 @@ class Rollout:
         ray.cancel(evaluation)
         ray.wait([evaluation], timeout=_CANCELLED_S)
 
-    def until(self, condition: Callable[[], bool], meanwhile: Callable[[], None]) -> None:
+    def until(self, condition: Callable[[], bool], meanwhile: Callable[[], None], evaluation: Any) -> None:
         """Wait for an evaluation to be over; see `Calls.until`."""
-        self._calls.until(condition, "evaluation", meanwhile)
+        self._calls.until(condition, "evaluation", meanwhile, evaluation)
 
-    def score(self, url: str, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Log-probs of tokens[1:] by the engine at `url`, at temperature 1."""
+    def score(
+        self, url: str, tokens: NDArray[np.int32], meanwhile: Callable[[], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Log-probs of tokens[1:] by the engine at `url`, at temperature 1; `meanwhile` runs while waiting."""
         ref = self._actor.score.remote(url, tokens)
-        scored: NDArray[np.float32] = self._calls.one(ref, f"canary of {url}")
+        scored: NDArray[np.float32] = self._calls.one(ref, f"canary of {url}", meanwhile=meanwhile)
         return scored
 
     def pause(self, meanwhile: Callable[[], None]) -> None:

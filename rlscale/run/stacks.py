@@ -30,7 +30,7 @@ def tell_stacks() -> None:
 def ask(pids: Sequence[int]) -> None:
     """Ask these processes of this machine, which have called `tell_stacks`."""
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, _ASKED_BY)
 
 

@@ -46,7 +46,8 @@ class WeightSync:
         Raises RunFailed when the canary's log-probs differ by more than `weights.canary_bound`.
         """
         targets = tuple(urls if urls is not None else self.engines.urls)
-        self.trainer.connect(self._route(targets), targets, self.engines.api_key)
+        watch = self._watching(version, targets)
+        self.trainer.connect(self._route(targets), targets, self.engines.api_key, watch)
         timeout = self.config.weights.timeout_s
         try:
             answers = self.trainer.call(
@@ -55,7 +56,7 @@ class WeightSync:
                 what=f"weight sync {version}",
                 timeout_s=timeout,
                 limit="weights.timeout_s",
-                meanwhile=self._watching(version, targets),
+                meanwhile=watch,
             )
         except UserError:
             self.trainer.disconnected()  # what became of the connection is unknown: make a new one next time
@@ -76,7 +77,7 @@ class WeightSync:
             if time.monotonic() < next_look:
                 return
             next_look = time.monotonic() + _LOOK_EVERY_S
-            for one in self.engines.down_among(urls):
+            for one in self.engines.down_among(urls, loading=True):
                 raise UserError(f"weight sync {version}: {one.name} {one.why}")
 
         return look
@@ -87,7 +88,7 @@ class WeightSync:
         expected = self.trainer.logprobs(as_part(_canary_batch(tokens)), temperature=1.0)[1:]
         bound = self.config.weights.canary_bound or _BOUNDS[self.config.model.dtype]
         worst = 0.0
-        for url, scored in zip(urls, self._scores(urls, tokens), strict=True):
+        for url, scored in zip(urls, self._scores(version, urls, tokens), strict=True):
             difference = float(np.max(np.abs(scored - expected)))
             if not difference <= bound:  # NaN fails too
                 raise RunFailed(
@@ -98,13 +99,14 @@ class WeightSync:
             worst = max(worst, difference)
         return worst
 
-    def _scores(self, urls: Sequence[str], tokens: NDArray[np.int32]) -> list[NDArray[np.float32]]:
+    def _scores(self, version: int, urls: Sequence[str], tokens: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """Log-probs by each engine. Where the trainer has the memory of the engines' cache it lends it to them."""
         lent = self.engines.gave_memory
         if lent:
             self.trainer.call("sleep", what="trainer sleep")
             self.engines.resume_memory(["kv_cache"])
-        scores = [self.rollout.score(url, tokens) for url in urls]
+        watch = self._watching(version, urls)
+        scores = [self.rollout.score(url, tokens, watch) for url in urls]
         if lent:
             self.engines.release_memory(["kv_cache"])
             self.trainer.call("wake", what="trainer wake")

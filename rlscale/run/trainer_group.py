@@ -123,14 +123,20 @@ class TrainerGroup:
         column: NDArray[np.float32] = next(answer for answer in answers if answer is not None)
         return column
 
-    def connect(self, route: Route, urls: tuple[str, ...], api_key: str) -> None:
-        """Tell the ranks which engines their weights go to, and which way, unless that is where they go already."""
+    def connect(
+        self, route: Route, urls: tuple[str, ...], api_key: str, meanwhile: Callable[[], None] | None = None
+    ) -> None:
+        """Tell the ranks which engines their weights go to, and which way, unless that is where they go already.
+
+        `meanwhile` runs while waiting.
+        """
         if urls == self._connected:
             return
         self._connected = ()
         calls = [rank.connect.remote(route, list(urls), api_key) for rank in self._ranks]
         timeout = route.timeout_s
-        self._calls.wait(calls, "connecting trainer and engines", timeout_s=timeout, limit="weights.timeout_s")
+        what = "connecting trainer and engines"
+        self._calls.wait(calls, what, timeout_s=timeout, limit="weights.timeout_s", meanwhile=meanwhile)
         self._connected = urls
 
     def disconnected(self) -> None:

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import psutil
 
 from rlscale.serve.http import CallError, Unanswered, call
 
 EVERY_S = 2.0
 _LONGEST_GAP_S = 2.0
 """Longest time between two looks that counts as looked at: whoever stood still himself in between blames nobody."""
+
+
+def stopped_of(pids: Sequence[int]) -> list[int]:
+    """Those of the processes of this machine that a signal has stopped; one under a debugger is not among them."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+                found.append(pid)
+    return found
+
+
+def family_of(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def computed(pids: Sequence[int]) -> float:
+    """Seconds of processor time that these processes have taken."""
+    seconds = 0.0
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            taken = psutil.Process(pid).cpu_times()
+            seconds += taken.user + taken.system
+    return seconds
 
 
 class Patience:

@@ -23,7 +23,7 @@ from rlscale.serve.engine_launcher import EngineLauncher, EngineSite, SglangLaun
 from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import CallError, call
 from rlscale.serve.process import GuardedProcess, ServerProcess
-from rlscale.serve.pulse import Pulse, answers
+from rlscale.serve.pulse import Pulse, answers, computed, family_of, stopped_of
 from rlscale.serve.router import router_command, router_options
 from rlscale.serve.server import ServerSpec, base_environment
 
@@ -31,6 +31,9 @@ PORT_ATTEMPTS = 3
 ROUTER = "router"
 _ROUTER_PULSE, _ENGINE_PULSE = "/liveness", "/server_info"
 """What is asked of a server to hear whether it is there: of an engine what its scheduler answers, between two steps."""
+_BUSY_FACTOR = 10
+_IDLE_S = 0.05
+"""Processor time from one look to the next, a second later, below which a silent server does nothing."""
 _ANSWER_S = 60.0
 """How long one such question is out."""
 _LINES = 100
@@ -51,6 +54,8 @@ class _Entry:
     process: ServerProcess | None = None
     started: bool = False
     pulse: Pulse | None = None
+    computed: float | None = None
+    """Seconds of processor time that it had taken when it was last seen silent."""
 
 
 class Supervisor:
@@ -116,19 +121,34 @@ class Supervisor:
             processes = {name: entry.process for name, entry in self._entries.items()}
         return [name for name, process in processes.items() if process and process.exit_code() is not None]
 
-    def down(self, silent_s: float) -> dict[str, str]:
+    def down(self, silent_s: float, loading: bool = False) -> dict[str, str]:
         """What is wrong with a server, by its name: it ended without being told to, or has been silent for so long.
 
-        Only time in which this is called again and again counts: it must not be while engines load weights.
+        One that computes is given ten times as long: a step may be long. While engines are `loading` weights, which may
+        wait for the network, only one that a signal has stopped counts. So does only time in which this is called again
+        and again.
         """
         found = dict.fromkeys(self.dead(), "died")
         with self._lock:
-            pulses = {name: entry.pulse for name, entry in self._entries.items() if entry.pulse is not None}
-        silences = {name: pulse.silence() for name, pulse in pulses.items() if name not in found}
-        silent = {name: f"did not answer for {s:.0f} s" for name, s in silences.items() if s >= silent_s}
-        return {**found, **silent}
+            entries = {name: entry for name, entry in self._entries.items() if name not in found}
+        for name, entry in entries.items():
+            silence = entry.pulse.silence() if entry.pulse is not None else 0.0
+            if silence >= silent_s and self._is_stuck(entry, loading, silence >= _BUSY_FACTOR * silent_s):
+                found[name] = f"did not answer for {silence:.0f} s"
+            elif silence < silent_s:
+                entry.computed = None
+        return found
 
-    def restart(self, name: str) -> str:
+    def _is_stuck(self, entry: _Entry, loading: bool, too_long: bool) -> bool:
+        """Whether a silent server is stopped, or does nothing from one look to the next."""
+        pids = family_of(entry.process.pid) if entry.process is not None and entry.process.pid is not None else []
+        before, entry.computed = entry.computed, computed(pids)
+        if stopped_of(pids):
+            return True
+        idle = before is not None and entry.computed - before < _IDLE_S
+        return not loading and (idle or too_long)
+
+    def restart(self, name: str, why: str = "ended") -> str:
         """End that server if it still runs and start it again as it was, on its old port if that is free; its URL.
 
         An engine comes back with the weights of its model folder; the router without workers.
@@ -137,7 +157,7 @@ class Supervisor:
             entry = self._entries[name]
         entry.pulse = None  # nobody asks it until it has started again
         if entry.process:
-            _log.error("%s ended. The end of %s:\n%s", name, entry.process.log, entry.process.log_tail(_LINES))
+            _log.error("%s %s. The end of %s:\n%s", name, why, entry.process.log, entry.process.log_tail(_LINES))
             entry.process.stop()
         return self._start(name, entry)
 

@@ -124,8 +124,8 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
     for (number, generation), version in zip(fresh, (1, 1, 2, 2, 3, 3), strict=True):
         assert {*generation.versions.tolist()} == {version}
         assert difference(models, PROMPTS[number], generation) < 1e-5
-    # One of three may meet another process's turn. That none waits for the engine's own poll, once a second, shows in the
-    # median of the many updates below.
+    # One of three may meet another process's turn. That none waits for the engine's own poll, once a second, shows in
+    # the median of the many updates below.
     assert statistics.median(pauses) < 0.1
     assert max(pauses) < 0.7
 

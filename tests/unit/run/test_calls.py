@@ -37,7 +37,7 @@ def test_a_deadline_names_who_is_late_and_what_each_process_does(
         return [ref for ref in refs if ref == "there"], [ref for ref in refs if ref != "there"]
 
     monkeypatch.setattr(calls, "ray", SimpleNamespace(wait=wait, get=lambda ref: ref, ObjectRef=type(None)))
-    waiting = Calls(StopSignal(), 5.0, str(tmp_path))
+    waiting = Calls(StopSignal(), 5.0, str(tmp_path), 20.0)
     monkeypatch.setattr(waiting.processes, "write_stacks", lambda folder: told)
     with pytest.raises(RunFailed) as caught:
         waiting.wait(["there", "late"], "training step", timeout_s=0.01)

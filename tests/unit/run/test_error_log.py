@@ -45,7 +45,7 @@ class Results:
 def wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *refs: Any) -> UserError:
     monkeypatch.setattr(calls, "ray", Results)
     with pytest.raises(UserError) as caught:
-        Calls(StopSignal(), 5.0, str(tmp_path / "logs")).wait(refs, "training step")
+        Calls(StopSignal(), 5.0, str(tmp_path / "logs"), 20.0).wait(refs, "training step")
     return caught.value
 
 

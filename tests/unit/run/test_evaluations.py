@@ -90,7 +90,7 @@ class Fleet:
     def cancel(self, evaluation: Any) -> None:
         self.cancelled.append(evaluation)
 
-    def until(self, condition: Any, meanwhile: Any) -> None:
+    def until(self, condition: Any, meanwhile: Any, evaluation: Any) -> None:
         while not condition():
             self.done = True
             meanwhile()

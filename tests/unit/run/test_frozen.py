@@ -98,7 +98,7 @@ def test_an_actor_is_frozen_once_it_was_stopped_for_so_long_and_somebody_waits_f
     assert look(2.0) is None
     stop(process)
     found = look(2.0)
-    assert str(found).startswith(f"rank 1 (process {process.pid}) is stopped")
+    assert str(found).startswith(f"rank 1 (process {process.pid}) has been stopped for")
     assert processes.frozen({"a2"}, 2.0) is None
     assert look(1000.0) is None
 

@@ -38,7 +38,7 @@ def test_a_machine_that_has_nothing_but_engines_that_evaluate_is_reserved_too(
 ) -> None:
     config = compose(None, ["cluster=node8"])
     layout = Layout((), (Slot(1, (0,)), Slot(1, (1,))))
-    calls = Calls(StopSignal(), 1.0, str(tmp_path))
+    calls = Calls(StopSignal(), 1.0, str(tmp_path), 20.0)
     first = Engines(config, layout, NODES, calls, tmp_path, tmp_path, print)
     first.launch("model")
     assert first.machines == {0, 1}
