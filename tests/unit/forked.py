@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
 from contextlib import redirect_stdout
+
+import torch
+
+LIMIT_S = 60
 
 
 def printed_without(packages: tuple[str, ...], code: str) -> str:
     """What the code prints in a fork of this process that has forgotten these packages, and how they are found.
 
     They are imported anew, and found as Python finds them: without import hooks of this project. AssertionError with
-    the traceback where the code raises.
+    the traceback where the code raises, or where it has not ended after LIMIT_S.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest's time limit may have a handler there
+        signal.alarm(LIMIT_S)
         status = 1
         try:
+            torch.set_num_threads(1)  # a fork has none of the threads that torch would wait for
             said = _run(packages, code)
             status = 0
         except BaseException:
@@ -30,10 +38,16 @@ def printed_without(packages: tuple[str, ...], code: str) -> str:
                 pipe.write(said)
             os._exit(status)
     os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    _, status = os.waitpid(child, 0)
-    assert status == 0, said
+    ended = None
+    try:
+        with os.fdopen(reading) as pipe:
+            said = pipe.read()
+        _, ended = os.waitpid(child, 0)
+    finally:
+        if ended is None:  # this process was interrupted while it waited
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert ended == 0, said or f"it ended with status {ended}; {signal.SIGALRM:d} is that of {LIMIT_S} s"
     return said.strip()
 
 
