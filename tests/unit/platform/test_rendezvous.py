@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import importlib
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 import pytest
@@ -53,17 +55,31 @@ def test_a_url_of_torchs_meets_at_such_a_store(monkeypatch: pytest.MonkeyPatch) 
     assert (rank, size, store.get("key"), listening(port)) == (0, 1, b"value", ["127.0.0.1"])
 
 
-def test_a_rank_that_comes_milliseconds_before_rank_0_does_not_wait_out_torchs_pause() -> None:
+def test_a_rank_that_comes_milliseconds_before_rank_0_does_not_wait_out_torchs_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Which is at least a quarter of a second."""
+    refused, connect = threading.Event(), socket.create_connection
+
+    def look(*where: Any, **how: Any) -> socket.socket:
+        try:
+            return connect(*where, **how)
+        except ConnectionRefusedError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(socket, "create_connection", look)
 
     def seconds_after_rank_0() -> float:
         port = free_port("127.0.0.1")
+        refused.clear()
         with ThreadPoolExecutor(1) as pool:
             client = pool.submit(lambda: (store_at("127.0.0.1", port, 1, 2, SHORT), time.monotonic()))
-            time.sleep(0.03)
+            came_first = refused.wait(10)
             began = time.monotonic()
             served = store_at("127.0.0.1", port, 0, 2, SHORT)
             joined = client.result()[1] - began
+        assert came_first
         del served
         return joined
 

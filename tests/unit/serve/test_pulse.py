@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 from rlscale.serve.http import Unanswered
 from rlscale.serve.pulse import EVERY_S, Patience, Pulse
@@ -71,7 +70,15 @@ def test_a_question_that_was_given_up_does_not_end_the_silence() -> None:
 
 
 def test_a_question_is_out_beside_whoever_asks() -> None:
-    pulse = Pulse(lambda: time.sleep(0.5))
-    began = time.monotonic()
-    pulse.silence()
-    assert time.monotonic() - began < 0.4
+    asked, looked, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def ask() -> None:
+        asked.set()
+        looked.wait(30)
+        ended.set()
+
+    Pulse(ask).silence()
+    assert asked.wait(30)
+    assert not ended.is_set()
+    looked.set()
+    assert ended.wait(30)

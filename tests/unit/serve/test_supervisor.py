@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,7 +85,8 @@ def test_a_frozen_server_is_noticed_by_its_silence_and_replaced(supervisor: Supe
     deadline = time.monotonic() + 20
     while not (down := supervisor.down(0.5)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert down == {"router": "did not answer for 1 s"}
+    assert [*down] == ["router"]
+    assert re.fullmatch(r"did not answer for \d+ s", down["router"])
     assert supervisor.dead() == []
     assert supervisor.restart("router") == url
     assert supervisor.down(0.5) == {}
