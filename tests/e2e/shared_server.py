@@ -71,11 +71,17 @@ def tiny_model(scratch: Path, **architecture: Any) -> Path:
     return ensure_model_folder(ModelConfig(name=values["name"], create=create), scratch)
 
 
-def wait_until_generating(url: str, api_key: str) -> None:
-    """Until the engine has begun with a request, however busy the machine is, and a few tokens further."""
-    while not call(url, "/v1/loads?include=core,queues", api_key, timeout=10)["loads"][0]["num_running_reqs"]:
+def wait_until_generating(url: str, api_key: str, limit_s: float = 60.0) -> None:
+    """Until the engine has sampled tokens of a request. AssertionError with its report if not within `limit_s`."""
+    deadline, begun = time.monotonic() + limit_s, None
+    while True:
+        load = call(url, "/v1/loads?include=core", api_key, timeout=10)["loads"][0]
+        if load["num_running_reqs"]:
+            begun = load["num_used_tokens"] if begun is None else begun
+            if load["num_used_tokens"] > begun:  # the prompt is in the cache at once, and then token by token
+                return
+        assert time.monotonic() < deadline, f"no token was sampled in {limit_s:g} s; the engine's load: {load}"
         time.sleep(0.01)
-    time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
