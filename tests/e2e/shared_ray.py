@@ -24,31 +24,47 @@ PORTS = ("--port", "--ray-client-server-port", "--dashboard-agent-listen-port")
 """Those that are the same for every Ray unless others are given: sessions run side by side."""
 STARTED = "Ray runtime started."
 LIMIT_S = 60.0
+JOINS = "cluster.ray_address="
+JOINING: dict[str, str] = {}
+"""Environment of a command that joins it. Commands with a Ray of their own do not have it: they must set their own."""
 
 
 @pytest.fixture(scope="session")
 def shared_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The override by which a run joins it. Its token is in the environment of this session's commands."""
+    """The override by which a run joins it."""
     scratch = tmp_path_factory.mktemp("ray")
     token = scratch / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
+    JOINING.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
     folder = os.open(scratch, os.O_RDONLY)  # by which its name is short enough for the sockets in it
-    ports = [free_port(HOST) for _ in PORTS]
-    place = [f"--temp-dir=/proc/{os.getpid()}/fd/{folder}/r", *map("{}={}".format, PORTS, ports)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-        patch.setenv("RAY_worker_niceness", "0")  # as in a Ray that a run starts
-        command = [str(Path(sys.executable).with_name("ray")), *START, *place]
-        process = GuardedProcess(command, os.environ, "", scratch / "ray.log", scratch)
+    try:
         try:
-            deadline = time.monotonic() + LIMIT_S
-            while STARTED not in process.log_tail(100):
-                assert process.exit_code() is None, process.log_tail(100)
-                assert time.monotonic() < deadline, process.log_tail(100)
-                time.sleep(0.1)
-            yield f"cluster.ray_address={HOST}:{ports[0]}"
+            process, port = _started(scratch, folder)
+        except AssertionError:  # somebody else may have taken a port since it was free
+            process, port = _started(scratch, folder)
+        try:
+            yield f"{JOINS}{HOST}:{port}"
         finally:
             process.stop()
-            os.close(folder)
+    finally:
+        os.close(folder)
+
+
+def _started(scratch: Path, folder: int) -> tuple[GuardedProcess, int]:
+    """It and its port, once it is up. AssertionError with what it said if it does not start."""
+    ports = [free_port(HOST) for _ in PORTS]
+    place = [f"--temp-dir=/proc/{os.getpid()}/fd/{folder}/r", *map("{}={}".format, PORTS, ports)]
+    command = [str(Path(sys.executable).with_name("ray")), *START, *place]
+    environment = {**os.environ, **JOINING, "RAY_worker_niceness": "0"}  # as in a Ray that a run starts
+    process = GuardedProcess(command, environment, "", scratch / "ray.log", scratch)
+    try:
+        deadline = time.monotonic() + LIMIT_S
+        while STARTED not in process.log_tail(100):
+            assert process.exit_code() is None, process.log_tail(100)
+            assert time.monotonic() < deadline, process.log_tail(100)
+            time.sleep(0.1)
+    except BaseException:
+        process.stop()
+        raise
+    return process, ports[0]

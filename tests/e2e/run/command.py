@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from shared_ray import JOINING, JOINS
 
 from rlscale.run.forks import read_forks
 
@@ -48,13 +50,19 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "rlscale", *arguments]
 
 
+def environment_of(arguments: Sequence[str]) -> dict[str, str]:
+    """What a command finds: this process's, and what lets it join the session's Ray where its arguments say so."""
+    (*_, ray) = ("", *(word for word in arguments if word.startswith(JOINS)))  # the last one counts
+    return {**os.environ, **(JOINING if ray not in ("", f"{JOINS}null") else {})}
+
+
 def run(folder: Path, *arguments: str, timeout: float = 240.0) -> Finished:
     """Run to the end in `folder`; its exit code and everything it printed.
 
     With `cluster.warm` the command itself is forked, too, instead of importing everything for some seconds.
     """
     started = time.monotonic()
-    asked, environment = command(*arguments), dict(os.environ)
+    asked, environment = command(*arguments), environment_of(arguments)
     warm = [word.partition("=")[2] for word in arguments if word.startswith("cluster.warm=")]
     if warm:
         forks = read_forks(Path(warm[0]))
@@ -80,7 +88,12 @@ class Started:
         self.log = folder / f"command-{time.monotonic_ns()}.log"
         with open(self.log, "w") as output:
             self.process = subprocess.Popen(
-                command(*arguments), cwd=folder, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                command(*arguments),
+                cwd=folder,
+                env=environment_of(arguments),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
             )
         self._family: dict[int, psutil.Process] = {}
 
