@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ model:
     architecture:
       max_position_embeddings: 1024
 agent:
-  command: {python} {program}
+  command: {command}
 rollout:
   tool_parser: qwen25
   max_turn_tokens: 8
@@ -38,8 +39,10 @@ SMALL = ("rollout.groups_per_iteration=1", "rollout.samples_per_group=2", "run.i
 
 
 def test_smolagents_agent_is_trained_on_what_it_asked(tmp_path: Path, warm: str, outside_python: str) -> None:
-    named = {"template": HERE / "names_tools.jinja", "program": HERE / "published_agent.py", "python": outside_python}
-    (tmp_path / "published.yaml").write_text(RECIPE.format(characters=json.dumps(CHARACTERS), **named))
+    command = shlex.join([outside_python, str(HERE / "published_agent.py")])
+    named = {"template": str(HERE / "names_tools.jinja"), "characters": CHARACTERS, "command": command}
+    recipe = RECIPE.format(**{name: json.dumps(value) for name, value in named.items()})
+    (tmp_path / "published.yaml").write_text(recipe)
     ended = run(tmp_path, "recipe=published.yaml", *SHORT, *SMALL, "run.output=run", warm)
     assert ended.code == 0, ended.text
     (line,) = metrics(tmp_path / "run")
