@@ -185,24 +185,33 @@ def test_a_client_that_asks_again_after_its_time_out_has_one_turn(converse: Any,
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_a_client_gave_up_is_no_turn(converse: Any, protocol: str, stream: bool) -> None:
     async def never_answer_the_first(played: Played) -> None:
-        answered, gone = played.engine.post, asyncio.Event()
+        call, read, gone = played.session.call, played.policy.parser.reasoning, asyncio.Event()
 
-        async def post(url: str, body: Any, headers: Any) -> Any:
-            if LEFT not in played.encoder.tokenizer.decode(body["input_ids"]):
-                return await answered(url, body, headers)
+        async def called(request: Any) -> Any:
             try:
-                return await asyncio.Event().wait()
+                return await call(request)
             finally:
-                gone.set()
+                if LEFT in str(request.messages):
+                    gone.set()
 
-        played.engine.post = post
+        async def reasoning(text: str, **how: Any) -> tuple[str, str]:
+            if text == "late":  # its tokens have come by now
+                await asyncio.Event().wait()
+            return await read(text, **how)
+
+        played.session.call, played.policy.parser.reasoning = called, reasoning
         await gone.wait()
+
+    def say(prompt: str) -> str:
+        return "late" if LEFT in prompt else "answer"
 
     given_up = {"timeout": 0.3, "max_retries": 0}
     patient = {"meanwhile": never_answer_the_first, "client": given_up, "stream": stream}
-    played, (heard,) = converse("leaving", protocol, **patient)
-    assert heard["text"] == "answer 0"
-    assert turns_of_segments(played) == [1]
+    played, (heard,) = converse("leaving", protocol, say, **patient)
+    assert heard["text"] == "answer"
+    (*late, answer) = played.engine.sent  # where the machine stalls, nothing was generated before it gave up
+    assert trained(played) == [[answer]]
+    assert played.ledger.tokens.fates["discarded_client_gone"] == sum(map(len, late))
 
 
 @every_protocol
