@@ -15,15 +15,16 @@ REQUIREMENTS = Path(__file__).parent / "clients" / "requirements.txt"
 KEPT = Path(__file__).parents[2] / ".rlscale" / "clients"
 LIMIT_S = 240
 SOON_S = 900
-UNREACHED = ("after connection broken by", "Read timed out", "Max retries exceeded")
-"""What pip says where a connection cannot be made, or breaks off."""
+UNREACHED = ("after connection broken by", "Read timed out", "Max retries exceeded", "No matching distribution found")
+"""What pip says where a connection cannot be made or breaks off, and of an index that is a part of another one."""
 
 
 @pytest.fixture(scope="session")
 def outside_python() -> str:
-    """The interpreter; tests that need it are skipped, with a line that says why, where pip reaches no index.
+    """The interpreter; tests that need it are skipped, with a line that says why, where pip reaches no index
+    that has everything.
 
-    They fail where pip reaches one and cannot install what is asked for.
+    They fail where pip finds everything and cannot install it.
     """
     wanted = f"{sys.version}\n{sys.base_prefix}\n{REQUIREMENTS.read_text()}"
     folder = KEPT / hashlib.sha256(wanted.encode()).hexdigest()[:16]
@@ -38,7 +39,9 @@ def outside_python() -> str:
                 pytest.skip(unreached.read_text())
             why = _why_unreached(python)
             if why:
-                unreached.write_text(f"not run: pip reaches no index ({why}); it is tried again after {SOON_S} s")
+                unreached.write_text(
+                    f"not run: pip reaches no index that has all ({why}); it is tried again after {SOON_S} s"
+                )
                 pytest.skip(unreached.read_text())
             complete.touch()
     return str(python)
