@@ -225,6 +225,7 @@ class Engines:
 
     def close(self) -> None:
         """End every server that this run started."""
+        self.calls.processes.end_frozen(list(self._launchers.values()))
         stops = [launcher.call.remote("stop") for launcher in self._launchers.values()]
         ray.wait(stops, num_returns=len(stops), timeout=8.0) if stops else None
         for launcher in self._launchers.values():

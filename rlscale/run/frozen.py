@@ -85,11 +85,12 @@ class Processes:
         late = next((actor for actor in actors if actor.stopped and actor.seconds >= seconds), None)
         return None if late is None else Frozen(late.name, late.pid, late.seconds)
 
-    def end_frozen(self) -> None:
-        """End those that are stopped now: they hear nothing that they are told."""
+    def end_frozen(self, among: Collection[Any] | None = None) -> None:
+        """End those (of these actors) that are stopped now: they hear nothing that they are told."""
         self._meet()
-        for node in {actor.node for actor in self._actors.values()}:
-            there = {actor.pid: actor for actor in self._actors.values() if actor.node == node}
+        actors = [actor for actor in self._actors.values() if among is None or actor.handle in among]
+        for node in {actor.node for actor in actors}:
+            there = {actor.pid: actor for actor in actors if actor.node == node}
             if node != self._here:
                 _at(node, kill_stopped, list(there))
                 continue
