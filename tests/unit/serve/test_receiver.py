@@ -24,6 +24,11 @@ from rlscale.serve.receiver import EngineReceiver
 class Engine(ThreadingHTTPServer):
     """Answers with `answers[path]` (status, JSON), 404 for other paths; keeps what it was sent."""
 
+    daemon_threads = False  # closing it waits for its answers: no thread prints into another test's output
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """An answer to somebody who has given up."""
+
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, tuple[int, Any]] = {"/flush_cache": (200, "Cache flushed.")}
