@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlscale.data.fields import FIELDS, Field, Scope, equally_wide
+from rlscale.data.fields import FIELDS, Scope, equally_wide
 from rlscale.data.sample import Group, Sample
 
 
@@ -139,16 +139,15 @@ def _routed_experts(samples: Sequence[Sample]) -> NDArray[np.int16] | None:
 
 def _brought(name: str, samples: Sequence[Sample]) -> NDArray:
     """A column that samples bring: one value per token concatenated, or one per sample."""
-    declared = FIELDS[name]
-    scope = declared.scope
+    scope = FIELDS[name].scope
     lacking = sum(name not in sample.columns for sample in samples)
-    if lacking and not declared.may_lack:
+    if lacking:
         raise ValueError(
             f"{len(samples) - lacking} of {len(samples)} samples bring the column {name!r}: either all must, or none"
         )
     if scope is Scope.batch:
         raise ValueError(f"samples bring the column {name!r}, of which the whole batch has one value")
-    columns = equally_wide([_column(declared, sample) for sample in samples], declared)
+    columns = equally_wide([np.asarray(sample.columns[name]) for sample in samples], FIELDS[name])
     if scope is not Scope.token:
         return np.array(columns)
     for sample, column in zip(samples, columns, strict=True):
@@ -158,10 +157,3 @@ def _brought(name: str, samples: Sequence[Sample]) -> NDArray:
                 f"{len(sample.tokens)} tokens; a column of tokens needs a value for each, the prompt's included"
             )
     return np.concatenate(columns)
-
-
-def _column(declared: Field, sample: Sample) -> NDArray:
-    """What the sample brings, or the fill value for each of its tokens."""
-    if declared.name in sample.columns:
-        return np.asarray(sample.columns[declared.name])
-    return np.full((len(sample.tokens), *[1] * declared.axes), declared.fill, declared.dtype)

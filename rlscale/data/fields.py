@@ -65,8 +65,6 @@ class Field:
     of_input: bool = False
     """Of a token column: whether it belongs to the token's own pass through the model and not, as others do, to the
     position that predicts the token."""
-    may_lack: bool = False
-    """Whether samples may be without it while others of the batch bring it: they have the value of padding then."""
     on_ranks: bool = True
     """Whether micro-batches carry it, on the device; a value of a row is then repeated for each of its tokens."""
 
@@ -118,7 +116,7 @@ STALE = "stale"
 _TOKEN, _SEGMENT, _SAMPLE = Scope.token, Scope.segment, Scope.sample
 
 # The words that top-p or top-k left to draw the token from, filled up with -1; all -1 where nothing was left out.
-SUPPORT = Field("sampling_support", np.int32, _TOKEN, -1, Maker.engine, axes=1, may_lack=True)
+SUPPORT = Field("sampling_support", np.int32, _TOKEN, -1, Maker.engine, axes=1)
 
 FIELDS = Fields(
     (

@@ -93,7 +93,8 @@ class EngineClient:
             answer = await self._shared.ask(body, headers)
         if answer is None:
             answer = await self._post("/generate", body, headers)
-        return generation_of(answer, len(token_ids), experts, sampling.names_support)
+        found = generation_of(answer, len(token_ids), experts, sampling.names_support)
+        return found.of_all_words() if sampling.names_all else found
 
     async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rlscale.data.fields import SUPPORT
 
 
 @dataclass(frozen=True)
 class Generation:
     """What an engine generated: `tokens` int32 [m], `logprobs` float32 [m] of log_softmax(logits / temperature).
 
-    With `support` (int32 [m, most], filled up with -1) they are of the softmax over those words only.
+    With `support` (int32 [m, most], filled up with -1) they are of the softmax over those words only, and where it is
+    all -1 over all words.
 
     Log-probs are as the engine sent them: one that is not a number there (JSON's null) is nan.
     `finish_reason` is SGLang's: "stop", "length", or "abort" (then `message` may say why, and `tokens` are those
@@ -28,3 +31,7 @@ class Generation:
     message: str = ""
     routed_experts: NDArray[np.int16] | None = None
     support: NDArray[np.int32] | None = None
+
+    def of_all_words(self) -> Generation:
+        """The same, which says that no word was left out."""
+        return replace(self, support=np.full((len(self.tokens), 1), SUPPORT.fill, np.int32))

@@ -21,6 +21,7 @@ class SamplingParams:
 
     Unless `ignore_eos` generation also stops at the ends that the model's config, generation config and tokenizer name.
     `names_support`: the answer names the words that each token was drawn from, and log-probs are those among them.
+    `names_all`: no word was left out, and samples say so, because others of their batch name the words that were left.
     `own` has the parameters of the sources of a mixture that are sampled otherwise, by name.
     """
 
@@ -37,6 +38,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     names_support: bool = False
+    names_all: bool = False
     own: Mapping[str, SamplingParams] = field(default_factory=dict, hash=False, repr=False)
 
     @staticmethod
@@ -47,7 +49,8 @@ class SamplingParams:
 
         For training, samples of a truncated distribution name what was left of it. `sources`: see `sampled_apart`.
         """
-        return SamplingParams(
+        own = {name: SamplingParams.of(one, length, end) for name, one in (sources or {}).items()}
+        made = SamplingParams(
             max_new_tokens=length,
             temperature=config.temperature,
             top_p=config.top_p,
@@ -61,8 +64,11 @@ class SamplingParams:
             frequency_penalty=config.frequency_penalty,
             repetition_penalty=config.repetition_penalty,
             names_support=isinstance(config, RolloutConfig) and truncates(config),
-            own={name: SamplingParams.of(one, length, end) for name, one in (sources or {}).items()},
         )
+        if any(one.names_support for one in (made, *own.values())):
+            own = {name: replace(one, names_all=not one.names_support) for name, one in own.items()}
+            made = replace(made, names_all=not made.names_support)
+        return replace(made, own=own)
 
     def of_source(self, name: str) -> SamplingParams:
         """Those of the source of that name."""
@@ -86,7 +92,7 @@ class SamplingParams:
         return {**{name: given[name] for name in always}, **changed}
 
 
-_FIELDS = tuple(one for one in fields(SamplingParams) if one.name not in ("names_support", "own"))
+_FIELDS = tuple(one for one in fields(SamplingParams) if one.name not in ("names_support", "names_all", "own"))
 
 
 def sampled_apart(rollout: RolloutConfig, data: DataConfig) -> dict[str, RolloutConfig]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,12 +60,15 @@ def test_a_source_is_sampled_as_it_says_and_its_samples_are_trained_so() -> None
     data = MixtureData(sources=sources)
     sampling = SamplingParams.of(rollout, 9, end=3, sources=sampled_apart(rollout, data))
     found = {name: sampling.of_source(name) for name in (*sources, "")}
-    assert {name: (one.top_p, one.top_k, one.names_support) for name, one in found.items()} == {
-        "whole": (1.0, -1, False),
-        "few": (0.9, 4, True),
-        "plain": (0.9, -1, True),
-        "": (0.9, -1, True),
+    assert {name: (one.top_p, one.top_k, one.names_support, one.names_all) for name, one in found.items()} == {
+        "whole": (1.0, -1, False, True),
+        "few": (0.9, 4, True, False),
+        "plain": (0.9, -1, True, False),
+        "": (0.9, -1, True, False),
     }
+    plain = SamplingParams.of(RolloutConfig(), 9, end=3, sources={"other": RolloutConfig(temperature=2.0)})
+    assert not plain.names_all  # nobody names words, so nobody has to say that none was left out
+    assert not plain.of_source("other").names_all
     assert "own" not in sampling.body(1)
 
 
@@ -123,10 +127,13 @@ def test_a_batch_has_the_words_of_every_token_and_none_for_those_that_were_only_
         samples.append(trajectory.sample(prompt, index))
     trajectory = Trajectory(prompt.tokens)  # of a source that is sampled from all words
     two = np.zeros(2, np.int32)
-    trajectory.generated(Generation(two, two.astype(np.float32), "stop", two))
+    trajectory.generated(Generation(two, two.astype(np.float32), "stop", two).of_all_words())
     samples.append(trajectory.sample(prompt, 2))
     column = Batch.from_groups([Group(prompt, samples)]).column("sampling_support")
     none = [-1, -1, -1]
     assert column.tolist() == [none, [4, 5, -1], none, [6, 7, 8], [9, -1, -1], none, none, [3, -1, -1], none] + 3 * [
         none
     ]
+    forgotten = replace(samples[2], columns={})  # which of the two it was nobody knows
+    with pytest.raises(ValueError, match=r"2 of 3 samples bring the column 'sampling_support': either all must, or no"):
+        Batch.from_groups([Group(prompt, [*samples[:2], forgotten])])
