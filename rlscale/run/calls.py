@@ -154,11 +154,9 @@ class Calls:
             told = sorted(self.processes.write_stacks(folder).items())
         except OSError:  # a full disk must not hide what the deadline was about
             told = []
-        return (
-            "; ".join(f"{name} is in {what}" for name, what in told) + f". See {folder}"
-            if told
-            else f"See {self._logs}"
-        )
+        if not told:
+            return f"See {self._logs}"
+        return f"{'; '.join(f'{name} is in {what}' for name, what in told)}. See {folder}"
 
     def _refuse_frozen(self, pending: Sequence[Any], what: str) -> None:
         """RunFailed where one of these calls waits for a process that somebody has stopped."""

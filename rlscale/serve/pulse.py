@@ -14,6 +14,8 @@ from rlscale.serve.http import CallError, Unanswered, call
 EVERY_S = 2.0
 _LONGEST_GAP_S = 2.0
 """Longest time between two looks that counts as looked at: whoever stood still himself in between blames nobody."""
+_JUDGED_OVER_S, _IDLE_SHARE = 1.0, 0.05
+"""Over how long processes are looked at, and the share of a core below which they do nothing."""
 
 
 def stopped_of(pids: Sequence[int]) -> list[int]:
@@ -61,6 +63,25 @@ class Patience:
         self.seconds = self.seconds + min(now - self._looked, _LONGEST_GAP_S) if goes_on else 0.0
         self._looked = now
         return self.seconds
+
+
+class Activity:
+    """Whether processes compute, judged over a second at least, however often somebody looks."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._before: tuple[float, float] | None = None
+        self._idle = False
+
+    def is_idle(self, pids: Sequence[int]) -> bool:
+        """Whether they took less than a twentieth of a core lately. False at the first looks, of which nobody knows."""
+        now = (self._clock(), computed(pids))
+        if self._before is None:
+            self._before = now
+        elif (seconds := now[0] - self._before[0]) >= _JUDGED_OVER_S:
+            self._idle = now[1] - self._before[1] < _IDLE_SHARE * seconds
+            self._before = now
+        return self._idle
 
 
 class Pulse:

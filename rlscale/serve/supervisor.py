@@ -23,7 +23,7 @@ from rlscale.serve.engine_launcher import EngineLauncher, EngineSite, SglangLaun
 from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import CallError, call
 from rlscale.serve.process import GuardedProcess, ServerProcess
-from rlscale.serve.pulse import Pulse, answers, computed, family_of, stopped_of
+from rlscale.serve.pulse import Activity, Pulse, answers, family_of, stopped_of
 from rlscale.serve.router import router_command, router_options
 from rlscale.serve.server import ServerSpec, base_environment
 
@@ -32,8 +32,7 @@ ROUTER = "router"
 _ROUTER_PULSE, _ENGINE_PULSE = "/liveness", "/server_info"
 """What is asked of a server to hear whether it is there: of an engine what its scheduler answers, between two steps."""
 _BUSY_FACTOR = 10
-_IDLE_S = 0.05
-"""Processor time from one look to the next, a second later, below which a silent server does nothing."""
+"""How many times as long a server may be silent while it computes."""
 _ANSWER_S = 60.0
 """How long one such question is out."""
 _LINES = 100
@@ -54,8 +53,8 @@ class _Entry:
     process: ServerProcess | None = None
     started: bool = False
     pulse: Pulse | None = None
-    computed: float | None = None
-    """Seconds of processor time that it had taken when it was last seen silent."""
+    activity: Activity | None = None
+    """Of its processes, while it is silent for too long."""
 
 
 class Supervisor:
@@ -133,20 +132,11 @@ class Supervisor:
             entries = {name: entry for name, entry in self._entries.items() if name not in found}
         for name, entry in entries.items():
             silence = entry.pulse.silence() if entry.pulse is not None else 0.0
-            if silence >= silent_s and self._is_stuck(entry, loading, silence >= _BUSY_FACTOR * silent_s):
+            if silence < silent_s:
+                entry.activity = None
+            elif _is_stuck(entry, loading, silence >= _BUSY_FACTOR * silent_s):
                 found[name] = f"did not answer for {silence:.0f} s"
-            elif silence < silent_s:
-                entry.computed = None
         return found
-
-    def _is_stuck(self, entry: _Entry, loading: bool, too_long: bool) -> bool:
-        """Whether a silent server is stopped, or does nothing from one look to the next."""
-        pids = family_of(entry.process.pid) if entry.process is not None and entry.process.pid is not None else []
-        before, entry.computed = entry.computed, computed(pids)
-        if stopped_of(pids):
-            return True
-        idle = before is not None and entry.computed - before < _IDLE_S
-        return not loading and (idle or too_long)
 
     def restart(self, name: str, why: str = "ended") -> str:
         """End that server if it still runs and start it again as it was, on its old port if that is free; its URL.
@@ -219,6 +209,14 @@ class Supervisor:
         if raised is not None:
             raise UserError(f"{name} did not start: {raised}. Its whole output is in {process.log}")
         raise UserError(f"{name} did not start: {problem}. End of {process.log}:\n{process.log_tail()}")
+
+
+def _is_stuck(entry: _Entry, loading: bool, too_long: bool) -> bool:
+    """Whether a server that is silent was stopped, or does nothing."""
+    pids = family_of(entry.process.pid) if entry.process is not None and entry.process.pid is not None else []
+    entry.activity = entry.activity or Activity()
+    idle = entry.activity.is_idle(pids)
+    return bool(stopped_of(pids)) or (not loading and (idle or too_long))
 
 
 def _wait(process: ServerProcess, entry: _Entry, url: str) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from rlscale.serve.http import Unanswered
-from rlscale.serve.pulse import EVERY_S, Patience, Pulse
+from rlscale.serve.pulse import EVERY_S, Activity, Patience, Pulse
 
 
 class Clock:
@@ -82,3 +84,26 @@ def test_a_question_is_out_beside_whoever_asks() -> None:
     assert not ended.is_set()
     looked.set()
     assert ended.wait(30)
+
+
+def test_processes_are_idle_by_what_they_computed_over_a_second_however_often_somebody_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, taken = Clock(), [7.0]
+    monkeypatch.setattr("rlscale.serve.pulse.computed", lambda pids: taken[0])
+    activity = Activity(clock)
+    assert not activity.is_idle([1])
+    for _ in range(40):  # a busy one, which somebody looks at every few milliseconds
+        clock.now += 0.05
+        taken[0] += 0.02
+        assert not activity.is_idle([1])
+        assert not activity.is_idle([1])
+    for _ in range(2):  # the first time it may have computed a little before
+        clock.now += 1.5
+        taken[0] += 0.04
+        idle = activity.is_idle([1])
+    assert idle
+    assert activity.is_idle([1])
+    clock.now += 1.5
+    taken[0] += 0.9
+    assert not activity.is_idle([1])

@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ from rlscale.serve.addresses import url_of
 from rlscale.serve.http import CallError, call
 from rlscale.serve.router import RouterClient
 from rlscale.serve.server import ServerSpec
-from rlscale.serve.supervisor import Supervisor
+from rlscale.serve.supervisor import Supervisor, _Entry
 
 KEY = "unit-test-key-5d1c"
 
@@ -91,6 +93,40 @@ def test_a_frozen_server_is_noticed_by_its_silence_and_replaced(supervisor: Supe
     assert supervisor.restart("router") == url
     assert supervisor.down(0.5) == {}
     assert call(url, "/liveness", None, timeout=5) is not None
+
+
+SLEEPS, COMPUTES = "import time; time.sleep(60)", "while True: pass"
+
+
+@pytest.mark.parametrize(
+    ("code", "stopped", "loading", "silence", "is_down"),
+    [
+        (SLEEPS, False, False, 30.0, True),
+        (SLEEPS, False, False, 19.0, False),
+        (SLEEPS, False, True, 30.0, False),  # weights may wait for the network
+        (SLEEPS, True, True, 30.0, True),
+        (COMPUTES, False, False, 30.0, False),  # a step may be long
+        (COMPUTES, False, False, 200.0, True),
+        (COMPUTES, True, False, 30.0, True),
+    ],
+)
+def test_a_silent_server_is_down_if_it_was_stopped_or_does_nothing(
+    supervisor: Supervisor, code: str, stopped: bool, loading: bool, silence: float, is_down: bool
+) -> None:
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", code]) as server:
+        try:
+            if stopped:
+                server.send_signal(signal.SIGSTOP)
+            fake: Any = SimpleNamespace(pid=server.pid, exit_code=lambda: None, stop=lambda: None)
+            pulse: Any = SimpleNamespace(silence=lambda: silence)
+            entry = _Entry(lambda port: fake, lambda url: True, "127.0.0.1", 1.0, None, fake, True, pulse)
+            supervisor._entries["engine-0"] = entry
+            supervisor.down(20.0, loading)
+            time.sleep(1.1)
+            assert bool(supervisor.down(20.0, loading)) == is_down
+            assert bool(supervisor.down(20.0, loading)) == is_down  # at once, as a restart asks again
+        finally:
+            server.kill()
 
 
 def test_stop_takes_well_under_the_time_that_a_run_has_and_is_final(supervisor: Supervisor) -> None:
