@@ -24,7 +24,7 @@ Rows = Sequence[Mapping[str, Any]]
 class EngineLoadLog:
     """Writes `{"iteration": i, "time": s, "engines": {URL: {"running": .., "waiting": .., "usage": ..}}}` per line.
 
-    Numbers are means over the iteration; `usage` is the share of the cache that is in use. There is no file where no
+    Numbers are means since the line before; `usage` is the share of the cache that is in use. There is no file where no
     engine told anything. For `resumed` see MetricsLog.
     """
 

@@ -202,6 +202,7 @@ class Scheduler:
             del self._pending[pending.prompt.index]
             self._outstanding -= pending.missing(self._samples)
             pending.left(self._demand)
+            self._begin()  # not only when the source has answered, which may take long
             self._room.set()
             self._news.set()
 

@@ -11,6 +11,8 @@ from rlscale.rollout.engines.client import EngineClient, RequestFailed
 
 EVERY_S = 1.0
 """Seconds between two reports."""
+_PATIENCE_S = 5.0
+"""How long an engine may take to report."""
 _APART_S = 0.01
 """At least, times the number of engines, where reports are only written down."""
 
@@ -96,6 +98,7 @@ class EngineLoads:
 
     async def _report(self, url: str) -> LoadReport | None:
         try:
-            return LoadReport.of(await self._client.load_at(url))
-        except (RequestFailed, ValueError):
+            async with asyncio.timeout(_PATIENCE_S):  # one that hangs must not keep the others' reports
+                return LoadReport.of(await self._client.load_at(url))
+        except (RequestFailed, ValueError, TimeoutError):
             return None

@@ -161,6 +161,25 @@ def test_of_the_groups_that_wait_only_those_begin_whose_turn_comes_soon() -> Non
     assert run(lambda: Bench(even, slots=1), scenario) == ([2, 4, 6, 8], GROUPS, [0, 1, 2, 3])
 
 
+def test_groups_that_wait_do_not_wait_for_a_source_that_is_slow_to_give_more() -> None:
+    async def scenario(bench: Bench) -> list[tuple[int, int]]:
+        give, given = bench.scheduler._next, []
+
+        async def slow(n: int) -> Any:
+            if given:
+                await asyncio.Event().wait()
+            given.append(n)
+            return await give(GROUPS - 1)
+
+        bench.scheduler._next = slow  # type: ignore[method-assign]  # a source that gives three prompts and then nothing
+        bench.scheduler.resume(0)
+        await asyncio.sleep(20.0)
+        return bench.entered
+
+    entered = run(lambda: Bench(even, slots=1), scenario)
+    assert entered == [(index, place) for index in range(GROUPS - 1) for place in range(SAMPLES)]
+
+
 @pytest.mark.parametrize("stale", [Stale.mask, Stale.withhold, Stale.wait])
 @pytest.mark.parametrize("over_sampling", [1.0, 2.0])
 def test_a_slow_group_is_finished_and_trained_however_long_it_takes(stale: Stale, over_sampling: float) -> None:
