@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # the pool's processes import th
 from rank_pool import RankPool
 from tiny_models import make_models
 
+from tests.file_order import begin_with
+
 LONGEST = (
     "test_families.py",
     "test_layouts.py",
@@ -59,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if lacks(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    begin_with(LONGEST, items)
 
 
 def pytest_collection_finish() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.file_order import begin_with
+
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: the files with the fixtures are found here
 
 from outside_python import outside_python  # noqa: F401  the path comes first; pytest finds them by name
@@ -26,5 +28,5 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files are divided over processes in this order: a long one that came last would leave the other one idle."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    """See `begin_with`."""
+    begin_with(LONGEST, items)

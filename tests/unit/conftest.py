@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.file_order import begin_with
+
 LONGEST = (
     "test_shipped.py",
     "test_algorithm_checks.py",
@@ -27,8 +29,8 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A long file that came last would keep one core busy while the others wait."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    """See `begin_with`."""
+    begin_with(LONGEST, items)
 
 
 def pytest_collection_finish() -> None:
