@@ -1,0 +1,115 @@
+"""Engines that are down: in which order they are mended, what does not end a run, and who watches a sync."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rlscale.config.compose import compose
+from rlscale.config.errors import UserError
+from rlscale.run import sync
+from rlscale.run.calls import StopRequested
+from rlscale.run.engines import Down, Engines, _Engine
+from rlscale.run.sync import WeightSync
+from rlscale.serve.http import CallError
+from rlscale.serve.supervisor import ROUTER
+
+
+class Fleet:
+    """A launcher of two engines and a router, its calls answered at once. `down` by the name of the server."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **down: str) -> None:
+        self.down = dict(down)
+        self.frees: dict[str, str] = {}
+        """Who answers again once another one was restarted."""
+        self.asked: list[tuple[Any, ...]] = []
+        self.notes: list[str] = []
+        self.router_is_gone = self.stopping = False
+        calls: Any = SimpleNamespace(patience_s=20.0, one=lambda answer, *_, **__: answer, check_stop=self._check_stop)
+        none: Any = None
+        self.engines = Engines(compose(), none, [], calls, Path(), Path(), self.notes.append)
+        launcher: Any = SimpleNamespace(call=SimpleNamespace(remote=self._call))
+        self.engines._launchers = {0: launcher}
+        for name in ("engine-0", "engine-1"):
+            spec: Any = SimpleNamespace(name=name)
+            self.engines._engines.append(_Engine(spec, launcher, f"http://{name}"))
+        router: Any = SimpleNamespace(remove=self._router, add=lambda url: None)
+        monkeypatch.setattr(Engines, "_router_client", lambda _: router)
+
+    def _check_stop(self) -> None:
+        if self.stopping:
+            raise StopRequested
+
+    def _router(self, url: str) -> None:
+        if self.router_is_gone:
+            raise CallError(f"{url}: refused")
+
+    def _call(self, method: str, *args: Any) -> Any:
+        self.asked.append((method, *args))
+        if method == "down":
+            return dict(self.down)
+        del self.down[args[0]]
+        self.down.pop(self.frees.get(args[0], ""), None)
+        return f"http://{args[0]}"
+
+    def heal(self) -> list[str]:
+        """Mend what is down; the servers that were restarted."""
+        self.engines.heal(lambda urls: None, lambda url: None)
+        return [call[1] for call in self.asked if call[0] == "restart"]
+
+
+def test_the_router_is_mended_first_and_the_reason_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-1": "died", ROUTER: "did not answer for 20 s"})
+    assert fleet.heal() == [ROUTER, "engine-1"]
+    assert ("restart", ROUTER, "did not answer for 20 s") in fleet.asked
+    assert fleet.notes[0] == "router did not answer for 20 s; restarting it"
+    assert fleet.engines.restarts == 2
+
+
+def test_an_engine_that_was_silent_because_of_another_one_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "did not answer for 20 s", "engine-1": "did not answer for 20 s"})
+    fleet.frees = {"engine-0": "engine-1"}
+    assert fleet.heal() == ["engine-0"]
+
+
+def test_a_router_that_does_not_answer_either_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died"})
+    fleet.router_is_gone = True
+    assert fleet.heal() == []
+    assert fleet.notes[-1] == "engine-0 did not come back (http://engine-0: refused)"
+    fleet.router_is_gone = False
+    assert fleet.heal() == ["engine-0"]
+
+
+def test_nothing_is_restarted_for_a_run_that_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died"})
+    fleet.stopping = True
+    with pytest.raises(StopRequested):
+        fleet.heal()
+    assert ("restart", "engine-0", "died") not in fleet.asked
+
+
+@pytest.mark.parametrize("url", ["http://engine-0", "http://engine-1"])
+def test_a_sync_ends_when_one_of_its_engines_is_down_and_asks_as_of_one_that_loads(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "_LOOK_EVERY_S", 0.0)
+    fleet = Fleet(monkeypatch, **{"engine-1": "did not answer for 20 s", ROUTER: "died"})
+    none: Any = None
+    look = WeightSync(compose(), none, fleet.engines, none, {})._watching(7, [url])
+    if url == "http://engine-0":
+        look()
+    else:
+        with pytest.raises(UserError, match=r"^weight sync 7: engine-1 did not answer for 20 s$"):
+            look()
+    assert fleet.asked == [("down", 20.0, True)]
+
+
+def test_what_is_down_is_told_with_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died"})
+    launcher = fleet.engines._launchers[0]
+    assert fleet.engines.down() == [Down(launcher, "engine-0", "died")]
+    assert fleet.engines.down_among(["http://engine-1"]) == []
