@@ -74,7 +74,7 @@ class _Table:
     """A process in which many games are played, one turn at a time.
 
     A turn that takes long goes on in a process that is set aside, and those behind it get another one: what a game is
-    follows from its actions, so that any process can play it on.
+    follows from its actions, so that any process can play it on. Once its turn is over it is a spare one.
     """
 
     def __init__(self, maker: Mapping[str, Any]) -> None:
@@ -82,6 +82,7 @@ class _Table:
         self._process = ObjectProcess(maker, "env.maker")
         self._turn = asyncio.Lock()
         self._aside = 0
+        self._spare: list[ObjectProcess] = []
         # Its own threads: turns that hang hold up nothing else.
         self._threads = ThreadPoolExecutor(1 + _MOST_ASIDE, "game")
         self._playing: set[asyncio.Task[Any]] = set()
@@ -107,7 +108,8 @@ class _Table:
             await loop.run_in_executor(self._threads, _open, process, name, seed, limit_s)
             game = loop.run_in_executor(self._threads, _played, process, name, seed, actions, limit_s)
             if not (await asyncio.wait([game], timeout=_PATIENCE_S))[0] and self._aside < _MOST_ASIDE:
-                self._process, self._aside, held = ObjectProcess(self._maker, "env.maker"), self._aside + 1, False
+                self._process = self._spare.pop() if self._spare else ObjectProcess(self._maker, "env.maker")
+                self._aside, held = self._aside + 1, False
                 self._turn.release()
             return await game
         finally:
@@ -115,7 +117,7 @@ class _Table:
                 self._turn.release()
             else:
                 self._aside -= 1
-                await loop.run_in_executor(self._threads, process.close)
+                self._spare.append(process)  # one that hung has ended, and starts anew when it is called
 
 
 def _open(process: ObjectProcess, name: str, seed: int, limit_s: float) -> None:

@@ -21,6 +21,7 @@ from rlscale.envs.games import text_arena_games, text_game
 from rlscale.envs.games.text_arena_games import REFUSED, TextArenaGames
 from rlscale.envs.games.text_game import TextGame
 from rlscale.envs.reward import RewardFailed
+from rlscale.envs.workers.object_process import ObjectProcess
 
 needs_textarena = pytest.mark.skipif(find_spec("textarena") is None, reason="an extra: rlscale[textarena]")
 PROMPT = Prompt(0, "0", np.array([1], np.int32), "", {"problem": "counting", "seed": 4})
@@ -102,6 +103,20 @@ def test_games_on_which_actions_take_long_do_not_queue_up_before_the_others(
     short, long = asyncio.run(main())
     assert (short.done, short.messages[0]["content"]) == (False, "yes")
     assert [(step.done, step.reward) for step in long] == [(True, 0.0)] * 2
+
+
+def test_a_process_that_was_set_aside_is_used_again(own_maker: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_game, "_PATIENCE_S", 0.0)  # so that every turn takes long
+    made: list[ObjectProcess] = []
+
+    def process(*given: Any) -> ObjectProcess:
+        made.append(ObjectProcess(*given))
+        return made[-1]
+
+    monkeypatch.setattr(text_game, "ObjectProcess", process)
+    steps = play(own_maker, *"4444444")
+    assert {step.messages[0]["content"] for step in steps if not step.done} == {"yes"}
+    assert len(made) == 2
 
 
 def test_a_step_that_is_given_up_keeps_its_turn_until_the_game_is_done_and_the_next_holds_no_thread(
