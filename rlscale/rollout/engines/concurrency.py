@@ -10,7 +10,7 @@ import asyncio
 import math
 
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.engine_loads import EVERY_S, EngineLoads, LoadReport
+from rlscale.rollout.engines.engine_loads import EngineLoads, LoadReport, pauses_s
 
 GROWTH = 1.2
 """Most by which a window grows while as many requests as it holds are answered (a turnover)."""
@@ -81,8 +81,8 @@ class AdaptiveConcurrency:
 
     async def run(self) -> None:
         """Follow the reports until cancelled."""
-        while True:
-            await asyncio.sleep(EVERY_S)
+        for pause in pauses_s():
+            await asyncio.sleep(pause)
             await self.look()
 
     async def look(self) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rlscale.rollout.engines.client import EngineClient, RequestFailed
 
-EVERY_S = 1.0
-"""Seconds between two reports."""
+_FIRST_S = 0.05
+"""Seconds until the first report: an iteration of a tiny model may be over in a fraction of a second."""
+_EVERY_S = 1.0
+"""Seconds between two reports, once it has come to that."""
 _PATIENCE_S = 5.0
 """How long an engine may take to report."""
 _APART_S = 0.01
@@ -49,16 +51,28 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class EngineLoad:
-    """Means of an engine's reports over a while."""
+    """Means of an engine's reports over a while, each weighted with the time since the one before."""
 
     running: float
     waiting: float
     usage: float
     """Of its cache, from 0 to 1."""
 
-    def plus(self, report: LoadReport) -> EngineLoad:
-        """The sum of the two."""
-        return EngineLoad(self.running + report.running, self.waiting + report.waiting, self.usage + report.usage)
+    def plus(self, report: LoadReport, seconds: float) -> EngineLoad:
+        """The sum of the two, the report taken `seconds` times."""
+        return EngineLoad(
+            self.running + seconds * report.running,
+            self.waiting + seconds * report.waiting,
+            self.usage + seconds * report.usage,
+        )
+
+
+def pauses_s() -> Iterator[float]:
+    """Seconds before each report, without end: short at first, each twice the one before, up to a second."""
+    pause = _FIRST_S
+    while True:
+        yield pause
+        pause = min(2 * pause, _EVERY_S)
 
 
 class EngineLoads:
@@ -66,13 +80,14 @@ class EngineLoads:
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
-        self._sums: dict[str, tuple[int, EngineLoad]] = {}  # reports of an engine, and what they add up to
+        self._sums: dict[str, tuple[float, EngineLoad]] = {}  # seconds of an engine's reports, and what they add up to
+        self._asked: float | None = None
 
     async def run(self) -> None:
         """Ask again and again until cancelled."""
         engines = 0
-        while True:
-            await asyncio.sleep(max(EVERY_S, _APART_S * engines))
+        for pause in pauses_s():
+            await asyncio.sleep(max(pause, _APART_S * engines))
             engines = len(await self.ask() or ())
 
     async def ask(self) -> dict[str, LoadReport | None] | None:
@@ -82,18 +97,21 @@ class EngineLoads:
         except RequestFailed:
             return None  # a router that is being restarted
         reports = dict(zip(urls, await asyncio.gather(*map(self._report, urls)), strict=True))
+        now = asyncio.get_running_loop().time()
+        passed = _FIRST_S if self._asked is None else max(now - self._asked, _FIRST_S)
+        self._asked = now
         for url, report in reports.items():
             if report is not None:
-                count, sums = self._sums.get(url, (0, EngineLoad(0.0, 0.0, 0.0)))
-                self._sums[url] = count + 1, sums.plus(report)
+                seconds, sums = self._sums.get(url, (0.0, EngineLoad(0.0, 0.0, 0.0)))
+                self._sums[url] = seconds + passed, sums.plus(report, passed)
         return reports
 
     def take(self) -> dict[str, EngineLoad]:
         """The means of each engine since the last call, by its URL."""
         sums, self._sums = self._sums, {}
         return {
-            url: EngineLoad(total.running / count, total.waiting / count, total.usage / count)
-            for url, (count, total) in sums.items()
+            url: EngineLoad(total.running / seconds, total.waiting / seconds, total.usage / seconds)
+            for url, (seconds, total) in sums.items()
         }
 
     async def _report(self, url: str) -> LoadReport | None:

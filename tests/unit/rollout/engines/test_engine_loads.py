@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from rlscale.config.schema.simulator_config import LengthLaw, LengthsConfig, SimulatedEngineConfig
 from rlscale.rollout.engines.client import EngineClient
-from rlscale.rollout.engines.engine_loads import EngineLoad, EngineLoads, LoadReport
+from rlscale.rollout.engines.engine_loads import EngineLoad, EngineLoads, LoadReport, pauses_s
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
 from rlscale.serve.simulator.virtual_time import VirtualLoop
@@ -49,3 +50,7 @@ def test_each_engine_has_the_mean_of_its_reports_since_it_was_asked_for_last() -
     usage = pytest.approx((6 + np.arange(1, 10).mean()) / 100, abs=0.01)
     assert busy == {urls[0]: EngineLoad(1, 1, usage), urls[1]: EngineLoad(1, 0, usage)}
     assert list(one_left) == [urls[1]]
+
+
+def test_the_first_report_comes_before_a_short_iteration_is_over_and_the_later_ones_every_second() -> None:
+    assert list(islice(pauses_s(), 7)) == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
