@@ -15,6 +15,8 @@ Tiles are products in the model's own type; every reduction is float32. Ranks te
 The gradients, with c = -(dL/dlp) / t for each token and p the probabilities, are those of torch's log_softmax:
 
     dL/dh = c (p - 1_y) W        dL/dW = (p - 1_y)^T (c h)
+
+Several labels of one token share its tiles: their gradients add up.
 """
 
 from __future__ import annotations
@@ -54,9 +56,10 @@ def vocab_parallel_logprobs(
     """Log-prob of each label, and the entropy if asked for.
 
     Shapes: hidden [T, H], the same on every tensor-parallel rank; weight [V / ranks, H], this rank's part; labels int64
-    [T] -> float32 [T], float32 [T] or None (float64 from float64). `vocabulary`: entries without padding. The entropy
+    [T], or [T, L] for several words at each position, -1 for none, whose log-prob is 0 -> float32 as the labels,
+    float32 [T] or None (float64 from float64). `vocabulary`: entries without padding. The entropy
     has a gradient only with `entropy_gradient`. T may be 0. `support` [T, K] (integers) are the words that each label
-    was drawn from, itself among them, filled up with -1; a row of -1 stands for all words.
+    was drawn from, itself among them as every label is, filled up with -1; a row of -1 stands for all words.
 
     The gradient of `hidden` is this rank's share: the sum over the ranks is the whole. The gradient of a parameter of
     Megatron's DDP is added to its `main_grad`.
@@ -87,16 +90,18 @@ class _LogProbs(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, support: Tensor | None, part: _Part, entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
         tiles = _Tiles(hidden, weight, labels, support, part)
-        statistics = hidden.new_empty((4 if entropy else 3, len(labels)), dtype=tiles.dtype)
+        statistics = hidden.new_empty((2 + tiles.each + entropy, len(labels)), dtype=tiles.dtype)
         for tokens in tiles.token_blocks():
             _add_up(tiles, tokens, statistics[:, tokens])
-        largest, total, label, *weighted = _over_ranks(statistics, part.group)
+        largest, total, *words = _over_ranks(statistics, tiles.each, part.group)
         log_total = total.log()
-        entropies = log_total - weighted[0] / total if entropy else None
+        entropies = log_total - words.pop() / total if entropy else None
         ctx.save_for_backward(hidden, weight, labels, support, log_total + largest, entropies)
         ctx.part = part
         ctx.set_materialize_grads(False)
-        return label - largest - log_total, entropies
+        if labels.dim() == 1:
+            return words[0] - largest - log_total, entropies
+        return torch.where(labels < 0, 0.0, (torch.stack(words) - largest - log_total).T), entropies
 
     @staticmethod
     @once_differentiable
@@ -107,10 +112,15 @@ class _LogProbs(torch.autograd.Function):
         tiles = _Tiles(hidden, weight, labels, support, ctx.part)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = _WeightGradient(weight, tiles.dtype) if ctx.needs_input_grad[1] else None
+        each = None
+        if grad_logprobs is not None and labels.dim() == 2:
+            each = torch.where(labels < 0, 0.0, grad_logprobs) / -ctx.part.temperature
+            grad_logprobs = -ctx.part.temperature * each.sum(1)
         for tokens in tiles.token_blocks():
             upstream = _Upstream(
                 normaliser[tokens],
                 None if grad_logprobs is None else -grad_logprobs[tokens] / ctx.part.temperature,
+                None if each is None else each[tokens],
                 None if grad_entropies is None else -grad_entropies[tokens] / ctx.part.temperature,
                 None if entropies is None else entropies[tokens],
             )
@@ -124,7 +134,7 @@ class _Tiles:
     def __init__(self, hidden: Tensor, weight: Tensor, labels: Tensor, support: Tensor | None, part: _Part) -> None:
         self.hidden, self.weight, self.temperature = hidden, weight, part.temperature
         self.dtype = torch.float64 if hidden.dtype is torch.float64 else torch.float32
-        self._labels, self._words = labels - part.first, part.words
+        self._labels, self._words = (labels if labels.dim() == 2 else labels[:, None]) - part.first, part.words
         self._support = None if support is None else support.long() - part.first
         self._unlimited = None if support is None else (support < 0).all(1)
         most, values = TILES[hidden.device.type]
@@ -132,6 +142,11 @@ class _Tiles:
         self._rows = max(-(-len(labels) // blocks), 1)
         self._columns = max(min(values // self._rows, part.words), 1)
         self._buffers: dict[str, Tensor] = {}
+
+    @property
+    def each(self) -> int:
+        """Labels of each token."""
+        return self._labels.shape[1]
 
     def token_blocks(self) -> Iterator[slice]:
         """Blocks of tokens of about the same size."""
@@ -168,8 +183,8 @@ class _Tiles:
         return left_out[:, :columns] & ~self._unlimited[tokens, None]
 
     def labels(self, tokens: slice, words: slice) -> tuple[Tensor, Tensor]:
-        """Where each label is in a tile (0 if elsewhere), and whether it is there: [tokens, 1] each."""
-        index = self._labels[tokens, None] - words.start
+        """Where each label is in a tile (0 if elsewhere), and whether it is there: [tokens, labels] each."""
+        index = self._labels[tokens] - words.start
         here = (index >= 0) & (index < words.stop - words.start)
         return torch.where(here, index, 0), here
 
@@ -181,23 +196,24 @@ class _Tiles:
 
 
 def _add_up(tiles: _Tiles, tokens: slice, statistics: Tensor) -> None:
-    """Fill in what a rank knows of a block of tokens, [3 or 4, tokens], with z for logits / temperature:
+    """Fill in what a rank knows of a block of tokens, [2 + labels or one more, tokens], with z for logits / temperature:
 
-    the largest z = m; sum exp(z - m); the label's z, 0 if it is elsewhere; if asked for sum exp(z - m) (z - m).
+    the largest z = m; sum exp(z - m); each label's z, 0 if it is elsewhere; if asked for sum exp(z - m) (z - m).
     """
     statistics.zero_()
     statistics[0] = _NOTHING
-    largest, total, label, *weighted = statistics
+    largest, total = statistics[:2]
+    label, weighted = statistics[2 : 2 + tiles.each], statistics[2 + tiles.each :]
     for words in tiles.word_blocks():
         z = tiles.logits(tokens, words)
         index, here = tiles.labels(tokens, words)
-        label += torch.where(here, z.gather(1, index), 0.0)[:, 0]
+        label += torch.where(here, z.gather(1, index), 0.0).T
         now = torch.maximum(largest, z.amax(1))
         change = largest - now
         shrunk = change.exp()
         largest.copy_(now)
         z.sub_(now[:, None])
-        if weighted:
+        if len(weighted):
             weighted[0].addcmul_(change, total).mul_(shrunk)
             p = torch.exp(z, out=tiles.buffer("probabilities", *z.shape))
             weighted[0] += z.mul_(p).sum(1)
@@ -206,20 +222,21 @@ def _add_up(tiles: _Tiles, tokens: slice, statistics: Tensor) -> None:
         total.mul_(shrunk).add_(p.sum(1))
 
 
-def _over_ranks(statistics: Tensor, group: Any) -> Tensor:
+def _over_ranks(statistics: Tensor, each: int, group: Any) -> Tensor:
     """The statistics of the whole vocabulary from those of each rank's part, the same bits on every rank."""
     if group.size() == 1 or statistics.shape[1] == 0:
         return statistics
     flat = statistics.new_empty(group.size() * statistics.numel())
     dist.all_gather_into_tensor(flat, statistics.view(-1), group=group)
-    largest, total, label, *weighted = flat.view(group.size(), *statistics.shape).unbind(1)
+    parts = flat.view(group.size(), *statistics.shape)
+    largest, total = parts[:, 0], parts[:, 1]
     together = largest.amax(0)
     change = largest - together
     shrunk = change.exp()
-    sums = [(total * shrunk).sum(0), label.sum(0)]
-    if weighted:
-        sums.append(((weighted[0] + change * total) * shrunk).sum(0))
-    return torch.stack([together, *sums])
+    sums = [together, (total * shrunk).sum(0), *parts[:, 2 : 2 + each].sum(0)]
+    if parts.shape[1] > 2 + each:
+        sums.append(((parts[:, -1] + change * total) * shrunk).sum(0))
+    return torch.stack(sums)
 
 
 @dataclass
@@ -228,18 +245,25 @@ class _Upstream:
 
     normaliser: Tensor
     logprobs: Tensor | None
-    """-(dL/dlp) / temperature."""
+    """-(dL/dlp) / temperature, the sum over the labels of each token."""
+    each: Tensor | None
+    """The same for each label, [tokens, labels], where tokens have several."""
     entropies: Tensor | None
     """-(dL/dH) / temperature."""
     values: Tensor | None
     """The entropies themselves."""
 
     def tile(self, tiles: _Tiles, tokens: slice, words: slice) -> Tensor:
-        """The tile of dL/d(logits); where entropies have no gradient, without the factor `logprobs` of each token."""
+        """The tile of dL/d(logits). Where entropies have no gradient, and tokens one label each, without the factor
+        `logprobs` of each token.
+        """
         logp = tiles.logits(tokens, words, minus=self.normaliser)
         factor: Tensor | float = 1.0
-        if self.entropies is None:
+        if self.entropies is None and self.each is None:
             tile = logp.exp_()
+        elif self.entropies is None:
+            assert self.logprobs is not None  # of which `each` are the parts
+            tile = logp.exp_().mul_(self.logprobs[:, None])
         else:
             # dH/dz_v = -p_v (log p_v + H) / t.
             assert self.values is not None  # computed where they have a gradient
@@ -248,14 +272,19 @@ class _Upstream:
             tile.mul_(logp.add_(self.values[:, None]).mul_(self.entropies[:, None]).add_(factor))
         if self.logprobs is not None:
             index, here = tiles.labels(tokens, words)
-            tile.scatter_(1, index, tile.gather(1, index) - here * factor)
+            if self.each is None:
+                tile.scatter_(1, index, tile.gather(1, index) - here * factor)
+            else:
+                tile.scatter_add_(1, index, -(here * self.each))  # two labels may be the same word
         return tile
 
 
 def _of_block(tiles: _Tiles, tokens: slice, upstream: _Upstream, grad_weight: _WeightGradient | None) -> Tensor:
     """The gradient of a block of hidden states, in the tiles' type; that of the weight is added to `grad_weight`."""
     hidden = tiles.hidden[tokens]
-    outside = upstream.logprobs[:, None] if upstream.entropies is None and upstream.logprobs is not None else None
+    outside = None
+    if upstream.entropies is None and upstream.each is None and upstream.logprobs is not None:
+        outside = upstream.logprobs[:, None]
     if outside is not None and hidden.dtype is torch.float16:
         outside, enlarged = outside / _ENLARGED, _ENLARGED
     else:

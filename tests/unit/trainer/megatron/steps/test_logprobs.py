@@ -334,3 +334,31 @@ def test_without_a_limit_the_words_left_are_all() -> None:
     hidden, weight, labels = tensors()
     full = fused(hidden, weight, labels)[0]
     assert torch.equal(fused(hidden, weight, labels, support=torch.full((9, 3), -1))[0], full)
+
+
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+@pytest.mark.parametrize("tiling", TILINGS)
+def test_several_words_of_a_position_have_the_values_and_gradients_of_log_softmax(
+    tiling: tuple[int, int], entropy_gradient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word may be named twice, and -1 is none."""
+    tile(monkeypatch, *tiling)
+    hidden, weight, labels = tensors(used=17)
+    words = torch.randint(0, 17, (len(labels), 5))
+    words[0], words[1, 2:], words[2, 0] = -1, -1, labels[2]
+    exact = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    named = torch.cat([labels[:, None], words], 1)
+    options = {"temperature": 0.7, "vocabulary": 17, "entropy": True, "entropy_gradient": entropy_gradient}
+    got, entropy = fused(hidden, weight, named, **options)
+    logp = (F.linear(exact[0], exact[1][:17]) / 0.7).log_softmax(-1)
+    expected = torch.where(named < 0, 0.0, logp.gather(1, named.clamp(min=0)))
+    assert_close(got, expected)
+    assert torch.equal(got[:, 0], fused(hidden, weight, labels, **options)[0])
+    factors = torch.randn(named.shape)
+    loss, reference = (factors * got).sum(), (factors.double() * expected).sum()
+    if entropy_gradient:
+        loss, reference = loss + entropy.sum(), reference - (logp.exp() * logp).sum()
+    for mine, theirs in zip(
+        torch.autograd.grad(loss, (hidden, weight)), torch.autograd.grad(reference, exact), strict=True
+    ):
+        assert_close(mine, theirs)
