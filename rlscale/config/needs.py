@@ -75,6 +75,8 @@ class AlgoNeeds:
     old_model: str
     """The model of a pass for the old log-probs, which the first iteration of a run makes in any case, to be measured:
     policy or behaviour."""
+    sampler_words: int
+    """How many of the likeliest words the engine names where it draws a token, with their log-probs."""
     passes: tuple[Pass, ...]
     """Those that every iteration makes, in their order. With `correction.bypass` there is none for the old log-probs,
     which are the engine's."""
@@ -98,6 +100,7 @@ class AlgoNeeds:
             weight_level=_weight_level(algo),
             weighs_ahead=_weighs_ahead(algo),
             rejects=algo.correction.rejection.level is not None or algo.correction.rejection.veto is not None,
+            sampler_words=0 if supervised else algo.correction.score_centering or 0,
             old_model="behaviour" if algo.old_logprobs is OldLogprobs.behaviour else "policy",
             passes=(),
         )

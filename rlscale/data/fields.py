@@ -118,6 +118,11 @@ _TOKEN, _SEGMENT, _SAMPLE = Scope.token, Scope.segment, Scope.sample
 # The words that top-p or top-k left to draw the token from, filled up with -1; all -1 where nothing was left out.
 SUPPORT = Field("sampling_support", np.int32, _TOKEN, -1, Maker.engine, axes=1)
 
+# The likeliest words where the token was drawn, filled up with -1, and their log-probs: the sampler's, of the words
+# that were left to draw from. There where `algo.correction.score_centering` asks for them; 8 bytes for each word.
+SAMPLER_WORDS = Field("sampler_words", np.int32, _TOKEN, -1, Maker.engine, axes=1)
+SAMPLER_LOGPROBS = Field("sampler_logprobs", np.float32, _TOKEN, 0, Maker.engine, axes=1)
+
 FIELDS = Fields(
     (
         # One value per token, aligned to the token itself (not to the position that predicts it).
@@ -128,6 +133,8 @@ FIELDS = Fields(
         # The experts that the engine sent the token to, [tokens, layers, top_k]; -1 where it did not say.
         Field("routed_experts", np.int16, _TOKEN, -1, Maker.engine, axes=2, of_input=True),
         SUPPORT,
+        SAMPLER_WORDS,
+        SAMPLER_LOGPROBS,
         TURN_REWARD,
         Field("old_logprobs", np.float32, _TOKEN, 0, Maker.policy),
         Field("ref_logprobs", np.float32, _TOKEN, 0, Maker.reference),

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlscale.config.checks.output_parsers import OF_THE_MODEL
 from rlscale.config.hf_architecture import read_architecture
+from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema import SINGLE_TURN, Config
 from rlscale.config.schema.agent_config import AgentConfig
 from rlscale.config.schema.algo_config import OverlongConfig, RefillConfig
@@ -34,7 +35,8 @@ class RolloutSpec:
     `run.seed`; `report_samples` the number of evaluated prompts that an evaluation hands back for the report;
     `buffer` and `env` are the configuration's nodes; `overlong` and `refill` are those of `algo`, and concern training
     only; so does `experts`: where given, the samples bring the choice of experts of a model of these sizes, and
-    `credits_turns`: whether they bring the reward of each turn.
+    `credits_turns`: whether they bring the reward of each turn, and `sampler_words`: how many of the likeliest words
+    they bring for each token.
     """
 
     rollout: RolloutConfig
@@ -49,6 +51,7 @@ class RolloutSpec:
     refill: RefillConfig = field(default_factory=RefillConfig)
     experts: ExpertSizes | None = None
     credits_turns: bool = False
+    sampler_words: int = 0
     buffer: dict[str, Any] = field(default_factory=lambda: dict(_BUFFER))
     env: dict[str, Any] = field(default_factory=lambda: {TARGET: SINGLE_TURN})
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -74,6 +77,7 @@ class RolloutSpec:
             refill=config.algo.refill,
             experts=experts,
             credits_turns=config.algo.turn_discount is not None,
+            sampler_words=AlgoNeeds.of_algo(config.algo).sampler_words,
             buffer=config.buffer,
             env=config.env,
             agent=config.agent,

@@ -114,7 +114,7 @@ class RolloutService:
         self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
         apart = sampled_apart(rollout, self._spec.data)
         end = self._encoder.end_of_turn.token
-        sampling = SamplingParams.of(rollout, rollout.max_response_tokens, end, apart)
+        sampling = SamplingParams.of(rollout, rollout.max_response_tokens, end, apart, self._spec.sampler_words)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
         self._parser = EngineParser(self._client, rollout.tool_parser, rollout.reasoning_parser)
         limit_s, credits_turns = self._environments.limit_s, self._spec.credits_turns

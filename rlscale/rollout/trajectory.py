@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.fields import SUPPORT, equally_wide
 from rlscale.data.sample import NOT_GENERATED, Prompt, Sample, Segment
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.generation import Generation, joined_columns
 
 
 class Trajectory:
@@ -48,8 +47,7 @@ class Trajectory:
         if generation.routed_experts is not None:
             segment.experts.append(generation.routed_experts[segment.routed :])
             segment.routed = len(generation.routed_experts)
-        versions, support = generation.versions, generation.support
-        segment.append(_Part(generation.tokens, generation.logprobs, versions, support))
+        segment.append(_Part(generation.tokens, generation.logprobs, generation.versions, generation.columns))
 
     def observed(self, tokens: NDArray[np.int32]) -> None:
         """Append tokens that the policy is shown, int32 [m]."""
@@ -92,7 +90,7 @@ class Trajectory:
             rollout_logprobs=logprobs,
             versions=versions,
             routed_experts=np.concatenate(routed) if routed else None,
-            columns=_support(parts),
+            columns=joined_columns([(len(part.tokens), part.columns) for part in parts]),
             later_segments=tuple(Segment(segment.length, segment.context) for segment in segments[1:]),
         )
 
@@ -103,7 +101,7 @@ class _Part(NamedTuple):
     tokens: NDArray[np.int32]
     logprobs: NDArray[np.float32] | None = None
     versions: NDArray[np.int32] | None = None
-    support: NDArray[np.int32] | None = None
+    columns: Mapping[str, NDArray[Any]] = {}
 
 
 class _Segment:
@@ -126,14 +124,3 @@ class _Segment:
             return None
         unknown = np.full((self.length - self.routed, *self.experts[0].shape[1:]), -1, np.int16)
         return np.concatenate([*self.experts, unknown])
-
-
-def _support(parts: list[_Part]) -> dict[str, NDArray[np.int32]]:
-    """The column of the words that tokens were drawn from, where any part names them."""
-    if all(part.support is None for part in parts):
-        return {}
-    named = [
-        np.full((len(part.tokens), 1), SUPPORT.fill, np.int32) if part.support is None else part.support
-        for part in parts
-    ]
-    return {SUPPORT.name: np.concatenate(equally_wide(named, SUPPORT))}

@@ -35,6 +35,7 @@ from rlscale.config.schema.algo_config import (
     SftLoss,
 )
 from rlscale.config.schema.correction_config import WeightKind
+from rlscale.trainer.centering import centering_of
 from rlscale.trainer.finite_loss import with_gradient_of_its_kind
 from rlscale.trainer.hook_columns import token_columns
 from rlscale.trainer.hook_results import checked_loss
@@ -113,18 +114,24 @@ class Objective:
         return self.algo.correction.bypass
 
     def __call__(
-        self, logprobs: Tensor, entropy: Tensor | None, fields: Mapping[str, Tensor], segment_sum: SegmentSum
+        self,
+        logprobs: Tensor,
+        entropy: Tensor | None,
+        fields: Mapping[str, Tensor],
+        segment_sum: SegmentSum,
+        word_logprobs: Tensor | None = None,
     ) -> tuple[Tensor, Metrics]:
         """This micro-batch's share of the step's loss, and its metrics.
 
-        loss = sum_t weight_t (correction_t policy_t + kl.coef KL_t - entropy_coef H_t)
+        loss = sum_t weight_t (correction_t policy_t + A_t centering_t + kl.coef KL_t - entropy_coef H_t)
 
         Shapes: logprobs [T] and entropy [T] with gradient, aligned to the token they belong to; fields: loss_mask [T]
         bool, loss_weight, advantages [T] (advantages not for sft), old_logprobs [T] (absent: the current ones without
         gradient), ref_logprobs [T] (if `needs_reference`), correction [T] (if `weighs_ahead`), rollout_logprobs and
-        versions [T], version [] (the trainer's). segment_sum: see `algo.losses.SegmentSum`. Returns ([] with gradient,
-        Metrics without). T may be 0. Values where loss_mask is False are never read. A loss that is not finite has a
-        NaN gradient, so that the step is skipped.
+        versions [T], version [] (the trainer's), sampler_words and sampler_logprobs [T, K] (if `needs.sampler_words`).
+        word_logprobs [T, K]: log-probs with gradient of the words that the field names. segment_sum: see
+        `algo.losses.SegmentSum`. Returns ([] with gradient, Metrics without). T may be 0. Values where loss_mask is
+        False are never read. A loss that is not finite has a NaN gradient, so that the step is skipped.
         """
         mask = fields["loss_mask"].bool()
         lp = _clean(logprobs, mask, logprobs)
@@ -143,6 +150,11 @@ class Objective:
             sums |= policy_sums(policy, lp, old)
             factor, clamped = self._correction(inputs, fields, sums)
             per_token, clamped = policy.loss if factor is None else factor * policy.loss, clamped | policy.clamped
+            if word_logprobs is not None:
+                centering = centering_of(self.algo.correction, word_logprobs, fields, mask)
+                left_out = sums.get("opsm_masked", torch.zeros_like(mask))
+                per_token = per_token + torch.where(left_out, 0.0, advantages * centering.score)
+                sums |= {"centering_gap": centering.gap, "centering_tail": centering.tail}
         if self.needs_reference:
             kl, kl_clamped = self._kl(lp, old, _clean(fields["ref_logprobs"], mask, lp))
             per_token, clamped = per_token + self.algo.kl.coef * kl, clamped | kl_clamped

@@ -35,7 +35,7 @@ from rlscale.config.schema.algo_config import (
     ScoreKind,
 )
 from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, STALE, TURN_REWARD, Maker
+from rlscale.data.fields import FIELDS, SAMPLER_WORDS, STALE, TURN_REWARD, Maker
 from rlscale.trainer.hook_columns import row_columns, sample_columns
 from rlscale.trainer.hook_results import checked_array
 from rlscale.trainer.hooks import build_hook
@@ -67,6 +67,11 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     if needs.supervised:
         return batch.with_column("loss_weight", weights), {}
     _refuse_not_finite(batch, columns.mask)
+    if needs.sampler_words and SAMPLER_WORDS.name not in batch.columns:
+        raise UserError(
+            f"algo.correction.score_centering={needs.sampler_words}: the samples do not bring the engine's likeliest "
+            "words; generate them with that setting, or set it to null"
+        )
     if algo.correction.bypass:
         batch = _bypassed(batch, columns.mask)
     made: dict[str, NDArray] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import GspoLoss, OldLogprobs
 from rlscale.config.schema.correction_config import Level, MisAction, RejectionConfig, WeightKind
 
@@ -33,6 +34,8 @@ def chosen_correction_acts(context: CheckContext) -> Iterator[str]:
         how = "algo.correction.opsm_delta=null masks nothing; give a number"
     elif option == "rejection" and correction.rejection == RejectionConfig():
         how = "level, bounds and veto of algo.correction.rejection all null rejects nothing; give a level and a bound"
+    elif option == "score_centering" and correction.score_centering is None:
+        how = "algo.correction.score_centering=null centers nothing; give a number of words"
     if how:
         yield f"algo/correction={option} with {how}, or choose algo/correction=none"
 
@@ -111,6 +114,34 @@ def bypass_leaves_nothing_to_correct(context: CheckContext) -> Iterator[str]:
         )
 
 
+def centering_knows_the_weights(context: CheckContext) -> Iterator[str]:
+    """The expected score needs the weight of every word that could have been drawn, not of the one that was."""
+    algo, correction = context.config.algo, context.config.algo.correction
+    if context.supervised or correction.score_centering is None:
+        return
+    words = f"algo.correction.score_centering={correction.score_centering}"
+    if correction.bypass:
+        yield (
+            f"{words} never acts with algo.correction.bypass=true, whose ratio corrects for the engine already, so "
+            "that no drift is left; use one of the two"
+        )
+    if algo.old_logprobs is OldLogprobs.behaviour:
+        yield (
+            f"{words} compares the engine with the weights that are trained, and with algo.old_logprobs=behaviour the "
+            "ratio does that already; use algo.old_logprobs=auto or always"
+        )
+    kind = correction.weight
+    if kind is WeightKind.custom:
+        yield f"{words} cannot know what your own weights of algo.correction.function would be for other words; use tis"
+    elif kind is not WeightKind.none and AlgoNeeds.of_algo(algo).weight_level is not Level.token:
+        yield (
+            f"{words} takes the expected score off every token, and algo.correction.weight={kind.name} has one weight "
+            "for a segment here; use algo.correction.level=token, or algo.correction.weight=none"
+        )
+    if correction.normalise:
+        yield f"{words} needs weights of their own size; leave algo.correction.normalise out"
+
+
 def _bounds(
     section: str, lower: float | None, upper: float | None, default: tuple[float | None, float] | None = None
 ) -> Iterator[str]:
@@ -137,4 +168,5 @@ CORRECTION_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     level_fits_the_loss,
     rejection_is_whole,
     bypass_leaves_nothing_to_correct,
+    centering_knows_the_weights,
 )

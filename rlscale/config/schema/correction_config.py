@@ -83,6 +83,9 @@ class CorrectionConfig(Section):
     """`_target_` of a rlscale.algo.protocols.Correction and its arguments, for `custom`."""
     rejection: RejectionConfig = field(default_factory=RejectionConfig)
     """Segments that are left out."""
+    score_centering: int | None = bounded(None, at_least=1)
+    """Take the score that the engine's own distribution leads one to expect off every token, over so many of its
+    likeliest words, which the engine sends along; null for none."""
     opsm_delta: float | None = bounded(None, above=0, limit=RATIO)
     """Leave out segments with A < 0 whose mean of rollout - current log-probs is over this; null for none."""
     bypass: bool = False

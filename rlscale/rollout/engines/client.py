@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER, TRAJECTORY_HEADER
+from rlscale.data.fields import SUPPORT
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.engines.sampler_words import sampler_words_of
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.sampling_support import support_of
 from rlscale.rollout.engines.shared_calls import SHORT, SharedCalls
@@ -86,6 +88,8 @@ class EngineClient:
         if sampling.names_support:
             body["return_sampling_mask"] = True
             headers[SAMPLING_SUPPORT_HEADER] = "1"
+        if sampling.words:
+            body["top_logprobs_num"] = sampling.words
         if trajectory is not None:
             headers[TRAJECTORY_HEADER] = trajectory
         answer = None
@@ -93,7 +97,7 @@ class EngineClient:
             answer = await self._shared.ask(body, headers)
         if answer is None:
             answer = await self._post("/generate", body, headers)
-        found = generation_of(answer, len(token_ids), experts, sampling.names_support)
+        found = generation_of(answer, len(token_ids), experts, sampling.names_support, sampling.words)
         return found.of_all_words() if sampling.names_all else found
 
     async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -202,7 +206,9 @@ class _Unavailable(Exception):
     """Nobody there, for now."""
 
 
-def generation_of(answer: dict[str, Any], prompt: int, experts: ExpertSizes | None, names_support: bool) -> Generation:
+def generation_of(
+    answer: dict[str, Any], prompt: int, experts: ExpertSizes | None, names_support: bool, named_words: int = 0
+) -> Generation:
     """What an engine's answer to a request with a prompt of so many tokens says. RequestFailed if it is of no use."""
     meta = answer["meta_info"]
     entries = meta.get("output_token_logprobs") or []
@@ -218,12 +224,18 @@ def generation_of(answer: dict[str, Any], prompt: int, experts: ExpertSizes | No
         except ValueError as error:
             raise RequestFailed(f"routed experts: {error}") from error
     values, words, *_ = zip(*entries, strict=True) if entries else ((), ())
-    tokens, logprobs, support = np.array(words, np.int32), np.array(values, np.float32), None
+    tokens, logprobs = np.array(words, np.int32), np.array(values, np.float32)
+    columns: dict[str, NDArray[Any]] = {}
     if names_support and len(tokens):
         try:
-            support, logprobs = support_of(meta, tokens)
+            columns[SUPPORT.name], logprobs = support_of(meta, tokens)
         except ValueError as error:
             raise RequestFailed(f"sampling support: {error}") from error
+    if named_words and len(tokens):
+        try:
+            columns |= sampler_words_of(meta, tokens, named_words, columns.get(SUPPORT.name))
+        except ValueError as error:
+            raise RequestFailed(f"likeliest words: {error}") from error
     return Generation(
         tokens=tokens,
         logprobs=logprobs,
@@ -231,5 +243,5 @@ def generation_of(answer: dict[str, Any], prompt: int, experts: ExpertSizes | No
         versions=versions,
         message=str(reason.get("message") or ""),
         routed_experts=routed,
-        support=support,
+        columns=columns,
     )

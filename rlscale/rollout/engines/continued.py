@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.fields import SUPPORT, equally_wide
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.client import EngineClient, RequestFailed
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.generation import Generation, joined_columns
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 
@@ -99,7 +98,7 @@ def _without_last(part: Generation, context: int, experts: ExpertSizes | None) -
         logprobs=part.logprobs[:keep],
         versions=part.versions[:keep],
         routed_experts=routed,
-        support=None if part.support is None else part.support[:keep],
+        columns={name: values[:keep] for name, values in part.columns.items()},
     )
 
 
@@ -108,7 +107,6 @@ def _joined(parts: list[Generation]) -> Generation:
     if len(parts) == 1:
         return parts[0]
     routed, known = [], 0
-    support = [part.support for part in parts if part.support is not None]
     for part in parts:
         if part.routed_experts is not None:
             routed.append(part.routed_experts[known:])
@@ -119,5 +117,5 @@ def _joined(parts: list[Generation]) -> Generation:
         logprobs=np.concatenate([part.logprobs for part in parts]),
         versions=np.concatenate([part.versions for part in parts]),
         routed_experts=np.concatenate(routed) if routed else None,
-        support=np.concatenate(equally_wide(support, SUPPORT)) if support else None,
+        columns=joined_columns([(len(part.tokens), part.columns) for part in parts]),
     )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.fields import SUPPORT
+from rlscale.data.fields import FIELDS, SUPPORT, equally_wide
 
 
 @dataclass(frozen=True)
 class Generation:
     """What an engine generated: `tokens` int32 [m], `logprobs` float32 [m] of log_softmax(logits / temperature).
 
-    With `support` (int32 [m, most], filled up with -1) they are of the softmax over those words only, and where it is
-    all -1 over all words.
+    With the column SUPPORT (int32 [m, most], filled up with -1) they are of the softmax over those words only, and
+    where it is all -1 over all words. `columns` [m, ...] has what else the engine says of each token, by field.
 
     Log-probs are as the engine sent them: one that is not a number there (JSON's null) is nan.
     `finish_reason` is SGLang's: "stop", "length", or "abort" (then `message` may say why, and `tokens` are those
@@ -30,8 +32,22 @@ class Generation:
     versions: NDArray[np.int32]
     message: str = ""
     routed_experts: NDArray[np.int16] | None = None
-    support: NDArray[np.int32] | None = None
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def of_all_words(self) -> Generation:
         """The same, which says that no word was left out."""
-        return replace(self, support=np.full((len(self.tokens), 1), SUPPORT.fill, np.int32))
+        none = np.full((len(self.tokens), 1), SUPPORT.fill, np.int32)
+        return replace(self, columns={**self.columns, SUPPORT.name: none})
+
+
+def joined_columns(parts: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> dict[str, NDArray[Any]]:
+    """Columns of parts that follow one another, given as (tokens, columns); filled where a part does not have one."""
+    found = {}
+    for name in dict.fromkeys(name for _, columns in parts for name in columns):
+        known = FIELDS[name]
+        values = [
+            columns[name] if name in columns else np.full((tokens, *[1] * known.axes), known.fill, known.dtype)
+            for tokens, columns in parts
+        ]
+        found[name] = np.concatenate(equally_wide(values, known))
+    return found

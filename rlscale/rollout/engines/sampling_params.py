@@ -22,6 +22,7 @@ class SamplingParams:
     Unless `ignore_eos` generation also stops at the ends that the model's config, generation config and tokenizer name.
     `names_support`: the answer names the words that each token was drawn from, and log-probs are those among them.
     `names_all`: no word was left out, and samples say so, because others of their batch name the words that were left.
+    `words`: the answer lists so many of the likeliest words, with their log-probs, where each token was drawn.
     `own` has the parameters of the sources of a mixture that are sampled otherwise, by name.
     """
 
@@ -39,17 +40,23 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     names_support: bool = False
     names_all: bool = False
+    words: int = 0
     own: Mapping[str, SamplingParams] = field(default_factory=dict, hash=False, repr=False)
 
     @staticmethod
     def of(
-        config: RolloutConfig | EvalConfig, length: int, end: int, sources: Mapping[str, RolloutConfig] | None = None
+        config: RolloutConfig | EvalConfig,
+        length: int,
+        end: int,
+        sources: Mapping[str, RolloutConfig] | None = None,
+        words: int = 0,
     ) -> SamplingParams:
         """Those of a configuration: up to `length` tokens, of which `end` ends a response.
 
-        For training, samples of a truncated distribution name what was left of it. `sources`: see `sampled_apart`.
+        For training, samples of a truncated distribution name what was left of it. `sources`: see `sampled_apart`;
+        `words` are asked for at each token.
         """
-        own = {name: SamplingParams.of(one, length, end) for name, one in (sources or {}).items()}
+        own = {name: SamplingParams.of(one, length, end, words=words) for name, one in (sources or {}).items()}
         made = SamplingParams(
             max_new_tokens=length,
             temperature=config.temperature,
@@ -64,6 +71,7 @@ class SamplingParams:
             frequency_penalty=config.frequency_penalty,
             repetition_penalty=config.repetition_penalty,
             names_support=isinstance(config, RolloutConfig) and truncates(config),
+            words=words,
         )
         if any(one.names_support for one in (made, *own.values())):
             own = {name: replace(one, names_all=not one.names_support) for name, one in own.items()}
@@ -92,7 +100,8 @@ class SamplingParams:
         return {**{name: given[name] for name in always}, **changed}
 
 
-_FIELDS = tuple(one for one in fields(SamplingParams) if one.name not in ("names_support", "names_all", "own"))
+_OURS = ("names_support", "names_all", "words", "own")
+_FIELDS = tuple(one for one in fields(SamplingParams) if one.name not in _OURS)
 
 
 def sampled_apart(rollout: RolloutConfig, data: DataConfig) -> dict[str, RolloutConfig]:

@@ -196,7 +196,7 @@ class _Tiles:
 
 
 def _add_up(tiles: _Tiles, tokens: slice, statistics: Tensor) -> None:
-    """Fill in what a rank knows of a block of tokens, [2 + labels or one more, tokens], with z for logits / temperature:
+    """Fill in what a rank knows of a block of tokens, [2 + labels (+ 1), tokens], with z for logits / temperature:
 
     the largest z = m; sum exp(z - m); each label's z, 0 if it is elsewhere; if asked for sum exp(z - m) (z - m).
     """

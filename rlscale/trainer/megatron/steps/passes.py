@@ -15,7 +15,7 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from rlscale.data.fields import SUPPORT
+from rlscale.data.fields import SAMPLER_WORDS, SUPPORT
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.trainer.megatron.ranks.parallel import Ranks
@@ -37,7 +37,7 @@ def forward_logprobs(
     """
 
     def keep(hidden: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
-        logprobs, _ = _logprobs(model, ranks, hidden, microbatch, temperature, entropy=False)
+        logprobs, *_ = _logprobs(model, ranks, hidden, microbatch, temperature, entropy=False)
         return hidden.new_zeros(()), _no_tokens(hidden), logprobs
 
     return _forward(model, ranks, microbatches, keep)
@@ -56,7 +56,7 @@ def policy_loss(model: Model, ranks: Ranks, objective: Objective, temperature: f
     """The objective's share of the loss, from hidden states; keeps (share of the loss, metrics)."""
 
     def finish(hidden: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
-        logprobs, entropy = _logprobs(
+        logprobs, entropy, of_words = _logprobs(
             model,
             ranks,
             hidden,
@@ -64,11 +64,12 @@ def policy_loss(model: Model, ranks: Ranks, objective: Objective, temperature: f
             temperature,
             entropy=objective.needs_entropy,
             entropy_gradient=objective.needs_entropy_gradient,
+            words=objective.needs.sampler_words > 0,
         )
         # Filled on the device: a tensor made on the host would be waited for there, in every micro-batch.
         scalars = {"version": torch.full((), version, device=hidden.device)}
         fields = {**microbatch.fields, **microbatch.computed, **scalars}
-        loss, metrics = objective(logprobs, entropy, fields, _segment_sum(microbatch, ranks))
+        loss, metrics = objective(logprobs, entropy, fields, _segment_sum(microbatch, ranks), of_words)
         return loss, _no_tokens(hidden), (loss.detach(), metrics)
 
     return finish
@@ -149,18 +150,25 @@ def _logprobs(
     *,
     entropy: bool,
     entropy_gradient: bool = False,
-) -> tuple[Tensor, Tensor | None]:
+    words: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Log-probs and entropies [T] of the labels that are trainable tokens; 0 at all others, which are never read.
+
+    With `words` also those of the words that the engine names at each of them, [T, K].
 
     Every pass leaves out the same tokens: a product of other rows would round differently, and the ratio of the first
     step would not be exactly 1. Labels that were drawn from some words only have log-probs among those.
     """
     hidden = hidden.view(-1, hidden.shape[-1])
     support = microbatch.fields.get(SUPPORT.name)
-    columns = vocab_parallel_logprobs(
+    labels = microbatch.labels.index_select(0, microbatch.trainable)
+    if words:
+        named = microbatch.fields[SAMPLER_WORDS.name].index_select(0, microbatch.trainable)
+        labels = torch.cat([labels[:, None], named.to(labels.dtype)], 1)
+    logprobs, entropies = vocab_parallel_logprobs(
         hidden.index_select(0, microbatch.trainable),
         model.output_weight,
-        microbatch.labels.index_select(0, microbatch.trainable),
+        labels,
         temperature=temperature,
         vocabulary=model.vocabulary,
         group=ranks.tensor_group,
@@ -168,11 +176,14 @@ def _logprobs(
         entropy_gradient=entropy_gradient,
         support=None if support is None else support.index_select(0, microbatch.trainable),
     )
-    logprobs, entropies = (
-        None if x is None else x.new_zeros(len(hidden)).index_copy(0, microbatch.trainable, x) for x in columns
-    )
-    assert logprobs is not None
-    return logprobs, entropies
+
+    def spread(values: Tensor) -> Tensor:
+        return values.new_zeros(len(hidden), *values.shape[1:]).index_copy(0, microbatch.trainable, values)
+
+    of_words = spread(logprobs[:, 1:]) if words else None
+    if words:
+        logprobs = logprobs[:, 0]
+    return spread(logprobs), None if entropies is None else spread(entropies), of_words
 
 
 def _no_tokens(like: Tensor) -> Tensor:

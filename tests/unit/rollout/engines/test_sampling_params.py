@@ -115,7 +115,9 @@ def test_a_batch_has_the_words_of_every_token_and_none_for_those_that_were_only_
     def generated(*words: list[int]) -> Generation:
         own = [[*row, *[-1] * (max(map(len, words)) - len(row))] for row in words]
         tokens, ones = np.array([row[0] for row in words], np.int32), np.zeros(len(words), np.float32)
-        return Generation(tokens, ones, "stop", np.zeros(len(words), np.int32), support=np.array(own, np.int32))
+        return Generation(
+            tokens, ones, "stop", np.zeros(len(words), np.int32), columns={"sampling_support": np.array(own, np.int32)}
+        )
 
     prompt = Prompt(0, "0", np.array([1], np.int32), None)
     samples = []
