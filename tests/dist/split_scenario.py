@@ -34,8 +34,8 @@ class ToyPolicy(torch.nn.Module):
         self.value = torch.nn.Linear(WIDTH, 1)
         self.double()
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probs, entropies and values of every token of the batch, [T] each (0 for the first token of a row)."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-probs, entropies and values of every token of the batch, [T] each, and log-probs of all words, [T, V]."""
         lengths = torch.from_numpy(batch.lengths)
         place = torch.arange(max(batch.lengths.tolist(), default=0))
         inside = place < lengths[:, None]
@@ -45,7 +45,7 @@ class ToyPolicy(torch.nn.Module):
         seen = torch.cat([so_far[:, :1] * 0, so_far[:, :-1]], dim=1)[inside]
         distribution = torch.log_softmax(self.head(seen), dim=-1)
         logprobs = distribution.gather(1, tokens[:, None])[:, 0]
-        return logprobs, -(distribution.exp() * distribution).sum(-1), self.value(seen)[:, 0]
+        return logprobs, -(distribution.exp() * distribution).sum(-1), self.value(seen)[:, 0], distribution
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def run_case(case: Case, rank: int) -> Step:
 
 def _share(case: Case, policy: ToyPolicy, batch: Batch) -> tuple[Tensor, Metrics]:
     """A micro-batch's share of the policy's and, where there is one, the critic's loss."""
-    logprobs, entropy, values = policy(batch)
+    logprobs, entropy, values, distribution = policy(batch)
     fields = {n: torch.from_numpy(column) for n, column in batch.columns.items() if FIELDS[n].scope is Scope.token}
     row = torch.from_numpy(np.repeat(np.arange(batch.rows), batch.lengths))
 
@@ -114,7 +114,8 @@ def _share(case: Case, policy: ToyPolicy, batch: Batch) -> tuple[Tensor, Metrics
 
     objective = Objective.of(case.algo)
     version = {"version": torch.tensor(VERSION)}
-    loss, metrics = objective(logprobs, entropy, {**fields, **version}, segment_sum)
+    words = distribution.gather(1, fields["sampler_words"].long()) if objective.needs.sampler_words else None
+    loss, metrics = objective(logprobs, entropy, {**fields, **version}, segment_sum, words)
     if case.critic:
         value_loss, critic = ValueObjective(CriticConfig())(values, fields)
         loss = loss + value_loss

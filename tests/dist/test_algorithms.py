@@ -9,11 +9,14 @@ import driven
 import numpy as np
 import pytest
 from rank_pool import RankFailed, RankPool
+from tiny_models import SIZES
 
 from rlscale.config.locations import conf_dir
 from rlscale.config.schema.algo_config import ReductionConfig, ReductionKind
 from rlscale.config.schema.correction_config import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
 
+WORDS = 5
+"""Of the engine's that score centering is told at each token."""
 ALGORITHMS = sorted(file.stem for file in (conf_dir() / "algo").glob("*.yaml"))
 TIMES = ("seconds", "per_s", "per_device", "memory_peak_gb", "microbatches")
 """Parts of the names of metrics that are not of the mathematics."""
@@ -62,6 +65,34 @@ def test_corrections_are_the_same_on_two_ranks_as_on_one(
     acted = ["correction_outside", "opsm_masked", *(["rejected_segments"] if correction.rejection.veto else [])]
     for name in acted:
         assert 0.1 < metrics[name] < 0.9, name
+
+
+@pytest.mark.parametrize("parallel", [{"data": 2}, {"tensor": 2, "sequence": True}, {"context": 2}], ids=str)
+def test_score_centering_is_the_same_in_every_layout_as_on_one_rank(
+    parallel: dict[str, Any], pool: RankPool, models: dict[str, Path], centered: Any
+) -> None:
+    """Words of the engine's anywhere in the vocabulary, which tensor-parallel ranks share."""
+    algo, batch, expected = centered
+    for got in pool.run(driven.train, driven.spec_of(algo, models, parallel=parallel), [batch], world_size=2):
+        assert_same(got, expected)
+    metrics = expected["iterations"][0]["metrics"]
+    assert 0.1 < metrics["centering_gap"] < 1
+    assert 0.05 < metrics["centering_tail"] < 0.5
+    assert 0.1 < metrics["correction_outside"] < 0.9
+
+
+@pytest.fixture(scope="module")
+def centered(pool: RankPool, models: dict[str, Path]) -> Any:
+    """The algorithm, its batch, and what one rank makes of it."""
+    correction = CorrectionConfig(weight=WeightKind.tis, upper=0.1, score_centering=WORDS)
+    algo = driven.shipped("grpo", correction=correction, epochs_per_iteration=1)
+    batch, draw = driven.segmented(algo), np.random.default_rng(0)
+    total = batch.tokens_total
+    words = np.argsort(draw.random((total, SIZES["vocab_size"])))[:, :WORDS]
+    shares = draw.dirichlet(np.ones(WORDS + 1), total)[:, :WORDS]
+    batch = batch.with_column("sampler_words", words).with_column("sampler_logprobs", np.log(shares))
+    (expected,) = pool.run(driven.train, driven.spec_of(algo, models), [batch], world_size=1)
+    return algo, batch, expected
 
 
 @pytest.mark.parametrize("reduction", [ReductionKind.sample_sum, ReductionKind.token_mean, ReductionKind.constant])

@@ -38,6 +38,8 @@ REJECTION = (
     "algo.correction.rejection.lower=0.9",
     "algo.correction.rejection.upper=1.1",
 )
+WORDS = 4
+CENTERING = f"algo.correction.score_centering={WORDS}"
 CORRECTIONS = {
     "mis of sequences, normalised": MIS,
     "mis masks, geometric": ("algo/correction=mis", "algo.correction.level=geometric", "algo.correction.action=mask"),
@@ -46,6 +48,7 @@ CORRECTIONS = {
     "tis": ("algo/correction=tis",),
     "opsm": ("algo/correction=opsm", "algo.correction.opsm_delta=0.01"),
     "bypass": ("algo/correction=bypass",),
+    "score centering, opsm": ("algo/correction=opsm", "algo.correction.opsm_delta=0.01", CENTERING),
 }
 CORRECTED = ("grpo", "gspo", "gspo_token", "cispo", "ppo")
 
@@ -76,6 +79,9 @@ def collected() -> Batch:
     for name, noise in (("old", 0.2), ("ref", 0.5), ("teacher", 0.7)):
         batch = batch.with_column(f"{name}_logprobs", current + noise * draw.normal(size=total))
     batch = batch.with_column("rollout_logprobs", batch.column("old_logprobs") + 0.3 * draw.normal(size=total))
+    words = np.argsort(draw.random((total, VOCABULARY)))[:, :WORDS]
+    batch = batch.with_column("sampler_words", words)
+    batch = batch.with_column("sampler_logprobs", np.log(draw.dirichlet(np.ones(WORDS + 1), total)[:, :WORDS]))
     return batch.with_column("values", draw.normal(size=total))
 
 

@@ -120,6 +120,9 @@ def centering_knows_the_weights(context: CheckContext) -> Iterator[str]:
     if context.supervised or correction.score_centering is None:
         return
     words = f"algo.correction.score_centering={correction.score_centering}"
+    vocabulary = context.size("vocab_size")
+    if vocabulary is not None and correction.score_centering > vocabulary:
+        yield f"{words} is more words than the {vocabulary} of the model; lower it"
     if correction.bypass:
         yield (
             f"{words} never acts with algo.correction.bypass=true, whose ratio corrects for the engine already, so "

@@ -1,4 +1,4 @@
-"""Training on what top-p and top-k left to sample from, by source, through the command line and the router."""
+"""Training on what top-p and top-k left to sample from, by source, and on the likeliest words of the engine."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def test_log_probs_are_those_among_the_words_that_were_left(ready: list[str], tm
     given += ["algo.steps_per_iteration=2", "rollout.top_p=0.9", "rollout.top_k=8"]
     given += ["data=mixture", "data@data.sources.few.data=arithmetic", "data@data.sources.all.data=arithmetic"]
     given += ["data.sources.all.top_p=1", "data.sources.all.top_k=-1"]
+    given += ["algo/correction=score_centering", "algo.correction.score_centering=8"]
     ended = run(tmp_path, *SHORT, *given, *ready)
     assert ended.code == 0, ended.text
     lines = metrics(only_run(tmp_path))
@@ -33,3 +34,7 @@ def test_log_probs_are_those_among_the_words_that_were_left(ready: list[str], tm
         # Of the full softmax those of one source would differ by -log 0.9 and more, and so would those of the other
         # among the words that were not left out there.
         assert 0 < line["logprob_diff_max"] < 1e-4
+        # The engine's likeliest words, as it sees them and as the trainer does: eight are all that were left of one
+        # source, and not all of the other. Where a log-prob were another word's, or of all words, they would be apart.
+        assert 0 < line["centering_gap_first_step"] < 1e-5
+        assert 0.01 < line["centering_tail"] < 1

@@ -12,6 +12,7 @@ BYPASS = "algo.correction.bypass=true"
 TARGET = "._target_=mine.fn"
 UNREAD = "is never read with algo.correction.weight"
 CORRECTION = "algo.correction"
+CENTERED = "algo.correction.score_centering=4"
 REJECTION = "algo.correction.rejection"
 
 
@@ -69,6 +70,25 @@ REJECTION = "algo.correction.rejection"
             f"algo/correction=opsm with {CORRECTION}.opsm_delta=null masks nothing; give a number, or choose "
             "algo/correction=none",
         ),
+        (
+            ["algo/correction=score_centering", f"{CORRECTION}.score_centering=null"],
+            f"algo/correction=score_centering with {CORRECTION}.score_centering=null centers nothing; give a number of",
+        ),
+        ([BYPASS, CENTERED], f"{CENTERED} never acts with {BYPASS}, whose ratio corrects for the engine already"),
+        (
+            [CENTERED, "algo.old_logprobs=behaviour", "rollout.max_staleness=2"],
+            f"{CENTERED} compares the engine with the weights that are trained",
+        ),
+        (
+            [CENTERED, f"{CORRECTION}.weight=custom", f"{CORRECTION}.function{TARGET}"],
+            f"{CENTERED} cannot know what your own weights of {CORRECTION}.function would be for other words; use tis",
+        ),
+        (
+            [CENTERED, f"{CORRECTION}.weight=mis", f"{CORRECTION}.level=sequence"],
+            f"{CENTERED} takes the expected score off every token, and {CORRECTION}.weight=mis has one weight",
+        ),
+        ([CENTERED, f"{CORRECTION}.weight=tis", f"{CORRECTION}.normalise=true"], "needs weights of their own size; le"),
+        ([f"{CORRECTION}.score_centering=1000"], f"{CORRECTION}.score_centering=1000 is more words than the 64 of"),
         (["algo/correction=bypass", f"{CORRECTION}.bypass=false"], "algo.correction.bypass=false bypasses nothing"),
         (
             ["algo/correction=rejection", f"{REJECTION}.level=null", f"{REJECTION}.veto=null"],

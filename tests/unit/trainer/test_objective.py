@@ -310,6 +310,45 @@ def test_icepop_gives_no_weight_to_a_token_past_its_bounds() -> None:
     assert loss.item() == pytest.approx(0.5 * (0.0 + 1.0 - 1.0), abs=1e-7)
 
 
+def test_centering_is_a_term_of_the_loss_beside_the_weighted_policy() -> None:
+    """The first token names two words, the second one, the third was not generated: A C is added, and is not weighted.
+
+    Of the first p = (.5, .3), q = (.6, .2), so that C = .1 log .5 - .1 log .3 without bounds; tis cuts p / q = 1.5 of
+    the second word to 1.2, which takes m from .3 to .24, and alpha stays 1.
+    """
+    words = torch.tensor([[7, 3], [5, -1], [1, 2]])
+    sampler = torch.tensor([[0.6, 0.2], [0.5, 0.0], [0.5, 0.5]]).log()
+    fields = three_tokens(sampler_words=words, sampler_logprobs=sampler)
+    lp = torch.full((3,), -1.0)
+    for weight, first in ((WeightKind.none, 0.1 * math.log(5 / 3)), (WeightKind.tis, -0.06 * math.log(0.3))):
+        upper = None if weight is WeightKind.none else 1.2
+        corrected = CorrectionConfig(weight=weight, upper=upper, score_centering=2)
+        without, _ = Objective.of(algo(ClipLoss(), correction=replace(corrected, score_centering=None)))(
+            lp, None, fields, WHOLE
+        )
+        policy = torch.tensor([[0.5, 0.3], [0.5, 0.0], [0.5, 0.5]]).log().requires_grad_()
+        loss, metrics = Objective.of(algo(ClipLoss(), correction=corrected))(lp, None, fields, WHOLE, policy)
+        second = 0.0  # p is q there
+        assert (loss - without).item() == pytest.approx(0.5 * (1.0 * first - 1.0 * second), rel=1e-5)
+        done = finish(metrics.sums, metrics.maxima)
+        assert done["centering_gap"] == pytest.approx(0.1 / 3, rel=1e-5)
+        assert done["centering_tail"] == pytest.approx((0.2 + 0.5) / 3, rel=1e-5)
+        (gradient,) = torch.autograd.grad(loss, policy)
+        assert (gradient[1, 1], *gradient[2]) == (0, 0, 0)
+
+
+def test_a_segment_that_opsm_leaves_out_is_not_centered_either() -> None:
+    sampler = torch.tensor([[0.6], [0.2], [0.5]]).log()
+    fields = three_tokens(sampler_words=torch.tensor([[7], [5], [1]]), sampler_logprobs=sampler)
+    fields["advantages"] = torch.tensor([-1.0, -1.0, -1.0])
+    fields["rollout_logprobs"] = torch.zeros(3)
+    corrected = CorrectionConfig(score_centering=1, opsm_delta=0.5)
+    policy = torch.tensor([[0.5], [0.3], [0.5]]).log().requires_grad_()
+    lp = torch.full((3,), -1.0, requires_grad=True)
+    loss, _ = Objective.of(algo(ClipLoss(), correction=corrected))(lp, None, fields, WHOLE, policy)
+    assert loss.item() == 0.0
+
+
 def test_the_weights_of_a_whole_step_come_with_the_batch() -> None:
     config = algo(ClipLoss(), correction=CorrectionConfig(weight=WeightKind.tis, normalise=True))
     fields = three_tokens(correction=torch.tensor([0.5, 2.0, 1.0]))

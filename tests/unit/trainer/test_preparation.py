@@ -179,6 +179,11 @@ def test_stored_samples_without_rewards_of_turns_are_refused_in_one_line() -> No
         run(replace(shipped("grpo"), turn_discount=1.0))
 
 
+def test_stored_samples_without_the_words_of_the_engine_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"^algo\.correction\.score_centering=8: the samples do not bring the engine's"):
+        run(replace(shipped("grpo"), correction=CorrectionConfig(score_centering=8)))
+
+
 @pytest.mark.parametrize("name", ["reinforce_pp", "ppo"])
 def test_actor_and_critic_are_given_the_same_kl_term(name: str) -> None:
     """Without whitening, gamma and lambda 1: returns = advantages (+ values), and both move with the coefficient."""

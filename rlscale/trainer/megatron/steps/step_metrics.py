@@ -14,8 +14,9 @@ from rlscale.trainer.megatron.ranks.parallel import Ranks
 from rlscale.trainer.megatron.steps.optimizer import StepResult
 from rlscale.trainer.objective_metrics import Metrics, finish, mismatch_of
 
-_FIRST = ("ppo_kl", "ratio_max")
-"""Metrics of the first step alone: where the old log-probs are by the same weights they must be 0 and 1."""
+_FIRST = ("ppo_kl", "ratio_max", "centering_gap")
+"""Metrics of the first step alone, before the weights have moved: where the old log-probs are by the same weights the
+first two must be 0 and 1, and the third is what the engine differs by."""
 
 
 class IterationMetrics:
