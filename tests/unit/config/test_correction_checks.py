@@ -88,7 +88,10 @@ REJECTION = "algo.correction.rejection"
             f"{CENTERED} takes the expected score off every token, and {CORRECTION}.weight=mis has one weight",
         ),
         ([CENTERED, f"{CORRECTION}.weight=tis", f"{CORRECTION}.normalise=true"], "needs weights of their own size; le"),
-        ([f"{CORRECTION}.score_centering=1000"], f"{CORRECTION}.score_centering=1000 is more words than the 64 of"),
+        (
+            [f"{CORRECTION}.score_centering=1000"],
+            f"{CORRECTION}.score_centering=1000 is more words than the 14 of the model",
+        ),
         (["algo/correction=bypass", f"{CORRECTION}.bypass=false"], "algo.correction.bypass=false bypasses nothing"),
         (
             ["algo/correction=rejection", f"{REJECTION}.level=null", f"{REJECTION}.veto=null"],
