@@ -12,7 +12,6 @@ import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,9 +61,21 @@ class Option:
     """What the package says of it, in one line; empty where it says nothing."""
 
 
-@cache
 def known_options(kind: str, cache_folder: Path | None = None) -> dict[str, Option] | None:
-    """Options by name; kind is a key of `KINDS`. None if the package is not installed."""
+    """Options by name; kind is a key of `KINDS`. None if the package is not installed.
+
+    A process reads them once, for all folders: `cache_folder` saves the next process from parsing the source.
+    """
+    if kind not in _KNOWN:
+        _KNOWN[kind] = _read(kind, cache_folder)
+    return _KNOWN[kind]
+
+
+_KNOWN: dict[str, dict[str, Option] | None] = {}
+"""By kind, what this process has read."""
+
+
+def _read(kind: str, cache_folder: Path | None) -> dict[str, Option] | None:
     where = KINDS[kind]
     try:
         installed = version(where.distribution)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rlscale.config import passthrough
 from rlscale.config.derived_options import DERIVED
 from rlscale.config.passthrough import KINDS, known_options
 
@@ -64,23 +65,30 @@ def test_every_derived_option_exists_in_the_installed_package(kind: str) -> None
     assert set(DERIVED[kind]) - set(options) == set()
 
 
-def test_options_are_kept_per_version(tmp_path: Path) -> None:
+def test_options_are_kept_per_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forget() -> None:
+        monkeypatch.setattr(passthrough, "_KNOWN", {})
+
+    forget()
     options = known_options("ddp", tmp_path)
     (file,) = tmp_path.iterdir()
     assert "megatron-core-0.16.1" in file.name
     file.write_text(json.dumps([{"name": "only", "types": ["int"], "default": "1", "meaning": ""}]))
-    known_options.cache_clear()
+    forget()
     again = known_options("ddp", tmp_path)
     assert again is not None
     assert list(again) == ["only"]
     file.write_text("{broken")
-    known_options.cache_clear()
+    forget()
     assert known_options("ddp", tmp_path) == options
 
 
-def test_a_package_that_is_not_installed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlscale.config import passthrough
+def test_one_process_reads_them_once_whatever_the_folder(tmp_path: Path) -> None:
+    assert known_options("ddp", tmp_path) is known_options("ddp", tmp_path / "other")
 
+
+def test_a_package_that_is_not_installed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passthrough, "_KNOWN", {})
     absent = passthrough.Kind("no-such-distribution", "nosuch", "x.py", "X")
     monkeypatch.setitem(passthrough.KINDS, "absent", absent)
     assert known_options("absent") is None
