@@ -7,6 +7,7 @@ TORCH := 2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+RECENT = import sys; sys.exit(sys.version_info < (3, 11) and "rlscale needs Python 3.11 or newer: $(1)")
 SCRATCH := $(CURDIR)/.rlscale
 
 export TMPDIR := $(SCRATCH)/tmp
@@ -25,11 +26,12 @@ install: $(STAMP)
 
 # Torch comes first and by itself: asked for by its exact version, with its own dependencies, it may be the CPU or the
 # CUDA build, whichever pip finds here. Everything else comes from the lock, without looking at dependencies again
-# (SGLang names packages that exist for CUDA only).
+# (SGLang names packages that exist for CUDA only). The version of Python is asked before a venv is made of it, which
+# the next call would keep.
 $(STAMP): requirements.lock pyproject.toml
 	mkdir -p $(TMPDIR)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlscale needs Python 3.11 or newer: make PYTHON=python3.11")'
+	test -x $(BIN)/python || { $(PYTHON) -c '$(call RECENT,make PYTHON=python3.11)' && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -c '$(call RECENT,make clean and make PYTHON=python3.11)'
 	$(BIN)/python -m pip install --quiet --no-cache-dir torch==$(TORCH)
 	$(BIN)/python -m pip install --quiet --no-cache-dir --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-cache-dir --no-deps --no-build-isolation -e .
