@@ -36,6 +36,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-cache-dir --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-cache-dir --no-deps --no-build-isolation -e .
 	touch $(STAMP)
+	@echo 'Installed. For the commands of the README, once in each shell: source .venv/bin/activate'
 
 test: install lint types unit dist e2e
 
