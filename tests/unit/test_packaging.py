@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,3 +52,14 @@ def test_an_installed_wheel_composes_outside_the_clone(tmp_path: Path) -> None:
     assert (conf, recipes) == (f"{target}/rlscale/_assets/conf", f"{target}/rlscale/_assets/recipes")
     assert placement == "loss"
     assert [path.name for path in elsewhere.iterdir()] in ([], [".rlscale"])  # what can be made again
+
+
+def test_the_lock_has_what_the_package_its_tests_and_its_commit_hooks_need() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]]
+    pins = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines()]
+    pinned = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
+    makefile = (ROOT / "Makefile").read_text()
+    pinned["torch"] = makefile.partition("TORCH := ")[2].split()[0]
+    assert [need.name for need in asked if canonicalize_name(need.name) not in pinned] == []
+    assert [str(need) for need in asked if pinned[canonicalize_name(need.name)] not in need.specifier] == []
