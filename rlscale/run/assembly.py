@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
+import shutil
 from pathlib import Path
 
 from rlscale.config.checks import check
@@ -142,7 +144,7 @@ class Assembly:
         engines.ready()
         rollout.start(engines.router_url, engines.api_key)
         own = measuring_apart(config)
-        sync = WeightSync(own, self._trainer, engines, rollout, complete(read_config(self._model)))
+        sync = self._sync(own, self._trainer, engines, rollout)
         side = RunningEngines(self._trainer, engines, rollout, sync, shares_devices=False)
         return ApartEvaluation(side, engines, rollout)
 
@@ -171,10 +173,15 @@ class Assembly:
         if not shares_devices(config.cluster):
             self._wait_for_engines()
         self._rollout.start(self._engines.router_url, self._engines.api_key)
-        sync = WeightSync(config, self._trainer, self._engines, self._rollout, complete(read_config(self._model)))
+        sync = self._sync(config, self._trainer, self._engines, self._rollout)
         return RunningEngines(
             self._trainer, self._engines, self._rollout, sync, shares_devices=shares_devices(config.cluster)
         )
+
+    def _sync(self, config: Config, trainer: TrainerGroup, engines: Engines, rollout: Rollout) -> WeightSync:
+        """What brings the trainer's weights to some engines."""
+        folder = self._weights / secrets.token_hex(4)
+        return WeightSync(config, trainer, engines, rollout, complete(read_config(self._model)), folder)
 
     def close(self) -> None:
         """End every process of this run. Safe to call at any moment, also after a failure half-way."""
@@ -182,6 +189,12 @@ class Assembly:
         for part in (self._rollout, self._trainer, self._engines, *(self._apart or ())):
             if part is not None:
                 part.close()
+        shutil.rmtree(self._weights, ignore_errors=True)
+
+    @property
+    def _weights(self) -> Path:
+        """Where weights lie on their way to engines that read files; nothing of it is needed after the run."""
+        return self._folder.path.resolve() / "weights"
 
     def _wait_for_engines(self) -> None:
         assert self._engines is not None

@@ -72,6 +72,8 @@ class Engines:
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     router_url: str = ""
     restarts: int = 0
+    started_from: str | None = None
+    """The folder that the engines start from."""
     _engines: list[_Engine] = field(default_factory=list)
     _launchers: dict[int, Any] = field(default_factory=dict)
 
@@ -87,6 +89,7 @@ class Engines:
 
     def launch(self, model_path: str) -> None:
         """Begin to start every engine and the router."""
+        self.started_from = model_path
         rollout, cluster = self.config.rollout, self.config.cluster
         sticky = is_sticky(rollout, self.config.env, self.config.agent)
         router = {**({"policy": STICKY} if sticky else {}), **rollout.router}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class WeightSync:
     rollout: Rollout
     architecture: Mapping[str, Any]
     """The policy's Hugging Face config."""
+    folder: Path
+    """Where weights lie on their way, for transports by files; new in each process of the run."""
     syncs: int = 0
 
     def __call__(self, version: int, urls: Sequence[str] | None = None) -> dict[str, float]:
@@ -122,6 +125,8 @@ class WeightSync:
             first_ranks=tuple(self.engines.urls.index(url) * engine_ranks for url in urls),
             timeout_s=self.config.weights.timeout_s,
             keep=self.config.rollout.on_sync.pause,
+            started_from=self.engines.started_from,
+            folder=str(self.folder),
         )
 
 

@@ -1,8 +1,9 @@
 """One engine as the trainer and the run see it: it takes weights, gives up its memory, pauses, aborts.
 
-Implements `rlscale.weights.transports.transport.Receiver`. All calls block, have a timeout, look at the engine's answer
-and raise CallError with the engine's own words when it did not succeed. They go to the engine itself: the router does
-not forward them. After a failed weight update the engine holds a mixture of two versions: send everything again.
+Can do all that transports need (`rlscale.weights.transports.receivers`). All calls block, have a timeout, look at the
+engine's answer and raise CallError with the engine's own words when it did not succeed. They go to the engine itself:
+the router does not forward them. After a failed weight update the engine holds a mixture of two versions: send
+everything again.
 
 No update is sent while a request runs: SGLang survives that only by luck. An engine that is to keep its requests is
 paused from the first bucket to the last; of any other the receiver asks before the first bucket whether it is idle.
@@ -86,6 +87,15 @@ class EngineReceiver:
     def close_group(self, group: str) -> None:
         """Leave that process group."""
         self._call("/destroy_weights_update_group", {"group_name": group})
+
+    def receive_folder(self, folder: str, version: int) -> None:
+        """Load the weights of a folder, under the path that the engine sees, by `/update_weights_from_disk`.
+
+        They are all of one version: cache and requests are treated as with the last bucket of `receive_tensors`.
+        """
+        with self._bucket(last=True):
+            body = {**self._update_fields("auto", version, last=True), "model_path": folder}
+            self._call("/update_weights_from_disk", body)
 
     def weight_version(self) -> str:
         """The version that the engine reports: the number of the last update, "default" before the first."""

@@ -35,7 +35,7 @@ def test_every_engine_gets_every_tensor_of_each_version(rank: None) -> None:
     engines = [PeerEngine(), PeerEngine()]
     transport = BroadcastTransport(Route(timeout_s=30.0))
     try:
-        transport.connect(engines)  # type: ignore[arg-type]  # the broadcast half of Receivers
+        transport.connect(engines)
         for version in (1, 2):
             for bucket in buckets(version):
                 transport.send(bucket)
@@ -54,7 +54,7 @@ def test_engine_that_refuses_ends_the_transfer_at_once_and_a_new_connection_work
     engines = [PeerEngine(), PeerEngine(fails_at=0)]
     transport = BroadcastTransport(Route(timeout_s=30.0))
     try:
-        transport.connect(engines)  # type: ignore[arg-type]  # the broadcast half of Receivers
+        transport.connect(engines)
         began = time.monotonic()
         transport.send(buckets(1)[0])
         with pytest.raises(TransferError, match="could not take the weights: no such parameter"):
@@ -65,7 +65,7 @@ def test_engine_that_refuses_ends_the_transfer_at_once_and_a_new_connection_work
             engine.kill()
     fresh = PeerEngine()
     try:
-        transport.connect([fresh])  # type: ignore[list-item]  # the broadcast half of a Receiver
+        transport.connect([fresh])
         transport.send(buckets(3)[1])
         transport.commit(3)
         assert torch.equal(fresh.received["c"], buckets(3)[1].named[0][1])
@@ -79,5 +79,5 @@ def test_engine_that_is_gone_is_named_in_time(rank: None) -> None:
     engine.kill()
     transport = BroadcastTransport(Route(timeout_s=1.0))
     with pytest.raises(TransferError, match=r"http://127\.0\.0\.1:1 could not form a process group"):
-        transport.connect([engine])  # type: ignore[list-item]  # the broadcast half of a Receiver
+        transport.connect([engine])
     transport.close()

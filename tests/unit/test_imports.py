@@ -39,7 +39,7 @@ PACKAGES = {
     "plan": allow("", "families config"),
     "explain": allow("omegaconf yaml", "config"),
     "algo": allow("torch numpy"),
-    "platform": allow("torch", "families config"),
+    "platform": allow("torch xxhash", "families config"),
     "data": allow("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),
     "weights": allow("numpy torch safetensors megatron mbridge", "families config platform"),
     "envs": allow(

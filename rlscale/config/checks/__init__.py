@@ -29,6 +29,7 @@ from rlscale.config.checks.stored_rollouts_section import STORED_ROLLOUTS_CHECKS
 from rlscale.config.checks.teacher_section import TEACHER_CHECKS
 from rlscale.config.checks.turn_credit import TURN_CHECKS
 from rlscale.config.checks.unread import UNREAD_CHECKS, cluster_is_read
+from rlscale.config.checks.weight_transport import TRANSPORT_CHECKS
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import code_that_runs
 from rlscale.config.hf_architecture import read_architecture
@@ -93,6 +94,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     *STAGE_CHECKS,
     *UNREAD_CHECKS,
     *COMPONENT_CHECKS,
+    *TRANSPORT_CHECKS,
     *OPTIMIZER_CHECKS,
 )
 """Those about sections that a stage before the run does not take from the run."""

@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.targets import named_target
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET, component_nodes
 from rlscale.config.schema.tracker_config import SHIPPED
 
-_TRANSPORTS = "rlscale.weights.transports."
 _LOOPS = "rlscale.run.loops."
 
 
@@ -38,27 +36,6 @@ def critic_is_trained_by_the_policys_trainer(context: CheckContext) -> Iterator[
     for name in (TARGET, "arguments"):
         if getattr(config.critic.trainer, name) != getattr(config.trainer, name):
             yield f"critic.trainer.{name}: the critic is trained by the policy's trainer; set trainer.{name} instead"
-
-
-def transport_goes_there(context: CheckContext) -> Iterator[str]:
-    """Of the shipped transports: memory is shared on one device, handles of GPUs need GPUs."""
-    config = context.config
-    target = str(config.weights.transport.get(TARGET, ""))
-    if not target.startswith(_TRANSPORTS):
-        return
-    name = target.removeprefix(_TRANSPORTS).partition(".")[0]
-    apart = config.cluster.placement is Placement.disaggregated
-    auto = "choose weights/transport=auto"
-    if name == "cuda_ipc" and not context.on_gpus:
-        yield f"weights.transport: CUDA IPC needs cluster.device=cuda; {auto}"
-    elif name == "cuda_ipc" and apart:
-        yield f"weights.transport: CUDA IPC reaches engines on the trainer's own GPUs only; {auto}"
-    elif name == "shared_memory" and context.on_gpus:
-        yield f"weights.transport: shared memory is for engines on the CPU; {auto}"
-    elif name == "shared_memory" and apart and config.cluster.nodes > 1:
-        yield f"weights.transport: memory is not shared over cluster.nodes={config.cluster.nodes}; {auto}"
-    elif name == "broadcast" and context.on_gpus and not apart:
-        yield f"weights.transport: NCCL cannot broadcast between processes on the same GPU; {auto}"
 
 
 def loop_fits_the_algorithm(context: CheckContext) -> Iterator[str]:
@@ -98,7 +75,6 @@ def trackers_are_known(context: CheckContext) -> Iterator[str]:
 COMPONENT_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     components_are_named,
     critic_is_trained_by_the_policys_trainer,
-    transport_goes_there,
     loop_fits_the_algorithm,
     trackers_are_known,
 )

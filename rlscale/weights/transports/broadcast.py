@@ -22,6 +22,7 @@ from torch.distributed.distributed_c10d import Backend, _new_process_group_helpe
 from rlscale.platform.ports import free_port
 from rlscale.platform.rendezvous import store_at
 from rlscale.weights.bucket import Bucket
+from rlscale.weights.transports.receivers import TakesBroadcasts, that_can
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, TransferError
 
@@ -32,7 +33,7 @@ class BroadcastTransport:
     def __init__(self, route: Route) -> None:
         self._backend = "nccl" if route.device == "cuda" else "gloo"
         self._timeout, self._ranks = route.timeout_s, route.ranks_per_engine
-        self._receivers: list[Receiver] = []
+        self._receivers: list[TakesBroadcasts] = []
         self._group: dist.ProcessGroup | None = None
         self._name = ""
         self._waiting: Bucket | None = None
@@ -42,14 +43,15 @@ class BroadcastTransport:
         self.close()
         if dist.get_rank() != 0 or not receivers:
             return
-        self._receivers, self._name = list(receivers), f"rlscale-{uuid.uuid4().hex[:12]}"
+        self._receivers = that_can(TakesBroadcasts, receivers, "broadcast")
+        self._name = f"rlscale-{uuid.uuid4().hex[:12]}"
         address, port = _own_address([receiver.url for receiver in receivers])
         world_size = 1 + self._ranks * len(receivers)
         joins: list[Callable[[], None]] = [
             lambda receiver=receiver, offset=1 + self._ranks * number: receiver.open_group(  # type: ignore[misc]  # mypy: defaults
                 address, port, offset, world_size, self._name, self._backend
             )
-            for number, receiver in enumerate(receivers)
+            for number, receiver in enumerate(self._receivers)
         ]
 
         def join() -> None:

@@ -14,6 +14,7 @@ from torch.multiprocessing.reductions import reduce_tensor
 
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports import flat_bucket
+from rlscale.weights.transports.receivers import TakesTensors, that_can
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, TransferError
 
@@ -30,7 +31,7 @@ class IpcTransport:
 
     def __init__(self, route: Route) -> None:
         self._size, self._first_ranks = route.ranks_per_engine, route.first_ranks
-        self._receiver: Receiver | None = None
+        self._receiver: TakesTensors | None = None
         self._group: dist.ProcessGroup | None = None
         self._first = 0
         self._waiting: tuple[Tensor, str, int] | None = None
@@ -43,7 +44,7 @@ class IpcTransport:
         spans = [range(first, first + size) for first in firsts]
         if not spans or max(span.stop for span in spans) > world:
             raise TransferError(f"{len(receivers)} engines of {size} ranks do not fit the {world} trainer ranks")
-        for receiver, span in zip(receivers, spans, strict=True):
+        for receiver, span in zip(that_can(TakesTensors, receivers, "cuda_ipc"), spans, strict=True):
             group = dist.new_group(list(span), backend="gloo")  # collective: also where the rank is in none of them
             if dist.get_rank() in span:
                 self._group, self._receiver, self._first = group, receiver, span.start

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from rlscale.config.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,3 +26,18 @@ class Route:
     keep: str | None = None
     """How engines pause the requests that they keep while they take weights (see Receiver.pause); None: they have none
     then."""
+    started_from: str | None = None
+    """The folder that the engines were started from, on the machine of rank 0; None where nobody knows."""
+    folder: str | None = None
+    """Folder of the run for weights on their way, for transports by files; its last part is new in every process."""
+
+    def exchange(self, folder: str | None, folder_on_engines: str | None) -> tuple[Path, Path]:
+        """Where files for the engines are written, and under which path engines see that.
+
+        The run's own place is used, below `folder` where one is given. UserError where there is neither.
+        """
+        if self.folder is None and folder is None:
+            raise UserError("weights.transport.folder: no run says where files for engines go; name a folder")
+        own = Path(self.folder) if self.folder is not None else Path("rlscale-weights")
+        written = own if folder is None else Path(folder).absolute() / own.name
+        return written, written if folder_on_engines is None else Path(folder_on_engines) / own.name

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports import flat_bucket
+from rlscale.weights.transports.receivers import TakesTensors, that_can
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, wait_for
 
@@ -21,7 +22,7 @@ class SharedMemoryTransport:
 
     def __init__(self, route: Route) -> None:
         self._timeout, self._ranks = route.timeout_s, route.ranks_per_engine
-        self._receivers: list[Receiver] = []
+        self._receivers: list[TakesTensors] = []
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: tuple[flat_bucket.SharedBytes, str, int] | None = None
         self._loading: tuple[flat_bucket.SharedBytes, list[Future[None]]] | None = None
@@ -32,7 +33,7 @@ class SharedMemoryTransport:
         if dist.get_rank() != 0:
             return
         flat_bucket.remove_leftovers()
-        self._receivers = list(receivers)
+        self._receivers = that_can(TakesTensors, receivers, "shared_memory")
         self._threads = ThreadPoolExecutor(max(len(receivers), 1), "weights")
 
     def send(self, bucket: Bucket) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future, wait
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Protocol, TypeVar
 
 from rlscale.config.errors import UserError
 from rlscale.weights.bucket import Bucket
@@ -15,37 +15,23 @@ class TransferError(UserError):
 
 
 class Receiver(Protocol):
-    """One engine as a transport sees it. Every call blocks until the engine has done it, and raises if it fails."""
+    """One engine. What else it must be able to do is up to the transport, see `receivers.py`."""
 
     url: str
     """Where the engine is; for messages."""
 
-    def receive_tensors(self, serialized: list[str], load_format: str | None, version: int, last: bool) -> None:
-        """Load a bucket: base64 of a pickle for each of the engine's tensor-parallel ranks; `last` ends the version."""
 
-    def open_group(self, address: str, port: int, rank_offset: int, world_size: int, group: str, backend: str) -> None:
-        """Join a process group as `rank_offset` and following; the trainer is its rank 0, at address:port."""
-
-    def receive_broadcast(
-        self,
-        names: Sequence[str],
-        dtypes: Sequence[str],
-        shapes: Sequence[Sequence[int]],
-        group: str,
-        version: int,
-        last: bool,
-    ) -> None:
-        """Receive and load tensors that the trainer broadcasts in this order."""
-
-    def close_group(self, group: str) -> None:
-        """Leave a process group."""
+Able = TypeVar("Able", bound=Receiver)
 
 
 class Transport(Protocol):
     """Carries the weights of one version at a time. On trainer ranks that serve no engine, calls do next to nothing."""
 
     def connect(self, receivers: Sequence[Receiver]) -> None:
-        """Say who gets the weights; replaces what was said before. Collective over the trainer's ranks."""
+        """Say who gets the weights; replaces what was said before. Collective over the trainer's ranks.
+
+        TransferError for one that cannot take them in this way.
+        """
 
     def send(self, bucket: Bucket) -> None:
         """Carry a bucket. It may be underway when this returns: its tensors must not change before `commit` returns."""
@@ -69,3 +55,12 @@ def wait_for(calls: Sequence[Future[None]], receivers: Sequence[Receiver], timeo
         error = call.exception()
         if error is not None:
             raise TransferError(f"{receiver.url} did not take the weights: {error}") from error
+
+
+def tell(receivers: Sequence[Able], call: Callable[[Able], None], timeout_s: float) -> None:
+    """Call every receiver at the same time and wait for all. TransferError naming one that failed or was too slow."""
+    threads = ThreadPoolExecutor(max(len(receivers), 1), "weights")
+    try:
+        wait_for([threads.submit(call, receiver) for receiver in receivers], receivers, timeout_s)
+    finally:
+        threads.shutdown(wait=False)

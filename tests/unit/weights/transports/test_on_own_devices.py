@@ -10,13 +10,13 @@ import importlib.util
 import io
 import pickle
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from one_rank import buckets
 
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports import flat_bucket
@@ -73,21 +73,8 @@ class FakeEngine:
         self.calls.append((sglang_load(serialized[0]), version, last))
 
 
-@pytest.fixture
-def rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
 def leftovers() -> list[Path]:
     return list(flat_bucket._folder(0).glob(f"{flat_bucket._PREFIX}{flat_bucket.os.getpid()}-*"))
-
-
-def buckets() -> list[Bucket]:
-    torch.manual_seed(0)
-    first = [("a", torch.randn(3, 5)), ("b", torch.randn(7).to(torch.bfloat16)), ("c", torch.randn(2, 2))]
-    return [Bucket(first, 4), Bucket([("d", torch.randn(100))], 4)]
 
 
 def test_engines_get_every_tensor_and_know_which_bucket_is_the_last(rank: None) -> None:
@@ -121,7 +108,7 @@ def test_tensors_may_change_as_soon_as_send_returns(rank: None) -> None:
 
 def test_engine_that_fails_is_named_and_nothing_is_left_behind(rank: None) -> None:
     transport = SharedMemoryTransport(Route(timeout_s=10.0))
-    transport.connect([FakeEngine(), FakeEngine(fails=True)])  # type: ignore[list-item]  # parts of Receivers
+    transport.connect([FakeEngine(), FakeEngine(fails=True)])
     transport.send(buckets()[0])
     with pytest.raises(TransferError, match="http://engine did not take the weights: out of memory"):
         transport.commit(4)
@@ -196,4 +183,4 @@ def test_each_rank_talks_to_the_engine_on_its_own_gpus(
 
 def test_engines_that_do_not_fit_the_ranks_are_refused(rank: None) -> None:
     with pytest.raises(TransferError, match="2 engines of 1 ranks do not fit the 1 trainer ranks"):
-        IpcTransport(Route("cuda")).connect([FakeEngine(), FakeEngine()])  # type: ignore[list-item]  # parts of Receivers
+        IpcTransport(Route("cuda")).connect([FakeEngine(), FakeEngine()])

@@ -1,0 +1,89 @@
+"""The shipped transports of weights: does the chosen one reach these engines."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.schema.component import TARGET
+
+_TRANSPORTS = "rlscale.weights.transports."
+_AUTO = "choose weights/transport=auto"
+_OTHERS = "choose weights/transport=broadcast, or disk with a weights.transport.folder that both reach"
+
+
+def transport_goes_there(context: CheckContext) -> Iterator[str]:
+    """Memory is shared on one machine and device, handles of GPUs need GPUs, NCCL wants devices apart."""
+    config, name = context.config, _name(context)
+    apart = config.cluster.placement is Placement.disaggregated
+    if name == "cuda_ipc" and not context.on_gpus:
+        yield f"weights.transport: CUDA IPC needs cluster.device=cuda; {_AUTO}"
+    elif name == "cuda_ipc" and apart:
+        yield f"weights.transport: CUDA IPC reaches engines on the trainer's own GPUs only; {_AUTO}"
+    elif name == "shared_memory" and context.on_gpus:
+        yield f"weights.transport: shared memory is for engines on the CPU; {_AUTO}"
+    elif name == "shared_memory" and apart and config.cluster.nodes > 1:
+        yield f"weights.transport: memory is not shared over cluster.nodes={config.cluster.nodes}; {_AUTO}"
+    elif name == "broadcast" and context.on_gpus and not apart:
+        yield f"weights.transport: NCCL cannot broadcast between processes on the same GPU; {_AUTO}"
+
+
+def memory_is_shared_with_given_engines(context: CheckContext) -> Iterator[str]:
+    """Engines that somebody else runs share memory only if they are on this machine."""
+    cluster = context.config.cluster
+    by_default = not context.on_gpus and cluster.placement is Placement.colocated
+    if _name(context) != "shared_memory" and not (_name(context) == "choice" and by_default):
+        return
+    for url in context.config.rollout.engine_urls:
+        host = urlsplit(url).hostname
+        if host is not None and _is_elsewhere(host):
+            yield f"weights.transport: {url} is on another machine, and shares no memory with the trainer; {_OTHERS}"
+            return
+
+
+def files_have_a_place(context: CheckContext) -> Iterator[str]:
+    """Versions that are kept are counted, and another path for engines is one of a folder that has a path here."""
+    node, name = context.config.weights.transport, _name(context)
+    if name not in ("disk", "delta"):
+        return
+    if node.get("folder") is None and node.get("folder_on_engines") is not None:
+        yield (
+            "weights.transport.folder_on_engines: the run's own folder has a new name in every process; name a "
+            "weights.transport.folder as well"
+        )
+    for key in ("keep", "whole_every"):
+        number = node.get(key, 1)
+        if type(number) is not int or number < 1:
+            yield f"weights.transport.{key}={number}: must be a whole number of at least 1"
+
+
+def _name(context: CheckContext) -> str:
+    """The module of a shipped transport; empty for one of somebody's own."""
+    target = str(context.config.weights.transport.get(TARGET, ""))
+    return target.removeprefix(_TRANSPORTS).partition(".")[0] if target.startswith(_TRANSPORTS) else ""
+
+
+def _is_elsewhere(host: str) -> bool:
+    """Whether a host is certainly another machine. Of names this cannot be told without asking a name server."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((host, 0))  # only addresses of this machine can be bound
+    except OSError:
+        return True
+    return False
+
+
+TRANSPORT_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
+    transport_goes_there,
+    memory_is_shared_with_given_engines,
+    files_have_a_place,
+)

@@ -1,0 +1,81 @@
+"""Transports to a real engine: afterwards it computes with exactly the weights that were sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from shared_server import SharedServer
+
+from rlscale.serve.http import call
+from rlscale.weights.bucket import Bucket
+from rlscale.weights.load import WeightFolder
+from rlscale.weights.transports.disk import DiskTransport
+from rlscale.weights.transports.route import Route
+from rlscale.weights.transports.shared_memory import SharedMemoryTransport
+from rlscale.weights.transports.transport import Transport
+
+PROMPT = [5, 9, 3, 12, 7, 7, 4, 10, 6, 3]
+Named = list[tuple[str, torch.Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def rank() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def sharpened(folder: Path, seed: int) -> Named:
+    """Weights of the folder's model, spread enough that log-probs tell models apart."""
+    random = torch.Generator().manual_seed(seed)
+    with WeightFolder(folder) as source:
+        named = [(name, source.read(name)) for name in source.names()]
+    return [
+        (name, tensor if "norm" in name else torch.randn(tensor.shape, generator=random) * 0.15)
+        for name, tensor in named
+    ]
+
+
+def send(transport: Transport, named: Named, version: int) -> None:
+    for part in (named[:7], named[7:]):
+        transport.send(Bucket(part, version))
+    transport.commit(version)
+
+
+def logprobs(server: SharedServer) -> tuple[str, list[float]]:
+    """The engine's weight version, and its log-probs of the prompt."""
+    params = {"max_new_tokens": 1, "temperature": 1.0, "sampling_seed": 1}
+    body = {"input_ids": PROMPT, "sampling_params": params, "return_logprob": True, "logprob_start_len": 0}
+    meta: Any = call(server.url, "/generate", server.api_key, body, timeout=60)["meta_info"]
+    return meta["weight_version"], [logprob for logprob, _, _ in meta["input_token_logprobs"][1:]]
+
+
+def route(server: SharedServer, folder: Path) -> Route:
+    return Route(timeout_s=60.0, started_from=str(server.model_folder), folder=str(folder / "in_flight"))
+
+
+def test_logprobs_after_a_version_by_disk_are_those_after_one_through_shared_memory(
+    shared_server: SharedServer, tmp_path: Path
+) -> None:
+    by_memory, by_disk = (
+        SharedMemoryTransport(route(shared_server, tmp_path)),
+        DiskTransport(route(shared_server, tmp_path), keep=1),
+    )
+    first, second = (sharpened(shared_server.model_folder, seed) for seed in (1, 2))
+    for transport in (by_memory, by_disk):
+        transport.connect([shared_server.receiver()])
+    send(by_memory, second, 1)
+    expected = logprobs(shared_server)[1]
+    send(by_disk, first, 2)
+    version, other = logprobs(shared_server)
+    assert version == "2"
+    assert max(abs(a - b) for a, b in zip(expected, other, strict=True)) > 0.1
+    send(by_disk, second, 3)
+    assert logprobs(shared_server) == ("3", expected)
+    assert [path.name for path in (tmp_path / "in_flight").iterdir()] == ["version_000003"]
+    assert (tmp_path / "in_flight" / "version_000003" / "tokenizer.json").is_file()

@@ -1,0 +1,45 @@
+"""A transport of weights that does not reach the engines is refused before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+APART = "cluster.placement=disaggregated"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["weights/transport=cuda_ipc"], "CUDA IPC needs cluster.device=cuda"),
+        (
+            ["weights/transport=shared_memory", APART, "rollout.engine_urls=['http://192.0.2.7:1']"],
+            "http://192.0.2.7:1 is on another machine, and shares no memory with the trainer",
+        ),
+        (["rollout.engine_urls=['http://192.0.2.7:1']"], "choose weights/transport=broadcast, or disk with"),
+        (["weights/transport=disk", "weights.transport.keep=0"], "weights.transport.keep=0: must be a whole number"),
+        (
+            ["weights/transport=disk", "weights.transport.folder_on_engines=/there"],
+            "name a weights.transport.folder as well",
+        ),
+    ],
+)
+def test_a_way_that_does_not_lead_to_the_engines_is_one_line(
+    problems: Callable[..., list[str]], overrides: list[str], line: str
+) -> None:
+    found = problems(*overrides)
+    assert len(found) == 1
+    assert line in found[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["weights/transport=disk", "rollout.engine_urls=['http://192.0.2.7:1']"],
+        ["weights/transport=broadcast", "rollout.engine_urls=['http://192.0.2.7:1']"],
+        ["weights/transport=shared_memory", "rollout.engine_urls=['http://127.0.0.1:1']"],
+    ],
+)
+def test_a_way_that_leads_there_is_taken(problems: Callable[..., list[str]], overrides: list[str]) -> None:
+    assert problems(*overrides) == []
