@@ -15,8 +15,13 @@ def dequantised(codes: Tensor, scales: Tensor, quantisation: Quantisation, shape
     each rectangle of `quantisation`, in any of the shapes that tools give them.
     """
     numbers = codes.float() if quantisation.bits is None else _unpacked(codes, quantisation.bits)
-    grid = scales.float().reshape(quantisation.grid(shape))
-    return numbers.mul_(_spread(_spread(grid, 0, quantisation.rows, shape[0]), 1, quantisation.columns, shape[1]))
+    return numbers.mul_(over_weight(scales.float(), quantisation, shape))
+
+
+def over_weight(scales: Tensor, quantisation: Quantisation, shape: tuple[int, int]) -> Tensor:
+    """A scale for each number of a weight [rows, columns], in a shape that broadcasts to it."""
+    grid = scales.reshape(quantisation.grid(shape))
+    return _spread(_spread(grid, 0, quantisation.rows, shape[0]), 1, quantisation.columns, shape[1])
 
 
 def _unpacked(codes: Tensor, bits: int) -> Tensor:
