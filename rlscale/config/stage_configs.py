@@ -52,8 +52,10 @@ def _compose(recipe: str, config: Config) -> Config:
     """The recipe with model, parallel, cluster, seed and folders of `config`."""
     stage = compose(recipe) if is_path(recipe) else _shipped(recipe, Path.cwd())
     taken = {name: copy.deepcopy(getattr(config, name)) for name in _TAKEN}
+    # What comes before a run makes the model that the run's adapters stand on.
+    taken["model"] = dataclasses.replace(taken["model"], lora=None)
     if stage.critic.model == stage.model:
-        taken["critic"] = dataclasses.replace(stage.critic, model=copy.deepcopy(config.model))
+        taken["critic"] = dataclasses.replace(stage.critic, model=copy.deepcopy(taken["model"]))
     groups = {key: option for key, option in stage.run.groups.items() if key not in _TAKEN}
     groups.update({key: option for key, option in config.run.groups.items() if key in _TAKEN})
     run = dataclasses.replace(

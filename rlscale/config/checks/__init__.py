@@ -14,6 +14,7 @@ from rlscale.config.checks.data_and_reward import STAGE_CHECKS
 from rlscale.config.checks.kl_term import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.learning_rate import SCHEDULE_CHECKS
+from rlscale.config.checks.lora_section import LORA_CHECKS
 from rlscale.config.checks.megatron import MEGATRON_CHECKS
 from rlscale.config.checks.mismatch_correction import CORRECTION_CHECKS
 from rlscale.config.checks.model_fits import MODEL_CHECKS, architecture_is_known
@@ -99,7 +100,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
 )
 """Those about sections that a stage before the run does not take from the run."""
 
-_ALL = (*MODEL_CHECKS, *LAYOUT_CHECKS, cluster_is_read, *_OF_STAGE, *PARAMETER_CHECKS, *OPTION_CHECKS)
+_ALL = (*MODEL_CHECKS, *LAYOUT_CHECKS, cluster_is_read, *_OF_STAGE, *PARAMETER_CHECKS, *LORA_CHECKS, *OPTION_CHECKS)
 
 
 def _check_warm_start(config: Config) -> list[str]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
 from rlscale.config.schema.about import Limit, PathKind, bounded, path_key
+from rlscale.config.schema.dtype import DType
 from rlscale.config.schema.limits import SEED
+from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.config.schema.section import Section
 
 
-class DType(Enum):
-    """Floating-point types of parameters."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+__all__ = ["CreateModelConfig", "DType", "ModelConfig"]
 
 
 @dataclass
@@ -51,6 +47,8 @@ class ModelConfig(Section):
     """File with a Jinja chat template that replaces the tokenizer's; null keeps the tokenizer's."""
     dtype: DType = DType.float32
     """Type of the parameters in training and on the engines."""
+    lora: LoraConfig | None = None
+    """Adapters that are trained in the place of the model's own weights; null: the weights are trained."""
     tool_parser: str | None = None
     """SGLang's tool_call_parser of this model; agents use it, environments where `rollout.tool_parser` is `model`."""
     reasoning_parser: str | None = None

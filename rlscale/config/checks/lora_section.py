@@ -1,0 +1,77 @@
+"""Do the adapters of `model.lora` have linears to stand on, and does nothing else say what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.schema.lora_config import LoraConfig
+from rlscale.families import FolderError
+from rlscale.families.config_file import complete
+from rlscale.families.family import Form
+from rlscale.families.linears import is_of_expert, is_target, linear_names, linear_rules
+
+
+def adapters_are_consistent(context: CheckContext) -> Iterator[str]:
+    """With the rest of the configuration."""
+    config = context.config
+    lora = config.model.lora
+    if context.needs.critic and config.critic.model.lora != lora:
+        yield "critic.model.lora: a critic is trained as a whole; leave it out (model.lora is the policy's)"
+    if lora is None:
+        return
+    if lora.dropout:
+        yield (
+            f"model.lora.dropout={lora.dropout:g}: what is dropped is another policy than the one that sampled, so that "
+            "not even the first step's ratio would be 1; set it to 0"
+        )
+    if lora.targets is not None and not lora.targets:
+        yield "model.lora.targets=[]: leaves nothing to train; name linears like '*.self_attn.*', or set it to null"
+    for key, given in (("trainer.frozen", config.trainer.frozen), ("optim.groups", config.optim.groups)):
+        if given:
+            yield f"{key} names parameters of the model, and with model.lora none of them is trained; leave {key} out"
+
+
+def adapters_have_linears(context: CheckContext) -> Iterator[str]:
+    """Of the model, whose config this needs."""
+    lora = context.config.model.lora
+    if lora is None or context.architecture is None:
+        return
+    try:
+        config = complete(context.architecture)
+    except FolderError:  # another check says what it lacks
+        return
+    yield from _patterns(lora, config)
+    if context.config.parallel.tensor > 1:
+        yield from _uncut(lora, config)
+
+
+def _patterns(lora: LoraConfig, config: Mapping[str, Any]) -> Iterator[str]:
+    """A pattern for nothing would be passed over; one for experts would promise what there is not."""
+    names = list(linear_names(config, experts=False))
+    for pattern in lora.targets or ():
+        if any(is_target(name, [pattern]) for name in linear_names(config, experts=True)):
+            yield (
+                f"model.lora.targets={pattern}: matches linears of experts, which have no adapters; name others, like "
+                "'*.self_attn.*', or set model.lora.targets=null for all outside experts"
+            )
+        elif not any(is_target(name, [pattern]) for name in names):
+            guess = did_you_mean(nearest(pattern, names))
+            yield f"model.lora.targets={pattern}: matches no linear that can have an adapter{guess}"
+
+
+def _uncut(lora: LoraConfig, config: Mapping[str, Any]) -> Iterator[str]:
+    """Gate and up in one tensor: a rank has rows of both halves, which is no plain cut."""
+    for rule in linear_rules(config):
+        if rule.form is Form.gate_up and len(rule.hf) == 1 and not is_of_expert(rule):
+            name = rule.hf[0].name.removesuffix(".weight")
+            if any(is_target(name.format(layer=layer), lora.targets) for layer in rule.numbers(config)):
+                yield (
+                    f"model.lora.targets: {name.rpartition('.')[2]} holds gate and up in one tensor, whose adapter "
+                    "cannot be split over parallel.tensor > 1; use parallel.tensor=1, or name other linears"
+                )
+
+
+LORA_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (adapters_are_consistent, adapters_have_linears)

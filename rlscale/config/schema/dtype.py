@@ -1,0 +1,13 @@
+"""Floating-point types of parameters."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class DType(Enum):
+    """Floating-point types of parameters."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
