@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 EXPERTS = ".mlp.experts."
+_ADAPTER = ".adapter."
+"""In the names of what `model.lora` adds to a linear, which is no parameter of the model itself."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,12 @@ class ModelGroups:
 
 
 def named_parameters(chunks: Sequence[torch.nn.Module], expert_group: Any) -> Iterator[tuple[str, Tensor]]:
-    """(global name, parameter) of a rank's model chunks (without wrappers), in the order of the modules."""
+    """(global name, parameter) of a rank's chunks, without wrappers and adapters, in the order of the modules."""
     for chunk in chunks:
         layers = [layer.layer_number - 1 for layer in chunk.decoder.layers]  # type: ignore[union-attr]  # a GPTModel
         for name, parameter in chunk.named_parameters():
-            yield _global_name(name, layers, chunk, expert_group), parameter
+            if _ADAPTER not in name:
+                yield _global_name(name, layers, chunk, expert_group), parameter
 
 
 def named_tensors(chunks: Sequence[torch.nn.Module], expert_group: Any) -> Iterator[tuple[str, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -24,17 +25,31 @@ class _Item:
     dtype: torch.dtype
 
 
+class Adapted(Protocol):
+    """What adds to weights before they are sent."""
+
+    def merged(self, name: str, weight: Tensor) -> Tensor:
+        """This rank's part of the weight of that name, with what is added to it."""
+
+
 class MegatronWeights:
     """The weights of a Megatron model (a WeightSource)."""
 
     def __init__(
-        self, chunks: Sequence[torch.nn.Module], weights: WeightMap, groups: ModelGroups, bucket_bytes: int
+        self,
+        chunks: Sequence[torch.nn.Module],
+        weights: WeightMap,
+        groups: ModelGroups,
+        bucket_bytes: int,
+        adapters: Adapted | None = None,
     ) -> None:
         """`chunks`: this rank's model, without wrappers. A bucket is closed before it passes `bucket_bytes`.
 
+        With `adapters` the weights are those with the adapters merged into them.
+
         Collective over the pipeline stages.
         """
-        self._weights, self._groups, self._limit = weights, groups, bucket_bytes
+        self._weights, self._groups, self._limit, self._adapters = weights, groups, bucket_bytes, adapters
         self._parameters = dict(named_tensors(chunks, groups.expert))
         self._items = self._agree()
 
@@ -112,6 +127,8 @@ class MegatronWeights:
         if parameter is None:
             device = next(iter(self._parameters.values())).device
             parameter = torch.empty(item.shape, dtype=item.dtype, device=device)
+        elif self._adapters is not None:
+            parameter = self._adapters.merged(item.name, parameter)
         parameter = parameter.detach()
         if pipeline.size() > 1:
             dist.broadcast(parameter, dist.get_global_rank(pipeline, item.stage), group=pipeline)

@@ -13,7 +13,6 @@ from rlscale.config.schema.limits import SEED
 from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.config.schema.section import Section
 
-
 __all__ = ["CreateModelConfig", "DType", "ModelConfig"]
 
 

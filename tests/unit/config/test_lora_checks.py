@@ -9,7 +9,6 @@ import pytest
 from rlscale.config.compose import compose
 from rlscale.config.stage_configs import compose_warm_start
 
-
 MIXTURE = ["model=tiny_qwen3_moe", "rollout.max_prompt_tokens=64", "rollout.max_response_tokens=64"]
 
 
@@ -51,5 +50,6 @@ def test_an_adapter_is_fine_on_dense_models_and_on_attention_of_mixtures(
 
 def test_what_comes_before_a_run_trains_the_model_on_which_its_adapters_stand() -> None:
     config = compose(None, ["model.lora={rank: 4}"])
-    assert config.model.lora is not None and config.model.lora.rank == 4
+    assert config.model.lora is not None
+    assert config.model.lora.rank == 4
     assert compose_warm_start(config).model.lora is None

@@ -44,7 +44,8 @@ def convert(
         if to is Form.checkpoint:
             _write_checkpoint(model, target)
         else:
-            source = MegatronWeights(model.bare, model.weights, model.groups, spec.weights.bucket_mb * 2**20)
+            bucket = spec.weights.bucket_mb * 2**20
+            source = MegatronWeights(model.bare, model.weights, model.groups, bucket, model.adapters)
             hf = Architecture.read(spec.model_path).hf
             changes, kept = (critic_config(hf), ()) if critic else (None, kept_tensors(spec.model_path, hf))
             export_folder(source, spec.beside, target, changes, kept)

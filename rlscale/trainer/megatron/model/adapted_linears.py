@@ -62,7 +62,8 @@ def _added(adapter: LowRank, x: Tensor, output: Tensor) -> Tensor:
 def adapt(linear: torch.nn.Module, adapter: LowRank) -> None:
     """Give a linear an adapter."""
     linear.adapter = adapter
-    linear.__class__ = _adapted(type(linear))
+    kind: Any = type(linear)
+    linear.__class__ = _adapted(kind)
 
 
 @cache

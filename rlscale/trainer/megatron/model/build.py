@@ -15,6 +15,7 @@ from megatron.core.transformer.module import Float16Module
 from rlscale.config.errors import UserError
 from rlscale.families.family import Head
 from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.model.adapters import add_adapters
 from rlscale.trainer.megatron.model.architecture import Architecture, transformer_config
 from rlscale.trainer.megatron.model.attention import takes_packed
 from rlscale.trainer.megatron.model.expert_router import follow_microbatches
@@ -58,6 +59,9 @@ def build_model(
         key = "critic.trainer.frozen (trainer.frozen unless it is set)" if role is Role.critic else "trainer.frozen"
         sharded = spec.trainer.distributed_optimizer
         freeze(bare, weights, spec.trainer.frozen, key, distributed_optimizer=sharded)
+    lora, adapters = spec.model.lora, None
+    if lora is not None and role is Role.policy:
+        adapters = add_adapters(bare, weights, lora, spec.seed, ModelGroups.of_megatron(), trained=trained)
     inner = [Float16Module(config, chunk) if config.bf16 or config.fp16 else chunk for chunk in bare]
     return Model(
         config,
@@ -71,6 +75,7 @@ def build_model(
             uses_transformer_engine(platform, config.params_dtype, architecture.family)
             or (takes_packed(config, platform.device) and not architecture.family.delta_net)
         ),
+        adapters=adapters,
     )
 
 

@@ -50,7 +50,7 @@ def freeze(
             "saved; name all experts of a layer (model.layers.N.mlp.experts.*) or none"
         )
     for chunk in chunks:
-        _keep_gradients_flowing(chunk)
+        keep_gradients_flowing(chunk)
 
 
 def _trained_experts(chunks: Sequence[GPTModel]) -> set[tuple[tuple[int, str], bool]]:
@@ -64,7 +64,7 @@ def _trained_experts(chunks: Sequence[GPTModel]) -> set[tuple[tuple[int, str], b
     }
 
 
-def _keep_gradients_flowing(chunk: GPTModel) -> None:
+def keep_gradients_flowing(chunk: GPTModel) -> None:
     """What is computed again passes a gradient on only if its input has one, and behind frozen layers it does not."""
     frozen = chunk.pre_process and not any(p.requires_grad for p in chunk.embedding.parameters())
     if frozen and chunk.config.recompute_granularity is not None:

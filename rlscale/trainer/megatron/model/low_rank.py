@@ -76,13 +76,22 @@ class Part:
 class LowRank(torch.nn.Module):
     """What is added to a linear's output. Build it on every rank of the model alike."""
 
+    order: Tensor | None
+
     def __init__(
-        self, parts: Sequence[Part], order: Tensor | None, cut: Cut, scale: float, tensor_group: Any, sequence: bool
+        self,
+        parts: Sequence[Part],
+        order: Tensor | None,
+        cut: Cut,
+        scale: float,
+        tensor_group: Any,
+        *,
+        sequence_parallel: bool,
     ) -> None:
         """`order`: for each output of Megatron's linear on this rank, its place in the parts one after the other."""
         super().__init__()
         self.parts, self.cut, self.scale = tuple(parts), cut, scale
-        self.group, self.sequence = tensor_group, sequence
+        self.group, self.sequence = tensor_group, sequence_parallel
         self.enabled = True
         """Whether it adds anything; off, the linear is that of the base."""
         self.register_buffer("order", order, persistent=False)

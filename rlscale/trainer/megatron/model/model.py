@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -12,6 +14,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import TransformerConfig
 
 from rlscale.families.family import Head
+from rlscale.trainer.megatron.model.adapters import Adapters
 from rlscale.weights.mapping import WeightMap
 from rlscale.weights.parameters import ModelGroups
 
@@ -58,9 +61,25 @@ class Model:
     attends_in_batches: bool
     """Whether segments attend in batches, by torch's attention, which micro-batches must then have."""
 
+    adapters: Adapters | None = None
+    """What is trained in the place of its own weights, with `model.lora`."""
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """All parameters of this rank, in a fixed order."""
         return [parameter for chunk in self.bare for parameter in chunk.parameters()]
+
+    def versioned(self) -> list[torch.nn.Parameter]:
+        """The parameters in which versions of the model differ, in a fixed order."""
+        return self.parameters() if self.adapters is None else self.adapters.parameters()
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Within the block it computes as if it had no adapters. Forward passes only."""
+        if self.adapters is None:
+            yield
+            return
+        with self.adapters.off():
+            yield
 
     @property
     def parallel_chunks(self) -> list[DistributedDataParallel]:

@@ -15,11 +15,12 @@ from rlscale.trainer.megatron.model.model import Model
 class FrozenWeights:
     """Weights that a model can compute with in the place of its own."""
 
-    def __init__(self, model: Model) -> None:
-        """A copy of the model's weights as they are now."""
+    def __init__(self, model: Model, parameters: list[torch.nn.Parameter] | None = None) -> None:
+        """A copy of the model's weights as they are now: of `parameters`, by default all in which versions differ."""
         self._model = model
+        self._parameters = model.versioned() if parameters is None else parameters
         model.finish_gathering()
-        self._frozen = [host_copy(parameter.data) for parameter in model.parameters()]
+        self._frozen = [host_copy(parameter.data) for parameter in self._parameters]
 
     @classmethod
     def of_folder(cls, model: Model, folder: str) -> FrozenWeights:
@@ -27,9 +28,9 @@ class FrozenWeights:
 
         The model has its own again afterwards.
         """
-        own = cls(model)
+        own = cls(model, model.parameters())
         load_folder(model, folder)
-        frozen = cls(model)
+        frozen = cls(model, model.parameters())
         _put(model.parameters(), own._frozen, point=False)
         return frozen
 
@@ -37,7 +38,7 @@ class FrozenWeights:
     def in_place(self) -> Iterator[None]:
         """Within the block the model computes with the frozen weights. Forward passes only."""
         self._model.finish_gathering()
-        parameters = self._model.parameters()
+        parameters = self._parameters
         on_cpu = not parameters[0].is_cuda
         saved = [parameter.data if on_cpu else host_copy(parameter.data) for parameter in parameters]
         try:

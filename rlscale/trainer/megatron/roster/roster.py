@@ -40,7 +40,7 @@ class Roster:
         self._frozen: dict[str, FrozenWeights] = {}
         self._teacher: Model | None = None
         self._writing = Writing()
-        if AlgoNeeds.of_algo(spec.algo).reference:
+        if AlgoNeeds.of_algo(spec.algo).reference and policy.model.adapters is None:
             self._frozen["reference"] = FrozenWeights(policy.model)
         self.residency.join("policy", policy.offload)
         if spec.teacher_path is not None:
@@ -110,7 +110,11 @@ class Roster:
                 self.residency.rest(name)
         elif name in self._frozen:
             model = self.trained("policy").model
-            with self._frozen[name].in_place():
+            with self._frozen[name].in_place(), model.without_adapters():
+                yield model
+        elif name == "reference" and self._trained["policy"].model.adapters is not None:
+            model = self.trained("policy").model  # the base is what the policy started from, in the same memory
+            with model.without_adapters():
                 yield model
         elif name == "policy":
             yield self.trained("policy").model

@@ -87,9 +87,10 @@ class TrainedModel:
             self.optimizer.reset()
 
     def weights(self) -> MegatronWeights:
-        """The weights as they are, in Hugging Face's form."""
+        """The weights as they are, in Hugging Face's form; adapters are merged into them."""
         self.model.finish_gathering()
-        return MegatronWeights(self.model.bare, self.model.weights, self.model.groups, self._bucket_bytes)
+        model = self.model
+        return MegatronWeights(model.bare, model.weights, model.groups, self._bucket_bytes, model.adapters)
 
     def _step(
         self, number: int, microbatches: Sequence[MicroBatch], loss: passes.Finish, metrics: IterationMetrics
