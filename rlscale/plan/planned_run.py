@@ -12,6 +12,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.model_config import DType
 from rlscale.config.sizes import Sizes
+from rlscale.families.linears import adapter_parameters
 from rlscale.plan.engine_memory import EngineMemory, engine_memory
 from rlscale.plan.iteration_time import IterationTime, Speeds, iteration_time
 from rlscale.plan.model_shape import ModelShape
@@ -74,14 +75,17 @@ class Plan:
 
 def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> Plan:
     """The plan of a checked configuration. UserError where the model's config is neither here nor shipped."""
-    shape = ModelShape.of(architecture or architecture_of(config.model))
+    known = architecture or architecture_of(config.model)
+    shape = ModelShape.of(known)
     sizes, needs, layout = Sizes.of(config), Needs.of(config), RankLayout.of(config)
     on_gpu = config.cluster.device is Device.cuda
     if on_gpu:
         device = (config.cluster.gpu_memory_gb or DEVICE_GB) * 1e9
     else:
         device = (config.cluster.memory_gb or float("inf")) * 1e9
-    training = training_of(config, on_gpu=on_gpu)
+    lora = config.model.lora
+    share = 1.0 if lora is None else adapter_parameters(known, lora.rank, lora.targets) / shape.parameters
+    training = training_of(config, on_gpu=on_gpu, trained_share=share)
     ranks = tuple(rank_memory(shape, layout, training, stage) for stage in stages(layout)) if needs.trains else ()
     engine = None
     if needs.engines and on_gpu and not config.rollout.engine_urls:
@@ -112,7 +116,7 @@ def _trainer_asleep(ranks: tuple[RankMemory, ...]) -> float:
     return max((rank.communication + rank.context for rank in ranks), default=0.0)
 
 
-def training_of(config: Config, *, on_gpu: bool) -> Training:
+def training_of(config: Config, *, on_gpu: bool, trained_share: float = 1.0) -> Training:
     """How the policy is trained: its longest micro-batch is a full one, or a single longer sample."""
     trainer, sizes = config.trainer, Sizes.of(config)
     tokens = max(trainer.max_tokens_per_microbatch, sizes.max_sequence_tokens)
@@ -124,6 +128,7 @@ def training_of(config: Config, *, on_gpu: bool) -> Training:
         optimizer_on_host=config.optim.on_host,
         entropy=True,
         on_gpu=on_gpu,
+        trained_share=trained_share,
     )
 
 
@@ -173,9 +178,9 @@ def _host(config: Config, needs: Needs, ranks: tuple[RankMemory, ...], training:
         found["optimizer"] = per_node * (worst.host_optimizer + worst.host_optimizer / 3)
     if config.cluster.placement is Placement.colocated and needs.engines:
         found["trainer, asleep"] = per_node * (copy + worst.optimizer * PINNED)
-    if needs.reference:
+    if needs.reference and config.model.lora is None:  # else it is the base, which is there
         found["reference"] = per_node * copy
     if needs.kept_versions:
-        found["kept versions"] = per_node * copy * needs.kept_versions
+        found["kept versions"] = per_node * copy * needs.kept_versions * training.trained_share
     found["checkpoint being written"] = per_node * (worst.weights + worst.optimizer + worst.host_optimizer)
     return found

@@ -38,6 +38,8 @@ class Training:
     microbatches: int = 1_000_000
     on_gpu: bool = True
     trained: bool = True
+    trained_share: float = 1.0
+    """Of the parameters that have gradients and optimizer state: with `model.lora` that of the adapters."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
     return RankMemory(
         stage=stage,
         weights=float(weights.parameters * number),
-        gradients=float(weights.parameters * _MAIN_GRADIENT) if training.trained else 0.0,
+        gradients=weights.parameters * _MAIN_GRADIENT * training.trained_share if training.trained else 0.0,
         optimizer=0.0 if training.optimizer_on_host else state,
         activations=activations,
         logits=logits,
@@ -121,7 +123,7 @@ def stages(layout: RankLayout) -> range:
 def _optimizer_bytes(weights: StageWeights, layout: RankLayout, training: Training) -> float:
     if not training.trained:
         return 0.0
-    per_parameter = _MOMENTS + (_MAIN_WEIGHT if training.bytes_per_number < 4 else 0)
+    per_parameter = (_MOMENTS + (_MAIN_WEIGHT if training.bytes_per_number < 4 else 0)) * training.trained_share
     if not training.distributed_optimizer:
         return float(per_parameter * weights.parameters)
     return per_parameter * (weights.dense / layout.copies + weights.experts / layout.expert_copies)

@@ -76,7 +76,7 @@ def export(arguments: Sequence[str]) -> int:
     if wanted == "critic":
         spec = dataclasses.replace(spec, critic_init_path=str(checkpoint / "trainer" / "critic"))
     else:
-        spec = dataclasses.replace(spec, init_path=str(checkpoint / "trainer"))
+        spec = spec.of_checkpoint(str(checkpoint / "trainer"))
     _convert(config, spec, target, Form.hugging_face, run.resolve() / "logs" / "export", critic=wanted == "critic")
     print(f"exported {checkpoint} to {target}")
     return 0
@@ -99,7 +99,7 @@ def import_(arguments: Sequence[str]) -> int:
     models = ModelFolders.of_policy(config)
     models.check_start(config)
     spec = trainer_spec(config, models)
-    spec = dataclasses.replace(spec, critic=None)
+    spec = dataclasses.replace(spec, critic=None, model=dataclasses.replace(spec.model, lora=None))
     _convert(config, spec, target, Form.checkpoint, target.with_name(f".{target.name}-logs"))
     print(f"imported {spec.init_path} to {target}; a run starts from it with model.init={target}")
     return 0
@@ -149,10 +149,8 @@ def _convert_here(
 def export_checkpoint(config: Config, checkpoint: Path, target: Path, calls: Calls, logs: Path, forks: Forks) -> Path:
     """Write the policy of a checkpoint to the folder `target`, in a Ray session that is up. Returns the folder."""
     models = ModelFolders.of_policy(config)
-    spec = trainer_spec(config, models)
-    spec = dataclasses.replace(
-        spec, critic=None, init_path=str(checkpoint / "trainer"), companions=companions_of(config, models.policy)
-    )
+    spec = trainer_spec(config, models).of_checkpoint(str(checkpoint / "trainer"))
+    spec = dataclasses.replace(spec, critic=None, companions=companions_of(config, models.policy))
     _convert_here(config, spec, target, Form.hugging_face, calls, logs, forks)
     return target
 

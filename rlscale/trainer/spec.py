@@ -66,6 +66,9 @@ class TrainerSpec:
     kept_versions: int = 0
     """Versions of the policy's weights that are kept besides the present one, for `algo.old_logprobs=behaviour`."""
 
+    adapter_path: str | None = None
+    """Checkpoint or folder of the adapters that the policy starts from; None for those of `model.lora`."""
+
     companions: Companions | None = None
     """What is exported beside the policy's weights; None for the files of `model_path` as they are."""
 
@@ -80,6 +83,12 @@ class TrainerSpec:
             return self
         alone = self.critic.warmup_iterations * self.algo.steps_per_iteration * self.algo.epochs_per_iteration
         return replace(self, total_steps=max(self.total_steps - alone, 1))
+
+    def of_checkpoint(self, folder: str) -> TrainerSpec:
+        """What a policy is built from to be as in a run's checkpoint, which with `model.lora` has adapters alone."""
+        if self.model.lora is not None:
+            return replace(self, adapter_path=folder)
+        return replace(self, init_path=folder)
 
     def of_critic(self) -> TrainerSpec:
         """What the critic is built from, in the policy's layout. ValueError without a critic."""

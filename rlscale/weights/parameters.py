@@ -36,12 +36,17 @@ class ModelGroups:
         )
 
 
+def is_of_adapter(name: str) -> bool:
+    """Whether that is the name of an adapter's parameter, within its model."""
+    return _ADAPTER in name
+
+
 def named_parameters(chunks: Sequence[torch.nn.Module], expert_group: Any) -> Iterator[tuple[str, Tensor]]:
     """(global name, parameter) of a rank's chunks, without wrappers and adapters, in the order of the modules."""
     for chunk in chunks:
         layers = [layer.layer_number - 1 for layer in chunk.decoder.layers]  # type: ignore[union-attr]  # a GPTModel
         for name, parameter in chunk.named_parameters():
-            if _ADAPTER not in name:
+            if not is_of_adapter(name):
                 yield _global_name(name, layers, chunk, expert_group), parameter
 
 

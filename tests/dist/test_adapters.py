@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,12 @@ from typing import Any
 import adapter_scenarios
 import numpy as np
 import pytest
-from rank_pool import RankPool
+import scenarios
+import torch
+from rank_pool import RankFailed, RankPool
+from safetensors.torch import load_file
+from scenarios import whole_column
+from torch.distributed.checkpoint import FileSystemReader
 from training_data import divide_for, make_batch, make_spec
 
 from rlscale.config.schema.lora_config import LoraConfig
@@ -110,3 +116,126 @@ def test_what_is_sent_is_the_base_and_alpha_over_rank_times_b_a(one_rank: Any) -
         b = result["tensors"][name.replace("lora_A", "lora_B")]
         merged = result["base"][f"{linear}.weight"] + 8.0 / 4 * (b.astype(np.float64) @ a)
         np.testing.assert_allclose(result["weights"][f"{linear}.weight"], merged, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [({}, {}), ({"tensor": 2, "sequence": True}, {"data": 2}), ({"pipeline": 2}, {"tensor": 2})]
+)
+def test_a_checkpoint_holds_adapters_alone_and_any_layout_continues_it(
+    written: dict[str, Any], read: dict[str, Any], pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    lora, folder = LoraConfig(rank=4, alpha=8.0), tmp_path / "saved"
+    one, other = (spec_of(models["dense"], lora, parallel) for parallel in (written, read))
+    iterations = [[divide_for(make_batch(s.algo, seed=seed), s) for seed in range(4)] for s in (one, other)]
+    straight = pool.run(
+        scenarios.train_and_save_halfway, one, iterations[0], str(folder), world_size=2 if written else 1
+    )[0]
+    resumed = pool.run(scenarios.resume, other, iterations[1][2:], str(folder), world_size=2 if read else 1)[0]
+    assert resumed["steps"] == 2
+    bound = 0 if written == read else 1e-5
+    assert worst(resumed["weights"], straight["weights"]) <= bound
+    names = set(FileSystemReader(folder).read_metadata().state_dict_metadata)
+    assert any(name.startswith("adapter.model.layers.0.") for name in names)
+    assert not any("decoder" in name or "embedding" in name for name in names)
+
+
+def test_a_checkpoint_of_adapters_is_not_taken_for_one_of_a_model(
+    pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, folder = spec_of(models["dense"], LoraConfig(rank=4, alpha=8.0), {}), str(tmp_path / "saved")
+    parts = [divide_for(make_batch(spec.algo), spec)] * 2
+    pool.run(scenarios.train_and_save_halfway, spec, parts, folder, world_size=1)
+    whole = replace(spec, model=replace(spec.model, lora=None))
+    other = replace(spec, model=replace(spec.model, lora=LoraConfig(rank=4, alpha=16.0)))
+    for one, line in ((whole, "holds adapters alone"), (other, "holds adapters with alpha=8.0")):
+        with pytest.raises(RankFailed, match=line):
+            pool.run(scenarios.resume, one, [], folder, world_size=1)
+
+
+def test_an_exported_adapter_is_what_peft_computes_and_a_run_starts_from_it(
+    pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Plain torch stands in for peft: its formula, on transformers' model, under the names in the folder."""
+    targets = ["*.q_proj", "*.v_proj", "*.mlp.*"]
+    spec = spec_of(models["dense"], LoraConfig(rank=4, alpha=8.0, targets=targets), {"tensor": 2})
+    batch = make_batch(spec.algo)
+    parts = divide_for(batch, spec)
+    columns = pool.run(scenarios.train_and_export, spec, parts, str(tmp_path / "hf"), world_size=2)
+    trained = whole_column(parts, batch, columns)
+    adapter = tmp_path / "hf" / "adapter"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["target_modules"] == ["down_proj", "gate_proj", "q_proj", "up_proj", "v_proj"]
+    expected = hf_logprobs(models["dense"], batch, spec.temperature, adapter)
+    mask = batch.column("loss_mask")
+    np.testing.assert_allclose(trained[mask], expected[mask], rtol=0, atol=1e-5)
+    merged = hf_logprobs(tmp_path / "hf", batch, spec.temperature)
+    np.testing.assert_allclose(merged[mask], expected[mask], rtol=0, atol=1e-5)
+    assert np.abs(expected - hf_logprobs(models["dense"], batch, spec.temperature))[mask].max() > 0.01
+    again = spec_of(models["dense"], LoraConfig(rank=4, alpha=8.0, targets=targets, path=str(adapter)), {})
+    whole = divide_for(batch, again)
+    (column,) = pool.run(scenarios.logprobs, again, whole, world_size=1)
+    np.testing.assert_allclose(column[whole[0].batch.column("loss_mask")].sum(), trained[mask].sum(), rtol=1e-6)
+    unfit = replace(again, model=replace(again.model, lora=replace(again.model.lora, targets=None)))
+    with pytest.raises(RankFailed, match="has none in that folder"):
+        pool.run(scenarios.logprobs, unfit, whole, world_size=1)
+
+
+def test_gradients_are_those_of_pefts_formula_on_the_model_of_transformers(
+    pool: RankPool, models: dict[str, Path]
+) -> None:
+    spec = spec_of(models["dense"], LoraConfig(rank=4, alpha=8.0), {})
+    supervised = make_spec(models["dense"], "sft")
+    spec = replace(spec, algo=supervised.algo)
+    batch = make_batch(spec.algo)
+    (result,) = pool.run(adapter_scenarios.train, spec, [divide_for(batch, spec)], world_size=1)
+    expected = gradients_of_peft(models["dense"], batch, result["started"], 8.0 / 4, spec.temperature)
+    assert worst(result["gradients"], expected) < 2e-5
+
+
+def hf_model(folder: Path, tensors: dict[str, Any], scale: float) -> tuple[Any, dict[str, torch.Tensor]]:
+    """transformers' model with peft's formula on its linears, y = W x + scale * B A x, and the A and B as leaves."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+    leaves = {name: torch.as_tensor(x).clone().requires_grad_() for name, x in tensors.items()}
+    for name, a in leaves.items():
+        if ".lora_A." not in name:
+            continue
+        b = leaves[name.replace("lora_A", "lora_B")]
+        linear = model.get_submodule(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
+        linear.register_forward_hook(
+            lambda module, inputs, output, a=a, b=b: output + scale * (inputs[0] @ a.T) @ b.T  # as peft's LoraLayer
+        )
+    return model, leaves
+
+
+def logprobs_of(model: Any, batch: Any, temperature: float) -> torch.Tensor:
+    """Of each token given those before it, 0 for the first of a row."""
+    column = []
+    for row in range(batch.rows):
+        tokens = torch.as_tensor(batch.column("tokens")[batch.offsets[row] : batch.offsets[row + 1]]).long()
+        scores = (model(tokens[None]).logits[0, :-1] / temperature).log_softmax(-1)
+        column.append(torch.cat([scores.new_zeros(1), scores.gather(1, tokens[1:, None])[:, 0]]))
+    return torch.cat(column)
+
+
+@torch.no_grad()
+def hf_logprobs(folder: Path, batch: Any, temperature: float, adapter: Path | None = None) -> np.ndarray:
+    tensors, scale = {}, 1.0
+    if adapter is not None:
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        tensors, scale = load_file(adapter / "adapter_model.safetensors"), config["lora_alpha"] / config["r"]
+    model, _ = hf_model(folder, tensors, scale)
+    values: np.ndarray = logprobs_of(model, batch, temperature).numpy()
+    return values
+
+
+def gradients_of_peft(
+    folder: Path, batch: Any, tensors: dict[str, Any], scale: float, temperature: float
+) -> dict[str, np.ndarray]:
+    """Of the mean negative log-prob of the trained tokens."""
+    model, leaves = hf_model(folder, tensors, scale)
+    mask = torch.as_tensor(batch.column("loss_mask"))
+    loss = -logprobs_of(model, batch, temperature)[mask].mean()
+    loss.backward()
+    return {name: leaf.grad.numpy() for name, leaf in leaves.items() if leaf.grad is not None}

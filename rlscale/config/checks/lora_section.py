@@ -24,7 +24,7 @@ def adapters_are_consistent(context: CheckContext) -> Iterator[str]:
         return
     if lora.dropout:
         yield (
-            f"model.lora.dropout={lora.dropout:g}: what is dropped is another policy than the one that sampled, so that "
+            f"model.lora.dropout={lora.dropout:g}: what drops out is another policy than what sampled, so that "
             "not even the first step's ratio would be 1; set it to 0"
         )
     if lora.targets is not None and not lora.targets:

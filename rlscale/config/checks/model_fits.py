@@ -12,6 +12,7 @@ from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.model_config import DType, ModelConfig
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import problems
+from rlscale.families.linears import adapter_parameters
 from rlscale.families.tensors import parameter_count
 
 TRAINING_BYTES = 16
@@ -94,16 +95,27 @@ def training_gb(context: CheckContext, parameters: float) -> float:
     """Gigabytes of training on one copy: the policy, a critic with its optimizer, and frozen weights."""
     config, needs = context.config, context.needs
     weight = _weight_bytes(config.model.dtype)
-    total = parameters * TRAINING_BYTES
+    trained = _trained(context, parameters)
+    total = trained * TRAINING_BYTES + (parameters * weight if config.model.lora is not None else 0)
     if needs.critic:
         total += _parameters(config.critic.model, parameters) * TRAINING_BYTES
-    if needs.reference:
+    if needs.reference and config.model.lora is None:  # else it is the base, which is there
         total += parameters * weight
-    total += parameters * weight * needs.kept_versions
+    total += trained * weight * needs.kept_versions
     if needs.teacher:
         teacher = ModelConfig(name="teacher", path=config.teacher.path)
         total += (_parameters(teacher, parameters) if teacher.path is not None else parameters) * weight
     return total / 1e9
+
+
+def _trained(context: CheckContext, parameters: float) -> float:
+    """The policy's parameters that are trained, and in which its versions differ."""
+    lora = context.config.model.lora
+    if lora is None:
+        return parameters
+    if context.architecture is None:
+        return 0.0  # a few thousandths, of a model that is not there yet
+    return float(adapter_parameters(context.architecture, lora.rank, lora.targets))
 
 
 def engine_gb(context: CheckContext, parameters: float) -> float:

@@ -20,6 +20,7 @@ from rlscale.data.target import instantiate
 from rlscale.platform.device import Platform
 from rlscale.trainer.checksums import damaged
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch, build_steps
+from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder
 from rlscale.trainer.megatron.disk.export import critic_config, export_folder
 from rlscale.trainer.megatron.model.architecture import Architecture
 from rlscale.trainer.megatron.ranks import parallel
@@ -284,6 +285,8 @@ class MegatronTrainer:
     def export(self, folder: str | Path, model: str = "policy") -> None:
         """Write the policy or the critic as a Hugging Face folder. OSError when the disk refuses.
 
+        Adapters are merged into the weights, and by themselves in the subfolder `adapter`, in peft's form.
+
         The critic's folder is one for transformers' AutoModelForTokenClassification, and a critic can start from it.
         """
         exported = self._roster.trained(model)
@@ -291,7 +294,9 @@ class MegatronTrainer:
         if model == "critic":
             export_folder(exported.weights(), exported.beside, folder, critic_config(hf))
         else:
-            export_folder(exported.weights(), exported.beside, folder, kept=kept_tensors(exported.folder, hf))
+            policy, kept = exported.model, kept_tensors(exported.folder, hf)
+            adapter = AdapterFolder.of(policy, self._spec.init_path) if policy.adapters is not None else None
+            export_folder(exported.weights(), exported.beside, folder, kept=kept, adapter=adapter)
 
     def close(self) -> None:
         """Leave the other ranks."""

@@ -15,7 +15,7 @@ MIXTURE = ["model=tiny_qwen3_moe", "rollout.max_prompt_tokens=64", "rollout.max_
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["model.lora={dropout: 0.1}"], "model.lora.dropout=0.1: what is dropped is another policy"),
+        (["model.lora={dropout: 0.1}"], "model.lora.dropout=0.1: what drops out is another policy"),
         (["model.lora={targets: []}"], "model.lora.targets=[]: leaves nothing to train"),
         (["model.lora={rank: 0}"], "model.lora.rank=0: must be at least 1"),
         (

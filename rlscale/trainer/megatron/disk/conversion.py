@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from rlscale.config.errors import UserError
 from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder
 from rlscale.trainer.megatron.disk.distributed_checkpoint import checkpoint_of
 from rlscale.trainer.megatron.disk.export import critic_config, export_folder, put_in_place
 from rlscale.trainer.megatron.disk.starting_weights import build_loaded
@@ -48,7 +49,8 @@ def convert(
             source = MegatronWeights(model.bare, model.weights, model.groups, bucket, model.adapters)
             hf = Architecture.read(spec.model_path).hf
             changes, kept = (critic_config(hf), ()) if critic else (None, kept_tensors(spec.model_path, hf))
-            export_folder(source, spec.beside, target, changes, kept)
+            adapter = AdapterFolder.of(model, spec.init_path) if model.adapters is not None else None
+            export_folder(source, spec.beside, target, changes, kept, adapter)
     finally:
         parallel.leave()
 

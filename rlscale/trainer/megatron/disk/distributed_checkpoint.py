@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from rlscale.config.errors import UserError
 from rlscale.families.origin import ARCHITECTURE, CHECKPOINT, architecture_text, check_origin
 from rlscale.trainer.checksums import damaged, read_sums
+from rlscale.trainer.megatron.disk.adapter_checkpoint import (
+    ADAPTER,
+    adapter_shards,
+    adapter_text,
+    check_adapter,
+    put_adapter,
+)
 from rlscale.trainer.megatron.disk.checkpoint_reader import read_common, read_index, read_state
 from rlscale.trainer.megatron.disk.checkpoint_writer import CheckpointWriter
 from rlscale.trainer.megatron.disk.code_in_checkpoint import refuse_code
@@ -22,12 +30,15 @@ from rlscale.trainer.megatron.disk.optimizer_state import load_state, state_to_l
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.trainer.megatron.steps.optimizer import Optimizer
 from rlscale.weights.load import named
+from rlscale.weights.parameters import is_of_adapter
 
 
 def checkpoint_of(
     folder: str | Path, model: Model, optimizer: Optimizer | None = None, *, copy: bool
 ) -> CheckpointWriter:
     """Plan a checkpoint of this moment; without an optimizer it holds the weights alone. Collective.
+
+    Of a model with adapters it holds these and not the model.
 
     See CheckpointWriter for `copy` and errors.
     """
@@ -40,6 +51,8 @@ def checkpoint_of(
         state["random"] = _random_state(_get_random_state())
         state["layout"] = _layout()
     beside = {ARCHITECTURE: architecture_text(model.weights.config)}
+    if model.adapters is not None:
+        beside[ADAPTER] = adapter_text(model.adapters.lora)
     return CheckpointWriter(folder, state, copy=copy, beside=beside)
 
 
@@ -57,6 +70,7 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
         raise UserError(f"{folder} is not a trainer checkpoint (no metadata.json)")
     _refuse_code(folder)
     _is_of(model, folder)
+    check_adapter(folder, model)
     common = read_common(folder)
     if "schedule" not in common:
         raise UserError(f"{folder} holds weights alone; start a new run from them: model.init={folder}")
@@ -77,14 +91,20 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
 
 
 def load_weights_of(folder: str | Path, model: Model) -> None:
-    """Take the weights alone from a checkpoint of any layout. Collective.
+    """Take the weights alone (of a model with adapters: theirs) from a checkpoint of any layout. Collective.
 
     UserError if they do not fit, or if a file is not what was written.
     """
     _refuse_code(folder)
     _refuse_damage(folder)
     _is_of(model, folder)
+    check_adapter(folder, model)
     _put_weights(model, read_state(folder, _weights(model)))
+
+
+def load_base_of(folder: str | Path, model: Model) -> None:
+    """The same for the model itself; its adapters, if it has any, stay as they are."""
+    load_weights_of(folder, replace(model, adapters=None))
 
 
 def _is_of(model: Model, folder: str | Path) -> None:
@@ -117,22 +137,28 @@ def _refuse_damage(folder: str | Path) -> None:
 
 
 def _weights(model: Model) -> dict[str, Any]:
+    if model.adapters is not None:
+        return {"adapters": adapter_shards(model)}
     # Each layer by its own name: layers of which some are frozen have no state to be stacked with the others'.
     metadata = {"non_homogeneous_layers": True}
     return {
         f"model{number}": {
             name: shard
             for name, shard in chunk.sharded_state_dict(metadata=metadata).items()
-            if not _is_extra_state(name)
+            if not _is_extra_state(name) and not is_of_adapter(name)
         }
         for number, chunk in enumerate(model.bare)
     }
 
 
 def _put_weights(model: Model, loaded: dict[str, Any]) -> None:
+    if model.adapters is not None:
+        put_adapter(model, loaded["adapters"])
+        return
     for number, chunk in enumerate(model.bare):
         fit = chunk.load_state_dict(loaded[f"model{number}"], strict=False)
-        wrong = [name for name in (*fit.missing_keys, *fit.unexpected_keys) if not _is_extra_state(name)]
+        unfit = (*fit.missing_keys, *fit.unexpected_keys)
+        wrong = [name for name in unfit if not _is_extra_state(name) and not is_of_adapter(name)]
         if wrong:
             raise RuntimeError(f"what was read does not fill the model: {', '.join(wrong)}")
 

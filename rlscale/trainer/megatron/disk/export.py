@@ -18,6 +18,7 @@ from torch import Tensor
 from rlscale.data.companions import Companions
 from rlscale.families import FAMILIES
 from rlscale.families.weight_files import INDEX
+from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder
 from rlscale.weights.bucket import Bucket, WeightSource
 from rlscale.weights.safetensors_file import SafetensorsFile
 
@@ -45,12 +46,13 @@ def export_folder(
     target: str | Path,
     changes: Mapping[str, Any] | None = None,
     kept: Iterable[tuple[str, Tensor]] = (),
+    adapter: AdapterFolder | None = None,
 ) -> None:
     """Write the weights and what lies beside them; the target appears whole or not at all. Collective.
 
     No more than a bucket of weights is held. What was there before stays until `put_in_place` takes it away.
     config.json names the type of the weights that were written, and has the `changes`. `kept`: what is written besides
-    the source's tensors, by rank 0.
+    the source's tensors, by rank 0. `adapter`: written into a subfolder of that name.
     OSError when the disk refuses, on every rank.
     """
     target = Path(target)
@@ -79,6 +81,8 @@ def export_folder(
             files.close()
             _name_files(partial, files)
             companions.write(partial, files.dtype, changes)
+            if adapter is not None:
+                adapter.write(partial / "adapter")
             put_in_place(partial, target)
         except OSError as error:
             failure = [error]

@@ -8,7 +8,8 @@ import torch
 
 from rlscale.families.origin import check_origin
 from rlscale.platform.device import Platform
-from rlscale.trainer.megatron.disk.distributed_checkpoint import holds_checkpoint, load_weights_of
+from rlscale.trainer.megatron.disk.adapter_folder import load_adapter_folder
+from rlscale.trainer.megatron.disk.distributed_checkpoint import holds_checkpoint, load_base_of, load_weights_of
 from rlscale.trainer.megatron.model.build import build_model
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.spec import TrainerSpec
@@ -21,6 +22,11 @@ def build_loaded(
     """`build_model`, with the weights of `spec.init_path`. Collective. UserError for what cannot be built or read."""
     model = build_model(spec, platform, role, trained=trained)
     load_folder(model, spec.init_path)
+    if model.adapters is not None and (start := spec.adapter_path or model.adapters.lora.path) is not None:
+        if holds_checkpoint(start):
+            load_weights_of(start, model)
+        else:
+            load_adapter_folder(model, start)
     return model
 
 
@@ -30,6 +36,6 @@ def load_folder(model: Model, folder: str) -> None:
     with named(Path(folder)):
         check_origin(Path(folder), model.weights.config, model.weights.head)
     if holds_checkpoint(folder):
-        load_weights_of(folder, model)
+        load_base_of(folder, model)
         return
     load_weights(model.bare, folder, model.weights, model.groups, model.padded_vocabulary)

@@ -16,7 +16,7 @@ from rlscale.trainer.megatron.model.model import Role
 from rlscale.trainer.megatron.ranks.parallel import Ranks
 from rlscale.trainer.megatron.roster.offload import Offload
 from rlscale.trainer.megatron.steps import passes, speed
-from rlscale.trainer.megatron.steps.flops import STEP, ModelFlops, peak_flops
+from rlscale.trainer.megatron.steps.flops import ADAPTER_STEP, STEP, ModelFlops, peak_flops
 from rlscale.trainer.megatron.steps.optimizer import Optimizer, build_optimizer
 from rlscale.trainer.megatron.steps.step_metrics import IterationMetrics
 from rlscale.trainer.megatron.steps.stopwatch import Stopwatch
@@ -77,7 +77,8 @@ class TrainedModel:
         # Each rank's share: those of tensor- and pipeline-parallel ranks see the same micro-batches.
         forward = sum(self._flops.share(microbatches, self._ranks.slicing.context_size) for microbatches in steps)
         copies = self._ranks.tensor_group.size() * self._ranks.pipeline_group.size()
-        flops = STEP * epochs * forward / copies
+        step = STEP if self.model.adapters is None else ADAPTER_STEP
+        flops = step * epochs * forward / copies
         of_speed = speed.speed_metrics(self._watch, seconds, flops, self._peak, self._platform.device)
         return metrics.reduce() | self._balancing.metrics(epochs) | of_speed
 

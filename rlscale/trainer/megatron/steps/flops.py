@@ -32,8 +32,8 @@ from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch
 from rlscale.trainer.megatron.model.architecture import Architecture
 
-STEP = 3
-"""A forward and a backward pass, in forward passes."""
+STEP, ADAPTER_STEP = 3, 2
+"""A forward and a backward pass, in forward passes; and where only adapters, which are small, have gradients."""
 
 PEAKS = {
     "GB200": 2500.0,

@@ -1,0 +1,80 @@
+"""Adapters in a distributed checkpoint, which holds nothing else of the model: the base lies where it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.utils import make_sharded_tensor_for_checkpoint, make_tp_sharded_tensor_for_checkpoint
+from torch.nn import Parameter
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.lora_config import LoraConfig
+from rlscale.trainer.megatron.model.adapters import Adapters
+from rlscale.trainer.megatron.model.model import Model
+
+ADAPTER = "adapter.json"
+"""File beside a checkpoint of adapters, which says what they are."""
+
+
+def adapter_shards(model: Model) -> dict[str, Any]:
+    """A and B of this rank as shards, by names that do not depend on the layout."""
+    assert model.adapters is not None
+    groups: dict[str, Any] = {
+        "tp_group": model.groups.tensor,
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+    }
+    state = {}
+    for name, parameter, dimension in _named(model.adapters):
+        if dimension is None:
+            state[name] = make_sharded_tensor_for_checkpoint(parameter, name, **groups)
+        else:
+            state[name] = make_tp_sharded_tensor_for_checkpoint(parameter, name, dimension, **groups)
+    return state
+
+
+@torch.no_grad()
+def put_adapter(model: Model, loaded: dict[str, Any]) -> None:
+    """Give the adapters what was read into `adapter_shards`."""
+    assert model.adapters is not None
+    for name, parameter, _ in _named(model.adapters):
+        parameter.copy_(loaded[name])
+
+
+def adapter_text(lora: LoraConfig) -> str:
+    """The content of `ADAPTER`."""
+    return json.dumps(_said(lora), indent=2) + "\n"
+
+
+def check_adapter(folder: str | Path, model: Model) -> None:
+    """UserError if the folder holds adapters and the model is whole, or the reverse, or adapters of another kind."""
+    file = Path(folder) / ADAPTER
+    if model.adapters is None:
+        if file.is_file():
+            raise UserError(
+                f"{folder} holds adapters alone, and this run trains the whole model; set model.lora as in the run "
+                "that made it, or start from its export, in which they are merged"
+            )
+        return
+    if not file.is_file():
+        raise UserError(f"{folder} holds a whole model, and this run (model.lora) adapters; start with model.init")
+    theirs, ours = json.loads(file.read_text(encoding="utf-8")), _said(model.adapters.lora)
+    for key, value in ours.items():
+        if theirs.get(key) != value:
+            raise UserError(
+                f"{folder} holds adapters with {key}={theirs.get(key)}, this run has model.lora.{key}={value}"
+            )
+
+
+def _said(lora: LoraConfig) -> dict[str, Any]:
+    return {"rank": lora.rank, "alpha": lora.alpha, "targets": lora.targets}
+
+
+def _named(adapters: Adapters) -> Iterator[tuple[str, Parameter, int | None]]:
+    for linear, factors in adapters.factors():
+        for matrix in ("a", "b"):
+            yield f"adapter.{linear}.{matrix}", getattr(factors, matrix), factors.dimension(matrix)

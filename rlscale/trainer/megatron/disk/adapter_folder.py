@@ -1,0 +1,117 @@
+"""A model's adapters as a folder in peft's form: adapter_config.json and adapter_model.safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.lora_config import LoraConfig
+from rlscale.families.linears import is_target, linear_names
+from rlscale.trainer.megatron.model.adapter_tensors import peft_tensors, put_peft_tensors
+from rlscale.trainer.megatron.model.model import Model
+from rlscale.weights.safetensors_file import SafetensorsFile
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+
+_PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "use_dora": (False,),
+    "use_rslora": (False,),
+    "fan_in_fan_out": (False,),
+    "rank_pattern": ({},),
+    "alpha_pattern": ({},),
+    "modules_to_save": ([],),
+    "layer_replication": ([],),
+    "target_parameters": ([],),
+    "trainable_token_indices": ([],),
+}
+"""Keys of peft's that would make it another computation, and the values with which they do not, besides none."""
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """What is written: whole matrices, and the config that belongs to them."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(model: Model, base: str) -> AdapterFolder:
+        """Of a model with adapters on the model in the folder `base`. Collective."""
+        assert model.adapters is not None
+        tensors = peft_tensors(model.adapters, model.groups)
+        return AdapterFolder(peft_config(model.adapters.lora, model.weights.config, base), tensors)
+
+    def write(self, folder: Path) -> None:
+        """Make the folder and write both files. OSError when the disk refuses."""
+        folder.mkdir()
+        (folder / CONFIG).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+        file = SafetensorsFile(folder / TENSORS, room_for=self.tensors.keys())
+        for name, tensor in self.tensors.items():
+            file.add(name, tensor)
+        file.close()
+
+
+def peft_config(lora: LoraConfig, config: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """The content of adapter_config.json. `config`: the model's, completed."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": target_modules(lora, config),
+    }
+
+
+def target_modules(lora: LoraConfig, config: Mapping[str, Any]) -> list[str]:
+    """The last parts of names (q_proj) where these pick the linears that have adapters and no others, else names."""
+    outside = list(linear_names(config, experts=False))
+    picked = {name for name in outside if is_target(name, lora.targets)}
+    last = {name.rpartition(".")[2] for name in picked}
+    by_last = {name for name in (*outside, *linear_names(config, experts=True)) if name.rpartition(".")[2] in last}
+    return sorted(last if by_last == picked else picked)
+
+
+def load_adapter_folder(model: Model, folder: str) -> None:
+    """Start the adapters with those of a folder, on every rank. UserError if they are of another kind or do not fit."""
+    assert model.adapters is not None
+    config, tensors = _read(Path(folder))
+    lora = model.adapters.lora
+    for key, value, name in (("r", lora.rank, "rank"), ("lora_alpha", lora.alpha, "alpha")):
+        if config.get(key) != value:
+            raise UserError(f"model.lora.path={folder}: has {key}={config.get(key)}; set model.lora.{name} to it")
+    for key, fine in _PLAIN.items():
+        if config.get(key) is not None and config[key] not in fine:
+            raise UserError(f"model.lora.path={folder}: {key}={config[key]} is not supported; only plain LoRA is")
+    ours = {name for name in linear_names(model.weights.config, experts=False) if is_target(name, lora.targets)}
+    theirs = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in tensors}
+    for some, whose in ((theirs - ours, "no adapter here"), (ours - theirs, "none in that folder")):
+        if some:
+            raise UserError(f"model.lora.path={folder}: {min(some)} has {whose}; set model.lora.targets as it was made")
+    if wrong := put_peft_tensors(model.adapters, model.groups, tensors):
+        raise UserError(f"model.lora.path={folder}: {wrong[0]} is not of this model: it is missing or of another shape")
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if config.get("peft_type") != "LORA":
+            raise UserError(f"model.lora.path={folder}: is of type {config.get('peft_type')}, not LORA")
+        return config, load_file(folder / TENSORS)
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        raise UserError(
+            f"model.lora.path={folder} cannot be read ({error}); give a folder with {CONFIG}, {TENSORS}"
+        ) from error
