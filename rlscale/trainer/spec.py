@@ -14,6 +14,7 @@ from rlscale.config.schema.parallel_config import ParallelConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.config.schema.weights_config import WeightsConfig
 from rlscale.data.companions import Companions
+from rlscale.trainer.adapter_base import base_of
 
 
 class Form(Enum):
@@ -87,7 +88,7 @@ class TrainerSpec:
     def of_checkpoint(self, folder: str) -> TrainerSpec:
         """What a policy is built from to be as in a run's checkpoint, which with `model.lora` has adapters alone."""
         if self.model.lora is not None:
-            return replace(self, adapter_path=folder)
+            return replace(self, adapter_path=folder, init_path=base_of(folder) or self.init_path)
         return replace(self, init_path=folder)
 
     def of_critic(self) -> TrainerSpec:

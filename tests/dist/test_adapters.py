@@ -132,6 +132,8 @@ def test_a_checkpoint_holds_adapters_alone_and_any_layout_continues_it(
     )[0]
     resumed = pool.run(scenarios.resume, other, iterations[1][2:], str(folder), world_size=2 if read else 1)[0]
     assert resumed["steps"] == 2
+    assert one.of_checkpoint(str(folder)).adapter_path == str(folder)
+    assert replace(one, init_path="elsewhere").of_checkpoint(str(folder)).init_path == one.init_path
     bound = 0 if written == read else 1e-5
     assert worst(resumed["weights"], straight["weights"]) <= bound
     names = set(FileSystemReader(folder).read_metadata().state_dict_metadata)
@@ -147,7 +149,12 @@ def test_a_checkpoint_of_adapters_is_not_taken_for_one_of_a_model(
     pool.run(scenarios.train_and_save_halfway, spec, parts, folder, world_size=1)
     whole = replace(spec, model=replace(spec.model, lora=None))
     other = replace(spec, model=replace(spec.model, lora=LoraConfig(rank=4, alpha=16.0)))
-    for one, line in ((whole, "holds adapters alone"), (other, "holds adapters with alpha=8.0")):
+    moved = replace(spec, init_path=str(models["other_dense"]))
+    for one, line in (
+        (whole, "holds adapters alone"),
+        (other, "holds adapters with alpha=8.0"),
+        (moved, "are others; give back what they were trained on"),
+    ):
         with pytest.raises(RankFailed, match=line):
             pool.run(scenarios.resume, one, [], folder, world_size=1)
 

@@ -14,11 +14,9 @@ from torch.nn import Parameter
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.lora_config import LoraConfig
+from rlscale.trainer.adapter_base import ADAPTER
 from rlscale.trainer.megatron.model.adapters import Adapters
 from rlscale.trainer.megatron.model.model import Model
-
-ADAPTER = "adapter.json"
-"""File beside a checkpoint of adapters, which says what they are."""
 
 
 def adapter_shards(model: Model) -> dict[str, Any]:
@@ -45,9 +43,9 @@ def put_adapter(model: Model, loaded: dict[str, Any]) -> None:
         parameter.copy_(loaded[name])
 
 
-def adapter_text(lora: LoraConfig) -> str:
+def adapter_text(adapters: Adapters) -> str:
     """The content of `ADAPTER`."""
-    return json.dumps(_said(lora), indent=2) + "\n"
+    return json.dumps({"base": adapters.base, "mark": adapters.mark, **_said(adapters.lora)}, indent=2) + "\n"
 
 
 def check_adapter(folder: str | Path, model: Model) -> None:
@@ -68,6 +66,11 @@ def check_adapter(folder: str | Path, model: Model) -> None:
             raise UserError(
                 f"{folder} holds adapters with {key}={theirs.get(key)}, this run has model.lora.{key}={value}"
             )
+    if theirs.get("mark") != model.adapters.mark:
+        raise UserError(
+            f"{folder} holds adapters on the weights that were in {theirs.get('base')}, and those in "
+            f"{model.adapters.base} are others; give back what they were trained on (model.path, model.init), or start a new run"
+        )
 
 
 def _said(lora: LoraConfig) -> dict[str, Any]:

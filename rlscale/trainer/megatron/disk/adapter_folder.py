@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rlscale.config.errors import UserError
@@ -17,6 +15,7 @@ from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.families.linears import is_target, linear_names
 from rlscale.trainer.megatron.model.adapter_tensors import peft_tensors, put_peft_tensors
 from rlscale.trainer.megatron.model.model import Model
+from rlscale.weights.adapter_file import read_adapter_file
 from rlscale.weights.safetensors_file import SafetensorsFile
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -110,8 +109,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config.get("peft_type") != "LORA":
             raise UserError(f"model.lora.path={folder}: is of type {config.get('peft_type')}, not LORA")
-        return config, load_file(folder / TENSORS)
-    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        return config, read_adapter_file(folder / TENSORS)
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(
             f"model.lora.path={folder} cannot be read ({error}); give a folder with {CONFIG}, {TENSORS}"
         ) from error

@@ -15,9 +15,9 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 
 from rlscale.config.errors import UserError
 from rlscale.families.origin import ARCHITECTURE, CHECKPOINT, architecture_text, check_origin
+from rlscale.trainer.adapter_base import ADAPTER
 from rlscale.trainer.checksums import damaged, read_sums
 from rlscale.trainer.megatron.disk.adapter_checkpoint import (
-    ADAPTER,
     adapter_shards,
     adapter_text,
     check_adapter,
@@ -52,7 +52,7 @@ def checkpoint_of(
         state["layout"] = _layout()
     beside = {ARCHITECTURE: architecture_text(model.weights.config)}
     if model.adapters is not None:
-        beside[ADAPTER] = adapter_text(model.adapters.lora)
+        beside[ADAPTER] = adapter_text(model.adapters)
     return CheckpointWriter(folder, state, copy=copy, beside=beside)
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.lora_config import LoraConfig, LoraInit
 from rlscale.families.family import Form, Rule, dimensions
 from rlscale.families.linears import is_of_expert, is_target, linear_rules, module
+from rlscale.trainer.adapter_base import mark_of
 from rlscale.trainer.megatron.model.adapted_linears import adapt
 from rlscale.trainer.megatron.model.freezing import keep_gradients_flowing
 from rlscale.trainer.megatron.model.low_rank import Cut, Factors, LowRank, Part
+from rlscale.trainer.spec import TrainerSpec
 from rlscale.weights.mapping import WeightMap
 from rlscale.weights.parameters import ModelGroups, named_parameters
 
@@ -31,8 +34,15 @@ class Adapters:
     """The adapters of this rank's chunks."""
 
     lora: LoraConfig
+    base: str
+    """Folder of the model that they stand on."""
     by_weight: Mapping[str, LowRank]
     """By Megatron's name of the linear's weight, with layers counted over the whole model."""
+
+    @cached_property
+    def mark(self) -> str:
+        """A mark of the weights that they stand on."""
+        return mark_of(self.base)
 
     def factors(self) -> Iterator[tuple[str, Factors]]:
         """(Hugging Face's name of a linear, its A and B), in an order that tensor-parallel ranks share."""
@@ -64,13 +74,15 @@ class Adapters:
 
 @torch.no_grad()
 def add_adapters(
-    chunks: Sequence[Any], weights: WeightMap, lora: LoraConfig, seed: int, groups: ModelGroups, *, trained: bool
+    chunks: Sequence[Any], weights: WeightMap, spec: TrainerSpec, groups: ModelGroups, *, trained: bool
 ) -> Adapters:
     """Freeze the model and put adapters on it, before Megatron's DDP is put around it. Collective.
 
-    A is the same in every layout: it follows from `seed` and the linear's name. UserError for a model or layout that
+    A is the same in every layout: it follows from the seed and the linear's name. UserError for a model or layout that
     leaves some rank without an adapter.
     """
+    lora, seed = spec.model.lora, spec.seed
+    assert lora is not None, "nobody asked for adapters"
     rules = {rule.megatron: rule for rule in linear_rules(weights.config) if not is_of_expert(rule)}
     by_weight: dict[str, LowRank] = {}
     for chunk in chunks:
@@ -86,7 +98,7 @@ def add_adapters(
                 )
                 adapt(linear, by_weight[name])
         chunk.requires_grad_(False)
-    adapters = Adapters(lora, by_weight)
+    adapters = Adapters(lora, spec.init_path, by_weight)
     counts: list[int] = [0] * dist.get_world_size()
     dist.all_gather_object(counts, len(by_weight))
     if not all(counts):

@@ -59,9 +59,9 @@ def build_model(
         key = "critic.trainer.frozen (trainer.frozen unless it is set)" if role is Role.critic else "trainer.frozen"
         sharded = spec.trainer.distributed_optimizer
         freeze(bare, weights, spec.trainer.frozen, key, distributed_optimizer=sharded)
-    lora, adapters = spec.model.lora, None
-    if lora is not None and role is Role.policy:
-        adapters = add_adapters(bare, weights, lora, spec.seed, ModelGroups.of_megatron(), trained=trained)
+    adapters = None
+    if spec.model.lora is not None and role is Role.policy:
+        adapters = add_adapters(bare, weights, spec, ModelGroups.of_megatron(), trained=trained)
     inner = [Float16Module(config, chunk) if config.bf16 or config.fp16 else chunk for chunk in bare]
     return Model(
         config,
