@@ -95,6 +95,8 @@ class Layers(Enum):
     """Those with a gated delta net."""
     full = "full"
     """Those with attention, in a model with gated delta nets."""
+    predicting = "predicting"
+    """The one behind them that predicts a token further (multi-token prediction)."""
 
 
 LAYER, HF = "decoder.layers.{layer}.", "model.layers.{layer}."
@@ -146,6 +148,8 @@ class Rule:
             case Layers.linear | Layers.full:
                 kind = LINEAR if self.layers is Layers.linear else FULL
                 return [layer for layer in range(layers) if config["layer_types"][layer] == kind]
+            case Layers.predicting:
+                return range(layers, layers + 1)
             case Layers.every:
                 return range(layers)
 
@@ -184,6 +188,9 @@ class Family:
     delta_net: bool = False
     """Whether most layers have a gated delta net instead of attention, see `gated_delta_net`. Such a layer needs all
     tokens of a sequence on one rank: there is no context parallelism."""
+    mtp: tuple[Rule, ...] = ()
+    """What the layer that predicts a token further has besides the parameters of a decoder layer; none where it cannot
+    be trained."""
     kept: str | None = None
     """What the names of tensors begin with that are neither trained nor layers counted on: of a module that predicts
     further tokens, which exports have as the folder has them."""
@@ -231,6 +238,7 @@ def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
     return {
         "vocabulary": int(config["vocab_size"]),
         "hidden": int(config["hidden_size"]),
+        "twice_hidden": 2 * int(config["hidden_size"]),
         "inner": int(config["intermediate_size"]),
         "gate_and_up": 2 * int(config["intermediate_size"]),
         "head": head,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.families.family import FolderError, Head
+from rlscale.families.multi_token_prediction import copies
 from rlscale.families.quantisation import GIVE_FLOATS
 from rlscale.families.stored_tensors import StoredTensor, stored_in
 from rlscale.families.tensors import EMBEDDING, LANGUAGE_HEAD, expected_tensors, is_kept
@@ -25,9 +26,11 @@ _OF_QUANTISATION = ("hf_quant_config.json", "quantize_config.json", "quant_confi
 _ADAPTER = "adapter_config.json"
 
 
-def check_weights(folder: Path, config: Mapping[str, Any], head: Head) -> None:
+def check_weights(folder: Path, config: Mapping[str, Any], head: Head, *, mtp: bool = False) -> None:
     """Check the files of a folder against its completed config. Reads headers only, but for a tied model's own head.
 
+    `mtp`: whether the layer that predicts a token further is part of the model; then its copies of embedding and head
+    are read, too, and must be the model's.
     FolderError, without the folder's name, for the first thing that is wrong.
     """
     for name in _OF_QUANTISATION:
@@ -37,7 +40,7 @@ def check_weights(folder: Path, config: Mapping[str, Any], head: Head) -> None:
         raise FolderError(f"{_ADAPTER} says that it is an adapter of another model; merge it into the model first")
     found = stored_in(folder)
     _are_floats(found)
-    expected = expected_tensors(config, head, most=2 * len(found) + 100)
+    expected = expected_tensors(config, head, most=2 * len(found) + 100, mtp=mtp)
     missing = [name for name, (_, optional) in expected.items() if not optional and name not in found]
     if missing:
         raise FolderError(
@@ -45,6 +48,8 @@ def check_weights(folder: Path, config: Mapping[str, Any], head: Head) -> None:
             "of the same model?"
         )
     _have_a_place(found, expected, config, head)
+    if mtp:
+        _are_copies(found, config)
     for name, (shape, _) in expected.items():
         if name in found and found[name].shape != shape:
             raise FolderError(
@@ -85,6 +90,15 @@ def _have_a_place(
             f"{len(extra)} of {len(found)} tensors have no place in a {config['model_type']} of its config.json: "
             f"{_first(extra)}"
         )
+
+
+def _are_copies(found: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> None:
+    for name, of_model in copies(config).items():
+        if name in found and not same_bytes(found[name].entry, found[of_model].entry):
+            raise FolderError(
+                f"{name} is not {of_model}, which a trained layer that predicts a token further shares with the model; "
+                "set trainer.mtp=frozen"
+            )
 
 
 def _is_rotary(name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlscale.families import FAMILIES
 from rlscale.families.family import EXPERT_COUNTS, Form, Head, HFTensor, Layers, Rule, dimensions
+from rlscale.families.multi_token_prediction import predicting_rules
 
 EMBEDDING, LANGUAGE_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -28,15 +29,21 @@ def head_rules(config: Mapping[str, Any], head: Head) -> tuple[Rule, ...]:
 
 
 def expected_tensors(
-    config: Mapping[str, Any], head: Head, most: int | None = None
+    config: Mapping[str, Any], head: Head, most: int | None = None, *, mtp: bool = False
 ) -> dict[str, tuple[tuple[int, ...], bool]]:
-    """Name -> shape, and whether it may be missing, of each tensor of a model; the first `most` of them."""
-    sizes = dimensions(config)
+    """Name -> shape, and whether it may be missing, of each tensor of a model; the first `most` of them.
+
+    `mtp`: also of the layer that predicts a token further.
+    """
+    sizes, family = dimensions(config), FAMILIES[config["model_type"]]
+    rules = [(rule, rule.numbers(config)) for rule in (*family.rules_of(config), *head_rules(config, head))]
+    if mtp:
+        rules += [(rule, [config["num_hidden_layers"]]) for rule in predicting_rules(family, config)]
     expected: dict[str, tuple[tuple[int, ...], bool]] = {}
-    for rule in (*FAMILIES[config["model_type"]].rules_of(config), *head_rules(config, head)):
+    for rule, layers in rules:
         for tensor in rule.hf:
             shape = tuple(sizes[size] for size in tensor.shape)
-            for name in _names(tensor.name, rule.numbers(config), sizes["experts"]):
+            for name in _names(tensor.name, layers, sizes["experts"]):
                 expected[name] = (shape, rule.optional)
                 if most is not None and len(expected) >= most:
                     return expected
@@ -52,7 +59,7 @@ def _names(pattern: str, layers: Sequence[int], experts: int) -> Iterator[str]:
 
 
 def is_kept(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a tensor of a folder is of a layer that predicts further tokens: not trained, and exported as it is."""
+    """Whether a tensor of a folder is of a layer that predicts further tokens; not trained, it is exported as it is."""
     beginning = FAMILIES[config["model_type"]].kept
     if beginning is not None and name.startswith(beginning):
         return True

@@ -15,6 +15,7 @@ from rlscale.algo.mismatch import largest, largest_difference, mismatch_sums, su
 
 _MISMATCH = "mismatch/"
 _OWN = "own/"
+_MTP = "mtp/"
 _COUNTS = ("tokens", "clamped_tokens")
 """Sums that are reported as they are; every other plain sum is reported as its mean over the trainable tokens."""
 
@@ -50,6 +51,8 @@ def finish(sums: Mapping[str, float | Tensor], maxima: Mapping[str, float | Tens
         if total[_OWN + "tokens"] > 0:
             metrics["logprob_diff_mean"] = total[_OWN + "abs"] / total[_OWN + "tokens"]
         metrics["logprob_diff_tokens"] = total[_OWN + "tokens"]
+    if total.get(_MTP + "tokens"):
+        metrics["mtp_loss"] = total[_MTP + "loss"] / total[_MTP + "tokens"]
     metrics.update({name: float(value) for name, value in maxima.items() if math.isfinite(value)})
     return metrics
 

@@ -101,17 +101,22 @@ def load_weights(
     weights: WeightMap,
     groups: ModelGroups,
     padded_vocabulary: int,
+    *,
+    mtp: bool,
 ) -> None:
     """Fill the parameters of a rank's model chunks from a Hugging Face folder, cast to their type.
 
-    A parameter whose rule is optional and whose tensor the folder lacks stays as it is.
+    Without `mtp` those of the layer that predicts a token further stay as they are, and so does a parameter whose rule
+    is optional and whose tensor the folder lacks.
     UserError for a folder that does not hold this model and nothing else (`families.fit`), and for numbers that the
     parameters' type cannot hold.
     """
     with named(Path(folder)):
-        check_weights(Path(folder), weights.config, weights.head)
+        check_weights(Path(folder), weights.config, weights.head, mtp=mtp)
     with WeightFolder(folder) as source:
         for name, parameter in named_tensors(chunks, groups.expert):
+            if weights.is_mtp(name) and not mtp:
+                continue
             if weights.rule(name).optional and any(hf_name not in source for hf_name in weights.hf_names(name)):
                 continue
             tensors = [source.read(hf_name) for hf_name in weights.hf_names(name)]

@@ -29,10 +29,14 @@ _NUMBERS = re.compile(r"\d+")
 class WeightMap:
     """The mapping of one model. Built from its Hugging Face config, completed (`families.config_file.complete`)."""
 
-    def __init__(self, hf_config: Mapping[str, Any], head: Head = Head.language) -> None:
-        """KeyError for a family without a table. A value head is never tied to the embedding."""
-        self.config, self.head = hf_config, head
-        rules = FAMILIES[str(hf_config["model_type"])].rules_of(hf_config)
+    def __init__(self, hf_config: Mapping[str, Any], head: Head = Head.language, *, mtp: bool = False) -> None:
+        """KeyError for a family without a table. A value head is never tied to the embedding.
+
+        `mtp`: whether the model has the layer that predicts a token further, which is then one more layer.
+        """
+        self.config, self.head, self.mtp = hf_config, head, mtp
+        family = FAMILIES[str(hf_config["model_type"])]
+        rules = (*family.rules_of(hf_config), *(family.mtp if mtp else ()))
         self.tied = head is Head.language and bool(hf_config.get("tie_word_embeddings", False))
         self._rules = {rule.megatron: rule for rule in (*rules, *head_rules(hf_config, head))}
         self.vocabulary = int(hf_config["vocab_size"])
@@ -50,6 +54,10 @@ class WeightMap:
         """Names of the Hugging Face tensors that form a Megatron parameter."""
         _, numbers = self._template(name)
         return [tensor.name.format(**numbers) for tensor in self.rule(name).hf]
+
+    def is_mtp(self, name: str) -> bool:
+        """Whether a Megatron parameter is of the layer that predicts a token further."""
+        return self._template(name)[1].get("layer") == str(self.config["num_hidden_layers"])
 
     def beside(self, name: str) -> str | None:
         """The Megatron parameter whose tensors an engine must get in one bucket with this one's; mostly none."""

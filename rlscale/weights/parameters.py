@@ -12,6 +12,8 @@ from torch import Tensor
 EXPERTS = ".mlp.experts."
 _ADAPTER = ".adapter."
 """In the names of what `model.lora` adds to a linear, which is no parameter of the model itself."""
+MTP_LAYER = "mtp_layer."
+"""What names begin with, in a chunk, of the layer that predicts a token further."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,16 @@ def named_tensors(chunks: Sequence[torch.nn.Module], expert_group: Any) -> Itera
 
 
 def _global_name(name: str, layers: list[int], chunk: Any, expert_group: Any) -> str:
-    if not name.startswith("decoder.layers."):
+    if name.startswith(MTP_LAYER):  # one more layer, behind the model's own
+        layer = chunk.mtp_layer.transformer_layer.layer_number - 1
+        rest = name.removeprefix(MTP_LAYER).removeprefix("transformer_layer.")
+    elif name.startswith("decoder.layers."):
+        local, _, rest = name.removeprefix("decoder.layers.").partition(".")
+        layer = layers[int(local)]
+    else:
         return name
-    local, _, rest = name.removeprefix("decoder.layers.").partition(".")
     if EXPERTS in name and expert_group.size() > 1:
         stem, _, number = rest.rpartition("weight")
         experts = chunk.config.num_moe_experts // expert_group.size()
         rest = f"{stem}weight{int(number) + expert_group.rank() * experts}"
-    return f"decoder.layers.{layers[int(local)]}.{rest}"
+    return f"decoder.layers.{layer}.{rest}"

@@ -19,6 +19,7 @@ from rlscale.config.checks.megatron import MEGATRON_CHECKS
 from rlscale.config.checks.mismatch_correction import CORRECTION_CHECKS
 from rlscale.config.checks.model_fits import MODEL_CHECKS, architecture_is_known
 from rlscale.config.checks.moe import MOE_CHECKS
+from rlscale.config.checks.mtp import MTP_CHECKS
 from rlscale.config.checks.optimizer_options import OPTIMIZER_CHECKS
 from rlscale.config.checks.options import OPTION_CHECKS
 from rlscale.config.checks.output_parsers import PARSER_CHECKS
@@ -88,6 +89,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     *CRITIC_CHECKS,
     *TEACHER_CHECKS,
     *ROUTING_CHECKS,
+    *MTP_CHECKS,
     *MEGATRON_CHECKS,
     *MOE_CHECKS,
     *SAMPLING_CHECKS,

@@ -10,9 +10,11 @@ from typing import Any
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.families import FolderError
+from rlscale.config.schema.trainer_config import Mtp
+from rlscale.families import FAMILIES, FolderError
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
+from rlscale.families.multi_token_prediction import why_not_trained
 from rlscale.families.tensors import expected_tensors
 
 
@@ -39,7 +41,10 @@ def _problems(context: CheckContext, config: Mapping[str, Any], sections: Sectio
             patterns[f"{prefix}optim.groups.{name}.pattern"] = [group["pattern"]]
     if not any(patterns.values()):  # a large mixture has a hundred thousand names
         return
-    names = list(expected_tensors(config, Head.value if prefix else Head.language))
+    head, mtp = (Head.value, False) if prefix else (Head.language, sections.trainer.mtp is Mtp.trained)
+    if mtp and why_not_trained(FAMILIES[str(config["model_type"])], config):  # another check says so
+        return
+    names = list(expected_tensors(config, head, mtp=mtp))
     for key, given in patterns.items():
         for pattern in given:
             if pattern and not any(fnmatchcase(name, pattern) for name in names):

@@ -49,8 +49,8 @@ def _all(names: str, reason: str, *fine: Any) -> dict[str, tuple[tuple[Any, ...]
 TRANSFORMER: Refused = {
     "hidden_dropout": ((0, 0.0), _DROPS),
     "attention_dropout": ((0, 0.0), _DROPS),
-    "mtp_num_layers": ((None,), "multi-token prediction is not supported; leave it out"),
-    "mtp_loss_scaling_factor": ((), "multi-token prediction is not supported; leave it out"),
+    "mtp_num_layers": ((None,), "set trainer.mtp=trained instead"),
+    "mtp_loss_scaling_factor": ((), "set trainer.mtp_loss_scale instead"),
     "cuda_graph_impl": (("none",), _GRAPHS),
     **_all("enable_cuda_graph external_cuda_graph", _GRAPHS, *OFF),
     **_all(

@@ -12,6 +12,7 @@ from rlscale.families.experts import BEHIND_DENSE, keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.latent_attention import scaling_of_latent_attention, whole_latent_attention
 from rlscale.families.megatron_options import llama_like, sigmoid_experts
+from rlscale.families.multi_token_prediction import MTP
 from rlscale.families.restrictions import (
     choosable_groups,
     no_attention_bias,
@@ -83,4 +84,5 @@ FAMILY = Family(
     megatron=MEGATRON,
     experts=True,
     latent=True,
+    mtp=MTP,
 )

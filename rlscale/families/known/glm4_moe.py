@@ -8,6 +8,7 @@ from rlscale.families.decoder import ATTENTION, HEAD_NORMS, KEYS, OUTSIDE, QKV_B
 from rlscale.families.experts import BEHIND_DENSE, keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.megatron_options import llama_like, optional_head_norms, optional_qkv_bias, sigmoid_experts
+from rlscale.families.multi_token_prediction import MTP
 from rlscale.families.restrictions import (
     choosable_groups,
     normalised_routing,
@@ -51,4 +52,5 @@ FAMILY = Family(
     megatron=(llama_like, optional_qkv_bias, optional_head_norms, sigmoid_experts),
     experts=True,
     rotary_share=0.5,
+    mtp=MTP,
 )

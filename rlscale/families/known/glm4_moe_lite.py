@@ -10,6 +10,7 @@ from rlscale.families.decoder import KEYS
 from rlscale.families.experts import keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.known.deepseek_v3 import MEGATRON, RESTRICTIONS, RULES
+from rlscale.families.multi_token_prediction import MTP
 
 
 def _dense_layers_are_said_alike(config: Mapping[str, Any]) -> Iterator[str]:
@@ -52,4 +53,5 @@ FAMILY = Family(
     megatron=MEGATRON,
     experts=True,
     latent=True,
+    mtp=MTP,
 )

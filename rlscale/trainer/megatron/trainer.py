@@ -31,7 +31,7 @@ from rlscale.trainer.megatron.steps.routing_replay import PolicyRouting
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.trainer.value_objective import ValueObjective
-from rlscale.weights.kept import kept_tensors
+from rlscale.weights.kept import of_policy
 from rlscale.weights.source import MegatronWeights
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, Transport
@@ -139,7 +139,8 @@ class MegatronTrainer:
 
     def _train_policy(self, steps: Sequence[Sequence[MicroBatch]], version: int) -> dict[str, float]:
         policy, objective = self._roster.trained("policy"), self._objective
-        loss = passes.policy_loss(policy.model, self._ranks, objective, self._spec.temperature, version)
+        scale = self._spec.trainer.mtp_loss_scale
+        loss = passes.policy_loss(policy.model, self._ranks, objective, self._spec.temperature, version, scale)
         epochs = self._spec.algo.epochs_per_iteration
         with self._routing.training([microbatch for step in steps for microbatch in step]) as routed:
             metrics = policy.make_steps(steps, epochs, loss, mismatch_drifts=objective.mismatch_drifts)
@@ -294,9 +295,10 @@ class MegatronTrainer:
         if model == "critic":
             export_folder(exported.weights(), exported.beside, folder, critic_config(hf))
         else:
-            policy, kept = exported.model, kept_tensors(exported.folder, hf)
+            policy = exported.model
+            source, kept = of_policy(exported.weights(), exported.folder, hf, mtp=policy.mtp)
             adapter = AdapterFolder.of(policy, self._spec.init_path) if policy.adapters is not None else None
-            export_folder(exported.weights(), exported.beside, folder, kept=kept, adapter=adapter)
+            export_folder(source, exported.beside, folder, kept=kept, adapter=adapter)
 
     def close(self) -> None:
         """Leave the other ranks."""

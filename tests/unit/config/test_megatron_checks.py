@@ -38,7 +38,7 @@ def test_what_changes_no_result_is_fine(problems: Problems, overrides: list[str]
         ([f"{KEY}.attention_dropout=abc"], f"{KEY}.attention_dropout=abc: every pass would drop something else"),
         (["algo=ppo", f"{KEY}.hidden_dropout=0.1"], f"{KEY}.hidden_dropout=0.1: every pass would drop"),
         (["algo=ppo", f"critic.{KEY}.hidden_dropout=0.1"], f"critic.{KEY}.hidden_dropout=0.1: every pass would drop"),
-        ([f"{KEY}.mtp_num_layers=1"], f"{KEY}.mtp_num_layers=1: multi-token prediction is not supported"),
+        ([f"{KEY}.mtp_num_layers=1"], f"{KEY}.mtp_num_layers=1: set trainer.mtp=trained instead"),
         ([f"{KEY}.cuda_graph_impl=local"], f"{KEY}.cuda_graph_impl=local: a graph has one size, and micro-batches"),
         ([f"{KEY}.enable_cuda_graph=true"], f"{KEY}.enable_cuda_graph=true: a graph has one size"),
         (

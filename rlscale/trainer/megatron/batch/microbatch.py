@@ -20,6 +20,18 @@ from rlscale.trainer.megatron.batch.sequences import PackedSequences, pack
 from rlscale.trainer.megatron.ranks.slicing import Slicing
 
 
+@dataclass(frozen=True)
+class MtpTargets:
+    """What the layer that predicts a token further is trained on: n positions, and the second token behind each."""
+
+    trainable: Tensor
+    """int64 [n], the positions whose second token is trainable, of the same row."""
+    labels: Tensor
+    """int64 [n], those tokens."""
+    weights: Tensor
+    """float32 [n], their weights in the step's loss."""
+
+
 @dataclass
 class MicroBatch:
     """Tensors of one forward-backward on this rank; T is the rank's tokens, padding included."""
@@ -39,6 +51,8 @@ class MicroBatch:
     """Where the tokens stand."""
     routed_experts: NDArray[np.int16] | None = None
     """[T, layers, top_k], the experts that the engine sent each input token to, -1 where unknown; None: none known."""
+    mtp: MtpTargets | None = None
+    """What is predicted a token further; None in a shard that is not trained on."""
     computed: dict[str, Tensor] = field(default_factory=dict)
     """Columns that passes of this rank have computed, [T] each, aligned like `fields`."""
 
@@ -75,6 +89,18 @@ def build_microbatch(
         torch.from_numpy(np.flatnonzero(_pick(picked.column("loss_mask"), sequences.next_of, False))).to(device),
         sequences,
         _pick(picked.column("routed_experts"), sequences.token_of, -1) if "routed_experts" in picked else None,
+        _mtp_targets(picked, sequences, device) if "loss_weight" in picked else None,
+    )
+
+
+def _mtp_targets(batch: Batch, sequences: PackedSequences, device: torch.device) -> MtpTargets:
+    second = sequences.second_of
+    trainable = np.flatnonzero(_pick(batch.column("loss_mask"), second, False))
+    labels, weights = (batch.column(name)[second[trainable]] for name in ("tokens", "loss_weight"))
+    return MtpTargets(
+        torch.from_numpy(trainable).to(device),
+        torch.from_numpy(labels.astype(np.int64)).to(device),
+        torch.from_numpy(weights.astype(np.float32)).to(device),
     )
 
 

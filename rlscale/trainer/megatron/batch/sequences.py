@@ -58,6 +58,8 @@ class PackedSequences(PackedSeqParams):
     """[local tokens]: which token of the concatenated unpadded segments it is; -1 for padding."""
     next_of: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
     """[local tokens]: which token it predicts; -1 where there is none."""
+    second_of: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[local tokens]: which token comes behind the one that it predicts; -1 where there is none."""
     batches: list[AttentionBatch] = field(default_factory=list)
     """How the segments attend."""
     restore: Tensor | None = None
@@ -109,7 +111,7 @@ def pack(lengths: Sequence[int] | Indices, slicing: Slicing, device: torch.devic
     real = np.append(lengths, 0)[: len(padded)]
     first = np.concatenate([[0], np.cumsum(real)])[segment]
     token_of = np.where(position < real[segment], first + position, -1)
-    next_of = np.where(position + 1 < real[segment], first + position + 1, -1)
+    next_of, second_of = (np.where(position + n < real[segment], first + position + n, -1) for n in (1, 2))
 
     cumulative = torch.from_numpy(starts.astype(np.int32)).to(device)
     longest = int(padded.max())
@@ -126,6 +128,7 @@ def pack(lengths: Sequence[int] | Indices, slicing: Slicing, device: torch.devic
         segment_of=torch.from_numpy(segment[local]).to(device),
         token_of=token_of[local],
         next_of=next_of[local],
+        second_of=second_of[local],
     )
     if attend:
         sequences.batches, sequences.restore = _attention_batches(padded, starts, slicing, device)

@@ -17,7 +17,7 @@ from rlscale.trainer.megatron.model.architecture import Architecture
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.megatron.ranks import parallel
 from rlscale.trainer.spec import Form, TrainerSpec
-from rlscale.weights.kept import kept_tensors
+from rlscale.weights.kept import of_policy
 from rlscale.weights.source import MegatronWeights
 
 
@@ -46,11 +46,14 @@ def convert(
             _write_checkpoint(model, target)
         else:
             bucket = spec.weights.bucket_mb * 2**20
-            source = MegatronWeights(model.bare, model.weights, model.groups, bucket, model.adapters)
+            weights = MegatronWeights(model.bare, model.weights, model.groups, bucket, model.adapters)
             hf = Architecture.read(spec.model_path).hf
-            changes, kept = (critic_config(hf), ()) if critic else (None, kept_tensors(spec.model_path, hf))
-            adapter = AdapterFolder.of(model, spec.init_path) if model.adapters is not None else None
-            export_folder(source, spec.beside, target, changes, kept, adapter)
+            if critic:
+                export_folder(weights, spec.beside, target, critic_config(hf))
+            else:
+                source, kept = of_policy(weights, spec.model_path, hf, mtp=model.mtp)
+                adapter = AdapterFolder.of(model, spec.init_path) if model.adapters is not None else None
+                export_folder(source, spec.beside, target, kept=kept, adapter=adapter)
     finally:
         parallel.leave()
 

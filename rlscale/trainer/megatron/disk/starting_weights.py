@@ -31,11 +31,14 @@ def build_loaded(
 
 
 @torch.no_grad()
-def load_folder(model: Model, folder: str) -> None:
-    """Take the weights of a Hugging Face folder or of a checkpoint. UserError for those of another architecture."""
+def load_folder(model: Model, folder: str, *, mtp: bool = True) -> None:
+    """Take the weights of a Hugging Face folder or of a checkpoint. UserError for those of another architecture.
+
+    Without `mtp` a folder need not have the layer that predicts a token further, and its own is left.
+    """
     with named(Path(folder)):
         check_origin(Path(folder), model.weights.config, model.weights.head)
     if holds_checkpoint(folder):
         load_base_of(folder, model)
         return
-    load_weights(model.bare, folder, model.weights, model.groups, model.padded_vocabulary)
+    load_weights(model.bare, folder, model.weights, model.groups, model.padded_vocabulary, mtp=model.mtp and mtp)

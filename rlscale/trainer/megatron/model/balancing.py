@@ -29,12 +29,12 @@ class BalancedRouter(TopKRouter):
     """Megatron's router with auxiliary losses whose sum over a step's micro-batches and ranks is the step's."""
 
     balancing: Balancing | None = None
-    """What the routers of a model share; None in a model that is not trained, or has no such loss."""
+    """What the routers of a model share; None in a model that is not trained, and where there is no such loss."""
 
     def apply_z_loss(self, logits: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Logits [n, experts] with the loss attached: the mean over the step's tokens of logsumexp squared."""
         coefficient = self.config.moe_z_loss_coeff
-        if not coefficient or not (self.training and torch.is_grad_enabled()):
+        if not coefficient or self.balancing is None or not (self.training and torch.is_grad_enabled()):
             return logits
         squares = logits.logsumexp(dim=-1).square()
         if padding_mask is not None:
@@ -45,7 +45,7 @@ class BalancedRouter(TopKRouter):
         self, probs: Tensor, scores_for_aux_loss: Tensor, routing_map: Tensor, with_padding_mask: bool = False
     ) -> Tensor:
         """See `_balance`; the load is that of the micro-batch."""
-        if not self.get_aux_loss_coeff("aux_loss"):
+        if self.balancing is None or not self.get_aux_loss_coeff("aux_loss"):
             return probs
         load = _summed(routing_map, self.tp_cp_group)
         return self._balance(probs, scores_for_aux_loss, load, "aux_loss")
@@ -54,7 +54,7 @@ class BalancedRouter(TopKRouter):
         self, probs: Tensor, scores_for_aux_loss: Tensor, routing_map: Tensor, with_padding_mask: bool = False
     ) -> Tensor:
         """See `_balance`; the load is that of the step, over all data-parallel ranks, up to this micro-batch."""
-        if not self.get_aux_loss_coeff("global_aux_loss"):
+        if self.balancing is None or not self.get_aux_loss_coeff("global_aux_loss"):
             return probs
         assert self.balancing is not None
         load = self.balancing.load_so_far(self.layer_number, _summed(routing_map, self.tp_dp_cp_group))

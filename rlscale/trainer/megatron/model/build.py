@@ -13,7 +13,9 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
 
 from rlscale.config.errors import UserError
+from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families.family import Head
+from rlscale.families.multi_token_prediction import why_not_trained
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.model.adapters import add_adapters
 from rlscale.trainer.megatron.model.architecture import Architecture, transformer_config
@@ -22,6 +24,7 @@ from rlscale.trainer.megatron.model.expert_router import follow_microbatches
 from rlscale.trainer.megatron.model.freezing import freeze
 from rlscale.trainer.megatron.model.layer_spec import block_spec, uses_transformer_engine
 from rlscale.trainer.megatron.model.model import Model, Role
+from rlscale.trainer.megatron.model.mtp_layer import MtpLayer
 from rlscale.trainer.megatron.model.output_layer import OutputLayer
 from rlscale.trainer.megatron.model.rotary_frequencies import frequencies
 from rlscale.trainer.megatron.model.value_head import ValueHead
@@ -45,11 +48,11 @@ def build_model(
     architecture = Architecture.read(spec.model_path)
     if role is not Role.policy and not architecture.experts:
         spec = replace(spec, parallel=replace(spec.parallel, expert=1))
-    _check(architecture, spec)
+    _check(architecture, spec, role)
     config = transformer_config(architecture, spec, platform)
     padded = architecture.padded_vocabulary(spec.parallel.tensor)
-    weights = WeightMap(architecture.hf, role.head)
-    bare = [_chunk(architecture, config, platform, stage, padded, weights.tied) for stage in _stages(config)]
+    weights = WeightMap(architecture.hf, role.head, mtp=role is Role.policy and spec.trainer.mtp is Mtp.trained)
+    bare = [_chunk(architecture, config, platform, stage, padded, weights) for stage in _stages(config)]
     _put_heads(bare, config, platform, role.head)
     for parameter in (parameter for chunk in bare for parameter in chunk.parameters()):
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
@@ -79,8 +82,11 @@ def build_model(
     )
 
 
-def _check(architecture: Architecture, spec: TrainerSpec) -> None:
+def _check(architecture: Architecture, spec: TrainerSpec, role: Role) -> None:
     parallel = spec.parallel
+    trains_mtp = role is Role.policy and spec.trainer.mtp is Mtp.trained
+    if trains_mtp and (reason := why_not_trained(architecture.family, architecture.hf)):
+        raise UserError(f"trainer.mtp=trained: {reason}; use frozen")
     if architecture.experts and parallel.tensor > 1 and not parallel.sequence:
         raise UserError("a mixture of experts with parallel.tensor > 1 needs parallel.sequence=true")
     if not architecture.experts and parallel.expert > 1:
@@ -100,23 +106,28 @@ def _chunk(
     platform: Platform,
     stage: int | None,
     padded_vocabulary: int,
-    tied: bool,
+    weights: WeightMap,
 ) -> GPTModel:
+    layers = block_spec(config, platform, architecture.family, stage)
     chunk = GPTModel(
         config=config,
-        transformer_layer_spec=block_spec(config, platform, architecture.family, stage),
+        transformer_layer_spec=layers,
         vocab_size=padded_vocabulary,
         max_sequence_length=int(architecture.hf.get("max_position_embeddings", 4096)),
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
-        share_embeddings_and_output_weights=tied,
+        share_embeddings_and_output_weights=weights.tied,
         position_embedding_type="rope",
         rotary_percent=architecture.rotary.share,
         vp_stage=stage,
     )
+    own = [*chunk.decoder.layers]
+    if weights.mtp and chunk.post_process:
+        chunk.mtp_layer = MtpLayer(config, layers.layer_specs[-1], stage)  # like the model's last layer
+        own.append(chunk.mtp_layer.transformer_layer)
     # Megatron's own know one scaling of the four, with fixed numbers.
     latent = architecture.family.latent  # whose layers turn keys themselves
-    for module in [layer.self_attention for layer in chunk.decoder.layers] if latent else [chunk]:
+    for module in [layer.self_attention for layer in own] if latent else [chunk]:
         module.rotary_pos_emb.inv_freq = frequencies(architecture.rotary, int(architecture.hf["head_dim"]))
     follow_microbatches(chunk)
     return chunk.to(platform.device)

@@ -90,9 +90,13 @@ class RoutedLayer(MoELayer):
         return tensor_parallel.checkpoint(compute, False, hidden_states), None
 
 
-def routed_layers(chunk: GPTModel) -> Iterator[TransformerLayer]:
-    """The transformer layers of a chunk that have experts."""
-    return (layer for layer in chunk.decoder.layers if isinstance(layer.mlp, RoutedLayer))
+def routed_layers(chunk: GPTModel, *, mtp: bool = False) -> Iterator[TransformerLayer]:
+    """The transformer layers of a chunk that have experts.
+
+    `mtp`: also that of the layer that predicts a token further, whose choice is neither repeated, counted nor balanced.
+    """
+    further = [chunk.mtp_layer.transformer_layer] if mtp and hasattr(chunk, "mtp_layer") else []
+    return (layer for layer in (*chunk.decoder.layers, *further) if isinstance(layer.mlp, RoutedLayer))
 
 
 def follow_microbatches(chunk: GPTModel) -> None:

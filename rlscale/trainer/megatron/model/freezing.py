@@ -58,7 +58,7 @@ def _trained_experts(chunks: Sequence[GPTModel]) -> set[tuple[tuple[int, str], b
     return {
         ((layer.layer_number, linear), parameter.requires_grad)
         for chunk in chunks
-        for layer in routed_layers(chunk)
+        for layer in routed_layers(chunk, mtp=True)
         for linear in ("linear_fc1", "linear_fc2")
         for parameter in getattr(layer.mlp.experts, linear).parameters()
     }

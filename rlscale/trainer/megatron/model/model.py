@@ -60,6 +60,13 @@ class Model:
     """Entries of the vocabulary, with padding."""
     attends_in_batches: bool
     """Whether segments attend in batches, by torch's attention, which micro-batches must then have."""
+    brought_embedding: torch.Tensor | None = None
+    """The first stage's embedding, while a last stage trains a layer that reads it; see `steps.mtp_loss`."""
+
+    @property
+    def mtp(self) -> bool:
+        """Whether it has the layer that predicts a token further, on its last stage."""
+        return self.weights.mtp
 
     adapters: Adapters | None = None
     """What is trained in the place of its own weights, with `model.lora`."""
@@ -87,9 +94,27 @@ class Model:
         return [chunk for chunk in self.wrapped if isinstance(chunk, DistributedDataParallel)]
 
     @property
+    def last_chunk(self) -> GPTModel:
+        """The chunk with the head; only on the last stage."""
+        (last,) = (chunk for chunk in self.bare if chunk.post_process)
+        return last
+
+    @property
+    def embedding_weight(self) -> torch.Tensor:
+        """This rank's part of the embedding [words, hidden]; on the first stage, and a last one that has its values."""
+        for chunk in self.bare:
+            if chunk.pre_process:
+                weight: torch.Tensor = chunk.embedding.word_embeddings.weight
+                return weight
+        if self.weights.tied:
+            return self.output_weight
+        assert self.brought_embedding is not None, "it is brought before a step"
+        return self.brought_embedding
+
+    @property
     def output_weight(self) -> torch.Tensor:
         """This rank's part of the output projection [words, hidden]; only on the last stage of a language model."""
-        (last,) = (chunk for chunk in self.bare if chunk.post_process)
+        last = self.last_chunk
         weight: torch.Tensor = (
             last.shared_embedding_or_output_weight() if self.weights.tied else last.output_layer.weight
         )

@@ -29,7 +29,7 @@ class FrozenWeights:
         The model has its own again afterwards.
         """
         own = cls(model, model.parameters())
-        load_folder(model, folder)
+        load_folder(model, folder, mtp=False)  # forward passes do without that layer
         frozen = cls(model, model.parameters())
         _put(model.parameters(), own._frozen, point=False)
         return frozen

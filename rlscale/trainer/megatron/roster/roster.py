@@ -129,7 +129,7 @@ class Roster:
                 # Rotary embeddings of Megatron's are themselves keys of a cache of their class.
                 if hasattr(type(module).forward, "cache_clear"):
                     type(module).forward.cache_clear()
-            for layer in routed_layers(chunk):
+            for layer in routed_layers(chunk, mtp=True):
                 # It keeps the last pass's graph, whose nodes hold on to the model where Python's collector cannot see.
                 layer.mlp.token_dispatcher = None
 

@@ -17,6 +17,7 @@ from rlscale.trainer.megatron.ranks.parallel import Ranks
 from rlscale.trainer.megatron.roster.offload import Offload
 from rlscale.trainer.megatron.steps import passes, speed
 from rlscale.trainer.megatron.steps.flops import ADAPTER_STEP, STEP, ModelFlops, peak_flops
+from rlscale.trainer.megatron.steps.mtp_loss import bring_embedding
 from rlscale.trainer.megatron.steps.optimizer import Optimizer, build_optimizer
 from rlscale.trainer.megatron.steps.step_metrics import IterationMetrics
 from rlscale.trainer.megatron.steps.stopwatch import Stopwatch
@@ -73,6 +74,7 @@ class TrainedModel:
             for number, microbatches in enumerate(steps):
                 self._step(number, microbatches, loss, metrics)
         self._platform.synchronize()
+        self.model.brought_embedding = None
         seconds = time.perf_counter() - began
         # Each rank's share: those of tensor- and pipeline-parallel ranks see the same micro-batches.
         forward = sum(self._flops.share(microbatches, self._ranks.slicing.context_size) for microbatches in steps)
@@ -100,6 +102,8 @@ class TrainedModel:
         while result is None:  # again only in float16, with a smaller factor of the loss
             self._balancing.begin_step(number)
             self.optimizer.zero_grad(self.model)
+            if self.model.mtp:
+                bring_embedding(self.model, self._ranks)
             with self._watch.span(speed.PASSES):
                 shares = passes.forward_backward(self.model, microbatches, loss)
             with self._watch.span(speed.OPTIMIZER):

@@ -20,6 +20,7 @@ from rlscale.trainer.megatron.batch.microbatch import MicroBatch
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.trainer.megatron.ranks.parallel import Ranks
 from rlscale.trainer.megatron.steps.logprobs import vocab_parallel_logprobs
+from rlscale.trainer.megatron.steps.mtp_loss import mtp_loss
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.objective_metrics import Metrics
 from rlscale.trainer.value_objective import ValueObjective
@@ -52,8 +53,14 @@ def forward_values(model: Model, ranks: Ranks, microbatches: Sequence[MicroBatch
     return _forward(model, ranks, microbatches, keep)
 
 
-def policy_loss(model: Model, ranks: Ranks, objective: Objective, temperature: float, version: int) -> Finish:
-    """The objective's share of the loss, from hidden states; keeps (share of the loss, metrics)."""
+def policy_loss(
+    model: Model, ranks: Ranks, objective: Objective, temperature: float, version: int, mtp_scale: float = 0.0
+) -> Finish:
+    """The objective's share of the loss, from hidden states; keeps (share of the loss, metrics).
+
+    A model with a layer that predicts a token further has its loss, times `mtp_scale`, in what is minimised; what is
+    kept is the objective's.
+    """
 
     def finish(hidden: Tensor, microbatch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
         logprobs, entropy, of_words = _logprobs(
@@ -70,7 +77,12 @@ def policy_loss(model: Model, ranks: Ranks, objective: Objective, temperature: f
         scalars = {"version": torch.full((), version, device=hidden.device)}
         fields = {**microbatch.fields, **microbatch.computed, **scalars}
         loss, metrics = objective(logprobs, entropy, fields, _segment_sum(microbatch, ranks), of_words)
-        return loss, _no_tokens(hidden), (loss.detach(), metrics)
+        kept = loss.detach(), metrics
+        if model.mtp:
+            further, sums = mtp_loss(model, ranks, hidden, microbatch, temperature)
+            loss = loss + mtp_scale * further
+            metrics.sums.update(sums)
+        return loss, _no_tokens(hidden), kept
 
     return finish
 

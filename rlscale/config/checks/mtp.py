@@ -1,0 +1,35 @@
+"""Has the model a layer that predicts a token further, which could be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.schema.trainer_config import Mtp
+from rlscale.families import FAMILIES
+from rlscale.families.config_file import complete
+from rlscale.families.multi_token_prediction import why_not_trained
+
+
+def trained_mtp_is_there(context: CheckContext) -> Iterator[str]:
+    """In the policy's folder, in a form that is known."""
+    config, architecture = context.config, context.architecture
+    if config.trainer.mtp is Mtp.frozen or architecture is None:
+        return
+    family = FAMILIES[str(architecture["model_type"])]
+    reason = why_not_trained(family, complete(architecture))
+    if reason is None and config.model.path is None:
+        reason = "a model that is made (model.create) has no such layer"
+    if reason is not None:
+        yield f"trainer.mtp=trained: {reason}; use frozen"
+
+
+def mtp_is_the_policys(context: CheckContext) -> Iterator[str]:
+    """A critic has no such layer."""
+    config = context.config
+    if context.needs.critic and config.critic.trainer.mtp is not config.trainer.mtp:
+        given = config.critic.trainer.mtp.name
+        yield f"critic.trainer.mtp={given} is never read: a critic has no such layer; leave it out"
+
+
+MTP_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (trained_mtp_is_there, mtp_is_the_policys)
