@@ -51,7 +51,9 @@ def expected_loss(folder: Path, batch: Batch, temperature: float) -> Expected:
     from transformers import AutoModelForCausalLM
 
     def load(**changes: Any) -> Any:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, **changes)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float64, experts_implementation="eager", **changes
+        )
         return with_configured_norms(model.eval())
 
     config = json.loads((folder / "config.json").read_text())
