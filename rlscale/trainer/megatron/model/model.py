@@ -88,6 +88,11 @@ class Model:
         with self.adapters.off():
             yield
 
+    def mtp_parameters(self) -> list[torch.nn.Parameter]:
+        """Those of them that belong to the layer that predicts a token further."""
+        layers = (chunk.mtp_layer for chunk in self.bare if hasattr(chunk, "mtp_layer"))
+        return [parameter for layer in layers for parameter in layer.parameters()]
+
     @property
     def parallel_chunks(self) -> list[DistributedDataParallel]:
         """The chunks in Megatron's DDP; none of a frozen model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import torch
 import torch._dynamo
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer import ChainedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from rlscale.config.errors import UserError
 from rlscale.trainer.megatron.model.model import Model
+from rlscale.trainer.megatron.steps.grad_norms import clip, grad_norm, stepped_for
 from rlscale.trainer.megatron.steps.loss_scale import OPTIONS, LossScale
 from rlscale.trainer.megatron.steps.parameter_groups import overrides_of
 from rlscale.trainer.megatron.steps.schedule import build_schedule
@@ -40,6 +41,8 @@ class StepResult:
     """Factor of the loss in the step's passes, where one is looked for (float16)."""
     overflows: int = 0
     """How often the step's passes were made before, with a larger factor."""
+    mtp_grad_norm: float | None = None
+    """Norm of the gradients of a layer that predicts a token further; None where none is trained."""
 
 
 @dataclass
@@ -54,6 +57,8 @@ class Optimizer:
     """Bound on the gradient norm; 0 for none."""
     scale: LossScale | None = None
     """Factor of the loss; None where none is looked for."""
+    mtp: Container[Tensor] | None = None
+    """What is stepped for the layer that predicts a token further, and clipped by itself; None: no such layer."""
     _overflows: int = 0
 
     @property
@@ -85,12 +90,28 @@ class Optimizer:
         overflows, self._overflows = self._overflows, 0
         self.schedule.step(1)
         lr = float(self.schedule.get_lr({}))  # that of parameters outside `optim.groups`, also on ranks without any
-        norm = self.megatron.get_grad_norm()
-        if overflow or norm is None or not math.isfinite(norm):
-            return StepResult(float("nan") if norm is None else float(norm), lr, True, loss_scale, overflows)
-        self._clip(norm)
+        norm, of_mtp = self._norms()
+        if overflow or not math.isfinite(norm) or (of_mtp is not None and not math.isfinite(of_mtp)):
+            return StepResult(norm, lr, True, loss_scale, overflows, of_mtp)
+        if self.clip_grad > 0.0:
+            clip(self.megatron, self._is_policys, self.clip_grad, norm)
+            if of_mtp is not None:
+                clip(self.megatron, self._is_mtps, self.clip_grad, of_mtp)
         success = self.megatron.step_with_ready_grads()
-        return StepResult(float(norm), lr, not success, loss_scale, overflows)
+        return StepResult(norm, lr, not success, loss_scale, overflows, of_mtp)
+
+    def _norms(self) -> tuple[float, float | None]:
+        """Norms of the gradients, NaN for one that Megatron does not know: those of a layer apart are not in the first."""
+        if self.mtp is None:
+            norm = self.megatron.get_grad_norm()
+            return (float("nan") if norm is None else float(norm)), None
+        return grad_norm(self.megatron, self._is_policys), grad_norm(self.megatron, self._is_mtps)
+
+    def _is_mtps(self, parameter: Tensor) -> bool:
+        return self.mtp is not None and parameter in self.mtp
+
+    def _is_policys(self, parameter: Tensor) -> bool:
+        return not self._is_mtps(parameter)
 
     def reset(self) -> None:
         """Forget the moments and their count of steps, as if no step had been made; the schedule goes on."""
@@ -104,15 +125,6 @@ class Optimizer:
             for group in inner.param_groups:  # Transformer Engine's Adam counts here
                 if "step" in group:
                     group["step"] = 0
-
-    def _clip(self, norm: float) -> None:
-        if self.clip_grad <= 0.0:
-            return
-        for optimizer in self.megatron.chained_optimizers:
-            parameters = optimizer.get_parameters() if not getattr(optimizer, "is_stub_optimizer", False) else []
-            if parameters:
-                decoupled = optimizer.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8
-                clip_grad_by_total_norm_fp32(parameters, self.clip_grad, norm, decoupled)
 
 
 _ON_HOST = {
@@ -160,7 +172,8 @@ def build_optimizer(model: Model, spec: TrainerSpec, section: str = "optim") -> 
         raise UserError(f"Megatron refuses {section}: {error}") from error
     _make_state(megatron)
     schedule = build_schedule(megatron, optim, spec.total_steps)
-    return Optimizer(megatron, schedule, config.clip_grad, scale)
+    mtp = stepped_for(megatron, model.mtp_parameters()) if model.mtp else None
+    return Optimizer(megatron, schedule, config.clip_grad, scale, mtp)
 
 
 def _with_parameters(megatron: Any) -> Any:

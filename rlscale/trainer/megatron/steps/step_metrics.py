@@ -53,6 +53,9 @@ class IterationMetrics:
         reduced: dict[str, float] = metrics[0]
         norms = [result.grad_norm for result in self._results if math.isfinite(result.grad_norm)]
         reduced["grad_norm"] = sum(norms) / len(norms) if norms else float("nan")
+        of_mtp = [result.mtp_grad_norm for result in self._results if result.mtp_grad_norm is not None]
+        if finite := [norm for norm in of_mtp if math.isfinite(norm)]:
+            reduced["mtp_grad_norm"] = sum(finite) / len(finite)
         reduced["lr"] = self._results[-1].lr
         reduced["steps"] = float(len(self._results))
         reduced["skipped_steps"] = float(sum(result.skipped for result in self._results))
