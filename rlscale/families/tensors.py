@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -78,9 +79,15 @@ def parameter_count(config: Mapping[str, Any]) -> int:
     return _parameters(config, counted.values(), dimensions(config)["experts"])
 
 
-def visited_parameters(config: Mapping[str, Any]) -> int:
-    """Parameters that every token is multiplied with: matrices, the output projection, the experts it is sent to."""
-    inside = FAMILIES[config["model_type"]].rules_of(config)
+def visited_parameters(config: Mapping[str, Any], *, mtp: bool = False) -> int:
+    """Parameters that every token is multiplied with: matrices, the output projection, the experts it is sent to.
+
+    `mtp`: also those of the layer that predicts a token further.
+    """
+    family = FAMILIES[config["model_type"]]
+    inside = [*family.rules_of(config)]
+    if mtp:
+        inside += [replace(rule, layers=Layers.predicting) for rule in predicting_rules(family, config)]
     matrices = [rule for rule in inside if "{layer}" in rule.megatron and len(rule.hf[0].shape) > 1]
     return _parameters(config, [*matrices, *_UNTIED], int(config.get("num_experts_per_tok") or 0))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.schema.trainer_config import Mtp
+from rlscale.config.schema.trainer_config import Mtp, TrainerConfig
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete
 from rlscale.families.multi_token_prediction import why_not_trained
@@ -24,6 +24,13 @@ def trained_mtp_is_there(context: CheckContext) -> Iterator[str]:
         yield f"trainer.mtp=trained: {reason}; use frozen"
 
 
+def loss_scale_is_read(context: CheckContext) -> Iterator[str]:
+    """It is the factor of a loss."""
+    trainer = context.config.trainer
+    if trainer.mtp is Mtp.frozen and trainer.mtp_loss_scale != TrainerConfig.mtp_loss_scale:
+        yield f"trainer.mtp_loss_scale={trainer.mtp_loss_scale:g} is never read with trainer.mtp=frozen; leave it out"
+
+
 def mtp_is_the_policys(context: CheckContext) -> Iterator[str]:
     """A critic has no such layer."""
     config = context.config
@@ -32,4 +39,8 @@ def mtp_is_the_policys(context: CheckContext) -> Iterator[str]:
         yield f"critic.trainer.mtp={given} is never read: a critic has no such layer; leave it out"
 
 
-MTP_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (trained_mtp_is_there, mtp_is_the_policys)
+MTP_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
+    trained_mtp_is_there,
+    loss_scale_is_read,
+    mtp_is_the_policys,
+)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rlscale.config.schema.about import Limit, Scope, Unread, bounded, key
+from rlscale.config.schema.about import Limit, Scope, bounded, key
 from rlscale.config.schema.component import target_field
 from rlscale.config.schema.limits import CORES, COUNT, TOKENS
 from rlscale.config.schema.section import Section
@@ -43,9 +43,6 @@ class Mtp(Enum):
     """It follows the policy: a loss of its own trains it, and nothing else."""
 
 
-_NO_MTP = Unread(lambda trainer: trainer.mtp is Mtp.frozen, " is never read with trainer.mtp=frozen; leave it out")
-
-
 @dataclass
 class TrainerConfig(Section):
     """The trainer: which class its ranks are of, and how they compute a step."""
@@ -72,12 +69,7 @@ class TrainerConfig(Section):
     """Whose choice of experts is repeated: none, recorded (in the old log-probs' pass) or rollout (the engine's)."""
     mtp: Mtp = Mtp.frozen
     """The layer that predicts a token further (multi-token prediction): frozen, or trained by a loss of its own."""
-    mtp_loss_scale: float = bounded(
-        0.1,
-        above=0,
-        limit=Limit(1e6, "Adam hardly reads it"),
-        unread=[_NO_MTP],
-    )
+    mtp_loss_scale: float = bounded(0.1, above=0, limit=Limit(1e6, "Adam moves by the direction of a gradient"))
     """Factor of the loss that trains that layer; no other gradient depends on it."""
     threads: int | None = bounded(1, at_least=1, limit=CORES, scope=Scope.execution)
     """CPU threads of each rank; null: its share of the cores (1 on GPUs)."""

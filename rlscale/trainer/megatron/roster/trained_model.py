@@ -46,7 +46,7 @@ class TrainedModel:
         self._ranks, self._platform, self._bucket_bytes = ranks, platform, spec.weights.bucket_mb * 2**20
         self._reset_on_resume = spec.optim.reset_on_resume
         self._reset_steps = spec.optim.reset_every * spec.algo.steps_per_iteration * spec.algo.epochs_per_iteration
-        self._flops = ModelFlops.of(Architecture.read(spec.model_path), role.head)
+        self._flops = ModelFlops.of(Architecture.read(spec.model_path), role.head, mtp=self.model.mtp)
         self._peak = peak_flops(platform, spec.model.dtype, spec.trainer.peak_tflops)
         routers = (layer.mlp.router for chunk in self.model.bare for layer in routed_layers(chunk))
         self._balancing = Balancing(routers, self.model.config, ranks, platform.device)

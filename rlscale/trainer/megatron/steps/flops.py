@@ -12,7 +12,8 @@ and with values. D: layers with a gated delta net; G: heads of one; k, v: size o
 each head has a matrix: a token's key reads it, key and value are added to it, its query reads it.
 
 A backward pass counts as two forward passes. What is computed again (`trainer.recompute`, tiles of logits) is not
-counted, nor are norms, softmax, padding, the optimizer. A frozen matrix counts as a trained one.
+counted, nor are norms, softmax, padding, the optimizer. A frozen matrix counts as a trained one. A trained layer that
+predicts a token further is one more layer, and makes the output projection once more.
 """
 
 from __future__ import annotations
@@ -69,18 +70,18 @@ class ModelFlops:
     """Whether every position has an output (a critic), not only the trainable ones."""
 
     @classmethod
-    def of(cls, architecture: Architecture, head: Head) -> ModelFlops:
-        """Those of an architecture with a language or a value head."""
+    def of(cls, architecture: Architecture, head: Head, *, mtp: bool = False) -> ModelFlops:
+        """Those of an architecture with such a head; `mtp`: and with a layer that predicts a token further."""
         hf = {**architecture.hf, "num_experts": architecture.experts}
         hidden, vocabulary = int(hf["hidden_size"]), architecture.vocabulary
         values, heads = head is Head.value, int(hf["num_attention_heads"])
-        layers, nets, matrices = int(hf["num_hidden_layers"]), 0, 0
+        layers, nets, matrices = int(hf["num_hidden_layers"]) + mtp, 0, 0
         if architecture.family.delta_net:
             nets = [*hf["layer_types"]].count(LINEAR)
             matrices = hf["linear_num_value_heads"] * hf["linear_key_head_dim"] * hf["linear_value_head_dim"]
         return cls(
-            per_token=2.0 * (visited_parameters(hf) - vocabulary * hidden) + 6.0 * nets * matrices,
-            per_output=2.0 * hidden * (1 if values else vocabulary),
+            per_token=2.0 * (visited_parameters(hf, mtp=mtp) - vocabulary * hidden) + 6.0 * nets * matrices,
+            per_output=2.0 * hidden * (1 if values else vocabulary) * (1 + mtp),
             per_pair=2.0 * (layers - nets) * heads * (int(hf["qk_head_dim"]) + int(hf["v_head_dim"])),
             outputs_everywhere=values,
         )

@@ -101,7 +101,7 @@ class Optimizer:
         return StepResult(norm, lr, not success, loss_scale, overflows, of_mtp)
 
     def _norms(self) -> tuple[float, float | None]:
-        """Norms of the gradients, NaN for one that Megatron does not know: those of a layer apart are not in the first."""
+        """Norm of the gradients but those of the layer apart, NaN if Megatron does not know it, and of that layer's."""
         if self.mtp is None:
             norm = self.megatron.get_grad_norm()
             return (float("nan") if norm is None else float(norm)), None

@@ -56,6 +56,37 @@ def test_a_column_that_torch_has_no_type_for_is_an_error_and_not_left_out() -> N
         build_microbatch(named, np.array([0]), Slicing(), CPU, attend=True)
 
 
+def test_two_tokens_further_a_position_predicts_within_its_row_and_the_mask_is_the_predicted_tokens() -> None:
+    """Row 2 is 15 16 17 18, of which 17 and 18 are trainable: 15 predicts 17, 16 predicts 18. Row 0 is 10 11 12."""
+    made = build_microbatch(batch(), np.array([2, 0]), Slicing(), CPU, attend=True)
+    assert made.tokens.tolist() == [[15, 16, 17, 18, 10, 11, 12]]
+    assert made.mtp is not None
+    assert made.mtp.trainable.tolist() == [0, 1, 4]
+    assert made.mtp.labels.tolist() == [17, 18, 12]
+    assert made.mtp.weights.tolist() == [7 / 8, 1.0, 2 / 8]
+    assert made.labels[made.mtp.trainable].tolist() == [16, 17, 11]  # whose embeddings are read there
+
+
+def test_two_tokens_further_every_context_rank_predicts_its_own_share() -> None:
+    expected = {(15, 17, 7 / 8), (16, 18, 1.0), (10, 12, 2 / 8)}
+    found = []
+    for rank in range(2):
+        slicing = Slicing(context_size=2, context_rank=rank)
+        made = build_microbatch(batch(), np.array([2, 1, 0]), slicing, CPU, attend=True)
+        assert made.mtp is not None
+        read = made.tokens[0, made.mtp.trainable].tolist()
+        found += zip(read, made.mtp.labels.tolist(), made.mtp.weights.tolist(), strict=True)
+    assert len(found) == len(expected)
+    assert set(found) == expected
+
+
+def test_a_row_of_two_tokens_or_a_dummy_predicts_nothing_two_tokens_further() -> None:
+    for rows in ([1], []):
+        made = build_microbatch(batch(), np.array(rows, np.int64), Slicing(), CPU, attend=True)
+        assert made.mtp is not None
+        assert len(made.mtp.trainable) == len(made.mtp.labels) == len(made.mtp.weights) == 0
+
+
 def test_routed_experts_belong_to_the_input_token() -> None:
     routed = np.arange(9 * 2 * 3).reshape(9, 2, 3)  # tokens, layers, top_k
     made = build_microbatch(

@@ -1,0 +1,69 @@
+"""A layer that predicts a token further is trained where a model has one in a known form, and refused elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.families.folders import TINY
+
+Problems = Callable[..., list[str]]
+
+TRAINED = "trainer.mtp=trained"
+
+
+def folder_of(family: str, at: Path, **changes: object) -> str:
+    (at / "config.json").write_text(json.dumps({**TINY[family], **changes}))
+    return f"model.path={at}"
+
+
+def about_mtp(lines: list[str]) -> list[str]:
+    """Those of the lines that say something of the layer; the tiny folders have no tokenizer."""
+    return [line for line in lines if "mtp" in line or "trainer.frozen" in line]
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe"])
+def test_a_layer_in_the_folder_can_be_trained(problems: Problems, tmp_path: Path, family: str) -> None:
+    model = folder_of(family, tmp_path)
+    options = [TRAINED, "trainer.mtp_loss_scale=0.3", "trainer.frozen=[model.layers.2.eh_proj.*]"]
+    assert about_mtp(problems("model.create=null", model, *options)) == []
+    (line,) = about_mtp(problems("model.create=null", model, options[-1]))
+    assert "model.layers.2.eh_proj.*: matches no parameter of the model" in line
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "reason"),
+    [
+        ("qwen3", {}, "qwen3 has no layer that predicts further tokens"),
+        ("qwen3_next", {}, "is not supported for qwen3_next, whose layer (mtp.) has another form"),
+        (
+            "glm4_moe",
+            {"num_nextn_predict_layers": 0},
+            "num_nextn_predict_layers=0 says that the model has no such layer",
+        ),
+        ("glm4_moe", {"num_nextn_predict_layers": 2}, "has several such layers, of which one can be trained"),
+    ],
+)
+def test_a_model_without_such_a_layer_is_one_line(
+    problems: Problems, tmp_path: Path, family: str, changes: dict[str, object], reason: str
+) -> None:
+    (line,) = about_mtp(problems("model.create=null", folder_of(family, tmp_path, **changes), TRAINED))
+    assert line.startswith("trainer.mtp=trained: ")
+    assert reason in line
+    assert line.endswith("; use frozen")
+
+
+def test_a_model_that_is_made_has_no_such_layer(problems: Problems) -> None:
+    given = [f"model.create.architecture.{key}={json.dumps(value)}" for key, value in TINY["glm4_moe"].items()]
+    assert problems(TRAINED)[0].startswith("trainer.mtp=trained: qwen3 has no layer")
+    lines = about_mtp(problems(*(each for each in given if "architectures" not in each), TRAINED))
+    assert lines == ["trainer.mtp=trained: a model that is made (model.create) has no such layer; use frozen"]
+
+
+def test_a_loss_scale_that_nothing_reads_is_one_line(problems: Problems) -> None:
+    assert problems("trainer.mtp_loss_scale=0.3") == [
+        "trainer.mtp_loss_scale=0.3 is never read with trainer.mtp=frozen; leave it out"
+    ]
