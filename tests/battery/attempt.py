@@ -36,6 +36,11 @@ _WARM = (
     "transformers.models.qwen3.modeling_qwen3",
     "transformers.models.qwen3_moe.modeling_qwen3_moe",
     "transformers.utils.chat_template_utils",
+    "rlscale.cli",
+    "rlscale.data.arithmetic",
+    "rlscale.data.trial",
+    "rlscale.envs.mathematics",
+    "rlscale.envs.rewards.exact",
     "rlscale.run.check_hook",
     "rlscale.run.commands",
     "rlscale.run.execute",
@@ -223,12 +228,14 @@ def _stream(descriptor: int, mode: str) -> IO[Any]:
 def _typed(argv: list[str]) -> int:
     """`python -m rlscale ...`, up to Ray, or to the first run of a sweep."""
     from rlscale.cli import main
-    from rlscale.run import sweep
+    from rlscale.run import forks, sweep
     from rlscale.run.ray_session import RaySession
 
     def started(*_: object, **__: object) -> NoReturn:
         raise _Started
 
+    # Else SGLang would be imported beside most cases, which end before there is anything to fork from it.
+    forks.engine_fork_server = lambda scratch: contextlib.nullcontext("")  # type: ignore[assignment]
     RaySession.__enter__ = started  # type: ignore[method-assign]
     sweep._run_all = started  # type: ignore[assignment]
     return main(argv)
