@@ -59,7 +59,8 @@ def expected_loss(folder: Path, batch: Batch, temperature: float) -> Expected:
     config = json.loads((folder / "config.json").read_text())
     number, eps = config["num_hidden_layers"], config.get("rms_norm_eps", 1e-5)
     # The layer's decoder layer has the names of one more layer of the model.
-    model, longer = load(), load(num_hidden_layers=number + 1)
+    kinds = {"mlp_layer_types": [*config["mlp_layer_types"], "sparse"]} if "mlp_layer_types" in config else {}
+    model, longer = load(), load(num_hidden_layers=number + 1, **kinds)
     layer, beginning = longer.model.layers[number], f"model.layers.{number}."
     own = {
         name: tensor.double().requires_grad_()

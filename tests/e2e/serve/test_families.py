@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.families import FAMILIES
+from rlscale.families.config_file import complete
+from rlscale.families.family import Head
+from rlscale.families.tensors import expected_tensors, is_kept
 from rlscale.serve.server import ServerSpec
 from rlscale.serve.supervisor import Supervisor
 from tests.e2e.serve.test_engine import difference, generate
@@ -80,6 +84,15 @@ def _configure_norms(model: PreTrainedModel) -> None:
             module.variance_epsilon = model.config.rms_norm_eps
 
 
+def _predicting_layer(folder: Path) -> list[tuple[str, torch.Tensor]]:
+    """The layer that predicts a token further, which an update has where it is trained."""
+    config = complete(json.loads((folder / "config.json").read_text()))
+    if not FAMILIES[config["model_type"]].mtp:
+        return []
+    every = expected_tensors(config, Head.language, mtp=True).items()
+    return [(name, torch.ones(shape)) for name, (shape, _) in every if is_kept(name, config)]
+
+
 def test_logprobs_are_those_of_transformers_also_after_an_update(engine: SharedServer, tmp_path: Path) -> None:
     first = AutoModelForCausalLM.from_pretrained(engine.model_folder, dtype=torch.float32).eval()
     second = sharpened(engine.model_folder, tmp_path / "second")
@@ -89,6 +102,7 @@ def test_logprobs_are_those_of_transformers_also_after_an_update(engine: SharedS
     assert difference(first, answer) < 1e-4
     assert difference(second, answer) > 0.1
     receiver, named = engine.receiver(), list(load_file(tmp_path / "second" / "model.safetensors").items())
+    named += _predicting_layer(engine.model_folder)
     half = next(number for number, (name, _) in enumerate(named) if name.startswith("model.layers.1."))
     for part, last in ((named[:half], False), (named[half:], True)):
         receiver.receive_tensors([base64.b64encode(pickle.dumps(part)).decode()], None, 1, last)

@@ -63,6 +63,11 @@ def test_a_model_that_is_made_has_no_such_layer(problems: Problems) -> None:
     assert lines == ["trainer.mtp=trained: a model that is made (model.create) has no such layer; use frozen"]
 
 
+def test_a_critic_of_another_kind_is_one_line(problems: Problems) -> None:
+    (line,) = about_mtp(problems("algo=ppo", "critic.trainer.mtp=trained"))
+    assert line == "critic.trainer.mtp=trained is never read: a critic has no such layer; leave it out"
+
+
 def test_a_loss_scale_that_nothing_reads_is_one_line(problems: Problems) -> None:
     assert problems("trainer.mtp_loss_scale=0.3") == [
         "trainer.mtp_loss_scale=0.3 is never read with trainer.mtp=frozen; leave it out"

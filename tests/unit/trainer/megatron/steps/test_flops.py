@@ -62,6 +62,23 @@ def test_a_gated_delta_net_costs_the_same_for_every_token() -> None:
     assert flops.per_pair == 2 * 4 * (4 + 4)
 
 
+def test_a_layer_that_predicts_a_token_further_is_one_layer_and_one_projection_more() -> None:
+    config = {
+        **DENSE,
+        **EXPERTS,
+        "model_type": "glm4_moe",
+        "attention_bias": False,
+        "use_qk_norm": False,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+    }
+    alone, further = (ModelFlops.of(Architecture(config), Head.language, mtp=mtp) for mtp in (False, True))
+    experts = (2 + 1) * 3 * 8 * 6 + 8 * 8  # two of them and the shared one, and the router
+    assert further.per_token - alone.per_token == 2 * (ATTENTION + experts + 2 * 8 * 8)
+    assert further.per_output == 2 * alone.per_output
+    assert further.per_pair - alone.per_pair == alone.per_pair / 2
+
+
 def test_a_critic_has_one_value_for_every_token() -> None:
     language = ModelFlops.of(Architecture(DENSE), Head.language)
     value = ModelFlops.of(Architecture(DENSE), Head.value)
