@@ -19,6 +19,7 @@ from typing import Any
 
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 from rlscale.platform.sglang_paused_flush import MARK
+from rlscale.serve.delta_endpoint import PATH as DELTAS
 from rlscale.serve.http import CallError, call, send
 
 
@@ -96,6 +97,12 @@ class EngineReceiver:
         with self._bucket(last=True):
             body = {**self._update_fields("auto", version, last=True), "model_path": folder}
             self._call("/update_weights_from_disk", body)
+
+    def receive_deltas(self, folder: str, version: int) -> None:
+        """Patch the engine's copy of its folder up to `version` and load it; see `rlscale.serve.delta_endpoint`."""
+        with self._bucket(last=True):
+            body = {**self._update_fields("auto", version, last=True), "folder": folder, "version": version}
+            self._call(DELTAS, body)
 
     def weight_version(self) -> str:
         """The version that the engine reports: the number of the last update, "default" before the first."""

@@ -41,13 +41,13 @@ PACKAGES = {
     "algo": allow("torch numpy"),
     "platform": allow("torch xxhash", "families config"),
     "data": allow("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),
-    "weights": allow("numpy torch safetensors megatron mbridge", "families config platform"),
+    "weights": allow("numpy torch safetensors megatron mbridge zstandard", "families config platform"),
     "envs": allow(
         "numpy torch math_verify sympy jsonschema referencing aiohttp pint reasoning_gym Gym textarena"
         " if_verifiable langdetect",
         "config data",
     ),
-    "serve": allow("aiohttp psutil", "families config platform"),
+    "serve": allow("aiohttp psutil", "families config platform weights"),
     "rollout": allow("numpy aiohttp", "families config data envs"),
     "trainer": allow("numpy torch megatron xxhash", "families config platform algo data weights"),
     "observe": allow("rich wandb tensorboard", "config data"),

@@ -55,10 +55,16 @@ def files_have_a_place(context: CheckContext) -> Iterator[str]:
             "weights.transport.folder_on_engines: the run's own folder has a new name in every process; name a "
             "weights.transport.folder as well"
         )
-    for key in ("keep", "whole_every"):
-        number = node.get(key, 1)
-        if type(number) is not int or number < 1:
-            yield f"weights.transport.{key}={number}: must be a whole number of at least 1"
+    keep, encoding = node.get("keep", 1), node.get("encoding", "xor")
+    if type(keep) is not int or keep < 1:
+        yield f"weights.transport.keep={keep}: must be a whole number of at least 1"
+    if encoding not in ("xor", "overwrite"):
+        yield f"weights.transport.encoding={encoding}: use xor or overwrite"
+    if name == "delta" and context.config.rollout.engine_urls:
+        yield (
+            "weights/transport=delta: engines of rollout.engine_urls do not patch weights as those do that a run "
+            "starts; choose weights/transport=disk"
+        )
 
 
 def _name(context: CheckContext) -> str:

@@ -51,6 +51,14 @@ class TakesFolders(Receiver, Protocol):
         """Load all weights of a folder; they are the engine's version `version` from then on."""
 
 
+@runtime_checkable
+class TakesDeltas(Receiver, Protocol):
+    """An engine that keeps a copy of the folder it started from, and patches deltas into that."""
+
+    def receive_deltas(self, folder: str, version: int) -> None:
+        """Bring the copy to `version` by the deltas in a folder, verify all of it, and load it."""
+
+
 def that_can(need: Callable[..., Need], receivers: Sequence[Receiver], transport: str) -> list[Need]:
     """The receivers, as what a transport needs. TransferError naming the first that lacks it, and what it lacks."""
     protocol = cast(type, need)

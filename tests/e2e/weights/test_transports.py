@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 from shared_server import SharedServer
 
-from rlscale.serve.http import call
+from rlscale.serve.http import CallError, call
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.load import WeightFolder
+from rlscale.weights.transports.delta import DeltaTransport
 from rlscale.weights.transports.disk import DiskTransport
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.shared_memory import SharedMemoryTransport
@@ -79,3 +80,34 @@ def test_logprobs_after_a_version_by_disk_are_those_after_one_through_shared_mem
     assert logprobs(shared_server) == ("3", expected)
     assert [path.name for path in (tmp_path / "in_flight").iterdir()] == ["version_000003"]
     assert (tmp_path / "in_flight" / "version_000003" / "tokenizer.json").is_file()
+
+
+def test_an_engine_catches_up_by_deltas_and_computes_with_exactly_the_last_version(
+    shared_server: SharedServer, tmp_path: Path
+) -> None:
+    way = route(shared_server, tmp_path)
+    first, second = (sharpened(shared_server.model_folder, seed) for seed in (1, 2))
+    by_memory = SharedMemoryTransport(way)
+    by_memory.connect([shared_server.receiver()])
+    send(by_memory, second, 1)
+    expected = logprobs(shared_server)[1]
+    for version, named in ((2, first), (3, second)):  # each with a transport of its own, as after a lost connection
+        by_delta = DeltaTransport(way)
+        by_delta.connect([shared_server.receiver()])
+        send(by_delta, named, version)
+    assert logprobs(shared_server) == ("3", expected)
+    payload = tmp_path / "in_flight" / "delta_000003" / "payload.zst"
+    damage(payload)
+    by_delta.connect([shared_server.receiver()])
+    send(by_delta, second, 4)
+    assert logprobs(shared_server) == ("4", expected), "it held version 3 already, and needs its delta no more"
+    with pytest.raises(CallError, match="delta_000006 is missing"):
+        shared_server.receiver().receive_deltas(str(tmp_path / "in_flight"), 6)
+    assert logprobs(shared_server) == ("4", expected), "nothing is loaded of a version that is not whole"
+
+
+def damage(file: Path) -> None:
+    """Flip a bit in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x80
+    file.write_bytes(content)

@@ -19,6 +19,11 @@ APART = "cluster.placement=disaggregated"
         ),
         (["rollout.engine_urls=['http://192.0.2.7:1']"], "choose weights/transport=broadcast, or disk with"),
         (["weights/transport=disk", "weights.transport.keep=0"], "weights.transport.keep=0: must be a whole number"),
+        (["weights/transport=delta", "weights.transport.encoding=zip"], "encoding=zip: use xor or overwrite"),
+        (
+            ["weights/transport=delta", "rollout.engine_urls=['http://127.0.0.1:1']"],
+            "do not patch weights as those do that a run starts; choose weights/transport=disk",
+        ),
         (
             ["weights/transport=disk", "weights.transport.folder_on_engines=/there"],
             "name a weights.transport.folder as well",

@@ -1,0 +1,115 @@
+"""A copy of the folder that an engine started from, brought from version to version by deltas.
+
+Nothing is written before every checksum of the new version is right. A copy whose writing was cut off is made anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from rlscale.families.weight_files import tensors_of
+from rlscale.weights.delta.delta_error import DeltaError
+from rlscale.weights.delta.encoding import Bytes
+from rlscale.weights.delta.patching import Patch
+from rlscale.weights.delta.published import START, folder_of, read_index
+
+_STATE = "held.json"
+
+
+class LocalCopy:
+    """The copy at `folder`, of the folder `model`. Hold `lock` while an engine reads it."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self._model = folder, model
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Nobody else patches the copy inside the block."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.folder.with_name(f"{self.folder.name}.lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def held(self) -> int | None:
+        """The version that the copy has; None where there is none, or one that was cut off while it was written."""
+        try:
+            return int(json.loads((self.folder / _STATE).read_text())["version"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def catch_up(self, deltas: Path, version: int) -> None:
+        """Bring the copy to a version, by all deltas between; a copy that is missing or newer is made anew before.
+
+        DeltaError where a delta is missing or wrong; the copy then has the last version that was right.
+        """
+        held = self.held()
+        if held is None or held > version:
+            self._seed()
+        for delta in chain(deltas, START if held is None or held > version else held, version):
+            self.apply(delta)
+
+    def apply(self, delta: Path) -> None:
+        """Patch one delta in. DeltaError for one that does not fit; the copy is then as it was."""
+        held = self.held()
+        if held is None:
+            raise DeltaError(f"{self.folder} holds no version")
+        patch = Patch(delta, held)
+        with self._tensors() as tensors:
+            for _ in patch.changed(tensors):
+                pass  # verified, and forgotten: a large model has no room for a second one
+            self._note(None)
+            for name, new in patch.changed(tensors):
+                tensors[name][:] = new
+        self._note(patch.index.version)
+
+    def _seed(self) -> None:
+        """The copy as engines start."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        for file in self._model.iterdir():
+            if file.is_file():
+                shutil.copyfile(file, self.folder / file.name)
+                os.chmod(self.folder / file.name, 0o644)
+        self._note(START)
+
+    def _note(self, version: int | None) -> None:
+        state = self.folder / _STATE
+        if version is None:
+            state.unlink(missing_ok=True)
+        else:
+            partial = state.with_name(f".{_STATE}")
+            partial.write_text(json.dumps({"version": version}))
+            partial.replace(state)
+
+    @contextmanager
+    def _tensors(self) -> Iterator[dict[str, Bytes]]:
+        """The bytes of every tensor, mapped: what is written to them is in the files."""
+        entries = tensors_of(self.folder)
+        with ExitStack() as opened:
+            maps = {}
+            for file in {entry.file for entry in entries.values()}:
+                handle = opened.enter_context(open(file, "r+b"))
+                maps[file] = np.frombuffer(mmap.mmap(handle.fileno(), 0), np.uint8)
+            yield {name: maps[entry.file][entry.start : entry.end] for name, entry in entries.items()}
+
+
+def chain(deltas: Path, held: int, version: int) -> list[Path]:
+    """The deltas that lead from one version to another, in their order. DeltaError where one is missing."""
+    found: list[Path] = []
+    while version != held:
+        delta = folder_of(deltas, version)
+        base = read_index(delta).base_version
+        if not held <= base < version:
+            raise DeltaError(f"{delta} is made on version {base}, which version {held} does not lead to")
+        found.append(delta)
+        version = base
+    return found[::-1]
