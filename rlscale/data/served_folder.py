@@ -2,8 +2,9 @@
 
 An engine stops at the ends that config.json, generation_config.json and the tokenizer of its folder name. With a
 tokenizer of the run's own, the model's ids are other tokens: responses would end in the middle of a word.
-An engine of quantised weights would take a trainer's numbers for codes, so it is given weights that are numbers; and
-one of an architecture that is published under a name of its own would need the code that lies beside it.
+An engine takes updates in the form of the weights it started with: numbers, or codes and scales of one form. A folder
+in another form is written anew; and an architecture that is published under a name of its own would need the code that
+lies beside it.
 """
 
 from __future__ import annotations
@@ -19,35 +20,43 @@ from pathlib import Path
 
 from rlscale.data.companions import Companions
 from rlscale.families import known_name
-from rlscale.families.config_file import read_config
+from rlscale.families.config_file import complete, read_config
+from rlscale.families.quantisation import SECTION
+from rlscale.families.served_form import ServedForm, WeightForm
 from rlscale.families.stored_tensors import quantisation_of_folder
+
+WriteWeights = Callable[[Path, Path, str, ServedForm], None]
+"""Writes a folder's weights for engines: model folder, target, type, form."""
 
 
 def served_folder(
-    companions: Companions, name: str, dtype: str, scratch: Path, dequantise: Callable[[Path, Path, str], None]
+    companions: Companions, name: str, dtype: str, scratch: Path, write: WriteWeights, form: ServedForm | None = None
 ) -> Path:
     """The model's folder where an engine can take it as it is; else one made of it and kept.
 
     That is `<scratch>/served/<name>-<hash>`, with links to the model's weights, and beside them what is exported at the
-    end of the run, too. Quantised weights are written there by `dequantise` (model folder, target, type). It appears
-    whole or not at all. OSError when the disk refuses.
+    end of the run, too. Weights that are quantised, or are to be in `form` (None: as they are trained), are written
+    there by `write`. It appears whole or not at all. OSError when the disk refuses.
     """
+    form = form or ServedForm()
     model = Path(companions.model_folder)
-    quantised = quantisation_of_folder(model) is not None
-    kind = read_config(model).get("model_type")
+    encoded = form.kind is not WeightForm.as_trained
+    rewritten = encoded or quantisation_of_folder(model) is not None
+    config = read_config(model)
+    kind = config.get("model_type")
     known = not isinstance(kind, str) or known_name(kind) == kind
-    if companions.tokenizer_folder == companions.model_folder and known and not quantised:
+    if companions.tokenizer_folder == companions.model_folder and known and not rewritten:
         return model
-    final = (scratch / "served" / f"{name}-{_digest(companions, dtype)}").resolve()
+    final = (scratch / "served" / f"{name}-{_digest(companions, dtype, form)}").resolve()
     if final.is_dir():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}-{secrets.token_hex(6)}")
     temporary.mkdir()  # with the rights that the user's umask leaves, as tempfile's have not
     try:
-        companions.write(temporary, dtype)
-        if quantised:
-            dequantise(model, temporary, dtype)
+        companions.write(temporary, dtype, {SECTION: form.section(complete(config))} if encoded else None)
+        if rewritten:
+            write(model, temporary, dtype, form)
         else:
             _link_weights(model, temporary)
         os.replace(temporary, final)
@@ -65,9 +74,10 @@ def _link_weights(model: Path, target: Path) -> None:
             (target / file.name).symlink_to(file.resolve())
 
 
-def _digest(companions: Companions, dtype: str) -> str:
+def _digest(companions: Companions, dtype: str, form: ServedForm) -> str:
     """Of everything that would be written, and of which weights are linked."""
-    said = hashlib.sha256(json.dumps([asdict(companions), dtype], sort_keys=True).encode())
+    choices = [form.kind.value, form.group, form.grid.value]
+    said = hashlib.sha256(json.dumps([asdict(companions), dtype, choices], sort_keys=True).encode())
     for file in companions.files():
         said.update(file.read_bytes())
     for file in sorted(Path(companions.model_folder).glob("*.safetensors")):

@@ -18,7 +18,14 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from rlscale.platform import sglang_attention, sglang_delta_net, sglang_paused_flush, sglang_seeded, sglang_stubs
+from rlscale.platform import (
+    sglang_attention,
+    sglang_delta_net,
+    sglang_paused_flush,
+    sglang_quantised,
+    sglang_seeded,
+    sglang_stubs,
+)
 from rlscale.platform.adapting import AdaptingFinder
 
 VERSION = "0.5.19"
@@ -61,6 +68,7 @@ def _allocate_pageable(module: Any) -> None:
 
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     **sglang_paused_flush.ADAPTATIONS,
+    **sglang_quantised.ADAPTATIONS,
     "sglang.kernels.ops.sampling.murmur_hash": sglang_seeded.adapt_hash,
     "sglang.srt.sampling.sampling_batch_info": sglang_seeded.adapt_batch,
     "sglang.srt.sampling.sampling_params": sglang_seeded.adapt_params,

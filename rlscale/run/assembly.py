@@ -118,9 +118,10 @@ class Assembly:
         companions = self._companions
         if not self._trains:
             companions = companions_of(config, starting_folder(config, self._model))
-        from rlscale.weights.dequantised_copy import write_dequantised  # imports torch
+        from rlscale.weights.served_copy import write_served  # imports torch
 
-        return served_folder(companions, config.model.name, config.model.dtype.value, self._scratch, write_dequantised)
+        model, form = config.model, config.rollout.served_form
+        return served_folder(companions, model.name, model.dtype.value, self._scratch, write_served, form)
 
     def _launch_apart(self, config: Config, layout: Layout, nodes: list[str]) -> None:
         """Begin to start the engines that evaluate, a router before them and a service that asks them."""
@@ -227,6 +228,7 @@ def trainer_spec(config: Config, models: ModelFolders) -> TrainerSpec:
         trainer=config.trainer,
         algo=config.algo,
         weights=config.weights,
+        served=config.rollout.served_form,
         device=config.cluster.device,
         temperature=needs.temperature,
         total_steps=steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from rlscale.config.schema.algo_config import AlgoConfig
@@ -14,6 +14,7 @@ from rlscale.config.schema.parallel_config import ParallelConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.config.schema.weights_config import WeightsConfig
 from rlscale.data.companions import Companions
+from rlscale.families.served_form import ServedForm
 from rlscale.trainer.adapter_base import base_of
 
 
@@ -70,6 +71,8 @@ class TrainerSpec:
     adapter_path: str | None = None
     """Checkpoint or folder of the adapters that the policy starts from; None for those of `model.lora`."""
 
+    served: ServedForm = field(default_factory=ServedForm)
+    """The form in which engines hold the policy's weights."""
     companions: Companions | None = None
     """What is exported beside the policy's weights; None for the files of `model_path` as they are."""
 

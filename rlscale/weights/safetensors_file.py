@@ -13,7 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int32: "I32",
+    torch.uint8: "U8",  # codes and scales
+}
 _RESERVED = 2**20
 """Bytes kept free for the header, which is only known at the end, where nobody says how many it needs."""
 _ENTRY = 256

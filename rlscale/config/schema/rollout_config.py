@@ -10,6 +10,7 @@ from rlscale.config.schema.about import SUPERVISED, Limit, PathKind, Scope, Unre
 from rlscale.config.schema.component import component, target_field
 from rlscale.config.schema.limits import CORES, DEVICES, IN_MEMORY, PATIENCE, TEMPERATURE, TOKENS, YEAR
 from rlscale.config.schema.section import Section
+from rlscale.families.served_form import Int4Grid, ServedForm, WeightForm
 
 
 class OnSync(Enum):
@@ -86,6 +87,7 @@ def _evaluation_reads(name: str) -> Unread:
     return Unread(Where.supervised, SUPERVISED.why.replace(";", f" (evaluation reads eval.{name});"))
 
 
+_GROUP = Limit(1024, "one scale would stand for very different numbers")
 _NO_GPUS = Unread(Where.cpu, " has no meaning on the CPU; set it to 1")
 _OTHERS_GPUS = Unread(
     lambda rollout: bool(rollout.engine_urls),
@@ -96,6 +98,13 @@ _GPUS_THREADS = Unread(Where.gpus, " is not read on GPUs; leave it out")
 _OTHERS_THREADS = Unread(
     lambda rollout: bool(rollout.engine_urls),
     " is not read with rollout.engine_urls: those engines have their threads; leave it out",
+)
+_OTHERS_FORM = Unread(
+    lambda rollout: bool(rollout.engine_urls),
+    " does not reach the engines of rollout.engine_urls, which hold the form they were started with; leave one out",
+)
+_NO_INT4 = Unread(
+    lambda rollout: rollout.weights is not WeightForm.int4, " is read with rollout.weights=int4 only; leave it out"
 )
 
 
@@ -197,6 +206,13 @@ class RolloutConfig(Section):
         1, at_least=1, limit=CORES, scope=Scope.execution, unread=[_GPUS_THREADS, _OTHERS_THREADS]
     )
     """Threads of one engine on the CPU; null: its share of the cores."""
+    weights: WeightForm = key(WeightForm.as_trained, unread=[_OTHERS_FORM])
+    """In which form engines hold the weights: `as_trained`, or quantised (`fp8_block`, `fp8_tensor`, `int4`, `mxfp8`)
+    on their way to the engines."""
+    int4_group: int = bounded(32, at_least=8, limit=_GROUP, unread=[_NO_INT4])
+    """Columns of a weight that share a scale with `rollout.weights=int4`."""
+    int4_grid: Int4Grid = key(Int4Grid.symmetric, unread=[_NO_INT4])
+    """Whole numbers of `rollout.weights=int4`: `symmetric`, -7 to 7 (Kimi-K2-Thinking); `full`, -8 to 7."""
     engine_urls: list[str] = key(list, scope=Scope.this_run)
     """Engines that somebody else started; given, none are started here."""
     engine_key_file: str | None = path_key(None, scope=Scope.this_run)
@@ -205,3 +221,8 @@ class RolloutConfig(Section):
     """Any option of SGLang's ServerArgs, by its own name."""
     router: dict[str, Any] = field(default_factory=dict)
     """Any option of the router's RouterArgs, by its own name."""
+
+    @property
+    def served_form(self) -> ServedForm:
+        """The form in which engines hold the weights, with its choices."""
+        return ServedForm(self.weights, self.int4_group, self.int4_grid)

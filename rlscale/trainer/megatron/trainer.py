@@ -31,6 +31,7 @@ from rlscale.trainer.megatron.steps.routing_replay import PolicyRouting
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.trainer.value_objective import ValueObjective
+from rlscale.weights.encode.encoded_weights import served_weights
 from rlscale.weights.kept import of_policy
 from rlscale.weights.source import MegatronWeights
 from rlscale.weights.transports.route import Route
@@ -237,7 +238,7 @@ class MegatronTrainer:
         if self._transport is None:
             raise ValueError("sync before connect_engines: there is no engine to send the weights to")
         began, size = time.perf_counter(), 0
-        for bucket in self.weights().buckets(version):
+        for bucket in served_weights(self.weights(), self._spec.served).buckets(version):
             self._transport.send(bucket)
             size += bucket.nbytes
         self._transport.commit(version)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rlscale.data.companions import Companions
 from rlscale.data.served_folder import served_folder
 from rlscale.families.config_file import complete, differences, problems
+from rlscale.families.served_form import ServedForm
 from tests.unit.families.folders import TINY, write
 
 KIMI = {
@@ -29,7 +30,7 @@ def test_the_config_is_that_of_the_architecture_under_its_known_name() -> None:
 def test_engines_and_exports_get_the_known_name_and_no_code(tmp_path: Path) -> None:
     folder = write(tmp_path / "kimi", KIMI)
 
-    def refuse(model: Path, target: Path, dtype: str) -> None:
+    def refuse(model: Path, target: Path, dtype: str, form: ServedForm) -> None:
         raise AssertionError("its weights are numbers")
 
     served = served_folder(Companions(str(folder), str(folder)), "kimi", "float32", tmp_path / "scratch", refuse)

@@ -29,6 +29,35 @@ PLACES = {
         "    def flush_cache_after_weight_update(self, recv_req) -> None:\n        if recv_req.flush_cache:\n"
         "            flush_cache_success = self.flush_cache(\n                empty_cache=recv_req.torch_empty_cache\n",
     ],
+    "sglang/srt/configs/update_config.py": [
+        "def get_moe_padding_size(weight_block_size):\n",
+        '), "Only weight_block_size[0] == weight_block_size[1] is supported"\n',
+    ],
+    "sglang/srt/layers/quantization/fp8.py": [
+        "    def __init__(self, quant_config: Union[Fp8Config, W4AFp8Config]):\n",
+        "            self.mxfp8_dense_backend = resolve_mxfp8_dense_gemm_backend()\n",
+        "        layer.logical_widths = output_partition_sizes\n",
+        '                layer.register_parameter("weight_scale_inv", scale)\n',
+        '                layer.register_parameter("weight_scale", scale)\n',
+        "        return [torch.bfloat16, torch.half]\n",
+    ],
+    "sglang/srt/layers/quantization/compressed_tensors/compressed_tensors.py": [
+        "    def _check_scheme_supported(self, min_capability: int, error: bool = True) -> bool:\n",
+        "    def get_supported_act_dtypes(cls) -> List[torch.dtype]:\n",
+    ],
+    "sglang/srt/layers/quantization/compressed_tensors/schemes/compressed_tensors_wNa16.py": [
+        "        self.pack_factor = 32 // num_bits\n",
+        '        layer.register_parameter("weight_packed", weight)\n',
+        "    def apply_weights(self, layer: torch.nn.Module, x: torch.Tensor,\n",
+    ],
+    "sglang/srt/layers/quantization/compressed_tensors/schemes/compressed_tensors_wNa16_moe.py": [
+        "        self.packed_factor = 32 // config.num_bits\n",
+        "    def apply_weights(\n        self,\n        layer: torch.nn.Module,\n        dispatch_output:",
+    ],
+    "sglang/srt/layers/moe/fused_moe_native.py": [
+        "    len_experts = layer.num_experts\n",
+        "        layer_w13_weight = layer.w13_weight[i]\n",
+    ],
     "sglang/srt/layers/attention/torch_native_backend.py": [
         "def _run_sdpa_forward_extend(",
         "def _run_sdpa_forward_decode(",

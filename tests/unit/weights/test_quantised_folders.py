@@ -19,10 +19,11 @@ from rlscale.families.config_file import complete
 from rlscale.families.family import Head
 from rlscale.families.fit import check_weights
 from rlscale.families.quantisation import Quantisation, quantisation_of
+from rlscale.families.served_form import ServedForm
 from rlscale.weights.dequantise import dequantised
-from rlscale.weights.dequantised_copy import write_dequantised
 from rlscale.weights.kept import kept_tensors
 from rlscale.weights.load import WeightFolder
+from rlscale.weights.served_copy import write_served
 from tests.unit.families.folders import TINY, weights_of
 from tests.unit.weights.quantised_folders import FORMS, compressed, fp8, is_matrix, write_quantised
 
@@ -107,7 +108,7 @@ def test_blocks_of_fp8_are_read_as_transformers_reads_them() -> None:
 def test_a_copy_for_engines_holds_numbers_of_the_models_type(form: str, tmp_path: Path) -> None:
     numbers = write_quantised(tmp_path / "model", CONFIG, tensors(), FORMS[form])
     (tmp_path / "copy").mkdir()
-    write_dequantised(tmp_path / "model", tmp_path / "copy", "bfloat16")
+    write_served(tmp_path / "model", tmp_path / "copy", "bfloat16", ServedForm())
     plain = {key: value for key, value in CONFIG.items() if key != "architectures"}
     (tmp_path / "copy" / "config.json").write_text(json.dumps(plain))
     files = {file.name: load_file(file) for file in (tmp_path / "copy").glob("*.safetensors")}

@@ -26,7 +26,7 @@ from rlscale.run.assembly import trainer_spec
 from rlscale.run.models import ModelFolders
 from rlscale.trainer.megatron.disk import conversion
 from rlscale.trainer.spec import Form
-from rlscale.weights.dequantised_copy import write_dequantised
+from rlscale.weights.served_copy import write_served
 
 OWN_TEMPLATE = (
     "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %}={% else %}<|endoftext|>{% endif %}{% endfor %}"
@@ -157,7 +157,7 @@ def test_engines_start_with_the_tokenizer_and_the_ends_of_the_run(model: Path, t
 
     def served(*overrides: str) -> Path:
         config = compose(None, ["model.create=null", f"model.path={model}", *overrides])
-        return served_folder(companions_of(config, model), "tiny", "float32", tmp_path / "scratch", write_dequantised)
+        return served_folder(companions_of(config, model), "tiny", "float32", tmp_path / "scratch", write_served)
 
     assert served() == model
     own = character_tokenizer("=+9876543210", 64)

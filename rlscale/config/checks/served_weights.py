@@ -1,0 +1,52 @@
+"""Can engines serve the model in the form that `rollout.weights` asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.model_fits import architecture_is_known
+from rlscale.families.served_form import WeightForm
+
+_ON_GPUS = (WeightForm.as_trained, WeightForm.fp8_block)
+"""What SGLang's kernels take an update of: of the other forms it has turned the codes into a layout of its own."""
+
+_PER_WORD = 8
+
+
+def model_fits_the_form(context: CheckContext) -> Iterator[str]:
+    """The sizes of the projections are multiples of what shares a scale."""
+    form = context.config.rollout.served_form
+    if form.kind is WeightForm.int4 and form.group % _PER_WORD:
+        yield f"rollout.int4_group={form.group}: must be a multiple of {_PER_WORD}, as many codes are one word"
+        return
+    if context.architecture is None or list(architecture_is_known(context)):
+        return
+    ranks = context.config.rollout.gpus_per_engine if context.on_gpus else 1
+    if problems := list(form.problems(context.architecture, ranks)):
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        yield f"rollout.weights={form.kind.value}: {problems[0]}{more}; choose another form, or as_trained"
+
+
+def engines_update_the_form(context: CheckContext) -> Iterator[str]:
+    """What engines are started with can be replaced by further weights, and compared with the trainer's."""
+    config, kind = context.config, context.config.rollout.weights
+    if kind is WeightForm.as_trained:
+        return
+    if "quantization" in config.rollout.sglang:
+        yield f"rollout.sglang.quantization and rollout.weights={kind.value} are both given; leave out the first"
+    if not context.on_gpus:
+        return
+    if kind not in _ON_GPUS:
+        yield (
+            f"rollout.weights={kind.value} is served on the CPU only: on GPUs SGLang lays its codes out anew, and an "
+            "update would not be; use fp8_block"
+        )
+    elif config.weights.canary_bound is None:
+        yield (
+            f"rollout.weights={kind.value} needs weights.canary_bound on GPUs: engines quantise activations there, "
+            "too, so the trainer's log-probs are not theirs; set how far they may lie apart, such as 1.0"
+        )
+
+
+SERVED_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (model_fits_the_form, engines_update_the_form)
