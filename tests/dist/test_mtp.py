@@ -16,7 +16,7 @@ import scenarios
 import torch
 from layout_matrix import CP, DP, EP, LARGE_EPS, PP, SP, compare
 from mtp_models import expected_loss, make_predicting
-from rank_pool import RankPool
+from rank_pool import RankFailed, RankPool
 from safetensors.torch import load_file
 from test_layouts import FP32_BOUNDS, assert_within
 from tiny_models import DEEP
@@ -145,6 +145,8 @@ def test_a_checkpoint_of_tensor_parallel_ranks_continues_on_pipeline_stages_and_
     assert resumed.keys() == straight.keys()
     for name, weight in straight.items():
         np.testing.assert_allclose(resumed[name], weight, atol=5e-6, err_msg=name)
+    with pytest.raises(RankFailed, match=r"was saved with trainer\.mtp=trained, but this run has trainer\.mtp=frozen"):
+        pool.run(scenarios.resume, model.spec({}, Mtp.frozen), [], str(saved), world_size=1)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (target, model.folder))
     assert ours.keys() == theirs.keys()
     config = complete(json.loads((model.folder / "config.json").read_text()))
@@ -172,5 +174,5 @@ def test_a_folder_without_the_layer_or_with_another_embedding_in_it_is_refused(
         (folder / "config.json").write_text((model.folder / "config.json").read_text())
         save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
         spec = replace(model.spec({}), init_path=str(folder))
-        with pytest.raises(Exception, match=line):
+        with pytest.raises(RankFailed, match=line):
             pool.run(scenarios.train, spec, [], world_size=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from rlscale.trainer.megatron.disk.optimizer_state import load_state, state_to_l
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.trainer.megatron.steps.optimizer import Optimizer
 from rlscale.weights.load import named
-from rlscale.weights.parameters import is_of_adapter
+from rlscale.weights.parameters import MTP_LAYER, is_of_adapter
 
 
 def checkpoint_of(
@@ -76,6 +77,7 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
         raise UserError(f"{folder} holds weights alone; start a new run from them: model.init={folder}")
     instead = f"; a new run can start from its weights alone: model.init={folder}"
     saved = read_index(folder)
+    _has_the_layers_of(model, folder, saved)
     state: dict[str, Any] = {"optimizer": state_to_load(optimizer.megatron, _weights(model), saved)}
     same_layout = common.get("layout") == _layout()
     if same_layout:
@@ -99,6 +101,7 @@ def load_weights_of(folder: str | Path, model: Model) -> None:
     _refuse_damage(folder)
     _is_of(model, folder)
     check_adapter(folder, model)
+    _has_the_layers_of(model, folder, read_index(folder))
     _put_weights(model, read_state(folder, _weights(model)))
 
 
@@ -111,6 +114,19 @@ def _is_of(model: Model, folder: str | Path) -> None:
     """UserError for a checkpoint that says that it is of another architecture."""
     with named(Path(folder)):
         check_origin(Path(folder), model.weights.config, model.weights.head, needed=False)
+
+
+def _has_the_layers_of(model: Model, folder: str | Path, saved: Collection[str]) -> None:
+    """UserError where one has a trained layer that predicts a token further and the other does not.
+
+    Megatron reads what the model has: what was trained would be gone without a word.
+    """
+    has = any(name.startswith(MTP_LAYER) for name in saved)
+    if has != model.mtp:
+        was, now = ("trained", "frozen") if has else ("frozen", "trained")
+        raise UserError(
+            f"{folder} was saved with trainer.mtp={was}, but this run has trainer.mtp={now}; set it to {was}"
+        )
 
 
 def _refuse_code(folder: str | Path) -> None:
