@@ -17,6 +17,7 @@ from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.model_config import DType
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.families.served_form import WeightForm
 from rlscale.run.calls import RunFailed
 from rlscale.run.engines import Engines
 from rlscale.run.rollout import Rollout
@@ -88,7 +89,9 @@ class WeightSync:
     def verify(self, version: int, urls: Sequence[str]) -> float:
         """Largest difference of log-prob between the trainer and the engines at `urls` on the canary prompt."""
         tokens = canary_prompt(self.config.weights.canary_tokens, int(self.architecture["vocab_size"]))
-        expected = self.trainer.logprobs(as_part(_canary_batch(tokens)), temperature=1.0)[1:]
+        # Quantised engines are compared with what their codes are worth, so that the bound is the same.
+        model = "policy" if self.config.rollout.weights is WeightForm.as_trained else "served"
+        expected = self.trainer.logprobs(as_part(_canary_batch(tokens)), model, temperature=1.0)[1:]
         bound = self.config.weights.canary_bound or _BOUNDS[self.config.model.dtype]
         worst = 0.0
         for url, scored in zip(urls, self._scores(version, urls, tokens), strict=True):

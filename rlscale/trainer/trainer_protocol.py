@@ -42,6 +42,7 @@ class Trainer(Protocol):
     ) -> NDArray[np.float32] | None:
         """Log-probs of a shard's tokens by a named model, float32 [tokens]; 0 for the first token of a row.
 
+        `served` is the policy as engines hold it where `spec.served` is quantised.
         None on all ranks of the shard but the one that hands it out. `temperature` None is the sampling temperature.
         """
 

@@ -114,9 +114,10 @@ class MegatronTrainer:
     ) -> NDArray[np.float32] | None:
         """Log-probs of a shard's trainable tokens, float32 in the order of its batch's rows; 0 for all other tokens.
 
-        `model` is policy, behaviour (the policy as it was when it sampled the token, by the shard's columns `versions`
-        and `version`), reference or teacher; `temperature` is the sampling temperature unless given. Only one rank
-        of each data-parallel shard returns them, the others None.
+        `model` is policy, served (the policy as engines of quantised weights hold it), behaviour (the policy as it was
+        when it sampled the token, by the shard's columns `versions` and `version`), reference or teacher; `temperature`
+        is the sampling temperature unless given. Only one rank of each data-parallel shard returns them, the others
+        None.
         """
         temperature = self._spec.temperature if temperature is None else temperature
         version = int(shard.batch.column("version")) if model == "behaviour" else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlscale.config.errors import UserError
 from rlscale.config.needs import AlgoNeeds
+from rlscale.families.served_form import WeightForm
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.disk.checkpoint_writer import CheckpointWriter, Writing
 from rlscale.trainer.megatron.disk.distributed_checkpoint import (
@@ -23,6 +24,7 @@ from rlscale.trainer.megatron.roster.device_residency import DeviceResidency
 from rlscale.trainer.megatron.roster.frozen_weights import FrozenWeights
 from rlscale.trainer.megatron.roster.kept_versions import KeptVersions
 from rlscale.trainer.megatron.roster.offload import Offload
+from rlscale.trainer.megatron.roster.served_weights import ServedWeights
 from rlscale.trainer.megatron.roster.teacher import build_teacher
 from rlscale.trainer.megatron.roster.trained_model import TrainedModel
 from rlscale.trainer.spec import TrainerSpec
@@ -40,6 +42,7 @@ class Roster:
         self._frozen: dict[str, FrozenWeights] = {}
         self._teacher: Model | None = None
         self._writing = Writing()
+        self._served_form = spec.served
         if AlgoNeeds.of_algo(spec.algo).reference and policy.model.adapters is None:
             self._frozen["reference"] = FrozenWeights(policy.model)
         self.residency.join("policy", policy.offload)
@@ -101,7 +104,10 @@ class Roster:
 
     @contextmanager
     def with_logits(self, name: str) -> Iterator[Model]:
-        """Policy, reference or teacher, for forward passes within the block. ValueError if there is no such model."""
+        """Policy, reference, teacher, or the policy as quantised engines hold it (served), for passes within the block.
+
+        ValueError if there is no such model.
+        """
         if name == "teacher" and self._teacher is not None:
             self.residency.take(name)
             try:
@@ -118,6 +124,10 @@ class Roster:
                 yield model
         elif name == "policy":
             yield self.trained("policy").model
+        elif name == "served" and self._served_form.kind is not WeightForm.as_trained:
+            model = self.trained("policy").model
+            with ServedWeights(model, self._served_form).in_place():
+                yield model
         else:
             known = ["policy", *self._frozen, *(["teacher"] if self._teacher is not None else [])]
             raise ValueError(f"this trainer has no model {name!r} with log-probs, only {', '.join(known)}")
