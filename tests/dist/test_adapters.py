@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import scenarios
 import torch
+from layout_matrix import OVERLAPS
 from rank_pool import RankFailed, RankPool
 from safetensors.torch import load_file
 from scenarios import whole_column
+from tiny_models import make_of_family
 from torch.distributed.checkpoint import FileSystemReader
 from training_data import divide_for, make_batch, make_spec
 
@@ -28,8 +30,11 @@ LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("dense", {"tensor": 2, "sequence": True}, {"recompute": Recompute.full}),
     ("tied", {"pipeline": 2}, {}),
     ("dense", {"context": 2}, {}),
-    ("dense", {"data": 2}, {"distributed_optimizer": True}),
+    ("dense", {"data": 2}, {"distributed_optimizer": True, "ddp": OVERLAPS}),
     ("moe", {"tensor": 2, "sequence": True, "expert": 2}, {}),
+    ("deepseek_v3", {"tensor": 2, "sequence": True}, {}),
+    ("qwen3_next", {"tensor": 2, "sequence": True}, {}),
+    ("glm4", {"pipeline": 2}, {}),
 ]
 
 
@@ -46,13 +51,20 @@ def train(pool: RankPool, spec: TrainerSpec, ranks: int = 1) -> list[dict[str, A
 
 
 @pytest.fixture(scope="module")
-def one_rank(pool: RankPool, models: dict[str, Path]) -> Any:
+def folders(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models by kind, and of families whose linears are made otherwise: compressed, gated, in one tensor, normed."""
+    made = tmp_path_factory.mktemp("families")
+    return models | {kind: make_of_family(made / kind, kind) for kind in ("deepseek_v3", "qwen3_next", "glm4")}
+
+
+@pytest.fixture(scope="module")
+def one_rank(pool: RankPool, folders: dict[str, Path]) -> Any:
     """Results of one rank by model, computed once each."""
     known: dict[str, Any] = {}
 
     def get(kind: str) -> Any:
         if kind not in known:
-            (known[kind],) = train(pool, spec_of(models[kind], LoraConfig(rank=4, alpha=8.0), {}))
+            (known[kind],) = train(pool, spec_of(folders[kind], LoraConfig(rank=4, alpha=8.0), {}))
         return known[kind]
 
     return get
@@ -92,11 +104,11 @@ def test_every_layout_draws_and_trains_the_adapters_of_one_rank(
     parallel: dict[str, Any],
     trainer: dict[str, Any],
     pool: RankPool,
-    models: dict[str, Path],
+    folders: dict[str, Path],
     one_rank: Any,
 ) -> None:
     expected = one_rank(kind)
-    for got in train(pool, spec_of(models[kind], LoraConfig(rank=4, alpha=8.0), parallel, **trainer), 2):
+    for got in train(pool, spec_of(folders[kind], LoraConfig(rank=4, alpha=8.0), parallel, **trainer), 2):
         assert worst(got["drawn"], expected["drawn"]) == 0
         if not trainer.get("distributed_optimizer"):
             assert worst(got["gradients"], expected["gradients"]) < 1e-5

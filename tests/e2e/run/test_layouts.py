@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from rlscale.observe.timeline import DRIVER, ENGINES, read_timeline
 from tests.e2e.run.command import SHORT, metrics, only_run, run, summary
@@ -40,6 +42,22 @@ def test_two_tensor_parallel_ranks_agree_with_the_engine(short, tmp_path: Path):
     assert (folder / "logs" / "rank-1.log").exists()
     assert 0 < summary(folder)["logprob_diff_max"] < 1e-4
     assert 0 < summary(folder)["canary_diff_max"] < 1e-4
+
+
+def test_engines_have_the_adapter_merged_after_each_sync_and_so_has_the_export(short, tmp_path: Path):
+    ended = run(tmp_path, *short, "model.lora={rank: 4, alpha: 64}", "algo/kl=loss", "weights.verify_every=1")
+    assert ended.code == 0, ended.text
+    folder = only_run(tmp_path)
+    assert 0 < summary(folder)["logprob_diff_max"] < 1e-4
+    assert 0 < summary(folder)["canary_diff_max"] < 1e-4
+    first, second = metrics(folder)
+    assert first["kl"] < 1e-6 < second["kl"], "the second iteration's engine or reference has the first one's weights"
+    adapter = json.loads((folder / "hf" / "adapter" / "adapter_config.json").read_text())
+    merged, base = (
+        load_file(Path(path) / "model.safetensors") for path in (folder / "hf", adapter["base_model_name_or_path"])
+    )
+    changed = {name for name, tensor in merged.items() if not torch.equal(tensor, base[name])}
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in changed} == set(adapter["target_modules"])
 
 
 KNOWN_KEY = "known-to-this-test-only-0123456789"

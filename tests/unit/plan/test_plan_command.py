@@ -41,6 +41,17 @@ def test_a_run_that_does_not_fit_is_code_1_and_says_where(capsys: pytest.Capture
     assert "does not fit: sync needs" in said
 
 
+def test_adapters_need_no_reference_and_hardly_any_gradients_or_optimizer() -> None:
+    kl = [*LARGE[1:], "algo/kl=loss", "algo.kl.coef=0.01"]
+    whole, adapters = (plan_run(compose("gsm8k", [*kl, *more])) for more in ([], ["model.lora={rank: 16}"]))
+    assert "reference" in whole.host
+    assert "reference" not in adapters.host
+    for before, after in zip(whole.ranks, adapters.ranks, strict=True):
+        assert after.weights == before.weights
+        assert after.gradients < 0.01 * before.gradients
+        assert after.optimizer < 0.01 * before.optimizer
+
+
 def test_a_larger_gpu_takes_what_a_smaller_one_does_not() -> None:
     small = plan_run(compose("gsm8k", [*GSM8K[1:], "cluster.gpu_memory_gb=16"]))
     large = plan_run(compose("gsm8k", [*GSM8K[1:], "cluster.gpu_memory_gb=80"]))

@@ -69,7 +69,8 @@ def check_adapter(folder: str | Path, model: Model) -> None:
     if theirs.get("mark") != model.adapters.mark:
         raise UserError(
             f"{folder} holds adapters on the weights that were in {theirs.get('base')}, and those in "
-            f"{model.adapters.base} are others; give back what they were trained on (model.path, model.init), or start a new run"
+            f"{model.adapters.base} are others; give back what they were trained on (model.path, model.init), "
+            "or start a new run"
         )
 
 

@@ -47,6 +47,10 @@ class Factors(torch.nn.Module):
             # Each rank sees its share of the tokens then: Megatron sums the gradients over the tensor-parallel ranks.
             marked.sequence_parallel = sequence_parallel and not split
 
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """A and B. Called in passes: Megatron's hook here waits for parameters that are still being gathered."""
+        return self.a, self.b
+
     def dimension(self, name: str) -> int | None:
         """Along which dimension `a` or `b` is cut; None if it is not."""
         parameter: Any = getattr(self, name)
@@ -101,20 +105,21 @@ class LowRank(torch.nn.Module):
 
     def added(self, x: Tensor) -> Tensor:
         """[tokens, 1, inputs / ranks or all] -> what the linear's output, of the same tokens and ranks, gets more."""
-        a, b = self._matrices()
+        a, b = self._matrices([None if part.factors is None else part.factors() for part in self.parts])
         narrow = self._across(F.linear(x.to(a.dtype), a))
         return F.linear(narrow, b).mul(self.scale).to(x.dtype)
 
     def delta(self) -> Tensor:
         """What the linear's weight on this rank would have more, float32 [outputs, inputs]."""
-        a, b = self._matrices()
+        own = (part.factors for part in self.parts)
+        a, b = self._matrices([None if factors is None else (factors.a, factors.b) for factors in own])
         return (b.float() @ a.float()).mul_(self.scale)
 
-    def _matrices(self) -> tuple[Tensor, Tensor]:
+    def _matrices(self, factors: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
         """A of all parts one above the other, and B with each part's in rows and columns of its own."""
-        own = [(part, part.factors) for part in self.parts]
-        a = torch.cat([factors.a for _, factors in own if factors is not None])
-        blocks = [a.new_zeros(part.rows, 0) if factors is None else factors.b for part, factors in own]
+        a = torch.cat([pair[0] for pair in factors if pair is not None])
+        pairs = zip(self.parts, factors, strict=True)
+        blocks = [a.new_zeros(part.rows, 0) if pair is None else pair[1] for part, pair in pairs]
         b = blocks[0] if len(blocks) == 1 else torch.block_diag(*blocks)
         return a, b if self.order is None else b.index_select(0, self.order)
 
