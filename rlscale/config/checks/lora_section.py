@@ -8,10 +8,12 @@ from typing import Any
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.lora_config import LoraConfig
+from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families import FolderError
 from rlscale.families.config_file import complete
 from rlscale.families.family import Form
 from rlscale.families.linears import is_of_expert, is_target, linear_names, linear_rules
+from rlscale.families.served_form import WeightForm
 
 
 def adapters_are_consistent(context: CheckContext) -> Iterator[str]:
@@ -29,6 +31,13 @@ def adapters_are_consistent(context: CheckContext) -> Iterator[str]:
         )
     if lora.targets is not None and not lora.targets:
         yield "model.lora.targets=[]: leaves nothing to train; name linears like '*.self_attn.*', or set it to null"
+    if config.rollout.weights is not WeightForm.as_trained:
+        yield (
+            f"rollout.weights={config.rollout.weights.name}: the trainer does not know what codes of merged weights are "
+            "worth, so that the canary could not tell them from wrong ones; use as_trained, or leave model.lora out"
+        )
+    if config.trainer.mtp is Mtp.trained:
+        yield "trainer.mtp=trained: with model.lora only adapters are trained; use frozen, or leave model.lora out"
     for key, given in (("trainer.frozen", config.trainer.frozen), ("optim.groups", config.optim.groups)):
         if given:
             yield f"{key} names parameters of the model, and with model.lora none of them is trained; leave {key} out"

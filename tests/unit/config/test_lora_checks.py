@@ -25,6 +25,10 @@ MIXTURE = ["model=tiny_qwen3_moe", "rollout.max_prompt_tokens=64", "rollout.max_
         (["model.lora={targets: [lm_head]}"], "model.lora.targets=lm_head: matches no linear that can have an adapter"),
         (["model.lora={}", "trainer.frozen=['*norm*']"], "trainer.frozen names parameters of the model"),
         (["model.lora={}", "optim.groups.a={pattern: '*norm*', lr_mult: 2}"], "optim.groups names parameters of the"),
+        (
+            ["model.lora={}", "rollout.weights=fp8_tensor"],
+            "rollout.weights=fp8_tensor: the trainer does not know",
+        ),
         (["model.lora={}", "algo=ppo", "critic.model.lora=null"], "critic.model.lora: a critic is trained as a whole"),
         (
             [*MIXTURE, "model.lora={targets: ['*_proj']}"],
@@ -37,6 +41,12 @@ def test_an_adapter_that_cannot_be_is_refused(
 ) -> None:
     (found,) = problems(*overrides)
     assert found.startswith(line)
+
+
+def test_a_layer_that_predicts_a_token_further_is_not_trained_beside_adapters(
+    problems: Callable[..., list[str]],
+) -> None:
+    assert any("with model.lora only adapters" in line for line in problems("model.lora={}", "trainer.mtp=trained"))
 
 
 @pytest.mark.parametrize("lora", ["{}", "{rank: 4, targets: ['*.q_proj', '*.self_attn.v_proj'], init: gaussian}"])
