@@ -20,6 +20,7 @@ from tiny_models import make_of_family
 from torch.distributed.checkpoint import FileSystemReader
 from training_data import divide_for, make_batch, make_spec
 
+from rlscale.config.schema.dtype import DType
 from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
@@ -117,6 +118,25 @@ def test_every_layout_draws_and_trains_the_adapters_of_one_rank(
         assert got["metrics"][1]["grad_norm"] == pytest.approx(expected["metrics"][1]["grad_norm"], rel=1e-5)
         if got["before"][0] is not None:
             np.testing.assert_array_equal(*got["before"])
+
+
+@pytest.mark.parametrize("dtype", [None, DType.float32])
+@pytest.mark.parametrize("parallel", [{}, {"data": 2}])
+def test_adapters_of_a_16_bit_model_train_near_those_in_float32(
+    dtype: DType | None, parallel: dict[str, Any], pool: RankPool, models: dict[str, Path], one_rank: Any
+) -> None:
+    expected = one_rank("dense")
+    spec = spec_of(
+        models["dense"], LoraConfig(rank=4, alpha=8.0, dtype=dtype), parallel, distributed_optimizer=bool(parallel)
+    )
+    spec = replace(spec, model=replace(spec.model, dtype=DType.bfloat16))
+    got = train(pool, spec, 2 if parallel else 1)[0]
+    np.testing.assert_array_equal(*got["before"])
+    for name, tensor in got["tensors"].items():
+        exact = np.array_equal(torch.from_numpy(tensor).bfloat16().float().numpy(), tensor)
+        assert exact == (dtype is None), name
+    assert worst(got["drawn"], expected["drawn"]) <= (0.004 if dtype is None else 0)
+    assert worst(got["tensors"], expected["tensors"]) < 0.05
 
 
 def test_what_is_sent_is_the_base_and_alpha_over_rank_times_b_a(one_rank: Any) -> None:

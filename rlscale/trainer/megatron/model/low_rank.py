@@ -58,10 +58,10 @@ class Factors(torch.nn.Module):
 
     def _apply(self, *args: Any, **options: Any) -> Any:
         """As torch's, but the type stays `model.lora.dtype` when the model is made 16 bits."""
-        dtype = self.a.dtype
+        kept = self.a.data, self.b.data
         super()._apply(*args, **options)
-        for parameter in (self.a, self.b):
-            parameter.data = parameter.data.to(dtype)
+        for parameter, value in zip((self.a, self.b), kept, strict=True):
+            parameter.data = value.to(parameter.device)
         return self
 
 
