@@ -44,6 +44,7 @@ def test_the_keys_of_paths_are_those_that_the_schema_marks() -> None:
         *("eval.data.sources.*.data.path", "eval.sets.*.data.sources.*.data.path"),  # refused by a check
         *(f"{model}.{key}" for model in ("model", "critic.model") for key in ("path", "init", "tokenizer")),
         *("model.chat_template", "critic.model.chat_template", "teacher.path", "teacher.recipe", "warm_start.recipe"),
+        *("model.lora.path", "critic.model.lora.path"),  # the second follows the first
         *("cluster.warm", "rollout.engine_key_file", "rollout.replay", "run.output", "run.root", "run.scratch"),
     }
 
