@@ -17,6 +17,7 @@ from rlscale.observe.samples import read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import DRIVER, PASSES, read_timeline
 from rlscale.rollout.engines.engine_loads import EngineLoad
+from rlscale.rollout.length_ratio import LENGTH_RATIO
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run.checkpoint import Progress
 from rlscale.run.folder import RunFolder
@@ -78,6 +79,28 @@ def test_skipped_steps_and_dropped_groups_are_said_and_counted(
     assert (summary["steps_skipped"], summary["groups_dropped"]) == (3, 3)
     assert read_metrics(tmp_path)[0]["groups_dropped_equal"] == 3
     assert "iteration 1: 1 of 2 steps skipped" in capsys.readouterr().out
+
+
+def test_a_length_ratio_outside_its_bounds_is_said_once_and_once_when_it_is_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = records(tmp_path)
+    said = []
+    for ratio in (0.9, 0.84, 0.8, 1.1, 1.2, 1.0, None):
+        lengths = {"trained_length": 42.0, "started_length": 50.0}
+        made.generation(RolloutStats({}, [], measures={} if ratio is None else {LENGTH_RATIO: ratio, **lengths}))
+        said.append(capsys.readouterr().out.strip().partition("] ")[2])
+    assert said == [
+        "",
+        "warning: samples that are trained on are 0.84 times as long as those that were started (42 and 50 tokens), "
+        "which is outside 0.9 to 1.1: see length_ratio in docs/rollout.md",
+        "",
+        "length_ratio is 1.10 again",
+        "warning: samples that are trained on are 1.20 times as long as those that were started (42 and 50 tokens), "
+        "which is outside 0.9 to 1.1: see length_ratio in docs/rollout.md",
+        "length_ratio is 1.00 again",
+        "",
+    ]
 
 
 def test_the_loads_of_the_engines_are_written_down_with_their_iteration_and_drawn(tmp_path: Path) -> None:
