@@ -33,8 +33,8 @@ def adapters_are_consistent(context: CheckContext) -> Iterator[str]:
         yield "model.lora.targets=[]: leaves nothing to train; name linears like '*.self_attn.*', or set it to null"
     if config.rollout.weights is not WeightForm.as_trained:
         yield (
-            f"rollout.weights={config.rollout.weights.name}: the trainer does not know what codes of merged weights are "
-            "worth, so that the canary could not tell them from wrong ones; use as_trained, or leave model.lora out"
+            f"rollout.weights={config.rollout.weights.name}: the trainer does not know what merged codes are worth, "
+            "so that the canary could not tell them from wrong ones; use as_trained, or leave model.lora out"
         )
     if config.trainer.mtp is Mtp.trained:
         yield "trainer.mtp=trained: with model.lora only adapters are trained; use frozen, or leave model.lora out"
