@@ -26,6 +26,7 @@ class SharedMemoryTransport:
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: tuple[flat_bucket.SharedBytes, str, int] | None = None
         self._loading: tuple[flat_bucket.SharedBytes, list[Future[None]]] | None = None
+        self._spare: list[flat_bucket.SharedBytes] = []  # fresh pages cost three times what copying into them does
 
     def connect(self, receivers: Sequence[Receiver]) -> None:
         """See Transport."""
@@ -41,7 +42,7 @@ class SharedMemoryTransport:
         if not self._receivers:
             return
         entries, size = flat_bucket.contents(bucket.named)
-        shared = flat_bucket.SharedBytes(size)
+        shared = self._room_for(size)
         try:
             flat_bucket.fill(shared.flat, bucket.named, entries)
             self._pass_on(last=False)
@@ -54,6 +55,7 @@ class SharedMemoryTransport:
         """See Transport."""
         self._pass_on(last=True)
         self._finish()
+        self._drop_spare()
 
     def close(self) -> None:
         """See Transport."""
@@ -61,6 +63,7 @@ class SharedMemoryTransport:
             if pending is not None:
                 pending[0].remove()
         self._waiting = self._loading = None
+        self._drop_spare()
         if self._threads is not None:
             self._threads.shutdown(wait=False)
         self._threads, self._receivers = None, []
@@ -85,5 +88,21 @@ class SharedMemoryTransport:
         (shared, calls), self._loading = self._loading, None
         try:
             wait_for(calls, self._receivers, self._timeout)
-        finally:
+        except BaseException:  # somebody may still be reading it
             shared.remove()
+            raise
+        self._spare.append(shared)
+
+    def _room_for(self, size: int) -> flat_bucket.SharedBytes:
+        """A file that every engine has read, if it is large enough, else a new one. OSError when there is no room."""
+        for shared in self._spare:
+            if shared.flat.numel() >= size:
+                self._spare.remove(shared)
+                return shared
+        self._drop_spare()
+        return flat_bucket.SharedBytes(size)
+
+    def _drop_spare(self) -> None:
+        for shared in self._spare:
+            shared.remove()
+        self._spare = []

@@ -106,6 +106,29 @@ def test_tensors_may_change_as_soon_as_send_returns(rank: None) -> None:
     transport.close()
 
 
+def test_a_bucket_goes_into_a_file_that_engines_have_read_and_arrives_as_it_was_sent(
+    rank: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    fresh = flat_bucket.SharedBytes
+
+    def counted(size: int) -> flat_bucket.SharedBytes:
+        made.append(size)
+        return fresh(size)
+
+    monkeypatch.setattr(flat_bucket, "SharedBytes", counted)
+    engine, transport = FakeEngine(), SharedMemoryTransport(Route(timeout_s=10.0))
+    transport.connect([engine])
+    for number in range(8):
+        transport.send(Bucket([(f"w{number}", torch.full((100 - number,), float(number)))], 1))
+    transport.commit(1)
+    assert len(made) == 3, "one is filled, one waits, one is read"
+    for number, (found, _, _) in enumerate(engine.calls):
+        assert torch.equal(found[0][1], torch.full((100 - number,), float(number)))
+    assert leftovers() == []
+    transport.close()
+
+
 def test_engine_that_fails_is_named_and_nothing_is_left_behind(rank: None) -> None:
     transport = SharedMemoryTransport(Route(timeout_s=10.0))
     transport.connect([FakeEngine(), FakeEngine(fails=True)])
