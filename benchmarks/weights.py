@@ -1,7 +1,8 @@
 """What publishing weights costs the trainer: into shared memory against a plain copy, and as deltas of one small step.
 
 `python benchmarks/weights.py [megabytes]`; no engine takes part. Weights are random (std 0.02) in bf16; a step is
-Adam's first at lr 1e-6 on float32 masters, a change of at most lr each. Seconds are those of the processor (user and system).
+Adam's first at lr 1e-6 on float32 masters, a change of at most lr each. Seconds are those of the
+processor (user and system).
 """
 
 from __future__ import annotations
@@ -42,9 +43,7 @@ def main() -> None:
     shared = row("into a new file in shared memory", new, fresh)
     row("into one that was used before", new, lambda: flat_bucket.fill(shared.flat, named, entries))
     before, after = (tensor.view(torch.uint8).numpy() for tensor in (old, new))
-    payloads = {
-        each: row(f"delta, {each.value}", new, partial(encode, each, after, before, 2)) for each in Encoding
-    }
+    payloads = {each: row(f"delta, {each.value}", new, partial(encode, each, after, before, 2)) for each in Encoding}
     for each, payload in payloads.items():
         found = row(f"patching, {each.value}", new, partial(decode, each, payload, before, 2))
         assert (found == after).all()

@@ -16,7 +16,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from rlscale.platform import rendezvous
+from rlscale.platform import rendezvous, sglang_verified_updates
 
 SCHEDULER = "sglang.srt.managers.scheduler"
 UPDATER = "sglang.srt.managers.scheduler_components.weight_updater"
@@ -74,7 +74,11 @@ def adapt_updater(module: Any) -> None:
     updater.flush_cache_after_weight_update = flush_cache_after_weight_update
 
 
-ADAPTATIONS: dict[str, Callable[[Any], None]] = {SCHEDULER: adapt_scheduler, UPDATER: adapt_updater}
+ADAPTATIONS: dict[str, Callable[[Any], None]] = {
+    SCHEDULER: adapt_scheduler,
+    UPDATER: adapt_updater,
+    sglang_verified_updates.RUNNER_UPDATER: sglang_verified_updates.adapt_runner_updater,
+}
 """Module -> what is changed in it right after its import, on every device."""
 
 

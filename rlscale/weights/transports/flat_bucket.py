@@ -23,6 +23,9 @@ import psutil
 import torch
 from torch import Tensor
 
+from rlscale.platform import weight_checksums
+from rlscale.platform.sglang_verified_updates import CHECKSUM
+
 LOAD_FORMAT = "flattened_bucket"
 ALIGNMENT = 16
 """Bytes; where a tensor begins, so that any type can be read in place."""
@@ -56,9 +59,18 @@ def fill(flat: Tensor, named: Sequence[tuple[str, Tensor]], entries: Sequence[Si
         flat[entry.start_idx : entry.end_idx].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
-def dump(flat: Any, entries: Sequence[SimpleNamespace]) -> str:
-    """The base64 pickle that an engine loads; `flat` is anything that unpickles to the flat bytes."""
-    return base64.b64encode(pickle.dumps({"flattened_tensor": flat, "metadata": list(entries)})).decode()
+def dump(flat: Any, entries: Sequence[SimpleNamespace], checksum: str | None = None) -> str:
+    """The base64 pickle that an engine loads; `flat` is anything that unpickles to the flat bytes.
+
+    An engine of ours verifies the `checksum` (`sum_of`) before it loads; SGLang as it comes does not look at it.
+    """
+    content = {"flattened_tensor": flat, "metadata": list(entries), **({CHECKSUM: checksum} if checksum else {})}
+    return base64.b64encode(pickle.dumps(content)).decode()
+
+
+def sum_of(flat: Tensor, size: int) -> str:
+    """The checksum of the first `size` flat bytes, on the CPU."""
+    return weight_checksums.checksum(flat[:size].numpy().data)
 
 
 class Rebuild:

@@ -49,7 +49,8 @@ class SharedMemoryTransport:
         except BaseException:  # an engine did not take an earlier bucket: nobody will be told of this one
             shared.remove()
             raise
-        self._waiting = shared, flat_bucket.dump(shared.reader(), entries), bucket.version
+        serialized = flat_bucket.dump(shared.reader(), entries, flat_bucket.sum_of(shared.flat, size))
+        self._waiting = shared, serialized, bucket.version
 
     def commit(self, version: int) -> None:
         """See Transport."""

@@ -14,11 +14,12 @@ from shared_server import SharedServer
 from rlscale.serve.http import CallError, call
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.load import WeightFolder
+from rlscale.weights.transports import flat_bucket
 from rlscale.weights.transports.delta import DeltaTransport
 from rlscale.weights.transports.disk import DiskTransport
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.shared_memory import SharedMemoryTransport
-from rlscale.weights.transports.transport import Transport
+from rlscale.weights.transports.transport import TransferError, Transport
 
 PROMPT = [5, 9, 3, 12, 7, 7, 4, 10, 6, 3]
 Named = list[tuple[str, torch.Tensor]]
@@ -104,6 +105,29 @@ def test_an_engine_catches_up_by_deltas_and_computes_with_exactly_the_last_versi
     with pytest.raises(CallError, match="delta_000006 is missing"):
         shared_server.receiver().receive_deltas(str(tmp_path / "in_flight"), 6)
     assert logprobs(shared_server) == ("4", expected), "nothing is loaded of a version that is not whole"
+
+
+def test_a_flipped_bit_is_told_with_the_engines_name_and_nothing_of_it_is_loaded(
+    shared_server: SharedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way, (first, second) = route(shared_server, tmp_path), (sharpened(shared_server.model_folder, n) for n in (1, 2))
+    by_memory, by_disk = SharedMemoryTransport(way), DiskTransport(way)
+    for transport in (by_memory, by_disk):
+        transport.connect([shared_server.receiver()])
+    send(by_disk, first, 1)
+    expected = logprobs(shared_server)
+    dump = flat_bucket.dump
+    monkeypatch.setattr(
+        flat_bucket, "dump", lambda flat, entries, checksum: dump(flat, entries, "0" + checksum[1:] + "f")
+    )
+    with pytest.raises(TransferError, match=f"{shared_server.url} did not take the weights: .*the bucket was damaged"):
+        send(by_memory, second, 2)
+    assert logprobs(shared_server) == expected
+    folder = tmp_path / "in_flight" / "version_000001"
+    damage(next(folder.glob("*.safetensors")))
+    with pytest.raises(CallError, match="is damaged: 1 tensors, first model"):
+        shared_server.receiver().receive_folder(str(folder), 2)
+    assert logprobs(shared_server) == expected
 
 
 def damage(file: Path) -> None:

@@ -58,6 +58,13 @@ PLACES = {
         "    len_experts = layer.num_experts\n",
         "        layer_w13_weight = layer.w13_weight[i]\n",
     ],
+    "sglang/srt/model_executor/model_runner_components/weight_updater.py": [
+        "class WeightUpdater:",
+        "    def update_weights_from_disk(\n        self: WeightUpdater,\n        model_path: str,\n",
+        "            return self._update_weights_from_flattened_bucket(\n"
+        "                flattened_tensor_bucket_dict=named_tensors\n",
+        'flattened_tensor = flattened_tensor_bucket_dict["flattened_tensor"]',
+    ],
     "sglang/srt/layers/attention/torch_native_backend.py": [
         "def _run_sdpa_forward_extend(",
         "def _run_sdpa_forward_decode(",
