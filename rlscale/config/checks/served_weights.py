@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.model_fits import architecture_is_known
+from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.target_key import TARGET
 from rlscale.families.served_form import WeightForm
 
 _ON_GPUS = (WeightForm.as_trained, WeightForm.fp8_block)
@@ -36,6 +38,13 @@ def engines_update_the_form(context: CheckContext) -> Iterator[str]:
     if "quantization" in config.rollout.sglang:
         yield f"rollout.sglang.quantization and rollout.weights={kind.value} are both given; leave out the first"
     if not context.on_gpus:
+        apart = config.cluster.placement is Placement.disaggregated
+        broadcast = "broadcast" in str(config.weights.transport.get(TARGET))
+        if kind is not WeightForm.int4 and (apart or broadcast):
+            yield (
+                f"rollout.weights={kind.value}: gloo, which broadcasts to engines of their own on the CPU, carries no FP8; "
+                "use int4, or cluster.placement=colocated"
+            )
         return
     if kind not in _ON_GPUS:
         yield (

@@ -1,0 +1,45 @@
+"""Forms in which engines cannot hold a model are refused by name before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlscale.config.checks import check
+from rlscale.config.compose import compose
+from rlscale.config.errors import ConfigError
+
+MODEL = "model.create.architecture"
+GPUS = ("cluster=node8", "rollout.engines=8", f"{MODEL}.num_key_value_heads=4")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["rollout.weights=fp8_block"],
+            "rollout.weights=fp8_block: k_proj has 64 rows on each rank of an engine, which 128 does not divide "
+            "(and 1 more); choose another form, or as_trained",
+        ),
+        (["rollout.weights=int4", "rollout.int4_group=256"], "q_proj has 128 columns on each rank of an engine"),
+        (["rollout.weights=int4", "rollout.int4_group=12"], "rollout.int4_group=12: must be a multiple of 8"),
+        (["rollout.int4_group=64"], "rollout.int4_group=64 is read with rollout.weights=int4 only"),
+        (["rollout.int4_grid=full"], "rollout.int4_grid=full is read with rollout.weights=int4 only"),
+        (
+            ["rollout.weights=int4", "rollout.engine_urls=[http://127.0.0.1:1]"],
+            "rollout.weights=int4 does not reach the engines of rollout.engine_urls",
+        ),
+        (["rollout.weights=int4", "+rollout.sglang.quantization=fp8"], "are both given; leave out the first"),
+        (["rollout.weights=mxfp8", "cluster.placement=disaggregated"], "on the CPU, carries no FP8; use int4, or"),
+        ([*GPUS, "rollout.weights=int4"], "rollout.weights=int4 is served on the CPU only"),
+        ([*GPUS, "rollout.weights=fp8_block"], "rollout.weights=fp8_block needs weights.canary_bound on GPUs"),
+    ],
+)
+def test_a_form_that_cannot_be_served_is_refused(overrides: list[str], line: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check(compose("arithmetic", ["warm_start=null", *overrides]))
+    assert line in str(refused.value)
+
+
+@pytest.mark.parametrize("form", ["fp8_tensor", "int4", "mxfp8"])
+def test_the_tiny_model_is_served_in_the_other_forms(form: str) -> None:
+    check(compose("arithmetic", ["warm_start=null", f"rollout.weights={form}"]))
