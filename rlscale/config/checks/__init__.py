@@ -11,6 +11,7 @@ from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.component_targets import COMPONENT_CHECKS
 from rlscale.config.checks.critic_section import CRITIC_CHECKS
 from rlscale.config.checks.data_and_reward import STAGE_CHECKS
+from rlscale.config.checks.engine_form import SERVED_CHECKS
 from rlscale.config.checks.kl_term import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.learning_rate import SCHEDULE_CHECKS
@@ -27,7 +28,6 @@ from rlscale.config.checks.parameter_patterns import PARAMETER_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.replay_source import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
-from rlscale.config.checks.served_weights import SERVED_CHECKS
 from rlscale.config.checks.stored_rollouts_section import STORED_ROLLOUTS_CHECKS
 from rlscale.config.checks.teacher_section import TEACHER_CHECKS
 from rlscale.config.checks.turn_credit import TURN_CHECKS

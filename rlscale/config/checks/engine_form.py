@@ -42,8 +42,8 @@ def engines_update_the_form(context: CheckContext) -> Iterator[str]:
         broadcast = "broadcast" in str(config.weights.transport.get(TARGET))
         if kind is not WeightForm.int4 and (apart or broadcast):
             yield (
-                f"rollout.weights={kind.value}: gloo, which broadcasts to engines of their own on the CPU, carries no FP8; "
-                "use int4, or cluster.placement=colocated"
+                f"rollout.weights={kind.value}: gloo, which broadcasts to engines of their own on the CPU, carries no "
+                "FP8; use int4, or cluster.placement=colocated"
             )
         return
     if kind not in _ON_GPUS:
