@@ -19,8 +19,9 @@ from rlscale.families.config_file import complete
 from rlscale.families.family import Head
 from rlscale.families.fit import check_weights
 from rlscale.families.quantisation import Quantisation, quantisation_of
-from rlscale.families.served_form import ServedForm
+from rlscale.families.served_form import ServedForm, WeightForm
 from rlscale.weights.dequantise import dequantised
+from rlscale.weights.encode import encoding_of
 from rlscale.weights.kept import kept_tensors
 from rlscale.weights.load import WeightFolder
 from rlscale.weights.served_copy import write_served
@@ -211,3 +212,25 @@ def test_other_forms_are_refused_by_name(section: dict[str, Any], message: str) 
     with pytest.raises(FolderError) as raised:
         quantisation_of({"quantization_config": section})
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_quantised_folder_is_written_anew_in_the_form_of_the_engines(dtype: str, tmp_path: Path) -> None:
+    """As a trainer would send it: read, rounded to the model's type, encoded. What is no matrix stays as it is."""
+    config = {**CONFIG, "hidden_size": 64, "intermediate_size": 128, "head_dim": 32}
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    numbers = write_quantised(tmp_path / "model", config, tensors(config), FORMS["blocks of FP8"])
+    form = ServedForm(WeightForm.int4)
+    (tmp_path / "served").mkdir()
+    write_served(tmp_path / "model", tmp_path / "served", dtype, form)
+    said = {**config, "quantization_config": form.section(complete(config))}
+    (tmp_path / "served" / "config.json").write_text(json.dumps(said))
+    check_weights(tmp_path / "served", complete(config), Head.language)
+    with WeightFolder(tmp_path / "served") as served, WeightFolder(tmp_path / "model") as model:
+        assert set(served.names()) == numbers.keys()
+        for name in numbers:
+            read = model.read(name)
+            assert served.is_quantised(name) == form.quantises(name)
+            if form.quantises(name):
+                trained = read.to(getattr(torch, dtype))
+                assert torch.equal(served.read(name).to(trained.dtype), encoding_of(form).rounded(trained)), name
