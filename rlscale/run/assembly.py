@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rlscale.config.checks import check
@@ -21,8 +23,11 @@ from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.apart_evaluation import LOGS, ApartEvaluation, measuring_apart
 from rlscale.run.calls import Calls, StopSignal
+from rlscale.run.checkpoint import Progress
 from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
 from rlscale.run.engines import Engines
+from rlscale.run.evaluations import Evaluations, Measure
+from rlscale.run.evaluations_apart import EvaluationsApart
 from rlscale.run.folder import RunFolder
 from rlscale.run.forks import Forks
 from rlscale.run.generating import serving, starting_folder
@@ -110,7 +115,7 @@ class Assembly:
             engines=self._engine_side(config),
             group_source=self._group_source(),
             records=self._records,
-            apart=self._apart_evaluation(config),
+            evaluations=self._evaluations(config),
         )
 
     def _served(self, config: Config) -> Path:
@@ -135,10 +140,10 @@ class Assembly:
         engines.launch(str(self._served(config)))
         self._apart = engines, Rollout(RolloutSpec.of(config, self._model), self._calls, logs, self._forks)
 
-    def _apart_evaluation(self, config: Config) -> ApartEvaluation | None:
-        """The engines that evaluate, ready to be given weights, where there are any."""
+    def _evaluations(self, config: Config) -> Callable[[Progress, Measure], Evaluations]:
+        """Who measures the policy: engines that do nothing else, ready to be given weights, or the rollout's."""
         if self._apart is None:
-            return None
+            return partial(Evaluations, config.eval, self._records)
         assert self._trainer is not None
         engines, rollout = self._apart
         rollout.prepared()
@@ -147,7 +152,7 @@ class Assembly:
         own = measuring_apart(config)
         sync = self._sync(own, self._trainer, engines, rollout)
         side = RunningEngines(self._trainer, engines, rollout, sync, shares_devices=False)
-        return ApartEvaluation(side, engines, rollout)
+        return partial(EvaluationsApart, ApartEvaluation(side, engines, rollout), config.eval, self._records)
 
     def _started_trainer(self, config: Config) -> TrainerGroup:
         """The ranks, once they have built their models."""

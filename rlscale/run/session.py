@@ -7,7 +7,7 @@ a kill (`state`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +21,11 @@ from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard, split
 from rlscale.data.sample import Group
 from rlscale.rollout.evaluation import EvalResult
-from rlscale.run.apart_evaluation import ApartEvaluation
 from rlscale.run.batching import build_batch, divide
 from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
 from rlscale.run.checkpoint import CheckpointFailed, CheckpointStore, Progress, load_progress, load_rollout
 from rlscale.run.engine_side import EngineSide
-from rlscale.run.evaluations import Evaluations
+from rlscale.run.evaluations import Evaluations, Measure
 from rlscale.run.folder import RunFolder
 from rlscale.run.records import Records
 from rlscale.run.resume import usable_checkpoint
@@ -54,7 +53,7 @@ class Session(ABC):
         group_source: GroupSource,
         engines: EngineSide,
         records: Records,
-        apart: ApartEvaluation | None = None,
+        evaluations: Callable[[Progress, Measure], Evaluations],
     ) -> None:
         self.config, self.folder, self.records = config, folder, records
         self._calls, self._stop = calls, stop
@@ -68,10 +67,8 @@ class Session(ABC):
         self._trustworthy = True  # whether the trainer's state is worth saving
         self._metrics: dict[str, float] = {}
         self._needs = Needs.of(config)
-        self._has_critic = self._needs.critic
-        self._warmup = config.critic.warmup_iterations if self._has_critic else 0
         self.state = Progress()
-        self._evaluations = Evaluations(config.eval, records, self.state, self.measure, apart)
+        self._evaluations = evaluations(self.state, self.measure)
 
     # ---- the story of a run ------------------------------------------------------------------------------------
 
@@ -131,16 +128,9 @@ class Session(ABC):
                 batch = batch.with_column(one.column, self._trainer.columns(one, parts, batch))
         return batch
 
-    def _steps(self, parts: list[RankShard]) -> dict[str, float]:
-        """Critic's and policy's steps; the first iterations may be the critic's alone."""
-        done = self.state.iteration - self._warmup
-        force_old = done == 0 and self._measures_first_step
-        return self._trainer.train(parts, self.state.version, force_old=force_old, policy=done >= 0)
-
-    @property
     @abstractmethod
-    def _measures_first_step(self) -> bool:
-        """Whether the policy's first step is held against old log-probs of a pass of its own."""
+    def _steps(self, parts: list[RankShard]) -> dict[str, float]:
+        """The optimizer steps on these shards, and their metrics."""
 
     def sync(self, *, count: bool = True) -> None:
         """The trainer's weights become the next weight version and go to every engine."""
@@ -174,9 +164,11 @@ class Session(ABC):
         self.records.phase("saving the model")
         self.trainer_takes_devices()
         self.save()
+        self._export()
+
+    def _export(self) -> None:
+        """Write the final model in Hugging Face format."""
         self._trainer.call("export", self.folder.hf, what="export")
-        if self._has_critic:
-            self._trainer.call("export", self.folder.hf_critic, "critic", what="export of the critic")
 
     def check_ended(self, loop: str) -> None:
         """UserError where a loop returned before the last iteration, or without `end`: no final model was written."""
@@ -311,6 +303,11 @@ class Session(ABC):
         if self._engines.mend(self._weights_are):
             self._finish_saving(wait=False)
 
+    @property
+    def _learning_rates(self) -> str:
+        """The keys of the learning rates that steps are made with, for a message."""
+        return "optim.lr"
+
     def _check_metrics(self, metrics: dict[str, float]) -> None:
         """Stop when steps are skipped again and again, and when trainer and engines disagree more than allowed.
 
@@ -319,10 +316,9 @@ class Session(ABC):
         """
         skipped, most = metrics.get("skipped_in_a_row", 0.0), self.config.trainer.max_skipped_steps
         if skipped > most:
-            keys = "optim.lr or critic.optim.lr" if self._has_critic else "optim.lr"
             raise RunFailed(
                 f"{skipped:.0f} steps in a row were skipped, as their gradients are not finite, more than "
-                f"trainer.max_skipped_steps={most}; lower {keys}"
+                f"trainer.max_skipped_steps={most}; lower {self._learning_rates}"
             )
         for name, key in (("loss", "optim.lr"), ("critic_loss", "critic.optim.lr")):
             if not np.isfinite(metrics.get(name, 0.0)):

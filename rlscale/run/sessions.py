@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rlscale.data.batch import Batch
+from rlscale.data.rank_shard import RankShard
 from rlscale.data.sample import Group
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.batching import batch_metrics, build_batch
@@ -19,10 +20,26 @@ class ReinforcementSession(Session):
         self.records.rollouts(self.state.iteration, groups)
         return batch_metrics(groups, batch, rewarded=True)
 
+    def _steps(self, parts: list[RankShard]) -> dict[str, float]:
+        """Critic's and policy's steps; the first iterations may be the critic's alone.
+
+        The policy's first step is held against old log-probs of a pass of its own, unless the engine's are taken for
+        them.
+        """
+        done = self.state.iteration - (self.config.critic.warmup_iterations if self._needs.critic else 0)
+        force_old = done == 0 and not self.config.algo.correction.bypass
+        return self._trainer.train(parts, self.state.version, force_old=force_old, policy=done >= 0)
+
+    def _export(self) -> None:
+        """The policy, and the critic if there is one."""
+        super()._export()
+        if self._needs.critic:
+            self._trainer.call("export", self.folder.hf_critic, "critic", what="export of the critic")
+
     @property
-    def _measures_first_step(self) -> bool:
-        """It does, unless the engine's log-probs are taken for the old ones."""
-        return not self.config.algo.correction.bypass
+    def _learning_rates(self) -> str:
+        """The policy's, and the critic's if there is one."""
+        return "optim.lr or critic.optim.lr" if self._needs.critic else "optim.lr"
 
     @property
     def _version_to_save(self) -> int:
@@ -44,10 +61,9 @@ class SupervisedSession(Session):
         """Lengths; there is no reward."""
         return batch_metrics(groups, batch, rewarded=False)
 
-    @property
-    def _measures_first_step(self) -> bool:
-        """There are no old log-probs."""
-        return False
+    def _steps(self, parts: list[RankShard]) -> dict[str, float]:
+        """The policy's; there are no old log-probs."""
+        return self._trainer.train(parts, self.state.version)
 
     @property
     def _version_to_save(self) -> int:

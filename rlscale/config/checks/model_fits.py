@@ -80,8 +80,8 @@ def model_fits_the_cpu(context: CheckContext) -> Iterator[str]:
         yield (
             f"model={config.model.name}: {parameters / 1e9:.3g}B parameters{_besides(context)} need {needed:.0f} GB to "
             f"train, but the CPU cluster allows cluster.memory_gb={config.cluster.memory_gb:g}; this model needs GPUs: "
-            f"choose cluster=node8 parallel={layout} (or another GPU cluster) and what `python -m rlscale plan --solve` "
-            f"finds to fit there, or a smaller model"
+            f"choose cluster=node8 parallel={layout} (or another GPU cluster) and what `plan --solve` finds to fit "
+            f"there, or a smaller model"
         )
 
 

@@ -282,7 +282,7 @@ def test_a_large_model_on_the_cpu_says_which_groups_to_change(problems: Problems
     assert "30.5B parameters need 549 GB to train" in line
     (line,) = problems("model=qwen3_30b", "algo=ppo")
     assert "30.5B parameters and critic, reference need 1098 GB to train" in line  # 30.5 x (16 + 16 + 2 + 2)
-    assert "choose cluster=node8 parallel=moe_8gpu (or another GPU cluster) and what `python -m rlscale plan --solve`" in line
+    assert "choose cluster=node8 parallel=moe_8gpu (or another GPU cluster) and what `plan --solve` finds" in line
     (line,) = problems("model=qwen3_4b", f"model.path={hf}/qwen3_4b")
     assert "4.02B parameters" in line
     assert "choose cluster=node8 parallel=dense_8gpu" in line

@@ -17,6 +17,7 @@ from rlscale.run.apart_evaluation import ApartEvaluation
 from rlscale.run.checkpoint import Progress
 from rlscale.run.engines import Down
 from rlscale.run.evaluations import Evaluations
+from rlscale.run.evaluations_apart import EvaluationsApart
 from rlscale.serve.supervisor import ROUTER
 
 SETS = (
@@ -105,9 +106,9 @@ class Run:
         monkeypatch.setattr("rlscale.run.apart_evaluation._LOOK_EVERY_S", 0.0)
         self.state, self.records = state, Records() if written is None else written
         any_fleet: Any = fleet
-        apart = None if fleet is None else ApartEvaluation(any_fleet, any_fleet, any_fleet)
-        records: Any = self.records
-        self.evaluations = Evaluations(compose(None, SETS).eval, records, state, self.measure, apart)
+        parts: list[Any] = [compose(None, SETS).eval, self.records, state, self.measure]
+        apart = ApartEvaluation(any_fleet, any_fleet, any_fleet)
+        self.evaluations = Evaluations(*parts) if fleet is None else EvaluationsApart(apart, *parts)
         self.evaluations.begin(state)
 
     def measure(self, names: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.run.checkpoint import CheckpointFailed, load_progress
 from rlscale.run.engine_side import NoEngines
+from rlscale.run.evaluations import Evaluations
 from rlscale.run.folder import RunFolder
 from rlscale.run.sessions import ReinforcementSession, SupervisedSession
 
@@ -61,6 +63,7 @@ def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer, Records]:
     trainer, records, none = Trainer(), Records(), None
     parts: dict[str, Any] = {"trainer": trainer, "records": records, "group_source": GroupSource()}
     parts |= {"engines": NoEngines(), "calls": none, "stop": none}
+    parts["evaluations"] = partial(Evaluations, config.eval, records)
     kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
     return kind(config, "hash", RunFolder(tmp_path), **parts), trainer, records
 

@@ -20,6 +20,7 @@ from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.run.calls import RunFailed
 from rlscale.run.engine_side import NoEngines, RunningEngines
 from rlscale.run.engines import Engines
+from rlscale.run.evaluations import Evaluations
 from rlscale.run.folder import RunFolder
 from rlscale.run.sessions import ReinforcementSession, SupervisedSession
 
@@ -37,7 +38,9 @@ class Trainer:
         self.asked.append(one.column)
         return np.full(batch.tokens_total, -len(self.asked), np.float32)
 
-    def train(self, parts: list[RankShard], version: int, *, force_old: bool, policy: bool) -> dict[str, float]:
+    def train(
+        self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
+    ) -> dict[str, float]:
         self.trained.append((parts[0], force_old, policy))
         own = {"loss": 0.1, "steps": 1.0, "skipped_steps": 0.0} if policy else {}
         metrics = {"critic_loss": 0.5, "critic_steps": 1.0, "skipped_in_a_row": 0.0} | own | self.metrics
@@ -73,7 +76,7 @@ def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer]:
     kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
     made: Any = kind(
         config, "hash", RunFolder(tmp_path), calls=none, stop=none, trainer=trainer, group_source=none,
-        engines=NoEngines(), records=Records(),
+        engines=NoEngines(), records=Records(), evaluations=partial(Evaluations, config.eval, none),
     )  # type: ignore[arg-type]  # fakes  # fmt: skip
     return made, trainer
 
