@@ -75,4 +75,4 @@ battery: install
 	$(BIN)/python -m tests.battery
 
 clean:
-	rm -rf $(VENV) .rlscale outputs build dist
+	rm -rf $(VENV) .rlscale .mypy_cache .ruff_cache .hypothesis outputs build dist

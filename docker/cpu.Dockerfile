@@ -9,7 +9,7 @@ RUN apt-get update \
 
 WORKDIR /rlscale
 # The packages first: this layer is made again only when the lock changes.
-COPY Makefile pyproject.toml requirements.lock README.md ./
+COPY Makefile pyproject.toml requirements.lock README.md LICENSE ./
 COPY rlscale/__init__.py rlscale/__init__.py
 COPY conf conf
 COPY recipes recipes
