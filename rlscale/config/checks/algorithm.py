@@ -69,8 +69,8 @@ def behaviour_differs(context: CheckContext) -> Iterator[str]:
         return
     if algo.correction.bypass:
         yield (
-            "algo.old_logprobs=behaviour asks for a pass that algo.correction.bypass=true leaves out; set one of them "
-            "back"
+            "algo.old_logprobs=behaviour asks for a pass that algo.correction.bypass=true leaves out; change one of "
+            "them"
         )
     elif context.config.rollout.max_staleness == 0:
         yield (

@@ -61,7 +61,7 @@ def trackers_are_known(context: CheckContext) -> Iterator[str]:
     for kind in tracker.kinds:
         if kind not in tracker.known:
             hint = did_you_mean(nearest(kind, tracker.known)) or "."
-            yield f"tracker.kinds: no such tracker as {kind}{hint} Known: {', '.join(tracker.known)}"
+            yield f"tracker.kinds: there is no tracker {kind}{hint} Known: {', '.join(tracker.known)}"
     for name, node in tracker.known.items():
         key = f"tracker.known.{name}"
         if not isinstance(node, Mapping):

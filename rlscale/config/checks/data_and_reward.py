@@ -207,7 +207,10 @@ def _file(data: FileData, key: str) -> Iterator[str]:
     except UserError as error:
         yield str(error)
     if data.label_key == data.prompt_key:
-        yield f"{key}.label_key={data.label_key}: is {key}.prompt_key too; name the key of the label, or null for none"
+        yield (
+            f"{key}.label_key={data.label_key} is the same key as {key}.prompt_key; name the key of the label, or null "
+            "for none"
+        )
 
 
 STAGE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (

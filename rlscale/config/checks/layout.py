@@ -278,7 +278,7 @@ def evaluation_has_its_devices(context: CheckContext) -> Iterator[str]:
     if not config.eval.engines or not config.eval.enabled:
         return
     if context.supervised:
-        yield f"{given}: supervised training has engines for nothing else already; set rollout.engines instead"
+        yield f"{given}: supervised training uses its engines for nothing but evaluation; set rollout.engines instead"
     elif config.cluster.placement is Placement.colocated and sizes.eval_engines:
         yield (
             f"{given}: colocated engines have no devices of their own, on which they could evaluate while the trainer "

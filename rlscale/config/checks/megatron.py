@@ -45,7 +45,7 @@ def _recomputed(context: CheckContext, sections: Sections, prefix: str) -> Itera
     modules, config = sections.trainer.megatron["recompute_modules"], context.config
     key = f"{prefix}trainer.megatron.recompute_modules={as_typed(modules)}"
     if sections.trainer.recompute is not Recompute.selective:
-        yield f"{key} is read with {prefix}trainer.recompute=selective only; set that, or leave it out"
+        yield f"{key} is read only with {prefix}trainer.recompute=selective; set that, or leave it out"
         return
     experts = context.has_experts(sections.model)
     known = [*_OF_ALL, *(() if experts is True else _DENSE), *(() if experts is False else _EXPERTS)]
@@ -67,8 +67,8 @@ def _of_full_recompute(sections: Sections, prefix: str) -> Iterator[str]:
     for name in ("recompute_method", "recompute_num_layers", "distribute_saved_activations"):
         if given.get(name) not in OFF:
             yield (
-                f"{prefix}trainer.megatron.{name}={as_typed(given[name])} is read with {prefix}trainer.recompute=full "
-                "only; set that, or leave it out"
+                f"{prefix}trainer.megatron.{name}={as_typed(given[name])} is read only with "
+                f"{prefix}trainer.recompute=full; set that, or leave it out"
             )
 
 
@@ -93,7 +93,7 @@ def _of_transformer_engine(context: CheckContext, sections: Sections, prefix: st
         yield f"{key}.gradient_accumulation_fusion=true needs CUDA kernels, which a CPU does not have; leave it out"
     for name in _OF_CPU_OFFLOADING:
         if name in given and not given.get("cpu_offloading"):
-            yield f"{key}.{name} is read with cpu_offloading=true only; leave it out"
+            yield f"{key}.{name} is read only with cpu_offloading=true; leave it out"
 
 
 _BETWEEN_CONTEXT_RANKS = ("p2p", "all_gather", "a2a")
@@ -106,7 +106,7 @@ def _of_context(context: CheckContext, sections: Sections, prefix: str) -> Itera
         return
     key = f"{prefix}trainer.megatron.cp_comm_type={as_typed(kind)}"
     if context.config.parallel.context == 1:
-        yield f"{key} is read with parallel.context above 1 only; leave it out"
+        yield f"{key} is read only with parallel.context above 1; leave it out"
     elif not context.on_gpus or sections.model.dtype is DType.float32:
         yield f"{key} needs Transformer Engine, which trains models in 16 bits on GPUs; leave it out"
     elif kind not in _BETWEEN_CONTEXT_RANKS:
@@ -118,12 +118,12 @@ def _of_ddp(sections: Sections, prefix: str) -> Iterator[str]:
     given, key = sections.trainer.ddp, f"{prefix}trainer.ddp"
     if given.get("bucket_size") is not None and not given.get("overlap_grad_reduce"):
         yield (
-            f"{key}.bucket_size={as_typed(given['bucket_size'])} is read with {key}.overlap_grad_reduce=true only; set "
+            f"{key}.bucket_size={as_typed(given['bucket_size'])} is read only with {key}.overlap_grad_reduce=true; set "
             "that, or leave it out"
         )
     if given.get("pad_buckets_for_high_nccl_busbw") and not sections.trainer.distributed_optimizer:
         yield (
-            f"{key}.pad_buckets_for_high_nccl_busbw=true is read with {prefix}trainer.distributed_optimizer=true only; "
+            f"{key}.pad_buckets_for_high_nccl_busbw=true is read only with {prefix}trainer.distributed_optimizer=true; "
             "set that, or leave it out"
         )
 
@@ -135,11 +135,11 @@ def _of_optimizer(context: CheckContext, sections: Sections, prefix: str) -> Ite
     given, key = sections.optim.megatron, f"{prefix}optim.megatron"
     for name in _ON_HOST:
         if name in given and not sections.optim.on_host:
-            yield f"{key}.{name}={as_typed(given[name])} is read with {prefix}optim.on_host=true only; leave it out"
+            yield f"{key}.{name}={as_typed(given[name])} is read only with {prefix}optim.on_host=true; leave it out"
     aware = f"{key}.use_precision_aware_optimizer"
     if given.get("use_precision_aware_optimizer") in OFF:
         if "store_param_remainders" in given and not sections.optim.on_host:
-            yield f"{key}.store_param_remainders is read with {aware}=true only; leave it out"
+            yield f"{key}.store_param_remainders is read only with {aware}=true; leave it out"
     elif not context.on_gpus:
         yield f"{aware}=true needs Transformer Engine, which does not run on the CPU; leave it out"
     elif not sections.trainer.distributed_optimizer:
@@ -157,7 +157,7 @@ def _of_float16(sections: Sections, prefix: str) -> Iterator[str]:
         if given.get(name) is None:
             continue
         if sections.model.dtype is not DType.float16:
-            yield f"{key}.{name}={as_typed(given[name])} is read with {prefix}model.dtype=float16 only; leave it out"
+            yield f"{key}.{name}={as_typed(given[name])} is read only with {prefix}model.dtype=float16; leave it out"
         elif name != "loss_scale" and given.get("loss_scale"):
             yield f"{key}.{name}: {key}.loss_scale fixes the factor of the loss; leave one of them out"
     initial, least = (given.get(name) for name in _SEARCH[:2])

@@ -110,7 +110,7 @@ def bypass_leaves_nothing_to_correct(context: CheckContext) -> Iterator[str]:
         yield f"algo.correction.rejection never acts: {same}; use one of the two"
     if algo.old_logprobs is OldLogprobs.always:
         yield (
-            "algo.old_logprobs=always asks for a pass that algo.correction.bypass=true leaves out; set one of them back"
+            "algo.old_logprobs=always asks for a pass that algo.correction.bypass=true leaves out; change one of them"
         )
 
 

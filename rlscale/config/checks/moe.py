@@ -101,7 +101,7 @@ def _placed(context: CheckContext, given: Mapping[str, Any], key: str) -> Iterat
     if given.get("moe_token_dispatcher_type") != "flex":
         for name in _OF_FLEX:
             if name in given:
-                yield f"{key}.{name} is read with moe_token_dispatcher_type=flex only; set that, or leave it out"
+                yield f"{key}.{name} is read only with moe_token_dispatcher_type=flex; set that, or leave it out"
         return
     parallel = context.config.parallel
     if not context.on_gpus:

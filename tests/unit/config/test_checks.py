@@ -57,7 +57,7 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
             "eval.engines=5, but cluster.max_engines=4; lower the one or raise the other",
         ),
         (["eval.engines=1"], "use cluster.placement=disaggregated, or eval.engines=0, which evaluates between the"),
-        (["algo=sft", "eval.engines=1"], "eval.engines=1: supervised training has engines for nothing else already"),
+        (["algo=sft", "eval.engines=1"], "eval.engines=1: supervised training uses its engines for nothing but"),
         (["cluster.gpus_per_node=1"], "cluster.gpus_per_node=1 has no meaning on the CPU"),
         (["cluster.nodes=2"], "a CPU run uses one machine"),
         (["rollout.engine_key_file=/k"], "is only read with rollout.engine_urls"),
@@ -142,7 +142,7 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         (["data=jsonl", "data.path=/x.jsonl@5"], "data.path=/x.jsonl@5: a slice is written file@start:stop"),
         (
             ["data=jsonl", "data.path=/x.jsonl", "data.label_key=prompt"],
-            "data.label_key=prompt: is data.prompt_key too; name the key of the label",
+            "data.label_key=prompt is the same key as data.prompt_key; name the key of the label",
         ),
         (["data.max_bad_rate=2"], "data.max_bad_rate=2.0: must be at least 0 and at most 1"),
         (

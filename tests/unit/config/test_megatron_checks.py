@@ -43,10 +43,16 @@ def test_what_changes_no_result_is_fine(problems: Problems, overrides: list[str]
         ([f"{KEY}.enable_cuda_graph=true"], f"{KEY}.enable_cuda_graph=true: a graph has one size"),
         (
             [f"{MODULES}=[core_attn]"],
-            f"{MODULES}=[core_attn] is read with trainer.recompute=selective only; set that, or leave it out",
+            f"{MODULES}=[core_attn] is read only with trainer.recompute=selective; set that, or leave it out",
         ),
-        (["trainer.recompute=full", f"{MODULES}=[foo]"], f"{MODULES}=[foo] is read with trainer.recompute=selective"),
-        (["algo=ppo", f"{MODULES}=[core_attn]"], f"{MODULES}=[core_attn] is read with trainer.recompute=selective"),
+        (
+            ["trainer.recompute=full", f"{MODULES}=[foo]"],
+            f"{MODULES}=[foo] is read only with trainer.recompute=selective",
+        ),
+        (
+            ["algo=ppo", f"{MODULES}=[core_attn]"],
+            f"{MODULES}=[core_attn] is read only with trainer.recompute=selective",
+        ),
         (
             [SELECTIVE, f"{MODULES}=[foo]"],
             f"{MODULES}=[foo]: four_heads has no foo to compute again; known are core_attn, mlp",

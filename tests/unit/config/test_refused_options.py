@@ -26,14 +26,14 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
     ("overrides", "line"),
     [
         ([f"{OPTIM_KEY}.optimizer_cpu_offload=true"], f"{OPTIM_KEY}.optimizer_cpu_offload: is set by optim.on_host"),
-        ([f"{OPTIM_KEY}.pin_cpu_grads=false"], f"{OPTIM_KEY}.pin_cpu_grads=false is read with optim.on_host=true only"),
+        ([f"{OPTIM_KEY}.pin_cpu_grads=false"], f"{OPTIM_KEY}.pin_cpu_grads=false is read only with optim.on_host=true"),
         (
             [f"{OPTIM_KEY}.overlap_param_gather=true"],
             f"{OPTIM_KEY}.overlap_param_gather: is set by trainer.ddp.overlap_param_gather and cannot be",
         ),
         (
             [f"{OPTIM_KEY}.initial_loss_scale=1024"],
-            f"{OPTIM_KEY}.initial_loss_scale=1024 is read with model.dtype=float16 only; leave it out",
+            f"{OPTIM_KEY}.initial_loss_scale=1024 is read only with model.dtype=float16; leave it out",
         ),
         (
             [HALF, f"{OPTIM_KEY}.loss_scale=1024", f"{OPTIM_KEY}.loss_scale_window=10"],
@@ -56,7 +56,7 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
         ),
         (
             [f"{OPTIM_KEY}.store_param_remainders=false"],
-            f"{OPTIM_KEY}.store_param_remainders is read with {OPTIM_KEY}.use_precision_aware_optimizer=true only",
+            f"{OPTIM_KEY}.store_param_remainders is read only with {OPTIM_KEY}.use_precision_aware_optimizer=true",
         ),
         (
             [f"{DDP_KEY}.check_for_nan_in_grad=true"],
@@ -74,11 +74,11 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
         ),
         (
             [f"{DDP_KEY}.bucket_size=1000"],
-            f"{DDP_KEY}.bucket_size=1000 is read with {DDP_KEY}.overlap_grad_reduce=true only; set that, or leave it",
+            f"{DDP_KEY}.bucket_size=1000 is read only with {DDP_KEY}.overlap_grad_reduce=true; set that, or leave it",
         ),
         (
             [f"{DDP_KEY}.pad_buckets_for_high_nccl_busbw=true"],
-            f"{DDP_KEY}.pad_buckets_for_high_nccl_busbw=true is read with {SHARDED} only; set that, or leave it out",
+            f"{DDP_KEY}.pad_buckets_for_high_nccl_busbw=true is read only with {SHARDED}; set that, or leave it out",
         ),
         (
             ["parallel.pipeline=2", "parallel.virtual_pipeline=2", f"{KEY}.microbatch_group_size_per_vp_stage=4"],
@@ -87,8 +87,8 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
         ([f"{KEY}.overlap_p2p_comm=true"], f"{KEY}.overlap_p2p_comm: is set by parallel.virtual_pipeline and cannot"),
         ([f"{KEY}.fp8=hybrid"], f"{KEY}.fp8=hybrid: training in 8 or 4 bits is not supported; leave it out"),
         ([f"{KEY}.enable_autocast=true"], f"{KEY}.enable_autocast=true: model.dtype says which type is computed in"),
-        ([f"{KEY}.recompute_method=block"], f"{KEY}.recompute_method=block is read with trainer.recompute=full only;"),
-        ([f"{KEY}.cpu_offloading_weights=true"], f"{KEY}.cpu_offloading_weights is read with cpu_offloading=true only"),
+        ([f"{KEY}.recompute_method=block"], f"{KEY}.recompute_method=block is read only with trainer.recompute=full;"),
+        ([f"{KEY}.cpu_offloading_weights=true"], f"{KEY}.cpu_offloading_weights is read only with cpu_offloading=true"),
         (
             [*GPUS, "model.dtype=float32", f"{KEY}.use_te_activation_func=true"],
             f"{KEY}.use_te_activation_func=true needs Transformer Engine, which trains models in 16 bits on GPUs",
@@ -97,7 +97,7 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
             [f"{KEY}.gradient_accumulation_fusion=true"],
             f"{KEY}.gradient_accumulation_fusion=true needs CUDA kernels, which a CPU does not have; leave it out",
         ),
-        ([f"{KEY}.cp_comm_type=p2p"], f"{KEY}.cp_comm_type=p2p is read with parallel.context above 1 only; leave it"),
+        ([f"{KEY}.cp_comm_type=p2p"], f"{KEY}.cp_comm_type=p2p is read only with parallel.context above 1; leave it"),
         (["parallel.context=2", f"{KEY}.cp_comm_type=p2p"], f"{KEY}.cp_comm_type=p2p needs Transformer Engine, which"),
         (
             [*GPUS, "parallel.context=2", f"{KEY}.cp_comm_type=a2a+p2p"],
@@ -109,7 +109,7 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
         ),
         (
             [*MOE, f"{KEY}.moe_deepep_num_sms=24"],
-            f"{KEY}.moe_deepep_num_sms is read with moe_token_dispatcher_type=flex only; set that, or leave it out",
+            f"{KEY}.moe_deepep_num_sms is read only with moe_token_dispatcher_type=flex; set that, or leave it out",
         ),
         ([*MOE, f"{KEY}.moe_grouped_gemm=false"], f"{KEY}.moe_grouped_gemm: is set by rlscale itself and cannot be"),
         (["algo=ppo", f"{DDP_KEY}.nccl_ub=true"], f"{DDP_KEY}.nccl_ub=true: what NCCL has registered could not be"),
