@@ -153,7 +153,7 @@ CORRECTION = "algo.correction"
         ),
         (
             ["algo.old_logprobs=behaviour", "rollout=one_step_off", BYPASS],
-            "algo.old_logprobs=behaviour asks for a pass that algo.correction.bypass=true leaves out; change one of them",
+            "algo.old_logprobs=behaviour asks for a pass that algo.correction.bypass=true leaves out; change one of",
         ),
         # overlong and refill
         (["algo.overlong.cache_tokens=5"], "algo.overlong.cache_tokens=5 is never read with algo.overlong.penalty=0"),
