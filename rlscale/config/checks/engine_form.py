@@ -58,4 +58,27 @@ def engines_update_the_form(context: CheckContext) -> Iterator[str]:
         )
 
 
-SERVED_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (model_fits_the_form, engines_update_the_form)
+def rounding_is_the_engines(context: CheckContext) -> Iterator[str]:
+    """What is trained as rounded must be served so, and stay as it is while a step's passes are made."""
+    config, trainer = context.config, context.config.trainer
+    if context.needs.critic and config.critic.trainer.fake_quant is not trainer.fake_quant:
+        yield "critic.trainer.fake_quant is never read: no engine holds a critic; leave it out"
+    if not trainer.fake_quant:
+        return
+    if config.rollout.weights is WeightForm.as_trained:
+        yield (
+            "trainer.fake_quant=true: rollout.weights=as_trained rounds nothing; choose the form that engines are to "
+            "hold, such as rollout.weights=int4"
+        )
+    if trainer.ddp.get("overlap_param_gather"):
+        yield (
+            "trainer.fake_quant=true: trainer.ddp.overlap_param_gather=true brings weights while they are rounded; set "
+            "it to false"
+        )
+
+
+SERVED_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
+    model_fits_the_form,
+    engines_update_the_form,
+    rounding_is_the_engines,
+)

@@ -71,6 +71,8 @@ class TrainerConfig(Section):
     """The layer that predicts a token further (multi-token prediction): frozen, or trained by a loss of its own."""
     mtp_loss_scale: float = bounded(0.1, above=0, limit=Limit(1e6, "Adam moves by the direction of a gradient"))
     """Factor of the loss that trains that layer; no other gradient depends on it."""
+    fake_quant: bool = False
+    """Compute with weights rounded as engines hold them (`rollout.weights`), and train what is rounded: QAT."""
     threads: int | None = bounded(1, at_least=1, limit=CORES, scope=Scope.execution)
     """CPU threads of each rank; null: its share of the cores (1 on GPUs)."""
     megatron: dict[str, Any] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError
 
 MODEL = "model.create.architecture"
+QAT = ("rollout.weights=int4", "trainer.fake_quant=true")
 GPUS = ("cluster=node8", "rollout.engines=8", f"{MODEL}.num_key_value_heads=4")
 
 
@@ -30,6 +31,12 @@ GPUS = ("cluster=node8", "rollout.engines=8", f"{MODEL}.num_key_value_heads=4")
         ),
         (["rollout.weights=int4", "+rollout.sglang.quantization=fp8"], "are both given; leave out the first"),
         (["rollout.weights=mxfp8", "cluster.placement=disaggregated"], "on the CPU, carries no FP8; use int4, or"),
+        (["trainer.fake_quant=true"], "trainer.fake_quant=true: rollout.weights=as_trained rounds nothing; choose the"),
+        (
+            [*QAT, "trainer.distributed_optimizer=true", "trainer.ddp.overlap_param_gather=true"],
+            "trainer.ddp.overlap_param_gather=true brings weights while they are rounded; set it to false",
+        ),
+        ([*QAT, "algo=ppo", "critic.trainer.fake_quant=false"], "critic.trainer.fake_quant is never read: no engine"),
         ([*GPUS, "rollout.weights=int4"], "rollout.weights=int4 is served on the CPU only"),
         ([*GPUS, "rollout.weights=fp8_block"], "rollout.weights=fp8_block needs weights.canary_bound on GPUs"),
     ],

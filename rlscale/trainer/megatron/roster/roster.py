@@ -123,7 +123,9 @@ class Roster:
             with model.without_adapters():
                 yield model
         elif name == "policy":
-            yield self.trained("policy").model
+            policy = self.trained("policy")
+            with policy.computing():
+                yield policy.model
         elif name == "served" and self._served_form.kind is not WeightForm.as_trained:
             model = self.trained("policy").model
             with ServedWeights(model, self._served_form).in_place():

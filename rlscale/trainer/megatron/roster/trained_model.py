@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch
@@ -15,6 +16,7 @@ from rlscale.trainer.megatron.model.expert_router import routed_layers
 from rlscale.trainer.megatron.model.model import Role
 from rlscale.trainer.megatron.ranks.parallel import Ranks
 from rlscale.trainer.megatron.roster.offload import Offload
+from rlscale.trainer.megatron.roster.served_weights import ServedWeights
 from rlscale.trainer.megatron.steps import passes, speed
 from rlscale.trainer.megatron.steps.flops import ADAPTER_STEP, STEP, ModelFlops, peak_flops
 from rlscale.trainer.megatron.steps.mtp_loss import bring_embedding
@@ -41,6 +43,8 @@ class TrainedModel:
         section = "critic.optim" if role is Role.critic else "optim"
         self.optimizer: Optimizer = build_optimizer(self.model, spec, section)
         self.offload = Offload(self.model, self.optimizer)
+        rounds = spec.trainer.fake_quant and role is Role.policy
+        self._rounded = ServedWeights(self.model, spec.served) if rounds else None
         self.skipped_in_a_row = 0
         """Steps skipped since the last one that was made."""
         self._ranks, self._platform, self._bucket_bytes = ranks, platform, spec.weights.bucket_mb * 2**20
@@ -84,6 +88,13 @@ class TrainedModel:
         of_speed = speed.speed_metrics(self._watch, seconds, flops, self._peak, self._platform.device)
         return metrics.reduce() | self._balancing.metrics(epochs) | of_speed
 
+    def computing(self) -> AbstractContextManager[None]:
+        """Within it the model computes as in training: with `trainer.fake_quant` its weights are rounded. Collective.
+
+        Gradients are those of the rounded weights and are taken for the others' (straight through, arXiv 1308.3432).
+        """
+        return nullcontext() if self._rounded is None else self._rounded.in_place()
+
     def resumed(self) -> None:
         """The state is that of a checkpoint now."""
         if self._reset_on_resume:
@@ -104,7 +115,7 @@ class TrainedModel:
             self.optimizer.zero_grad(self.model)
             if self.model.mtp:
                 bring_embedding(self.model, self._ranks)
-            with self._watch.span(speed.PASSES):
+            with self._watch.span(speed.PASSES), self.computing():
                 shares = passes.forward_backward(self.model, microbatches, loss)
             with self._watch.span(speed.OPTIMIZER):
                 result = self.optimizer.step()
