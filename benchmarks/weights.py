@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from rlscale.weights.delta.encoding import Encoding, decode, encode
+from rlscale.weights.delta.delta_encoding import Encoding, decode, encode
 from rlscale.weights.transports import flat_bucket
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rlscale.config.schema.about import Unread, bounded, key
+from rlscale.config.schema.about import Limit, Unread, bounded, key
 from rlscale.config.schema.limits import RATIO
 from rlscale.config.schema.section import Section
 
@@ -83,7 +83,7 @@ class CorrectionConfig(Section):
     """`_target_` of a rlscale.algo.protocols.Correction and its arguments, for `custom`."""
     rejection: RejectionConfig = field(default_factory=RejectionConfig)
     """Segments that are left out."""
-    score_centering: int | None = bounded(None, at_least=1)
+    score_centering: int | None = bounded(None, at_least=1, limit=Limit(4096, "an answer would have megabytes of them"))
     """Take the score that the engine's own distribution leads one to expect off every token, over so many of its
     likeliest words, which the engine sends along; null for none."""
     opsm_delta: float | None = bounded(None, above=0, limit=RATIO)
