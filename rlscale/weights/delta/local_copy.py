@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from rlscale.families.weight_files import tensors_of
-from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.delta_encoding import Bytes
+from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.patching import Patch
 from rlscale.weights.delta.published import START, folder_of, read_index
 

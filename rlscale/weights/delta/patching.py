@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rlscale.platform.weight_checksums import checksum
-from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.delta_encoding import Bytes, Encoding, decode
+from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.published import DeltaIndex, read_index, read_payload
 
 

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlscale.platform.weight_checksums import checksum
-from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.delta_encoding import Encoding
+from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.folder_aside import FolderAside
 
 INDEX, PAYLOAD = "index.json", "payload.zst"

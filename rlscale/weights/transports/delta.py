@@ -15,8 +15,8 @@ import torch.distributed as dist
 from rlscale.families.weight_files import tensors_of
 from rlscale.platform.weight_checksums import checksum
 from rlscale.weights.bucket import Bucket
-from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.delta_encoding import Bytes, Encoding, encode
+from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.local_copy import chain
 from rlscale.weights.delta.patching import Patch
 from rlscale.weights.delta.published import START, DeltaIndex, DeltaTensor, write_delta

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rlscale.weights.bucket import Bucket
-from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.delta_encoding import Encoding, decode, encode
+from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.local_copy import LocalCopy
 from rlscale.weights.delta.published import INDEX, PAYLOAD, folder_of, read_index, read_payload
 from rlscale.weights.transports.delta import DeltaTransport
