@@ -57,7 +57,7 @@ class Evaluations:
         self._owe([name for name, one in self._sets.items() if one.config.every and done % one.config.every == 0], done)
 
     def between(self) -> None:
-        """Measure what is owed, before the rollout's engines go on."""
+        """Measure what is owed, before the engines get other weights; they generate for training beside it."""
         if self._state.eval_owed:
             self._now("before" if self._state.iteration == 0 else "during", list(self._state.eval_owed))
             self._state.eval_owed = {}

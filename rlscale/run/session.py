@@ -150,11 +150,11 @@ class Session(ABC):
             self._finish_saving(wait=False)
 
     def go_on(self) -> None:
-        """Evaluate when it is due, then let the engines generate for the next iteration."""
+        """Let the engines generate for the next iteration, and evaluate the same weights meanwhile when it is due."""
         if self._done:
             return
-        self._evaluations.between()
         self._group_source.resume(self.state.version)
+        self._evaluations.between()
         self._metrics |= self._evaluations.beside()
 
     def end(self) -> None:

@@ -229,3 +229,14 @@ def test_a_loop_that_comes_back_early_or_without_an_end_is_an_error_that_names_i
         made.check_ended("mine.loop")
     made._ended = True
     made.check_ended("mine.loop")
+
+
+def test_an_evaluation_is_measured_while_the_engines_generate_for_the_next_iteration(tmp_path: Path) -> None:
+    run, _ = session(tmp_path)
+    told: list[Any] = []
+    run._group_source = SimpleNamespace(resume=lambda version: told.append(("resume", version)))
+    run._evaluations = SimpleNamespace(between=lambda: told.append("evaluate"), beside=lambda: {"found": 1.0})
+    run.state.version = 7
+    run.go_on()
+    assert told == [("resume", 7), "evaluate"]
+    assert run._metrics == {"found": 1.0}
