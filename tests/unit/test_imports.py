@@ -44,7 +44,7 @@ PACKAGES = {
     "weights": allow("numpy torch safetensors megatron mbridge zstandard", "families config platform"),
     "envs": allow(
         "numpy torch math_verify sympy jsonschema referencing aiohttp pint reasoning_gym Gym textarena"
-        " if_verifiable langdetect",
+        " if_verifiable langdetect bm25s",
         "config data",
     ),
     "serve": allow("aiohttp psutil", "families config platform weights"),

@@ -87,6 +87,7 @@ NEEDS = {
     "reward=none": ["algo=opd", "teacher.path=owner/teacher"],
     "reward=tournament": ["eval.enabled=false"],
     "reward=custom": ["reward.function._target_=mine.Reward"],
+    "env=search": ["env.tools.corpus=x.jsonl"],
     "data=jsonl": ["data.path=x.jsonl"],
     "data=parquet": ["data.path=x.parquet"],
     "data=custom": ["data.source._target_=mine.Source"],
