@@ -133,7 +133,12 @@ class Sample:
 
     @property
     def response_length(self) -> int:
-        """Number of tokens after the prompt, those that later segments begin with left out."""
+        """Tokens that the policy generated: neither what it was shown between them nor what segments begin with."""
+        return int(np.count_nonzero(self.loss_mask))
+
+    @property
+    def continuation_length(self) -> int:
+        """Tokens after the prompt, generated or shown, those that later segments begin with left out."""
         return sum(segment.length - segment.context for segment in self.segments)
 
     @property

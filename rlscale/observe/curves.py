@@ -16,6 +16,7 @@ Rows = Sequence[Mapping[str, Any]]
 PASS_1 = ("eval/pass@1", "eval_pass@1", "pass@1")
 _PASS_K = re.compile(r"(?:eval/)?pass@(\d+)")
 _COLORS = 5
+_PART = "reward_part/"
 
 
 def points(rows: Rows, *keys: str) -> list[Point]:
@@ -58,6 +59,7 @@ def learning(rows: Rows, summary: Summary) -> list[Chart]:
         Chart("KL", kl),
         Chart("Response length", [Series("tokens", points(rows, "response_length"), 4)]),
         Chart("Shares of tokens and samples", shares, form="percent"),
+        *_of_environments(rows),
     ]
     if points(rows, "reward"):
         charts.append(Chart("Loss", [Series("loss", points(rows, "loss"), 1)]))
@@ -68,6 +70,22 @@ def learning(rows: Rows, summary: Summary) -> list[Chart]:
     explained = Series("of the returns", points(rows, "explained_variance"), 2)
     charts.append(Chart("Critic's explained variance", [explained]))
     return charts
+
+
+def _of_environments(rows: Rows) -> list[Chart]:
+    """What an environment made of it: how hard its prompts were, how many turns were taken, what rewards consist of."""
+    turns = [
+        Series("turns", points(rows, "turns"), 1),
+        Series("segments", points(rows, "segments"), 2),
+        Series("tokens over those of one segment", points(rows, "segment_duplication"), 3),
+    ]
+    parts = sorted({key for row in rows for key in row if key.startswith(_PART)})
+    rewards = [Series(key.removeprefix(_PART), points(rows, key), at + 1) for at, key in enumerate(parts[:_COLORS])]
+    return [
+        Chart("Difficulty of the prompts", [Series("mean", points(rows, "difficulty"), 2, smooth=False)]),
+        Chart("Turns and segments of a sample", turns),
+        Chart("Parts of the reward", rewards),
+    ]
 
 
 def pass_at_k(rows: Rows, summary: Summary) -> list[Chart]:

@@ -29,7 +29,6 @@ from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.failures import FailureRate
-from rlscale.rollout.ledger import generated_tokens
 from rlscale.rollout.time_limit import TooLong, within
 from rlscale.rollout.trajectory import Trajectory
 from rlscale.rollout.turn_reading import read_action
@@ -129,7 +128,7 @@ class Episodes:
             sample.info["task_reward"] = sample.reward
             sample.reward += self._judging.shaping(sample)
         self.samples += 1
-        self.tokens += generated_tokens(sample)
+        self.tokens += sample.response_length
         return sample
 
     async def _turns(

@@ -14,23 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from rlscale.data.sample import Group, Sample
+from rlscale.data.sample import Group
 
 
 class LedgerError(RuntimeError):
     """An account does not balance: prompts or tokens were lost, or used twice."""
 
 
-def generated_tokens(sample: Sample) -> int:
-    """Tokens of a sample that an engine generated."""
-    return int(np.count_nonzero(sample.loss_mask))
-
-
 def tokens_of(group: Group) -> int:
     """Tokens of a group that an engine generated."""
-    return sum(map(generated_tokens, group.samples))
+    return sum(sample.response_length for sample in group.samples)
 
 
 @dataclass

@@ -10,7 +10,6 @@ import numpy as np
 
 from rlscale.data.sample import Group
 from rlscale.rollout.attempt import Attempt
-from rlscale.rollout.ledger import generated_tokens
 
 LENGTH_RATIO = "length_ratio"
 """Name of the metric."""
@@ -43,7 +42,7 @@ class LengthRatio:
 
     def trained(self, groups: Iterable[Group], held: int) -> None:
         """Groups are trained on; `held` other samples that were started are under way or ready."""
-        self._trained.extend(generated_tokens(sample) for group in groups for sample in group.samples)
+        self._trained.extend(sample.response_length for group in groups for sample in group.samples)
         while len(self._started) > self._window + held:
             self._started.popleft()
 

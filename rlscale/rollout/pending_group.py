@@ -10,7 +10,7 @@ from typing import Any
 from rlscale.data.sample import NOT_GENERATED, Group, Prompt, Sample
 from rlscale.rollout.attempt import Attempt, Demand
 from rlscale.rollout.engines.generation import Generation
-from rlscale.rollout.ledger import Ledger, generated_tokens
+from rlscale.rollout.ledger import Ledger
 
 
 @dataclass
@@ -70,7 +70,9 @@ class PendingGroup:
     @property
     def tokens(self) -> int:
         """Tokens that were generated for it and are kept."""
-        kept = sum(map(generated_tokens, self.samples.values())) + sum(one.tokens for one in self.attempts.values())
+        kept = sum(one.response_length for one in self.samples.values()) + sum(
+            one.tokens for one in self.attempts.values()
+        )
         return kept + sum(len(part.tokens) for _, parts in self.saved.values() for part in parts)
 
     def oldest_version(self, current: int) -> int:

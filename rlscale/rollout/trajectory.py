@@ -33,13 +33,13 @@ class Trajectory:
         return parts[0].tokens if len(parts) == 1 else np.concatenate([part.tokens for part in parts])
 
     @property
-    def response_length(self) -> int:
+    def continuation_length(self) -> int:
         """Tokens after the prompt, observed ones included, those that later segments begin with not."""
         return sum(segment.length - segment.context for segment in self._segments)
 
     def left(self, longest: int) -> int:
         """How many tokens may still come, of `longest` in all, or of its own bound where that is less."""
-        return min(longest, longest if self._longest is None else self._longest) - self.response_length
+        return min(longest, longest if self._longest is None else self._longest) - self.continuation_length
 
     def generated(self, generation: Generation) -> None:
         """Append what an engine generated as the continuation of `tokens`."""

@@ -94,12 +94,12 @@ def _of_turns(samples: Sequence[Sample]) -> dict[str, float]:
     turns = [_turns(sample) for sample in samples]
     if max(turns) <= 1:
         return {}
-    after = sum(sample.response_length for sample in samples)
+    after = sum(sample.continuation_length for sample in samples)
     own = sum(sample.prompt_length for sample in samples) + after
     return {
         "turns": float(np.mean(turns)),
         "turns_max": float(np.max(turns)),
-        "observed_share": 1 - sum(int(sample.loss_mask.sum()) for sample in samples) / max(after, 1),
+        "observed_share": 1 - sum(sample.response_length for sample in samples) / max(after, 1),
         "segments": float(np.mean([len(sample.segments) for sample in samples])),
         "segment_duplication": sum(len(sample.tokens) for sample in samples) / own,
     }

@@ -127,7 +127,7 @@ class RolloutConfig(Section):
     max_prompt_tokens: int = bounded(1024, at_least=1, limit=TOKENS)
     """Longest prompt in tokens; longer ones are dropped and counted."""
     max_response_tokens: int = bounded(1024, at_least=1, limit=TOKENS)
-    """Longest response in tokens; generation is cut there."""
+    """Longest response in tokens; generation is cut there. In an environment what the policy is shown counts too."""
     temperature: float = bounded(1.0, above=0, limit=TEMPERATURE, unread=[_evaluation_reads("temperature")])
     """Sampling temperature; the trainer divides its logits by the same."""
     top_p: float = bounded(1.0, above=0, at_most=1, unread=[_evaluation_reads("top_p")])

@@ -13,7 +13,6 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig, SimulationConfig
 from rlscale.data.fields import STALE
 from rlscale.data.sample import Group, Sample
-from rlscale.rollout.ledger import generated_tokens
 from rlscale.serve.simulator.simulated_fleet import SimulatedFleet
 
 
@@ -72,7 +71,7 @@ class SimulatedIteration:
         """The batch that is trained on at a weight version."""
         samples = [sample for group in groups for sample in group.samples]
         self.samples = len(samples)
-        self.tokens = sum(map(generated_tokens, samples))
+        self.tokens = sum(sample.response_length for sample in samples)
         versions = np.concatenate([sample.versions[_read(sample)] for sample in samples])
         self.masked = self.tokens - len(versions)
         ages, counts = np.unique(version - versions, return_counts=True)

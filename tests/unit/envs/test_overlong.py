@@ -45,6 +45,16 @@ def test_shaping_counts_response_tokens_and_multiplies_by_the_penalty() -> None:
     assert [shaping(response(length)) for length in (16, 18, 20)] == [0.0, -0.25, -0.5]
 
 
+def test_what_the_policy_was_shown_is_not_its_own_length() -> None:
+    """Eighteen tokens after the prompt, of which a tool wrote ten."""
+    shaping = OverlongShaping.of(OverlongConfig(penalty=1.0, cache_tokens=4), 20)
+    assert shaping is not None
+    sample = response(18)
+    sample.loss_mask[-14:-4] = False
+    assert (sample.response_length, sample.continuation_length) == (8, 18)
+    assert shaping(sample) == 0.0
+
+
 @pytest.mark.parametrize(("limit", "cache"), [(1024, 204), (10, 2), (4, 1), (1, 1)])
 def test_a_fifth_of_the_limit_is_penalised_unless_said_otherwise(limit: int, cache: int) -> None:
     assert OverlongShaping.of(OverlongConfig(penalty=1.0), limit) == OverlongShaping(limit, cache, 1.0)

@@ -237,6 +237,18 @@ def test_pass_at_k_is_drawn_over_the_run_and_over_k(tmp_path: Path) -> None:
     assert [s["points"] for s in json.loads(charts["k ="])["series"]] == [[[1, 0.1], [4, 0.4]], [[1, 0.6], [4, 0.9]]]
 
 
+def test_what_an_environment_made_of_the_run_is_drawn(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    for i in range(3):
+        turns = {"turns": 2.0 + i, "segments": 1.0, "segment_duplication": 1.0}
+        log.log(i, {"reward": 0.5, "difficulty": 1.0 + i / 2, "reward_part/format": i / 4, **turns})
+    log.close()
+    (difficulty,) = drawn(tmp_path, "Difficulty of the prompts")
+    assert json.loads(html.unescape(difficulty))["series"][0]["points"] == [[0, 1.0], [1, 1.5], [2, 2.0]]
+    assert [len(drawn(tmp_path, title)) for title in ("Turns and segments", "Parts of the reward")] == [1, 1]
+    assert 'type="search"' not in parse(tmp_path)[0]  # there are no conversations to search in
+
+
 def drawn(folder: Path, title: str) -> list[str]:
     """The data of the charts whose title begins so."""
     return re.findall(rf'data-chart="([^"]+)"><figcaption><h3>{title}', parse(folder)[0])

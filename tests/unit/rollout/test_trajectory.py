@@ -28,7 +28,7 @@ def test_only_generated_tokens_are_trained_and_carry_their_own_log_probs_and_ver
     trajectory.generated(generation([3, 4], version=5))
     trajectory.observed(tokens(9, 9, 9))
     assert trajectory.tokens.tolist() == [1, 2, 3, 4, 9, 9, 9]
-    assert trajectory.response_length == 5
+    assert trajectory.continuation_length == 5
     trajectory.generated(generation([6], version=8))
     sample = trajectory.sample(prompt, index=2)
     assert (sample.prompt_index, sample.index, sample.prompt_length) == (7, 2, 2)
@@ -49,11 +49,11 @@ def test_a_new_segment_is_a_sequence_of_its_own_of_the_same_sample() -> None:
     trajectory.open_segment(tokens(7, 8, 9))
     assert trajectory.tokens.tolist() == [7, 8, 9]
     trajectory.generated(generation([6], 6, np.ones((3, 1, 1), np.int16)))
-    assert trajectory.response_length == 3
+    assert trajectory.continuation_length == 3
     sample = trajectory.sample(prompt, 0)
     sample.reward = 0.5
     assert sample.segments == (Segment(4, 2), Segment(4, 3))
-    assert sample.response_length == 3
+    assert sample.continuation_length == 3
     other = Trajectory(tokens(1))
     other.generated(generation([2], 6, np.ones((1, 1, 1), np.int16)))
     batch = Batch.from_groups([Group(prompt, [sample, other.sample(prompt, 1)])])
