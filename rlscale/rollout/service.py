@@ -129,7 +129,7 @@ class RolloutService:
             engines = len(rollout.engine_urls) or rollout.engines
             longest = rollout.max_prompt_tokens + rollout.max_response_tokens
             self._concurrency = AdaptiveConcurrency(
-                self._admission, self._loads, engines, rollout.max_concurrent, longest
+                self._admission, self._loads, self._client.preemptions, engines, rollout.max_concurrent, longest
             )
         if self._concurrency is not None or not getattr(asyncio.get_running_loop(), "virtual", False):
             follows = self._concurrency or self._loads  # that nobody reads who has no real time
@@ -251,6 +251,7 @@ class RolloutService:
             "failed_requests": self._request_failures.total,
             "failed_rewards": self._reward_failures.total + self._group_failures.total,
             "retried_requests": self._client.retried,
+            "preempted_requests": self._client.preemptions.requests,
         }
         fates = self._scheduler.ledger.prompts.fates
         # The scheduler and its parts save their own counts.

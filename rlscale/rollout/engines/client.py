@@ -14,6 +14,7 @@ from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPO
 from rlscale.data.fields import SUPPORT
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.preemptions import Preemptions
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampler_words import sampler_words_of
 from rlscale.rollout.engines.sampling_params import SamplingParams
@@ -55,6 +56,7 @@ class EngineClient:
         self._connection = connect(api_key, timeout_s, connections)
         self._shared = SharedCalls(self._connection, self._ready, self._sent_in_vain)
         self.retried = 0
+        self.preemptions = Preemptions()
 
     def redirect(self, url: str) -> None:
         """Send requests to `url` from now on, also those that are being sent again."""
@@ -92,12 +94,13 @@ class EngineClient:
             body["top_logprobs_num"] = sampling.words
         if trajectory is not None:
             headers[TRAJECTORY_HEADER] = trajectory
-        answer = None
+        answer, began = None, asyncio.get_running_loop().time()
         if rid is None and trajectory is None and sampling.max_new_tokens <= SHORT:
             answer = await self._shared.ask(body, headers)
         if answer is None:
             answer = await self._post("/generate", body, headers)
         found = generation_of(answer, len(token_ids), experts, sampling.names_support, sampling.words)
+        self.preemptions.answered(began, answer["meta_info"], found.versions)
         return found.of_all_words() if sampling.names_all else found
 
     async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -125,7 +128,7 @@ class EngineClient:
 
     async def load_at(self, url: str) -> Any:
         """What the engine at `url` says of its load (`LoadReport.of`). RequestFailed if it does not say."""
-        return await self._told(url + "/v1/loads?include=core,queues")
+        return await self._told(url + "/v1/loads?include=core")
 
     async def ask_at(self, url: str, path: str, body: dict[str, Any]) -> Any:
         """The answer of the engine at `url` to what a router does not pass on. RequestFailed if there is none."""

@@ -26,22 +26,19 @@ class LoadReport:
     running: int
     waiting: int
     usage: float
-    retracted: int
-    """Requests that had to leave the batch because the cache was full."""
     most_running: int
     """Requests that it runs at once at the most."""
     cache_tokens: int
 
     @staticmethod
     def of(answer: Mapping[str, Any]) -> LoadReport:
-        """From the answer of `/v1/loads?include=core,queues`. ValueError if it is not one."""
+        """From the answer of `/v1/loads?include=core`. ValueError if it is not one."""
         try:
             ranks = answer["loads"]
             return LoadReport(
                 running=sum(int(rank["num_running_reqs"]) for rank in ranks),
                 waiting=sum(int(rank["num_waiting_reqs"]) for rank in ranks),
                 usage=max(float(rank["token_usage"]) for rank in ranks),
-                retracted=sum(int((rank.get("queues") or {}).get("retracted", 0)) for rank in ranks),
                 most_running=sum(int(rank["max_running_requests"]) for rank in ranks),
                 cache_tokens=sum(int(rank["max_total_num_tokens"]) for rank in ranks),
             )

@@ -33,7 +33,7 @@ def answer_to(
         "prompt_tokens": len(request.tokens),
         "completion_tokens": count,
         "cached_tokens": request.cached,
-        "num_retractions": slot.preempted,
+        "num_retractions": slot.retracted,
         "output_token_logprobs": list(zip(logprobs.tolist(), listed, repeat(None))),
         "weight_versions": _spans(request),
         "weight_version": request.spans[-1][0],
@@ -53,7 +53,6 @@ def load_report(
     """The answer of /v1/loads: what runs, what waits, and how much of the cache is used."""
     used = round(batch.used)
     pending = sum(slot.context + slot.done for slot in waiting)
-    retracted = sum(slot.preempted > 0 for slot in waiting)
     core = {
         "dp_rank": 0,
         "num_running_reqs": len(batch),
@@ -64,7 +63,6 @@ def load_report(
         "max_total_num_tokens": config.cache_tokens,
         "max_running_requests": config.slots,
         "token_usage": used / config.cache_tokens,
-        "queues": {"waiting": len(waiting), "grammar": 0, "paused": 0, "retracted": retracted, "prealloc_ready": 0},
     }
     return {"version": "simulated", "loads": [core]}
 

@@ -32,8 +32,8 @@ class Slot(Generic[T]):
     """Tokens that it will have generated in the end."""
     done: int = 0
     """Tokens generated until it last left the batch."""
-    preempted: int = 0
-    """Times that it had to leave because the cache was full."""
+    retracted: int = 0
+    """Times that it had to leave, because the cache was full or for new weights."""
     began: float = field(default=0.0, init=False)
     charge: float = field(default=0.0, init=False)
 
@@ -128,7 +128,7 @@ class RunningBatch(Generic[T]):
         while len(self._slots) > 1 and self.used + len(self._slots) * _NOTHING >= self._config.cache_tokens:
             slot = min(self._slots, key=lambda one: (self.generated(one), -one.context))
             self.leave(slot)
-            slot.preempted += 1
+            slot.retracted += 1
             out.append(slot)
         return out
 

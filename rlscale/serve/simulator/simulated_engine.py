@@ -54,6 +54,8 @@ class SimulatedEngine:
         """Weight updates that arrived while a request ran: a real server may die of one."""
         self.restarts = 0
         self._tokens_before = 0
+        self.answered = 0
+        """Generated tokens of all calls that were answered."""
         self._timer: asyncio.TimerHandle | None = None
         self._down_until = 0.0
         self._boot()
@@ -84,6 +86,7 @@ class SimulatedEngine:
         self._prefixes = PrefixCache()
         self._waiting: deque[Slot[EngineRequest]] = deque()
         self._slots: dict[EngineRequest, Slot[EngineRequest]] = {}
+        self._open: dict[EngineRequest, Slot[EngineRequest]] = {}  # of calls that have no answer yet
         self._paused = False
         self._updating = 0
         self._idle = asyncio.Event()
@@ -105,6 +108,11 @@ class SimulatedEngine:
     def in_flight(self) -> int:
         """Generated tokens of requests that run or wait."""
         return sum(self.batch.generated(slot) for slot in self._slots.values())
+
+    @property
+    def unanswered(self) -> int:
+        """Tokens that no answer brought and none will bring: of calls that were lost, or whose client has gone."""
+        return self.tokens - self.answered - sum(self.batch.generated(slot) for slot in self._open.values())
 
     @property
     def requests(self) -> int:
@@ -154,9 +162,15 @@ class SimulatedEngine:
         self._settle()
         try:
             found = [await request.answer for request in requests]
+            await self._befall(fault, found)
+            self.answered += sum(answer["meta_info"]["completion_tokens"] for answer in found)
         finally:
             for request in requests:
                 self._forget(request)
+        return 200, found if many else found[0]
+
+    async def _befall(self, fault: Fault | None, found: list[dict[str, Any]]) -> None:
+        """What happens to a call once its answers are there."""
         if fault is Fault.stalled:
             await asyncio.get_running_loop().create_future()
         if fault is Fault.crashed:
@@ -166,7 +180,6 @@ class SimulatedEngine:
         if fault is Fault.rubbish:
             entries = found[0]["meta_info"]["output_token_logprobs"]
             entries[:1] = [(None, *entry[1:]) for entry in entries[:1]]
-        return 200, found if many else found[0]
 
     def _accept(self, request: EngineRequest) -> None:
         """Queue a request, with the length that its response will have."""
@@ -182,12 +195,13 @@ class SimulatedEngine:
         if request.least >= request.most:
             request.finish = "length"
         slot = Slot(request, len(request.tokens), length)
-        self._slots[request] = slot
+        self._slots[request] = self._open[request] = slot
         self._idle.clear()
         self._waiting.append(slot)
 
     def _forget(self, request: EngineRequest) -> None:
         """The client has its answer, or has gone: then the engine works no more for it."""
+        self._open.pop(request, None)
         slot = self._slots.get(request)
         if slot is not None:
             self._tick()
@@ -284,9 +298,10 @@ class SimulatedEngine:
         return 200, {"message": "Generation paused successfully.", "status": "ok"}
 
     def _retract(self) -> None:
-        """Running requests wait in the queue, without their cache."""
+        """Running requests wait in the queue, without their cache. Their answers count it with the preemptions."""
         for slot in reversed(self.batch.slots()):
             self.batch.leave(slot)
+            slot.retracted += 1
             self._waiting.appendleft(slot)
 
     async def _continue(self, body: Mapping[str, Any]) -> Answer:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
 import pytest
+from shared_server import SharedServer
 
+from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.simulator_config import LengthsConfig, SimulatedEngineConfig
 from rlscale.rollout.engines.engine_loads import LoadReport
+from rlscale.rollout.engines.preemptions import preemptions_of
+from rlscale.rollout.engines.spans import versions_of
+from rlscale.serve.server import ServerSpec
 from rlscale.serve.simulator.simulated_endpoint import SimulatedEndpoint
 from rlscale.serve.simulator.simulated_engine import SimulatedEngine
+from rlscale.serve.supervisor import Supervisor
 
 PROMPT = [8, 11, 14, 7, 12, 15, 2]
 SIMULATED = SimulatedEngineConfig(decode_s=0.002, context=512, slots=256, lengths=LengthsConfig(median=6.0))
@@ -53,7 +59,7 @@ class Server:
 
     async def load(self) -> dict[str, Any]:
         """What the server says of its load."""
-        answer = await self.call("/v1/loads?include=core,queues")
+        answer = await self.call("/v1/loads?include=core")
         load: dict[str, Any] = answer["loads"][0]
         return load
 
@@ -72,7 +78,28 @@ Talk = Callable[[Callable[[Server], Awaitable[Any]]], Any]
 @pytest.fixture(params=["simulated", "real"])
 def talk(request: pytest.FixtureRequest) -> Talk:
     """Runs a scenario with a server whose weight version is 1."""
-    shared = request.getfixturevalue("shared_server") if request.param == "real" else None
+    return talker(request.getfixturevalue("shared_server") if request.param == "real" else SIMULATED)
+
+
+@pytest.fixture(params=["simulated", "real"])
+def cramped(request: pytest.FixtureRequest) -> Iterator[Talk]:
+    """The same with a server whose cache holds 700 tokens."""
+    tokens = 700
+    if request.param == "simulated":
+        yield talker(replace(SIMULATED, cache_tokens=tokens))
+        return
+    shared: SharedServer = request.getfixturevalue("shared_server")
+    folder = request.getfixturevalue("tmp_path")
+    supervisor = Supervisor(folder, folder, shared.api_key, fork_server=request.getfixturevalue("fork_server"))
+    spec = ServerSpec("cramped", str(shared.model_folder), Device.cpu, options={"max_total_tokens": tokens})
+    try:
+        yield talker(replace(shared, url=supervisor.start_engine(spec)))
+    finally:
+        supervisor.stop()
+
+
+def talker(server: SharedServer | SimulatedEngineConfig) -> Talk:
+    """Runs scenarios with that server, at weight version 1."""
 
     def call(scenario: Callable[[Server], Awaitable[Any]]) -> Any:
         async def against(url: str, key: str, model: str) -> Any:
@@ -83,9 +110,9 @@ def talk(request: pytest.FixtureRequest) -> Talk:
                 return await asyncio.wait_for(scenario(server), 60)
 
         async def main() -> Any:
-            if shared is not None:
-                return await against(shared.url, shared.api_key, str(shared.model_folder))
-            async with SimulatedEndpoint(SimulatedEngine(SIMULATED), "secret") as endpoint:
+            if isinstance(server, SharedServer):
+                return await against(server.url, server.api_key, str(server.model_folder))
+            async with SimulatedEndpoint(SimulatedEngine(server), "secret") as endpoint:
                 return await against(endpoint.url, "secret", "somewhere")
 
         return asyncio.run(main())
@@ -195,14 +222,31 @@ def test_a_paused_server_lets_new_requests_wait_and_answers_what_does_not_genera
     assert (waited, version, answer["meta_info"]["weight_version"]) == (True, "2", "2")
 
 
-@pytest.mark.parametrize("mode", ["retract", "in_place"])
-def test_an_update_in_a_pause_is_a_border_between_spans(talk: Talk, mode: str) -> None:
+def test_an_answer_tells_that_a_full_cache_interrupted_it(cramped: Talk) -> None:
+    async def scenario(server: Server) -> list[Any]:
+        answers = await asyncio.gather(*(server.generate(seed, 200) for seed in range(12)))
+        return [answer["meta_info"] for answer in answers]
+
+    found = cramped(scenario)
+    assert {meta["completion_tokens"] for meta in found} == {200}
+    preempted = [preemptions_of(meta, versions_of(meta, 200)) for meta in found]
+    print("preemptions", preempted)
+    assert max(preempted) > 0
+    assert min(preempted) == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "flush", "retracted"), [("retract", True, 1), ("in_place", False, 0), ("in_place", True, 1)]
+)
+def test_an_update_in_a_pause_is_a_border_between_spans_and_no_preemption(
+    talk: Talk, mode: str, flush: bool, retracted: int
+) -> None:
     async def scenario(server: Server) -> Any:
         (request,) = await server.running(1)
         while (await server.load())["num_used_tokens"] < len(PROMPT) + 20:
             await asyncio.sleep(0.005)
         await server.call("/pause_generation", {"mode": mode})
-        await server.update(2, flush=False)
+        await server.update(2, flush=flush)
         await server.call("/continue_generation", {})
         return (await request)["meta_info"]
 
@@ -211,6 +255,7 @@ def test_an_update_in_a_pause_is_a_border_between_spans(talk: Talk, mode: str) -
     assert (old["version"], new["version"], meta["weight_version"]) == ("1", "2", "2")
     assert old["start"] == 0
     assert 0 < old["end"] == new["start"] < new["end"] == LONG
+    assert (meta["num_retractions"], preemptions_of(meta, versions_of(meta, LONG))) == (retracted, 0)
 
 
 def test_the_cache_is_not_flushed_while_requests_run(talk: Talk) -> None:
@@ -239,7 +284,7 @@ def test_the_load_is_told(talk: Talk) -> None:
     busy, idle = talk(scenario)
     assert busy["num_running_reqs"] == 3
     report = LoadReport.of({"loads": [busy]})
-    assert (report.running, report.waiting, report.retracted) == (3, 0, 0)
+    assert (report.running, report.waiting) == (3, 0)
     assert report.usage == pytest.approx(busy["num_used_tokens"] / report.cache_tokens, abs=0.01)
     assert report.most_running >= 3
     assert busy["num_used_tokens"] >= 3

@@ -20,8 +20,8 @@ from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
 from rlscale.serve.simulator.virtual_time import VirtualLoop
 
 
-def report(running: int, usage: float, waiting: int = 0, retracted: int = 0, most: int = 1000) -> LoadReport:
-    return LoadReport(running, waiting, usage, retracted, most, cache_tokens=10_000)
+def report(running: int, usage: float, waiting: int = 0, most: int = 1000) -> LoadReport:
+    return LoadReport(running, waiting, usage, most, cache_tokens=10_000)
 
 
 def window_of(size: int, most: int = 1000) -> Window:
@@ -78,12 +78,17 @@ def test_it_does_not_grow_where_more_requests_would_be_of_no_use(running: int, w
     assert window.size == 100
 
 
-@pytest.mark.parametrize("full", [report(100, 0.95), report(100, 0.5, retracted=1), report(98, 0.97, waiting=2)])
-def test_it_backs_off_from_a_full_cache_or_a_preemption_once_for_all_that_are_too_many(full: LoadReport) -> None:
+@pytest.mark.parametrize(
+    ("full", "preempted"),
+    [(report(100, 0.95), False), (report(100, 0.5), True), (report(98, 0.97, waiting=2), False)],
+)
+def test_it_backs_off_from_a_full_cache_or_a_preemption_once_for_all_that_are_too_many(
+    full: LoadReport, preempted: bool
+) -> None:
     window = window_of(100)
-    window.observe(full, 10)
+    assert window.observe(full, 10, preempted)
     assert window.size == 80
-    window.observe(full, 10)  # the twenty that are too many are still there: nobody cancels them
+    assert not window.observe(full, 10, preempted)  # the twenty that are too many are still there: nobody cancels them
     assert window.size == 80
     window.observe(report(80, 0.96), 20)
     assert window.size == 64
@@ -121,7 +126,10 @@ def simulated(scenario: Scenario, cache_tokens: int, most: int = 64) -> Any:
         client = EngineClient(ROUTER_URL, None, 1000.0, 0, 1000, fleet.connect)
         admission = Admission(1)
         return await scenario(
-            fleet, AdaptiveConcurrency(admission, EngineLoads(client), 2, most, 400), admission, client
+            fleet,
+            AdaptiveConcurrency(admission, EngineLoads(client), client.preemptions, 2, most, 400),
+            admission,
+            client,
         )
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -164,6 +172,45 @@ def test_the_limit_grows_until_the_caches_are_used_and_hardly_a_request_is_preem
     # 46 of them fill four fifths of both caches.
     assert 36 <= max(limits[1:]) <= 58
     assert preemptions < 50
+
+
+def test_a_preemption_that_an_answer_tells_of_shrinks_the_window_of_the_fullest_engine_once() -> None:
+    async def scenario(
+        fleet: SimulatedFleet, concurrency: AdaptiveConcurrency, admission: Admission, client: EngineClient
+    ) -> list[int]:
+        limits = []
+
+        async def look() -> None:
+            await concurrency.look()
+            limits.append(admission.limit)
+
+        def preempted(began: float) -> None:
+            client.preemptions.answered(began, {"num_retractions": 1}, np.zeros(1, np.int32))
+
+        await look()
+        client.redirect(fleet.urls[1])
+        work = asyncio.create_task(_keep_busy(Admission(10), client, 10))
+        await asyncio.sleep(0.05)
+        client.redirect(ROUTER_URL)
+        preempted(0.0)
+        await look()
+        preempted(0.0)  # this one was let in before the window shrank
+        await look()
+        work.cancel()
+        return limits
+
+    assert simulated(scenario, cache_tokens=10_000) == [40, 28, 28]  # 20 each; then four fifths of ten
+
+
+def test_the_answers_of_engines_with_a_small_cache_tell_of_preemptions() -> None:
+    async def scenario(
+        fleet: SimulatedFleet, concurrency: AdaptiveConcurrency, admission: Admission, client: EngineClient
+    ) -> tuple[int, int]:
+        await _keep_busy(Admission(128), client, 128)
+        return client.preemptions.requests, sum(engine.preemptions for engine in fleet.engines.values())
+
+    requests, preemptions = simulated(scenario, cache_tokens=2000)
+    assert 0 < requests <= preemptions
 
 
 def test_an_engine_that_is_away_keeps_its_window_and_one_that_was_taken_out_loses_it() -> None:

@@ -69,7 +69,7 @@ def test_when_the_cache_is_full_the_shortest_response_leaves() -> None:
     assert full_at == pytest.approx(11.4 + 0.4 + 20 * 1.2)  # 50 and 40 tokens now; 40 are free: 20 steps of two
     batch.advance(full_at)
     assert batch.preempted() == [second]
-    assert (second.done, second.preempted, batch.generated(first)) == (20, 1, 30)
+    assert (second.done, second.retracted, batch.generated(first)) == (20, 1, 30)
     assert not batch.fits(second, 0)  # 70 + 60 would be over nine tenths of 130
 
 
