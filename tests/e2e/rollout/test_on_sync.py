@@ -31,6 +31,7 @@ COMMON = [4, 8, 12, 5, 9, 13, 6, 10, 14, 7, 11, 2, 4, 8, 5, 9]
 """What all prompts begin with: they share it in the prefix cache."""
 PROMPTS = [np.array([*COMMON, 4 + number], np.int32) for number in range(8)]
 LENGTH = 400
+LONGEST_PAUSE_S = 0.1
 MODES = [OnSync.abort_and_resume, OnSync.retract, OnSync.in_place]
 
 
@@ -65,14 +66,18 @@ class Engine:
         self.receiver.receive_tensors([payload], None, version, True)
 
     async def sync(self, mode: OnSyncMode, model: PreTrainedModel) -> float:
-        """The weights as the next version; the seconds that it took to make ready for them."""
+        """The weights as the next version; the seconds that the engine was kept from generating besides loading them.
+
+        They are measured by the receiver, which pauses an engine that keeps its requests, and by the mode, which cuts
+        them off before it.
+        """
         begun = time.monotonic()
         await mode.pause()
         paused = time.monotonic() - begun
         await asyncio.to_thread(self.update, model, self.version + 1)
         self.version += 1
         mode.resume()
-        return paused
+        return paused + self.receiver.paused_s
 
 
 def difference(models: list[PreTrainedModel], prompt: np.ndarray, generation: Generation) -> float:
@@ -95,6 +100,7 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
         client, admission = EngineClient(shared_server.url, shared_server.api_key), Admission(32)
         engines = Continued(client, Cuts())
         mode = on_sync_mode(kind, admission, client, engines.cuts)
+        engine.version = 0
         await asyncio.to_thread(engine.update, models[0], 0)
 
         async def generate(number: int, seed: int, length: int = LENGTH) -> Generation:
@@ -112,8 +118,12 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
         await client.close()
         return found, fresh, pauses
 
-    found, fresh, pauses = asyncio.run(asyncio.wait_for(main(), 120))
-    print(kind.value, "pauses", [f"{pause:.3f}" for pause in pauses])
+    for _ in range(2):  # a pause may meet another process's turn: once more, on a busy machine
+        found, fresh, pauses = asyncio.run(asyncio.wait_for(main(), 120))
+        print(kind.value, "pauses", [f"{pause:.3f}" for pause in pauses])
+        if max(pauses) <= LONGEST_PAUSE_S:
+            break
+    assert 0.001 < max(pauses) <= LONGEST_PAUSE_S
     for generation in found:
         assert len(generation.tokens) == LENGTH
         assert np.all(np.diff(generation.versions) >= 0)
@@ -124,10 +134,6 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
     for (number, generation), version in zip(fresh, (1, 1, 2, 2, 3, 3), strict=True):
         assert {*generation.versions.tolist()} == {version}
         assert difference(models, PROMPTS[number], generation) < 1e-5
-    # One of three may meet another process's turn. That none waits for the engine's own poll, once a second, shows in
-    # the median of the many updates below.
-    assert statistics.median(pauses) < 0.1
-    assert max(pauses) < 0.7
 
 
 @pytest.mark.parametrize("kind", MODES)
@@ -169,11 +175,13 @@ def test_updates_under_load_kill_no_server(
 
     found, last, pauses, retried = asyncio.run(asyncio.wait_for(main(), 120))
     crossed = [(number, one) for number, one in found if len({*one.versions.tolist()}) > 1]
-    print(kind.value, len(found), "responses", len(crossed), "across updates, longest pause", f"{max(pauses):.3f}")
+    typical = statistics.median(pauses)
+    print(kind.value, len(found), "responses", len(crossed), "across updates, median pause", f"{typical:.3f}")
+    print("  longest pause", f"{max(pauses):.3f}")
     assert engine.receiver.weight_version() == str(updates)
     assert retried == 0
     assert len(crossed) >= 16  # of every one that keeps it busy
     for number, generation in [*crossed[:: max(1, len(crossed) // 8)], (0, last)]:
         assert difference(models, PROMPTS[number], generation) < 1e-5
     assert {*last.versions.tolist()} == {updates}
-    assert statistics.median(pauses) < 0.1  # one of so many may meet another process's turn
+    assert 0.001 < typical <= LONGEST_PAUSE_S  # one of so many may meet another process's turn

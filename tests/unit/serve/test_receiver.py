@@ -34,6 +34,7 @@ class Engine(ThreadingHTTPServer):
         self.answers: dict[str, tuple[int, Any]] = {"/flush_cache": (200, "Cache flushed.")}
         self.calls: list[tuple[str, Any]] = []
         self.delay = 0.0
+        self.delays: dict[str, float] = {}
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def paths(self) -> list[str]:
@@ -49,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "null")
         self.server.calls.append((self.path, body))
-        time.sleep(self.server.delay)
+        time.sleep(self.server.delays.get(self.path, self.server.delay))
         status, answer = self.server.answers.get(self.path, (404, {"detail": "Not Found"}))
         self.send_response(status)
         self.end_headers()
@@ -124,6 +125,17 @@ def test_an_engine_that_keeps_requests_is_paused_from_the_first_bucket_to_the_la
     assert engine.calls[-5] == ("/pause_generation", {"mode": "retract"})
     assert engine.paths()[-4:] == ["/begin_weight_update", UPDATE, UPDATE, "/continue_generation"]
     assert [body["flush_cache"] for path, body in engine.calls if path == UPDATE] == [False, flushes]
+
+
+@pytest.mark.parametrize("keep", [None, "retract"])
+def test_the_pause_of_an_update_is_told_without_the_loading_of_its_buckets(engine: Engine, keep: str | None) -> None:
+    engine.answers.update({path: (200, {}) for path in ("/pause_generation", "/continue_generation", "/server_info")})
+    engine.answers.update({UPDATE: OK, "/begin_weight_update": OK, "/end_weight_update": OK})
+    engine.delays = {UPDATE: 0.2, "/pause_generation": 0.03, "/continue_generation": 0.04, "/flush_cache": 0.05}
+    receiver = EngineReceiver(engine.url, None, keep=keep)
+    for last in (False, True):
+        receiver.receive_tensors(["A"], None, 1, last)
+    assert (0.05 if keep is None else 0.07) <= receiver.paused_s < 0.2
 
 
 def test_an_update_that_failed_begins_again(engine: Engine) -> None:
