@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 PYTEST := $(BIN)/python -m pytest -m "not gpu"
 
-.PHONY: quickstart install test lint types smoke unit dist e2e gpu battery clean
+.PHONY: quickstart install test lint types smoke unit dist e2e gpu battery schedules clean
 
 quickstart: install
 	$(BIN)/python -m rlscale
@@ -73,6 +73,10 @@ gpu: install
 # Malformed command lines, recipes, data files, model and run folders: what comes of each (docs/reliability.md).
 battery: install
 	$(BIN)/python -m tests.battery
+
+# A thousand random courses of faults, syncs and restarts of the rollout instead of the fifty of `make unit`.
+schedules: install
+	$(PYTEST) --hypothesis-profile=thousand tests/unit/rollout/test_schedules.py
 
 clean:
 	rm -rf $(VENV) .rlscale .mypy_cache .ruff_cache .hypothesis outputs build dist

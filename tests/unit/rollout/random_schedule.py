@@ -24,6 +24,8 @@ from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
 from rlscale.serve.simulator.virtual_time import VirtualLoop
 
 _UPDATE = "/update_weights_from_tensor"
+_TURNS = 8
+"""Turns of the event loop from the engine's answer to the account, at the most."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class _Life:
         self._spec = replace(spec, rollout=course.rollout, seed=course.seed, refill=refill)
         self._course = course
         self._version = 0
+        self._received = 0  # tokens that processes before this one were answered
         self.seen = Seen(Counter())
 
     async def run(self) -> Seen:
@@ -130,6 +133,7 @@ class _Life:
     async def _restart(self, trained: bool) -> None:
         """Nothing but the state gets over: after it the same prompts, samples and accounts are there."""
         await self._check()
+        self._received += self._answered()
         state = await self._service.state_dict(trained)
         saved = pickle.dumps(state)
         await self._end()
@@ -168,10 +172,28 @@ class _Life:
                         self._fleet.route([*self._fleet.workers, url])
 
     async def _check(self) -> None:
-        """Both accounts balance (LedgerError), and no prompt is held twice."""
-        await self._service.stats()
-        held = self._held(await self._service.state_dict())
+        """Both accounts balance (LedgerError) and are those of the engines.
+
+        No prompt is held twice, and the buffer holds no more than it may.
+        """
+        for _ in range(_TURNS):  # answers that are on their way
+            await asyncio.sleep(0)
+        stats = await self._service.stats()
+        received, answered = stats.counters["tokens/received"], self._received + self._answered()
+        assert received == answered, f"received {received} of {answered} tokens that the engines sent"
+        unanswered = [engine.unanswered for engine in self._fleet.engines.values()]
+        assert min(unanswered) >= 0
+        assert self._course.faults != FaultsConfig() or max(unanswered) == 0
+        state = await self._service.state_dict()
+        held = self._held(state)
         assert len(held) == len(set(held))
+        rollout = self._course.rollout
+        most = rollout.groups_per_iteration * max(rollout.max_staleness + 1, rollout.over_sampling)
+        assert len(state["buffer"]["groups"]) <= most
+
+    def _answered(self) -> int:
+        """Tokens that the engines of this process have sent."""
+        return sum(engine.answered for engine in self._fleet.engines.values())
 
     def _check_batch(self, groups: list[Group]) -> None:
         """A whole batch of whole groups, in which nothing that is trained on is over the bound."""
@@ -195,9 +217,14 @@ class _Life:
 
 
 def _tokens(state: dict[str, Any]) -> dict[tuple[int, int], bytes]:
-    """The tokens of every finished sample, by prompt and place."""
+    """The tokens of every finished sample, and of every other so far, by prompt and place."""
     groups = [*state["buffer"]["groups"], *state["refill"]["groups"]]
     finished = {(group.prompt.index, i): one for group in groups for i, one in enumerate(group.samples)}
     for pending in state["pending"]:
         finished |= {(pending["prompt"].index, place): one for place, one in pending["samples"].items()}
-    return {place: sample.tokens.tobytes() + sample.versions.tobytes() for place, sample in finished.items()}
+    found = {place: sample.tokens.tobytes() + sample.versions.tobytes() for place, sample in finished.items()}
+    for pending in state["pending"]:
+        for place, (number, parts) in pending["attempts"].items():
+            tokens = [part.tokens.tobytes() + part.versions.tobytes() + part.logprobs.tobytes() for part in parts]
+            found[pending["prompt"].index, place] = b"".join([bytes([number]), *tokens])
+    return found

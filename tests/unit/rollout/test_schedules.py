@@ -6,6 +6,7 @@ Fifty random courses here; `--hypothesis-profile=thousand` plays a thousand.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,8 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.data_config import CustomData
 from rlscale.config.schema.rollout_config import OnSync, RolloutConfig, Stale
 from rlscale.config.schema.simulator_config import FaultsConfig
+from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.rollout_spec import RolloutSpec
 
 WORKLOAD = "rlscale.run.simulation.simulated_workload"
@@ -52,7 +55,8 @@ def rollouts(draw: st.DrawFn) -> RolloutConfig:
 
 
 SHARES = st.sampled_from([0.0, 0.0, 0.05, 0.2])
-FAULTS = st.builds(
+NONE = st.just(FaultsConfig())
+FAULTS = NONE | st.builds(
     FaultsConfig,
     lost=SHARES,
     stalled=st.sampled_from([0.0, 0.05]),
@@ -63,8 +67,9 @@ FAULTS = st.builds(
 )
 SECONDS = st.sampled_from([0.0, 0.5, 3.0, 7.5, 20.0])
 TRAINED = st.builds(Step, before_s=SECONDS, train_s=SECONDS)
-RESTART = st.builds(Step, before_s=SECONDS, restart=st.just(True))
-INTERRUPTED = st.builds(Step, before_s=SECONDS, interrupted=st.just(True))
+AT_ANY_TICK = st.floats(0.0, 25.0)
+RESTART = st.builds(Step, before_s=AT_ANY_TICK, restart=st.just(True))
+INTERRUPTED = st.builds(Step, before_s=AT_ANY_TICK, interrupted=st.just(True))
 STEPS = st.lists(TRAINED | TRAINED | RESTART | INTERRUPTED, min_size=1, max_size=5).map(tuple)
 
 
@@ -73,3 +78,18 @@ def test_every_prompt_and_token_is_accounted_for_and_the_bound_is_kept(
     simulated_spec: RolloutSpec, course: Course
 ) -> None:
     run_course(simulated_spec, course)
+
+
+def test_a_client_that_has_everything_generated_twice_shows(
+    simulated_spec: RolloutSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = EngineClient.generate
+
+    async def twice(self: EngineClient, *args: Any, **named: Any) -> Generation:
+        await once(self, *args, **named)
+        return await once(self, *args, **named)
+
+    monkeypatch.setattr(EngineClient, "generate", twice)
+    rollout = RolloutConfig(groups_per_iteration=1, samples_per_group=1, max_prompt_tokens=16, max_response_tokens=4)
+    with pytest.raises(AssertionError, match="received"):
+        run_course(simulated_spec, Course(rollout, FaultsConfig(), 1, 0, (Step(),)))
