@@ -191,4 +191,5 @@ def _small_model(usual: DictConfig) -> dict[str, Any]:
         "model.dtype": "float32",
         "model.create.characters": CHARACTERS,
         "model.create.architecture": architecture,
+        **({"model.lora.path": None, "model.lora.targets": None} if usual.model.get("lora") is not None else {}),
     }

@@ -23,6 +23,9 @@ from rlscale.config.sizes import Sizes
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.families.origin import NEITHER, holds_weights
 
+ADAPTERS = ("adapter_config.json", "adapter.json")
+"""A file of every folder that adapters can start from: in peft's form, and a checkpoint of them."""
+
 
 def check_machine(config: Config) -> list[str]:
     """Check a configuration that `check` accepted against this machine. Returns notes.
@@ -140,6 +143,9 @@ def _starting_weights(config: Config) -> Iterator[str]:
     models: list[tuple[str, ModelConfig]] = [("model.init", config.model)]
     if Needs.of(config).critic and config.critic.model.init != config.model.init:
         models.append(("critic.model.init", config.critic.model))
+    lora = config.model.lora
+    if lora is not None and lora.path is not None and not any((Path(lora.path) / name).is_file() for name in ADAPTERS):
+        yield f"model.lora.path={lora.path}: must be a folder with adapter_config.json, or a checkpoint of adapters"
     for key, model in models:
         if model.init is None or holds_weights(Path(model.init)):
             continue

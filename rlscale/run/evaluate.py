@@ -75,6 +75,8 @@ def _subject(run: Path | None, own: dict[str, str], overrides: list[str]) -> tup
             raise UserError("eval needs run.output=FOLDER, the folder of a run, or model.path=FOLDER, a model")
         if config.model.init is not None:
             raise UserError(f"model.init={config.model.init}: eval measures model.path; give that folder as model.path")
+        if config.model.lora is not None:
+            raise UserError("model.lora: eval measures model.path; export the adapter merged, and give that folder")
         return _for_measuring(config, config.model.path), None
     if "recipe" in own:
         raise UserError("recipe=... does not go with run.output=..., which has a recipe of its own")

@@ -152,8 +152,7 @@ class Objective:
             per_token, clamped = policy.loss if factor is None else factor * policy.loss, clamped | policy.clamped
             if word_logprobs is not None:
                 centering = centering_of(self.algo.correction, word_logprobs, fields, mask)
-                left_out = sums.get("opsm_masked", torch.zeros_like(mask))
-                per_token = per_token + torch.where(left_out, 0.0, advantages * centering.score)
+                per_token = per_token + advantages * centering.score
                 sums |= {"centering_gap": centering.gap, "centering_tail": centering.tail}
         if self.needs_reference:
             kl, kl_clamped = self._kl(lp, old, _clean(fields["ref_logprobs"], mask, lp))

@@ -67,11 +67,8 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     if needs.supervised:
         return batch.with_column("loss_weight", weights), {}
     _refuse_not_finite(batch, columns.mask)
-    if needs.sampler_words and SAMPLER_WORDS.name not in batch.columns:
-        raise UserError(
-            f"algo.correction.score_centering={needs.sampler_words}: the samples do not bring the engine's likeliest "
-            "words; generate them with that setting, or set it to null"
-        )
+    if needs.sampler_words:
+        _refuse_without_words(batch, columns.mask, needs.sampler_words)
     if algo.correction.bypass:
         batch = _bypassed(batch, columns.mask)
     made: dict[str, NDArray] = {}
@@ -100,6 +97,22 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     for name, column in made.items():
         batch = batch.with_column(name, column)
     return batch, metrics
+
+
+def _refuse_without_words(batch: Batch, mask: NDArray[np.bool_], asked: int) -> None:
+    """UserError where the samples do not name as many of the engine's words for each token as are asked for."""
+    setting = f"algo.correction.score_centering={asked}"
+    if SAMPLER_WORDS.name not in batch.columns:
+        raise UserError(
+            f"{setting}: the samples do not bring the engine's likeliest words; generate them with that setting, or "
+            "set it to null"
+        )
+    words = batch.column(SAMPLER_WORDS.name)
+    if words.shape[1] != asked:
+        raise UserError(f"{setting}: the samples bring {words.shape[1]} words for each token; set it to that")
+    generated = mask & (batch.column("versions") >= 0)
+    if missing := int((words[generated] < 0).all(1).sum()):
+        raise UserError(f"{setting}: {missing} generated tokens come without the engine's words; generate them anew")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.cluster_config import Device
@@ -89,9 +90,14 @@ class TrainerSpec:
         return replace(self, total_steps=max(self.total_steps - alone, 1))
 
     def of_checkpoint(self, folder: str) -> TrainerSpec:
-        """What a policy is built from to be as in a run's checkpoint, which with `model.lora` has adapters alone."""
+        """What a policy is built from to be as in a run's checkpoint, which with `model.lora` has adapters alone.
+
+        They stand on the folder that they name, or if it is not there any more, on what the configuration names.
+        """
         if self.model.lora is not None:
-            return replace(self, adapter_path=folder, init_path=base_of(folder) or self.init_path)
+            base = base_of(folder)
+            there = base is not None and Path(base).is_dir()
+            return replace(self, adapter_path=folder, init_path=base if base is not None and there else self.init_path)
         return replace(self, init_path=folder)
 
     def of_critic(self) -> TrainerSpec:

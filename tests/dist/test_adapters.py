@@ -14,7 +14,7 @@ import scenarios
 import torch
 from layout_matrix import OVERLAPS
 from rank_pool import RankFailed, RankPool
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scenarios import whole_column
 from tiny_models import make_of_family
 from torch.distributed.checkpoint import FileSystemReader
@@ -183,7 +183,8 @@ def test_a_checkpoint_of_adapters_is_not_taken_for_one_of_a_model(
     other = replace(spec, model=replace(spec.model, lora=LoraConfig(rank=4, alpha=16.0)))
     moved = replace(spec, init_path=str(models["other_dense"]))
     for one, line in (
-        (whole, "holds adapters alone"),
+        (whole, "holds adapters alone, on the model in "),
+        (replace(spec, init_path=folder), f"start from that model, with .* and model.lora.path={folder}"),
         (other, "holds adapters with alpha=8.0"),
         (moved, "are others; give back what they were trained on"),
     ):
@@ -213,10 +214,19 @@ def test_an_exported_adapter_is_what_peft_computes_and_a_run_starts_from_it(
     again = spec_of(models["dense"], LoraConfig(rank=4, alpha=8.0, targets=targets, path=str(adapter)), {})
     whole = divide_for(batch, again)
     (column,) = pool.run(scenarios.logprobs, again, whole, world_size=1)
-    np.testing.assert_allclose(column[whole[0].batch.column("loss_mask")].sum(), trained[mask].sum(), rtol=1e-6)
+    started = whole_column(whole, batch, [column])
+    np.testing.assert_allclose(started[mask], trained[mask], rtol=0, atol=1e-5)
     unfit = replace(again, model=replace(again.model, lora=replace(again.model.lora, targets=None)))
-    with pytest.raises(RankFailed, match="has none in that folder"):
+    with pytest.raises(RankFailed, match="has no adapter in that folder; set model.lora.targets to"):
         pool.run(scenarios.logprobs, unfit, whole, world_size=1)
+    biases = load_file(adapter / "adapter_model.safetensors")
+    biases |= {name.replace("weight", "bias"): torch.zeros(4) for name in biases if ".lora_B." in name}
+    save_file(biases, adapter / "adapter_model.safetensors")
+    with pytest.raises(RankFailed, match="lora_B.bias is not of plain LoRA, the only form that is supported"):
+        pool.run(scenarios.logprobs, again, whole, world_size=1)
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_bias": True}))
+    with pytest.raises(RankFailed, match="lora_bias=True is not supported; only plain LoRA is"):
+        pool.run(scenarios.logprobs, again, whole, world_size=1)
 
 
 def test_gradients_are_those_of_pefts_formula_on_the_model_of_transformers(

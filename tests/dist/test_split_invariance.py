@@ -48,7 +48,7 @@ CORRECTIONS = {
     "tis": ("algo/correction=tis",),
     "opsm": ("algo/correction=opsm", "algo.correction.opsm_delta=0.01"),
     "bypass": ("algo/correction=bypass",),
-    "score centering, opsm": ("algo/correction=opsm", "algo.correction.opsm_delta=0.01", CENTERING),
+    "score centering": ("algo/correction=score_centering", CENTERING),
 }
 CORRECTED = ("grpo", "gspo", "gspo_token", "cispo", "ppo")
 

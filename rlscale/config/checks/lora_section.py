@@ -7,6 +7,7 @@ from typing import Any
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.schema.dtype import DType
 from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families import FolderError
@@ -28,6 +29,16 @@ def adapters_are_consistent(context: CheckContext) -> Iterator[str]:
         yield (
             f"model.lora.dropout={lora.dropout:g}: what drops out is another policy than what sampled, so that "
             "not even the first step's ratio would be 1; set it to 0"
+        )
+    if lora.dtype not in (None, config.model.dtype, DType.float32):
+        yield (
+            f"model.lora.dtype={lora.dtype.name} with model.dtype={config.model.dtype.name}: adapters are trained in "
+            "the model's type or in float32; set it to float32 or null"
+        )
+    if config.run.generate_only and lora.path is not None:
+        yield (
+            f"run.generate_only=true: engines serve a folder as it is, and model.lora.path={lora.path} is not in it; "
+            "export the adapter merged, and name that folder as model.path"
         )
     if lora.targets is not None and not lora.targets:
         yield "model.lora.targets=[]: leaves nothing to train; name linears like '*.self_attn.*', or set it to null"

@@ -133,6 +133,15 @@ def centering_knows_the_weights(context: CheckContext) -> Iterator[str]:
             f"{words} compares the engine with the weights that are trained, and with algo.old_logprobs=behaviour the "
             "ratio does that already; use algo.old_logprobs=auto or always"
         )
+    for key, acts in (
+        ("rejection", correction.rejection != RejectionConfig()),
+        ("opsm_delta", correction.opsm_delta is not None),
+    ):
+        if acts:
+            yield (
+                f"{words} takes off what is expected over all words, and algo.correction.{key} leaves samples out by "
+                "the word that was drawn, so that a drift would stay; use algo.correction.weight=icepop, which is known"
+            )
     kind = correction.weight
     if kind is WeightKind.custom:
         yield f"{words} cannot know what your own weights of algo.correction.function would be for other words; use tis"

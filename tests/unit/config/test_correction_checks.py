@@ -89,6 +89,11 @@ REJECTION = "algo.correction.rejection"
         ),
         ([CENTERED, f"{CORRECTION}.weight=tis", f"{CORRECTION}.normalise=true"], "needs weights of their own size; le"),
         (
+            [CENTERED, f"{CORRECTION}.opsm_delta=0.1"],
+            f"{CORRECTION}.opsm_delta leaves samples out by the word",
+        ),
+        ([CENTERED, f"{REJECTION}.veto=1e-4"], f"{CORRECTION}.rejection leaves samples out by the word that was drawn"),
+        (
             [f"{CORRECTION}.score_centering=1000"],
             f"{CORRECTION}.score_centering=1000 is more words than the 14 of the model",
         ),

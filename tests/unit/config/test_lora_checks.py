@@ -29,6 +29,14 @@ MIXTURE = ["model=tiny_qwen3_moe", "rollout.max_prompt_tokens=64", "rollout.max_
             ["model.lora={}", "rollout.weights=fp8_tensor"],
             "rollout.weights=fp8_tensor: the trainer does not know",
         ),
+        (
+            ["model.lora={dtype: bfloat16}"],
+            "model.lora.dtype=bfloat16 with model.dtype=float32: adapters are",
+        ),
+        (
+            ["model.lora={path: there}", "run.generate_only=true", "rollout.store=all", "warm_start=null"],
+            "run.generate_only=true: engines serve a folder as it is, and model.lora.path=",
+        ),
         (["model.lora={}", "algo=ppo", "critic.model.lora=null"], "critic.model.lora: a critic is trained as a whole"),
         (
             [*MIXTURE, "model.lora={targets: ['*_proj']}"],

@@ -337,18 +337,6 @@ def test_centering_is_a_term_of_the_loss_beside_the_weighted_policy() -> None:
         assert (gradient[1, 1], *gradient[2]) == (0, 0, 0)
 
 
-def test_a_segment_that_opsm_leaves_out_is_not_centered_either() -> None:
-    sampler = torch.tensor([[0.6], [0.2], [0.5]]).log()
-    fields = three_tokens(sampler_words=torch.tensor([[7], [5], [1]]), sampler_logprobs=sampler)
-    fields["advantages"] = torch.tensor([-1.0, -1.0, -1.0])
-    fields["rollout_logprobs"] = torch.zeros(3)
-    corrected = CorrectionConfig(score_centering=1, opsm_delta=0.5)
-    policy = torch.tensor([[0.5], [0.3], [0.5]]).log().requires_grad_()
-    lp = torch.full((3,), -1.0, requires_grad=True)
-    loss, _ = Objective.of(algo(ClipLoss(), correction=corrected))(lp, None, fields, WHOLE, policy)
-    assert loss.item() == 0.0
-
-
 def test_the_weights_of_a_whole_step_come_with_the_batch() -> None:
     config = algo(ClipLoss(), correction=CorrectionConfig(weight=WeightKind.tis, normalise=True))
     fields = three_tokens(correction=torch.tensor([0.5, 2.0, 1.0]))

@@ -180,8 +180,20 @@ def test_stored_samples_without_rewards_of_turns_are_refused_in_one_line() -> No
 
 
 def test_stored_samples_without_the_words_of_the_engine_are_refused_in_one_line() -> None:
-    with pytest.raises(UserError, match=r"^algo\.correction\.score_centering=8: the samples do not bring the engine's"):
-        run(replace(shipped("grpo"), correction=CorrectionConfig(score_centering=8)))
+    config = replace(shipped("grpo"), correction=CorrectionConfig(score_centering=8))
+    batch = collected(ragged(3))
+    words = np.zeros((batch.tokens_total, 8), np.int32)
+    generated = np.flatnonzero(batch.column("loss_mask") & (batch.column("versions") >= 0))
+    lacking = words.copy()
+    lacking[generated[:2]] = -1
+    for found, message in (
+        (None, "the samples do not bring the engine's likeliest words"),
+        (words[:, :4], "the samples bring 4 words for each token; set it to that"),
+        (lacking, "2 generated tokens come without the engine's words"),
+    ):
+        given = batch if found is None else batch.with_column("sampler_words", found)
+        with pytest.raises(UserError, match=rf"^algo\.correction\.score_centering=8: {message}"):
+            prepare(given, config, max_response_tokens=MAX_RESPONSE_TOKENS)
 
 
 @pytest.mark.parametrize("name", ["reinforce_pp", "ppo"])

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.lora_config import LoraConfig
-from rlscale.trainer.adapter_base import ADAPTER
+from rlscale.trainer.adapter_base import ADAPTER, base_of
 from rlscale.trainer.megatron.model.adapters import Adapters
 from rlscale.trainer.megatron.model.model import Model
 
@@ -54,8 +54,8 @@ def check_adapter(folder: str | Path, model: Model) -> None:
     if model.adapters is None:
         if file.is_file():
             raise UserError(
-                f"{folder} holds adapters alone, and this run trains the whole model; set model.lora as in the run "
-                "that made it, or start from its export, in which they are merged"
+                f"{folder} holds adapters alone, on the model in {base_of(folder)}; start from that model, with "
+                f"model.lora as in the run that made them and model.lora.path={folder}, or from an export of that run"
             )
         return
     if not file.is_file():

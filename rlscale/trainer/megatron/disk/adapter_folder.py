@@ -13,7 +13,7 @@ from torch import Tensor
 from rlscale.config.errors import UserError
 from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.families.linears import is_target, linear_names
-from rlscale.trainer.megatron.model.adapter_tensors import peft_tensors, put_peft_tensors
+from rlscale.trainer.megatron.model.adapter_tensors import peft_name, peft_tensors, put_peft_tensors
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.weights.adapter_file import read_adapter_file
 from rlscale.weights.safetensors_file import SafetensorsFile
@@ -31,6 +31,10 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "layer_replication": ([],),
     "target_parameters": ([],),
     "trainable_token_indices": ([],),
+    "lora_bias": (False,),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),  # others change the model below
+    "alora_invocation_tokens": ([],),
+    "use_qalora": (False,),
 }
 """Keys of peft's that would make it another computation, and the values with which they do not, besides none."""
 
@@ -97,9 +101,16 @@ def load_adapter_folder(model: Model, folder: str) -> None:
             raise UserError(f"model.lora.path={folder}: {key}={config[key]} is not supported; only plain LoRA is")
     ours = {name for name in linear_names(model.weights.config, experts=False) if is_target(name, lora.targets)}
     theirs = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in tensors}
-    for some, whose in ((theirs - ours, "no adapter here"), (ours - theirs, "none in that folder")):
+    for some, where in ((theirs - ours, "in this run"), (ours - theirs, "in that folder")):
         if some:
-            raise UserError(f"model.lora.path={folder}: {min(some)} has {whose}; set model.lora.targets as it was made")
+            raise UserError(
+                f"model.lora.path={folder}: {min(some)} has no adapter {where}; set model.lora.targets to what that "
+                "adapter was made with"
+            )
+    if unknown := tensors.keys() - {peft_name(linear, matrix) for linear in ours for matrix in "ab"}:
+        raise UserError(
+            f"model.lora.path={folder}: {min(unknown)} is not of plain LoRA, the only form that is supported"
+        )
     if wrong := put_peft_tensors(model.adapters, model.groups, tensors):
         raise UserError(f"model.lora.path={folder}: {wrong[0]} is not of this model: it is missing or of another shape")
 

@@ -73,9 +73,10 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     _is_of(model, folder)
     check_adapter(folder, model)
     common = read_common(folder)
+    start = f"model.init={folder}" if model.adapters is None else f"model.lora.path={folder}"
     if "schedule" not in common:
-        raise UserError(f"{folder} holds weights alone; start a new run from them: model.init={folder}")
-    instead = f"; a new run can start from its weights alone: model.init={folder}"
+        raise UserError(f"{folder} holds weights alone; start a new run from them: {start}")
+    instead = f"; a new run can start from its weights alone: {start}"
     saved = read_index(folder)
     _has_the_layers_of(model, folder, saved)
     state: dict[str, Any] = {"optimizer": state_to_load(optimizer.megatron, _weights(model), saved)}

@@ -41,8 +41,14 @@ class Adapters:
 
     @cached_property
     def mark(self) -> str:
-        """A mark of the weights that they stand on."""
-        return mark_of(self.base)
+        """A mark of the weights that they stand on. To be asked for when these are read: they may be gone later.
+
+        UserError if they cannot be read.
+        """
+        try:
+            return mark_of(self.base)
+        except (OSError, ValueError) as error:
+            raise UserError(f"the weights in {self.base}, which adapters stand on, cannot be read: {error}") from error
 
     def factors(self) -> Iterator[tuple[str, Factors]]:
         """(Hugging Face's name of a linear, its A and B), in an order that tensor-parallel ranks share."""
