@@ -217,12 +217,12 @@ def test_an_exported_adapter_is_what_peft_computes_and_a_run_starts_from_it(
     started = whole_column(whole, batch, [column])
     np.testing.assert_allclose(started[mask], trained[mask], rtol=0, atol=1e-5)
     unfit = replace(again, model=replace(again.model, lora=replace(again.model.lora, targets=None)))
-    with pytest.raises(RankFailed, match="has no adapter in that folder; set model.lora.targets to"):
+    with pytest.raises(RankFailed, match=r"has no adapter in that folder; set model.lora.targets to"):
         pool.run(scenarios.logprobs, unfit, whole, world_size=1)
     biases = load_file(adapter / "adapter_model.safetensors")
     biases |= {name.replace("weight", "bias"): torch.zeros(4) for name in biases if ".lora_B." in name}
     save_file(biases, adapter / "adapter_model.safetensors")
-    with pytest.raises(RankFailed, match="lora_B.bias is not of plain LoRA, the only form that is supported"):
+    with pytest.raises(RankFailed, match=r"lora_B.bias is not of plain LoRA, the only form that is supported"):
         pool.run(scenarios.logprobs, again, whole, world_size=1)
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_bias": True}))
     with pytest.raises(RankFailed, match="lora_bias=True is not supported; only plain LoRA is"):
