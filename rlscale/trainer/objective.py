@@ -142,18 +142,10 @@ class Objective:
             policy = losses.sft(lp)
             per_token, clamped = policy.loss, policy.clamped
         else:
-            advantages = _clean(fields["advantages"], mask, lp)
             reads = self.algo.loss.reads if isinstance(self.algo.loss, CustomLoss) else ()
             columns = token_columns("loss", fields, mask, lp.dtype, reads)
-            inputs = LossInputs(lp, old, advantages, mask, segment_sum, columns)
-            policy = _POLICY_LOSSES[type(self.algo.loss)](self.algo.loss, inputs)
-            sums |= policy_sums(policy, lp, old)
-            factor, clamped = self._correction(inputs, fields, sums)
-            per_token, clamped = policy.loss if factor is None else factor * policy.loss, clamped | policy.clamped
-            if word_logprobs is not None:
-                centering = centering_of(self.algo.correction, word_logprobs, fields, mask)
-                per_token = per_token + advantages * centering.score
-                sums |= {"centering_gap": centering.gap, "centering_tail": centering.tail}
+            inputs = LossInputs(lp, old, _clean(fields["advantages"], mask, lp), mask, segment_sum, columns)
+            policy, per_token, clamped = self._corrected(inputs, fields, word_logprobs, sums)
         if self.needs_reference:
             kl, kl_clamped = self._kl(lp, old, _clean(fields["ref_logprobs"], mask, lp))
             per_token, clamped = per_token + self.algo.kl.coef * kl, clamped | kl_clamped
@@ -172,6 +164,23 @@ class Objective:
         sums["clamped_tokens"] = clamped
         metrics.sums.update({name: masked_sum(value, mask) for name, value in sums.items()})
         return with_gradient_of_its_kind((weight * per_token).sum(), lp), metrics
+
+    def _corrected(
+        self, x: LossInputs, fields: Mapping[str, Tensor], word_logprobs: Tensor | None, sums: dict[str, Tensor]
+    ) -> tuple[PolicyLoss, Tensor, Tensor]:
+        """The policy loss, and with its corrections: per token [T], and which tokens were clamped [T].
+
+        Adds per-token values of its metrics to the sums.
+        """
+        policy = _POLICY_LOSSES[type(self.algo.loss)](self.algo.loss, x)
+        sums |= policy_sums(policy, x.logprobs, x.old_logprobs)
+        factor, clamped = self._correction(x, fields, sums)
+        per_token = policy.loss if factor is None else factor * policy.loss
+        if word_logprobs is not None:
+            centering = centering_of(self.algo.correction, word_logprobs, fields, x.mask)
+            per_token = per_token + x.advantages * centering.score
+            sums |= {"centering_gap": centering.gap, "centering_tail": centering.tail}
+        return policy, per_token, clamped | policy.clamped
 
     def _kl(self, lp: Tensor, old: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
         """The KL term per token and which tokens were clamped; all [T]."""

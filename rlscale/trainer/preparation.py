@@ -85,18 +85,21 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     penalty, penalty_clamped = _penalty(batch, columns, algo)
     advantages, targets = _advantages(batch, columns, algo, penalty, metrics)
     if targets is not None:
-        values = batch.column("values")
         made["returns"] = targets
         made["value_weight"] = _without_stale(batch, columns.weights("token_mean", max_response_tokens))
-        metrics |= _mean("value_mean", values, columns.mask) | _mean("return_mean", targets, columns.mask)
-        if columns.mask.any():
-            metrics["explained_variance"] = explained_variance(values, targets, columns.mask)
+        metrics |= _of_values(batch.column("values"), targets, columns.mask)
     made["advantages"] = advantages
     if columns.mask.any():
         metrics["clamped_tokens_before"] = float((clamped | penalty_clamped).sum())
     for name, column in made.items():
         batch = batch.with_column(name, column)
     return batch, metrics
+
+
+def _of_values(values: NDArray, targets: NDArray, mask: NDArray[np.bool_]) -> dict[str, float]:
+    """Metrics of a critic's values and of what they should have been, [T] each."""
+    found = _mean("value_mean", values, mask) | _mean("return_mean", targets, mask)
+    return found | ({"explained_variance": explained_variance(values, targets, mask)} if mask.any() else {})
 
 
 def _refuse_without_words(batch: Batch, mask: NDArray[np.bool_], asked: int) -> None:
