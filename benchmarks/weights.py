@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from rlscale.weights.delta.delta_encoding import Encoding, decode, encode
+from rlscale.weights.delta.delta_encoding import DeltaEncoding, decode, encode
 from rlscale.weights.transports import flat_bucket
 
 T = TypeVar("T")
@@ -43,7 +43,9 @@ def main() -> None:
     shared = row("into a new file in shared memory", new, fresh)
     row("into one that was used before", new, lambda: flat_bucket.fill(shared.flat, named, entries))
     before, after = (tensor.view(torch.uint8).numpy() for tensor in (old, new))
-    payloads = {each: row(f"delta, {each.value}", new, partial(encode, each, after, before, 2)) for each in Encoding}
+    payloads = {
+        each: row(f"delta, {each.value}", new, partial(encode, each, after, before, 2)) for each in DeltaEncoding
+    }
     for each, payload in payloads.items():
         found = row(f"patching, {each.value}", new, partial(decode, each, payload, before, 2))
         assert (found == after).all()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_NAMES = {
+NAMES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
@@ -21,6 +22,8 @@ _NAMES = {
     torch.int32: "I32",
     torch.uint8: "U8",  # codes and scales
 }
+"""Types by the format's names."""
+
 _RESERVED = 2**20
 """Bytes kept free for the header, which is only known at the end, where nobody says how many it needs."""
 _ENTRY = 256
@@ -48,10 +51,15 @@ class SafetensorsFile:
         """Append a tensor of any device. KeyError for a type that no model here has."""
         end = self.nbytes + tensor.nbytes
         offsets = [self.nbytes, end]
-        self._header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        self._header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
         self._file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         self._room -= len(name) + _ENTRY
         self.nbytes = end
+
+    def abandon(self) -> None:
+        """Close a file that nobody will read, also where the disk refuses what is still to be written."""
+        with suppress(OSError):
+            self._file.close()
 
     def close(self) -> None:
         """Write the header; before that it is not a safetensors file."""

@@ -50,7 +50,9 @@ class SafetensorsFolder:
 
     def abandon(self) -> None:
         """Close the open file although nobody will read it."""
-        self._close_file()
+        file, self._open = self._open, None
+        if file is not None:
+            file.abandon()
 
     def _close_file(self) -> None:
         file, self._open = self._open, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from rlscale.platform.weight_checksums import SUMS
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.folder_aside import FolderAside
 from rlscale.weights.safetensors_folder import SafetensorsFolder
@@ -38,12 +39,14 @@ class WholeVersion:
 
     def discard(self) -> None:
         """Remove it, unless it was published."""
-        self._files.abandon()
-        self._aside.discard()
+        try:
+            self._files.abandon()
+        finally:
+            self._aside.discard()
 
 
 def copy_beside(model: Path, target: Path) -> None:
     """Copy the files of a model folder that hold no weights and are not hidden: config, tokenizer, template."""
     for file in model.iterdir():
-        if file.is_file() and not file.name.startswith(".") and not file.name.endswith(_WEIGHTS):
+        if file.is_file() and not file.name.startswith(".") and not file.name.endswith((*_WEIGHTS, SUMS)):
             shutil.copyfile(file, target / file.name)

@@ -38,12 +38,12 @@ def engines_update_the_form(context: CheckContext) -> Iterator[str]:
     if "quantization" in config.rollout.sglang:
         yield f"rollout.sglang.quantization and rollout.weights={kind.value} are both given; leave out the first"
     if not context.on_gpus:
-        apart = config.cluster.placement is Placement.disaggregated
-        broadcast = "broadcast" in str(config.weights.transport.get(TARGET))
-        if kind is not WeightForm.int4 and (apart or broadcast):
+        transport = str(config.weights.transport.get(TARGET))
+        apart = config.cluster.placement is Placement.disaggregated and transport.endswith("choice.auto")
+        if kind is not WeightForm.int4 and (apart or ".broadcast." in transport):
             yield (
                 f"rollout.weights={kind.value}: gloo, which broadcasts to engines of their own on the CPU, carries no "
-                "FP8; use int4, or cluster.placement=colocated"
+                "FP8; use int4, or weights/transport=shared_memory or disk"
             )
         return
     if kind not in _ON_GPUS:

@@ -20,35 +20,39 @@ _COUNT = np.dtype("<u4")
 Bytes = NDArray[np.uint8]
 
 
-class Encoding(Enum):
+class DeltaEncoding(Enum):
     """How a difference is written down."""
 
     xor = "xor"
     overwrite = "overwrite"
 
 
-def encode(encoding: Encoding, new: Bytes, old: Bytes, element: int) -> bytes:
+def encode(encoding: DeltaEncoding, new: Bytes, old: Bytes, element: int) -> bytes:
     """The difference of two tensors' bytes, of equal length. `element`: bytes of one number, of which `overwrite` takes
     whole ones. DeltaError for more numbers than a position can name.
     """
-    if encoding is Encoding.xor:
+    if encoding is DeltaEncoding.xor:
         return zstandard.ZstdCompressor(level=_LEVEL).compress((new ^ old).data)
     if new.size // element > np.iinfo(_COUNT).max:
-        raise DeltaError(f"a tensor of {new.size} bytes is too large for delta_encoding=overwrite; use xor")
+        raise DeltaError(f"a tensor of {new.size} bytes is too large for weights.transport.encoding=overwrite; use xor")
     changed = (new != old).reshape(-1, element).any(axis=1).nonzero()[0].astype(_COUNT)
     values = new.reshape(-1, element)[changed]
     parts = (np.array([changed.size], _COUNT).tobytes(), changed.tobytes(), values.tobytes())
     return zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join(parts))
 
 
-def decode(encoding: Encoding, payload: bytes | memoryview, old: Bytes, element: int) -> Bytes:
+def decode(encoding: DeltaEncoding, payload: bytes | memoryview, old: Bytes, element: int) -> Bytes:
     """The new bytes of a tensor. DeltaError for a payload that is no difference from bytes of this length."""
-    most = old.size if encoding is Encoding.xor else _COUNT.itemsize + old.size // element * (_COUNT.itemsize + element)
+    most = (
+        old.size
+        if encoding is DeltaEncoding.xor
+        else _COUNT.itemsize + old.size // element * (_COUNT.itemsize + element)
+    )
     try:
         plain = zstandard.ZstdDecompressor().decompress(payload, max_output_size=max(most, 1))
     except zstandard.ZstdError as error:
         raise DeltaError(f"it cannot be decompressed ({error})") from error
-    if encoding is Encoding.xor:
+    if encoding is DeltaEncoding.xor:
         if len(plain) != old.size:
             raise DeltaError(f"it tells of {len(plain)} bytes, the tensor has {old.size}")
         return old ^ np.frombuffer(plain, np.uint8)

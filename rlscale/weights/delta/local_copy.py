@@ -5,7 +5,6 @@ Nothing is written before every checksum of the new version is right. A copy who
 
 from __future__ import annotations
 
-import fcntl
 import json
 import mmap
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from rlscale.families.weight_files import tensors_of
+from rlscale.platform.weight_checksums import SUMS
 from rlscale.weights.delta.delta_encoding import Bytes
 from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.patching import Patch
@@ -26,18 +26,10 @@ _STATE = "held.json"
 
 
 class LocalCopy:
-    """The copy at `folder`, of the folder `model`. Hold `lock` while an engine reads it."""
+    """The copy at `folder`, of the folder `model`. Whoever patches it sees to it that no engine reads it meanwhile."""
 
     def __init__(self, folder: Path, model: Path) -> None:
         self.folder, self._model = folder, model
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Nobody else patches the copy inside the block."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.folder.with_name(f"{self.folder.name}.lock"), "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def held(self) -> int | None:
         """The version that the copy has; None where there is none, or one that was cut off while it was written."""
@@ -47,14 +39,16 @@ class LocalCopy:
             return None
 
     def catch_up(self, deltas: Path, version: int) -> None:
-        """Bring the copy to a version, by all deltas between; a copy that is missing or newer is made anew before.
+        """Bring the copy to a version, by the deltas that lead there.
 
-        DeltaError where a delta is missing or wrong; the copy then has the last version that was right.
+        A copy that is missing, newer, or so far behind that its deltas are gone, is made anew before. DeltaError where
+        a delta is missing or wrong; the copy then has the last version that was right.
         """
         held = self.held()
-        if held is None or held > version:
+        if held is None or (not _leads(deltas, held, version) and _leads(deltas, START, version)):
             self._seed()
-        for delta in chain(deltas, START if held is None or held > version else held, version):
+            held = START
+        for delta in chain(deltas, held, version):
             self.apply(delta)
 
     def apply(self, delta: Path) -> None:
@@ -76,7 +70,7 @@ class LocalCopy:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         for file in self._model.iterdir():
-            if file.is_file():
+            if file.is_file() and file.name != SUMS:
                 shutil.copyfile(file, self.folder / file.name)
                 os.chmod(self.folder / file.name, 0o644)
         self._note(START)
@@ -95,17 +89,34 @@ class LocalCopy:
         """The bytes of every tensor, mapped: what is written to them is in the files."""
         entries = tensors_of(self.folder)
         with ExitStack() as opened:
-            maps = {}
+            mapped, maps = [], {}
             for file in {entry.file for entry in entries.values()}:
                 handle = opened.enter_context(open(file, "r+b"))
-                maps[file] = np.frombuffer(mmap.mmap(handle.fileno(), 0), np.uint8)
+                mapped.append(mmap.mmap(handle.fileno(), 0))
+                maps[file] = np.frombuffer(mapped[-1], np.uint8)
             yield {name: maps[entry.file][entry.start : entry.end] for name, entry in entries.items()}
+            for each in mapped:
+                each.flush()  # before it is noted which version this is
+
+
+def _leads(deltas: Path, held: int, version: int) -> bool:
+    """Whether deltas lead from one version to another."""
+    try:
+        chain(deltas, held, version)
+    except DeltaError:
+        return False
+    return True
 
 
 def chain(deltas: Path, held: int, version: int) -> list[Path]:
-    """The deltas that lead from one version to another, in their order. DeltaError where one is missing."""
+    """The deltas that lead from one version to another, in their order. DeltaError where one is missing.
+
+    From the start there are short cuts: a delta from there to a later version.
+    """
     found: list[Path] = []
     while version != held:
+        if held == START and (whole := folder_of(deltas, version, from_start=True)).is_dir():
+            return [whole, *found[::-1]]
         delta = folder_of(deltas, version)
         base = read_index(delta).base_version
         if not held <= base < version:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rlscale.platform.weight_checksums import checksum
-from rlscale.weights.delta.delta_encoding import Bytes, Encoding, decode
+from rlscale.weights.delta.delta_encoding import Bytes, DeltaEncoding, decode
 from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.published import DeltaIndex, read_index, read_payload
 
@@ -29,7 +29,7 @@ class Patch:
 
     def changed(self, old: Mapping[str, Bytes]) -> Iterator[tuple[str, Bytes]]:
         """The new bytes of each tensor that changes. DeltaError for one whose checksum is not that of the new state."""
-        encoding = Encoding(self.index.encoding)
+        encoding = DeltaEncoding(self.index.encoding)
         for name, about in self.index.tensors.items():
             if name not in old:
                 raise DeltaError(f"{self._delta} has {name}, which is not among the tensors that are held")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlscale.platform.weight_checksums import checksum
-from rlscale.weights.delta.delta_encoding import Encoding
+from rlscale.weights.delta.delta_encoding import DeltaEncoding
 from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.folder_aside import FolderAside
 
@@ -48,14 +48,20 @@ class DeltaIndex:
     checksum: str = "xxh3_128"
 
 
-def folder_of(folder: Path, version: int) -> Path:
-    """Where a version's delta lies among the others."""
-    return folder / f"delta_{version:06d}"
+def folder_of(folder: Path, version: int, *, from_start: bool = False) -> Path:
+    """Where a version's delta lies among the others; that from the version before, or the one from the start."""
+    return folder / f"{'from_start' if from_start else 'delta'}_{version:06d}"
 
 
-def write_delta(folder: Path, index: DeltaIndex, payload: bytes) -> Path:
+def versions_in(folder: Path, *, from_start: bool = False) -> list[int]:
+    """The versions of the deltas of one kind, the oldest first."""
+    kind = folder_of(folder, 0, from_start=from_start).name.removesuffix("000000")
+    return sorted(int(path.name.removeprefix(kind)) for path in folder.glob(f"{kind}*"))
+
+
+def write_delta(folder: Path, index: DeltaIndex, payload: bytes, *, from_start: bool = False) -> Path:
     """Publish a delta: it appears whole or not at all. OSError when the disk refuses, or where the version is there."""
-    aside = FolderAside(folder_of(folder, index.version))
+    aside = FolderAside(folder_of(folder, index.version, from_start=from_start))
     try:
         (aside.path / PAYLOAD).write_bytes(payload)
         (aside.path / INDEX).write_text(json.dumps(asdict(index)) + "\n", encoding="utf-8")
@@ -70,7 +76,7 @@ def read_index(delta: Path) -> DeltaIndex:
         content = json.loads((delta / INDEX).read_text(encoding="utf-8"))
         tensors = {name: DeltaTensor(**about) for name, about in content.pop("tensors").items()}
         index = DeltaIndex(**content, tensors=tensors)
-        Encoding(index.encoding)
+        DeltaEncoding(index.encoding)
     except FileNotFoundError as error:
         raise DeltaError(f"{delta} is missing") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

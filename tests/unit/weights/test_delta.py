@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rlscale.weights.bucket import Bucket
-from rlscale.weights.delta.delta_encoding import Encoding, decode, encode
+from rlscale.weights.delta.delta_encoding import DeltaEncoding, decode, encode
 from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.local_copy import LocalCopy
 from rlscale.weights.delta.published import INDEX, PAYLOAD, folder_of, read_index, read_payload
+from rlscale.weights.transports import delta as delta_transport
 from rlscale.weights.transports.delta import DeltaTransport
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import TransferError
@@ -36,8 +37,7 @@ class Engine:
         self.copy = copy
 
     def receive_deltas(self, folder: str, version: int) -> None:
-        with self.copy.lock():
-            self.copy.catch_up(Path(folder), version)
+        self.copy.catch_up(Path(folder), version)
 
 
 class Place:
@@ -92,8 +92,10 @@ def holds(copy: LocalCopy, version: int) -> bool:
     return copy.held() == version and all(torch.equal(found[name], right[name]) for name in right)
 
 
-@given(st.binary(min_size=4, max_size=64), st.data(), st.sampled_from(Encoding), st.sampled_from([1, 2, 4]))
-def test_what_is_decoded_is_what_was_encoded(old: bytes, data: st.DataObject, encoding: Encoding, element: int) -> None:
+@given(st.binary(min_size=4, max_size=64), st.data(), st.sampled_from(DeltaEncoding), st.sampled_from([1, 2, 4]))
+def test_what_is_decoded_is_what_was_encoded(
+    old: bytes, data: st.DataObject, encoding: DeltaEncoding, element: int
+) -> None:
     size = len(old) // element * element
     new = data.draw(st.binary(min_size=size, max_size=size))
     before, after = np.frombuffer(old[:size], np.uint8), np.frombuffer(new, np.uint8)
@@ -101,8 +103,8 @@ def test_what_is_decoded_is_what_was_encoded(old: bytes, data: st.DataObject, en
     assert decode(encoding, payload, before, element).tobytes() == new
 
 
-@given(st.binary(max_size=200), st.sampled_from(Encoding))
-def test_a_payload_of_arbitrary_bytes_is_refused(payload: bytes, encoding: Encoding) -> None:
+@given(st.binary(max_size=200), st.sampled_from(DeltaEncoding))
+def test_a_payload_of_arbitrary_bytes_is_refused(payload: bytes, encoding: DeltaEncoding) -> None:
     with pytest.raises(DeltaError):
         decode(encoding, payload, np.zeros(16, np.uint8), 4)
 
@@ -115,17 +117,38 @@ def test_engines_hold_every_version_bit_by_bit_and_the_payload_is_a_difference(p
     a, old = index.tensors["a"], weights(0)["a"].numpy().view(np.uint8).reshape(-1)
     payload = read_payload(folder_of(place.deltas, 1), index)[a.start : a.end]
     assert len(payload) < 100, "one number of 1,200 has changed"
-    new = decode(Encoding(place.encoding), payload, old, 4)
+    new = decode(DeltaEncoding(place.encoding), payload, old, 4)
     assert np.array_equal(new, weights(1)["a"].numpy().view(np.uint8).reshape(-1))
 
 
 def test_a_late_joiner_replays_all_versions_and_a_new_transport_goes_on_where_the_last_one_ended(place: Place) -> None:
     place.publish(1, 2)
+    delta_transport._SNAPSHOTS.clear()  # as in another process
     assert holds(place.publish(3), 3)
     assert read_index(folder_of(place.deltas, 3)).base_version == 2
     late = place.copy("late")
     late.catch_up(place.deltas, 3)
     assert holds(late, 3)
+
+
+def test_the_way_of_a_late_joiner_does_not_grow_with_the_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third version there is a delta from the start, and what led there is removed."""
+    monkeypatch.setattr(delta_transport, "FROM_START_EVERY", 3)
+    behind = place.copy("behind")
+    place.publish(1)
+    behind.catch_up(place.deltas, 1)
+    delta_transport._SNAPSHOTS.clear()
+    assert holds(place.publish(2, 3, 4, 5, 6, 7, 8), 8)
+    assert sorted(path.name for path in place.deltas.iterdir()) == [
+        *("delta_000006", "delta_000007", "delta_000008"),
+        "from_start_000006",
+    ]
+    late = place.copy("late")
+    for copy, version in ((late, 7), (behind, 8), (late, 8)):
+        copy.catch_up(place.deltas, version)
+        assert holds(copy, version)
+    delta_transport._SNAPSHOTS.clear()
+    assert holds(place.publish(9), 9)
 
 
 def test_the_same_weights_are_a_version_of_their_own_and_the_same_version_is_not_published_twice(place: Place) -> None:
@@ -233,7 +256,12 @@ def test_a_tied_head_that_is_not_sent_is_left_alone_and_a_tensor_that_the_folder
     transport.commit(1)
     assert holds(copy, 1)
     assert "still" not in json.loads((folder_of(place.deltas, 1) / INDEX).read_text())["tensors"]
-    for tensor, said in ((("new", torch.ones(2)), "new is not there in"), (("a", torch.ones(2)), "of another type")):
+    for tensor, said in (
+        (("new", torch.ones(2)), "new is not there in"),
+        (("a", torch.ones(2)), "of another type"),
+        (("a", torch.ones(30, 40)), "of another type or shape"),
+        (("b", torch.ones(64, dtype=torch.float16)), "b is of another type or shape"),
+    ):
         transport.send(Bucket([tensor], 2))
         with pytest.raises(TransferError, match=said):
             transport.commit(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,23 @@ def test_a_full_disk_is_said_at_the_end_and_leaves_nothing(
     assert engine.loaded == []
     publish(transport, 2)
     assert engine.loaded[0][0] == 2
+
+
+def test_a_disk_that_is_full_while_a_file_is_open_leaves_nothing_either(rank: None, route: Route) -> None:
+    """The system refuses to write behind the first bytes of a file, and so its end and its header too."""
+    engine, transport = FolderEngine(), DiskTransport(route)
+    transport.connect([engine])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        for bucket in buckets(1):
+            transport.send(bucket)
+        with pytest.raises(TransferError, match=r"weights cannot be written to .*File too large"):
+            transport.commit(1)
+        transport.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(Path(str(route.folder)).iterdir()) == []
 
 
 def test_a_version_that_is_given_up_half_way_leaves_nothing(rank: None, route: Route) -> None:
