@@ -61,6 +61,7 @@ class Assembly:
         self._apart: tuple[Engines, Rollout] | None = (
             None  # the engines that do nothing but evaluate, and who asks them
         )
+        self._exchanges: list[Path] = []  # folders of weights on their way below one that the user names
 
     @property
     def engine_restarts(self) -> int:
@@ -187,6 +188,8 @@ class Assembly:
     def _sync(self, config: Config, trainer: TrainerGroup, engines: Engines, rollout: Rollout) -> WeightSync:
         """What brings the trainer's weights to some engines."""
         folder = self._weights / secrets.token_hex(4)
+        if (named := config.weights.transport.get("folder")) is not None:
+            self._exchanges.append(Path(named).absolute() / folder.name)  # as Route.exchange has it
         return WeightSync(config, trainer, engines, rollout, complete(read_config(self._model)), folder)
 
     def close(self) -> None:
@@ -195,7 +198,8 @@ class Assembly:
         for part in (self._rollout, self._trainer, self._engines, *(self._apart or ())):
             if part is not None:
                 part.close()
-        shutil.rmtree(self._weights, ignore_errors=True)
+        for folder in (self._weights, *self._exchanges):
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def _weights(self) -> Path:

@@ -47,6 +47,12 @@ def test_a_form_that_cannot_be_served_is_refused(overrides: list[str], line: str
     assert line in str(refused.value)
 
 
+@pytest.mark.parametrize("transport", ["disk", "shared_memory"])
+def test_engines_of_their_own_take_fp8_where_gloo_does_not_carry_it(transport: str) -> None:
+    given = ["rollout.weights=mxfp8", "cluster.placement=disaggregated", f"weights/transport={transport}"]
+    check(compose("arithmetic", ["warm_start=null", *given]))
+
+
 @pytest.mark.parametrize("form", ["fp8_tensor", "int4", "mxfp8"])
 def test_the_tiny_model_is_served_in_the_other_forms(form: str) -> None:
     check(compose("arithmetic", ["warm_start=null", f"rollout.weights={form}"]))

@@ -19,6 +19,10 @@ APART = "cluster.placement=disaggregated"
         ),
         (["rollout.engine_urls=['http://192.0.2.7:1']"], "choose weights/transport=broadcast, or disk with"),
         (["weights/transport=disk", "weights.transport.keep=0"], "weights.transport.keep=0: must be a whole number"),
+        (
+            ["weights/transport=delta", "+rollout.sglang.tokenizer_worker_num=2"],
+            "rollout.sglang.tokenizer_worker_num=2: SGLang's further processes do not know the call that patches",
+        ),
         (["weights/transport=delta", "weights.transport.encoding=zip"], "encoding=zip: use xor or overwrite"),
         (
             ["weights/transport=delta", "rollout.engine_urls=['http://127.0.0.1:1']"],
