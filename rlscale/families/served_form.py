@@ -75,6 +75,19 @@ class ServedForm:
                 return Quantisation(None, 1, MX_GROUP)
         return None
 
+    def bytes_per_weight(self, plain: int) -> float:
+        """Of one that is quantised, with its share of a scale; `plain`: bytes of one that is not."""
+        match self.kind:
+            case WeightForm.fp8_block:
+                return 1 + 4 / BLOCK**2
+            case WeightForm.fp8_tensor:
+                return 1.0
+            case WeightForm.int4:
+                return 0.5 + plain / self.group
+            case WeightForm.mxfp8:
+                return 1 + 1 / MX_GROUP
+        return float(plain)
+
     def quantises(self, name: str) -> bool:
         """Whether the Hugging Face tensor of that name is codes and scales in this form."""
         return self.kind is not WeightForm.as_trained and name.endswith(".weight") and _module(name) in _PROJECTIONS

@@ -38,11 +38,18 @@ class EngineMemory:
         return self.context + self.graphs / 2
 
 
+def served_bytes(config: Config, shape: ModelShape) -> float:
+    """The weights of a whole engine in the form of `rollout.weights`; norms and routers, a thousandth, as the rest."""
+    number = 4 if config.model.dtype is DType.float32 else 2
+    plain = shape.embedding * (1 if shape.tied else 2)
+    return plain * number + (shape.parameters - plain) * config.rollout.served_form.bytes_per_weight(number)
+
+
 def engine_memory(config: Config, shape: ModelShape, device_bytes: float, usable_bytes: float) -> EngineMemory:
     """The memory of one GPU of an engine, on devices of that size of which so much is left by a trainer asleep."""
     gpus, number = config.rollout.gpus_per_engine, 4 if config.model.dtype is DType.float32 else 2
     given = config.rollout.sglang.get("mem_fraction_static")
-    weights = shape.parameters * number / gpus
+    weights = served_bytes(config, shape) / gpus
     per_token = shape.cache_numbers * number / shape.cache_parts(gpus)
     # Where it is not given SGLang leaves room for its graphs on small devices, too.
     room = float(given) * device_bytes if given else min(STATIC * device_bytes, usable_bytes - GRAPHS - CONTEXT)

@@ -13,7 +13,7 @@ from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.model_config import DType
 from rlscale.config.sizes import Sizes
 from rlscale.families.linears import adapter_parameters
-from rlscale.plan.engine_memory import EngineMemory, engine_memory
+from rlscale.plan.engine_memory import EngineMemory, engine_memory, served_bytes
 from rlscale.plan.iteration_time import IterationTime, Speeds, iteration_time
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.rank_layout import RankLayout
@@ -96,7 +96,7 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
     if on_gpu and needs.trains and needs.engines:
         cached = engine.cached_tokens if engine is not None else 1e6
         time = iteration_time(config, shape, layout, cached, len(needs.passes), Speeds())
-    on_cpu = (_on_cpu(shape, sizes, layout, ranks, training),)
+    on_cpu = (_on_cpu(config, shape, sizes, layout, ranks, training),)
     return Plan(
         parameters=shape.parameters,
         layout=layout,
@@ -129,6 +129,7 @@ def training_of(config: Config, *, on_gpu: bool, trained_share: float = 1.0) -> 
         entropy=True,
         on_gpu=on_gpu,
         trained_share=trained_share,
+        rounds=trainer.fake_quant,
     )
 
 
@@ -151,7 +152,12 @@ def _on_gpus(config: Config, ranks: tuple[RankMemory, ...], engine: EngineMemory
 
 
 def _on_cpu(
-    shape: ModelShape, sizes: Sizes, layout: RankLayout, ranks: tuple[RankMemory, ...], training: Training
+    config: Config,
+    shape: ModelShape,
+    sizes: Sizes,
+    layout: RankLayout,
+    ranks: tuple[RankMemory, ...],
+    training: Training,
 ) -> Phase:
     """Everything lies in one memory."""
     times = layout.tensor * layout.context * layout.data
@@ -161,7 +167,7 @@ def _on_cpu(
             if size:
                 kinds[name] = kinds.get(name, 0.0) + times * size
     if engines := sizes.engines + sizes.eval_engines:
-        kinds["engines' weights"] = float(engines * shape.parameters * training.bytes_per_number)
+        kinds["engines' weights"] = engines * served_bytes(config, shape)
     return Phase("train", "all processes", kinds)
 
 

@@ -40,6 +40,8 @@ class Training:
     trained: bool = True
     trained_share: float = 1.0
     """Of the parameters that have gradients and optimizer state: with `model.lora` that of the adapters."""
+    rounds: bool = False
+    """Whether its passes compute with rounded weights (`trainer.fake_quant`), while the others are kept."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
     state = _optimizer_bytes(weights, layout, training)
     return RankMemory(
         stage=stage,
-        weights=float(weights.parameters * number),
+        weights=float(weights.parameters * number * (2 if training.rounds else 1)),
         gradients=weights.parameters * _MAIN_GRADIENT * training.trained_share if training.trained else 0.0,
         optimizer=0.0 if training.optimizer_on_host else state,
         activations=activations,

@@ -52,6 +52,20 @@ def test_adapters_need_no_reference_and_hardly_any_gradients_or_optimizer() -> N
         assert after.optimizer < 0.01 * before.optimizer
 
 
+def test_engines_of_quantised_weights_have_more_room_and_rounding_takes_some() -> None:
+    form = "rollout.weights=fp8_block"
+    plain, quantised, trained_so = (
+        plan_run(compose("gsm8k", [*LARGE[1:], *more])) for more in ([], [form], [form, "trainer.fake_quant=true"])
+    )
+    before, after = plain.engine, quantised.engine
+    assert before is not None
+    assert after is not None
+    assert after.weights / before.weights == pytest.approx(0.5, abs=0.02)  # embedding and output layer stay
+    assert after.cache > before.cache
+    for rank, rounding in zip(quantised.ranks, trained_so.ranks, strict=True):
+        assert rounding.weights == 2 * rank.weights
+
+
 def test_a_larger_gpu_takes_what_a_smaller_one_does_not() -> None:
     small = plan_run(compose("gsm8k", [*GSM8K[1:], "cluster.gpu_memory_gb=16"]))
     large = plan_run(compose("gsm8k", [*GSM8K[1:], "cluster.gpu_memory_gb=80"]))
