@@ -234,7 +234,8 @@ def _typed(argv: list[str]) -> int:
     def started(*_: object, **__: object) -> NoReturn:
         raise _Started
 
-    # Else SGLang would be imported beside most cases, which end before there is anything to fork from it.
+    # Else SGLang would be imported beside most cases, which end before there is anything to fork from it. The types of
+    # what stands in are others, here and below.
     forks.engine_fork_server = lambda scratch: contextlib.nullcontext("")  # type: ignore[assignment]
     RaySession.__enter__ = started  # type: ignore[method-assign]
     sweep._run_all = started  # type: ignore[assignment]
