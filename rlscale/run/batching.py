@@ -11,6 +11,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.parallel_config import ParallelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.data.batch import Batch
+from rlscale.data.duplication import duplication
 from rlscale.data.packing import CostModel, Padding, Plan, plan
 from rlscale.data.rank_shard import RankShard, split
 from rlscale.data.sample import Group, Sample
@@ -95,13 +96,12 @@ def _of_turns(samples: Sequence[Sample]) -> dict[str, float]:
     if max(turns) <= 1:
         return {}
     after = sum(sample.continuation_length for sample in samples)
-    own = sum(sample.prompt_length for sample in samples) + after
     return {
         "turns": float(np.mean(turns)),
         "turns_max": float(np.max(turns)),
         "observed_share": 1 - sum(sample.response_length for sample in samples) / max(after, 1),
         "segments": float(np.mean([len(sample.segments) for sample in samples])),
-        "segment_duplication": sum(len(sample.tokens) for sample in samples) / own,
+        "segment_duplication": duplication(samples),
     }
 
 

@@ -28,7 +28,7 @@ from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run import checkpoint
 from rlscale.run.folder import RunFolder
-from rlscale.run.length_warning import LengthWarning
+from rlscale.run.sample_warnings import DuplicationWarning, LengthWarning
 from rlscale.run.stages import TEACHER
 
 _FAILURES = ("failed_requests", "failed_rewards")
@@ -51,7 +51,7 @@ class Records:
         self._counters: dict[str, float] = {}
         self._generation: dict[str, int] = {}
         self._measures: dict[str, float] = {}
-        self._lengths = LengthWarning(self.note)
+        self._lengths, self._duplication = LengthWarning(self.note), DuplicationWarning(self.note)
         self._loads: dict[str, EngineLoad] = {}
         self._phases_before: dict[str, float] = {}
         self._tokenizer = ""
@@ -157,6 +157,7 @@ class Records:
         self._counters |= {name: metrics[name] for name in _LAST if name in metrics}
         if "ppo_kl_first_step" in metrics and not self._config.algo.correction.bypass:
             self._counters.setdefault("ppo_kl_first_step", metrics["ppo_kl_first_step"])
+        self._duplication.heed(metrics)
         metrics["weight_version"] = state.version
         phases = self._timeline.phases()
         metrics |= {f"seconds_{name}": seconds - self._phases_before.get(name, 0.0) for name, seconds in phases.items()}

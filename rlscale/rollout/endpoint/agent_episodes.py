@@ -26,8 +26,6 @@ from rlscale.rollout.failures import FailureRate
 
 _GRACE_S = 5.0
 """Seconds after its deadline that an agent has to take the refusal of its calls and say what it has."""
-_MANY_SEGMENTS = 2.0
-"""Tokens read over tokens that differ, from which on a sample is worth a warning."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +49,6 @@ class AgentEpisodes:
     ) -> None:
         self._endpoint, self._agent, self._policy, self._limits = endpoint, agent, policy, limits
         self._timeout_s, self._requests, self._judging = timeout_s, request_failures, judging
-        self._warned = False
         self.samples = 0
         self.tokens = 0
 
@@ -121,14 +118,6 @@ class AgentEpisodes:
             "forgotten_thinking": tree.forgotten,
             **({"tools": tree.tools} if tree.tools else {}),
         }
-        if tree.duplication() > _MANY_SEGMENTS and not self._warned:
-            self._warned = True
-            _log.warning(
-                "an agent's sample reads %.1f times the tokens that differ in it (%d segments): it changes its history "
-                "often, and each change opens a sequence of its own",
-                tree.duplication(),
-                len(sample.segments),
-            )
         return sample
 
     async def _judge(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.data.duplication import tokens_that_differ
 from rlscale.data.messages import tool_names
 from rlscale.rollout.endpoint.chat_messages import ChatMessage, forgot_thinking, same
 from rlscale.rollout.engines.generation import Generation
@@ -147,17 +147,8 @@ class TurnTree:
         """Tokens of all segments over those that differ in what they follow: 1 where nothing is read twice."""
         sequences = [sequence[-1].tokens for sequence in self.sequences()]
         whole = sum(map(len, sequences))
-        # In the order of their tokens the one before begins with as much of a sequence as any other does.
-        sequences.sort(key=lambda tokens: tokens.astype(">u4").tobytes())
-        return whole / (whole - sum(_common(*pair) for pair in pairwise(sequences)))
+        return whole / tokens_that_differ(sequences)
 
     def _place(self, attachment: Attachment) -> int:
         assert attachment.turn is not None
         return self.turns.index(attachment.turn)
-
-
-def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
-    """How many tokens both begin with."""
-    least = min(len(one), len(other))
-    differ = (one[:least] != other[:least]).nonzero()[0]
-    return int(differ[0]) if len(differ) else least

@@ -34,7 +34,11 @@ def test_turns_segments_and_what_was_shown() -> None:
     assert found["turns_max"] == 2
     assert found["segments"] == 1.5
     assert found["observed_share"] == pytest.approx(1 - 6 / (6 + 3))
-    assert found["segment_duplication"] == pytest.approx((8 + 8) / (8 + 5))
+    # Tokens are the same everywhere: the second sample's first segment, of 4, is all that differs in it.
+    assert found["segment_duplication"] == pytest.approx((8 + 8) / (8 + 4))
+    edited = sample("..xx...x", Segment(4, 3))
+    edited.tokens[4:] = [0, 0, 7, 8]  # begins like the first segment, and goes on otherwise
+    assert metrics(edited)["segment_duplication"] == pytest.approx(8 / 6)
 
 
 def test_single_turns_say_nothing_of_turns() -> None:

@@ -179,3 +179,13 @@ def test_why_a_run_ended_is_printed_and_kept(
     made.finish(status, Progress(iteration=iteration, recent_losses=[0.1, 0.2]), None, 0)
     assert json.loads((tmp_path / "summary.json").read_text())["ended"] == ended
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"{status}: {ended}  ")
+
+
+def test_samples_that_read_the_same_again_are_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = records(tmp_path)
+    made.begin_loop(Progress())
+    for iteration, read in enumerate((1.9, 2.5, 3.0), start=1):
+        made.iteration(Progress(iteration=iteration), {"segment_duplication": read, "segments": 4.0})
+    said = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(said) == 1
+    assert "samples read 2.5 times the tokens that differ in them, in 4.0 segments each" in said[0]
