@@ -11,7 +11,7 @@ from rlscale.config.schema.rollout_config import History, RolloutConfig
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.messages import Message
 from rlscale.data.sample import Prompt
-from rlscale.envs.environment import Step
+from rlscale.envs.environment import Action, Step
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.trajectory import Trajectory
 
@@ -50,11 +50,14 @@ class Conversation:
         self._history = history
         self._last = -1
 
-    def said(self, generation: Generation, text: str) -> None:
-        """A turn of the policy."""
+    def said(self, generation: Generation, text: str, read: Action | None = None) -> None:
+        """A turn of the policy. `read`: with thinking and calls apart, as the template is given them when deployed."""
         self.trajectory.generated(generation)
         self._last = int(generation.tokens[-1])
-        self._messages.append({"role": "assistant", "content": text})
+        if read is None or self._history is History.sampled:
+            self._messages.append({"role": "assistant", "content": text})
+        else:
+            self._messages.append(_message(read))
 
     def answered(self, step: Step, longest: int) -> bool:
         """Show the policy the step's messages; False where no further turn fits behind them, of `longest` in all.
@@ -82,3 +85,16 @@ class Conversation:
             self.trajectory.observed(tokens)
         self._messages = messages
         return True
+
+
+def _message(action: Action) -> Message:
+    """A turn as chat templates read it."""
+    message: Message = {"role": "assistant", "content": action.text}
+    if action.thinking:
+        message["reasoning_content"] = action.thinking
+    if action.calls:
+        message["tool_calls"] = [
+            {"type": "function", "id": f"call_{i}", "function": {"name": call.name, "arguments": call.arguments}}
+            for i, call in enumerate(action.calls)
+        ]
+    return message

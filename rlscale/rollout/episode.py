@@ -147,11 +147,11 @@ class Episodes:
         while True:
             generation = await self._generate(prompt, trajectory, place, len(rewards), admission)
             text, raw_text = self._encoder.decode(generation.tokens)
-            conversation.said(generation, text)
             action = Action(text, raw_text, generation.tokens.tolist(), generation.finish_reason)
+            read = None
             if self._parser is not None:
-                before = trajectory.tokens[: -len(generation.tokens)]
-                action = await self._read(self._parser, before, generation, prompt)
+                action = read = await self._read(self._parser, trajectory.tokens, generation, prompt)
+            conversation.said(generation, text, read)
             step = await self._ask(environment.step(action), Step)
             rewards.append(self._reward(step))
             info |= step.info

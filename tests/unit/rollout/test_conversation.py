@@ -12,7 +12,7 @@ from rlscale.config.schema.rollout_config import History
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.chat import PromptEncoder
 from rlscale.data.sources import RawPrompt
-from rlscale.envs.environment import Step
+from rlscale.envs.environment import Action, Call, Step
 from rlscale.rollout.conversation import Conversation
 from rlscale.rollout.engines.generation import Generation
 
@@ -79,6 +79,33 @@ def test_a_segment_begins_where_the_template_writes_a_turn_otherwise(encoder: Pr
 def test_without_a_difference_both_are_one_segment_and_the_same(encoder: PromptEncoder) -> None:
     plain = (("2", "-1="), ("1", "+1="))
     assert talk(encoder, History.template, *plain) == talk(encoder, History.sampled, *plain)
+
+
+AS_DEPLOYED = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>{{ m.content }}"
+    "{% for call in m.tool_calls %}*{{ call.function.name }}{{ call.function.arguments.x }}{% endfor %}<|im_end|>"
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+"""Writes calls in its own way, and no thinking of earlier turns."""
+
+
+@pytest.mark.parametrize("history", History)
+def test_thinking_and_calls_are_given_to_the_template_as_when_it_is_deployed(
+    encoder: PromptEncoder, history: History, tmp_path: Path
+) -> None:
+    """The policy has thought 3 and called the tool 7 with x = 5, as the parser read it."""
+    encoder.tokenizer.save_pretrained(tmp_path)
+    deployed = PromptEncoder(tmp_path, DataConfig(), 40)
+    deployed.tokenizer.chat_template = AS_DEPLOYED
+    prompt = deployed.encode(RawPrompt(0, "0", "1+1="))
+    assert prompt is not None
+    conversation = Conversation(prompt, deployed, history)
+    said = generated(deployed, "3!2*7-5")
+    conversation.said(said, "3!2*7-5", Action("2", "", [], thinking="3", calls=[Call("7", {"x": 5})]))
+    assert conversation.answered(Step([{"role": "user", "content": "9="}]), 60)
+    text = deployed.tokenizer.decode(conversation.trajectory.tokens)
+    shown = "2*75" if history is History.template else "3!2*7-5"
+    assert text == f"1+1=<|im_start|>{shown}<|im_end|>9=<|im_start|>"
 
 
 @pytest.mark.parametrize(("longest", "fits"), [(8, True), (7, False)])
