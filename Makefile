@@ -52,7 +52,7 @@ types: install
 # until a time limit is over, leave a sixth of two cores idle, which is why they have one process more than cores.
 # Of the unit tests, what tells most per second: the import rules, the mathematics, sizes, the guards of processes.
 SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/test_batch.py tests/unit/data/test_packing.py tests/unit/config/test_sizes.py \
-	tests/unit/run/test_loops.py tests/unit/run/test_placement.py tests/unit/serve/test_process.py \
+	tests/unit/run/test_loops.py tests/unit/serve/test_process.py \
 	tests/unit/serve/test_fork_server.py
 
 smoke: install
