@@ -16,9 +16,8 @@ from rlscale.data.end_of_turn import find_end_of_turn, stops_of
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
 from rlscale.families import known_name
 from rlscale.families.config_file import GENERATION, end_ids, read_generation
+from rlscale.families.weight_files import SUMS
 
-_SUMS = "weight_checksums.json"
-"""Of weights, which are not copied: rlscale.platform.weight_checksums writes it."""
 _WEIGHTS = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack"),
     *(".onnx", ".onnx_data", ".ot", ".tflite", ".npz", ".index.json"),
@@ -107,7 +106,7 @@ def _files(folder: Path) -> Iterator[Path]:
         if entry.name.startswith(".") or entry.name == "__pycache__":
             continue
         if entry.is_file():
-            if not entry.name.endswith(_WEIGHTS) and entry.name != _SUMS:
+            if not entry.name.endswith(_WEIGHTS) and entry.name != SUMS:
                 yield entry.relative_to(folder)
         elif entry.is_dir() and not any(file.name.endswith(_WEIGHTS) for file in entry.rglob("*")):
             yield from (entry.relative_to(folder) / file for file in _files(entry))

@@ -17,6 +17,8 @@ from rlscale.families.config_file import read_json
 from rlscale.families.family import FolderError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SUMS = "weight_checksums.json"
+"""The checksums of a folder's tensors, where they are written (`rlscale.platform.weight_checksums`)."""
 
 _HEADER_MOST = 100_000_000
 """Bytes of the largest header that the safetensors library accepts."""

@@ -11,10 +11,7 @@ from pathlib import Path
 
 import xxhash
 
-from rlscale.families.weight_files import TensorEntry, tensors_of
-
-SUMS = "weight_checksums.json"
-"""The file in a folder of weights that holds the checksum of each tensor, by name."""
+from rlscale.families.weight_files import SUMS, TensorEntry, tensors_of
 
 
 def checksum(content: bytes | memoryview | mmap.mmap) -> str:

@@ -12,6 +12,7 @@ from rlscale.data.chat import PromptEncoder
 from rlscale.data.messages import Message
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action, Step
+from rlscale.rollout.endpoint.chat_messages import ChatMessage, ToolCall, canonical
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.trajectory import Trajectory
 
@@ -89,12 +90,5 @@ class Conversation:
 
 def _message(action: Action) -> Message:
     """A turn as chat templates read it."""
-    message: Message = {"role": "assistant", "content": action.text}
-    if action.thinking:
-        message["reasoning_content"] = action.thinking
-    if action.calls:
-        message["tool_calls"] = [
-            {"type": "function", "id": f"call_{i}", "function": {"name": call.name, "arguments": call.arguments}}
-            for i, call in enumerate(action.calls)
-        ]
-    return message
+    calls = tuple(ToolCall(call.name, canonical(call.arguments), f"call_{i}") for i, call in enumerate(action.calls))
+    return ChatMessage("assistant", action.text, action.thinking, calls).rendered()

@@ -42,6 +42,7 @@ from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.run.trainer_side import NoTrainer, TrainerSide
 from rlscale.trainer.spec import TrainerSpec
+from rlscale.weights.transports.route import Route
 
 
 class Assembly:
@@ -189,7 +190,7 @@ class Assembly:
         """What brings the trainer's weights to some engines."""
         folder = self._weights / secrets.token_hex(4)
         if (named := config.weights.transport.get("folder")) is not None:
-            self._exchanges.append(Path(named).absolute() / folder.name)  # as Route.exchange has it
+            self._exchanges.append(Route(folder=str(folder)).exchange(named, None)[0])
         return WeightSync(config, trainer, engines, rollout, complete(read_config(self._model)), folder)
 
     def close(self) -> None:

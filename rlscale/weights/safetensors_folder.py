@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlscale.families.weight_files import INDEX
-from rlscale.platform.weight_checksums import SUMS, checksum
+from rlscale.families.weight_files import INDEX, SUMS
+from rlscale.platform.weight_checksums import checksum
 from rlscale.weights.safetensors_file import SafetensorsFile
 
 _FILE_BYTES = 4 * 2**30

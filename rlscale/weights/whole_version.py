@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rlscale.platform.weight_checksums import SUMS
+from rlscale.families.weight_files import SUMS
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.folder_aside import FolderAside
 from rlscale.weights.safetensors_folder import SafetensorsFolder

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlscale.families.weight_files import tensors_of
-from rlscale.platform.weight_checksums import SUMS
+from rlscale.families.weight_files import SUMS, tensors_of
 from rlscale.weights.delta.delta_encoding import Bytes
 from rlscale.weights.delta.delta_error import DeltaError
 from rlscale.weights.delta.patching import Patch

@@ -20,6 +20,7 @@ from rlscale.families import FAMILIES
 from rlscale.families.weight_files import INDEX
 from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder
 from rlscale.weights.bucket import Bucket, WeightSource
+from rlscale.weights.folder_aside import sync_folder
 from rlscale.weights.safetensors_file import SafetensorsFile
 
 _FILE_BYTES = 4 * 2**30
@@ -103,7 +104,7 @@ def put_in_place(partial: Path, target: Path) -> None:
         with open(file, "rb") as written:
             os.fsync(written.fileno())
     for folder in (*(folder for folder in partial.rglob("*") if folder.is_dir()), partial):
-        _sync_folder(folder)
+        sync_folder(folder)
     older = None
     try:
         os.replace(partial, target)  # an empty folder is replaced as well
@@ -117,7 +118,7 @@ def put_in_place(partial: Path, target: Path) -> None:
         except OSError:
             os.replace(older, target)
             raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     if older is not None:
         shutil.rmtree(older, ignore_errors=True)
 
@@ -129,18 +130,6 @@ def _free_name(target: Path) -> Path:
         number += 1
         name = target.with_name(f"{target.name}.replaced-{number}")
     return name
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the names in a folder to disk, where its file system can."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(handle)
 
 
 class _Files:

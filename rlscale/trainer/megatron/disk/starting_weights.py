@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -16,8 +15,6 @@ from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.spec import TrainerSpec
 from rlscale.weights.load import load_weights, named
 
-_LOG = logging.getLogger(__name__)
-
 
 def build_loaded(
     spec: TrainerSpec, platform: Platform, role: Role = Role.policy, *, trained: bool | None = None
@@ -25,10 +22,7 @@ def build_loaded(
     """`build_model`, with the weights of `spec.init_path`. Collective. UserError for what cannot be built or read."""
     model = build_model(spec, platform, role, trained=trained)
     load_folder(model, spec.init_path)
-    if model.adapters is None:
-        return model
-    _LOG.debug("adapters on %s, whose mark is %s", model.adapters.base, model.adapters.mark)  # computed now, once
-    if (start := spec.adapter_path or model.adapters.lora.path) is not None:
+    if model.adapters is not None and (start := spec.adapter_path or model.adapters.lora.path) is not None:
         if holds_checkpoint(start):
             load_weights_of(start, model)
         else:

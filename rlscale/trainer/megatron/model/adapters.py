@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,19 +35,10 @@ class Adapters:
     lora: LoraConfig
     base: str
     """Folder of the model that they stand on."""
+    mark: str
+    """Of the weights there when these were read: they may be gone, or others, when adapters are saved."""
     by_weight: Mapping[str, LowRank]
     """By Megatron's name of the linear's weight, with layers counted over the whole model."""
-
-    @cached_property
-    def mark(self) -> str:
-        """A mark of the weights that they stand on. To be asked for when these are read: they may be gone later.
-
-        UserError if they cannot be read.
-        """
-        try:
-            return mark_of(self.base)
-        except (OSError, ValueError) as error:
-            raise UserError(f"the weights in {self.base}, which adapters stand on, cannot be read: {error}") from error
 
     def factors(self) -> Iterator[tuple[str, Factors]]:
         """(Hugging Face's name of a linear, its A and B), in an order that tensor-parallel ranks share."""
@@ -104,7 +94,7 @@ def add_adapters(
                 )
                 adapt(linear, by_weight[name])
         chunk.requires_grad_(False)
-    adapters = Adapters(lora, spec.init_path, by_weight)
+    adapters = Adapters(lora, spec.init_path, _mark_of(spec.init_path), by_weight)
     counts: list[int] = [0] * dist.get_world_size()
     dist.all_gather_object(counts, len(by_weight))
     if not all(counts):
@@ -166,3 +156,10 @@ def _order(name: str, rule: Rule, weights: WeightMap, own: int, ranks: int, devi
     order = weights.shard(name, weights.from_hf(name, places), own, ranks)[:, 0]
     assert int(order.min()) >= 0, f"{name}: its rows on a rank are no plain cut of Hugging Face's"
     return order.to(device)
+
+
+def _mark_of(base: str) -> str:
+    try:
+        return mark_of(base)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the weights in {base}, which adapters stand on, cannot be read: {error}") from error
