@@ -28,7 +28,7 @@ BEHIND = (
     *("cluster.placement=disaggregated", "rollout.max_staleness=4", "rollout.on_sync=abort_and_resume"),
     *("optim.lr=4e-4", "checkpoint.every=0", "run.progress=plain"),
 )
-CENTERED = "algo.correction.score_centering=14"  # all words of the recipe's vocabulary
+CENTERED = "algo.correction.score_centering=20"  # all words of the recipe's vocabulary
 VARIANTS = {
     "none": (),
     "tis": ("algo/correction=tis",),
