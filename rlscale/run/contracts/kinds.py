@@ -40,7 +40,7 @@ def _trainer(node: Node, key: str) -> list[Finding]:
 
 
 def _service(node: Node, key: str) -> list[Finding]:
-    return check_service(_class(node, key))
+    return check_service(_class(node, key), functools.partial(instantiate, node, key))
 
 
 def _launcher(node: Node, key: str) -> list[Finding]:

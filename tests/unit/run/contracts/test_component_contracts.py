@@ -24,7 +24,6 @@ from rlscale.run.contracts import (
     check_buffer,
     check_filter,
     check_loop,
-    check_service,
     check_tracker_class,
     check_transport,
 )
@@ -290,7 +289,7 @@ def test_a_broken_transport_fails_by_the_name_of_what_it_breaks(kind: type[Share
     assert check in broken(check_transport(kind))
 
 
-# ---- trackers and services -----------------------------------------------------------------------------------------
+# ---- trackers and launchers -----------------------------------------------------------------------------------------
 
 
 def test_the_shipped_trackers_keep_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,20 +312,6 @@ class OnlyNumbers:
 def test_a_tracker_that_cannot_take_what_a_run_measures_is_told() -> None:
     (finding,) = [f for f in check_tracker_class(OnlyNumbers) if f.status is Status.failed]
     assert "OverflowError" in finding.found or "ValueError" in finding.found
-
-
-class NotAsync(RolloutService):
-    def pause(self) -> None:  # type: ignore[override]  # what it breaks
-        pass
-
-    async def resume(self) -> None:  # type: ignore[override]  # what it breaks
-        pass
-
-
-def test_a_service_is_told_by_its_methods() -> None:
-    assert not failed(check_service(RolloutService))
-    assert broken(check_service(NotAsync)) == {"pause", "resume"}
-    assert len(broken(check_service(Buffer))) >= 8
 
 
 def test_a_launcher_is_told_by_its_methods() -> None:
