@@ -289,7 +289,7 @@ def test_a_broken_transport_fails_by_the_name_of_what_it_breaks(kind: type[Share
     assert check in broken(check_transport(kind))
 
 
-# ---- trackers and launchers -----------------------------------------------------------------------------------------
+# ---- trackers -------------------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_trackers_keep_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,12 +312,6 @@ class OnlyNumbers:
 def test_a_tracker_that_cannot_take_what_a_run_measures_is_told() -> None:
     (finding,) = [f for f in check_tracker_class(OnlyNumbers) if f.status is Status.failed]
     assert "OverflowError" in finding.found or "ValueError" in finding.found
-
-
-def test_a_launcher_is_told_by_its_methods() -> None:
-    assert not failed(COMPONENTS["engine"].check({"_target_": f"{SglangLauncher.__module__}.SglangLauncher"}, "key"))
-    node = {"_target_": f"{SharedMemoryTransport.__module__}.SharedMemoryTransport"}
-    assert broken(COMPONENTS["engine"].check(node, "key")) == {"launch", "healthy"}
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
