@@ -1,14 +1,18 @@
 """The checksum of every tensor as an SGLang server holds it, under the names of a Hugging Face folder, on every device.
 
 SGLang's call `/weights_checker` hashes what it holds under its own names, on GPUs only. Here it knows a further action:
-queries, keys and values, gates and experts, which it keeps as one tensor, are told in their parts besides.
+queries, keys and values, gates and experts, which it keeps as one tensor, are told in their parts besides, and without
+the rows and columns by which it pads a layer to what its kernels want.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlscale.families.family import FolderError
+from rlscale.families.weight_files import tensors_of
 from rlscale.platform.tensor_sum import TensorSum
 
 if TYPE_CHECKING:
@@ -20,9 +24,10 @@ PATH, ACTION = "/weights_checker", "rlscale_sums"
 _PARTS = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
-    "fused_qkv_a_proj_with_mqa": ("q_a_proj", "kv_a_proj_with_mqa"),
 }
 """Layers that SGLang keeps as one, and what they are in a folder, row by row."""
+_LATENT = "fused_qkv_a_proj_with_mqa", ("q_a_proj", "kv_a_proj_with_mqa")
+"""The same of latent attention, which knows the rows of the first."""
 _EXPERTS = {"w13_weight": ("gate_proj", "up_proj"), "w2_weight": ("down_proj",)}
 """The same of tensors that hold all experts."""
 
@@ -38,7 +43,9 @@ def adapt_checker(module: Any) -> None:
     def handle_sums(self: Any, action: str, allow_quant_error: bool = False) -> Any:
         if action != ACTION:
             return handle(self, action, allow_quant_error)
-        sums = {name: str(TensorSum.of(tensor)) for name, tensor in named_tensors(self._get_model())}
+        model = self._get_model()
+        shapes = _shapes_of(str(getattr(model.config, "name_or_path", "")))
+        sums = {name: str(TensorSum.of(_cut(tensor, shapes.get(name)))) for name, tensor in named_tensors(model)}
         return {
             "checksums": sums,
             "per_gpu_checksum": "",
@@ -49,20 +56,37 @@ def adapt_checker(module: Any) -> None:
 
 
 def named_tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter of SGLang's model as it is, and by its parts; rows that only pad a vocabulary are left out."""
+    """Every parameter of SGLang's model as it is, and by its parts."""
     layers = dict(model.named_modules())
     for name, parameter in model.named_parameters():
         path, _, leaf = name.rpartition(".")
         layer = layers[path]
-        rows = getattr(layer, "org_vocab_size", None)
-        tensor = parameter.data if rows is None else parameter.data[:rows]
+        tensor = parameter.data
         yield name, tensor
         before, _, last = path.rpartition(".")
-        sizes = getattr(layer, "output_partition_sizes", ())
-        if last in _PARTS and len(sizes) == len(_PARTS[last]):
-            for part, rows_of_it in zip(_PARTS[last], tensor.split(list(sizes)), strict=True):
-                yield f"{before}.{part}.{leaf}", rows_of_it
+        sizes, parts = list(getattr(layer, "output_partition_sizes", ())), _PARTS.get(last, ())
+        if last == _LATENT[0]:
+            first, parts = layers[before].q_lora_rank, _LATENT[1]
+            sizes = [first, len(tensor) - first]
+        if parts and len(sizes) == len(parts):
+            for part, rows in zip(parts, tensor.split(sizes), strict=True):
+                yield f"{before}.{part}.{leaf}", rows
         elif leaf in _EXPERTS and tensor.dim() == 3:
             for number, expert in enumerate(tensor):
-                for part, rows_of_it in zip(_EXPERTS[leaf], expert.chunk(len(_EXPERTS[leaf])), strict=True):
-                    yield f"{path}.{number}.{part}.weight", rows_of_it
+                for part, rows in zip(_EXPERTS[leaf], expert.chunk(len(_EXPERTS[leaf])), strict=True):
+                    yield f"{path}.{number}.{part}.weight", rows
+
+
+def _shapes_of(folder: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of the folder that the engine was started from; none where it is gone."""
+    try:
+        return {name: entry.shape for name, entry in tensors_of(Path(folder)).items()}
+    except (FolderError, OSError):
+        return {}
+
+
+def _cut(tensor: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+    """The tensor without what pads it beyond a shape."""
+    if shape is None or len(shape) != tensor.dim():
+        return tensor
+    return tensor[tuple(slice(size) for size in shape)]

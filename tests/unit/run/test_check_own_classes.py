@@ -78,6 +78,11 @@ class Gym(Base):
         return action, 0.0, True, {}
 
 
+class Unregistered(Base):
+    async def step(self, action):
+        return Step(done=True, columns={"nowhere": 1.0})
+
+
 class Hungry(Base):
     async def reset(self, prompt, seed):
         self.goal, self.turn = prompt.info["goal"] + prompt.label, 0
@@ -161,6 +166,7 @@ def test_the_shipped_environment_keeps_it_too(capsys: pytest.CaptureFixture[str]
         ("Reasoning", 1, "fail  messages .* roles assistant; what the policy is shown is by the user or a tool"),
         ("Blocking", 0, r"warn  event loop .* s at most; put long computations into asyncio\.to_thread"),
         ("Gym", 1, "fail  step gives .* a tuple"),
+        ("Unregistered", 1, "fail  columns .* a column 'nowhere', which is not registered in the rollout's process"),
         ("Hungry", 1, "fail  reset .* KeyError: 'goal'"),
     ],
 )

@@ -381,10 +381,13 @@ def test_the_examples_of_the_docs_keep_their_contracts(tmp_path: Path) -> None:
         "TimedService": check_service(made["TimedService"], made["TimedService"]),
         "LoggedTransport": check_transport(functools.partial(made["LoggedTransport"], file=sent)),
         "unless_held": check_loop(lambda: made["unless_held"]),
+        "not_solved": check_filter(lambda: made["not_solved"]),
+        "Alarm": check_tracker_class(functools.partial(made["Alarm"], name="bad", most=1.0, file=tmp_path / "alarms")),
         "PinnedLauncher": check_methods(made["PinnedLauncher"], EngineLauncher),  # started in tests/e2e/serve
     }
     assert {name: failed(findings) for name, findings in found.items()} == {name: [] for name in found}
     assert [line.split(":")[0] for line in sent.read_text().splitlines()] == ["version 3", "version 4"]
+    assert (tmp_path / "alarms").read_text().splitlines()[0] == "run-None, iteration 3: bad is nan"
     classes = re.findall(r"^(?:class|def) (\w+)", "\n".join(blocks), re.MULTILINE)
     assert set(classes) == {*found, "CountingTrainer"}  # that one in tests/dist
 
