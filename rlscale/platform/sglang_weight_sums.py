@@ -7,7 +7,8 @@ the rows and columns by which it pads a layer to what its kernels want.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,8 @@ def adapt_checker(module: Any) -> None:
             return handle(self, action, allow_quant_error)
         model = self._get_model()
         shapes = _shapes_of(str(getattr(model.config, "name_or_path", "")))
-        sums = {name: str(TensorSum.of(_cut(tensor, shapes.get(name)))) for name, tensor in named_tensors(model)}
+        named = ((_name_in(shapes, name), tensor) for name, tensor in named_tensors(model))
+        sums = {name: str(TensorSum.of(_cut(tensor, shapes.get(name)))) for name, tensor in named}
         return {
             "checksums": sums,
             "per_gpu_checksum": "",
@@ -83,6 +85,12 @@ def _shapes_of(folder: str) -> dict[str, tuple[int, ...]]:
         return {name: entry.shape for name, entry in tensors_of(Path(folder)).items()}
     except (FolderError, OSError):
         return {}
+
+
+def _name_in(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    """The folder's name of a tensor: SGLang has the attention of Qwen3-Next without a module of its own."""
+    within = re.sub(r"(\.layers\.\d+)\.", r"\1.self_attn.", name, count=1)
+    return within if name not in shapes and within in shapes else name
 
 
 def _cut(tensor: Tensor, shape: tuple[int, ...] | None) -> Tensor:

@@ -207,3 +207,12 @@ def test_what_a_source_does_wrong_is_found(
     assert code == 1
     for line in lines:
         assert any(re.match(line, printed) for printed in out), out
+
+
+def test_the_batch_field_of_the_docs_is_brought_and_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "my_field.py").write_text(example("developing.md", "example_weight"), encoding="utf-8")
+    for name, kind in (("weighed", "loss"), ("Weighing", "environment")):
+        code, out = run(f"my_field.{name}", capsys=capsys)
+        assert (code, out[0]) == (0, f"my_field.{name} as {kind}:")
+        assert out[-1].endswith(" checks, 0 failed, 0 with a warning")
+    assert any(re.match("pass  columns .* found: example_weight", line) for line in out)
