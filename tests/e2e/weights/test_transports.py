@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from shared_server import SharedServer
 
+from rlscale.cli import main
 from rlscale.platform.tensor_sum import TensorSum
 from rlscale.serve.http import CallError, call
 from rlscale.weights.bucket import Bucket
@@ -133,7 +135,7 @@ def test_a_flipped_bit_is_told_with_the_engines_name_and_nothing_of_it_is_loaded
 
 
 def test_an_engine_tells_the_checksum_of_every_tensor_and_one_that_is_not_what_was_sent_is_named(
-    shared_server: SharedServer, tmp_path: Path
+    shared_server: SharedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Careless(SharedMemoryTransport):
         """Sends one tensor otherwise from version 3 on."""
@@ -155,6 +157,13 @@ def test_an_engine_tells_the_checksum_of_every_tensor_and_one_that_is_not_what_w
     told = r"1 of \d+ tensors are not what was sent, first model.layers.1.self_attn.k_proj.weight, whose checksum is"
     with pytest.raises(TransferError, match=f"{shared_server.url} did not take the weights: {told}"):
         send(transport, named, 3)
+    save_file(dict(named), tmp_path / "sent.safetensors")
+    places = [shared_server.url, str(tmp_path / "sent.safetensors"), f"key_file={shared_server.key_file}"]
+    assert main(["weights", "compare", *places]) == 1
+    *_, differs, last = capsys.readouterr().out.splitlines()
+    assert differs.startswith("differ: model.layers.1.self_attn.k_proj.weight: float32 [")
+    assert last == f"1 of {len(named)} tensors that both have differ"
+    assert main(["weights", "compare", *places, "match=mlp"]) == 0
 
 
 def damage(file: Path) -> None:
