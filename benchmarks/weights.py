@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 
+from rlscale.platform.tensor_sum import TensorSum
 from rlscale.weights.delta.delta_encoding import DeltaEncoding, decode, encode
 from rlscale.weights.transports import flat_bucket
 
@@ -42,6 +43,7 @@ def main() -> None:
 
     shared = row("into a new file in shared memory", new, fresh)
     row("into one that was used before", new, lambda: flat_bucket.fill(shared.flat, named, entries))
+    row("the checksum of every tensor", new, lambda: TensorSum.of(new))
     before, after = (tensor.view(torch.uint8).numpy() for tensor in (old, new))
     payloads = {
         each: row(f"delta, {each.value}", new, partial(encode, each, after, before, 2)) for each in DeltaEncoding

@@ -28,6 +28,14 @@ COMMANDS = {
     "rescore": ("rlscale.run.rescore:rescore", "try a changed reward on the stored rollouts of a run"),
     "export": ("rlscale.run.commands:export", "write a Hugging Face folder from a run's newest checkpoint"),
     "import": ("rlscale.run.commands:import_", "write a Hugging Face model as a Megatron checkpoint of its weights"),
+    "weights": (
+        "rlscale.run.compare_command:weights",
+        "checksums of all tensors of a folder or engine, or two compared",
+    ),
+    "checkpoint": (
+        "rlscale.run.compare_command:checkpoint",
+        "which tensors two checkpoints differ in, and by how much",
+    ),
     "plan": ("rlscale.plan.plan_command:plan", "whether a run fits its devices, and about how long an iteration takes"),
     "explain": ("rlscale.explain.explain_command:explain", "what keys mean, where values come from, what reads them"),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),

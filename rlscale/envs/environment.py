@@ -80,6 +80,9 @@ class Step:
     new segment begins, which is trained on as a sequence of its own with the same reward."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """What the sample carries along, by name; a later turn replaces an earlier one's. Plain values."""
+    columns: Mapping[str, float] = field(default_factory=dict)
+    """Columns of the batch that the sample brings, a number for each by the name of its field (rlscale.data.fields), of
+    the scope `sample`; a later turn replaces an earlier one's."""
 
 
 class Environment(Protocol):

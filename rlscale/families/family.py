@@ -40,6 +40,8 @@ class Key:
     """Whether a folder must give it: a size that no default can know."""
     null: bool = False
     """Whether null may be given, which is as if the key were not there."""
+    null_is_none: bool = False
+    """Whether null says that there is none of it, and takes the default away."""
     defines: bool = False
     """Whether a different value makes a different model, whose weights do not fit."""
     most: int = 2**31 - 1

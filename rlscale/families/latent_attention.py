@@ -14,7 +14,7 @@ from rlscale.families.family import HF, LAYER, HFTensor, Key, Kind, Rule
 from rlscale.families.rotary import Rotary
 
 KEYS = {
-    "q_lora_rank": Key(Kind.size, 1536, null=True, defines=True),
+    "q_lora_rank": Key(Kind.size, 1536, null=True, null_is_none=True, defines=True),
     "kv_lora_rank": Key(Kind.size, 512, defines=True),
     "qk_nope_head_dim": Key(Kind.size, 128, defines=True),
     "qk_rope_head_dim": Key(Kind.size, 64, defines=True),

@@ -16,7 +16,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from rlscale.platform import rendezvous, sglang_verified_updates
+from rlscale.platform import rendezvous, sglang_verified_updates, sglang_weight_sums
 
 SCHEDULER = "sglang.srt.managers.scheduler"
 UPDATER = "sglang.srt.managers.scheduler_components.weight_updater"
@@ -78,6 +78,7 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     SCHEDULER: adapt_scheduler,
     UPDATER: adapt_updater,
     sglang_verified_updates.RUNNER_UPDATER: sglang_verified_updates.adapt_runner_updater,
+    sglang_weight_sums.CHECKER: sglang_weight_sums.adapt_checker,
 }
 """Module -> what is changed in it right after its import, on every device."""
 

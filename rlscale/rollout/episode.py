@@ -21,6 +21,7 @@ from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.score import score_of
 from rlscale.rollout.attempt import Attempt
+from rlscale.rollout.brought_columns import brought_columns
 from rlscale.rollout.conversation import Conversation, EpisodeRules
 from rlscale.rollout.endpoint.output_parser import OutputParser
 from rlscale.rollout.engines.client import RequestFailed
@@ -144,6 +145,7 @@ class Episodes:
         began = asyncio.get_running_loop().time()
         rewards: list[float] = []
         info: dict[str, Any] = {"tools": tool_names(start.tools)} if start.tools else {}
+        columns: dict[str, float] = {}
         while True:
             generation = await self._generate(prompt, trajectory, place, len(rewards), admission)
             text, raw_text = self._encoder.decode(generation.tokens)
@@ -155,6 +157,7 @@ class Episodes:
             step = await self._ask(environment.step(action), Step)
             rewards.append(self._reward(step))
             info |= step.info
+            columns |= step.columns
             if step.done:
                 finish = generation.finish_reason
                 break
@@ -166,6 +169,7 @@ class Episodes:
         sample = trajectory.sample(prompt, place.index)
         sample.finish_reason, sample.info = finish, info
         sample.reward = sum(rewards[1:], rewards[0])
+        sample.columns |= brought_columns(columns)
         if self._judging.credits_turns:
             sample.columns[TURN_REWARD.name] = trajectory.at_ends_of_turns(rewards)
         sample.text, sample.raw_text = action.text, action.raw_text  # what was judged, so that it can be judged again

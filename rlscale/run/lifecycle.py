@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from rlscale.config.errors import UserError
@@ -23,6 +22,7 @@ from rlscale.run.remote_calls import RunFailed, StopRequested, StopSignal
 from rlscale.run.run_folder import RunFolder, open_folder
 from rlscale.run.session import Session
 from rlscale.run.stages import Stage, stages_before, with_result
+from rlscale.run.verbs import Loop
 
 STOPPED = 128 + signal.SIGINT
 
@@ -45,7 +45,7 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
         records.introduce(notes)
         ready = _launched(assembly, config, lambda: _after_stages(config, stop, records, forks))
         session = assembly.session(ready, digest)
-        run_loop: Callable[[Session], None] = build_target(config.loop, "loop", call_arguments=1)
+        run_loop: Loop = build_target(config.loop, "loop", call_arguments=1)
         run_loop(session)
         session.check_ended(str(config.loop[TARGET]))
         status = "finished"

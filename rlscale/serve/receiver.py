@@ -19,6 +19,8 @@ from typing import Any
 
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 from rlscale.platform.sglang_paused_flush import MARK
+from rlscale.platform.sglang_weight_sums import ACTION, PATH
+from rlscale.platform.tensor_sum import TensorSum
 from rlscale.serve.delta_endpoint import PATH as DELTAS
 from rlscale.serve.http import CallError, call, send
 
@@ -112,6 +114,22 @@ class EngineReceiver:
     def weight_version(self) -> str:
         """The version that the engine reports: the number of the last update, "default" before the first."""
         return str(self._call("/model_info", None)["weight_version"])
+
+    def weight_sums(self) -> dict[str, TensorSum]:
+        """Type, shape and checksum of every tensor as the engine holds it, by its name in a Hugging Face folder.
+
+        What it keeps as one tensor, it tells as one and in its parts. CallError for an engine that rlscale has not
+        started, and for one whose ranks share its tensors.
+        """
+        try:
+            ranks = self._call(PATH, {"action": ACTION})["ranks"]
+        except CallError as error:
+            if "Unsupported action" not in str(error):
+                raise
+            raise CallError(f"{self.url}: tells no checksums: it was not started by rlscale") from None
+        if len(ranks) != 1:
+            raise CallError(f"{self.url}: its {len(ranks)} ranks share its tensors, which are told whole by one alone")
+        return {name: TensorSum.read(text) for name, text in ranks[0]["checksums"].items()}
 
     # -- memory, requests ---------------------------------------------------------------------------------------------
 

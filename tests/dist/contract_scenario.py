@@ -19,6 +19,7 @@ def broken_trainers(
     from rlscale.run.contracts import check_trainer
     from rlscale.trainer.hook_contract.findings import failed
     from rlscale.trainer.megatron.trainer import MegatronTrainer
+    from rlscale.weights.bucket import Bucket
 
     class ForgetsToLoad(MegatronTrainer):
         def load(self, folder: Any) -> None:
@@ -28,14 +29,22 @@ def broken_trainers(
         def train_shard(self, *given: Any) -> Any:
             return {"steps": 1}
 
+    class LeavesATensorOut(MegatronTrainer):
+        def sync(self, version: int) -> dict[str, float]:
+            transport: Any = self._transport
+            send = transport.send
+            transport.send = lambda bucket: send(Bucket(bucket.named[1:], bucket.version))
+            return super().sync(version)
+
     class OtherArguments(MegatronTrainer):
         def send_weights(self) -> Any:
             return {}
 
     for line in lines:
-        _run(line)
+        if line[1] != "pinned_launcher.PinnedLauncher":  # whose engine is forked in tests/e2e/serve
+            _run(line)
     found = {}
-    for kind in (MegatronTrainer, ForgetsToLoad, CountsInIntegers, OtherArguments):
+    for kind in (MegatronTrainer, ForgetsToLoad, CountsInIntegers, LeavesATensorOut, OtherArguments):
         findings = check_trainer(kind, lambda spec, kind=kind: kind(spec, 0, 1, 0))
         assert len(findings) >= 16
         found[kind.__name__] = sorted(finding.check for finding in failed(findings))

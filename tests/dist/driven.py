@@ -17,8 +17,10 @@ from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.data.batch import Batch
+from rlscale.trainer.hook_contract.recording_receiver import RecordingReceiver
 from rlscale.trainer.preparation import prepare
 from rlscale.trainer.trainer_spec import TrainerSpec
+from rlscale.weights.transports.route import Route
 
 
 def shipped(name: str, **changes: Any) -> AlgoConfig:
@@ -106,6 +108,20 @@ def train(
             trainer.wake()
             awake.append(list(trainer._roster.residency.awake))
         return {"iterations": iterations, "gradients": gradients, "weights": state(trainer), "awake": awake}
+    finally:
+        trainer.close()
+
+
+def send(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, version: int
+) -> tuple[dict[str, float], list[str]]:
+    """The weights as a version by the spec's transport, to two engines: what `sync` says of it."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        trainer.connect_engines(
+            Route(timeout_s=30.0), [RecordingReceiver("http://one"), RecordingReceiver("http://two")]
+        )
+        return trainer.sync(version), list(getattr(trainer._transport, "urls", []))
     finally:
         trainer.close()
 

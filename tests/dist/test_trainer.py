@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import driven
 import numpy as np
 import optimizer_scenarios
 import pytest
@@ -17,8 +18,12 @@ from training_data import divide, make_batch, make_spec
 
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
+from rlscale.config.schema.weights_config import WeightsConfig
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
+from rlscale.families.weight_files import tensors_of
+from rlscale.platform.tensor_sum import TensorSum
+from rlscale.weights.transports.recording import RecordingTransport, read_version
 
 
 def hf_logprobs(folder: Path, batch: Batch, temperature: float) -> np.ndarray:
@@ -215,6 +220,21 @@ def test_export_is_the_model_for_transformers(
     assert (target / "config.json").read_bytes() == (models[model] / "config.json").read_bytes()
     assert (target / "tokenizer_config.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize(
+    ("model", "parallel"), [("tied", {"tensor": 2}), ("dense", {"pipeline": 2}), ("moe", {"expert": 2, "data": 2})]
+)
+def test_engines_are_sent_every_tensor_of_the_folder_bit_by_bit_whatever_the_layout(
+    model: str, parallel: dict[str, Any], pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    recording = {"_target_": f"{RecordingTransport.__module__}.RecordingTransport", "folder": str(tmp_path)}
+    spec = make_spec(models[model], parallel=parallel, weights=WeightsConfig(recording, bucket_mb=1))
+    (metrics, urls), _ = pool.run(driven.send, spec, 7, world_size=2)
+    assert urls == ["http://one", "http://two"]
+    entries = tensors_of(models[model])
+    assert read_version(tmp_path, 7) == {name: TensorSum.of_entry(entry) for name, entry in entries.items()}
+    assert metrics["bytes"] == sum(entry.end - entry.start for entry in entries.values())
 
 
 @pytest.mark.parametrize("distributed_optimizer", [False, True])

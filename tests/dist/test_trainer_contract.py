@@ -37,4 +37,5 @@ def test_the_shipped_trainer_and_the_examples_parts_keep_their_contracts_and_bro
         "ForgetsToLoad": ["resume"],
         "CountsInIntegers": ["train metrics"],
         "OtherArguments": ["send_weights"],
+        "LeavesATensorOut": ["weights sent"],
     }

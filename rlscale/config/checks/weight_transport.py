@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
+from rlscale.families.served_form import WeightForm
 
 _TRANSPORTS = "rlscale.weights.transports."
 _AUTO = "choose weights/transport=auto"
@@ -73,6 +74,19 @@ def files_have_a_place(context: CheckContext) -> Iterator[str]:
         )
 
 
+def tensors_can_be_compared(context: CheckContext) -> Iterator[str]:
+    """Checksums are told of whole tensors that are served as they were trained."""
+    config = context.config
+    if not (every := config.weights.verify_tensors):
+        return
+    begin = f"weights.verify_tensors={every}:"
+    if config.rollout.weights is not WeightForm.as_trained:
+        yield f"{begin} engines of rollout.weights={config.rollout.weights.value} hold codes; set it to 0"
+    if context.on_gpus and config.rollout.gpus_per_engine > 1:
+        per = config.rollout.gpus_per_engine
+        yield f"{begin} the ranks of an engine of rollout.gpus_per_engine={per} share its tensors; set it to 0"
+
+
 def _name(context: CheckContext) -> str:
     """The module of a shipped transport; empty for one of somebody's own."""
     target = str(context.config.weights.transport.get(TARGET, ""))
@@ -98,4 +112,5 @@ TRANSPORT_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     transport_goes_there,
     memory_is_shared_with_given_engines,
     files_have_a_place,
+    tensors_can_be_compared,
 )

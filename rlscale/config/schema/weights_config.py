@@ -26,6 +26,9 @@ class WeightsConfig(Section):
     """Megabytes of parameters sent at a time."""
     verify_every: int = bounded(10, at_least=0, limit=COUNT, scope=Scope.execution)
     """Syncs between canary checks (the first sync is always checked); 0 checks only the first."""
+    verify_tensors: int = bounded(0, at_least=0, limit=COUNT, scope=Scope.execution)
+    """Versions between comparisons of every tensor that engines hold, by its checksum, with what was sent; 0 for none.
+    For `rollout.weights=as_trained` and engines that rlscale has started."""
     canary_tokens: int = bounded(32, at_least=2, limit=TOKENS)
     """Length in tokens of the fixed canary prompt."""
     canary_bound: float | None = bounded(None, above=0, limit=LOGPROBS, scope=Scope.execution)

@@ -29,7 +29,7 @@ FAMILY = Family(
     keys={
         **KEYS,
         **latent_attention.KEYS,
-        "q_lora_rank": Key(Kind.size, 768, null=True, defines=True),
+        "q_lora_rank": Key(Kind.size, 768, null=True, null_is_none=True, defines=True),
         "qk_nope_head_dim": Key(Kind.size, 192, defines=True),
         "v_head_dim": Key(Kind.size, 256, defines=True),
         "head_dim": Key(Kind.size, null=True),

@@ -7,6 +7,7 @@ check. In a test of your own: `assert not failed(check_buffer(MyBuffer))`.
 from rlscale.run.contracts.buffer_contract import check_buffer
 from rlscale.run.contracts.filter_contract import check_filter
 from rlscale.run.contracts.kinds import COMPONENTS, Component
+from rlscale.run.contracts.launcher_contract import check_launcher
 from rlscale.run.contracts.loop_contract import check_loop
 from rlscale.run.contracts.service_contract import check_service
 from rlscale.run.contracts.tracker_contract import check_tracker_class
@@ -18,6 +19,7 @@ __all__ = [
     "Component",
     "check_buffer",
     "check_filter",
+    "check_launcher",
     "check_loop",
     "check_service",
     "check_tracker_class",

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from rlscale.config.errors import UserError
 from rlscale.data.messages import read_messages
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.score import score_of
+from rlscale.rollout.brought_columns import brought_columns
 from rlscale.trainer.hook_contract.findings import Finding, Report, Status, reported
 
 TURNS = 32
@@ -110,6 +112,8 @@ def _check_step(report: Report, step: Step) -> None:
         report.add("finite", "a finite number as reward", True, "it is")
     except ValueError as error:
         report.add("finite", "a finite number as reward", False, str(error))
+    if step.columns:
+        _check_columns(report, step)
     if step.done:
         return
     expected = "messages with role and text, unless it is done"
@@ -123,6 +127,15 @@ def _check_step(report: Report, step: Step) -> None:
         report.add("messages", expected, True, "they are")
     except ValueError as error:
         report.add("messages", expected, False, str(error))
+
+
+def _check_columns(report: Report, step: Step) -> None:
+    """What a step brings to the batch."""
+    expected = "numbers of fields of your own, which a module that is imported registers"
+    try:
+        report.add("columns", expected, True, ", ".join(brought_columns(step.columns)))
+    except UserError as error:
+        report.add("columns", expected, False, str(error))
 
 
 async def _called(report: Report, method: str, call: Any) -> Any:

@@ -11,12 +11,11 @@ from rlscale.config.errors import UserError
 from rlscale.data.target import build_target, instantiate, resolve_target
 from rlscale.run.contracts.buffer_contract import check_buffer
 from rlscale.run.contracts.filter_contract import check_filter
+from rlscale.run.contracts.launcher_contract import check_launcher
 from rlscale.run.contracts.loop_contract import check_loop
-from rlscale.run.contracts.methods import check_methods
 from rlscale.run.contracts.service_contract import check_service
 from rlscale.run.contracts.tracker_contract import check_tracker_class
 from rlscale.run.contracts.trainer_contract import check_trainer
-from rlscale.serve.engine_launcher import EngineLauncher
 from rlscale.trainer.hook_contract.findings import Finding
 from rlscale.trainer.hook_contract.transport_contract import check_transport
 
@@ -40,11 +39,11 @@ def _trainer(node: Node, key: str) -> list[Finding]:
 
 
 def _service(node: Node, key: str) -> list[Finding]:
-    return check_service(_class(node, key))
+    return check_service(_class(node, key), functools.partial(instantiate, node, key))
 
 
 def _launcher(node: Node, key: str) -> list[Finding]:
-    return check_methods(_class(node, key), EngineLauncher)
+    return check_launcher(_class(node, key), functools.partial(instantiate, node, key))
 
 
 def _class(node: Node, key: str) -> type[Any]:

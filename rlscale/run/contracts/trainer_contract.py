@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,28 +14,25 @@ from numpy.typing import NDArray
 from rlscale.config.compose import compose
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.component import TARGET
 from rlscale.data.rank_shard import RankShard, split
+from rlscale.families.weight_files import tensors_of
 from rlscale.platform.device import Platform
 from rlscale.platform.ports import free_port
+from rlscale.platform.tensor_sum import TensorSum
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.batching import build_batch, divide
 from rlscale.run.contracts.made_groups import made_group
 from rlscale.run.contracts.methods import check_methods
 from rlscale.run.model_folders import ModelFolders
-from rlscale.trainer.hook_contract.findings import Finding, Report, failed, reported
+from rlscale.run.contracts.tiny_model import TINY
+from rlscale.trainer.hook_contract.findings import Finding, Report, Status, failed, reported
 from rlscale.trainer.hook_contract.recording_receiver import RecordingReceiver
 from rlscale.trainer.preparation import prepare
 from rlscale.trainer.trainer_protocol import Trainer
 from rlscale.trainer.trainer_spec import TrainerSpec
+from rlscale.weights.transports.recording import RecordingTransport, read_version
 from rlscale.weights.transports.route import Route
-
-_TINY = (
-    "model.create.architecture.num_hidden_layers=2",
-    "model.create.architecture.hidden_size=32",
-    "model.create.architecture.intermediate_size=64",
-    "rollout.groups_per_iteration=4",
-    "rollout.samples_per_group=2",
-)
 
 
 def check_trainer(target: type[Any], build: Callable[[TrainerSpec], Trainer]) -> list[Finding]:
@@ -47,8 +45,10 @@ def check_trainer(target: type[Any], build: Callable[[TrainerSpec], Trainer]) ->
         return findings
     with reported() as report, tempfile.TemporaryDirectory() as folder:
         Platform.of(Device.cpu, 0).install_megatron()
-        config = compose(overrides=[*_TINY, f"run.scratch={folder}/scratch"])
+        config = compose(overrides=[*TINY, f"run.scratch={folder}/scratch"])
         spec = trainer_spec(config, ModelFolders.of(config, Path(folder)))
+        sent = {TARGET: f"{RecordingTransport.__module__}.RecordingTransport", "folder": f"{folder}/sent"}
+        spec = dataclasses.replace(spec, weights=dataclasses.replace(spec.weights, transport=sent))
         trainer = report.call("new", build, spec)
         report.call("start", trainer.start, "127.0.0.1", free_port("127.0.0.1"))
         try:
@@ -79,6 +79,22 @@ def _live(report: Report, trainer: Trainer, shard: RankShard, folder: Path) -> N
     report.call("export", trainer.export, folder / "hf")
     written = sorted(path.name for path in (folder / "hf").glob("*"))
     report.add("export", "a Hugging Face folder", "config.json" in written, ", ".join(written) or "nothing")
+    report.stop_if_failed("export")
+    _same_weights(report, folder)
+
+
+def _same_weights(report: Report, folder: Path) -> None:
+    """Engines are given what is exported: every tensor, bit by bit."""
+    expected = "every tensor of the export, bit by bit, through the transport of its spec"
+    if not (folder / "sent").is_dir():
+        text = "the transport was not used; whether engines get the weights is not known"
+        report.add("weights sent", expected, False, text, otherwise=Status.warned)
+        return
+    sent = read_version(folder / "sent", 1)
+    exported = {name: TensorSum.of_entry(entry) for name, entry in tensors_of(folder / "hf").items()}
+    differ = sorted(name for name in {*sent, *exported} if sent.get(name) != exported.get(name))
+    text = f"{len(sent)} tensors"
+    report.add("weights sent", expected, not differ, f"{len(differ)} differ, first {differ[0]}" if differ else text)
 
 
 def _train(report: Report, trainer: Trainer, shard: RankShard, version: int) -> None:

@@ -7,7 +7,7 @@ import gc
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -20,10 +20,10 @@ from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.config.sizes import Sizes
 from rlscale.data.target import build_target, instantiate
 from rlscale.rollout.service_protocol import Service
-from rlscale.run.session import Session
 from rlscale.run.simulation.simulated_iteration import EngineTotals, SimulatedIteration, ideal_generation_s
 from rlscale.run.simulation.simulated_session import SimulatedSession
 from rlscale.run.simulation.simulated_workload import rollout_spec
+from rlscale.run.verbs import Loop
 from rlscale.serve.router import DEFAULTS
 from rlscale.serve.simulator.simulated_fleet import SimulatedFleet
 from rlscale.serve.simulator.virtual_time import NothingHappens, VirtualLoop
@@ -79,7 +79,7 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
             f"rollout.replay={config.rollout.replay}: a replay generates nothing; there is no rollout to simulate"
         )
     fleet_size = simulation.engines or Sizes.of(config).engines
-    loop: Callable[[Session], None] = build_target(config.loop, "loop", call_arguments=1)
+    loop: Loop = build_target(config.loop, "loop", call_arguments=1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="simulated") as folder, asyncio.Runner(loop_factory=VirtualLoop) as runner:
         clock = runner.get_loop()  # not runner.run, which writes out every result when it takes over Ctrl-C
@@ -91,7 +91,7 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
         session = SimulatedSession(config, simulation, clock, service, fleet)
         gc.freeze()
         try:
-            loop(cast(Session, session))
+            loop(session)
             held = session.held_tokens()
             flying = clock.run_until_complete(_in_flight(fleet))
         except NothingHappens as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -97,13 +98,30 @@ class Report:
         try:
             result = hook(*given, **named)
         except (Exception, SystemExit) as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            place = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "?"
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            self.add("call", _CALL, False, f"{text} at {place} ({where})")
-            raise HookStoppedError from error
+            raise self._stopped_by(error, where) from error
         self.add("call", _CALL, True, "it returns")
         return result
+
+    async def awaited(self, where: str, seconds: float, hook: Callable[..., Awaitable[_T]], *given: Any) -> _T:
+        """The same for a hook that is awaited; one that takes longer than so many seconds ends the test, too."""
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                result = await hook(*given)
+        except (Exception, SystemExit) as error:
+            if limit.expired():
+                self.add("call", _CALL, False, f"no answer within {seconds:g} s ({where})")
+                raise HookStoppedError from error
+            raise self._stopped_by(error, where) from error
+        self.add("call", _CALL, True, "it returns")
+        return result
+
+    def _stopped_by(self, error: BaseException, where: str) -> HookStoppedError:
+        """Note what a hook raised; what ends the test."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "?"
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        self.add("call", _CALL, False, f"{text} at {place} ({where})")
+        return HookStoppedError()
 
     def _counted(self, finding: Finding) -> Finding:
         tried = self._cases[finding.check]

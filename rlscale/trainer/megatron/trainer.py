@@ -36,6 +36,7 @@ from rlscale.weights.exported_mtp import of_policy
 from rlscale.weights.megatron_weights import MegatronWeights
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, Transport
+from rlscale.weights.transports.verified import VerifiedTransport
 
 
 class MegatronTrainer:
@@ -231,6 +232,8 @@ class MegatronTrainer:
         if self._transport is not None:
             self._transport.close()
         transport: Transport = instantiate(self._spec.weights.transport, "weights.transport", route)
+        if every := self._spec.weights.verify_tensors:
+            transport = VerifiedTransport(transport, every, route.timeout_s)
         self._transport = transport
         transport.connect(receivers)
 

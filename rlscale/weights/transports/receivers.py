@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
+from rlscale.platform.tensor_sum import TensorSum
 from rlscale.weights.transports.transport import Receiver, TransferError
 
 Need = TypeVar("Need", bound=Receiver)
@@ -57,6 +58,14 @@ class TakesDeltas(Receiver, Protocol):
 
     def receive_deltas(self, folder: str, version: int) -> None:
         """Bring the copy to `version` by the deltas in a folder, verify all of it, and load it."""
+
+
+@runtime_checkable
+class TellsSums(Receiver, Protocol):
+    """An engine that says which tensors it holds."""
+
+    def weight_sums(self) -> dict[str, TensorSum]:
+        """Of every tensor by its name in a Hugging Face folder. What it keeps as one: as one and in parts."""
 
 
 def that_can(need: Callable[..., Need], receivers: Sequence[Receiver], transport: str) -> list[Need]:

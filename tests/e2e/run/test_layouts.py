@@ -46,7 +46,14 @@ def test_two_tensor_parallel_ranks_agree_with_the_engine(short, tmp_path: Path):
 
 def test_engines_have_the_adapter_merged_after_each_sync_and_so_has_the_export(short, tmp_path: Path):
     trained = ["algo/kl=loss", "algo.entropy_coef=1", "optim.lr=0.02"]  # random weights earn no reward to learn from
-    ended = run(tmp_path, *short, "model.lora={rank: 4, alpha: 64}", *trained, "weights.verify_every=1")
+    ended = run(
+        tmp_path,
+        *short,
+        "model.lora={rank: 4, alpha: 64}",
+        *trained,
+        "weights.verify_every=1",
+        "weights.verify_tensors=1",
+    )
     assert ended.code == 0, ended.text
     folder = only_run(tmp_path)
     assert 0 < summary(folder)["logprob_diff_max"] < 1e-4

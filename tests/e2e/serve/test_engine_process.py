@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import signal
 import time
@@ -9,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from shared_server import SharedServer
 
 from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.ports import free_port
+from rlscale.run.contracts import check_launcher
 from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import CallError, call
 from rlscale.serve.server_spec import ServerSpec, server_environment
 from rlscale.serve.supervisor import Supervisor
+from rlscale.trainer.hook_contract.findings import Status
 
+EXAMPLES = Path(__file__).parents[3] / "examples" / "own_parts"
 BODY = {"input_ids": [5, 9, 3], "sampling_params": {"max_new_tokens": 8, "sampling_seed": 1}}
 
 
@@ -88,3 +94,13 @@ def wait_for(condition: Any, seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_the_shipped_launcher_on_the_cores_of_the_example_keeps_the_contract(
+    fork_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    pinned = importlib.import_module("pinned_launcher").PinnedLauncher
+    cores = sorted(os.sched_getaffinity(0))[:1]
+    findings = check_launcher(pinned, functools.partial(pinned, cores=cores), fork_server)
+    assert [str(finding) for finding in findings if finding.status is not Status.passed] == []

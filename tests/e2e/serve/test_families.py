@@ -22,7 +22,9 @@ from rlscale.families.config_file import complete
 from rlscale.families.family import Head
 from rlscale.families.tensors import expected_tensors, is_kept
 from rlscale.serve.server_spec import ServerSpec
+from rlscale.platform.tensor_sum import TensorSum
 from rlscale.serve.supervisor import Supervisor
+from rlscale.weights.transports.verified import difference as untold
 from tests.e2e.serve.test_engine import difference, generate
 from tests.unit.families.folders import TINY
 
@@ -93,7 +95,9 @@ def _predicting_layer(folder: Path) -> list[tuple[str, torch.Tensor]]:
     return [(name, torch.ones(shape)) for name, (shape, _) in every if is_kept(name, config)]
 
 
-def test_logprobs_are_those_of_transformers_also_after_an_update(engine: SharedServer, tmp_path: Path) -> None:
+def test_logprobs_and_tensors_are_those_of_transformers_also_after_an_update(
+    engine: SharedServer, tmp_path: Path
+) -> None:
     first = AutoModelForCausalLM.from_pretrained(engine.model_folder, dtype=torch.float32).eval()
     second = sharpened(engine.model_folder, tmp_path / "second")
     for model in (first, second):
@@ -108,3 +112,6 @@ def test_logprobs_are_those_of_transformers_also_after_an_update(engine: SharedS
         receiver.receive_tensors([base64.b64encode(pickle.dumps(part)).decode()], None, 1, last)
     assert difference(second, generate(engine, 3, tokens=48)) < 1e-4
     assert difference(second, generate(engine, 4, tokens=16, prompt=LONG), LONG) < 1e-4
+    named = load_file(tmp_path / "second" / "model.safetensors")
+    sent = {name: TensorSum.of(tensor) for name, tensor in named.items()}
+    assert untold(sent, receiver.weight_sums()) == ""

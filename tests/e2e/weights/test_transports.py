@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from shared_server import SharedServer
 
+from rlscale.cli import main
+from rlscale.platform.tensor_sum import TensorSum
 from rlscale.serve.http import CallError, call
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.load import WeightFolder
@@ -20,6 +23,7 @@ from rlscale.weights.transports.disk import DiskTransport
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.shared_memory import SharedMemoryTransport
 from rlscale.weights.transports.transport import TransferError, Transport
+from rlscale.weights.transports.verified import VerifiedTransport
 
 PROMPT = [5, 9, 3, 12, 7, 7, 4, 10, 6, 3]
 Named = list[tuple[str, torch.Tensor]]
@@ -128,6 +132,38 @@ def test_a_flipped_bit_is_told_with_the_engines_name_and_nothing_of_it_is_loaded
     with pytest.raises(CallError, match="is damaged: 1 tensors, first model"):
         shared_server.receiver().receive_folder(str(folder), 2)
     assert logprobs(shared_server) == expected
+
+
+def test_an_engine_tells_the_checksum_of_every_tensor_and_one_that_is_not_what_was_sent_is_named(
+    shared_server: SharedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Careless(SharedMemoryTransport):
+        """Sends one tensor otherwise from version 3 on."""
+
+        def send(self, bucket: Bucket) -> None:
+            named = [
+                (name, tensor + 1e-3 if bucket.version > 2 and name.endswith("1.self_attn.k_proj.weight") else tensor)
+                for name, tensor in bucket.named
+            ]
+            super().send(Bucket(named, bucket.version))
+
+    transport = VerifiedTransport(Careless(route(shared_server, tmp_path)), every=1, timeout_s=60.0)
+    transport.connect([shared_server.receiver()])
+    named = sharpened(shared_server.model_folder, 5)
+    send(transport, named, 2)
+    held = shared_server.receiver().weight_sums()
+    assert {name: held[name] for name, _ in named} == {name: TensorSum.of(tensor) for name, tensor in named}
+    assert {name for name in held if "qkv" not in name and "gate_up" not in name} == {name for name, _ in named}
+    told = r"1 of \d+ tensors are not what was sent, first model.layers.1.self_attn.k_proj.weight, whose checksum is"
+    with pytest.raises(TransferError, match=f"{shared_server.url} did not take the weights: {told}"):
+        send(transport, named, 3)
+    save_file(dict(named), tmp_path / "sent.safetensors")
+    places = [shared_server.url, str(tmp_path / "sent.safetensors"), f"key_file={shared_server.key_file}"]
+    assert main(["weights", "compare", *places]) == 1
+    *_, differs, last = capsys.readouterr().out.splitlines()
+    assert differs.startswith("differ: model.layers.1.self_attn.k_proj.weight: float32 [")
+    assert last == f"1 of {len(named)} tensors that both have differ"
+    assert main(["weights", "compare", *places, "match=mlp"]) == 0
 
 
 def damage(file: Path) -> None:

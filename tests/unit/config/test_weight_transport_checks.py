@@ -32,6 +32,10 @@ APART = "cluster.placement=disaggregated"
             ["weights/transport=disk", "weights.transport.folder_on_engines=/there"],
             "name a weights.transport.folder as well",
         ),
+        (
+            ["weights.verify_tensors=2", "rollout.weights=fp8_tensor"],
+            "weights.verify_tensors=2: engines of rollout.weights=fp8_tensor hold codes; set it to 0",
+        ),
     ],
 )
 def test_a_way_that_does_not_lead_to_the_engines_is_one_line(
@@ -48,6 +52,7 @@ def test_a_way_that_does_not_lead_to_the_engines_is_one_line(
         ["weights/transport=disk", "rollout.engine_urls=['http://192.0.2.7:1']"],
         ["weights/transport=broadcast", "rollout.engine_urls=['http://192.0.2.7:1']"],
         ["weights/transport=shared_memory", "rollout.engine_urls=['http://127.0.0.1:1']"],
+        ["weights.verify_tensors=1"],
     ],
 )
 def test_a_way_that_leads_there_is_taken(problems: Callable[..., list[str]], overrides: list[str]) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import transformers
 
-from rlscale.families import FolderError
+from rlscale.families import FAMILIES, FolderError
 from rlscale.families.config_file import complete, differences, problems, read_config
 from rlscale.families.family import Head
-from tests.unit.families.folders import DENSE, EXPERTS
+from tests.unit.families.folders import DENSE, EXPERTS, TINY
 
 _SAME = ("num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "vocab_size", "hidden_act")
 
@@ -178,3 +178,13 @@ def test_the_same_architecture_in_other_words_is_the_same() -> None:
     }
     assert differences(DENSE, {**DENSE, **words}) == []
     assert differences(EXPERTS, {**EXPERTS, "mlp_only_layers": [], "intermediate_size": 99}) == []
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "glm4_moe_lite"])
+def test_queries_that_are_not_compressed_are_refused_and_not_taken_for_the_default(name: str) -> None:
+    config = complete({**TINY[name], "q_lora_rank": None})
+    assert config["q_lora_rank"] is None
+    assert list(FAMILIES[name].unsupported(config)) == [
+        f"q_lora_rank=null is not supported for {name}; only queries that are compressed"
+    ]
+    assert complete({key: value for key, value in TINY[name].items() if key != "q_lora_rank"})["q_lora_rank"] > 0

@@ -78,6 +78,11 @@ class Gym(Base):
         return action, 0.0, True, {}
 
 
+class Unregistered(Base):
+    async def step(self, action):
+        return Step(done=True, columns={"nowhere": 1.0})
+
+
 class Hungry(Base):
     async def reset(self, prompt, seed):
         self.goal, self.turn = prompt.info["goal"] + prompt.label, 0
@@ -161,6 +166,7 @@ def test_the_shipped_environment_keeps_it_too(capsys: pytest.CaptureFixture[str]
         ("Reasoning", 1, "fail  messages .* roles assistant; what the policy is shown is by the user or a tool"),
         ("Blocking", 0, r"warn  event loop .* s at most; put long computations into asyncio\.to_thread"),
         ("Gym", 1, "fail  step gives .* a tuple"),
+        ("Unregistered", 1, "fail  columns .* a column 'nowhere', which is not registered in the rollout's process"),
         ("Hungry", 1, "fail  reset .* KeyError: 'goal'"),
     ],
 )
@@ -201,3 +207,12 @@ def test_what_a_source_does_wrong_is_found(
     assert code == 1
     for line in lines:
         assert any(re.match(line, printed) for printed in out), out
+
+
+def test_the_batch_field_of_the_docs_is_brought_and_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "my_field.py").write_text(example("developing.md", "example_weight"), encoding="utf-8")
+    for name, kind in (("weighed", "loss"), ("Weighing", "environment")):
+        code, out = run(f"my_field.{name}", capsys=capsys)
+        assert (code, out[0]) == (0, f"my_field.{name} as {kind}:")
+        assert out[-1].endswith(" checks, 0 failed, 0 with a warning")
+    assert any(re.match("pass  columns .* found: example_weight", line) for line in out)

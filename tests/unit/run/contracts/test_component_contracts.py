@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +30,7 @@ from rlscale.run.contracts import (
     check_tracker_class,
     check_transport,
 )
-from rlscale.run.session import Session
+from rlscale.run.verbs import Verbs
 from rlscale.serve.engine_launcher import SglangLauncher
 from rlscale.trainer.hook_contract.findings import Finding, Status, failed
 from rlscale.weights.bucket import Bucket
@@ -201,7 +203,7 @@ def test_the_shipped_loops_keep_the_contract() -> None:
     assert not failed(check_loop(lambda: loops.supervised))
 
 
-def forgets_to_record(run: Session) -> None:
+def forgets_to_record(run: Verbs) -> None:
     run.begin()
     for _ in run.iterations():
         run.train(run.collect())
@@ -210,7 +212,7 @@ def forgets_to_record(run: Session) -> None:
     run.end()
 
 
-def trains_on_something_else(run: Session) -> None:
+def trains_on_something_else(run: Verbs) -> None:
     run.begin()
     for _ in run.iterations():
         run.collect()
@@ -219,13 +221,13 @@ def trains_on_something_else(run: Session) -> None:
     run.end()
 
 
-def never_begins(run: Session) -> None:
+def never_begins(run: Verbs) -> None:
     for _ in run.iterations():
         run.train(run.collect())
         run.record()
 
 
-def asks_for_a_verb_that_is_not_there(run: Session) -> None:
+def asks_for_a_verb_that_is_not_there(run: Verbs) -> None:
     run.begin()
     run.dance()  # type: ignore[attr-defined]  # what it breaks
 
@@ -290,7 +292,7 @@ def test_a_broken_transport_fails_by_the_name_of_what_it_breaks(kind: type[Share
     assert check in broken(check_transport(kind))
 
 
-# ---- trackers and services -----------------------------------------------------------------------------------------
+# ---- trackers -------------------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_trackers_keep_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,26 +315,6 @@ class OnlyNumbers:
 def test_a_tracker_that_cannot_take_what_a_run_measures_is_told() -> None:
     (finding,) = [f for f in check_tracker_class(OnlyNumbers) if f.status is Status.failed]
     assert "OverflowError" in finding.found or "ValueError" in finding.found
-
-
-class NotAsync(RolloutService):
-    def pause(self) -> None:  # type: ignore[override]  # what it breaks
-        pass
-
-    async def resume(self) -> None:  # type: ignore[override]  # what it breaks
-        pass
-
-
-def test_a_service_is_told_by_its_methods() -> None:
-    assert not failed(check_service(RolloutService))
-    assert broken(check_service(NotAsync)) == {"pause", "resume"}
-    assert len(broken(check_service(Buffer))) >= 8
-
-
-def test_a_launcher_is_told_by_its_methods() -> None:
-    assert not failed(COMPONENTS["engine"].check({"_target_": f"{SglangLauncher.__module__}.SglangLauncher"}, "key"))
-    node = {"_target_": f"{SharedMemoryTransport.__module__}.SharedMemoryTransport"}
-    assert broken(COMPONENTS["engine"].check(node, "key")) == {"launch", "healthy"}
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
@@ -362,3 +344,65 @@ def test_rewards_of_a_made_group_are_what_was_asked_for() -> None:
     from rlscale.run.contracts.made_groups import made_group
 
     np.testing.assert_array_equal(made_group(0, 3, (0.0, 2.5)).rewards, [0.0, 2.5])
+
+
+# ---- the examples of the docs --------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[4] / "docs" / "components.md"
+GIVEN = """
+import os, time
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import torch.distributed as dist
+from rlscale.data.buffer import Buffer
+from rlscale.rollout.service import RolloutService
+from rlscale.serve.engine_launcher import SglangLauncher
+from rlscale.trainer.megatron.trainer import MegatronTrainer
+from rlscale.weights.transports.shared_memory import SharedMemoryTransport
+"""
+"""What the examples of the docs leave out."""
+
+
+def test_the_examples_of_the_docs_keep_their_contracts(tmp_path: Path) -> None:
+    from rlscale.run.contracts.methods import check_methods
+    from rlscale.serve.engine_launcher import EngineLauncher
+
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(
+        GIVEN.replace("from rlscale.trainer.megatron.trainer import MegatronTrainer", "MegatronTrainer = object"), made
+    )
+    for block in blocks:
+        exec(block, made)
+    sent = tmp_path / "sent.txt"
+    found = {
+        "HardFirst": check_buffer(made["HardFirst"]),
+        "TimedService": check_service(made["TimedService"], made["TimedService"]),
+        "LoggedTransport": check_transport(functools.partial(made["LoggedTransport"], file=sent)),
+        "unless_held": check_loop(lambda: made["unless_held"]),
+        "not_solved": check_filter(lambda: made["not_solved"]),
+        "Alarm": check_tracker_class(functools.partial(made["Alarm"], name="bad", most=1.0, file=tmp_path / "alarms")),
+        "PinnedLauncher": check_methods(made["PinnedLauncher"], EngineLauncher),  # started in tests/e2e/serve
+    }
+    assert {name: failed(findings) for name, findings in found.items()} == {name: [] for name in found}
+    assert [line.split(":")[0] for line in sent.read_text().splitlines()] == ["version 3", "version 4"]
+    assert (tmp_path / "alarms").read_text().splitlines()[0] == "run-None, iteration 3: bad is nan"
+    classes = re.findall(r"^(?:class|def) (\w+)", "\n".join(blocks), re.MULTILINE)
+    assert set(classes) == {*found, "CountingTrainer"}  # that one in tests/dist
+
+
+def sends_while_engines_generate(run: Verbs) -> None:
+    run.begin()
+    for _ in run.iterations():
+        run.train(run.collect())
+        run.sync()
+        run.pause_generation()
+        run.record()
+        run.go_on()
+    run.end()
+
+
+def test_a_loop_that_sends_weights_while_engines_generate_is_told_where() -> None:
+    (finding,) = failed(check_loop(lambda: sends_while_engines_generate))
+    assert (finding.check, finding.found) == ("pause", "sync after train, sync after train, sync after train")
