@@ -6,10 +6,13 @@ safetensors files), `fit` (whether folder and config agree). Neither torch nor t
 is known before anything is started.
 """
 
-from rlscale.families.family import Family, FolderError
+from collections.abc import Mapping
+from typing import Any
+
+from rlscale.families.family import MOST_SEEN, Family, FolderError
 from rlscale.families.known import families
 
-__all__ = ["FAMILIES", "Family", "FolderError", "known_name"]
+__all__ = ["FAMILIES", "Family", "FolderError", "known_name", "longest_exact"]
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in families()}
 """The families that the trainer knows, by Hugging Face's model_type."""
@@ -20,3 +23,13 @@ _KNOWN_NAMES = {other: family.model_type for family in FAMILIES.values() for oth
 def known_name(model_type: str) -> str:
     """The model_type under which transformers and SGLang know an architecture; the given one where it has one name."""
     return _KNOWN_NAMES.get(model_type, model_type)
+
+
+def longest_exact(config: Mapping[str, Any]) -> int | None:
+    """Tokens of the longest sequence that a model with this completed config is computed for; None where any is.
+
+    Sparse attention is, as long as it sees all tokens.
+    """
+    family = FAMILIES.get(str(config.get("model_type")))
+    most = config.get(MOST_SEEN) if family is not None and family.sparse else None
+    return most if isinstance(most, int) else None

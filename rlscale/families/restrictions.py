@@ -88,6 +88,21 @@ def shared_experts(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"first_k_dense_replace={config['first_k_dense_replace']} leaves no layer with experts"
 
 
+def dense_layers_are_said_alike(config: Mapping[str, Any], usual: int | None = None) -> Iterator[str]:
+    """SGLang counts the dense layers by `first_k_dense_replace`, transformers reads `mlp_layer_types`.
+
+    `usual`: how many transformers takes where the latter is not given; None where it counts as SGLang does then.
+    """
+    dense, layers = config["first_k_dense_replace"], config["num_hidden_layers"]
+    said, counted = (["dense"] * number + ["sparse"] * (layers - number) for number in (dense, usual or dense))
+    if config.get("mlp_layer_types", counted) != said:
+        hint = "" if usual is None else f" ({usual} of them where it is not given)"
+        yield (
+            f"first_k_dense_replace={dense}, which SGLang reads, and mlp_layer_types, which transformers reads{hint}, "
+            "must say the same dense layers"
+        )
+
+
 def choosable_groups(config: Mapping[str, Any]) -> Iterator[str]:
     """Groups of experts that are scored as Megatron scores them: by the best topk / group_topk of each."""
     experts, groups, chosen = config["num_experts"], config["n_group"], config["topk_group"]

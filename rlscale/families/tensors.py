@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 from rlscale.families import FAMILIES
-from rlscale.families.family import EXPERT_COUNTS, Form, Head, HFTensor, Layers, Rule, dimensions
+from rlscale.families.family import EXPERT_COUNTS, HF, Form, Head, HFTensor, Layers, Rule, dimensions
 from rlscale.families.multi_token_prediction import predicting_rules
 
 EMBEDDING, LANGUAGE_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+_LAYER_NUMBER = re.compile(r"^model\.layers\.\d+\.")
 
 _VOCABULARY = ("vocabulary", "hidden")
 _UNTIED = (Rule("output_layer.weight", (HFTensor(LANGUAGE_HEAD, _VOCABULARY),), Form.vocabulary, 0),)
@@ -59,10 +62,24 @@ def _names(pattern: str, layers: Sequence[int], experts: int) -> Iterator[str]:
             yield pattern.format(layer=layer)
 
 
+def carried_tensors(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """As `expected_tensors`, of the tensors of a folder that the trainer computes nothing with."""
+    sizes = dimensions(config)
+    return {
+        tensor.name.format(layer=layer): (tuple(sizes[size] for size in tensor.shape), rule.optional)
+        for rule in FAMILIES[config["model_type"]].carried
+        for layer in rule.numbers(config)
+        for tensor in rule.hf
+    }
+
+
 def is_kept(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a tensor of a folder is of a layer that predicts further tokens; not trained, it is exported as it is."""
-    beginning = FAMILIES[config["model_type"]].kept
-    if beginning is not None and name.startswith(beginning):
+    """Whether exports have a tensor of a folder as it is: one of a layer that predicts further tokens and is not
+    trained, or one that is carried."""
+    family = FAMILIES[config["model_type"]]
+    if family.kept is not None and name.startswith(family.kept):
+        return True
+    if family.carried and _LAYER_NUMBER.sub(HF, name, 1) in {x.name for rule in family.carried for x in rule.hf}:
         return True
     first = config["num_hidden_layers"]
     kept = range(first, first + int(config.get("num_nextn_predict_layers") or 0))

@@ -20,6 +20,8 @@ def lines(config: Config, plan: Plan) -> Iterator[str]:
         f"TP {layout.tensor} PP {layout.pipeline} CP {layout.context} EP {layout.expert} DP {layout.data} "
         f"on {layout.ranks} ranks"
     )
+    if plan.longest_exact is not None:
+        yield f"sparse attention, computed as dense: sequences have at most {plan.longest_exact:,} tokens (index_topk)"
     room = USABLE * plan.device_bytes
     known = plan.device_bytes != float("inf")
     yield "memory in GiB" + (

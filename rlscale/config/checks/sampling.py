@@ -14,6 +14,8 @@ from rlscale.config.schema.correction_config import CorrectionConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import History, OnSync, Stale
 from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.families import longest_exact
+from rlscale.families.family import MOST_SEEN
 
 
 def staleness_is_possible(context: CheckContext) -> Iterator[str]:
@@ -152,10 +154,32 @@ def _measured(context: CheckContext) -> Iterator[tuple[str, EvalConfig]]:
 
 def prompts_fit_the_model(context: CheckContext) -> Iterator[str]:
     """Prompt and response together stay within the positions of the model."""
-    rollout = context.config.rollout
     positions = context.size("max_position_embeddings")
-    if positions is None:
+    for key, tokens in _longest_sequences(context):
+        if positions is not None and tokens > positions:
+            yield (
+                f"{key} is above the {positions} positions of {context.config.model.name} (max_position_embeddings); "
+                "lower them"
+            )
+
+
+def attention_sees_all_tokens(context: CheckContext) -> Iterator[str]:
+    """Sparse attention is computed as long as it sees every token; the canary is compared with the engine's."""
+    name, most = context.config.model.name, longest_exact(context.architecture or {})
+    if most is None:
         return
+    canary = context.config.weights.canary_tokens
+    for key, tokens in (*_longest_sequences(context), (f"weights.canary_tokens={canary}", canary)):
+        if tokens > most:
+            yield (
+                f"{key} is above the {most} tokens up to which the sparse attention of {name} sees all of them "
+                f"({MOST_SEEN}); longer sequences are not supported, lower this"
+            )
+
+
+def _longest_sequences(context: CheckContext) -> Iterator[tuple[str, int]]:
+    """The longest prompt and response of training, and of each evaluation that has its own: in words, and in tokens."""
+    rollout = context.config.rollout
     longest = [("rollout.max_response_tokens", rollout.max_response_tokens)]
     longest += [
         (f"{key}.max_response_tokens", evaluation.max_response_tokens)
@@ -163,11 +187,8 @@ def prompts_fit_the_model(context: CheckContext) -> Iterator[str]:
         if evaluation.max_response_tokens is not None
     ]
     for key, response in longest:
-        if rollout.max_prompt_tokens + response > positions:
-            yield (
-                f"rollout.max_prompt_tokens={rollout.max_prompt_tokens} + {key}={response} is above the {positions} "
-                f"positions of {context.config.model.name} (max_position_embeddings); lower them"
-            )
+        words = f"rollout.max_prompt_tokens={rollout.max_prompt_tokens} + {key}={response}"
+        yield words, rollout.max_prompt_tokens + response
 
 
 def canary_fits_the_model(context: CheckContext) -> Iterator[str]:
@@ -210,5 +231,6 @@ SAMPLING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     evaluation_is_possible,
     pass_k_has_samples,
     prompts_fit_the_model,
+    attention_sees_all_tokens,
     canary_fits_the_model,
 )
