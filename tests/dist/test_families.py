@@ -14,7 +14,7 @@ import pytest
 import scenarios
 import torch
 from layout_matrix import CP, DP, EP, ETP, LARGE_EPS, PP, SP, VPP, compare
-from rank_pool import RankPool
+from rank_pool import RankFailed, RankPool
 from routing_scenarios import with_experts
 from safetensors.torch import load_file as load_torch
 from test_layouts import FP32_BOUNDS, assert_within
@@ -192,7 +192,7 @@ def test_every_parameter_has_a_gradient(family: str, trained: Any) -> None:
         assert value > 1e-5 or name.endswith("e_score_correction_bias"), name  # which nothing trains
 
 
-@pytest.mark.parametrize("family", sorted({*NEW} - {"glm4", "glm4_moe_lite", "qwen3_next"}))
+@pytest.mark.parametrize("family", sorted({*NEW} - {"glm4", "glm4_moe_lite", "glm_moe_dsa", "qwen3_next"}))
 def test_names_and_shapes_agree_with_mbridge(family: str, trained: Any, pool: RankPool) -> None:
     spec = make_spec(trained(family).folder)
     (differences,) = pool.run(scenarios.mapping_of_mbridge, spec, world_size=1)
@@ -247,6 +247,12 @@ def test_rows_of_a_pack_do_not_see_each_other(family: str, trained: Any, pool: R
     assert changed[row].max() > 0.01
     changed[row] = 0.0
     assert changed.max() <= ROUNDING.get(family, 0.0)
+
+
+def test_a_sequence_that_sparse_attention_does_not_see_whole_is_refused(pool: RankPool, tmp_path: Path) -> None:
+    spec = make_spec(make_of_family(tmp_path / "sparse", "glm_moe_dsa", index_topk=8))
+    with pytest.raises(RankFailed, match=r"a sequence has \d+ tokens, and .* is computed up to 8 \(index_topk\)"):
+        pool.run(scenarios.logprobs, spec, divide(make_batch(spec.algo), 1), world_size=1)
 
 
 @pytest.mark.parametrize("family", NEW)

@@ -34,7 +34,8 @@ PLACES = {
     ],
     "sglang/srt/models/deepseek_v2.py": ["        self.use_dsa = is_deepseek_dsa(config)\n"],
     "sglang/srt/models/deepseek_common/deepseek_weight_loader.py": [
-        'name.rsplit(".indexer.", 1)[0] not in indexer_present_prefixes\n                ):\n                    continue\n',
+        'if ".indexer." in name and (\n',
+        'name.rsplit(".indexer.", 1)[0] not in indexer_present_prefixes\n',
     ],
     "sglang/srt/configs/update_config.py": [
         "def get_moe_padding_size(weight_block_size):\n",
