@@ -9,10 +9,10 @@ is known before anything is started.
 from collections.abc import Mapping
 from typing import Any
 
-from rlscale.families.family import MOST_SEEN, Family, FolderError
+from rlscale.families.family import Family, FolderError, Reach
 from rlscale.families.known import families
 
-__all__ = ["FAMILIES", "Family", "FolderError", "known_name", "longest_exact"]
+__all__ = ["FAMILIES", "Family", "FolderError", "known_name", "reach_of"]
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in families()}
 """The families that the trainer knows, by Hugging Face's model_type."""
@@ -25,11 +25,7 @@ def known_name(model_type: str) -> str:
     return _KNOWN_NAMES.get(model_type, model_type)
 
 
-def longest_exact(config: Mapping[str, Any]) -> int | None:
-    """Tokens of the longest sequence that a model with this completed config is computed for; None where any is.
-
-    Sparse attention is, as long as it sees all tokens.
-    """
-    family = FAMILIES.get(str(config.get("model_type")))
-    most = config.get(MOST_SEEN) if family is not None and family.sparse else None
-    return most if isinstance(most, int) else None
+def reach_of(config: Mapping[str, Any]) -> Reach | None:
+    """How many tokens the attention of a model with this completed config sees at most; None where it sees all."""
+    reach = FAMILIES[config["model_type"]].reach
+    return None if reach is None else reach(config)

@@ -87,8 +87,13 @@ CHOOSING, SHARING = "full", "shared"
 layer before."""
 
 
-MOST_SEEN = "index_topk"
-"""The key that says how many tokens sparse attention sees at most."""
+@dataclass(frozen=True)
+class Reach:
+    """How many tokens attention sees at most."""
+
+    tokens: int
+    key: str
+    """The key of config.json that says so."""
 
 
 class Layers(Enum):
@@ -200,9 +205,10 @@ class Family:
     delta_net: bool = False
     """Whether most layers have a gated delta net instead of attention, see `gated_delta_net`. Such a layer needs all
     tokens of a sequence on one rank: there is no context parallelism."""
+    reach: Callable[[Mapping[str, Any]], Reach | None] | None = None
+    """How many tokens attention sees at most, by a completed config, see `rlscale.families.reach`; None: always all."""
     sparse: bool = False
-    """Whether attention sees the `index_topk` tokens that an indexer chooses, see `sparse_attention`. It is computed as
-    long as these are all tokens; longer sequences are refused."""
+    """Whether indexers choose the tokens that attention sees, see `sparse_attention`."""
     carried: tuple[Rule, ...] = ()
     """Tensors of its folders that the trainer computes nothing with: exports have them as the folder has them, and
     engines read them there."""

@@ -28,18 +28,6 @@ def rotary_of_whole_heads(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"partial_rotary_factor is not supported for {config['model_type']}; only rotary positions of whole heads"
 
 
-def full_attention(config: Mapping[str, Any]) -> Iterator[str]:
-    """Every token sees all tokens before it, in every layer. SGLang leaves out the windows of these families."""
-    if config.get("use_sliding_window"):
-        yield (
-            f"sliding-window attention (use_sliding_window=true) is not supported for {config['model_type']}, because "
-            "SGLang attends to all tokens there"
-        )
-    elif other := {*config.get("layer_types", ())} - {"full_attention"}:
-        named = ", ".join(sorted(other))
-        yield f"layer_types with {named} is not supported for {config['model_type']}; only full_attention"
-
-
 def no_attention_bias(config: Mapping[str, Any]) -> Iterator[str]:
     """Projections of attention without biases."""
     if config.get("attention_bias"):

@@ -2,7 +2,7 @@
 
 An indexer, a small attention of its own, chooses the `index_topk` tokens that a token's latent attention sees. As long
 as there are no more than that before it, they are all, and attention is that of `latent_attention`. The trainer
-computes this and nothing else: it has no indexers, and longer sequences are refused. Layers may take the choice of the
+computes this and nothing else (see `reach`), and has no indexers. Layers may take the choice of the
 layer before them and then have no indexer (arXiv 2603.12201).
 """
 
@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlscale.families.family import CHOOSING, HF, LAYER, MOST_SEEN, SHARING, HFTensor, Key, Kind, Layers, Rule
+from rlscale.families.family import CHOOSING, HF, LAYER, SHARING, HFTensor, Key, Kind, Layers, Rule
 
 _KIND = "deepseek_sparse_attention"
 _OF_PATTERN = {"F": CHOOSING, "S": SHARING}
 
 KEYS = {
-    MOST_SEEN: Key(Kind.size, 2048, defines=True),
+    "index_topk": Key(Kind.size, 2048, defines=True),
     "index_head_dim": Key(Kind.size, 128, defines=True),
     "index_n_heads": Key(Kind.size, 32, defines=True),
     "indexer_rope_interleave": Key(Kind.flag, null=True),

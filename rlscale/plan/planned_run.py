@@ -12,7 +12,8 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.model_config import DType
 from rlscale.config.sizes import Sizes
-from rlscale.families import longest_exact
+from rlscale.families import reach_of
+from rlscale.families.family import Reach
 from rlscale.families.linears import adapter_parameters
 from rlscale.plan.engine_memory import EngineMemory, engine_memory, served_bytes
 from rlscale.plan.iteration_time import IterationTime, Speeds, iteration_time
@@ -62,8 +63,8 @@ class Plan:
     longest_fits: bool
     """Whether an engine's cache holds the longest sequence."""
     time: IterationTime | None
-    longest_exact: int | None = None
-    """Tokens up to which the model's sparse attention is computed; None where it is not sparse."""
+    reach: Reach | None = None
+    """How many tokens the model's attention sees at most, and a sequence may have; None where it sees all."""
 
     @property
     def worst(self) -> Phase:
@@ -111,7 +112,7 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
         uncounted=tuple(name for name in needs.models if name not in ("policy", "reference")),
         longest_fits=engine is None or engine.cached_tokens >= sequence,
         time=time,
-        longest_exact=longest_exact(known),
+        reach=reach_of(known),
     )
 
 

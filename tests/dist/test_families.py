@@ -58,6 +58,13 @@ ROUNDING = {"glm4_moe_lite": 1e-6}
 """How much a row may change with others of its pack where an expert's product rounds by the number of its tokens."""
 
 
+LIMITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "glm_moe_dsa": ("index_topk", {}),
+    "qwen2": ("sliding_window", {"use_sliding_window": True, "max_window_layers": 1}),
+}
+"""Of attention that sees a part of the tokens: the key that says how many, and what goes with it."""
+
+
 MBRIDGES_OWN: dict[str, dict[str, Any]] = {
     "glm4_moe": {
         "moe_router_pre_softmax": (False, True),  # not read where a sigmoid scores
@@ -249,10 +256,21 @@ def test_rows_of_a_pack_do_not_see_each_other(family: str, trained: Any, pool: R
     assert changed.max() <= ROUNDING.get(family, 0.0)
 
 
-def test_a_sequence_that_sparse_attention_does_not_see_whole_is_refused(pool: RankPool, tmp_path: Path) -> None:
-    spec = make_spec(make_of_family(tmp_path / "sparse", "glm_moe_dsa", index_topk=8))
-    with pytest.raises(RankFailed, match=r"a sequence has \d+ tokens, and .* is computed up to 8 \(index_topk\)"):
-        pool.run(scenarios.logprobs, spec, divide(make_batch(spec.algo), 1), world_size=1)
+@pytest.mark.parametrize("family", LIMITS)
+def test_attention_is_computed_up_to_what_it_sees_and_refused_beyond(
+    family: str, pool: RankPool, tmp_path: Path
+) -> None:
+    key, changes = LIMITS[family]
+    batch = make_batch(ALGORITHMS["grpo_kl"])
+    longest = int(batch.lengths.max())
+    enough, less = (
+        make_spec(make_of_family(tmp_path / str(tokens), family, **changes, **{key: tokens}), "grpo_kl")
+        for tokens in (longest, longest - 1)
+    )
+    (column,) = pool.run(scenarios.logprobs, enough, divide(batch, 1), world_size=1)
+    np.testing.assert_allclose(column, hf_logprobs(tmp_path / str(longest), batch, enough.temperature), atol=1e-5)
+    with pytest.raises(RankFailed, match=rf"a sequence has {longest} tokens, .* sees {longest - 1} at most \({key}\)"):
+        pool.run(scenarios.logprobs, less, divide(batch, 1), world_size=1)
 
 
 @pytest.mark.parametrize("family", NEW)

@@ -14,8 +14,8 @@ from rlscale.config.schema.correction_config import CorrectionConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import History, OnSync, Stale
 from rlscale.config.schema.trainer_config import RoutingReplay
-from rlscale.families import longest_exact
-from rlscale.families.family import MOST_SEEN
+from rlscale.families import reach_of
+from rlscale.families.config_file import problems
 
 
 def staleness_is_possible(context: CheckContext) -> Iterator[str]:
@@ -164,16 +164,18 @@ def prompts_fit_the_model(context: CheckContext) -> Iterator[str]:
 
 
 def attention_sees_all_tokens(context: CheckContext) -> Iterator[str]:
-    """Sparse attention is computed as long as it sees every token; the canary is compared with the engine's."""
-    name, most = context.config.model.name, longest_exact(context.architecture or {})
-    if most is None:
+    """Attention is computed to all tokens, which that of windows and choices is as long as they hold all of them."""
+    if context.architecture is None or any(problems(context.architecture)):
+        return
+    name, reach = context.config.model.name, reach_of(context.architecture)
+    if reach is None:
         return
     canary = context.config.weights.canary_tokens
     for key, tokens in (*_longest_sequences(context), (f"weights.canary_tokens={canary}", canary)):
-        if tokens > most:
+        if tokens > reach.tokens:
             yield (
-                f"{key} is above the {most} tokens up to which the sparse attention of {name} sees all of them "
-                f"({MOST_SEEN}); longer sequences are not supported, lower this"
+                f"{key} is above the {reach.tokens} tokens that the attention of {name} sees at most ({reach.key}); "
+                "longer sequences are not supported, lower this"
             )
 
 

@@ -8,6 +8,7 @@ from rlscale.families.experts import keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.known.deepseek_v3 import ENGINE_READS, MEGATRON, RESTRICTIONS, RULES, routing_is_said
 from rlscale.families.multi_token_prediction import MTP
+from rlscale.families.reach import of_choice
 from rlscale.families.restrictions import dense_layers_are_said_alike, no_mlp_bias
 
 FAMILY = Family(
@@ -54,6 +55,7 @@ FAMILY = Family(
     megatron=MEGATRON,
     experts=True,
     latent=True,
+    reach=of_choice,
     sparse=True,
     carried=sparse_attention.INDEXERS,
     mtp=MTP,

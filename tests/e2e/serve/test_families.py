@@ -36,6 +36,7 @@ SERVED = {
         "routed_scaling_factor": 2.827,
         "rope_scaling": {**TINY["deepseek_v3"]["rope_scaling"], "beta_fast": 1.0, "beta_slow": 1.0},
     },
+    "windows": {**TINY["qwen2"], "use_sliding_window": True, "sliding_window": 192, "max_window_layers": 1},
     "linear": {**TINY["qwen3"], "rope_theta": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
 }
 """Configs of the families that other tests serve no engine of, and of a scaling that no tiny config of theirs has."""

@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
-from rlscale.families import FAMILIES, longest_exact
+from rlscale.families import FAMILIES, reach_of
 from rlscale.families.config_file import complete, differences, problems
-from rlscale.families.family import CHOOSING, SHARING, FolderError, Head
+from rlscale.families.family import CHOOSING, SHARING, FolderError, Head, Reach
 from rlscale.families.fit import check_weights
 from rlscale.families.shrunk import shrunk
 from rlscale.families.tensors import carried_tensors, is_kept
@@ -113,5 +113,5 @@ def test_transformers_attends_to_all_tokens_up_to_the_limit_and_not_beyond() -> 
         difference = (model(tokens).logits[0] - sparse).abs().amax(-1)
     assert difference[:longest].max() == 0
     assert difference[longest:].min() > 1e-3
-    assert longest_exact(WHOLE) == SPARSE["index_topk"]
-    assert longest_exact(complete(TINY["deepseek_v3"])) is None
+    assert reach_of(WHOLE) == Reach(SPARSE["index_topk"], "index_topk")
+    assert reach_of(complete(TINY["deepseek_v3"])) is None

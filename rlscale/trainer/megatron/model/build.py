@@ -14,7 +14,7 @@ from megatron.core.transformer.module import Float16Module
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.trainer_config import Mtp
-from rlscale.families import longest_exact
+from rlscale.families import reach_of
 from rlscale.families.family import Head
 from rlscale.families.multi_token_prediction import why_not_trained
 from rlscale.platform.device import Platform
@@ -80,6 +80,7 @@ def build_model(
             or (takes_packed(config, platform.device) and not architecture.family.delta_net)
         ),
         adapters=adapters,
+        reach=reach_of(architecture.hf),
     )
 
 
@@ -130,8 +131,6 @@ def _chunk(
     latent = architecture.family.latent  # whose layers turn keys themselves
     for module in [layer.self_attention for layer in own] if latent else [chunk]:
         module.rotary_pos_emb.inv_freq = frequencies(architecture.rotary, int(architecture.hf["head_dim"]))
-        if architecture.family.sparse:
-            module.longest = longest_exact(architecture.hf)
     follow_microbatches(chunk)
     return chunk.to(platform.device)
 

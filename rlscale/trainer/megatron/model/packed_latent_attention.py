@@ -24,10 +24,6 @@ from rlscale.trainer.megatron.model.elementwise import rotate
 class PackedLatentAttention(MultiLatentAttention):
     """Causal latent attention with compressed queries, for packed sequences only."""
 
-    longest: int | None = None
-    """Tokens of the longest sequence that it may see, set by who builds a model with sparse attention; ValueError for a
-    longer one."""
-
     def __init__(
         self,
         config: MLATransformerConfig,
@@ -87,17 +83,7 @@ class PackedLatentAttention(MultiLatentAttention):
         """Cosine and sine of this rank's tokens, made in a model's first layer."""
         known = sequences.rotary.get(id(self.config))
         if known is None:
-            self._check_lengths(sequences)
             frequencies = self.rotary_pos_emb.inv_freq.to(sequences.positions.device)
             angles = (sequences.positions[:, None].float() * frequencies)[:, None]
             known = sequences.rotary[id(self.config)] = angles.cos().to(dtype), angles.sin().to(dtype)
         return known
-
-    def _check_lengths(self, sequences: PackedSequences) -> None:
-        """Configurations that allow longer sequences are refused; stored rollouts may have some all the same."""
-        longest = int(sequences.lengths.max(initial=0))
-        if self.longest is not None and longest > self.longest:
-            raise ValueError(
-                f"a sequence has {longest} tokens, and this model's sparse attention is computed up to {self.longest} "
-                "(index_topk); leave longer ones out"
-            )
