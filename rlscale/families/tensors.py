@@ -86,14 +86,24 @@ def is_kept(name: str, config: Mapping[str, Any]) -> bool:
     return any(name.startswith(f"model.layers.{layer}.") for layer in kept)
 
 
-def parameter_count(config: Mapping[str, Any]) -> int:
-    """Parameters of a policy with this completed config; a tied embedding counts once."""
+def parameter_count(config: Mapping[str, Any], *, mtp: bool = False) -> int:
+    """Parameters of a policy with this completed config; a tied embedding counts once.
+
+    `mtp`: with those of the layer that predicts a token further.
+    """
     rules = (*FAMILIES[config["model_type"]].rules_of(config), *head_rules(config, Head.language))
     counted: dict[tuple[str, Layers], Rule] = {}
     for rule in rules:
         if not rule.frozen:
             counted[rule.hf[0].name, rule.layers] = rule
-    return _parameters(config, counted.values(), dimensions(config)["experts"])
+    more = predicting_layer(config) if mtp else []
+    return _parameters(config, [*counted.values(), *more], dimensions(config)["experts"])
+
+
+def predicting_layer(config: Mapping[str, Any]) -> list[Rule]:
+    """The trained parameters of the layer that predicts a token further, once."""
+    rules = predicting_rules(FAMILIES[config["model_type"]], config)
+    return [replace(rule, layers=Layers.predicting) for rule in rules if not rule.frozen]
 
 
 def visited_parameters(config: Mapping[str, Any], *, mtp: bool = False) -> int:
@@ -104,7 +114,7 @@ def visited_parameters(config: Mapping[str, Any], *, mtp: bool = False) -> int:
     family = FAMILIES[config["model_type"]]
     inside = [*family.rules_of(config)]
     if mtp:
-        inside += [replace(rule, layers=Layers.predicting) for rule in predicting_rules(family, config)]
+        inside += predicting_layer(config)
     matrices = [rule for rule in inside if "{layer}" in rule.megatron and len(rule.hf[0].shape) > 1]
     return _parameters(config, [*matrices, *_UNTIED], int(config.get("num_experts_per_tok") or 0))
 

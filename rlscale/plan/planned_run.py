@@ -11,6 +11,7 @@ from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.trainer_config import Mtp
 from rlscale.config.sizes import Sizes
 from rlscale.families import reach_of
 from rlscale.families.family import Reach
@@ -90,7 +91,8 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
     lora = config.model.lora
     share = 1.0 if lora is None else adapter_parameters(known, lora.rank, lora.targets) / shape.parameters
     training = training_of(config, on_gpu=on_gpu, trained_share=share)
-    ranks = tuple(rank_memory(shape, layout, training, stage) for stage in stages(layout)) if needs.trains else ()
+    trained = ModelShape.of(known, mtp=config.trainer.mtp is Mtp.trained)
+    ranks = tuple(rank_memory(trained, layout, training, stage) for stage in stages(layout)) if needs.trains else ()
     engine = None
     if needs.engines and on_gpu and not config.rollout.engine_urls:
         asleep = _trainer_asleep(ranks) if config.cluster.placement is Placement.colocated else 0.0
