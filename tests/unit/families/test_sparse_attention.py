@@ -65,7 +65,11 @@ def test_what_the_trainer_or_an_engine_would_read_otherwise_is_one_line(changes:
     ("schedule", "letters"),
     [
         ({}, "FFFFFFFFFFFF"),
-        ({"index_topk_freq": 4, "index_skip_topk_offset": 3}, "FFFSSSFSSSFS"),  # GLM-5.2
+        # GLM-5.2, which says a head of 192, too: transformers takes the part that positions turn.
+        (
+            {"index_topk_freq": 4, "index_skip_topk_offset": 3, "index_topk_pattern": None, "head_dim": 192},
+            "FFFSSSFSSSFS",
+        ),
         ({"index_topk_freq": 3}, "FFSSFSSFSSFS"),
         ({"index_topk_pattern": "FSSFSSFSSFSS"}, "FSSFSSFSSFSS"),
     ],
@@ -73,7 +77,9 @@ def test_what_the_trainer_or_an_engine_would_read_otherwise_is_one_line(changes:
 def test_layers_that_choose_are_those_of_transformers(schedule: dict[str, Any], letters: str) -> None:
     given = {key: value for key, value in SPARSE.items() if not key.startswith("index_")} | schedule
     given |= {"num_hidden_layers": 12}
+    assert list(problems(given)) == []
     whole = complete(given)
+    assert whole["head_dim"] == SPARSE["qk_rope_head_dim"]
     assert whole["indexer_types"] == [{"F": CHOOSING, "S": SHARING}[letter] for letter in letters]
     theirs = transformers.AutoConfig.for_model(**given)
     assert theirs.indexer_types == whole["indexer_types"]
