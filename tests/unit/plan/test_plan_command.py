@@ -98,6 +98,16 @@ def test_every_solution_fits_composes_and_passes_the_checks(capsys: pytest.Captu
         assert plan_run(config, architecture).fits
 
 
+def test_how_many_tokens_attention_sees_is_said_where_it_is_not_all(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "attention is computed to all tokens: at most 2,048 in a sequence (index_topk)"
+    assert main(["plan", *GSM8K, "model=glm5"]) == 1
+    assert line in capsys.readouterr().out.splitlines()
+    assert main(["plan", *GSM8K]) == 0
+    assert "attention" not in capsys.readouterr().out
+    assert main(["plan", *GSM8K, "model=glm5", "rollout.max_response_tokens=1900"]) == 2
+    assert "is above the 2048 tokens that the attention of glm5 sees at most (index_topk)" in capsys.readouterr().err
+
+
 def test_why_says_what_other_values_come_to(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--why", "trainer.recompute", *GSM8K, "rollout.sglang.mem_fraction_static=0.2"]) == 0
     first, *others = capsys.readouterr().out.splitlines()
