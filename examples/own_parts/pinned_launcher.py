@@ -6,7 +6,7 @@ import os
 
 from rlscale.serve.engine_launcher import EngineSite, SglangLauncher
 from rlscale.serve.process import ServerProcess
-from rlscale.serve.server import ServerSpec
+from rlscale.serve.server_spec import ServerSpec
 
 
 class PinnedLauncher(SglangLauncher):

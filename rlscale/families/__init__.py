@@ -6,10 +6,13 @@ safetensors files), `fit` (whether folder and config agree). Neither torch nor t
 is known before anything is started.
 """
 
-from rlscale.families.family import Family, FolderError
+from collections.abc import Mapping
+from typing import Any
+
+from rlscale.families.family import Family, FolderError, Reach
 from rlscale.families.known import families
 
-__all__ = ["FAMILIES", "Family", "FolderError", "known_name"]
+__all__ = ["FAMILIES", "Family", "FolderError", "known_name", "reach_of"]
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in families()}
 """The families that the trainer knows, by Hugging Face's model_type."""
@@ -20,3 +23,9 @@ _KNOWN_NAMES = {other: family.model_type for family in FAMILIES.values() for oth
 def known_name(model_type: str) -> str:
     """The model_type under which transformers and SGLang know an architecture; the given one where it has one name."""
     return _KNOWN_NAMES.get(model_type, model_type)
+
+
+def reach_of(config: Mapping[str, Any]) -> Reach | None:
+    """How many tokens the attention of a model with this completed config sees at most; None where it sees all."""
+    reach = FAMILIES[config["model_type"]].reach
+    return None if reach is None else reach(config)

@@ -12,6 +12,7 @@ from rlscale.families import FAMILIES, known_name
 from rlscale.families.family import EXPERT_COUNTS, Family, FolderError, Head, Key, Kind
 from rlscale.families.gated_delta_net import complete_layer_types
 from rlscale.families.rotary import complete_scaling
+from rlscale.families.sparse_attention import complete_indexers
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
@@ -73,6 +74,8 @@ def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     _complete_heads(whole, family)
     if family.delta_net:
         complete_layer_types(whole)
+    if family.sparse:
+        complete_indexers(whole)
     if family.experts:
         whole["num_experts"] = next(whole[name] for name in EXPERT_COUNTS if name in whole)
         whole.pop("num_local_experts", None)

@@ -33,7 +33,7 @@ WINDOWS = {
     "sliding_window": Key(Kind.count, null=True),
     "max_window_layers": Key(Kind.count, 28),
 }
-"""The keys of families some of whose layers can see a window only."""
+"""The keys of families whose layers can see a window only, see `reach`."""
 
 OUTSIDE = (
     Rule(

@@ -84,6 +84,19 @@ EXPERT_COUNTS = ("num_local_experts", "n_routed_experts", "num_experts")
 LINEAR, FULL = "linear_attention", "full_attention"
 """Kinds of layers, in a config's `layer_types`: with a gated delta net, and with attention to all tokens."""
 
+CHOOSING, SHARING = "full", "shared"
+"""Kinds of layers with sparse attention, in a config's `indexer_types`: with an indexer, and with the choice of the
+layer before."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How many tokens attention sees at most."""
+
+    tokens: int
+    key: str
+    """The key of config.json that says so."""
+
 
 class Layers(Enum):
     """Which layers have a parameter."""
@@ -97,6 +110,8 @@ class Layers(Enum):
     """Those with a gated delta net."""
     full = "full"
     """Those with attention, in a model with gated delta nets."""
+    choosing = "choosing"
+    """Those whose attention chooses the tokens it sees; the others see what the layer before them chose."""
     predicting = "predicting"
     """The one behind them that predicts a token further (multi-token prediction)."""
 
@@ -150,6 +165,8 @@ class Rule:
             case Layers.linear | Layers.full:
                 kind = LINEAR if self.layers is Layers.linear else FULL
                 return [layer for layer in range(layers) if config["layer_types"][layer] == kind]
+            case Layers.choosing:
+                return [layer for layer, kind in enumerate(config["indexer_types"]) if kind == CHOOSING]
             case Layers.predicting:
                 return range(layers, layers + 1)
             case Layers.every:
@@ -190,6 +207,13 @@ class Family:
     delta_net: bool = False
     """Whether most layers have a gated delta net instead of attention, see `gated_delta_net`. Such a layer needs all
     tokens of a sequence on one rank: there is no context parallelism."""
+    reach: Callable[[Mapping[str, Any]], Reach | None] | None = None
+    """How many tokens attention sees at most, by a completed config, see `rlscale.families.reach`; None: always all."""
+    sparse: bool = False
+    """Whether indexers choose the tokens that attention sees, see `sparse_attention`."""
+    carried: tuple[Rule, ...] = ()
+    """Tensors of its folders that the trainer computes nothing with: exports have them as the folder has them, and
+    engines read them there."""
     mtp: tuple[Rule, ...] = ()
     """What the layer that predicts a token further has besides the parameters of a decoder layer; none where it cannot
     be trained."""
@@ -255,6 +279,9 @@ def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
         "experts": int(config.get("num_experts") or 0),
         "expert_inner": int(config.get("moe_intermediate_size") or 0),
         "shared_inner": int(shared),
+        "indexer_heads": int(config.get("index_n_heads") or 0),
+        "indexer_head": int(config.get("index_head_dim") or 0),
+        "indexer_query": int(config.get("index_n_heads") or 0) * int(config.get("index_head_dim") or 0),
         "delta_keys": keys,
         "delta_values": values,
         "delta_heads": value_heads,

@@ -2,7 +2,8 @@
 
 Some tensors have no place in the model and are left out on purpose: rotary frequencies that older versions of
 transformers saved (`rotary_emb.inv_freq`, computed from `rope_theta`), and `lm_head.weight` where a tied model's equals
-the embedding, or of a critic, whose head is its own. Layers that predict further tokens stay as they are in the folder.
+the embedding, or of a critic, whose head is its own. Layers that predict further tokens, and tensors that are carried,
+stay as they are in the folder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from rlscale.families.family import FolderError, Head
 from rlscale.families.multi_token_prediction import copies
 from rlscale.families.quantisation import GIVE_FLOATS
 from rlscale.families.stored_tensors import StoredTensor, stored_in
-from rlscale.families.tensors import EMBEDDING, LANGUAGE_HEAD, expected_tensors, is_kept
+from rlscale.families.tensors import EMBEDDING, LANGUAGE_HEAD, carried_tensors, expected_tensors, is_kept
 from rlscale.families.weight_files import same_bytes
 
 _READABLE = ("F32", "F16", "BF16")
@@ -40,7 +41,7 @@ def check_weights(folder: Path, config: Mapping[str, Any], head: Head, *, mtp: b
         raise FolderError(f"{_ADAPTER} says that it is an adapter of another model; merge it into the model first")
     found = stored_in(folder)
     _are_floats(found)
-    expected = expected_tensors(config, head, most=2 * len(found) + 100, mtp=mtp)
+    expected = expected_tensors(config, head, most=2 * len(found) + 100, mtp=mtp) | carried_tensors(config)
     missing = [name for name, (_, optional) in expected.items() if not optional and name not in found]
     if missing:
         raise FolderError(

@@ -28,18 +28,6 @@ def rotary_of_whole_heads(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"partial_rotary_factor is not supported for {config['model_type']}; only rotary positions of whole heads"
 
 
-def full_attention(config: Mapping[str, Any]) -> Iterator[str]:
-    """Every token sees all tokens before it, in every layer. SGLang leaves out the windows of these families."""
-    if config.get("use_sliding_window"):
-        yield (
-            f"sliding-window attention (use_sliding_window=true) is not supported for {config['model_type']}, because "
-            "SGLang attends to all tokens there"
-        )
-    elif other := {*config.get("layer_types", ())} - {"full_attention"}:
-        named = ", ".join(sorted(other))
-        yield f"layer_types with {named} is not supported for {config['model_type']}; only full_attention"
-
-
 def no_attention_bias(config: Mapping[str, Any]) -> Iterator[str]:
     """Projections of attention without biases."""
     if config.get("attention_bias"):
@@ -86,6 +74,21 @@ def shared_experts(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"n_shared_experts=0 is not supported for {config['model_type']}"
     if config["first_k_dense_replace"] >= config["num_hidden_layers"]:
         yield f"first_k_dense_replace={config['first_k_dense_replace']} leaves no layer with experts"
+
+
+def dense_layers_are_said_alike(config: Mapping[str, Any], usual: int | None = None) -> Iterator[str]:
+    """SGLang counts the dense layers by `first_k_dense_replace`, transformers reads `mlp_layer_types`.
+
+    `usual`: how many transformers takes where the latter is not given; None where it counts as SGLang does then.
+    """
+    dense, layers = config["first_k_dense_replace"], config["num_hidden_layers"]
+    said, counted = (["dense"] * number + ["sparse"] * (layers - number) for number in (dense, usual or dense))
+    if config.get("mlp_layer_types", counted) != said:
+        hint = "" if usual is None else f" ({usual} of them where it is not given)"
+        yield (
+            f"first_k_dense_replace={dense}, which SGLang reads, and mlp_layer_types, which transformers reads{hint}, "
+            "must say the same dense layers"
+        )
 
 
 def choosable_groups(config: Mapping[str, Any]) -> Iterator[str]:

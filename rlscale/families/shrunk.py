@@ -17,6 +17,8 @@ MOST: dict[str, int] = {
     "qk_nope_head_dim": 32,
     "qk_rope_head_dim": 16,
     "v_head_dim": 32,
+    "index_n_heads": 4,
+    "index_head_dim": 32,
     "linear_key_head_dim": 32,
     "linear_value_head_dim": 32,
     "linear_num_key_heads": 2,
@@ -37,7 +39,8 @@ _HEADS, _SHARED_HEADS = 8, 2
 """Attention heads, and those of keys and values where they are fewer."""
 _OF_THE_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 _DENSE_OR_SPARSE = "mlp_layer_types"
-_PER_LAYER = ("mlp_only_layers", "layer_types")
+_PER_LAYER = ("layer_types", "indexer_types", "index_topk_pattern")
+_LAYERS = "mlp_only_layers"
 
 
 def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,8 +61,9 @@ def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
         small["num_key_value_heads"] = small["num_attention_heads"] if shared == heads else min(shared, _SHARED_HEADS)
     for key in _PER_LAYER:
         if small.get(key):
-            of_layers = small[key][: small["num_hidden_layers"]]
-            small[key] = [one for one in of_layers if key == "layer_types" or one < small["num_hidden_layers"]]
+            small[key] = small[key][: small["num_hidden_layers"]]
+    if small.get(_LAYERS):
+        small[_LAYERS] = [layer for layer in small[_LAYERS] if layer < small["num_hidden_layers"]]
     if _DENSE_OR_SPARSE in small:
         dense, layers = small["first_k_dense_replace"], small["num_hidden_layers"]
         small[_DENSE_OR_SPARSE] = ["dense"] * dense + ["sparse"] * (layers - dense)

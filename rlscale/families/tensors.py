@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 from rlscale.families import FAMILIES
-from rlscale.families.family import EXPERT_COUNTS, Form, Head, HFTensor, Layers, Rule, dimensions
+from rlscale.families.family import EXPERT_COUNTS, HF, Form, Head, HFTensor, Layers, Rule, dimensions
 from rlscale.families.multi_token_prediction import predicting_rules
 
 EMBEDDING, LANGUAGE_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+_LAYER_NUMBER = re.compile(r"^model\.layers\.\d+\.")
 
 _VOCABULARY = ("vocabulary", "hidden")
 _UNTIED = (Rule("output_layer.weight", (HFTensor(LANGUAGE_HEAD, _VOCABULARY),), Form.vocabulary, 0),)
@@ -59,24 +62,48 @@ def _names(pattern: str, layers: Sequence[int], experts: int) -> Iterator[str]:
             yield pattern.format(layer=layer)
 
 
+def carried_tensors(config: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """As `expected_tensors`, of the tensors of a folder that the trainer computes nothing with."""
+    sizes = dimensions(config)
+    return {
+        tensor.name.format(layer=layer): (tuple(sizes[size] for size in tensor.shape), rule.optional)
+        for rule in FAMILIES[config["model_type"]].carried
+        for layer in rule.numbers(config)
+        for tensor in rule.hf
+    }
+
+
 def is_kept(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a tensor of a folder is of a layer that predicts further tokens; not trained, it is exported as it is."""
-    beginning = FAMILIES[config["model_type"]].kept
-    if beginning is not None and name.startswith(beginning):
+    """Whether exports have a tensor of a folder as it is: one of a layer that predicts further tokens and is not
+    trained, or one that is carried."""
+    family = FAMILIES[config["model_type"]]
+    if family.kept is not None and name.startswith(family.kept):
+        return True
+    if family.carried and _LAYER_NUMBER.sub(HF, name, 1) in {x.name for rule in family.carried for x in rule.hf}:
         return True
     first = config["num_hidden_layers"]
     kept = range(first, first + int(config.get("num_nextn_predict_layers") or 0))
     return any(name.startswith(f"model.layers.{layer}.") for layer in kept)
 
 
-def parameter_count(config: Mapping[str, Any]) -> int:
-    """Parameters of a policy with this completed config; a tied embedding counts once."""
+def parameter_count(config: Mapping[str, Any], *, mtp: bool = False) -> int:
+    """Parameters of a policy with this completed config; a tied embedding counts once.
+
+    `mtp`: with those of the layer that predicts a token further.
+    """
     rules = (*FAMILIES[config["model_type"]].rules_of(config), *head_rules(config, Head.language))
     counted: dict[tuple[str, Layers], Rule] = {}
     for rule in rules:
         if not rule.frozen:
             counted[rule.hf[0].name, rule.layers] = rule
-    return _parameters(config, counted.values(), dimensions(config)["experts"])
+    more = predicting_layer(config) if mtp else []
+    return _parameters(config, [*counted.values(), *more], dimensions(config)["experts"])
+
+
+def predicting_layer(config: Mapping[str, Any]) -> list[Rule]:
+    """The trained parameters of the layer that predicts a token further, once."""
+    rules = predicting_rules(FAMILIES[config["model_type"]], config)
+    return [replace(rule, layers=Layers.predicting) for rule in rules if not rule.frozen]
 
 
 def visited_parameters(config: Mapping[str, Any], *, mtp: bool = False) -> int:
@@ -87,7 +114,7 @@ def visited_parameters(config: Mapping[str, Any], *, mtp: bool = False) -> int:
     family = FAMILIES[config["model_type"]]
     inside = [*family.rules_of(config)]
     if mtp:
-        inside += [replace(rule, layers=Layers.predicting) for rule in predicting_rules(family, config)]
+        inside += predicting_layer(config)
     matrices = [rule for rule in inside if "{layer}" in rule.megatron and len(rule.hf[0].shape) > 1]
     return _parameters(config, [*matrices, *_UNTIED], int(config.get("num_experts_per_tok") or 0))
 

@@ -82,7 +82,8 @@ def kept_numbers(
     """
     dense = LayerActivations.of(shape, layout, sparse=False, on_gpu=on_gpu)
     sparse = LayerActivations.of(shape, layout, sparse=True, on_gpu=on_gpu) if shape.experts else dense
-    kept = weights.dense_layers * dense.kept(recompute) + weights.sparse_layers * sparse.kept(recompute)
+    behind = weights.sparse_layers + weights.predicting
+    kept = weights.dense_layers * dense.kept(recompute) + behind * sparse.kept(recompute)
     largest = sparse if weights.sparse_layers else dense
     again = largest.whole if recompute is Recompute.full else 0.0
     return kept, largest.gradients + again

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlscale.families import FAMILIES
 from rlscale.families.family import LINEAR, Layers, Rule, dense_layers, dimensions
+from rlscale.families.tensors import predicting_layer
 
 _CHUNK = 64
 """Tokens that a gated delta net computes together (`rlscale.platform.gated_delta_rule`)."""
@@ -57,6 +58,8 @@ class ModelShape:
     """Numbers that such a net keeps of a token for the backward pass, besides its input."""
     head_norms: bool = False
     """Whether queries and keys are normed, which keeps them once more for the backward pass."""
+    predicting: LayerWeights = LayerWeights()
+    """The layer that predicts a token further, where it is trained; one with experts like the last of the others."""
     cached_per_token: int | None = None
     """Numbers that a layer's cache holds for a token with latent attention; None: keys and values of all key heads."""
 
@@ -71,6 +74,7 @@ class ModelShape:
         sparse = self.layers - self.dense_layers
         inside = self.dense_layers * (self.dense.split + self.dense.whole)
         inside += sparse * (self.sparse.split + self.sparse.whole + self.experts * self.sparse.per_expert)
+        inside += self.predicting.split + self.predicting.whole + self.experts * self.predicting.per_expert
         return inside + self.embedding * (1 if self.tied else 2) + self.hidden
 
     @property
@@ -91,8 +95,8 @@ class ModelShape:
         return min(ranks, self.key_heads) if self.cached_per_token is None else 1
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> ModelShape:
-        """Those of a completed config of a known family."""
+    def of(cls, config: Mapping[str, Any], *, mtp: bool = False) -> ModelShape:
+        """Those of a completed config of a known family; `mtp`: with the layer that predicts a token further."""
         rules = [rule for rule in FAMILIES[config["model_type"]].rules_of(config) if not rule.frozen]
         inside = [rule for rule in rules if "{layer}" in rule.megatron]
         sizes = dimensions(config)
@@ -112,6 +116,7 @@ class ModelShape:
             tied=bool(config.get("tie_word_embeddings")),
             dense=_weights([rule for rule in inside if rule.layers is not Layers.sparse], sizes, shares),
             sparse=_weights([rule for rule in inside if rule.layers is not Layers.dense], sizes, shares),
+            predicting=_weights(predicting_layer(config), sizes, {}) if mtp else LayerWeights(),
             experts=experts,
             experts_per_token=int(config.get("num_experts_per_tok") or 0) if experts else 0,
             expert_inner=sizes["expert_inner"] if experts else 0,

@@ -20,6 +20,8 @@ def lines(config: Config, plan: Plan) -> Iterator[str]:
         f"TP {layout.tensor} PP {layout.pipeline} CP {layout.context} EP {layout.expert} DP {layout.data} "
         f"on {layout.ranks} ranks"
     )
+    if plan.reach is not None:
+        yield f"attention is computed to all tokens: at most {plan.reach.tokens:,} in a sequence ({plan.reach.key})"
     room = USABLE * plan.device_bytes
     known = plan.device_bytes != float("inf")
     yield "memory in GiB" + (

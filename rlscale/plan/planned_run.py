@@ -11,7 +11,10 @@ from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.trainer_config import Mtp
 from rlscale.config.sizes import Sizes
+from rlscale.families import reach_of
+from rlscale.families.family import Reach
 from rlscale.families.linears import adapter_parameters
 from rlscale.plan.engine_memory import EngineMemory, engine_memory, served_bytes
 from rlscale.plan.iteration_time import IterationTime, Speeds, iteration_time
@@ -61,6 +64,8 @@ class Plan:
     longest_fits: bool
     """Whether an engine's cache holds the longest sequence."""
     time: IterationTime | None
+    reach: Reach | None = None
+    """How many tokens the model's attention sees at most, and a sequence may have; None where it sees all."""
 
     @property
     def worst(self) -> Phase:
@@ -86,7 +91,8 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
     lora = config.model.lora
     share = 1.0 if lora is None else adapter_parameters(known, lora.rank, lora.targets) / shape.parameters
     training = training_of(config, on_gpu=on_gpu, trained_share=share)
-    ranks = tuple(rank_memory(shape, layout, training, stage) for stage in stages(layout)) if needs.trains else ()
+    trained = ModelShape.of(known, mtp=config.trainer.mtp is Mtp.trained)
+    ranks = tuple(rank_memory(trained, layout, training, stage) for stage in stages(layout)) if needs.trains else ()
     engine = None
     if needs.engines and on_gpu and not config.rollout.engine_urls:
         asleep = _trainer_asleep(ranks) if config.cluster.placement is Placement.colocated else 0.0
@@ -108,6 +114,7 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
         uncounted=tuple(name for name in needs.models if name not in ("policy", "reference")),
         longest_fits=engine is None or engine.cached_tokens >= sequence,
         time=time,
+        reach=reach_of(known),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
-from rlscale.plan.model_shape import ModelShape
+from rlscale.plan.model_shape import LayerWeights, ModelShape
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class StageWeights:
     sparse_layers: int
     first: bool
     last: bool
+    predicting: int
+    """Layers that predict a token further."""
+    brought: int
+    """Numbers of the first stage's embedding that the last one is given to train such a layer."""
     largest: int
     """Numbers of the largest tensor of the rank, whose gradient lies beside its place in the buffer for a moment."""
 
@@ -96,14 +100,21 @@ class StageWeights:
         own = tables * words + (shape.hidden if last else 0)
         for number, weights in ((dense_layers, shape.dense), (sparse_layers, shape.sparse)):
             own += number * (weights.split // layout.tensor + weights.whole)
-        experts = shape.experts // layout.expert * shape.sparse.per_expert // layout.expert_tensor
+        per_layer = shape.experts // layout.expert
+        experts = sparse_layers * per_layer * shape.sparse.per_expert // layout.expert_tensor
+        predicting = int(last and shape.predicting != LayerWeights())
+        if predicting:
+            own += shape.predicting.split // layout.tensor + shape.predicting.whole
+            experts += per_layer * shape.predicting.per_expert // layout.expert_tensor
         layer = shape.dense if dense_layers else shape.sparse
         return cls(
             dense=own,
-            experts=sparse_layers * experts,
+            experts=experts,
             dense_layers=dense_layers,
             sparse_layers=sparse_layers,
             first=first,
             last=last,
+            predicting=predicting,
+            brought=words if predicting and not first and not shape.tied else 0,
             largest=max(words if tables else 0, layer.largest // layout.tensor),
         )

@@ -91,6 +91,7 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
     # A gradient that is not yet in the buffer is largest where the embedding's is made, when little else is left.
     at_work = working * tokens * number
     activations = max(kept * flight * tokens * number + at_work, float(weights.largest * number))
+    activations += weights.brought * number
     logits = 0.0
     if weights.last:
         tiles = _TILE[training.on_gpu] * (2 if training.entropy else 1) * (1.5 if number == 2 else 1)

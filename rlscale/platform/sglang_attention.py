@@ -1,4 +1,4 @@
-"""Attention of SGLang's torch_native backend: several requests at a time, and latent attention.
+"""Attention of SGLang's torch_native backend: several requests at a time, latent attention, and sparse as dense.
 
 The backend attends request by request in Python, which bounds an engine that serves a small model: with 256 requests
 and 4 layers that is a thousand calls per token. Here requests of similar length are padded to one call. The numbers
@@ -53,6 +53,13 @@ def latent_attention(module: Any) -> None:
     """
     absorbed = module.AttnForwardMethod.MLA
     module.AttentionBackendRegistry.register("torch_native", lambda attention, batch: absorbed)
+
+
+def dense_attention(module: Any) -> None:
+    """sglang.srt.configs.model_config: sparse attention (DSA) is served as what it is up to `index_topk` tokens, latent
+    attention to all of them; its kernels are GPUs' alone. Indexers are not made, and their tensors passed over.
+    """
+    module.is_deepseek_dsa = lambda config: False
 
 
 def rotary_positions(module: Any) -> None:

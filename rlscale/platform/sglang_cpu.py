@@ -72,6 +72,7 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     "sglang.kernels.ops.sampling.murmur_hash": sglang_seeded.adapt_hash,
     "sglang.srt.sampling.sampling_batch_info": sglang_seeded.adapt_batch,
     "sglang.srt.sampling.sampling_params": sglang_seeded.adapt_params,
+    "sglang.srt.configs.model_config": sglang_attention.dense_attention,
     "sglang.srt.entrypoints.engine": _fork_children,
     "sglang.srt.managers.load_snapshot": _keep_snapshots_in_tmpdir,
     "sglang.srt.state_capturer.base": _allocate_pageable,

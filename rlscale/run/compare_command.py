@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlscale.config.errors import UserError
-from rlscale.run.folder import read_mark
 from rlscale.run.resume import checkpoint_of
+from rlscale.run.run_folder import read_mark
 
 if TYPE_CHECKING:
     from rlscale.platform.tensor_sum import TensorSum

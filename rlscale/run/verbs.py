@@ -1,6 +1,7 @@
 """What a loop is, and what it may tell a run to do: the protocol of `loop._target_`, and of what that is given.
 
-`rlscale.run.session.Session` and its `TrainingSession` follow these in a run, a simulated one in `python -m rlscale simulate`.
+`rlscale.run.session.Session` and its `TrainingSession` follow these in a run, a simulated one in `python -m rlscale
+simulate`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The layer that predicts further tokens, in exports: as the model's folder has it, or as it was trained."""
+"""Tensors in exports that the trainer does not have: as the model's folder has them. The layer that predicts further
+tokens is one of them, or as it was trained."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from rlscale.weights.load import WeightFolder
 
 
 def kept_tensors(folder: str | Path, config: Mapping[str, Any], *, mtp: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """The layers that predict further tokens, name and tensor, one after the other, bit by bit as in the folder.
+    """What is kept (`is_kept`), name and tensor, one after the other, bit by bit as in the folder.
 
     What is quantised there is bfloat16, rounded once. Engines read them from the folder that they are started with.
     `mtp`: the layer is trained, and what a `WithCopies` of the trainer's weights has of it is left out.

@@ -18,22 +18,27 @@ from rlscale.data.batch import Batch
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
 from rlscale.families.multi_token_prediction import copies
-from rlscale.families.tensors import expected_tensors, is_kept
+from rlscale.families.tensors import expected_tensors
 
 
 def make_predicting(folder: Path, family: str, **changes: Any) -> Path:
     """`make_of_family`, with every tensor of the layer, and copies of embedding and head as published folders have."""
     make_of_family(folder, family, **changes)
     config = complete(json.loads((folder / "config.json").read_text()))
-    tensors = {name: x for name, x in load_file(folder / "model.safetensors").items() if not is_kept(name, config)}
+    layer = f"model.layers.{config['num_hidden_layers']}."
+    tensors = {name: x for name, x in load_file(folder / "model.safetensors").items() if not name.startswith(layer)}
     random = torch.Generator().manual_seed(5)
     for name, (shape, _) in expected_tensors(config, Head.language, mtp=True).items():
-        if is_kept(name, config):
+        if name.startswith(layer):
             noise = torch.randn(shape, generator=random)
             tensors[name] = 1.0 + 0.1 * noise if "norm" in name else 0.1 * noise
     tensors |= {name: tensors[of_model].clone() for name, of_model in copies(config).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+_KINDS = {"mlp_layer_types": "sparse", "layer_types": "deepseek_sparse_attention", "indexer_types": "full"}
+"""Keys that say what kind each layer is, and what the layer is."""
 
 
 @dataclass
@@ -59,7 +64,7 @@ def expected_loss(folder: Path, batch: Batch, temperature: float) -> Expected:
     config = json.loads((folder / "config.json").read_text())
     number, eps = config["num_hidden_layers"], config.get("rms_norm_eps", 1e-5)
     # The layer's decoder layer has the names of one more layer of the model.
-    kinds = {"mlp_layer_types": [*config["mlp_layer_types"], "sparse"]} if "mlp_layer_types" in config else {}
+    kinds = {key: [*config[key], kind] for key, kind in _KINDS.items() if key in config}
     model, longer = load(), load(num_hidden_layers=number + 1, **kinds)
     layer, beginning = longer.model.layers[number], f"model.layers.{number}."
     own = {
@@ -83,7 +88,8 @@ def expected_loss(folder: Path, batch: Batch, temperature: float) -> Expected:
             embedded = model.model.embed_tokens(tokens[None, 1:])
         x = F.linear(torch.cat([norm(embedded, enorm), norm(hidden, hnorm)], -1), project)
         turned = longer.model.rotary_emb(x, torch.arange(x.shape[1])[None])
-        x = norm(layer(x, attention_mask=None, position_embeddings=turned), last)
+        x = layer(x, attention_mask=None, position_embeddings=turned, position_ids=torch.arange(x.shape[1])[None])
+        x = norm(x[0] if isinstance(x, tuple) else x, last)  # with sparse attention, its choice comes with it
         logits = F.linear(x[0, :-1], model.lm_head.weight.detach()) / temperature
         nll = F.cross_entropy(logits, tokens[2:], reduction="none")
         mask, weight = (torch.from_numpy(batch.column(name)[at][2:]) for name in ("loss_mask", "loss_weight"))

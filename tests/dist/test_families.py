@@ -14,7 +14,7 @@ import pytest
 import scenarios
 import torch
 from layout_matrix import CP, DP, EP, ETP, LARGE_EPS, PP, SP, VPP, compare
-from rank_pool import RankPool
+from rank_pool import RankFailed, RankPool
 from routing_scenarios import with_experts
 from safetensors.torch import load_file as load_torch
 from test_layouts import FP32_BOUNDS, assert_within
@@ -56,6 +56,13 @@ ITERATIONS = [divide(make_batch(ALGORITHMS["grpo_kl"], seed=seed), 1) for seed i
 
 ROUNDING = {"glm4_moe_lite": 1e-6}
 """How much a row may change with others of its pack where an expert's product rounds by the number of its tokens."""
+
+
+LIMITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "glm_moe_dsa": ("index_topk", {}),
+    "qwen2": ("sliding_window", {"use_sliding_window": True, "max_window_layers": 1}),
+}
+"""Of attention that sees a part of the tokens: the key that says how many, and what goes with it."""
 
 
 class Trained:
@@ -235,6 +242,23 @@ def test_rows_of_a_pack_do_not_see_each_other(family: str, trained: Any, pool: R
     assert changed[row].max() > 0.01
     changed[row] = 0.0
     assert changed.max() <= ROUNDING.get(family, 0.0)
+
+
+@pytest.mark.parametrize("family", LIMITS)
+def test_attention_is_computed_up_to_what_it_sees_and_refused_beyond(
+    family: str, pool: RankPool, tmp_path: Path
+) -> None:
+    key, changes = LIMITS[family]
+    batch = make_batch(ALGORITHMS["grpo_kl"])
+    longest = int(batch.lengths.max())
+    enough, less = (
+        make_spec(make_of_family(tmp_path / str(tokens), family, **changes, **{key: tokens}), "grpo_kl")
+        for tokens in (longest, longest - 1)
+    )
+    (column,) = pool.run(scenarios.logprobs, enough, divide(batch, 1), world_size=1)
+    np.testing.assert_allclose(column, hf_logprobs(tmp_path / str(longest), batch, enough.temperature), atol=1e-5)
+    with pytest.raises(RankFailed, match=rf"a sequence has {longest} tokens, .* sees {longest - 1} at most \({key}\)"):
+        pool.run(scenarios.logprobs, less, divide(batch, 1), world_size=1)
 
 
 @pytest.mark.parametrize("family", NEW)

@@ -29,8 +29,8 @@ from rlscale.families.tensors import is_kept
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 FAMILIES = ["deepseek_v3", "glm4_moe"]
-FORMS = [*FAMILIES, "glm4_moe_lite"]
-"""The families with such a layer; the last has DeepSeek-V3's."""
+FORMS = [*FAMILIES, "glm4_moe_lite", "glm_moe_dsa"]
+"""The families with such a layer; the last two have DeepSeek-V3's."""
 SCALE = 0.25
 CLIP = 0.05
 """Far below both gradient norms."""

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.mtp import trained_mtp_is_there
 from rlscale.config.errors import UserError
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.model_config import DType, ModelConfig
+from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import problems
 from rlscale.families.linears import adapter_parameters
@@ -113,10 +115,18 @@ def _trained(context: CheckContext, parameters: float) -> float:
     """The policy's parameters that are trained, and in which its versions differ."""
     lora = context.config.model.lora
     if lora is None:
-        return parameters
+        return parameters + _predicting(context)
     if context.architecture is None:
         return 0.0  # a few thousandths, of a model that is not there yet
     return float(adapter_parameters(context.architecture, lora.rank, lora.targets))
+
+
+def _predicting(context: CheckContext) -> int:
+    """Parameters of the layer that predicts a token further, where it is trained; engines have no use for them."""
+    frozen, architecture = context.config.trainer.mtp is Mtp.frozen, context.architecture
+    if frozen or architecture is None or any(architecture_is_known(context)) or any(trained_mtp_is_there(context)):
+        return 0
+    return parameter_count(architecture, mtp=True) - parameter_count(architecture)
 
 
 def engine_gb(context: CheckContext, parameters: float) -> float:

@@ -14,6 +14,8 @@ from rlscale.config.schema.correction_config import CorrectionConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import History, OnSync, Stale
 from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.families import reach_of
+from rlscale.families.config_file import problems
 
 
 def staleness_is_possible(context: CheckContext) -> Iterator[str]:
@@ -152,10 +154,34 @@ def _measured(context: CheckContext) -> Iterator[tuple[str, EvalConfig]]:
 
 def prompts_fit_the_model(context: CheckContext) -> Iterator[str]:
     """Prompt and response together stay within the positions of the model."""
-    rollout = context.config.rollout
     positions = context.size("max_position_embeddings")
-    if positions is None:
+    for key, tokens in _longest_sequences(context):
+        if positions is not None and tokens > positions:
+            yield (
+                f"{key} is above the {positions} positions of {context.config.model.name} (max_position_embeddings); "
+                "lower them"
+            )
+
+
+def attention_sees_all_tokens(context: CheckContext) -> Iterator[str]:
+    """Attention is computed to all tokens, which that of windows and choices is as long as they hold all of them."""
+    if context.architecture is None or any(problems(context.architecture)):
         return
+    name, reach = context.config.model.name, reach_of(context.architecture)
+    if reach is None:
+        return
+    canary = context.config.weights.canary_tokens
+    for key, tokens in (*_longest_sequences(context), (f"weights.canary_tokens={canary}", canary)):
+        if tokens > reach.tokens:
+            yield (
+                f"{key} is above the {reach.tokens} tokens that the attention of {name} sees at most ({reach.key}); "
+                "longer sequences are not supported, lower this"
+            )
+
+
+def _longest_sequences(context: CheckContext) -> Iterator[tuple[str, int]]:
+    """The longest prompt and response of training, and of each evaluation that has its own: in words, and in tokens."""
+    rollout = context.config.rollout
     longest = [("rollout.max_response_tokens", rollout.max_response_tokens)]
     longest += [
         (f"{key}.max_response_tokens", evaluation.max_response_tokens)
@@ -163,11 +189,8 @@ def prompts_fit_the_model(context: CheckContext) -> Iterator[str]:
         if evaluation.max_response_tokens is not None
     ]
     for key, response in longest:
-        if rollout.max_prompt_tokens + response > positions:
-            yield (
-                f"rollout.max_prompt_tokens={rollout.max_prompt_tokens} + {key}={response} is above the {positions} "
-                f"positions of {context.config.model.name} (max_position_embeddings); lower them"
-            )
+        words = f"rollout.max_prompt_tokens={rollout.max_prompt_tokens} + {key}={response}"
+        yield words, rollout.max_prompt_tokens + response
 
 
 def canary_fits_the_model(context: CheckContext) -> Iterator[str]:
@@ -210,5 +233,6 @@ SAMPLING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     evaluation_is_possible,
     pass_k_has_samples,
     prompts_fit_the_model,
+    attention_sees_all_tokens,
     canary_fits_the_model,
 )

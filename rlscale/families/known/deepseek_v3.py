@@ -23,13 +23,15 @@ from rlscale.families.restrictions import (
 )
 from rlscale.families.rotary import known_scaling
 
-_ENGINE_READS = {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "moe_layer_freq": 1}
+_ROUTING = {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "moe_layer_freq": 1}
+
+ENGINE_READS = tuple(_ROUTING)
 """Keys that SGLang reads and transformers does not, which then leaves them out of folders that it writes."""
 
 
-def _routing_is_said(config: Mapping[str, Any]) -> Iterator[str]:
+def routing_is_said(config: Mapping[str, Any]) -> Iterator[str]:
     """Without these SGLang would choose other experts than transformers and the trainer, or none."""
-    for key, value in _ENGINE_READS.items():
+    for key, value in _ROUTING.items():
         if config.get(key) != value:
             given = f"{key} is missing" if config.get(key) is None else f"{key}={config[key]} is not supported"
             yield f"{given}; SGLang reads it, and it must be {value}"
@@ -78,9 +80,9 @@ FAMILY = Family(
     language_class="DeepseekV3ForCausalLM",
     value_class="DeepseekV3ForTokenClassification",
     sglang_module="deepseek_v2",
-    engine_reads=tuple(_ENGINE_READS),
+    engine_reads=ENGINE_READS,
     other_names=("kimi_k2",),
-    restrictions=(*RESTRICTIONS, _routing_is_said),
+    restrictions=(*RESTRICTIONS, routing_is_said),
     megatron=MEGATRON,
     experts=True,
     latent=True,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import partial
 
 from rlscale.families import latent_attention
 from rlscale.families.decoder import KEYS
@@ -11,18 +10,7 @@ from rlscale.families.expert_rules import keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.known.deepseek_v3 import MEGATRON, RESTRICTIONS, RULES
 from rlscale.families.multi_token_prediction import MTP
-
-
-def _dense_layers_are_said_alike(config: Mapping[str, Any]) -> Iterator[str]:
-    """SGLang counts the dense layers by `first_k_dense_replace`, transformers by `mlp_layer_types`."""
-    dense, layers = config["first_k_dense_replace"], config["num_hidden_layers"]
-    kinds = config.get("mlp_layer_types") or ["dense"] + ["sparse"] * (layers - 1)
-    if kinds != ["dense"] * dense + ["sparse"] * (layers - dense):
-        yield (
-            f"first_k_dense_replace={dense}, which SGLang reads, and mlp_layer_types, which transformers reads (the "
-            "first layer alone is dense where it is not given), must say the same layers"
-        )
-
+from rlscale.families.restrictions import dense_layers_are_said_alike
 
 FAMILY = Family(
     model_type="glm4_moe_lite",
@@ -49,7 +37,7 @@ FAMILY = Family(
     value_class=None,
     sglang_module="glm4_moe_lite",
     engine_reads=("first_k_dense_replace",),
-    restrictions=(*RESTRICTIONS, _dense_layers_are_said_alike),
+    restrictions=(*RESTRICTIONS, partial(dense_layers_are_said_alike, usual=1)),
     megatron=MEGATRON,
     experts=True,
     latent=True,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rlscale.families.decoder import ATTENTION, KEYS, MLP, OUTSIDE, QKV_BIAS, WINDOWS
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.megatron_options import llama_like, qkv_bias
-from rlscale.families.restrictions import full_attention, readable_weights, rotary_of_whole_heads, silu_activation
+from rlscale.families.reach import full_or_windowed, of_later_windows
+from rlscale.families.restrictions import readable_weights, rotary_of_whole_heads, silu_activation
 from rlscale.families.rotary import known_scaling
 
 FAMILY = Family(
@@ -22,7 +23,8 @@ FAMILY = Family(
     language_class="Qwen2ForCausalLM",
     value_class="Qwen2ForTokenClassification",
     sglang_module="qwen2",
-    restrictions=(readable_weights, known_scaling, rotary_of_whole_heads, full_attention, silu_activation),
+    restrictions=(readable_weights, known_scaling, rotary_of_whole_heads, full_or_windowed, silu_activation),
     megatron=(llama_like, qkv_bias),
+    reach=of_later_windows,
     tokenizer_classes={"Qwen2Tokenizer": "Qwen2Tokenizer", "Qwen2TokenizerFast": "Qwen2Tokenizer"},
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rlscale.families.decoder import ATTENTION, HEAD_NORMS, KEYS, MLP, OUTSIDE, WINDOWS
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.megatron_options import llama_like, normed_heads
+from rlscale.families.reach import full_or_windowed, of_later_windows
 from rlscale.families.restrictions import (
-    full_attention,
     no_attention_bias,
     readable_weights,
     rotary_of_whole_heads,
@@ -24,7 +24,7 @@ RESTRICTIONS = (
     readable_weights,
     known_scaling,
     rotary_of_whole_heads,
-    full_attention,
+    full_or_windowed,
     no_attention_bias,
     silu_activation,
 )
@@ -58,4 +58,5 @@ FAMILY = Family(
     megatron=MEGATRON,
     tokenizer_classes=TOKENIZERS,
     own_head_dim=128,
+    reach=of_later_windows,
 )

@@ -6,6 +6,7 @@ from rlscale.families.expert_rules import EXPERTS
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.known.qwen3 import COMMON, MEGATRON, RESTRICTIONS, RULES, TOKENIZERS
 from rlscale.families.megatron_options import softmax_experts
+from rlscale.families.reach import of_windows
 from rlscale.families.restrictions import experts_in_every_layer, normalised_routing
 
 FAMILY = Family(
@@ -33,4 +34,5 @@ FAMILY = Family(
     megatron=(*MEGATRON, softmax_experts),
     experts=True,
     tokenizer_classes=TOKENIZERS,
+    reach=of_windows,
 )

@@ -16,13 +16,13 @@ from rlscale.run.contracts.engine_checks import check_engine
 from rlscale.run.contracts.methods import check_methods
 from rlscale.run.contracts.recorded_engine import RecordedEngine
 from rlscale.run.contracts.tiny_model import TINY
-from rlscale.run.models import ModelFolders
+from rlscale.run.model_folders import ModelFolders
 from rlscale.serve.addresses import url_of
 from rlscale.serve.engine_launcher import EngineLauncher, EngineSite
 from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import CallError
 from rlscale.serve.process import ServerProcess
-from rlscale.serve.server import ServerSpec
+from rlscale.serve.server_spec import ServerSpec
 from rlscale.trainer.hook_contract.findings import Finding, HookStoppedError, Report, failed, reported
 
 _KEY = "the key of the contract"

@@ -24,8 +24,8 @@ from rlscale.run.assembly import trainer_spec
 from rlscale.run.batching import build_batch, divide
 from rlscale.run.contracts.made_groups import made_group
 from rlscale.run.contracts.methods import check_methods
-from rlscale.run.model_folders import ModelFolders
 from rlscale.run.contracts.tiny_model import TINY
+from rlscale.run.model_folders import ModelFolders
 from rlscale.trainer.hook_contract.findings import Finding, Report, Status, failed, reported
 from rlscale.trainer.hook_contract.recording_receiver import RecordingReceiver
 from rlscale.trainer.preparation import prepare

@@ -21,8 +21,8 @@ from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
 from rlscale.families.tensors import expected_tensors, is_kept
-from rlscale.serve.server_spec import ServerSpec
 from rlscale.platform.tensor_sum import TensorSum
+from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
 from rlscale.weights.transports.verified import difference as untold
 from tests.e2e.serve.test_engine import difference, generate
@@ -38,6 +38,7 @@ SERVED = {
         "routed_scaling_factor": 2.827,
         "rope_scaling": {**TINY["deepseek_v3"]["rope_scaling"], "beta_fast": 1.0, "beta_slow": 1.0},
     },
+    "windows": {**TINY["qwen2"], "use_sliding_window": True, "sliding_window": 192, "max_window_layers": 1},
     "linear": {**TINY["qwen3"], "rope_theta": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
 }
 """Configs of the families that other tests serve no engine of, and of a scaling that no tiny config of theirs has."""

@@ -8,6 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.model_fits import TRAINING_BYTES, training_gb
+from rlscale.config.compose import compose
+from rlscale.config.hf_architecture import read_architecture
+from rlscale.config.sizes import Sizes
+from rlscale.families.config_file import complete
+from rlscale.families.tensors import parameter_count
 from tests.unit.families.folders import TINY
 
 Problems = Callable[..., list[str]]
@@ -54,6 +61,18 @@ def test_a_model_without_such_a_layer_is_one_line(
     assert line.startswith("trainer.mtp=trained: ")
     assert reason in line
     assert line.endswith("; use frozen")
+
+
+def test_memory_of_training_is_that_of_the_layer_too(plain_recipe: str, tmp_path: Path) -> None:
+    def needed(*words: str) -> float:
+        config = compose(plain_recipe, ["model.create=null", folder_of("glm4_moe", tmp_path), *words])
+        context = CheckContext(config, Sizes.of(config), read_architecture(config.model))
+        return training_gb(context, 1e6)
+
+    config = complete(TINY["glm4_moe"])
+    more = parameter_count(config, mtp=True) - parameter_count(config)
+    assert more > 1000
+    assert needed(TRAINED) - needed() == pytest.approx(more * TRAINING_BYTES / 1e9)
 
 
 def test_a_model_that_is_made_has_no_such_layer(problems: Problems) -> None:

@@ -26,7 +26,7 @@ OPTIONS = {
 WITHOUT_CALLS = {"glm4_9b", "glm4_32b"}
 """Models whose calls SGLang has no parser for."""
 
-THINKING = {"qwen3", "glm4", "deepseek", "kimi"}
+THINKING = {"qwen3", "glm4", "glm5", "deepseek", "kimi"}
 
 
 def registered(module: str, table: str) -> set[str]:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
-from rlscale.families.tensors import expected_tensors
+from rlscale.families.tensors import carried_tensors, expected_tensors
 
 _CONFIGS = Path(__file__).parents[2] / "fixtures" / "families"
 
@@ -24,9 +24,9 @@ Weights = dict[str, NDArray[Any]]
 
 
 def weights_of(config: dict[str, Any], seed: int = 0) -> Weights:
-    """Random weights of a language model."""
+    """Random weights of a language model, with what the trainer passes over."""
     random = np.random.default_rng(seed)
-    shapes = expected_tensors(complete(config), Head.language)
+    shapes = expected_tensors(complete(config), Head.language) | carried_tensors(complete(config))
     return {name: random.standard_normal(shape).astype(np.float32) for name, (shape, _) in shapes.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,13 @@ from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete, problems
 from rlscale.families.family import Head, dimensions
 from rlscale.families.fit import check_weights
-from rlscale.families.tensors import expected_tensors, experts_of, parameter_count, visited_parameters
+from rlscale.families.tensors import (
+    carried_tensors,
+    expected_tensors,
+    experts_of,
+    parameter_count,
+    visited_parameters,
+)
 from tests.unit.families.folders import TINY
 
 pytestmark = pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -40,7 +47,8 @@ def test_names_shapes_and_parameters_are_those_that_transformers_saves(name: str
     given = transformers.AutoConfig.for_model(**{key: value for key, value in config.items() if key != "architectures"})
     policy = transformers.AutoModelForCausalLM.from_config(given)
     assert type(policy).__name__ == FAMILIES[name].language_class
-    assert sum(parameter.numel() for parameter in policy.parameters()) == parameter_count(complete(config))
+    carried = sum(prod(shape) for shape, _ in carried_tensors(complete(config)).values())
+    assert sum(parameter.numel() for parameter in policy.parameters()) == parameter_count(complete(config)) + carried
     policy.save_pretrained(tmp_path / "policy")
     check_weights(tmp_path / "policy", complete(config), Head.language)
     if FAMILIES[name].value_class is None:

@@ -6,6 +6,7 @@ import pytest
 
 from rlscale.config.locations import conf_dir
 from rlscale.families.config_file import complete, read_json
+from rlscale.families.multi_token_prediction import copies
 from rlscale.families.tensors import experts_of, parameter_count, visited_parameters
 
 PUBLISHED = conf_dir() / "model"
@@ -43,6 +44,15 @@ PUBLISHED = conf_dir() / "model"
 def test_parameters_are_those_of_the_published_model(name: str, parameters: int) -> None:
     architecture = complete(read_json(PUBLISHED / f"{name}.json"))
     assert parameter_count(architecture) == parameters
+
+
+@pytest.mark.parametrize(("name", "whole"), [("glm4_5_air", 110_468_824_832), ("glm4_5", 358_337_791_296)])
+def test_the_layer_that_predicts_further_is_the_rest_of_the_published_model(name: str, whole: int) -> None:
+    """Whose index counts a bias for each expert of each layer, and the layer's copies of embedding and head, too."""
+    config = complete(read_json(PUBLISHED / f"{name}.json"))
+    biases = config["num_experts"] * (config["num_hidden_layers"] - config["first_k_dense_replace"] + 1)
+    copied = len(copies(config)) * config["vocab_size"] * config["hidden_size"]
+    assert parameter_count(config, mtp=True) + biases + copied == whole
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from rlscale.families.tensors import parameter_count
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.planned_run import plan_run
 from rlscale.plan.rank_layout import RankLayout, StageWeights
+from rlscale.plan.trainer_memory import Training, rank_memory
 
 GSM8K = ["recipe=gsm8k", "data.path=train.jsonl", "eval.data.path=test.jsonl"]
 LARGE = [*GSM8K, "model=qwen3_30b", "parallel=moe_8gpu", "rollout.max_response_tokens=8192"]
@@ -92,6 +93,16 @@ def test_every_solution_fits_composes_and_passes_the_checks(capsys: pytest.Captu
         assert plan_run(config, architecture).fits
 
 
+def test_how_many_tokens_attention_sees_is_said_where_it_is_not_all(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "attention is computed to all tokens: at most 2,048 in a sequence (index_topk)"
+    assert main(["plan", *GSM8K, "model=glm5"]) == 1
+    assert line in capsys.readouterr().out.splitlines()
+    assert main(["plan", *GSM8K]) == 0
+    assert "attention" not in capsys.readouterr().out
+    assert main(["plan", *GSM8K, "model=glm5", "rollout.max_response_tokens=1900"]) == 2
+    assert "is above the 2048 tokens that the attention of glm5 sees at most (index_topk)" in capsys.readouterr().err
+
+
 def test_why_says_what_other_values_come_to(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--why", "trainer.recompute", *GSM8K, "rollout.sglang.mem_fraction_static=0.2"]) == 0
     first, *others = capsys.readouterr().out.splitlines()
@@ -130,3 +141,21 @@ def test_stages_hold_all_parameters_of_a_model_once(name: str) -> None:
     stages = [StageWeights.of(shape, layout, stage).parameters for stage in range(2)]
     copied = shape.embedding if shape.tied else 0  # on the last stage, too
     assert sum(stages) == shape.parameters + copied
+
+
+@pytest.mark.parametrize("name", ["deepseek-ai/DeepSeek-V3", "zai-org/GLM-4.5-Air"])
+def test_a_trained_layer_that_predicts_further_lies_on_the_last_stage(name: str) -> None:
+    config = complete(published()[name])
+    trained, frozen = ModelShape.of(config, mtp=True), ModelShape.of(config)
+    more = parameter_count(config, mtp=True) - parameter_count(config)
+    assert trained.parameters == parameter_count(config, mtp=True) == frozen.parameters + more
+    # A layer with its experts, three norms, and the matrix that joins two vectors.
+    sparse = frozen.sparse.split + frozen.sparse.whole + frozen.experts * frozen.sparse.per_expert
+    assert more == sparse + 3 * frozen.hidden + 2 * frozen.hidden**2
+    layout, training = RankLayout(pipeline=2), Training(tokens=1024)
+    (first, last), (_, without) = ([rank_memory(s, layout, training, n) for n in range(2)] for s in (trained, frozen))
+    assert first == rank_memory(frozen, layout, training, 0)
+    assert last.weights - without.weights == 2 * more
+    assert last.gradients - without.gradients == 4 * more
+    assert last.optimizer - without.optimizer == 12 * more
+    assert last.activations - without.activations > 2 * frozen.embedding  # it is given the first stage's

@@ -29,6 +29,14 @@ PLACES = {
         "    def flush_cache_after_weight_update(self, recv_req) -> None:\n        if recv_req.flush_cache:\n"
         "            flush_cache_success = self.flush_cache(\n                empty_cache=recv_req.torch_empty_cache\n",
     ],
+    "sglang/srt/configs/model_config.py": [
+        "def is_deepseek_dsa(config) -> bool:\n",
+    ],
+    "sglang/srt/models/deepseek_v2.py": ["        self.use_dsa = is_deepseek_dsa(config)\n"],
+    "sglang/srt/models/deepseek_common/deepseek_weight_loader.py": [
+        'if ".indexer." in name and (\n',
+        'name.rsplit(".indexer.", 1)[0] not in indexer_present_prefixes\n',
+    ],
     "sglang/srt/configs/update_config.py": [
         "def get_moe_padding_size(weight_block_size):\n",
         '), "Only weight_block_size[0] == weight_block_size[1] is supported"\n',

@@ -14,6 +14,7 @@ from megatron.core.transformer.module import Float16Module
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.trainer_config import Mtp
+from rlscale.families import reach_of
 from rlscale.families.family import Head
 from rlscale.families.multi_token_prediction import why_not_trained
 from rlscale.platform.device import Platform
@@ -79,6 +80,7 @@ def build_model(
             or (takes_packed(config, platform.device) and not architecture.family.delta_net)
         ),
         adapters=adapters,
+        reach=reach_of(architecture.hf),
     )
 
 

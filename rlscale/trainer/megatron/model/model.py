@@ -13,7 +13,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import TransformerConfig
 
-from rlscale.families.family import Head
+from rlscale.families.family import Head, Reach
 from rlscale.trainer.megatron.model.adapters import Adapters
 from rlscale.weights.mapping import WeightMap
 from rlscale.weights.parameters import ModelGroups
@@ -70,6 +70,8 @@ class Model:
 
     adapters: Adapters | None = None
     """What is trained in the place of its own weights, with `model.lora`."""
+    reach: Reach | None = None
+    """How many tokens its attention sees at most, and a sequence may have; None where it sees all."""
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """All parameters of this rank, in a fixed order."""

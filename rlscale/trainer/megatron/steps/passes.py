@@ -113,8 +113,19 @@ def _forward(model: Model, ranks: Ranks, microbatches: Sequence[MicroBatch], kee
     return results if ranks.last_stage else None
 
 
+def _check_lengths(model: Model, microbatches: Sequence[MicroBatch]) -> None:
+    """Configurations that allow longer sequences are refused; stored rollouts may have some all the same."""
+    longest = max(int(microbatch.sequences.lengths.max(initial=0)) for microbatch in microbatches)
+    if model.reach is not None and longest > model.reach.tokens:
+        raise ValueError(
+            f"a sequence has {longest} tokens, and the model's attention sees {model.reach.tokens} at most "
+            f"({model.reach.key}), beyond which it is not supported; leave longer ones out"
+        )
+
+
 def _run(model: Model, microbatches: Sequence[MicroBatch], finish: Finish, *, forward_only: bool) -> list[Any]:
     """Megatron's schedule over the micro-batches; the third values of `finish` on the last stage, else empty."""
+    _check_lengths(model, microbatches)
 
     def forward_step(batches: Iterator[MicroBatch], chunk: torch.nn.Module) -> tuple[Tensor, Callable[[Tensor], Any]]:
         microbatch = next(batches)

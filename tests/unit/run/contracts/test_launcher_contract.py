@@ -13,7 +13,7 @@ from rlscale.run.contracts import check_launcher
 from rlscale.serve.engine_launcher import EngineSite
 from rlscale.serve.http import call
 from rlscale.serve.process import GuardedProcess, ServerProcess
-from rlscale.serve.server import ServerSpec, base_environment
+from rlscale.serve.server_spec import ServerSpec, base_environment
 from rlscale.trainer.hook_contract.findings import Status, failed
 from rlscale.weights.transports.shared_memory import SharedMemoryTransport
 

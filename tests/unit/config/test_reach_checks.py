@@ -1,0 +1,68 @@
+"""Sequences that a model's attention does not see whole are refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.families.folders import TINY
+
+Problems = Callable[..., list[str]]
+
+PROMPT = "rollout.max_prompt_tokens=100"
+WINDOWS = {"use_sliding_window": True, "sliding_window": 192, "max_window_layers": 1, "max_position_embeddings": 256}
+ABOUT = "that the attention of"
+
+
+def write(folder: Path, family: str = "glm_moe_dsa", **changes: Any) -> str:
+    """The path of a folder of a tiny model whose attention sees 192 tokens at most, of 256 positions."""
+    (folder / "config.json").write_text(json.dumps({**TINY[family], **changes}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["rollout.max_response_tokens=92"], None),
+        (
+            ["rollout.max_response_tokens=93"],
+            "rollout.max_prompt_tokens=100 + rollout.max_response_tokens=93 is above the 192 tokens that the attention "
+            "of four_heads sees at most (index_topk); longer sequences are not supported, lower this",
+        ),
+        (
+            ["rollout.max_response_tokens=50", "eval.max_response_tokens=93"],
+            "rollout.max_prompt_tokens=100 + eval.max_response_tokens=93 is above the 192 tokens",
+        ),
+        (
+            ["rollout.max_response_tokens=50", "weights.canary_tokens=193"],
+            "weights.canary_tokens=193 is above the 192 tokens",
+        ),
+    ],
+)
+def test_prompt_and_response_and_the_canary_stay_within_what_attention_sees(
+    problems: Problems, tmp_path: Path, overrides: list[str], line: str | None
+) -> None:
+    lines = problems("model.create=null", f"model.path={write(tmp_path)}", PROMPT, *overrides)
+    found = [one for one in lines if ABOUT in one]
+    assert len(found) == (line is not None)
+    assert line is None or found[0].startswith(line)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "qwen3_moe"])
+def test_windows_are_attention_to_all_tokens_as_long_as_they_hold_a_sequence(
+    problems: Problems, tmp_path: Path, family: str
+) -> None:
+    given = ["model.create=null", f"model.path={write(tmp_path, family, **WINDOWS)}", PROMPT]
+    assert [one for one in problems(*given, "rollout.max_response_tokens=92") if ABOUT in one] == []
+    (found,) = [one for one in problems(*given, "rollout.max_response_tokens=93") if ABOUT in one]
+    assert "is above the 192 tokens that the attention of four_heads sees at most (sliding_window); longer" in found
+
+
+def test_a_teacher_is_held_to_its_own_limit(problems: Problems, tmp_path: Path) -> None:
+    teacher = ["algo=opd", f"teacher.path={write(tmp_path)}", PROMPT, "rollout.max_response_tokens=93"]
+    (found,) = [one for one in problems(*teacher) if ABOUT in one]
+    assert found.startswith("teacher: rollout.max_prompt_tokens=100 + rollout.max_response_tokens=93 is above the 192")

@@ -1,0 +1,26 @@
+"""What exports have as the model's folder has it: indexers of sparse attention, and a layer that is not trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rlscale.families.config_file import complete
+from rlscale.families.tensors import carried_tensors
+from rlscale.weights.exported_mtp import kept_tensors
+from tests.unit.families.folders import TINY, weights_of, write
+
+LAYER = "model.layers.2."
+CONFIG = TINY["glm_moe_dsa"]
+
+
+def test_indexers_are_kept_also_those_of_a_layer_that_is_trained(tmp_path: Path) -> None:
+    own, joined = LAYER + "self_attn.indexer.wk.weight", LAYER + "eh_proj.weight"
+    weights = weights_of(CONFIG) | {name: np.ones((2, 3), np.float32) for name in (own, joined)}
+    folder, config = write(tmp_path / "model", CONFIG, weights), complete(CONFIG)
+    frozen, trained = (dict(kept_tensors(folder, config, mtp=mtp)) for mtp in (False, True))
+    assert frozen.keys() == {*carried_tensors(config), own, joined}
+    assert trained.keys() == {*carried_tensors(config), own}
+    for name, tensor in trained.items():
+        np.testing.assert_array_equal(tensor.numpy(), weights[name], err_msg=name)
