@@ -110,7 +110,7 @@ class RolloutService:
         )
         sticky = is_sticky(rollout, self._spec.env, self._spec.agent)
         self._loads = EngineLoads(self._client)
-        self._engines = Continued(self._client, Cuts(), sticky)
+        self._engines = Continued(self._client, Cuts(), sticky, self._encoder.may_end)
         self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
         apart = sampled_apart(rollout, self._spec.data)
         end = self._encoder.end_of_turn.token

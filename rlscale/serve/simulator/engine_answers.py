@@ -21,8 +21,9 @@ def answer_to(
     """The answer to a request, and its whole sequence. Its last span must be closed."""
     request, count = slot.request, slot.done
     tokens, logprobs = _generated(request, config)
-    if reason["type"] == "stop":
+    if count == slot.length and request.finish == "stop":
         tokens[-1] = request.ends[mixed(5, request.seed) % len(request.ends)]
+    if reason["type"] == "stop":
         reason = {"type": "stop", "matched": int(tokens[-1])}
     elif reason["type"] == "length":
         reason = {"type": "length", "length": request.most}

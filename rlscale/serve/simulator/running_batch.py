@@ -112,6 +112,12 @@ class RunningBatch(Generic[T]):
         if not self._slots:
             self._held = 0.0
 
+    def one_more(self, slot: Slot[T]) -> None:
+        """A request that left the batch gets the token that it was waiting for."""
+        if slot.done < slot.length:
+            slot.done += 1
+            self.tokens += 1
+
     def finished(self) -> list[Slot[T]]:
         """Take out the requests that have all their tokens."""
         done = []

@@ -278,6 +278,8 @@ class SimulatedEngine:
             if chosen(request):
                 ran = slot in self.batch
                 self._take_out(slot)
+                if ran and not self.batch.frozen:
+                    self.batch.one_more(slot)  # as SGLang: and what ends with it is called aborted, too
                 message = "Aborted by AbortReq." if ran else "Abort in waiting queue"
                 self._reply(slot, {"type": "abort", "message": message})
         self._settle()
