@@ -77,6 +77,11 @@ class PromptEncoder:
         self._appended = 0 if config.apply_chat_template else appended_tokens(self.tokenizer)
 
     @property
+    def ends(self) -> dict[str, int]:
+        """The token that ends a response to the prompts of each source of a mixture, by the source's name."""
+        return {}
+
+    @property
     def limits(self) -> str:
         """The key to raise when no prompt fits."""
         return "rollout.max_prompt_tokens"

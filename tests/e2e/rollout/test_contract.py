@@ -105,6 +105,14 @@ def test_a_response_ends_at_the_end_of_turn_that_the_run_asks_for(talk: Talk) ->
     assert not any(set(tokens[:-1]) & {END, *ends} for tokens in stopped)
 
 
+@pytest.mark.parametrize("talk", ["simulated", "real"], indirect=True)
+def test_no_token_ends_a_response_that_ignores_its_ends_not_even_one_that_was_asked_for(talk: Talk) -> None:
+    """Why `ignore_eos` and `stop_token_ids` together are refused."""
+    sampling = SamplingParams(40, stop_token_ids=tuple(range(END, 16)), ignore_eos=True)
+    generation = talk(lambda client: client.generate(PROMPT, sampling, 1))
+    assert (len(generation.tokens), generation.finish_reason) == (40, "length")
+
+
 def test_the_seed_decides_alone_and_in_company(talk: Talk) -> None:
     async def scenario(client: EngineClient) -> tuple[list[int], list[list[int]]]:
         alone = await generate(7)(client)
