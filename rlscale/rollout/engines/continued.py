@@ -76,8 +76,9 @@ class Continued:
 
 
 def _rest(sampling: SamplingParams, done: int) -> SamplingParams:
-    length, least = sampling.max_new_tokens - done, max(sampling.min_new_tokens - done, 0)
-    return replace(sampling, max_new_tokens=length, min_new_tokens=least) if done else sampling
+    """What is left of the length after so many tokens."""
+    rest = sampling.of_length(sampling.max_new_tokens - done)
+    return replace(rest, min_new_tokens=max(rest.min_new_tokens - done, 0)) if done and rest.min_new_tokens else rest
 
 
 def _check(part: Generation, current: int, cut: bool) -> None:

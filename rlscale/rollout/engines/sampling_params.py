@@ -91,7 +91,12 @@ class SamplingParams:
 
     def of_length(self, longest: int) -> SamplingParams:
         """The same, for at most so many tokens."""
-        return self if longest == self.max_new_tokens else replace(self, max_new_tokens=longest)
+        if longest == self.max_new_tokens:
+            return self
+        other = replace(self, max_new_tokens=longest)
+        # What has been worked out once for all the requests of a source is not worked out again for each.
+        other.__dict__["_unseeded"] = {**self._unseeded, "max_new_tokens": longest}
+        return other
 
     def body(self, seed: int) -> dict[str, Any]:
         """The field `sampling_params` of a request: what differs from SGLang's own values, and the seed."""

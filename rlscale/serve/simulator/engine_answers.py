@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.serve.simulator.engine_request import EngineRequest
 from rlscale.serve.simulator.running_batch import RunningBatch, Slot
+from rlscale.serve.simulator.token_entries import TokenEntries
 from rlscale.serve.simulator.token_stream import logprobs_of, mixed, tokens_of
 
 
 def answer_to(
     slot: Slot[EngineRequest], reason: dict[str, Any], config: SimulatedEngineConfig
 ) -> tuple[dict[str, Any], NDArray[np.int32]]:
-    """The answer to a request, and its whole sequence. Its last span must be closed."""
+    """The answer to a request, and its whole sequence. Its last span must be closed.
+
+    Tokens are arrays, and `TokenEntries`: whoever makes JSON of the answer lists them (`tolist`).
+    """
     request, count = slot.request, slot.done
     tokens, logprobs = _generated(request, config)
     if count == slot.length and request.finish == "stop":
@@ -27,7 +31,6 @@ def answer_to(
         reason = {"type": "stop", "matched": int(tokens[-1])}
     elif reason["type"] == "length":
         reason = {"type": "length", "length": request.most}
-    listed = tokens.tolist()
     meta: dict[str, Any] = {
         "id": request.rid,
         "finish_reason": reason,
@@ -35,7 +38,7 @@ def answer_to(
         "completion_tokens": count,
         "cached_tokens": request.cached,
         "num_retractions": slot.retracted,
-        "output_token_logprobs": list(zip(logprobs.tolist(), listed, repeat(None))),
+        "output_token_logprobs": TokenEntries(tokens, logprobs),
         "weight_versions": _spans(request),
         "weight_version": request.spans[-1][0],
     }
@@ -44,7 +47,7 @@ def answer_to(
         values = [None, *before.tolist()[1:]]
         given = request.tokens[request.logprobs_from :].tolist()
         meta["input_token_logprobs"] = list(zip(values, given, repeat(None)))
-    answer = {"text": "", "output_ids": listed, "meta_info": meta}
+    answer = {"text": "", "output_ids": tokens, "meta_info": meta}
     return answer, np.concatenate([request.tokens, tokens])
 
 

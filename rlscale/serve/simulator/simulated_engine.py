@@ -168,8 +168,9 @@ class SimulatedEngine:
         if fault in (Fault.duplicated, Fault.crashed):
             raise ConnectionResetError("the connection broke before the answer")
         if fault is Fault.rubbish:
-            entries = found[0]["meta_info"]["output_token_logprobs"]
-            entries[:1] = [(None, *entry[1:]) for entry in entries[:1]]
+            meta = found[0]["meta_info"]
+            entries = list(meta["output_token_logprobs"])
+            meta["output_token_logprobs"] = [(None, *entry[1:]) for entry in entries[:1]] + entries[1:]
 
     # -- control ------------------------------------------------------------------------------------------------------
 

@@ -36,8 +36,11 @@ def uniform(*numbers: int) -> float:
 def tokens_of(
     seed: int, weights: int, start: int, count: int, first: int, vocabulary: int, ends: Sequence[int]
 ) -> NDArray[np.int32]:
-    """`count` tokens from place `start` of the sequence on: int32, from [first, vocabulary) without `ends`."""
-    left_out = sorted({end for end in ends if first <= end < vocabulary})
+    """`count` tokens from place `start` of the sequence on: int32, from [first, vocabulary) without `ends`.
+
+    Those are in order, and different.
+    """
+    left_out = [end for end in ends if first <= end < vocabulary]
     drawn = _bits(mixed(1, seed, weights), start, count) % np.uint64(vocabulary - first - len(left_out))
     tokens = first + drawn.astype(np.int32)
     for end in left_out:
