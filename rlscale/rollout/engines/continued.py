@@ -88,9 +88,10 @@ def _check(part: Generation, current: int, cut: bool) -> None:
         if cut:
             return
         raise RequestFailed("the engine answered without a token")
-    if bad := len(part.logprobs) - np.count_nonzero(np.isfinite(part.logprobs)):
+    if not (finite := np.isfinite(part.logprobs)).all():
+        bad = len(finite) - np.count_nonzero(finite)
         raise RequestFailed(f"{bad} of the {len(part.logprobs)} log-probs in the answer are not finite")
-    if (oldest := int(part.versions.min())) < current:
+    if (oldest := int(np.minimum.reduce(part.versions))) < current:
         # An engine that was restarted and has not been given the current weights.
         raise RequestFailed(f"the engine holds weight version {None if oldest < 0 else oldest}, not {current}")
 

@@ -13,7 +13,7 @@ from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.serve.simulator.engine_request import EngineRequest
 from rlscale.serve.simulator.running_batch import RunningBatch, Slot
 from rlscale.serve.simulator.token_entries import TokenEntries
-from rlscale.serve.simulator.token_stream import logprobs_of, mixed, tokens_of
+from rlscale.serve.simulator.token_stream import drawn, logprobs_of, mixed
 
 
 def answer_to(
@@ -73,20 +73,17 @@ def load_report(
 
 def _generated(request: EngineRequest, config: SimulatedEngineConfig) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """The tokens of the response and their log-probs, each by the weights of its span."""
-    tokens: list[NDArray[np.int32]] = []
-    logprobs: list[NDArray[np.float64]] = []
+    parts: list[tuple[NDArray[np.int32], NDArray[np.float64]]] = []
     start, before = len(request.tokens), 0
     for _, weights, end in request.spans:
         count = end - before
         if count > 0:
-            place = start + before
-            tokens.append(
-                tokens_of(request.seed, weights, place, count, config.first_token, config.vocabulary, request.ends)
-            )
-            logprobs.append(logprobs_of(request.seed, weights, place, count))
+            place, words = start + before, (config.first_token, config.vocabulary, request.ends)
+            parts.append(drawn(request.seed, weights, place, count, *words))
             before = end
-    if len(tokens) == 1:
-        return tokens[0], logprobs[0]
+    if len(parts) == 1:
+        return parts[0]
+    tokens, logprobs = [tokens for tokens, _ in parts], [logprobs for _, logprobs in parts]
     return np.concatenate([np.empty(0, np.int32), *tokens]), np.concatenate([np.empty(0), *logprobs])
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import pickle
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.data.fields import APPROXIMATE
 from rlscale.rollout.attempt import Attempt
+from rlscale.rollout.collector import spare_long_lived
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
@@ -35,6 +38,15 @@ PROMPTS = [np.array([*COMMON, 4 + number], np.int32) for number in range(8)]
 LENGTH = 400
 LONGEST_PAUSE_S = 0.1
 MODES = [OnSync.abort_and_resume, OnSync.retract, OnSync.in_place]
+
+
+@pytest.fixture(autouse=True)
+def as_the_process_of_a_service() -> Iterator[None]:
+    """No pause contains a search for garbage among all that torch and transformers have made."""
+    threshold = gc.get_threshold()
+    spare_long_lived()
+    yield
+    gc.set_threshold(*threshold)
 
 
 @pytest.fixture(scope="module")
