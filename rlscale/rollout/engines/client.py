@@ -18,7 +18,7 @@ from rlscale.rollout.engines.preemptions import Preemptions
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampler_words import sampler_words_of
 from rlscale.rollout.engines.sampling_params import SamplingParams
-from rlscale.rollout.engines.sampling_support import support_of
+from rlscale.rollout.engines.sampling_support import SAMPLING_MASK, support_of
 from rlscale.rollout.engines.shared_calls import SHORT, SharedCalls
 from rlscale.rollout.engines.spans import versions_of
 
@@ -251,7 +251,7 @@ def generation_of(
             raise RequestFailed(f"routed experts: {error}") from error
     tokens, logprobs = _columns_of(entries)
     columns: dict[str, NDArray[Any]] = {}
-    if names_support and len(tokens):
+    if names_support and len(tokens) and (reason["type"] != "abort" or meta.get(SAMPLING_MASK)):
         try:
             columns[SUPPORT.name], logprobs = support_of(meta, tokens)
         except ValueError as error:

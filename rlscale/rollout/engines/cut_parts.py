@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from rlscale.data.fields import SUPPORT
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.sampling_params import SamplingParams
 
@@ -20,10 +21,11 @@ def after_cut(
 
     It finished with "stop" or "length" where nothing follows it. A last token at which the engine may have ended of its
     own accord (`may_end`) is left out, to be sampled anew; so is everything where the choices of experts (`routed`)
-    should be there and are not.
+    or the words that were drawn from should be there and are not: an engine does not say them of a request that waited.
     """
     tokens = len(part.tokens)
-    if not tokens or (routed and part.routed_experts is None):
+    unnamed = sampling.names_support and SUPPORT.name not in part.columns
+    if not tokens or unnamed or (routed and part.routed_experts is None):
         return _first(part, 0, context)
     last = None if sampling.ignore_eos else int(part.tokens[-1])
     if last in sampling.stop_token_ids:

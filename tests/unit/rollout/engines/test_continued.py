@@ -10,7 +10,7 @@ import pytest
 
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import RequestFailed
+from rlscale.rollout.engines.client import RequestFailed, generation_of
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
@@ -117,6 +117,18 @@ def test_experts_of_a_token_that_is_sampled_anew_are_those_of_its_second_time() 
 
 def test_a_part_without_its_experts_is_generated_again() -> None:
     whole, script = play([part([3, 4, 5], 4), part([6], 5, "stop", experts=[21, 22])], EXPERTS)
+    assert script.asked[1] == ([1, 2], 9, 7)
+    assert whole.tokens.tolist() == [6]
+
+
+def test_a_part_that_does_not_name_the_words_it_was_drawn_from_is_generated_again() -> None:
+    """An engine does not name them where the request waited in its queue when it was aborted."""
+    meta = {"finish_reason": {"type": "abort"}, "output_token_logprobs": [[-1.0, 3, None]]}
+    spans = {"weight_versions": [{"version": "4", "start": 0, "end": 1}]}
+    waited = generation_of({"meta_info": meta | spans}, 2, None, names_support=True)
+    last = part([6], 5, "stop").of_all_words()
+    whole, script = play([waited, last], sampling=SamplingParams(9, names_support=True))
+    assert waited.tokens.tolist() == [3]
     assert script.asked[1] == ([1, 2], 9, 7)
     assert whole.tokens.tolist() == [6]
 
