@@ -83,18 +83,20 @@ def companions_of(config: Config, model_folder: Path) -> Companions:
     tokenizer = load_tokenizer(tokenizer_folder)
     if template is not None:
         tokenizer.chat_template = template
-    key, data = next(iter(training_sections(config).items()))
     stops = stops_of(tokenizer_folder)
-    end = find_end_of_turn(tokenizer, data.apply_chat_template, key, data.chat_template_kwargs, stops)
+    own = [
+        find_end_of_turn(tokenizer, data.apply_chat_template, key, data.chat_template_kwargs, stops)
+        for key, data in training_sections(config).items()
+    ]
     generation = read_generation(model_folder)
-    ends = [end.token, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]
+    ends = [*(end.token for end in own), *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]
     tokens: dict[str, Any] = {}
     if tokenizer_folder == model_folder:
         ends += [*end_ids(generation), *end_ids(_read(model_folder / "config.json"))]
     else:  # the model's own ids are other tokens in this tokenizer
         tokens = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
         generation |= tokens
-        tokens["eos_token_id"] = end.token
+        tokens["eos_token_id"] = own[0].token
     different = list(dict.fromkeys(ends))
     generation["eos_token_id"] = different if len(different) > 1 else different[0]
     return Companions(str(model_folder), str(tokenizer_folder), template, generation, tokens)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import DataConfig, MixtureData
 from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt
@@ -13,7 +12,7 @@ from rlscale.data.sources import RawPrompt
 
 
 class MixedEncoder(PromptEncoder):
-    """Encodes every prompt by the options of its own source. What a response ends with is the same for all."""
+    """Encodes every prompt by the options of its own source. What needs no prompt is done as by the first of them."""
 
     def __init__(
         self,
@@ -23,26 +22,23 @@ class MixedEncoder(PromptEncoder):
         chat_template: str | None = None,
         key: str = "data",
     ) -> None:
-        """UserError where a source's options cannot be used, or two sources end a response otherwise."""
+        """UserError where a source's options cannot be used."""
         first = next(iter(config.sources))
 
         def section(name: str) -> str:
             return f"{key}.sources.{name}.data"
 
-        # What needs no prompt, as decoding, is done as the first source does it.
         super().__init__(tokenizer_folder, config.sources[first].data, max_prompt_tokens, chat_template, section(first))
         self._encoders = {
             name: PromptEncoder(tokenizer_folder, one.data, max_prompt_tokens, chat_template, section(name))
             for name, one in config.sources.items()
         }
         self._longest = {name: one.max_response_tokens for name, one in config.sources.items()}
-        for name, encoder in self._encoders.items():
-            ours, theirs = self.end_of_turn, encoder.end_of_turn
-            if (ours.token, ours.before) != (theirs.token, theirs.before):
-                raise UserError(
-                    f"{section(first)} and {section(name)} end a response otherwise ({ours}; {theirs}); give them the "
-                    "same apply_chat_template and chat_template_kwargs"
-                )
+
+    @property
+    def ends(self) -> dict[str, int]:
+        """See PromptEncoder."""
+        return {name: encoder.end_of_turn.token for name, encoder in self._encoders.items()}
 
     def encode(self, raw: RawPrompt) -> Prompt | None:
         """The prompt by its source's options, or None (counted) if it is too long. BadPrompt if it is unusable."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.families import FolderError
-from rlscale.families.config_file import end_ids, read_generation
+from rlscale.families.config_file import CONFIG, end_ids, read_generation, read_json
 
 _ASKED, _ANSWERED = "RLSCALE ASKS", "RLSCALE ANSWERS"
 """Contents of the conversation that is rendered; no template writes them by itself."""
@@ -87,6 +87,18 @@ def stops_of(folder: Path | str) -> list[int]:
         return end_ids(read_generation(Path(folder)))
     except FolderError as error:
         raise UserError(f"{folder}: {error}") from error
+
+
+def may_end_a_response(tokenizer: Any, folder: Path | str) -> frozenset[int]:
+    """Tokens at which an engine may end a response without being asked: all that its tokenizer calls special, and the
+    ends that config.json and generation_config.json beside it name. UserError for rubbish there."""
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    config = Path(folder) / CONFIG
+    try:
+        named = end_ids(read_json(config)) if config.is_file() else []
+    except FolderError as error:
+        raise UserError(f"{folder}: {error}") from error
+    return frozenset(special | {*tokenizer.all_special_ids, *named, *stops_of(folder)})
 
 
 def appended_tokens(tokenizer: Any) -> int:

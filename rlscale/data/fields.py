@@ -113,6 +113,9 @@ TURN_REWARD = Field("turn_reward", np.float64, Scope.token, float("nan"), Maker.
 STALE = "stale"
 """Name of the column that says which tokens are over the staleness bound."""
 
+APPROXIMATE = "approximate"
+"""Name of the column that says which tokens come from keys and values of older weights than the token's version."""
+
 _TOKEN, _SEGMENT, _SAMPLE = Scope.token, Scope.segment, Scope.sample
 
 # The words that top-p or top-k left to draw the token from, filled up with -1; all -1 where nothing was left out.
@@ -132,6 +135,7 @@ FIELDS = Fields(
         Field("versions", np.int32, _TOKEN, -1, Maker.engine),
         # The experts that the engine sent the token to, [tokens, layers, top_k]; -1 where it did not say.
         Field("routed_experts", np.int16, _TOKEN, -1, Maker.engine, axes=2, of_input=True),
+        Field(APPROXIMATE, np.bool_, _TOKEN, False, Maker.engine),
         SUPPORT,
         SAMPLER_WORDS,
         SAMPLER_LOGPROBS,

@@ -12,7 +12,7 @@ import numpy as np
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.bad_rows import BadPrompt
-from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn, stops_of
+from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn, may_end_a_response, stops_of
 from rlscale.data.messages import Message, read_messages, refuse_answered, with_system
 from rlscale.data.quick_tokenizer import QuickTokenizer
 from rlscale.data.response_decoder import ResponseDecoder
@@ -29,8 +29,9 @@ class PromptEncoder:
     """Encodes prompts with the tokenizer in `tokenizer_folder`.
 
     `chat_template` (Jinja text) replaces the tokenizer's own. `dropped` counts prompts over `max_prompt_tokens`.
-    `end_of_turn` is the token that ends a response. UserError when the chat template is asked for and there is none,
-    when a system prompt could not be placed, or when nothing ends a response.
+    `end_of_turn` is the token that ends a response, `may_end` are those at which engines may end one besides. UserError
+    when the chat template is asked for and there is none, when a system prompt could not be placed, or when nothing
+    ends a response.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class PromptEncoder:
             config.chat_template_kwargs,
             stops_of(tokenizer_folder),
         )
+        self.may_end = may_end_a_response(self.tokenizer, tokenizer_folder)
         self._decoder = ResponseDecoder(self.tokenizer, self._quick, self.end_of_turn)
         if config.apply_chat_template:
             self._refuse_deaf()
@@ -73,6 +75,11 @@ class PromptEncoder:
         self._special = frozenset(self.tokenizer.all_special_ids)
         self._added = set(self.tokenizer.added_tokens_decoder) | set(self.tokenizer.all_special_ids)
         self._appended = 0 if config.apply_chat_template else appended_tokens(self.tokenizer)
+
+    @property
+    def ends(self) -> dict[str, int]:
+        """The token that ends a response to the prompts of each source of a mixture, by the source's name."""
+        return {}
 
     @property
     def limits(self) -> str:

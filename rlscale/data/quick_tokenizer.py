@@ -8,12 +8,17 @@ _HANDED_ON = ("__call__", "_encode_plus", "decode", "_decode")
 """The methods of transformers' class for backends that are left out; a class of its own may do more in them."""
 
 
+_SMALL = 4096
+"""Tokens whose texts are kept."""
+
+
 class QuickTokenizer:
     """The tokens and texts of a transformers tokenizer, without its checks of arguments, which cost more than those."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._backend = _backend_of(tokenizer)
+        self._pieces = _pieces_of(self._backend)
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """All of the text's tokens, however many. What the tokenizer raises where it refuses the text."""
@@ -37,9 +42,23 @@ class QuickTokenizer:
             text = self._tokenizer.decode(
                 ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
             )
+        elif self._pieces is not None and ids and max(ids) < len(self._pieces[skip_special_tokens]):
+            text = "".join(map(self._pieces[skip_special_tokens].__getitem__, ids))
         else:
             text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
+
+
+def _pieces_of(backend: Any) -> tuple[list[str], list[str]] | None:
+    """The text of each token, where a text is nothing but those of its tokens one after the other (characters are).
+
+    Once with those of special tokens, once with none for them. None for another tokenizer, or a large one.
+    """
+    if backend is None or type(backend.decoder).__name__ != "Fuse" or backend.get_vocab_size() > _SMALL:
+        return None
+    special = {token for token, added in backend.get_added_tokens_decoder().items() if added.special}
+    pieces = [backend.id_to_token(token) or "" for token in range(backend.get_vocab_size())]
+    return pieces, ["" if token in special else piece for token, piece in enumerate(pieces)]
 
 
 def _backend_of(tokenizer: Any) -> Any:

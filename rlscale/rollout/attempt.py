@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from uuid import uuid4
 
 from rlscale.rollout.engines.generation import Generation
@@ -50,13 +51,16 @@ class Attempt:
         self._version = version
         self._ledger = ledger or Ledger()
         self.number = number
-        self.trajectory = uuid4().hex
-        """Names it among all others."""
         self.parts = list(parts)
         self.tokens = sum(len(part.tokens) for part in parts)
         self.finished = False
         self.oldest = min((int(part.versions.min()) for part in parts), default=None)
         self._first_turn = True
+
+    @cached_property
+    def trajectory(self) -> str:
+        """Names it among all others."""
+        return uuid4().hex
 
     def asks(self) -> None:
         """A request is about to wait for its turn."""

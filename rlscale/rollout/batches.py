@@ -7,10 +7,11 @@ from typing import Any
 
 from rlscale.config.schema.rollout_config import RolloutConfig, Stale
 from rlscale.data.buffer import GroupBuffer
+from rlscale.data.fields import APPROXIMATE
 from rlscale.data.sample import Group, Prompt
 from rlscale.rollout.ledger import Ledger, tokens_of
 from rlscale.rollout.refill import Refill
-from rlscale.rollout.stale_tokens import leave_out, staleness_of
+from rlscale.rollout.stale_tokens import fill_up, leave_out, staleness_of
 
 
 class Batches:
@@ -86,6 +87,7 @@ class Batches:
         self.count += 1
         self._last, self._version = groups, version
         self._masked = leave_out(groups, version, self._bound, self._stale)
+        fill_up(groups, APPROXIMATE)
         for group, masked in zip(groups, self._masked, strict=True):
             del self._tokens[group.prompt.index]
             self._ledger.trained(group, masked)

@@ -140,7 +140,8 @@ class Episodes:
         place: Place,
         admission: AbstractAsyncContextManager[None],
     ) -> Sample:
-        conversation = Conversation(prompt, self._encoder.of(prompt), self._rules.history)
+        encoder = self._encoder.of(prompt)
+        conversation = Conversation(prompt, encoder, self._rules.history)
         trajectory = conversation.trajectory
         began = asyncio.get_running_loop().time()
         rewards: list[float] = []
@@ -148,7 +149,7 @@ class Episodes:
         columns: dict[str, float] = {}
         while True:
             generation = await self._generate(prompt, trajectory, place, len(rewards), admission)
-            text, raw_text = self._encoder.decode(generation.tokens)
+            text, raw_text = encoder.decode(generation.tokens)
             action = Action(text, raw_text, generation.tokens.tolist(), generation.finish_reason)
             read = None
             if self._parser is not None:
@@ -175,7 +176,7 @@ class Episodes:
         sample.text, sample.raw_text = action.text, action.raw_text  # what was judged, so that it can be judged again
         if len(rewards) > 1:
             info["turn_rewards"] = rewards
-            sample.text, sample.raw_text = self._encoder.decode(sample.tokens[sample.prompt_length :])
+            sample.text, sample.raw_text = encoder.decode(sample.tokens[sample.prompt_length :])
         return sample
 
     async def _generate(

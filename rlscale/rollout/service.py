@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from rlscale.config.eval_sets import eval_sets
-from rlscale.config.schema.rollout_config import Concurrency
+from rlscale.config.schema.rollout_config import Concurrency, OnSync
+from rlscale.config.source_sampling import sampled_apart
 from rlscale.config.sticky_routing import is_sticky
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.configured_encoder import build_encoder
@@ -32,9 +33,10 @@ from rlscale.rollout.engines.concurrency import AdaptiveConcurrency
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.engine_loads import EngineLoads
+from rlscale.rollout.engines.kept_cache import KeptCache, keep_their_cache
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
 from rlscale.rollout.engines.routed_experts import ExpertSizes
-from rlscale.rollout.engines.sampling_params import SamplingParams, sampled_apart
+from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.episode import Episodes, Judging, Place, Player
 from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_encoder, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
@@ -109,12 +111,14 @@ class RolloutService:
             url, api_key, rollout.request_timeout_s, rollout.request_retries, 2 * self._limit, self._connect
         )
         sticky = is_sticky(rollout, self._spec.env, self._spec.agent)
+        if rollout.engine_urls and rollout.on_sync is OnSync.in_place and await keep_their_cache(self._client):
+            self._client.kept_cache = KeptCache(lambda: self._scheduler.version)
         self._loads = EngineLoads(self._client)
-        self._engines = Continued(self._client, Cuts(), sticky)
+        self._engines = Continued(self._client, Cuts(), sticky, self._encoder.may_end)
         self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
         apart = sampled_apart(rollout, self._spec.data)
-        end = self._encoder.end_of_turn.token
-        sampling = SamplingParams.of(rollout, rollout.max_response_tokens, end, apart, self._spec.sampler_words)
+        end, ends = self._encoder.end_of_turn.token, self._encoder.ends
+        sampling = SamplingParams.of(rollout, rollout.max_response_tokens, end, apart, self._spec.sampler_words, ends)
         shaping = OverlongShaping.of(self._spec.overlong, rollout.max_response_tokens)
         self._parser = EngineParser(self._client, rollout.tool_parser, rollout.reasoning_parser)
         limit_s, credits_turns = self._environments.limit_s, self._spec.credits_turns

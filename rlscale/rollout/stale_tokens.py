@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.schema.rollout_config import Stale
-from rlscale.data.fields import STALE
+from rlscale.data.fields import FIELDS, STALE
 from rlscale.data.sample import Group, Sample
 
 
@@ -37,6 +37,15 @@ def leave_out(groups: Sequence[Group], version: int, max_staleness: int, stale: 
             if any(counts):
                 sample.columns[STALE] = mark
     return counts
+
+
+def fill_up(groups: Sequence[Group], name: str) -> None:
+    """Give all samples a column of one value per token that some have: others may be from before a restart."""
+    samples = [sample for group in groups for sample in group.samples]
+    if any(name in sample.columns for sample in samples):
+        field = FIELDS[name]
+        for sample in samples:
+            sample.columns.setdefault(name, np.full(len(sample.tokens), field.fill, field.dtype))
 
 
 def staleness_of(groups: Sequence[Group], version: int) -> NDArray[np.int64]:

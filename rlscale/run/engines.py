@@ -249,12 +249,18 @@ class Engines:
             raise UserError(
                 f"rollout.engine_urls: {url} does not answer, or refuses the key of rollout.engine_key_file ({error})"
             ) from error
-        if not exact:
+        if not exact and keep == "in_place":
+            self.note(
+                f"rollout.on_sync=in_place: {url} cannot empty its cache while requests are paused, so what a response "
+                "has after new weights came is from keys and values of the old ones, and approximate; those tokens are "
+                "trained on, and left out of logprob_diff; rollout.on_sync=abort_and_resume is exact"
+            )
+        elif not exact:
             raise UserError(
                 f"rollout.on_sync={keep}: {url} cannot empty its cache while requests are paused, so tokens would "
                 "come from keys and values of old weights; use rollout.on_sync=abort_and_resume, or leave "
-                "rollout.engine_urls out, so that the run starts engines that can"
-                + ("" if keep == "in_place" else ", or start that engine with disable_radix_cache")
+                "rollout.engine_urls out, so that the run starts engines that can, or start that engine with "
+                "disable_radix_cache"
             )
         if not named:
             raise UserError(

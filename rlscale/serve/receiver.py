@@ -220,6 +220,8 @@ class EngineReceiver:
     def _bucket(self, last: bool) -> Iterator[None]:
         """Around each bucket: the engine is ready for it, and goes on after the last one."""
         if not self._within:
+            if self._keep is not None:
+                self.flushes_while_paused()  # asked before the pause, which the last bucket would lengthen by it
             self._begun, self._loading_s = time.monotonic(), 0.0
             if self._keep is not None:
                 self.pause(self._keep)

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlscale.algo import kl as kl_terms
 from rlscale.algo.losses import PolicyLoss
 from rlscale.algo.mismatch import largest, largest_difference, mismatch_sums, summarise
+from rlscale.data.fields import APPROXIMATE
 
 _MISMATCH = "mismatch/"
 _OWN = "own/"
@@ -34,8 +35,8 @@ def finish(sums: Mapping[str, float | Tensor], maxima: Mapping[str, float | Tens
     """Metrics from sums and maxima that were reduced over the micro-batches and ranks of a step or an iteration.
 
     Counts (`tokens`, `clamped_tokens`) stay, plain sums become means over trainable tokens, mismatch sums become
-    `logprob_diff_mean`, `logprob_diff_max` (tokens of the trainer's own version) and `mismatch_*` (all generated
-    tokens). A metric that no token contributed to is left out.
+    `logprob_diff_mean`, `logprob_diff_max` (tokens of the trainer's own version, but for those that an engine generated
+    approximately) and `mismatch_*` (all generated tokens). A metric that no token contributed to is left out.
     """
     total = {name: float(value) for name, value in sums.items()}
     tokens = total["tokens"]
@@ -96,6 +97,8 @@ def add_mismatch(metrics: Metrics, trainer: Tensor, mask: Tensor, fields: Mappin
     lag = fields["version"] - versions
     generated = mask & (versions >= 0)
     own = generated & (lag == 0)
+    if APPROXIMATE in fields:
+        own = own & ~fields[APPROXIMATE].bool()
     every, clamped = mismatch_sums(trainer, rollout, generated)
     metrics.sums.update({_MISMATCH + name: value for name, value in every.items()})
     metrics.sums[_MISMATCH + "staleness"] = masked_sum(lag, generated)

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.data_sections import training_sections
 from rlscale.config.eval_sets import eval_sets
+from rlscale.config.schema import Config
 from rlscale.config.schema.algo_config import OldLogprobs
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.correction_config import CorrectionConfig
+from rlscale.config.schema.data_config import MixtureData
 from rlscale.config.schema.eval_config import EvalConfig
-from rlscale.config.schema.rollout_config import History, OnSync, Stale
+from rlscale.config.schema.rollout_config import History, OnSync, RolloutConfig, Stale
 from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.config.source_sampling import OWN_SAMPLING, own_sampling, sampled_apart
 from rlscale.families import reach_of
 from rlscale.families.config_file import problems
 
@@ -95,27 +98,53 @@ def samples_are_of_the_trained_distribution(context: CheckContext) -> Iterator[s
             "the trainer's log-probs do not know; set it to 0 (evaluation has "
             "eval.min_response_tokens)"
         )
-    if rollout.ignore_eos and (rollout.stop or rollout.stop_token_ids):
-        context.notes.append("rollout.ignore_eos=true: responses end at rollout.stop and stop_token_ids only")
 
 
 def engines_can_sample_so(context: CheckContext) -> Iterator[str]:
-    """What the seeded sampler of a CPU engine lacks, and what a response that is cut in two would miss."""
+    """What an engine does not do, or not on the CPU, and what a response that is cut in two would miss."""
     config = context.config
-    sections = [("rollout", config.rollout.min_p)] if not context.supervised else []
-    sections += [("eval", config.eval.min_p)] if config.eval.enabled else []
-    for section, min_p in sections:
-        if min_p > 0 and config.cluster.device is Device.cpu:
+    trained = [] if context.supervised else _sampled(config)
+    for section, sampling, own in [*trained, *_evaluated(context)]:
+        if "min_p" in own and sampling.min_p > 0 and config.cluster.device is Device.cpu:
             yield (
-                f"{section}.min_p={min_p:g}: SGLang's sampler on the CPU cannot use it together with a seed, which "
-                f"every request has; set it to 0, or use {section}.top_p"
+                f"{section}.min_p={sampling.min_p:g}: SGLang's sampler on the CPU cannot use it together with a seed, "
+                f"which every request has; set it to 0, or use {section}.top_p"
             )
-    rollout = config.rollout
-    if rollout.stop and rollout.on_sync is OnSync.abort_and_resume and not context.supervised:
-        yield (
-            "rollout.stop with rollout.on_sync=abort_and_resume: a text that a sync cuts in two would not be seen; use "
-            "rollout.stop_token_ids, or another rollout.on_sync"
-        )
+        if own & {"ignore_eos", "stop_token_ids"} and sampling.ignore_eos and sampling.stop_token_ids:
+            yield (
+                f"{section}.stop_token_ids={list(sampling.stop_token_ids)} with {section}.ignore_eos=true: SGLang ends "
+                "at no token then, these included; leave one of the two out"
+            )
+    for section, sampling, own in trained:
+        if "stop" in own and sampling.stop and config.rollout.on_sync is OnSync.abort_and_resume:
+            yield (
+                f"{section}.stop with rollout.on_sync=abort_and_resume: a text that a sync cuts in two would not be "
+                f"seen; use {section}.stop_token_ids, or another rollout.on_sync"
+            )
+
+
+_Sampled = tuple[str, RolloutConfig | EvalConfig, set[str]]
+"""A section, what is sampled by it, and the keys that it says itself."""
+
+
+def _sampled(config: Config) -> list[_Sampled]:
+    """The rollout, and the sources of a mixture that are sampled otherwise."""
+    found: list[_Sampled] = [("rollout", config.rollout, set(OWN_SAMPLING))]
+    sources = config.data.sources if isinstance(config.data, MixtureData) else {}
+    for name, sampling in sampled_apart(config.rollout, config.data).items():
+        found.append((f"data.sources.{name}", sampling, set(own_sampling(sources[name]))))
+    return found
+
+
+def _evaluated(context: CheckContext) -> list[_Sampled]:
+    """The evaluation sets."""
+    sets = context.config.eval.sets
+    found: list[_Sampled] = []
+    for section, sampling in _measured(context):
+        one = sets.get(section.removeprefix("eval.sets."))
+        own = {name for name in OWN_SAMPLING if one is None or getattr(one, name) is not None}
+        found.append((section, sampling, own))
+    return found
 
 
 def evaluation_is_possible(context: CheckContext) -> Iterator[str]:

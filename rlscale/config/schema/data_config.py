@@ -101,6 +101,14 @@ class SourceConfig(Section):
     """Nucleus sampling of its responses; null takes `rollout.top_p`."""
     top_k: int | None = bounded(None, at_least=1, off=-1)
     """From how many of the most likely tokens its responses are sampled, -1: from all; null takes `rollout.top_k`."""
+    min_p: float | None = bounded(None, at_least=0, below=1)
+    """Share of the most likely word below which words are left out, 0: none; null takes `rollout.min_p`."""
+    stop: list[str] | None = None
+    """Texts that end its responses besides the end of turn; null takes `rollout.stop`."""
+    stop_token_ids: list[int] | None = None
+    """Tokens that end its responses besides the end of turn; null takes `rollout.stop_token_ids`."""
+    ignore_eos: bool | None = None
+    """Whether its responses are always the longest; null takes `rollout.ignore_eos`."""
 
 
 @dataclass

@@ -36,6 +36,22 @@ class EvalSetConfig(Section):
     """Nucleus sampling; 1 switches it off."""
     top_k: int | None = bounded(None, at_least=1, off=-1)
     """Sampling from the k most likely tokens; -1 switches it off."""
+    min_p: float | None = bounded(None, at_least=0, below=1)
+    """Leaves out words less likely than this share of the most likely one; 0 switches it off. For engines on GPUs."""
+    stop: list[str] | None = None
+    """Texts that end a response besides the end of turn; they stay in it."""
+    stop_token_ids: list[int] | None = None
+    """Tokens that end a response besides the end of turn; they stay in it."""
+    min_response_tokens: int | None = bounded(None, at_least=0, limit=TOKENS)
+    """Tokens before which nothing ends a response."""
+    ignore_eos: bool | None = None
+    """Generate the longest response always, past the end of turn and the model's own ends."""
+    presence_penalty: float | None = bounded(None, at_least=-2, at_most=2)
+    """Subtracted from the logits of words that the response has."""
+    frequency_penalty: float | None = bounded(None, at_least=-2, at_most=2)
+    """Subtracted from the logits of a word each time that the response has it."""
+    repetition_penalty: float | None = bounded(None, above=0, at_most=2)
+    """Divides the logits of words that prompt and response have; 1 switches it off."""
     max_response_tokens: int | None = bounded(None, at_least=1, limit=TOKENS)
     """Longest response in tokens."""
     success_reward: float | None = bounded(None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import numpy as np
@@ -18,7 +18,7 @@ from rlscale.rollout.engines.preemptions import Preemptions
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampler_words import sampler_words_of
 from rlscale.rollout.engines.sampling_params import SamplingParams
-from rlscale.rollout.engines.sampling_support import support_of
+from rlscale.rollout.engines.sampling_support import SAMPLING_MASK, support_of
 from rlscale.rollout.engines.shared_calls import SHORT, SharedCalls
 from rlscale.rollout.engines.spans import versions_of
 
@@ -30,6 +30,16 @@ _UNAVAILABLE = frozenset({429, 502, 503})
 
 class RequestFailed(Exception):
     """A request that got no usable answer; the message says why."""
+
+
+class CacheHook(Protocol):
+    """What a client does where engines keep their cache under new weights (`rlscale.rollout.engines.kept_cache`)."""
+
+    def begin(self, body: dict[str, Any]) -> int:
+        """Change the body of a request that is about to be sent; gives what `marked` is to know of it."""
+
+    def marked(self, found: Generation, version: int) -> Generation:
+        """Its answer with what is to be said of it."""
 
 
 class EngineClient:
@@ -56,6 +66,7 @@ class EngineClient:
         self._connection = connect(api_key, timeout_s, connections)
         self._shared = SharedCalls(self._connection, self._ready, self._sent_in_vain)
         self.retried = 0
+        self.kept_cache: CacheHook | None = None
         self.preemptions = Preemptions()
 
     def redirect(self, url: str) -> None:
@@ -94,6 +105,7 @@ class EngineClient:
             body["top_logprobs_num"] = sampling.words
         if trajectory is not None:
             headers[TRAJECTORY_HEADER] = trajectory
+        version = -1 if self.kept_cache is None else self.kept_cache.begin(body)
         answer, began = None, asyncio.get_running_loop().time()
         if rid is None and trajectory is None and sampling.max_new_tokens <= SHORT:
             answer = await self._shared.ask(body, headers)
@@ -101,6 +113,8 @@ class EngineClient:
             answer = await self._post("/generate", body, headers)
         found = generation_of(answer, len(token_ids), experts, sampling.names_support, sampling.words)
         self.preemptions.answered(began, answer["meta_info"], found.versions)
+        if self.kept_cache is not None:
+            found = self.kept_cache.marked(found, version)
         return found.of_all_words() if sampling.names_all else found
 
     async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -130,7 +144,7 @@ class EngineClient:
         """What the engine at `url` says of its load (`LoadReport.of`). RequestFailed if it does not say."""
         return await self._told(url + "/v1/loads?include=core")
 
-    async def ask_at(self, url: str, path: str, body: dict[str, Any]) -> Any:
+    async def ask_at(self, url: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The answer of the engine at `url` to what a router does not pass on. RequestFailed if there is none."""
         return await self._told(url + path, body)
 
@@ -209,6 +223,15 @@ class _Unavailable(Exception):
     """Nobody there, for now."""
 
 
+def _columns_of(entries: Any) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Tokens and log-probs of `[log-prob, token, text]` each; a log-prob that is null is nan."""
+    if hasattr(entries, "columns"):  # of an engine in this process, whose answers are no JSON
+        tokens, logprobs = entries.columns()
+        return tokens, logprobs
+    values, words, *_ = zip(*entries, strict=True) if entries else ((), ())
+    return np.array(words, np.int32), np.array(values, np.float32)
+
+
 def generation_of(
     answer: dict[str, Any], prompt: int, experts: ExpertSizes | None, names_support: bool, named_words: int = 0
 ) -> Generation:
@@ -226,10 +249,9 @@ def generation_of(
             routed = experts.decode(meta.get("routed_experts"), prompt + len(entries) - 1)
         except ValueError as error:
             raise RequestFailed(f"routed experts: {error}") from error
-    values, words, *_ = zip(*entries, strict=True) if entries else ((), ())
-    tokens, logprobs = np.array(words, np.int32), np.array(values, np.float32)
+    tokens, logprobs = _columns_of(entries)
     columns: dict[str, NDArray[Any]] = {}
-    if names_support and len(tokens):
+    if names_support and len(tokens) and (reason["type"] != "abort" or meta.get(SAMPLING_MASK)):
         try:
             columns[SUPPORT.name], logprobs = support_of(meta, tokens)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.cut_parts import after_cut
 from rlscale.rollout.engines.generation import Generation, joined_columns
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
@@ -27,14 +29,15 @@ class Continued:
     """Generates through `client`, past the syncs that `cuts` counts.
 
     A request that a sync cut off is sent again with the tokens that it has, the same seed, and what is left of its
-    length. What each part brought is kept as the engine gave it: log-probs, versions, choices of experts. Only a part's
-    last token is sampled anew: an engine that was told to stop says "abort" also where that token ended the response.
-    `sticky`: the requests of a trajectory go to one engine.
+    length. What each part brought is kept as the engine gave it: tokens, log-probs, versions, choices of experts.
+    `sticky`: the requests of a trajectory go to one engine. `may_end`: tokens at which engines may end a response
+    although the request does not say so, such as the ends in the model's own files (see `cut_parts`).
     """
 
     client: EngineClient
     cuts: Cuts
     sticky: bool = False
+    may_end: Collection[int] = frozenset()
 
     async def generate(
         self,
@@ -58,20 +61,24 @@ class Continued:
                 current, before = attempt.enter(), self.cuts.count
                 start = np.concatenate([tokens, *(part.tokens for part in parts)]) if parts else tokens
                 named = {"trajectory": attempt.trajectory} if self.sticky else {}
-                part = await self.client.generate(start, _rest(sampling, done), seed, experts=experts, **named)
+                rest = _rest(sampling, done)
+                part = await self.client.generate(start, rest, seed, experts=experts, **named)
                 cut = part.finish_reason == "abort" and self.cuts.count > before
             attempt.received(len(part.tokens))
             _check(part, current, cut)
             if not cut:
                 return _joined([*parts, part])
-            kept = _without_last(part, len(start), experts)
-            attempt.cut(kept, len(part.tokens) - len(kept.tokens))
-            done += len(kept.tokens)
+            had = after_cut(part, len(start), rest, self.may_end, experts is not None)
+            if had.finish_reason != "abort":
+                return _joined([*parts, had])
+            attempt.cut(had, len(part.tokens) - len(had.tokens))
+            done += len(had.tokens)
 
 
 def _rest(sampling: SamplingParams, done: int) -> SamplingParams:
-    length, least = sampling.max_new_tokens - done, max(sampling.min_new_tokens - done, 0)
-    return replace(sampling, max_new_tokens=length, min_new_tokens=least) if done else sampling
+    """What is left of the length after so many tokens."""
+    rest = sampling.of_length(sampling.max_new_tokens - done)
+    return replace(rest, min_new_tokens=max(rest.min_new_tokens - done, 0)) if done and rest.min_new_tokens else rest
 
 
 def _check(part: Generation, current: int, cut: bool) -> None:
@@ -81,25 +88,12 @@ def _check(part: Generation, current: int, cut: bool) -> None:
         if cut:
             return
         raise RequestFailed("the engine answered without a token")
-    if bad := len(part.logprobs) - np.count_nonzero(np.isfinite(part.logprobs)):
+    if not (finite := np.isfinite(part.logprobs)).all():
+        bad = len(finite) - np.count_nonzero(finite)
         raise RequestFailed(f"{bad} of the {len(part.logprobs)} log-probs in the answer are not finite")
-    if (oldest := int(part.versions.min())) < current:
+    if (oldest := int(np.minimum.reduce(part.versions))) < current:
         # An engine that was restarted and has not been given the current weights.
         raise RequestFailed(f"the engine holds weight version {None if oldest < 0 else oldest}, not {current}")
-
-
-def _without_last(part: Generation, context: int, experts: ExpertSizes | None) -> Generation:
-    """What is kept of a part that was cut off; nothing where it should tell experts and does not."""
-    keep = max(len(part.tokens) - 1, 0) if experts is None or part.routed_experts is not None else 0
-    routed = None if part.routed_experts is None else part.routed_experts[: context + keep - 1]
-    return replace(
-        part,
-        tokens=part.tokens[:keep],
-        logprobs=part.logprobs[:keep],
-        versions=part.versions[:keep],
-        routed_experts=routed,
-        columns={name: values[:keep] for name, values in part.columns.items()},
-    )
 
 
 def _joined(parts: list[Generation]) -> Generation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from rlscale.config.schema.rollout_config import OnSync
@@ -54,9 +55,13 @@ class AbortAndResume(Wait):
     def __init__(self, admission: Admission, client: EngineClient, cuts: Cuts) -> None:
         super().__init__(admission)
         self._client, self._cuts = client, cuts
+        self._known: list[str] = []  # the engines of the last time
 
     async def pause(self) -> None:
-        """See OnSyncMode. Every engine is told again and again to abort, until every request has been answered."""
+        """See OnSyncMode. Every engine is told again and again to abort, until every request has been answered.
+
+        Those of the last time are told at once, while the router is asked for the present ones.
+        """
         closed = asyncio.create_task(self._admission.close())
         await asyncio.sleep(0)  # where nothing is under way it has ended now
         if closed.done():
@@ -64,16 +69,21 @@ class AbortAndResume(Wait):
         self._cuts.count += 1
         try:
             while not closed.done():
-                await asyncio.gather(*(self._client.abort_at(url) for url in await self._engines()))
+                found, _ = await asyncio.gather(self._engines(), self._abort(self._known))
+                await self._abort([url for url in found if url not in self._known])
+                self._known = found
                 await asyncio.wait([closed], timeout=_AGAIN_S)
         finally:
             closed.cancel()
+
+    async def _abort(self, urls: Sequence[str]) -> None:
+        await asyncio.gather(*map(self._client.abort_at, urls))
 
     async def _engines(self) -> list[str]:
         try:
             return await self._client.engines()
         except RequestFailed:
-            return []  # a router that is being restarted: asked again
+            return self._known  # a router that is being restarted: asked again
 
 
 class Keep:

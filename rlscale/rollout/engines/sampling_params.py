@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-from rlscale.config.schema.data_config import DataConfig, MixtureData
+from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
+from rlscale.config.source_sampling import sampled_apart
 
 MOST_WORDS = 1024
 """Words that top-p or min-p may leave where the answer has to name them, which SGLang wants a bound for."""
@@ -50,13 +51,19 @@ class SamplingParams:
         end: int,
         sources: Mapping[str, RolloutConfig] | None = None,
         words: int = 0,
+        ends: Mapping[str, int] | None = None,
     ) -> SamplingParams:
         """Those of a configuration: up to `length` tokens, of which `end` ends a response.
 
         For training, samples of a truncated distribution name what was left of it. `sources`: see `sampled_apart`;
-        `words` are asked for at each token.
+        `ends` are the end tokens of sources; `words` are asked for at each token.
         """
-        own = {name: SamplingParams.of(one, length, end, words=words) for name, one in (sources or {}).items()}
+        sources, ends = sources or {}, ends or {}
+        apart = dict.fromkeys([*sources, *(name for name, own_end in ends.items() if own_end != end)])
+        own = {
+            name: SamplingParams.of(sources.get(name, config), length, ends.get(name, end), words=words)
+            for name in apart
+        }
         made = SamplingParams(
             max_new_tokens=length,
             temperature=config.temperature,
@@ -84,7 +91,12 @@ class SamplingParams:
 
     def of_length(self, longest: int) -> SamplingParams:
         """The same, for at most so many tokens."""
-        return self if longest == self.max_new_tokens else replace(self, max_new_tokens=longest)
+        if longest == self.max_new_tokens:
+            return self
+        other = replace(self, max_new_tokens=longest)
+        # What has been worked out once for all the requests of a source is not worked out again for each.
+        other.__dict__["_unseeded"] = {**self._unseeded, "max_new_tokens": longest}
+        return other
 
     def body(self, seed: int) -> dict[str, Any]:
         """The field `sampling_params` of a request: what differs from SGLang's own values, and the seed."""
@@ -102,16 +114,6 @@ class SamplingParams:
 
 _OURS = ("names_support", "names_all", "words", "own")
 _FIELDS = tuple(one for one in fields(SamplingParams) if one.name not in _OURS)
-
-
-def sampled_apart(rollout: RolloutConfig, data: DataConfig) -> dict[str, RolloutConfig]:
-    """The section as it is for the sources of a mixture that have sampling parameters of their own, by name."""
-    found = {}
-    for name, source in data.sources.items() if isinstance(data, MixtureData) else ():
-        own = {key: value for key in ("top_p", "top_k") if (value := getattr(source, key)) is not None}
-        if own:
-            found[name] = replace(rollout, **own)
-    return found
 
 
 def truncates(config: RolloutConfig | EvalConfig) -> bool:

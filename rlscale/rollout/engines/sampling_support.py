@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 
 from rlscale.data.fields import SUPPORT
 
+SAMPLING_MASK = "output_token_sampling_mask"
+"""Key of the words in `meta_info`."""
+
 
 def support_of(meta: Mapping[str, Any], tokens: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """For an answer's tokens [m]: the words that each was drawn from, int32 [m, most], filled up with -1, and its
     log-prob among them, float32 [m]; from `meta_info`. ValueError where the answer does not tell, or what cannot be.
     """
-    named, logprobs = meta.get("output_token_sampling_mask"), meta.get("output_token_sampling_logprobs")
+    named, logprobs = meta.get(SAMPLING_MASK), meta.get("output_token_sampling_logprobs")
     if not isinstance(named, list) or not isinstance(logprobs, list):
         raise ValueError("the answer does not name them; the engine must be started by rlscale, to do so")
     if len(named) != len(tokens) or len(logprobs) != len(tokens) or None in named or None in logprobs:

@@ -12,21 +12,25 @@ from numpy.typing import NDArray
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.serve.simulator.engine_request import EngineRequest
 from rlscale.serve.simulator.running_batch import RunningBatch, Slot
-from rlscale.serve.simulator.token_stream import logprobs_of, mixed, tokens_of
+from rlscale.serve.simulator.token_entries import TokenEntries
+from rlscale.serve.simulator.token_stream import drawn, logprobs_of, mixed
 
 
 def answer_to(
     slot: Slot[EngineRequest], reason: dict[str, Any], config: SimulatedEngineConfig
 ) -> tuple[dict[str, Any], NDArray[np.int32]]:
-    """The answer to a request, and its whole sequence. Its last span must be closed."""
+    """The answer to a request, and its whole sequence. Its last span must be closed.
+
+    Tokens are arrays, and `TokenEntries`: whoever makes JSON of the answer lists them (`tolist`).
+    """
     request, count = slot.request, slot.done
     tokens, logprobs = _generated(request, config)
-    if reason["type"] == "stop":
+    if count == slot.length and request.finish == "stop":
         tokens[-1] = request.ends[mixed(5, request.seed) % len(request.ends)]
+    if reason["type"] == "stop":
         reason = {"type": "stop", "matched": int(tokens[-1])}
     elif reason["type"] == "length":
         reason = {"type": "length", "length": request.most}
-    listed = tokens.tolist()
     meta: dict[str, Any] = {
         "id": request.rid,
         "finish_reason": reason,
@@ -34,7 +38,7 @@ def answer_to(
         "completion_tokens": count,
         "cached_tokens": request.cached,
         "num_retractions": slot.retracted,
-        "output_token_logprobs": list(zip(logprobs.tolist(), listed, repeat(None))),
+        "output_token_logprobs": TokenEntries(tokens, logprobs),
         "weight_versions": _spans(request),
         "weight_version": request.spans[-1][0],
     }
@@ -43,7 +47,7 @@ def answer_to(
         values = [None, *before.tolist()[1:]]
         given = request.tokens[request.logprobs_from :].tolist()
         meta["input_token_logprobs"] = list(zip(values, given, repeat(None)))
-    answer = {"text": "", "output_ids": listed, "meta_info": meta}
+    answer = {"text": "", "output_ids": tokens, "meta_info": meta}
     return answer, np.concatenate([request.tokens, tokens])
 
 
@@ -69,20 +73,17 @@ def load_report(
 
 def _generated(request: EngineRequest, config: SimulatedEngineConfig) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """The tokens of the response and their log-probs, each by the weights of its span."""
-    tokens: list[NDArray[np.int32]] = []
-    logprobs: list[NDArray[np.float64]] = []
+    parts: list[tuple[NDArray[np.int32], NDArray[np.float64]]] = []
     start, before = len(request.tokens), 0
     for _, weights, end in request.spans:
         count = end - before
         if count > 0:
-            place = start + before
-            tokens.append(
-                tokens_of(request.seed, weights, place, count, config.first_token, config.vocabulary, request.ends)
-            )
-            logprobs.append(logprobs_of(request.seed, weights, place, count))
+            place, words = start + before, (config.first_token, config.vocabulary, request.ends)
+            parts.append(drawn(request.seed, weights, place, count, *words))
             before = end
-    if len(tokens) == 1:
-        return tokens[0], logprobs[0]
+    if len(parts) == 1:
+        return parts[0]
+    tokens, logprobs = [tokens for tokens, _ in parts], [logprobs for _, logprobs in parts]
     return np.concatenate([np.empty(0, np.int32), *tokens]), np.concatenate([np.empty(0), *logprobs])
 
 

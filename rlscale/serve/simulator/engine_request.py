@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,8 @@ def read_requests(
 def _request(
     rid: str, tokens: list[int], sampling: Mapping[str, Any], end_token: int, context: int, logprobs_from: int
 ) -> EngineRequest:
-    unknown = sorted(set(sampling) - _KNOWN)
-    if unknown:
-        raise BadRequest(f"a simulated engine does not know the sampling parameter {unknown[0]}")
+    if not _KNOWN.issuperset(sampling):
+        raise BadRequest(f"a simulated engine does not know the sampling parameter {min(set(sampling) - _KNOWN)}")
     if sampling.get("n", 1) != 1:
         raise BadRequest("a seed for each sample needs n=1")
     most = int(sampling.get("max_new_tokens", 128))
@@ -93,7 +93,13 @@ def _request(
         seed=int(sampling.get("sampling_seed", _UNSEEDED)),
         most=most,
         least=most if sampling.get("ignore_eos") else int(sampling.get("min_new_tokens", 0)),
-        ends=tuple(sorted({end_token, *(int(token) for token in asked)})),
+        ends=_ends(end_token, tuple(asked)),
         logprobs_from=logprobs_from,
         answer=asyncio.get_running_loop().create_future(),
     )
+
+
+@lru_cache(maxsize=64)
+def _ends(end_token: int, asked: tuple[int, ...]) -> tuple[int, ...]:
+    """The tokens that end a response."""
+    return tuple(sorted({end_token, *map(int, asked)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from statistics import NormalDist
 
@@ -27,7 +28,7 @@ class ResponseLengths:
 
     def draw(self, prompt: int, seed: int) -> int:
         """Tokens of the response to a prompt (any number that stands for it) under a request's seed."""
-        shared = _NORMAL.inv_cdf(uniform(3, self._seed, prompt))
+        shared = _deviation(3, self._seed, prompt)
         own = _NORMAL.inv_cdf(uniform(4, self._seed, seed))
         return self._at(self._between * shared + self._within * own)
 
@@ -51,6 +52,12 @@ class ResponseLengths:
             case LengthLaw.measured:
                 length = self._measured[min(int(_NORMAL.cdf(deviation) * len(self._measured)), len(self._measured) - 1)]
         return max(1, round(length))
+
+
+@lru_cache(maxsize=1 << 16)
+def _deviation(*numbers: int) -> float:
+    """A normal deviate of some whole numbers; the samples of a prompt have it in common."""
+    return _NORMAL.inv_cdf(uniform(*numbers))
 
 
 def _read(path: str | None) -> list[int]:

@@ -43,6 +43,8 @@ class RunningBatch(Generic[T]):
 
     def __init__(self, config: SimulatedEngineConfig) -> None:
         self._config = config
+        self._steps_s = [config.decode_s * (1.0 + n / config.half_batch) for n in range(config.slots + 1)]
+        """Seconds of a step by the number of requests."""
         self._slots: dict[Slot[T], None] = {}
         self._ends: list[tuple[float, int, Slot[T]]] = []
         self._number = itertools.count()
@@ -79,12 +81,13 @@ class RunningBatch(Generic[T]):
 
     def advance(self, now: float) -> None:
         """Let the time pass until `now`."""
-        if self._slots and not self.frozen:
-            self.busy_s += now - self._now
-            self.slot_s += (now - self._now) * len(self._slots)
+        passed = now - self._now
+        if self._slots and not self.frozen and passed > 0:
+            self.busy_s += passed
+            self.slot_s += passed * len(self._slots)
             decoding = now - max(self._now, self._read_until)
             if decoding > 0:
-                self._steps += decoding / self._step_s()
+                self._steps += decoding / self._steps_s[len(self._slots)]
         self._now = max(now, self._now)
 
     def fits(self, slot: Slot[T], cached: int) -> bool:
@@ -112,6 +115,12 @@ class RunningBatch(Generic[T]):
         if not self._slots:
             self._held = 0.0
 
+    def one_more(self, slot: Slot[T]) -> None:
+        """A request that left the batch gets the token that it was waiting for."""
+        if slot.done < slot.length:
+            slot.done += 1
+            self.tokens += 1
+
     def finished(self) -> list[Slot[T]]:
         """Take out the requests that have all their tokens."""
         done = []
@@ -125,7 +134,8 @@ class RunningBatch(Generic[T]):
     def preempted(self) -> list[Slot[T]]:
         """Take out requests, those with the shortest response first, until the cache has room for another step."""
         out: list[Slot[T]] = []
-        while len(self._slots) > 1 and self.used + len(self._slots) * _NOTHING >= self._config.cache_tokens:
+        most = self._config.cache_tokens
+        while len(self._slots) > 1 and self.used + len(self._slots) * _NOTHING >= most:
             slot = min(self._slots, key=lambda one: (self.generated(one), -one.context))
             self.leave(slot)
             slot.retracted += 1
@@ -140,7 +150,7 @@ class RunningBatch(Generic[T]):
         steps = end - self._steps
         if len(self._slots) > 1:
             steps = min(steps, (self._config.cache_tokens - self.used) / len(self._slots))
-        return max(self._now, self._read_until) + max(steps, 0.0) * self._step_s()
+        return max(self._now, self._read_until) + max(steps, 0.0) * self._steps_s[len(self._slots)]
 
     def _next_end(self) -> float | None:
         while self._ends:
@@ -149,6 +159,3 @@ class RunningBatch(Generic[T]):
                 return end
             heapq.heappop(self._ends)
         return None
-
-    def _step_s(self) -> float:
-        return self._config.decode_s * (1.0 + len(self._slots) / self._config.half_batch)

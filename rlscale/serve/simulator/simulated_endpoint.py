@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from types import TracebackType
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from rlscale.serve.simulator.simulated_engine import SimulatedEngine
 _OPEN = ("/health", "/health_generate")
 """Paths that ask for no key."""
 _LARGEST_BODY = 1 << 30
+_dumps = partial(json.dumps, default=lambda value: value.tolist())
 
 
 class SimulatedEndpoint:
@@ -59,4 +61,4 @@ class SimulatedEndpoint:
             raise asyncio.CancelledError from None
         if answer is None or isinstance(answer, str):
             return web.Response(status=status, text=answer or "")
-        return web.json_response(answer, status=status)
+        return web.json_response(answer, status=status, dumps=_dumps)

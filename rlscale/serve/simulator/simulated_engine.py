@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
-from rlscale.serve.simulator.engine_answers import answer_to, load_report
 from rlscale.serve.simulator.engine_request import BadRequest, EngineRequest, read_requests
-from rlscale.serve.simulator.prefix_cache import PrefixCache
+from rlscale.serve.simulator.engine_scheduler import EngineScheduler
 from rlscale.serve.simulator.response_lengths import ResponseLengths
-from rlscale.serve.simulator.running_batch import RunningBatch, Slot
+from rlscale.serve.simulator.running_batch import RunningBatch
 from rlscale.serve.simulator.simulated_faults import Fault, Faults
 from rlscale.serve.simulator.started_responses import StartedResponses
 
-NEVER_TOLD = "default"
-"""The weight version before the first update."""
 _PAUSE_BY_ABORT_S = 1.0
 """SGLang's server sleeps so long in a pause that has something to abort."""
 Answer = tuple[int, Any]
@@ -49,14 +45,12 @@ class SimulatedEngine:
         self._started = started or StartedResponses()
         self._faults = Faults(config.faults, config.seed, number)
         self._unique = 0
-        self.preemptions = 0
         self.updates_under_load = 0
         """Weight updates that arrived while a request ran: a real server may die of one."""
         self.restarts = 0
-        self._tokens_before = 0
+        self._tokens_before = self._preemptions_before = 0  # of processes that died
         self.answered = 0
         """Generated tokens of all calls that were answered."""
-        self._timer: asyncio.TimerHandle | None = None
         self._down_until = 0.0
         self._boot()
         self._routes: dict[str, Callable[[Any], Awaitable[Answer]]] = {
@@ -80,17 +74,8 @@ class SimulatedEngine:
 
     def _boot(self) -> None:
         """The state of a new process."""
-        self.version, self.weights = NEVER_TOLD, 0
+        self._scheduler = EngineScheduler(self.config, self._lengths, self._started)
         self._coming = 0  # what the buckets of an unfinished update amount to
-        self.batch: RunningBatch[EngineRequest] = RunningBatch(self.config)
-        self._prefixes = PrefixCache()
-        self._waiting: deque[Slot[EngineRequest]] = deque()
-        self._slots: dict[EngineRequest, Slot[EngineRequest]] = {}
-        self._open: dict[EngineRequest, Slot[EngineRequest]] = {}  # of calls that have no answer yet
-        self._paused = False
-        self._updating = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._asleep: set[str] = set()
 
     @property
@@ -99,25 +84,34 @@ class SimulatedEngine:
         return asyncio.get_running_loop().time() < self._down_until
 
     @property
+    def batch(self) -> RunningBatch[EngineRequest]:
+        """The requests that run."""
+        return self._scheduler.batch
+
+    @property
     def tokens(self) -> int:
         """Tokens that it has generated so far, those of requests that still run included."""
-        running = sum(self.batch.generated(slot) - slot.done for slot in self.batch.slots())
-        return self._tokens_before + self.batch.tokens + running
+        return self._tokens_before + self._scheduler.tokens
+
+    @property
+    def preemptions(self) -> int:
+        """How often a request had to leave because the cache was full."""
+        return self._preemptions_before + self._scheduler.preemptions
 
     @property
     def in_flight(self) -> int:
         """Generated tokens of requests that run or wait."""
-        return sum(self.batch.generated(slot) for slot in self._slots.values())
+        return self._scheduler.in_flight
 
     @property
     def unanswered(self) -> int:
         """Tokens that no answer brought and none will bring: of calls that were lost, or whose client has gone."""
-        return self.tokens - self.answered - sum(self.batch.generated(slot) for slot in self._open.values())
+        return self.tokens - self.answered - self._scheduler.unanswered
 
     @property
     def requests(self) -> int:
         """Requests that run or wait."""
-        return len(self._slots)
+        return len(self._scheduler)
 
     async def call(self, path: str, body: Any = None) -> Answer:
         """The answer to a request of the protocol."""
@@ -126,23 +120,18 @@ class SimulatedEngine:
         route = self._routes.get(path.partition("?")[0])
         if route is None:
             return 404, {"detail": "Not Found"}
-        self._tick()
+        self._scheduler.tick()
         return await route(body)
 
     def die(self) -> None:
         """End as a process that crashes: every connection breaks; it is back later, as it was when it was started."""
-        loop = asyncio.get_running_loop()
-        self._tick()
-        self._tokens_before = self.tokens
-        lost = list(self._slots)
-        if self._timer is not None:
-            self._timer.cancel()
+        ended = self._scheduler
+        ended.tick()
+        self._tokens_before, self._preemptions_before = self.tokens, self.preemptions
         self._boot()
-        self._down_until = loop.time() + self.config.faults.restart_s
+        self._down_until = asyncio.get_running_loop().time() + self.config.faults.restart_s
         self.restarts += 1
-        for request in lost:
-            if not request.answer.done():
-                request.answer.set_exception(ConnectionResetError("the engine died"))
+        ended.die(ConnectionResetError("the engine died"))
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -157,16 +146,17 @@ class SimulatedEngine:
         fault = self._faults.draw()
         if fault is Fault.lost:
             raise ConnectionResetError("the request was lost")
+        scheduler = self._scheduler
         for request in requests:
-            self._accept(request)
-        self._settle()
+            scheduler.accept(request)
+        scheduler.settle()
         try:
             found = [await request.answer for request in requests]
             await self._befall(fault, found)
             self.answered += sum(answer["meta_info"]["completion_tokens"] for answer in found)
         finally:
             for request in requests:
-                self._forget(request)
+                scheduler.forget(request)
         return 200, found if many else found[0]
 
     async def _befall(self, fault: Fault | None, found: list[dict[str, Any]]) -> None:
@@ -178,191 +168,70 @@ class SimulatedEngine:
         if fault in (Fault.duplicated, Fault.crashed):
             raise ConnectionResetError("the connection broke before the answer")
         if fault is Fault.rubbish:
-            entries = found[0]["meta_info"]["output_token_logprobs"]
-            entries[:1] = [(None, *entry[1:]) for entry in entries[:1]]
-
-    def _accept(self, request: EngineRequest) -> None:
-        """Queue a request, with the length that its response will have."""
-        before = self._started.before(request.seed, len(request.tokens))
-        prompt = request.tokens[: len(request.tokens) - before]
-        drawn = self._lengths.draw(zlib.crc32(prompt.tobytes()), request.seed) - before
-        length = max(drawn, request.least, 1)
-        if before == 0:
-            self._started.count(min(length, request.most))
-        room = max(1, self.config.cache_tokens - len(request.tokens))
-        if length > min(request.most, room):
-            length, request.finish = min(request.most, room), "length"
-        if request.least >= request.most:
-            request.finish = "length"
-        slot = Slot(request, len(request.tokens), length)
-        self._slots[request] = self._open[request] = slot
-        self._idle.clear()
-        self._waiting.append(slot)
-
-    def _forget(self, request: EngineRequest) -> None:
-        """The client has its answer, or has gone: then the engine works no more for it."""
-        self._open.pop(request, None)
-        slot = self._slots.get(request)
-        if slot is not None:
-            self._tick()
-            self._take_out(slot)
-            self._settle()
-
-    def _take_out(self, slot: Slot[EngineRequest]) -> None:
-        if slot in self.batch:
-            self.batch.leave(slot)
-        else:
-            self._waiting.remove(slot)
-        self._slots.pop(slot.request, None)
-        if not self._slots:
-            self._idle.set()
-
-    def _tick(self) -> None:
-        """Bring the batch to the present moment and answer what is finished."""
-        self.batch.advance(asyncio.get_running_loop().time())
-        for slot in self.batch.finished():
-            self._reply(slot, {"type": slot.request.finish})
-        for slot in self.batch.preempted():
-            self.preemptions += 1
-            self._waiting.appendleft(slot)
-
-    def _settle(self) -> None:
-        """Admit what there is room for, and wake up at the next event."""
-        while self._waiting and not (self._paused or self._updating):
-            slot = self._waiting[0]
-            request = slot.request
-            cached = self._prefixes.cached(request.tokens) if slot.done == 0 else 0
-            if not self.batch.fits(slot, cached):
-                break
-            self._waiting.popleft()
-            request.cached = cached
-            self.batch.admit(slot, cached)
-            self._prefixes.keep(request.tokens, self.config.cache_tokens - self.batch.used)
-        if self._timer is not None:
-            self._timer.cancel()
-        at = self.batch.next_event()
-        self._timer = None if at is None else asyncio.get_running_loop().call_at(at, self._wake)
-
-    def _wake(self) -> None:
-        self._timer = None
-        self._tick()
-        self._settle()
-
-    def _reply(self, slot: Slot[EngineRequest], reason: dict[str, Any]) -> None:
-        """Answer a request that has left the batch or the queue."""
-        request = slot.request
-        self._slots.pop(request, None)
-        if not self._slots:
-            self._idle.set()
-        if request.answer.done():
-            return
-        request.spans.append((self.version, self.weights, slot.done))
-        answer, sequence = answer_to(slot, reason, self.config)
-        if reason["type"] == "abort":
-            self._started.cut(request.seed, len(request.tokens), slot.done)
-        else:
-            self._started.finished(request.seed)
-        self._prefixes.keep(sequence, self.config.cache_tokens - self.batch.used)
-        request.answer.set_result(answer)
+            meta = found[0]["meta_info"]
+            entries = list(meta["output_token_logprobs"])
+            meta["output_token_logprobs"] = [(None, *entry[1:]) for entry in entries[:1]] + entries[1:]
 
     # -- control ------------------------------------------------------------------------------------------------------
 
     async def _abort(self, body: Mapping[str, Any]) -> Answer:
         rid = str(body.get("rid") or "")
         if body.get("abort_all") or rid:
-            self._end(lambda request: bool(body.get("abort_all")) or request.rid.startswith(rid))
+            self._scheduler.end(lambda request: bool(body.get("abort_all")) or request.rid.startswith(rid))
         return 200, None
 
-    def _end(self, chosen: Callable[[EngineRequest], bool]) -> None:
-        for request, slot in list(self._slots.items()):
-            if chosen(request):
-                ran = slot in self.batch
-                self._take_out(slot)
-                message = "Aborted by AbortReq." if ran else "Abort in waiting queue"
-                self._reply(slot, {"type": "abort", "message": message})
-        self._settle()
-
     async def _pause(self, body: Mapping[str, Any]) -> Answer:
-        mode = body.get("mode", "abort")
+        mode, scheduler = body.get("mode", "abort"), self._scheduler
         if mode not in ("abort", "retract", "in_place"):
             return 422, {"detail": f"mode {mode}"}
-        self._paused = True
-        if mode == "abort" and self._slots:
-            self._end(lambda request: True)
+        if mode == "abort" and len(scheduler):
+            scheduler.paused = True
+            scheduler.end(lambda request: True)
             await asyncio.sleep(_PAUSE_BY_ABORT_S)
-        elif mode == "retract":
-            self._retract()
         else:
-            self.batch.frozen = True
-        self._settle()
+            scheduler.pause(mode)
+        scheduler.settle()
         return 200, {"message": "Generation paused successfully.", "status": "ok"}
 
-    def _retract(self) -> None:
-        """Running requests wait in the queue, without their cache. Their answers count it with the preemptions."""
-        for slot in reversed(self.batch.slots()):
-            self.batch.leave(slot)
-            slot.retracted += 1
-            self._waiting.appendleft(slot)
-
     async def _continue(self, body: Mapping[str, Any]) -> Answer:
-        self._paused = self.batch.frozen = False
-        self._settle()
+        self._scheduler.go_on()
+        self._scheduler.settle()
         return 200, {"message": "Generation continued successfully.", "status": "ok"}
 
     async def _flush(self, body: Any) -> Answer:
-        if not self._flushed():
+        if not self._scheduler.flush():
             return 400, "Flush cache failed.\n"
         return 200, "Cache flushed.\n"
 
-    def _flushed(self) -> bool:
-        """Empty the cache if that can be: while requests run only in a pause, and they are read anew then."""
-        if self._slots and not self._paused:
-            return False
-        self._retract()
-        self._prefixes.flush()
-        return True
-
     async def _update(self, body: Mapping[str, Any]) -> Answer:
         """New weights are what the buckets or the folder amount to: the same ones again are the same weights."""
-        if len(self.batch):
-            self.updates_under_load += not self._paused
-        self._updating += 1
-        try:
-            while self._slots and not self._paused:
-                await self._idle.wait()
-            if self.config.update_s:
-                await asyncio.sleep(self.config.update_s)
-        finally:
-            self._updating -= 1
-        self._tick()
+        scheduler = self._scheduler
+        if len(scheduler.batch):
+            self.updates_under_load += not scheduler.paused
+        await scheduler.update(self.config.update_s)
+        scheduler.tick()
         payload = body.get("serialized_named_tensors") or body.get("model_path") or ""
         self._coming = zlib.crc32(str(payload).encode(), self._coming)
         version = body.get("weight_version")
         if version is not None:
             if body.get("flush_cache", True):
-                self._flushed()
-            self._change(str(version), self._coming)
+                scheduler.flush()
+            scheduler.change(str(version), self._coming)
             self._coming = 0
-        self._settle()
+        scheduler.settle()
         return 200, {"success": True, "message": "Success.", "num_paused_requests": 0}
 
     async def _rename(self, body: Mapping[str, Any]) -> Answer:
+        scheduler, version = self._scheduler, str(body["new_version"])
         if body.get("abort_all_requests", True):
-            self._end(lambda request: True)
-        self._change(str(body["new_version"]), self.weights)
-        return 200, {"success": True, "message": "Weight version updated.", "new_version": self.version}
-
-    def _change(self, version: str, weights: int) -> None:
-        """From here on tokens are of another version."""
-        for request, slot in self._slots.items():
-            if done := self.batch.generated(slot):
-                request.spans.append((self.version, self.weights, done))
-        self.version, self.weights = version, weights
+            scheduler.end(lambda request: True)
+        scheduler.change(version, scheduler.weights)
+        return 200, {"success": True, "message": "Weight version updated.", "new_version": version}
 
     async def _release(self, body: Mapping[str, Any]) -> Answer:
-        if self._slots:
+        if len(self._scheduler):
             return 400, {"error": {"message": "memory can be released while no request runs"}}
-        self._prefixes.flush()
+        self._scheduler.flush()
         self._asleep.update((body or {}).get("tags") or ("kv_cache", "weights"))
         return 200, None
 
@@ -376,11 +245,12 @@ class SimulatedEngine:
         return 200, None
 
     async def _info(self, body: Any) -> Answer:
-        return 200, {"model_path": "simulated", "is_generation": True, "weight_version": self.version}
+        version = self._scheduler.version
+        return 200, {"model_path": "simulated", "is_generation": True, "weight_version": version}
 
     async def _server_info(self, body: Any) -> Answer:
         limits = {"max_running_requests": self.config.slots, "max_total_num_tokens": self.config.cache_tokens}
         return 200, {**limits, "version": "simulated", "internal_states": [{"last_gen_throughput": 0.0, **limits}]}
 
     async def _loads(self, body: Any) -> Answer:
-        return 200, load_report(self.batch, self._waiting, self.config)
+        return 200, self._scheduler.load()

@@ -22,12 +22,14 @@ class Faults:
     """The faults of one engine, one draw per request in the order of their arrival."""
 
     def __init__(self, config: FaultsConfig, seed: int, engine: int) -> None:
-        self._shares = [(fault, float(getattr(config, fault.value))) for fault in Fault]
+        self._shares = [(fault, share) for fault in Fault if (share := float(getattr(config, fault.value)))]
         self._seed, self._engine = seed, engine
         self._drawn = 0
 
     def draw(self) -> Fault | None:
         """What befalls the next request."""
+        if not self._shares:
+            return None
         self._drawn += 1
         left = uniform(6, self._seed, self._engine, self._drawn)
         for fault, share in self._shares:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
+from rlscale.serve.simulator.deadlines import Deadlines
 from rlscale.serve.simulator.response_lengths import ResponseLengths
 from rlscale.serve.simulator.simulated_engine import Answer, SimulatedEngine
 from rlscale.serve.simulator.started_responses import StartedResponses
@@ -95,20 +96,18 @@ class FleetConnection:
     """A client's way to a fleet: at most `limit` requests at once, each within `timeout_s` seconds."""
 
     def __init__(self, fleet: SimulatedFleet, timeout_s: float, limit: int) -> None:
-        self._fleet, self._timeout_s = fleet, timeout_s
+        self._fleet, self._deadlines = fleet, Deadlines(timeout_s)
         self._places = asyncio.Semaphore(limit)
 
     async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
         """Status and answer; see rlscale.rollout.engines.connection.Connection."""
-        async with self._places, asyncio.timeout(self._timeout_s):
-            status, answer = await self._fleet.post(url, body)
-        return status, answer
+        async with self._places:
+            return await self._deadlines.within(self._fleet.post(url, body))
 
     async def get(self, url: str) -> tuple[int, Any]:
         """The router's workers, or what an engine answers."""
         if url != ROUTER_URL + "/workers":
-            async with asyncio.timeout(self._timeout_s):
-                return await self._fleet.post(url)
+            return await self._deadlines.within(self._fleet.post(url))
         return 200, {"workers": [{"url": worker} for worker in self._fleet.workers]}
 
     async def close(self) -> None:

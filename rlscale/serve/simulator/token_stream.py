@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_BELOW_53 = np.uint64(11)
 _GOLDEN_64, _LAST = np.uint64(_GOLDEN), np.uint64(31)
 _ROUNDS = (
     (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
@@ -33,26 +34,37 @@ def uniform(*numbers: int) -> float:
     return (mixed(*numbers) + 0.5) / 2**64
 
 
-def tokens_of(
+def drawn(
     seed: int, weights: int, start: int, count: int, first: int, vocabulary: int, ends: Sequence[int]
-) -> NDArray[np.int32]:
-    """`count` tokens from place `start` of the sequence on: int32, from [first, vocabulary) without `ends`."""
-    left_out = sorted({end for end in ends if first <= end < vocabulary})
-    drawn = _bits(mixed(1, seed, weights), start, count) % np.uint64(vocabulary - first - len(left_out))
-    tokens = first + drawn.astype(np.int32)
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """`count` tokens from place `start` of the sequence on, and their log-probs.
+
+    int32 from [first, vocabulary) without `ends`, which are in order and different; float64, as `logprobs_of`.
+    """
+    left_out = [end for end in ends if first <= end < vocabulary]
+    bits = _bits(seed, weights, start, count)
+    tokens = (bits % np.uint64(vocabulary - first - len(left_out))).astype(np.int32)
+    tokens += np.int32(first)
     for end in left_out:
         tokens += tokens >= end
-    return tokens
+    return tokens, _logprobs(bits)
 
 
 def logprobs_of(seed: int, weights: int, start: int, count: int) -> NDArray[np.float64]:
     """`count` log-probs from place `start` on, between -2.05 and -0.05."""
-    bits = _bits(mixed(2, seed, weights), start, count) >> np.uint64(11)
-    return -0.05 - 2.0 / 2.0**53 * bits.astype(np.float64)
+    return _logprobs(_bits(seed, weights, start, count))
 
 
-def _bits(key: int, start: int, count: int) -> NDArray[np.uint64]:
-    """uint64 [count]: splitmix64 of a key and consecutive places."""
+def _logprobs(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    found = (bits >> _BELOW_53).astype(np.float64)
+    found *= -2.0 / 2.0**53
+    found -= 0.05
+    return found
+
+
+def _bits(seed: int, weights: int, start: int, count: int) -> NDArray[np.uint64]:
+    """uint64 [count]: splitmix64 of seed, weights and consecutive places."""
+    key = mixed(1, seed, weights)
     bits = np.arange(start, start + count, dtype=np.uint64)  # whose products wrap around, as they shall
     bits *= _GOLDEN_64
     bits += np.uint64(key)

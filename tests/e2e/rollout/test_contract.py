@@ -11,11 +11,17 @@ import pytest
 from fake_engine import CONTEXT, FakeEngine
 from shared_server import SharedServer
 
+from rlscale.config.schema.rollout_config import OnSync
 from rlscale.config.schema.simulator_config import LengthsConfig, SimulatedEngineConfig
+from rlscale.rollout.attempt import Attempt
+from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.on_sync_modes import on_sync_mode
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
+from rlscale.rollout.ledger import Ledger
 from rlscale.serve.simulator.simulated_endpoint import SimulatedEndpoint
 from rlscale.serve.simulator.simulated_engine import SimulatedEngine
 
@@ -99,6 +105,14 @@ def test_a_response_ends_at_the_end_of_turn_that_the_run_asks_for(talk: Talk) ->
     assert not any(set(tokens[:-1]) & {END, *ends} for tokens in stopped)
 
 
+@pytest.mark.parametrize("talk", ["simulated", "real"], indirect=True)
+def test_no_token_ends_a_response_that_ignores_its_ends_not_even_one_that_was_asked_for(talk: Talk) -> None:
+    """Why `ignore_eos` and `stop_token_ids` together are refused."""
+    sampling = SamplingParams(40, stop_token_ids=tuple(range(END, 16)), ignore_eos=True)
+    generation = talk(lambda client: client.generate(PROMPT, sampling, 1))
+    assert (len(generation.tokens), generation.finish_reason) == (40, "length")
+
+
 def test_the_seed_decides_alone_and_in_company(talk: Talk) -> None:
     async def scenario(client: EngineClient) -> tuple[list[int], list[list[int]]]:
         alone = await generate(7)(client)
@@ -170,3 +184,33 @@ def test_requests_of_one_moment_are_answered_as_if_sent_alone(talk: Talk) -> Non
         np.testing.assert_array_equal(one.tokens, other.tokens)
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=2e-6)
         assert one.finish_reason == other.finish_reason
+
+
+@pytest.mark.parametrize("talk", ["simulated", "real"], indirect=True)
+def test_responses_that_syncs_cut_off_are_those_that_none_did_and_no_token_is_lost(talk: Talk) -> None:
+    """Cut off at any token, the last one included, which the engine then calls aborted, too."""
+    ledger, cuts = Ledger(), Cuts()
+
+    async def scenario(client: EngineClient) -> tuple[list[Generation], list[Generation]]:
+        admission, engines = Admission(64), Continued(client, cuts)
+        mode = on_sync_mode(OnSync.abort_and_resume, admission, client, cuts)
+
+        async def one(seed: int) -> Generation:
+            sampling = SamplingParams(60, stop_token_ids=(END,))
+            return await engines.generate(PROMPT, sampling, seed, admission, Attempt(lambda: -1, ledger))
+
+        whole = await asyncio.gather(*map(one, range(40)))
+        again = asyncio.gather(*map(one, range(40)))
+        while not again.done():
+            await asyncio.sleep(0.005)
+            await mode.pause()
+            mode.resume()
+        return whole, await again
+
+    for one, other in zip(*talk(scenario), strict=True):
+        np.testing.assert_array_equal(other.tokens, one.tokens)
+        np.testing.assert_allclose(other.logprobs, one.logprobs, atol=1e-5)
+        assert (other.finish_reason, len(other.versions)) == (one.finish_reason, len(one.tokens))
+    print("cuts", cuts.count)
+    assert cuts.count >= 5
+    assert not ledger.tokens.fates["discarded_cut_off"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import pickle
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +20,16 @@ from shared_server import SharedServer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.schema.rollout_config import OnSync
+from rlscale.data.fields import APPROXIMATE
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.kept_cache import KeptCache
 from rlscale.rollout.engines.on_sync_modes import OnSyncMode, on_sync_mode
 from rlscale.rollout.engines.sampling_params import SamplingParams
+from rlscale.rollout.garbage_collection import spare_long_lived
 from rlscale.serve.receiver import EngineReceiver
 
 COMMON = [4, 8, 12, 5, 9, 13, 6, 10, 14, 7, 11, 2, 4, 8, 5, 9]
@@ -33,6 +38,15 @@ PROMPTS = [np.array([*COMMON, 4 + number], np.int32) for number in range(8)]
 LENGTH = 400
 LONGEST_PAUSE_S = 0.1
 MODES = [OnSync.abort_and_resume, OnSync.retract, OnSync.in_place]
+
+
+@pytest.fixture(autouse=True)
+def as_the_process_of_a_service() -> Iterator[None]:
+    """No pause contains a search for garbage among all that torch and transformers have made."""
+    threshold = gc.get_threshold()
+    spare_long_lived()
+    yield
+    gc.set_threshold(*threshold)
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +94,17 @@ class Engine:
         return paused + self.receiver.paused_s
 
 
-def difference(models: list[PreTrainedModel], prompt: np.ndarray, generation: Generation) -> float:
-    """Largest |engine - Hugging Face| log-prob, each token by the weights of its version."""
+def difference(
+    models: list[PreTrainedModel], prompt: np.ndarray, generation: Generation, chosen: np.ndarray | None = None
+) -> float:
+    """Largest |engine - Hugging Face| log-prob of all or some tokens, each by the weights of its version."""
     tokens = torch.tensor([[*prompt.tolist(), *generation.tokens.tolist()]])
     with torch.no_grad():
         reference = [model(tokens).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for model in models]
     own = torch.stack([by.gather(1, tokens[0, len(prompt) :, None])[:, 0] for by in reference]).numpy()
     expected = own[generation.versions % len(models), np.arange(len(generation.tokens))]
-    return float(np.abs(expected - generation.logprobs).max())
+    found = np.abs(expected - generation.logprobs)
+    return float(found.max() if chosen is None else found[chosen].max())
 
 
 @pytest.mark.parametrize("kind", MODES)
@@ -134,6 +151,56 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
     for (number, generation), version in zip(fresh, (1, 1, 2, 2, 3, 3), strict=True):
         assert {*generation.versions.tolist()} == {version}
         assert difference(models, PROMPTS[number], generation) < 1e-5
+
+
+class KeepsItsCache(EngineReceiver):
+    """Of an engine that somebody else started, as SGLang comes: it cannot empty its cache in a pause."""
+
+    def flushes_while_paused(self) -> bool:
+        return False
+
+
+def test_an_engine_that_keeps_its_cache_is_exact_but_for_what_is_said_to_be_approximate(
+    shared_server: SharedServer, models: list[PreTrainedModel]
+) -> None:
+    """With `in_place`: requests that begin after a sync find nothing of the old weights in the cache."""
+    engine = Engine(shared_server, OnSync.in_place)
+    engine.receiver = KeepsItsCache(shared_server.url, shared_server.api_key, keep="in_place")
+
+    async def main() -> tuple[list[Generation], list[Generation]]:
+        client, admission = EngineClient(shared_server.url, shared_server.api_key), Admission(32)
+        client.kept_cache = KeptCache(lambda: engine.version)
+        engines = Continued(client, Cuts())
+        mode = on_sync_mode(OnSync.in_place, admission, client, engines.cuts)
+        await asyncio.to_thread(shared_server.receiver().flush_cache)
+        await asyncio.to_thread(engine.update, models[0], 0)
+
+        async def generate(seed: int, length: int) -> Generation:
+            own = SamplingParams(length, ignore_eos=True)
+            return await engines.generate(PROMPTS[seed], own, seed, admission, Attempt(lambda: engine.version))
+
+        long = [asyncio.create_task(generate(seed, 200)) for seed in range(4)]
+        await asyncio.sleep(0.3)
+        await engine.sync(mode, models[1])
+        fresh = [await generate(seed, 40) for seed in range(4)]  # their prompts are in the cache, of both versions
+        found = list(await asyncio.gather(*long))
+        await client.close()
+        return found, fresh
+
+    found, fresh = asyncio.run(asyncio.wait_for(main(), 60))
+    shared_server.receiver().flush_cache()  # nobody else's requests have keys
+    worst = 0.0
+    for seed, one in enumerate(found):
+        after = one.columns[APPROXIMATE]
+        assert np.array_equal(after, one.versions > 0)
+        assert 0 < after.sum() < len(after)
+        assert difference(models, PROMPTS[seed], one, ~after) < 1e-5
+        worst = max(worst, difference(models, PROMPTS[seed], one))
+    print("approximate tokens differ by", worst)
+    assert worst > 0.01
+    for seed, one in enumerate(fresh):
+        assert not one.columns[APPROXIMATE].any()
+        assert difference(models, PROMPTS[seed], one) < 1e-5
 
 
 @pytest.mark.parametrize("kind", MODES)

@@ -68,6 +68,24 @@ def test_paths_of_sources_in_a_recipe_start_from_its_folder(tmp_path: Path) -> N
         (["data@data.sources.new=jsonl"], "the group data fills data or eval.data or data.sources.NAME.data"),
         (["data.sources.small.weight=0"], "data.sources.small.weight=0.0: must be above 0"),
         (["data.sources.small.top_k=0"], "data.sources.small.top_k=0: must be at least 1, or -1 to switch it off"),
+        (
+            ["data.sources.small.min_p=0.1"],
+            "data.sources.small.min_p=0.1: SGLang's sampler on the CPU cannot use it together with a seed, which every "
+            "request has; set it to 0, or use data.sources.small.top_p",
+        ),
+        (
+            ["data.sources.small.ignore_eos=true", "rollout.stop_token_ids=[5]"],
+            "data.sources.small.stop_token_ids=[5] with data.sources.small.ignore_eos=true: SGLang ends at no token",
+        ),
+        (
+            ["data.sources.small.stop=[END]", "rollout.on_sync=abort_and_resume", "rollout.max_staleness=1"],
+            "data.sources.small.stop with rollout.on_sync=abort_and_resume: a text that a sync cuts in two would not",
+        ),
+        (
+            ["eval.sets.small.ignore_eos=true", "eval.sets.small.stop_token_ids=[5]"],
+            "eval.sets.small.stop_token_ids=[5] with eval.sets.small.ignore_eos=true: SGLang ends at no token then",
+        ),
+        (["eval.sets.small.min_p=0.1"], "eval.sets.small.min_p=0.1: SGLang's sampler on the CPU cannot use it"),
         (["data.sources.small.max_response_tokens=9"], "is above rollout.max_response_tokens=5"),
         (["data.sources.small.data.split_seed=4"], "data.sources.small.data.split_seed=4 and eval.data.split_seed=0"),
         (["data.system_prompt=x"], "data.system_prompt=x: each source of a mixture has its own"),
@@ -119,6 +137,13 @@ def test_a_set_is_measured_like_eval_but_for_what_it_says_and_may_stand_alone() 
     assert (small.config.temperature, small.config.data) == (0.5, config.eval.sets["small"].data)
     alone = compose(RECIPE, ["~eval.prompts", "eval.data=null"])
     assert [*eval_sets(alone.eval)] == ["small"]
+
+
+def test_what_a_source_or_set_takes_from_the_rest_is_told_there_alone() -> None:
+    with pytest.raises(ConfigError) as raised:
+        check(compose(RECIPE, ["rollout.min_p=0.1", "eval.min_p=0.2", "data.sources.small.top_k=4"]))
+    told = [line.partition(":")[0] for line in raised.value.problems]
+    assert told == ["rollout.min_p=0.1", "eval.min_p=0.2"]
 
 
 def test_each_source_and_set_has_its_reward() -> None:

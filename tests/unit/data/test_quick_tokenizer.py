@@ -49,6 +49,15 @@ def test_tokens_and_texts_are_those_of_transformers(made: Any) -> None:
                 assert quick.decode(part, special) == expected
 
 
+@pytest.mark.parametrize("special", [False, True])
+def test_every_token_of_one_per_character_has_its_text_and_an_unknown_one_none(special: bool) -> None:
+    tokenizer = character_tokenizer("abcx <>|_'.,", 64)
+    ids = [*range(len(tokenizer)), 7, 500, 5]
+    expected = tokenizer.decode(ids, skip_special_tokens=special, clean_up_tokenization_spaces=False)
+    assert QuickTokenizer(tokenizer).decode(ids, special) == expected
+    assert QuickTokenizer(tokenizer).decode(ids[:-2], special) == expected[:-1]
+
+
 def test_a_class_that_does_more_is_asked_itself() -> None:
     class Shouting(PreTrainedTokenizerFast):
         def _decode(self, *given: Any, **more: Any) -> str:

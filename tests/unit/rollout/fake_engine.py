@@ -111,7 +111,7 @@ class FakeEngine:
                 await asyncio.wait([asyncio.create_task(aborted.wait())], timeout=seconds)
             answer = self._answer(body)
             if aborted.is_set():
-                answer["meta_info"]["finish_reason"] = {"type": "abort", "message": "Aborted"}
+                _cut_in_half(answer["meta_info"])
             by_header = request.headers.get("x-request-id-return-routed-experts") == "1"
             if self.routed is not None and by_header and body.get("return_routed_experts"):
                 inputs = len(body["input_ids"]) + len(answer["meta_info"]["output_token_logprobs"]) - 1
@@ -157,3 +157,11 @@ class FakeEngine:
         if body.get("logprob_start_len") == 0:
             meta["input_token_logprobs"] = [[None if i == 0 else -1.0, t, None] for i, t in enumerate(prompt)]
         return {"text": "", "meta_info": meta}
+
+
+def _cut_in_half(meta: dict[str, Any]) -> None:
+    """An answer as it is when it was aborted half-way."""
+    meta["finish_reason"] = {"type": "abort", "message": "Aborted"}
+    entries = meta["output_token_logprobs"]
+    del entries[len(entries) // 2 :]
+    meta["weight_versions"][0]["end"] = len(entries)

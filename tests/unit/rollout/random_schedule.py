@@ -181,6 +181,7 @@ class _Life:
         stats = await self._service.stats()
         received, answered = stats.counters["tokens/received"], self._received + self._answered()
         assert received == answered, f"received {received} of {answered} tokens that the engines sent"
+        assert "tokens/discarded_cut_off" not in stats.counters
         unanswered = [engine.unanswered for engine in self._fleet.engines.values()]
         assert min(unanswered) >= 0
         assert self._course.faults != FaultsConfig() or max(unanswered) == 0

@@ -6,6 +6,7 @@ import asyncio
 import pickle
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from rollout_steps import indices, iterate, tokens
 from rlscale.config.schema.data_config import ArithmeticData, MixtureData, SourceConfig
 from rlscale.config.schema.eval_config import EvalSetConfig
 from rlscale.config.schema.reward_config import RewardConfig
+from rlscale.data.character_tokenizer import character_tokenizer
+from rlscale.data.configured_encoder import build_encoder
 from rlscale.data.sample import Group
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
@@ -93,6 +96,27 @@ def test_each_source_is_sampled_from_what_it_says(mixed: RolloutSpec) -> None:
     spec = replace(mixed, rollout=rollout, data=replace(data, sources=data.sources | {"small": small}))
     # This engine cannot name words, which its answers are refused for: batches are of the small source alone.
     assert set(asyncio.run(serving(spec, scenario))) == {(2, 1.0, None), (6, 0.5, True)}
+
+
+def test_each_source_ends_as_its_own_template_and_its_own_tokens_say(mixed: RolloutSpec, tmp_path: Path) -> None:
+    async def scenario(engine: FakeEngine, service: RolloutService) -> set[tuple[int, ...]]:
+        await iterate(engine, service, 1)
+        asked = [request["sampling_params"] for request in engine.requests]
+        return {(sampling["max_new_tokens"], *sampling["stop_token_ids"]) for sampling in asked}
+
+    data = mixed.data
+    assert isinstance(data, MixtureData)
+    tokenizer = character_tokenizer("0123456789+=", 64)
+    tokenizer.eos_token = "<|endoftext|>"  # at which a response ends that no template is for
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    raw = replace(data.sources["small"], data=ArithmeticData(max_number=8, apply_chat_template=False))
+    large = replace(data.sources["large"], stop_token_ids=[9])
+    sources = replace(data, sources={"small": raw, "large": large})
+    spec = replace(mixed, data=sources, tokenizer_folder=str(tmp_path / "tokenizer"))
+    encoder = build_encoder(spec.tokenizer_folder, spec.data, 100)
+    eos, end = encoder.ends["small"], encoder.ends["large"]
+    assert eos != end
+    assert asyncio.run(serving(spec, scenario)) == {(2, eos), (6, 9, end)}
 
 
 def test_evaluation_sets_have_their_own_samples_bounds_and_rewards(mixed: RolloutSpec) -> None:

@@ -7,8 +7,8 @@ import pytest
 from made_groups import group_of
 
 from rlscale.config.schema.rollout_config import Stale
-from rlscale.data.fields import STALE
-from rlscale.rollout.stale_tokens import leave_out, over_the_bound, staleness_of
+from rlscale.data.fields import APPROXIMATE, STALE
+from rlscale.rollout.stale_tokens import fill_up, leave_out, over_the_bound, staleness_of
 
 # For a trainer of version 9 with a bound of 2, tokens of version 6 are over it.
 GROUPS = [group_of(0, [6, 6, 7, 9], [9, 9]), group_of(1, [7, 8], [6])]
@@ -22,6 +22,16 @@ def test_tokens_are_over_the_bound_one_by_one_and_prompts_never_are() -> None:
     sample = GROUPS[0].samples[0]
     assert over_the_bound(sample, 9, 2).tolist() == [False, False, True, True, False, False]
     assert not over_the_bound(sample, 8, 2).any()
+
+
+def test_a_column_that_some_samples_bring_is_filled_up_for_the_others() -> None:
+    first, second = groups = [group_of(0, [6, 7]), group_of(1, [8])]
+    fill_up(groups, APPROXIMATE)
+    assert APPROXIMATE not in first.samples[0].columns, "where none has it none needs it"
+    first.samples[0].columns[APPROXIMATE] = np.array([False, False, True, True])
+    fill_up(groups, APPROXIMATE)
+    assert first.samples[0].columns[APPROXIMATE].tolist() == [False, False, True, True]
+    assert second.samples[0].columns[APPROXIMATE].tolist() == [False] * len(second.samples[0].tokens)
 
 
 def test_mask_leaves_out_the_tokens_over_the_bound() -> None:

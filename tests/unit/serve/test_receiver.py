@@ -136,6 +136,8 @@ def test_the_pause_of_an_update_is_told_without_the_loading_of_its_buckets(engin
     for last in (False, True):
         receiver.receive_tensors(["A"], None, 1, last)
     assert (0.05 if keep is None else 0.07) <= receiver.paused_s < 0.2
+    if keep is not None:
+        assert engine.paths()[:2] == ["/server_info", "/pause_generation"], "what can be asked before the pause is"
 
 
 def test_an_update_that_failed_begins_again(engine: Engine) -> None:

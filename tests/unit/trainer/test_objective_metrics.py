@@ -38,7 +38,12 @@ def test_metrics_of_a_policy_loss_by_hand() -> None:
     assert (done["tokens"], done["clamped_tokens"]) == (4.0, 0.0)
 
 
-def compared(rollout: list[float], versions: list[int], mask: list[bool] | None = None) -> dict[str, float]:
+def compared(
+    rollout: list[float],
+    versions: list[int],
+    mask: list[bool] | None = None,
+    approximate: list[bool] | None = None,
+) -> dict[str, float]:
     """Metrics of tokens with old = lp = -1, by a trainer of version 4."""
     count = len(rollout)
     fields = {
@@ -49,6 +54,7 @@ def compared(rollout: list[float], versions: list[int], mask: list[bool] | None 
         "rollout_logprobs": torch.tensor(rollout),
         "versions": torch.tensor(versions),
         "version": torch.tensor(4),
+        **({} if approximate is None else {"approximate": torch.tensor(approximate)}),
     }
     return metrics_of([-1.0] * count, fields)
 
@@ -63,6 +69,13 @@ def test_the_drift_metric_sees_only_tokens_of_the_trainers_own_version() -> None
     assert done["mismatch_abs_max"] == pytest.approx(4.0)
     assert done["staleness_mean"] == pytest.approx((0 + 1 + 0 - 1) / 4)
     assert done["staleness_max"] == 1.0
+
+
+def test_the_drift_metric_leaves_out_what_an_engine_generated_approximately() -> None:
+    done = compared([-1.25, -3.0, -1.5], [4, 4, 4], approximate=[False, True, False])
+    assert done["logprob_diff_tokens"] == 2
+    assert done["logprob_diff_max"] == pytest.approx(0.5)
+    assert done["mismatch_abs_max"] == pytest.approx(2.0), "which is no error, and still a mismatch"
 
 
 def test_the_share_outside_the_bounds_is_reported_though_nothing_is_corrected() -> None:

@@ -10,12 +10,13 @@ import pytest
 
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import RequestFailed
+from rlscale.rollout.engines.client import RequestFailed, generation_of
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.spans import versions_of
+from rlscale.rollout.ledger import Ledger
 
 EXPERTS = ExpertSizes(layers=1, top_k=1, experts=99)
 
@@ -43,29 +44,71 @@ class Script:
         return answer
 
 
-def play(answers: list[Generation], experts: ExpertSizes | None = None, version: int = 4) -> tuple[Generation, Script]:
+def play(
+    answers: list[Generation],
+    experts: ExpertSizes | None = None,
+    version: int = 4,
+    sampling: SamplingParams | None = None,
+    ledger: Ledger | None = None,
+) -> tuple[Generation, Script]:
     script = Script(answers, Cuts())
-    engines = Continued(script, script.cuts)  # type: ignore[arg-type]  # the one method that it calls
+    engines = Continued(script, script.cuts, may_end={88, 99})  # type: ignore[arg-type]  # the one method that it calls
 
     async def main() -> Generation:
-        prompt = np.array([1, 2], np.int32)
-        return await engines.generate(prompt, SamplingParams(9), 7, Admission(1), Attempt(lambda: version), experts)
+        prompt, attempt = np.array([1, 2], np.int32), Attempt(lambda: version, ledger)
+        return await engines.generate(prompt, sampling or SamplingParams(9), 7, Admission(1), attempt, experts)
 
     return asyncio.run(main()), script
 
 
 def test_a_response_goes_on_with_its_tokens_its_seed_and_the_rest_of_its_length() -> None:
-    whole, script = play([part([3, 4, 5], 4), part([], 5), part([6, 7], 5), part([8, 9], 6, "stop")])
-    assert script.asked == [([1, 2], 9, 7), ([1, 2, 3, 4], 7, 7), ([1, 2, 3, 4], 7, 7), ([1, 2, 3, 4, 6], 6, 7)]
-    assert whole.tokens.tolist() == [3, 4, 6, 8, 9]
-    assert whole.versions.tolist() == [4, 4, 5, 6, 6]
-    assert whole.logprobs.tolist() == [-3, -4, -6, -8, -9], "as each part had them"
+    ledger = Ledger()
+    answers = [part([3, 4, 5], 4), part([], 5), part([6, 7], 5), part([8, 9], 6, "stop")]
+    whole, script = play(answers, ledger=ledger)
+    behind = [1, 2, 3, 4, 5]
+    assert script.asked == [([1, 2], 9, 7), (behind, 6, 7), (behind, 6, 7), ([*behind, 6, 7], 4, 7)]
+    assert whole.tokens.tolist() == [3, 4, 5, 6, 7, 8, 9]
+    assert whole.versions.tolist() == [4, 4, 4, 5, 5, 6, 6]
+    assert whole.logprobs.tolist() == [-3, -4, -5, -6, -7, -8, -9], "as each part had them"
     assert whole.finish_reason == "stop"
+    assert ledger.tokens.received == 7
+    assert "discarded_cut_off" not in ledger.tokens.fates
+
+
+@pytest.mark.parametrize(("asked", "finish"), [((99,), "stop"), ((), "length")])
+def test_a_response_that_ended_with_the_token_at_which_it_was_cut_off_is_complete(
+    asked: tuple[int, ...], finish: str
+) -> None:
+    """The engine says "abort" of it all the same: the end token, or the last of its length."""
+    last = 99 if asked else 6
+    sampling = SamplingParams(9 if asked else 4, stop_token_ids=asked)
+    whole, script = play([part([3, 4], 4), part([5, last], 5)], sampling=sampling)
+    assert len(script.asked) == 2
+    assert whole.tokens.tolist() == [3, 4, 5, last]
+    assert whole.versions.tolist() == [4, 4, 5, 5]
+    assert whole.finish_reason == finish
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_only_a_token_at_which_the_engine_may_have_ended_unasked_is_sampled_anew(ignore_eos: bool) -> None:
+    sampling, ledger = SamplingParams(9, stop_token_ids=(99,), ignore_eos=ignore_eos), Ledger()
+    whole, script = play([part([3, 88], 4), part([88, 99], 4, "stop")], sampling=sampling, ledger=ledger)
+    assert script.asked[1] == (([1, 2, 3, 88], 7, 7) if ignore_eos else ([1, 2, 3], 8, 7))
+    assert whole.tokens.tolist() == ([3, 88, 88, 99] if ignore_eos else [3, 88, 99])
+    assert ledger.tokens.fates["discarded_cut_off"] == (0 if ignore_eos else 1)
 
 
 def test_experts_are_those_of_the_request_that_read_the_token_first() -> None:
-    # Tokens 1 2 | 3 4 (5 is sampled anew) | 6 7: the second request is the first whose answer needed token 4 read.
-    first = part([3, 4, 5], 4, experts=[11, 12, 13, 14])
+    # Tokens 1 2 | 3 4 | 6 7: the second request is the first whose answer needed token 4 read.
+    first = part([3, 4], 4, experts=[11, 12, 13])
+    second = part([6, 7], 5, "length", experts=[21, 22, 23, 24, 25])
+    whole, _ = play([first, second], EXPERTS)
+    assert whole.routed_experts is not None
+    assert whole.routed_experts.reshape(-1).tolist() == [11, 12, 13, 24, 25]
+
+
+def test_experts_of_a_token_that_is_sampled_anew_are_those_of_its_second_time() -> None:
+    first = part([3, 4, 88], 4, experts=[11, 12, 13, 14])
     second = part([6, 7], 5, "length", experts=[21, 22, 23, 24, 25])
     whole, _ = play([first, second], EXPERTS)
     assert whole.routed_experts is not None
@@ -74,6 +117,18 @@ def test_experts_are_those_of_the_request_that_read_the_token_first() -> None:
 
 def test_a_part_without_its_experts_is_generated_again() -> None:
     whole, script = play([part([3, 4, 5], 4), part([6], 5, "stop", experts=[21, 22])], EXPERTS)
+    assert script.asked[1] == ([1, 2], 9, 7)
+    assert whole.tokens.tolist() == [6]
+
+
+def test_a_part_that_does_not_name_the_words_it_was_drawn_from_is_generated_again() -> None:
+    """An engine does not name them where the request waited in its queue when it was aborted."""
+    meta = {"finish_reason": {"type": "abort"}, "output_token_logprobs": [[-1.0, 3, None]]}
+    spans = {"weight_versions": [{"version": "4", "start": 0, "end": 1}]}
+    waited = generation_of({"meta_info": meta | spans}, 2, None, names_support=True)
+    last = part([6], 5, "stop").of_all_words()
+    whole, script = play([waited, last], sampling=SamplingParams(9, names_support=True))
+    assert waited.tokens.tolist() == [3]
     assert script.asked[1] == ([1, 2], 9, 7)
     assert whole.tokens.tolist() == [6]
 

@@ -15,7 +15,7 @@ from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.generation import Generation
-from rlscale.rollout.engines.on_sync_modes import on_sync_mode
+from rlscale.rollout.engines.on_sync_modes import AbortAndResume, on_sync_mode
 from rlscale.rollout.engines.sampling_params import SamplingParams
 
 PROMPT = np.array([5, 9, 4], np.int32)
@@ -75,3 +75,38 @@ def test_requests_that_the_engine_keeps_are_not_touched() -> None:
     for kind in (OnSync.retract, OnSync.in_place):
         _, _, seen = sync_during(kind, delay=1.0)
         assert seen == {"running": 4, "sent": 4}
+
+
+def test_engines_of_the_last_sync_are_told_before_the_router_has_said_which_there_are() -> None:
+    told: list[str] = []
+
+    class Client:
+        """Two engines at the first sync; later one of them and another. Asking takes a while."""
+
+        found: tuple[str, ...] = ()
+
+        async def engines(self) -> list[str]:
+            await asyncio.sleep(0.001)
+            told.append("found")
+            return list(self.found)
+
+        async def abort_at(self, url: str) -> None:
+            told.append(url)
+            if url == self.found[-1]:
+                admission.leave()
+
+    async def main() -> list[list[str]]:
+        rounds = []
+        mode = AbortAndResume(admission, client, Cuts())  # type: ignore[arg-type]  # the two methods that it calls
+        for client.found in (("a", "b"), ("b", "c")):
+            await admission.enter(())
+            await mode.pause()
+            mode.resume()
+            rounds.append(told.copy())
+            told.clear()
+        return rounds
+
+    admission, client = Admission(4), Client()
+    first, second = asyncio.run(asyncio.wait_for(main(), 20))
+    assert first == ["found", "a", "b"]
+    assert second == ["a", "b", "found", "c"]

@@ -11,10 +11,11 @@ import pytest
 from rlscale.config.schema.data_config import MixtureData, SourceConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
+from rlscale.config.source_sampling import sampled_apart
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group, Prompt
 from rlscale.rollout.engines.generation import Generation
-from rlscale.rollout.engines.sampling_params import MOST_WORDS, SamplingParams, names_words, sampled_apart
+from rlscale.rollout.engines.sampling_params import MOST_WORDS, SamplingParams, names_words
 from rlscale.rollout.engines.sampling_support import support_of
 from rlscale.rollout.trajectory import Trajectory
 
@@ -70,6 +71,26 @@ def test_a_source_is_sampled_as_it_says_and_its_samples_are_trained_so() -> None
     assert not plain.names_all  # nobody names words, so nobody has to say that none was left out
     assert not plain.of_source("other").names_all
     assert "own" not in sampling.body(1)
+
+
+def test_a_source_ends_its_responses_as_it_says_and_as_its_template_does() -> None:
+    rollout = RolloutConfig(stop_token_ids=[7], stop=["END"], min_p=0.1)
+    sources = {
+        "own": SourceConfig(stop_token_ids=[8, 9], stop=[], min_p=0.0),
+        "longest": SourceConfig(stop_token_ids=[], ignore_eos=True),
+        "untemplated": SourceConfig(),
+        "plain": SourceConfig(),
+    }
+    apart = sampled_apart(rollout, MixtureData(sources=sources))
+    ends = dict.fromkeys(sources, 3) | {"untemplated": 1}
+    sampling = SamplingParams.of(rollout, 9, end=3, sources=apart, ends=ends)
+    found = {name: sampling.of_source(name) for name in sources}
+    assert {name: (one.stop_token_ids, one.stop, one.min_p, one.ignore_eos) for name, one in found.items()} == {
+        "own": ((8, 9, 3), (), 0.0, False),
+        "longest": ((), ("END",), 0.1, True),
+        "untemplated": ((7, 1), ("END",), 0.1, False),
+        "plain": ((7, 3), ("END",), 0.1, False),
+    }
 
 
 @pytest.mark.parametrize(
