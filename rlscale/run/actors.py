@@ -135,7 +135,10 @@ class RolloutActor(_Actor):
     async def prepare(self, spec: Any) -> None:
         """Build the service: reads data, tokenizer and reward, and raises UserError where one is unusable."""
         from rlscale.data.target import instantiate
+        from rlscale.envs.served_models import AddressBook
 
+        if spec.served_models:
+            self._models = AddressBook(Path(spec.addresses), spec.served_models)
         self._service = instantiate({"_target_": spec.rollout._target_, **spec.rollout.arguments}, "rollout", spec)
 
     async def start(self, url: str, api_key: str) -> None:
@@ -145,6 +148,10 @@ class RolloutActor(_Actor):
         self._api_key = api_key
         await self._service.start(url, api_key or None)
         spare_long_lived()
+
+    async def tell_model(self, name: str, address: Any) -> None:
+        """Where a model of `rollout.models` is from now on."""
+        self._models.tell(name, address)
 
     async def score(self, url: str, tokens: Any) -> Any:
         """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself, past the router."""

@@ -32,6 +32,7 @@ from rlscale.run.folder import RunFolder
 from rlscale.run.forks import Forks
 from rlscale.run.generating import serving, starting_folder
 from rlscale.run.models import ModelFolders
+from rlscale.run.models_beside import ModelsBeside, WithModelsBeside
 from rlscale.run.placement import Layout, lay_out_run, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
@@ -62,13 +63,15 @@ class Assembly:
         self._apart: tuple[Engines, Rollout] | None = (
             None  # the engines that do nothing but evaluate, and who asks them
         )
+        self._beside: ModelsBeside | None = None
         self._exchanges: list[Path] = []  # folders of weights on their way below one that the user names
 
     @property
     def engine_restarts(self) -> int:
         """Engines that died and were started again."""
         fleets = (self._engines, self._apart[0] if self._apart is not None else None)
-        return sum(engines.restarts for engines in fleets if engines is not None)
+        beside = 0 if self._beside is None else self._beside.restarts
+        return beside + sum(engines.restarts for engines in fleets if engines is not None)
 
     def launch(self, config: Config) -> None:
         """Make the models if they are not there, and begin to start ranks, engines and the rollout service.
@@ -95,6 +98,8 @@ class Assembly:
         if layout.eval_engines:
             apart = dataclasses.replace(layout, engines=layout.eval_engines)
             self._launch_apart(measuring_apart(config), apart, nodes)
+        if self._generates and config.rollout.models:
+            self._launch_beside(config, layout, nodes)
         if self._trains:
             self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config, self._forks)
         if self._generates or not self._supervised:
@@ -114,7 +119,7 @@ class Assembly:
             calls=self._calls,
             stop=self._stop,
             trainer=trainer,
-            engines=self._engine_side(config),
+            engines=self._with_models(self._engine_side(config)),
             group_source=self._group_source(),
             records=self._records,
             evaluations=self._evaluations(config),
@@ -141,6 +146,25 @@ class Assembly:
         engines = Engines(config, layout, nodes, self._calls, logs, self._scratch, note, self._forks, reserved)
         engines.launch(str(self._served(config)))
         self._apart = engines, Rollout(RolloutSpec.of(config, self._model), self._calls, logs, self._forks)
+
+    def _launch_beside(self, config: Config, layout: Layout, nodes: list[str]) -> None:
+        """Begin to start the models beside the policy."""
+        fleets = (self._engines, *(self._apart or ())[:1])
+        reserved = frozenset[int]().union(*(engines.machines for engines in fleets if engines is not None))
+        note, forks, logs = self._records.note, self._forks, self._folder.logs
+        self._beside = ModelsBeside(config, layout, nodes, self._calls, logs, self._scratch, note, forks, reserved)
+        self._beside.launch()
+
+    def _with_models(self, side: EngineSide) -> EngineSide:
+        """The same, and the models beside the policy: ready, known to whoever asks them, and mended with it."""
+        if self._beside is None:
+            return side
+        self._records.phase(f"starting {', '.join(self._config.rollout.models)}")
+        self._beside.ready()
+        for rollout in (self._rollout, *(self._apart or ())[1:]):
+            if rollout is not None:
+                self._beside.tell(rollout)
+        return WithModelsBeside(side, self._beside)
 
     def _evaluations(self, config: Config) -> Callable[[Progress, Measure], Evaluations]:
         """Who measures the policy: engines that do nothing else, ready to be given weights, or the rollout's."""
@@ -196,7 +220,7 @@ class Assembly:
     def close(self) -> None:
         """End every process of this run. Safe to call at any moment, also after a failure half-way."""
         self._calls.processes.end_frozen()
-        for part in (self._rollout, self._trainer, self._engines, *(self._apart or ())):
+        for part in (self._rollout, self._trainer, self._engines, *(self._apart or ()), self._beside):
             if part is not None:
                 part.close()
         for folder in (self._weights, *self._exchanges):

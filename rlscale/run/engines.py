@@ -56,7 +56,10 @@ class Down:
 
 @dataclass
 class Engines:
-    """The fleet that serves the policy. `launch` starts it without waiting, `ready` waits."""
+    """The fleet that serves a model: the policy, or one beside it. `launch` starts it without waiting, `ready` waits.
+
+    `config` is the run's, with what is the fleet's own in `rollout` and `model`.
+    """
 
     config: Config
     layout: Layout
@@ -69,6 +72,12 @@ class Engines:
     """What the processes of engines are forked from."""
     reserved: frozenset[int] = frozenset()
     """Machines whose GPUs another fleet of the run reserved already against the cluster's other jobs."""
+    section: str = "rollout"
+    """Where its keys are, for messages."""
+    trained_on: bool = True
+    """Whether what its engines generate is trained on, for which they must tell more."""
+    restarted_with: str = "the current weights"
+    """What an engine has that was started again, for a note."""
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     router_url: str = ""
     restarts: int = 0
@@ -95,7 +104,7 @@ class Engines:
         router = {**({"policy": STICKY} if sticky else {}), **rollout.router}
         router_options(router, cluster.host, 0, 0)  # refused before anything starts
         if rollout.engine_key_file is not None:
-            self.api_key = _read_key(rollout.engine_key_file)
+            self.api_key = _read_key(rollout.engine_key_file, self.section)
         elif rollout.engine_urls:
             self.api_key = ""
         home = self._launcher(0)
@@ -114,7 +123,7 @@ class Engines:
                 threads=engine_threads(self.config),
                 seed=self.config.run.seed,
                 memory_saver=shares_devices(cluster),
-                routed_experts=self.config.trainer.routing_replay is RoutingReplay.rollout,
+                routed_experts=self.trained_on and self.config.trainer.routing_replay is RoutingReplay.rollout,
                 start_timeout_s=cluster.start_timeout_s,
             )
             launcher = self._launcher(slot.node)
@@ -238,6 +247,12 @@ class Engines:
     def _meet(self, url: str) -> None:
         """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
         receiver = self._receiver(url)
+        if not self.trained_on:
+            try:
+                receiver.weight_version()
+            except CallError as error:
+                raise self._silent(url, error) from error
+            return
         replays = self.config.trainer.routing_replay is RoutingReplay.rollout
         try:
             receiver.weight_version()
@@ -246,9 +261,7 @@ class Engines:
             named = not names_words(self.config.rollout, self.config.data) or receiver.names_support()
             exact = keep is None or receiver.keeps_exactly(keep)
         except CallError as error:
-            raise UserError(
-                f"rollout.engine_urls: {url} does not answer, or refuses the key of rollout.engine_key_file ({error})"
-            ) from error
+            raise self._silent(url, error) from error
         if not exact:
             raise UserError(
                 f"rollout.on_sync={keep}: {url} cannot empty its cache while requests are paused, so tokens would "
@@ -267,6 +280,12 @@ class Engines:
                 f"rollout.engine_urls: {url} does not say which experts it chose; leave rollout.engine_urls out, so "
                 "that the run starts engines that do, or set trainer.routing_replay=none"
             )
+
+    def _silent(self, url: str, error: CallError) -> UserError:
+        key = self.section
+        return UserError(
+            f"{key}.engine_urls: {url} does not answer, or refuses the key of {key}.engine_key_file ({error})"
+        )
 
     def _launcher(self, node: int) -> Any:
         if node not in self._launchers:
@@ -307,7 +326,7 @@ class Engines:
         engine.released.clear()  # a new process has all of its memory
         give_weights([url])
         self._router_client().add(url)
-        self.note(f"{name} is back with the current weights")
+        self.note(f"{name} is back with {self.restarted_with}")
 
     def _named(self, name: str) -> _Engine:
         return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
@@ -319,8 +338,8 @@ class Engines:
         return EngineReceiver(url, self.api_key or None, self.config.weights.timeout_s)
 
 
-def _read_key(path: str) -> str:
+def _read_key(path: str, section: str) -> str:
     try:
         return Path(path).read_text().strip()
     except OSError as error:
-        raise UserError(f"rollout.engine_key_file={path} cannot be read ({error.strerror})") from error
+        raise UserError(f"{section}.engine_key_file={path} cannot be read ({error.strerror})") from error

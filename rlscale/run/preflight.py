@@ -31,6 +31,7 @@ from rlscale.data.target import current_folder_importable
 from rlscale.envs.configured_environment import takes_reward
 from rlscale.envs.configured_group_rewards import build_group_reward
 from rlscale.envs.reward import build_reward, label_check
+from rlscale.envs.served_models import declared
 from rlscale.observe.trackers import check_tracker
 from rlscale.rollout.endpoint.configured_agent import configured_agent
 from rlscale.run.components import check_components
@@ -105,7 +106,7 @@ def look(config: Config, found: Findings, *, fetch: bool, trains: bool = True) -
 
     With problems in the cheap things, the others are left out.
     """
-    with current_folder_importable(), found.of(""):
+    with current_folder_importable(), declared(config.rollout.models), found.of(""):
         parts = [*_parts(config)] if trains else [_Part("", config, trains=False)]
         for part in parts:
             _look_at_cheap_things(part, found)
@@ -123,7 +124,7 @@ def preflight_of_sweep(config: Config) -> None:
     Raises ConfigError with every problem found.
     """
     found = Findings()
-    with current_folder_importable(), found.of(""):
+    with current_folder_importable(), declared(config.rollout.models), found.of(""):
         for part in _parts(config):
             _look_at_cheap_things(part, found)
     found.raise_problems()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from rlscale.data.sample import Group
 from rlscale.data.supervised import SupervisedGroups
+from rlscale.envs.served_models import Address
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats
@@ -55,6 +57,7 @@ class Rollout:
         log = logs / "rollout.log"
         self._actor = actor.remote(str(log))
         calls.processes.add("the rollout service", log, self._actor)
+        self._addresses = spec.addresses
         self._preparing = self._actor.prepare.remote(spec)
 
     def prepared(self) -> None:
@@ -64,6 +67,10 @@ class Rollout:
     def start(self, url: str, api_key: str) -> None:
         """Connect to the router."""
         self._calls.one(self._actor.start.remote(url, api_key), "rollout start", heed_stop=True)
+
+    def tell_model(self, name: str, address: Address) -> None:
+        """The model of that name in `rollout.models` is to be reached at the address from now on."""
+        self._calls.one(self._actor.tell_model.remote(name, address), f"telling where {name} is", heed_stop=True)
 
     def collect(self, meanwhile: Callable[[], None]) -> list[Group]:
         """The next iteration's groups, in the order of their prompts."""
@@ -137,6 +144,8 @@ class Rollout:
     def close(self) -> None:
         """End the service."""
         ray.kill(self._actor)
+        if self._addresses:
+            shutil.rmtree(self._addresses, ignore_errors=True)
 
     def _one(self, method: str, *args: Any) -> Any:
         return self._calls.one(self._actor.call.remote(method, *args), f"rollout.{method}")
