@@ -27,7 +27,7 @@ class Sizes:
     eval_engines: int
     """Engines that do nothing but evaluate."""
     beside: dict[str, int]
-    """Engines that the run starts for each model of `rollout.models`."""
+    """Engines that the run starts for each model of `rollout.models`, by its name."""
     engine_gpus: int
     """GPUs of the policy's engines; 0 on the CPU, and without those of engines that somebody else started."""
     groups_per_iteration: int
@@ -87,6 +87,11 @@ class Sizes:
     def all_engines(self) -> int:
         """Engines that share the cores of a machine without a GPU."""
         return self.engines + self.eval_engines + sum(self.beside.values())
+
+    @property
+    def starts_engines(self) -> bool:
+        """Whether the run starts any itself."""
+        return self.started_engines + self.eval_engines + sum(self.beside.values()) > 0
 
     def lines(self) -> list[str]:
         """What the run prints at its start."""

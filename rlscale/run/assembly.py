@@ -153,7 +153,7 @@ class Assembly:
         reserved = frozenset[int]().union(*(engines.machines for engines in fleets if engines is not None))
         note, forks, logs = self._records.note, self._forks, self._folder.logs
         self._beside = ModelsBeside(config, layout, nodes, self._calls, logs, self._scratch, note, forks, reserved)
-        self._beside.launch()
+        self._beside.launch(str(self._served(config)))
 
     def _with_models(self, side: EngineSide) -> EngineSide:
         """The same, and the models beside the policy: ready, known to whoever asks them, and mended with it."""
@@ -164,6 +164,8 @@ class Assembly:
         for rollout in (self._rollout, *(self._apart or ())[1:]):
             if rollout is not None:
                 self._beside.tell(rollout)
+        if (trainer := self._trainer) is not None and (asks := self._rollout) is not None:
+            self._beside.follow(trainer, asks, lambda own, engines: self._sync(own, trainer, engines, asks))
         return WithModelsBeside(side, self._beside)
 
     def _evaluations(self, config: Config) -> Callable[[Progress, Measure], Evaluations]:

@@ -18,12 +18,11 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.config.sticky_routing import STICKY, is_sticky
-from rlscale.rollout.engines.sampling_params import names_words
 from rlscale.run.actors import LauncherActor
 from rlscale.run.calls import Calls, RunFailed
 from rlscale.run.forks import Forks
+from rlscale.run.given_engine import GivenEngine
 from rlscale.run.placement import Layout, shares_devices
-from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient, router_options
 from rlscale.serve.server import ServerSpec
@@ -246,46 +245,12 @@ class Engines:
 
     def _meet(self, url: str) -> None:
         """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
-        receiver = self._receiver(url)
-        if not self.trained_on:
-            try:
-                receiver.weight_version()
-            except CallError as error:
-                raise self._silent(url, error) from error
-            return
-        replays = self.config.trainer.routing_replay is RoutingReplay.rollout
-        try:
-            receiver.weight_version()
-            useful = not replays or receiver.tells_routing()
-            keep = self.config.rollout.on_sync.pause
-            named = not names_words(self.config.rollout, self.config.data) or receiver.names_support()
-            exact = keep is None or receiver.keeps_exactly(keep)
-        except CallError as error:
-            raise self._silent(url, error) from error
-        if not exact:
-            raise UserError(
-                f"rollout.on_sync={keep}: {url} cannot empty its cache while requests are paused, so tokens would "
-                "come from keys and values of old weights; use rollout.on_sync=abort_and_resume, or leave "
-                "rollout.engine_urls out, so that the run starts engines that can"
-                + ("" if keep == "in_place" else ", or start that engine with disable_radix_cache")
-            )
-        if not named:
-            raise UserError(
-                f"rollout.engine_urls: {url} does not say which words tokens were drawn from; leave it out, "
-                "so that the run starts engines that do, or set rollout.top_p=1 rollout.top_k=-1 rollout.min_p=0, "
-                "and the same for every source of data=mixture"
-            )
-        if not useful:
-            raise UserError(
-                f"rollout.engine_urls: {url} does not say which experts it chose; leave rollout.engine_urls out, so "
-                "that the run starts engines that do, or set trainer.routing_replay=none"
-            )
-
-    def _silent(self, url: str, error: CallError) -> UserError:
-        key = self.section
-        return UserError(
-            f"{key}.engine_urls: {url} does not answer, or refuses the key of {key}.engine_key_file ({error})"
-        )
+        met = GivenEngine(self._receiver(url), self.api_key or None, self.section, self.note)
+        if self.trained_on:
+            met.check_trained_on(self.config)
+            met.check_architecture(self.started_from)
+        else:
+            met.check_served(self.started_from)
 
     def _launcher(self, node: int) -> Any:
         if node not in self._launchers:

@@ -11,44 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlscale.config.schema import Config
-from rlscale.config.schema.rollout_config import Concurrency, OnSync
-from rlscale.data.model_folder import find_model
+from rlscale.config.serving_beside import serving_beside
+from rlscale.data.model_folder import find_folder
 from rlscale.envs.served_models import Address
-from rlscale.families.served_form import WeightForm
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.calls import Calls
-from rlscale.run.engine_side import EngineSide
+from rlscale.run.engine_side import EngineSide, RunningEngines
 from rlscale.run.engines import Engines
 from rlscale.run.forks import Forks
 from rlscale.run.placement import Layout
 from rlscale.run.rollout import Rollout
+from rlscale.run.sync import WeightSync
+from rlscale.run.trainer_group import TrainerGroup
 
 LOGS = "models"
 """Folder below the run's logs with one for each model."""
 _LOOK_EVERY_S = 1.0
-
-
-def serving_beside(config: Config, name: str) -> Config:
-    """The configuration of the fleet that serves the model of that name in `rollout.models`.
-
-    Nobody trains on what it generates, so nothing is asked of its engines that the policy's must be able to do.
-    """
-    model = config.rollout.models[name]
-    rollout = replace(
-        config.rollout,
-        engines=model.engines,
-        gpus_per_engine=model.gpus_per_engine,
-        threads_per_engine=model.threads_per_engine,
-        engine_urls=model.engine_urls,
-        engine_key_file=model.engine_key_file,
-        sglang={"served_model_name": name, **model.sglang},
-        router={"policy": "round_robin", **model.router},
-        weights=WeightForm.as_trained,
-        concurrency=Concurrency.fixed,
-        on_sync=OnSync.wait,
-        models={},
-    )
-    return replace(config, rollout=rollout, model=replace(config.model, dtype=model.dtype or config.model.dtype))
 
 
 class ModelsBeside:
@@ -69,6 +47,7 @@ class ModelsBeside:
         """`reserved`: machines whose GPUs the policy's fleet reserved already."""
         self._models = config.rollout.models
         self._fleets: dict[str, Engines] = {}
+        self._following: dict[str, RunningEngines] = {}
         self._told: list[Rollout] = []
         self._next_look = 0.0
         for name in self._models:
@@ -84,7 +63,7 @@ class ModelsBeside:
                 reserved,
                 section=f"rollout.models.{name}",
                 trained_on=False,
-                restarted_with="the weights of its folder",
+                restarted_with="the current weights" if self._models[name].follows_policy else "its weights",
             )
 
     @property
@@ -92,19 +71,37 @@ class ModelsBeside:
         """Servers of theirs that died and were started again."""
         return sum(fleet.restarts for fleet in self._fleets.values())
 
-    def launch(self) -> None:
-        """Begin to start the engines and the router of each. UserError where a model's folder is of no use."""
+    def launch(self, policy: str) -> None:
+        """Begin to start the engines and the router of each. `policy`: the folder that the policy's engines start from.
+
+        UserError where a model's folder is of no use.
+        """
         for name, fleet in self._fleets.items():
-            path = self._models[name].path
-            if self._models[name].engine_urls:
-                fleet.launch(path or "")
+            model = self._models[name]
+            if model.follows_policy:
+                fleet.launch(policy)
+            elif model.engine_urls:
+                fleet.launch(model.path or "")
             else:
-                fleet.launch(str(find_model(str(path), f"rollout.models.{name}.path")))
+                fleet.launch(str(find_folder(str(model.path), f"rollout.models.{name}.path")))
 
     def ready(self) -> None:
         """Wait until all of them answer."""
         for fleet in self._fleets.values():
             fleet.ready()
+
+    def follow(self, trainer: TrainerGroup, rollout: Rollout, sync: Callable[[Config, Engines], WeightSync]) -> None:
+        """Give those that follow the policy the trainer's weights from now on; `sync` makes what brings them there."""
+        for name, fleet in self._fleets.items():
+            if self._models[name].follows_policy:
+                self._following[name] = RunningEngines(
+                    trainer,
+                    fleet,
+                    rollout,
+                    sync(fleet.config, fleet),
+                    shares_devices=False,
+                    redirect=self._moves(name),
+                )
 
     def tell(self, rollout: Rollout) -> None:
         """Tell a rollout service where they are, now and whenever one moves."""
@@ -112,26 +109,47 @@ class ModelsBeside:
         for name, fleet in self._fleets.items():
             rollout.tell_model(name, _address(fleet))
 
-    def mend(self, *, now: bool = False) -> None:
-        """Start again what is down: looked at once a second, unless it must be `now`. See `Engines.heal`."""
+    def mend(self, version: int, *, now: bool = False) -> None:
+        """Start again what is down: looked at once a second, unless it must be `now`. See `Engines.heal`.
+
+        `version`: of the trainer's weights, for those that follow the policy.
+        """
         if time.monotonic() < self._next_look and not now:
             return
         for name, fleet in self._fleets.items():
-            fleet.heal(_keeps_its_weights, lambda _, name=name, fleet=fleet: self._moved(name, fleet))
+            if name in self._following:
+                self._following[name].mend(version, now=True)
+            else:
+                fleet.heal(_keeps_its_weights, self._moves(name))
         self._next_look = time.monotonic() + _LOOK_EVERY_S
+
+    def send(self, version: int) -> dict[str, float]:
+        """Give those that follow the policy the trainer's weights as `version`; metrics of that, and of all loads."""
+        found = {name: side.send(version) for name, side in self._following.items()}
+        for rollout in self._told[:1]:
+            for name, load in rollout.model_loads().items():
+                found[name] = {**found.get(name, {}), **vars(load)}
+        for name, fleet in self._fleets.items():
+            found[name] = {**found.get(name, {}), "restarts": float(fleet.restarts)}
+        return {f"models/{name}/{metric}": value for name, told in found.items() for metric, value in told.items()}
 
     def close(self) -> None:
         """End every server of theirs that this run started."""
         for fleet in self._fleets.values():
             fleet.close()
 
-    def _moved(self, name: str, fleet: Engines) -> None:
-        for rollout in self._told:
-            rollout.tell_model(name, _address(fleet))
+    def _moves(self, name: str) -> Callable[[str], None]:
+        """What tells everybody where a model is whose router was started again."""
+
+        def redirect(_: str) -> None:
+            for rollout in self._told:
+                rollout.tell_model(name, _address(self._fleets[name]))
+
+        return redirect
 
 
 class WithModelsBeside:
-    """The engines' side of a run that serves further models: they are mended with the policy's engines."""
+    """The engines' side of a run that serves further models: they are mended, and given weights, after the policy's."""
 
     def __init__(self, side: EngineSide, models: ModelsBeside) -> None:
         self.shares_devices = side.shares_devices
@@ -139,12 +157,12 @@ class WithModelsBeside:
 
     def mend(self, version: int, *, now: bool = False) -> bool:
         """See EngineSide."""
-        self._models.mend(now=now)
+        self._models.mend(version, now=now)
         return self._side.mend(version, now=now)
 
     def send(self, version: int) -> dict[str, float]:
-        """See EngineSide. The others keep their weights."""
-        return self._side.send(version)
+        """See EngineSide. With metrics of the others."""
+        return self._side.send(version) | self._models.send(version)
 
     def make_way(self) -> None:
         """See EngineSide. The others have devices of their own."""
