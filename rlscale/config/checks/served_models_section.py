@@ -14,6 +14,8 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.served_model_config import ServedModelConfig
 
 POLICY = "policy"
+_OF_THE_POLICY = ("chat_template", "tokenizer_path")
+"""Options of engines that the policy's have from `model`; those of another model may be given their own."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 
 
@@ -100,7 +102,8 @@ def options_of_models_are_known(context: CheckContext) -> Iterator[str]:
     cache = Path(context.config.run.scratch) / "cache"
     for name, model in context.config.rollout.models.items():
         key = f"rollout.models.{name}"
-        yield from check_options(f"{key}.sglang", "server", model.sglang, cache, context.notes)
+        options = {name: value for name, value in model.sglang.items() if name not in _OF_THE_POLICY}
+        yield from check_options(f"{key}.sglang", "server", options, cache, context.notes)
         yield from check_options(f"{key}.router", "router", model.router, cache, context.notes)
         if model.sglang and model.engine_urls:
             yield (
