@@ -106,7 +106,7 @@ def look(config: Config, found: Findings, *, fetch: bool, trains: bool = True) -
 
     With problems in the cheap things, the others are left out.
     """
-    with current_folder_importable(), declared(config.rollout.models), found.of(""):
+    with current_folder_importable(), found.of(""):
         parts = [*_parts(config)] if trains else [_Part("", config, trains=False)]
         for part in parts:
             _look_at_cheap_things(part, found)
@@ -124,7 +124,7 @@ def preflight_of_sweep(config: Config) -> None:
     Raises ConfigError with every problem found.
     """
     found = Findings()
-    with current_folder_importable(), declared(config.rollout.models), found.of(""):
+    with current_folder_importable(), found.of(""):
         for part in _parts(config):
             _look_at_cheap_things(part, found)
     found.raise_problems()
@@ -132,7 +132,8 @@ def preflight_of_sweep(config: Config) -> None:
 
 def _look_at_cheap_things(part: _Part, found: Findings) -> None:
     """What needs no model: functions, trackers, data files and how they overlap."""
-    _look_at_functions(part, found)
+    with declared(part.config.rollout.models):
+        _look_at_functions(part, found)
     with found.of(part.stage):
         check_tracker(part.config.tracker)
     _open_sources(part, found)
