@@ -17,6 +17,8 @@ _LONGEST_WAIT_S = 10.0
 _SHOWN = 200
 
 
+_UNAVAILABLE = (429, 502, 503)
+"""Answers of a router that has no healthy engine, or too many requests. Of one that comes back these use up no try."""
 _AWAY_S = 600.0
 """How long a service that comes back is waited for: an engine of a large model takes minutes to start."""
 
@@ -74,7 +76,7 @@ class ServiceClient:
                 status, answer = await self._once(url, key, body)
                 if status == 200:
                     return answer
-                reason, away = f"HTTP {status}{': ' if answer else ''}{answer}", status == 503
+                reason, away = f"HTTP {status}{': ' if answer else ''}{answer}", status in _UNAVAILABLE
                 if status not in (408, 429) and status < 500:
                     break
             except TimeoutError:

@@ -91,7 +91,7 @@ def test_a_model_that_is_started_again_is_waited_for_without_using_up_the_retrie
         )
         asked = asyncio.create_task(client.post({}))
         await asyncio.sleep(0.2)  # refused several times by now
-        async with Server(port, 503, 503) as server:  # then a router without workers
+        async with Server(port, 503, 502) as server:  # then a router without workers
             assert "choices" in await asked
             assert len(server.asked) == 3
         async with Server(port, 500) as server:
