@@ -40,6 +40,8 @@ class Address:
     """Of its router: `/generate` is below it, and what OpenAI's clients call is below `/v1`."""
     api_key: str | None
     """The bearer token that its router asks for; none where it asks for none."""
+    folder: str
+    """The model's, with tokenizer and chat template; empty where somebody else's engines serve it from an unknown one."""
 
 
 class ServedModel:

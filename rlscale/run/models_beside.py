@@ -182,7 +182,7 @@ class WithModelsBeside:
 
 
 def _address(fleet: Engines) -> Address:
-    return Address(fleet.router_url, fleet.api_key or None)
+    return Address(fleet.router_url, fleet.api_key or None, fleet.started_from or "")
 
 
 def _keeps_its_weights(urls: Sequence[str]) -> None:

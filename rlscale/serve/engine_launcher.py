@@ -56,9 +56,10 @@ class SglangLauncher:
         """Whether the engine of the spec answers at `url` and has generated a token, or scored one."""
         key, spec = self._site.api_key, self._spec
         call(url, "/health", None, timeout=2.0)
-        if call(url, "/model_info", key, timeout=5.0).get("model_path") != spec.model_path:
+        told = call(url, "/model_info", key, timeout=5.0)
+        if told.get("model_path") != spec.model_path:
             return False
-        if spec.options.get("is_embedding"):  # a reward model: it generates nothing
+        if not told.get("is_generation", True):  # a reward model
             works = "embedding" in call(url, "/encode", key, {"input_ids": [0]}, timeout=spec.start_timeout_s)
         else:
             sampling = {"max_new_tokens": 1, "temperature": 0.0, "sampling_seed": 0}

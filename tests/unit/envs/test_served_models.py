@@ -58,9 +58,9 @@ def test_a_judge_asks_the_model_of_its_name_where_it_is_now_and_with_its_key(boo
     async def scenario() -> None:
         judge = Judge("judge", "It is right.")  # made before the model is there, as in a run
         async with Server() as first, Server() as second:
-            book.tell("judge", Address(first.url, "key-1"))
+            book.tell("judge", Address(first.url, "key-1", ""))
             assert await judge("Paris", "Paris", {}) == 0.7
-            book.tell("judge", Address(second.url, None))
+            book.tell("judge", Address(second.url, None, ""))
             assert await judge("Paris", "Paris", {}) == 0.7
         ((path, key, body),) = first.asked
         assert (path, key, body["model"]) == ("/v1/chat/completions", "Bearer key-1", "judge")
@@ -75,7 +75,7 @@ def test_a_pair_judge_does_too(book: AddressBook) -> None:
         from rlscale.envs.environment import Action
 
         async with Server() as server:
-            book.tell("other", Address(server.url, "k"))
+            book.tell("other", Address(server.url, "k", ""))
             prompt = Prompt(index=0, id="0", tokens=None, label=None, text="2+2=")  # type: ignore[arg-type]  # unread
             action = Action(text="4", raw_text="4", tokens=())
             return await ModelPairJudge("other", "The right one.")(prompt, action, action)
@@ -102,14 +102,14 @@ def test_a_model_that_is_started_again_is_waited_for_without_using_up_the_retrie
 
 
 def test_openai_clients_get_url_and_key_also_in_processes_that_the_rollout_starts(book: AddressBook) -> None:
-    book.tell("judge", Address("http://127.0.0.1:1", "key"))
+    book.tell("judge", Address("http://127.0.0.1:1", "key", ""))
     code = "from rlscale.envs.served_models import ServedModel as M; m = M('judge'); print(m.base_url, m.api_key)"
     told = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
     assert told.stdout.split() == ["http://127.0.0.1:1/v1", "key"]
 
 
 def test_addresses_are_for_their_own_user_only(book: AddressBook) -> None:
-    book.tell("judge", Address("http://127.0.0.1:1", "key"))
+    book.tell("judge", Address("http://127.0.0.1:1", "key", ""))
     folder = Path(os.environ[FOLDER])
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()} == {
