@@ -41,7 +41,7 @@ class Address:
     api_key: str | None
     """The bearer token that its router asks for; none where it asks for none."""
     folder: str
-    """The model's, with tokenizer and chat template; empty where engines of somebody else serve it and no path is given."""
+    """The model's, with tokenizer and chat template; empty where somebody else serves it and no path is given."""
 
 
 class ServedModel:
