@@ -136,7 +136,7 @@ def _names() -> Collection[str] | None:
     if _declared is not None:
         return _declared
     folder = os.environ.get(FOLDER)
-    return None if folder is None else [file.stem for file in Path(folder).glob("*.json")]
+    return [file.stem for file in Path(folder).glob("*.json")] if folder else None
 
 
 def _file(folder: Path, name: str) -> Path:

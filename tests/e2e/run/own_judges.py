@@ -18,7 +18,8 @@ class SaidOf:
         self._judge, self._mirror = ServedModel(judge), ServedModel(mirror)
 
     async def __call__(self, response: str, label: Any, info: dict[str, Any], tokens: list[int]) -> Score:
-        said = await self._judge.chat([{"role": "user", "content": response}], max_tokens=4, temperature=0.0)
+        asked = [{"role": "user", "content": f"={response}"}]  # a router refuses a message without content
+        said = await self._judge.chat(asked, max_tokens=4, temperature=0.0)
         body = {"input_ids": tokens, "sampling_params": {"max_new_tokens": 1, "sampling_seed": 0}}
         answer = await self._mirror.post("/generate", body)
         return Score(sum(map(ord, said)) % 11 / 10, {"version": float(answer["meta_info"]["weight_version"])})
