@@ -14,7 +14,7 @@ def trainer_threads(config: Config) -> int:
     if config.trainer.threads is not None:
         return config.trainer.threads
     sizes = Sizes.of(config)
-    return _share(config, sizes.trainer_ranks, beside=sizes.engines + sizes.eval_engines)
+    return _share(config, sizes.trainer_ranks, beside=sizes.all_engines)
 
 
 def engine_threads(config: Config) -> int:
@@ -22,7 +22,7 @@ def engine_threads(config: Config) -> int:
     if config.rollout.threads_per_engine is not None:
         return config.rollout.threads_per_engine
     sizes = Sizes.of(config)
-    return _share(config, sizes.engines + sizes.eval_engines, beside=sizes.trainer_ranks)
+    return _share(config, sizes.all_engines, beside=sizes.trainer_ranks)
 
 
 def _share(config: Config, count: int, *, beside: int) -> int:

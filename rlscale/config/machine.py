@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from rlscale.config.schema.about import PathKind
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.data_config import FileData
 from rlscale.config.schema.model_config import ModelConfig
+from rlscale.config.schema.served_model_config import ServedModelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.families.origin import NEITHER, holds_weights
@@ -121,7 +122,7 @@ def _memory(context: CheckContext) -> Iterator[str]:
 def _cores(context: CheckContext) -> Iterator[str]:
     cores = len(os.sched_getaffinity(0))
     ranks, threads = context.sizes.trainer_ranks, trainer_threads(context.config)
-    engines = context.sizes.engines + context.sizes.eval_engines
+    engines = context.sizes.all_engines
     if max(ranks * threads, engines) > cores:
         yield f"{ranks} trainer ranks of {threads} threads and {engines} engines share {cores} cores, which is slow"
 
@@ -140,6 +141,10 @@ def _files(config: Config) -> Iterator[str]:
         if path is not None and not Path(path).is_file():
             yield f"{key}={path}: there is no such file"
     yield from _starting_weights(config)
+
+
+def _served(config: Config) -> Iterable[tuple[str, ServedModelConfig]]:
+    return config.rollout.models.items() if Needs.of(config).engines else ()
 
 
 def _starting_weights(config: Config) -> Iterator[str]:

@@ -26,8 +26,10 @@ class Sizes:
     """Of those the ones that the run starts itself: none where `rollout.engine_urls` names them."""
     eval_engines: int
     """Engines that do nothing but evaluate."""
+    beside: dict[str, int]
+    """Engines that the run starts for each model of `rollout.models`, by its name."""
     engine_gpus: int
-    """GPUs that all engines use; 0 on the CPU, and without those of engines that somebody else started."""
+    """GPUs of the policy's engines; 0 on the CPU, and without those of engines that somebody else started."""
     groups_per_iteration: int
     groups_per_step: int
     samples_per_iteration: int
@@ -57,6 +59,7 @@ class Sizes:
         own_engines = (len(rollout.engine_urls) or rollout.engines) if needs.engines else 0
         eval_engines = config.eval.engines if needs.measures_apart else 0
         started = 0 if rollout.engine_urls else own_engines
+        served = rollout.models if needs.engines else {}
         sequence = rollout.max_prompt_tokens + rollout.max_response_tokens
         return cls(
             trainer_devices=trainer_devices,
@@ -67,6 +70,7 @@ class Sizes:
             engines=own_engines,
             started_engines=started,
             eval_engines=eval_engines,
+            beside={name: 0 if one.engine_urls else one.engines for name, one in served.items()},
             engine_gpus=(started + eval_engines) * rollout.gpus_per_engine if cluster.device is Device.cuda else 0,
             groups_per_iteration=rollout.groups_per_iteration,
             groups_per_step=rollout.groups_per_iteration // steps,
@@ -79,6 +83,16 @@ class Sizes:
             models=needs.models,
         )
 
+    @property
+    def all_engines(self) -> int:
+        """Engines that share the cores of a machine without a GPU."""
+        return self.engines + self.eval_engines + sum(self.beside.values())
+
+    @property
+    def starts_engines(self) -> bool:
+        """Whether the run starts any itself."""
+        return self.started_engines + self.eval_engines + sum(self.beside.values()) > 0
+
     def lines(self) -> list[str]:
         """What the run prints at its start."""
         return [
@@ -88,6 +102,7 @@ class Sizes:
             *self._of_trainer(),
             f"engines: {self.engines}"
             + (f" and {self.eval_engines} for evaluation" if self.eval_engines else "")
+            + "".join(f", {number} for {name}" for name, number in self.beside.items() if number)
             + (f" on {self.engine_gpus} GPUs" if self.engine_gpus else ""),
             f"tokens: at most {self.max_sequence_tokens} per sample, {self.max_tokens_per_iteration:,} per iteration",
         ]

@@ -62,7 +62,7 @@ def _worst_of_each(phases: tuple[Phase, ...]) -> Iterator[Phase]:
     """All stages in training, where they differ; of the other phases the fullest."""
     shown: dict[str, Phase] = {}
     for phase in phases:
-        key = f"{phase.name} {phase.where}" if phase.name == "train" else phase.name
+        key = f"{phase.name} {phase.where}" if phase.name in ("train", "generate") else phase.name
         if key not in shown or phase.total > shown[key].total:
             shown[key] = phase
     yield from shown.values()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlscale.config.errors import UserError
 from rlscale.config.needs import Needs
 from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
-from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.model_config import DType, ModelConfig
 from rlscale.config.schema.trainer_config import Mtp
+from rlscale.config.serving_beside import serving_beside
 from rlscale.config.sizes import Sizes
 from rlscale.families import reach_of
 from rlscale.families.family import Reach
@@ -28,6 +30,10 @@ USABLE = 0.94
 """Share of a device that allocators can fill: the rest is lost between blocks and to what others hold."""
 PINNED = 1.5
 """Pinned host memory over what lies in it: torch rounds every piece up to a power of two."""
+
+
+_Beside = tuple[str, Config, ModelShape]
+"""A model beside the policy: its name, what its engines are started with, its sizes."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Plan:
     device_bytes: float
     """Of a GPU; on the CPU what all processes may take together, infinite where nobody says."""
     uncounted: tuple[str, ...]
-    """Models of the trainer that nothing here counts."""
+    """Models that nothing here counts."""
     longest_fits: bool
     """Whether an engine's cache holds the longest sequence."""
     time: IterationTime | None
@@ -102,16 +108,18 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
     if on_gpu and needs.trains and needs.engines:
         cached = engine.cached_tokens if engine is not None else 1e6
         time = iteration_time(config, shape, layout, cached, len(needs.passes), Speeds())
-    on_cpu = (_on_cpu(config, shape, sizes, layout, ranks, training),)
+    beside, unknown = _models_beside(config, sizes)
+    on_cpu = (_on_cpu(config, shape, sizes, layout, ranks, training, beside),)
+    others = [_engine_phase(name, engine_memory(own, of, device, USABLE * device)) for name, own, of in beside]
     return Plan(
         parameters=shape.parameters,
         layout=layout,
         ranks=ranks,
         engine=engine,
-        phases=tuple(_on_gpus(config, ranks, engine)) if on_gpu else on_cpu,
+        phases=(*_on_gpus(config, ranks, engine), *others) if on_gpu else on_cpu,
         host=_host(config, needs, ranks, training) if on_gpu else {},
         device_bytes=device,
-        uncounted=tuple(name for name in needs.models if name not in ("policy", "reference")),
+        uncounted=(*(name for name in needs.models if name not in ("policy", "reference")), *unknown),
         longest_fits=engine is None or engine.cached_tokens >= sequence,
         time=time,
         reach=reach_of(known),
@@ -153,9 +161,28 @@ def _on_gpus(config: Config, ranks: tuple[RankMemory, ...], engine: EngineMemory
         yield Phase("sync", where, {**still, "buckets": bucket, **served})
         yield Phase("save", where, {**still, **behind})
     if engine is not None:
-        own = {"weights": engine.weights, "KV cache": max(engine.cache, 0.0), "graphs": engine.graphs}
         asleep = {"trainer, asleep": _trainer_asleep(ranks)} if shared and ranks else {}
-        yield Phase("generate", "engine", {**own, "CUDA context": engine.context, **asleep})
+        yield _engine_phase("engine", engine, asleep)
+
+
+def _engine_phase(where: str, engine: EngineMemory, besides: Mapping[str, float] | None = None) -> Phase:
+    own = {"weights": engine.weights, "KV cache": max(engine.cache, 0.0), "graphs": engine.graphs}
+    return Phase("generate", where, {**own, "CUDA context": engine.context, **(besides or {})})
+
+
+def _models_beside(config: Config, sizes: Sizes) -> tuple[list[_Beside], list[str]]:
+    """The models of `rollout.models` that the run starts engines for; and the names of those of an unknown size."""
+    found, unknown = list[_Beside](), list[str]()
+    for name, number in sizes.beside.items():
+        model, own = config.rollout.models[name], serving_beside(config, name)
+        if not number:
+            continue
+        try:
+            path = config.model if model.follows_policy else ModelConfig(name=name, path=model.path)
+            found.append((name, own, ModelShape.of(architecture_of(path))))
+        except UserError:
+            unknown.append(name)
+    return found, unknown
 
 
 def _on_cpu(
@@ -165,6 +192,7 @@ def _on_cpu(
     layout: RankLayout,
     ranks: tuple[RankMemory, ...],
     training: Training,
+    beside: Sequence[_Beside],
 ) -> Phase:
     """Everything lies in one memory."""
     times = layout.tensor * layout.context * layout.data
@@ -175,6 +203,8 @@ def _on_cpu(
                 kinds[name] = kinds.get(name, 0.0) + times * size
     if engines := sizes.engines + sizes.eval_engines:
         kinds["engines' weights"] = engines * served_bytes(config, shape)
+    for name, own, other in beside:
+        kinds[f"{name}'s weights"] = sizes.beside[name] * served_bytes(own, other)
     return Phase("train", "all processes", kinds)
 
 

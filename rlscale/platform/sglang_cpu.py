@@ -23,6 +23,7 @@ from rlscale.platform import (
     sglang_delta_net,
     sglang_paused_flush,
     sglang_quantised,
+    sglang_reward_heads,
     sglang_seeded,
     sglang_stubs,
 )
@@ -69,6 +70,7 @@ def _allocate_pageable(module: Any) -> None:
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     **sglang_paused_flush.ADAPTATIONS,
     **sglang_quantised.ADAPTATIONS,
+    **sglang_reward_heads.ADAPTATIONS,
     "sglang.kernels.ops.sampling.murmur_hash": sglang_seeded.adapt_hash,
     "sglang.srt.sampling.sampling_batch_info": sglang_seeded.adapt_batch,
     "sglang.srt.sampling.sampling_params": sglang_seeded.adapt_params,

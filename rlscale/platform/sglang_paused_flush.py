@@ -13,10 +13,12 @@ imports SGLang anew, so it is given another function to run, which adapts SGLang
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from rlscale.platform import rendezvous, sglang_verified_updates, sglang_weight_sums
+from rlscale.platform import rendezvous, sglang_reward_heads, sglang_verified_updates, sglang_weight_sums
+from rlscale.platform.adapting import AdaptingFinder
 
 SCHEDULER = "sglang.srt.managers.scheduler"
 UPDATER = "sglang.srt.managers.scheduler_components.weight_updater"
@@ -86,6 +88,7 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
 def run_scheduler_process(*args: Any, **keywords: Any) -> None:
     """What the scheduler's process runs: SGLang's function of that name, after the adaptation."""
     rendezvous.bind_to_named_host()
+    sys.meta_path.insert(0, AdaptingFinder(sglang_reward_heads.ADAPTATIONS))  # before SGLang imports its models
     for name, adapt in ADAPTATIONS.items():
         adapt(importlib.import_module(name))
     getattr(importlib.import_module(SCHEDULER), _OWN_RUN)(*args, **keywords)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ class RolloutSpec:
     `buffer` and `env` are the configuration's nodes; `overlong` and `refill` are those of `algo`, and concern training
     only; so does `experts`: where given, the samples bring the choice of experts of a model of these sizes, and
     `credits_turns`: whether they bring the reward of each turn, and `sampler_words`: how many of the likeliest words
-    they bring for each token.
+    they bring for each token. `served_models`: the names of `rollout.models`, whose addresses are told once they are
+    served and then are in the folder `addresses`.
     """
 
     rollout: RolloutConfig
@@ -55,6 +57,8 @@ class RolloutSpec:
     buffer: dict[str, Any] = field(default_factory=lambda: dict(_BUFFER))
     env: dict[str, Any] = field(default_factory=lambda: {TARGET: SINGLE_TURN})
     agent: AgentConfig = field(default_factory=AgentConfig)
+    served_models: tuple[str, ...] = ()
+    addresses: str = ""
 
     @staticmethod
     def of(config: Config, model_folder: Path) -> RolloutSpec:
@@ -81,6 +85,8 @@ class RolloutSpec:
             buffer=config.buffer,
             env=config.env,
             agent=config.agent,
+            served_models=tuple(config.rollout.models),
+            addresses=str(Path(config.run.scratch).resolve() / f"models-{secrets.token_hex(4)}"),
         )
 
 

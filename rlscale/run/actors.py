@@ -135,22 +135,33 @@ class RolloutActor(_Actor):
     async def prepare(self, spec: Any) -> None:
         """Build the service: reads data, tokenizer and reward, and raises UserError where one is unusable."""
         from rlscale.data.target import instantiate
+        from rlscale.rollout.models_told import ModelsTold
 
+        if spec.served_models:
+            self._models = ModelsTold(Path(spec.addresses), spec.served_models)
         self._service = instantiate({"_target_": spec.rollout._target_, **spec.rollout.arguments}, "rollout", spec)
 
     async def start(self, url: str, api_key: str) -> None:
         """Connect to the router at `url`."""
         from rlscale.rollout.garbage_collection import spare_long_lived
 
-        self._api_key = api_key
         await self._service.start(url, api_key or None)
         spare_long_lived()
 
-    async def score(self, url: str, tokens: Any) -> Any:
+    async def tell_model(self, name: str, address: Any) -> None:
+        """Where a model of `rollout.models` is from now on."""
+        self._models.tell(name, address)
+
+    async def model_loads(self) -> dict[str, Any]:
+        """How busy the engines of each of them were since the last call."""
+        loads: dict[str, Any] = self._models.loads()
+        return loads
+
+    async def score(self, url: str, api_key: str, tokens: Any) -> Any:
         """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself, past the router."""
         from rlscale.rollout.engines.client import EngineClient
 
-        client = EngineClient(url, self._api_key or None, timeout_s=60.0)
+        client = EngineClient(url, api_key or None, timeout_s=60.0)
         try:
             return (await client.score(tokens))[1:]
         finally:

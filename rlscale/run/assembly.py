@@ -28,10 +28,11 @@ from rlscale.run.evaluation_engines import LOGS, EvaluationEngines, measuring_ap
 from rlscale.run.evaluations import Evaluations, Measure
 from rlscale.run.evaluations_beside_training import EvaluationsBesideTraining
 from rlscale.run.forks import Forks
-from rlscale.run.generate_only import serving, starting_folder
+from rlscale.run.generate_only import VERSION, serving, starting_folder
 from rlscale.run.generating_session import GeneratingSession
 from rlscale.run.group_source import GroupSource, Rollout, SupervisedGroupSource
 from rlscale.run.model_folders import ModelFolders
+from rlscale.run.models_beside import ModelsBeside, WithModelsBeside
 from rlscale.run.placement import Layout, lay_out_run, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
@@ -63,13 +64,15 @@ class Assembly:
         self._apart: tuple[Engines, Rollout] | None = (
             None  # the engines that do nothing but evaluate, and who asks them
         )
+        self._beside: ModelsBeside | None = None
         self._exchanges: list[Path] = []  # folders of weights on their way below one that the user names
 
     @property
     def engine_restarts(self) -> int:
         """Engines that died and were started again."""
         fleets = (self._engines, self._apart[0] if self._apart is not None else None)
-        return sum(engines.restarts for engines in fleets if engines is not None)
+        beside = 0 if self._beside is None else self._beside.restarts
+        return beside + sum(engines.restarts for engines in fleets if engines is not None)
 
     def launch(self, config: Config) -> None:
         """Make the models if they are not there, and begin to start ranks, engines and the rollout service.
@@ -96,6 +99,8 @@ class Assembly:
         if layout.eval_engines:
             apart = dataclasses.replace(layout, engines=layout.eval_engines)
             self._launch_apart(measuring_apart(config), apart, nodes)
+        if self._generates and config.rollout.models:
+            self._launch_beside(config, layout, nodes)
         if self._trains:
             self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config, self._forks)
         if self._generates or not self._supervised:
@@ -109,7 +114,7 @@ class Assembly:
         if not self._trains:
             engines = self._steady_engines()
             return GeneratingSession(self._session_parts(config, config_hash), engines)
-        trainer, side = self._started_trainer(config), self._engine_side(config)
+        trainer, side = self._started_trainer(config), self._with_models(self._engine_side(config))
         kind = SupervisedSession if self._supervised else ReinforcementSession
         return kind(self._session_parts(config, config_hash), trainer, side, self._evaluations(config))
 
@@ -139,6 +144,33 @@ class Assembly:
         engines = Engines(config, layout, nodes, self._calls, logs, self._scratch, note, self._forks, reserved)
         engines.launch(str(self._served(config)))
         self._apart = engines, Rollout(RolloutSpec.of(config, self._model), self._calls, logs, self._forks)
+
+    def _launch_beside(self, config: Config, layout: Layout, nodes: list[str]) -> None:
+        """Begin to start the models beside the policy."""
+        fleets = (self._engines, *(self._apart or ())[:1])
+        reserved = frozenset[int]().union(*(engines.machines for engines in fleets if engines is not None))
+        note, forks, logs = self._records.note, self._forks, self._folder.logs
+        self._beside = ModelsBeside(config, layout, nodes, self._calls, logs, self._scratch, note, forks, reserved)
+        self._beside.launch(str(self._served(config)))
+
+    def _with_models(self, side: EngineSide) -> EngineSide:
+        """The same, and the models beside the policy: ready, known to whoever asks them, and mended with it."""
+        if (beside := self._ready_beside()) is None:
+            return side
+        if (trainer := self._trainer) is not None and (asks := self._rollout) is not None:
+            beside.follow(trainer, asks, lambda own, engines: self._sync(own, trainer, engines, asks))
+        return WithModelsBeside(side, beside)
+
+    def _ready_beside(self) -> ModelsBeside | None:
+        """The models beside the policy, if there are any: they serve, and who asks them knows where."""
+        if (beside := self._beside) is None:
+            return None
+        self._records.phase(f"starting {', '.join(self._config.rollout.models)}")
+        beside.ready()
+        for rollout in (self._rollout, *(self._apart or ())[1:]):
+            if rollout is not None:
+                beside.tell(rollout)
+        return beside
 
     def _evaluations(self, config: Config) -> Callable[[Progress, Measure], Evaluations]:
         """Who measures the policy: engines that do nothing else, ready to be given weights, or the rollout's."""
@@ -187,7 +219,9 @@ class Assembly:
         assert self._rollout is not None
         self._wait_for_engines()
         self._rollout.start(self._engines.router_url, self._engines.api_key)
-        return SteadyEngines(self._engines, self._rollout)
+        beside = self._ready_beside()
+        mend_beside = None if beside is None else partial(beside.mend, VERSION)
+        return SteadyEngines(self._engines, self._rollout, mend_beside)
 
     def _sync(self, config: Config, trainer: TrainerGroup, engines: Engines, rollout: Rollout) -> WeightSync:
         """What brings the trainer's weights to some engines."""
@@ -199,7 +233,7 @@ class Assembly:
     def close(self) -> None:
         """End every process of this run. Safe to call at any moment, also after a failure half-way."""
         self._calls.processes.end_frozen()
-        for part in (self._rollout, self._trainer, self._engines, *(self._apart or ())):
+        for part in (self._rollout, self._trainer, self._engines, *(self._apart or ()), self._beside):
             if part is not None:
                 part.close()
         for folder in (self._weights, *self._exchanges):

@@ -76,9 +76,18 @@ class RunningEngines:
     """Engines, the rollout service that talks to them, and the sync that gives them weights."""
 
     def __init__(
-        self, trainer: TrainerGroup, engines: Engines, rollout: Rollout, sync: WeightSync, *, shares_devices: bool
+        self,
+        trainer: TrainerGroup,
+        engines: Engines,
+        rollout: Rollout,
+        sync: WeightSync,
+        *,
+        shares_devices: bool,
+        redirect: Callable[[str], None] | None = None,
     ) -> None:
+        """`redirect` is told where a router is that was started again; by default the rollout is."""
         self.shares_devices = shares_devices
+        self._redirect = redirect or rollout.redirect
         self._trainer, self._engines, self._rollout, self._sync = trainer, engines, rollout, sync
         self._trainer_sleeps = False
         self._next_look = 0.0
@@ -87,7 +96,7 @@ class RunningEngines:
         """See EngineSide."""
         if time.monotonic() < self._next_look and not now:
             return False
-        self._engines.heal(lambda urls: self._give_weights(version, urls), self._rollout.redirect)
+        self._engines.heal(lambda urls: self._give_weights(version, urls), self._redirect)
         self._next_look = time.monotonic() + _HEAL_EVERY_S
         return True
 
@@ -143,12 +152,15 @@ class RunningEngines:
 class SteadyEngines:
     """Engines that keep the weights of the folder that they serve: those of a run that only generates."""
 
-    def __init__(self, engines: Engines, rollout: Rollout) -> None:
-        self._engines, self._rollout = engines, rollout
+    def __init__(self, engines: Engines, rollout: Rollout, mend_beside: Callable[[], None] | None = None) -> None:
+        """`mend_beside` looks after the models beside the policy."""
+        self._engines, self._rollout, self._mend_beside = engines, rollout, mend_beside
         self._next_look = 0.0
 
     def mend(self) -> None:
         """Bring engines that are down back, which then have the weights of their folder; looks once a second."""
         if time.monotonic() >= self._next_look:
             self._engines.heal(lambda urls: None, self._rollout.redirect)
+            if self._mend_beside is not None:
+                self._mend_beside()
             self._next_look = time.monotonic() + _HEAL_EVERY_S

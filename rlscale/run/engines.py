@@ -18,12 +18,11 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.config.sticky_routing import STICKY, is_sticky
-from rlscale.rollout.engines.sampling_params import names_words
 from rlscale.run.actors import LauncherActor
 from rlscale.run.forks import Forks
+from rlscale.run.given_engine import GivenEngine
 from rlscale.run.placement import Layout, shares_devices
 from rlscale.run.remote_calls import Calls, RunFailed
-from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient, router_options
 from rlscale.serve.server_spec import ServerSpec
@@ -56,7 +55,10 @@ class Down:
 
 @dataclass
 class Engines:
-    """The fleet that serves the policy. `launch` starts it without waiting, `ready` waits."""
+    """The fleet that serves a model: the policy, or one beside it. `launch` starts it without waiting, `ready` waits.
+
+    `config` is the run's, with what is the fleet's own in `rollout` and `model`.
+    """
 
     config: Config
     layout: Layout
@@ -69,6 +71,12 @@ class Engines:
     """What the processes of engines are forked from."""
     reserved: frozenset[int] = frozenset()
     """Machines whose GPUs another fleet of the run reserved already against the cluster's other jobs."""
+    section: str = "rollout"
+    """Where its keys are, for messages."""
+    trained_on: bool = True
+    """Whether what its engines generate is trained on, for which they must tell more."""
+    restarted_with: str = "the current weights"
+    """What an engine has that was started again, for a note."""
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     router_url: str = ""
     restarts: int = 0
@@ -95,7 +103,7 @@ class Engines:
         router = {**({"policy": STICKY} if sticky else {}), **rollout.router}
         router_options(router, cluster.host, 0, 0)  # refused before anything starts
         if rollout.engine_key_file is not None:
-            self.api_key = _read_key(rollout.engine_key_file)
+            self.api_key = _read_key(rollout.engine_key_file, self.section)
         elif rollout.engine_urls:
             self.api_key = ""
         home = self._launcher(0)
@@ -114,7 +122,7 @@ class Engines:
                 threads=engine_threads(self.config),
                 seed=self.config.run.seed,
                 memory_saver=shares_devices(cluster),
-                routed_experts=self.config.trainer.routing_replay is RoutingReplay.rollout,
+                routed_experts=self.trained_on and self.config.trainer.routing_replay is RoutingReplay.rollout,
                 start_timeout_s=cluster.start_timeout_s,
             )
             launcher = self._launcher(slot.node)
@@ -237,42 +245,12 @@ class Engines:
 
     def _meet(self, url: str) -> None:
         """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
-        receiver = self._receiver(url)
-        replays = self.config.trainer.routing_replay is RoutingReplay.rollout
-        try:
-            receiver.weight_version()
-            useful = not replays or receiver.tells_routing()
-            keep = self.config.rollout.on_sync.pause
-            named = not names_words(self.config.rollout, self.config.data) or receiver.names_support()
-            exact = keep is None or receiver.keeps_exactly(keep)
-        except CallError as error:
-            raise UserError(
-                f"rollout.engine_urls: {url} does not answer, or refuses the key of rollout.engine_key_file ({error})"
-            ) from error
-        if not exact and keep == "in_place":
-            self.note(
-                f"rollout.on_sync=in_place: {url} cannot empty its cache while requests are paused, so what a response "
-                "has after new weights came is from keys and values of the old ones, and approximate; those tokens are "
-                "trained on, and left out of logprob_diff; rollout.on_sync=abort_and_resume is exact"
-            )
-        elif not exact:
-            raise UserError(
-                f"rollout.on_sync={keep}: {url} cannot empty its cache while requests are paused, so tokens would "
-                "come from keys and values of old weights; use rollout.on_sync=abort_and_resume, or leave "
-                "rollout.engine_urls out, so that the run starts engines that can, or start that engine with "
-                "disable_radix_cache"
-            )
-        if not named:
-            raise UserError(
-                f"rollout.engine_urls: {url} does not say which words tokens were drawn from; leave it out, "
-                "so that the run starts engines that do, or set rollout.top_p=1 rollout.top_k=-1 rollout.min_p=0, "
-                "and the same for every source of data=mixture"
-            )
-        if not useful:
-            raise UserError(
-                f"rollout.engine_urls: {url} does not say which experts it chose; leave rollout.engine_urls out, so "
-                "that the run starts engines that do, or set trainer.routing_replay=none"
-            )
+        met = GivenEngine(self._receiver(url), self.api_key or None, self.section, self.note)
+        if self.trained_on:
+            met.check_trained_on(self.config)
+            met.check_architecture(self.started_from)
+        else:
+            met.check_served(self.started_from)
 
     def _launcher(self, node: int) -> Any:
         if node not in self._launchers:
@@ -313,7 +291,7 @@ class Engines:
         engine.released.clear()  # a new process has all of its memory
         give_weights([url])
         self._router_client().add(url)
-        self.note(f"{name} is back with the current weights")
+        self.note(f"{name} is back with {self.restarted_with}")
 
     def _named(self, name: str) -> _Engine:
         return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
@@ -325,8 +303,8 @@ class Engines:
         return EngineReceiver(url, self.api_key or None, self.config.weights.timeout_s)
 
 
-def _read_key(path: str) -> str:
+def _read_key(path: str, section: str) -> str:
     try:
         return Path(path).read_text().strip()
     except OSError as error:
-        raise UserError(f"rollout.engine_key_file={path} cannot be read ({error.strerror})") from error
+        raise UserError(f"{section}.engine_key_file={path} cannot be read ({error.strerror})") from error

@@ -15,9 +15,9 @@ from typing import Any
 
 from rlscale.config.cpu_threads import trainer_threads
 from rlscale.config.errors import UserError
-from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
+from rlscale.config.sizes import Sizes
 from rlscale.platform.process_environment import rank_environment
 from rlscale.serve import forked_python
 from rlscale.serve.engine_process import start_fork_server
@@ -67,7 +67,7 @@ class Forks:
 @contextmanager
 def early_forks(config: Config) -> Iterator[Forks]:
     """The engines' fork server for a command of this configuration, which ends with the block; or those of `warm`."""
-    if config.cluster.warm is None and _forks(config) and Needs.of(config).engines and not config.rollout.engine_urls:
+    if config.cluster.warm is None and _forks(config) and Sizes.of(config).starts_engines:
         with engine_fork_server(Path(config.run.scratch)) as address:
             yield Forks(address)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from rlscale.data.sample import Group
 from rlscale.data.supervised import SupervisedGroups
+from rlscale.envs.served_models import Address
+from rlscale.rollout.engines.engine_loads import EngineLoad
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats
@@ -55,6 +58,7 @@ class Rollout:
         log = logs / "rollout.log"
         self._actor = actor.remote(str(log))
         calls.processes.add("the rollout service", log, self._actor)
+        self._addresses = spec.addresses
         self._preparing = self._actor.prepare.remote(spec)
 
     def prepared(self) -> None:
@@ -64,6 +68,15 @@ class Rollout:
     def start(self, url: str, api_key: str) -> None:
         """Connect to the router."""
         self._calls.one(self._actor.start.remote(url, api_key), "rollout start", heed_stop=True)
+
+    def tell_model(self, name: str, address: Address) -> None:
+        """The model of that name in `rollout.models` is to be reached at the address from now on."""
+        self._calls.one(self._actor.tell_model.remote(name, address), f"telling where {name} is", heed_stop=True)
+
+    def model_loads(self) -> dict[str, EngineLoad]:
+        """By the name of a model of `rollout.models` the mean load of its engines since the last call."""
+        loads: dict[str, EngineLoad] = self._calls.one(self._actor.model_loads.remote(), "loads of the models")
+        return loads
 
     def collect(self, meanwhile: Callable[[], None]) -> list[Group]:
         """The next iteration's groups, in the order of their prompts."""
@@ -102,10 +115,10 @@ class Rollout:
         self._calls.until(condition, "evaluation", meanwhile, evaluation)
 
     def score(
-        self, url: str, tokens: NDArray[np.int32], meanwhile: Callable[[], None] | None = None
+        self, url: str, api_key: str, tokens: NDArray[np.int32], meanwhile: Callable[[], None] | None = None
     ) -> NDArray[np.float32]:
         """Log-probs of tokens[1:] by the engine at `url`, at temperature 1; `meanwhile` runs while waiting."""
-        ref = self._actor.score.remote(url, tokens)
+        ref = self._actor.score.remote(url, api_key, tokens)
         scored: NDArray[np.float32] = self._calls.one(ref, f"canary of {url}", meanwhile=meanwhile)
         return scored
 
@@ -137,6 +150,8 @@ class Rollout:
     def close(self) -> None:
         """End the service."""
         ray.kill(self._actor)
+        if self._addresses:
+            shutil.rmtree(self._addresses, ignore_errors=True)
 
     def _one(self, method: str, *args: Any) -> Any:
         return self._calls.one(self._actor.call.remote(method, *args), f"rollout.{method}")

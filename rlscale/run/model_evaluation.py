@@ -19,7 +19,8 @@ from rlscale.run.engines import Engines
 from rlscale.run.forks import Forks, early_forks, with_workers
 from rlscale.run.generate_only import VERSION, serving
 from rlscale.run.group_source import Rollout
-from rlscale.run.placement import lay_out
+from rlscale.run.models_beside import ModelsBeside
+from rlscale.run.placement import lay_out, lay_out_beside
 from rlscale.run.ray_session import RaySession, node_ids
 from rlscale.run.remote_calls import Calls, StopSignal
 
@@ -55,6 +56,7 @@ def _measured(config: Config, model: Path, calls: Calls, logs: Path, forks: Fork
     """One evaluation on engines that read their weights from the model's folder, also after a restart."""
     sizes = Sizes.of(config)
     layout = lay_out(config.cluster, sizes.trainer_ranks, sizes.engines, config.rollout.gpus_per_engine)
+    layout = dataclasses.replace(layout, beside=lay_out_beside(config, sizes))
     nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
     scratch = Path(config.run.scratch).resolve()
     own = serving(dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, max_staleness=0)))
@@ -62,20 +64,31 @@ def _measured(config: Config, model: Path, calls: Calls, logs: Path, forks: Fork
     # All samples come back, not only the few for a report.
     spec = dataclasses.replace(RolloutSpec.of(own, model), report_samples=2**31)
     rollout = Rollout(spec, calls, logs, forks)
+    models: ModelsBeside | None = None
+
+    def mend() -> None:
+        engines.heal(_nothing_to_send, rollout.redirect)
+        if models is not None:
+            models.mend(VERSION)
+
     try:
         engines.launch(str(model))
+        models = ModelsBeside(own, layout, nodes, calls, logs, scratch, _say, forks, engines.machines)
+        models.launch(str(model))
         rollout.prepared()
         _say("starting the engines")
         engines.ready()
+        models.ready()
+        models.tell(rollout)
         rollout.start(engines.router_url, engines.api_key)
         _say("evaluating")
-        result: EvalResult = rollout.evaluate(
-            VERSION, lambda: engines.heal(_nothing_to_send, rollout.redirect), next(iter(eval_sets(config.eval)))
-        )
+        result: EvalResult = rollout.evaluate(VERSION, mend, next(iter(eval_sets(config.eval))))
         return result
     finally:
         rollout.close()
         engines.close()
+        if models is not None:
+            models.close()
 
 
 def _nothing_to_send(urls: Sequence[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+from rlscale.config.gpus_beside import first_gpus
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import ClusterConfig, Device, Placement
 from rlscale.config.sizes import Sizes
@@ -19,16 +21,19 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layout:
-    """One slot per trainer rank, one per engine of the policy that the run starts, one per engine that evaluates."""
+    """One slot per trainer rank, one per engine that the run starts: of the policy, those that evaluate, and those of
+    each model beside it, by its name."""
 
     ranks: tuple[Slot, ...]
     engines: tuple[Slot, ...]
     eval_engines: tuple[Slot, ...] = ()
+    beside: Mapping[str, tuple[Slot, ...]] = field(default_factory=dict)
 
     @property
     def nodes(self) -> int:
         """Machines in use; the first one always is."""
-        return 1 + max((slot.node for slot in (*self.ranks, *self.engines, *self.eval_engines)), default=0)
+        beside = [slot for slots in self.beside.values() for slot in slots]
+        return 1 + max((slot.node for slot in (*self.ranks, *self.engines, *self.eval_engines, *beside)), default=0)
 
 
 def shares_devices(cluster: ClusterConfig) -> bool:
@@ -37,12 +42,31 @@ def shares_devices(cluster: ClusterConfig) -> bool:
 
 
 def lay_out_run(config: Config) -> Layout:
-    """The layout of a run. Engines that somebody else started take no slot; those that evaluate come last."""
+    """The layout of a run. Engines that somebody else started take no slot; behind the policy's come those that
+    evaluate, then those of the models beside it."""
     sizes = Sizes.of(config)
     engines = sizes.started_engines + sizes.eval_engines
     layout = lay_out(config.cluster, sizes.trainer_ranks, engines, config.rollout.gpus_per_engine)
     own = layout.engines[: sizes.started_engines]
-    return replace(layout, engines=own, eval_engines=layout.engines[sizes.started_engines :])
+    return replace(
+        layout,
+        engines=own,
+        eval_engines=layout.engines[sizes.started_engines :],
+        beside=lay_out_beside(config, sizes),
+    )
+
+
+def lay_out_beside(config: Config, sizes: Sizes) -> dict[str, tuple[Slot, ...]]:
+    """The slots of the engines of each model of `rollout.models`, on the engines' GPUs that the policy leaves."""
+    cluster = config.cluster
+    if cluster.device is Device.cpu:
+        return {name: (Slot(0),) * number for name, number in sizes.beside.items()}
+    devices, found = _devices(cluster)[1], {}
+    firsts, _ = first_gpus(config, sizes)
+    for name, own in firsts.items():
+        size = config.rollout.models[name].gpus_per_engine
+        found[name] = tuple(_slot(devices[first : first + size]) for first in own)
+    return found
 
 
 def lay_out(cluster: ClusterConfig, ranks: int, engines: int, gpus_per_engine: int) -> Layout:
@@ -54,22 +78,28 @@ def lay_out(cluster: ClusterConfig, ranks: int, engines: int, gpus_per_engine: i
     """
     if cluster.device is Device.cpu:
         return Layout((Slot(0),) * ranks, (Slot(0),) * engines)
-    devices = [(node, gpu) for node in range(cluster.nodes) for gpu in range(cluster.gpus_per_node)]
-    trainer_devices, engine_devices = devices, devices
-    if cluster.placement is Placement.disaggregated:
-        owned = cluster.rollout_nodes * cluster.gpus_per_node + cluster.rollout_gpus
-        trainer_devices, engine_devices = devices[: len(devices) - owned], devices[len(devices) - owned :]
+    trainer_devices, engine_devices = _devices(cluster)
     if ranks > len(trainer_devices) or engines * gpus_per_engine > len(engine_devices):
         raise ValueError(f"{ranks} ranks and {engines} engines of {gpus_per_engine} GPUs do not fit {cluster}")
     rank_slots = tuple(Slot(node, (gpu,)) for node, gpu in trainer_devices[:ranks])
     return Layout(rank_slots, tuple(_engine_slots(engine_devices, engines, gpus_per_engine)))
 
 
+def _devices(cluster: ClusterConfig) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The GPUs of the trainer and those of the engines, each as its machine and its number there."""
+    devices = [(node, gpu) for node in range(cluster.nodes) for gpu in range(cluster.gpus_per_node)]
+    if cluster.placement is not Placement.disaggregated:
+        return devices, devices
+    owned = cluster.rollout_nodes * cluster.gpus_per_node + cluster.rollout_gpus
+    return devices[: len(devices) - owned], devices[len(devices) - owned :]
+
+
 def _engine_slots(devices: list[tuple[int, int]], engines: int, size: int) -> list[Slot]:
-    """Consecutive GPUs for each engine; one that is larger than a machine is started on the first of its machines."""
-    slots = []
-    for engine in range(engines):
-        own = devices[engine * size : (engine + 1) * size]
-        node = own[0][0]
-        slots.append(Slot(node, tuple(gpu for at, gpu in own if at == node)))
-    return slots
+    """Consecutive GPUs for each engine."""
+    return [_slot(devices[engine * size : (engine + 1) * size]) for engine in range(engines)]
+
+
+def _slot(devices: list[tuple[int, int]]) -> Slot:
+    """That of an engine; one that is larger than a machine is started on the first of its machines."""
+    node = devices[0][0]
+    return Slot(node, tuple(gpu for at, gpu in devices if at == node))

@@ -31,6 +31,7 @@ from rlscale.data.target import current_folder_importable
 from rlscale.envs.configured_environment import takes_reward
 from rlscale.envs.configured_group_rewards import build_group_reward
 from rlscale.envs.reward import build_reward, label_check
+from rlscale.envs.served_models import declared
 from rlscale.observe.trackers import check_tracker
 from rlscale.rollout.endpoint.configured_agent import configured_agent
 from rlscale.run.components import check_components
@@ -131,7 +132,8 @@ def preflight_of_sweep(config: Config) -> None:
 
 def _look_at_cheap_things(part: _Part, found: Findings) -> None:
     """What needs no model: functions, trackers, data files and how they overlap."""
-    _look_at_functions(part, found)
+    with declared(part.config.rollout.models):
+        _look_at_functions(part, found)
     with found.of(part.stage):
         check_tracker(part.config.tracker)
     _open_sources(part, found)
@@ -226,6 +228,7 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
 
     With `other` nothing is downloaded, and models are made in that folder.
     """
+    from rlscale.data.model_folder import find_folder
     from rlscale.run.model_folders import ModelFolders
 
     config = part.config
@@ -235,6 +238,8 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
             for name in away
         ]
         return
+    for name, path in _served_paths(config).items():
+        find_folder(path, f"rollout.models.{name}.path")
     models = ModelFolders.of(config, other).taught_by(config)
     models.check_start(config)
     if config.model.path is not None:  # perhaps only now downloaded: what `check` had to skip before
@@ -249,11 +254,18 @@ def _not_here(config: Config) -> list[str]:
         named["critic.model.path"] = config.critic.model.path
     if Needs.of(config).teacher:
         named["teacher.path"] = config.teacher.path
+    named |= {f"rollout.models.{name}.path": path for name, path in _served_paths(config).items()}
     return [
         f"{key}={name}"
         for key, name in named.items()
         if name and is_hub_name(name) and not is_here(name, weights=key != "model.tokenizer")
     ]
+
+
+def _served_paths(config: Config) -> dict[str, str]:
+    """The folders, or hub names, of the models of `rollout.models` that the run starts engines for, by their names."""
+    models = config.rollout.models.items() if Needs.of(config).engines else ()
+    return {name: one.path for name, one in models if one.path is not None and not one.engine_urls}
 
 
 def _try_encoders(part: _Part, found: Findings, model: Path) -> None:

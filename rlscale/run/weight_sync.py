@@ -112,7 +112,8 @@ class WeightSync:
             self.trainer.call("sleep", what="trainer sleep")
             self.engines.resume_memory(["kv_cache"])
         watch = self._watching(version, urls)
-        scores = [self.rollout.score(url, tokens, watch) for url in urls]
+        key = self.engines.api_key
+        scores = [self.rollout.score(url, key, tokens, watch) for url in urls]
         if lent:
             self.engines.release_memory(["kv_cache"])
             self.trainer.call("wake", what="trainer wake")

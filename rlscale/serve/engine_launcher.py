@@ -53,14 +53,19 @@ class SglangLauncher:
         return self._site.processes.start(self._spec, port, self._environment, self._site.log)
 
     def healthy(self, url: str) -> bool:
-        """Whether the engine of the spec answers at `url` and has generated a token."""
+        """Whether the engine of the spec answers at `url` and has generated a token, or scored one."""
         key, spec = self._site.api_key, self._spec
         call(url, "/health", None, timeout=2.0)
-        if call(url, "/model_info", key, timeout=5.0).get("model_path") != spec.model_path:
+        told = call(url, "/model_info", key, timeout=5.0)
+        if told.get("model_path") != spec.model_path:
             return False
-        sampling = {"max_new_tokens": 1, "temperature": 0.0, "sampling_seed": 0}
-        body = {"input_ids": [0], "sampling_params": sampling}
-        if "output_ids" not in call(url, "/generate", key, body, timeout=spec.start_timeout_s):
+        if not told.get("is_generation", True):  # a reward model
+            works = "embedding" in call(url, "/encode", key, {"input_ids": [0]}, timeout=spec.start_timeout_s)
+        else:
+            sampling = {"max_new_tokens": 1, "temperature": 0.0, "sampling_seed": 0}
+            body = {"input_ids": [0], "sampling_params": sampling}
+            works = "output_ids" in call(url, "/generate", key, body, timeout=spec.start_timeout_s)
+        if not works:
             return False
         # What lives now lives for ever: keep Python's garbage collector from walking it again and again (a third of
         # the time of many short requests).

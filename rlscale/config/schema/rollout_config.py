@@ -21,6 +21,7 @@ from rlscale.config.schema.about import (
 from rlscale.config.schema.component import component, target_field
 from rlscale.config.schema.limits import CORES, DEVICES, IN_MEMORY, PATIENCE, TEMPERATURE, TOKENS, YEAR
 from rlscale.config.schema.section import Section
+from rlscale.config.schema.served_model_config import ServedModelConfig
 from rlscale.families.served_form import Int4Grid, ServedForm, WeightForm
 
 
@@ -228,6 +229,8 @@ class RolloutConfig(Section):
     """Engines that somebody else started; given, none are started here."""
     engine_key_file: str | None = path_key(None, PathKind.file, scope=Scope.this_run)
     """File with the API key of the engines in `rollout.engine_urls`; null if they ask for none."""
+    models: dict[str, ServedModelConfig] = key(dict, unread=[SUPERVISED])
+    """Models that are served beside the policy by their names, such as a judge; rewards and environments ask them."""
     sglang: dict[str, Any] = passed_on("server")
     """Any option of SGLang's ServerArgs, by its own name."""
     router: dict[str, Any] = passed_on("router")

@@ -22,16 +22,17 @@ _SYSTEM = (
 class Judge:
     """What a model thinks of the response, from 0.0 to 1.0.
 
-    `url`: the base address, such as http://127.0.0.1:30000/v1. `rubric`: what is good, in words; it gives from 0 to
-    `most` points, which are divided by it. The judge sees the question, the label as reference where there is one, and
+    `model`: the name of one in `rollout.models`, or with `url`, the base address of a service such as
+    http://127.0.0.1:30000/v1, of one there. `rubric`: what is good, in words; it gives from 0 to `most` points, which
+    are divided by it. The judge sees the question, the label as reference where there is one, and
     the response behind its thoughts. An answer without a score is asked for again, `tries` times in all.
     """
 
     def __init__(
         self,
-        url: str,
         model: str,
         rubric: str,
+        url: str | None = None,
         most: float = 10.0,
         tries: int = 2,
         max_tokens: int = 1024,

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from rlscale.config.errors import UserError
 from rlscale.envs.rewards.service_client import ServiceClient
+from rlscale.envs.served_models import ServedModel
 
 T = TypeVar("T")
 
@@ -15,12 +16,13 @@ T = TypeVar("T")
 class JudgingModel:
     """Is asked for a verdict until one can be read, `tries` times in all.
 
-    `url`: the base address, such as http://127.0.0.1:30000/v1. `rubric`: what is good, in words.
+    `url`: the base address, such as http://127.0.0.1:30000/v1; without one, `model` is the name of a model in
+    `rollout.models`, which the run serves. `rubric`: what is good, in words.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | None,
         model: str,
         rubric: str,
         tries: int,
@@ -34,8 +36,14 @@ class JudgingModel:
             raise UserError("rubric is empty; say in words what a good response is")
         if tries < 1:
             raise UserError(f"tries={tries}: must be at least 1")
-        address = f"{url.rstrip('/')}/chat/completions"
-        self._client = ServiceClient(address, timeout_s=timeout_s, retries=retries, key_file=key_file)
+        if url is not None:
+            address = f"{url.rstrip('/')}/chat/completions"
+            self._client = ServiceClient(address, timeout_s=timeout_s, retries=retries, key_file=key_file)
+        else:
+            if key_file is not None:
+                raise UserError(f"key_file={key_file} is not read without url: rollout.models.{model} has its own")
+            find = ServedModel(model).place("/v1/chat/completions")
+            self._client = ServiceClient.following(find, timeout_s=timeout_s, retries=retries)
         self._rubric, self._tries = rubric, tries
         self._sampling = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
 

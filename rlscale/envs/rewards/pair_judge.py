@@ -23,9 +23,9 @@ class ModelPairJudge:
 
     def __init__(
         self,
-        url: str,
         model: str,
         rubric: str,
+        url: str | None = None,
         tries: int = 2,
         max_tokens: int = 1024,
         temperature: float = 0.0,

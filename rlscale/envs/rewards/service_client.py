@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -13,6 +15,20 @@ from rlscale.envs.reward import RewardFailed
 
 _LONGEST_WAIT_S = 10.0
 _SHOWN = 200
+
+
+_UNAVAILABLE = (429, 502, 503)
+"""Answers of a router that has no healthy engine, or too many requests. Of one that comes back these use up no try."""
+_AWAY_S = 600.0
+"""How long a service that comes back is waited for: an engine of a large model takes minutes to start."""
+
+
+class Place(NamedTuple):
+    """Where a service is at the moment."""
+
+    url: str
+    key: str | None
+    """Sent as a bearer token."""
 
 
 class ServiceClient:
@@ -27,42 +43,70 @@ class ServiceClient:
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise UserError(f"url={url}: must begin with http:// or https://")
+        if key_file is not None and not Path(key_file).expanduser().is_file():
+            raise UserError(f"key_file={key_file}: there is no such file")
+        self._find = lambda: Place(url, None if key_file is None else _read_key(key_file))
+        self._comes_back = False
+        self._set_limits(timeout_s, retries, wait_s)
+
+    @classmethod
+    def following(
+        cls, find: Callable[[], Place], *, timeout_s: float, retries: int, wait_s: float = 0.5
+    ) -> ServiceClient:
+        """For a service that somebody starts again when it dies: `find` says where it is, before every try.
+
+        While nobody is there (the connection is refused, or its router has no worker) the retries are not used up; it
+        is waited for, up to ten minutes.
+        """
+        client = cls.__new__(cls)
+        client._find, client._comes_back = find, True
+        client._set_limits(timeout_s, retries, wait_s)
+        return client
+
+    async def post(self, body: Any) -> Any:
+        """What the service answers. RewardFailed with the last reason once no try is left."""
+        reason, url, wait_s, tries, began = "", "", self._wait_s, 0, time.monotonic()
+        while tries <= self._retries:
+            if reason:
+                await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
+                wait_s *= 2
+            away = False
+            try:
+                url, key = await asyncio.to_thread(self._find)
+                status, answer = await self._once(url, key, body)
+                if status == 200:
+                    return answer
+                reason, away = f"HTTP {status}{': ' if answer else ''}{answer}", status in _UNAVAILABLE
+                if status not in (408, 429) and status < 500:
+                    break
+            except TimeoutError:
+                reason = f"no answer within {self._timeout_s:g} s"
+            except (aiohttp.ClientError, ValueError) as error:
+                reason, away = f"{type(error).__name__}: {error}"[:_SHOWN], isinstance(error, aiohttp.ClientOSError)
+            waits = away and self._comes_back and time.monotonic() - began < _AWAY_S
+            tries += not waits
+        raise RewardFailed(f"{url}: {reason}")
+
+    async def _once(self, url: str, key: str | None, body: Any) -> tuple[int, Any]:
+        """The status of one try, with the JSON of a good answer or the text of another."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        # A session per request: requests are few and long, and none outlives its event loop.
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._timeout_s), headers=headers) as session,
+            session.post(url, json=body) as answer,
+        ):
+            if answer.status == 200:
+                return 200, await answer.json(content_type=None)
+            return answer.status, " ".join((await answer.text(errors="replace")).split())[:_SHOWN]
+
+    def _set_limits(self, timeout_s: float, retries: int, wait_s: float) -> None:
         for name, value in (("timeout_s", timeout_s), ("wait_s", wait_s)):
             if not value > 0:
                 raise UserError(f"{name}={value}: must be above 0 seconds")
         if retries < 0:
             raise UserError(f"retries={retries}: must be at least 0")
-        if key_file is not None and not Path(key_file).expanduser().is_file():
-            raise UserError(f"key_file={key_file}: there is no such file")
-        self._url, self._timeout_s, self._retries, self._wait_s = url, timeout_s, retries, wait_s
-        self._key_file = key_file
+        self._timeout_s, self._retries, self._wait_s = timeout_s, retries, wait_s
 
-    async def post(self, body: Any) -> Any:
-        """What the service answers. RewardFailed with the last reason once no try is left."""
-        reason, wait_s = "", self._wait_s
-        headers = {}
-        if self._key_file is not None:
-            key = await asyncio.to_thread(Path(self._key_file).expanduser().read_text)
-            headers["Authorization"] = f"Bearer {key.strip()}"
-        for attempt in range(self._retries + 1):
-            if attempt:
-                await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
-                wait_s *= 2
-            try:
-                timeout = aiohttp.ClientTimeout(total=self._timeout_s)
-                # A session per request: requests are few and long, and none outlives its event loop.
-                async with (
-                    aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-                    session.post(self._url, json=body) as answer,
-                ):
-                    if answer.status == 200:
-                        return await answer.json(content_type=None)
-                    text = " ".join((await answer.text(errors="replace")).split())[:_SHOWN]
-                    reason = f"HTTP {answer.status}{': ' if text else ''}{text}"
-                    if answer.status not in (408, 429) and answer.status < 500:
-                        break
-            except TimeoutError:
-                reason = f"no answer within {self._timeout_s:g} s"
-            except (aiohttp.ClientError, ValueError) as error:
-                reason = f"{type(error).__name__}: {error}"[:_SHOWN]
-        raise RewardFailed(f"{self._url}: {reason}")
+
+def _read_key(file: str) -> str:
+    return Path(file).expanduser().read_text().strip()

@@ -173,3 +173,10 @@ def test_explain_names_the_option_as_the_origin() -> None:
         assert last[key].place.startswith("conf/debug/tiny_model.yaml:"), key
     assert last["optim.lr"].place == "the command line"
     assert "rollout.gpus_per_engine" not in last
+
+
+def test_without_engines_no_models_are_served_beside_the_policy(tmp_path: Path) -> None:
+    judge = ["rollout.models.judge.path=/m", "rollout.models.judge.sglang.max_running_requests=3"]
+    config = compose(None, [*judge, "debug=no_engines", f"rollout.replay={tmp_path}"])
+    assert config.rollout.models == {}
+    check(config)

@@ -136,7 +136,7 @@ def says(*texts: str) -> Answer:
 
 
 def judged(url: str, response: str = "Paris", **more: Any) -> Awaitable[Any]:
-    judge = Judge(f"{url}/v1/", "grader", "It is right.", **more)
+    judge = Judge("grader", "It is right.", f"{url}/v1/", **more)
     return judge(response, "Paris", {}, messages=[{"role": "user", "content": "Capital of France?"}])
 
 
@@ -174,8 +174,8 @@ def test_what_a_service_is_given_is_checked(tmp_path: Path) -> None:
         (lambda: RemoteReward("http://a", retries=-1), "retries=-1: must be at least 0"),
         (lambda: RemoteReward("http://a", timeout_s=0), "timeout_s=0: must be above 0 seconds"),
         (lambda: RemoteReward("http://a", key_file=str(tmp_path / "no")), "there is no such file"),
-        (lambda: Judge("http://a", "m", " "), "rubric is empty"),
-        (lambda: Judge("http://a", "m", "r", most=0), "most=0 must be above 0"),
+        (lambda: Judge("m", " ", "http://a"), "rubric is empty"),
+        (lambda: Judge("m", "r", "http://a", most=0), "most=0 must be above 0"),
     ):
         with pytest.raises(UserError, match=message):
             make()

@@ -48,6 +48,21 @@ def test_adapters_need_no_reference_and_hardly_any_gradients_or_optimizer() -> N
         assert after.optimizer < 0.01 * before.optimizer
 
 
+def test_models_beside_the_policy_have_their_own_engines_and_unknown_ones_are_said_to_be_missing(
+    tmp_path: Path,
+) -> None:
+    apart = ["cluster.placement=disaggregated", "cluster.rollout_gpus=4", "rollout.engines=2"]
+    large = [f"rollout.models.judge.{value}" for value in ("path=Qwen/Qwen3-30B-A3B", "gpus_per_engine=2")]
+    plan = plan_run(compose("gsm8k", [*GSM8K[1:], *apart, *large, f"rollout.models.strange.path={tmp_path}"]))
+    policy, judge = (phase for phase in plan.phases if phase.name == "generate")
+    assert (policy.where, judge.where) == ("engine", "judge")
+    assert judge.kinds["weights"] == pytest.approx(30.5e9, rel=0.01)  # bytes on each of two GPUs, in bf16
+    assert plan.uncounted == ("strange",)
+    tiny = compose(None, ["rollout.models.judge.follows_policy=true", "rollout.models.judge.engines=2"])
+    (phase,) = plan_run(tiny).phases
+    assert phase.kinds["judge's weights"] == 2 * phase.kinds["engines' weights"]
+
+
 def test_engines_of_quantised_weights_have_more_room_and_rounding_takes_some() -> None:
     form = "rollout.weights=fp8_block"
     plain, quantised, trained_so = (

@@ -54,6 +54,17 @@ def test_engines_that_evaluate_come_after_the_others_and_those_of_somebody_else_
     assert lay_out_run(compose(None, [given, "eval.engines=0"])).engines == ()
 
 
+def test_models_beside_the_policy_get_the_gpus_that_its_engines_leave():
+    judge = ["rollout.models.judge.path=/m", "rollout.models.judge.engines=2"]
+    other = ["rollout.models.other.path=/m", "rollout.models.other.gpus_per_engine=2"]
+    apart = ["cluster=node8", "cluster.placement=disaggregated", "cluster.rollout_gpus=6"]
+    layout = lay_out_run(compose(None, [*apart, "rollout.engines=1", "eval.engines=1", *judge, *other]))
+    assert (layout.engines, layout.eval_engines) == ((Slot(0, (2,)),), (Slot(0, (3,)),))
+    assert layout.beside == {"judge": (Slot(0, (4,)), Slot(0, (5,))), "other": (Slot(0, (6, 7)),)}
+    given = ["rollout.engine_urls=['http://a:1']", "rollout.models.other.engine_urls=['http://a:2']"]
+    assert lay_out_run(compose(None, [*judge, *given])).beside == {"judge": (Slot(0), Slot(0)), "other": ()}
+
+
 def test_a_run_without_a_rank_and_an_engine_of_its_own_is_on_the_first_machine():
     assert Layout((), ()).nodes == 1
 

@@ -45,6 +45,15 @@ def test_a_hook_of_the_run_ends_it_before_anything_is_made(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.rglob("*")] == ["scratch"]  # which was tried first
 
 
+def test_a_judge_asks_a_model_that_the_run_serves_from_a_folder_that_is_there(tmp_path: Path) -> None:
+    judge = ["reward=judge", "reward.function.model=judge", "reward.function.rubric=short", "eval.enabled=false"]
+    with pytest.raises(UserError, match=r"^rollout\.models: there is no model judge; it has jury$"):
+        preflight(config(tmp_path, *judge, f"rollout.models.jury.path={tmp_path}"))
+    with pytest.raises(UserError, match=rf"^rollout\.models\.judge\.path={tmp_path}: "):
+        preflight(config(tmp_path, *judge, f"rollout.models.judge.path={tmp_path}"))
+    preflight(config(tmp_path, *judge, "rollout.models.judge.follows_policy=true"))
+
+
 def test_a_missing_reward_module_is_said_within_three_seconds(tmp_path: Path) -> None:
     """The CPU time of the whole command, because the wall time of a busy machine says little."""
     import resource

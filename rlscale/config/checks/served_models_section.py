@@ -1,0 +1,120 @@
+"""The models beside the policy (`rollout.models`): named, found, on devices of their own, with options that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.options import check_options
+from rlscale.config.gpus_beside import first_gpus
+from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.schema.component import TARGET
+from rlscale.config.schema.served_model_config import ServedModelConfig
+
+POLICY = "policy"
+_OF_THE_POLICY = ("chat_template", "tokenizer_path")
+"""Options of engines that the policy's have from `model`; those of another model may be given their own."""
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+
+
+def models_are_named(context: CheckContext) -> Iterator[str]:
+    """A name is a folder of logs, a part of metrics and what requests call the model."""
+    for name in context.config.rollout.models:
+        key = f"rollout.models.{name}"
+        if name == POLICY:
+            yield f"{key}: is the model that is trained, whose engines are rollout.engines; choose another name"
+        elif not _NAME.fullmatch(name):
+            yield f"{key}: a name has small letters, digits, - and _ only, and begins with a letter; choose another"
+
+
+def models_are_found(context: CheckContext) -> Iterator[str]:
+    """Each has a folder, or engines that run, or is the policy."""
+    config = context.config
+    for name, model in config.rollout.models.items():
+        key = f"rollout.models.{name}"
+        if model.follows_policy:
+            yield from _follows(context, key, model)
+        elif model.path is None and not model.engine_urls:
+            yield (
+                f"{key}: is found nowhere; give {key}.path, a Hugging Face folder or name, or {key}.engine_urls of "
+                f"engines that serve it, or set {key}.follows_policy=true"
+            )
+        for url in model.engine_urls:
+            if not url.startswith(("http://", "https://")):
+                yield f"{key}.engine_urls: {url} is not an address; write it as http://host:port"
+        if model.engine_key_file is not None and not model.engine_urls:
+            yield f"{key}.engine_key_file is only read with {key}.engine_urls; set it to null"
+    if config.rollout.models and config.rollout.replay is not None and not context.supervised:
+        names = ", ".join(config.rollout.models)
+        yield f"rollout.models ({names}) are not read with rollout.replay, which scores nothing anew; leave them out"
+
+
+def _follows(context: CheckContext, key: str, model: ServedModelConfig) -> Iterator[str]:
+    """One that is the policy has its folder, and takes its weights as the policy's engines do."""
+    for name, value in (("path", model.path), ("dtype", model.dtype)):
+        if value is not None:
+            yield f"{key}.{name} is not read with {key}.follows_policy=true: it is the policy's; leave it out"
+    if model.engine_urls:
+        yield (
+            f"{key}.follows_policy=true: weights go to engines that the run starts only; leave {key}.engine_urls out, "
+            "or set it to false"
+        )
+    if str(context.config.weights.transport.get(TARGET, "")).startswith("rlscale.weights.transports.delta."):
+        yield (
+            f"{key}.follows_policy=true: weights/transport=delta keeps what one group of engines holds; choose "
+            "weights/transport=auto"
+        )
+
+
+def models_have_their_devices(context: CheckContext) -> Iterator[str]:
+    """They compute while the trainer and the policy's engines do."""
+    config, sizes = context.config, context.sizes
+    started = {name: number for name, number in sizes.beside.items() if number}
+    if not started:
+        return
+    theirs = " + ".join(f"rollout.models.{name}.engines={number}" for name, number in started.items())
+    if not context.on_gpus:
+        others = sizes.started_engines + sizes.eval_engines
+        if others <= config.cluster.max_engines < others + sum(started.values()):
+            yield (
+                f"{theirs} beside {others} of the policy, but cluster.max_engines={config.cluster.max_engines}; lower "
+                "the one or raise the other"
+            )
+        return
+    if config.cluster.placement is Placement.colocated:
+        yield (
+            f"{theirs}: colocated engines leave no GPUs to others while the trainer works; use "
+            "cluster.placement=disaggregated, or engines that run elsewhere (engine_urls)"
+        )
+        return
+    needed = first_gpus(config, sizes)[1]
+    if sizes.engine_gpus <= sizes.engine_devices < needed:
+        yield (
+            f"{theirs} x gpus_per_engine beside the policy's {sizes.engine_gpus} GPUs need {needed}, but the cluster "
+            f"has {sizes.engine_devices} for engines; lower them, or raise cluster.rollout_gpus or rollout_nodes"
+        )
+
+
+def options_of_models_are_known(context: CheckContext) -> Iterator[str]:
+    """Every option of their engines and routers."""
+    cache = Path(context.config.run.scratch) / "cache"
+    for name, model in context.config.rollout.models.items():
+        key = f"rollout.models.{name}"
+        options = {name: value for name, value in model.sglang.items() if name not in _OF_THE_POLICY}
+        yield from check_options(f"{key}.sglang", "server", options, cache, context.notes)
+        yield from check_options(f"{key}.router", "router", model.router, cache, context.notes)
+        if model.sglang and model.engine_urls:
+            yield (
+                f"{key}.sglang.{min(model.sglang)} is not read with {key}.engine_urls: those engines have the options "
+                "that they were started with; leave it out"
+            )
+
+
+SERVED_MODELS_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
+    models_are_named,
+    models_are_found,
+    models_have_their_devices,
+    options_of_models_are_known,
+)
