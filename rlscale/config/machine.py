@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from rlscale.config.schema.about import PathKind
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.data_config import FileData
 from rlscale.config.schema.model_config import ModelConfig
-from rlscale.config.schema.served_model_config import ServedModelConfig
 from rlscale.config.sizes import Sizes
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.families.origin import NEITHER, holds_weights
@@ -141,10 +140,6 @@ def _files(config: Config) -> Iterator[str]:
         if path is not None and not Path(path).is_file():
             yield f"{key}={path}: there is no such file"
     yield from _starting_weights(config)
-
-
-def _served(config: Config) -> Iterable[tuple[str, ServedModelConfig]]:
-    return config.rollout.models.items() if Needs.of(config).engines else ()
 
 
 def _starting_weights(config: Config) -> Iterator[str]:
