@@ -21,6 +21,7 @@ from typing import Any
 from rlscale.platform import (
     sglang_attention,
     sglang_delta_net,
+    sglang_pageable,
     sglang_paused_flush,
     sglang_quantised,
     sglang_seeded,
@@ -69,6 +70,7 @@ def _allocate_pageable(module: Any) -> None:
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     **sglang_paused_flush.ADAPTATIONS,
     **sglang_quantised.ADAPTATIONS,
+    **sglang_pageable.ADAPTATIONS,
     "sglang.kernels.ops.sampling.murmur_hash": sglang_seeded.adapt_hash,
     "sglang.srt.sampling.sampling_batch_info": sglang_seeded.adapt_batch,
     "sglang.srt.sampling.sampling_params": sglang_seeded.adapt_params,

@@ -16,7 +16,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from rlscale.platform import rendezvous, sglang_verified_updates
+from rlscale.platform import rendezvous, sglang_adapters, sglang_verified_updates
 
 SCHEDULER = "sglang.srt.managers.scheduler"
 UPDATER = "sglang.srt.managers.scheduler_components.weight_updater"
@@ -52,6 +52,7 @@ def adapt_scheduler(module: Any) -> None:
         return answer
 
     scheduler.flush_cache, scheduler.get_internal_state = flush_cache, get_internal_state
+    sglang_adapters.adapt_scheduler(scheduler)
     setattr(module, _OWN_RUN, module.run_scheduler_process)
     module.run_scheduler_process = run_scheduler_process
 
@@ -75,6 +76,7 @@ def adapt_updater(module: Any) -> None:
 
 
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {
+    **sglang_adapters.ADAPTATIONS,
     SCHEDULER: adapt_scheduler,
     UPDATER: adapt_updater,
     sglang_verified_updates.RUNNER_UPDATER: sglang_verified_updates.adapt_runner_updater,

@@ -36,7 +36,7 @@ class RolloutSpec:
     `buffer` and `env` are the configuration's nodes; `overlong` and `refill` are those of `algo`, and concern training
     only; so does `experts`: where given, the samples bring the choice of experts of a model of these sizes, and
     `credits_turns`: whether they bring the reward of each turn, and `sampler_words`: how many of the likeliest words
-    they bring for each token.
+    they bring for each token. `adapters`: whether engines hold the policy as an adapter, which requests name.
     """
 
     rollout: RolloutConfig
@@ -52,6 +52,7 @@ class RolloutSpec:
     experts: ExpertSizes | None = None
     credits_turns: bool = False
     sampler_words: int = 0
+    adapters: bool = False
     buffer: dict[str, Any] = field(default_factory=lambda: dict(_BUFFER))
     env: dict[str, Any] = field(default_factory=lambda: {TARGET: SINGLE_TURN})
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -78,6 +79,7 @@ class RolloutSpec:
             experts=experts,
             credits_turns=config.algo.turn_discount is not None,
             sampler_words=AlgoNeeds.of_algo(config.algo).sampler_words,
+            adapters=config.serves_adapters,
             buffer=config.buffer,
             env=config.env,
             agent=config.agent,

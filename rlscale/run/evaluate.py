@@ -12,6 +12,7 @@ from rlscale.config.checks import check
 from rlscale.config.errors import UserError
 from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
+from rlscale.config.schema.weights_config import SyncedLora
 from rlscale.observe import jsonl
 from rlscale.run.folder import read_mark, write_json
 from rlscale.run.preflight import preflight
@@ -107,6 +108,7 @@ def _for_measuring(config: Config, model: str | None, inside: Sequence[str] = ()
         eval=evaluation,
         data=config.data if evaluation.data is None else evaluation.data,  # nothing is trained on
         warm_start=None,
+        weights=dataclasses.replace(config.weights, lora=SyncedLora.merged),  # as the exported model is
         teacher=dataclasses.replace(config.teacher, recipe=None),
     )
     if model is not None:

@@ -43,8 +43,9 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
     try:
         write_recipe(config, folder.path)
         records.introduce(notes)
-        # On GPUs the engines would hold the memory that the stage needs; without a trainer they serve what it makes.
-        beside = config.cluster.device is Device.cpu and Needs.of(config).trains
+        # On GPUs the engines would hold the memory that the stage needs; without a trainer, and where they get adapters
+        # alone, they start from what it makes.
+        beside = config.cluster.device is Device.cpu and Needs.of(config).trains and not config.serves_adapters
         if beside:
             assembly.launch(config)
         ready = _after_stages(config, stop, records, forks)

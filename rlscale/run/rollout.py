@@ -102,10 +102,17 @@ class Rollout:
         self._calls.until(condition, "evaluation", meanwhile, evaluation)
 
     def score(
-        self, url: str, tokens: NDArray[np.int32], meanwhile: Callable[[], None] | None = None
+        self,
+        url: str,
+        tokens: NDArray[np.int32],
+        meanwhile: Callable[[], None] | None = None,
+        adapter: str | None = None,
     ) -> NDArray[np.float32]:
-        """Log-probs of tokens[1:] by the engine at `url`, at temperature 1; `meanwhile` runs while waiting."""
-        ref = self._actor.score.remote(url, tokens)
+        """Log-probs of tokens[1:] by the engine at `url`, at temperature 1; `meanwhile` runs while waiting.
+
+        `adapter`: which one the engine is to compute with; None for none.
+        """
+        ref = self._actor.score.remote(url, tokens, adapter)
         scored: NDArray[np.float32] = self._calls.one(ref, f"canary of {url}", meanwhile=meanwhile)
         return scored
 

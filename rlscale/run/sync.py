@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.config.adapter_names import adapter_name
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
@@ -112,7 +113,8 @@ class WeightSync:
             self.trainer.call("sleep", what="trainer sleep")
             self.engines.resume_memory(["kv_cache"])
         watch = self._watching(version, urls)
-        scores = [self.rollout.score(url, tokens, watch) for url in urls]
+        adapter = adapter_name(version) if self.config.serves_adapters else None
+        scores = [self.rollout.score(url, tokens, watch, adapter) for url in urls]
         if lent:
             self.engines.release_memory(["kv_cache"])
             self.trainer.call("wake", what="trainer wake")

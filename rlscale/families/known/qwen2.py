@@ -24,5 +24,6 @@ FAMILY = Family(
     sglang_module="qwen2",
     restrictions=(readable_weights, known_scaling, rotary_of_whole_heads, full_attention, silu_activation),
     megatron=(llama_like, qkv_bias),
+    adapters=True,
     tokenizer_classes={"Qwen2Tokenizer": "Qwen2Tokenizer", "Qwen2TokenizerFast": "Qwen2Tokenizer"},
 )

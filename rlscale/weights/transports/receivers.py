@@ -5,8 +5,8 @@ Every call blocks until the engine has done it, and raises if it fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from rlscale.weights.transports.transport import Receiver, TransferError
 
@@ -57,6 +57,14 @@ class TakesDeltas(Receiver, Protocol):
 
     def receive_deltas(self, folder: str, version: int) -> None:
         """Bring the copy to `version` by the deltas in a folder, verify all of it, and load it."""
+
+
+@runtime_checkable
+class TakesAdapters(Receiver, Protocol):
+    """An engine that computes with an adapter beside its own weights."""
+
+    def receive_adapter(self, config: Mapping[str, Any], serialized: list[str], version: int) -> None:
+        """Load an adapter in the place of the one before: peft's config, a flat bucket for each of its ranks."""
 
 
 def that_can(need: Callable[..., Need], receivers: Sequence[Receiver], transport: str) -> list[Need]:
