@@ -146,8 +146,8 @@ class RolloutActor(_Actor):
         await self._service.start(url, api_key or None)
         spare_long_lived()
 
-    async def score(self, url: str, tokens: Any, adapter: str | None) -> Any:
-        """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself, past the router."""
+    async def score(self, url: str, tokens: Any, adapter: str | None = None) -> Any:
+        """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself, past the router, with an adapter of its."""
         from rlscale.rollout.engines.client import EngineClient
 
         client = EngineClient(url, self._api_key or None, timeout_s=60.0)

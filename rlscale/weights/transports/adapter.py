@@ -36,7 +36,7 @@ class AdapterTransport:
         self.close()
         if dist.get_rank() == 0:
             flat_bucket.remove_leftovers()
-            self._receivers = that_can(TakesAdapters, receivers, "adapter")
+            self._receivers = that_can(TakesAdapters, receivers, "adapter", "weights.lora")
 
     def send(self, bucket: Bucket) -> None:
         """See Transport. All of the adapter is one bucket: engines take no part of one."""

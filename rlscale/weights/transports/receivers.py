@@ -67,14 +67,19 @@ class TakesAdapters(Receiver, Protocol):
         """Load an adapter in the place of the one before: peft's config, a flat bucket for each of its ranks."""
 
 
-def that_can(need: Callable[..., Need], receivers: Sequence[Receiver], transport: str) -> list[Need]:
-    """The receivers, as what a transport needs. TransferError naming the first that lacks it, and what it lacks."""
+def that_can(
+    need: Callable[..., Need], receivers: Sequence[Receiver], transport: str, key: str = "weights/transport"
+) -> list[Need]:
+    """The receivers, as what a transport needs. TransferError naming the first that lacks it, and what it lacks.
+
+    `key`: what the transport was chosen by.
+    """
     protocol = cast(type, need)
     for receiver in receivers:
         if not isinstance(receiver, protocol):
             lacking = [name for name in vars(protocol) if not name.startswith("_") and not hasattr(receiver, name)]
             raise TransferError(
                 f"{receiver.url}: its {type(receiver).__name__} has no {', '.join(lacking)}, which "
-                f"weights/transport={transport} needs; choose another transport"
+                f"{key}={transport} needs; choose another {key}"
             )
     return cast("list[Need]", list(receivers))
