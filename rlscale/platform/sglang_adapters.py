@@ -9,6 +9,7 @@ and one that names an earlier version than the engine's gets the engine's, of wh
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,17 +30,17 @@ def adapt_worker(module: Any) -> None:
         return
     setattr(worker, _MARK, True)
     load = worker.load_lora_adapter_from_tensors
+    messages: Any = sys.modules[module.LoadLoRAAdapterFromTensorsReqInput.__module__]
+    output = messages.LoRAUpdateOutput
 
     def load_verified(self: Any, request: Any) -> Any:
-        from sglang.srt.managers.io_struct import LoRAUpdateOutput
-
         try:
             if bucket_is_damaged(self._deserialize_own_rank(request.serialized_named_tensors)):
                 message = "the adapter was damaged on its way: its checksum is another one; nothing was loaded of it"
-                return LoRAUpdateOutput(success=False, error_message=message)
+                return output(success=False, error_message=message)
             return load(self, request)
         except Exception as error:  # whatever it is, it would end the scheduler
-            return LoRAUpdateOutput(success=False, error_message=f"{type(error).__name__}: {error}")
+            return output(success=False, error_message=f"{type(error).__name__}: {error}")
 
     worker.load_lora_adapter_from_tensors = load_verified
 

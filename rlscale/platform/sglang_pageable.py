@@ -20,7 +20,12 @@ class PageableTorch:
 def adapt(module: Any) -> None:
     """A module of SGLang's adapters: its tensors lie in ordinary memory."""
     module.torch = PageableTorch()
-    Tensor.pin_memory = lambda tensor, device=None: tensor
+    tensors: Any = Tensor
+    tensors.pin_memory = _as_it_is
+
+
+def _as_it_is(tensor: Tensor, device: Any = None) -> Tensor:
+    return tensor
 
 
 def _without_pinning(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

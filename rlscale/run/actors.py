@@ -147,7 +147,7 @@ class RolloutActor(_Actor):
         spare_long_lived()
 
     async def score(self, url: str, tokens: Any, adapter: str | None = None) -> Any:
-        """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself, past the router, with an adapter of its."""
+        """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself (and an adapter), past the router."""
         from rlscale.rollout.engines.client import EngineClient
 
         client = EngineClient(url, self._api_key or None, timeout_s=60.0)
