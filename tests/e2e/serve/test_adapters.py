@@ -117,7 +117,10 @@ class Engine:
         return asyncio.run(main())
 
 
-@pytest.fixture(scope="module", params=[{}, EXPERTS], ids=["dense", "experts"])
+DENSE_ALONE = pytest.mark.parametrize("engine", [{}], indirect=True, ids=["dense"])
+
+
+@pytest.fixture(scope="module")
 def engine(
     request: pytest.FixtureRequest, fork_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
@@ -135,6 +138,7 @@ def engine(
         supervisor.stop()
 
 
+@pytest.mark.parametrize("engine", [{}, EXPERTS], indirect=True, ids=["dense", "experts"])
 def test_logprobs_are_those_of_the_adapter_before_and_after_a_sync_with_the_prefix_cache_on(engine: Engine) -> None:
     for version, shares in ((1, True), (2, False), (2, True), (3, True)):  # one is sent anew, one in the call itself
         engine.send(engine.transport(shares=shares), version)
@@ -146,6 +150,7 @@ def test_logprobs_are_those_of_the_adapter_before_and_after_a_sync_with_the_pref
     assert engine.server.receiver().weight_version() == "3"
 
 
+@DENSE_ALONE
 def test_an_engine_that_is_behind_refuses_a_request_and_one_that_gets_damage_keeps_what_it_has(engine: Engine) -> None:
     engine.send(engine.transport(), 4)
     with pytest.raises(Exception, match="policy-5"):
@@ -159,6 +164,7 @@ def test_an_engine_that_is_behind_refuses_a_request_and_one_that_gets_damage_kee
     assert engine.difference(PROMPTS[0], engine.generate(4)) < 1e-5
 
 
+@DENSE_ALONE
 @pytest.mark.parametrize("kind", [OnSync.abort_and_resume, OnSync.retract, OnSync.in_place])
 def test_each_token_is_of_its_own_versions_adapter_across_two_syncs(engine: Engine, kind: OnSync) -> None:
     first = 10 * (1 + list(OnSync).index(kind))
