@@ -91,7 +91,7 @@ DERIVED = (
 
 def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
     """The ServerArgs of `spec` (without the API key). UserError if an option of the user's is one of `DERIVED`."""
-    adapters = {}
+    adapters: dict[str, Any] = {}
     if spec.adapters is not None:
         adapters = spec.adapters.options(spec.device, memory_saver=spec.memory_saver)
     taken = sorted(set(spec.options) & {*DERIVED, *adapters})

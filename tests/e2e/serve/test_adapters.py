@@ -55,7 +55,8 @@ def rank() -> Iterator[None]:
 
 def adapter_of(config: Mapping[str, Any], seed: int) -> Adapter:
     """Numbers for A and B of each linear that can have them."""
-    random, sizes, found = torch.Generator().manual_seed(seed), dimensions(config), {}
+    random, sizes = torch.Generator().manual_seed(seed), dimensions(config)
+    found: Adapter = {}
     for rule in (rule for rule in linear_rules(config) if not is_of_expert(rule)):
         for layer in rule.numbers(config):
             for tensor in rule.hf:
