@@ -225,6 +225,8 @@ class Family:
     other_names: tuple[str, ...] = ()
     """Further values of `model_type` under which folders of this architecture are published, with code of their own:
     neither transformers nor SGLang knows them. The code is not run."""
+    adapters: bool = False
+    """Whether SGLang computes with adapters of its linears outside MLPs of mixtures as the trainer does."""
     norms_behind: bool = False
     """Whether attention and MLP have norms behind them, too, before what they compute is added."""
 

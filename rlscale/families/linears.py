@@ -41,6 +41,12 @@ def linear_names(config: Mapping[str, Any], *, experts: bool) -> Iterator[str]:
                     yield from (module(tensor.name.format(layer=layer, expert=expert)) for expert in numbers)
 
 
+def adapted_modules(config: Mapping[str, Any], patterns: Sequence[str] | None) -> list[str]:
+    """The last parts of the names of the linears outside experts that the patterns pick (q_proj), sorted."""
+    names = linear_names(config, experts=False)
+    return sorted({name.rpartition(".")[2] for name in names if is_target(name, patterns)})
+
+
 def module(weight: str) -> str:
     """The name of a linear whose weight has that name."""
     return weight.removesuffix(_WEIGHT)

@@ -21,6 +21,7 @@ from typing import Any
 from rlscale.platform import (
     sglang_attention,
     sglang_delta_net,
+    sglang_pageable,
     sglang_paused_flush,
     sglang_quantised,
     sglang_reward_heads,
@@ -71,6 +72,7 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     **sglang_paused_flush.ADAPTATIONS,
     **sglang_quantised.ADAPTATIONS,
     **sglang_reward_heads.ADAPTATIONS,
+    **sglang_pageable.ADAPTATIONS,
     "sglang.kernels.ops.sampling.murmur_hash": sglang_seeded.adapt_hash,
     "sglang.srt.sampling.sampling_batch_info": sglang_seeded.adapt_batch,
     "sglang.srt.sampling.sampling_params": sglang_seeded.adapt_params,

@@ -17,7 +17,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from rlscale.platform import rendezvous, sglang_reward_heads, sglang_verified_updates, sglang_weight_sums
+from rlscale.platform import (
+    rendezvous,
+    sglang_adapters,
+    sglang_reward_heads,
+    sglang_verified_updates,
+    sglang_weight_sums,
+)
 from rlscale.platform.adapting import AdaptingFinder
 
 SCHEDULER = "sglang.srt.managers.scheduler"
@@ -54,6 +60,7 @@ def adapt_scheduler(module: Any) -> None:
         return answer
 
     scheduler.flush_cache, scheduler.get_internal_state = flush_cache, get_internal_state
+    sglang_adapters.adapt_scheduler(scheduler)
     setattr(module, _OWN_RUN, module.run_scheduler_process)
     module.run_scheduler_process = run_scheduler_process
 
@@ -77,6 +84,7 @@ def adapt_updater(module: Any) -> None:
 
 
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {
+    **sglang_adapters.ADAPTATIONS,
     SCHEDULER: adapt_scheduler,
     UPDATER: adapt_updater,
     sglang_verified_updates.RUNNER_UPDATER: sglang_verified_updates.adapt_runner_updater,

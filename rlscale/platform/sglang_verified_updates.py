@@ -19,6 +19,15 @@ CHECKSUM = "checksum"
 _MARK = "rlscale_verifies"
 
 
+def bucket_is_damaged(bucket: dict[str, Any]) -> bool:
+    """Whether the bytes of a flat bucket are not those of its checksum; one without any is not."""
+    expected = bucket.get(CHECKSUM)
+    if expected is None:
+        return False
+    end = max(entry.end_idx for entry in bucket["metadata"])
+    return checksum(bucket["flattened_tensor"][:end].numpy().data) != expected
+
+
 def adapt_runner_updater(module: Any) -> None:
     """RUNNER_UPDATER: look at checksums first."""
     updater = module.WeightUpdater
@@ -28,11 +37,8 @@ def adapt_runner_updater(module: Any) -> None:
     load_bucket, load_folder = updater._update_weights_from_flattened_bucket, updater.update_weights_from_disk
 
     def load_verified_bucket(self: Any, flattened_tensor_bucket_dict: dict[str, Any]) -> Any:
-        expected = flattened_tensor_bucket_dict.get(CHECKSUM)
-        if expected is not None:
-            end = max(entry.end_idx for entry in flattened_tensor_bucket_dict["metadata"])
-            if checksum(flattened_tensor_bucket_dict["flattened_tensor"][:end].numpy().data) != expected:
-                return False, "the bucket was damaged on its way: its checksum is another one; nothing was loaded of it"
+        if bucket_is_damaged(flattened_tensor_bucket_dict):
+            return False, "the bucket was damaged on its way: its checksum is another one; nothing was loaded of it"
         return load_bucket(self, flattened_tensor_bucket_dict)
 
     def load_verified_folder(self: Any, model_path: str, *args: Any, **keywords: Any) -> Any:

@@ -39,6 +39,7 @@ class RolloutSpec:
     `credits_turns`: whether they bring the reward of each turn, and `sampler_words`: how many of the likeliest words
     they bring for each token. `served_models`: the names of `rollout.models`, whose addresses are told once they are
     served and then are in the folder `addresses`.
+    they bring for each token. `adapters`: whether engines hold the policy as an adapter, which requests name.
     """
 
     rollout: RolloutConfig
@@ -54,6 +55,7 @@ class RolloutSpec:
     experts: ExpertSizes | None = None
     credits_turns: bool = False
     sampler_words: int = 0
+    adapters: bool = False
     buffer: dict[str, Any] = field(default_factory=lambda: dict(_BUFFER))
     env: dict[str, Any] = field(default_factory=lambda: {TARGET: SINGLE_TURN})
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -82,6 +84,7 @@ class RolloutSpec:
             experts=experts,
             credits_turns=config.algo.turn_discount is not None,
             sampler_words=AlgoNeeds.of_algo(config.algo).sampler_words,
+            adapters=config.serves_adapters,
             buffer=config.buffer,
             env=config.env,
             agent=config.agent,

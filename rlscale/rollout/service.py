@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from rlscale.config.adapter_names import adapter_name
 from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema.rollout_config import Concurrency, OnSync
 from rlscale.config.source_sampling import sampled_apart
@@ -161,6 +162,7 @@ class RolloutService:
         only generates)."""
         if self._concurrency is not None and version != self._scheduler.version:
             self._concurrency.synced()
+        self._names(version)
         self._scheduler.resume(version)
         if not self._scheduler.failed:
             self._on_sync.resume()
@@ -170,6 +172,7 @@ class RolloutService:
 
         `name`: which evaluation set; "" is `eval.data`.
         """
+        self._names(version)
         chosen = eval_sets(self._spec.eval)[name]
         spec = replace(self._spec, eval=chosen.config)
         if name not in self._evaluated:
@@ -226,6 +229,10 @@ class RolloutService:
             await self._agents.close()
         await self._client.close()
         self._environments.close()
+
+    def _names(self, version: int) -> None:
+        """Requests are for the weights of `version` from now on."""
+        self._client.adapter = adapter_name(version) if self._spec.adapters else None
 
     async def _play(self, prompt: Prompt, place: int, attempt: Attempt) -> Sample:
         """The sample at a place of the prompt's group. Every attempt has a seed of its own."""

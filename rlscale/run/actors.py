@@ -157,11 +157,12 @@ class RolloutActor(_Actor):
         loads: dict[str, Any] = self._models.loads()
         return loads
 
-    async def score(self, url: str, api_key: str, tokens: Any) -> Any:
-        """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself, past the router."""
+    async def score(self, url: str, api_key: str, tokens: Any, adapter: str | None = None) -> Any:
+        """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself (and an adapter), past the router."""
         from rlscale.rollout.engines.client import EngineClient
 
         client = EngineClient(url, api_key or None, timeout_s=60.0)
+        client.adapter = adapter
         try:
             return (await client.score(tokens))[1:]
         finally:

@@ -124,9 +124,9 @@ class Assembly:
         )
 
     def _served(self, config: Config) -> Path:
-        """The folder that engines start from. Where nobody gives them weights they read them there."""
+        """The folder that engines start from. What of the weights nobody gives them they read there."""
         companions = self._companions
-        if not self._trains:
+        if not self._trains or config.serves_adapters:
             companions = companions_of(config, starting_folder(config, self._model))
         from rlscale.weights.served_copy import write_served  # imports torch
 

@@ -18,6 +18,8 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.config.sticky_routing import STICKY, is_sticky
+from rlscale.families.config_file import complete, read_config
+from rlscale.families.linears import adapted_modules
 from rlscale.run.actors import LauncherActor
 from rlscale.run.forks import Forks
 from rlscale.run.given_engine import GivenEngine
@@ -25,6 +27,7 @@ from rlscale.run.placement import Layout, shares_devices
 from rlscale.run.remote_calls import Calls, RunFailed
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient, router_options
+from rlscale.serve.served_adapters import ServedAdapters
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import ROUTER
 
@@ -106,7 +109,7 @@ class Engines:
             self.api_key = _read_key(rollout.engine_key_file, self.section)
         elif rollout.engine_urls:
             self.api_key = ""
-        home = self._launcher(0)
+        home, adapters = self._launcher(0), served_adapters(self.config, model_path)
         if rollout.engine_urls:
             self._engines = [_Engine(None, home, url.rstrip("/")) for url in rollout.engine_urls]
         for number, slot in enumerate(() if rollout.engine_urls else self.layout.engines):
@@ -119,6 +122,7 @@ class Engines:
                 options=dict(rollout.sglang),
                 tensor_parallel=rollout.gpus_per_engine if cluster.device is Device.cuda else 1,
                 gpus=slot.gpus,
+                adapters=adapters,
                 threads=engine_threads(self.config),
                 seed=self.config.run.seed,
                 memory_saver=shares_devices(cluster),
@@ -301,6 +305,14 @@ class Engines:
 
     def _receiver(self, url: str) -> EngineReceiver:
         return EngineReceiver(url, self.api_key or None, self.config.weights.timeout_s)
+
+
+def served_adapters(config: Config, model_path: str) -> ServedAdapters | None:
+    """The kind of adapters that engines of the model compute with; None where they get whole weights."""
+    lora = config.model.lora
+    if lora is None or not config.serves_adapters:
+        return None
+    return ServedAdapters(lora.rank, tuple(adapted_modules(complete(read_config(Path(model_path))), lora.targets)))
 
 
 def _read_key(path: str, section: str) -> str:

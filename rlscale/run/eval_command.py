@@ -13,6 +13,7 @@ from rlscale.config.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
+from rlscale.config.schema.weights_config import SyncedLora
 from rlscale.observe import jsonl
 from rlscale.run.preflight import preflight
 from rlscale.run.recomposed import recompose, taken_apart
@@ -107,6 +108,7 @@ def _for_measuring(config: Config, model: str | None, inside: Sequence[str] = ()
         eval=evaluation,
         data=config.data if evaluation.data is None else evaluation.data,  # nothing is trained on
         warm_start=None,
+        weights=dataclasses.replace(config.weights, lora=SyncedLora.merged),  # as the exported model is
         teacher=dataclasses.replace(config.teacher, recipe=None),
     )
     if model is not None:

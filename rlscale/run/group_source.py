@@ -115,10 +115,18 @@ class Rollout:
         self._calls.until(condition, "evaluation", meanwhile, evaluation)
 
     def score(
-        self, url: str, api_key: str, tokens: NDArray[np.int32], meanwhile: Callable[[], None] | None = None
+        self,
+        url: str,
+        api_key: str,
+        tokens: NDArray[np.int32],
+        meanwhile: Callable[[], None] | None = None,
+        adapter: str | None = None,
     ) -> NDArray[np.float32]:
-        """Log-probs of tokens[1:] by the engine at `url`, at temperature 1; `meanwhile` runs while waiting."""
-        ref = self._actor.score.remote(url, api_key, tokens)
+        """Log-probs of tokens[1:] by the engine at `url`, at temperature 1; `meanwhile` runs while waiting.
+
+        `adapter`: which one the engine is to compute with; None for none.
+        """
+        ref = self._actor.score.remote(url, api_key, tokens, adapter)
         scored: NDArray[np.float32] = self._calls.one(ref, f"canary of {url}", meanwhile=meanwhile)
         return scored
 

@@ -78,8 +78,9 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
 
 def _launched(assembly: Assembly, config: Config, stages: Callable[[], Config]) -> Config:
     """Launch the run and bring its stages to their end; the configuration with what they made."""
-    # On GPUs the engines would hold the memory that the stage needs; without a trainer they serve what it makes.
-    if config.cluster.device is Device.cpu and Needs.of(config).trains:
+    # On GPUs the engines would hold the memory that the stage needs; without a trainer, and where they get adapters
+    # alone, they start from what it makes.
+    if config.cluster.device is Device.cpu and Needs.of(config).trains and not config.serves_adapters:
         assembly.launch(config)
         return stages()
     ready = stages()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.config.adapter_names import adapter_name
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
@@ -112,8 +113,9 @@ class WeightSync:
             self.trainer.call("sleep", what="trainer sleep")
             self.engines.resume_memory(["kv_cache"])
         watch = self._watching(version, urls)
+        adapter = adapter_name(version) if self.config.serves_adapters else None
         key = self.engines.api_key
-        scores = [self.rollout.score(url, key, tokens, watch) for url in urls]
+        scores = [self.rollout.score(url, key, tokens, watch, adapter) for url in urls]
         if lent:
             self.engines.release_memory(["kv_cache"])
             self.trainer.call("wake", what="trainer wake")

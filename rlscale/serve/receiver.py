@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rlscale.config.adapter_names import adapter_name
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 from rlscale.platform.sglang_paused_flush import MARK
 from rlscale.platform.sglang_weight_sums import ACTION, PATH
@@ -110,6 +111,17 @@ class EngineReceiver:
         with self._bucket(last=True):
             body = {**self._update_fields("auto", version, last=True), "folder": folder, "version": version}
             self._call(DELTAS, body)
+
+    def receive_adapter(self, config: Mapping[str, Any], serialized: list[str], version: int) -> None:
+        """Load an adapter, in the place of the one before, under the name of its version.
+
+        `config` is peft's. A flat bucket as of `receive_tensors` for each tensor-parallel rank, the same: a rank cuts
+        its part. Keys and values are cached for each version apart.
+        """
+        body = {"lora_name": adapter_name(version), "config_dict": dict(config), "load_format": "flattened_bucket"}
+        with self._bucket(last=True):
+            self._call("/load_lora_adapter_from_tensors", {**body, "serialized_named_tensors": serialized})
+            self._call("/update_weight_version", {"new_version": str(version), "abort_all_requests": False})
 
     def weight_version(self) -> str:
         """The version that the engine reports: the number of the last update, "default" before the first."""
@@ -297,5 +309,6 @@ class EngineReceiver:
     def _check(self, path: str, answer: Any) -> Any:
         """Raise CallError when the engine answered that it did not succeed (some calls do so with status 200)."""
         if isinstance(answer, dict) and answer.get("success") is False:
-            raise CallError(f"{self.url}{path}: {answer.get('message', 'no success')}")
+            said = answer.get("message") or answer.get("error_message") or "no success"
+            raise CallError(f"{self.url}{path}: {said}")
         return answer

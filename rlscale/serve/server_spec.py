@@ -16,6 +16,7 @@ from rlscale.config.visible_gpus import visible_gpus
 from rlscale.families import FAMILIES
 from rlscale.platform import sglang_environment, sglang_headers
 from rlscale.platform.process_environment import WAIT_POLICY
+from rlscale.serve.served_adapters import ServedAdapters
 
 CPU_CACHE_BYTES = 2 << 30
 """Memory that the key-value cache of a CPU engine may take by default."""
@@ -63,6 +64,8 @@ class ServerSpec:
     """Whether the engine must be able to release its GPU memory (colocated with a trainer)."""
     routed_experts: bool = False
     """Whether the engine records which experts it sends each token to, for requests that ask."""
+    adapters: ServedAdapters | None = None
+    """The kind of adapters that the engine computes with; None for none."""
     threads: int = 1
     """Threads that torch uses in each process of a CPU engine; more only help large models."""
     port: int | None = None
@@ -88,7 +91,10 @@ DERIVED = (
 
 def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
     """The ServerArgs of `spec` (without the API key). UserError if an option of the user's is one of `DERIVED`."""
-    taken = sorted(set(spec.options) & set(DERIVED))
+    adapters: dict[str, Any] = {}
+    if spec.adapters is not None:
+        adapters = spec.adapters.options(spec.device, memory_saver=spec.memory_saver)
+    taken = sorted(set(spec.options) & {*DERIVED, *adapters})
     if taken:
         raise UserError(f"rollout.sglang.{taken[0]} is set by rlscale itself; remove it")
     defaults = cpu_defaults(spec) if spec.device is Device.cpu else {}
@@ -96,6 +102,7 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
         **defaults,
         "log_level_http": "warning",  # otherwise one line per request
         **spec.options,
+        **adapters,
         "model_path": spec.model_path,
         "host": spec.host,
         "port": port,

@@ -26,7 +26,7 @@ from rlscale.config.schema.section import Section
 from rlscale.config.schema.teacher_config import TeacherConfig
 from rlscale.config.schema.tracker_config import TrackerConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
-from rlscale.config.schema.weights_config import WeightsConfig
+from rlscale.config.schema.weights_config import SyncedLora, WeightsConfig
 
 SINGLE_TURN = "rlscale.envs.environment.SingleTurn"
 """The environment of `env=single_turn`: one response, scored by the reward."""
@@ -78,3 +78,8 @@ class Config(Section):
     """The run itself."""
     warm_start: WarmStartConfig | None = None
     """A supervised stage before this one."""
+
+    @property
+    def serves_adapters(self) -> bool:
+        """Whether engines compute with the policy's adapter beside the weights that they start with."""
+        return self.model.lora is not None and self.weights.lora is SyncedLora.adapter

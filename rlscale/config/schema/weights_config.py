@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from rlscale.config.schema.about import Limit, Scope, Unread, Where, bounded
@@ -16,12 +17,23 @@ _NO_SAMPLES = Unread(
 )
 
 
+class SyncedLora(Enum):
+    """How engines get the adapter of `model.lora`."""
+
+    merged = "merged"
+    """Added to the weights, all of which are sent."""
+    adapter = "adapter"
+    """By itself: engines compute with it beside the weights that they started with."""
+
+
 @dataclass
 class WeightsConfig(Section):
     """Weight sync and its canary."""
 
     transport: dict[str, Any] = component("rlscale.weights.transports.choice.auto")
     """`_target_` of a rlscale.weights Transport and its arguments (group `weights/transport`)."""
+    lora: SyncedLora = SyncedLora.merged
+    """How engines get the adapter of `model.lora`: merged into whole weights, or as an adapter."""
     bucket_mb: int = bounded(256, at_least=1, limit=Limit(100000, "a bucket is held in memory, twice"))
     """Megabytes of parameters sent at a time."""
     verify_every: int = bounded(10, at_least=0, limit=COUNT, scope=Scope.execution)

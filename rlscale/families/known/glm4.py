@@ -46,6 +46,7 @@ FAMILY = Family(
     sglang_module="glm4",
     restrictions=(readable_weights, known_scaling, silu_activation),
     megatron=(llama_like, optional_qkv_bias, interleaved_rotary),
+    adapters=True,
     own_head_dim=128,
     rotary_share=0.5,
     norms_behind=True,

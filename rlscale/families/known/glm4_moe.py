@@ -50,6 +50,7 @@ FAMILY = Family(
         choosable_groups,
     ),
     megatron=(llama_like, optional_qkv_bias, optional_head_norms, sigmoid_experts),
+    adapters=True,
     experts=True,
     rotary_share=0.5,
     mtp=MTP,

@@ -41,4 +41,5 @@ FAMILY = Family(
         heads_divide_hidden,
     ),
     megatron=(llama_like,),
+    adapters=True,
 )

@@ -26,5 +26,6 @@ FAMILY = Family(
     restrictions=(readable_weights, known_scaling, rotary_of_whole_heads, full_or_windowed, silu_activation),
     megatron=(llama_like, qkv_bias),
     reach=of_later_windows,
+    adapters=True,
     tokenizer_classes={"Qwen2Tokenizer": "Qwen2Tokenizer", "Qwen2TokenizerFast": "Qwen2Tokenizer"},
 )

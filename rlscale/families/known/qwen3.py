@@ -56,6 +56,7 @@ FAMILY = Family(
     sglang_module="qwen3",
     restrictions=RESTRICTIONS,
     megatron=MEGATRON,
+    adapters=True,
     tokenizer_classes=TOKENIZERS,
     own_head_dim=128,
     reach=of_later_windows,

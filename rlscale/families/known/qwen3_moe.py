@@ -32,6 +32,7 @@ FAMILY = Family(
     sglang_module="qwen3_moe",
     restrictions=(*RESTRICTIONS, experts_in_every_layer, normalised_routing),
     megatron=(*MEGATRON, softmax_experts),
+    adapters=True,
     experts=True,
     tokenizer_classes=TOKENIZERS,
     reach=of_windows,

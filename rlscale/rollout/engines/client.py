@@ -65,6 +65,8 @@ class EngineClient:
         self._retries = retries
         self._connection = connect(api_key, timeout_s, connections)
         self._shared = SharedCalls(self._connection, self._ready, self._sent_in_vain)
+        self.adapter: str | None = None
+        """The adapter that engines are to compute with; None for their weights alone."""
         self.retried = 0
         self.kept_cache: CacheHook | None = None
         self.preemptions = Preemptions()
@@ -92,6 +94,7 @@ class EngineClient:
             "sampling_params": sampling.body(seed),
             "return_logprob": True,
         }
+        body |= self._named_adapter()
         if rid is not None:
             body["rid"] = rid
         headers: dict[str, str] = {}
@@ -124,6 +127,7 @@ class EngineClient:
             "sampling_params": {"max_new_tokens": 1, "temperature": 1.0, "sampling_seed": 0},
             "return_logprob": True,
             "logprob_start_len": 0,
+            **self._named_adapter(),
         }
         answer = await self._post("/generate", body)
         entries = answer["meta_info"]["input_token_logprobs"]
@@ -159,6 +163,9 @@ class EngineClient:
         """Close the connections; requests under way fail."""
         await self._shared.close()
         await self._connection.close()
+
+    def _named_adapter(self) -> dict[str, Any]:
+        return {} if self.adapter is None else {"lora_path": self.adapter}
 
     async def _ready(self) -> list[str]:
         try:

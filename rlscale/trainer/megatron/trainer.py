@@ -15,6 +15,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlscale.config.schema.weights_config import SyncedLora
 from rlscale.data.rank_shard import RankShard
 from rlscale.data.target import instantiate
 from rlscale.platform.device import Platform
@@ -22,6 +23,7 @@ from rlscale.trainer.checksums import damaged
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch, build_steps
 from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder
 from rlscale.trainer.megatron.disk.export import critic_config, export_folder
+from rlscale.trainer.megatron.disk.sent_adapter import SentAdapter
 from rlscale.trainer.megatron.model.architecture import Architecture
 from rlscale.trainer.megatron.ranks import parallel
 from rlscale.trainer.megatron.ranks.determinism import ask_for_determinism
@@ -34,6 +36,7 @@ from rlscale.trainer.value_objective import ValueObjective
 from rlscale.weights.encode.encoded_weights import served_weights
 from rlscale.weights.exported_mtp import of_policy
 from rlscale.weights.megatron_weights import MegatronWeights
+from rlscale.weights.transports.adapter import AdapterTransport
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, Transport
 from rlscale.weights.transports.verified import VerifiedTransport
@@ -231,9 +234,12 @@ class MegatronTrainer:
         """Say who gets the weights, and which way they go there. TransferError when somebody cannot be reached."""
         if self._transport is not None:
             self._transport.close()
-        transport: Transport = instantiate(self._spec.weights.transport, "weights.transport", route)
-        if every := self._spec.weights.verify_tensors:
-            transport = VerifiedTransport(transport, every, route.timeout_s)
+        if (adapter := self._sent_adapter()) is not None:
+            transport: Transport = AdapterTransport(route, adapter.config(self._spec.init_path))
+        else:
+            transport = instantiate(self._spec.weights.transport, "weights.transport", route)
+            if every := self._spec.weights.verify_tensors:
+                transport = VerifiedTransport(transport, every, route.timeout_s)
         self._transport = transport
         transport.connect(receivers)
 
@@ -242,11 +248,19 @@ class MegatronTrainer:
         if self._transport is None:
             raise ValueError("send_weights before connect_engines: there is no engine to send the weights to")
         began, size = time.perf_counter(), 0
-        for bucket in served_weights(self.weights(), self._spec.served).buckets(version):
+        sent = self._sent_adapter() or served_weights(self.weights(), self._spec.served)
+        for bucket in sent.buckets(version):
             self._transport.send(bucket)
             size += bucket.nbytes
         self._transport.commit(version)
         return {"bytes": float(size), "seconds": time.perf_counter() - began}
+
+    def _sent_adapter(self) -> SentAdapter | None:
+        """What engines get in the place of weights, with `weights.lora=adapter`."""
+        policy = self._roster.trained("policy").model
+        if policy.adapters is None or self._spec.weights.lora is not SyncedLora.adapter:
+            return None
+        return SentAdapter(policy.adapters, policy.groups, policy.weights.config)
 
     # -- state --------------------------------------------------------------------------------------------------------
 

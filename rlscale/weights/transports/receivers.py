@@ -5,8 +5,8 @@ Every call blocks until the engine has done it, and raises if it fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from rlscale.platform.tensor_sum import TensorSum
 from rlscale.weights.transports.transport import Receiver, TransferError
@@ -68,14 +68,27 @@ class TellsSums(Receiver, Protocol):
         """Of every tensor by its name in a Hugging Face folder. What it keeps as one: as one and in parts."""
 
 
-def that_can(need: Callable[..., Need], receivers: Sequence[Receiver], transport: str) -> list[Need]:
-    """The receivers, as what a transport needs. TransferError naming the first that lacks it, and what it lacks."""
+@runtime_checkable
+class TakesAdapters(Receiver, Protocol):
+    """An engine that computes with an adapter beside its own weights."""
+
+    def receive_adapter(self, config: Mapping[str, Any], serialized: list[str], version: int) -> None:
+        """Load an adapter in the place of the one before: peft's config, a flat bucket for each of its ranks."""
+
+
+def that_can(
+    need: Callable[..., Need], receivers: Sequence[Receiver], transport: str, key: str = "weights/transport"
+) -> list[Need]:
+    """The receivers, as what a transport needs. TransferError naming the first that lacks it, and what it lacks.
+
+    `key`: what the transport was chosen by.
+    """
     protocol = cast(type, need)
     for receiver in receivers:
         if not isinstance(receiver, protocol):
             lacking = [name for name in vars(protocol) if not name.startswith("_") and not hasattr(receiver, name)]
             raise TransferError(
                 f"{receiver.url}: its {type(receiver).__name__} has no {', '.join(lacking)}, which "
-                f"weights/transport={transport} needs; choose another transport"
+                f"{key}={transport} needs; choose another {key}"
             )
     return cast("list[Need]", list(receivers))

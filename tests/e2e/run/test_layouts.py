@@ -68,6 +68,21 @@ def test_engines_have_the_adapter_merged_after_each_sync_and_so_has_the_export(s
     assert {name.rpartition(".")[0].rpartition(".")[2] for name in changed} == set(adapter["target_modules"])
 
 
+def test_engines_hold_the_adapter_itself_and_go_on_with_the_next_in_the_middle_of_a_response(ready, tmp_path: Path):
+    trained = ["algo/kl=loss", "algo.entropy_coef=1", "optim.lr=0.02", "parallel.tensor=2"]
+    apart = ["cluster.placement=disaggregated", "rollout.max_staleness=1", "rollout.on_sync=in_place"]
+    lora = ["model.lora={rank: 4, alpha: 64}", "weights.lora=adapter", "weights.verify_every=1"]
+    ended = run(tmp_path, *SHORT, *ready, *trained, *apart, *lora)
+    assert ended.code == 0, ended.text
+    folder = only_run(tmp_path)
+    assert 0 < summary(folder)["logprob_diff_max"] < 1e-4
+    assert 0 < summary(folder)["canary_diff_max"] < 1e-4
+    adapter = folder / "hf" / "adapter" / "adapter_model.safetensors"
+    size = sum(tensor.nbytes for tensor in load_file(adapter).values())
+    assert [line["sync_bytes"] for line in metrics(folder)] == [size, size]
+    assert metrics(folder)[0]["ratio_max"] == pytest.approx(1, abs=1e-4)
+
+
 KNOWN_KEY = "known-to-this-test-only-0123456789"
 RUN_WITH_A_KNOWN_KEY = f"""
 import secrets, sys

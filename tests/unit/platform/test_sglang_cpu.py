@@ -22,6 +22,9 @@ PLACES = {
         "def run_scheduler_process(\n",
         "    PauseGenerationReqInput,\n",
         "return GetInternalStateReqOutput(internal_state=",
+        "    def handle_generate_request(\n",
+        "    def load_lora_adapter_from_tensors(\n",
+        "    def collect_inflight_reqs(self) -> Set[Req]:\n",
     ],
     "sglang/srt/managers/scheduler_components/weight_updater.py": [
         "class SchedulerWeightUpdaterManager:",
@@ -148,7 +151,30 @@ PLACES = {
     ],
     "sglang/srt/mem_cache/allocation.py": ["from sgl_kernel import assign_req_to_token_pool_cpu"],
     "sglang/srt/models/registry.py": ["envs.SGLANG_DISABLED_MODEL_ARCHS.get()"],
-    "sglang/srt/managers/tokenizer_manager.py": ["envs.SGLANG_CUDA_COREDUMP_BEFORE_CRASH.get()"],
+    "sglang/srt/managers/tokenizer_manager.py": [
+        "envs.SGLANG_CUDA_COREDUMP_BEFORE_CRASH.get()",
+        "    async def _resolve_lora_path(self, obj: Union[GenerateReqInput, EmbeddingReqInput]):\n",
+        "        obj.lora_id = await self.lora_registry.acquire(obj.lora_path)\n",
+        '        for i, sub_obj in obj.__dict__.get("_sub_obj_cache", {}).items():\n',
+        "                await self.lora_registry.release(state.obj.lora_id)\n",
+    ],
+    "sglang/srt/managers/tokenizer_control_mixin.py": [
+        "class TokenizerControlMixin:",
+        "    async def load_lora_adapter_from_tensors(\n",
+        "        lora_id = await self.lora_registry.unregister(obj.lora_name)\n        obj.lora_id = lora_id\n",
+        "        await self.lora_registry.wait_for_unload(lora_id)\n",
+        "            await self.update_lora_adapter_communicator(obj)\n",
+        "                    self.lora_ref_cache[obj.lora_name] = new_adapter\n",
+    ],
+    "sglang/srt/managers/tp_worker.py": [
+        "class BaseTpWorker(ABC):",
+        "        data = self._deserialize_own_rank(recv_req.serialized_named_tensors)\n",
+    ],
+    "sglang/srt/lora/layers.py": ["            pin_memory=True,\n", ".cpu().pin_memory()\n"],
+    "sglang/srt/lora/backend/torch_backend.py": [
+        "            (len(seg_lens_cpu) + 1,), dtype=torch.int32, pin_memory=True\n",
+        '            lora_ranks, dtype=torch.int32, pin_memory=True, device="cpu"\n',
+    ],
 }
 """File -> what the adaptation relies on in it."""
 

@@ -86,6 +86,25 @@ def test_only_the_last_bucket_flushes_and_sets_the_version(engine: Engine) -> No
     assert (last["flush_cache"], last["weight_version"], last["load_format"]) == (True, "5", "flattened_bucket")
 
 
+def test_an_adapter_has_the_name_of_its_version_which_the_engine_reports_once_it_is_loaded(engine: Engine) -> None:
+    load, name = "/load_lora_adapter_from_tensors", "/update_weight_version"
+    engine.answers.update({load: OK, name: OK})
+    receiver = EngineReceiver(engine.url, None)
+    receiver.receive_adapter({"r": 2}, ["AAA=", "AAA="], 7)
+    assert engine.paths() == ["/flush_cache", "/begin_weight_update", load, name]
+    assert engine.calls[-2][1] == {
+        "lora_name": "policy-7",
+        "config_dict": {"r": 2},
+        "load_format": "flattened_bucket",
+        "serialized_named_tensors": ["AAA=", "AAA="],
+    }
+    assert engine.calls[-1][1] == {"new_version": "7", "abort_all_requests": False}
+    engine.answers[load] = (200, {"success": False, "error_message": "the adapter was damaged on its way"})
+    with pytest.raises(CallError, match="the adapter was damaged on its way"):
+        receiver.receive_adapter({"r": 2}, ["AAA="], 8)
+    assert engine.paths()[-1] == load, "it is not called by a version that it does not have"
+
+
 def test_an_engine_that_knows_no_begin_is_asked_once(engine: Engine) -> None:
     engine.answers[UPDATE] = OK
     receiver = EngineReceiver(engine.url, None)

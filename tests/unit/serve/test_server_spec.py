@@ -12,6 +12,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.serve.router import router_options
 from rlscale.serve.secret import Secret
+from rlscale.serve.served_adapters import ServedAdapters
 from rlscale.serve.server_spec import (
     ServerSpec,
     base_environment,
@@ -53,6 +54,20 @@ def test_a_cpu_engine_keeps_the_states_of_gated_delta_nets_without_kernels_of_a_
         environment = server_environment(ServerSpec("engine-0", model, Device.cuda, dtype), tmp_path)
         assert environment["SGLANG_MAMBA_CONV_DTYPE"] == dtype
         assert "SGLANG_MAMBA_CONV_DTYPE" not in read_at_import(environment)
+
+
+def test_an_engine_of_adapters_is_told_their_kind_which_nobody_else_says(model: str) -> None:
+    adapters = ServedAdapters(8, ("q_proj", "v_proj"))
+    options = server_options(ServerSpec("engine-0", model, Device.cpu, adapters=adapters), 1)
+    assert (options["enable_lora"], options["max_lora_rank"]) == (True, 8)
+    assert options["lora_target_modules"] == ["q_proj", "v_proj"]
+    assert options["lora_backend"] == "torch_native"
+    shared = server_options(ServerSpec("engine-0", model, Device.cuda, adapters=adapters, memory_saver=True), 1)
+    assert shared["enable_weights_cpu_backup"] is True, "weights that it releases are sent by nobody"
+    assert "lora_backend" not in shared
+    given = ServerSpec("engine-0", model, Device.cpu, adapters=adapters, options={"max_lora_rank": 4})
+    with pytest.raises(UserError, match=r"rollout\.sglang\.max_lora_rank is set by rlscale itself"):
+        server_options(given, 1)
 
 
 def test_an_engine_records_its_choice_of_experts_only_when_it_is_to_say_it(model: str, tmp_path: Path) -> None:

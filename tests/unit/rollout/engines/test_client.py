@@ -66,6 +66,18 @@ def test_a_request_that_keeps_breaking_fails_after_its_retries() -> None:
     assert talk(scenario, retries=1) == 1
 
 
+def test_requests_name_the_adapter_that_the_client_is_told_and_none_before() -> None:
+    async def scenario(engine: FakeEngine, client: EngineClient) -> list[dict[str, Any]]:
+        await client.generate(PROMPT, SAMPLING, seed=1)
+        client.adapter = "policy-3"
+        await asyncio.gather(*(client.generate(PROMPT, SAMPLING, seed=seed) for seed in (2, 3)))
+        return engine.requests
+
+    first, *others = talk(scenario)
+    assert "lora_path" not in first
+    assert {request["lora_path"] for request in others} == {"policy-3"}
+
+
 def test_a_refused_request_is_not_sent_again() -> None:
     async def scenario(engine: FakeEngine, client: EngineClient) -> int:
         engine.fault = lambda body: 400
