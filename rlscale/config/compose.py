@@ -258,7 +258,7 @@ def _anchor_options(node: DictConfig, chosen: Mapping[str, str], groups: Groups)
     """Paths that a user's option file sets start from the folder of its file."""
     for choice, option in chosen.items():
         file = groups.file(choice.partition("@")[0], option)
-        if file is None or groups.ships(choice.partition("@")[0], option):
+        if file is None or file.is_relative_to(groups.folders[0]):
             continue
         inside = OmegaConf.select(node, section(choice))
         if not isinstance(inside, DictConfig):
