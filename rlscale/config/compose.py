@@ -32,7 +32,7 @@ from rlscale.config.locations import conf_dir
 from rlscale.config.missing_values import left_open, missing_keys
 from rlscale.config.option_file import read_options
 from rlscale.config.paths import anchor_section, anchored, path_kind
-from rlscale.config.quick_loader import QuickLoader
+from rlscale.config.quick_loader import JobLoader, QuickLoader
 from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, nested, read_recipe, stranded
 from rlscale.config.schema import Config
 from rlscale.config.store import register_schema
@@ -41,8 +41,6 @@ from rlscale.config.yaml_text import dump
 
 _PRIMARY = "rlscale_recipe"
 _SET_BY_COMPOSING = "run.groups"
-_HYDRAS = ("env", "help", "hydra_help", "hydra_logging", "job_logging", "launcher", "output", "sweeper")
-"""Hydra's own groups, for its own command line. Composing them takes a third of the time."""
 
 
 @dataclass
@@ -52,8 +50,8 @@ class Composition:
     recipe: RecipeFile
     node: DictConfig
     """All values, typed by the schema; keys without a value are still missing."""
-    hydra: DictConfig
-    """Hydra's own part; its groups are in it where they were asked for."""
+    hydra: DictConfig | None
+    """Hydra's own part, where it was asked for."""
     overrides: Sequence[str]
     """Of the command line, what holds: all of it but for what `debug=` takes over, and that itself."""
     over: debug_option.Overlay | None = None
@@ -72,7 +70,7 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Config:
 def compose_node(recipe: str | None = None, overrides: Sequence[str] = (), *, hydras: bool = False) -> Composition:
     """Like `compose`, but open: keys that nobody set are missing, interpolations are not resolved.
 
-    `hydras`: with Hydra's own groups.
+    `hydras`: with Hydra's own configuration, which takes most of the time then.
     """
     file = read_recipe(find_recipe(DEFAULT if recipe is None else recipe))
     if debug_option.GROUP in file.choices:
@@ -102,8 +100,9 @@ def _compose(file: RecipeFile, overrides: Sequence[str], hydras: bool) -> Compos
     problems += [*given.problems, *undropped]
     if problems:
         raise ConfigError(problems)
-    node, hydra_node = compose_groups(file.defaults(), given.choices, searchpath, set(file.choices), hydras=hydras)
-    _anchor_options(node, _chosen(hydra_node), groups)
+    composed = compose_groups(file.defaults(), given.choices, searchpath, set(file.choices), hydras=hydras)
+    node = composed.node
+    _anchor_options(node, composed.chosen, groups)
     for key, value in leaves(values):
         problems += [f"{file.file}: {problem}" for problem in assign(node, key, value, groups)]
     for key, value in given.values:
@@ -114,8 +113,8 @@ def _compose(file: RecipeFile, overrides: Sequence[str], hydras: bool) -> Compos
         raise ConfigError(problems)
     if OmegaConf.is_missing(node.run, "recipe"):
         node.run.recipe = file.name
-    node.run.groups = _chosen(hydra_node)
-    return Composition(file, node, hydra_node, overrides)
+    node.run.groups = composed.chosen
+    return Composition(file, node, composed.hydra, overrides)
 
 
 def searchpath_of(recipe: str | None, overrides: Sequence[str]) -> list[str]:
@@ -127,12 +126,23 @@ def _searchpath(file: RecipeFile, overrides: Sequence[str]) -> list[str]:
     return [*command_line.searchpath(overrides), *file.searchpath, str(file.file.parent)]
 
 
+@dataclass
+class ComposedGroups:
+    """What the chosen options make, before any value of a recipe or a command line."""
+
+    node: DictConfig
+    chosen: dict[str, str]
+    """Option by group choice, those that options choose included."""
+    hydra: DictConfig | None
+    """Hydra's own configuration, where it was asked for."""
+
+
 def compose_groups(
     defaults: list[Any], choices: Mapping[str, str], searchpath: Sequence[str], top: set[str], *, hydras: bool = False
-) -> tuple[DictConfig, DictConfig]:
+) -> ComposedGroups:
     """Let Hydra compose a defaults list with other choices; `top` are the choices that the list itself makes.
 
-    `hydras`: with Hydra's own groups. Returns the configuration and Hydra's own node. Raises ConfigError.
+    `hydras`: with Hydra's own configuration. Raises ConfigError.
     """
     if not hydras:  # which would print them
         searchpath = with_options(searchpath)
@@ -144,46 +154,59 @@ def compose_groups(
         f"{choice}={option}" if choice in top or groups.inside(choice) else f"+{choice}={option}"
         for choice, option in choices.items()
     ]
-    own = [] if hydras else [{f"override hydra/{name}": None} for name in _HYDRAS]
-    pickled = _composed(json.dumps([*defaults, *own]), tuple(texts), tuple(searchpath), groups.stamps())
-    node, hydra_node = pickle.loads(pickled)
-    return node, hydra_node
+    pickled = _composed(json.dumps(defaults), tuple(texts), tuple(searchpath), groups.stamps(), hydras)
+    return ComposedGroups(*pickle.loads(pickled))
 
 
 @functools.lru_cache(maxsize=256)
 def _composed(
-    defaults: str, texts: tuple[str, ...], searchpath: tuple[str, ...], stamps: tuple[tuple[str, int], ...]
+    defaults: str,
+    texts: tuple[str, ...],
+    searchpath: tuple[str, ...],
+    stamps: tuple[tuple[str, int], ...],
+    hydras: bool,
 ) -> bytes:
     """Hydra's part, which takes most of the time and is the same for the runs of a sweep that differ in values only.
 
-    `defaults` as JSON; `stamps` of the files that it reads stand for what they hold. Returns the configuration and
-    Hydra's own node pickled: 40 kB, from which a copy is made in a seventh of the time that a deep copy takes.
+    `defaults` as JSON; `stamps` of the files that it reads stand for what they hold. Returns the parts of
+    `ComposedGroups` pickled: 40 kB, from which a copy is made in a seventh of the time that a deep copy takes.
     """
     register_schema()
-    primary = {
-        "defaults": [*json.loads(defaults), "_self_"],
-        "hydra": {"searchpath": [f"file://{folder}" for folder in searchpath]},
-    }
-    ConfigStore.instance().store(name=_PRIMARY, node=primary)
+    entries = [*json.loads(defaults), "_self_"]
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), job_name="rlscale", version_base="1.3"):
-            begun = GlobalHydra.instance()
-            assert begun.hydra is not None
-            begun.hydra.config_loader = QuickLoader(begun.config_loader().get_search_path(), made=_PRIMARY)
-            node = hydra.compose(_PRIMARY, overrides=list(texts), return_hydra_config=True)
+        if hydras:
+            node, choices, own = _with_hydras(entries, list(texts), searchpath)
+        else:
+            own = None
+            node, choices = JobLoader(conf_dir(), searchpath, entries, made=_PRIMARY).compose(texts)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: entries of a defaults list
         raise ConfigError(_one_line(error)) from error
-    hydra_node = OmegaConf.masked_copy(node, "hydra")
-    with open_dict(node):
-        del node["hydra"]
-    for key in left_open(_chosen(hydra_node), Groups.of(searchpath)):
+    chosen = {str(key): str(option) for key, option in choices.items() if not str(key).startswith("hydra/")}
+    for key in left_open(chosen, Groups.of(searchpath)):
         OmegaConf.update(node, key, MISSING)
     sets = [one.data for one in node.eval.sets.values() if not OmegaConf.is_missing(one, "data")]
     for data in (node.eval.data, *sets):
         if data is not None and OmegaConf.is_interpolation(data, "seed"):
             # The option's own value, meant for training: a sweep over run.seed would measure each on other problems.
             data.seed = 0
-    return pickle.dumps((node, hydra_node))
+    return pickle.dumps((node, chosen, own))
+
+
+def _with_hydras(
+    defaults: list[Any], texts: list[str], searchpath: Sequence[str]
+) -> tuple[DictConfig, Mapping[Any, Any], DictConfig]:
+    """What the defaults list and the texts choose, the option of each group, and Hydra's own configuration."""
+    folders = [f"file://{folder}" for folder in searchpath]
+    ConfigStore.instance().store(name=_PRIMARY, node={"defaults": defaults, "hydra": {"searchpath": folders}})
+    with hydra.initialize_config_dir(str(conf_dir()), job_name="rlscale", version_base="1.3"):
+        begun = GlobalHydra.instance()
+        assert begun.hydra is not None
+        begun.hydra.config_loader = QuickLoader(begun.config_loader().get_search_path(), made=_PRIMARY)
+        node = hydra.compose(_PRIMARY, overrides=texts, return_hydra_config=True)
+    own = OmegaConf.masked_copy(node, "hydra")
+    with open_dict(node):
+        del node["hydra"]
+    return node, own.hydra.runtime.choices, own
 
 
 def close(composition: Composition) -> Config:
@@ -207,8 +230,8 @@ def printed(composition: Composition, part: str, *, section: str | None = None, 
 
     Raises UserError for a section that is not there, ConfigError for an interpolation without a target.
     """
-    parts = {"job": [composition.node], "hydra": [composition.hydra], "all": [composition.hydra, composition.node]}
-    node: Any = OmegaConf.merge(*parts[part])
+    parts = {"job": (composition.node,), "hydra": (composition.hydra,), "all": (composition.hydra, composition.node)}
+    node: Any = OmegaConf.merge(*filter(None, parts[part]))
     try:
         if section is not None:
             node = OmegaConf.select(node, section)
@@ -231,16 +254,11 @@ def _drop(file: RecipeFile, dropped: Sequence[str]) -> tuple[dict[str, Any], lis
     return nested(kept), problems
 
 
-def _chosen(hydra_node: DictConfig) -> dict[str, str]:
-    choices = hydra_node.hydra.runtime.choices
-    return {str(key): str(option) for key, option in choices.items() if not str(key).startswith("hydra/")}
-
-
 def _anchor_options(node: DictConfig, chosen: Mapping[str, str], groups: Groups) -> None:
     """Paths that a user's option file sets start from the folder of its file."""
     for choice, option in chosen.items():
         file = groups.file(choice.partition("@")[0], option)
-        if file is None or groups.ships(choice.partition("@")[0], option):
+        if file is None or file.is_relative_to(groups.folders[0]):
             continue
         inside = OmegaConf.select(node, section(choice))
         if not isinstance(inside, DictConfig):

@@ -98,7 +98,7 @@ def _targets(value: Any, key: str) -> Iterator[tuple[str, str]]:
         for name, inner in value.items():
             if name == TARGET and isinstance(inner, str):
                 yield f"{key}{name}", inner
-            else:
+            elif isinstance(inner, dict | list | tuple):
                 yield from _targets(inner, f"{key}{name}.")
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):

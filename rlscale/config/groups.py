@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,8 @@ class Groups:
 
     def file(self, group: str, option: str) -> Path | None:
         """The file of an option; None for one that has none."""
-        files = (folder / group / f"{option}.yaml" for folder in self.folders)
-        return next((file for file in files if file.is_file()), None)
+        files = (f"{folder}/{group}/{option}.yaml" for folder in self.folders)
+        return next((Path(file) for file in files if os.path.isfile(file)), None)
 
     def stamps(self) -> tuple[tuple[str, int], ...]:
         """Every option file outside rlscale, and when it was written last."""
@@ -89,6 +90,8 @@ class Groups:
         if place and not any(matches(place, known) for known in places):
             named = [known.replace(ANY, "NAME") for known in places]
             return f"{choice}={option}: the group {group} fills {' or '.join(named)}"
+        if isinstance(option, str) and option and "/" not in option and self.file(group, option) is not None:
+            return None
         options = self.options(group)
         if not isinstance(option, str) or option not in options:
             target = _target_key(self.folders[0] / group) if isinstance(option, str) and "." in option else None

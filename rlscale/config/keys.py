@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import About, Scope, Unread, about
-from rlscale.config.schema.section import Section, sections_of
+from rlscale.config.schema.section import Section, fields_of, sections_of
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """One value of a configuration."""
 
     name: str
@@ -37,10 +38,10 @@ class Key:
 
 def keys(section: Section, prefix: str = "", around: tuple[tuple[Unread, Section], ...] = ()) -> Iterator[Key]:
     """Every value of a section and of those inside it, in the order of the schema."""
-    for item in fields(section):
+    for item in fields_of(section):
         value, said = getattr(section, item.name), about(item)
         unread = (*around, *((one, section) for one in said.unread)) if said.unread else around
-        inside = list(sections_of(item.name, value))
+        inside = sections_of(item.name, value)
         for name, inner in inside:
             yield from keys(inner, f"{prefix}{name}.", unread)
         if not inside:
@@ -49,16 +50,25 @@ def keys(section: Section, prefix: str = "", around: tuple[tuple[Unread, Section
 
 def plain(value: Any, scopes: Collection[Scope] = tuple(Scope)) -> Any:
     """Sections as dicts, enums by name, all the way down: what YAML and JSON hold. Of those `scopes` alone."""
-    if value is None or (isinstance(value, str | int | float) and not isinstance(value, Enum)):
+    kind: Any = type(value)  # to mypy the class of a dataclass without a hash has none itself
+    if kind in _SCALARS:
         return value
-    if is_dataclass(value) and not isinstance(value, type):
-        taken = (item for item in fields(value) if about(item).scope in scopes)
-        return {item.name: plain(getattr(value, item.name), scopes) for item in taken}
+    if (names := _names(kind)) is not None:
+        return {name: plain(getattr(value, name), scopes) for name, scope in names if scope in scopes}
     if isinstance(value, Mapping):
         return {str(key): plain(item, scopes) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, scopes) for item in value]
     return value.name if isinstance(value, Enum) else value
+
+
+_SCALARS = frozenset({NoneType, bool, int, float, str})
+
+
+@functools.cache
+def _names(kind: Any) -> tuple[tuple[str, Scope], ...] | None:
+    """Names and scopes of the fields of a dataclass; None for another type."""
+    return tuple((item.name, about(item).scope) for item in fields(kind)) if is_dataclass(kind) else None
 
 
 def what_counts(config: Config) -> dict[str, Any]:

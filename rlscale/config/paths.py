@@ -19,7 +19,7 @@ from omegaconf import MISSING
 from rlscale.config.groups import ANY, matches
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import PathKind, about
-from rlscale.config.schema.section import Section, sections_in
+from rlscale.config.schema.section import Section, fields_of, sections_in
 
 
 @functools.cache
@@ -78,9 +78,8 @@ def anchor_values(values: dict[str, Any], base: Path, prefix: str = "") -> None:
 
 def anchor_section(section: Section, base: Path) -> None:
     """Anchor the paths of a section and of those inside it, in place."""
-    for field in fields(section):
-        value = getattr(section, field.name)
+    for field in fields_of(section):
         if (path := about(field).path) is not None:
-            setattr(section, field.name, anchored(value, path, base))
+            setattr(section, field.name, anchored(getattr(section, field.name), path, base))
     for _, inner in sections_in(section):
         anchor_section(inner, base)

@@ -80,13 +80,12 @@ def recipe_text(config: Config) -> str:
     choices, nested = _choices(config)
     groups = Groups.of()
     defaults: list[Any] = [ROOT, *({choice: option} for choice, option in choices.items())]
-    base, hydra_node = compose_groups(defaults, {}, [], set(choices))
-    chosen = hydra_node.hydra.runtime.choices
+    chosen = compose_groups(defaults, {}, [], set(choices)).chosen
     for choice, option in nested.items():
         if chosen.get(choice) != option:
             within = groups.inside(choice) and choice.partition("/")[0] in choices
             defaults.append({f"override {choice}" if within else choice: option})
-    base, _ = compose_groups(defaults, {}, [], set(choices))
+    base = compose_groups(defaults, {}, [], set(choices)).node
     before = OmegaConf.to_container(base, resolve=False, enum_to_str=True)
     after = plain(config, (Scope.result, Scope.execution))
     values = _difference(_followed(before, after, after), after)

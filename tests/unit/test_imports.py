@@ -99,7 +99,7 @@ def imported(file: str) -> tuple[str, ...]:
 
 def imports_of(source: str, file: str) -> Iterator[str]:
     """Modules, and what is taken from a package as a name of its own (`rlscale.algo.kl` of `from rlscale.algo`)."""
-    for node in ast.walk(ast.parse(source)):
+    for node in statements(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -107,6 +107,17 @@ def imports_of(source: str, file: str) -> Iterator[str]:
             assert node.module is not None
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from (name if is_module(name) else node.module for name in inner)
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements inside a node, those of blocks included. Imports are never inside of expressions."""
+    for block in _BLOCKS:
+        for inner in getattr(node, block, ()):
+            yield inner
+            yield from statements(inner)
+
+
+_BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
 
 
 @functools.cache

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field
 from enum import Enum
@@ -124,6 +125,7 @@ class About:
 _NOTHING = About()
 
 
+@functools.cache
 def about(item: Field[Any]) -> About:
     """What is said of the key of a field."""
     found = item.metadata.get(_ABOUT, _NOTHING)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from omegaconf import II
@@ -43,18 +44,30 @@ class Section:
         object.__setattr__(self, "_frozen", True)
 
 
+def fields_of(section: Section) -> tuple[Field[Any], ...]:
+    """The fields of a section: `dataclasses.fields`, which looks them up anew whenever it is asked."""
+    kind: Any = type(section)  # to mypy the class of a dataclass without a hash has none itself
+    return _fields_of(kind)
+
+
+@functools.cache
+def _fields_of(kind: Any) -> tuple[Field[Any], ...]:
+    return fields(kind)
+
+
 def sections_in(section: Section) -> Iterator[tuple[str, Section]]:
     """The sections right inside one with their keys, those of a mapping as `field.key`."""
-    for item in fields(section):
+    for item in fields_of(section):
         yield from sections_of(item.name, getattr(section, item.name))
 
 
-def sections_of(name: str, value: Any) -> Iterator[tuple[str, Section]]:
+def sections_of(name: str, value: Any) -> Sequence[tuple[str, Section]]:
     """The value of a key if it is a section, or those that it maps names to."""
     if isinstance(value, Section):
-        yield name, value
-    elif isinstance(value, dict):
-        yield from ((f"{name}.{key}", inner) for key, inner in value.items() if isinstance(inner, Section))
+        return ((name, value),)
+    if isinstance(value, dict):
+        return [(f"{name}.{key}", inner) for key, inner in value.items() if isinstance(inner, Section)]
+    return ()
 
 
 def following(schema: type[S], section: str) -> S:

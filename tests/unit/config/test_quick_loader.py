@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
 from rlscale.config import compose as composing
 from rlscale.config.compose import compose_node, printed
@@ -42,13 +43,42 @@ def test_what_is_composed_is_what_hydra_composes(
     recipe = plain_recipe if recipe else None
     own = _by_hydra(monkeypatch, recipe, overrides)
     for _ in range(2):  # read, and remembered
-        quick = compose_node(recipe, overrides, hydras=True)
         composing._composed.cache_clear()
+        quick, job = compose_node(recipe, overrides, hydras=True), compose_node(recipe, overrides)
         assert printed(quick, "all") == printed(own, "all")
-        for section in ("algo", "algo.loss", "data", "reward", "model", "parallel"):
-            ours, theirs = OmegaConf.select(quick.node, section), OmegaConf.select(own.node, section)
-            assert OmegaConf.get_type(ours) is OmegaConf.get_type(theirs)
-            assert ours._get_full_key("x") == f"{section}.x"
+        assert list(nodes(quick.node)) == list(nodes(job.node)) == list(nodes(own.node))
+
+
+def nodes(node: Any, key: str = "") -> Iterator[tuple[Any, ...]]:
+    """All that OmegaConf knows of a node and of those inside it."""
+    content, metadata = node._value(), node._metadata
+    inside = content if isinstance(content, dict) else {}
+    value = "" if inside else repr(content)
+    assert node._get_full_key(None) == key
+    yield key, type(node), metadata.ref_type, metadata.object_type, metadata.optional, metadata.flags, value
+    if isinstance(node, DictConfig):
+        yield metadata.key_type, metadata.element_type
+    for name, child in inside.items():
+        assert child._get_parent() is node
+        yield from nodes(child, f"{key}.{name}" if key else name)
+
+
+def test_a_section_that_follows_another_is_merged_with_it(
+    tmp_path: Path, plain_recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {
+        "optim/of_both": "# @package _global_\noptim: {megatron: {a: 1}}\ncritic: {optim: {lr: 0.5}}\n",
+        "optim/own": "megatron: {a: 1}\n",
+        "tracker/of_critic": "# @package critic\noptim: {megatron: {b: 2}}\n",
+    }.items():
+        (tmp_path / name).with_suffix(".yaml").parent.mkdir(exist_ok=True)
+        (tmp_path / name).with_suffix(".yaml").write_text(text)
+    for choices in (["optim=of_both", "~optim"], ["optim=own", "~optim", "tracker=of_critic"]):
+        overrides = [f"hydra.searchpath=[{tmp_path}]", *choices]
+        own = _by_hydra(monkeypatch, plain_recipe, overrides)
+        composed = compose_node(plain_recipe, overrides)
+        assert list(nodes(composed.node)) == list(nodes(own.node))
+    assert composed.node.critic.optim.megatron == {"a": 1, "b": 2}
 
 
 def test_an_option_that_does_not_fit_the_schema_is_named_as_hydra_names_it(
