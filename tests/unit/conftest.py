@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.extras.extra_packages import extra_packages  # noqa: F401  pytest finds it by name
 from tests.file_order import begin_with
 
 LONGEST = (
@@ -23,6 +24,7 @@ LONGEST = (
     "test_written_recipe.py",
     "test_fork_server.py",
     "test_forked_python.py",
+    "test_packages_of_problems.py",
     "test_c_kernel.py",
 )
 """Files that take over six seconds, the longest first."""

@@ -82,6 +82,8 @@ def tensors_can_be_compared(context: CheckContext) -> Iterator[str]:
     begin = f"weights.verify_tensors={every}:"
     if config.rollout.weights is not WeightForm.as_trained:
         yield f"{begin} engines of rollout.weights={config.rollout.weights.value} hold codes; set it to 0"
+    if config.serves_adapters:
+        yield f"{begin} engines of weights.lora=adapter are sent no whole tensor; set it to 0"
     if context.on_gpus and config.rollout.gpus_per_engine > 1:
         per = config.rollout.gpus_per_engine
         yield f"{begin} the ranks of an engine of rollout.gpus_per_engine={per} share its tensors; set it to 0"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.run.command import SHORT, metrics, run, summary
+from tests.extras.extra_packages import extra_folder
 
 QUIET = (*SHORT, "eval.enabled=false", "checkpoint.every=0", "run.output=run")
 
@@ -33,10 +34,14 @@ def test_a_function_in_c_is_tried_and_answered_turn_by_turn(tmp_path: Path, read
     assert 0 < summary(tmp_path / "run")["logprob_diff_max"] < 1e-4
 
 
-def test_words_spelled_backward_are_made_and_judged_in_processes_of_their_own(tmp_path: Path, ready: list[str]) -> None:
-    # Without the extra, a package of somebody's own stands in the place of reasoning-gym.
-    shutil.copy(Path(__file__).with_name("own_problems.py"), tmp_path)
-    own = ["data.source.maker._target_=own_problems.Spelling"] if find_spec("reasoning_gym") is None else []
+@pytest.mark.parametrize("own", [[], ["data.source.maker._target_=own_problems.Spelling"]], ids=["package", "own"])
+def test_words_spelled_backward_are_made_and_judged_in_processes_of_their_own(
+    tmp_path: Path, ready: list[str], own: list[str]
+) -> None:
+    # What lies in a run's folder can be imported: reasoning-gym, or a package of somebody's own in its place.
+    found = [Path(__file__).with_name("own_problems.py")] if own else list(extra_folder().iterdir())
+    for path in found:
+        (tmp_path / path.name).symlink_to(path)
     adapting = ["data.source.window=2", "data.source.easier=0", "data.source.fall=0", "data.source.level=1"]
     ended = run(tmp_path, "recipe=reasoning_gym", *QUIET, *own, *adapting, *ready)
     assert ended.code == 0, ended.text

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -20,16 +23,39 @@ _SYNOPSIS = re.compile(r"\[\w+=|=\.\.\.|\b[A-Z]{4,}\b")
 """Marks of a line that shows what may be written and is not meant to be typed."""
 
 
-def documented() -> list[tuple[str, list[str]]]:
-    """(page and line, arguments) of every command: lines of code, continued ones whole, and commands inside a text."""
+_LINE = re.compile(
+    rf"(?m)^[ \t]*(?:\(cd (?P<folder>\S+) && {_START}(?P<inside>[^)\n]*)\)[^\n]*"
+    rf"|(?:\$ |PYTHONPATH=\. )?{_START}(?P<line>(?:[^\n\\]|\\(?!\n)|\\\n)*))$|`{_START}(?P<text>[^`]*)`"
+)
+_MODULE = re.compile(r"(?ms)^```python\n# (?P<name>my_\w+\.py)\n(?P<code>.*?)^```$")
+
+
+class Documented(NamedTuple):
+    """A command of a page."""
+
+    where: str
+    """Page and line."""
+    arguments: list[str]
+    folder: str
+    """That it is typed in, from the root of the repository; empty for any."""
+    modules: dict[str, str]
+    """Files of Python that the page shows, by name."""
+
+
+def documented() -> list[Documented]:
+    """Every command: lines of code, continued ones whole, those within a folder, and commands inside a text."""
     found = []
     for page in _PAGES:
         text = page.read_text(encoding="utf-8")
-        for match in re.finditer(rf"(?m)^[ \t]*{_START}((?:[^\n\\]|\\(?!\n)|\\\n)*)$|`{_START}([^`]*)`", text):
-            command = match[1] if match[1] is not None else match[2]
+        modules: dict[str, str] = {}
+        for shown in _MODULE.finditer(text):  # a file may be shown in several parts
+            modules[shown["name"]] = modules.get(shown["name"], "") + shown["code"]
+        for match in _LINE.finditer(text):
+            command = next(match[name] for name in ("inside", "line", "text") if match[name] is not None)
             if not _SYNOPSIS.search(command):
                 where = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
-                found.append((where, shlex.split(command.replace("\\\n", " "), comments=True)))
+                arguments = shlex.split(command.replace("\\\n", " "), comments=True)
+                found.append(Documented(where, arguments, match["folder"] or "", modules))
     return found
 
 
@@ -37,9 +63,22 @@ COMMANDS_OF_THE_DOCS = documented()
 
 
 def test_the_commands_of_the_docs_are_found() -> None:
-    pages = {where.partition(":")[0] for where, _ in COMMANDS_OF_THE_DOCS}
+    pages = {command.where.partition(":")[0] for command in COMMANDS_OF_THE_DOCS}
     assert {"README.md", "configuration.md", "data.md", "algorithms.md", "hooks.md"} <= pages
     assert len(COMMANDS_OF_THE_DOCS) > 25
+    assert {"examples/own_environment", "examples/own_agent"} <= {command.folder for command in COMMANDS_OF_THE_DOCS}
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=[page.name for page in _PAGES])
+def test_no_line_that_is_typed_is_overlooked(page: Path) -> None:
+    """Whatever stands before the command: a folder to go to, or a variable of the environment."""
+    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+    typed = {
+        f"{page.name}:{number}"
+        for number, line in lines
+        if re.match(rf"[^`|#]*{_START}", line) and not _SYNOPSIS.search(line)
+    }
+    assert typed <= {command.where for command in COMMANDS_OF_THE_DOCS}
 
 
 @pytest.fixture
@@ -53,8 +92,18 @@ def files_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("files_of_the_docs")
-@pytest.mark.parametrize(("where", "argv"), COMMANDS_OF_THE_DOCS, ids=[where for where, _ in COMMANDS_OF_THE_DOCS])
-def test_a_documented_command_composes_and_passes_the_checks(where: str, argv: list[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS_OF_THE_DOCS, ids=[command.where for command in COMMANDS_OF_THE_DOCS])
+def test_a_documented_command_composes_and_passes_the_checks(
+    command: Documented, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, code in command.modules.items():
+        (tmp_path / name).write_text(code)
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+    if command.folder:
+        shutil.copytree(_ROOT / command.folder, tmp_path / command.folder)
+        monkeypatch.chdir(command.folder)
+    monkeypatch.syspath_prepend(Path.cwd())
+    argv = command.arguments
     if argv and argv[0] in COMMANDS:
         assert all("=" in text or re.fullmatch(r"(--)?[\w.]+", text) for text in argv[1:])
         return

@@ -2,99 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
-from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.messages import Message
 from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sources import RawPrompt
-
-TEMPLATES = Path(__file__).parent / "chat_templates"
-
-
-@dataclass(frozen=True)
-class Published:
-    """What a model folder says besides its template."""
-
-    eos: str
-    added: tuple[str, ...]
-    ends: str
-    """The token that must be found to end a response."""
-    stops: tuple[str, ...] = ()
-    """Further tokens at which its generation config stops."""
-    variables: dict[str, Any] = field(default_factory=dict)
-    before: str = ""
-    """What a response begins with, as the template writes it into the history."""
-    bos: str | None = None
-
-
-CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>")
-DEEPSEEK = (
-    "<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "<｜tool▁outputs▁begin｜>",
-    "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>",
-)  # fmt: skip
-LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>")
-GLM = ("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "<think>", "</think>")
-FAMILIES = {
-    "qwen2_5": Published("<|im_end|>", CHATML, "<|im_end|>"),
-    "qwen3": Published("<|im_end|>", CHATML, "<|im_end|>"),
-    "qwen3_instruct": Published("<|im_end|>", CHATML, "<|im_end|>"),
-    "llama3_1": Published("<|end_of_text|>", LLAMA, "<|eot_id|>", ("<|eom_id|>",), bos="<|begin_of_text|>"),
-    "glm4_5": Published(
-        "<|endoftext|>", GLM, "<|user|>", ("<|user|>", "<|observation|>"), {"enable_thinking": False}, before="\n"
-    ),
-    "deepseek_v3_1": Published("<｜end▁of▁sentence｜>", DEEPSEEK, "<｜end▁of▁sentence｜>", bos=DEEPSEEK[0]),
-    "deepseek_r1": Published("<｜end▁of▁sentence｜>", DEEPSEEK, "<｜end▁of▁sentence｜>", bos=DEEPSEEK[0]),
-    "plain": Published("</s>", ("<user>", "<assistant>", "<tool>"), "</s>"),
-}
-WHOLE = [name for name in FAMILIES if name != "deepseek_r1"]
-"""Those that keep an answer in the history as it followed the prompt; R1's drops the <think> that prompts end in."""
-
-
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""How the tokenizers of all these families cut text into words: line breaks never join what follows them."""
-
-
-def _tokenizer(published: Published) -> PreTrainedTokenizerFast:
-    """Bytes with merges within words and over white space, and the model's own special tokens."""
-    bpe = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    special = list(dict.fromkeys([published.eos, *published.added, *published.stops]))
-    words = ['the user said hello to an assistant\n\n and it\n said  12 34 again {"a": 1}\n'] * 5
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(words, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=published.eos, bos_token=published.bos)
+from tests.unit.data.published_families import FAMILIES, WHOLE, published_encoder
 
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PromptEncoder]:
-    made = {}
-    for name, published in FAMILIES.items():
-        folder = tmp_path_factory.mktemp(name)
-        tokenizer = _tokenizer(published)
-        tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text()
-        tokenizer.save_pretrained(folder)
-        stops = tokenizer.convert_tokens_to_ids([published.eos, *published.stops])
-        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
-        made[name] = PromptEncoder(folder, DataConfig(chat_template_kwargs=published.variables), 10_000)
-    return made
+    return {name: published_encoder(name, tmp_path_factory.mktemp(name)) for name in FAMILIES}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

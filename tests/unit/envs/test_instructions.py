@@ -1,9 +1,8 @@
-"""Instructions that can be checked, where if-verifiable is installed (the extra instructions)."""
+"""Instructions that can be checked, by if-verifiable (the extra instructions)."""
 
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from rlscale.envs.rewards import instructions
 from rlscale.envs.rewards.instructions import InstructionsFollowed
 from rlscale.envs.score import Failed
 
-needs_package = pytest.mark.skipif(find_spec("if_verifiable") is None, reason="an extra: rlscale[instructions]")
+needs_package = pytest.mark.usefixtures("extra_packages")
 TWO = {
     "instruction_id_list": ["punctuation:no_comma", "keywords:existence"],
     "kwargs": [{}, {"keywords": ["cat"], "relation": None}],  # as Arrow gives it, all keys of any row

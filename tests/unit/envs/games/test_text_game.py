@@ -1,4 +1,4 @@
-"""Episodes of games in words: turns, groups, and games that are brought down; TextArena's own where it is installed."""
+"""Episodes of games in words: turns, groups, and games that are brought down; TextArena's own (an extra)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import random
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from rlscale.envs.games.text_game import TextGame
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.workers.object_process import ObjectProcess
 
-needs_textarena = pytest.mark.skipif(find_spec("textarena") is None, reason="an extra: rlscale[textarena]")
+needs_textarena = pytest.mark.usefixtures("extra_packages")
 PROMPT = Prompt(0, "0", np.array([1], np.int32), "", {"problem": "counting", "seed": 4})
 
 

@@ -1,10 +1,9 @@
-"""The packages' own problems, where they are installed (the extras reasoning_gym and rlve_gym)."""
+"""The packages' own problems (the extras reasoning_gym and rlve_gym)."""
 
 from __future__ import annotations
 
 import random
 import sys
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ from rlscale.config.errors import UserError
 from rlscale.envs.problems.reasoning_gym_problems import REFUSED, SLOW, ReasoningGymProblems, answer_in
 from rlscale.envs.problems.rlve_problems import RlveProblems
 
-needs_reasoning_gym = pytest.mark.skipif(find_spec("reasoning_gym") is None, reason="an extra: rlscale[reasoning_gym]")
-needs_rlve = pytest.mark.skipif(find_spec("Gym") is None, reason="an extra: rlscale[rlve_gym]")
+needs_packages = pytest.mark.usefixtures("extra_packages")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +36,7 @@ def test_without_the_package_one_line_says_how_to_get_it(
         maker()
 
 
-@needs_reasoning_gym
+@needs_packages
 def test_data_sets_by_name_with_their_levels() -> None:
     maker = ReasoningGymProblems()
     levels = maker.highest_levels([])
@@ -58,21 +56,32 @@ def test_data_sets_by_name_with_their_levels() -> None:
         maker.highest_levels(["game_of_life_halting"])
 
 
-@needs_reasoning_gym
+@needs_packages
 def test_an_answer_that_makes_a_data_set_raise_is_wrong_and_parts_count_unless_exact() -> None:
     assert ReasoningGymProblems().score("prime_factorization", None, 0, "zzz") == 0.0
     assert 0 < ReasoningGymProblems().score("countdown", None, 0, "0") < 1
     assert ReasoningGymProblems(exact=True).score("countdown", None, 0, "0") == 0.0
 
 
-@needs_reasoning_gym
+@needs_packages
 def test_options_reach_the_data_set_and_bounded_ones_go_round() -> None:
     short = ReasoningGymProblems({"letter_counting": {"min_words": 1, "max_words": 1}})
     assert len(short.make("letter_counting", None, 5).prompt.split('text: "')[1].split()) == 1
     assert short.make("word_ladder", None, 7 + 500 * 3) == short.make("word_ladder", None, 7)
 
 
-@needs_rlve
+@needs_packages
+def test_the_words_that_the_recipe_measures_are_none_of_those_that_it_trains_on() -> None:
+    held_out = ReasoningGymProblems({"spell_backward": {"data_file": "holdout_words.txt"}})
+    others = {held_out.make("spell_backward", 0, seed).answer for seed in range(1, 1000, 2)}
+    maker = ReasoningGymProblems()
+    trained = {maker.make("spell_backward", 0, seed).answer for seed in range(0, 8_000, 2)}
+    assert len(others) == 50
+    assert len(trained) > 1200
+    assert not others & trained
+
+
+@needs_packages
 def test_rlve_makes_and_judges_and_keeps_the_global_generators() -> None:
     maker = RlveProblems()
     assert len(maker.highest_levels([])) == 398
