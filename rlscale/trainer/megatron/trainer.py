@@ -34,6 +34,7 @@ from rlscale.trainer.value_objective import ValueObjective
 from rlscale.weights.encode.encoded_weights import served_weights
 from rlscale.weights.kept import of_policy
 from rlscale.weights.source import MegatronWeights
+from rlscale.weights.transfer import transfer
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, Transport
 
@@ -53,6 +54,7 @@ class MegatronTrainer:
         self._moves = self._platform.is_cuda if moves is None else moves
         self._objective = Objective.of(spec.algo)
         self._transport: Transport | None = None
+        self._receivers: Sequence[Receiver] = ()
 
     def start(self, address: str, port: int) -> None:
         """Meet the other ranks at rank 0's address:port, build models and optimizers. UserError for what cannot be."""
@@ -231,19 +233,14 @@ class MegatronTrainer:
         if self._transport is not None:
             self._transport.close()
         transport: Transport = instantiate(self._spec.weights.transport, "weights.transport", route)
-        self._transport = transport
+        self._transport, self._receivers = transport, receivers
         transport.connect(receivers)
 
     def sync(self, version: int) -> dict[str, float]:
-        """Send the weights to the engines as `version`; bytes and seconds of it. TransferError if one did not load."""
+        """Send the weights to the engines as `version`; see `transfer`. TransferError if one did not load."""
         if self._transport is None:
             raise ValueError("sync before connect_engines: there is no engine to send the weights to")
-        began, size = time.perf_counter(), 0
-        for bucket in served_weights(self.weights(), self._spec.served).buckets(version):
-            self._transport.send(bucket)
-            size += bucket.nbytes
-        self._transport.commit(version)
-        return {"bytes": float(size), "seconds": time.perf_counter() - began}
+        return transfer(served_weights(self.weights(), self._spec.served), self._transport, self._receivers, version)
 
     # -- state --------------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,14 @@ class TakesDeltas(Receiver, Protocol):
         """Bring the copy to `version` by the deltas in a folder, verify all of it, and load it."""
 
 
+@runtime_checkable
+class TellsLoading(Receiver, Protocol):
+    """An engine that says how long it loaded. No transport needs it."""
+
+    loading_s: float
+    """Seconds of the last version in which it loaded what was sent, its answers included."""
+
+
 def that_can(need: Callable[..., Need], receivers: Sequence[Receiver], transport: str) -> list[Need]:
     """The receivers, as what a transport needs. TransferError naming the first that lacks it, and what it lacks."""
     protocol = cast(type, need)
