@@ -1,8 +1,8 @@
 """What it takes to bring a new version of the weights to a real engine, by every transport, against a plain copy.
 
-`python benchmarks/weight_transports.py [layers] [rounds] [dtype] [bucket_mb]`: a random Qwen3 of 12.6M parameters a layer
-and 66M of embeddings (16 layers: 0.27B), one engine, one sender of one thread that has the whole model. A version is
-Adam's first step of lr 1e-6. WAYS=shared_memory,disk measures some of them only.
+`python benchmarks/weight_transports.py [layers] [rounds] [dtype] [bucket_mb]`: a random Qwen3 of 12.6M parameters a
+layer and 66M of embeddings (16 layers: 0.27B), one engine, one sender of one thread that has the whole model. A version
+is Adam's first step of lr 1e-6. WAYS=shared_memory,disk measures some of them only.
 Seconds of the wall, medians of the rounds after a first one, and computing seconds of the sender and of the engine;
 the transports take turns.
 """
