@@ -2,6 +2,8 @@
 
 A flat bucket says its checksum beside its table of contents, a folder has its file of checksums. What says none is
 loaded as SGLang comes. A failure is an answer: an exception would end the server.
+
+A flat bucket in shared memory also says its file, which stays mapped here from one version to the next.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.families.family import FolderError
+from rlscale.platform.mapped_files import MappedFiles
 from rlscale.platform.weight_checksums import checksum, damaged_tensors
 
 RUNNER_UPDATER = "sglang.srt.model_executor.model_runner_components.weight_updater"
-CHECKSUM = "checksum"
-"""Key of a flat bucket."""
+CHECKSUM, FILE = "checksum", "file"
+"""Keys of a flat bucket."""
 
 _MARK = "rlscale_verifies"
 
@@ -35,11 +38,15 @@ def adapt_runner_updater(module: Any) -> None:
         return
     setattr(updater, _MARK, True)
     load_bucket, load_folder = updater._update_weights_from_flattened_bucket, updater.update_weights_from_disk
+    mapped = MappedFiles()
 
     def load_verified_bucket(self: Any, flattened_tensor_bucket_dict: dict[str, Any]) -> Any:
-        if bucket_is_damaged(flattened_tensor_bucket_dict):
+        bucket = flattened_tensor_bucket_dict
+        if FILE in bucket:
+            bucket = {**bucket, "flattened_tensor": mapped.read(bucket[FILE])}
+        if bucket_is_damaged(bucket):
             return False, "the bucket was damaged on its way: its checksum is another one; nothing was loaded of it"
-        return load_bucket(self, flattened_tensor_bucket_dict)
+        return load_bucket(self, bucket)
 
     def load_verified_folder(self: Any, model_path: str, *args: Any, **keywords: Any) -> Any:
         try:

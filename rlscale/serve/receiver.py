@@ -48,7 +48,9 @@ class EngineReceiver:
         """Seconds of the last update in which the engine was kept from generating, the loading of its buckets left out:
         from the call that pauses it, or asks whether it is idle, to the answer to the last one.
         """
-        self._begun = self._loading_s = 0.0
+        self.loading_s = 0.0
+        """Seconds of the last update in which buckets were loaded, from each call to its answer."""
+        self._begun = 0.0
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
@@ -234,7 +236,7 @@ class EngineReceiver:
         if not self._within:
             if self._keep is not None:
                 self.flushes_while_paused()  # asked before the pause, which the last bucket would lengthen by it
-            self._begun, self._loading_s = time.monotonic(), 0.0
+            self._begun, self.loading_s = time.monotonic(), 0.0
             if self._keep is not None:
                 self.pause(self._keep)
             elif not self._paused:
@@ -247,13 +249,13 @@ class EngineReceiver:
         except BaseException:
             self._within = False  # everything will be sent again
             raise
-        self._loading_s += time.monotonic() - loading
+        self.loading_s += time.monotonic() - loading
         if last:
             self._within = False
             self._end()
             if self._keep is not None:
                 self.continue_()
-            self.paused_s = time.monotonic() - self._begun - self._loading_s
+            self.paused_s = time.monotonic() - self._begun - self.loading_s
 
     def _wait_until_idle(self) -> None:
         """Returns once no request runs or waits in the engine. CallError if some still do after a minute."""

@@ -36,6 +36,7 @@ from rlscale.trainer.value_objective import ValueObjective
 from rlscale.weights.encode.encoded_weights import served_weights
 from rlscale.weights.exported_mtp import of_policy
 from rlscale.weights.megatron_weights import MegatronWeights
+from rlscale.weights.transfer import transfer
 from rlscale.weights.transports.adapter import AdapterTransport
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, Transport
@@ -57,6 +58,7 @@ class MegatronTrainer:
         self._moves = self._platform.is_cuda if moves is None else moves
         self._objective = Objective.of(spec.algo)
         self._transport: Transport | None = None
+        self._receivers: Sequence[Receiver] = ()
 
     def start(self, address: str, port: int) -> None:
         """Meet the other ranks at rank 0's address:port, build models and optimizers. UserError for what cannot be."""
@@ -240,20 +242,15 @@ class MegatronTrainer:
             transport = instantiate(self._spec.weights.transport, "weights.transport", route)
             if every := self._spec.weights.verify_tensors:
                 transport = VerifiedTransport(transport, every, route.timeout_s)
-        self._transport = transport
+        self._transport, self._receivers = transport, receivers
         transport.connect(receivers)
 
     def send_weights(self, version: int) -> dict[str, float]:
-        """Send the weights to the engines as `version`; bytes and seconds of it. TransferError if one did not load."""
+        """Send the weights to the engines as `version`; see `transfer`. TransferError if one did not load."""
         if self._transport is None:
             raise ValueError("send_weights before connect_engines: there is no engine to send the weights to")
-        began, size = time.perf_counter(), 0
         sent = self._sent_adapter() or served_weights(self.weights(), self._spec.served)
-        for bucket in sent.buckets(version):
-            self._transport.send(bucket)
-            size += bucket.nbytes
-        self._transport.commit(version)
-        return {"bytes": float(size), "seconds": time.perf_counter() - began}
+        return transfer(sent, self._transport, self._receivers, version)
 
     def _sent_adapter(self) -> SentAdapter | None:
         """What engines get in the place of weights, with `weights.lora=adapter`."""

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from rlscale.platform import weight_checksums
-from rlscale.platform.sglang_verified_updates import CHECKSUM
 
 LOAD_FORMAT = "flattened_bucket"
 ALIGNMENT = 16
@@ -59,13 +58,13 @@ def fill(flat: Tensor, named: Sequence[tuple[str, Tensor]], entries: Sequence[Si
         flat[entry.start_idx : entry.end_idx].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
-def dump(flat: Any, entries: Sequence[SimpleNamespace], checksum: str | None = None) -> str:
+def dump(flat: Any, entries: Sequence[SimpleNamespace], **more: str) -> str:
     """The base64 pickle that an engine loads; `flat` is anything that unpickles to the flat bytes.
 
-    An engine of ours verifies the `checksum` (`sum_of`) before it loads; SGLang as it comes does not look at it.
+    `more` is what an engine of ours also looks at, while SGLang as it comes does not: under CHECKSUM the checksum
+    (`sum_of`) that is verified before anything is loaded, under FILE the path where the flat bytes are.
     """
-    content = {"flattened_tensor": flat, "metadata": list(entries), **({CHECKSUM: checksum} if checksum else {})}
-    return base64.b64encode(pickle.dumps(content)).decode()
+    return base64.b64encode(pickle.dumps({"flattened_tensor": flat, "metadata": list(entries), **more})).decode()
 
 
 def sum_of(flat: Tensor, size: int) -> str:

@@ -76,6 +76,14 @@ class TakesAdapters(Receiver, Protocol):
         """Load an adapter in the place of the one before: peft's config, a flat bucket for each of its ranks."""
 
 
+@runtime_checkable
+class TellsLoading(Receiver, Protocol):
+    """An engine that says how long it loaded. No transport needs it."""
+
+    loading_s: float
+    """Seconds of the last version in which it loaded what was sent, its answers included."""
+
+
 def that_can(
     need: Callable[..., Need], receivers: Sequence[Receiver], transport: str, key: str = "weights/transport"
 ) -> list[Need]:

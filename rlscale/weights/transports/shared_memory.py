@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch.distributed as dist
 
+from rlscale.platform.sglang_verified_updates import CHECKSUM, FILE
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports import flat_bucket
 from rlscale.weights.transports.receivers import TakesTensors, that_can
@@ -18,7 +19,11 @@ from rlscale.weights.transports.transport import Receiver, wait_for
 
 
 class SharedMemoryTransport:
-    """Rank 0 to every engine of the machine, one bucket ahead of them: while they load one the next is gathered."""
+    """Rank 0 to every engine of the machine, one bucket ahead of them: while they load one the next is gathered.
+
+    The files, three buckets, stay until `close` and take the next version too: fresh pages of shared memory cost three
+    times what copying into them does.
+    """
 
     def __init__(self, route: Route) -> None:
         self._timeout, self._ranks = route.timeout_s, route.ranks_per_engine
@@ -26,7 +31,7 @@ class SharedMemoryTransport:
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: tuple[flat_bucket.SharedBytes, str, int] | None = None
         self._loading: tuple[flat_bucket.SharedBytes, list[Future[None]]] | None = None
-        self._spare: list[flat_bucket.SharedBytes] = []  # fresh pages cost three times what copying into them does
+        self._spare: list[flat_bucket.SharedBytes] = []
 
     def connect(self, receivers: Sequence[Receiver]) -> None:
         """See Transport."""
@@ -49,14 +54,14 @@ class SharedMemoryTransport:
         except BaseException:  # an engine did not take an earlier bucket: nobody will be told of this one
             shared.remove()
             raise
-        serialized = flat_bucket.dump(shared.reader(), entries, flat_bucket.sum_of(shared.flat, size))
+        told = {CHECKSUM: flat_bucket.sum_of(shared.flat, size), FILE: str(shared.path)}
+        serialized = flat_bucket.dump(shared.reader(), entries, **told)
         self._waiting = shared, serialized, bucket.version
 
     def commit(self, version: int) -> None:
         """See Transport."""
         self._pass_on(last=True)
         self._finish()
-        self._drop_spare()
 
     def close(self) -> None:
         """See Transport."""
@@ -100,7 +105,7 @@ class SharedMemoryTransport:
             if shared.flat.numel() >= size:
                 self._spare.remove(shared)
                 return shared
-        self._drop_spare()
+        self._drop_spare()  # all too small
         return flat_bucket.SharedBytes(size)
 
     def _drop_spare(self) -> None:

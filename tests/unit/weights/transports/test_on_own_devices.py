@@ -91,8 +91,8 @@ def test_engines_get_every_tensor_and_know_which_bucket_is_the_last(rank: None) 
             for name, tensor in bucket.named:
                 assert got[name].dtype == tensor.dtype
                 assert torch.equal(got[name], tensor)
-    assert leftovers() == []
     transport.close()
+    assert leftovers() == []
 
 
 def test_tensors_may_change_as_soon_as_send_returns(rank: None) -> None:
@@ -119,14 +119,17 @@ def test_a_bucket_goes_into_a_file_that_engines_have_read_and_arrives_as_it_was_
     monkeypatch.setattr(flat_bucket, "SharedBytes", counted)
     engine, transport = FakeEngine(), SharedMemoryTransport(Route(timeout_s=10.0))
     transport.connect([engine])
-    for number in range(8):
-        transport.send(Bucket([(f"w{number}", torch.full((100 - number,), float(number)))], 1))
-    transport.commit(1)
-    assert len(made) == 3, "one is filled, one waits, one is read"
-    for number, (found, _, _) in enumerate(engine.calls):
-        assert torch.equal(found[0][1], torch.full((100 - number,), float(number)))
-    assert leftovers() == []
+    for version in (1, 2):
+        for number in range(8):
+            values = torch.full((100 - number,), float(10 * version + number))
+            transport.send(Bucket([(f"w{number}", values)], version))
+        transport.commit(version)
+    assert len(made) == 3, "one is filled, one waits, one is read; and the same for the next version"
+    for call, (found, version, _) in enumerate(engine.calls):
+        assert torch.equal(found[0][1], torch.full((100 - call % 8,), float(10 * version + call % 8)))
+    assert len(leftovers()) == 3
     transport.close()
+    assert leftovers() == []
 
 
 def test_engine_that_fails_is_named_and_nothing_is_left_behind(rank: None) -> None:
