@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from rlscale.platform.sglang_verified_updates import CHECKSUM
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports import flat_bucket
 from rlscale.weights.transports.receivers import TakesAdapters, that_can
@@ -54,7 +55,7 @@ class AdapterTransport:
         flat_bucket.fill(flat, bucket.named, entries)
         if not self._shares_memory:
             reader = flat_bucket.Rebuild(partial(torch.frombuffer, dtype=torch.uint8), (bytearray(flat.numpy()),))
-        self._serialized = flat_bucket.dump(reader, entries, flat_bucket.sum_of(flat, size))
+        self._serialized = flat_bucket.dump(reader, entries, **{CHECKSUM: flat_bucket.sum_of(flat, size)})
 
     def commit(self, version: int) -> None:
         """See Transport."""
