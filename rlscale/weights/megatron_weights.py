@@ -104,7 +104,7 @@ class MegatronWeights:
                 yield from ([tensor] for tensor in self._whole(run[0]))
 
     def _runs(self) -> Iterator[list[_Item]]:
-        """The items in their order: those that engines put together, experts that are gathered together, others alone."""
+        """The items in their order: what engines put together, experts that are gathered at once, others alone."""
         run: list[_Item] = []
         size = 0
         for item in self._items:
