@@ -95,30 +95,60 @@ class MegatronWeights:
 
     def _inseparable(self) -> Iterator[list[tuple[str, Tensor]]]:
         """All tensors, those that must be in one bucket together: most are alone."""
-        for number, item in enumerate(self._items):
-            if self._partner(item.name) is not None:
-                continue  # came with the one before it
-            tensors = self._whole(item)
-            follower = self._items[number + 1] if number + 1 < len(self._items) else None
-            if follower is not None and self._partner(follower.name) == item.name:
-                yield [*tensors, *self._whole(follower)]
+        for run in self._runs():
+            if EXPERTS in run[0].name:
+                yield from ([tensor] for tensor in self._experts(run))
+            elif len(run) > 1:
+                yield [tensor for item in run for tensor in self._whole(item)]
             else:
-                yield from ([tensor] for tensor in tensors)
+                yield from ([tensor] for tensor in self._whole(run[0]))
+
+    def _runs(self) -> Iterator[list[_Item]]:
+        """The items in their order: what engines put together, experts that are gathered at once, others alone."""
+        run: list[_Item] = []
+        size = 0
+        for item in self._items:
+            expert = EXPERTS in item.name
+            together = self._partner(item.name) is not None or (
+                expert and bool(run) and EXPERTS in run[-1].name and item.dtype == run[-1].dtype
+            )
+            gathered = self._gathered_bytes(item) if expert else 0
+            if run and (not together or size + gathered > self._limit):
+                yield run
+                run, size = [], 0
+            run.append(item)
+            size += gathered
+        if run:
+            yield run
+
+    def _gathered_bytes(self, item: _Item) -> int:
+        """Bytes of an expert's parameter, and of the same expert of all other ranks that have experts of its layer."""
+        ranks = self._groups.expert.size() * self._groups.expert_tensor.size()
+        return ranks * item.shape.numel() * item.dtype.itemsize
 
     @torch.no_grad()
     def _whole(self, item: _Item) -> Iterator[tuple[str, Tensor]]:
-        """The Hugging Face tensors of a parameter and, for an expert, of the same expert of the other expert ranks."""
-        expert = EXPERTS in item.name
+        """The Hugging Face tensors of a parameter that every rank of the model has, or has a part of."""
         parameter = self._of_its_stage(item)
-        copies = _all_gather(parameter, self._groups.expert) if expert else [parameter]
-        for rank, copy in enumerate(copies):
-            name = self._same_on(item.name, rank) if expert else item.name
-            if self._weights.rule(name).split is None:
-                full = copy
-            else:
-                group = self._groups.expert_tensor if expert else self._groups.tensor
-                full = self._weights.merge(name, _all_gather(copy, group))
-            yield from self._weights.to_hf(name, full)
+        if self._weights.rule(item.name).split is not None:
+            parameter = self._weights.merge(item.name, _all_gather(parameter, self._groups.tensor))
+        yield from self._weights.to_hf(item.name, parameter)
+
+    @torch.no_grad()
+    def _experts(self, run: Sequence[_Item]) -> Iterator[tuple[str, Tensor]]:
+        """The Hugging Face tensors of some experts, and of the same ones of the other expert ranks.
+
+        Two collectives for all of them: one by one, for the thousands of experts of a model, ranks would wait for each
+        other most of the time.
+        """
+        everywhere = _gather_together([self._of_its_stage(item) for item in run], self._groups.expert)
+        copies = [copy for of_ranks in everywhere for copy in of_ranks]
+        whole = iter(_gather_together(copies, self._groups.expert_tensor))
+        for item, of_ranks in zip(run, everywhere, strict=True):
+            for rank in range(len(of_ranks)):
+                name, parts = self._same_on(item.name, rank), next(whole)
+                full = parts[0] if self._weights.rule(name).split is None else self._weights.merge(name, parts)
+                yield from self._weights.to_hf(name, full)
 
     def _of_its_stage(self, item: _Item) -> Tensor:
         """The parameter itself, sent to the other pipeline stages if there are any."""
@@ -139,6 +169,16 @@ class MegatronWeights:
         stem, _, number = name.rpartition("weight")
         per_rank = sum(item.name.startswith(f"{stem}weight") for item in self._items)
         return f"{stem}weight{int(number) % per_rank + rank * per_rank}"
+
+
+def _gather_together(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> list[list[Tensor]]:
+    """Each tensor of every rank, [tensor][rank], by one collective. All of one type, shaped alike on every rank."""
+    if group.size() == 1:
+        return [[tensor] for tensor in tensors]
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    sizes = [tensor.numel() for tensor in tensors]
+    of_ranks = [gathered.split(sizes) for gathered in _all_gather(flat, group)]
+    return [[rank[number].view(tensor.shape) for rank in of_ranks] for number, tensor in enumerate(tensors)]
 
 
 def _all_gather(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
