@@ -113,7 +113,6 @@ def _compose(file: RecipeFile, overrides: Sequence[str], hydras: bool) -> Compos
         raise ConfigError(problems)
     if OmegaConf.is_missing(node.run, "recipe"):
         node.run.recipe = file.name
-    node.run.groups = composed.chosen
     return Composition(file, node, composed.hydra, overrides)
 
 
@@ -189,6 +188,7 @@ def _composed(
         if data is not None and OmegaConf.is_interpolation(data, "seed"):
             # The option's own value, meant for training: a sweep over run.seed would measure each on other problems.
             data.seed = 0
+    node.run.groups = chosen
     return pickle.dumps((node, chosen, own))
 
 
@@ -265,8 +265,8 @@ def _anchor_options(node: DictConfig, chosen: Mapping[str, str], groups: Groups)
             continue
         written = dict(leaves(plain(OmegaConf.to_container(inside, resolve=False)), f"{section(choice)}."))
         for key, value in written.items():
-            if (kind := path_kind(key)) is not None:
-                OmegaConf.update(node, key, anchored(value, kind, file.parent))
+            if (kind := path_kind(key)) is not None and (path := anchored(value, kind, file.parent)) != value:
+                OmegaConf.update(node, key, path)
 
 
 def _chosen_by(defaults: Sequence[Any]) -> dict[str, str]:

@@ -12,22 +12,24 @@ from tests.extras.extra_packages import extra_packages  # noqa: F401  pytest fin
 from tests.file_order import begin_with
 
 LONGEST = (
-    "test_shipped.py",
-    "test_algorithm_checks.py",
-    "test_service_refill.py",
     "test_battery.py",
+    "test_service_refill.py",
+    "test_simulate.py",
     "test_reward_worker.py",
-    "test_documented_commands.py",
-    "test_checks.py",
     "test_hook_contract.py",
-    "test_client.py",
-    "test_written_recipe.py",
+    "test_check_hook.py",
+    "test_process_environment.py",
+    "test_shipped.py",
+    "test_logprobs.py",
+    "test_supervisor.py",
     "test_fork_server.py",
     "test_forked_python.py",
     "test_packages_of_problems.py",
+    "test_algorithm_checks.py",
+    "test_explain.py",
     "test_c_kernel.py",
 )
-"""Files that take over six seconds, the longest first."""
+"""Files that compute or wait longest, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,15 @@ class Case:
     @property
     def tokens(self) -> int:
         return len(self.mask)
+
+    @cached_property
+    def masked(self) -> dict[str, Tensor]:
+        """The columns, 0 where the mask is False."""
+        made = {}
+        for name, column in self.columns.items():
+            mask = self.mask.reshape(-1, *[1] * (column.ndim - 1))
+            made[name] = from_numpy(np.where(mask, column, np.zeros((), column.dtype)))
+        return made
 
     def part(self, keep: NDArray[np.bool_]) -> Case:
         """Only the tokens [T] that `keep` names; segments stay, and may end up without tokens."""
@@ -110,6 +120,14 @@ def ragged(seed: int, *, name: str = "ragged data", spread: float = 0.3, groups:
 
     `spread`: size of the differences between kinds of log-probs, normal up to 1 and exactly +-spread beyond.
     """
+    return _ragged(seed, name, spread, groups, longest, tuple(FIELDS.items()))
+
+
+@lru_cache(maxsize=32)
+def _ragged(
+    seed: int, name: str, spread: float, groups: int, longest: int, fields: tuple[tuple[str, Field], ...]
+) -> Case:
+    """The same for these `fields`, which are all; one check after another asks for the same data."""
     draw = np.random.default_rng(seed)
     sizes = draw.integers(1, 6, groups)
     sizes[:2] = 3

@@ -103,12 +103,10 @@ def correction_arguments(
 
 def _of_tokens(case: Case, dtype: torch.dtype) -> dict[str, Any]:
     """The columns of a micro-batch: 0 where the mask is False, floating-point numbers in this type."""
-    made = {}
-    for name, column in case.columns.items():
-        mask = case.mask.reshape(-1, *[1] * (column.ndim - 1))
-        tensor = torch.from_numpy(np.where(mask, column, np.zeros((), column.dtype)))
-        made[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    return made
+    return {
+        name: column.to(dtype, copy=True) if column.is_floating_point() else column.clone()
+        for name, column in case.masked.items()
+    }
 
 
 def _of_rows(case: Case, noise: NDArray[np.float64] | float) -> dict[str, Any]:

@@ -100,3 +100,10 @@ def test_a_composition_does_not_change_what_is_remembered() -> None:
     first.node.optim.lr = 123.0
     composing._composed.cache_clear()
     assert printed(compose_node(None, ["algo=ppo"]), "job") == before
+
+
+def test_an_option_that_sets_hydras_own_configuration_is_refused(tmp_path: Path, plain_recipe: str) -> None:
+    (tmp_path / "tracker").mkdir()
+    (tmp_path / "tracker" / "odd.yaml").write_text("# @package hydra.job\nname: x\n")
+    with pytest.raises(ConfigError, match="In 'tracker/odd': ConfigKeyError Key 'hydra' not in 'Config'"):
+        compose_node(plain_recipe, [f"hydra.searchpath=[{tmp_path}]", "tracker=odd"])
