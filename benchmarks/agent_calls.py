@@ -23,7 +23,7 @@ from machine import describe_machine, load_average
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.simulator_config import LengthLaw, LengthsConfig, SimulatedEngineConfig
 from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.chat import PromptEncoder
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.endpoint.agent_session import Limits, Policy, Session
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer

@@ -26,7 +26,7 @@ from machine import describe_machine, load_average
 
 from rlscale.data.rank_shard import RankShard
 from rlscale.platform.ports import free_port
-from rlscale.trainer.spec import Form, TrainerSpec
+from rlscale.trainer.trainer_spec import Form, TrainerSpec
 
 _STEPS = 6
 _DEADLINE_S = 1800.0
@@ -144,7 +144,7 @@ def _spec(model: Path) -> TrainerSpec:
 
     from rlscale.config.compose import compose
     from rlscale.run.assembly import trainer_spec
-    from rlscale.run.models import ModelFolders
+    from rlscale.run.model_folders import ModelFolders
 
     config = compose(None, [])
     spec = trainer_spec(config, ModelFolders(model))

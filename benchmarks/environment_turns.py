@@ -25,7 +25,7 @@ from rich.table import Table
 
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.chat import PromptEncoder
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
 from rlscale.envs.environment import Action, Environment, Start, Step

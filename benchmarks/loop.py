@@ -74,7 +74,7 @@ def _prepare(folder: Path) -> tuple[Any, int, int]:
     from safetensors import safe_open
 
     from rlscale.run.assembly import trainer_spec
-    from rlscale.run.models import ModelFolders
+    from rlscale.run.model_folders import ModelFolders
 
     config = compose(overrides=[*MODEL, "optim.lr=1e-6", f"run.scratch={folder / '.rlscale'}"])
     folders = ModelFolders.of(config)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import accumulate
 
 from rlscale.data.rank_shard import RankShard
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 
 def peak_of_rank(

@@ -33,7 +33,7 @@ from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.serve.engine_process import start_fork_server
 from rlscale.serve.router import RouterClient
-from rlscale.serve.server import ServerSpec, fork_server_environment
+from rlscale.serve.server_spec import ServerSpec, fork_server_environment
 from rlscale.serve.supervisor import Supervisor
 
 GROUPS, SAMPLES, LONGEST = 64, 8, 5

@@ -33,7 +33,7 @@ from rlscale.config.compose import compose
 from rlscale.config.schema.simulator_config import LengthLaw, LengthsConfig, SimulatedEngineConfig, SimulationConfig
 from rlscale.data.buffer import Buffer
 from rlscale.data.sample import Group
-from rlscale.rollout.collector import spare_long_lived
+from rlscale.rollout.garbage_collection import spare_long_lived
 from rlscale.rollout.service import RolloutService
 from rlscale.run.simulation.simulated_workload import rollout_spec
 from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet

@@ -19,7 +19,7 @@ from token_rows import TokenRows, grpo_batch
 
 from rlscale.data.batch import Batch
 from rlscale.platform.ports import free_port
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

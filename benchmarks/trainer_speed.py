@@ -19,7 +19,7 @@ from token_rows import TokenRows
 from trainer_sides import Seconds, serve_hugging_face, serve_rlscale
 
 from rlscale.platform.process_environment import rank_environment
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 _DEADLINE_S = 120.0
 """Longest that a start or a step may take."""

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "check": ("rlscale.run.check:check", "check a run without starting it, on whatever machine"),
-    "eval": ("rlscale.run.evaluate:evaluate", "measure a run's model, or any other, on any evaluation set"),
+    "eval": ("rlscale.run.eval_command:evaluate", "measure a run's model, or any other, on any evaluation set"),
     "rescore": ("rlscale.run.rescore:rescore", "try a changed reward on the stored rollouts of a run"),
     "export": ("rlscale.run.commands:export", "write a Hugging Face folder from a run's newest checkpoint"),
     "import": ("rlscale.run.commands:import_", "write a Hugging Face model as a Megatron checkpoint of its weights"),
     "plan": ("rlscale.plan.plan_command:plan", "whether a run fits its devices, and about how long an iteration takes"),
     "explain": ("rlscale.explain.explain_command:explain", "what keys mean, where values come from, what reads them"),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),
-    "warm": ("rlscale.run.warm:warm", "keep imported processes ready, so that CPU runs start in seconds"),
+    "warm": ("rlscale.run.warm_command:warm", "keep imported processes ready, so that CPU runs start in seconds"),
     "check-hook": ("rlscale.run.check_hook:check_hook", "test a loss, score, advantage, ... or reward of your own"),
 }
 """Subcommands: the function that gets the arguments after the name and returns an exit code, and what it does."""

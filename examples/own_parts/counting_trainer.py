@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlscale.data.rank_shard import RankShard
 from rlscale.trainer.megatron.trainer import MegatronTrainer
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 
 class CountingTrainer(MegatronTrainer):

@@ -11,9 +11,9 @@ from typing import Any
 
 from rlscale.config.data_sections import training_sections
 from rlscale.config.schema import Config
-from rlscale.data.chat import load_tokenizer
 from rlscale.data.end_of_turn import find_end_of_turn, stops_of
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+from rlscale.data.prompt_encoder import load_tokenizer
 from rlscale.families import known_name
 from rlscale.families.config_file import GENERATION, end_ids, read_generation
 from rlscale.families.weight_files import SUMS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import DataConfig, MixtureData
-from rlscale.data.chat import PromptEncoder
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
 

@@ -15,7 +15,7 @@ def build_source(config: DataConfig, key: str = "data") -> PromptSource:
 
         return ArithmeticSource(config, key)
     if isinstance(config, FileData):
-        from rlscale.data.files import FileSource
+        from rlscale.data.prompt_files import FileSource
 
         return FileSource(config, key)
     if isinstance(config, CustomData):

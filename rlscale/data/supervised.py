@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from rlscale.data.bad_rows import BadPrompt
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.messages import kind_of, read_messages, split_answer
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sample import NOT_GENERATED, Group, Sample
 from rlscale.data.sources import PromptSource, RawPrompt

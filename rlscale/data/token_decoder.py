@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlscale.config.errors import UserError
-from rlscale.data.chat import load_tokenizer
+from rlscale.data.prompt_encoder import load_tokenizer
 
 Decode = Callable[[Sequence[int]], str]
 

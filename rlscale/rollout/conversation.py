@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.schema.rollout_config import History, RolloutConfig
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.messages import Message
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action, Step
 from rlscale.rollout.endpoint.chat_messages import ChatMessage, ToolCall, canonical

@@ -12,9 +12,9 @@ import numpy as np
 from rlscale.config.errors import UserError
 from rlscale.config.eval_sets import EvalSet
 from rlscale.config.schema.eval_config import EvalConfig
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_source import build_source
 from rlscale.data.overlap import KnowsPrompts
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.prompt_queue import CheckLabels, PromptQueue, none_fits
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.sources import PromptSource

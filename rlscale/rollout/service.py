@@ -11,9 +11,9 @@ from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema.rollout_config import Concurrency
 from rlscale.config.sticky_routing import is_sticky
 from rlscale.data.buffer import GroupBuffer
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_encoder import build_encoder
 from rlscale.data.configured_source import build_source
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.target import build_target, instantiate

@@ -20,7 +20,7 @@ from setproctitle import setproctitle
 from rlscale.config.errors import UserError
 from rlscale.platform.ports import free_port
 from rlscale.run.error_log import log_errors
-from rlscale.run.own_log import prints_errors
+from rlscale.run.printed_errors import prints_errors
 from rlscale.run.printing import print_anything
 from rlscale.run.stacks import tell_stacks
 from rlscale.serve.forked_python import NOT_FORKED
@@ -140,7 +140,7 @@ class RolloutActor(_Actor):
 
     async def start(self, url: str, api_key: str) -> None:
         """Connect to the router at `url`."""
-        from rlscale.rollout.collector import spare_long_lived
+        from rlscale.rollout.garbage_collection import spare_long_lived
 
         self._api_key = api_key
         await self._service.start(url, api_key or None)

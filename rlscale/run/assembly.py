@@ -13,35 +13,35 @@ from rlscale.config.checks import check
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.companions import companions_of
 from rlscale.data.configured_source import build_source
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.served_folder import served_folder
 from rlscale.data.supervised import SupervisedGroups
 from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
-from rlscale.run.apart_evaluation import LOGS, ApartEvaluation, measuring_apart
-from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.checkpoint import Progress
 from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
 from rlscale.run.engines import Engines
+from rlscale.run.evaluation_engines import LOGS, EvaluationEngines, measuring_apart
 from rlscale.run.evaluations import Evaluations, Measure
-from rlscale.run.evaluations_apart import EvaluationsApart
-from rlscale.run.folder import RunFolder
+from rlscale.run.evaluations_beside_training import EvaluationsBesideTraining
 from rlscale.run.forks import Forks
-from rlscale.run.generating import serving, starting_folder
-from rlscale.run.models import ModelFolders
+from rlscale.run.generate_only import serving, starting_folder
+from rlscale.run.group_source import GroupSource, Rollout, SupervisedGroupSource
+from rlscale.run.model_folders import ModelFolders
 from rlscale.run.placement import Layout, lay_out_run, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
-from rlscale.run.rollout import GroupSource, Rollout, SupervisedGroupSource
+from rlscale.run.remote_calls import Calls, StopSignal
+from rlscale.run.run_folder import RunFolder
 from rlscale.run.session import Session
 from rlscale.run.sessions import GeneratingSession, ReinforcementSession, SupervisedSession
-from rlscale.run.sync import WeightSync
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.run.trainer_side import NoTrainer, TrainerSide
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.run.weight_sync import WeightSync
+from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.transports.route import Route
 
 
@@ -154,7 +154,7 @@ class Assembly:
         own = measuring_apart(config)
         sync = self._sync(own, self._trainer, engines, rollout)
         side = RunningEngines(self._trainer, engines, rollout, sync, shares_devices=False)
-        return partial(EvaluationsApart, ApartEvaluation(side, engines, rollout), config.eval, self._records)
+        return partial(EvaluationsBesideTraining, EvaluationEngines(side, engines, rollout), config.eval, self._records)
 
     def _started_trainer(self, config: Config) -> TrainerGroup:
         """The ranks, once they have built their models."""

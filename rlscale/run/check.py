@@ -10,8 +10,8 @@ from rlscale.config.compose import compose
 from rlscale.config.keys import config_hash
 from rlscale.config.machine import missing_files, shortcomings
 from rlscale.config.sizes import Sizes
-from rlscale.run.folder import refuse_folder
 from rlscale.run.preflight import Findings, look
+from rlscale.run.run_folder import refuse_folder
 
 USAGE = (
     "usage: python -m rlscale check [recipe=NAME|PATH.yaml] [group=option ...] [key=value ...]\n"

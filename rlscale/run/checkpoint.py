@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.run.folder import write_json
 from rlscale.run.rollout_state import NAME as ROLLOUT_STATE
 from rlscale.run.rollout_state import read_rollout_state, write_rollout_state
+from rlscale.run.run_folder import write_json
 from rlscale.trainer.checksums import SUMS, checksum, read_sums
 
 MANIFEST = "manifest.json"

@@ -17,14 +17,14 @@ from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.companions import companions_of
 from rlscale.run.assembly import trainer_spec
-from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.forks import Forks, warm_forks, with_workers
-from rlscale.run.models import ModelFolders
+from rlscale.run.model_folders import ModelFolders
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
+from rlscale.run.remote_calls import Calls, StopSignal
 from rlscale.run.resume import checkpoint_of
 from rlscale.run.trainer_group import TrainerGroup
-from rlscale.trainer.spec import Form, TrainerSpec
+from rlscale.trainer.trainer_spec import Form, TrainerSpec
 
 EXPORT_USAGE = (
     "usage: python -m rlscale export run.output=FOLDER [to=FOLDER] [iteration=N] [model=policy|critic] [parallel=...]\n"

@@ -9,9 +9,9 @@ from typing import Protocol
 from rlscale.config.errors import UserError
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.engines import Engines
-from rlscale.run.rollout import Rollout
-from rlscale.run.sync import WeightSync
+from rlscale.run.group_source import Rollout
 from rlscale.run.trainer_group import TrainerGroup
+from rlscale.run.weight_sync import WeightSync
 
 _HEAL_EVERY_S = 1.0
 _DEATH_SHOWS_S = 5.0

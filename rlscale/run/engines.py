@@ -20,13 +20,13 @@ from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.config.sticky_routing import STICKY, is_sticky
 from rlscale.rollout.engines.sampling_params import names_words
 from rlscale.run.actors import LauncherActor
-from rlscale.run.calls import Calls, RunFailed
 from rlscale.run.forks import Forks
 from rlscale.run.placement import Layout, shares_devices
+from rlscale.run.remote_calls import Calls, RunFailed
 from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient, router_options
-from rlscale.serve.server import ServerSpec
+from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import ROUTER
 
 _START = "cluster.start_timeout_s"

@@ -1,7 +1,7 @@
 """When the policy is measured, between two iterations: the rollout's engines do it.
 
-`evaluations_apart.py` has the other way, engines of their own beside training. An evaluation is owed from the moment
-that it is due until it is measured: a run that continues makes up for it.
+`evaluations_beside_training.py` has the other way, on engines of their own. An evaluation is owed from the moment that
+it is due until it is measured: a run that continues makes up for it.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.data.target import current_folder_importable
-from rlscale.run.folder import refuse_folder
 from rlscale.run.forks import early_forks, with_workers
 from rlscale.run.preflight import preflight
 from rlscale.run.resume import check_resumable
+from rlscale.run.run_folder import refuse_folder
 
 
 def execute(config: Config) -> int:
@@ -32,9 +32,9 @@ def execute(config: Config) -> int:
         _make_folders(config)
         with current_folder_importable(), with_workers(config, early) as forks:
             # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
-            from rlscale.run.calls import StopSignal
             from rlscale.run.lifecycle import run_to_end
             from rlscale.run.ray_session import RaySession
+            from rlscale.run.remote_calls import StopSignal
 
             stop = StopSignal()
             with RaySession(config.cluster, Path(config.run.scratch)):

@@ -22,7 +22,7 @@ from rlscale.platform.process_environment import rank_environment
 from rlscale.serve import forked_python
 from rlscale.serve.engine_process import start_fork_server
 from rlscale.serve.fork_server import ForkServer
-from rlscale.serve.server import base_environment, fork_server_environment, package_root
+from rlscale.serve.server_spec import base_environment, fork_server_environment, package_root
 
 _WORKERS = "rlscale.run.worker_program"
 

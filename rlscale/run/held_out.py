@@ -8,8 +8,8 @@ from rlscale.config.data_sections import evaluation_sections, training_sections
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.schema import Config
 from rlscale.data.configured_source import build_source
-from rlscale.data.files import FileSource
 from rlscale.data.overlap import KnowsPrompts, PromptText
+from rlscale.data.prompt_files import FileSource
 from rlscale.data.sources import PromptSource, Stream
 from rlscale.run.stages import KEYS, stages_before
 

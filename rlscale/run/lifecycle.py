@@ -16,11 +16,11 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.written_recipe import write_recipe
 from rlscale.data.target import build_target
 from rlscale.run.assembly import Assembly
-from rlscale.run.calls import RunFailed, StopRequested, StopSignal
 from rlscale.run.error_log import ErrorLog
-from rlscale.run.folder import RunFolder, open_folder
 from rlscale.run.forks import Forks
 from rlscale.run.records import Records
+from rlscale.run.remote_calls import RunFailed, StopRequested, StopSignal
+from rlscale.run.run_folder import RunFolder, open_folder
 from rlscale.run.session import Session
 from rlscale.run.stages import Stage, stages_before, with_result
 

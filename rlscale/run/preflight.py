@@ -23,7 +23,7 @@ from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
 from rlscale.data.configured_source import build_source
-from rlscale.data.files import FileSource
+from rlscale.data.prompt_files import FileSource
 from rlscale.data.prompt_queue import CheckLabel
 from rlscale.data.sources import PromptSource
 from rlscale.data.stored_rollouts import StoredRollouts
@@ -226,7 +226,7 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
 
     With `other` nothing is downloaded, and models are made in that folder.
     """
-    from rlscale.run.models import ModelFolders
+    from rlscale.run.model_folders import ModelFolders
 
     config = part.config
     if other is not None and (away := _not_here(config)):
@@ -258,10 +258,10 @@ def _not_here(config: Config) -> list[str]:
 
 def _try_encoders(part: _Part, found: Findings, model: Path) -> None:
     """The tokenizer of the model in that folder, or the one given in its place, for every source."""
-    from rlscale.data.chat import PromptEncoder
     from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+    from rlscale.data.prompt_encoder import PromptEncoder
+    from rlscale.data.source_trial import try_prompts
     from rlscale.data.supervised import ExampleEncoder
-    from rlscale.data.trial import try_prompts
 
     config = part.config
     tokenizer = ensure_tokenizer_folder(config.model, model)

@@ -27,7 +27,7 @@ from rlscale.rollout.engines.engine_loads import EngineLoad
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run import checkpoint
-from rlscale.run.folder import RunFolder
+from rlscale.run.run_folder import RunFolder
 from rlscale.run.sample_warnings import DuplicationWarning, LengthWarning
 from rlscale.run.stages import TEACHER
 

@@ -23,8 +23,8 @@ from rlscale.envs.rewards_by_source import RewardsBySource, common_reward, own_r
 from rlscale.envs.score import Failed
 from rlscale.observe import jsonl
 from rlscale.observe.formatting import visible
-from rlscale.run.folder import read_mark
 from rlscale.run.recomposed import recompose, taken_apart
+from rlscale.run.run_folder import read_mark
 
 USAGE = (
     "usage: python -m rlscale rescore run.output=FOLDER [reward=OPTION] [reward.KEY=VALUE ...] [to=FILE.jsonl]\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlscale.config.errors import UserError
 from rlscale.run.checkpoint import CheckpointStore, fault_of, load_progress, read_manifest, sums_of
-from rlscale.run.folder import read_mark
+from rlscale.run.run_folder import read_mark
 
 
 def usable_checkpoint(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.run.calls import POLL_S, RunFailed
 from rlscale.run.checkpoint import Begun, CheckpointStore, Progress
+from rlscale.run.remote_calls import POLL_S, RunFailed
 from rlscale.run.trainer_side import TrainerSide
 
 _WHAT = "checkpoint"

@@ -22,14 +22,14 @@ from rlscale.data.rank_shard import RankShard, split
 from rlscale.data.sample import Group
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.batching import build_batch, divide
-from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
 from rlscale.run.checkpoint import CheckpointFailed, CheckpointStore, Progress, load_progress, load_rollout
 from rlscale.run.engine_side import EngineSide
 from rlscale.run.evaluations import Evaluations, Measure
-from rlscale.run.folder import RunFolder
+from rlscale.run.group_source import GroupSource
 from rlscale.run.records import Records
+from rlscale.run.remote_calls import Calls, RunFailed, StopRequested, StopSignal
 from rlscale.run.resume import usable_checkpoint
-from rlscale.run.rollout import GroupSource
+from rlscale.run.run_folder import RunFolder
 from rlscale.run.saver import Saver
 from rlscale.run.trainer_side import TrainerSide
 from rlscale.trainer.preparation import prepare

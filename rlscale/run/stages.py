@@ -13,7 +13,7 @@ from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.config.stage_configs import compose_teacher, compose_warm_start
-from rlscale.run.folder import read_mark
+from rlscale.run.run_folder import read_mark
 
 WARM_START, TEACHER = "warm start", "teacher"
 KEYS = {WARM_START: "warm_start.recipe", TEACHER: "teacher.recipe"}

@@ -21,7 +21,7 @@ from rlscale.config.schema import Config
 from rlscale.config.sweep_expansion import differing
 from rlscale.observe.formatting import visible
 from rlscale.observe.sweep_table import print_table
-from rlscale.run.folder import write_json
+from rlscale.run.run_folder import write_json
 from rlscale.serve.guard import PR_SET_PDEATHSIG, prctl
 
 GRACE_S = 30.0

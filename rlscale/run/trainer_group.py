@@ -20,10 +20,10 @@ from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
 from rlscale.platform.process_environment import rank_environment
 from rlscale.run.actors import TrainerActor
-from rlscale.run.calls import Calls
 from rlscale.run.forks import Forks
 from rlscale.run.placement import Layout
-from rlscale.trainer.spec import Form, TrainerSpec
+from rlscale.run.remote_calls import Calls
+from rlscale.trainer.trainer_spec import Form, TrainerSpec
 from rlscale.weights.transports.route import Route
 
 _START = "cluster.start_timeout_s"

@@ -9,7 +9,7 @@ from typing import Protocol
 from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import call
 from rlscale.serve.process import ServerProcess
-from rlscale.serve.server import ServerSpec, server_environment, server_options
+from rlscale.serve.server_spec import ServerSpec, server_environment, server_options
 
 
 @dataclass(frozen=True)

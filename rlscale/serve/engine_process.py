@@ -13,7 +13,7 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.serve import engine_main
 from rlscale.serve.fork_server import ForkedProcess, ForkServer, NotForkedError
 from rlscale.serve.process import GuardedProcess, ServerProcess
-from rlscale.serve.server import ServerSpec, engine_order, read_at_import
+from rlscale.serve.server_spec import ServerSpec, engine_order, read_at_import
 
 _PROGRAM = engine_main.__name__
 

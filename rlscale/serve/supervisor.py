@@ -25,7 +25,7 @@ from rlscale.serve.http import CallError, call
 from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.pulse import Activity, Pulse, answers, family_of, stopped_of
 from rlscale.serve.router import router_command, router_options
-from rlscale.serve.server import ServerSpec, base_environment
+from rlscale.serve.server_spec import ServerSpec, base_environment
 
 PORT_ATTEMPTS = 3
 ROUTER = "router"

@@ -18,8 +18,8 @@ class Trainer(Protocol):
     """One rank of a trainer, in a process of its own.
 
     It is built as `Class(spec, rank, world_size, local_rank, **trainer.arguments)`, where `spec` is a
-    rlscale.trainer.spec.TrainerSpec. Except where it is said, every method is collective: all ranks are called with the
-    same arguments (shards: each data-parallel rank its own). A UserError reaches the user as one line.
+    rlscale.trainer.trainer_spec.TrainerSpec. Except where it is said, every method is collective: all ranks are called
+    with the same arguments (shards: each data-parallel rank its own). A UserError reaches the user as one line.
     """
 
     def start(self, address: str, port: int) -> None:

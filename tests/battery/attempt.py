@@ -38,7 +38,7 @@ _WARM = (
     "transformers.utils.chat_template_utils",
     "rlscale.cli",
     "rlscale.data.arithmetic",
-    "rlscale.data.trial",
+    "rlscale.data.source_trial",
     "rlscale.envs.mathematics",
     "rlscale.envs.rewards.exact",
     "rlscale.run.check_hook",

@@ -85,7 +85,7 @@ def _run(folder: Path, state: str = "unfinished") -> None:
     from rlscale.config.keys import config_hash
     from rlscale.config.written_recipe import write_recipe
     from rlscale.run.checkpoint import CheckpointStore, Progress
-    from rlscale.run.folder import RunFolder
+    from rlscale.run.run_folder import RunFolder
 
     config = compose(None, RUN)
     run = RunFolder(folder)

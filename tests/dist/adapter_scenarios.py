@@ -8,7 +8,7 @@ import numpy as np
 from scenarios import gathered, open_trainer
 
 from rlscale.data.rank_shard import RankShard
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 
 def train(

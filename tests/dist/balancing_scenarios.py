@@ -7,7 +7,7 @@ from typing import Any
 from scenarios import open_trainer
 
 from rlscale.data.rank_shard import RankShard
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 
 def router_logits(

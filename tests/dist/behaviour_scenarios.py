@@ -7,7 +7,7 @@ from typing import Any
 from scenarios import gathered, open_trainer
 
 from rlscale.data.rank_shard import RankShard
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 
 def train_and_look_back(

@@ -15,7 +15,7 @@ from scenarios import gathered, open_trainer
 from rlscale.data.rank_shard import RankShard
 from rlscale.run.checkpoint import CheckpointStore, Progress
 from rlscale.run.saver import Saver
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 _SMALLER_THAN_A_RANK = 20_000
 

@@ -18,7 +18,7 @@ from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.preparation import prepare
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 
 def shipped(name: str, **changes: Any) -> AlgoConfig:

@@ -19,7 +19,7 @@ from training_data import divide_for, make_batch, make_spec
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import Recompute, RoutingReplay, TrainerConfig
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 STEPS = 4
 """Optimizer steps after which weights are compared (PPO: 8, two batches of two steps and two epochs)."""

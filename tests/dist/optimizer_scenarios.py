@@ -10,7 +10,7 @@ import numpy as np
 from scenarios import gathered, open_trainer
 
 from rlscale.data.rank_shard import RankShard
-from rlscale.trainer.spec import Form, TrainerSpec
+from rlscale.trainer.trainer_spec import Form, TrainerSpec
 
 
 def _named(policy: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from scenarios import gathered, open_trainer
 
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 TOP_K = 2
 

@@ -9,7 +9,7 @@ import psutil
 
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 
 def open_trainer(

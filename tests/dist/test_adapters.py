@@ -24,7 +24,7 @@ from rlscale.config.schema.dtype import DType
 from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("dense", {"tensor": 2}, {}),

@@ -22,7 +22,7 @@ from rlscale.config.schema.optim_config import OptimConfig, Schedule
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.platform.ports import free_port
 from rlscale.run.checkpoint import CheckpointStore
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 Layout = dict[str, Any]
 """Sizes of `parallel`, whether the optimizer is `distributed`, and a `dtype` other than float32."""

@@ -16,7 +16,7 @@ from test_algorithms import assert_same
 
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.families.served_form import Int4Grid, ServedForm, WeightForm
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.encode import encoding_of
 
 FORMS = {

@@ -28,7 +28,7 @@ from rlscale.config.schema.trainer_config import RoutingReplay, TrainerConfig
 from rlscale.families import FAMILIES
 from rlscale.families.family import dense_layers
 from rlscale.families.tensors import is_kept
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 from tests.unit.weights.quantised_folders import FORMS, write_quantised
 
 NEW = sorted(FAMILIES.keys() - {"qwen3", "qwen3_moe"})

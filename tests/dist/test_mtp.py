@@ -26,7 +26,7 @@ from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import Mtp, Recompute, TrainerConfig
 from rlscale.families.config_file import complete
 from rlscale.families.tensors import is_kept
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 FAMILIES = ["deepseek_v3", "glm4_moe"]
 FORMS = [*FAMILIES, "glm4_moe_lite"]

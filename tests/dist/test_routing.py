@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import RoutingReplay, TrainerConfig
 from rlscale.data.batch import Batch
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 LAYERS, COUNT = SIZES["num_hidden_layers"], EXPERTS["num_experts"]
 FAST = OptimConfig(lr=0.05, clip_grad=0.0)

@@ -40,7 +40,7 @@ from rlscale.data.packing import plan
 from rlscale.data.rank_shard import RankShard, split
 from rlscale.run import batching
 from rlscale.trainer.preparation import prepare
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 MAX_RESPONSE_TOKENS = 24
 

@@ -22,7 +22,7 @@ from rlscale.data.model_folder import ensure_model_folder
 from rlscale.serve.engine_process import start_fork_server
 from rlscale.serve.http import call
 from rlscale.serve.receiver import EngineReceiver
-from rlscale.serve.server import ServerSpec, fork_server_environment
+from rlscale.serve.server_spec import ServerSpec, fork_server_environment
 from rlscale.serve.supervisor import Supervisor
 
 MODEL_FILE = Path(__file__).parents[2] / "conf" / "model" / "tiny_qwen3.yaml"

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlscale.families import latent_attention
 from rlscale.families.decoder import KEYS, OUTSIDE
-from rlscale.families.experts import BEHIND_DENSE, keys_behind_dense
+from rlscale.families.expert_rules import BEHIND_DENSE, keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.latent_attention import scaling_of_latent_attention, whole_latent_attention
 from rlscale.families.megatron_options import llama_like, sigmoid_experts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rlscale.families.decoder import ATTENTION, HEAD_NORMS, KEYS, OUTSIDE, QKV_BIAS
-from rlscale.families.experts import BEHIND_DENSE, keys_behind_dense
+from rlscale.families.expert_rules import BEHIND_DENSE, keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.megatron_options import llama_like, optional_head_norms, optional_qkv_bias, sigmoid_experts
 from rlscale.families.multi_token_prediction import MTP

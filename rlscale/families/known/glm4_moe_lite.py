@@ -7,7 +7,7 @@ from typing import Any
 
 from rlscale.families import latent_attention
 from rlscale.families.decoder import KEYS
-from rlscale.families.experts import keys_behind_dense
+from rlscale.families.expert_rules import keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.known.deepseek_v3 import MEGATRON, RESTRICTIONS, RULES
 from rlscale.families.multi_token_prediction import MTP

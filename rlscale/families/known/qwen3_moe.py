@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlscale.families.experts import EXPERTS
+from rlscale.families.expert_rules import EXPERTS
 from rlscale.families.family import Family, Key, Kind
 from rlscale.families.known.qwen3 import COMMON, MEGATRON, RESTRICTIONS, RULES, TOKENIZERS
 from rlscale.families.megatron_options import softmax_experts

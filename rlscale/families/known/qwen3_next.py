@@ -11,7 +11,7 @@ from typing import Any
 
 from rlscale.families import gated_delta_net
 from rlscale.families.decoder import GATED_ATTENTION, HEAD_NORMS, KEYS, OUTSIDE
-from rlscale.families.experts import EXPERTS, GATED_SHARED_EXPERT
+from rlscale.families.expert_rules import EXPERTS, GATED_SHARED_EXPERT
 from rlscale.families.family import Family, Key, Kind, Layers
 from rlscale.families.known.qwen3 import TOKENIZERS
 from rlscale.families.megatron_options import (

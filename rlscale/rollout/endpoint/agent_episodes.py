@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.data.chat import PromptEncoder
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.environment import Action, Call, Environment, Step
 from rlscale.envs.reward import RewardFailed

@@ -10,8 +10,8 @@ from typing import Any
 
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.messages import read_messages
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import RawPrompt
 from rlscale.envs.score import score_of

@@ -20,12 +20,12 @@ from rlscale.run.assembly import trainer_spec
 from rlscale.run.batching import build_batch, divide
 from rlscale.run.contracts.made_groups import made_group
 from rlscale.run.contracts.methods import check_methods
-from rlscale.run.models import ModelFolders
+from rlscale.run.model_folders import ModelFolders
 from rlscale.trainer.hook_contract.findings import Finding, Report, failed, reported
 from rlscale.trainer.hook_contract.recording_receiver import RecordingReceiver
 from rlscale.trainer.preparation import prepare
-from rlscale.trainer.spec import TrainerSpec
 from rlscale.trainer.trainer_protocol import Trainer
+from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.transports.route import Route
 
 _TINY = (

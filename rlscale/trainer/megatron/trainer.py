@@ -29,11 +29,11 @@ from rlscale.trainer.megatron.roster.roster import Roster
 from rlscale.trainer.megatron.steps import passes
 from rlscale.trainer.megatron.steps.routing_replay import PolicyRouting
 from rlscale.trainer.objective import Objective
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.trainer.value_objective import ValueObjective
 from rlscale.weights.encode.encoded_weights import served_weights
-from rlscale.weights.kept import of_policy
-from rlscale.weights.source import MegatronWeights
+from rlscale.weights.exported_mtp import of_policy
+from rlscale.weights.megatron_weights import MegatronWeights
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver, Transport
 

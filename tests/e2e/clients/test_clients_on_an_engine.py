@@ -11,7 +11,7 @@ import pytest
 from shared_server import SharedServer
 
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.data.chat import PromptEncoder
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.endpoint.agent_session import Limits, Policy, Session

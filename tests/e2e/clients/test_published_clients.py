@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlscale.data.chat import PromptEncoder
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer
 from tests.e2e.clients.outside import Outside

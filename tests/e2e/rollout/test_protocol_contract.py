@@ -18,7 +18,7 @@ from rlscale.config.schema.simulator_config import LengthsConfig, SimulatedEngin
 from rlscale.rollout.engines.engine_loads import LoadReport
 from rlscale.rollout.engines.preemptions import preemptions_of
 from rlscale.rollout.engines.spans import versions_of
-from rlscale.serve.server import ServerSpec
+from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.simulator.simulated_endpoint import SimulatedEndpoint
 from rlscale.serve.simulator.simulated_engine import SimulatedEngine
 from rlscale.serve.supervisor import Supervisor

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.schema.cluster_config import Device
-from rlscale.serve.server import ServerSpec
+from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
 from tests.e2e.run.command import Started, run, summary
 

@@ -15,7 +15,7 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.ports import free_port
 from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import CallError, call
-from rlscale.serve.server import ServerSpec, server_environment
+from rlscale.serve.server_spec import ServerSpec, server_environment
 from rlscale.serve.supervisor import Supervisor
 
 BODY = {"input_ids": [5, 9, 3], "sampling_params": {"max_new_tokens": 8, "sampling_seed": 1}}

@@ -21,7 +21,7 @@ from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
 from rlscale.families.tensors import expected_tensors, is_kept
-from rlscale.serve.server import ServerSpec
+from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
 from tests.e2e.serve.test_engine import difference, generate
 from tests.unit.families.folders import TINY

@@ -19,7 +19,7 @@ from rlscale.data.companions import Companions
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.data.served_folder import served_folder
 from rlscale.families.served_form import Int4Grid, ServedForm, WeightForm
-from rlscale.serve.server import ServerSpec
+from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.encode import encoding_of

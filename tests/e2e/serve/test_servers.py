@@ -28,7 +28,7 @@ from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient
-from rlscale.serve.server import ServerSpec
+from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
 
 BODY = {"input_ids": [5, 9, 3], "sampling_params": {"max_new_tokens": 8, "sampling_seed": 1}, "return_logprob": True}

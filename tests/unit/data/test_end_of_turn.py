@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.end_of_turn import appended_tokens, find_end_of_turn
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sources import RawPrompt
 
 CHATML = (

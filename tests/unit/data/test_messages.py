@@ -15,9 +15,9 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import DataConfig, FileData
 from rlscale.data.bad_rows import BadPrompt
 from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_source import build_source
 from rlscale.data.messages import read_messages, split_answer
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sources import RawPrompt
 
 ROLES_AND_CONTENT = (

@@ -15,8 +15,8 @@ from transformers import AutoConfig
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
-from rlscale.data.chat import load_tokenizer
 from rlscale.data.model_folder import ensure_model_folder, ensure_tokenizer_folder, read_chat_template
+from rlscale.data.prompt_encoder import load_tokenizer
 from rlscale.families.config_file import complete, differences
 
 SMALL = {

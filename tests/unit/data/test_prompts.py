@@ -10,8 +10,8 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import ArithmeticData, DataConfig
 from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.configured_source import build_source
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sources import RawPrompt
 from rlscale.data.supervised import SupervisedGroups

@@ -15,8 +15,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.messages import Message
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sources import RawPrompt
 
 TEMPLATES = Path(__file__).parent / "chat_templates"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.chat import load_tokenizer
+from rlscale.data.prompt_encoder import load_tokenizer
 from rlscale.data.tokenizer_class import known_class
 from rlscale.families import FAMILIES
 from tests.unit.forked import printed_without
@@ -65,7 +65,8 @@ def test_what_is_unusual_is_left_to_auto_tokenizer(folder: Path) -> None:
 
 
 def test_a_usual_tokenizer_is_read_without_the_auto_classes_and_torchs_compiler(folder: Path) -> None:
-    read = f"from rlscale.data.chat import load_tokenizer; print(load_tokenizer({str(folder)!r})('12').input_ids)"
+    loader = "from rlscale.data.prompt_encoder import load_tokenizer"
+    read = f"{loader}; print(load_tokenizer({str(folder)!r})('12').input_ids)"
     imported = "import sys; print([m for m in ('torch._dynamo', 'transformers.models.auto') if m in sys.modules])"
     # torch imports its compiler when it is asked for the attribute, which this process may have been already.
     forget = "import torch; vars(torch).pop('_dynamo', None)"

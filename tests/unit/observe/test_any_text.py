@@ -25,7 +25,7 @@ from rlscale.observe.report import write_report
 from rlscale.observe.samples import SamplesLog, ShownSample, read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import Timeline, read_timeline
-from rlscale.run.folder import RunFolder, read_mark, write_json
+from rlscale.run.run_folder import RunFolder, read_mark, write_json
 
 SPECIAL = (
     "\0\a\t\n\v\f\r\x1b\x1c\x1d\x1e\x85\x9b\u2028\u2029\u202e\ufeff\uffff\ud800\udbff\udc00\udfff\U0010ffff😀éß中\\\"'"

@@ -10,7 +10,7 @@ import pytest
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.rollout_config import History
 from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.chat import PromptEncoder
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sources import RawPrompt
 from rlscale.envs.environment import Action, Call, Step
 from rlscale.rollout.conversation import Conversation

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.run.calls import RunFailed
 from rlscale.run.checkpoint import CheckpointFailed, CheckpointStore, Progress, load_progress, load_rollout
+from rlscale.run.remote_calls import RunFailed
 from rlscale.run.saver import Saver
 
 

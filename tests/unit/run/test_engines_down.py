@@ -10,10 +10,10 @@ import pytest
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.run import sync
-from rlscale.run.calls import StopRequested
+from rlscale.run import weight_sync
 from rlscale.run.engines import Down, Engines, _Engine
-from rlscale.run.sync import WeightSync
+from rlscale.run.remote_calls import StopRequested
+from rlscale.run.weight_sync import WeightSync
 from rlscale.serve.http import CallError
 from rlscale.serve.supervisor import ROUTER
 
@@ -96,7 +96,7 @@ def test_nothing_is_restarted_for_a_run_that_is_to_end(monkeypatch: pytest.Monke
 def test_a_sync_ends_when_one_of_its_engines_is_down_and_asks_as_of_one_that_loads(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(weight_sync, "_LOOK_EVERY_S", 0.0)
     fleet = Fleet(monkeypatch, **{"engine-1": "did not answer for 20 s", ROUTER: "died"})
     none: Any = None
     look = WeightSync(compose(), none, fleet.engines, none, {}, Path("nowhere"))._watching(7, [url])

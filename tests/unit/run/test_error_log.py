@@ -11,11 +11,11 @@ from ray.exceptions import RayTaskError
 
 from rlscale import cli
 from rlscale.config.errors import UserError
-from rlscale.run import calls
-from rlscale.run.calls import Calls, RunFailed, StopSignal
+from rlscale.run import remote_calls
 from rlscale.run.error_log import ErrorLog, ErrorLogHandler
-from rlscale.run.folder import RunFolder
 from rlscale.run.lifecycle import _told
+from rlscale.run.remote_calls import Calls, RunFailed, StopSignal
+from rlscale.run.run_folder import RunFolder
 
 
 def remote_error(cause: Exception) -> RayTaskError:
@@ -43,7 +43,7 @@ class Results:
 
 
 def wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *refs: Any) -> UserError:
-    monkeypatch.setattr(calls, "ray", Results)
+    monkeypatch.setattr(remote_calls, "ray", Results)
     with pytest.raises(UserError) as caught:
         Calls(StopSignal(), 5.0, str(tmp_path / "logs"), 20.0).wait(refs, "training step")
     return caught.value

@@ -13,11 +13,11 @@ import pytest
 
 from rlscale.config.compose import compose
 from rlscale.run.actors import RolloutActor
-from rlscale.run.apart_evaluation import ApartEvaluation
 from rlscale.run.checkpoint import Progress
 from rlscale.run.engines import Down
+from rlscale.run.evaluation_engines import EvaluationEngines
 from rlscale.run.evaluations import Evaluations
-from rlscale.run.evaluations_apart import EvaluationsApart
+from rlscale.run.evaluations_beside_training import EvaluationsBesideTraining
 from rlscale.serve.supervisor import ROUTER
 
 SETS = (
@@ -103,12 +103,12 @@ class Run:
     def __init__(
         self, state: Progress, fleet: Fleet | None, monkeypatch: pytest.MonkeyPatch, written: Records | None = None
     ) -> None:
-        monkeypatch.setattr("rlscale.run.apart_evaluation._LOOK_EVERY_S", 0.0)
+        monkeypatch.setattr("rlscale.run.evaluation_engines._LOOK_EVERY_S", 0.0)
         self.state, self.records = state, Records() if written is None else written
         any_fleet: Any = fleet
         parts: list[Any] = [compose(None, SETS).eval, self.records, state, self.measure]
-        apart = ApartEvaluation(any_fleet, any_fleet, any_fleet)
-        self.evaluations = Evaluations(*parts) if fleet is None else EvaluationsApart(apart, *parts)
+        apart = EvaluationEngines(any_fleet, any_fleet, any_fleet)
+        self.evaluations = Evaluations(*parts) if fleet is None else EvaluationsBesideTraining(apart, *parts)
         self.evaluations.begin(state)
 
     def measure(self, names: Sequence[str]) -> Iterator[tuple[str, Any]]:

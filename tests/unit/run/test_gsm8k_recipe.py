@@ -14,7 +14,7 @@ from rlscale.config.errors import ConfigError
 from rlscale.config.overrides import quote
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import FileData
-from rlscale.data.files import FileSource
+from rlscale.data.prompt_files import FileSource
 from rlscale.envs.rewards.math import MathAnswer
 from rlscale.run.preflight import preflight
 

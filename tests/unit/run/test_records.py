@@ -20,8 +20,8 @@ from rlscale.rollout.engines.engine_loads import EngineLoad
 from rlscale.rollout.length_ratio import LENGTH_RATIO
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run.checkpoint import Progress
-from rlscale.run.folder import RunFolder
 from rlscale.run.records import Records
+from rlscale.run.run_folder import RunFolder
 from rlscale.run.stages import TEACHER, WARM_START
 
 

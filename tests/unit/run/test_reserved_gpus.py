@@ -10,9 +10,9 @@ import pytest
 import ray
 
 from rlscale.config.compose import compose
-from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.engines import Engines
 from rlscale.run.placement import Layout, Slot
+from rlscale.run.remote_calls import Calls, StopSignal
 
 NODES = ["a" * 56, "b" * 56, "c" * 56]
 

@@ -9,8 +9,8 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.run.checkpoint import CheckpointStore, Progress, load_progress, sums_of
-from rlscale.run.folder import MARK, read_mark
 from rlscale.run.resume import usable_checkpoint
+from rlscale.run.run_folder import MARK, read_mark
 from rlscale.trainer.checksums import damaged
 from tests.unit.run.test_checkpoint import save, saver
 

@@ -14,7 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.run.checkpoint import CheckpointFailed, load_progress
 from rlscale.run.engine_side import NoEngines
 from rlscale.run.evaluations import Evaluations
-from rlscale.run.folder import RunFolder
+from rlscale.run.run_folder import RunFolder
 from rlscale.run.sessions import ReinforcementSession, SupervisedSession
 
 

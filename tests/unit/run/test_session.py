@@ -17,11 +17,11 @@ from rlscale.config.needs import Pass
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.run.calls import RunFailed
 from rlscale.run.engine_side import NoEngines, RunningEngines
 from rlscale.run.engines import Engines
 from rlscale.run.evaluations import Evaluations
-from rlscale.run.folder import RunFolder
+from rlscale.run.remote_calls import RunFailed
+from rlscale.run.run_folder import RunFolder
 from rlscale.run.sessions import ReinforcementSession, SupervisedSession
 
 

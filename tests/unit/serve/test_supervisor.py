@@ -21,7 +21,7 @@ from rlscale.platform.ports import free_port
 from rlscale.serve.addresses import url_of
 from rlscale.serve.http import CallError, call
 from rlscale.serve.router import RouterClient
-from rlscale.serve.server import ServerSpec
+from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor, _Entry
 
 KEY = "unit-test-key-5d1c"

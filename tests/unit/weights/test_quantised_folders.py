@@ -22,7 +22,7 @@ from rlscale.families.quantisation import Quantisation, quantisation_of
 from rlscale.families.served_form import ServedForm, WeightForm
 from rlscale.weights.dequantise import dequantised
 from rlscale.weights.encode import encoding_of
-from rlscale.weights.kept import kept_tensors
+from rlscale.weights.exported_mtp import kept_tensors
 from rlscale.weights.load import WeightFolder
 from rlscale.weights.served_copy import write_served
 from tests.unit.families.folders import TINY, weights_of

@@ -16,9 +16,9 @@ from rlscale.trainer.megatron.disk.starting_weights import build_loaded
 from rlscale.trainer.megatron.model.architecture import Architecture
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.megatron.ranks import parallel
-from rlscale.trainer.spec import Form, TrainerSpec
-from rlscale.weights.kept import of_policy
-from rlscale.weights.source import MegatronWeights
+from rlscale.trainer.trainer_spec import Form, TrainerSpec
+from rlscale.weights.exported_mtp import of_policy
+from rlscale.weights.megatron_weights import MegatronWeights
 
 
 def convert(

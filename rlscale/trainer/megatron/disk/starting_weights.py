@@ -12,7 +12,7 @@ from rlscale.trainer.megatron.disk.adapter_folder import load_adapter_folder
 from rlscale.trainer.megatron.disk.distributed_checkpoint import holds_checkpoint, load_base_of, load_weights_of
 from rlscale.trainer.megatron.model.build import build_model
 from rlscale.trainer.megatron.model.model import Model, Role
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.load import load_weights, named
 
 

@@ -21,7 +21,7 @@ from rlscale.trainer.adapter_base import mark_of
 from rlscale.trainer.megatron.model.adapted_linears import adapt
 from rlscale.trainer.megatron.model.freezing import keep_gradients_flowing
 from rlscale.trainer.megatron.model.low_rank import Cut, Factors, LowRank, Part
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.mapping import WeightMap
 from rlscale.weights.parameters import ModelGroups, named_parameters
 

@@ -19,7 +19,7 @@ from rlscale.families.rotary import Rotary
 from rlscale.families.tensors import experts_of
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.model.layer_spec import uses_transformer_engine
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from rlscale.trainer.megatron.model.mtp_layer import MtpLayer
 from rlscale.trainer.megatron.model.output_layer import OutputLayer
 from rlscale.trainer.megatron.model.rotary_frequencies import frequencies
 from rlscale.trainer.megatron.model.value_head import ValueHead
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.mapping import WeightMap
 from rlscale.weights.parameters import ModelGroups
 

@@ -16,7 +16,7 @@ from rlscale.config.errors import UserError
 from rlscale.platform.device import Platform
 from rlscale.platform.rendezvous import store_at
 from rlscale.trainer.megatron.ranks.slicing import Slicing
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 TIMEOUT = datetime.timedelta(minutes=30)
 """A rank that waits longer than this for another gives up."""

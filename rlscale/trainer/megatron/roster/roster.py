@@ -27,7 +27,7 @@ from rlscale.trainer.megatron.roster.offload import Offload
 from rlscale.trainer.megatron.roster.served_weights import ServedWeights
 from rlscale.trainer.megatron.roster.teacher import build_teacher
 from rlscale.trainer.megatron.roster.trained_model import TrainedModel
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 
 class Roster:

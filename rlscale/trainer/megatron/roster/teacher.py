@@ -10,7 +10,7 @@ from rlscale.trainer.megatron.disk.starting_weights import build_loaded
 from rlscale.trainer.megatron.model.architecture import Architecture
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.megatron.roster.frozen_weights import FrozenWeights
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 
 def build_teacher(

@@ -23,8 +23,8 @@ from rlscale.trainer.megatron.steps.mtp_loss import bring_embedding
 from rlscale.trainer.megatron.steps.optimizer import Optimizer, build_optimizer
 from rlscale.trainer.megatron.steps.step_metrics import IterationMetrics
 from rlscale.trainer.megatron.steps.stopwatch import Stopwatch
-from rlscale.trainer.spec import TrainerSpec
-from rlscale.weights.source import MegatronWeights
+from rlscale.trainer.trainer_spec import TrainerSpec
+from rlscale.weights.megatron_weights import MegatronWeights
 
 _LOG = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from rlscale.trainer.megatron.steps.grad_norms import clip, grad_norm, stepped_f
 from rlscale.trainer.megatron.steps.loss_scale import OPTIONS, LossScale
 from rlscale.trainer.megatron.steps.parameter_groups import overrides_of
 from rlscale.trainer.megatron.steps.schedule import build_schedule
-from rlscale.trainer.spec import TrainerSpec
+from rlscale.trainer.trainer_spec import TrainerSpec
 
 _MOMENTS = {"exp_avg", "exp_avg_sq", "step"}
 """What Adam keeps of the steps so far, besides the parameters."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scripted_policy import Played, Say, counting, make_encoder
 
-from rlscale.data.chat import PromptEncoder
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
 from rlscale.rollout.endpoint.agent_session import Limits
 from rlscale.rollout.endpoint.chat_messages import ChatMessage

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scripted_policy import Played, TaggedCalls
 
-from rlscale.data.chat import PromptEncoder
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.environment import Action, Call, Environment, Start, Step
 from rlscale.rollout.attempt import Attempt

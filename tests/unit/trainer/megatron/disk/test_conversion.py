@@ -33,10 +33,10 @@ from rlscale.trainer.checksums import SUMS, checksum, read_sums
 from rlscale.trainer.megatron.disk import checkpoint_writer, conversion
 from rlscale.trainer.megatron.disk.code_in_checkpoint import refuse_code
 from rlscale.trainer.megatron.disk.distributed_checkpoint import holds_checkpoint
-from rlscale.trainer.spec import Form, TrainerSpec
+from rlscale.trainer.trainer_spec import Form, TrainerSpec
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.load import WeightFolder
-from rlscale.weights.source import MegatronWeights
+from rlscale.weights.megatron_weights import MegatronWeights
 from tests.unit.payload import Payload
 
 LAYERS, HIDDEN, INNER, WORDS, HEADS, GROUPS, WIDTH = 6, 32, 64, 64, 4, 2, 16

@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from rlscale.config.compose import compose
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.chat import PromptEncoder
 from rlscale.data.companions import companions_of
 from rlscale.data.model_folder import ensure_model_folder
+from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.served_folder import served_folder
 from rlscale.data.sources import RawPrompt
 from rlscale.platform.ports import free_port
 from rlscale.run.assembly import trainer_spec
-from rlscale.run.models import ModelFolders
+from rlscale.run.model_folders import ModelFolders
 from rlscale.trainer.megatron.disk import conversion
-from rlscale.trainer.spec import Form
+from rlscale.trainer.trainer_spec import Form
 from rlscale.weights.served_copy import write_served
 
 OWN_TEMPLATE = (

@@ -12,7 +12,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.serve.router import router_options
 from rlscale.serve.secret import Secret
-from rlscale.serve.server import (
+from rlscale.serve.server_spec import (
     ServerSpec,
     base_environment,
     cache_tokens,

@@ -13,10 +13,10 @@ from rlscale.config.errors import UserError
 from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.observe import jsonl
-from rlscale.run.folder import read_mark, write_json
 from rlscale.run.preflight import preflight
 from rlscale.run.recomposed import recompose, taken_apart
 from rlscale.run.resume import checkpoint_of
+from rlscale.run.run_folder import read_mark, write_json
 
 if TYPE_CHECKING:
     from rlscale.rollout.evaluation import EvalResult
@@ -48,8 +48,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     for note in (*check_machine(config), *preflight(config, trains=False)):
         print(f"note: {note}")
     target = _target(own.get("to"), run, config)
-    from rlscale.run.calls import StopRequested  # only now: Ray and torch take seconds
-    from rlscale.run.measuring import measure
+    from rlscale.run.model_evaluation import measure
+    from rlscale.run.remote_calls import StopRequested  # only now: Ray and torch take seconds
 
     try:
         result = measure(config, checkpoint, target / "logs")

@@ -13,7 +13,7 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.run.forks import read_forks
-from rlscale.run.warm import warm
+from rlscale.run.warm_command import warm
 
 
 def test_what_it_does_not_know_is_refused() -> None:

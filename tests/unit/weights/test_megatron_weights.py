@@ -9,8 +9,8 @@ from rlscale.families.config_file import complete
 from rlscale.families.family import Head
 from rlscale.families.tensors import expected_tensors
 from rlscale.weights.mapping import WeightMap
+from rlscale.weights.megatron_weights import MegatronWeights
 from rlscale.weights.parameters import ModelGroups
-from rlscale.weights.source import MegatronWeights
 from tests.unit.families.folders import TINY
 
 

@@ -34,7 +34,7 @@ def test_the_rollouts_log_holds_the_traceback_of_what_ended_it(tmp_path: Path) -
 
 
 def test_methods_give_and_raise_what_they_did_before(capsys: pytest.CaptureFixture[str]) -> None:
-    from rlscale.run.own_log import prints_errors
+    from rlscale.run.printed_errors import prints_errors
 
     @prints_errors
     class Actor:

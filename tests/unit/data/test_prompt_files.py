@@ -14,7 +14,7 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import ArithmeticData, FileData
 from rlscale.data.configured_source import build_source
-from rlscale.data.files import FileSource
+from rlscale.data.prompt_files import FileSource
 
 GOOD = '{"prompt": "1+1=", "label": 2}'
 

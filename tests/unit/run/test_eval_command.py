@@ -15,7 +15,7 @@ from rlscale.config.written_recipe import write_recipe
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.observe import jsonl
 from rlscale.rollout.evaluation import EvalPrompts, summarize
-from rlscale.run.evaluate import _OWN, _subject, _target, _write, evaluate
+from rlscale.run.eval_command import _OWN, _subject, _target, _write, evaluate
 from rlscale.run.recomposed import taken_apart
 
 

@@ -12,7 +12,7 @@ from rlscale.config.keys import config_hash
 from rlscale.config.schema.checkpoint_config import CheckpointConfig, Resume
 from rlscale.config.schema.run_config import RunSection
 from rlscale.config.written_recipe import write_recipe
-from rlscale.run.folder import RunFolder, open_folder, read_mark, refuse_folder
+from rlscale.run.run_folder import RunFolder, open_folder, read_mark, refuse_folder
 
 
 def command(root: Path, *, output: Path | None = None, resume: Resume = Resume.auto):

@@ -75,7 +75,7 @@ def _embeds_every_token(config: Config, model: Path) -> None:
     folder = ensure_tokenizer_folder(config.model, model)
     ids = _vocabulary(folder)
     if ids is None:
-        from rlscale.data.chat import load_tokenizer
+        from rlscale.data.prompt_encoder import load_tokenizer
 
         ids = load_tokenizer(folder).get_vocab()
     rows = int(complete(read_config(model))["vocab_size"])

@@ -14,8 +14,8 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rlscale.config.errors import UserError
+from rlscale.run.actor_processes import Processes
 from rlscale.run.error_log import ErrorLog
-from rlscale.run.frozen import Processes
 
 POLL_S = 0.25
 _STACKS = "hang"

@@ -12,7 +12,7 @@ from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.run.assembly import trainer_spec
-from rlscale.run.models import ModelFolders
+from rlscale.run.model_folders import ModelFolders
 
 
 def folders(tmp_path: Path, *overrides: str) -> tuple[Config, ModelFolders]:

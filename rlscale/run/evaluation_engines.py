@@ -16,7 +16,7 @@ from rlscale.config.schema.rollout_config import Concurrency, OnSync
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.engine_side import RunningEngines
 from rlscale.run.engines import Engines
-from rlscale.run.rollout import Rollout
+from rlscale.run.group_source import Rollout
 from rlscale.serve.supervisor import ROUTER
 
 LOGS = "eval"
@@ -57,7 +57,7 @@ class Evaluated:
     """By name. None where an engine died when the trainer did not have these weights any more: they are lost."""
 
 
-class ApartEvaluation:
+class EvaluationEngines:
     """One evaluation at a time on a fleet of its own. Every call of the trainer comes from here or from the loop."""
 
     def __init__(self, side: RunningEngines, engines: Engines, rollout: Rollout) -> None:

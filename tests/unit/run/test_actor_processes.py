@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rlscale.run import frozen
-from rlscale.run.frozen import Processes, stopped_of
+from rlscale.run import actor_processes
+from rlscale.run.actor_processes import Processes, stopped_of
 
 HERE, THERE = "this machine", "another"
 LOG = Path("rank-1.log")
@@ -59,8 +59,8 @@ class Answers:
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     made = Answers()
-    monkeypatch.setattr(frozen, "ray", made)
-    monkeypatch.setattr(frozen, "NodeAffinitySchedulingStrategy", lambda node, soft: None)
+    monkeypatch.setattr(actor_processes, "ray", made)
+    monkeypatch.setattr(actor_processes, "NodeAffinitySchedulingStrategy", lambda node, soft: None)
     return made
 
 

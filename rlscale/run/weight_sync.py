@@ -18,9 +18,9 @@ from rlscale.config.schema.model_config import DType
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.families.served_form import WeightForm
-from rlscale.run.calls import RunFailed
 from rlscale.run.engines import Engines
-from rlscale.run.rollout import Rollout
+from rlscale.run.group_source import Rollout
+from rlscale.run.remote_calls import RunFailed
 from rlscale.run.trainer_group import TrainerGroup, as_part
 from rlscale.serve.engine_config import why_they_differ
 from rlscale.weights.transports.route import Route

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rlscale.config.schema.eval_config import EvalConfig
-from rlscale.run.apart_evaluation import ApartEvaluation
 from rlscale.run.checkpoint import Progress
+from rlscale.run.evaluation_engines import EvaluationEngines
 from rlscale.run.evaluations import Evaluations, Measure
 from rlscale.run.records import Records
 
 
-class EvaluationsApart(Evaluations):
+class EvaluationsBesideTraining(Evaluations):
     """The evaluations of a run whose `apart` measures; everything else is as `Evaluations` takes it."""
 
     def __init__(
-        self, apart: ApartEvaluation, config: EvalConfig, records: Records, state: Progress, measure: Measure
+        self, apart: EvaluationEngines, config: EvalConfig, records: Records, state: Progress, measure: Measure
     ) -> None:
         super().__init__(config, records, state, measure)
         self._apart = apart

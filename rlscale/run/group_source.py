@@ -16,8 +16,8 @@ from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run.actors import RolloutActor
-from rlscale.run.calls import Calls
 from rlscale.run.forks import Forks
+from rlscale.run.remote_calls import Calls
 
 _CANCELLED_S = 10.0
 """How long an evaluation that is left may take to give its requests up."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from rlscale.run import calls
-from rlscale.run.calls import Calls, RunFailed, StopRequested, StopSignal
+from rlscale.run import remote_calls
+from rlscale.run.remote_calls import Calls, RunFailed, StopRequested, StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -36,7 +36,7 @@ def test_a_deadline_names_who_is_late_and_what_each_process_does(
     def wait(refs: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
         return [ref for ref in refs if ref == "there"], [ref for ref in refs if ref != "there"]
 
-    monkeypatch.setattr(calls, "ray", SimpleNamespace(wait=wait, get=lambda ref: ref, ObjectRef=type(None)))
+    monkeypatch.setattr(remote_calls, "ray", SimpleNamespace(wait=wait, get=lambda ref: ref, ObjectRef=type(None)))
     waiting = Calls(StopSignal(), 5.0, str(tmp_path), 20.0)
     monkeypatch.setattr(waiting.processes, "write_stacks", lambda folder: told)
     with pytest.raises(RunFailed) as caught:

@@ -14,14 +14,14 @@ from rlscale.data.model_folder import ensure_model_folder
 from rlscale.data.target import current_folder_importable
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
-from rlscale.run.calls import Calls, StopSignal
 from rlscale.run.commands import export_checkpoint
 from rlscale.run.engines import Engines
 from rlscale.run.forks import Forks, early_forks, with_workers
-from rlscale.run.generating import VERSION, serving
+from rlscale.run.generate_only import VERSION, serving
+from rlscale.run.group_source import Rollout
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
-from rlscale.run.rollout import Rollout
+from rlscale.run.remote_calls import Calls, StopSignal
 
 
 def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
