@@ -100,7 +100,7 @@ class TrainerActor(_Actor):
         place = (self._rank, self._world_size, self._local_rank)
         convert(spec, place, (address, port), target, to, critic=critic)
 
-    def connect(self, route: Any, urls: list[str], api_key: str) -> None:
+    def connect_engines(self, route: Any, urls: list[str], api_key: str) -> None:
         """Connect the ranks' weights to the engines at `urls`; see Trainer.connect_engines."""
         from rlscale.serve.receiver import EngineReceiver
 
@@ -115,13 +115,13 @@ class TrainerActor(_Actor):
         """The critic's values of a shard's tokens; see Trainer.values."""
         return self._trainer.values(shard)
 
-    def train(self, shard: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
+    def train_shard(self, shard: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
         """One iteration's steps; see Trainer.train_shard."""
         metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
         return metrics
 
     def call(self, method: str, *args: Any) -> Any:
-        """Any other method of the trainer: sync, save, load, sleep, wake, export, close."""
+        """Any other method of the trainer: send_weights, save, load, sleep, wake, export, close."""
         return getattr(self._trainer, method)(*args)
 
 

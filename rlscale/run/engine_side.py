@@ -29,7 +29,7 @@ class EngineSide(Protocol):
         Between the polls of a wait that is once a second, unless it must be `now`.
         """
 
-    def send(self, version: int) -> dict[str, float]:
+    def update_weights(self, version: int) -> dict[str, float]:
         """Give every engine the trainer's weights as `version`; metrics of it."""
 
     def make_way(self) -> None:
@@ -54,7 +54,7 @@ class NoEngines:
         """Nobody dies."""
         return False
 
-    def send(self, version: int) -> dict[str, float]:
+    def update_weights(self, version: int) -> dict[str, float]:
         """Nobody needs the weights."""
         return {}
 
@@ -91,7 +91,7 @@ class RunningEngines:
         self._next_look = time.monotonic() + _HEAL_EVERY_S
         return True
 
-    def send(self, version: int) -> dict[str, float]:
+    def update_weights(self, version: int) -> dict[str, float]:
         """See EngineSide. If an engine died under it, that engine is mended and the weights are sent once more."""
         self.mend(version, now=True)
         if self.shares_devices:
@@ -157,7 +157,7 @@ class SteadyEngines:
         self._next_look = time.monotonic() + _HEAL_EVERY_S
         return True
 
-    def send(self, version: int) -> dict[str, float]:
+    def update_weights(self, version: int) -> dict[str, float]:
         """They have them."""
         return {}
 

@@ -74,7 +74,7 @@ class EvaluationEngines:
         """
         if self.underway is not None:
             raise RuntimeError(f"the evaluation of iteration {self.underway.iteration} is still under way")
-        metrics = self._side.send(version)
+        metrics = self._side.update_weights(version)
         self.underway = Evaluated(when, iteration, version, tuple(names), time.time())
         self._answer = self._rollout.begin_evaluation(version, list(names))
         return {f"eval_{name}": value for name, value in metrics.items()}

@@ -137,7 +137,7 @@ class Session(ABC):
         with self.records.span("sync"):
             self.state.version += count
             self._unsynced = False
-            self._metrics.update(self._engines.send(self.state.version))
+            self._metrics.update(self._engines.update_weights(self.state.version))
 
     def record(self) -> None:
         """Log the iteration, and save when a checkpoint is due."""

@@ -28,7 +28,7 @@ class ReinforcementSession(Session):
         """
         done = self.state.iteration - (self.config.critic.warmup_iterations if self._needs.critic else 0)
         force_old = done == 0 and not self.config.algo.correction.bypass
-        return self._trainer.train(parts, self.state.version, force_old=force_old, policy=done >= 0)
+        return self._trainer.train_shards(parts, self.state.version, force_old=force_old, policy=done >= 0)
 
     def _export(self) -> None:
         """The policy, and the critic if there is one."""
@@ -63,7 +63,7 @@ class SupervisedSession(Session):
 
     def _steps(self, parts: list[RankShard]) -> dict[str, float]:
         """The policy's; there are no old log-probs."""
-        return self._trainer.train(parts, self.state.version)
+        return self._trainer.train_shards(parts, self.state.version)
 
     @property
     def _version_to_save(self) -> int:

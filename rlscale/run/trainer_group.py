@@ -78,7 +78,7 @@ class TrainerGroup:
         )
         return address, port
 
-    def train(
+    def train_shards(
         self, shards: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
     ) -> dict[str, float]:
         """One iteration's optimizer steps; metrics are the same on every rank. Each shard is one object in Ray's store.
@@ -86,7 +86,7 @@ class TrainerGroup:
         `force_old` asks for the old log-probs' own pass even where it can be skipped. Without `policy` only the critic
         makes steps, and metrics of the policy's are missing.
         """
-        calls = [rank.train.remote(ref, version, force_old, policy) for rank, ref in self._dealt(shards)]
+        calls = [rank.train_shard.remote(ref, version, force_old, policy) for rank, ref in self._dealt(shards)]
         metrics: dict[str, float] = self._calls.wait(calls, "training step")[0]
         return metrics
 
@@ -123,7 +123,7 @@ class TrainerGroup:
         column: NDArray[np.float32] = next(answer for answer in answers if answer is not None)
         return column
 
-    def connect(
+    def connect_engines(
         self, route: Route, urls: tuple[str, ...], api_key: str, meanwhile: Callable[[], None] | None = None
     ) -> None:
         """Tell the ranks which engines their weights go to, and which way, unless that is where they go already.
@@ -133,14 +133,14 @@ class TrainerGroup:
         if urls == self._connected:
             return
         self._connected = ()
-        calls = [rank.connect.remote(route, list(urls), api_key) for rank in self._ranks]
+        calls = [rank.connect_engines.remote(route, list(urls), api_key) for rank in self._ranks]
         timeout = route.timeout_s
         what = "connecting trainer and engines"
         self._calls.wait(calls, what, timeout_s=timeout, limit="weights.timeout_s", meanwhile=meanwhile)
         self._connected = urls
 
     def disconnected(self) -> None:
-        """The ranks' connection is of no use any more: the next `connect` makes another."""
+        """The ranks' connection is of no use any more: the next `connect_engines` makes another."""
         self._connected = ()
 
     def call(

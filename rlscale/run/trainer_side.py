@@ -15,7 +15,7 @@ from rlscale.data.rank_shard import RankShard
 class TrainerSide(Protocol):
     """What a session asks of its trainer."""
 
-    def train(
+    def train_shards(
         self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
     ) -> dict[str, float]:
         """One iteration's optimizer steps; metrics of them."""
@@ -30,7 +30,7 @@ class TrainerSide(Protocol):
 class NoTrainer:
     """The side of a run that only generates: no rank answers, and there is nothing to train."""
 
-    def train(
+    def train_shards(
         self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
     ) -> dict[str, float]:
         """Refused: a run that trains has ranks."""

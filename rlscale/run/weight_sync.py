@@ -51,11 +51,11 @@ class WeightSync:
         """
         targets = tuple(urls if urls is not None else self.engines.urls)
         watch = self._watching(version, targets)
-        self.trainer.connect(self._route(targets), targets, self.engines.api_key, watch)
+        self.trainer.connect_engines(self._route(targets), targets, self.engines.api_key, watch)
         timeout = self.config.weights.timeout_s
         try:
             answers = self.trainer.call(
-                "sync",
+                "send_weights",
                 version,
                 what=f"weight sync {version}",
                 timeout_s=timeout,

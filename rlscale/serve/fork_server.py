@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.serve.fork_server_main import SOCKET
-from rlscale.serve.forked_python import connect
+from rlscale.serve.forked_python import connected_socket
 from rlscale.serve.process import GuardedProcess, ServerProcess
 
 
@@ -90,7 +90,7 @@ class ForkedProcess(ServerProcess):
             "imported_with": dict(imported_with),
         }
         try:
-            self._connection = connect(address, timeout_s)
+            self._connection = connected_socket(address, timeout_s)
             self._connection.sendall(json.dumps(asked).encode() + b"\n")
             answer = self._read_line()
         except OSError as error:

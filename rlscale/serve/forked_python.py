@@ -76,7 +76,7 @@ def main(address: str, root: str, scratch: str, script: list[str], *, pass_signa
         "imported_with": read_at_import(os.environ, root),
     }
     try:
-        connection = connect(address)
+        connection = connected_socket(address)
         connection.sendall(json.dumps(asked).encode() + b"\n")
         answers = connection.makefile("rb")
         answer = json.loads(answers.readline() or b"{}")
@@ -106,7 +106,7 @@ def main(address: str, root: str, scratch: str, script: list[str], *, pass_signa
     return int(json.loads(ended)["status"]) if ended else 1
 
 
-def connect(address: str, timeout_s: float | None = None) -> socket.socket:
+def connected_socket(address: str, timeout_s: float | None = None) -> socket.socket:
     """A connection to the fork server at `address`, whose answers may take `timeout_s`. OSError without one.
 
     A fork server makes its socket a moment after its start: that is waited for.

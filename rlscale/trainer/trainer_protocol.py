@@ -52,7 +52,7 @@ class Trainer(Protocol):
     def connect_engines(self, route: Route, receivers: Sequence[Receiver]) -> None:
         """Say which engines get the weights from now on, and which way they go there."""
 
-    def sync(self, version: int) -> dict[str, float]:
+    def send_weights(self, version: int) -> dict[str, float]:
         """Send the weights to the engines as `version`; numbers about it."""
 
     def sleep(self) -> None:

@@ -29,7 +29,7 @@ def broken_trainers(
             return {"steps": 1}
 
     class OtherArguments(MegatronTrainer):
-        def sync(self) -> Any:
+        def send_weights(self) -> Any:
             return {}
 
     for line in lines:

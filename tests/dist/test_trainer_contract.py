@@ -36,5 +36,5 @@ def test_the_shipped_trainer_and_the_examples_parts_keep_their_contracts_and_bro
         "MegatronTrainer": [],
         "ForgetsToLoad": ["resume"],
         "CountsInIntegers": ["train metrics"],
-        "OtherArguments": ["sync"],
+        "OtherArguments": ["send_weights"],
     }

@@ -55,7 +55,7 @@ def _class(node: Node, key: str) -> type[Any]:
 
 
 COMPONENTS: dict[str, Component] = {
-    "trainer": Component("trainer", ("train_shard", "logprobs", "sync", "export"), _trainer),
+    "trainer": Component("trainer", ("train_shard", "logprobs", "send_weights", "export"), _trainer),
     "service": Component("rollout", ("next_batch", "pause", "resume"), _service),
     "engine": Component("rollout.engine", ("launch", "healthy"), _launcher),
     "buffer": Component(

@@ -75,7 +75,7 @@ def _live(report: Report, trainer: Trainer, shard: RankShard, folder: Path) -> N
     report.call("load", trainer.load, checkpoint)
     report.same("resume", "log-probs as they were saved", _logprobs(report, trainer, shard), saved, "after load")
     report.call("connect_engines", trainer.connect_engines, Route(timeout_s=30.0), [RecordingReceiver("http://engine")])
-    _numbers(report, "sync", report.call("sync", trainer.sync, 1))
+    _numbers(report, "send_weights", report.call("send_weights", trainer.send_weights, 1))
     report.call("export", trainer.export, folder / "hf")
     written = sorted(path.name for path in (folder / "hf").glob("*"))
     report.add("export", "a Hugging Face folder", "config.json" in written, ", ".join(written) or "nothing")

@@ -234,10 +234,10 @@ class MegatronTrainer:
         self._transport = transport
         transport.connect(receivers)
 
-    def sync(self, version: int) -> dict[str, float]:
+    def send_weights(self, version: int) -> dict[str, float]:
         """Send the weights to the engines as `version`; bytes and seconds of it. TransferError if one did not load."""
         if self._transport is None:
-            raise ValueError("sync before connect_engines: there is no engine to send the weights to")
+            raise ValueError("send_weights before connect_engines: there is no engine to send the weights to")
         began, size = time.perf_counter(), 0
         for bucket in served_weights(self.weights(), self._spec.served).buckets(version):
             self._transport.send(bucket)

@@ -66,7 +66,7 @@ class Fleet:
         self.done = False
         self.done_at = 0.0
 
-    def send(self, version: int) -> dict[str, float]:
+    def update_weights(self, version: int) -> dict[str, float]:
         self.sent.append(version)
         return {"sync_seconds": 0.5}
 

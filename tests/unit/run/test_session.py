@@ -38,7 +38,7 @@ class Trainer:
         self.asked.append(one.column)
         return np.full(batch.tokens_total, -len(self.asked), np.float32)
 
-    def train(
+    def train_shards(
         self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
     ) -> dict[str, float]:
         self.trained.append((parts[0], force_old, policy))
@@ -212,11 +212,11 @@ def test_a_failed_sync_is_repeated_if_an_engine_is_seen_dead_a_moment_later(
     rollout: Any = SimpleNamespace(redirect=None)
     side = RunningEngines(none, engines, rollout, sync, shares_devices=False)  # type: ignore[arg-type]  # a fake
     if dies:
-        assert side.send(5) == {"sync_bytes": 1.0}
+        assert side.update_weights(5) == {"sync_bytes": 1.0}
         assert (sent, len(healed)) == ([5, 5], 2)
     else:
         with pytest.raises(UserError, match="connection reset"):
-            side.send(5)
+            side.update_weights(5)
         assert (sent, len(healed)) == ([5], 1)
 
 

@@ -27,7 +27,7 @@ class Rank:
         factors = {"policy": 1, "teacher": 2, "behaviour": 3, "reference": 4}
         self.logprobs = SimpleNamespace(remote=lambda part, model, _: self._answer(part, factors[model]))
         self.values = SimpleNamespace(remote=lambda part: self._answer(part, -1))
-        self.train = SimpleNamespace(remote=self._train)
+        self.train_shard = SimpleNamespace(remote=self._train)
 
     def _answer(self, part: RankShard, factor: int) -> Any:
         self.seen |= set(part.batch.columns)
@@ -86,6 +86,6 @@ def test_old_log_probs_are_by_the_model_of_the_algorithm(group: Any, batch: Batc
 
 
 def test_ranks_of_one_data_parallel_place_get_the_same_part(group: Any, parts: list[RankShard]) -> None:
-    assert group.train(parts, 7, policy=False) == {"loss": 1.0}
+    assert group.train_shards(parts, 7, policy=False) == {"loss": 1.0}
     assert [rank.trained[0] for rank in group._ranks] == [parts[0], parts[0], parts[1], parts[1]]
     assert {rank.trained[1:] for rank in group._ranks} == {(7, False, False)}
