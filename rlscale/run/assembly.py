@@ -29,17 +29,18 @@ from rlscale.run.evaluations import Evaluations, Measure
 from rlscale.run.evaluations_beside_training import EvaluationsBesideTraining
 from rlscale.run.forks import Forks
 from rlscale.run.generate_only import serving, starting_folder
+from rlscale.run.generating_session import GeneratingSession
 from rlscale.run.group_source import GroupSource, Rollout, SupervisedGroupSource
 from rlscale.run.model_folders import ModelFolders
 from rlscale.run.placement import Layout, lay_out_run, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
+from rlscale.run.reinforcement_session import ReinforcementSession
 from rlscale.run.remote_calls import Calls, StopSignal
 from rlscale.run.run_folder import RunFolder
-from rlscale.run.session import Session
-from rlscale.run.sessions import GeneratingSession, ReinforcementSession, SupervisedSession
+from rlscale.run.session import Session, SessionParts
+from rlscale.run.supervised_session import SupervisedSession
 from rlscale.run.trainer_group import TrainerGroup
-from rlscale.run.trainer_side import NoTrainer, TrainerSide
 from rlscale.run.weight_sync import WeightSync
 from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.transports.route import Route
@@ -105,19 +106,16 @@ class Assembly:
         if self._rollout is not None:
             self._records.phase("reading the data")
             self._rollout.prepared()
-        trainer: TrainerSide = self._started_trainer(config) if self._trains else NoTrainer()
-        kind = SupervisedSession if self._supervised else ReinforcementSession if self._trains else GeneratingSession
-        return kind(
-            config,
-            config_hash,
-            self._folder,
-            calls=self._calls,
-            stop=self._stop,
-            trainer=trainer,
-            engines=self._engine_side(config),
-            group_source=self._group_source(),
-            records=self._records,
-            evaluations=self._evaluations(config),
+        if not self._trains:
+            engines = self._steady_engines()
+            return GeneratingSession(self._session_parts(config, config_hash), engines)
+        trainer, side = self._started_trainer(config), self._engine_side(config)
+        kind = SupervisedSession if self._supervised else ReinforcementSession
+        return kind(self._session_parts(config, config_hash), trainer, side, self._evaluations(config))
+
+    def _session_parts(self, config: Config, config_hash: str) -> SessionParts:
+        return SessionParts(
+            config, config_hash, self._folder, self._calls, self._stop, self._group_source(), self._records
         )
 
     def _served(self, config: Config) -> Path:
@@ -174,10 +172,7 @@ class Assembly:
         """The engines, ready and connected to the rollout service, or nobody."""
         if self._engines is None or self._rollout is None:
             return NoEngines()
-        if self._trainer is None:
-            self._wait_for_engines()
-            self._rollout.start(self._engines.router_url, self._engines.api_key)
-            return SteadyEngines(self._engines, self._rollout)
+        assert self._trainer is not None
         if not shares_devices(config.cluster):
             self._wait_for_engines()
         self._rollout.start(self._engines.router_url, self._engines.api_key)
@@ -185,6 +180,14 @@ class Assembly:
         return RunningEngines(
             self._trainer, self._engines, self._rollout, sync, shares_devices=shares_devices(config.cluster)
         )
+
+    def _steady_engines(self) -> SteadyEngines:
+        """The engines of a run without a trainer, ready and connected to the rollout service."""
+        assert self._engines is not None
+        assert self._rollout is not None
+        self._wait_for_engines()
+        self._rollout.start(self._engines.router_url, self._engines.api_key)
+        return SteadyEngines(self._engines, self._rollout)
 
     def _sync(self, config: Config, trainer: TrainerGroup, engines: Engines, rollout: Rollout) -> WeightSync:
         """What brings the trainer's weights to some engines."""

@@ -18,7 +18,7 @@ _DEATH_SHOWS_S = 5.0
 
 
 class EngineSide(Protocol):
-    """What a session asks of its engines."""
+    """What a session that trains asks of its engines."""
 
     shares_devices: bool
     """Whether they take turns with the trainer on the same devices."""
@@ -143,33 +143,12 @@ class RunningEngines:
 class SteadyEngines:
     """Engines that keep the weights of the folder that they serve: those of a run that only generates."""
 
-    shares_devices = False
-
     def __init__(self, engines: Engines, rollout: Rollout) -> None:
         self._engines, self._rollout = engines, rollout
         self._next_look = 0.0
 
-    def mend(self, version: int, *, now: bool = False) -> bool:
-        """See EngineSide. A restarted engine has the weights of its folder."""
-        if time.monotonic() < self._next_look and not now:
-            return False
-        self._engines.heal(lambda urls: None, self._rollout.redirect)
-        self._next_look = time.monotonic() + _HEAL_EVERY_S
-        return True
-
-    def update_weights(self, version: int) -> dict[str, float]:
-        """They have them."""
-        return {}
-
-    def make_way(self) -> None:
-        """The devices are theirs."""
-
-    def come_back(self) -> None:
-        """They stay theirs."""
-
-    def leave(self) -> None:
-        """There is no trainer that would need them."""
-
-    def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
-        """Refused: a run that only generates does not evaluate."""
-        raise RuntimeError("an evaluation in a run that only generates")
+    def mend(self) -> None:
+        """Bring engines that are down back, which then have the weights of their folder; looks once a second."""
+        if time.monotonic() >= self._next_look:
+            self._engines.heal(lambda urls: None, self._rollout.redirect)
+            self._next_look = time.monotonic() + _HEAL_EVERY_S

@@ -1,4 +1,4 @@
-"""The trainer's side of a run, as its session sees it: the ranks, or nobody."""
+"""The trainer's side of a run, as a session that trains sees it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,3 @@ class TrainerSide(Protocol):
 
     def call(self, method: str, *args: Any, what: str) -> list[Any]:
         """Any other method of the trainer; the answer of every rank."""
-
-
-class NoTrainer:
-    """The side of a run that only generates: no rank answers, and there is nothing to train."""
-
-    def train_shards(
-        self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
-    ) -> dict[str, float]:
-        """Refused: a run that trains has ranks."""
-        raise RuntimeError("a training step without a trainer")
-
-    def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> NDArray[np.float32]:
-        """Refused, too."""
-        raise RuntimeError("a pass without a trainer")
-
-    def call(self, method: str, *args: Any, what: str) -> list[Any]:
-        """Nobody answers."""
-        return []

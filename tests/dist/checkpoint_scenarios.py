@@ -14,7 +14,7 @@ from scenarios import gathered, open_trainer
 
 from rlscale.data.rank_shard import RankShard
 from rlscale.run.checkpoint import CheckpointStore, Progress
-from rlscale.run.saver import Saver
+from rlscale.run.saver import SaverWithRanks
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 _SMALLER_THAN_A_RANK = 20_000
@@ -53,7 +53,7 @@ def save_until_killed(spec: TrainerSpec, parts: list[RankShard], folder: str, po
     """A process of its own: one whole checkpoint, then one whose writing stops in the middle of a file, for ever."""
     trainer = open_trainer(0, 1, "127.0.0.1", port, spec)
     ranks: Any = _AsGroup(trainer, stuck=2)
-    saver = Saver(CheckpointStore(Path(folder), keep=2), ranks, "hash", 60.0)
+    saver = SaverWithRanks(CheckpointStore(Path(folder), keep=2), "hash", ranks, 60.0)
     for iteration in (1, 2):
         trainer.train_shard(parts[0], iteration)
         saver.begin(Progress(iteration=iteration), None, copy=True)

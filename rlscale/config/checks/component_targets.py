@@ -47,7 +47,9 @@ def loop_fits_the_algorithm(context: CheckContext) -> Iterator[str]:
     loop = target.removeprefix(_LOOPS)
     placement = config.cluster.placement.name
     choose = "choose loop=by_placement"
-    if loop == "supervised" and not context.supervised:
+    if loop in ("colocated", "disaggregated") and not context.needs.trains:
+        yield f"loop={loop}: with run.generate_only=true no step is made; {choose}"
+    elif loop == "supervised" and not context.supervised:
         yield f"loop=supervised: algo={config.algo.name} trains on what engines generate; {choose}"
     elif loop in ("colocated", "disaggregated") and context.supervised:
         yield f"loop={loop}: supervised training generates nothing; {choose}"

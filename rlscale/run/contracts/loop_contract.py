@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from rlscale.config.compose import compose
-from rlscale.run.session import Session
+from rlscale.run.training_session import TrainingSession
 from rlscale.trainer.hook_contract.findings import Finding, Status, reported
 
 _ITERATIONS = 3
@@ -43,11 +43,11 @@ class _Recorder:
         return lambda: self.told.append(name)
 
 
-def check_loop(build: Callable[[], Callable[[Session], None]]) -> list[Finding]:
+def check_loop(build: Callable[[], Callable[[TrainingSession], None]]) -> list[Finding]:
     """One finding per check of a loop, run for three iterations of a session that only writes down what it is told."""
     with reported() as report:
         loop, session = report.call("new", build), _Recorder()
-        report.call("three iterations", loop, cast(Session, session))
+        report.call("three iterations", loop, cast(TrainingSession, session))
         told = session.told
         report.add("begin", "begin comes first, once", told[:1] == ["begin"] and told.count("begin") == 1, _few(told))
         report.add("end", "end comes last, once", told[-1:] == ["end"] and told.count("end") == 1, _few(told[::-1]))

@@ -23,6 +23,7 @@ GENERATE = ["run.generate_only=true", "rollout.store=all"]
         ([*REPLAY, "rollout.engine_urls=[http://h:1]"], "rollout.engine_urls is not read with rollout.replay"),
         ([*REPLAY, "rollout._target_=a.B"], "rollout._target_=a.B is not used with rollout.replay"),
         (["run.generate_only=true"], "keeps nothing with rollout.store=none; set rollout.store=all"),
+        ([*GENERATE, "loop=colocated"], "loop=colocated: with run.generate_only=true no step is made"),
         ([*GENERATE, "rollout.engine_urls=[http://h:1]"], "needs engines that hold the model's weights"),
         (["recipe=arithmetic_sft", "rollout.store=all"], "rollout.store=all: supervised training"),
         (["recipe=arithmetic_sft", "run.generate_only=true"], "run.generate_only=true: supervised training"),

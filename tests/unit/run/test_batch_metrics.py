@@ -7,7 +7,7 @@ import pytest
 
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group, Prompt, Sample, Segment
-from rlscale.run.batching import batch_metrics
+from rlscale.run.batch_metrics import batch_metrics
 
 PROMPT = Prompt(0, "0", np.arange(2, dtype=np.int32), "")
 

@@ -10,7 +10,7 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.run.checkpoint import CheckpointFailed, CheckpointStore, Progress, load_progress, load_rollout
 from rlscale.run.remote_calls import RunFailed
-from rlscale.run.saver import Saver
+from rlscale.run.saver import Saver, SaverWithRanks
 
 
 class Trainer:
@@ -37,7 +37,7 @@ class Trainer:
 
 def saver(folder: Path, keep: int = 2, trainer: Trainer | None = None, timeout_s: float = 10.0) -> Saver:
     any_trainer: Any = trainer or Trainer()
-    return Saver(CheckpointStore(folder, keep), any_trainer, "hash", timeout_s)
+    return SaverWithRanks(CheckpointStore(folder, keep), "hash", any_trainer, timeout_s)
 
 
 def save(saver: Saver, iteration: int) -> Path:

@@ -80,7 +80,7 @@ def test_a_damaged_checkpoint_takes_no_place_among_those_that_are_kept(tmp_path:
     saving = saver(tmp_path, keep=2)
     older, newer = save(saving, 1), save(saving, 5)
     (newer / WEIGHTS).write_bytes(b"12340678")
-    store = saving._store
+    store = saving.store
     assert usable_checkpoint(store, damaged, lambda note: None) == older
     between = save(saving, 3)
     assert store.whole() == [older, between]

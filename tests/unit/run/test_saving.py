@@ -14,8 +14,10 @@ from rlscale.config.errors import UserError
 from rlscale.run.checkpoint import CheckpointFailed, load_progress
 from rlscale.run.engine_side import NoEngines
 from rlscale.run.evaluations import Evaluations
+from rlscale.run.reinforcement_session import ReinforcementSession
 from rlscale.run.run_folder import RunFolder
-from rlscale.run.sessions import ReinforcementSession, SupervisedSession
+from rlscale.run.session import SessionParts
+from rlscale.run.supervised_session import SupervisedSession
 
 
 class Trainer:
@@ -60,12 +62,13 @@ class GroupSource:
 
 def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer, Records]:
     config = compose(None, ["checkpoint.every=1", "run.iterations=9", *overrides])
-    trainer, records, none = Trainer(), Records(), None
-    parts: dict[str, Any] = {"trainer": trainer, "records": records, "group_source": GroupSource()}
-    parts |= {"engines": NoEngines(), "calls": none, "stop": none}
-    parts["evaluations"] = partial(Evaluations, config.eval, records)
+    trainer: Any = Trainer()
+    records: Any = Records()
+    source: Any = GroupSource()
+    none: Any = None
+    parts = SessionParts(config, "hash", RunFolder(tmp_path), none, none, source, records)
     kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
-    return kind(config, "hash", RunFolder(tmp_path), **parts), trainer, records
+    return kind(parts, trainer, NoEngines(), partial(Evaluations, config.eval, records)), trainer, records
 
 
 def whole(tmp_path: Path) -> list[int]:

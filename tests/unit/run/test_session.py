@@ -20,9 +20,11 @@ from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.run.engine_side import NoEngines, RunningEngines
 from rlscale.run.engines import Engines
 from rlscale.run.evaluations import Evaluations
+from rlscale.run.reinforcement_session import ReinforcementSession
 from rlscale.run.remote_calls import RunFailed
 from rlscale.run.run_folder import RunFolder
-from rlscale.run.sessions import ReinforcementSession, SupervisedSession
+from rlscale.run.session import SessionParts
+from rlscale.run.supervised_session import SupervisedSession
 
 
 class Trainer:
@@ -74,10 +76,10 @@ def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer]:
     trainer = Trainer()
     none: Any = None
     kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
-    made: Any = kind(
-        config, "hash", RunFolder(tmp_path), calls=none, stop=none, trainer=trainer, group_source=none,
-        engines=NoEngines(), records=Records(), evaluations=partial(Evaluations, config.eval, none),
-    )  # type: ignore[arg-type]  # fakes  # fmt: skip
+    records: Any = Records()
+    parts = SessionParts(config, "hash", RunFolder(tmp_path), none, none, none, records)
+    ranks: Any = trainer
+    made: Any = kind(parts, ranks, NoEngines(), partial(Evaluations, config.eval, none))
     return made, trainer
 
 
