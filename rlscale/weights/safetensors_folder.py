@@ -1,8 +1,10 @@
-"""Weights written tensor by tensor as the safetensors files of a Hugging Face folder, with index and checksums."""
+"""Weights written tensor by tensor as the safetensors files of a Hugging Face folder, with what names them."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,15 +21,27 @@ _FILE_BYTES = 4 * 2**30
 class SafetensorsFolder:
     """The files of a folder, one after the other. OSError when the disk refuses, KeyError for a type without a name."""
 
-    def __init__(self, folder: Path, file_bytes: int = _FILE_BYTES) -> None:
-        """A file is closed before it passes `file_bytes`. The folder exists."""
-        self._folder, self._limit = folder, file_bytes
+    def __init__(self, folder: Path, *, checksums: bool, file_bytes: int | None = None) -> None:
+        """The folder exists. `checksums`: write those of the tensors beside the files, and an index in any case.
+
+        A file is closed before it passes `file_bytes`, by default 4 GiB.
+        """
+        self._folder, self._limit = folder, file_bytes or _FILE_BYTES
         self._open: SafetensorsFile | None = None
-        self._files = 0
+        self._names: list[str] = []
         self._file_of: dict[str, str] = {}
-        self._sums: dict[str, str] = {}
-        self.nbytes = 0
-        """Bytes of the tensors so far."""
+        self._sums: dict[str, str] | None = {} if checksums else None
+        self._of_dtype: Counter[str] = Counter()  # bytes
+
+    @property
+    def dtype(self) -> str:
+        """The type of the weights; where they have several, that of most bytes."""
+        return self._of_dtype.most_common(1)[0][0]
+
+    def add_all(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        """Write tensors, one after the other."""
+        for name, tensor in named:
+            self.add(name, tensor)
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write a tensor of any device into the open file, or into the next if that is full."""
@@ -35,18 +49,24 @@ class SafetensorsFolder:
         file = self._open
         if file is None or file.nbytes + tensor.nbytes > self._limit or not file.has_room(name):
             self._close_file()
-            self._files += 1
-            self._open = file = SafetensorsFile(self._folder / f"model-{self._files:05d}.safetensors")
+            self._names.append(f"model-{len(self._names) + 1:05d}.safetensors")
+            self._open = file = SafetensorsFile(self._folder / self._names[-1])
         file.add(name, tensor)
-        self._file_of[name] = f"model-{self._files:05d}.safetensors"
-        self._sums[name] = checksum(tensor.flatten().view(torch.uint8).numpy().data)
-        self.nbytes += tensor.nbytes
+        self._file_of[name] = self._names[-1]
+        self._of_dtype[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
+        if self._sums is not None:
+            self._sums[name] = checksum(tensor.flatten().view(torch.uint8).numpy().data)
 
     def close(self) -> None:
-        """Close the last file and write which file holds which tensor, and their checksums."""
+        """Close the last file and say what is where; without checksums a single file has the name that needs no index."""
         self._close_file()
-        _write_json(self._folder / INDEX, {"metadata": {"total_size": self.nbytes}, "weight_map": self._file_of})
-        _write_json(self._folder / SUMS, self._sums)
+        if len(self._names) == 1 and self._sums is None:
+            (self._folder / self._names[0]).rename(self._folder / "model.safetensors")
+        else:
+            total = {"total_size": self._of_dtype.total()}
+            _write_json(self._folder / INDEX, {"metadata": total, "weight_map": self._file_of})
+        if self._sums is not None:
+            _write_json(self._folder / SUMS, self._sums)
 
     def abandon(self) -> None:
         """Close the open file although nobody will read it."""

@@ -22,15 +22,14 @@ class WholeVersion:
         try:
             if beside is not None:
                 copy_beside(beside, self._aside.path)
-            self._files = SafetensorsFolder(self._aside.path)
+            self._files = SafetensorsFolder(self._aside.path, checksums=True)
         except BaseException:
             self._aside.discard()
             raise
 
     def add(self, bucket: Bucket) -> None:
         """Write the tensors of a bucket."""
-        for name, tensor in bucket.named:
-            self._files.add(name, tensor)
+        self._files.add_all(bucket.named)
 
     def publish(self) -> Path:
         """Give the folder its name, now that all weights are in it."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,10 @@ from torch import Tensor
 
 from rlscale.data.companions import Companions
 from rlscale.families import FAMILIES
-from rlscale.families.weight_files import INDEX
 from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder
-from rlscale.weights.bucket import Bucket, WeightSource
+from rlscale.weights.bucket import WeightSource
 from rlscale.weights.folder_aside import sync_folder
-from rlscale.weights.safetensors_file import SafetensorsFile
-
-_FILE_BYTES = 4 * 2**30
-"""A file is closed before it passes this."""
+from rlscale.weights.safetensors_folder import SafetensorsFolder
 
 
 def critic_config(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,26 +61,26 @@ def export_folder(
             partial.mkdir()  # with the rights that the user's umask leaves, as tempfile's have not
     except OSError as error:
         failure = [error]
-    files = _Files(partial) if partial is not None else None
+    files = SafetensorsFolder(partial, checksums=False) if partial is not None else None
     for bucket in source.buckets(0):  # every rank to the end, whatever happens to the disk
         if files is not None and failure[0] is None:
             try:
-                files.add_all(bucket)
+                files.add_all(bucket.named)
             except OSError as error:
                 failure = [error]
         del bucket  # before the next one is made
     if partial is not None and files is not None and failure[0] is None:
         try:
-            for name, tensor in kept:
-                files.add(name, tensor)
+            files.add_all(kept)
             files.close()
-            _name_files(partial, files)
             companions.write(partial, files.dtype, changes)
             if adapter is not None:
                 adapter.write(partial / "adapter")
             put_in_place(partial, target)
         except OSError as error:
             failure = [error]
+    if files is not None and failure[0] is not None:
+        files.abandon()
     if partial is not None:
         shutil.rmtree(partial, ignore_errors=True)
     dist.broadcast_object_list(failure, src=0)
@@ -130,52 +124,3 @@ def _free_name(target: Path) -> Path:
         number += 1
         name = target.with_name(f"{target.name}.replaced-{number}")
     return name
-
-
-class _Files:
-    """The safetensors files of a folder, one after the other. OSError when the disk refuses."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open: SafetensorsFile | None = None
-        self.file_of: dict[str, str] = {}
-        """The name of the file that holds each tensor."""
-        self.names: list[str] = []
-        self.nbytes = 0
-        self._of_dtype: Counter[str] = Counter()  # bytes
-
-    @property
-    def dtype(self) -> str:
-        """The type of the weights; where they have several, that of most bytes."""
-        return self._of_dtype.most_common(1)[0][0]
-
-    def add_all(self, bucket: Bucket) -> None:
-        """Write the tensors of a bucket."""
-        for name, tensor in bucket.named:
-            self.add(name, tensor)
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Write a tensor into the open file, or into the next if that is full."""
-        file = self._open
-        if file is None or file.nbytes + tensor.nbytes > _FILE_BYTES or not file.has_room(name):
-            self.close()
-            self.names.append(f"model-{len(self.names) + 1:05d}.safetensors")
-            self._open = file = SafetensorsFile(self._folder / self.names[-1])
-        file.add(name, tensor)
-        self.file_of[name] = self.names[-1]
-        self.nbytes += tensor.nbytes
-        self._of_dtype[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
-
-    def close(self) -> None:
-        """Close the open file."""
-        if self._open is not None:
-            self._open.close()
-
-
-def _name_files(partial: Path, files: _Files) -> None:
-    """A single file gets the name that needs no index; several get an index."""
-    if len(files.names) == 1:
-        (partial / files.names[0]).rename(partial / "model.safetensors")
-        return
-    index = {"metadata": {"total_size": files.nbytes}, "weight_map": files.file_of}
-    (partial / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from torch import Tensor
 from rlscale.data.companions import Companions
 from rlscale.families.weight_files import INDEX
 from rlscale.trainer.megatron.disk import export
+from rlscale.weights import safetensors_folder
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.load import WeightFolder
 
@@ -88,7 +89,7 @@ def model(tmp_path: Path) -> Path:
 def test_weights_are_spread_over_files_and_found_again(
     at_most: int, files: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_FILE_BYTES", at_most)
+    monkeypatch.setattr(safetensors_folder, "_FILE_BYTES", at_most)
     target = tmp_path / "out" / "hf"
     export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target, {"num_labels": 1})
     found = sorted(target.glob("*.safetensors"))
@@ -130,7 +131,7 @@ def test_a_full_disk_is_an_error_that_leaves_what_was_there(model: Path, tmp_pat
 def test_no_bucket_is_held_when_the_next_one_is_made(
     at_most: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_FILE_BYTES", at_most)
+    monkeypatch.setattr(safetensors_folder, "_FILE_BYTES", at_most)
     source = LargeSource(buckets=6)
     export.export_folder(source, Companions(str(model), str(model)), tmp_path / "hf")
     assert source.kept == [0] * 7
