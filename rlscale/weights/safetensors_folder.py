@@ -58,7 +58,7 @@ class SafetensorsFolder:
             self._sums[name] = checksum(tensor.flatten().view(torch.uint8).numpy().data)
 
     def close(self) -> None:
-        """Close the last file and say what is where; without checksums a single file has the name that needs no index."""
+        """Close the last file and say what is where; without checksums one file has the name that needs no index."""
         self._close_file()
         if len(self._names) == 1 and self._sums is None:
             (self._folder / self._names[0]).rename(self._folder / "model.safetensors")
