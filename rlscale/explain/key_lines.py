@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlscale.config.assignment import describe, hints, known_keys
-from rlscale.config.checks.options import PASSED_THROUGH
 from rlscale.config.command_line_text import as_typed
 from rlscale.config.derived_options import DERIVED
 from rlscale.config.errors import UserError
@@ -94,7 +93,7 @@ def _about(key: LocatedKey, origins: Origins) -> Iterator[str]:
 
 def _option_lines(key: LocatedKey, origins: Origins) -> Iterator[str]:
     """An option of an installed package, or an argument of a class of one's own."""
-    kind = PASSED_THROUGH.get(key.key.removeprefix("critic."))
+    kind = about(key.field).options if key.field is not None else None
     if kind is None:
         yield f"inside {key.key}: {_meaning(key)}"
         return

@@ -22,19 +22,6 @@ from rlscale.families import FAMILIES
 FOLLOWING = ("model", "optim", "trainer")
 """Sections of the critic whose values are the policy's until they are set."""
 
-_SHARED = {
-    "trainer.max_tokens_per_microbatch": "the critic and the policy train on the same micro-batches",
-    "trainer.threads": "the critic and the policy compute in the same process",
-    "trainer.deterministic": "the critic and the policy compute in the same process",
-    "trainer.max_skipped_steps": "one bound holds for the skipped steps of both",
-    "model.tokenizer": "the critic reads the policy's tokens",
-    "model.chat_template": "the critic reads the policy's tokens",
-}
-"""Keys that cannot differ from the policy's, and why."""
-
-_ABOUT = ("model.name", "model.parameters")
-"""Keys that say something about a model of the critic's own, and give it none."""
-
 
 def own_values(config: Config) -> dict[str, tuple[Any, Any]]:
     """Keys of the critic that are not as they are by default, with that (the policy's) and their own value."""
@@ -45,7 +32,7 @@ def own_values(config: Config) -> dict[str, tuple[Any, Any]]:
         for key, old in _left_out(policy, critic, f"{name}."):
             found[key] = (old, None)
     default = CriticConfig()
-    for name in ("warmup_iterations", "clip"):
+    for name in (item.name for item in dataclasses.fields(default) if item.name not in FOLLOWING):
         found.update(differences({name: getattr(default, name)}, {name: getattr(config.critic, name)}))
     return found
 
@@ -67,20 +54,20 @@ def critic_shares_with_the_policy(context: CheckContext) -> Iterator[str]:
     if not context.needs.critic:
         return
     own = own_values(config)
-    for key, why in _SHARED.items():
-        if key in own:
-            ours, theirs = own[key]
+    for one in context.keys:
+        if one.about.shared is not None and one.name in own:
+            ours, theirs = own[one.name]
             yield (
-                f"critic.{key}={shown(theirs)} differs from {key}={shown(ours)}, but {why}; "
-                f"leave it out, and set {key} for both"
+                f"critic.{one.name}={shown(theirs)} differs from {one.name}={shown(ours)}, but {one.about.shared}; "
+                f"leave it out, and set {one.name} for both"
             )
-    if not any(key.startswith("model.") and key not in _ABOUT for key in own):
-        for key in _ABOUT:
-            if key in own:
-                yield (
-                    f"critic.{key}={shown(own[key][1])} is never read, because the critic's model is the policy's; "
-                    "leave it out, or give critic.model.path"
-                )
+    describing = [one.name for one in context.keys if one.about.describes]
+    if not any(key.startswith("model.") and key not in describing for key in own):
+        for key in (key for key in describing if key in own):
+            yield (
+                f"critic.{key}={shown(own[key][1])} is never read, because the critic's model is the policy's; "
+                "leave it out, or give critic.model.path"
+            )
 
 
 def critic_is_trained_in_time(context: CheckContext) -> Iterator[str]:

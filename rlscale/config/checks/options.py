@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,7 @@ from rlscale.config.checks.moe import JUDGED
 from rlscale.config.derived_options import DERIVED
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.passthrough import KINDS, Option, known_options
-from rlscale.config.schema.section import Section
 
-PASSED_THROUGH = {
-    "trainer.megatron": "transformer",
-    "trainer.ddp": "ddp",
-    "optim.megatron": "optimizer",
-    "rollout.sglang": "server",
-    "rollout.router": "router",
-}
-"""Kind of the options (`passthrough.KINDS`) by the node that passes them on."""
 _WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 _JUDGED = {
     "transformer": JUDGED | set(refused.TRANSFORMER),
@@ -43,22 +33,13 @@ _NAMES_CODE = {
 
 def options_are_known(context: CheckContext) -> Iterator[str]:
     """Every option of every pass-through node."""
-    config = context.config
-    nodes = [(key, kind, _given(config, key)) for key, kind in PASSED_THROUGH.items()]
-    if context.needs.critic:
+    nodes = {one.name: one for one in context.keys if one.about.options is not None}
+    cache = Path(context.config.run.scratch) / "cache"
+    for name, node in nodes.items():
+        policy = nodes[name.removeprefix("critic.")]
         # The critic's start as the policy's, whose problems are named already.
-        nodes += [
-            (f"critic.{key}", kind, _given(config.critic, key))
-            for key, kind, policy in nodes
-            if not key.startswith("rollout.") and _given(config.critic, key) != policy
-        ]
-    for key, kind, given in nodes:
-        yield from check_options(key, kind, given, Path(config.run.scratch) / "cache", context.notes)
-
-
-def _given(section: Section, key: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = attrgetter(key)(section)
-    return found
+        if node is policy or (context.needs.critic and node.value != policy.value):
+            yield from check_options(name, str(node.about.options), node.value, cache, context.notes)
 
 
 def check_options(key: str, kind: str, given: Mapping[str, Any], cache: Path, notes: list[str]) -> Iterator[str]:

@@ -112,6 +112,12 @@ class About:
     unread: tuple[Unread, ...] = ()
     component: str | None = None
     """The shipped target, of a key that holds a component or names it (rlscale.config.schema.component)."""
+    options: str | None = None
+    """Whose options the key passes on, by their own names: a key of `rlscale.config.passthrough.KINDS`."""
+    shared: str | None = None
+    """Why a critic cannot have another value than the policy."""
+    describes: bool = False
+    """Whether it only says something about the model of its section, and gives it none."""
 
 
 _NOTHING = About()
@@ -125,15 +131,28 @@ def about(item: Field[Any]) -> About:
 
 
 def key(
-    default: Any, *, path: PathKind | None = None, scope: Scope = Scope.result, unread: Sequence[Unread] = ()
+    default: Any,
+    *,
+    path: PathKind | None = None,
+    scope: Scope = Scope.result,
+    unread: Sequence[Unread] = (),
+    shared: str | None = None,
+    describes: bool = False,
 ) -> Any:
     """A key of any type; one whose default is a list, a mapping or a section is given the class of that."""
-    return described(default, About(None, path, scope, tuple(unread)))
+    return described(default, About(None, path, scope, tuple(unread), shared=shared, describes=describes))
 
 
-def path_key(default: Any, kind: PathKind = PathKind.path, *, scope: Scope = Scope.result) -> Any:
+def path_key(
+    default: Any, kind: PathKind = PathKind.path, *, scope: Scope = Scope.result, shared: str | None = None
+) -> Any:
     """A key whose value is a path; `rlscale.config.paths` says where a relative one starts."""
-    return key(default, path=kind, scope=scope)
+    return key(default, path=kind, scope=scope, shared=shared)
+
+
+def passed_on(kind: str) -> Any:
+    """A key whose value are options of an installed package, by their own names; `kind` is whose (`About.options`)."""
+    return described(dict, About(options=kind))
 
 
 def bounded(
@@ -147,11 +166,13 @@ def bounded(
     off: int | None = None,
     scope: Scope = Scope.result,
     unread: Sequence[Unread] = (),
+    shared: str | None = None,
+    describes: bool = False,
 ) -> Any:
     """A key whose value is a number, or null where its type allows that."""
     low, high = at_least if above is None else above, below if at_most is None else at_most
     bounds = Bounds(low, above is None, high, at_most is not None, limit, off)
-    return described(default, About(bounds, None, scope, tuple(unread)))
+    return described(default, About(bounds, None, scope, tuple(unread), shared=shared, describes=describes))
 
 
 def described(default: Any, said: About) -> Any:

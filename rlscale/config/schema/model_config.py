@@ -7,13 +7,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rlscale.config.schema.about import Limit, PathKind, bounded, path_key
+from rlscale.config.schema.about import Limit, PathKind, bounded, key, path_key
 from rlscale.config.schema.dtype import DType
 from rlscale.config.schema.limits import SEED
 from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.config.schema.section import Section
 
 __all__ = ["CreateModelConfig", "DType", "ModelConfig"]
+
+_SAME_TOKENS = "the critic reads the policy's tokens"
 
 
 @dataclass
@@ -32,7 +34,7 @@ class CreateModelConfig(Section):
 class ModelConfig(Section):
     """The policy's model. Its architecture is read from the Hugging Face config, never typed twice."""
 
-    name: str = MISSING
+    name: str = key(MISSING, describes=True)
     """Short name in logs and file names."""
     path: str | None = path_key(None, PathKind.folder_or_name)
     """Hugging Face folder or hub name with config, tokenizer and weights; null makes the model from `model.create`."""
@@ -40,9 +42,9 @@ class ModelConfig(Section):
     """How to make the model when `model.path` is null."""
     init: str | None = path_key(None)
     """Hugging Face folder or Megatron checkpoint whose weights the policy starts from; null means the model's own."""
-    tokenizer: str | None = path_key(None, PathKind.folder_or_name)
+    tokenizer: str | None = path_key(None, PathKind.folder_or_name, shared=_SAME_TOKENS)
     """Folder or hub name of the tokenizer; null means the model's."""
-    chat_template: str | None = path_key(None)
+    chat_template: str | None = path_key(None, shared=_SAME_TOKENS)
     """File with a Jinja chat template that replaces the tokenizer's; null keeps the tokenizer's."""
     dtype: DType = DType.float32
     """Type of the parameters in training and on the engines."""
@@ -52,5 +54,5 @@ class ModelConfig(Section):
     """SGLang's tool_call_parser of this model; agents use it, environments where `rollout.tool_parser` is `model`."""
     reasoning_parser: str | None = None
     """SGLang's reasoning_parser of this model, used likewise; null: it does not think apart."""
-    parameters: float | None = bounded(None, above=0, limit=Limit(1e15, "no model has that many"))
+    parameters: float | None = bounded(None, above=0, limit=Limit(1e15, "no model has that many"), describes=True)
     """Number of parameters, for size checks before the model is downloaded; after that its config counts."""

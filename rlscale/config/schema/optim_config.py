@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rlscale.config.schema.about import Limit, bounded
+from rlscale.config.schema.about import Limit, bounded, passed_on
 from rlscale.config.schema.limits import COUNT, LEARNING_RATE
 from rlscale.config.schema.section import Section
 
@@ -61,5 +61,5 @@ class OptimConfig(Section):
     """Whether Adam's moments begin again at zero when a run continues from a checkpoint."""
     on_host: bool = False
     """Keep the optimizer's state in host memory and step on the CPU; on GPUs with `trainer.distributed_optimizer`."""
-    megatron: dict[str, Any] = field(default_factory=dict)
+    megatron: dict[str, Any] = passed_on("optimizer")
     """Any further option of Megatron's OptimizerConfig, by its own name."""

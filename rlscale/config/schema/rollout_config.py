@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rlscale.config.schema.about import SUPERVISED, Limit, PathKind, Scope, Unread, Where, bounded, key, path_key
+from rlscale.config.schema.about import (
+    SUPERVISED,
+    Limit,
+    PathKind,
+    Scope,
+    Unread,
+    Where,
+    bounded,
+    key,
+    passed_on,
+    path_key,
+)
 from rlscale.config.schema.component import component, target_field
 from rlscale.config.schema.limits import CORES, DEVICES, IN_MEMORY, PATIENCE, TEMPERATURE, TOKENS, YEAR
 from rlscale.config.schema.section import Section
@@ -217,9 +228,9 @@ class RolloutConfig(Section):
     """Engines that somebody else started; given, none are started here."""
     engine_key_file: str | None = path_key(None, scope=Scope.this_run)
     """File with the API key of the engines in `rollout.engine_urls`; null if they ask for none."""
-    sglang: dict[str, Any] = field(default_factory=dict)
+    sglang: dict[str, Any] = passed_on("server")
     """Any option of SGLang's ServerArgs, by its own name."""
-    router: dict[str, Any] = field(default_factory=dict)
+    router: dict[str, Any] = passed_on("router")
     """Any option of the router's RouterArgs, by its own name."""
 
     @property

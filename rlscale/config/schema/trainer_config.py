@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rlscale.config.schema.about import Limit, Scope, bounded, key
+from rlscale.config.schema.about import Limit, Scope, bounded, key, passed_on
 from rlscale.config.schema.component import target_field
 from rlscale.config.schema.limits import CORES, COUNT, TOKENS
 from rlscale.config.schema.section import Section
@@ -43,6 +43,9 @@ class Mtp(Enum):
     """It follows the policy: a loss of its own trains it, and nothing else."""
 
 
+_ONE_PROCESS = "the critic and the policy compute in the same process"
+
+
 @dataclass
 class TrainerConfig(Section):
     """The trainer: which class its ranks are of, and how they compute a step."""
@@ -51,15 +54,19 @@ class TrainerConfig(Section):
     """Class of a rank: a rlscale.trainer.trainer_protocol.Trainer."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of a class of your own, by name, besides the rank's specification and place."""
-    max_tokens_per_microbatch: int = bounded(8192, at_least=1, limit=TOKENS)
+    max_tokens_per_microbatch: int = bounded(
+        8192, at_least=1, limit=TOKENS, shared="the critic and the policy train on the same micro-batches"
+    )
     """Tokens of one micro-batch of one rank (before context parallelism cuts it); a longer sample stands alone."""
     distributed_optimizer: bool = key(False, scope=Scope.execution)
     """Shard the optimizer state over the data-parallel ranks."""
     recompute: Recompute = Recompute.none
     """Which activations are computed again in the backward pass: none, core attention's (selective), or all."""
-    deterministic: bool = True
+    deterministic: bool = key(True, shared=_ONE_PROCESS)
     """Only operations whose result does not change from run to run; on a GPU, one that has no such form raises."""
-    max_skipped_steps: int = bounded(3, at_least=0, limit=COUNT, scope=Scope.execution)
+    max_skipped_steps: int = bounded(
+        3, at_least=0, limit=COUNT, scope=Scope.execution, shared="one bound holds for the skipped steps of both"
+    )
     """Steps in a row whose gradient is not finite (they are skipped) past which the run stops."""
     frozen: list[str] = field(default_factory=list)
     """Parameters that are not trained, by patterns over their Hugging Face names: `model.embed_tokens.*`."""
@@ -73,9 +80,9 @@ class TrainerConfig(Section):
     """Factor of the loss that trains that layer; no other gradient depends on it."""
     fake_quant: bool = False
     """Compute with weights rounded as engines hold them (`rollout.weights`), and train what is rounded: QAT."""
-    threads: int | None = bounded(1, at_least=1, limit=CORES, scope=Scope.execution)
+    threads: int | None = bounded(1, at_least=1, limit=CORES, scope=Scope.execution, shared=_ONE_PROCESS)
     """CPU threads of each rank; null: its share of the cores (1 on GPUs)."""
-    megatron: dict[str, Any] = field(default_factory=dict)
+    megatron: dict[str, Any] = passed_on("transformer")
     """Any further option of Megatron's TransformerConfig, by its own name."""
-    ddp: dict[str, Any] = field(default_factory=dict)
+    ddp: dict[str, Any] = passed_on("ddp")
     """Any further option of Megatron's DistributedDataParallelConfig, by its own name."""
