@@ -1,4 +1,7 @@
-"""The configs of the shipped models, so that a run is planned without network and without their weights."""
+"""The configs of the shipped models, so that a run is planned without network and without their weights.
+
+`conf/model/NAME.json` is the config.json of the model that `conf/model/NAME.yaml` names.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,29 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.hf_architecture import read_architecture
+from rlscale.config.locations import conf_dir
 from rlscale.config.schema.model_config import ModelConfig
+from rlscale.config.yaml_file import read_yaml
+from rlscale.families import FAMILIES, known_name
 from rlscale.families.config_file import complete
-
-_FILE = Path(__file__).with_suffix(".json")
 
 
 @functools.cache
 def published() -> dict[str, dict[str, Any]]:
-    """config.json by hub name, of its keys those that a family knows."""
-    found: dict[str, dict[str, Any]] = json.loads(_FILE.read_text(encoding="utf-8"))
+    """config.json by hub name, of its keys those that its family knows."""
+    found = {}
+    for file in sorted((conf_dir() / "model").glob("*.json")):
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        known = ("model_type", *FAMILIES[known_name(config["model_type"])].keys)
+        found[_hub_name(file)] = {key: value for key, value in config.items() if key in known}
     return found
+
+
+def _hub_name(file: Path) -> str:
+    """What the option beside a config.json says."""
+    option = read_yaml(file.with_suffix(".yaml"))
+    assert isinstance(option, dict)
+    return str(option["path"])
 
 
 def architecture_of(model: ModelConfig) -> Mapping[str, Any]:

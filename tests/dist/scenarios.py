@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -221,14 +222,23 @@ COMPARED = (
     *("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels"),
     *("layernorm_epsilon", "normalization", "gated_linear_unit", "add_bias_linear", "add_qkv_bias", "qk_layernorm"),
     *("num_moe_experts", "moe_router_topk", "moe_ffn_hidden_size", "moe_router_score_function"),
-    *("moe_router_pre_softmax", "moe_router_load_balancing_type", "multi_latent_attention", "q_lora_rank"),
+    *("moe_router_pre_softmax", "multi_latent_attention", "q_lora_rank"),
     *("kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim", "moe_router_topk_scaling_factor"),
 )
 """Options of Megatron's TransformerConfig that follow from the architecture."""
 
+UNREAD: dict[str, Callable[[Any], bool]] = {
+    "kv_channels": lambda config: config.multi_latent_attention,
+    "moe_router_pre_softmax": lambda config: config.moe_router_score_function == "sigmoid",
+}
+"""Where Megatron does not read such an option, by its configuration."""
 
-def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, Any]:
-    """Our weight map and Megatron configuration beside mbridge's, an independent implementation of both."""
+
+def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, Any] | None:
+    """Our weight map and Megatron configuration beside mbridge's, an independent implementation of both.
+
+    Of the configuration what is read with it; None for a family that mbridge does not know.
+    """
     import mbridge.models.deepseek_v3
     import mbridge.models.glm4moe
     import mbridge.models.llama
@@ -239,9 +249,11 @@ def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec
     from megatron.core.transformer import MLATransformerConfig
     from transformers import AutoConfig
 
+    hf_config = AutoConfig.from_pretrained(spec.model_path)
+    if hf_config.model_type not in _MODEL_REGISTRY:
+        return None
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
-        hf_config = AutoConfig.from_pretrained(spec.model_path)
         family = _MODEL_REGISTRY[hf_config.model_type]
         hf_config.rope_theta = hf_config.rope_parameters["rope_theta"]  # where it was before transformers 5
 
@@ -264,7 +276,10 @@ def mapping_of_mbridge(rank: int, world_size: int, address: str, port: int, spec
             if not same:
                 differences.append(name)
         config = trainer._roster.trained("policy").model.config
-        values = {key: (getattr(config, key, None), getattr(bridge.config, key, None)) for key in COMPARED}
+        compared = [key for key in COMPARED if key not in UNREAD or not UNREAD[key](config)]
+        values = {key: (getattr(config, key, None), getattr(bridge.config, key, None)) for key in compared}
+        # Of balancing we ask nothing, mbridge as in pretraining.
+        assert config.num_moe_experts is None or config.moe_router_load_balancing_type == "none"
         return {"weights": differences, "config": {key: pair for key, pair in values.items() if pair[0] != pair[1]}}
     finally:
         trainer.close()

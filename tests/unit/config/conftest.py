@@ -10,14 +10,19 @@ import pytest
 from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError
+from rlscale.config.locations import conf_dir
 
 _FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
-@pytest.fixture
-def hf() -> Path:
-    """Folder of the Hugging Face configs of real models."""
-    return _FIXTURES / "hf"
+@pytest.fixture(scope="session")
+def hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model folders without weights, one for each shipped option of the group `model`, by its name."""
+    folders = tmp_path_factory.mktemp("hf")
+    for config in (conf_dir() / "model").glob("*.json"):
+        (folders / config.stem).mkdir()
+        (folders / config.stem / "config.json").symlink_to(config)
+    return folders
 
 
 @pytest.fixture

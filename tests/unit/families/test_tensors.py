@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from rlscale.families.config_file import complete, read_config
+from rlscale.config.locations import conf_dir
+from rlscale.families.config_file import complete, read_json
 from rlscale.families.tensors import experts_of, parameter_count, visited_parameters
 
-PUBLISHED = Path(__file__).parents[2] / "fixtures" / "hf"
+PUBLISHED = conf_dir() / "model"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,7 @@ PUBLISHED = Path(__file__).parents[2] / "fixtures" / "hf"
     ],
 )
 def test_parameters_are_those_of_the_published_model(name: str, parameters: int) -> None:
-    architecture = complete(read_config(PUBLISHED / name))
+    architecture = complete(read_json(PUBLISHED / f"{name}.json"))
     assert parameter_count(architecture) == parameters
 
 
@@ -55,7 +54,7 @@ def test_parameters_are_those_of_the_published_model(name: str, parameters: int)
     ],
 )
 def test_a_token_visits_the_matrices_the_output_projection_and_its_own_experts(name: str, parameters: int) -> None:
-    architecture = complete(read_config(PUBLISHED / name))
+    architecture = complete(read_json(PUBLISHED / f"{name}.json"))
     assert visited_parameters(architecture) == parameters
 
 
