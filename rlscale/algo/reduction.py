@@ -39,18 +39,11 @@ def token_weights(
     mask = np.asarray(mask, dtype=bool)
     if int(np.sum(lengths)) != mask.shape[0]:
         raise ValueError(f"lengths add up to {int(np.sum(lengths))} tokens but the mask has {mask.shape[0]}")
-    _, sample_of_row = np.unique(sample, return_inverse=True)
-    _, step_of_row = np.unique(step, return_inverse=True)
-    sample_of_row, step_of_row = sample_of_row.reshape(-1), step_of_row.reshape(-1)
-    step_of_sample = np.zeros(int(sample_of_row.max(initial=-1)) + 1, dtype=np.int64)
-    step_of_sample[sample_of_row] = step_of_row
-    if (step_of_sample[sample_of_row] != step_of_row).any():
-        raise ValueError("segments of one sample are in different steps")
-
+    sample_of_row, step_of_sample = _steps_of_samples(sample, step)
     sample_of_token = np.repeat(sample_of_row, lengths)
     step_of_token = step_of_sample[sample_of_token]
     tokens_of_sample = np.bincount(sample_of_token[mask], minlength=step_of_sample.shape[0])
-    steps = int(step_of_row.max(initial=-1)) + 1
+    steps = int(step_of_sample.max(initial=-1)) + 1
     samples_of_step = np.bincount(step_of_sample[tokens_of_sample > 0], minlength=steps)
     tokens_of_step = np.bincount(step_of_token[mask], minlength=steps)
 
@@ -64,3 +57,17 @@ def token_weights(
         denominator = samples_of_step[step_of_token] * max_response_tokens
     # Where nothing is trainable the denominator is 0 and so is the weight.
     return np.where(mask, 1.0 / np.maximum(denominator, 1), 0.0)
+
+
+def _steps_of_samples(
+    sample: NDArray[np.int64], step: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The sample of each row, and the step of each sample, numbered from 0. ValueError for a sample in two steps."""
+    _, sample_of_row = np.unique(sample, return_inverse=True)
+    _, step_of_row = np.unique(step, return_inverse=True)
+    sample_of_row, step_of_row = sample_of_row.reshape(-1), step_of_row.reshape(-1)
+    step_of_sample = np.zeros(int(sample_of_row.max(initial=-1)) + 1, dtype=np.int64)
+    step_of_sample[sample_of_row] = step_of_row
+    if (step_of_sample[sample_of_row] != step_of_row).any():
+        raise ValueError("segments of one sample are in different steps")
+    return sample_of_row, step_of_sample

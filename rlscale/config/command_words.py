@@ -1,4 +1,4 @@
-"""The words of a command line that say which run is meant: a recipe, and overrides."""
+"""The words of a command line that every command has: its help, and which run is meant, by a recipe and overrides."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from rlscale.config.errors import UserError
 
 _RECIPE = "recipe="
+
+
+def help_is_shown(words: Sequence[str], usage: str) -> bool:
+    """Whether a command is asked for its help, which is printed then and is all that it does."""
+    asked = any(word in ("-h", "--help") for word in words)
+    if asked:
+        print(usage)
+    return asked
 
 
 def recipe_and_overrides(words: Sequence[str], command: str | None = None) -> tuple[str | None, list[str]]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
 from rlscale.data.character_tokenizer import SPECIAL_TOKENS, character_tokenizer, vocabulary_size
+from rlscale.data.made_once import made_once
 from rlscale.families import FAMILIES, FolderError
 from rlscale.families.config_file import CONFIG, complete, problems, read_config, read_generation
 from rlscale.families.family import Head
@@ -138,21 +137,7 @@ def _ensure_created(name: str, create: CreateModelConfig, dtype: str, scratch: P
     what = [_FORMAT, create.architecture, create.characters, create.seed, dtype]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
     final = (scratch / "models" / f"{name}-{digest}").resolve()
-    if final.is_dir():
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}-{secrets.token_hex(6)}")
-    temporary.mkdir()  # with the rights that the user's umask leaves, as tempfile's have not
-    try:
-        _create(create, dtype, temporary)
-        os.replace(temporary, final)
-    except OSError:
-        # Another run made the same folder meanwhile: a full folder cannot be replaced, and need not be.
-        if not final.is_dir():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return final
+    return made_once(final, partial(_create, create, dtype))
 
 
 def _create(create: CreateModelConfig, dtype: str, folder: Path) -> None:

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from rlscale.data.companions import Companions
+from rlscale.data.made_once import made_once
 from rlscale.families import known_name
 from rlscale.families.config_file import complete, read_config
 from rlscale.families.quantisation import SECTION
@@ -48,24 +46,15 @@ def served_folder(
     if companions.tokenizer_folder == companions.model_folder and known and not rewritten:
         return model
     final = (scratch / "served" / f"{name}-{_digest(companions, dtype, form)}").resolve()
-    if final.is_dir():
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}-{secrets.token_hex(6)}")
-    temporary.mkdir()  # with the rights that the user's umask leaves, as tempfile's have not
-    try:
-        companions.write(temporary, dtype, {SECTION: form.section(complete(config))} if encoded else None)
+
+    def fill(folder: Path) -> None:
+        companions.write(folder, dtype, {SECTION: form.section(complete(config))} if encoded else None)
         if rewritten:
-            write(model, temporary, dtype, form)
+            write(model, folder, dtype, form)
         else:
-            _link_weights(model, temporary)
-        os.replace(temporary, final)
-    except OSError:
-        if not final.is_dir():  # another run made the same one meanwhile
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return final
+            _link_weights(model, folder)
+
+    return made_once(final, fill)
 
 
 def _link_weights(model: Path, target: Path) -> None:

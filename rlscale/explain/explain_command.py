@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlscale.config.command_words import recipe_and_overrides
+from rlscale.config.command_words import help_is_shown, recipe_and_overrides
 from rlscale.config.errors import UserError
 from rlscale.explain.configuration_diff import diff_lines
 from rlscale.explain.differing_keys import differing_lines
@@ -34,8 +34,7 @@ class _Asked:
 def explain(arguments: Sequence[str]) -> int:
     """Print the explanation. Returns 0; raises UserError for bad input."""
     words = list(arguments)
-    if any(word in ("-h", "--help") for word in words):
-        print(USAGE)
+    if help_is_shown(words, USAGE):
         return 0
     if _DIFF in words:
         words.remove(_DIFF)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rlscale.config.checks import check
-from rlscale.config.command_words import recipe_and_overrides
+from rlscale.config.command_words import help_is_shown, recipe_and_overrides
 from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.keys import plain
@@ -38,8 +38,7 @@ class _Asked:
 
 def plan(arguments: Sequence[str]) -> int:
     """Print the plan. Returns 0 if the run fits, 1 if not; UserError for bad input."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(USAGE)
+    if help_is_shown(arguments, USAGE):
         return 0
     asked = _read(arguments)
     config = compose(asked.recipe, asked.overrides)

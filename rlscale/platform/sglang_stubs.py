@@ -14,7 +14,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -95,10 +95,8 @@ def assign_req_to_token_pool_cpu(
     row_length: int,
 ) -> None:
     """Write `locations`, concatenated per request, into req_to_token[row, start:end] (all int tensors)."""
-    offset = 0
-    for row, first, last in zip(rows.tolist(), start.tolist(), end.tolist(), strict=True):
-        req_to_token[row, first:last] = locations[offset : offset + last - first].to(req_to_token.dtype)
-        offset += last - first
+    for of_request, here in _slots(rows, req_to_token, start, end, locations):
+        of_request.copy_(here)
 
 
 def assign_extend_cache_locs_cpu(
@@ -110,9 +108,17 @@ def assign_extend_cache_locs_cpu(
     row_length: int,
 ) -> None:
     """The reverse of `assign_req_to_token_pool_cpu`: read req_to_token[row, start:end] into `locations`."""
+    for of_request, here in _slots(rows, req_to_token, start, end, locations):
+        here.copy_(of_request)
+
+
+def _slots(
+    rows: torch.Tensor, req_to_token: torch.Tensor, start: torch.Tensor, end: torch.Tensor, locations: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """For each request its part of req_to_token and that of `locations`, as views."""
     offset = 0
     for row, first, last in zip(rows.tolist(), start.tolist(), end.tolist(), strict=True):
-        locations[offset : offset + last - first] = req_to_token[row, first:last].to(locations.dtype)
+        yield req_to_token[row, first:last], locations[offset : offset + last - first]
         offset += last - first
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlscale.config.checks import check as check_config
-from rlscale.config.command_words import recipe_and_overrides
+from rlscale.config.command_words import help_is_shown, recipe_and_overrides
 from rlscale.config.compose import compose
 from rlscale.config.keys import config_hash
 from rlscale.config.machine import missing_files, shortcomings
@@ -23,8 +23,7 @@ USAGE = (
 
 def check(arguments: Sequence[str]) -> int:
     """Print what was found, a line each. Returns 0; raises ConfigError with every problem."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(USAGE)
+    if help_is_shown(arguments, USAGE):
         return 0
     config = compose(*recipe_and_overrides(arguments, "check"))
     found = Findings(notes=check_config(config))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from rlscale.algo.protocols import AdvantageInputs, CorrectionInputs, LossInputs, ReductionInputs, ScoreInputs
+from rlscale.config.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.needs import COLUMNS
@@ -74,8 +75,7 @@ _RESPONSES = ("42", " 42\n", "", "The answer is \\boxed{42}.", "no number", "grÃ
 
 def check_hook(arguments: Sequence[str]) -> int:
     """Check one hook and print what was found; the exit code. UserError where the hook cannot be built at all."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(USAGE)
+    if help_is_shown(arguments, USAGE):
         return 0
     path, kind, node = _read(arguments)
     prepare_imports(Device.cpu)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlscale.config.checks.layout import check_layout
-from rlscale.config.command_words import recipe_and_overrides
+from rlscale.config.command_words import help_is_shown, recipe_and_overrides
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.machine import check_gpus, check_starting_weights
@@ -51,8 +51,7 @@ _FOLDERS = {"policy": "hf", "critic": "hf_critic"}
 
 def export(arguments: Sequence[str]) -> int:
     """Write a model of a run's checkpoint as Hugging Face safetensors."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(EXPORT_USAGE)
+    if help_is_shown(arguments, EXPORT_USAGE):
         return 0
     elsewhere = [word for word in arguments if word.lstrip("~").partition("=")[0].split(".")[0] in _ELSEWHERE]
     own = [word for word in arguments if word not in elsewhere]
@@ -84,8 +83,7 @@ def export(arguments: Sequence[str]) -> int:
 
 def import_(arguments: Sequence[str]) -> int:
     """Write a Hugging Face model as a Megatron checkpoint of its weights."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(IMPORT_USAGE)
+    if help_is_shown(arguments, IMPORT_USAGE):
         return 0
     recipe, words = recipe_and_overrides(arguments, "import")
     targets = [word.removeprefix("to=") for word in words if word.startswith("to=")]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlscale.config.checks import check
+from rlscale.config.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
@@ -38,8 +39,7 @@ _MEASURED = ("data@eval.data", "reward")
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Start engines with the model, let them answer and score the answers; prints a line for each k of pass@k."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(USAGE)
+    if help_is_shown(arguments, USAGE):
         return 0
     own, overrides = taken_apart("eval", arguments, _OWN)
     run = Path(own["run.output"]).expanduser().resolve() if "run.output" in own else None

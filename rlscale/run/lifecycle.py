@@ -43,13 +43,7 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
     try:
         write_recipe(config, folder.path)
         records.introduce(notes)
-        # On GPUs the engines would hold the memory that the stage needs; without a trainer they serve what it makes.
-        beside = config.cluster.device is Device.cpu and Needs.of(config).trains
-        if beside:
-            assembly.launch(config)
-        ready = _after_stages(config, stop, records, forks)
-        if not beside:
-            assembly.launch(ready)
+        ready = _launched(assembly, config, lambda: _after_stages(config, stop, records, forks))
         session = assembly.session(ready, digest)
         run_loop: Callable[[Session], None] = build_target(config.loop, "loop", call_arguments=1)
         run_loop(session)
@@ -78,6 +72,17 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
         assembly.close()
         records.finish(status, session.state if session is not None else None, message, assembly.engine_restarts)
         folder.release()
+
+
+def _launched(assembly: Assembly, config: Config, stages: Callable[[], Config]) -> Config:
+    """Launch the run and bring its stages to their end; the configuration with what they made."""
+    # On GPUs the engines would hold the memory that the stage needs; without a trainer they serve what it makes.
+    if config.cluster.device is Device.cpu and Needs.of(config).trains:
+        assembly.launch(config)
+        return stages()
+    ready = stages()
+    assembly.launch(ready)
+    return ready
 
 
 def _told(error: BaseException, folder: RunFolder) -> BaseException:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rlscale.config.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.schema import SINGLE_TURN, Config
 from rlscale.config.schema.component import TARGET
@@ -78,8 +79,7 @@ class Comparison:
 
 def rescore(arguments: Sequence[str]) -> int:
     """Score stored rollouts anew and print what changes: a line for each iteration, the total, the largest changes."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(USAGE)
+    if help_is_shown(arguments, USAGE):
         return 0
     own, overrides = taken_apart("rescore", arguments, _OWN)
     if "run.output" not in own:

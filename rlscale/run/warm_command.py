@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rlscale.config.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.run.forks import engine_fork_server, worker_fork_server, write_forks
 
@@ -24,8 +25,7 @@ USAGE = (
 
 def warm(arguments: Sequence[str]) -> int:
     """Keep fork servers until a signal ends this command."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(USAGE)
+    if help_is_shown(arguments, USAGE):
         return 0
     file = Path(".rlscale/warm.json")
     for word in arguments:

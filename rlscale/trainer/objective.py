@@ -150,13 +150,12 @@ class Objective:
             kl, kl_clamped = self._kl(lp, old, _clean(fields["ref_logprobs"], mask, lp))
             per_token, clamped = per_token + self.algo.kl.coef * kl, clamped | kl_clamped
             sums["kl"] = kl
+        if self.needs_entropy_gradient and entropy is None:
+            raise ValueError(f"entropy_coef is {self.algo.entropy_coef} but no entropy was given")
         if entropy is not None:
-            entropy = _clean(entropy, mask, lp)
-            sums["entropy"] = entropy
+            sums["entropy"] = _clean(entropy, mask, lp)
         if self.needs_entropy_gradient:
-            if entropy is None:
-                raise ValueError(f"entropy_coef is {self.algo.entropy_coef} but no entropy was given")
-            per_token = per_token - self.algo.entropy_coef * entropy
+            per_token = per_token - self.algo.entropy_coef * sums["entropy"]
 
         metrics = Metrics({}, {} if self.supervised else {"ratio_max": largest(policy.ratio, mask)})
         if not self.supervised and "rollout_logprobs" in fields:

@@ -66,9 +66,7 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     needs = AlgoNeeds.of_algo(algo)
     if needs.supervised:
         return batch.with_column("loss_weight", weights), {}
-    _refuse_not_finite(batch, columns.mask)
-    if needs.sampler_words:
-        _refuse_without_words(batch, columns.mask, needs.sampler_words)
+    _refuse_unusable(batch, columns.mask, needs)
     if algo.correction.bypass:
         batch = _bypassed(batch, columns.mask)
     made: dict[str, NDArray] = {}
@@ -94,6 +92,13 @@ def prepare(batch: Batch, algo: AlgoConfig, *, max_response_tokens: int) -> tupl
     for name, column in made.items():
         batch = batch.with_column(name, column)
     return batch, metrics
+
+
+def _refuse_unusable(batch: Batch, mask: NDArray[np.bool_], needs: AlgoNeeds) -> None:
+    """UserError for numbers that are not finite, and where words that the algorithm reads are missing."""
+    _refuse_not_finite(batch, mask)
+    if needs.sampler_words:
+        _refuse_without_words(batch, mask, needs.sampler_words)
 
 
 def _of_values(values: NDArray, targets: NDArray, mask: NDArray[np.bool_]) -> dict[str, float]:

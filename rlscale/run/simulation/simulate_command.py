@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rlscale.config.checks import check
-from rlscale.config.command_words import recipe_and_overrides
+from rlscale.config.command_words import help_is_shown, recipe_and_overrides
 from rlscale.config.compose import compose
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
@@ -39,8 +39,7 @@ class Change:
 
 def simulate_command(arguments: Sequence[str]) -> int:
     """Print what a simulation comes to. Returns 0; UserError for what cannot be simulated."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(USAGE)
+    if help_is_shown(arguments, USAGE):
         return 0
     own = [word for word in arguments if is_of_simulator(word)]
     config = compose(*recipe_and_overrides([word for word in arguments if word not in own], "simulate"))

@@ -51,14 +51,10 @@ def export_folder(
     OSError when the disk refuses, on every rank.
     """
     target = Path(target)
-    writes = dist.get_rank() == 0
     failure: list[OSError | None] = [None]
     partial = None
     try:
-        if writes:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}-{secrets.token_hex(6)}")
-            partial.mkdir()  # with the rights that the user's umask leaves, as tempfile's have not
+        partial = _folder_beside(target) if dist.get_rank() == 0 else None
     except OSError as error:
         failure = [error]
     files = SafetensorsFolder(partial, checksums=False) if partial is not None else None
@@ -86,6 +82,14 @@ def export_folder(
     dist.broadcast_object_list(failure, src=0)
     if failure[0] is not None:
         raise failure[0]
+
+
+def _folder_beside(target: Path) -> Path:
+    """A new folder for what is to become the target. OSError when the disk refuses."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}-{secrets.token_hex(6)}")
+    partial.mkdir()  # with the rights that the user's umask leaves, as tempfile's have not
+    return partial
 
 
 def put_in_place(partial: Path, target: Path) -> None:
