@@ -14,8 +14,10 @@ from rlscale.config.data_paths import data_paths
 from rlscale.config.data_sections import evaluation_sections, training_sections
 from rlscale.config.errors import ConfigError
 from rlscale.config.hf_architecture import read_architecture
+from rlscale.config.keys import keys
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
+from rlscale.config.schema.about import PathKind
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.data_config import FileData
 from rlscale.config.schema.model_config import ModelConfig
@@ -126,8 +128,9 @@ def _cores(context: CheckContext) -> Iterator[str]:
 
 def _files(config: Config) -> Iterator[str]:
     named: list[tuple[str, str | None]] = [
-        ("model.chat_template", config.model.chat_template),
-        ("rollout.engine_key_file", config.rollout.engine_key_file),
+        (one.name, one.value)
+        for one in keys(config)
+        if one.about.path is PathKind.file and not one.name.startswith("critic.")  # which has the policy's
     ]
     trained = {} if config.rollout.replay is not None else training_sections(config)
     for key, data in (trained | evaluation_sections(config)).items():

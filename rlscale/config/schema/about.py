@@ -20,6 +20,7 @@ class PathKind(Enum):
     """What a path may also be, besides a path."""
 
     path = "path"
+    file = "a file, which must be there before a run starts"
     folder_or_name = "a folder, or a name on the Hugging Face hub"
     recipe = "a file with a recipe, or the name of a shipped one"
 

@@ -44,7 +44,7 @@ class ModelConfig(Section):
     """Hugging Face folder or Megatron checkpoint whose weights the policy starts from; null means the model's own."""
     tokenizer: str | None = path_key(None, PathKind.folder_or_name, shared=_SAME_TOKENS)
     """Folder or hub name of the tokenizer; null means the model's."""
-    chat_template: str | None = path_key(None, shared=_SAME_TOKENS)
+    chat_template: str | None = path_key(None, PathKind.file, shared=_SAME_TOKENS)
     """File with a Jinja chat template that replaces the tokenizer's; null keeps the tokenizer's."""
     dtype: DType = DType.float32
     """Type of the parameters in training and on the engines."""

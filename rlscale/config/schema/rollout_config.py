@@ -226,7 +226,7 @@ class RolloutConfig(Section):
     """Whole numbers of `rollout.weights=int4`: `symmetric`, -7 to 7 (Kimi-K2-Thinking); `full`, -8 to 7."""
     engine_urls: list[str] = key(list, scope=Scope.this_run)
     """Engines that somebody else started; given, none are started here."""
-    engine_key_file: str | None = path_key(None, scope=Scope.this_run)
+    engine_key_file: str | None = path_key(None, PathKind.file, scope=Scope.this_run)
     """File with the API key of the engines in `rollout.engine_urls`; null if they ask for none."""
     sglang: dict[str, Any] = passed_on("server")
     """Any option of SGLang's ServerArgs, by its own name."""
