@@ -31,7 +31,7 @@ from rlscale.config.checks.sampling import SAMPLING_CHECKS
 from rlscale.config.checks.stored_rollouts_section import STORED_ROLLOUTS_CHECKS
 from rlscale.config.checks.teacher_section import TEACHER_CHECKS
 from rlscale.config.checks.turn_credit import TURN_CHECKS
-from rlscale.config.checks.unread import UNREAD_CHECKS, cluster_is_read
+from rlscale.config.checks.unread_settings import UNREAD_CHECKS, cluster_is_read
 from rlscale.config.checks.weight_transport import TRANSPORT_CHECKS
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import code_that_runs

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
-from rlscale.config.checks.refused import EIGHT_BITS, OFF, UNREAD, Refused, refused
+from rlscale.config.checks.refused_options import EIGHT_BITS, OFF, UNREAD, Refused, refused
 from rlscale.config.command_line_text import as_typed
 from rlscale.config.derived_options import DERIVED
 from rlscale.config.expert_routing import load_balancing

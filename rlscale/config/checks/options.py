@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.checks import refused
+from rlscale.config.checks import refused_options
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.moe import JUDGED
 from rlscale.config.derived_options import DERIVED
@@ -15,9 +15,9 @@ from rlscale.config.passthrough import KINDS, Option, known_options
 
 _WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 _JUDGED = {
-    "transformer": JUDGED | set(refused.TRANSFORMER),
-    "ddp": set(refused.DDP),
-    "optimizer": set(refused.OPTIMIZER),
+    "transformer": JUDGED | set(refused_options.TRANSFORMER),
+    "ddp": set(refused_options.DDP),
+    "optimizer": set(refused_options.OPTIMIZER),
 }
 """By kind, the options of which another check names every value that is not fine, also one of a wrong type."""
 _NAMES_CODE = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from rlscale.config.checks.megatron import _ON_HOST, _TRANSFORMER_ENGINE
-from rlscale.config.checks.refused import DDP, OPTIMIZER, TRANSFORMER, Refused, as_typed
+from rlscale.config.checks.refused_options import DDP, OPTIMIZER, TRANSFORMER, Refused, as_typed
 from rlscale.config.derived_options import DERIVED
 from rlscale.config.passthrough import known_options
 from tests.unit.config.mixture import MOE
