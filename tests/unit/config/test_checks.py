@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import fields
-from math import inf
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -15,9 +12,6 @@ from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError
 from rlscale.config.keys import plain
-from rlscale.config.schema.about import Bounds, about
-from rlscale.config.schema.section import Section
-from rlscale.config.store import kinds
 
 Problems = Callable[..., list[str]]
 
@@ -193,84 +187,6 @@ def test_a_senseless_combination_is_one_line(problems: Problems, overrides: list
     assert not any("\n" in problem for problem in found)
 
 
-@pytest.mark.parametrize(
-    ("override", "line"),
-    [
-        ("algo.loss.eps_low=-0.1", "algo.loss.eps_low=-0.1: must be at least 0 and at most 1"),
-        ("algo.loss.eps_high=-0.1", "algo.loss.eps_high=-0.1: must be at least 0"),
-        ("algo.loss.dual_clip=1", "algo.loss.dual_clip=1.0: must be above 1"),
-        ("rollout.top_p=0", "rollout.top_p=0.0: must be above 0 and at most 1"),
-        ("rollout.top_k=0", "rollout.top_k=0: must be at least 1, or -1 to switch it off"),
-        ("rollout.temperature=0", "rollout.temperature=0.0: must be above 0"),
-        ("optim.lr=nan", "optim.lr=nan: must be a finite number, above 0"),
-        ("optim.beta2=1", "optim.beta2=1.0: must be at least 0 and below 1"),
-        ("parallel.tensor=0", "parallel.tensor=0: must be at least 1"),
-        ("weights.canary_tokens=1", "weights.canary_tokens=1: must be at least 2"),
-    ],
-)
-def test_a_value_out_of_range_says_the_range(problems: Problems, override: str, line: str) -> None:
-    assert problems(override) == [line]
-
-
-def numbers() -> Iterator[tuple[str, Bounds | None]]:
-    """Every key of the schema that holds a number or may hold one, with its bounds."""
-    for kind in kinds(Section):
-        hints = get_type_hints(kind)
-        for item in fields(kind):
-            hint = hints[item.name]
-            if {int, float} & {hint, *get_args(hint)} and get_origin(hint) is not list:
-                yield f"{kind.__name__}.{item.name}", about(item).bounds
-
-
-def test_every_number_of_the_schema_has_bounds() -> None:
-    found = dict(numbers())
-    assert {"GaeAdvantage.lam", "SapoLoss.tau_negative", "OptimConfig.lr", "RejectionConfig.veto"} <= found.keys()
-    assert [name for name, bounds in found.items() if bounds is None] == []
-
-
-def test_every_number_without_an_end_of_its_own_has_a_limit() -> None:
-    endless = {name for name, bounds in numbers() if bounds is not None and bounds.high == inf}
-    limited = {name for name, bounds in numbers() if bounds is not None and bounds.limit is not None}
-    evaluation = {
-        f"{section}.{name}" for section in ("EvalConfig", "EvalSetConfig") for name in ("top_k", "success_reward")
-    }
-    assert endless - limited == {"RolloutConfig.top_k", "SourceConfig.top_k", *evaluation}
-    assert limited - endless == set()
-
-
-@pytest.mark.parametrize(
-    ("override", "line"),
-    [
-        (
-            "optim.lr=1e30",
-            "optim.lr=1e+30: is above 1: Adam moves every weight by up to the learning rate in each step",
-        ),
-        ("rollout.temperature=1e-30", "rollout.temperature=1e-30: is below 0.01: logits are divided by it"),
-        (
-            "rollout.groups_per_iteration=1000000000000",
-            "rollout.groups_per_iteration=1e+12: is above 1000000: the samp",
-        ),
-        ("run.iterations=100000000000000000000000", "run.iterations=1e+23: is above 1000000000: no run gets that far"),
-        ("reward.workers=10000", "reward.workers=10000: is above 1024: each is a process of its own"),
-        ("cluster.call_timeout_s=1e12", "cluster.call_timeout_s=1e+12: is above 31536000: that is a year"),
-        ("optim.eps=1e-300", "optim.eps=1e-300: is below 1e-30: it is added"),
-        ("eval.data.seed=4294967296", "eval.data.seed=4294967296: is above 4294967295: seeds have 32 bits"),
-        ("data.seed=-1", "data.seed=-1: must be at least 0"),
-        ("eval.temperature=1e-9", "eval.temperature=1e-09: is below 0.01"),
-        (f"run.iterations={'9' * 400}", "run.iterations=inf: must be a finite number, at least 1"),
-    ],
-)
-def test_a_number_past_all_sense_says_why_there_is_an_end(problems: Problems, override: str, line: str) -> None:
-    (found,) = problems(override)
-    assert found.startswith(line)
-
-
-def test_a_number_that_the_critic_takes_over_is_said_once(problems: Problems) -> None:
-    assert problems("algo=ppo", "optim.lr=0") == ["optim.lr=0.0: must be above 0"]
-    assert problems("algo=ppo", "critic.optim.lr=0") == ["critic.optim.lr=0.0: must be above 0"]
-    assert len(problems("algo=ppo", "optim.lr=0", "critic.optim.lr=-1")) == 2
-
-
 def test_all_problems_of_a_check_come_together(problems: Problems) -> None:
     found = problems("parallel.tensor=3", "parallel.pipeline=3", "algo.kl.coef=1", "eval.pass_k=[2]")
     assert len(found) == 5
@@ -286,90 +202,6 @@ def test_a_large_model_on_the_cpu_says_which_groups_to_change(problems: Problems
     (line,) = problems("model=qwen3_4b", f"model.path={hf}/qwen3_4b")
     assert "4.02B parameters" in line
     assert "choose cluster=node8 parallel=dense_8gpu" in line
-
-
-@pytest.mark.parametrize(
-    ("overrides", "line"),
-    [
-        (["parallel.tensor=8"], "does not divide the 4 key-value heads of qwen3_30b; use 1, 2 or 4"),
-        (["parallel=moe_8gpu", "parallel.expert=3"], "the 128 experts of qwen3_30b; use 1, 2, 4 or 8"),
-        (
-            ["parallel=moe_8gpu", "parallel.expert=256", "parallel.expert_tensor=2"],
-            "the 128 experts of qwen3_30b; use 1, 2 or 4",
-        ),
-        (["parallel=moe_8gpu", "parallel.expert=16"], "does not divide the 8 trainer ranks of a pipeline stage"),
-        (["parallel=moe_8gpu", "parallel.sequence=false"], "with experts needs parallel.sequence=true"),
-        (["parallel=moe_8gpu", "parallel.expert=16"], "use parallel.expert=1, 2, 4 or 8"),
-        (["parallel=moe_8gpu", "parallel.expert_tensor=512"], "=768 of qwen3_30b; use 1"),
-        (["parallel.tensor=2"], "parallel.tensor=2 with experts needs parallel.sequence=true"),
-        (
-            ["parallel=moe_8gpu", "parallel.data=4"],
-            "= 16 trainer ranks, but the cluster has 8 GPUs for the trainer; use parallel.data=2, or choose a larger",
-        ),
-        (
-            ["parallel=moe_8gpu", "parallel.context=3"],
-            "use tensor x pipeline x context of at most 8, or choose a larger",
-        ),
-        (
-            ["parallel=moe_8gpu", "rollout.gpus_per_engine=3"],
-            "does not divide the 8 GPUs of a machine; use 1, 2, 4 or 8",
-        ),
-        (["parallel=moe_8gpu", "rollout.engines=9"], "use at most 8 engines"),
-        (
-            ["cluster.gpus_per_node=6", "parallel.pipeline=4"],
-            "the 6 GPUs of the trainer; use 1, 2, 3 or 6, or parallel.data=1",
-        ),
-        (["cluster.gpus_per_node=0"], "cluster.device=cuda needs GPUs"),
-        (["cluster.rollout_gpus=2"], "is not read when colocated"),
-        (
-            ["parallel=moe_8gpu", "rollout.engines=1"],
-            "rollout.engines=1 x gpus_per_engine=1 = 1 GPUs, but colocated engines use the same 8 GPUs as the trainer; "
-            "use rollout.engines=8 with rollout.gpus_per_engine=1, or rollout.engines=4 with rollout.gpus_per_engine=2",
-        ),
-        (["parallel=moe_8gpu", "parallel.data=1"], "use the same 4 GPUs as the trainer; use rollout.engines=4 with"),
-        ([DISAGGREGATED], "leaves no GPUs for the engines"),
-        (
-            [DISAGGREGATED, "cluster.rollout_gpus=4", "rollout.engines=3", "eval.engines=2"],
-            "rollout.engines=3 + eval.engines=2 x gpus_per_engine=1 = 5 GPUs, but the cluster has 4 for them; use at",
-        ),
-        (
-            [DISAGGREGATED, "cluster.rollout_gpus=1", "rollout.engine_urls=['http://a:1']", "eval.engines=2"],
-            "eval.engines=2 x gpus_per_engine=1 = 2 GPUs, but the cluster has 1 for engines; lower it",
-        ),
-        ([DISAGGREGATED, "cluster.rollout_gpus=8"], "the engines get every GPU"),
-        (["cluster.nodes=2"], "needs a running Ray cluster; give cluster.ray_address"),
-        (["cluster.nodes=2", "cluster.ray_address=auto"], "other machines cannot reach it"),
-        (["rollout.engine_urls=['http://a:1']"], "use cluster.placement=disaggregated"),
-    ],
-)
-def test_a_layout_that_does_not_fit_the_gpus_is_refused(
-    problems: Problems, hf: Path, overrides: list[str], line: str
-) -> None:
-    found = problems("model=qwen3_30b", *NODE8, f"model.path={hf}/qwen3_30b", *overrides)
-    assert any(line in problem for problem in found), found
-    assert not any("\n" in problem for problem in found)
-
-
-def test_gated_delta_nets_need_whole_sequences_and_whole_key_heads(problems: Problems, hf: Path) -> None:
-    given = ["model=qwen3_next_80b", *NODE8, f"model.path={hf}/qwen3_next_80b", "rollout.gpus_per_engine=8"]
-    whole = "parallel.context=2: the gated delta nets of qwen3_next_80b need all tokens of a sequence on one rank"
-    assert f"{whole}; set it to 1" in problems(*given, "parallel.context=2")
-    heads = "parallel.tensor=4 does not divide the 2 key-value heads of qwen3_next_80b; use 1 or 2"
-    assert heads in problems(*given, "parallel.tensor=4", "parallel.sequence=true")
-
-
-@pytest.mark.parametrize(
-    "fault", ["parallel.expert=3", "parallel.expert_tensor=5", "parallel.context=3", "rollout.gpus_per_engine=3"]
-)
-def test_one_fault_of_a_layout_is_one_line(problems: Problems, hf: Path, fault: str) -> None:
-    (line,) = problems("model=qwen3_30b", *NODE8, f"model.path={hf}/qwen3_30b", fault)
-    assert "; use 1, 2, 4 or 8" in line
-
-
-def test_the_values_that_a_line_names_suit_every_size_that_is_cut(problems: Problems) -> None:
-    given = ["parallel.tensor=4", "parallel.pipeline=1"]
-    given += [f"model.create.architecture.{size}" for size in ("num_key_value_heads=4", "intermediate_size=510")]
-    assert problems(*given) == ["parallel.tensor=4 does not divide intermediate_size=510 of four_heads; use 1 or 2"]
 
 
 def test_a_model_that_is_not_downloaded_skips_its_checks_and_says_so(

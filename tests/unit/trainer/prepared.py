@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from rlscale.config.needs import AlgoNeeds, Moment
 from rlscale.config.schema.algo_config import AlgoConfig
+from rlscale.config.schema.correction_config import CorrectionConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.preparation import prepare
-from tests.unit.algo.ragged import Ragged
+from tests.shipped import shipped
+from tests.unit.algo.ragged import Ragged, ragged
 
 MAX_RESPONSE_TOKENS = 30
 
@@ -62,3 +65,13 @@ def segment_sum_of(segment: np.ndarray) -> Callable[[torch.Tensor], torch.Tensor
     number = torch.from_numpy(segment)
     count = int(segment.max(initial=-1)) + 1
     return lambda x: x.new_zeros(count).index_add(0, number, x)[number]
+
+
+def corrected(name: str = "grpo", **correction) -> AlgoConfig:
+    """A shipped algorithm with this correction."""
+    return replace(shipped(name), correction=CorrectionConfig(**correction))
+
+
+def run(config: AlgoConfig, data: Ragged | None = None) -> tuple[Batch, dict[str, float]]:
+    """The prepared batch, and metrics of it."""
+    return prepare(collected(data or ragged(3)), config, max_response_tokens=MAX_RESPONSE_TOKENS)
