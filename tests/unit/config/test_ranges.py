@@ -35,6 +35,29 @@ def test_a_value_out_of_range_says_the_range(problems: Problems, override: str, 
     assert problems(override) == [line]
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("algo.advantage.gamma=1.1", "algo.advantage.gamma=1.1: must be at least 0 and at most 1"),
+        ("algo.advantage.lam=-1", "algo.advantage.lam=-1.0: must be at least 0 and at most 1"),
+        ("algo.loss.dual_clip=1", "algo.loss.dual_clip=1.0: must be above 1"),
+        ("algo.loss.eps_low=1.5", "algo.loss.eps_low=1.5: must be at least 0 and at most 1"),
+        ("algo.correction.opsm_delta=0", "algo.correction.opsm_delta=0.0: must be above 0"),
+        ("algo.correction.rejection.veto=1", "algo.correction.rejection.veto=1.0: must be above 0 and below 1"),
+        ("algo.overlong.cache_tokens=0", "algo.overlong.cache_tokens=0: must be at least 1"),
+        ("algo.refill.max_dropped=0", "algo.refill.max_dropped=0.0: must be above 0"),
+        ("critic.clip=0", "critic.clip=0.0: must be above 0"),
+        ("algo.correction.upper=inf", "algo.correction.upper=inf: must be a finite number, above 0"),
+        ("algo.overlong.penalty=nan", "algo.overlong.penalty=nan: must be a finite number, at least 0"),
+        ("algo.advantage.gamma=nan", "algo.advantage.gamma=nan: must be a finite number, at least 0 and at most 1"),
+        ("critic.warmup_iterations=-1", "critic.warmup_iterations=-1: must be at least 0"),
+        ("trainer.max_skipped_steps=-1", "trainer.max_skipped_steps=-1: must be at least 0"),
+    ],
+)
+def test_a_value_of_the_algorithm_out_of_range_says_the_range(problems: Problems, override: str, line: str) -> None:
+    assert problems("algo=ppo", override) == [line]
+
+
 def numbers() -> Iterator[tuple[str, Bounds | None]]:
     """Every key of the schema that holds a number or may hold one, with its bounds."""
     for kind in kinds(Section):
