@@ -9,7 +9,18 @@ import numpy as np
 import torch
 
 from rlscale.config.needs import AlgoNeeds, Moment
-from rlscale.config.schema.algo_config import AlgoConfig
+from rlscale.config.schema.algo_config import (
+    AlgoConfig,
+    BroadcastAdvantage,
+    KLConfig,
+    LossConfig,
+    NoAdvantage,
+    ReductionConfig,
+    ReductionKind,
+    ScoreConfig,
+    ScoreKind,
+    SftLoss,
+)
 from rlscale.config.schema.correction_config import CorrectionConfig
 from rlscale.data.batch import Batch
 from rlscale.trainer.preparation import prepare
@@ -65,6 +76,21 @@ def segment_sum_of(segment: np.ndarray) -> Callable[[torch.Tensor], torch.Tensor
     number = torch.from_numpy(segment)
     count = int(segment.max(initial=-1)) + 1
     return lambda x: x.new_zeros(count).index_add(0, number, x)[number]
+
+
+def algo(loss: LossConfig, **changes) -> AlgoConfig:
+    """An algorithm with this loss and nothing besides, but for the changes."""
+    supervised = isinstance(loss, SftLoss)
+    pieces = {
+        "name": "test",
+        "score": ScoreConfig(kind=ScoreKind.none if supervised else ScoreKind.group_mean_std),
+        "advantage": NoAdvantage() if supervised else BroadcastAdvantage(),
+        "kl": KLConfig(),
+        "loss": loss,
+        "correction": CorrectionConfig(),
+        "reduction": ReductionConfig(kind=ReductionKind.sample_mean),
+    }
+    return AlgoConfig(**{**pieces, **changes})
 
 
 def corrected(name: str = "grpo", **correction) -> AlgoConfig:
