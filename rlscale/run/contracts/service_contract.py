@@ -27,10 +27,11 @@ _SECONDS = 30.0
 _MOMENT_S = 0.05
 """How long it is watched whether nothing happens."""
 _OVERRIDES = (
-    *("rollout.groups_per_iteration=3", "rollout.samples_per_group=2", "rollout.max_concurrent=8"),
+    *("rollout.groups_per_iteration=3", "rollout.samples_per_group=2", "rollout.max_concurrent=1"),
     *("rollout.max_staleness=1", "cluster.placement=disaggregated", "rollout.on_sync=wait"),
     *("rollout.max_prompt_tokens=16", "rollout.max_response_tokens=24", "eval.prompts=3", "eval.samples_per_prompt=1"),
 )
+"""One request at a time: where generation is not paused there is always another one to come."""
 _EVALUATED = 3
 
 

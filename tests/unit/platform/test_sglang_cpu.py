@@ -76,6 +76,13 @@ PLACES = {
         "                flattened_tensor_bucket_dict=named_tensors\n",
         'flattened_tensor = flattened_tensor_bucket_dict["flattened_tensor"]',
     ],
+    "sglang/srt/utils/weight_checker.py": [
+        "class WeightChecker:",
+        "    def handle(self, action: str, allow_quant_error: bool = False) -> Optional[Dict]:\n",
+        "        model = self._get_model()\n        yield from model.named_parameters()\n",
+        "    def _parallelism_info(self) -> ParallelismInfo:\n",
+        "    checksums: Dict[str, str]\n    per_gpu_checksum: str\n    parallelism_info: ParallelismInfo\n",
+    ],
     "sglang/srt/layers/attention/torch_native_backend.py": [
         "def _run_sdpa_forward_extend(",
         "def _run_sdpa_forward_decode(",
