@@ -41,12 +41,16 @@ _OF_THE_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id
 _DENSE_OR_SPARSE = "mlp_layer_types"
 _PER_LAYER = ("layer_types", "indexer_types", "index_topk_pattern")
 _LAYERS = "mlp_only_layers"
+_SEEN = ("index_topk", "sliding_window")
+"""How many tokens attention sees, see `reach`: all that there can be, because texts are longer where the tokenizer has
+tokens for characters only."""
 
 
 def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json of a small model of the family of `config`, without what its tokenizer decides.
 
     Rotary positions, norms, biases, routing and ties are as they were; so is whether keys and values have fewer heads.
+    Attention sees all tokens.
     """
     family = FAMILIES[known_name(config["model_type"])]
     known = {key: config[key] for key in family.keys if key in config and key not in _OF_THE_TOKENIZER}
@@ -64,6 +68,9 @@ def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
             small[key] = small[key][: small["num_hidden_layers"]]
     if small.get(_LAYERS):
         small[_LAYERS] = [layer for layer in small[_LAYERS] if layer < small["num_hidden_layers"]]
+    for key in _SEEN:
+        if small.get(key):
+            small[key] = max(small[key], small["max_position_embeddings"])
     if _DENSE_OR_SPARSE in small:
         dense, layers = small["first_k_dense_replace"], small["num_hidden_layers"]
         small[_DENSE_OR_SPARSE] = ["dense"] * dense + ["sparse"] * (layers - dense)

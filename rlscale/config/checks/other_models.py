@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.layout import experts_fit, pipeline_divides_the_layers, tensor_divides_the_model
 from rlscale.config.checks.model_fits import architecture_is_known
-from rlscale.config.checks.sampling import attention_sees_all_tokens
+from rlscale.config.checks.sampling import attention_sees_all_trained_tokens
 from rlscale.config.errors import UserError
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema.model_config import ModelConfig
@@ -36,7 +36,7 @@ def other_model_fits(context: CheckContext, model: ModelConfig, key: str) -> Ite
         cuts.append(experts_fit)
     for one in cuts:
         yield from (_of(key, line) for line in one(other))
-    yield from (f"{key}: {line}" for line in attention_sees_all_tokens(other))
+    yield from (f"{key}: {line}" for line in attention_sees_all_trained_tokens(other))
     ours, theirs = context.size("vocab_size"), other.size("vocab_size")
     if ours and theirs and theirs < ours:
         yield (

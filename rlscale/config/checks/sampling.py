@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.data_sections import training_sections
@@ -193,15 +193,23 @@ def prompts_fit_the_model(context: CheckContext) -> Iterator[str]:
 
 
 def attention_sees_all_tokens(context: CheckContext) -> Iterator[str]:
-    """Attention is computed to all tokens, which that of windows and choices is as long as they hold all of them."""
+    """Of training, evaluation and the canary: attention is computed to all tokens of a sequence."""
+    canary = context.config.weights.canary_tokens
+    yield from _within_reach(context, (*_longest_sequences(context), (f"weights.canary_tokens={canary}", canary)))
+
+
+def attention_sees_all_trained_tokens(context: CheckContext) -> Iterator[str]:
+    """The same for a model besides the policy, which is given nothing but what is trained on."""
+    yield from _within_reach(context, [next(_longest_sequences(context))])
+
+
+def _within_reach(context: CheckContext, sequences: Iterable[tuple[str, int]]) -> Iterator[str]:
+    """Windows and choices of tokens are attention to all of them as long as they hold all of them."""
     if context.architecture is None or any(problems(context.architecture)):
         return
     name, reach = context.config.model.name, reach_of(context.architecture)
-    if reach is None:
-        return
-    canary = context.config.weights.canary_tokens
-    for key, tokens in (*_longest_sequences(context), (f"weights.canary_tokens={canary}", canary)):
-        if tokens > reach.tokens:
+    for key, tokens in sequences:
+        if reach is not None and tokens > reach.tokens:
             yield (
                 f"{key} is above the {reach.tokens} tokens that the attention of {name} sees at most ({reach.key}); "
                 "longer sequences are not supported, lower this"

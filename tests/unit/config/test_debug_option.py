@@ -14,8 +14,9 @@ from rlscale.config.errors import UserError
 from rlscale.config.published_configs import published
 from rlscale.config.schema.model_config import DType
 from rlscale.explain.origins import Origins
-from rlscale.families import FAMILIES
+from rlscale.families import FAMILIES, reach_of
 from rlscale.families.config_file import complete, problems
+from rlscale.families.family import Reach
 from rlscale.families.shrunk import shrunk
 from rlscale.families.tensors import parameter_count
 
@@ -82,6 +83,14 @@ def test_options_that_are_chosen_before_it_are_changed_too() -> None:
     assert tiny.model.tool_parser == compose("qwen3_30b_math", words[:-1]).model.tool_parser
     assert tiny.cluster.device.name == "cpu"
     assert tiny.cluster.placement.name == "disaggregated"
+
+
+def test_the_attention_of_a_small_model_sees_the_longer_texts_of_its_tokenizer() -> None:
+    words = ["model=glm5", *DATA, "rollout.max_response_tokens=1024", "debug=tiny_model"]
+    tiny = compose("qwen3_30b_math", words)
+    check(tiny)
+    assert tiny.model.create is not None
+    assert reach_of(complete({**tiny.model.create.architecture, "vocab_size": 112})) == Reach(202_752, "index_topk")
 
 
 def test_a_model_of_ones_own_is_shrunk_by_its_config_alone(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_windows_are_attention_to_all_tokens_as_long_as_they_hold_a_sequence(
 
 
 def test_a_teacher_is_held_to_its_own_limit(problems: Problems, tmp_path: Path) -> None:
-    teacher = ["algo=opd", f"teacher.path={write(tmp_path)}", PROMPT, "rollout.max_response_tokens=93"]
+    longer = ["rollout.max_response_tokens=93", "eval.max_response_tokens=200", "weights.canary_tokens=193"]
+    teacher = ["algo=opd", f"teacher.path={write(tmp_path)}", PROMPT, *longer]
     (found,) = [one for one in problems(*teacher) if ABOUT in one]
     assert found.startswith("teacher: rollout.max_prompt_tokens=100 + rollout.max_response_tokens=93 is above the 192")
