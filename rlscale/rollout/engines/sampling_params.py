@@ -93,9 +93,10 @@ class SamplingParams:
         """The same, for at most so many tokens."""
         if longest == self.max_new_tokens:
             return self
-        other = replace(self, max_new_tokens=longest)
-        # What has been worked out once for all the requests of a source is not worked out again for each.
-        other.__dict__["_unseeded"] = {**self._unseeded, "max_new_tokens": longest}
+        # One for each response that goes on: `replace` would look at every field, and the body be worked out anew.
+        unseeded = {**self._unseeded, "max_new_tokens": longest}
+        other = object.__new__(SamplingParams)
+        other.__dict__.update(self.__dict__, max_new_tokens=longest, _unseeded=unseeded)
         return other
 
     def body(self, seed: int) -> dict[str, Any]:

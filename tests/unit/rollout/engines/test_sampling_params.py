@@ -38,6 +38,14 @@ def test_a_request_says_what_differs_from_sglangs_own_values() -> None:
     }
 
 
+def test_what_is_left_of_a_length_is_asked_for_as_if_it_were_the_whole() -> None:
+    given = EvalConfig(top_k=5, stop_token_ids=[8], repetition_penalty=1.2)
+    whole, rest = (SamplingParams.of(given, length, end=3) for length in (9, 4))
+    assert whole.of_length(4) == rest
+    assert whole.of_length(4).body(7) == rest.body(7)
+    assert whole.body(7)["max_new_tokens"] == 9
+
+
 def test_without_ends_not_even_the_end_of_turn_ends_a_response() -> None:
     params = SamplingParams.of(RolloutConfig(ignore_eos=True), 9, end=3)
     assert (params.ignore_eos, params.stop_token_ids) == (True, ())
