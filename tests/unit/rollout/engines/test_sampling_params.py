@@ -81,6 +81,22 @@ def test_a_source_is_sampled_as_it_says_and_its_samples_are_trained_so() -> None
     assert "own" not in sampling.body(1)
 
 
+def test_samples_say_their_temperature_where_sources_have_several() -> None:
+    rollout = RolloutConfig(temperature=0.8)
+    sources = {"hot": SourceConfig(temperature=1.2), "few": SourceConfig(top_k=4), "plain": SourceConfig()}
+    sampling = SamplingParams.of(rollout, 9, 3, sampled_apart(rollout, MixtureData(sources=sources)))
+    found = {name: sampling.of_source(name) for name in sources}
+    assert {name: one.temperature for name, one in found.items()} == {"hot": 1.2, "few": 0.8, "plain": 0.8}
+    relative = {name: one.relative_temperature for name, one in found.items()}
+    assert relative == {"hot": pytest.approx(1.5), "few": 1.0, "plain": 1.0}
+    assert "relative_temperature" not in found["hot"].body(1)
+    alike = SamplingParams.of(rollout, 9, 3, sampled_apart(rollout, MixtureData(sources={"few": sources["few"]})))
+    assert alike.of_source("few").relative_temperature is None
+    two = np.zeros(2, np.int32)
+    generation = Generation(two, two.astype(np.float32), "stop", two).at_temperature(1.5)
+    assert generation.columns["relative_temperature"].tolist() == [1.5, 1.5]
+
+
 def test_a_source_ends_its_responses_as_it_says_and_as_its_template_does() -> None:
     rollout = RolloutConfig(stop_token_ids=[7], stop=["END"], min_p=0.1)
     sources = {
