@@ -16,13 +16,11 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from rlscale.config.paused_flush import MARK
 from rlscale.platform import rendezvous, sglang_verified_updates
 
 SCHEDULER = "sglang.srt.managers.scheduler"
 UPDATER = "sglang.srt.managers.scheduler_components.weight_updater"
-
-MARK = "rlscale_flushes_while_paused"
-"""Key in the internal states of `/server_info` by which a server says that it has this adaptation."""
 
 _OWN_RUN = "run_scheduler_process_unadapted"
 """Where the adapted module keeps SGLang's own function."""

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rlscale.config.paused_flush import MARK
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
-from rlscale.platform.sglang_paused_flush import MARK
 from rlscale.serve.delta_endpoint import PATH as DELTAS
 from rlscale.serve.http import CallError, call, send
 
