@@ -8,10 +8,9 @@ from typing import Any
 from rlscale.config.schema.data_config import DataConfig, MixtureData, SourceConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 
-OWN_SAMPLING = ("top_p", "top_k", "min_p", "stop", "stop_token_ids", "ignore_eos")
-"""Sampling parameters that a source may have of its own, by the names that they have in `rollout`. The temperature is
-one for all, because the trainer divides its logits by it; what a source's samples were drawn from they say themselves.
-"""
+OWN_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids", "ignore_eos")
+"""Sampling parameters that a source may have of its own, by the names that they have in `rollout`. Its samples say what
+they were drawn from, and at which temperature."""
 
 
 def own_sampling(source: SourceConfig) -> dict[str, Any]:

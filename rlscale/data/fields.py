@@ -121,6 +121,9 @@ _TOKEN, _SEGMENT, _SAMPLE = Scope.token, Scope.segment, Scope.sample
 # The words that top-p or top-k left to draw the token from, filled up with -1; all -1 where nothing was left out.
 SUPPORT = Field("sampling_support", np.int32, _TOKEN, -1, Maker.engine, axes=1)
 
+# The temperature that the token was drawn at over the run's; there where a batch has tokens of several.
+RELATIVE_TEMPERATURE = Field("relative_temperature", np.float32, _TOKEN, 1.0, Maker.engine)
+
 # The likeliest words where the token was drawn, filled up with -1, and their log-probs: the sampler's, of the words
 # that were left to draw from. There where `algo.correction.score_centering` asks for them; 8 bytes for each word.
 SAMPLER_WORDS = Field("sampler_words", np.int32, _TOKEN, -1, Maker.engine, axes=1)
@@ -137,6 +140,7 @@ FIELDS = Fields(
         Field("routed_experts", np.int16, _TOKEN, -1, Maker.engine, axes=2, of_input=True),
         Field(APPROXIMATE, np.bool_, _TOKEN, False, Maker.engine),
         SUPPORT,
+        RELATIVE_TEMPERATURE,
         SAMPLER_WORDS,
         SAMPLER_LOGPROBS,
         TURN_REWARD,

@@ -42,8 +42,12 @@ class QuickTokenizer:
             text = self._tokenizer.decode(
                 ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
             )
-        elif self._pieces is not None and ids and max(ids) < len(self._pieces[skip_special_tokens]):
-            text = "".join(map(self._pieces[skip_special_tokens].__getitem__, ids))
+        elif self._pieces is not None:
+            pieces = self._pieces[skip_special_tokens]
+            try:
+                text = "".join(map(pieces.__getitem__, ids))
+            except IndexError:  # a token that the tokenizer does not have
+                text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         else:
             text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         return text

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from rlscale.config.paused_flush import MARK
 from rlscale.platform import (
     rendezvous,
     sglang_adapters,
@@ -28,9 +29,6 @@ from rlscale.platform.adapting import AdaptingFinder
 
 SCHEDULER = "sglang.srt.managers.scheduler"
 UPDATER = "sglang.srt.managers.scheduler_components.weight_updater"
-
-MARK = "rlscale_flushes_while_paused"
-"""Key in the internal states of `/server_info` by which a server says that it has this adaptation."""
 
 _OWN_RUN = "run_scheduler_process_unadapted"
 """Where the adapted module keeps SGLang's own function."""

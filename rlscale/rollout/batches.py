@@ -7,7 +7,7 @@ from typing import Any
 
 from rlscale.config.schema.rollout_config import RolloutConfig, Stale
 from rlscale.data.buffer import GroupBuffer
-from rlscale.data.fields import APPROXIMATE
+from rlscale.data.fields import APPROXIMATE, RELATIVE_TEMPERATURE
 from rlscale.data.sample import Group, Prompt
 from rlscale.rollout.ledger import Ledger, tokens_of
 from rlscale.rollout.refill import Refill
@@ -88,6 +88,7 @@ class Batches:
         self._last, self._version = groups, version
         self._masked = leave_out(groups, version, self._bound, self._stale)
         fill_up(groups, APPROXIMATE)
+        fill_up(groups, RELATIVE_TEMPERATURE.name)
         for group, masked in zip(groups, self._masked, strict=True):
             del self._tokens[group.prompt.index]
             self._ledger.trained(group, masked)

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from rlscale.config.adapter_names import adapter_name
+from rlscale.config.paused_flush import MARK
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
-from rlscale.platform.sglang_paused_flush import MARK
 from rlscale.platform.sglang_weight_sums import ACTION, PATH
 from rlscale.platform.tensor_sum import TensorSum
 from rlscale.serve.delta_endpoint import PATH as DELTAS

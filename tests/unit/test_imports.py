@@ -75,6 +75,7 @@ SINGLE_FILES = {
     "serve/simulator/engine_answers.py": {"numpy"},
     "serve/simulator/engine_request.py": {"numpy"},
     "serve/simulator/prefix_cache.py": {"numpy"},
+    "serve/simulator/token_entries.py": {"numpy"},
     "serve/simulator/token_stream.py": {"numpy"},
     # Threads of a trainer rank, set in its own process before anything else; names by which `ps` shows actors.
     "run/actors.py": {"setproctitle", "torch"},

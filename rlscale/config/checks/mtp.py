@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.schema.trainer_config import Mtp, TrainerConfig
+from rlscale.config.source_sampling import sampled_apart
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete
 from rlscale.families.multi_token_prediction import why_not_trained
@@ -22,6 +23,19 @@ def trained_mtp_is_there(context: CheckContext) -> Iterator[str]:
         reason = "a model that is made (model.create) has no such layer"
     if reason is not None:
         yield f"trainer.mtp=trained: {reason}; use frozen"
+
+
+def mtp_knows_the_temperature(context: CheckContext) -> Iterator[str]:
+    """The layer's log-probs are at the run's temperature."""
+    config = context.config
+    if config.trainer.mtp is Mtp.frozen:
+        return
+    for name, sampled in sampled_apart(config.rollout, config.data).items():
+        if sampled.temperature != config.rollout.temperature:
+            yield (
+                f"data.sources.{name}.temperature={sampled.temperature:g} with trainer.mtp=trained, whose loss is at "
+                "one temperature for all; leave it out, or use trainer.mtp=frozen"
+            )
 
 
 def loss_scale_is_read(context: CheckContext) -> Iterator[str]:
@@ -41,6 +55,7 @@ def mtp_is_the_policys(context: CheckContext) -> Iterator[str]:
 
 MTP_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     trained_mtp_is_there,
+    mtp_knows_the_temperature,
     loss_scale_is_read,
     mtp_is_the_policys,
 )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from omegaconf import MISSING
 
 from rlscale.config.schema.about import Limit, bounded, path_key
-from rlscale.config.schema.limits import SEED, TOKENS
+from rlscale.config.schema.limits import SEED, TEMPERATURE, TOKENS
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.section import Section
 
@@ -97,6 +97,8 @@ class SourceConfig(Section):
     """Its own reward (`reward@data.sources.NAME.reward=...`); null takes the run's."""
     max_response_tokens: int | None = bounded(None, at_least=1, limit=TOKENS)
     """Longest response to its prompts, at most `rollout.max_response_tokens`, which null takes."""
+    temperature: float | None = bounded(None, above=0, limit=TEMPERATURE)
+    """Sampling temperature of its responses; null takes `rollout.temperature`."""
     top_p: float | None = bounded(None, above=0, at_most=1)
     """Nucleus sampling of its responses; null takes `rollout.top_p`."""
     top_k: int | None = bounded(None, at_least=1, off=-1)

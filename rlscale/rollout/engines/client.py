@@ -118,6 +118,8 @@ class EngineClient:
         self.preemptions.answered(began, answer["meta_info"], found.versions)
         if self.kept_cache is not None:
             found = self.kept_cache.marked(found, version)
+        if sampling.relative_temperature is not None:
+            found = found.at_temperature(sampling.relative_temperature)
         return found.of_all_words() if sampling.names_all else found
 
     async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:

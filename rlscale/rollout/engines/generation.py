@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.fields import FIELDS, SUPPORT, equally_wide
+from rlscale.data.fields import FIELDS, RELATIVE_TEMPERATURE, SUPPORT, equally_wide
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Generation:
     message: str = ""
     routed_experts: NDArray[np.int16] | None = None
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def at_temperature(self, relative: float) -> Generation:
+        """The same, which says that each token was drawn at so many times the run's temperature."""
+        column = np.full(len(self.tokens), relative, RELATIVE_TEMPERATURE.dtype)
+        return replace(self, columns={**self.columns, RELATIVE_TEMPERATURE.name: column})
 
     def of_all_words(self) -> Generation:
         """The same, which says that no word was left out."""

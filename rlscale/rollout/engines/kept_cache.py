@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from rlscale.config.paused_flush import MARK
 from rlscale.data.fields import APPROXIMATE
-from rlscale.platform.sglang_paused_flush import MARK
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.generation import Generation
 

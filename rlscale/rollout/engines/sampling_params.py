@@ -23,6 +23,7 @@ class SamplingParams:
     Unless `ignore_eos` generation also stops at the ends that the model's config, generation config and tokenizer name.
     `names_support`: the answer names the words that each token was drawn from, and log-probs are those among them.
     `names_all`: no word was left out, and samples say so, because others of their batch name the words that were left.
+    `relative_temperature`: the temperature over the run's, which samples say where others of their batch have another.
     `words`: the answer lists so many of the likeliest words, with their log-probs, where each token was drawn.
     `own` has the parameters of the sources of a mixture that are sampled otherwise, by name.
     """
@@ -41,6 +42,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     names_support: bool = False
     names_all: bool = False
+    relative_temperature: float | None = None
     words: int = 0
     own: Mapping[str, SamplingParams] = field(default_factory=dict, hash=False, repr=False)
 
@@ -83,6 +85,10 @@ class SamplingParams:
         if any(one.names_support for one in (made, *own.values())):
             own = {name: replace(one, names_all=not one.names_support) for name, one in own.items()}
             made = replace(made, names_all=not made.names_support)
+        if any(one.temperature != made.temperature for one in own.values()):
+            relative = {name: one.temperature / made.temperature for name, one in own.items()}
+            own = {name: replace(one, relative_temperature=relative[name]) for name, one in own.items()}
+            made = replace(made, relative_temperature=1.0)
         return replace(made, own=own)
 
     def of_source(self, name: str) -> SamplingParams:
@@ -93,9 +99,10 @@ class SamplingParams:
         """The same, for at most so many tokens."""
         if longest == self.max_new_tokens:
             return self
-        other = replace(self, max_new_tokens=longest)
-        # What has been worked out once for all the requests of a source is not worked out again for each.
-        other.__dict__["_unseeded"] = {**self._unseeded, "max_new_tokens": longest}
+        # One for each response that goes on: `replace` would look at every field, and the body be worked out anew.
+        unseeded = {**self._unseeded, "max_new_tokens": longest}
+        other = object.__new__(SamplingParams)
+        other.__dict__.update(self.__dict__, max_new_tokens=longest, _unseeded=unseeded)
         return other
 
     def body(self, seed: int) -> dict[str, Any]:
@@ -112,7 +119,7 @@ class SamplingParams:
         return {**{name: given[name] for name in always}, **changed}
 
 
-_OURS = ("names_support", "names_all", "words", "own")
+_OURS = ("names_support", "names_all", "relative_temperature", "words", "own")
 _FIELDS = tuple(one for one in fields(SamplingParams) if one.name not in _OURS)
 
 

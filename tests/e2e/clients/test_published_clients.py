@@ -226,7 +226,7 @@ def test_a_weight_sync_in_the_middle_of_a_call_is_not_noticed(converse: Any, pro
         played.engine.aborted.set()
 
     def say(prompt: str) -> str:
-        return "wer, and more" if prompt.endswith("answ") else "answer 0"
+        return "er, and more" if prompt.endswith("answ") else "answer 0"
 
     played, (heard,) = converse("once", protocol, say, meanwhile=sync, stream=stream)
     assert heard["text"] == "answer, and more"

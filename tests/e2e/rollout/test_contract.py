@@ -108,7 +108,7 @@ def test_a_response_ends_at_the_end_of_turn_that_the_run_asks_for(talk: Talk) ->
 @pytest.mark.parametrize("talk", ["simulated", "real"], indirect=True)
 def test_no_token_ends_a_response_that_ignores_its_ends_not_even_one_that_was_asked_for(talk: Talk) -> None:
     """Why `ignore_eos` and `stop_token_ids` together are refused."""
-    sampling = SamplingParams(40, stop_token_ids=tuple(range(END, 16)), ignore_eos=True)
+    sampling = SamplingParams(40, stop_token_ids=tuple(range(END, 12)), ignore_eos=True)
     generation = talk(lambda client: client.generate(PROMPT, sampling, 1))
     assert (len(generation.tokens), generation.finish_reason) == (40, "length")
 
@@ -196,13 +196,13 @@ def test_responses_that_syncs_cut_off_are_those_that_none_did_and_no_token_is_lo
         mode = on_sync_mode(OnSync.abort_and_resume, admission, client, cuts)
 
         async def one(seed: int) -> Generation:
-            sampling = SamplingParams(60, stop_token_ids=(END,))
+            sampling = SamplingParams(40, stop_token_ids=(END,))
             return await engines.generate(PROMPT, sampling, seed, admission, Attempt(lambda: -1, ledger))
 
-        whole = await asyncio.gather(*map(one, range(40)))
-        again = asyncio.gather(*map(one, range(40)))
+        whole = await asyncio.gather(*map(one, range(16)))
+        again = asyncio.gather(*map(one, range(16)))
         while not again.done():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.01)
             await mode.pause()
             mode.resume()
         return whole, await again
@@ -212,5 +212,5 @@ def test_responses_that_syncs_cut_off_are_those_that_none_did_and_no_token_is_lo
         np.testing.assert_allclose(other.logprobs, one.logprobs, atol=1e-5)
         assert (other.finish_reason, len(other.versions)) == (one.finish_reason, len(one.tokens))
     print("cuts", cuts.count)
-    assert cuts.count >= 5
+    assert cuts.count >= 3
     assert not ledger.tokens.fates["discarded_cut_off"]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_engine import FakeEngine
 from rollout_steps import indices, iterate, tokens
@@ -16,6 +17,7 @@ from rollout_steps import indices, iterate, tokens
 from rlscale.config.schema.data_config import ArithmeticData, MixtureData, SourceConfig
 from rlscale.config.schema.eval_config import EvalSetConfig
 from rlscale.config.schema.reward_config import RewardConfig
+from rlscale.data.batch import Batch
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.configured_encoder import build_encoder
 from rlscale.data.sample import Group
@@ -117,6 +119,25 @@ def test_each_source_ends_as_its_own_template_and_its_own_tokens_say(mixed: Roll
     eos, end = encoder.ends["small"], encoder.ends["large"]
     assert eos != end
     assert asyncio.run(serving(spec, scenario)) == {(2, eos), (6, 9, end)}
+
+
+def test_every_sample_of_a_batch_says_the_temperature_of_its_source(mixed: RolloutSpec) -> None:
+    async def scenario(engine: FakeEngine, service: RolloutService) -> list[Group]:
+        (batch,) = await iterate(engine, service, 1)
+        return batch
+
+    data = mixed.data
+    assert isinstance(data, MixtureData)
+    warm = replace(data, sources=data.sources | {"small": replace(data.sources["small"], temperature=1.5)})
+    groups = asyncio.run(serving(replace(mixed, data=warm), scenario))
+    column = Batch.from_groups(groups).column("relative_temperature")
+    expected = [
+        np.where(sample.loss_mask, 1.5 if group.prompt.source == "small" else 1.0, 1.0)
+        for group in groups
+        for sample in group.samples
+    ]
+    np.testing.assert_array_equal(column, np.concatenate(expected))
+    assert {1.0, 1.5} == {*column.tolist()}
 
 
 def test_evaluation_sets_have_their_own_samples_bounds_and_rewards(mixed: RolloutSpec) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rlscale.platform.sglang_paused_flush import MARK
+from rlscale.config.paused_flush import MARK
 from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 

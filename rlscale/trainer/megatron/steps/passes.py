@@ -15,7 +15,7 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from rlscale.data.fields import SAMPLER_WORDS, SUPPORT
+from rlscale.data.fields import RELATIVE_TEMPERATURE, SAMPLER_WORDS, SUPPORT
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.trainer.megatron.ranks.parallel import Ranks
@@ -180,7 +180,8 @@ def _logprobs(
     With `words` also those of the words that the engine names at each of them, [T, K].
 
     Every pass leaves out the same tokens: a product of other rows would round differently, and the ratio of the first
-    step would not be exactly 1. Labels that were drawn from some words only have log-probs among those.
+    step would not be exactly 1. Labels that were drawn from some words only have log-probs among those, and labels that
+    were drawn at a temperature of their own at that.
     """
     hidden = hidden.view(-1, hidden.shape[-1])
     support = microbatch.fields.get(SUPPORT.name)
@@ -188,8 +189,13 @@ def _logprobs(
     if words:
         named = microbatch.fields[SAMPLER_WORDS.name].index_select(0, microbatch.trainable)
         labels = torch.cat([labels[:, None], named.to(labels.dtype)], 1)
+    predicting = hidden.index_select(0, microbatch.trainable)
+    relative = microbatch.fields.get(RELATIVE_TEMPERATURE.name)
+    if relative is not None:  # besides the run's own temperature, by which all logits are divided
+        each = relative.index_select(0, microbatch.trainable)[:, None]
+        predicting = (predicting.to(each.dtype) / each).to(hidden.dtype)
     logprobs, entropies = vocab_parallel_logprobs(
-        hidden.index_select(0, microbatch.trainable),
+        predicting,
         model.output_weight,
         labels,
         temperature=temperature,

@@ -262,10 +262,10 @@ def test_a_weight_sync_in_the_middle_of_a_call_is_not_noticed_by_the_agent(encod
         played.cuts.count += 1
         played.engine.hold.set()
         played.engine.aborted.set()
-        assert (await call).text == "ansthe rest"
+        assert (await call).text == "answer, and more"
 
-    played = play(encoder, scenario, lambda prompt: "the rest" if prompt.endswith("ans") else "answer 0")
-    assert texts(played) == ["ansthe rest<|im_end|>"]
+    played = play(encoder, scenario, lambda prompt: "er, and more" if prompt.endswith("answ") else "answer 0")
+    assert texts(played) == ["answer, and more<|im_end|>"]
     assert played.seeds[0] == played.seeds[-1]
 
 

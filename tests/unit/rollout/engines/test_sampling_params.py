@@ -38,6 +38,14 @@ def test_a_request_says_what_differs_from_sglangs_own_values() -> None:
     }
 
 
+def test_what_is_left_of_a_length_is_asked_for_as_if_it_were_the_whole() -> None:
+    given = EvalConfig(top_k=5, stop_token_ids=[8], repetition_penalty=1.2)
+    whole, rest = (SamplingParams.of(given, length, end=3) for length in (9, 4))
+    assert whole.of_length(4) == rest
+    assert whole.of_length(4).body(7) == rest.body(7)
+    assert whole.body(7)["max_new_tokens"] == 9
+
+
 def test_without_ends_not_even_the_end_of_turn_ends_a_response() -> None:
     params = SamplingParams.of(RolloutConfig(ignore_eos=True), 9, end=3)
     assert (params.ignore_eos, params.stop_token_ids) == (True, ())
@@ -71,6 +79,22 @@ def test_a_source_is_sampled_as_it_says_and_its_samples_are_trained_so() -> None
     assert not plain.names_all  # nobody names words, so nobody has to say that none was left out
     assert not plain.of_source("other").names_all
     assert "own" not in sampling.body(1)
+
+
+def test_samples_say_their_temperature_where_sources_have_several() -> None:
+    rollout = RolloutConfig(temperature=0.8)
+    sources = {"hot": SourceConfig(temperature=1.2), "few": SourceConfig(top_k=4), "plain": SourceConfig()}
+    sampling = SamplingParams.of(rollout, 9, 3, sampled_apart(rollout, MixtureData(sources=sources)))
+    found = {name: sampling.of_source(name) for name in sources}
+    assert {name: one.temperature for name, one in found.items()} == {"hot": 1.2, "few": 0.8, "plain": 0.8}
+    relative = {name: one.relative_temperature for name, one in found.items()}
+    assert relative == {"hot": pytest.approx(1.5), "few": 1.0, "plain": 1.0}
+    assert "relative_temperature" not in found["hot"].body(1)
+    alike = SamplingParams.of(rollout, 9, 3, sampled_apart(rollout, MixtureData(sources={"few": sources["few"]})))
+    assert alike.of_source("few").relative_temperature is None
+    two = np.zeros(2, np.int32)
+    generation = Generation(two, two.astype(np.float32), "stop", two).at_temperature(1.5)
+    assert generation.columns["relative_temperature"].tolist() == [1.5, 1.5]
 
 
 def test_a_source_ends_its_responses_as_it_says_and_as_its_template_does() -> None:
