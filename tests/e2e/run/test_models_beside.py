@@ -53,7 +53,7 @@ def test_models_beside_the_policy_score_it_come_back_when_killed_and_end_with_th
     lines = metrics(only_run(tmp_path))
     assert [line["reward_part/version"] for line in lines] == list(range(8))
     assert [line["weight_version"] for line in lines] == list(range(1, 9))
-    assert {0.0} < {line["reward"] for line in lines}
+    assert len({line["reward"] for line in lines}) > 1
     assert lines[-1]["models/judge/restarts"] == 1
     assert lines[-1]["models/mirror/restarts"] == 0
     assert any(line.get("models/judge/running", -1) >= 0 for line in lines)
