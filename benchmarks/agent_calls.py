@@ -11,49 +11,27 @@ import argparse
 import asyncio
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 from machine import describe_machine, load_average
+from simulated import simulated_client
 
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.config.schema.simulator_config import LengthLaw, LengthsConfig, SimulatedEngineConfig
 from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.endpoint.agent_session import Limits, Policy, Session
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer
 from rlscale.rollout.endpoint.output_parser import EngineParser
-from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.sampling_params import SamplingParams
-from rlscale.serve.simulator.simulated_engine import SimulatedEngine
 
 AIM = 300
 LENGTH = 32
 """Tokens of an answer."""
-
-
-class InProcess:
-    """A connection to a simulated engine of the same process."""
-
-    def __init__(self, engine: SimulatedEngine) -> None:
-        self._engine = engine
-
-    async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
-        """See rlscale.rollout.engines.connection.Connection."""
-        return await self._engine.call("/" + url.rpartition("/")[2], body)
-
-    async def get(self, url: str) -> tuple[int, Any]:
-        """See rlscale.rollout.engines.connection.Connection."""
-        return 404, ""
-
-    async def close(self) -> None:
-        """See rlscale.rollout.engines.connection.Connection."""
 
 
 async def agent(http: aiohttp.ClientSession, base_url: str, key: str, turns: int) -> None:
@@ -69,13 +47,7 @@ async def agent(http: aiohttp.ClientSession, base_url: str, key: str, turns: int
 
 async def measure(encoder: PromptEncoder, agents: int, turns: int) -> tuple[float, float]:
     """Calls per second, by the clock and of processor time: the same on a machine with nothing else to do."""
-    lengths = LengthsConfig(law=LengthLaw.constant, median=LENGTH)
-    engine = SimulatedEngine(
-        SimulatedEngineConfig(
-            decode_s=1e-6, prefill_tokens_per_s=1e9, slots=agents, cache_tokens=10**9, vocabulary=90, lengths=lengths
-        )
-    )
-    client = EngineClient("http://engine", connect=lambda *settings: InProcess(engine))
+    client = simulated_client(agents, LENGTH, vocabulary=90)
     sampling = SamplingParams(max_new_tokens=100_000, stop_token_ids=(encoder.end_of_turn.token,))
     policy = Policy(Continued(client, Cuts()), encoder, sampling, EngineParser(client, None, None), 200_000)
     server = EndpointServer()

@@ -1,9 +1,10 @@
 """Turns per second through the layer of environments: `python benchmarks/environment_turns.py`, some seconds.
 
-`--episodes` run at the same time, of `--turns` turns each. The engine answers at once, so that all of the time is
-what the framework spends between two answers: reading the response, the environment's step, the chat template and the
-tokens of what it says, masks, versions and log-probs. Everything happens in one thread; by processor time, other work
-on the machine does not count.
+`--episodes` run at the same time, of `--turns` turns each, twice. Once something in the engine's place answers at once,
+so that all of the time is what the layer of environments spends between two answers: reading the response, the
+environment's step, the chat template and the tokens of what it says, masks, versions and log-probs. Then they run on
+the simulated engine, through the client: its requests, their bodies and the simulator's own computing come on top.
+Everything happens in one thread; by processor time, other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from simulated import simulated_client
 
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.character_tokenizer import character_tokenizer
@@ -74,11 +75,10 @@ class AtOnce:
         return Generation(self._tokens, np.full(n, -0.5, np.float32), "stop", np.zeros(n, np.int32))
 
 
-async def played(folder: Path, episodes: int, turns: int, length: int) -> tuple[float, float, int]:
+async def played(encoder: PromptEncoder, engine: EngineClient, asked: argparse.Namespace) -> tuple[float, float, int]:
     """Seconds for all episodes, by the wall and of the processor, and the tokens of one."""
-    encoder = PromptEncoder(folder, DataConfig(), 100)
+    episodes, turns, length = asked.episodes, asked.turns, asked.length
     failures = FailureRate("rewards", "reward.max_failure_rate", 0.1, 100)
-    engine = cast(EngineClient, AtOnce(length, encoder.end_of_turn.token))
     player = Episodes(
         Continued(engine, Cuts()),
         encoder,
@@ -90,7 +90,7 @@ async def played(folder: Path, episodes: int, turns: int, length: int) -> tuple[
     async def one(index: int) -> int:
         prompt = encoder.encode(RawPrompt(index, str(index), "how many turns?", ""))
         assert prompt is not None
-        place = Place(index, lambda turn: turn, Attempt(lambda: 0))
+        place = Place(index, lambda turn: turn, Attempt(lambda: -1))
         sample = await player.play(prompt, place, contextlib.nullcontext())
         assert len(sample.info["turn_rewards"]) == turns
         return len(sample.tokens)
@@ -111,13 +111,21 @@ def main() -> None:
     before = load_average()
     with tempfile.TemporaryDirectory() as folder:
         character_tokenizer(CHARACTERS, 10_000).save_pretrained(folder)
-        seconds, used, tokens = asyncio.run(played(Path(folder), asked.episodes, asked.turns, asked.length))
+        encoder = PromptEncoder(folder, DataConfig(), 100)
+    engines = {
+        "the layer alone": cast(EngineClient, AtOnce(asked.length, encoder.end_of_turn.token)),
+        "on the simulator, with client and engine": simulated_client(asked.episodes, asked.length, len(CHARACTERS)),
+    }
     table = Table("turns through environments", "", box=box.MARKDOWN)
+    turns, rates = asked.episodes * asked.turns, dict[str, str]()
+    for name, engine in engines.items():
+        seconds, used, tokens = asyncio.run(played(encoder, engine, asked))
+        rates[f"{name}: turns/s, per second of processor time"] = f"{turns / seconds:,.0f}, {turns / used:,.0f}"
     for key, value in {**describe_machine(), "load average at start, at end": f"{before}, {load_average()}"}.items():
         table.add_row(key, value)
     table.add_row("episodes at a time, turns, tokens of an episode", f"{asked.episodes}, {asked.turns}, {tokens}")
-    turns = asked.episodes * asked.turns
-    table.add_row("turns per second, per second of processor time", f"{turns / seconds:,.0f}, {turns / used:,.0f}")
+    for key, value in rates.items():
+        table.add_row(key, value)
     Console(width=140).print(table)
 
 

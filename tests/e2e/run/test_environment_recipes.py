@@ -34,12 +34,12 @@ def test_a_function_in_c_is_tried_and_answered_turn_by_turn(tmp_path: Path, read
     assert 0 < summary(tmp_path / "run")["logprob_diff_max"] < 1e-4
 
 
-@pytest.mark.parametrize("own", [[], ["data.source.maker._target_=own_problems.Spelling"]], ids=["package", "own"])
-def test_words_spelled_backward_are_made_and_judged_in_processes_of_their_own(
-    tmp_path: Path, ready: list[str], own: list[str]
-) -> None:
-    # What lies in a run's folder can be imported: reasoning-gym, or a package of somebody's own in its place.
-    found = [Path(__file__).with_name("own_problems.py")] if own else list(extra_folder().iterdir())
+def test_words_spelled_backward_are_made_and_judged_in_processes_of_their_own(tmp_path: Path, ready: list[str]) -> None:
+    # What lies in a run's folder can be imported: reasoning-gym, or a package of somebody's own where it cannot be had.
+    try:
+        found, own = list(extra_folder().iterdir()), list[str]()
+    except pytest.skip.Exception:
+        found, own = [Path(__file__).with_name("own_problems.py")], ["data.source.maker._target_=own_problems.Spelling"]
     for path in found:
         (tmp_path / path.name).symlink_to(path)
     adapting = ["data.source.window=2", "data.source.easier=0", "data.source.fall=0", "data.source.level=1"]
