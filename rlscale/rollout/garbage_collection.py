@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-_YOUNG = 50_000
+YOUNG = 50_000
 """New objects after which the youngest are looked through; Python's own 700 are those of a handful of samples."""
 
 
@@ -16,4 +16,4 @@ def spare_long_lived() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG)
+    gc.set_threshold(YOUNG)

@@ -19,6 +19,7 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.config.sizes import Sizes
 from rlscale.data.target import build_target, instantiate
+from rlscale.rollout.collector import YOUNG
 from rlscale.rollout.service_protocol import Service
 from rlscale.run.simulation.simulated_iteration import EngineTotals, SimulatedIteration, ideal_generation_s
 from rlscale.run.simulation.simulated_session import SimulatedSession
@@ -89,7 +90,9 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
         node = {TARGET: config.rollout._target_, **config.rollout.arguments, "connect": fleet.connect}
         service: Service = clock.run_until_complete(_built(node, spec))
         session = SimulatedSession(config, simulation, clock, service, fleet)
+        thresholds = gc.get_threshold()
         gc.freeze()
+        gc.set_threshold(YOUNG)  # as in the process of a service
         try:
             loop(session)
             held = session.held_tokens()
@@ -98,6 +101,7 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
             raise UserError(f"the simulation stands still: {error}") from error
         finally:
             gc.unfreeze()
+            gc.set_threshold(*thresholds)
         session.close()
         virtual_s = clock.time()
         ideal = ideal_generation_s(config, simulation, fleet)
