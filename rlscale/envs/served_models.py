@@ -20,11 +20,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.envs.rewards.service_client import Place, ServiceClient
+
+if TYPE_CHECKING:
+    from rlscale.envs.rewards.service_client import Place
 
 FOLDER = "RLSCALE_SERVED_MODELS"
 """Variable with the folder of the addresses: for the process of the rollout, and all that it starts."""
@@ -79,6 +81,8 @@ class ServedModel:
         """What says where a path below its address is at the moment."""
 
         def find() -> Place:
+            from rlscale.envs.rewards.service_client import Place  # imports aiohttp
+
             found = self.address()
             return Place(f"{found.base_url}{path}", found.api_key)
 
@@ -89,6 +93,8 @@ class ServedModel:
 
         RewardFailed once no try is left.
         """
+        from rlscale.envs.rewards.service_client import ServiceClient  # imports aiohttp
+
         return await ServiceClient.following(self.place(path), timeout_s=timeout_s, retries=retries).post(body)
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], **sampling: Any) -> str:

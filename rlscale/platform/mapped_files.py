@@ -9,9 +9,10 @@ import mmap
 import os
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class MappedFiles:
 
     def read(self, path: str) -> Tensor:
         """The bytes of a file as they are now, uint8 [size]; only to be read. OSError where there is no such file."""
+        import torch  # which whoever starts an engine has no need of
+
         self._known = {path: known for path, known in self._known.items() if _inode(path) == known.inode}
         if path not in self._known:
             with open(path, "rb") as file:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from rlscale.config.schema.about import PathKind, Scope, Unread, Where, bounded, key, passed_on, path_key
+from rlscale.config.schema.about import PathKind, Scope, Unread, Where, bounded, key, path_key
 from rlscale.config.schema.dtype import DType
 from rlscale.config.schema.limits import CORES, DEVICES
 from rlscale.config.schema.section import Section
@@ -40,7 +40,7 @@ class ServedModelConfig(Section):
     """Engines that somebody else started; given, none are started here and none are ended."""
     engine_key_file: str | None = path_key(None, PathKind.file, scope=Scope.this_run)
     """File with the API key of the engines in `engine_urls`; null if they ask for none."""
-    sglang: dict[str, Any] = passed_on("server")
+    sglang: dict[str, Any] = field(default_factory=dict)
     """Any option of SGLang's ServerArgs for its engines, by its own name."""
-    router: dict[str, Any] = passed_on("router")
+    router: dict[str, Any] = field(default_factory=dict)
     """Any option of the RouterArgs of its router, by its own name."""

@@ -19,7 +19,7 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.config.sizes import Sizes
 from rlscale.data.target import build_target, instantiate
-from rlscale.rollout.collector import YOUNG
+from rlscale.rollout.garbage_collection import YOUNG
 from rlscale.rollout.service_protocol import Service
 from rlscale.run.simulation.simulated_iteration import EngineTotals, SimulatedIteration, ideal_generation_s
 from rlscale.run.simulation.simulated_session import SimulatedSession

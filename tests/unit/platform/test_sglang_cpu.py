@@ -35,6 +35,12 @@ PLACES = {
     "sglang/srt/configs/model_config.py": [
         "def is_deepseek_dsa(config) -> bool:\n",
     ],
+    "sglang/srt/models/qwen2_classification.py": [
+        "        self.score = nn.Linear(config.hidden_size, config.num_labels)\n",
+    ],
+    "sglang/srt/models/qwen3_classification.py": [
+        "        self.score = nn.Linear(config.hidden_size, config.num_labels)\n",
+    ],
     "sglang/srt/models/deepseek_v2.py": ["        self.use_dsa = is_deepseek_dsa(config)\n"],
     "sglang/srt/models/deepseek_common/deepseek_weight_loader.py": [
         'if ".indexer." in name and (\n',

@@ -14,7 +14,7 @@ from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.run.actors import RolloutActor
 actor = RolloutActor(sys.argv[1])
 try:
-    asyncio.run(actor.prepare(types.SimpleNamespace(rollout=RolloutConfig())))
+    asyncio.run(actor.prepare(types.SimpleNamespace(rollout=RolloutConfig(), served_models=())))
 except AttributeError:
     pass
 try:
