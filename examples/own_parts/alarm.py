@@ -17,7 +17,7 @@ class Alarm:
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Compare; an iteration need not have the metric."""
         value = metrics.get(self._name, self._most)
-        if not value <= self._most:  # a number that is none is an alarm, too
+        if not value <= self._most:  # NaN raises the alarm, too
             with self._file.open("a") as file:
                 file.write(f"{self._run}, iteration {iteration}: {self._name} is {value:g}\n")
 

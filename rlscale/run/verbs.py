@@ -1,7 +1,7 @@
 """What a loop is, and what it may tell a run to do: the protocol of `loop._target_`, and of what that is given.
 
-`rlscale.run.session.Session` and its `TrainingSession` follow these in a run, a simulated one in `python -m rlscale
-simulate`.
+A `TrainingSession` follows `Verbs` in a run, a `GeneratingSession` the shorter protocol, a simulated one `Verbs` in
+`python -m rlscale simulate`.
 """
 
 from __future__ import annotations

@@ -30,11 +30,11 @@ def broken_trainers(
             return {"steps": 1}
 
     class LeavesATensorOut(MegatronTrainer):
-        def sync(self, version: int) -> dict[str, float]:
+        def send_weights(self, version: int) -> dict[str, float]:
             transport: Any = self._transport
             send = transport.send
             transport.send = lambda bucket: send(Bucket(bucket.named[1:], bucket.version))
-            return super().sync(version)
+            return super().send_weights(version)
 
     class OtherArguments(MegatronTrainer):
         def send_weights(self) -> Any:

@@ -1,4 +1,4 @@
-"""The driver's part of an iteration, played on the ranks themselves: columns, `prepare`, `split`, `train`."""
+"""The driver's part of an iteration, played on the ranks themselves: columns, `prepare`, `split`, `train_shard`."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ def train(
 def send(
     rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, version: int
 ) -> tuple[dict[str, float], list[str]]:
-    """The weights as a version by the spec's transport, to two engines: what `sync` says of it."""
+    """The weights as a version by the spec's transport, to two engines: what `send_weights` says of it."""
     trainer = open_trainer(rank, world_size, address, port, spec)
     try:
         trainer.connect_engines(
             Route(timeout_s=30.0), [RecordingReceiver("http://one"), RecordingReceiver("http://two")]
         )
-        return trainer.sync(version), list(getattr(trainer._transport, "urls", []))
+        return trainer.send_weights(version), list(getattr(trainer._transport, "urls", []))
     finally:
         trainer.close()
 

@@ -26,7 +26,7 @@ def adapters_reach_engines(context: CheckContext) -> Iterator[str]:
     if config.weights.lora is SyncedLora.merged:
         return
     if config.model.lora is None:
-        yield f"weights.lora=adapter: nothing has adapters without model.lora; give model.lora, or {_MERGED}"
+        yield f"weights.lora=adapter: there is no adapter without model.lora; set model.lora, or {_MERGED}"
         return
     if not context.needs.engines or config.run.generate_only:
         yield f"weights.lora=adapter is never read: no engine of this run is given weights; {_MERGED}"

@@ -141,7 +141,7 @@ class RolloutConfig(Section):
     max_response_tokens: int = bounded(1024, at_least=1, limit=TOKENS)
     """Longest response in tokens; generation is cut there. In an environment what the policy is shown counts too."""
     temperature: float = bounded(1.0, above=0, limit=TEMPERATURE, unread=[_evaluation_reads("temperature")])
-    """Sampling temperature; the trainer divides its logits by the same."""
+    """Sampling temperature, by which the trainer divides its logits; a source of `data=mixture` may have its own."""
     top_p: float = bounded(1.0, above=0, at_most=1, unread=[_evaluation_reads("top_p")])
     """Nucleus sampling; 1 switches it off. Log-probs are then those among the words that were left."""
     top_k: int = bounded(-1, at_least=1, off=-1, unread=[_evaluation_reads("top_k")])

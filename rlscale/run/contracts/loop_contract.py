@@ -40,7 +40,7 @@ class _Recorder:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name not in _VERBS:
-            raise AttributeError(f"a session has no method {name} for a loop; it has {', '.join(_VERBS)}")
+            raise AttributeError(f"a run has no verb {name} for its loop; it has {', '.join(_VERBS)}")
         return lambda: self.told.append(name)
 
 

@@ -237,7 +237,7 @@ def test_a_broken_loop_fails_by_the_name_of_what_it_breaks() -> None:
     assert "groups" in broken(check_loop(lambda: trains_on_something_else))
     assert {"begin", "end", "go_on"} <= broken(check_loop(lambda: never_begins))
     (finding,) = [f for f in check_loop(lambda: asks_for_a_verb_that_is_not_there) if f.status is Status.failed]
-    assert "a session has no method dance" in finding.found
+    assert "a run has no verb dance" in finding.found
 
 
 # ---- transports ----------------------------------------------------------------------------------------------------
