@@ -31,4 +31,6 @@ def serving_beside(config: Config, name: str) -> Config:
         on_sync=OnSync.retract if follows else OnSync.wait,
         models={},
     )
-    return replace(config, rollout=rollout, model=replace(config.model, dtype=model.dtype or config.model.dtype))
+    lora = config.model.lora if follows else None
+    own = replace(config.model, dtype=model.dtype or config.model.dtype, lora=lora)
+    return replace(config, rollout=rollout, model=own)

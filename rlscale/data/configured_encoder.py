@@ -33,6 +33,8 @@ class MixedEncoder(PromptEncoder):
             name: PromptEncoder(tokenizer_folder, one.data, max_prompt_tokens, chat_template, section(name))
             for name, one in config.sources.items()
         }
+        # Engines end a response at the ends of all sources.
+        self.may_end |= {encoder.end_of_turn.token for encoder in self._encoders.values()}
         self._longest = {name: one.max_response_tokens for name, one in config.sources.items()}
 
     @property

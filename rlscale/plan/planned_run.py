@@ -15,7 +15,8 @@ from rlscale.config.schema.model_config import DType, ModelConfig
 from rlscale.config.schema.trainer_config import Mtp
 from rlscale.config.serving_beside import serving_beside
 from rlscale.config.sizes import Sizes
-from rlscale.families import reach_of
+from rlscale.families import FAMILIES, reach_of
+from rlscale.families.config_file import problems
 from rlscale.families.family import Reach
 from rlscale.families.linears import adapter_parameters
 from rlscale.plan.engine_memory import EngineMemory, engine_memory, served_bytes
@@ -179,9 +180,13 @@ def _models_beside(config: Config, sizes: Sizes) -> tuple[list[_Beside], list[st
             continue
         try:
             path = config.model if model.follows_policy else ModelConfig(name=name, path=model.path)
-            found.append((name, own, ModelShape.of(architecture_of(path))))
+            known = architecture_of(path)
         except UserError:
+            known = {}
+        if known.get("model_type") not in FAMILIES or any(problems(known)):
             unknown.append(name)
+        else:
+            found.append((name, own, ModelShape.of(known)))
     return found, unknown
 
 

@@ -43,7 +43,10 @@ def adapt_runner_updater(module: Any) -> None:
     def load_verified_bucket(self: Any, flattened_tensor_bucket_dict: dict[str, Any]) -> Any:
         bucket = flattened_tensor_bucket_dict
         if FILE in bucket:
-            bucket = {**bucket, "flattened_tensor": mapped.read(bucket[FILE])}
+            try:
+                bucket = {**bucket, "flattened_tensor": mapped.read(bucket[FILE])}
+            except OSError as error:
+                return False, f"the bucket's file cannot be read ({error}); nothing was loaded of it"
         if bucket_is_damaged(bucket):
             return False, "the bucket was damaged on its way: its checksum is another one; nothing was loaded of it"
         return load_bucket(self, bucket)

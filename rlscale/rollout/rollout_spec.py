@@ -38,8 +38,8 @@ class RolloutSpec:
     only; so does `experts`: where given, the samples bring the choice of experts of a model of these sizes, and
     `credits_turns`: whether they bring the reward of each turn, and `sampler_words`: how many of the likeliest words
     they bring for each token. `served_models`: the names of `rollout.models`, whose addresses are told once they are
-    served and then are in the folder `addresses`.
-    they bring for each token. `adapters`: whether engines hold the policy as an adapter, which requests name.
+    served and then are in the folder `addresses`. `adapters`: whether engines hold the policy as an adapter, which
+    requests name.
     """
 
     rollout: RolloutConfig

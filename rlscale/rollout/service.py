@@ -113,7 +113,7 @@ class RolloutService:
         )
         sticky = is_sticky(rollout, self._spec.env, self._spec.agent)
         if rollout.engine_urls and rollout.on_sync is OnSync.in_place and await keep_their_cache(self._client):
-            self._client.kept_cache = KeptCache(lambda: self._scheduler.version)
+            self._client.kept_cache = KeptCache(self._scheduler.version)
         self._loads = EngineLoads(self._client)
         self._engines = Continued(self._client, Cuts(), sticky, self._encoder.may_end)
         self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
@@ -233,6 +233,8 @@ class RolloutService:
     def _names(self, version: int) -> None:
         """Requests are for the weights of `version` from now on."""
         self._client.adapter = adapter_name(version) if self._spec.adapters else None
+        if self._client.kept_cache is not None:
+            self._client.kept_cache.version = version
 
     async def _play(self, prompt: Prompt, place: int, attempt: Attempt) -> Sample:
         """The sample at a place of the prompt's group. Every attempt has a seed of its own."""

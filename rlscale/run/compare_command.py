@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ USAGE = (
     "  key_file     file with the engine's API key\n"
     "checksum prints type, shape and checksum of every tensor. compare ends with 0 where all are the same, or with 1."
 )
+_OPTION = re.compile(r"[a-z_]+=")
 _SHOWN = 20
 _ENGINE_S = 300.0
 
@@ -68,8 +70,9 @@ def _run(command: str, actions: Sequence[str], arguments: Sequence[str]) -> int:
 
 
 def _read(command: str, actions: Sequence[str], arguments: Sequence[str]) -> Request:
-    given = dict(word.split("=", 1) for word in arguments if "=" in word)
-    words = [word for word in arguments if "=" not in word]
+    options = [word for word in arguments if _OPTION.match(word)]  # other words with a = in them are paths
+    given = dict(word.split("=", 1) for word in options)
+    words = [word for word in arguments if word not in options]
     if unknown := sorted(set(given) - {"match", "show", "key_file"}):
         raise UserError(f"{unknown[0]}: {command} does not know it; see python -m rlscale {command} --help")
     action = words[0] if words else ""

@@ -71,6 +71,7 @@ class GivenEngine:
 
         Of an engine on another machine the canary of the first weight sync tells.
         """
+        self._compare_versions()
         try:
             theirs = config_of_engine(self._url, self._api_key)
             ours = read_config(Path(str(folder)))
@@ -81,7 +82,6 @@ class GivenEngine:
                 f"{self._section}.engine_urls: {self._url} serves another model than the run trains: "
                 f"{'; '.join(wrong)}; start it with {folder}, or with the model of model.path"
             )
-        self._compare_versions()
 
     def check_served(self, path: str | None) -> None:
         """Does it answer, and serve the model of that path, if one is given."""

@@ -50,6 +50,7 @@ class ModelsBeside:
         self._following: dict[str, RunningEngines] = {}
         self._told: list[Rollout] = []
         self._next_look = 0.0
+        self._reserved = reserved
         for name in self._models:
             self._fleets[name] = Engines(
                 serving_beside(config, name),
@@ -78,12 +79,14 @@ class ModelsBeside:
         """
         for name, fleet in self._fleets.items():
             model = self._models[name]
+            fleet.reserved |= self._reserved
             if model.follows_policy:
                 fleet.launch(policy)
             elif model.engine_urls:
                 fleet.launch(model.path or "")
             else:
                 fleet.launch(str(find_folder(str(model.path), f"rollout.models.{name}.path")))
+            self._reserved = fleet.machines
 
     def ready(self) -> None:
         """Wait until all of them answer."""
@@ -149,7 +152,7 @@ class ModelsBeside:
 
 
 class WithModelsBeside:
-    """The engines' side of a run that serves further models: they are mended, and given weights, after the policy's."""
+    """The engines' side of a run that serves further models, which are looked after when the policy's engines were."""
 
     def __init__(self, side: EngineSide, models: ModelsBeside) -> None:
         self.shares_devices = side.shares_devices
@@ -157,8 +160,9 @@ class WithModelsBeside:
 
     def mend(self, version: int, *, now: bool = False) -> bool:
         """See EngineSide."""
+        looked = self._side.mend(version, now=now)
         self._models.mend(version, now=now)
-        return self._side.mend(version, now=now)
+        return looked
 
     def update_weights(self, version: int) -> dict[str, float]:
         """See EngineSide. With metrics of the others."""
@@ -173,7 +177,8 @@ class WithModelsBeside:
         self._side.come_back()
 
     def leave(self) -> None:
-        """See EngineSide."""
+        """See EngineSide. They end first: one that is stuck would keep the rank that sends it weights."""
+        self._models.close()
         self._side.leave()
 
     def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:

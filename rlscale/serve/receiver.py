@@ -140,7 +140,9 @@ class EngineReceiver:
         except CallError as error:
             if "Unsupported action" not in str(error):
                 raise
-            raise CallError(f"{self.url}: tells no checksums: it was not started by rlscale") from None
+            raise CallError(
+                f"{self.url}: tells no checksums, as it was not started by rlscale; set weights.verify_tensors=0"
+            ) from None
         if len(ranks) != 1:
             raise CallError(f"{self.url}: its {len(ranks)} ranks share its tensors, which are told whole by one alone")
         return {name: TensorSum.read(text) for name, text in ranks[0]["checksums"].items()}

@@ -16,8 +16,18 @@ from rlscale.families.tensors import experts_of
 _MERGED = "set weights.lora=merged"
 _AUTO = "rlscale.weights.transports.choice.auto"
 _MLP = ("gate_proj", "up_proj", "down_proj")
-_OWN = ("enable_lora", "max_lora_rank", "lora_target_modules", "max_loras_per_batch", "lora_backend", "lora_paths")
-"""Options of SGLang that follow from `model.lora`, or would bring adapters that nobody asks for."""
+_OWN = (
+    "enable_lora",
+    "max_lora_rank",
+    "lora_target_modules",
+    "max_loras_per_batch",
+    "max_loaded_loras",
+    "lora_backend",
+    "lora_paths",
+    "lora_drain_wait_threshold",
+    "enable_lora_overlap_loading",
+)
+"""Options of SGLang that follow from `model.lora`, would bring other adapters, or be in the way of an update."""
 
 
 def adapters_reach_engines(context: CheckContext) -> Iterator[str]:

@@ -61,6 +61,8 @@ def _follows(context: CheckContext, key: str, model: ServedModelConfig) -> Itera
             f"{key}.follows_policy=true: weights go to engines that the run starts only; leave {key}.engine_urls out, "
             "or set it to false"
         )
+    if context.config.serves_adapters:
+        yield f"{key}.follows_policy=true: requests to it name no adapter of the policy; set weights.lora=merged"
     if str(context.config.weights.transport.get(TARGET, "")).startswith("rlscale.weights.transports.delta."):
         yield (
             f"{key}.follows_policy=true: weights/transport=delta keeps what one group of engines holds; choose "
@@ -89,6 +91,13 @@ def models_have_their_devices(context: CheckContext) -> Iterator[str]:
             "cluster.placement=disaggregated, or engines that run elsewhere (engine_urls)"
         )
         return
+    for name in started:
+        per, machine = config.rollout.models[name].gpus_per_engine, config.cluster.gpus_per_node
+        if per > machine:
+            yield (
+                f"rollout.models.{name}.gpus_per_engine={per}: an engine of such a model is on one machine, which "
+                f"has cluster.gpus_per_node={machine}; lower it"
+            )
     needed = first_gpus(config, sizes)[1]
     if sizes.engine_gpus <= sizes.engine_devices < needed:
         yield (

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
+from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families.served_form import WeightForm
 
 _TRANSPORTS = "rlscale.weights.transports."
@@ -82,11 +83,17 @@ def tensors_can_be_compared(context: CheckContext) -> Iterator[str]:
     begin = f"weights.verify_tensors={every}:"
     if config.rollout.weights is not WeightForm.as_trained:
         yield f"{begin} engines of rollout.weights={config.rollout.weights.value} hold codes; set it to 0"
+    if config.trainer.mtp is Mtp.trained:
+        yield f"{begin} engines drop the layer that trainer.mtp=trained sends them; set it to 0"
     if config.serves_adapters:
         yield f"{begin} engines of weights.lora=adapter are sent no whole tensor; set it to 0"
-    if context.on_gpus and config.rollout.gpus_per_engine > 1:
-        per = config.rollout.gpus_per_engine
-        yield f"{begin} the ranks of an engine of rollout.gpus_per_engine={per} share its tensors; set it to 0"
+    sizes = {"rollout.gpus_per_engine": config.rollout.gpus_per_engine}
+    for name, model in config.rollout.models.items():
+        if model.follows_policy:
+            sizes[f"rollout.models.{name}.gpus_per_engine"] = model.gpus_per_engine
+    for key, per in sizes.items():
+        if context.on_gpus and per > 1:
+            yield f"{begin} the ranks of an engine of {key}={per} share its tensors; set it to 0"
 
 
 def _name(context: CheckContext) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from rlscale.config.errors import UserError
 from rlscale.data.messages import Message
 from rlscale.data.prompt_encoder import load_tokenizer
 from rlscale.envs.score import Failed
@@ -42,4 +43,10 @@ class RewardModel:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return load_tokenizer(self._model.address().folder)
+        folder = self._model.address().folder
+        if not folder:
+            raise UserError(
+                f"rollout.models.{self._model.name}.path: nothing says which tokenizer the reward model reads with; "
+                "give the folder that its engines serve"
+            )
+        return load_tokenizer(folder)

@@ -17,7 +17,7 @@ FAMILY = Family(
         **KEYS,
         **latent_attention.KEYS,
         **sparse_attention.KEYS,
-        "q_lora_rank": Key(Kind.size, 2048, null=True, defines=True),
+        "q_lora_rank": Key(Kind.size, 2048, null=True, null_is_none=True, defines=True),
         "qk_nope_head_dim": Key(Kind.size, 192, defines=True),
         "v_head_dim": Key(Kind.size, 256, defines=True),
         "head_dim": Key(Kind.size, null=True),

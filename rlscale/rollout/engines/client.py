@@ -35,6 +35,9 @@ class RequestFailed(Exception):
 class CacheHook(Protocol):
     """What a client does where engines keep their cache under new weights (`rlscale.rollout.engines.kept_cache`)."""
 
+    version: int
+    """Of the weights that engines hold."""
+
     def begin(self, body: dict[str, Any]) -> int:
         """Change the body of a request that is about to be sent; gives what `marked` is to know of it."""
 

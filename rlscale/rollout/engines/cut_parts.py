@@ -20,8 +20,9 @@ def after_cut(
     """What is kept of the answer to a request with `context` tokens and that `sampling`; every token, as a rule.
 
     It finished with "stop" or "length" where nothing follows it. A last token at which the engine may have ended of its
-    own accord (`may_end`) is left out, to be sampled anew; so is everything where the choices of experts (`routed`)
-    or the words that were drawn from should be there and are not: an engine does not say them of a request that waited.
+    own accord (`may_end`), or completed a text to stop at, is left out, to be sampled anew; so is everything where the
+    choices of experts (`routed`) or the words that were drawn from should be there and are not: an engine does not say
+    them of a request that waited.
     """
     tokens = len(part.tokens)
     unnamed = sampling.names_support and SUPPORT.name not in part.columns
@@ -30,7 +31,7 @@ def after_cut(
     last = None if sampling.ignore_eos else int(part.tokens[-1])
     if last in sampling.stop_token_ids:
         return replace(part, finish_reason="stop", message="")
-    if last in may_end:
+    if last in may_end or sampling.stop:
         return _first(part, tokens - 1, context)
     if tokens >= sampling.max_new_tokens:
         return replace(part, finish_reason="length", message="")

@@ -8,30 +8,32 @@ a sync meets goes on with keys and values of the old weights, so that its tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from rlscale.config.errors import UserError
 from rlscale.config.paused_flush import MARK
 from rlscale.data.fields import APPROXIMATE
-from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.client import EngineClient, RequestFailed
 from rlscale.rollout.engines.generation import Generation
 
 
 class KeptCache:
     """The hook of a client whose engines keep their cache (`EngineClient.kept_cache`)."""
 
-    def __init__(self, version: Callable[[], int]) -> None:
+    def __init__(self, version: int) -> None:
         """`version`: of the weights that engines hold."""
-        self._version = version
+        self.version = version
+        # Engines outlive a run, and what they keep: another one counts the same versions with other weights.
+        self._run = secrets.token_hex(4)
 
     def begin(self, body: dict[str, Any]) -> int:
         """Keep a request, given by its body, apart from those of other versions; the version that it begins with."""
-        version = self._version()
-        body["extra_key"] = str(version)
-        return version
+        body["extra_key"] = f"{self._run}-{self.version}"
+        return self.version
 
     def marked(self, found: Generation, version: int) -> Generation:
         """The answer, which says of each token whether it is of other weights than the request began with.
@@ -43,9 +45,12 @@ class KeptCache:
 
 
 async def keep_their_cache(client: EngineClient) -> bool:
-    """Whether any of the client's engines keeps it in a pause. RequestFailed where one does not answer."""
+    """Whether any of the client's engines keeps it in a pause. UserError where one does not answer."""
     for url in await client.engines():
-        info = await client.ask_at(url, "/server_info")
+        try:
+            info = await client.ask_at(url, "/server_info")
+        except RequestFailed as error:
+            raise UserError(f"rollout.engine_urls: {url} does not say whether it keeps its cache ({error})") from error
         states = info.get("internal_states") or [{}]
         if not all(state.get(MARK) for state in states):
             return True

@@ -97,6 +97,6 @@ def that_can(
             lacking = [name for name in vars(protocol) if not name.startswith("_") and not hasattr(receiver, name)]
             raise TransferError(
                 f"{receiver.url}: its {type(receiver).__name__} has no {', '.join(lacking)}, which "
-                f"{key}={transport} needs; choose another {key}"
+                f"{key}={transport} needs; choose another value"
             )
     return cast("list[Need]", list(receivers))

@@ -15,6 +15,14 @@ from rlscale.config.sizes import Sizes
 JUDGE = "rollout.models.judge"
 FOLDER = f"{JUDGE}.path=/models/judge"
 URL = f"{JUDGE}.engine_urls=['http://a:1']"
+THREE_NODES = [
+    "cluster=node8",
+    "cluster.nodes=4",
+    "cluster.ray_address=auto",
+    "cluster.host=0.0.0.0",
+    "cluster.placement=disaggregated",
+    "cluster.rollout_nodes=3",
+]
 APART = ["cluster=node8", "cluster.placement=disaggregated", "cluster.rollout_gpus=3", "rollout.engines=1"]
 
 
@@ -40,8 +48,16 @@ APART = ["cluster=node8", "cluster.placement=disaggregated", "cluster.rollout_gp
         ([FOLDER, f"{JUDGE}.follows_policy=true"], "judge.path is not read with rollout.models.judge.follows_policy"),
         ([URL, f"{JUDGE}.follows_policy=true"], "weights go to engines that the run starts only"),
         ([f"{JUDGE}.follows_policy=true", "weights/transport=delta"], "keeps what one group of engines holds"),
+        (
+            [f"{JUDGE}.follows_policy=true", "model.lora={rank: 4}", "weights.lora=adapter", "model.init=/m"],
+            "judge.follows_policy=true: requests to it name no adapter of the policy; set weights.lora=merged",
+        ),
         ([FOLDER, "rollout.replay=/stored", "eval.enabled=false"], r"\(judge\) are not read with rollout.replay"),
         (["cluster=node8", "rollout.engines=8", FOLDER], "judge.engines=1: colocated engines leave no GPUs to others"),
+        (
+            [*THREE_NODES, FOLDER, f"{JUDGE}.gpus_per_engine=16"],
+            "judge.gpus_per_engine=16: an engine of such a model is on one machine, which has cluster.gpus_per_node=8",
+        ),
         ([*APART, FOLDER, f"{JUDGE}.engines=3"], "beside the policy's 1 GPUs need 4, but the cluster has 3"),
     ],
 )
@@ -49,6 +65,12 @@ def test_what_a_model_cannot_be_is_one_line(overrides: list[str], wrong: str) ->
     with pytest.raises(ConfigError, match=wrong) as raised:
         check(compose(None, overrides))
     assert len(raised.value.problems) == 1
+
+
+def test_a_judge_of_a_run_whose_engines_hold_adapters_is_served_without_any() -> None:
+    config = compose(None, [FOLDER, "model.lora={rank: 4}", "weights.lora=adapter"])
+    assert config.serves_adapters
+    assert not serving_beside(config, "judge").serves_adapters
 
 
 def test_supervised_training_has_no_use_for_one() -> None:

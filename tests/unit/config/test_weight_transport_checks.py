@@ -36,6 +36,10 @@ APART = "cluster.placement=disaggregated"
             ["weights.verify_tensors=2", "rollout.weights=fp8_tensor"],
             "weights.verify_tensors=2: engines of rollout.weights=fp8_tensor hold codes; set it to 0",
         ),
+        (
+            ["weights.verify_tensors=2", "model.lora={rank: 4}", "weights.lora=adapter"],
+            "weights.verify_tensors=2: engines of weights.lora=adapter are sent no whole tensor; set it to 0",
+        ),
     ],
 )
 def test_a_way_that_does_not_lead_to_the_engines_is_one_line(

@@ -101,6 +101,7 @@ def test_checkpoints_are_compared_whole_also_below_the_folder_of_a_run(
         ("weights checksum x y", "error: weights checksum takes one place, 2 given; see --help"),
         ("weights checksum x shw=3", "error: shw: weights does not know it; see python -m rlscale weights --help"),
         ("weights compare x y show=all", "error: show=all: must be a whole number"),
+        ("weights checksum sweep/lr=1e-5/hf", "error: sweep/lr=1e-5/hf: there is no such file or folder"),
         ("weights checksum nowhere", "error: nowhere: there is no such file or folder"),
         ("weights checksum .", "error: .: no weights (*.safetensors); name a Hugging Face folder, a checkpoint or a"),
         ("weights checksum http://127.0.0.1:1 key_file=none", "error: key_file=none: cannot be read (No such file or"),

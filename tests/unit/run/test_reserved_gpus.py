@@ -11,6 +11,8 @@ import ray
 
 from rlscale.config.compose import compose
 from rlscale.run.engines import Engines
+from rlscale.run.forks import Forks
+from rlscale.run.models_beside import ModelsBeside
 from rlscale.run.placement import Layout, Slot
 from rlscale.run.remote_calls import Calls, StopSignal
 
@@ -46,3 +48,17 @@ def test_a_machine_that_has_nothing_but_engines_that_evaluate_is_reserved_too(
     second = Engines(config, apart, NODES, calls, tmp_path, tmp_path, print, reserved=first.machines)
     second.launch("model")
     assert reserved == {NODES[0]: [8, 0], NODES[1]: [8, 0], NODES[2]: [8]}
+
+
+def test_a_machine_of_two_models_beside_the_policy_is_reserved_by_the_first(
+    reserved: dict[str, list[int]], tmp_path: Path
+) -> None:
+    given = [f"rollout.models.{name}.follows_policy=true" for name in ("judge", "other")]
+    config = compose(None, ["cluster=node8", *given])
+    beside = {"judge": (Slot(1, (0,)),), "other": (Slot(1, (1,)), Slot(2, (0,)))}
+    layout = Layout((), (), beside=beside)
+    calls = Calls(StopSignal(), 1.0, str(tmp_path), 20.0)
+    models = ModelsBeside(config, layout, NODES, calls, tmp_path, tmp_path, print, Forks(), frozenset({0}))
+    models.launch("model")
+    # The machine of a router is the first, which the policy's fleet reserved.
+    assert reserved == {NODES[0]: [0, 0], NODES[1]: [8, 0], NODES[2]: [8]}

@@ -15,6 +15,7 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from rlscale.config.errors import UserError
 from rlscale.data.fields import RELATIVE_TEMPERATURE, SAMPLER_WORDS, SUPPORT
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch
 from rlscale.trainer.megatron.model.model import Model
@@ -115,11 +116,14 @@ def _forward(model: Model, ranks: Ranks, microbatches: Sequence[MicroBatch], kee
 
 def _check_lengths(model: Model, microbatches: Sequence[MicroBatch]) -> None:
     """Configurations that allow longer sequences are refused; stored rollouts may have some all the same."""
-    longest = max(int(microbatch.sequences.lengths.max(initial=0)) for microbatch in microbatches)
-    if model.reach is not None and longest > model.reach.tokens:
-        raise ValueError(
+    if model.reach is None:
+        return
+    longest = max((int(microbatch.sequences.lengths.max(initial=0)) for microbatch in microbatches), default=0)
+    if longest > model.reach.tokens:
+        raise UserError(
             f"a sequence has {longest} tokens, and the model's attention sees {model.reach.tokens} at most "
-            f"({model.reach.key}), beyond which it is not supported; leave longer ones out"
+            f"({model.reach.key}), beyond which it is not supported; leave longer ones out of "
+            "rollout.replay, or of the data"
         )
 
 

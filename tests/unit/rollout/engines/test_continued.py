@@ -98,6 +98,15 @@ def test_only_a_token_at_which_the_engine_may_have_ended_unasked_is_sampled_anew
     assert ledger.tokens.fates["discarded_cut_off"] == (0 if ignore_eos else 1)
 
 
+def test_a_token_that_may_have_completed_a_text_to_stop_at_is_sampled_anew() -> None:
+    ledger = Ledger()
+    answers = [part([3, 4], 4), part([4], 5, "stop")]
+    whole, script = play(answers, sampling=SamplingParams(9, stop=("end",)), ledger=ledger)
+    assert script.asked[1] == ([1, 2, 3], 8, 7)
+    assert whole.tokens.tolist() == [3, 4]
+    assert ledger.tokens.fates["discarded_cut_off"] == 1
+
+
 def test_experts_are_those_of_the_request_that_read_the_token_first() -> None:
     # Tokens 1 2 | 3 4 | 6 7: the second request is the first whose answer needed token 4 read.
     first = part([3, 4], 4, experts=[11, 12, 13])

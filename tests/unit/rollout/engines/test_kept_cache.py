@@ -23,7 +23,7 @@ def test_a_request_looks_for_prefixes_of_its_version_alone_and_later_tokens_are_
     async def main() -> tuple[list[Any], list[Generation]]:
         async with FakeEngine() as engine:
             client = EngineClient(engine.url, "secret")
-            client.kept_cache = KeptCache(lambda: 3)
+            client.kept_cache = KeptCache(3)
             found = []
             for engine.synced in ("3", "4"):  # the second is answered with weights that came after it was sent
                 found.append(await client.generate(PROMPT, SamplingParams(60), 1))
@@ -31,16 +31,26 @@ def test_a_request_looks_for_prefixes_of_its_version_alone_and_later_tokens_are_
             return [request["extra_key"] for request in engine.requests], found
 
     keys, (same, later) = asyncio.run(main())
-    assert keys == ["3", "3"]
+    assert keys[0] == keys[1]
+    assert keys[0].endswith("-3")
     assert not same.columns[APPROXIMATE].any()
     assert later.columns[APPROXIMATE].all()
     assert len(later.columns[APPROXIMATE]) == len(later.tokens)
 
 
+def test_two_runs_and_two_versions_find_no_prefixes_of_one_another() -> None:
+    one, other = KeptCache(3), KeptCache(3)
+    found: list[dict[str, Any]] = [{}, {}, {}]
+    assert (one.begin(found[0]), other.begin(found[1])) == (3, 3)
+    one.version = 4
+    assert one.begin(found[2]) == 4
+    assert len({body["extra_key"] for body in found}) == 3
+
+
 def test_tokens_are_approximate_from_the_first_sync_of_their_request_on() -> None:
     versions = np.array([3, 3, 4, 5], np.int32)
     found = Generation(np.arange(4, dtype=np.int32), np.zeros(4, np.float32), "stop", versions)
-    marked = KeptCache(lambda: 9).marked(found, 3)
+    marked = KeptCache(9).marked(found, 3)
     assert marked.columns[APPROXIMATE].tolist() == [False, False, True, True]
 
 
