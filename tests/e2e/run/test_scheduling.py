@@ -45,9 +45,11 @@ def test_responses_go_on_through_syncs_and_every_token_is_accounted_for(short, t
                 spans.append(len(set(generated.tolist())))
                 ages.append(version - int(generated.min()))
     assert len(set(indices)) == 4 * ITERATIONS
-    assert max(spans) > 1
     assert rows[-1]["tokens/masked"] == masked
-    assert max(ages) > 1
+    if recipe == "arithmetic_partial":
+        assert max(spans) > 1
+    else:  # either the engine was cut off in the middle of responses, or it was so far ahead that it waited
+        assert max(spans) > 1 or max(ages) > 1
     # Lost to a cut is a token at which the engine may have ended the response: here a special one, of a policy that
     # knows of nothing and says each of its words as often.
     assert rows[-1].get("tokens/discarded_cut_off", 0) < 0.02 * rows[-1]["tokens/received"]
