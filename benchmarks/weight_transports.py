@@ -86,9 +86,9 @@ def measure(receiver: EngineReceiver, model: Path, folder: Path, rounds: int, li
     route = Route(timeout_s=600.0, started_from=str(model), folder=str(folder / "in_flight"))
     transports: dict[str, Transport] = {
         "shared_memory": SharedMemoryTransport(route),
-        "broadcast, gloo": BroadcastTransport(route),
+        "broadcast": BroadcastTransport(route),
         "disk": DiskTransport(route, keep=1),
-        "delta, xor": DeltaTransport(route, folder=str(folder / "xor"), encoding="xor"),
+        "delta": DeltaTransport(route, folder=str(folder / "xor"), encoding="xor"),
     }
     transports = {way: transports[way] for way in os.environ.get("WAYS", ",".join(transports)).split(",")}
     nbytes = sum(tensor.nbytes for _, tensor in named)
