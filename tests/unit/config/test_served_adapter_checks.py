@@ -27,7 +27,7 @@ def test_engines_of_the_run_are_given_adapters_of_dense_models_and_of_attention(
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["weights.lora=adapter"], "weights.lora=adapter: nothing has adapters without model.lora"),
+        (["weights.lora=adapter"], "weights.lora=adapter: there is no adapter without model.lora"),
         (
             [*ADAPTER, "weights/transport=disk"],
             "weights.transport=rlscale.weights.transports.disk.DiskTransport carries whole weights",
