@@ -44,3 +44,11 @@ class AdaptingFinder(importlib.abc.MetaPathFinder):
         if spec is not None:
             spec.loader = AdaptingLoader(spec.loader, self.adaptations[fullname])
         return spec
+
+
+def adapts_now(owner: Any, mark: str) -> bool:
+    """Whether a class is to be adapted: the first time that this is asked under a mark, which it then bears."""
+    if hasattr(owner, mark):
+        return False
+    setattr(owner, mark, True)
+    return True

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rlscale.config.adapter_names import adapter_name, version_of
+from rlscale.platform.adapting import adapts_now
 from rlscale.platform.sglang_verified_updates import bucket_is_damaged
 
 WORKER = "sglang.srt.managers.tp_worker"
@@ -26,9 +27,8 @@ _MARK = "rlscale_replaces_adapters"
 def adapt_worker(module: Any) -> None:
     """WORKER: an adapter that was damaged, or does not fit, is refused instead of ending the server."""
     worker = module.BaseTpWorker
-    if hasattr(worker, _MARK):
+    if not adapts_now(worker, _MARK):
         return
-    setattr(worker, _MARK, True)
     load = worker.load_lora_adapter_from_tensors
     messages: Any = sys.modules[module.LoadLoRAAdapterFromTensorsReqInput.__module__]
     output = messages.LoRAUpdateOutput
@@ -73,9 +73,8 @@ def adapt_scheduler(scheduler: Any) -> None:
 def adapt_control(module: Any) -> None:
     """CONTROL: the adapter of a version takes the place of any other version's."""
     control = module.TokenizerControlMixin
-    if hasattr(control, _MARK):
+    if not adapts_now(control, _MARK):
         return
-    setattr(control, _MARK, True)
     load = control.load_lora_adapter_from_tensors
 
     async def unload(self: Any, name: str) -> None:
@@ -106,9 +105,8 @@ def adapt_control(module: Any) -> None:
 def adapt_tokenizer(module: Any) -> None:
     """TOKENIZER: a request for an earlier version than the engine holds gets the one that it holds."""
     manager = module.TokenizerManager
-    if hasattr(manager, f"{_MARK}_of_requests"):
+    if not adapts_now(manager, f"{_MARK}_of_requests"):
         return
-    setattr(manager, f"{_MARK}_of_requests", True)
     resolve = manager._resolve_lora_path
 
     async def resolve_version(self: Any, obj: Any) -> None:

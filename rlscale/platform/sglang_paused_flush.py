@@ -25,7 +25,7 @@ from rlscale.platform import (
     sglang_verified_updates,
     sglang_weight_sums,
 )
-from rlscale.platform.adapting import AdaptingFinder
+from rlscale.platform.adapting import AdaptingFinder, adapts_now
 
 SCHEDULER = "sglang.srt.managers.scheduler"
 UPDATER = "sglang.srt.managers.scheduler_components.weight_updater"
@@ -37,9 +37,8 @@ _OWN_RUN = "run_scheduler_process_unadapted"
 def adapt_scheduler(module: Any) -> None:
     """SCHEDULER: a cache that can be emptied while requests are paused, and a server that says so."""
     scheduler = module.Scheduler
-    if hasattr(scheduler, MARK):
+    if not adapts_now(scheduler, MARK):
         return
-    setattr(scheduler, MARK, True)
     flush, state = scheduler.flush_cache, scheduler.get_internal_state
 
     def flush_cache(self: Any, empty_cache: bool = True) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.families.family import FolderError
+from rlscale.platform.adapting import adapts_now
 from rlscale.platform.mapped_files import MappedFiles
 from rlscale.platform.weight_checksums import checksum, damaged_tensors
 
@@ -34,9 +35,8 @@ def bucket_is_damaged(bucket: dict[str, Any]) -> bool:
 def adapt_runner_updater(module: Any) -> None:
     """RUNNER_UPDATER: look at checksums first."""
     updater = module.WeightUpdater
-    if hasattr(updater, _MARK):
+    if not adapts_now(updater, _MARK):
         return
-    setattr(updater, _MARK, True)
     load_bucket, load_folder = updater._update_weights_from_flattened_bucket, updater.update_weights_from_disk
     mapped = MappedFiles()
 

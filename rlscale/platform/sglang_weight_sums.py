@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlscale.families.family import FolderError
 from rlscale.families.weight_files import tensors_of
+from rlscale.platform.adapting import adapts_now
 from rlscale.platform.tensor_sum import TensorSum
 
 if TYPE_CHECKING:
@@ -36,9 +37,8 @@ _EXPERTS = {"w13_weight": ("gate_proj", "up_proj"), "w2_weight": ("down_proj",)}
 def adapt_checker(module: Any) -> None:
     """CHECKER: a further action."""
     checker = module.WeightChecker
-    if hasattr(checker, ACTION):
+    if not adapts_now(checker, ACTION):
         return
-    setattr(checker, ACTION, True)
     handle = checker.handle
 
     def handle_sums(self: Any, action: str, allow_quant_error: bool = False) -> Any:
