@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -117,3 +119,17 @@ def published_encoder(name: str, folder: Path) -> PromptEncoder:
     stops = tokenizer.convert_tokens_to_ids([published.eos, *published.stops])
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
     return PromptEncoder(folder, DataConfig(chat_template_kwargs=published.variables), 10_000)
+
+
+# Words whose white space lies inside: templates strip the outside of messages, which no model wrote that way.
+TEXTS = st.text(st.sampled_from('ab 12\n{}"é'), min_size=1, max_size=12).map(str.strip).filter(bool)
+
+
+def thoughts_of(name: str) -> st.SearchStrategy[str]:
+    """What the family's model thinks before an answer: mostly something where it thinks."""
+    return st.just("") | TEXTS if FAMILIES[name].thought else st.just("")
+
+
+def published_encoders(factory: pytest.TempPathFactory) -> dict[str, PromptEncoder]:
+    """The encoder of every family by its name."""
+    return {name: published_encoder(name, factory.mktemp(name)) for name in FAMILIES}

@@ -16,12 +16,12 @@ from rlscale.data.sources import RawPrompt
 from rlscale.envs.environment import Action, Step
 from rlscale.rollout.conversation import Conversation
 from rlscale.rollout.engines.generation import Generation
-from tests.unit.data.published_families import FAMILIES, WHOLE, published_encoder
+from tests.unit.data.published_families import FAMILIES, TEXTS, WHOLE, published_encoders, thoughts_of
 
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PromptEncoder]:
-    return {name: published_encoder(name, tmp_path_factory.mktemp(name)) for name in FAMILIES}
+    return published_encoders(tmp_path_factory)
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,6 @@ class Said:
     """Whether it was cut off before its last token."""
 
 
-# Words whose white space lies inside: templates strip the outside of messages, which no model wrote that way.
-TEXTS = st.text(st.sampled_from('ab 12\n{}"é'), min_size=1, max_size=12).map(str.strip).filter(bool)
 ANSWERS = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "tool"]), "content": TEXTS}), min_size=1, max_size=2
 )
@@ -44,7 +42,7 @@ ANSWERS = st.lists(
 
 def turns_of(name: str) -> st.SearchStrategy[list[Said]]:
     """Some turns of the family's model, most with a thought where it thinks."""
-    thoughts = st.just("") | TEXTS if FAMILIES[name].thought else st.just("")
+    thoughts = thoughts_of(name)
     return st.lists(st.builds(Said, thoughts, TEXTS, ANSWERS, st.booleans()), min_size=1, max_size=4)
 
 

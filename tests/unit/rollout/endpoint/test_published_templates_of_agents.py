@@ -17,14 +17,14 @@ from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt
 from rlscale.rollout.endpoint.chat_messages import ChatMessage, rendered
 from rlscale.rollout.endpoint.dialect import ChatRequest
-from tests.unit.data.published_families import FAMILIES, WHOLE, published_encoder
+from tests.unit.data.published_families import FAMILIES, TEXTS, WHOLE, published_encoders, thoughts_of
 
 Messages = tuple[ChatMessage, ...]
 
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PromptEncoder]:
-    return {name: published_encoder(name, tmp_path_factory.mktemp(name)) for name in FAMILIES}
+    return published_encoders(tmp_path_factory)
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,9 @@ class Call:
     """Whether the agent sends the thought of this answer back."""
 
 
-TEXTS = st.text(st.sampled_from('ab 12\n{}"é'), min_size=1, max_size=12).map(str.strip).filter(bool)
-
-
 def calls_of(name: str) -> st.SearchStrategy[list[Call]]:
     """Some calls, answered by the family's model: most with a thought where it thinks."""
-    thoughts = st.just("") | TEXTS if FAMILIES[name].thought else st.just("")
+    thoughts = thoughts_of(name)
     kinds = st.sampled_from(["grow", "grow", "grow", "branch", "edit"])
     return st.lists(st.builds(Call, kinds, st.integers(0, 9), TEXTS, thoughts, st.booleans()), min_size=1, max_size=5)
 
