@@ -98,7 +98,11 @@ class Sandbox:
         """
         with ExitStack() as stack:
             folder = (
-                None if self._confined else stack.enter_context(tempfile.TemporaryDirectory(prefix="rlscale-program-"))
+                None
+                if self._confined
+                else stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="rlscale-program-", ignore_cleanup_errors=True)
+                )
             )
             specification, taken, printed, errors = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
             specification.write(marshal.dumps(self._specification(command, files or {}, folder)))
@@ -123,16 +127,19 @@ class Sandbox:
                 os.close(writing)
             late = self._wait(process)
             seconds = time.monotonic() - started
-            word = "" if late else status.read().decode().partition("\n")[0]
+            told = [] if late else status.read().decode().splitlines()
             output, errors_text = (self._text(file) for file in (printed, errors))
-        if word.startswith("refused "):
-            raise SandboxRefused(f"the sandbox is refused at {word.removeprefix('refused ')}")
-        if not late and not word:
+        for line in told:
+            if line.startswith("refused "):
+                raise SandboxRefused(f"the sandbox is refused at {line.removeprefix('refused ')}")
+        if not late and not told:
             raise SandboxRefused(f"the sandbox did not start: {errors_text[0][-300:].strip()}")
-        kind, _, number = word.partition(" ")
+        kind, _, number = (told[-1] if told else "").partition(" ")
+        # Nobody tells of the end of a program that brought its watchers down.
+        killed = late or kind == "started"
         return Ran(
             int(number) if kind == "exit" else None,
-            signal.SIGKILL if late else int(number) if kind == "signal" else None,
+            signal.SIGKILL if killed else int(number) if kind == "signal" else None,
             late,
             output[0],
             errors_text[0],
