@@ -279,7 +279,7 @@ def test_arguments_may_be_enums_dataclasses_and_typed_dicts() -> None:
     assert said[1:] == [
         "Error: a width is at least 1",
         "Error: arguments of order: 'inch' is not one of ['m', 'ft']",
-        "Error: arguments of order: {} is not valid under any of the given schemas",
+        "Error: arguments of order: 'room' is a required property",
     ]
 
 
