@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlscale.config.errors import UserError
+from rlscale.envs.sandbox.resident import holds_more
 
 REQUIRED, NONE = "required", "none"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ld.so.cache")
 """What programs may read and start besides their own folder."""
 _PACKAGE = str(Path(__file__).parents[3])
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from rlscale.envs.sandbox.confine import main; main()"
+_LOOK_S = 0.1
+"""Seconds between two looks at how much memory a program holds."""
 _GRACE_S = 10.0
 """Seconds that a process may take to end once it has been killed, which on a busy machine is long."""
 
@@ -33,14 +36,15 @@ class SandboxRefused(OSError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. Past `wall_s` and `cpu_s` it is killed; of the others it gets no more than this."""
+    """What a program may use. Past `wall_s` and `cpu_s` it is killed, and where its processes together hold more than
+    `memory_mb`; of the others it gets no more than this."""
 
     wall_s: float = 10.0
     """Seconds from start to end."""
     cpu_s: int = 10
     """Seconds of processor time of each process."""
     memory_mb: int = 512
-    """Address space of each process, in MiB."""
+    """Address space of each process, in MiB, and what all of them hold together, which is looked at now and then."""
     disk_mb: int = 32
     """What its folder holds, in MiB, and also the most that it prints."""
     processes: int = 16
@@ -56,7 +60,7 @@ class Ran:
     code: int | None
     """Its exit code; None if it was killed."""
     signal: int | None
-    """The signal that killed it; None otherwise. SIGKILL past its wall time."""
+    """The signal that killed it; None otherwise. SIGKILL past its wall time and its memory."""
     late: bool
     """Whether it was killed for its wall time."""
     output: str
@@ -125,18 +129,18 @@ class Sandbox:
                 )
             finally:
                 os.close(writing)
-            late = self._wait(process)
+            ended, late = self._wait(process)
             seconds = time.monotonic() - started
-            told = [] if late else status.read().decode().splitlines()
+            told = status.read().decode().splitlines() if ended else []
             output, errors_text = (self._text(file) for file in (printed, errors))
         for line in told:
             if line.startswith("refused "):
                 raise SandboxRefused(f"the sandbox is refused at {line.removeprefix('refused ')}")
-        if not late and not told:
+        if ended and not told:
             raise SandboxRefused(f"the sandbox did not start: {errors_text[0][-300:].strip()}")
         kind, _, number = (told[-1] if told else "").partition(" ")
         # Nobody tells of the end of a program that brought its watchers down.
-        killed = late or kind == "started"
+        killed = not ended or kind == "started"
         return Ran(
             int(number) if kind == "exit" else None,
             signal.SIGKILL if killed else int(number) if kind == "signal" else None,
@@ -147,10 +151,16 @@ class Sandbox:
             seconds,
         )
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait for the end, or bring it about; whether it had to be."""
+    def _wait(self, process: subprocess.Popen[bytes]) -> tuple[bool, bool]:
+        """Wait for the end, or bring it about: whether it came by itself, and whether it was too late."""
+        deadline = time.monotonic() + self._limits.wall_s
         try:
-            return not _ended(process, self._limits.wall_s)
+            while (left := deadline - time.monotonic()) > 0:
+                if _ended(process, min(left, _LOOK_S)):
+                    return True, False
+                if holds_more(process.pid, self._limits.memory_mb << 20):
+                    return False, False
+            return False, True
         finally:
             # Also what it left running: the sandbox dies with its first process, which is in this process group.
             with suppress(ProcessLookupError):

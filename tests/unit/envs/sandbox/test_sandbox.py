@@ -140,6 +140,30 @@ def test_a_program_that_attacks_its_watchers_has_ended_badly_and_is_nobodys_fail
     assert box.run([PYTHON, "-I", "-S", "-c", everything]).signal == signal.SIGKILL
 
 
+_FAMILY = """
+import os, time
+held = bytearray(b"a") * ({own} << 20)
+for _ in range(8):
+    if os.fork() == 0:
+        if {touched}:
+            held[::4096] = b"x" * len(held[::4096])
+        time.sleep({seconds})
+        os._exit(0)
+for _ in range(8):
+    os.wait()
+"""
+
+
+def test_processes_that_hold_too_much_memory_together_are_killed_and_what_they_share_counts_once(
+    sandbox: Sandbox,
+) -> None:
+    box = Sandbox(limits=Limits(wall_s=20.0, memory_mb=200), readable=[sys.base_prefix])
+    greedy = box.run([PYTHON, "-I", "-S", "-c", _FAMILY.format(own=50, touched=True, seconds=15)])
+    assert (greedy.signal, greedy.late, greedy.ended_well) == (signal.SIGKILL, False, False)
+    modest = box.run([PYTHON, "-I", "-S", "-c", _FAMILY.format(own=50, touched=False, seconds=0.4)])
+    assert modest.ended_well
+
+
 def test_signals_are_for_a_program_what_they_are_in_a_shell(sandbox: Sandbox) -> None:
     """Python ignores SIGPIPE, and what it starts would inherit that: `yes` would complain, not end."""
     ran = sandbox.run(["/bin/sh", "-c", "yes | head -n 1"])
