@@ -29,14 +29,14 @@ Scenario = Callable[[FakeEngine, RolloutService], Any]
 class Asks:
     """Asks for sums one after another, `turns` of them, and does with the answers what `how` says."""
 
-    def __init__(self, turns: int = 2, how: str = "scores") -> None:
-        self._turns, self._how = turns, how
+    def __init__(self, turns: int = 2, how: str = "scores", asked: dict[str, Any] | None = None) -> None:
+        self._turns, self._how, self._fields = turns, how, asked or {}
 
     async def run(self, prompt: Prompt, base_url: str, key: str, seed: int) -> Any:
         said = [dict(message) for message in prompt.messages]
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as http:
             for _ in range(self._turns):
-                body = {"model": "policy", "messages": said, "max_tokens": 3}
+                body = {"model": "policy", "messages": said, "max_tokens": 3, **self._fields}
                 async with http.post(f"{base_url}/chat/completions", json=body, raise_for_status=True) as answer:
                     message = (await answer.json())["choices"][0]["message"]
                 said += [message, {"role": "user", "content": "2+2="}]
@@ -99,6 +99,14 @@ def test_an_agents_calls_become_one_sample_with_the_reward_that_it_gives(batch: 
         assert sample.reward == sum(token > 3 for token in last)
         assert set(sample.versions[sample.loss_mask].tolist()) == {0}
         assert not sample.rollout_logprobs[~sample.loss_mask].any()
+
+
+def test_what_an_agent_asks_for_in_vain_is_in_its_samples_and_written_down_once(
+    batch: Callable[..., list[Group]], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = samples(batch(agent(asked={"temperature": 0.25, "tool_choice": "required"})))
+    assert {tuple(sample.info["unheeded"]) for sample in found} == {("temperature", "tool_choice")}
+    assert sum("an agent asks for temperature=0.25" in line for line in caplog.messages) == 1
 
 
 def test_without_a_reward_of_its_own_the_last_answer_is_judged_by_the_configured_one(
@@ -194,7 +202,7 @@ class NotAnAgent:
     [
         (AgentConfig(_target_="no.such.module"), "no.such.module"),
         (agent(NotAnAgent), "has no `async def run"),
-        (agent(steps=3), "agent.steps"),
+        (agent(steps=3), r"agent\.arguments\.steps"),
         (agent(command="true"), "agent.command and agent._target_ are both set"),
     ],
 )
