@@ -45,7 +45,8 @@ class ChatRequest:
     def identity(self) -> str:
         """The same for requests that ask the same."""
         said = [
-            [m.role, m.text, m.thinking, [(c.name, c.arguments) for c in m.calls], m.call_id] for m in self.messages
+            [m.role, m.text, m.thinking, [(c.name, c.arguments) for c in m.calls], m.call_id, m.name]
+            for m in self.messages
         ]
         calls = self.calls_allowed, self.one_call
         return json.dumps([said, self.told_tools, calls, self.max_tokens, self.stop, self.seed, self.logprobs])

@@ -157,9 +157,10 @@ def _message(message: Mapping[str, Any], where: str) -> ChatMessage:
         thinking = message.get("reasoning_content", message.get("reasoning"))
         calls = tuple(_call(mapping(call, f"{where}: a call")) for call in listed(message, "tool_calls"))
         return ChatMessage("assistant", text, thinking if isinstance(thinking, str) else None, calls)
+    name = str(message.get("name") or "")
     if role == "tool":
-        return ChatMessage("tool", text, call_id=str(message.get("tool_call_id") or ""))
-    return ChatMessage("system" if role == "developer" else role, text)
+        return ChatMessage("tool", text, call_id=str(message.get("tool_call_id") or ""), name=name)
+    return ChatMessage("system" if role == "developer" else role, text, name=name)
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:

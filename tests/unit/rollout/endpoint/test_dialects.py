@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlscale.rollout.endpoint.anthropic_messages import AnthropicMessages
-from rlscale.rollout.endpoint.chat_messages import ChatMessage, ToolCall
+from rlscale.rollout.endpoint.chat_messages import ChatMessage, ToolCall, same
 from rlscale.rollout.endpoint.dialect import ChatRequest, Dialect, Refusal, Reply
 from rlscale.rollout.endpoint.openai_chat import OpenAIChat
 from rlscale.rollout.endpoint.openai_responses import OpenAIResponses
@@ -241,6 +241,14 @@ def test_the_smaller_bound_of_tokens_counts_and_a_refusal_sent_back_is_text() ->
     refused = [*HELLO, {"role": "assistant", "content": None, "refusal": "no"}, *HELLO]
     request = CHAT.read({"messages": refused, "max_tokens": 5, "max_completion_tokens": 7})
     assert (request.max_tokens, request.messages[1].text) == (5, "no")
+
+
+def test_who_speaks_is_given_to_the_template() -> None:
+    said = [{"role": "user", "content": "hi", "name": name} for name in ("ann", "bob")]
+    ann, bob = (CHAT.read({"messages": [one]}) for one in said)
+    assert ann.messages[0].rendered() == said[0]
+    assert ann.identity != bob.identity
+    assert not same(ann.messages[0], bob.messages[0])
 
 
 def test_the_policy_is_told_that_a_tool_failed() -> None:
