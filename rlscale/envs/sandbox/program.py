@@ -131,25 +131,10 @@ class Sandbox:
                 os.close(writing)
             ended, late = self._wait(process)
             seconds = time.monotonic() - started
-            told = status.read().decode().splitlines() if ended else []
-            output, errors_text = (self._text(file) for file in (printed, errors))
-        for line in told:
-            if line.startswith("refused "):
-                raise SandboxRefused(f"the sandbox is refused at {line.removeprefix('refused ')}")
-        if ended and not told:
-            raise SandboxRefused(f"the sandbox did not start: {errors_text[0][-300:].strip()}")
-        kind, _, number = (told[-1] if told else "").partition(" ")
-        # Nobody tells of the end of a program that brought its watchers down.
-        killed = not ended or kind == "started"
-        return Ran(
-            int(number) if kind == "exit" else None,
-            signal.SIGKILL if killed else int(number) if kind == "signal" else None,
-            late,
-            output[0],
-            errors_text[0],
-            output[1] or errors_text[1],
-            seconds,
-        )
+            told = status.read().decode().splitlines() if ended else None
+            (output, cut), (errors_text, errors_cut) = (self._text(file) for file in (printed, errors))
+        code, number = _end_of(told, errors_text)
+        return Ran(code, number, late, output, errors_text, cut or errors_cut, seconds)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> tuple[bool, bool]:
         """Wait for the end, or bring it about: whether it came by itself, and whether it was too late."""
@@ -195,6 +180,21 @@ class Sandbox:
             "files_most": 1000,
             "processes": limits.processes,
         }
+
+
+def _end_of(told: Sequence[str] | None, errors: str) -> tuple[int | None, int | None]:
+    """Exit code and signal by what the sandbox told, None where it was killed. SandboxRefused where nothing was run."""
+    if told is None:
+        return None, signal.SIGKILL
+    for line in told:
+        if line.startswith("refused "):
+            raise SandboxRefused(f"the sandbox is refused at {line.removeprefix('refused ')}")
+    if not told:
+        raise SandboxRefused(f"the sandbox did not start: {errors[-300:].strip()}")
+    kind, _, number = told[-1].partition(" ")
+    if kind == "started":  # nobody was left to tell of the end: the program brought its watchers down
+        return None, signal.SIGKILL
+    return (int(number), None) if kind == "exit" else (None, int(number))
 
 
 def _ended(process: subprocess.Popen[bytes], within_s: float) -> bool:

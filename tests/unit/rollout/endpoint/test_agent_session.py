@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scripted_policy import Played, Say, TaggedCalls, counting, make_encoder
+from scripted_policy import Played, Say, counting, make_encoder
 
 from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
 from rlscale.rollout.endpoint.agent_session import Limits
-from rlscale.rollout.endpoint.chat_messages import ChatMessage, ToolCall
+from rlscale.rollout.endpoint.chat_messages import ChatMessage
 from rlscale.rollout.endpoint.dialect import ChatRequest, Refusal, Reply
 from rlscale.rollout.endpoint.openai_chat import OpenAIChat
-from rlscale.rollout.endpoint.output_parser import Parsed
 
 ADD = {
     "type": "function",
@@ -121,41 +119,6 @@ def test_a_call_that_is_cut_off_is_text_and_ends_for_its_length(encoder: PromptE
 
     played = play(encoder, scenario, lambda prompt: '<call>add {"a": 1')
     assert played.session.finish == "length"
-
-
-def test_where_one_call_is_wanted_the_others_stay_in_the_tokens(encoder: PromptEncoder) -> None:
-    class Both(TaggedCalls):
-        async def calls(self, text: str, tools: Any) -> Parsed:
-            return Parsed("", tuple(ToolCall("add", f'{{"a":{number}}}') for number in (1, 2)))
-
-    async def scenario(played: Played) -> None:
-        played.session._policy = replace(played.policy, parser=Both())
-        for fields, calls in ({"parallel_tool_calls": False}, 1), ({}, 2):
-            request = asked(user("1 + 2?"), tools=[ADD], **fields)
-            reply = await played.session.call(request)
-            assert len(reply.calls) == calls
-            result = {"role": "tool", "tool_call_id": reply.calls[0].id, "content": "3"}
-            await played.session.call(asked(user("1 + 2?"), sent_back(request, reply), result, tools=[ADD], **fields))
-
-    played = play(encoder, scenario, lambda prompt: "<call>two</call>")
-    assert [len(sequence) for sequence in played.session.tree.sequences()] == [2, 2]
-
-
-def test_another_seed_draws_another_answer_to_the_same_request(encoder: PromptEncoder) -> None:
-    async def scenario(played: Played) -> None:
-        texts = [(await played.session.call(asked(user("hello"), seed=seed))).text for seed in (None, 1, 2, 1)]
-        assert texts == ["answer 0", "answer 1", "answer 2", "answer 1"]
-
-    played = play(encoder, scenario)
-    assert len(set(played.seeds)) == 3
-    assert played.session.repeated == 1
-
-
-def test_what_the_run_decides_otherwise_is_remembered_by_name(encoder: PromptEncoder) -> None:
-    async def scenario(played: Played) -> None:
-        await played.session.call(asked(user("hello"), temperature=1.0, top_p=0.5, tools=[ADD], tool_choice="required"))
-
-    assert play(encoder, scenario).session.unheeded == {"top_p": 0.5, "tool_choice": "required"}
 
 
 def test_calls_are_not_looked_for_where_the_client_wants_none(encoder: PromptEncoder) -> None:
