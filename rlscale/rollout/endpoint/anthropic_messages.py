@@ -37,7 +37,10 @@ class AnthropicMessages:
 
     def read(self, body: Mapping[str, Any]) -> ChatRequest:
         """See Dialect."""
-        unheeded = unheeded_fields(body, _READ, {}, _WHY)
+        asked, output = dict(body), body.get("output_config")
+        if isinstance(output, dict) and output.keys() == {"effort"}:
+            asked |= {"output_config": None, **output}
+        unheeded = unheeded_fields(asked, _READ, {}, _WHY)
         system = text_of(body.get("system"), "system")
         said = [ChatMessage("system", system)] if system else []
         for number, message in enumerate(listed(body, "messages")):

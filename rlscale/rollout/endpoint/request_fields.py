@@ -10,7 +10,7 @@ from rlscale.rollout.endpoint.dialect import mapping, unusable
 _RUNS_OWN = frozenset(
     {
         *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
-        *("thinking", "reasoning", "reasoning_effort"),
+        *("thinking", "reasoning", "reasoning_effort", "effort"),
     }
 )
 """How tokens are drawn, which the loss relies on, and how the policy thinks, which is its chat template's affair."""

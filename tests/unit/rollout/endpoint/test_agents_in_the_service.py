@@ -20,6 +20,7 @@ from fake_engine import FakeEngine
 from rlscale.config.errors import UserError
 from rlscale.config.schema.agent_config import AgentConfig
 from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.rollout.endpoint.command_agent import CommandAgent
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
 
@@ -211,3 +212,11 @@ def test_an_agent_that_cannot_be_made_is_an_error_at_the_start(
 ) -> None:
     with pytest.raises(UserError, match=message):
         RolloutService(replace(spec, agent=config))
+
+
+@pytest.mark.parametrize("last", ["[" * 100_000, "12", "{", "", '"reward"', '{"answer": 1}'])
+def test_a_program_whose_last_words_are_no_reward_leaves_it_to_the_configured_one(last: str, tmp_path: Path) -> None:
+    (tmp_path / "said").write_text(last)
+    prompt = Prompt(0, "0", np.array([1], np.int32), "4")
+    given = CommandAgent(f"/bin/cat {tmp_path / 'said'}").run(prompt, "http://127.0.0.1:1/v1", "key", 7)
+    assert asyncio.run(given) is None

@@ -212,6 +212,7 @@ HARMLESS = {"metadata": {"a": "b"}, "user": "me", "store": True, "service_tier":
         (RESPONSES, {"top_p": 1, "text": {"format": {"type": "text"}}, "truncation": "disabled"}, {"top_p": 1}),
         (ANTHROPIC, {"top_k": 5, "thinking": {"type": "disabled"}, "cache_control": {"type": "ephemeral"}},
          {"top_k": 5, "thinking": {"type": "disabled"}}),
+        (ANTHROPIC, {"output_config": {"effort": "low"}}, {"effort": "low"}),
         (ANTHROPIC, {"tool_choice": {"type": "tool", "name": "add"}}, {"tool_choice": {"type": "tool", "name": "add"}}),
     ],
 )  # fmt: skip
