@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlscale.config.errors import UserError
-from rlscale.envs.sandbox.resident import holds_more
+from rlscale.envs.sandbox.resident import can_look, holds_more
 
 REQUIRED, NONE = "required", "none"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ld.so.cache")
@@ -91,6 +91,8 @@ class Sandbox:
         self._readable = [*dict.fromkeys((*SYSTEM, *readable))]
         if self._confined:
             try:
+                if not can_look():
+                    raise SandboxRefused("the sandbox is refused at memory: /proc does not tell a process's children")
                 self.run(["/bin/true"])
             except SandboxRefused as error:
                 raise UserError(f"{error}; sandbox={NONE} runs programs with all rights of this process") from None

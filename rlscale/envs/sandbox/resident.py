@@ -8,6 +8,11 @@ from contextlib import suppress
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
+def can_look() -> bool:
+    """Whether this kernel's /proc tells the children of a process (CONFIG_PROC_CHILDREN, which distributions have)."""
+    return os.path.exists("/proc/thread-self/children")
+
+
 def holds_more(pid: int, most: int) -> bool:
     """Whether the process and its descendants hold over `most` bytes that are their own.
 

@@ -20,12 +20,13 @@ import psutil
 import pytest
 
 from rlscale.config.errors import UserError
+from rlscale.envs.sandbox import program
 from rlscale.envs.sandbox.program import NONE, Limits, Sandbox, SandboxRefused
 from tests.unit.envs.sandbox.escapes import ESCAPES, Escape, all_attempts
 
 PYTHON = os.path.realpath(sys.executable)
 LIMITS = Limits(wall_s=20.0, cpu_s=5, memory_mb=512, disk_mb=4, processes=16, output_kb=4)
-PARTS = "namespaces|a root of its own|a user namespace of its own|no new privileges|Landlock|seccomp"
+PARTS = "memory|namespaces|a root of its own|a user namespace of its own|no new privileges|Landlock|seccomp"
 
 
 def machine_number(x86_64: int, aarch64: int) -> int:
@@ -138,6 +139,14 @@ def test_a_program_that_attacks_its_watchers_has_ended_badly_and_is_nobodys_fail
         assert not ran.ended_well or (mode != NONE and number == signal.SIGINT)
     everything = "import os, signal\nos.setsid() if os.getsid(0) != os.getpid() else 0\nos.kill(0, 9)"
     assert box.run([PYTHON, "-I", "-S", "-c", everything]).signal == signal.SIGKILL
+
+
+def test_a_kernel_that_does_not_tell_what_belongs_together_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "can_look", lambda: False)
+    with pytest.raises(
+        UserError, match=r"the sandbox is refused at memory: .*; sandbox=none runs programs with all rights"
+    ):
+        Sandbox()
 
 
 _FAMILY = """
