@@ -67,6 +67,7 @@ class ToolEnvironment(Environment):
         self._reward, self._max_turns, self._max_characters = reward, max_turns, max_characters
         self._call_s = call_s
         self._calls = self._errors = 0
+        self._late = False
 
     async def reset(self, prompt: Prompt, seed: int) -> Start:
         """The prompt as the data has it, and the tools."""
@@ -83,6 +84,7 @@ class ToolEnvironment(Environment):
         if not calls:
             score = await self._reward.score(action, self._prompt)
             return Step(reward=score, done=True, info=self._info() | info_of(score))
+        self._late = False
         return Step([await self._answer(call) for call in calls], info=self._info())
 
     def _info(self) -> dict[str, Any]:
@@ -104,7 +106,12 @@ class ToolEnvironment(Environment):
         return {"role": "tool", "name": name, "content": text}
 
     async def _given(self, name: str, arguments: dict[str, Any]) -> Any:
-        """What the method returns. ValueError for the policy where it takes too long."""
+        """What the method returns. ValueError for the policy where it takes too long, or a call of its turn did.
+
+        A turn of many such calls would take longer than a step may, and fail the episode in place of the policy.
+        """
+        if self._late:
+            raise ValueError(f"{name} was not called, since a call before it took over {self._call_s:g} seconds")
         values = {argument: value_of(self._types[name][argument], value) for argument, value in arguments.items()}
         try:
             async with asyncio.timeout(self._call_s) as timer:
@@ -112,6 +119,7 @@ class ToolEnvironment(Environment):
         except TimeoutError:
             if not timer.expired():
                 raise
+            self._late = True
             raise ValueError(f"{name} took over {self._call_s:g} seconds") from None
 
     def _read(self, call: Call | str | None) -> tuple[str, dict[str, Any]]:

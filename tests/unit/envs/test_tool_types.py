@@ -151,6 +151,23 @@ def test_calls_that_hang_are_errors_for_the_policy_and_hold_up_nobody() -> None:
     assert asyncio.run(main()) == ["Error: hang took over 0.2 seconds"] * 40 + ["Furniture"]
 
 
+def test_behind_a_call_that_took_too_long_nothing_of_its_turn_is_called() -> None:
+    async def main() -> list[str]:
+        made = environment(call_s=0.2)
+        await made.reset(PROMPT, 3)
+        hung = await made.step(Action(call("hang") + call("hang") + call("kind"), "", [1]))
+        again = await made.step(Action(call("kind"), "", [1]))
+        return [message["content"] for message in (*hung.messages, *again.messages)]
+
+    late = "was not called, since a call before it took over 0.2 seconds"
+    assert asyncio.run(main()) == [
+        "Error: hang took over 0.2 seconds",
+        f"Error: hang {late}",
+        f"Error: kind {late}",
+        "Furniture",
+    ]
+
+
 def test_a_method_that_would_end_the_program_fails_its_episode_alone() -> None:
     with pytest.raises(ThreadEnded, match="SystemExit: 3"):
         used(call("leave"))
