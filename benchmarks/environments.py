@@ -1,10 +1,10 @@
 """Every problem of a package through a check: `python benchmarks/environments.py reasoning_gym`, rlve_gym or textarena.
 
 For each kind, at its lowest and its highest level (`--levels 0,3` for others): the same seed gives the same problem in
-another maker, the stored answer is worth 1, `--garbage` is worth 0, the global generators of Python and NumPy are as
-they were. In a game `--garbage` is all that is said, to its end, and another maker must come to the same end. Printed
-are the totals and, for every kind that fails, why. Some minutes on one core; a kind that takes over `--limit-s` seconds
-is given up.
+another maker, the stored answer is worth 1, `--garbage` is worth 0, what is no answer at all (`ODD`) is not worth 1, an
+answer that is a program is not run, the global generators of Python and NumPy are as they were. In a game `--garbage`
+is all that is said, to its end, and another maker must come to the same end. Printed are the totals and, for every kind
+that fails, why. Some minutes on one core; a kind that takes over `--limit-s` seconds is given up.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pickle
 import random
 import signal
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -35,6 +36,11 @@ from rlscale.envs.problems.rlve_problems import RlveProblems
 MAKERS = {"reasoning_gym": ReasoningGymProblems, "rlve_gym": RlveProblems, "textarena": TextArenaGames}
 SLOW = {"reasoning_gym": reasoning_gym_problems.SLOW, "rlve_gym": rlve_problems.SLOW, "textarena": ()}
 LONGEST_GAME = 100
+EXECUTED = "rlscale.answer_executed"
+PROGRAM = f"__import__('sys').audit('{EXECUTED}')"
+ODD = ("nan", "inf", "1e999", "[]", "{}", "None", "True", "''", "()", "\0", "\ud800", PROGRAM)
+executed: list[str] = []
+"""An entry for each answer that was run as a program."""
 SEEDS = (2, 1_000_003)
 
 
@@ -47,6 +53,7 @@ def main() -> None:
     parser.add_argument("--garbage", default="zzz")
     parser.add_argument("--limit-s", type=int, default=30)
     asked = parser.parse_args()
+    sys.addaudithook(lambda event, _: executed.append(event) if event == EXECUTED else None)
     make = MAKERS[asked.package]
     before, found, times = load_average(), dict[str, list[str]](), list[float]()
     names = [name for name in asked.names.split(",") if name]
@@ -108,6 +115,12 @@ def problem_checked(
         yield "the stored answer is not worth 1"
     if one.score(name, level, seed, garbage) > 0:
         yield f"{garbage!r} is worth {one.score(name, level, seed, garbage):.2g}"
+    for odd in ODD:
+        if one.score(name, level, seed, odd) == 1.0 and odd != problem.answer:
+            yield f"{odd!r} is worth 1"
+    if executed:
+        executed.clear()
+        yield "runs an answer as a program"
 
 
 def game_checked(one: TextArenaGames, other: TextArenaGames, name: str, seed: int, garbage: str) -> Iterator[str]:

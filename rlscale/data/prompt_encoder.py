@@ -252,7 +252,9 @@ class PromptEncoder:
             raise ValueError(f"is refused by the tokenizer: {text[:80]!a} ({_first_line(error)})") from error
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in tokens and self.tokenizer.unk_token not in text:
-            raise ValueError(f"contains characters that the tokenizer does not have: {text[:80]!r}")
+            lacks = [one for one in dict.fromkeys(text) if unknown in self._quick.encode(one, False)]
+            named = f" (it lacks {', '.join(map(repr, lacks[:5]))})" if lacks else ""
+            raise ValueError(f"contains characters that the tokenizer does not have: {text[:80]!r}{named}")
         return tokens
 
 

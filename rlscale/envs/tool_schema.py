@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator
+from typing import Any, get_type_hints
 
 from rlscale.config.errors import UserError
+from rlscale.envs.tool_types import schema_of
 
 BEGIN = "begin"
 """A method of this name is not a tool: it is given the prompt and the seed before the first turn."""
-_PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _ARGUMENT = re.compile(r"^\s+\*{0,2}(\w+)(?:\s*\([^)]*\))?:\s*(.*)$|^\s*:param\s+(?:\w+\s+)?(\w+):\s*(.*)$")
 _HEADING = re.compile(r"^\s*(Args|Arguments|Parameters|Returns|Raises|Yields|Examples?|Notes?):\s*$")
 
@@ -22,13 +21,30 @@ def tools_of(tools: type) -> dict[str, dict[str, Any]]:
 
     UserError naming a method without a docstring, or a parameter without a type that JSON can hold.
     """
-    found = {}
-    for name, method in inspect.getmembers(tools, inspect.isfunction):
-        if not name.startswith("_") and name != BEGIN:
-            found[name] = _schema(tools, name, method)
+    found = {name: _schema(tools, name, method) for name, method in _methods(tools)}
     if not found:
         raise UserError(f"{tools.__name__} has no public method that could be a tool")
     return found
+
+
+def argument_types(tools: type) -> dict[str, dict[str, Any]]:
+    """The types of the parameters of each tool, by their names."""
+    return {name: _hints(f"{tools.__name__}.{name}", method) for name, method in _methods(tools)}
+
+
+def _methods(tools: type) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Name and function of whatever is public and can be called."""
+    for name in dir(tools):
+        method = getattr(tools, name)
+        if not name.startswith("_") and name != BEGIN and callable(method) and not isinstance(method, type):
+            yield name, method
+
+
+def _hints(where: str, method: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(method)
+    except (NameError, TypeError) as error:
+        raise UserError(f"{where}: the types of its parameters cannot be found: {error}") from None
 
 
 def _schema(tools: type, name: str, method: Callable[..., Any]) -> dict[str, Any]:
@@ -36,8 +52,10 @@ def _schema(tools: type, name: str, method: Callable[..., Any]) -> dict[str, Any
     text = inspect.getdoc(method)
     if not text:
         raise UserError(f"{where} has no docstring; the policy is told what a tool does by it")
-    hints = get_type_hints(method)
-    bound = not isinstance(inspect.getattr_static(tools, name), staticmethod)
+    if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
+        raise UserError(f"{where} is a generator (it has a yield); return what the policy is to be shown")
+    hints = _hints(where, method)
+    bound = not isinstance(inspect.getattr_static(tools, name), (staticmethod, classmethod))
     parameters = list(inspect.signature(method).parameters.values())[bound:]
     described = _described(text)
     properties: dict[str, Any] = {}
@@ -46,7 +64,7 @@ def _schema(tools: type, name: str, method: Callable[..., Any]) -> dict[str, Any
             raise UserError(f"{where}: {one} cannot be given by name; a tool's arguments are")
         if one.name not in hints:
             raise UserError(f"{where}: the parameter {one.name} has no type; annotate it")
-        properties[one.name] = _type(hints[one.name], f"{where}: the parameter {one.name}")
+        properties[one.name] = schema_of(hints[one.name], f"{where}: the parameter {one.name}")
         if one.name in described:
             properties[one.name]["description"] = described[one.name]
     arguments = {
@@ -57,25 +75,6 @@ def _schema(tools: type, name: str, method: Callable[..., Any]) -> dict[str, Any
     }
     function = {"name": name, "description": _summary(text), "parameters": arguments}
     return {"type": "function", "function": function}
-
-
-def _type(hint: Any, where: str) -> dict[str, Any]:
-    """The JSON schema of a type. UserError if JSON does not hold it."""
-    if hint is Any:
-        return {}
-    if hint in _PLAIN:
-        return {"type": _PLAIN[hint]}
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return {"enum": list(inner)}
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_type(one, where) for one in inner]}
-    if (origin or hint) is list:
-        return {"type": "array"} | ({"items": _type(inner[0], where)} if inner else {})
-    if (origin or hint) in (dict, Mapping) and (not inner or inner[0] is str):
-        return {"type": "object"} | ({"additionalProperties": _type(inner[1], where)} if inner else {})
-    shown = getattr(hint, "__name__", str(hint))
-    raise UserError(f"{where} is of type {shown}; use str, int, float, bool, list, dict, Literal or None")
 
 
 def _summary(text: str) -> str:

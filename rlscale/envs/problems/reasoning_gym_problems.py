@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.envs.problems.harmless_answers import is_formula
 from rlscale.envs.problems.problem_maker import Problem, kept_random_state
 
 REFUSED = {
@@ -18,6 +21,11 @@ REFUSED = {
 """Data sets that cannot be trained on, and why."""
 SLOW = ("game_of_life", "jugs", "n_queens", "sokoban", "zebra_puzzles")
 """Data sets of whose problems some take half a minute or more: left out unless they are named."""
+
+_LISTS = ("binary_matrix", "n_queens", "spiral_matrix", "string_insertion")
+"""Data sets that pass an answer to `eval` where it is not the stored one: it may be a list."""
+_FORMULAS = ("countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration")
+"""Data sets that have SymPy compute an answer, which is `eval` too."""
 
 
 class ReasoningGymProblems:
@@ -56,11 +64,16 @@ class ReasoningGymProblems:
         return Problem(entry["question"], "" if answer is None else str(answer))
 
     def score(self, name: str, level: int | None, seed: int, response: str) -> float:
-        """The data set's own score of the answer; 0 where it raises."""
+        """The data set's own score of the answer; 0 where it raises, and for what is no answer but a program."""
+        answer = answer_in(response)
+        if name in _FORMULAS and not is_formula(answer):
+            return 0.0
+        if name == "complex_arithmetic" and "nan" in answer.lower():
+            return 0.0  # the data set takes the distance to it for none
         try:
             with kept_random_state(seed):
                 entry = self._made(name, level, seed)
-                score = float(self._dataset(name, level).score_answer(answer_in(response), entry))
+                score = float(self._dataset(name, level).score_answer(answer, entry))
         except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
             return 0.0
         return float(score >= 1) if self._exact else min(max(score, 0.0), 1.0)
@@ -79,7 +92,10 @@ class ReasoningGymProblems:
 
         with kept_random_state(0):
             options = self._own_options(name) if level is None else self._at_level(name, level)
-            return create_dataset(name, **options)
+            dataset = create_dataset(name, **options)
+        if name in _LISTS:
+            vars(sys.modules[type(dataset).__module__])["eval"] = ast.literal_eval
+        return dataset
 
     def _own_options(self, name: str) -> dict[str, Any]:
         return {"seed": 0, **self._options.get(name, {})}

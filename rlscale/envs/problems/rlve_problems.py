@@ -12,11 +12,14 @@ from typing import Any
 import torch
 
 from rlscale.config.errors import UserError
+from rlscale.envs.problems.harmless_answers import is_formula
 from rlscale.envs.problems.problem_maker import Problem, kept_random_state
 from rlscale.envs.problems.reasoning_gym_problems import answer_in
 
 SLOW = ("FractionalProgramming_BipartiteGraphMatching", "PolynomialMinimum")
 """Environments that take long, or whose problems do not follow from their seed: left out unless they are named."""
+_FORMULAS = ("Differentiate", "Integral")
+"""Environments that have SymPy compute an answer, which is `eval`."""
 _TRIES = 5
 """Seeds that are tried for a problem; some draws of some environments lead to none."""
 
@@ -53,10 +56,13 @@ class RlveProblems:
         return Problem(prompt, "" if answer is None else str(answer))
 
     def score(self, name: str, level: int | None, seed: int, response: str) -> float:
-        """Whether the environment's verifier accepts the answer; an answer that makes it raise is wrong."""
+        """Whether the environment's verifier accepts the answer; one that makes it raise, or is a program, is wrong."""
+        answer = answer_in(response)
+        if name in _FORMULAS and not is_formula(answer):
+            return 0.0
         with _kept_states(seed):
             made = self._made(name, level or 0, seed)
-            return float(made.verifier(f"<answer>{answer_in(response)}</answer>")["accuracy"])
+            return float(made.verifier(f"<answer>{answer}</answer>")["accuracy"])
 
     def _environment(self, name: str, level: int, seed: int) -> Any:
         from Gym.environments import identifier2environment

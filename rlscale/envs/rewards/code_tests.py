@@ -19,14 +19,13 @@ from rlscale.envs.score import Score
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _ASSERTS = """
 import json, sys
-_tests = json.loads(sys.stdin.readline())
 def _run(tests):
     space = {"__name__": "solution"}
     exec(compile(open("solution.py").read(), "solution.py", "exec"), space)
     for test in tests["asserts"]:
         exec(compile(test, "test", "exec"), space)
     sys.__stdout__.write("\\n" + tests["word"] + "\\n")
-_run(_tests)
+_run(json.loads(sys.stdin.readline()))
 """
 """The tests come through the input, so that what is run cannot leave before them and have passed."""
 

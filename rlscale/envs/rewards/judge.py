@@ -9,6 +9,7 @@ from typing import Any
 from rlscale.config.errors import UserError
 from rlscale.data.messages import Message
 from rlscale.envs.rewards.judging_model import JudgingModel
+from rlscale.envs.rewards.service_client import Answered
 from rlscale.envs.score import Failed, Score
 
 _VERDICT = re.compile(r"score\W{0,4}(-?\d+(?:\.\d+)?)", re.IGNORECASE)
@@ -44,17 +45,26 @@ class Judge:
         if not most > 0:
             raise UserError(f"most={most:g} must be above 0")
         self._model = JudgingModel(url, model, rubric, tries, max_tokens, temperature, timeout_s, retries, key_file)
-        self._most = most
+        self._most, self._works = most, False
 
     async def __call__(
         self, response: str, label: Any, info: dict[str, Any], messages: Sequence[Message] = ()
     ) -> Score | Failed:
-        """The judge's score. Failed if it gives none, and RewardFailed if it cannot be reached."""
+        """The judge's score. Failed if it gives none, and RewardFailed if it cannot be reached.
+
+        A response that it refuses (HTTP 400, 413, 422), having scored others, is wrong: the response is what differs.
+        """
         question = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
         shown = {"QUESTION": question, "REFERENCE": label, "RESPONSE": response.rpartition("</think>")[2].strip()}
-        points, said = await self._model.verdict(_SYSTEM.format(most=self._most), shown, self._points)
+        try:
+            points, said = await self._model.verdict(_SYSTEM.format(most=self._most), shown, self._points)
+        except Answered as error:
+            if error.refuses and self._works:
+                return Score(0.0, crash=f"the judge refuses it: {error}")
+            raise
         if points is None:
             return Failed(f"the judge gave no score from 0 to {self._most:g}: {said!r}")
+        self._works = True
         return Score(points / self._most)
 
     def _points(self, answer: str) -> float | None:

@@ -20,6 +20,16 @@ _NUMBER = re.compile(
 )
 _UNIT = re.compile(r"[A-Za-zµΩ°%/*^()\d\s+.-]{0,60}")
 _TOO_HIGH = re.compile(r"(?:\^|\*\*)\s*\(?\s*[+-]?\d{3}|(?:\^|\*\*)[^*/\s]*(?:\^|\*\*)|\d{5}")
+_WORDS = (
+    (re.compile(r"\bdegrees?\s+celsius\b", re.IGNORECASE), "degC"),
+    (re.compile(r"\bdegrees?\s+fahrenheit\b", re.IGNORECASE), "degF"),
+    (re.compile(r"\bsquare\s+([a-z]+)"), r"\1^2"),
+    (re.compile(r"\bcubic\s+([a-z]+)"), r"\1^3"),
+    (re.compile(r"\b([a-z]+)\s+squared\b"), r"\1^2"),
+    (re.compile(r"\b([a-z]+)\s+cubed\b"), r"\1^3"),
+    (re.compile(r"\s+per\s+"), "/"),
+)
+"""Units as they are spoken, and as they are written."""
 _LATEX = re.compile(r"\\(?:text|mathrm|textrm|rm|mathit|operatorname|left|right|displaystyle|quad|,|;|!|:|\s)")
 _SIGNS = {
     **dict.fromkeys(("\\times", "\u00d7", "\\cdot", "·", "⋅", "∙"), "*"),
@@ -153,6 +163,8 @@ def _unit(text: str) -> str | None:
     """The unit as pint writes it; None if it is not known. What would take long to compute is not known."""
     if _UNIT.fullmatch(text) is None or _TOO_HIGH.search(text):
         return None
+    for said, written in _WORDS:
+        text = said.sub(written, text)
     text = re.sub(r"°\s*([CF])\b", r"deg\1", text).replace("°", "degree")
     text = re.sub(r"(?<=[A-Za-z)])-(?=[A-Za-z(])", "*", text).replace("%", "percent")
     # m s^-1: a space between units is a product.

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.envs.reward import RewardFailed
-from rlscale.envs.rewards.service_client import ServiceClient
+from rlscale.envs.rewards.service_client import Answered, ServiceClient
 from rlscale.envs.score import Failed, Score, score_of
 
 _ONE = "a number, null, {score, parts} or {failed}"
@@ -19,7 +19,9 @@ class RemoteReward:
 
     A score is a number, or `{"score": 1.0, "parts": {"style": 0.5}}`; null or `{"failed": "why"}` where the service
     cannot tell. Items that come within `gather_s` go together, up to `batch`. `timeout_s`: for each try of a request;
-    `reward.timeout_s` bounds them all. Retries and the key are as in ServiceClient.
+    `reward.timeout_s` bounds them all. Retries and the key are as in ServiceClient. Where a request of several items
+    fails, each is sent alone; an item that the service refuses then (HTTP 400, 413, 422), or breaks by (500), while it
+    scores others is wrong, and all else has failed.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class RemoteReward:
         if batch < 1:
             raise UserError(f"batch={batch}: must be at least 1")
         self._client = ServiceClient(url, timeout_s=timeout_s, retries=retries, key_file=key_file)
-        self._batch, self._gather_s = batch, gather_s
+        self._batch, self._gather_s, self._works = batch, gather_s, False
         self._waiting: list[tuple[dict[str, Any], asyncio.Future[Any]]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._requests: set[asyncio.Task[None]] = set()
@@ -63,21 +65,41 @@ class RemoteReward:
     async def _ask(self, waiting: Sequence[tuple[dict[str, Any], asyncio.Future[Any]]]) -> None:
         scores: Sequence[Any] = [Failed("the reward service was not waited for")] * len(waiting)
         try:
-            answer = await self._client.post({"items": [item for item, _ in waiting]})
-            given = answer.get("scores") if isinstance(answer, Mapping) else None
-            if not isinstance(given, list) or len(given) != len(waiting):
-                raise RewardFailed(f"the reward service must answer {{scores: [...]}} with {len(waiting)} scores")
-            scores = given
-        except Exception as error:
-            scores = [Failed(str(error) or type(error).__name__)] * len(waiting)
+            scores = await self._scores([item for item, _ in waiting])
         finally:
             for (_, future), score in zip(waiting, scores, strict=True):
                 if not future.done():
                     future.set_result(score)
 
+    async def _scores(self, items: Sequence[dict[str, Any]]) -> list[Any]:
+        """An answer for each item. Where a request of several fails, each is asked for alone: one may be to blame."""
+        try:
+            return await self._given(items)
+        except Exception as error:
+            if len(items) == 1:  # nothing else was asked at this moment: that it broke says nothing of the item
+                return [_blamed(error, self._works and isinstance(error, Answered) and error.refuses)]
+        alone = await asyncio.gather(*(self._given([item]) for item in items), return_exceptions=True)
+        works = any(not isinstance(one, BaseException) for one in alone)
+        return [_blamed(one, works) if isinstance(one, BaseException) else one[0] for one in alone]
+
+    async def _given(self, items: Sequence[dict[str, Any]]) -> list[Any]:
+        answer = await self._client.post({"items": list(items)})
+        given = answer.get("scores") if isinstance(answer, Mapping) else None
+        if not isinstance(given, list) or len(given) != len(items):
+            raise RewardFailed(f"the reward service must answer {{scores: [...]}} with {len(items)} scores")
+        self._works = True
+        return given
+
+
+def _blamed(error: BaseException, works: bool) -> Score | Failed:
+    """What comes of an item without an answer: it is wrong where the service works and can do nothing with it."""
+    if isinstance(error, Answered) and works and (error.refuses or error.status == 500):
+        return Score(0.0, crash=f"the reward service: {error}")
+    return Failed(str(error) or type(error).__name__)
+
 
 def _score(answer: Any) -> Score | Failed:
-    if isinstance(answer, Failed):
+    if isinstance(answer, Failed | Score):
         return answer
     if answer is None:
         return Failed("the reward service could not tell")

@@ -23,6 +23,19 @@ _AWAY_S = 600.0
 """How long a service that comes back is waited for: an engine of a large model takes minutes to start."""
 
 
+class Answered(RewardFailed):
+    """The service is there, and answered with another status than 200."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def refuses(self) -> bool:
+        """Whether it says that it can do nothing with what it was asked: too long, or not to be read."""
+        return self.status in (400, 413, 422)
+
+
 class Place(NamedTuple):
     """Where a service is at the moment."""
 
@@ -64,13 +77,14 @@ class ServiceClient:
         return client
 
     async def post(self, body: Any) -> Any:
-        """What the service answers. RewardFailed with the last reason once no try is left."""
+        """What the service answers. RewardFailed with the last reason once no try is left, Answered for a status."""
         reason, url, wait_s, tries, began = "", "", self._wait_s, 0, time.monotonic()
+        status = None
         while tries <= self._retries:
             if reason:
                 await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
                 wait_s *= 2
-            away = False
+            away, status = False, None
             try:
                 url, key = await asyncio.to_thread(self._find)
                 status, answer = await self._once(url, key, body)
@@ -85,7 +99,8 @@ class ServiceClient:
                 reason, away = f"{type(error).__name__}: {error}"[:_SHOWN], isinstance(error, aiohttp.ClientOSError)
             waits = away and self._comes_back and time.monotonic() - began < _AWAY_S
             tries += not waits
-        raise RewardFailed(f"{url}: {reason}")
+        message = f"{url}: {reason}"
+        raise RewardFailed(message) if status in (None, 200) else Answered(message, status)
 
     async def _once(self, url: str, key: str | None, body: Any) -> tuple[int, Any]:
         """The status of one try, with the JSON of a good answer or the text of another."""

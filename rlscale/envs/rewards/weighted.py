@@ -73,4 +73,5 @@ class WeightedSum:
             found[name] = full_score(value)
         total = sum(self._parts[name][0] * score for name, score in found.items())
         inner = {f"{name}.{part}": value for name, score in found.items() for part, value in score.parts.items()}
-        return Score(total, {name: float(score) for name, score in found.items()} | inner)
+        crash = next((f"{name}: {score.crash}" for name, score in found.items() if score.crash), "")
+        return Score(total, {name: float(score) for name, score in found.items()} | inner, crash)

@@ -1,8 +1,8 @@
 """The program that confines itself and then becomes the one to be run (started by program.py).
 
 Three processes: the first waits, so that its death is that of all; the second is the first of a PID namespace, which
-ends with it; the third is the program. What came of it is written to the status pipe: `exit N`, `signal N`, or
-`refused STEP: REASON`, before that, where the kernel lacks a part, in which case nothing is run.
+ends with it; the third is the program. What came of it is written to the status pipe, a line each: `started`, then
+`exit N` or `signal N`; or `refused STEP: REASON` where the kernel lacks a part, in which case nothing is run.
 
 It starts for every program, so that it imports as little as possible: json, typing and contextlib double its time.
 """
@@ -40,6 +40,7 @@ def main() -> None:
     with os.fdopen(specification, "rb") as file:
         given = marshal.load(file)
     try:
+        kernel.default_signals()
         kernel.die_with_parent()
         if given["confined"]:
             _confined(given, status)
@@ -91,7 +92,7 @@ def _first(given: dict[str, Any], status: int, proc: int, root: bool) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (given["processes"], given["processes"]))
         with Step("seccomp"):
             kernel.filter_system_calls()
-        _become(given)
+        _become(given, status)
 
     _in_child(program, status, report=True)
 
@@ -103,7 +104,7 @@ def _limited(given: dict[str, Any], status: int) -> None:
 
     def program() -> None:
         _limit(given)
-        _become(given)
+        _become(given, status)
 
     _in_child(program, status, report=True)
 
@@ -123,7 +124,7 @@ def _in_child(work: Callable[[], None], status: int, report: bool = False) -> No
             break
     if report:
         word = f"signal {os.WTERMSIG(ended)}" if os.WIFSIGNALED(ended) else f"exit {os.WEXITSTATUS(ended)}"
-        os.write(status, word.encode())
+        os.write(status, f"{word}\n".encode())
 
 
 def _build_root(given: dict[str, Any]) -> None:
@@ -176,15 +177,16 @@ def _limit(given: dict[str, Any]) -> None:
         (resource.RLIMIT_AS, given["memory_bytes"]),
         (resource.RLIMIT_DATA, given["memory_bytes"]),
         (resource.RLIMIT_FSIZE, given["disk_bytes"]),
-        (resource.RLIMIT_NOFILE, 256),
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 64),  # what pipes and pairs of sockets hold is in no other limit
+        (resource.RLIMIT_CORE, 1),  # 0 would still start a program that the kernel pipes dumps to, outside, as root
         (resource.RLIMIT_MEMLOCK, 0),
     ):
         resource.setrlimit(what, (most, most))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 
 
-def _become(given: dict[str, Any]) -> None:
+def _become(given: dict[str, Any], status: int) -> None:
+    os.write(status, b"started\n")
     with Step(f"starting {given['command'][0]}"):
         os.execve(given["command"][0], given["command"], given["environment"])
 

@@ -21,6 +21,7 @@ _DETACH = 2
 _READ_ONLY, _NOSUID, _NODEV = 1, 2, 4  # of mount_setattr
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _DEATH_SIGNAL, _DUMPABLE, _NO_NEW_PRIVILEGES, _SECCOMP = 1, 4, 38, 22
+_SIGINT, _SIGPIPE, _SIGXFSZ = 2, 13, 25
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 # These have the same number everywhere.
 _MOUNT_SETATTR, _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 442, 444, 445, 446
@@ -64,6 +65,12 @@ def die_with_parent() -> None:
     _checked(_libc.prctl(_DEATH_SIGNAL, 9, 0, 0, 0))
 
 
+def default_signals() -> None:
+    """Undo what Python does about signals: it answers SIGINT, and what it starts inherits that SIGPIPE is ignored."""
+    for number in (_SIGINT, _SIGPIPE, _SIGXFSZ):
+        _libc.signal(ctypes.c_int(number), None)
+
+
 def own_proc_files() -> None:
     """After a change of user, /proc/self is root's until this is called."""
     _checked(_libc.prctl(_DUMPABLE, 1, 0, 0, 0))
@@ -98,34 +105,39 @@ def landlock(rights: Mapping[str, int], writable: str) -> None:
 
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _DENIED: Mapping[str, Sequence[int]] = {
-    # socket, ptrace, process_vm_*, pidfd_getfd, perf_event_open, userfaultfd, bpf, io_uring_setup, keys, fanotify_init;
-    # memory that no limit counts: shmget, semget, msgget, mq_open, memfd_create, memfd_secret; mounts and namespaces
+    # socket, ptrace, process_vm_*, pidfd_getfd, perf_event_open, userfaultfd, bpf, io_uring_setup, keys, fanotify_init,
+    # syslog; memory that no limit counts: shmget, semget, msgget, mq_open, memfd_create, memfd_secret, setsockopt
+    # (larger buffers); mounts and namespaces
     "x86_64": (
-        *(41, 101, 310, 311, 438, 298, 323, 321, 425, 248, 249, 250, 300, 29, 64, 68, 240, 319, 447),
+        *(41, 101, 310, 311, 438, 298, 323, 321, 425, 248, 249, 250, 300, 103, 29, 64, 68, 240, 319, 447, 54),
         *(155, 161, 165, 166, 272, 308, 304, 428, 429, 430, 432, 442),
     ),
     "aarch64": (
-        *(198, 117, 270, 271, 438, 241, 282, 280, 425, 217, 218, 219, 262, 194, 190, 186, 180, 279, 447),
+        *(198, 117, 270, 271, 438, 241, 282, 280, 425, 217, 218, 219, 262, 116, 194, 190, 186, 180, 279, 447, 208),
         *(41, 51, 40, 39, 97, 268, 265, 428, 429, 430, 432, 442),
     ),
 }
 """System calls that fail with EPERM."""
+_PRLIMIT = {"x86_64": 302, "aarch64": 261}
+"""Fails with EPERM for another process than the one that calls it: its watcher has the same user."""
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _EPERM, _KILL = 0x7FFF0000, 0x00050001, 0x80000000
+_FIRST_ARGUMENT = 16
 _OTHER_ABI = 0x40000000
 """From here on, numbers of x86_64 are those of its 32-bit twin."""
 
 
 def filter_system_calls(denied: Sequence[int] | None = None) -> None:
-    """Let these calls, by default those of `_DENIED`, fail with EPERM.
+    """Let these calls, by default those of `_DENIED`, fail with EPERM, and the limits of other processes be theirs.
 
     OSError where there is no seccomp, and on other machines than x86-64 and ARM.
     """
     denied = _of_machine(_DENIED) if denied is None else denied
     to_end = len(denied)
     program = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _of_machine(_AUDIT)), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
-    program += [(_AT_LEAST, to_end + 1, 0, _OTHER_ABI)]
-    program += [(_EQUAL, to_end - place, 0, number) for place, number in enumerate(denied)]
+    program += [(_AT_LEAST, to_end + 4, 0, _OTHER_ABI)]
+    program += [(_EQUAL, to_end - place + 3, 0, number) for place, number in enumerate(denied)]
+    program += [(_EQUAL, 0, 2, _of_machine(_PRLIMIT)), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 0, 1, 0)]
     program += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _EPERM)]
     words = b"".join(
         code.to_bytes(2, "little") + bytes((true, false)) + value.to_bytes(4, "little")

@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlscale.config.errors import UserError
+from rlscale.envs.sandbox.resident import can_look, holds_more
 
 REQUIRED, NONE = "required", "none"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ld.so.cache")
 """What programs may read and start besides their own folder."""
 _PACKAGE = str(Path(__file__).parents[3])
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from rlscale.envs.sandbox.confine import main; main()"
+_LOOK_S = 0.1
+"""Seconds between two looks at how much memory a program holds."""
 _GRACE_S = 10.0
 """Seconds that a process may take to end once it has been killed, which on a busy machine is long."""
 
@@ -33,14 +36,15 @@ class SandboxRefused(OSError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. Past `wall_s` and `cpu_s` it is killed; of the others it gets no more than this."""
+    """What a program may use. Past `wall_s` and `cpu_s` it is killed, and where its processes together hold more than
+    `memory_mb`; of the others it gets no more than this."""
 
     wall_s: float = 10.0
     """Seconds from start to end."""
     cpu_s: int = 10
     """Seconds of processor time of each process."""
     memory_mb: int = 512
-    """Address space of each process, in MiB."""
+    """Address space of each process, in MiB, and what all of them hold together, which is looked at now and then."""
     disk_mb: int = 32
     """What its folder holds, in MiB, and also the most that it prints."""
     processes: int = 16
@@ -56,7 +60,7 @@ class Ran:
     code: int | None
     """Its exit code; None if it was killed."""
     signal: int | None
-    """The signal that killed it; None otherwise. SIGKILL past its wall time."""
+    """The signal that killed it; None otherwise. SIGKILL past its wall time and its memory."""
     late: bool
     """Whether it was killed for its wall time."""
     output: str
@@ -87,6 +91,8 @@ class Sandbox:
         self._readable = [*dict.fromkeys((*SYSTEM, *readable))]
         if self._confined:
             try:
+                if not can_look():
+                    raise SandboxRefused("the sandbox is refused at memory: /proc does not tell a process's children")
                 self.run(["/bin/true"])
             except SandboxRefused as error:
                 raise UserError(f"{error}; sandbox={NONE} runs programs with all rights of this process") from None
@@ -98,7 +104,11 @@ class Sandbox:
         """
         with ExitStack() as stack:
             folder = (
-                None if self._confined else stack.enter_context(tempfile.TemporaryDirectory(prefix="rlscale-program-"))
+                None
+                if self._confined
+                else stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="rlscale-program-", ignore_cleanup_errors=True)
+                )
             )
             specification, taken, printed, errors = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
             specification.write(marshal.dumps(self._specification(command, files or {}, folder)))
@@ -121,29 +131,23 @@ class Sandbox:
                 )
             finally:
                 os.close(writing)
-            late = self._wait(process)
+            ended, late = self._wait(process)
             seconds = time.monotonic() - started
-            word = "" if late else status.read().decode().partition("\n")[0]
-            output, errors_text = (self._text(file) for file in (printed, errors))
-        if word.startswith("refused "):
-            raise SandboxRefused(f"the sandbox is refused at {word.removeprefix('refused ')}")
-        if not late and not word:
-            raise SandboxRefused(f"the sandbox did not start: {errors_text[0][-300:].strip()}")
-        kind, _, number = word.partition(" ")
-        return Ran(
-            int(number) if kind == "exit" else None,
-            signal.SIGKILL if late else int(number) if kind == "signal" else None,
-            late,
-            output[0],
-            errors_text[0],
-            output[1] or errors_text[1],
-            seconds,
-        )
+            told = status.read().decode().splitlines() if ended else None
+            (output, cut), (errors_text, errors_cut) = (self._text(file) for file in (printed, errors))
+        code, number = _end_of(told, errors_text)
+        return Ran(code, number, late, output, errors_text, cut or errors_cut, seconds)
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait for the end, or bring it about; whether it had to be."""
+    def _wait(self, process: subprocess.Popen[bytes]) -> tuple[bool, bool]:
+        """Wait for the end, or bring it about: whether it came by itself, and whether it was too late."""
+        deadline = time.monotonic() + self._limits.wall_s
         try:
-            return not _ended(process, self._limits.wall_s)
+            while (left := deadline - time.monotonic()) > 0:
+                if _ended(process, min(left, _LOOK_S)):
+                    return True, False
+                if holds_more(process.pid, self._limits.memory_mb << 20):
+                    return False, False
+            return False, True
         finally:
             # Also what it left running: the sandbox dies with its first process, which is in this process group.
             with suppress(ProcessLookupError):
@@ -178,6 +182,21 @@ class Sandbox:
             "files_most": 1000,
             "processes": limits.processes,
         }
+
+
+def _end_of(told: Sequence[str] | None, errors: str) -> tuple[int | None, int | None]:
+    """Exit code and signal by what the sandbox told, None where it was killed. SandboxRefused where nothing was run."""
+    if told is None:
+        return None, signal.SIGKILL
+    for line in told:
+        if line.startswith("refused "):
+            raise SandboxRefused(f"the sandbox is refused at {line.removeprefix('refused ')}")
+    if not told:
+        raise SandboxRefused(f"the sandbox did not start: {errors[-300:].strip()}")
+    kind, _, number = told[-1].partition(" ")
+    if kind == "started":  # nobody was left to tell of the end: the program brought its watchers down
+        return None, signal.SIGKILL
+    return (int(number), None) if kind == "exit" else (None, int(number))
 
 
 def _ended(process: subprocess.Popen[bytes], within_s: float) -> bool:

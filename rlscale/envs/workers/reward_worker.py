@@ -80,6 +80,8 @@ class RewardWorker:
                 failed.add_note(f"In the reward:\n{outcome.trace}")  # it may have been raised in another process
             raise failed
         self._works = True
+        if outcome.score.crash:  # a reward that can tell by itself that the response is to blame
+            return Score(self._crash_score, crash=outcome.score.crash)
         return outcome.score
 
     async def _outcome(self, arguments: RewardCall, fresh: bool = False) -> Outcome:

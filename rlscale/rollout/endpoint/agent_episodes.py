@@ -49,6 +49,7 @@ class AgentEpisodes:
     ) -> None:
         self._endpoint, self._agent, self._policy, self._limits = endpoint, agent, policy, limits
         self._timeout_s, self._requests, self._judging = timeout_s, request_failures, judging
+        self._told: set[str] = set()
         self.samples = 0
         self.tokens = 0
 
@@ -117,8 +118,20 @@ class AgentEpisodes:
             "repeated_calls": session.repeated,
             "forgotten_thinking": tree.forgotten,
             **({"tools": tree.tools} if tree.tools else {}),
+            **({"unheeded": self._unheeded(session)} if session.unheeded else {}),
         }
         return sample
+
+    def _unheeded(self, session: Session) -> list[str]:
+        """Names of what the agent asked for and did not get; each is written down once."""
+        for name in session.unheeded.keys() - self._told:
+            self._told.add(name)
+            _log.warning(
+                "an agent asks for %s=%s: that is the run's to decide (rollout.*, the chat template) and is not heeded",
+                name,
+                session.unheeded[name],
+            )
+        return sorted(session.unheeded)
 
     async def _judge(
         self, session: Session, encoder: PromptEncoder, prompt: Prompt, place: Place, sample: Sample

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,11 +98,17 @@ class Session:
         self.over_budget = False
         self.late = False
         self.finish = "stop"
+        self.unheeded: dict[str, Any] = {}
+        """What calls asked for by name and did not get, since the run decides it."""
 
     async def call(self, request: ChatRequest) -> Reply:
         """The policy's answer. Refusal where there is none."""
         if self._closed is not None:
             raise self._closed()
+        sampling = self._policy.sampling
+        self.unheeded |= {
+            name: value for name, value in request.unheeded.items() if getattr(sampling, name, None) != value
+        }
         identity = request.identity
         asked = self._asked.get(identity)
         if asked is None:
@@ -159,7 +166,12 @@ class Session:
         attempt = CallAttempt(self._attempt)
         try:
             generation = await self._policy.engines.generate(
-                context, sampling, self._seed(_digest(context)), self._admission, attempt, self._policy.experts
+                context,
+                sampling,
+                self._seed(_digest(context, request.seed)),
+                self._admission,
+                attempt,
+                self._policy.experts,
             )
             attempt.turn_over()
             reply = await self._reply(number, request, generation, context)
@@ -214,6 +226,8 @@ class Session:
             found = await self._policy.parser.calls(text, request.tools)
             finish = "length" if found.cut_off else "calls" if found.calls else "stop"
         calls = tuple(ToolCall(c.name, c.arguments, f"call_{number}_{i}") for i, c in enumerate(found.calls))
+        if request.one_call:
+            calls = calls[:1]
         logprobs: tuple[tuple[str, float], ...] = ()
         if request.logprobs:
             words = [self._policy.encoder.tokenizer.decode([token]) for token in tokens.tolist()]
@@ -254,9 +268,10 @@ class Session:
             task.result().attempt.lost("client_gone")
 
 
-def _digest(context: NDArray[np.int32]) -> int:
+def _digest(context: NDArray[np.int32], seed: int | None) -> int:
     """A number for the tokens: calls at the same time draw by different seeds, and in any order by the same."""
-    return int.from_bytes(hashlib.blake2b(context.tobytes(), digest_size=6).digest(), "little")
+    asked = b"" if seed is None else str(seed).encode()
+    return int.from_bytes(hashlib.blake2b(context.tobytes() + asked, digest_size=6).digest(), "little")
 
 
 def _until(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:

@@ -19,9 +19,13 @@ from rlscale.rollout.endpoint.dialect import (
     text_of,
     unusable,
 )
-from rlscale.rollout.endpoint.openai_chat import function_tool
+from rlscale.rollout.endpoint.openai_chat import FORMAT, function_tool
+from rlscale.rollout.endpoint.request_fields import seed_of, tool_choice, unheeded_fields
 
-_ERRORS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_READ = ("messages", "system", "model", "tools", "tool_choice", "max_tokens", "stop_sequences", "seed", "stream")
+_WHY = {"output_config": FORMAT, "output_format": FORMAT}
+_FORCING = ("any", "tool")
+_ERRORS = {401: "authentication_error", 404: "not_found_error", 413: "request_too_large"}
 _UNSIGNED = ""
 """The signature of a block of thinking: nobody checks it here."""
 
@@ -33,6 +37,10 @@ class AnthropicMessages:
 
     def read(self, body: Mapping[str, Any]) -> ChatRequest:
         """See Dialect."""
+        asked, output = dict(body), body.get("output_config")
+        if isinstance(output, dict) and output.keys() == {"effort"}:
+            asked |= {"output_config": None, **output}
+        unheeded = unheeded_fields(asked, _READ, {}, _WHY)
         system = text_of(body.get("system"), "system")
         said = [ChatMessage("system", system)] if system else []
         for number, message in enumerate(listed(body, "messages")):
@@ -40,14 +48,18 @@ class AnthropicMessages:
         messages = with_own_ids(said)
         refuse_unanswerable(messages)
         choice = mapping(body.get("tool_choice") or {}, "tool_choice")
+        calls_allowed, forced = tool_choice(choice, _FORCING)
         return ChatRequest(
             messages=messages,
             tools=tuple(_tool(mapping(tool, "a tool")) for tool in listed(body, "tools")),
-            calls_allowed=choice.get("type") != "none",
+            calls_allowed=calls_allowed,
+            one_call=choice.get("disable_parallel_tool_use") is True,
             max_tokens=positive(body, "max_tokens"),
             stop=stops(body.get("stop_sequences")),
+            seed=seed_of(body),
             stream=bool(body.get("stream")),
             model=str(body.get("model") or ""),
+            unheeded=unheeded | forced,
         )
 
     def answer(self, request: ChatRequest, reply: Reply) -> dict[str, Any]:
@@ -100,6 +112,8 @@ def _messages(message: Mapping[str, Any], where: str) -> Iterator[ChatMessage]:
     results = [block for block in blocks if block.get("type") == "tool_result"]
     for block in results:
         text = text_of(block.get("content"), f"{where} (tool_result)")
+        if block.get("is_error") and not text.lower().startswith("error"):
+            text = f"Error: {text}"  # no template has a place for it
         yield ChatMessage("tool", text, call_id=str(block.get("tool_use_id") or ""))
     rest = [dict(block) for block in blocks if block.get("type") != "tool_result"]
     if rest or not results:

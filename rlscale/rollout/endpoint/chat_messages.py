@@ -30,7 +30,7 @@ class ChatMessage:
     calls: tuple[ToolCall, ...] = ()
     call_id: str = ""
     name: str = ""
-    """Of the tool whose result this is."""
+    """Of the tool whose result this is, or of who speaks, for the templates that tell speakers of a role apart."""
 
     def rendered(self) -> Message:
         """The message as chat templates read it."""
@@ -58,7 +58,7 @@ def canonical(value: Any) -> str:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return str(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -67,7 +67,7 @@ def parsed(arguments: str) -> Any:
     """Arguments as templates want them: an object, or the text where they are none."""
     try:
         value = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) else arguments
 
@@ -86,7 +86,8 @@ def with_own_ids(messages: Iterable[ChatMessage]) -> tuple[ChatMessage, ...]:
             number += 1
             known[call.id] = own, call.name
             calls.append(replace(call, id=own))
-        answered, name = known.get(message.call_id, ("", message.name)) if message.role == "tool" else ("", "")
+        unknown = "", message.name
+        answered, name = known.get(message.call_id, unknown) if message.role == "tool" else unknown
         renamed.append(replace(message, calls=tuple(calls), call_id=answered, name=name))
     return tuple(renamed)
 
@@ -99,7 +100,7 @@ def same(stored: ChatMessage, given: ChatMessage) -> bool:
     if stored.role != given.role or stored.call_id != given.call_id:
         return False
     if stored.role != "assistant":
-        return stored.text == given.text
+        return (stored.text, stored.name) == (given.text, given.name)
     if given.thinking is not None and given.thinking.strip() != (stored.thinking or "").strip():
         return False
     mine, theirs = ([(call.name, call.arguments) for call in one.calls] for one in (stored, given))

@@ -71,6 +71,6 @@ def _reward(printed: str) -> float | None:
     lines = printed.strip().splitlines()
     try:
         last = json.loads(lines[-1]) if lines else None
-    except ValueError:
+    except (ValueError, RecursionError):  # it may be what the policy said
         return None
     return last["reward"] if isinstance(last, dict) and "reward" in last else None

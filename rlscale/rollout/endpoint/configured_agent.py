@@ -37,7 +37,7 @@ def agent_of(node: Mapping[str, Any]) -> Callable[[], Agent]:
             f"agent._target_={name}: has no `async def run(self, prompt, base_url, key, seed)` "
             "(see rlscale.rollout.endpoint.agent.Agent)"
         )
-    build_target(dict(node), "agent")
+    build_target(dict(node), "agent.arguments")
     return partial(
         cast("Callable[..., Agent]", target), **{key: value for key, value in node.items() if key != "_target_"}
     )

@@ -15,19 +15,26 @@ class ChatRequest:
     """A call of the policy.
 
     `tools` are JSON schemas as chat templates read them ({"type": "function", "function": {...}}). Of how tokens are
-    drawn a client decides `max_tokens` and `stop`; temperature and the like are the run's, which the loss relies on.
+    drawn a client decides `max_tokens`, `stop` and `seed`; temperature and the like are the run's, which the loss
+    relies on.
     """
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[dict[str, Any], ...] = ()
     calls_allowed: bool = True
     """Whether calls of tools are looked for in the answer (`tool_choice` other than none)."""
+    one_call: bool = False
+    """Whether the answer is to have one call at most; the policy may write more, which the client does not see."""
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    seed: int | None = None
+    """Another one asks for another answer to the same request."""
     stream: bool = False
     logprobs: bool = False
     usage_in_stream: bool = False
     model: str = ""
+    unheeded: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What it asked for by name and does not get, since the run decides it."""
 
     @property
     def told_tools(self) -> str:
@@ -38,9 +45,11 @@ class ChatRequest:
     def identity(self) -> str:
         """The same for requests that ask the same."""
         said = [
-            [m.role, m.text, m.thinking, [(c.name, c.arguments) for c in m.calls], m.call_id] for m in self.messages
+            [m.role, m.text, m.thinking, [(c.name, c.arguments) for c in m.calls], m.call_id, m.name]
+            for m in self.messages
         ]
-        return json.dumps([said, self.told_tools, self.calls_allowed, self.max_tokens, self.stop])
+        calls = self.calls_allowed, self.one_call
+        return json.dumps([said, self.told_tools, calls, self.max_tokens, self.stop, self.seed, self.logprobs])
 
 
 @dataclass(frozen=True)
@@ -126,14 +135,12 @@ def mapping(value: Any, what: str) -> Mapping[str, Any]:
 
 
 def positive(body: Mapping[str, Any], *keys: str) -> int | None:
-    """The first of several keys that is given: a number of tokens."""
-    for key in keys:
-        value = body.get(key)
-        if value is not None:
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise unusable(f"{key} must be a positive integer", "invalid")
-            return value
-    return None
+    """The number of tokens that is given by a key, or by its older name; the smaller where both are."""
+    given = {key: body[key] for key in keys if body.get(key) is not None}
+    for key, value in given.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise unusable(f"{key} must be a positive integer", "invalid")
+    return min(given.values(), default=None)
 
 
 def stops(value: Any) -> tuple[str, ...]:
@@ -167,12 +174,6 @@ def text_of(content: Any, where: str, kinds: Sequence[str] = ("text",)) -> str:
     return "".join(found)
 
 
-def refuse_several(body: Mapping[str, Any]) -> None:
-    """Refusal of more than one answer to a request."""
-    if body.get("n") not in (None, 1):
-        raise unusable(f"n={body['n']} is not supported: every call is answered once; call several times")
-
-
 def refuse_unanswerable(messages: Sequence[ChatMessage]) -> None:
     """Refusal where there is nothing to answer."""
     if not messages:
@@ -184,4 +185,5 @@ def refuse_unanswerable(messages: Sequence[ChatMessage]) -> None:
 def event(data: Any, name: str | None = None) -> bytes:
     """One server-sent event."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-    return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
+    # A lone surrogate, which UTF-8 has no bytes for, is written as JSON's escape.
+    return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode(errors="backslashreplace")

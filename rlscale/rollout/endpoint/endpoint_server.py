@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -22,6 +23,8 @@ _LARGEST_BODY = 1 << 28
 _KEEP_ALIVE_S = 10.0
 _BACKLOG = 4096
 """Connections that wait to be accepted: the samples of an iteration may all begin, with several calls each, at once."""
+
+_log = logging.getLogger(__name__)
 
 
 def session_closed() -> Refusal:
@@ -64,6 +67,7 @@ class EndpointServer:
             for prefix in ("/v1", "/v1/v1"):
                 app.router.add_post(prefix + path, _Handler(self, dialect).handle)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_route("*", "/{path:.*}", _unknown)
         # A client that goes away cancels its call, whose answer is then kept by nobody.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
@@ -118,6 +122,14 @@ class EndpointServer:
         return web.json_response({"object": "list", "data": [model]})
 
 
+async def _unknown(http: web.Request) -> web.Response:
+    """What is asked for elsewhere: an error in the words of the protocol that asks."""
+    dialect: Dialect = AnthropicMessages() if "/messages" in http.path else OpenAIChat()
+    served = "POST /v1/chat/completions, /v1/responses and /v1/messages, and GET /v1/models"
+    refusal = Refusal(404, "not_found", f"{http.method} {http.path} is not served here; there are {served}")
+    return web.json_response(dialect.error(refusal), status=refusal.status)
+
+
 class _Handler:
     """Calls of one protocol."""
 
@@ -128,10 +140,11 @@ class _Handler:
         """One call, from its body to the end of its answer."""
         try:
             session = self._endpoint.session(http)
-            request = self._dialect.read(await _body(http))
+            with _refused_if_broken():
+                request = self._dialect.read(await _body(http))
             if request.stream:
                 return await self._stream(http, session, request)
-            reply = await session.call(request)
+            reply = await _called(session, request)
             return await self._whole(http, session, request, reply)
         except Refusal as refusal:
             return web.json_response(self._dialect.error(refusal), status=refusal.status)
@@ -150,7 +163,7 @@ class _Handler:
 
     async def _stream(self, http: web.Request, session: Session, request: ChatRequest) -> web.StreamResponse:
         """The answer in events once it is whole. What is refused at once is refused by HTTP status."""
-        call = asyncio.ensure_future(session.call(request))
+        call = asyncio.ensure_future(_called(session, request))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         kept = False
         try:
@@ -179,10 +192,30 @@ class _Handler:
         return response
 
 
+async def _called(session: Session, request: ChatRequest) -> Reply:
+    """The session's answer."""
+    with _refused_if_broken():
+        return await session.call(request)
+
+
+@contextmanager
+def _refused_if_broken() -> Iterator[None]:
+    """What nobody foresaw is written down, and told in the words of the protocol as everything else is."""
+    try:
+        yield
+    except (Refusal, ConnectionError):
+        raise
+    except Exception as error:
+        _log.exception("a call of an agent could not be answered")
+        raise Refusal(500, "internal", f"the endpoint failed: {type(error).__name__} {error}") from error
+
+
 async def _body(http: web.Request) -> dict[str, Any]:
     try:
         body = json.loads(await http.read())
-    except ValueError as error:
+    except web.HTTPRequestEntityTooLarge as error:
+        raise Refusal(413, "too_large", f"the body is larger than {_LARGEST_BODY >> 20} MiB") from error
+    except (ValueError, RecursionError) as error:
         raise unusable(f"the body is not JSON: {error}", "invalid") from error
     if not isinstance(body, dict):
         raise unusable("the body must be an object", "invalid")

@@ -14,13 +14,37 @@ from rlscale.rollout.endpoint.dialect import (
     listed,
     mapping,
     positive,
-    refuse_several,
     refuse_unanswerable,
     stops,
     text_of,
     unusable,
 )
+from rlscale.rollout.endpoint.request_fields import seed_of, tool_choice, unheeded_fields
 
+_READ = (
+    *("messages", "model", "tools", "tool_choice", "parallel_tool_calls", "max_tokens", "max_completion_tokens"),
+    *("stop", "seed", "stream", "stream_options", "logprobs"),
+)
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "top_logprobs": (0,),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "verbosity": ("medium",),
+}
+SEVERAL = "every call is answered once; call several times, each with another seed"
+FORMAT = "it would change what tokens are drawn from"
+_WHY = {
+    "n": SEVERAL,
+    "best_of": SEVERAL,
+    "top_logprobs": "log-probs are those of the sampled tokens",
+    "response_format": FORMAT,
+    "logit_bias": FORMAT,
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+}
+_FORCING = ("required", "function")
 _FINISH = {"stop": "stop", "length": "length", "calls": "tool_calls"}
 _CREATED = 0
 """A time that nobody reads; the same call gets the same bytes."""
@@ -33,11 +57,8 @@ class OpenAIChat:
 
     def read(self, body: Mapping[str, Any]) -> ChatRequest:
         """See Dialect."""
-        refuse_several(body)
-        if body.get("top_logprobs"):
-            raise unusable("top_logprobs is not supported: log-probs are those of the sampled tokens")
-        if mapping(body.get("response_format") or {}, "response_format").get("type", "text") != "text":
-            raise unusable("response_format is not supported: it would change what tokens are drawn from")
+        unheeded = unheeded_fields(body, _READ, _NEUTRAL, _WHY)
+        calls_allowed, forced = tool_choice(body.get("tool_choice"), _FORCING)
         said = [_message(mapping(m, f"message {i}"), f"message {i}") for i, m in enumerate(listed(body, "messages"))]
         messages = with_own_ids(with_one_system(said))
         refuse_unanswerable(messages)
@@ -45,13 +66,16 @@ class OpenAIChat:
         return ChatRequest(
             messages=messages,
             tools=tuple(_tool(mapping(tool, "a tool")) for tool in listed(body, "tools")),
-            calls_allowed=body.get("tool_choice") != "none",
+            calls_allowed=calls_allowed,
+            one_call=body.get("parallel_tool_calls") is False,
             max_tokens=positive(body, "max_completion_tokens", "max_tokens"),
             stop=stops(body.get("stop")),
+            seed=seed_of(body),
             stream=bool(body.get("stream")),
             logprobs=bool(body.get("logprobs")),
             usage_in_stream=bool(mapping(options, "stream_options").get("include_usage")),
             model=str(body.get("model") or ""),
+            unheeded=unheeded | forced,
         )
 
     def answer(self, request: ChatRequest, reply: Reply) -> dict[str, Any]:
@@ -111,7 +135,10 @@ def function_tool(name: Any, description: Any, parameters: Any) -> dict[str, Any
     """A tool as chat templates read it."""
     if not isinstance(name, str) or not name:
         raise unusable("a tool has no name", "invalid")
-    function = {"name": name, "description": description or "", "parameters": parameters or {"type": "object"}}
+    if not isinstance(description, str | None):
+        raise unusable(f"tool {name}: its description must be text", "invalid")
+    schema = mapping(parameters or {"type": "object"}, f"tool {name}: its parameters")
+    function = {"name": name, "description": description or "", "parameters": schema}
     return {"type": "function", "function": function}
 
 
@@ -119,16 +146,21 @@ def _message(message: Mapping[str, Any], where: str) -> ChatMessage:
     role = message.get("role")
     if role not in ("system", "developer", "user", "assistant", "tool"):
         raise unusable(f"{where}: role {role!r} is not one of system, developer, user, assistant, tool", "invalid")
-    text = text_of(
-        message.get("content"), f"{where} ({role})", ("text", "refusal") if role == "assistant" else ("text",)
-    )
+    content = message.get("content")
+    if role == "assistant":
+        for key in ("function_call", "audio"):
+            if message.get(key) is not None:
+                raise unusable(f"{where}: {key} is not supported")
+        content = content if content is not None else message.get("refusal")
+    text = text_of(content, f"{where} ({role})", ("text", "refusal") if role == "assistant" else ("text",))
     if role == "assistant":
         thinking = message.get("reasoning_content", message.get("reasoning"))
         calls = tuple(_call(mapping(call, f"{where}: a call")) for call in listed(message, "tool_calls"))
         return ChatMessage("assistant", text, thinking if isinstance(thinking, str) else None, calls)
+    name = str(message.get("name") or "")
     if role == "tool":
-        return ChatMessage("tool", text, call_id=str(message.get("tool_call_id") or ""))
-    return ChatMessage("system" if role == "developer" else role, text)
+        return ChatMessage("tool", text, call_id=str(message.get("tool_call_id") or ""), name=name)
+    return ChatMessage("system" if role == "developer" else role, text, name=name)
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:

@@ -15,13 +15,40 @@ from rlscale.rollout.endpoint.dialect import (
     listed,
     mapping,
     positive,
-    refuse_several,
     refuse_unanswerable,
     text_of,
     unusable,
 )
-from rlscale.rollout.endpoint.openai_chat import OpenAIChat, function_tool, with_one_system
+from rlscale.rollout.endpoint.openai_chat import FORMAT, SEVERAL, OpenAIChat, function_tool, with_one_system
+from rlscale.rollout.endpoint.request_fields import seed_of, tool_choice, unheeded_fields
 
+_READ = (
+    *("input", "instructions", "model", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens"),
+    *("seed", "stream", "stream_options"),
+)
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "top_logprobs": (0,),
+    "background": (False,),
+    "truncation": ("disabled",),
+    "text": (
+        {"format": {"type": "text"}},
+        {"verbosity": "medium"},
+        {"format": {"type": "text"}, "verbosity": "medium"},
+    ),
+    "include": (["reasoning.encrypted_content"],),
+}
+_UNSTORED = "nothing is stored; send the whole conversation as input"
+_WHY = {
+    "n": SEVERAL,
+    "text": FORMAT,
+    "truncation": "what does not fit is refused",
+    "previous_response_id": _UNSTORED,
+    "conversation": _UNSTORED,
+    "prompt": _UNSTORED,
+    "background": _UNSTORED,
+}
+_FORCING = ("required", "function")
 _TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text", "refusal")
 
 
@@ -32,10 +59,8 @@ class OpenAIResponses:
 
     def read(self, body: Mapping[str, Any]) -> ChatRequest:
         """See Dialect."""
-        refuse_several(body)
-        for key in ("previous_response_id", "conversation", "prompt"):
-            if body.get(key) is not None:
-                raise unusable(f"{key} is not supported: nothing is stored; send the whole conversation as input")
+        unheeded = unheeded_fields(body, _READ, _NEUTRAL, _WHY)
+        calls_allowed, forced = tool_choice(body.get("tool_choice"), _FORCING)
         said = [ChatMessage("system", str(body["instructions"]))] if body.get("instructions") else []
         given = body.get("input")
         said += [ChatMessage("user", given)] if isinstance(given, str) else _messages(listed(body, "input"))
@@ -44,10 +69,13 @@ class OpenAIResponses:
         return ChatRequest(
             messages=messages,
             tools=tuple(_tool(mapping(tool, "a tool")) for tool in listed(body, "tools")),
-            calls_allowed=body.get("tool_choice") != "none",
+            calls_allowed=calls_allowed,
+            one_call=body.get("parallel_tool_calls") is False,
             max_tokens=positive(body, "max_output_tokens"),
+            seed=seed_of(body),
             stream=bool(body.get("stream")),
             model=str(body.get("model") or ""),
+            unheeded=unheeded | forced,
         )
 
     def answer(self, request: ChatRequest, reply: Reply) -> dict[str, Any]:
@@ -181,7 +209,7 @@ def _head(request: ChatRequest, reply: Reply, status: str) -> dict[str, Any]:
         "incomplete_details": None,
         "instructions": None,
         "metadata": {},
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": not request.one_call,
         "temperature": None,
         "top_p": None,
         "tool_choice": "auto",

@@ -104,5 +104,5 @@ def read_calls(text: str, answer: dict[str, Any], tools: Sequence[dict[str, Any]
 def _is_object(arguments: str) -> bool:
     try:
         return isinstance(json.loads(arguments), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

@@ -38,15 +38,19 @@ class _Scripted:
         self._encoder, self._next = encoder, first
 
     async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
-        """See rlscale.rollout.engines.connection.Connection."""
+        """See rlscale.rollout.engines.connection.Connection. Requests of one moment come as one, with a list."""
+        asked = body["sampling_params"]
+        return 200, [self._answer(one) for one in asked] if isinstance(asked, list) else self._answer(asked)
+
+    def _answer(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
         said = self._encoder.encode_response(ANSWERS[self._next % len(ANSWERS)]).tolist()
         self._next += 1
-        most = body["sampling_params"]["max_new_tokens"]
+        most = sampling["max_new_tokens"]
         tokens, reason = said[:most], "stop" if len(said) <= most else "length"
         spans = [{"version": "0", "start": 0, "end": len(tokens)}]
         entries = [[-1.0, token, None] for token in tokens]
         meta = {"output_token_logprobs": entries, "finish_reason": {"type": reason}, "weight_versions": spans}
-        return 200, {"meta_info": meta}
+        return {"meta_info": meta}
 
     async def get(self, url: str) -> tuple[int, Any]:
         """See rlscale.rollout.engines.connection.Connection."""

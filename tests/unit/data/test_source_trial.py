@@ -48,7 +48,7 @@ def test_every_row_that_template_or_tokenizer_refuses_is_named_before_the_run(tm
         try_prompts(source(tmp_path, prompts), encoder(tokenizer, PICKY), "data", None)
     file = tmp_path / "rows.jsonl"
     assert str(caught.value).splitlines() == [
-        f"{file}:4: contains characters that the tokenizer does not have: '3-1='",
+        f"{file}:4: contains characters that the tokenizer does not have: '3-1=' (it lacks '-')",
         f"{file}:151: is refused by the chat template: no sevens",
         "data: 2 of 200 rows are bad; fix them, or leave them out with data.max_bad_rate=0.01",
     ]

@@ -37,7 +37,10 @@ def test_without_pint_the_extra_is_named() -> None:
         ("\u22123.2 eV", "-3.2 eV", 1.0),
         ("3.2 eV", "-3.2 eV", 0.0), ("1 atm", "101325 Pa", 1.0), ("12 kJ/mol", "12 kJ/mol", 1.0), ("5 N-m", "5 J", 1.0),
         ("5 bananas", "5 m", 0.0), ("five m", "5 m", 0.0), ("", "5 m", 0.0), ("m", "5 m", 0.0),
-        (r"\boxed{5 m", "5 m", 0.0),
+        (r"\boxed{5 m", "5 m", 0.0), ("5 metres per second", "5 m/s", 1.0), ("5 per m", "5 m/s", 0.0),
+        ("9.8 meters per second squared", "9.8 m/s^2", 1.0), ("9.8 meters per second", "9.8 m/s^2", 0.0),
+        ("3 square meters", "3 m^2", 1.0), ("2000 cubic centimeters", "2 L", 1.0), ("8 meters cubed", "8 m^3", 1.0),
+        ("25 degrees Celsius", "298.15 K", 1.0), ("77 degrees fahrenheit", "25 °C", 1.0),
     ],
 )  # fmt: skip
 def test_a_quantity_is_compared_in_any_unit_of_its_kind(response: str, label: str, expected: float) -> None:

@@ -131,6 +131,48 @@ def test_a_caller_that_gives_up_leaves_the_others_their_scores() -> None:
     assert (found[0], type(found[1]), found[2]) == (0.0, asyncio.CancelledError, 2.0)
 
 
+@pytest.mark.parametrize("status", [400, 413, 422, 500])
+def test_an_item_that_the_service_can_do_nothing_with_is_wrong_and_takes_no_other_with_it(status: int) -> None:
+    def answer(number: int, body: Any) -> Any:
+        return status if any("poison" in item["response"] for item in body["items"]) else lengths(number, body)
+
+    async def scenario(url: str) -> Any:
+        reward = RemoteReward(url, batch=4)
+        reward._client = ServiceClient(url, timeout_s=5.0, retries=1, wait_s=0.01)
+        together = await asyncio.gather(*(reward(text, None, {}) for text in ("a", "poison", "abc")))
+        return together, await reward("poison", None, {})
+
+    (together, alone), _, _ = serve(answer, scenario)
+    assert [float(one) for one in together] == [1.0, 0.0, 3.0]
+    assert f"HTTP {status}" in together[1].crash
+    assert not together[0].crash
+    # Nothing else is asked at that moment: a service that is broken for everybody looks the same.
+    assert isinstance(alone, Failed) if status == 500 else alone.crash
+
+
+def test_a_service_that_nothing_came_of_yet_has_failed_whatever_it_answers() -> None:
+    async def scenario(url: str) -> Any:
+        reward = RemoteReward(url, batch=2)
+        return await asyncio.gather(*(reward(text, None, {}) for text in ("a", "b")))
+
+    found, requests, _ = serve(lambda number, body: 400, scenario)
+    assert [type(one) for one in found] == [Failed, Failed]
+    assert len(requests) == 3
+
+
+def test_a_response_that_the_judge_refuses_is_wrong_once_the_judge_has_scored_another() -> None:
+    async def scenario(url: str) -> Any:
+        judge = Judge("grader", "It is right.", url)
+        with pytest.raises(RewardFailed, match="HTTP 413"):
+            await judge("x" * 100, None, {})
+        return await judge("x", None, {}), await judge("x" * 100, None, {})
+
+    answers = [413, *([{"choices": [{"message": {"content": "Score: 7"}}]}]), 413]
+    (right, long), _, _ = serve(lambda number, body: answers[number - 1], scenario)
+    assert (right, float(long)) == (0.7, 0.0)
+    assert "the judge refuses it" in long.crash
+
+
 def says(*texts: str) -> Answer:
     return lambda number, body: {"choices": [{"message": {"content": texts[number - 1]}}]}
 

@@ -195,7 +195,7 @@ class Undocumented:
 
 
 class Odd:
-    def add(self, a: Prompt) -> None:
+    def add(self, a: complex) -> None:
         """Add."""
 
 
@@ -208,7 +208,7 @@ class Empty:
     [
         ("Untyped", "Untyped.add: the parameter a has no type; annotate it"),
         ("Undocumented", "Undocumented.add has no docstring"),
-        ("Odd", "Odd.add: the parameter a is of type Prompt; use str, int"),
+        ("Odd", "Odd.add: the parameter a is of type complex; use str, int"),
         ("Empty", "Empty has no public method that could be a tool"),
         ("call", r"env.tools._target_=.*call: must be a class"),
     ],
@@ -218,3 +218,5 @@ def test_a_class_that_cannot_be_tools_is_refused_with_the_method(tools: str, mes
         environment(tools={"_target_": f"{__name__}.{tools}"})
     with pytest.raises(UserError, match="max_turns=0 and max_characters=4000 must be at least 1"):
         environment(max_turns=0)
+    with pytest.raises(UserError, match="call_s=0 must be above 0"):
+        environment(call_s=0)

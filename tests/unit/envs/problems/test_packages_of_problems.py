@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rlscale.config.errors import UserError
+from rlscale.envs.problems.harmless_answers import is_formula
 from rlscale.envs.problems.reasoning_gym_problems import REFUSED, SLOW, ReasoningGymProblems, answer_in
 from rlscale.envs.problems.rlve_problems import RlveProblems
 
@@ -91,3 +92,49 @@ def test_rlve_makes_and_judges_and_keeps_the_global_generators() -> None:
     assert maker.score("Sorting", 5, 12, f"sorted: <answer>{hard.answer}</answer>") == 1.0
     assert maker.score("Sorting", 5, 12, "zzz") == 0.0
     assert (random.getstate(), np.random.get_state()[1].tolist()) == (python, numpy)
+
+
+FORMULA_OF_REASONING_GYM = ["countdown", "intermediate_integration", "polynomial_multiplication", "simple_integration"]
+LISTS = ["binary_matrix", "n_queens", "spiral_matrix", "string_insertion"]
+executed: list[str] = []
+sys.addaudithook(lambda event, _: executed.append(event) if event == "tests.answer_executed" else None)
+
+
+@needs_packages
+@pytest.mark.parametrize(
+    ("maker", "names"),
+    [
+        (ReasoningGymProblems, [*FORMULA_OF_REASONING_GYM, "puzzle24", *LISTS]),
+        (RlveProblems, ["Differentiate", "Integral"]),
+    ],
+)
+def test_an_answer_that_is_a_program_is_not_run(maker: type, names: list[str]) -> None:
+    """Where the package has Python compute the answer: it would run with all rights of the run."""
+    made, program = maker(), "__import__('sys').audit('tests.answer_executed')"
+    for name in names:
+        asked = made.make(name, 0, 4)
+        for answer in (program, f"[{program}]", f"x + {program}", f'sin("{program}")', f"sin({program})"):
+            assert made.score(name, 0, 4, answer) < 1, name
+        assert executed == [], name
+        assert made.score(name, 0, 4, asked.answer) == 1.0, name
+
+
+@needs_packages
+def test_no_number_is_no_answer_and_a_list_is_one_where_the_data_set_takes_it() -> None:
+    maker = ReasoningGymProblems()
+    assert maker.score("complex_arithmetic", 0, 2, "NaN") == 0.0
+    asked = maker.make("string_insertion", 0, 2)
+    assert maker.score("string_insertion", 0, 2, str(list(asked.answer))) == 0.1
+
+
+@pytest.mark.parametrize("text", ["", "3*(4 - 1)/2.5e-3", "x**2*sin(2*x) + C", "log(x, 2)", "-.5*pi^2", "a b", "4!"])
+def test_formulas_are_numbers_letters_and_known_functions(text: str) -> None:
+    assert is_formula(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["exec", "x.real", "(1).real", "x.__class__", "'x'", "[x]", "x=5", "lambda: x", "\uff45", "x;y", "sin.f", "2.real"],
+)
+def test_what_is_more_is_no_formula(text: str) -> None:
+    assert not is_formula(text)

@@ -62,6 +62,34 @@ ESCAPES = [
     Escape("kill its watcher", "os.kill(1, 9); time.sleep(0.1); ok = True", "harmful"),
     Escape("raise its limits", "import resource as r; r.setrlimit(r.RLIMIT_AS, (-1, -1)); ok = True", "root"),
     Escape("the 32-bit calls", _C + "c.syscall({socket} | 1 << 30, 2, 1, 0); ok = ctypes.get_errno() != 1", "harmful"),
+    Escape("write to a socket file from a pair", "import socket; a, b = socket.socketpair(socket.AF_UNIX, 2); "
+           "a.sendto(b'x', '{outside}/datagrams'); ok = True"),
+    Escape("write to an abstract socket from a pair", "import socket; a, b = socket.socketpair(socket.AF_UNIX, 2); "
+           "a.sendto(b'x', chr(0) + '{unique}.datagrams'); ok = True"),
+    Escape("300 open files", "held = [os.open('/dev/null', 0) for _ in range(300)]; ok = True"),
+    Escape("disk in files without a name", "held = []\nfor n in range(8):\n"
+           "  f = open('u', 'wb'); os.unlink('u'); f.write(b'x' * (1 << 20)); f.flush(); held.append(f)\nok = True"),
+    Escape("disk in a mapped file", "import mmap; f = open('m', 'w+b'); f.truncate(8 << 20); "
+           "mmap.mmap(f.fileno(), 8 << 20)[:] = b'x' * (8 << 20); ok = True"),
+    Escape("write to /dev", "open('/dev/{unique}', 'w').close(); os.remove('/dev/{unique}'); ok = True", "root"),
+    Escape("its files by /dev/fd", "ok = bool(os.listdir('/dev/fd'))"),
+    Escape("rights of a program's owner", _C + "ok = c.prctl(39, 0, 0, 0, 0) == 0"),
+    Escape("a core dump", "import resource as r; r.setrlimit(r.RLIMIT_CORE, (1 << 20, 1 << 20)); ok = True", "root"),
+    Escape("40 orphans", "n = 0\nfor _ in range(40):\n"
+           "  if os.fork() == 0:\n    try: child = os.fork()\n    except OSError: os._exit(1)\n"
+           "    if child == 0: time.sleep(0.5)\n    os._exit(0)\n"
+           "  n += os.wait()[1] == 0\nok = n == 40"),
+    Escape("memory in buffers of sockets", "import socket; a, b = socket.socketpair(); "
+           "a.setsockopt(1, 7, 1 << 20); ok = a.getsockopt(1, 7) > 1 << 18"),
+    Escape("another user namespace by clone", _C + "p = c.syscall({clone}, 0x10000011, 0, 0, 0, 0)\n"
+           "if p == 0: os._exit(0)\nok = p > 0", "root"),
+    Escape("join its watcher's namespaces", _C + "f = os.pidfd_open(1); ok = c.setns(f, 0x20000) == 0", "harmful"),
+    Escape("take its watcher's files", _C + "f = os.pidfd_open(1); ok = c.syscall(438, f, 0, 0) >= 0", "harmful"),
+    Escape("interrupt its watcher", "os.kill(1, 2); time.sleep(0.1); ok = True", "harmful"),
+    Escape("limit its watcher", "import resource as r; r.prlimit(1, r.RLIMIT_CPU, (1, 1)); ok = True", "harmful"),
+    Escape("keep a key for others", _C + "ok = c.syscall({add_key}, b'user', b'{unique}', b'x', 1, -3) >= 0"),
+    Escape("read the kernel's log", _C + "b = ctypes.create_string_buffer(9); ok = c.klogctl(3, b, 9) > 0", "harmful"),
+    Escape("time a rival by perf", _C + "ok = c.syscall(298, b'x' * 128, 0, -1, -1, 0) >= 0", "harmful"),
     Escape("io_uring", _C + "c.syscall(425, 1, 0); ok = ctypes.get_errno() != 1", "harmful"),
 ]  # fmt: skip
 

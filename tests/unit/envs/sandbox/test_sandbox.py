@@ -20,12 +20,13 @@ import psutil
 import pytest
 
 from rlscale.config.errors import UserError
+from rlscale.envs.sandbox import program
 from rlscale.envs.sandbox.program import NONE, Limits, Sandbox, SandboxRefused
 from tests.unit.envs.sandbox.escapes import ESCAPES, Escape, all_attempts
 
 PYTHON = os.path.realpath(sys.executable)
 LIMITS = Limits(wall_s=20.0, cpu_s=5, memory_mb=512, disk_mb=4, processes=16, output_kb=4)
-PARTS = "namespaces|a root of its own|a user namespace of its own|no new privileges|Landlock|seccomp"
+PARTS = "memory|namespaces|a root of its own|a user namespace of its own|no new privileges|Landlock|seccomp"
 
 
 def machine_number(x86_64: int, aarch64: int) -> int:
@@ -54,6 +55,8 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         socket.create_server(("127.0.0.1", 0), backlog=64) as server,
         socket.socket(socket.AF_UNIX) as file,
         socket.socket(socket.AF_UNIX) as abstract,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as abstract_datagrams,
     ):
         # The path of a socket file may have 107 bytes only.
         os.symlink(folder, short := f"/tmp/{unique}")
@@ -62,12 +65,16 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             file.listen(8)
             abstract.bind(f"\0{unique}")
             abstract.listen(8)
+            datagrams.bind(f"{short}/datagrams")
+            abstract_datagrams.bind(f"\0{unique}.datagrams")
             yield {
                 "outside": short,
                 "unique": unique,
                 "pid": str(os.getpid()),
                 "port": str(server.getsockname()[1]),
                 "socket": str(machine_number(41, 198)),
+                "clone": str(machine_number(56, 220)),
+                "add_key": str(machine_number(248, 217)),
             }
         finally:
             os.unlink(short)
@@ -116,6 +123,60 @@ def test_how_a_program_ended_is_told(sandbox: Sandbox) -> None:
     assert (loud.ended_well, loud.cut, len(loud.output)) == (False, True, 4096)
     with pytest.raises(SandboxRefused, match="refused at starting /no/such/program: No such file or directory"):
         sandbox.run(["/no/such/program"])
+
+
+@pytest.mark.parametrize("mode", ["required", NONE])
+def test_a_program_that_attacks_its_watchers_has_ended_badly_and_is_nobodys_failure(
+    mode: str, request: pytest.FixtureRequest
+) -> None:
+    if mode != NONE:
+        request.getfixturevalue("sandbox")
+    box = Sandbox(mode, LIMITS, [sys.base_prefix])
+    for number in (signal.SIGINT, signal.SIGKILL):
+        watcher = 1 if mode != NONE else "os.getppid()"
+        code = f"import os, time\ntry: os.kill({watcher}, {int(number)})\nfinally: time.sleep(0.2)"
+        ran = box.run([PYTHON, "-I", "-S", "-c", code])
+        assert not ran.ended_well or (mode != NONE and number == signal.SIGINT)
+    everything = "import os, signal\nos.setsid() if os.getsid(0) != os.getpid() else 0\nos.kill(0, 9)"
+    assert box.run([PYTHON, "-I", "-S", "-c", everything]).signal == signal.SIGKILL
+
+
+def test_a_kernel_that_does_not_tell_what_belongs_together_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "can_look", lambda: False)
+    with pytest.raises(
+        UserError, match=r"the sandbox is refused at memory: .*; sandbox=none runs programs with all rights"
+    ):
+        Sandbox()
+
+
+_FAMILY = """
+import os, time
+held = bytearray(b"a") * ({own} << 20)
+for _ in range(8):
+    if os.fork() == 0:
+        if {touched}:
+            held[::4096] = b"x" * len(held[::4096])
+        time.sleep({seconds})
+        os._exit(0)
+for _ in range(8):
+    os.wait()
+"""
+
+
+def test_processes_that_hold_too_much_memory_together_are_killed_and_what_they_share_counts_once(
+    sandbox: Sandbox,
+) -> None:
+    box = Sandbox(limits=Limits(wall_s=20.0, memory_mb=200), readable=[sys.base_prefix])
+    greedy = box.run([PYTHON, "-I", "-S", "-c", _FAMILY.format(own=50, touched=True, seconds=15)])
+    assert (greedy.signal, greedy.late, greedy.ended_well) == (signal.SIGKILL, False, False)
+    modest = box.run([PYTHON, "-I", "-S", "-c", _FAMILY.format(own=50, touched=False, seconds=0.4)])
+    assert modest.ended_well
+
+
+def test_signals_are_for_a_program_what_they_are_in_a_shell(sandbox: Sandbox) -> None:
+    """Python ignores SIGPIPE, and what it starts would inherit that: `yes` would complain, not end."""
+    ran = sandbox.run(["/bin/sh", "-c", "yes | head -n 1"])
+    assert (ran.output, ran.errors, ran.code) == ("y\n", "", 0)
 
 
 def test_the_end_of_a_program_is_waited_for_and_not_looked_for_now_and_then(

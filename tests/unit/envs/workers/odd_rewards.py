@@ -28,6 +28,8 @@ def odd_reward(response: str, label: Any, info: dict[str, Any]) -> Any:
         raise ConnectionRefusedError(argument)
     if command == "failed":
         return Failed(argument)
+    if command == "blame":  # as rewards by a service say it
+        return Score(0.5, crash=argument)
     if command == "parts":
         return Score(float(argument), {"format": 0.5})
     if command == "unsteady":  # another end every time: what happened before is in the file

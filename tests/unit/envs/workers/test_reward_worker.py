@@ -164,6 +164,11 @@ def test_the_parts_of_a_score_come_back_with_it(workers: int) -> None:
     assert info_of(Score(0.0, crash="it hung")) == {"reward_crash": "it hung"}
 
 
+def test_a_reward_that_blames_the_response_itself_gives_it_the_score_of_a_crash(workers: int) -> None:
+    score = run(lambda worker: ask("blame refused", worker), workers, crash_score=-1.0)
+    assert (score, score.crash) == (-1.0, "refused")
+
+
 def test_a_reward_that_takes_too_long_fails_and_the_others_go_on(workers: int) -> None:
     async def scenario(worker: RewardWorker) -> tuple[list[Any], float, list[float]]:
         await asyncio.gather(*[ask("give 0", worker) for _ in range(4)])  # so that the processes have started

@@ -20,6 +20,7 @@ from fake_engine import FakeEngine
 from rlscale.config.errors import UserError
 from rlscale.config.schema.agent_config import AgentConfig
 from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.rollout.endpoint.command_agent import CommandAgent
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
 
@@ -29,14 +30,14 @@ Scenario = Callable[[FakeEngine, RolloutService], Any]
 class Asks:
     """Asks for sums one after another, `turns` of them, and does with the answers what `how` says."""
 
-    def __init__(self, turns: int = 2, how: str = "scores") -> None:
-        self._turns, self._how = turns, how
+    def __init__(self, turns: int = 2, how: str = "scores", asked: dict[str, Any] | None = None) -> None:
+        self._turns, self._how, self._fields = turns, how, asked or {}
 
     async def run(self, prompt: Prompt, base_url: str, key: str, seed: int) -> Any:
         said = [dict(message) for message in prompt.messages]
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as http:
             for _ in range(self._turns):
-                body = {"model": "policy", "messages": said, "max_tokens": 3}
+                body = {"model": "policy", "messages": said, "max_tokens": 3, **self._fields}
                 async with http.post(f"{base_url}/chat/completions", json=body, raise_for_status=True) as answer:
                     message = (await answer.json())["choices"][0]["message"]
                 said += [message, {"role": "user", "content": "2+2="}]
@@ -99,6 +100,14 @@ def test_an_agents_calls_become_one_sample_with_the_reward_that_it_gives(batch: 
         assert sample.reward == sum(token > 3 for token in last)
         assert set(sample.versions[sample.loss_mask].tolist()) == {0}
         assert not sample.rollout_logprobs[~sample.loss_mask].any()
+
+
+def test_what_an_agent_asks_for_in_vain_is_in_its_samples_and_written_down_once(
+    batch: Callable[..., list[Group]], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = samples(batch(agent(asked={"temperature": 0.25, "tool_choice": "required"})))
+    assert {tuple(sample.info["unheeded"]) for sample in found} == {("temperature", "tool_choice")}
+    assert sum("an agent asks for temperature=0.25" in line for line in caplog.messages) == 1
 
 
 def test_without_a_reward_of_its_own_the_last_answer_is_judged_by_the_configured_one(
@@ -194,7 +203,7 @@ class NotAnAgent:
     [
         (AgentConfig(_target_="no.such.module"), "no.such.module"),
         (agent(NotAnAgent), "has no `async def run"),
-        (agent(steps=3), "agent.steps"),
+        (agent(steps=3), r"agent\.arguments\.steps"),
         (agent(command="true"), "agent.command and agent._target_ are both set"),
     ],
 )
@@ -203,3 +212,11 @@ def test_an_agent_that_cannot_be_made_is_an_error_at_the_start(
 ) -> None:
     with pytest.raises(UserError, match=message):
         RolloutService(replace(spec, agent=config))
+
+
+@pytest.mark.parametrize("last", ["[" * 100_000, "12", "{", "", '"reward"', '{"answer": 1}'])
+def test_a_program_whose_last_words_are_no_reward_leaves_it_to_the_configured_one(last: str, tmp_path: Path) -> None:
+    (tmp_path / "said").write_text(last)
+    prompt = Prompt(0, "0", np.array([1], np.int32), "4")
+    given = CommandAgent(f"/bin/cat {tmp_path / 'said'}").run(prompt, "http://127.0.0.1:1/v1", "key", 7)
+    assert asyncio.run(given) is None

@@ -131,8 +131,8 @@ def test_a_stream_shows_life_while_the_answer_is_generated(encoder: PromptEncode
 def test_what_ends_a_session_in_the_middle_of_a_stream_is_an_event_of_it(encoder: PromptEncoder, path: str) -> None:
     async def scenario(played: Played, place: Visit, server: EndpointServer) -> None:
         played.engine.hold.clear()
-        body = {"input": "hello", **HELLO, "max_tokens": 9, "stream": True}
-        stream = asyncio.create_task(post(place, path, body))
+        body = {"model": "policy", "input": "hello"} if path == "/responses" else {**HELLO, "max_tokens": 9}
+        stream = asyncio.create_task(post(place, path, {**body, "stream": True}))
         await asyncio.sleep(0.15)
         await server.close()
         status, text = await stream
@@ -184,6 +184,51 @@ def test_a_body_that_is_no_request_is_the_clients_error(encoder: PromptEncoder, 
         async with aiohttp.ClientSession(headers=headers) as http, http.post(url, data=body) as answer:
             assert answer.status == 400
             assert message in (await answer.json())["error"]["message"]
+
+    visit(encoder, scenario)
+
+
+DEEP = b'{"messages": ' + b"[" * 100_000
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/responses", "/messages"])
+def test_whatever_goes_wrong_is_told_in_the_words_of_the_protocol(encoder: PromptEncoder, path: str) -> None:
+    """As JSON with a type and a message: what clients make an error of, and do not quote as a page of HTML."""
+
+    async def scenario(played: Played, place: Visit, server: EndpointServer) -> None:
+        async def broken(request: Any) -> Any:
+            raise KeyError("nobody foresaw this")
+
+        async def asked(path: str, body: bytes) -> tuple[int, Any]:
+            headers = {"Authorization": f"Bearer {place.key}"}
+            async with (
+                aiohttp.ClientSession(headers=headers) as http,
+                http.post(place.base_url + path, data=body) as answer,
+            ):
+                return answer.status, await answer.json()
+
+        played.session.call = broken  # type: ignore[method-assign] # a fault of the endpoint's own
+        said = b'"input": "hello"' if path == "/responses" else b'"messages": [{"role": "user", "content": "hello"}]'
+        for address, body, status, message in (
+            (path, DEEP, 400, "the body is not JSON"),
+            (path + "/elsewhere", b"{}", 404, f"POST /v1{path}/elsewhere is not served here"),
+            (path, b"{" + said + b"}", 500, "the endpoint failed: KeyError 'nobody foresaw this'"),
+            (path, b"{" + said + b', "stream": true}', 500, "the endpoint failed: KeyError"),
+        ):
+            found, told = await asked(address, body)
+            assert found == status
+            assert message in told["error"]["message"]
+            assert told["error"]["type"]
+            assert told.get("type") == ("error" if path == "/messages" else None)
+
+    visit(encoder, scenario)
+
+
+def test_text_that_no_tokenizer_has_bytes_for_is_the_clients_error_or_an_answer(encoder: PromptEncoder) -> None:
+    async def scenario(played: Played, place: Visit, server: EndpointServer) -> None:
+        for odd in ("\ud800", "\0", "a\udfffb"):
+            status, text = await post(place, "/chat/completions", {"messages": [{"role": "user", "content": odd}]})
+            assert status in (200, 400), text
 
     visit(encoder, scenario)
 
