@@ -41,6 +41,7 @@ from rlscale.run.remote_calls import Calls, StopSignal
 from rlscale.run.run_folder import RunFolder
 from rlscale.run.session import Session, SessionParts
 from rlscale.run.supervised_session import SupervisedSession
+from rlscale.run.sync_waves import SyncWaves
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.run.weight_sync import WeightSync
 from rlscale.trainer.trainer_spec import TrainerSpec
@@ -208,7 +209,10 @@ class Assembly:
         if not shares_devices(config.cluster):
             self._wait_for_engines()
         self._rollout.start(self._engines.router_url, self._engines.api_key)
-        sync = self._sync(config, self._trainer, self._engines, self._rollout)
+        sync: WeightSync | SyncWaves
+        sync = whole = self._sync(config, self._trainer, self._engines, self._rollout)
+        if config.syncs_in_waves and (most := config.weights.max_engines_at_once) is not None:
+            sync = SyncWaves(whole, self._engines, self._rollout.drain, most)
         return RunningEngines(
             self._trainer, self._engines, self._rollout, sync, shares_devices=shares_devices(config.cluster)
         )

@@ -36,6 +36,10 @@ class WeightsConfig(Section):
     """How engines get the adapter of `model.lora`: merged into whole weights, or as an adapter."""
     bucket_mb: int = bounded(256, at_least=1, limit=Limit(100000, "a bucket is held in memory, twice"))
     """Megabytes of parameters sent at a time."""
+    max_engines_at_once: int | None = bounded(
+        None, at_least=1, limit=Limit(100000, "no run has that many engines"), scope=Scope.execution
+    )
+    """Engines that take weights at the same time while the others generate; null: all of them, and nobody generates."""
     verify_every: int = bounded(10, at_least=0, limit=COUNT, scope=Scope.execution)
     """Syncs between canary checks (the first sync is always checked); 0 checks only the first."""
     verify_tensors: int = bounded(0, at_least=0, limit=COUNT, scope=Scope.execution)

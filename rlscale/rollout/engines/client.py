@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import aiohttp
@@ -148,6 +149,14 @@ class EngineClient:
         if status != 200:
             return [self._url]
         return [str(worker["url"]) for worker in answer["workers"] if not ready or worker.get("is_healthy", True)]
+
+    def set_aside(self, urls: Collection[str]) -> None:
+        """Begin no call to these engines of one's own choice, but to all others; whom a router asks is up to it."""
+        self._shared.aside = frozenset(urls)
+
+    def calls_at(self, url: str) -> int:
+        """Calls under way to the engine at `url` that this client chose itself."""
+        return self._shared.under_way[url]
 
     async def load_at(self, url: str) -> Any:
         """What the engine at `url` says of its load (`LoadReport.of`). RequestFailed if it does not say."""

@@ -47,6 +47,8 @@ class SimulatedEngine:
         self._unique = 0
         self.updates_under_load = 0
         """Weight updates that arrived while a request ran: a real server may die of one."""
+        self.asked_in_updates = 0
+        """Requests that arrived while it was paused for an update or in the middle of one."""
         self.restarts = 0
         self._tokens_before = self._preemptions_before = 0  # of processes that died
         self.answered = 0
@@ -147,6 +149,7 @@ class SimulatedEngine:
         if fault is Fault.lost:
             raise ConnectionResetError("the request was lost")
         scheduler = self._scheduler
+        self.asked_in_updates += len(requests) if scheduler.updating else 0
         for request in requests:
             scheduler.accept(request)
         scheduler.settle()

@@ -35,7 +35,9 @@ class SharedMemoryTransport:
 
     def connect(self, receivers: Sequence[Receiver]) -> None:
         """See Transport."""
+        spare, self._spare = self._spare, []
         self.close()
+        self._spare = spare  # of use to whichever engines come
         if dist.get_rank() != 0:
             return
         flat_bucket.remove_leftovers()

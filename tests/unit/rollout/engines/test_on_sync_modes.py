@@ -85,6 +85,9 @@ def test_engines_of_the_last_sync_are_told_before_the_router_has_said_which_ther
 
         found: tuple[str, ...] = ()
 
+        def set_aside(self, urls: object) -> None:
+            """Nobody is."""
+
         async def engines(self) -> list[str]:
             await asyncio.sleep(0.001)
             told.append("found")
@@ -97,7 +100,7 @@ def test_engines_of_the_last_sync_are_told_before_the_router_has_said_which_ther
 
     async def main() -> list[list[str]]:
         rounds = []
-        mode = AbortAndResume(admission, client, Cuts())  # type: ignore[arg-type]  # the two methods that it calls
+        mode = AbortAndResume(admission, client, 2, Cuts())  # type: ignore[arg-type]  # the three methods that it calls
         for client.found in (("a", "b"), ("b", "c")):
             await admission.enter(())
             await mode.pause()
