@@ -100,10 +100,8 @@ def engines_take_turns(context: CheckContext) -> Iterator[str]:
             f"(weights.lora=adapter); {away}"
         )
     elif _name(context) in ("broadcast", "choice"):  # which broadcasts to engines apart from the trainer
-        yield (
-            f"{begin} a broadcast goes to all engines at once; choose weights/transport={_ONE_BY_ONE[context.on_gpus]}, "
-            f"or {away}"
-        )
+        others = _ONE_BY_ONE[context.on_gpus]
+        yield f"{begin} a broadcast goes to all engines at once; choose weights/transport={others}, or {away}"
 
 
 def tensors_can_be_compared(context: CheckContext) -> Iterator[str]:

@@ -47,7 +47,7 @@ APART = "cluster.placement=disaggregated"
             "weights.verify_tensors=2: engines of weights.lora=adapter are sent no whole tensor; set it to 0",
         ),
         (
-            [*TURNS, "weights/transport=auto"],
+            list(TURNS[1:]),
             "a broadcast goes to all engines at once; choose weights/transport=shared",
         ),
         ([*TURNS, "rollout.engines=2"], "there are no more than rollout.engines=2; leave it out"),
