@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from rlscale.config.needed_weights import FIELDS, refusal
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.serve.simulator.engine_request import BadRequest, EngineRequest, read_requests
 from rlscale.serve.simulator.engine_scheduler import EngineScheduler
@@ -145,6 +146,9 @@ class SimulatedEngine:
             requests, many = read_requests(body, self.config.end_token, self.config.context, self._unique)
         except BadRequest as error:
             return 400, {"error": {"message": str(error)}}
+        for field in FIELDS.values():
+            if field in body and (why := refusal(field, body[field], self._scheduler.version)):
+                return 503, why
         fault = self._faults.draw()
         if fault is Fault.lost:
             raise ConnectionResetError("the request was lost")
