@@ -200,6 +200,6 @@ def test_an_engine_that_is_behind_refuses_a_request_and_the_router_asks_the_othe
 
     found = asyncio.run(main())
     assert [set(one.versions.tolist()) for one in found] == [{2}] * 6 + [{1}] * 6
-    with pytest.raises(CallError, match="status 503.*holds weight version 1, and the request wants 2"):
-        body = {"input_ids": [5, 9], "sampling_params": {"max_new_tokens": 2, "sampling_seed": 0}}
+    body = {"input_ids": [5, 9], "sampling_params": {"max_new_tokens": 2, "sampling_seed": 0}}
+    with pytest.raises(CallError, match=r"status 503.*holds weight version 1, and the request wants 2"):
         call(fleet.urls[0], "/generate", fleet.key, body, headers=NeededWeights(2).headers, timeout=10)
