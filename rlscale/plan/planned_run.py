@@ -152,7 +152,7 @@ def training_of(config: Config, *, on_gpu: bool, trained_share: float = 1.0) -> 
 def _on_gpus(config: Config, ranks: tuple[RankMemory, ...], engine: EngineMemory | None) -> Iterator[Phase]:
     shared = config.cluster.placement is Placement.colocated and engine is not None
     behind = {"engine, asleep": engine.left_behind} if shared and engine is not None else {}
-    bucket = 2.0 * config.weights.bucket_mb * 2**20
+    bucket = 2.0 * config.weights.bucket_bytes(config.cluster.device)
     for rank in ranks:
         where = f"stage {rank.stage + 1}" if len(ranks) > 1 else "trainer"
         yield Phase("train", where, {**rank.kinds, **behind})

@@ -25,6 +25,7 @@ from rlscale.run.group_source import Rollout
 from rlscale.run.remote_calls import RunFailed
 from rlscale.run.trainer_group import TrainerGroup, as_part
 from rlscale.serve.engine_config import why_they_differ
+from rlscale.weights.transfer import LOAD
 from rlscale.weights.transports.route import Route
 
 _BOUNDS = {DType.float32: 1e-3, DType.bfloat16: 0.2, DType.float16: 0.06}
@@ -73,7 +74,10 @@ class WeightSync:
         except UserError:
             self.trainer.disconnected()  # what became of the connection is unknown: make a new one next time
             raise
-        metrics = {f"sync_{name}": float(value) for name, value in next(a for a in answers if a).items()}
+        first = next(answer for answer in answers if answer)
+        metrics = {f"sync_{name}": float(value) for name, value in first.items()}
+        if loads := [answer[LOAD] for answer in answers if answer and LOAD in answer]:
+            metrics[f"sync_{LOAD}"] = max(loads)  # each rank knows those that it talks to
         every = self.config.weights.verify_every
         if verified or self.syncs == 0 or (every and self.syncs % every == 0):
             metrics["canary_diff"] = self.verify(version, targets)

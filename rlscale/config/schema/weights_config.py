@@ -7,10 +7,12 @@ from enum import Enum
 from typing import Any
 
 from rlscale.config.schema.about import Limit, Scope, Unread, Where, bounded
+from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.component import component
 from rlscale.config.schema.limits import COUNT, LOGPROBS, TOKENS, YEAR
 from rlscale.config.schema.section import Section
 
+_BUCKET_MB = {Device.cpu: 64, Device.cuda: 256}
 _NO_SAMPLES = Unread(
     Where.supervised,
     ": supervised training (algo/loss=sft) has no samples of an engine to compare; set it to null",
@@ -34,8 +36,8 @@ class WeightsConfig(Section):
     """`_target_` of a rlscale.weights Transport and its arguments (group `weights/transport`)."""
     lora: SyncedLora = SyncedLora.merged
     """How engines get the adapter of `model.lora`: merged into whole weights, or as an adapter."""
-    bucket_mb: int = bounded(256, at_least=1, limit=Limit(100000, "a bucket is held in memory, twice"))
-    """Megabytes of parameters sent at a time."""
+    bucket_mb: int | None = bounded(None, at_least=1, limit=Limit(100000, "a bucket is held in memory, twice"))
+    """Megabytes of parameters sent at a time; null: 64 on the CPU, where that is the fastest, 256 on GPUs."""
     max_engines_at_once: int | None = bounded(
         None, at_least=1, limit=Limit(100000, "no run has that many engines"), scope=Scope.execution
     )
@@ -53,3 +55,7 @@ class WeightsConfig(Section):
     """Largest mean |trainer - engine| log-prob of an iteration, over tokens of its own version; null: no bound."""
     timeout_s: float = bounded(300.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds that one sync may take."""
+
+    def bucket_bytes(self, device: Device) -> int:
+        """Bytes of parameters sent at a time from ranks on devices of this kind."""
+        return (self.bucket_mb or _BUCKET_MB[device]) * 2**20

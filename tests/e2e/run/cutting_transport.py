@@ -34,9 +34,8 @@ class CuttingTransport(SharedMemoryTransport):
         if self._buckets == 1 and self._is_due(version, "before the first bucket"):
             self._kill()
         if version == FLIPPED:
-            bucket = Bucket(bucket.named, version)
-            right = flat_bucket.sum_of
-            flat_bucket.sum_of = lambda *given: right(*given)[::-1]
+            right = flat_bucket.fill_summed
+            flat_bucket.fill_summed = lambda *given: right(*given)[::-1]
         # Each bucket is handed over with the one after it, and that is waited for with the next.
         if self._buckets == 2 and self._is_due(version, "inside the first bucket"):
             self._while_frozen(lambda: super(CuttingTransport, self).send(bucket))
