@@ -58,4 +58,4 @@ class WeightsConfig(Section):
 
     def bucket_bytes(self, device: Device) -> int:
         """Bytes of parameters sent at a time from ranks on devices of this kind."""
-        return (self.bucket_mb or _BUCKET_MB[device]) * 2**20
+        return (_BUCKET_MB[device] if self.bucket_mb is None else self.bucket_mb) * 2**20
