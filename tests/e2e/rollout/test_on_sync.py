@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from shared_server import SharedServer
-from spread_models import difference, spread_models
 from transformers import PreTrainedModel
 
 from rlscale.config.schema.rollout_config import OnSync
@@ -31,6 +30,7 @@ from rlscale.rollout.engines.on_sync_modes import OnSyncMode, on_sync_mode
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.garbage_collection import spare_long_lived
 from rlscale.serve.receiver import EngineReceiver
+from tests.e2e.rollout.spread_models import difference, spread_models
 
 COMMON = [4, 8, 12, 5, 9, 13, 6, 10, 14, 7, 11, 2, 4, 8, 5, 9]
 """What all prompts begin with: they share it in the prefix cache."""

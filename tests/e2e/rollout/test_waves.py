@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from shared_server import tiny_model
-from spread_models import difference, spread_models
 from transformers import PreTrainedModel
 
 from rlscale.config.needed_weights import NeededWeights
@@ -35,6 +34,7 @@ from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
+from tests.e2e.rollout.spread_models import difference, spread_models
 
 PROMPTS = [np.array([4, 8, 12, 5, 9, 13, 4 + number], np.int32) for number in range(8)]
 LENGTH = 150
