@@ -27,7 +27,7 @@ class CuttingTransport(SharedMemoryTransport):
 
     def connect(self, receivers: Sequence[Any]) -> None:
         super().connect(receivers)
-        self._url = receivers[0].url
+        self._url, self._buckets = receivers[0].url, 0
 
     def send(self, bucket: Bucket) -> None:
         version, self._buckets = bucket.version, self._buckets + 1
@@ -49,6 +49,7 @@ class CuttingTransport(SharedMemoryTransport):
     def commit(self, version: int) -> None:
         self._buckets = 0
         if self._is_due(version, "at the commit"):
+            self._finish()
             self._while_frozen(lambda: self._pass_on(last=True))
         super().commit(version)
 

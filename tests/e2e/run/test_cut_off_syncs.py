@@ -28,8 +28,6 @@ def test_engines_killed_at_every_stage_of_a_sync_in_waves_come_back_and_a_flippe
         "cluster.engine_restarts=6", "rollout.max_response_tokens=100", "rollout.max_failure_rate=0.9",
     )  # fmt: skip
     assert ended.code == 2, ended.text
-    for stage in STAGES.values():
-        print(stage)
     back = [line for line in ended.text.splitlines() if "is back with the current weights" in line]
     assert len(back) == len(STAGES), ended.text
     assert "did not take the weights" in ended.text
