@@ -96,23 +96,68 @@ class Sync:
     def give(self, version: int, urls: Sequence[str]) -> dict[str, float]:
         (url,) = urls
         (other,) = set(self.fleet.urls) - {url}
-        named = [(name, tensor.detach()) for name, tensor in self.fleet.models[version % 2].named_parameters()]
-        self.receivers[url].receive_tensors([_packed(named[:9])], None, version, False)
+        weights = named(self.fleet.models[version % 2])
+        self.receivers[url].receive_tensors([_packed(weights[:9])], None, version, False)
         tokens, until = [], time.monotonic() + UPDATE_S
         while time.monotonic() < until:
             load = self.fleet.load(url)
             self.within.append(load["num_running_reqs"] + load["num_waiting_reqs"])
             tokens.append(self.fleet.load(other)["num_used_tokens"])
         self.others.append(tokens)
-        self.receivers[url].receive_tensors([_packed(named[9:])], None, version, True)
+        self.receivers[url].receive_tensors([_packed(weights[9:])], None, version, True)
         return {"sync_seconds": 1.0}
 
     def __call__(self, version: int, urls: Sequence[str] | None = None) -> dict[str, float]:
         raise AssertionError("nobody is new")
 
 
-def _packed(named: list[tuple[str, torch.Tensor]]) -> str:
-    return base64.b64encode(pickle.dumps(named)).decode()
+def named(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+    return [(name, parameter.detach()) for name, parameter in model.named_parameters()]
+
+
+def _packed(weights: list[tuple[str, torch.Tensor]]) -> str:
+    return base64.b64encode(pickle.dumps(weights)).decode()
+
+
+@dataclass
+class Generating:
+    """Eight requests at any time, through two syncs in waves."""
+
+    fleet: Fleet
+    kind: OnSync
+    version: int = 0
+    found: list[tuple[int, Generation]] = field(default_factory=list)
+    """By the number of their prompt."""
+    retried: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last sync."""
+
+    async def through(self, sync: Any) -> None:
+        client, admission = EngineClient(self.fleet.router.url, self.fleet.key), Admission(16)
+        engines, loop = Continued(client, Cuts()), asyncio.get_running_loop()
+        mode = on_sync_mode(self.kind, admission, client, engines.cuts, engines=2)
+
+        async def keep_busy(number: int) -> None:
+            seed = 1000 * number
+            while self.version < 2:
+                attempt = Attempt(lambda: self.version)
+                sampling = SamplingParams(LENGTH, ignore_eos=True)
+                self.found.append((number, await engines.generate(PROMPTS[number], sampling, seed, admission, attempt)))
+                seed += 1
+
+        def drain(urls: Sequence[str], meanwhile: Callable[[], None]) -> None:
+            asyncio.run_coroutine_threadsafe(mode.drain(urls), loop).result(60)
+
+        waves = SyncWaves(sync, self.fleet, drain, most=1)
+        load = [asyncio.create_task(keep_busy(number)) for number in range(8)]
+        for version in (1, 2):
+            await asyncio.sleep(0.3)
+            self.metrics = await asyncio.to_thread(waves, version)
+            self.version = version
+            mode.resume()
+        await asyncio.gather(*load)
+        self.retried = client.retried
+        await client.close()
 
 
 @pytest.mark.parametrize("kind", [OnSync.wait, OnSync.abort_and_resume, OnSync.retract])
@@ -121,61 +166,21 @@ def test_no_request_is_asked_of_an_engine_in_its_update_and_the_other_generates_
 ) -> None:
     """Log-probs are those of each token's own version, of whichever engine."""
     receivers = {url: EngineReceiver(url, fleet.key, keep=kind.pause or "retract") for url in fleet.urls}
+    for receiver in receivers.values():
+        receiver.receive_tensors([_packed(named(fleet.models[0]))], None, 0, True)
     sync: Any = Sync(fleet, receivers)
-    version = 0
-    for url in fleet.urls:
-        receivers[url].receive_tensors(
-            [_packed([(n, t.detach()) for n, t in fleet.models[0].named_parameters()])], None, 0, True
-        )
-
-    async def main() -> tuple[list[tuple[int, Generation]], dict[str, float], int]:
-        client, admission = EngineClient(fleet.router.url, fleet.key), Admission(16)
-        engines, loop = Continued(client, Cuts()), asyncio.get_running_loop()
-        mode = on_sync_mode(kind, admission, client, engines.cuts, engines=2)
-        found: list[tuple[int, Generation]] = []
-
-        async def keep_busy(number: int) -> None:
-            seed = 1000 * number
-            while version < 2:
-                sampling = SamplingParams(LENGTH, ignore_eos=True)
-                attempt = Attempt(lambda: max(version - 1, 0))
-                found.append((number, await engines.generate(PROMPTS[number], sampling, seed, admission, attempt)))
-                seed += 1
-
-        def drain(urls: Sequence[str], meanwhile: Callable[[], None]) -> None:
-            asyncio.run_coroutine_threadsafe(mode.drain(urls), loop).result(60)
-
-        nonlocal version
-        waves = SyncWaves(sync, fleet, drain, most=1)
-        load = [asyncio.create_task(keep_busy(number)) for number in range(8)]
-        for _ in range(2):
-            await asyncio.sleep(0.3)
-            metrics = await asyncio.to_thread(waves, version + 1)
-            version += 1
-            mode.resume()
-        await asyncio.gather(*load)
-        retried = client.retried
-        await client.close()
-        return found, metrics, retried
-
-    found, metrics, retried = asyncio.run(asyncio.wait_for(main(), 120))
-    print(
-        kind.value,
-        len(found),
-        "responses",
-        metrics,
-        sync.within[:5],
-        [tokens[:2] + tokens[-2:] for tokens in sync.others],
-    )
-    assert (metrics["sync_waves"], metrics["sync_seconds"], retried) == (2, 2, 0)
+    generating = Generating(fleet, kind)
+    asyncio.run(asyncio.wait_for(generating.through(sync), 120))
+    found, metrics = generating.found, generating.metrics
+    print(kind.value, len(found), "responses", metrics, [(tokens[0], tokens[-1]) for tokens in sync.others])
+    assert (metrics["sync_waves"], metrics["sync_seconds"], generating.retried) == (2, 2, 0)
     if kind.pause is None:
         assert set(sync.within) == {0}
     assert all(len(set(tokens)) > 3 for tokens in sync.others), "the other engine's tokens grow"
-    assert {url: receivers[url].weight_version() for url in fleet.urls} == dict.fromkeys(fleet.urls, "2")
-    for _, generation in found:
-        assert len(generation.tokens) == LENGTH
-        assert np.all(np.diff(generation.versions) >= 0)
-    spans = [len(set(generation.versions.tolist())) for _, generation in found]
+    assert {receiver.weight_version() for receiver in receivers.values()} == {"2"}
+    assert {len(one.tokens) for _, one in found} == {LENGTH}
+    assert all(np.all(np.diff(one.versions) >= 0) for _, one in found)
+    spans = [len(set(one.versions.tolist())) for _, one in found]
     assert max(spans) == 1 if kind is OnSync.wait else max(spans) > 1
     assert {version for _, one in found for version in one.versions.tolist()} == {0, 1, 2}
     worst = max(difference(fleet.models, PROMPTS[number], one) for number, one in found[:: max(1, len(found) // 8)])
@@ -184,8 +189,7 @@ def test_no_request_is_asked_of_an_engine_in_its_update_and_the_other_generates_
 
 def test_an_engine_that_is_behind_refuses_a_request_and_the_router_asks_the_other(fleet: Fleet) -> None:
     for url, version in zip(fleet.urls, (1, 2), strict=True):
-        whole = [(name, tensor.detach()) for name, tensor in fleet.models[0].named_parameters()]
-        EngineReceiver(url, fleet.key).receive_tensors([_packed(whole)], None, version, True)
+        EngineReceiver(url, fleet.key).receive_tensors([_packed(named(fleet.models[0]))], None, version, True)
 
     async def main() -> list[Generation]:
         client = EngineClient(fleet.router.url, fleet.key, timeout_s=30.0)
