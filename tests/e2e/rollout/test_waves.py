@@ -37,7 +37,7 @@ from rlscale.serve.supervisor import Supervisor
 from tests.e2e.rollout.spread_models import difference, spread_models
 
 PROMPTS = [np.array([4, 8, 12, 5, 9, 13, 4 + number], np.int32) for number in range(8)]
-LENGTH = 150
+LENGTH = 100
 LOOKS, LIMIT_S = 4, 20.0
 """An update lasts until the other engine has said so many numbers of tokens, or so long."""
 
