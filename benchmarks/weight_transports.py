@@ -63,7 +63,7 @@ class Cost:
 
 
 def main() -> None:
-    layers, rounds, dtype, bucket_mb = (*sys.argv[1:], *("16", "5", "float32", "256")[len(sys.argv) - 1 :])
+    layers, rounds, dtype, bucket_mb = (*sys.argv[1:], *("16", "5", "float32", "64")[len(sys.argv) - 1 :])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     with tempfile.TemporaryDirectory(prefix="transports-") as name:

@@ -33,4 +33,5 @@ def serving_beside(config: Config, name: str) -> Config:
     )
     lora = config.model.lora if follows else None
     own = replace(config.model, dtype=model.dtype or config.model.dtype, lora=lora)
-    return replace(config, rollout=rollout, model=own)
+    # Nobody drains its engines one after another, so all of them take weights at once.
+    return replace(config, rollout=rollout, model=own, weights=replace(config.weights, max_engines_at_once=None))

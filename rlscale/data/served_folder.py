@@ -23,6 +23,8 @@ from rlscale.families.quantisation import SECTION
 from rlscale.families.served_form import ServedForm, WeightForm
 from rlscale.families.stored_tensors import quantisation_of_folder
 
+MADE = "served"
+"""The folder below `run.scratch` of those that are made."""
 WriteWeights = Callable[[Path, Path, str, ServedForm], None]
 """Writes a folder's weights for engines: model folder, target, type, form."""
 
@@ -45,7 +47,7 @@ def served_folder(
     known = not isinstance(kind, str) or known_name(kind) == kind
     if companions.tokenizer_folder == companions.model_folder and known and not rewritten:
         return model
-    final = (scratch / "served" / f"{name}-{_digest(companions, dtype, form)}").resolve()
+    final = (scratch / MADE / f"{name}-{_digest(companions, dtype, form)}").resolve()
 
     def fill(folder: Path) -> None:
         companions.write(folder, dtype, {SECTION: form.section(complete(config))} if encoded else None)

@@ -11,6 +11,7 @@ from rlscale.config.needs import Needs
 from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
+from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.model_config import DType, ModelConfig
 from rlscale.config.schema.trainer_config import Mtp
 from rlscale.config.serving_beside import serving_beside
@@ -117,8 +118,8 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
         layout=layout,
         ranks=ranks,
         engine=engine,
-        phases=(*_on_gpus(config, ranks, engine), *others) if on_gpu else on_cpu,
-        host=_host(config, needs, ranks, training) if on_gpu else {},
+        phases=(*_on_gpus(config, ranks, engine, _buckets(config, shape, layout)), *others) if on_gpu else on_cpu,
+        host=_host(config, needs, ranks, training) | _snapshot(config, shape, needs) if on_gpu else {},
         device_bytes=device,
         uncounted=(*(name for name in needs.models if name not in ("policy", "reference")), *unknown),
         longest_fits=engine is None or engine.cached_tokens >= sequence,
@@ -149,17 +150,31 @@ def training_of(config: Config, *, on_gpu: bool, trained_share: float = 1.0) -> 
     )
 
 
-def _on_gpus(config: Config, ranks: tuple[RankMemory, ...], engine: EngineMemory | None) -> Iterator[Phase]:
+def _buckets(config: Config, shape: ModelShape, layout: RankLayout) -> float:
+    """Bytes of weights on their way: a bucket and the one before it; of experts that are gathered, all ranks' twice."""
+    gathered = shape.experts and layout.expert * layout.expert_tensor > 1
+    return (4.0 if gathered else 2.0) * config.weights.bucket_bytes(config.cluster.device)
+
+
+def _snapshot(config: Config, shape: ModelShape, needs: Needs) -> dict[str, float]:
+    """Bytes of what rank 0 holds for deltas: what was published last, and what has changed since."""
+    if not needs.engines or not needs.trains or "transports.delta." not in str(config.weights.transport.get(TARGET)):
+        return {}
+    return {"deltas": 2.0 * served_bytes(config, shape)}
+
+
+def _on_gpus(
+    config: Config, ranks: tuple[RankMemory, ...], engine: EngineMemory | None, buckets: float
+) -> Iterator[Phase]:
     shared = config.cluster.placement is Placement.colocated and engine is not None
     behind = {"engine, asleep": engine.left_behind} if shared and engine is not None else {}
-    bucket = 2.0 * config.weights.bucket_mb * 2**20
     for rank in ranks:
         where = f"stage {rank.stage + 1}" if len(ranks) > 1 else "trainer"
         yield Phase("train", where, {**rank.kinds, **behind})
         still = {name: size for name, size in rank.kinds.items() if name not in ("activations", "logits")}
         yield Phase("log-probs", where, {**still, "activations": rank.activations / 3, "logits": rank.logits, **behind})
         served = {"engine's weights": engine.weights + engine.left_behind} if shared and engine is not None else {}
-        yield Phase("sync", where, {**still, "buckets": bucket, **served})
+        yield Phase("sync", where, {**still, "buckets": buckets, **served})
         yield Phase("save", where, {**still, **behind})
     if engine is not None:
         asleep = {"trainer, asleep": _trainer_asleep(ranks)} if shared and ranks else {}
@@ -210,6 +225,7 @@ def _on_cpu(
         kinds["engines' weights"] = engines * served_bytes(config, shape)
     for name, own, other in beside:
         kinds[f"{name}'s weights"] = sizes.beside[name] * served_bytes(own, other)
+    kinds |= _snapshot(config, shape, Needs.of(config))
     return Phase("train", "all processes", kinds)
 
 

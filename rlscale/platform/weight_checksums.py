@@ -19,6 +19,21 @@ def checksum(content: bytes | memoryview | mmap.mmap) -> str:
     return xxhash.xxh3_128(content).hexdigest()
 
 
+class Running:
+    """The same of bytes that come one part after another."""
+
+    def __init__(self) -> None:
+        self._sum = xxhash.xxh3_128()
+
+    def add(self, content: bytes | memoryview) -> None:
+        """The next part."""
+        self._sum.update(content)
+
+    def checksum(self) -> str:
+        """Of all parts so far, as if they were one."""
+        return self._sum.hexdigest()
+
+
 def damaged_tensors(folder: Path) -> list[str]:
     """The tensors of a folder that are not those of its SUMS, in order of names; [] also where it has no SUMS.
 

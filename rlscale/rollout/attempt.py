@@ -43,8 +43,10 @@ class Attempt:
         number: int = 0,
         parts: Sequence[Generation] = (),
         demand: Demand | None = None,
+        exactly: bool = False,
     ) -> None:
-        """`version`: the one whose weights engines hold."""
+        """`version`: the one whose weights engines hold. `exactly`: no token may be of a newer one either."""
+        self.exactly = exactly
         self._demand = demand or Demand()
         self._wants = False
         self._want(True)
@@ -118,7 +120,7 @@ class CallAttempt(Attempt):
     """
 
     def __init__(self, whole: Attempt) -> None:
-        super().__init__(whole._version, whole._ledger, whole.number, demand=whole._demand)
+        super().__init__(whole._version, whole._ledger, whole.number, demand=whole._demand, exactly=whole.exactly)
         self._whole = whole
         self.trajectory = whole.trajectory
 

@@ -123,7 +123,7 @@ async def evaluate(
             return request_seed(spec.seed, prompt.index, index, turn, EVALUATION)
 
         try:
-            return await episodes.play(prompt, Place(index, seed, Attempt(lambda: version)), admission)
+            return await episodes.play(prompt, Place(index, seed, Attempt(lambda: version, exactly=True)), admission)
         except SampleFailed:
             return None
 

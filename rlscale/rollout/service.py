@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -116,7 +117,8 @@ class RolloutService:
             self._client.kept_cache = KeptCache(self._scheduler.version)
         self._loads = EngineLoads(self._client)
         self._engines = Continued(self._client, Cuts(), sticky, self._encoder.may_end)
-        self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts)
+        engines = len(rollout.engine_urls) or rollout.engines
+        self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts, engines)
         apart = sampled_apart(rollout, self._spec.data)
         end, ends = self._encoder.end_of_turn.token, self._encoder.ends
         sampling = SamplingParams.of(rollout, rollout.max_response_tokens, end, apart, self._spec.sampler_words, ends)
@@ -131,7 +133,6 @@ class RolloutService:
         self._watchdog.start()
         self._scheduler.start(self._play, GroupJudging(self._group_rewards, self._group_failures).judge)
         if rollout.concurrency is Concurrency.adaptive:
-            engines = len(rollout.engine_urls) or rollout.engines
             longest = rollout.max_prompt_tokens + rollout.max_response_tokens
             self._concurrency = AdaptiveConcurrency(
                 self._admission, self._loads, self._client.preemptions, engines, rollout.max_concurrent, longest
@@ -156,6 +157,10 @@ class RolloutService:
     async def pause(self) -> None:
         """Make the engines ready for new weights (see `rollout.on_sync`). Rewards go on."""
         await self._on_sync.pause()
+
+    async def drain(self, urls: Sequence[str]) -> None:
+        """Make some engines ready for new weights, which the router has left out; see `DrainsEngines`."""
+        await self._on_sync.drain(urls)
 
     async def resume(self, version: int) -> None:
         """Go on generating; the engines hold the weights of `version`, which may be those of the last batch (a run that

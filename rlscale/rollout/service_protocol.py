@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rlscale.data.sample import Group
@@ -50,3 +51,14 @@ class Service(Protocol):
 
     async def close(self) -> None:
         """End all background work."""
+
+
+class DrainsEngines(Service, Protocol):
+    """A service whose engines take weights in turns (`weights.max_engines_at_once`)."""
+
+    async def drain(self, urls: Sequence[str]) -> None:
+        """No request is under way in these engines when this returns, or keeps its tokens, and none is sent there.
+
+        The router has left them out by then; the others generate on. Called for some engines after others, in place of
+        `pause`, and followed by `resume`. Tokens that come meanwhile may be of the next version already.
+        """

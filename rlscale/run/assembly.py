@@ -15,9 +15,10 @@ from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.companions import companions_of
 from rlscale.data.configured_source import build_source
+from rlscale.data.leased_folders import Lease, lease, remove_unused
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
 from rlscale.data.prompt_encoder import PromptEncoder
-from rlscale.data.served_folder import served_folder
+from rlscale.data.served_folder import MADE, served_folder
 from rlscale.data.supervised import SupervisedGroups
 from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
@@ -41,6 +42,7 @@ from rlscale.run.remote_calls import Calls, StopSignal
 from rlscale.run.run_folder import RunFolder
 from rlscale.run.session import Session, SessionParts
 from rlscale.run.supervised_session import SupervisedSession
+from rlscale.run.sync_waves import SyncWaves
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.run.weight_sync import WeightSync
 from rlscale.trainer.trainer_spec import TrainerSpec
@@ -65,6 +67,7 @@ class Assembly:
             None  # the engines that do nothing but evaluate, and who asks them
         )
         self._beside: ModelsBeside | None = None
+        self._leases: list[Lease] = []
         self._exchanges: list[Path] = []  # folders of weights on their way below one that the user names
 
     @property
@@ -131,7 +134,15 @@ class Assembly:
         from rlscale.weights.served_copy import write_served  # imports torch
 
         model, form = config.model, config.rollout.served_form
-        return served_folder(companions, model.name, model.dtype.value, self._scratch, write_served, form)
+
+        def make() -> Path:
+            return served_folder(companions, model.name, model.dtype.value, self._scratch, write_served, form)
+
+        if (made := make()).parent != (self._scratch / MADE).resolve():
+            return made  # the model's own folder
+        self._leases.append(lease(make))
+        remove_unused(made.parent)
+        return made
 
     def _launch_apart(self, config: Config, layout: Layout, nodes: list[str]) -> None:
         """Begin to start the engines that evaluate, a router before them and a service that asks them."""
@@ -208,7 +219,10 @@ class Assembly:
         if not shares_devices(config.cluster):
             self._wait_for_engines()
         self._rollout.start(self._engines.router_url, self._engines.api_key)
-        sync = self._sync(config, self._trainer, self._engines, self._rollout)
+        sync: WeightSync | SyncWaves
+        sync = whole = self._sync(config, self._trainer, self._engines, self._rollout)
+        if config.syncs_in_waves and (most := config.weights.max_engines_at_once) is not None:
+            sync = SyncWaves(whole, self._engines, self._rollout.drain, most)
         return RunningEngines(
             self._trainer, self._engines, self._rollout, sync, shares_devices=shares_devices(config.cluster)
         )
@@ -236,6 +250,8 @@ class Assembly:
         for part in (self._rollout, self._trainer, self._engines, *(self._apart or ()), self._beside):
             if part is not None:
                 part.close()
+        for leased in self._leases:
+            leased.end()
         for folder in (self._weights, *self._exchanges):
             shutil.rmtree(folder, ignore_errors=True)
 

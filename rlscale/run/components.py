@@ -36,6 +36,8 @@ _USES: dict[str, Use] = {
     "weights.transport": Use("rlscale.weights.transports.transport.Transport", ("route",)),
 }
 _TRACKER = Use("rlscale.observe.trackers.Tracker", ("run",))
+_DRAINS = "rlscale.rollout.service_protocol.DrainsEngines"
+"""The protocol of a service whose engines take weights in turns."""
 _CALLED = ("rollout.filter", "loop")
 """The components that are called instead, with one argument."""
 
@@ -57,6 +59,9 @@ def check_components(config: Config) -> list[str]:
     for key, node in own:
         try:
             look_at(key, node)
+            if key == "rollout" and config.syncs_in_waves:
+                drains = cast("type[Any]", import_target(_DRAINS, _DRAINS))
+                check_built(node, key, drains, _USES[key].given)
             looked.append(f"{key}: {node[TARGET]}")
         except UserError as error:
             problems += str(error).splitlines()

@@ -10,6 +10,7 @@ from rlscale.config.errors import UserError
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.engines import Engines
 from rlscale.run.group_source import Rollout
+from rlscale.run.sync_waves import SyncWaves
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.run.weight_sync import WeightSync
 
@@ -80,7 +81,7 @@ class RunningEngines:
         trainer: TrainerGroup,
         engines: Engines,
         rollout: Rollout,
-        sync: WeightSync,
+        sync: WeightSync | SyncWaves,
         *,
         shares_devices: bool,
         redirect: Callable[[str], None] | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,14 @@ class Engines:
             else:
                 self._welcome_engine(name, url, give_weights)
 
+    def withdraw(self, urls: Sequence[str]) -> None:
+        """Let the router send these engines nothing more."""
+        self._at_once(self._router_client().remove, urls)
+
+    def admit(self, urls: Sequence[str]) -> None:
+        """Let the router send requests to these engines, too."""
+        self._at_once(self._router_client().add, urls)
+
     @property
     def gave_memory(self) -> bool:
         """Whether some engine cannot generate, because it gave memory to the trainer."""
@@ -299,6 +308,12 @@ class Engines:
 
     def _named(self, name: str) -> _Engine:
         return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
+
+    @staticmethod
+    def _at_once(tell: Callable[[str], None], urls: Sequence[str]) -> None:
+        """The router answers each call some time later."""
+        with ThreadPoolExecutor(max(len(urls), 1), "router") as threads:
+            list(threads.map(tell, urls))
 
     def _router_client(self) -> RouterClient:
         return RouterClient(self.router_url, self.api_key or None)

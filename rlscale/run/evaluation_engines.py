@@ -37,7 +37,7 @@ def measuring_apart(config: Config) -> Config:
         concurrency=Concurrency.fixed,
         on_sync=OnSync.wait,
     )
-    return replace(config, rollout=rollout)
+    return replace(config, rollout=rollout, weights=replace(config.weights, max_engines_at_once=None))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,6 +133,10 @@ class Rollout:
     def pause(self, meanwhile: Callable[[], None]) -> None:
         """No generation is in flight when this returns; `meanwhile` runs while waiting."""
         self._calls.one(self._actor.call.remote("pause"), "rollout.pause", meanwhile=meanwhile)
+
+    def drain(self, urls: Sequence[str], meanwhile: Callable[[], None]) -> None:
+        """No request is under way in these engines when this returns, or keeps its tokens; the others generate on."""
+        self._calls.one(self._actor.call.remote("drain", list(urls)), "rollout.drain", meanwhile=meanwhile)
 
     def redirect(self, url: str) -> None:
         """The router is at `url` now."""

@@ -134,7 +134,9 @@ class TrainingSession(Session):
         self._engines.come_back()
 
     def pause_generation(self) -> None:
-        """Wait until no generation is in flight."""
+        """Wait until no generation is in flight; not where the sync itself makes one engine after another ready."""
+        if self.config.syncs_in_waves:
+            return
         with self.records.span("generate"):
             self._group_source.pause(self._mend)
 

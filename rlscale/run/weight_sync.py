@@ -16,6 +16,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.rollout_config import OnSync
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.families.served_form import WeightForm
@@ -24,6 +25,7 @@ from rlscale.run.group_source import Rollout
 from rlscale.run.remote_calls import RunFailed
 from rlscale.run.trainer_group import TrainerGroup, as_part
 from rlscale.serve.engine_config import why_they_differ
+from rlscale.weights.transfer import LOAD
 from rlscale.weights.transports.route import Route
 
 _BOUNDS = {DType.float32: 1e-3, DType.bfloat16: 0.2, DType.float16: 0.06}
@@ -50,8 +52,14 @@ class WeightSync:
 
         Raises RunFailed when the canary's log-probs differ by more than `weights.canary_bound`.
         """
-        targets = tuple(urls if urls is not None else self.engines.urls)
-        watch = self._watching(version, targets)
+        metrics = self.give(version, tuple(urls if urls is not None else self.engines.urls), verified=urls is not None)
+        self.syncs += urls is None
+        return metrics
+
+    def give(self, version: int, targets: Sequence[str], *, verified: bool = False) -> dict[str, float]:
+        """The same for some engines of a sync; the canary is theirs alone, where it is due or they are `verified`."""
+        targets = tuple(targets)
+        watch = self.watching(version, targets)
         self.trainer.connect_engines(self._route(targets), targets, self.engines.api_key, watch)
         timeout = self.config.weights.timeout_s
         try:
@@ -66,14 +74,16 @@ class WeightSync:
         except UserError:
             self.trainer.disconnected()  # what became of the connection is unknown: make a new one next time
             raise
-        metrics = {f"sync_{name}": float(value) for name, value in next(a for a in answers if a).items()}
+        first = next(answer for answer in answers if answer)
+        metrics = {f"sync_{name}": float(value) for name, value in first.items()}
+        if loads := [answer[LOAD] for answer in answers if answer and LOAD in answer]:
+            metrics[f"sync_{LOAD}"] = max(loads)  # each rank knows those that it talks to
         every = self.config.weights.verify_every
-        if urls is not None or self.syncs == 0 or (every and self.syncs % every == 0):
+        if verified or self.syncs == 0 or (every and self.syncs % every == 0):
             metrics["canary_diff"] = self.verify(version, targets)
-        self.syncs += urls is None
         return metrics
 
-    def _watching(self, version: int, urls: Sequence[str]) -> Callable[[], None]:
+    def watching(self, version: int, urls: Sequence[str]) -> Callable[[], None]:
         """Looks every second whether the engines at `urls` are there; UserError if one is not."""
         next_look = time.monotonic() + _LOOK_EVERY_S
 
@@ -112,7 +122,7 @@ class WeightSync:
         if lent:
             self.trainer.call("sleep", what="trainer sleep")
             self.engines.resume_memory(["kv_cache"])
-        watch = self._watching(version, urls)
+        watch = self.watching(version, urls)
         adapter = adapter_name(version) if self.config.serves_adapters else None
         key = self.engines.api_key
         scores = [self.rollout.score(url, key, tokens, watch, adapter) for url in urls]
@@ -123,14 +133,17 @@ class WeightSync:
 
     def _route(self, urls: Sequence[str]) -> Route:
         cluster = self.config.cluster
+        shares = cluster.placement is Placement.colocated
         engine_ranks = self.config.rollout.gpus_per_engine if cluster.device is Device.cuda else 1
+        pause = self.config.rollout.on_sync.pause
         return Route(
             device=cluster.device.value,
-            shares_devices=cluster.placement is Placement.colocated,
+            shares_devices=shares,
             ranks_per_engine=engine_ranks,
-            first_ranks=tuple(self.engines.urls.index(url) * engine_ranks for url in urls),
+            first_ranks=tuple(self.engines.urls.index(url) * engine_ranks for url in urls) if shares else None,
             timeout_s=self.config.weights.timeout_s,
-            keep=self.config.rollout.on_sync.pause,
+            # In waves generation goes on: a request that comes late must wait in the engine, not run in an update.
+            keep=pause or (OnSync.retract.value if self.config.syncs_in_waves else None),
             started_from=self.engines.started_from,
             folder=str(self.folder),
         )

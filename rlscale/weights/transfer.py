@@ -9,6 +9,9 @@ from rlscale.weights.bucket import WeightSource
 from rlscale.weights.transports.receivers import TellsLoading
 from rlscale.weights.transports.transport import Receiver, Transport
 
+LOAD = "load_seconds"
+"""The one metric that is not rank 0's alone: with CUDA IPC each rank talks to engines of its own."""
+
 
 def transfer(
     source: WeightSource, transport: Transport, receivers: Sequence[Receiver], version: int
@@ -46,5 +49,5 @@ def transfer(
         "gather_seconds": gather,
         "send_seconds": send,
         "commit_seconds": ended - before,
-        **({"load_seconds": max(loads)} if loads else {}),
+        **({LOAD: max(loads)} if loads else {}),
     }

@@ -15,6 +15,9 @@ from rlscale.families.served_form import WeightForm
 
 _TRANSPORTS = "rlscale.weights.transports."
 _AUTO = "choose weights/transport=auto"
+_APART = "cluster.placement=disaggregated"
+_ONE_BY_ONE = ("shared_memory, disk or delta", "disk or delta")
+"""Transports to engines apart from the trainer that reach them one by one: on the CPU, on GPUs."""
 _OTHERS = "choose weights/transport=broadcast, or disk with a weights.transport.folder that both reach"
 
 
@@ -75,6 +78,32 @@ def files_have_a_place(context: CheckContext) -> Iterator[str]:
         )
 
 
+def engines_take_turns(context: CheckContext) -> Iterator[str]:
+    """Others generate while some load: on devices of their own, ahead of the trainer, reached one by one."""
+    config, most = context.config, context.config.weights.max_engines_at_once
+    if most is None:
+        return
+    begin, away = f"weights.max_engines_at_once={most}:", "leave it out"
+    if not context.needs.engines or context.supervised or config.run.generate_only:
+        yield f"weights.max_engines_at_once={most} is never read: no engine generates during a sync; {away}"
+    elif not config.syncs_in_waves:
+        yield f"{begin} there are no more than rollout.engines={config.rollout.engines}; {away}"
+    elif config.cluster.placement is not Placement.disaggregated:
+        yield f"{begin} nobody generates on devices that the trainer has; {away}, or set {_APART}"
+    elif config.rollout.max_staleness == 0:
+        yield f"{begin} with rollout.max_staleness=0 nothing is generated during a sync; {away}, or raise the bound"
+    elif config.rollout.engine_urls:
+        yield f"{begin} engines of rollout.engine_urls cannot empty their cache while they are paused; {away}"
+    elif config.serves_adapters:
+        yield (
+            f"{begin} requests name the adapter of their version, which all engines change together "
+            f"(weights.lora=adapter); {away}"
+        )
+    elif _name(context) in ("broadcast", "choice"):  # which broadcasts to engines apart from the trainer
+        others = _ONE_BY_ONE[context.on_gpus]
+        yield f"{begin} a broadcast goes to all engines at once; choose weights/transport={others}, or {away}"
+
+
 def tensors_can_be_compared(context: CheckContext) -> Iterator[str]:
     """Checksums are told of whole tensors that are served as they were trained."""
     config = context.config
@@ -121,5 +150,6 @@ TRANSPORT_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     transport_goes_there,
     memory_is_shared_with_given_engines,
     files_have_a_place,
+    engines_take_turns,
     tensors_can_be_compared,
 )

@@ -83,3 +83,9 @@ class Config(Section):
     def serves_adapters(self) -> bool:
         """Whether engines compute with the policy's adapter beside the weights that they start with."""
         return self.model.lora is not None and self.weights.lora is SyncedLora.adapter
+
+    @property
+    def syncs_in_waves(self) -> bool:
+        """Whether some engines generate while others take weights."""
+        most = self.weights.max_engines_at_once
+        return most is not None and most < self.rollout.engines

@@ -23,6 +23,7 @@ class Admission:
         self._limit = limit
         self._is_open = is_open
         self._inside = 0
+        self._withheld = 0
         self.left = 0
         """How many have left so far."""
         self._waiting: list[tuple[Any, int, asyncio.Future[None]]] = []  # a heap
@@ -45,6 +46,16 @@ class Admission:
         self._admit()
         self._heard()
 
+    @property
+    def withheld(self) -> int:
+        """Places that nobody takes for now."""
+        return self._withheld
+
+    @withheld.setter
+    def withheld(self, places: int) -> None:
+        self._withheld = places
+        self._admit()
+
     def tell(self, heard: Callable[[], None]) -> None:
         """Call `heard` whenever the limit is another one."""
         self._heard = heard
@@ -63,7 +74,7 @@ class Admission:
 
     async def enter(self, order: tuple[int, ...]) -> None:
         """Wait for one's turn; whoever enters has to `leave`."""
-        if self._is_open and self._inside < self._limit and not self._waiting:
+        if self._has_room and not self._waiting:
             self._enter()
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -103,8 +114,12 @@ class Admission:
         found, self._intervals = self._intervals, []
         return found
 
+    @property
+    def _has_room(self) -> bool:
+        return self._is_open and self._inside < self._limit - self._withheld
+
     def _admit(self) -> None:
-        while self._waiting and self._is_open and self._inside < self._limit:
+        while self._waiting and self._has_room:
             _, _, turn = heapq.heappop(self._waiting)
             if not turn.done():
                 self._enter()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.config.needed_weights import NeededWeights
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER, TRAJECTORY_HEADER
 from rlscale.data.fields import SUPPORT
 from rlscale.rollout.engines.connection import Connect, HttpConnection
@@ -86,8 +88,11 @@ class EngineClient:
         rid: str | None = None,
         experts: ExpertSizes | None = None,
         trajectory: str | None = None,
+        weights: NeededWeights | None = None,
     ) -> Generation:
         """Continue `token_ids` (int [n]). RequestFailed if there is no answer, or none that can be used.
+
+        An engine that has not the `weights` is not asked: it refuses, and another one is tried.
 
         `rid` names the request for `abort`. With the sizes of the model's `experts` the answer says which were chosen.
         Requests of one `trajectory` go to one engine, as long as it lives; they share no calls.
@@ -100,7 +105,7 @@ class EngineClient:
         body |= self._named_adapter()
         if rid is not None:
             body["rid"] = rid
-        headers: dict[str, str] = {}
+        headers: dict[str, str] = {} if weights is None else weights.headers
         if experts is not None:
             body["return_routed_experts"] = True
             headers[ROUTED_EXPERTS_HEADER] = "1"  # the router drops the fields
@@ -148,6 +153,14 @@ class EngineClient:
         if status != 200:
             return [self._url]
         return [str(worker["url"]) for worker in answer["workers"] if not ready or worker.get("is_healthy", True)]
+
+    def set_aside(self, urls: Collection[str]) -> None:
+        """Begin no call to these engines of one's own choice, but to all others; whom a router asks is up to it."""
+        self._shared.aside = frozenset(urls)
+
+    def calls_at(self, url: str) -> int:
+        """Calls under way to the engine at `url` that this client chose itself."""
+        return self._shared.under_way[url]
 
     async def load_at(self, url: str) -> Any:
         """What the engine at `url` says of its load (`LoadReport.of`). RequestFailed if it does not say."""
@@ -222,7 +235,7 @@ class EngineClient:
         except ConnectionRefusedError as error:
             raise _Unavailable(str(error)) from error
         if status in _UNAVAILABLE:
-            raise _Unavailable(f"HTTP {status}")
+            raise _Unavailable(f"HTTP {status} {str(answer or '')[:300]}".strip())
         if status != 200:
             text = str(answer)[:300]
             if status < 500:

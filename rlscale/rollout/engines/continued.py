@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.config.needed_weights import NeededWeights
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.client import EngineClient, RequestFailed
 from rlscale.rollout.engines.cut_parts import after_cut
@@ -58,14 +59,14 @@ class Continued:
         while True:
             attempt.asks()
             async with admission:
-                current, before = attempt.enter(), self.cuts.count
+                needed, before = NeededWeights(attempt.enter(), attempt.exactly), self.cuts.count
                 start = np.concatenate([tokens, *(part.tokens for part in parts)]) if parts else tokens
                 named = {"trajectory": attempt.trajectory} if self.sticky else {}
                 rest = _rest(sampling, done)
-                part = await self.client.generate(start, rest, seed, experts=experts, **named)
+                part = await self.client.generate(start, rest, seed, experts=experts, weights=needed, **named)
                 cut = part.finish_reason == "abort" and self.cuts.count > before
             attempt.received(len(part.tokens))
-            _check(part, current, cut)
+            _check(part, needed, cut)
             if not cut:
                 return _joined([*parts, part])
             had = after_cut(part, len(start), rest, self.may_end, experts is not None)
@@ -81,7 +82,7 @@ def _rest(sampling: SamplingParams, done: int) -> SamplingParams:
     return replace(rest, min_new_tokens=max(rest.min_new_tokens - done, 0)) if done and rest.min_new_tokens else rest
 
 
-def _check(part: Generation, current: int, cut: bool) -> None:
+def _check(part: Generation, needed: NeededWeights, cut: bool) -> None:
     if part.finish_reason == "abort" and not cut:
         raise RequestFailed(f"the engine aborted the request: {part.message}")
     if not len(part.tokens):
@@ -91,9 +92,9 @@ def _check(part: Generation, current: int, cut: bool) -> None:
     if not (finite := np.isfinite(part.logprobs)).all():
         bad = len(finite) - np.count_nonzero(finite)
         raise RequestFailed(f"{bad} of the {len(part.logprobs)} log-probs in the answer are not finite")
-    if (oldest := int(np.minimum.reduce(part.versions))) < current:
-        # An engine that was restarted and has not been given the current weights.
-        raise RequestFailed(f"the engine holds weight version {None if oldest < 0 else oldest}, not {current}")
+    if (oldest := int(np.minimum.reduce(part.versions))) < needed.version:
+        # An engine that was restarted and has not been given the current weights, and does not look at `needed`.
+        raise RequestFailed(f"the engine holds weight version {None if oldest < 0 else oldest}, not {needed.version}")
 
 
 def _joined(parts: list[Generation]) -> Generation:

@@ -117,3 +117,13 @@ class EngineLoads:
                 return LoadReport.of(await self._client.load_at(url))
         except (RequestFailed, ValueError, TimeoutError):
             return None
+
+
+async def work_of(client: EngineClient, url: str) -> int | None:
+    """Requests that run or wait in the engine at `url`, calls on their way counted too; None where it does not say."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            report = LoadReport.of(await client.load_at(url))
+    except (RequestFailed, ValueError, TimeoutError):
+        return None
+    return report.running + report.waiting + client.calls_at(url)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,6 +60,10 @@ class SharedCalls:
         self._broken = broken
         self._asked: list[_Asked] = []
         self._turn = itertools.count()
+        self.aside: Collection[str] = ()
+        """Engines that are not asked, although they can be."""
+        self.under_way: Counter[str] = Counter()
+        """Calls that have begun and not ended, by the URL of their engine."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Any:
@@ -102,17 +107,23 @@ class SharedCalls:
         """Equal parts for all engines, each in as few calls as it takes."""
         urls: list[str] = []
         try:
-            urls = await self._engines()
+            urls = [url for url in await self._engines() if url not in self.aside]
         finally:
             if not urls:
                 _answer(asked, [None] * len(asked))
         size = min(_MOST, -(-len(asked) // len(urls))) if urls else len(asked)
         for first in range(0, len(asked) if urls else 0, size):
             part = asked[first : first + size]
-            call = self._start(self._call(urls[next(self._turn) % len(urls)], part))
+            url = urls[next(self._turn) % len(urls)]
+            self.under_way[url] += 1
+            call = self._start(self._call(url, part))
+            call.add_done_callback(partial(self._ended, url))
             left = partial(_left, part, call)
             for one in part:
                 one.answer.add_done_callback(left)
+
+    def _ended(self, url: str, _: asyncio.Task[None]) -> None:
+        self.under_way[url] -= 1
 
     async def _call(self, url: str, asked: Sequence[_Asked]) -> None:
         body = {**asked[0].body, **{name: [one.body[name] for one in asked] for name in _EACH}}

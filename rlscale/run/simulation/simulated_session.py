@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.data.sample import Group
-from rlscale.rollout.service_protocol import Service
+from rlscale.rollout.service_protocol import DrainsEngines, Service
 from rlscale.run.placement import shares_devices
 from rlscale.run.simulation.simulated_iteration import EngineTotals, SimulatedIteration, ideal_generation_s
+from rlscale.run.sync_waves import waves
 from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
 
 T = TypeVar("T")
@@ -67,13 +68,18 @@ class SimulatedSession:
         """They take their cache back at once."""
 
     def pause_generation(self) -> None:
-        """No request is under way when this returns."""
+        """No request is under way when this returns; with waves each has its own time for that."""
+        if self._in_waves:
+            return
         self._waited(self._service.pause())
 
     def sync(self) -> None:
         """The engines get the next weight version."""
         self._version += 1
-        self._run(self._give_weights(self._fleet.urls))
+        if self._in_waves:
+            self._run(self._give_in_waves())
+        else:
+            self._run(self._give_weights(self._fleet.urls))
 
     def record(self) -> None:
         """The iteration is over."""
@@ -120,6 +126,22 @@ class SimulatedSession:
             self._mending = asyncio.create_task(self._mend())
         await self._service.resume(self._version)
 
+    @property
+    def _in_waves(self) -> bool:
+        most = self.config.weights.max_engines_at_once
+        return most is not None and most < len(self._fleet.urls)
+
+    async def _give_in_waves(self) -> None:
+        """As SyncWaves does: the router does not know those that are in the middle of it."""
+        fleet, service = self._fleet, cast(DrainsEngines, self._service)
+        for wave in waves(fleet.urls, self.config.weights.max_engines_at_once or 0):
+            fleet.route([url for url in fleet.workers if url not in wave])
+            before = self._time()
+            await service.drain(wave)
+            self._now.wait_s += self._time() - before
+            await self._give_weights(wave)
+            fleet.route([url for url in fleet.urls if url in wave or url in fleet.workers])
+
     async def _give_weights(self, urls: Sequence[str]) -> None:
         await asyncio.sleep(self._simulation.sync_s)
         body = {
@@ -129,7 +151,7 @@ class SimulatedSession:
         }
         path = "/update_weights_from_tensor"
         alive = [url for url in urls if not self._fleet.engines[url].down]
-        keep = self.config.rollout.on_sync.pause
+        keep = self.config.rollout.on_sync.pause or ("retract" if self._in_waves else None)
 
         async def give(url: str) -> None:
             if keep is not None:  # as EngineReceiver does

@@ -56,6 +56,11 @@ class EngineScheduler:
         """Generated tokens of calls that have no answer yet."""
         return sum(self.batch.generated(slot) for slot in self._open.values())
 
+    @property
+    def updating(self) -> bool:
+        """Whether it is paused, or takes weights."""
+        return self.paused or self._held > 0
+
     def __len__(self) -> int:
         """Requests that run or wait."""
         return len(self._slots)

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from aiohttp import web
 
+from rlscale.config.needed_weights import fields_of
 from rlscale.serve.simulator.simulated_engine import SimulatedEngine
 
 _OPEN = ("/health", "/health_generate")
@@ -51,6 +52,8 @@ class SimulatedEndpoint:
             body = json.loads(text) if text else {}
         except ValueError:
             return web.json_response({"error": {"message": "the body is not JSON"}}, status=400)
+        if found := fields_of(request.headers):
+            body = {**body, **found}
         try:
             status, answer = await self.engine.call(request.path, body)
         except ConnectionRefusedError:

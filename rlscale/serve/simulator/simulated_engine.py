@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from rlscale.config.needed_weights import FIELDS, refusal
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.serve.simulator.engine_request import BadRequest, EngineRequest, read_requests
 from rlscale.serve.simulator.engine_scheduler import EngineScheduler
@@ -47,6 +48,8 @@ class SimulatedEngine:
         self._unique = 0
         self.updates_under_load = 0
         """Weight updates that arrived while a request ran: a real server may die of one."""
+        self.asked_in_updates = 0
+        """Requests that arrived while it was paused for an update or in the middle of one."""
         self.restarts = 0
         self._tokens_before = self._preemptions_before = 0  # of processes that died
         self.answered = 0
@@ -143,10 +146,14 @@ class SimulatedEngine:
             requests, many = read_requests(body, self.config.end_token, self.config.context, self._unique)
         except BadRequest as error:
             return 400, {"error": {"message": str(error)}}
+        for field in FIELDS.values():
+            if field in body and (why := refusal(field, body[field], self._scheduler.version)):
+                return 503, why
         fault = self._faults.draw()
         if fault is Fault.lost:
             raise ConnectionResetError("the request was lost")
         scheduler = self._scheduler
+        self.asked_in_updates += len(requests) if scheduler.updating else 0
         for request in requests:
             scheduler.accept(request)
         scheduler.settle()

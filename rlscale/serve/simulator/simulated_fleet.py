@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.config.needed_weights import fields_of
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.serve.simulator.deadlines import Deadlines
 from rlscale.serve.simulator.response_lengths import ResponseLengths
@@ -102,7 +103,7 @@ class FleetConnection:
     async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
         """Status and answer; see rlscale.rollout.engines.connection.Connection."""
         async with self._places:
-            return await self._deadlines.within(self._fleet.post(url, body))
+            return await self._deadlines.within(self._fleet.post(url, {**body, **fields_of(headers)}))
 
     async def get(self, url: str) -> tuple[int, Any]:
         """The router's workers, or what an engine answers."""

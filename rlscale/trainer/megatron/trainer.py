@@ -58,6 +58,7 @@ class MegatronTrainer:
         self._moves = self._platform.is_cuda if moves is None else moves
         self._objective = Objective.of(spec.algo)
         self._transport: Transport | None = None
+        self._route: Route | None = None
         self._receivers: Sequence[Receiver] = ()
 
     def start(self, address: str, port: int) -> None:
@@ -234,16 +235,20 @@ class MegatronTrainer:
 
     def connect_engines(self, route: Route, receivers: Sequence[Receiver]) -> None:
         """Say who gets the weights, and which way they go there. TransferError when somebody cannot be reached."""
-        if self._transport is not None:
-            self._transport.close()
+        if self._transport is None or route != self._route:
+            if self._transport is not None:
+                self._transport.close()
+            self._transport, self._route = self._transport_by(route), route
+        self._receivers = receivers
+        self._transport.connect(receivers)  # to others than before: it keeps what it has of the same way
+
+    def _transport_by(self, route: Route) -> Transport:
         if (adapter := self._sent_adapter()) is not None:
-            transport: Transport = AdapterTransport(route, adapter.config(self._spec.init_path))
-        else:
-            transport = instantiate(self._spec.weights.transport, "weights.transport", route)
-            if every := self._spec.weights.verify_tensors:
-                transport = VerifiedTransport(transport, every, route.timeout_s)
-        self._transport, self._receivers = transport, receivers
-        transport.connect(receivers)
+            return AdapterTransport(route, adapter.config(self._spec.init_path))
+        transport: Transport = instantiate(self._spec.weights.transport, "weights.transport", route)
+        if every := self._spec.weights.verify_tensors:
+            return VerifiedTransport(transport, every, route.timeout_s)
+        return transport
 
     def send_weights(self, version: int) -> dict[str, float]:
         """Send the weights to the engines as `version`; see `transfer`. TransferError if one did not load."""

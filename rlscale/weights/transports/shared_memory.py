@@ -35,7 +35,9 @@ class SharedMemoryTransport:
 
     def connect(self, receivers: Sequence[Receiver]) -> None:
         """See Transport."""
+        spare, self._spare = self._spare, []
         self.close()
+        self._spare = spare  # of use to whichever engines come
         if dist.get_rank() != 0:
             return
         flat_bucket.remove_leftovers()
@@ -49,12 +51,12 @@ class SharedMemoryTransport:
         entries, size = flat_bucket.contents(bucket.named)
         shared = self._room_for(size)
         try:
-            flat_bucket.fill(shared.flat, bucket.named, entries)
+            checksum = flat_bucket.fill_summed(shared.flat, bucket.named, entries)
             self._pass_on(last=False)
         except BaseException:  # an engine did not take an earlier bucket: nobody will be told of this one
             shared.remove()
             raise
-        told = {CHECKSUM: flat_bucket.sum_of(shared.flat, size), FILE: str(shared.path)}
+        told = {CHECKSUM: checksum, FILE: str(shared.path)}
         serialized = flat_bucket.dump(shared.reader(), entries, **told)
         self._waiting = shared, serialized, bucket.version
 

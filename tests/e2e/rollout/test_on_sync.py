@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from shared_server import SharedServer
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.data.fields import APPROXIMATE
@@ -31,6 +30,7 @@ from rlscale.rollout.engines.on_sync_modes import OnSyncMode, on_sync_mode
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.garbage_collection import spare_long_lived
 from rlscale.serve.receiver import EngineReceiver
+from tests.e2e.rollout.spread_models import difference, spread_models
 
 COMMON = [4, 8, 12, 5, 9, 13, 6, 10, 14, 7, 11, 2, 4, 8, 5, 9]
 """What all prompts begin with: they share it in the prefix cache."""
@@ -52,15 +52,7 @@ def as_the_process_of_a_service() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def models(shared_server: SharedServer) -> list[PreTrainedModel]:
     """Four sets of weights, far enough from one another that log-probs tell them apart, none of which ends early."""
-    found = []
-    for seed in range(4):
-        model = AutoModelForCausalLM.from_pretrained(shared_server.model_folder, dtype=torch.float32).eval()
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-        found.append(model)
-    return found
+    return spread_models(shared_server.model_folder, 4)
 
 
 @dataclass
@@ -92,19 +84,6 @@ class Engine:
         self.version += 1
         mode.resume()
         return paused + self.receiver.paused_s
-
-
-def difference(
-    models: list[PreTrainedModel], prompt: np.ndarray, generation: Generation, chosen: np.ndarray | None = None
-) -> float:
-    """Largest |engine - Hugging Face| log-prob of all or some tokens, each by the weights of its version."""
-    tokens = torch.tensor([[*prompt.tolist(), *generation.tokens.tolist()]])
-    with torch.no_grad():
-        reference = [model(tokens).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for model in models]
-    own = torch.stack([by.gather(1, tokens[0, len(prompt) :, None])[:, 0] for by in reference]).numpy()
-    expected = own[generation.versions % len(models), np.arange(len(generation.tokens))]
-    found = np.abs(expected - generation.logprobs)
-    return float(found.max() if chosen is None else found[chosen].max())
 
 
 @pytest.mark.parametrize("kind", MODES)

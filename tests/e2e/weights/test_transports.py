@@ -120,8 +120,8 @@ def test_a_flipped_bit_is_told_with_the_engines_name_and_nothing_of_it_is_loaded
         transport.connect([shared_server.receiver()])
     send(by_disk, first, 1)
     expected = logprobs(shared_server)
-    sum_of = flat_bucket.sum_of
-    monkeypatch.setattr(flat_bucket, "sum_of", lambda flat, size: "0" + sum_of(flat, size)[1:] + "f")
+    fill = flat_bucket.fill_summed
+    monkeypatch.setattr(flat_bucket, "fill_summed", lambda *given: fill(*given)[::-1])
     with pytest.raises(TransferError, match=f"{shared_server.url} did not take the weights: .*the bucket was damaged"):
         send(by_memory, second, 2)
     assert logprobs(shared_server) == expected

@@ -6,6 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+TURNS = (
+    "weights/transport=shared_memory",
+    *("weights.max_engines_at_once=2", "rollout.engines=4"),
+    *("cluster.placement=disaggregated", "rollout.max_staleness=1"),
+)
+"""Of four engines two at a time."""
 APART = "cluster.placement=disaggregated"
 
 
@@ -40,6 +46,13 @@ APART = "cluster.placement=disaggregated"
             ["weights.verify_tensors=2", "model.lora={rank: 4}", "weights.lora=adapter"],
             "weights.verify_tensors=2: engines of weights.lora=adapter are sent no whole tensor; set it to 0",
         ),
+        (
+            list(TURNS[1:]),
+            "a broadcast goes to all engines at once; choose weights/transport=shared",
+        ),
+        ([*TURNS, "rollout.engines=2"], "there are no more than rollout.engines=2; leave it out"),
+        (["weights.max_engines_at_once=2", "rollout.engines=4"], "nobody generates on devices that the trainer has"),
+        ([*TURNS, "rollout.max_staleness=0"], "with rollout.max_staleness=0 nothing is generated during a sync"),
     ],
 )
 def test_a_way_that_does_not_lead_to_the_engines_is_one_line(
@@ -57,6 +70,7 @@ def test_a_way_that_does_not_lead_to_the_engines_is_one_line(
         ["weights/transport=broadcast", "rollout.engine_urls=['http://192.0.2.7:1']"],
         ["weights/transport=shared_memory", "rollout.engine_urls=['http://127.0.0.1:1']"],
         ["weights.verify_tensors=1"],
+        list(TURNS),
     ],
 )
 def test_a_way_that_leads_there_is_taken(problems: Callable[..., list[str]], overrides: list[str]) -> None:

@@ -39,6 +39,16 @@ def test_a_run_that_does_not_fit_is_code_1_and_says_where(capsys: pytest.Capture
     assert "does not fit: sync needs" in said
 
 
+def test_weights_on_their_way_take_two_buckets_those_of_gathered_experts_four_and_deltas_the_model_twice() -> None:
+    dense, experts = (plan_run(compose("gsm8k", given)) for given in (GSM8K[1:], LARGE[1:]))
+    for plan, buckets in ((dense, 2), (experts, 4)):
+        (sync,) = (phase for phase in plan.phases if phase.name == "sync")
+        assert sync.kinds["buckets"] == buckets * 256 * 2**20
+    assert "deltas" not in dense.host
+    deltas = plan_run(compose("gsm8k", [*GSM8K[1:], "weights/transport=delta"])).host["deltas"]
+    assert deltas == pytest.approx(2 * 2 * dense.parameters, rel=0.01), "in bf16"
+
+
 def test_adapters_need_no_reference_and_hardly_any_gradients_or_optimizer() -> None:
     kl = [*LARGE[1:], "algo/kl=loss", "algo.kl.coef=0.01"]
     whole, adapters = (plan_run(compose("gsm8k", [*kl, *more])) for more in ([], ["model.lora={rank: 16}"]))

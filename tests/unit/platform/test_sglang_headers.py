@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi import HTTPException
 
+from rlscale.config.needed_weights import NEWEST_HEADER, OLDEST_HEADER
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 from rlscale.platform import sglang_headers
 
@@ -21,8 +25,10 @@ PLACES = {
         "except ValueError as e:",
     ],
     "sglang/srt/entrypoints/http_server.py": [
+        '"weight_version": _global_state.tokenizer_manager.config_value(',
         "if envs.SGLANG_ENABLE_REQUEST_HEADER_OVERRIDES.get():\n        apply_header_overrides(obj, request.headers)",
     ],
+    "sglang/srt/managers/tokenizer_control_mixin.py": ["self._update_weight_version_if_provided(obj.weight_version)"],
     "sglang/srt/managers/io_struct.py": [
         "    return_routed_experts: bool = False\n",
         "    return_sampling_mask: Optional[Union[List[bool], bool]] = None\n",
@@ -50,6 +56,7 @@ def test_the_places_that_the_header_relies_on_look_as_they_did(file: str) -> Non
 def test_the_headers_are_added_to_sglangs_list_and_take_1_and_0() -> None:
     module = types.ModuleType("request_headers")
     module._HEADER_OVERRIDES = {"x-override-rid": ("rid", str)}  # type: ignore[attr-defined]  # stands for SGLang's
+    module.HTTPException = HTTPException  # type: ignore[attr-defined]  # as above
     sglang_headers.heed_headers(module)
     for header, name in FIELDS.items():
         field, cast = module._HEADER_OVERRIDES[header]  # type: ignore[attr-defined]  # as above
@@ -58,3 +65,34 @@ def test_the_headers_are_added_to_sglangs_list_and_take_1_and_0() -> None:
         with pytest.raises(ValueError, match="must be 0 or 1"):
             cast("true")
     assert "x-override-rid" in module._HEADER_OVERRIDES  # type: ignore[attr-defined]  # as above
+
+
+@pytest.mark.parametrize(
+    ("header", "held", "wanted", "refused"),
+    [
+        (OLDEST_HEADER, "4", "4", False),
+        (OLDEST_HEADER, "5", "4", False),
+        (OLDEST_HEADER, "3", "4", True),
+        (OLDEST_HEADER, "default", "0", True),
+        (NEWEST_HEADER, "4", "4", False),
+        (NEWEST_HEADER, "5", "4", True),
+    ],
+)
+def test_an_engine_without_the_weights_that_a_request_needs_refuses_it_and_routers_ask_another(
+    header: str, held: str, wanted: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = types.SimpleNamespace(config_value={"weight_version": held}.__getitem__)
+    server: Any = types.SimpleNamespace(_global_state=types.SimpleNamespace(tokenizer_manager=manager))
+    monkeypatch.setitem(sys.modules, "sglang.srt.entrypoints.http_server", server)
+    module: Any = types.SimpleNamespace(_HEADER_OVERRIDES={}, HTTPException=HTTPException)
+    sglang_headers.heed_headers(module)
+    _, read = module._HEADER_OVERRIDES[header]
+    if not refused:
+        assert read(wanted) == int(wanted)
+        return
+    with pytest.raises(HTTPException) as found:
+        read(wanted)
+    assert (found.value.status_code, found.value.detail) == (
+        503,
+        f"the engine holds weight version {held}, and the request wants {wanted}",
+    )

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.run.components import look_at
+from rlscale.run.components import check_components, look_at
 
 OWN = """
 from rlscale.data.buffer import Buffer
+from rlscale.rollout.service import RolloutService
 from rlscale.serve.engine_launcher import SglangLauncher
 
 
@@ -77,6 +79,10 @@ class Waits:
         return True
 
 
+class Undrained(RolloutService):
+    drain = None
+
+
 class Log:
     def __init__(self, run):
         pass
@@ -128,3 +134,10 @@ def test_what_a_run_could_not_call_is_one_line_with_its_key(key: str, name: str,
 def test_a_factory_a_delegating_class_and_a_subclass_are_taken() -> None:
     for key, name in (("buffer", "made"), ("buffer", "Delegates"), ("rollout.engine", "Launcher")):
         look_at(key, node(name))
+
+
+def test_a_service_that_drains_no_engine_is_refused_only_where_engines_take_weights_in_turns() -> None:
+    own = ["rollout._target_=own_components.Undrained", "rollout.engines=2"]
+    assert check_components(compose(None, own)) == ["rollout: own_components.Undrained"]
+    with pytest.raises(UserError, match=r"rollout: own_components\.Undrained .*drain is missing"):
+        check_components(compose(None, [*own, "weights.max_engines_at_once=1"]))

@@ -99,7 +99,7 @@ def test_a_sync_ends_when_one_of_its_engines_is_down_and_asks_as_of_one_that_loa
     monkeypatch.setattr(weight_sync, "_LOOK_EVERY_S", 0.0)
     fleet = Fleet(monkeypatch, **{"engine-1": "did not answer for 20 s", ROUTER: "died"})
     none: Any = None
-    look = WeightSync(compose(), none, fleet.engines, none, {}, Path("nowhere"))._watching(7, [url])
+    look = WeightSync(compose(), none, fleet.engines, none, {}, Path("nowhere")).watching(7, [url])
     if url == "http://engine-0":
         look()
     else:

@@ -45,7 +45,7 @@ def convert(
         if to is Form.checkpoint:
             _write_checkpoint(model, target)
         else:
-            bucket = spec.weights.bucket_mb * 2**20
+            bucket = spec.weights.bucket_bytes(spec.device)
             weights = MegatronWeights(model.bare, model.weights, model.groups, bucket, model.adapters)
             hf = Architecture.read(spec.model_path).hf
             if critic:

@@ -47,7 +47,7 @@ class TrainedModel:
         self._rounded = ServedWeights(self.model, spec.served) if rounds else None
         self.skipped_in_a_row = 0
         """Steps skipped since the last one that was made."""
-        self._ranks, self._platform, self._bucket_bytes = ranks, platform, spec.weights.bucket_mb * 2**20
+        self._ranks, self._platform, self._bucket_bytes = ranks, platform, spec.weights.bucket_bytes(spec.device)
         self._reset_on_resume = spec.optim.reset_on_resume
         self._reset_steps = spec.optim.reset_every * spec.algo.steps_per_iteration * spec.algo.epochs_per_iteration
         self._flops = ModelFlops.of(Architecture.read(spec.model_path), role.head, mtp=self.model.mtp)

@@ -37,7 +37,9 @@ class Script:
     def __init__(self, answers: list[Generation], cuts: Cuts) -> None:
         self.answers, self.cuts, self.asked = answers, cuts, []
 
-    async def generate(self, tokens: Any, sampling: Any, seed: int, experts: Any = None) -> Generation:
+    async def generate(
+        self, tokens: Any, sampling: Any, seed: int, experts: Any = None, weights: Any = None
+    ) -> Generation:
         self.asked.append((tokens.tolist(), sampling.max_new_tokens, seed))
         answer = self.answers.pop(0)
         self.cuts.count += answer.finish_reason == "abort"

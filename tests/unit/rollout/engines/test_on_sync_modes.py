@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+import pytest
 from fake_engine import FakeEngine
 
 from rlscale.config.schema.rollout_config import OnSync
@@ -85,6 +87,9 @@ def test_engines_of_the_last_sync_are_told_before_the_router_has_said_which_ther
 
         found: tuple[str, ...] = ()
 
+        def set_aside(self, urls: object) -> None:
+            """Nobody is."""
+
         async def engines(self) -> list[str]:
             await asyncio.sleep(0.001)
             told.append("found")
@@ -97,7 +102,7 @@ def test_engines_of_the_last_sync_are_told_before_the_router_has_said_which_ther
 
     async def main() -> list[list[str]]:
         rounds = []
-        mode = AbortAndResume(admission, client, Cuts())  # type: ignore[arg-type]  # the two methods that it calls
+        mode = AbortAndResume(admission, client, 2, Cuts())  # type: ignore[arg-type]  # the three methods that it calls
         for client.found in (("a", "b"), ("b", "c")):
             await admission.enter(())
             await mode.pause()
@@ -110,3 +115,54 @@ def test_engines_of_the_last_sync_are_told_before_the_router_has_said_which_ther
     first, second = asyncio.run(asyncio.wait_for(main(), 20))
     assert first == ["found", "a", "b"]
     assert second == ["a", "b", "found", "c"]
+
+
+class Fleet:
+    """Two engines, of which the first has that much to do; each look at it, or abort, takes one away."""
+
+    def __init__(self, work: int) -> None:
+        self.work, self.aside, self.aborted = work, list[tuple[str, ...]](), 0
+
+    def set_aside(self, urls: Collection[str]) -> None:
+        self.aside.append(tuple(urls))
+
+    def calls_at(self, url: str) -> int:
+        return 0
+
+    async def load_at(self, url: str) -> dict[str, Any]:
+        now, self.work = self.work, max(self.work - 1, 0)
+        rank = {"num_running_reqs": now, "num_waiting_reqs": 0, "token_usage": 0.0}
+        return {"loads": [{**rank, "max_running_requests": 4, "max_total_num_tokens": 100}]}
+
+    async def abort_at(self, url: str) -> None:
+        self.aborted += 1
+
+
+@pytest.mark.parametrize("kind", OnSync)
+def test_an_engine_is_drained_in_its_own_way_while_the_other_keeps_its_places(kind: OnSync) -> None:
+    fleet, admission, cuts = Fleet(3), Admission(8), Cuts()
+    withheld = []
+
+    async def main() -> None:
+        mode = on_sync_mode(kind, admission, fleet, cuts, engines=2)  # type: ignore[arg-type]  # what it calls of one
+        await asyncio.wait_for(mode.drain(["a"]), 20)
+        withheld.append(admission.withheld)
+        mode.resume()
+
+    asyncio.run(main())
+    assert fleet.aside == [("a",), ()]
+    waits = kind.pause is None
+    assert fleet.work == (0 if waits else 3), "an engine that keeps its requests is not waited for"
+    assert (fleet.aborted, cuts.count) == ((3, 3) if kind is OnSync.abort_and_resume else (0, 0))
+    assert (withheld, admission.withheld) == ([4 if waits else 0], 0)
+
+
+def test_a_drain_that_nobody_waits_for_any_more_ends_with_the_next_call() -> None:
+    async def main() -> None:
+        mode = on_sync_mode(OnSync.wait, Admission(8), Fleet(10**9), Cuts(), engines=2)  # type: ignore[arg-type]  # as above
+        draining = asyncio.create_task(mode.drain(["a"]))
+        await asyncio.sleep(0.05)
+        mode.resume()
+        await asyncio.wait_for(draining, 5)
+
+    asyncio.run(main())

@@ -51,6 +51,22 @@ def test_shared_answers_are_those_of_requests_sent_alone() -> None:
         assert one.finish_reason == other.finish_reason
 
 
+def test_an_engine_that_is_set_aside_gets_no_shared_call_and_those_under_way_are_counted() -> None:
+    async def scenario(engine: FakeEngine, client: EngineClient) -> tuple[list[int], list[int]]:
+        engine.delay = lambda body: 0.1
+        asked = asyncio.ensure_future(at_once(client, range(8)))
+        while not engine.running:
+            await asyncio.sleep(0.01)
+        counts = [client.calls_at(engine.url)]
+        client.set_aside([engine.url])
+        await asked
+        counts.append(client.calls_at(engine.url))
+        await at_once(client, range(8))
+        return engine.lists, counts
+
+    assert talk(scenario) == ([8], [1, 0])
+
+
 def test_long_requests_named_ones_and_single_ones_travel_alone() -> None:
     async def scenario(engine: FakeEngine, client: EngineClient) -> list[int]:
         await at_once(client, range(4), SamplingParams(SHORT + 1))

@@ -12,6 +12,8 @@ from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.simulator_options import read_simulation
 from rlscale.run.simulation.simulate import Simulated, simulate
+from rlscale.run.simulation.simulated_session import SimulatedSession
+from rlscale.serve.simulator.simulated_engine import SimulatedEngine
 from rlscale.serve.simulator.simulated_fleet import SimulatedFleet
 
 GPUS = ("cluster=multinode_disaggregated", "cluster.nodes=2", "cluster.rollout_nodes=1", "rollout.engines=4")
@@ -140,22 +142,66 @@ def test_without_a_median_responses_are_an_eighth_of_the_longest() -> None:
     assert simulation.engine.lengths.median == 50
 
 
-@pytest.mark.parametrize("mode", ["wait", "abort_and_resume", "retract", "in_place"])
-def test_no_update_meets_a_running_request_whatever_a_sync_does_to_those_under_way(
-    mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fleets: list[SimulatedFleet] = []
+MODES = ["wait", "abort_and_resume", "retract", "in_place"]
+
+
+@pytest.fixture
+def fleets(monkeypatch: pytest.MonkeyPatch) -> list[SimulatedFleet]:
+    """Those of the simulations of a test."""
+    found: list[SimulatedFleet] = []
     made = SimulatedFleet.__init__
 
     def remembered(self: SimulatedFleet, *given: Any) -> None:
         made(self, *given)
-        fleets.append(self)
+        found.append(self)
 
     monkeypatch.setattr(SimulatedFleet, "__init__", remembered)
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_update_meets_a_running_request_whatever_a_sync_does_to_those_under_way(
+    mode: str, fleets: list[SimulatedFleet]
+) -> None:
     words = ("cluster.placement=disaggregated", "rollout.max_staleness=1", f"rollout.on_sync={mode}")
     found = simulated(*words, "simulator.training_s=130", "lengths=log_normal", "simulator.engine.lengths.median=100")
     assert [engine.updates_under_load for engine in fleets[0].engines.values()] == [0, 0, 0, 0]
     assert found.iterations == 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_in_waves_no_engine_is_asked_in_its_update_and_the_others_generate_meanwhile(
+    mode: str, fleets: list[SimulatedFleet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long responses are under way at every sync, and an update takes longer than a token."""
+    grown: list[list[int]] = []
+    give = SimulatedSession._give_weights
+
+    async def noted(session: SimulatedSession, urls: list[str]) -> None:
+        others = [engine for url, engine in fleets[0].engines.items() if url not in urls]
+        before = [await tokens_of(engine) for engine in others]
+        await give(session, urls)
+        if session._version > 0:
+            grown.append([await tokens_of(engine) - then for engine, then in zip(others, before, strict=True)])
+
+    monkeypatch.setattr(SimulatedSession, "_give_weights", noted)
+    found = simulated(
+        *("cluster.placement=disaggregated", "rollout.max_staleness=4", f"rollout.on_sync={mode}"),
+        *("weights.max_engines_at_once=2", "weights/transport=disk", "rollout.engines=4"),
+        *("simulator.training_s=60", "simulator.engine.update_s=5", "lengths=log_normal"),
+        "rollout.groups_per_iteration=48",
+    )
+    engines = fleets[0].engines.values()
+    assert [engine.asked_in_updates for engine in engines] == [0, 0, 0, 0]
+    assert [engine.updates_under_load for engine in engines] == [0, 0, 0, 0]
+    assert len(grown) == 2 * found.iterations + 2  # two waves in each, also in the one that warms up
+    assert all(min(tokens) > 0 for tokens in grown)
+    assert found.lost == 0
+
+
+async def tokens_of(engine: SimulatedEngine) -> int:
+    await engine.call("/health")  # which brings it to the present moment
+    return engine.tokens
 
 
 def test_a_replay_has_nothing_to_simulate(tmp_path: Path) -> None:

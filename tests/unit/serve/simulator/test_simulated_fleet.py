@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from rlscale.config.errors import UserError
+from rlscale.config.needed_weights import NeededWeights
 from rlscale.config.schema.simulator_config import FaultsConfig, LengthLaw, LengthsConfig, SimulatedEngineConfig
 from rlscale.rollout.engines.client import EngineClient, RequestFailed
 from rlscale.rollout.engines.sampling_params import SamplingParams
@@ -256,3 +257,27 @@ def test_whoever_cuts_off_all_requests_finds_the_engines_behind_the_router() -> 
     engines, ends = simulated(scenario, engines=2)
     assert engines == ["http://engine-0.simulated", "http://engine-1.simulated"]
     assert ends == ["abort"] * 4
+
+
+@pytest.mark.parametrize(("exactly", "versions"), [(False, {2, 3}), (True, {2})])
+def test_an_engine_that_has_not_the_weights_that_a_request_needs_generates_nothing_of_it(
+    exactly: bool, versions: set[int]
+) -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> tuple[set[int], int]:
+        for version, url in zip((1, 2, 3), fleet.urls, strict=True):
+            body = {"serialized_named_tensors": [""], "weight_version": str(version)}
+            await fleet.post(url + "/update_weights_from_tensor", body)
+        needed = NeededWeights(2, exactly)
+        asked = [client.generate(PROMPT, SamplingParams(100), seed, weights=needed) for seed in range(6)]
+        found = await asyncio.gather(*asked)
+        return {version for one in found for version in one.versions.tolist()}, fleet.engines[fleet.urls[0]].tokens
+
+    assert simulated(scenario, engines=3) == (versions, 0)
+
+
+def test_a_request_that_no_engine_has_the_weights_for_says_so() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> None:
+        await client.generate(PROMPT, SamplingParams(100), 0, weights=NeededWeights(1))
+
+    with pytest.raises(RequestFailed, match="the engine holds weight version default, and the request wants 1"):
+        simulated(scenario, timeout_s=5.0)

@@ -1,0 +1,65 @@
+"""Folders that are kept for later runs, but not for ever: those in use, and the few that were used last.
+
+A run leases the folder that its engines start from, as long as it lives: a lock on a file beside it, which ends with
+the process whatever ends that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+KEPT = 4
+"""Folders that stay although nobody uses them."""
+_LEASE = ".lease"
+
+
+class Lease:
+    """The use of a folder, until `end`."""
+
+    def __init__(self, folder: Path, file: IO[str]) -> None:
+        self.folder, self._file = folder, file
+
+    def end(self) -> None:
+        """Nobody needs it here any more."""
+        self._file.close()
+
+
+def lease(make: Callable[[], Path]) -> Lease:
+    """Use the folder that `make` gives, which makes it where it is not there. OSError when the disk refuses."""
+    while True:
+        folder = make()
+        file = open(_lease_of(folder), "a")  # noqa: SIM115  # open as long as the folder is used
+        fcntl.flock(file, fcntl.LOCK_SH)
+        if folder.is_dir():  # else another run removed it before it was locked
+            os.utime(file.fileno())
+            return Lease(folder, file)
+        file.close()
+
+
+def remove_unused(parent: Path, keep: int = KEPT) -> list[str]:
+    """Remove the leased folders in `parent` that nobody uses, but for the last used ones; their names."""
+    known = [path for path in parent.iterdir() if path.is_dir() and _lease_of(path).exists()]
+    known.sort(key=lambda path: _lease_of(path).stat().st_mtime_ns, reverse=True)
+    removed = []
+    for folder in known[keep:]:
+        with open(_lease_of(folder), "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue  # in use
+            aside = folder.with_name(f".{folder.name}-{secrets.token_hex(6)}")
+            os.rename(folder, aside)  # it goes whole, as it came
+        shutil.rmtree(aside, ignore_errors=True)
+        removed.append(folder.name)
+    return removed
+
+
+def _lease_of(folder: Path) -> Path:
+    """Its file stays when the folder goes: two locks on two files of one name would both be had."""
+    return folder.with_name(folder.name + _LEASE)

@@ -1,0 +1,41 @@
+"""A sync that is cut off at any stage: the run recovers or stops with one line, and no engine serves a mixture."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.run.command import SHORT, metrics, only_run, run, summary
+from tests.e2e.run.cutting_transport import FLIPPED, STAGES
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_engines_killed_at_every_stage_of_a_sync_in_waves_come_back_and_a_flipped_checksum_ends_the_run(
+    ready: list[str], tmp_path: Path
+) -> None:
+    """Two of three engines get the weights at once: the other of the two is in the middle when one is killed.
+
+    After every version each engine is asked for the checksum of every tensor that it holds (`weights.verify_tensors`).
+    """
+    shutil.copy(Path(__file__).with_name("cutting_transport.py"), tmp_path)
+    ended = run(
+        tmp_path, "recipe=arithmetic_async", *SHORT, *ready, "eval.enabled=false", "run.iterations=7",
+        "rollout.engines=3", "cluster.max_engines=3", "weights.max_engines_at_once=2", "weights.bucket_mb=1",
+        "weights.transport._target_=cutting_transport.CuttingTransport", "weights.verify_tensors=1",
+        "cluster.engine_restarts=6", "rollout.max_response_tokens=100", "rollout.max_failure_rate=0.9",
+    )  # fmt: skip
+    assert ended.code == 2, ended.text
+    back = [line for line in ended.text.splitlines() if "is back with the current weights" in line]
+    assert len(back) == len(STAGES), ended.text
+    assert "did not take the weights" in ended.text
+    assert "the bucket was damaged on its way" in ended.text
+    assert "Traceback" not in ended.text
+    folder = only_run(tmp_path)
+    rows = metrics(folder)
+    assert [row["iteration"] for row in rows] == list(range(1, FLIPPED))
+    assert {row["sync_waves"] for row in rows} == {2.0}
+    assert summary(folder)["logprob_diff_max"] < 1e-4
+    assert summary(folder)["canary_diff_max"] < 1e-4
