@@ -135,6 +135,8 @@ DERIVED: dict[str, dict[str, str]] = {
         "dist_init_addr": "the cluster group",
         "enable_memory_saver": "cluster.placement",
         "enable_return_routed_experts": "trainer.routing_replay",
+        "disaggregation_mode": "rollout.engine_groups",
+        "disaggregation_bootstrap_port": f"{_ITSELF} (a free one)",
         "random_seed": "run.seed",
         "preferred_sampling_params": "rollout.temperature, top_p and top_k (and eval's)",
     },
@@ -145,6 +147,9 @@ DERIVED: dict[str, dict[str, str]] = {
         "prometheus_port": f"{_ITSELF} (a free one)",
         "api_key": f"{_ITSELF} (each run has its own)",
         "worker_urls": "rollout.engines, or rollout.engine_urls for engines that you started",
+        "pd_disaggregation": "rollout.engine_groups",
+        "prefill_urls": "rollout.engine_groups",
+        "decode_urls": "rollout.engine_groups",
         "log_dir": "run.output",
     },
 }

@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.checks.model_fits import engine_gb, parameters_of, training_gb
+from rlscale.config.checks.model_fits import beside_gb, engine_gb, parameters_of, training_gb
 from rlscale.config.cpu_threads import trainer_threads
 from rlscale.config.data_paths import data_paths
 from rlscale.config.data_sections import evaluation_sections, training_sections
@@ -109,11 +109,14 @@ def _memory(context: CheckContext) -> Iterator[str]:
         return
     config, sizes = context.config, context.sizes
     engines = sizes.engines + sizes.eval_engines
+    beside = {name: sizes.beside[name] * each for name, each in beside_gb(context).items()}
     needed = sizes.data_parallel * training_gb(context, parameters) + engines * engine_gb(context, parameters)
+    needed += sum(beside.values())
     present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if needed > present:
         yield (
-            f"model={config.model.name}: {sizes.data_parallel} copies in training and {engines} on engines need "
+            f"model={config.model.name}: {sizes.data_parallel} copies in training and {engines} on engines"
+            f"{''.join(f', {sizes.beside[name]} of {name}' for name in beside)} need "
             f"about {needed:.0f} GB, but this machine has {present:.0f} GB; choose a smaller model or fewer copies"
         )
 

@@ -20,6 +20,7 @@ def serving_beside(config: Config, name: str) -> Config:
     rollout = replace(
         config.rollout,
         engines=model.engines,
+        engine_groups={},
         gpus_per_engine=model.gpus_per_engine,
         threads_per_engine=model.threads_per_engine,
         engine_urls=model.engine_urls,

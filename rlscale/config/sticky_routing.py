@@ -20,7 +20,7 @@ def is_sticky(rollout: RolloutConfig, env: Mapping[str, Any], agent: AgentConfig
     So it is where episodes may have several turns and there are several engines, unless `rollout.router.policy` says
     otherwise; that policy may also be asked for by name.
     """
-    if (len(rollout.engine_urls) or rollout.engines) == 1:
+    if rollout.generating_engines == 1:
         return False
     has_turns = env.get(TARGET) != SINGLE_TURN or agent._target_ is not None or agent.command is not None
     given = rollout.router.get("policy")

@@ -90,7 +90,7 @@ class RolloutService:
             "group rewards", "reward.max_failure_rate", spec.reward.max_failure_rate, judgings
         )
         self._group_rewards = GroupRewards(spec.reward, own_rewards(spec.data))
-        self._limit = rollout.max_concurrent * (len(rollout.engine_urls) or rollout.engines)
+        self._limit = rollout.max_concurrent * rollout.generating_engines
         self._admission = Admission(self._limit, is_open=False)
         self._buffer: GroupBuffer = instantiate(spec.buffer, "buffer")
         self._refill = Refill.of(
@@ -131,7 +131,7 @@ class RolloutService:
         self._watchdog.start()
         self._scheduler.start(self._play, GroupJudging(self._group_rewards, self._group_failures).judge)
         if rollout.concurrency is Concurrency.adaptive:
-            engines = len(rollout.engine_urls) or rollout.engines
+            engines = rollout.generating_engines
             longest = rollout.max_prompt_tokens + rollout.max_response_tokens
             self._concurrency = AdaptiveConcurrency(
                 self._admission, self._loads, self._client.preemptions, engines, rollout.max_concurrent, longest

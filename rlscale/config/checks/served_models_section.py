@@ -46,8 +46,13 @@ def models_are_found(context: CheckContext) -> Iterator[str]:
                 yield f"{key}.engine_urls: {url} is not an address; write it as http://host:port"
         if model.engine_key_file is not None and not model.engine_urls:
             yield f"{key}.engine_key_file is only read with {key}.engine_urls; set it to null"
-    if config.rollout.models and config.rollout.replay is not None and not context.supervised:
-        names = ", ".join(config.rollout.models)
+    names = ", ".join(config.rollout.models)
+    if names and context.supervised and not context.needs.engines:
+        yield (
+            f"rollout.models ({names}): supervised training (algo/loss=sft) asks them in its evaluation alone; leave "
+            "them out, or set eval.enabled=true"
+        )
+    elif names and config.rollout.replay is not None and not context.supervised:
         yield f"rollout.models ({names}) are not read with rollout.replay, which scores nothing anew; leave them out"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -125,18 +126,35 @@ class EngineClient:
             found = found.at_temperature(sampling.relative_temperature)
         return found.of_all_words() if sampling.names_all else found
 
-    async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0."""
+    async def score(self, token_ids: NDArray[np.int32], **fields: Any) -> NDArray[np.float32]:
+        """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0.
+
+        `fields`: what the request says besides.
+        """
         body = {
             "input_ids": token_ids.tolist(),
             "sampling_params": {"max_new_tokens": 1, "temperature": 1.0, "sampling_seed": 0},
             "return_logprob": True,
             "logprob_start_len": 0,
             **self._named_adapter(),
+            **fields,
         }
         answer = await self._post("/generate", body)
         entries = answer["meta_info"]["input_token_logprobs"]
         return np.array([entry[0] or 0.0 for entry in entries], np.float32)
+
+    async def handed_over(
+        self, token_ids: NDArray[np.int32], generates: str, new_tokens: int, fields: Mapping[str, Any]
+    ) -> Generation:
+        """What the engine at `generates` continues the tokens with once the engine here has read them; temperature 1.
+
+        `fields`: how the two find each other (`rlscale.serve.paired.together`).
+        """
+        sampling = {"max_new_tokens": new_tokens, "temperature": 1.0, "sampling_seed": 0, "ignore_eos": True}
+        body = {"input_ids": token_ids.tolist(), "sampling_params": sampling, "return_logprob": True, **fields}
+        both = self._told(self._url + "/generate", body), self._told(generates + "/generate", body)
+        _, answer = await asyncio.gather(*both)
+        return generation_of(answer, len(token_ids))
 
     async def abort(self, rid: str | None = None) -> None:
         """Abort one request, or all of them. For engines only: a router does not pass it on."""
@@ -245,7 +263,11 @@ def _columns_of(entries: Any) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
 
 
 def generation_of(
-    answer: dict[str, Any], prompt: int, experts: ExpertSizes | None, names_support: bool, named_words: int = 0
+    answer: dict[str, Any],
+    prompt: int,
+    experts: ExpertSizes | None = None,
+    names_support: bool = False,
+    named_words: int = 0,
 ) -> Generation:
     """What an engine's answer to a request with a prompt of so many tokens says. RequestFailed if it is of no use."""
     meta = answer["meta_info"]

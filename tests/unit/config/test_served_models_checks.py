@@ -73,9 +73,12 @@ def test_a_judge_of_a_run_whose_engines_hold_adapters_is_served_without_any() ->
     assert not serving_beside(config, "judge").serves_adapters
 
 
-def test_supervised_training_has_no_use_for_one() -> None:
-    with pytest.raises(ConfigError, match=r"rollout\.models\.judge\.path=/models/judge: supervised training"):
+def test_supervised_training_has_use_for_one_in_its_evaluation_alone() -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.models \(judge\): supervised training .* eval\.enabled=true"):
         check(compose("arithmetic_sft", [FOLDER]))
+    config = compose("arithmetic_sft", [FOLDER, "eval.enabled=true"])
+    check(config)
+    assert "engines: 1, 1 for judge" in Sizes.of(config).lines()
 
 
 def test_engines_beside_the_policy_are_counted_and_those_of_somebody_else_are_not() -> None:

@@ -196,7 +196,7 @@ def test_each_rank_talks_to_the_engine_on_its_own_gpus(
     monkeypatch.setattr(dist, "get_rank", lambda: rank_of_8)
     monkeypatch.setattr(dist, "new_group", lambda ranks, backend: tuple(ranks))
     engines = [FakeEngine() for _ in first_ranks or range(2)]
-    transport = IpcTransport(Route("cuda", ranks_per_engine=4, first_ranks=first_ranks and tuple(first_ranks)))
+    transport = IpcTransport(Route("cuda", ranks=(4,) * len(engines), first_ranks=first_ranks and tuple(first_ranks)))
     transport.connect(engines)  # type: ignore[arg-type]  # a part of a Receiver
     assert transport._receiver is (None if engine is None else engines[engine])
     if engine is None:
