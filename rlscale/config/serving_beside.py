@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.rollout_config import Concurrency, OnSync
+from rlscale.config.schema.speculation_config import SpeculationConfig
 from rlscale.families.served_form import WeightForm
 
 
@@ -31,6 +32,7 @@ def serving_beside(config: Config, name: str) -> Config:
         concurrency=Concurrency.fixed,
         on_sync=OnSync.retract if follows else OnSync.wait,
         models={},
+        speculation=SpeculationConfig(),
     )
     lora = config.model.lora if follows else None
     own = replace(config.model, dtype=model.dtype or config.model.dtype, lora=lora)

@@ -215,7 +215,8 @@ class RolloutService:
         """Totals of the run, what the last batch was like, and when engines were busy since the last call."""
         counters = self._counters() | self._scheduler.counters()
         intervals, loads = self._admission.intervals(), self._loads.take()
-        return RolloutStats(counters, intervals, self._scheduler.measures(), loads)
+        measures = self._scheduler.measures() | self._client.speculated.take()
+        return RolloutStats(counters, intervals, measures, loads)
 
     async def close(self) -> None:
         """Drop what is in flight and end the background work."""

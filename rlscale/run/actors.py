@@ -106,7 +106,9 @@ class TrainerActor(_Actor):
         """Connect the ranks' weights to the engines at `urls`; see Trainer.connect_engines."""
         from rlscale.serve.receiver import EngineReceiver
 
-        receivers = [EngineReceiver(url, api_key or None, route.timeout_s, route.keep) for url in urls]
+        receivers = [
+            EngineReceiver(url, api_key or None, route.timeout_s, route.keep, to_draft=route.to_draft) for url in urls
+        ]
         self._trainer.connect_engines(route, receivers)
 
     def logprobs(self, shard: Any, model: str, temperature: float | None) -> Any:

@@ -10,6 +10,8 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.engine_group_config import EngineGroupConfig
 from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.config.speculation_options import speculation_options
+from rlscale.data.model_folder import find_folder
 from rlscale.families.config_file import complete, read_config
 from rlscale.families.linears import adapted_modules
 from rlscale.run.placement import Slot, shares_devices
@@ -28,6 +30,9 @@ def engine_specs(
     alike = EngineGroupConfig(engines=len(slots))
     groups = [one for one in rollout.engine_groups.values() or [alike] for _ in range(one.engines)]
     adapters, threads = served_adapters(config, model_path), engine_threads(config)
+    draft = rollout.speculation.draft
+    draft = None if draft is None else str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
+    speculation = speculation_options(rollout.speculation, model_path, draft)
     for number, (slot, group, gpus) in enumerate(zip(slots, groups, rollout.engine_gpus, strict=True)):
         yield (
             slot,
@@ -37,7 +42,7 @@ def engine_specs(
                 device=cluster.device,
                 dtype=config.model.dtype.value,
                 host=cluster.host,
-                options={**rollout.sglang, **group.sglang},
+                options={**rollout.sglang, **group.sglang, **speculation},
                 role=group.role,
                 tensor_parallel=gpus if cluster.device is Device.cuda else 1,
                 gpus=slot.gpus,

@@ -18,6 +18,8 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.speculation_config import Algorithm
+from rlscale.config.schema.trainer_config import Mtp
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.families.served_form import WeightForm
@@ -151,9 +153,16 @@ class WeightSync:
             first_ranks=tuple(first[url] for url in urls),
             timeout_s=self.config.weights.timeout_s,
             keep=self.config.rollout.on_sync.pause,
+            to_draft=_trains_draft(self.config),
             started_from=self.engines.started_from,
             folder=str(self.folder),
         )
+
+
+def _trains_draft(config: Config) -> bool:
+    """Whether what the trainer sends is for the draft of engines that speculate, too; without one it matters not."""
+    algorithm = config.rollout.speculation.algorithm
+    return algorithm is Algorithm.none or (algorithm is Algorithm.mtp and config.trainer.mtp is Mtp.trained)
 
 
 def canary_prompt(length: int, vocabulary: int) -> NDArray[np.int32]:

@@ -39,10 +39,14 @@ _FILTERS = "SGLANG_MAMBA_CONV_DTYPE"
 _ADDRESS = "SGLANG_HOST_IP"
 """The address under which engines of several roles find each other; SGLang takes that of the default route."""
 
+_EARLY = "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX"
+"""Whether what the cache has of a prompt is handed over before the rest is there, which takes an event of a GPU."""
+
 _READ_LATER = (
     *sglang_headers.ENVIRONMENT,
     _FILTERS,
     _ADDRESS,
+    _EARLY,
     "SGLANG_CACHE_DIR",
     "HF_HOME",
     "TORCHINDUCTOR_CACHE_DIR",
@@ -204,7 +208,7 @@ def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
         variables.update(sglang_environment.cpu_environment(architectures[0]))
         variables.update(OMP_NUM_THREADS=str(spec.threads), OMP_WAIT_POLICY=WAIT_POLICY)
         if spec.role is not Role.regular:
-            variables[_ADDRESS] = spec.host
+            variables |= {_ADDRESS: spec.host, _EARLY: "0"}
     else:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(_gpu_ids(spec))
     return variables

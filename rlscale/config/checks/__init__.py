@@ -31,6 +31,7 @@ from rlscale.config.checks.replay_source import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
 from rlscale.config.checks.served_adapter import ADAPTER_CHECKS
 from rlscale.config.checks.served_models_section import SERVED_MODELS_CHECKS
+from rlscale.config.checks.speculation_section import SPECULATION_CHECKS
 from rlscale.config.checks.stored_rollouts_section import STORED_ROLLOUTS_CHECKS
 from rlscale.config.checks.teacher_section import TEACHER_CHECKS
 from rlscale.config.checks.turn_credit import TURN_CHECKS
@@ -109,7 +110,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
 _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
     *(*_OF_STAGE, *PARAMETER_CHECKS, *LORA_CHECKS, *ADAPTER_CHECKS, *OPTION_CHECKS),
-    *(*ENGINE_GROUPS_CHECKS, *SERVED_MODELS_CHECKS),
+    *(*ENGINE_GROUPS_CHECKS, *SPECULATION_CHECKS, *SERVED_MODELS_CHECKS),
 )
 
 

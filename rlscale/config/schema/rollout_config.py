@@ -23,6 +23,7 @@ from rlscale.config.schema.engine_group_config import EngineGroupConfig, Role
 from rlscale.config.schema.limits import CORES, DEVICES, IN_MEMORY, PATIENCE, TEMPERATURE, TOKENS, YEAR
 from rlscale.config.schema.section import Section
 from rlscale.config.schema.served_model_config import ServedModelConfig
+from rlscale.config.schema.speculation_config import SpeculationConfig
 from rlscale.families.served_form import Int4Grid, ServedForm, WeightForm
 
 
@@ -226,6 +227,8 @@ class RolloutConfig(Section):
         1, at_least=1, limit=CORES, scope=Scope.execution, unread=[_GPUS_THREADS, _OTHERS_THREADS]
     )
     """Threads of one engine on the CPU; null: its share of the cores."""
+    speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
+    """Speculative decoding: a draft proposes tokens, which the policy verifies, several in one pass."""
     weights: WeightForm = key(WeightForm.as_trained, unread=[_OTHERS_FORM])
     """In which form engines hold the weights: `as_trained`, or quantised (`fp8_block`, `fp8_tensor`, `int4`, `mxfp8`)
     on their way to the engines."""

@@ -22,6 +22,7 @@ from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.sampling_support import SAMPLING_MASK, support_of
 from rlscale.rollout.engines.shared_calls import SHORT, SharedCalls
 from rlscale.rollout.engines.spans import versions_of
+from rlscale.rollout.engines.speculated import Speculated
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class EngineClient:
         self.retried = 0
         self.kept_cache: CacheHook | None = None
         self.preemptions = Preemptions()
+        self.speculated = Speculated()
 
     def redirect(self, url: str) -> None:
         """Send requests to `url` from now on, also those that are being sent again."""
@@ -120,6 +122,7 @@ class EngineClient:
             answer = await self._post("/generate", body, headers)
         found = generation_of(answer, len(token_ids), experts, sampling.names_support, sampling.words)
         self.preemptions.answered(began, answer["meta_info"], found.versions)
+        self.speculated.answered(answer["meta_info"])
         if self.kept_cache is not None:
             found = self.kept_cache.marked(found, version)
         if sampling.relative_temperature is not None:
@@ -161,11 +164,14 @@ class EngineClient:
         await self._post("/abort_request", {"rid": rid or "", "abort_all": rid is None})
 
     async def engines(self, ready: bool = False) -> list[str]:
-        """The engines behind this URL: a router's workers, or the engine itself. `ready`: only those in use."""
+        """The engines behind this URL: a router's workers, or the engine itself.
+
+        `ready`: only those in use that answer a request by themselves.
+        """
         status, answer = await self._tried(self._url + "/workers")
         if status != 200:
             return [self._url]
-        return [str(worker["url"]) for worker in answer["workers"] if not ready or worker.get("is_healthy", True)]
+        return [str(worker["url"]) for worker in answer["workers"] if not ready or _answers_alone(worker)]
 
     async def load_at(self, url: str) -> Any:
         """What the engine at `url` says of its load (`LoadReport.of`). RequestFailed if it does not say."""
@@ -260,6 +266,11 @@ def _columns_of(entries: Any) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         return tokens, logprobs
     values, words, *_ = zip(*entries, strict=True) if entries else ((), ())
     return np.array(words, np.int32), np.array(values, np.float32)
+
+
+def _answers_alone(worker: Mapping[str, Any]) -> bool:
+    """Whether a router's worker is in use, and does not share its requests with one that does another part of them."""
+    return bool(worker.get("is_healthy", True)) and worker.get("worker_type", "regular") == "regular"
 
 
 def generation_of(

@@ -26,6 +26,8 @@ class Route:
     keep: str | None = None
     """How engines pause the requests that they keep while they take weights (see Receiver.pause); None: they have none
     then."""
+    to_draft: bool = True
+    """Whether weights are for an engine's draft, too, where it has one: a layer of the model's own that is trained."""
     started_from: str | None = None
     """The folder that the engines were started from, on the machine of rank 0; None where nobody knows."""
     folder: str | None = None
