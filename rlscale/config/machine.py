@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from itertools import takewhile
@@ -52,7 +53,7 @@ def missing_files(config: Config) -> list[str]:
 def shortcomings(config: Config) -> list[str]:
     """A line for everything that the run needs and this machine lacks: GPUs, or memory for what runs on the CPU."""
     context = _context(config)
-    return [*(_gpus(config) if context.on_gpus else _memory(context))]
+    return [*(_gpus(config) if context.on_gpus else _memory(context)), *_transfer(config)]
 
 
 def _context(config: Config) -> CheckContext:
@@ -127,6 +128,18 @@ def _cores(context: CheckContext) -> Iterator[str]:
     engines = context.sizes.all_engines
     if max(ranks * threads, engines) > cores:
         yield f"{ranks} trainer ranks of {threads} threads and {engines} engines share {cores} cores, which is slow"
+
+
+def _transfer(config: Config) -> Iterator[str]:
+    """What engines of several roles hand keys and values over with; it is imported by engines alone."""
+    backend = str(config.rollout.sglang.get("disaggregation_transfer_backend", "mooncake")).partition("_")[0]
+    module = backend if backend in ("mooncake", "nixl") else None
+    if config.rollout.disaggregated and module is not None and importlib.util.find_spec(module) is None:
+        install = "pip install 'rlscale[disaggregation]'" if module == "mooncake" else f"install {module}"
+        yield (
+            f"rollout.engine_groups: engines of several roles hand over keys and values with {module}, which is not "
+            f"installed; {install}"
+        )
 
 
 def _files(config: Config) -> Iterator[str]:

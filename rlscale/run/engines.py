@@ -305,12 +305,12 @@ class Engines:
         """
         self.note(f"{down.name} {down.why}; restarting all engines, which hold parts of the same requests")
         restarts = []
-        for engine in self._engines:
-            assert engine.spec is not None  # engines of somebody else have no roles
-            self._router_client().remove(engine.url)
-            why = down.why if engine.spec.name == down.name else f"works with {down.name}, which {down.why}"
-            restarts.append(engine.launcher.call.remote("restart", engine.spec.name, why))
         try:
+            for engine in self._engines:
+                assert engine.spec is not None  # engines of somebody else have no roles
+                self._router_client().remove(engine.url)
+                why = down.why if engine.spec.name == down.name else f"works with {down.name}, which {down.why}"
+                restarts.append(engine.launcher.call.remote("restart", engine.spec.name, why))
             urls = self.calls.wait(restarts, f"restart after {down.name}", heed_stop=True)
         except UserError as error:
             self.note(f"the engines did not come back ({str(error).splitlines()[0]})")

@@ -160,7 +160,7 @@ class WeightSync:
 
 
 def _trains_draft(config: Config) -> bool:
-    """Whether what the trainer sends is for the draft of engines that speculate, too; without one it matters not."""
+    """Whether what the trainer sends is for the draft of engines that speculate, too; alike without one."""
     algorithm = config.rollout.speculation.algorithm
     return algorithm is Algorithm.none or (algorithm is Algorithm.mtp and config.trainer.mtp is Mtp.trained)
 

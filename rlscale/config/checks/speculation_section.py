@@ -30,7 +30,7 @@ def cpu_samples_nothing(context: CheckContext) -> Iterator[str]:
     yield (
         f"{_KEY}.algorithm={algorithm.value}: on the CPU SGLang verifies drafts greedily (eagle_sample in "
         "speculative/eagle_utils.py), so tokens would not be drawn with the probabilities that it tells of them, and "
-        "it needs operations of sgl_kernel that are not there; set it to none, or use GPUs"
+        "it does not start without sgl_kernel (copy_all_layer_kv_cache_cpu); set it to none, or use GPUs"
     )
 
 
