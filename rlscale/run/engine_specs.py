@@ -33,7 +33,8 @@ def engine_specs(
     draft = rollout.speculation.draft
     draft = None if draft is None else str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
     speculation = speculation_options(rollout.speculation, model_path, draft)
-    for number, (slot, group, gpus) in enumerate(zip(slots, groups, rollout.engine_gpus, strict=True)):
+    for number, (slot, group) in enumerate(zip(slots, groups, strict=True)):
+        gpus = group.gpus_per_engine or rollout.gpus_per_engine
         yield (
             slot,
             ServerSpec(

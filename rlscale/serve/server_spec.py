@@ -13,6 +13,7 @@ import rlscale
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.engine_group_config import Role
+from rlscale.config.source_sampling import MOST_WORDS
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.families import FAMILIES
 from rlscale.platform import sglang_environment, sglang_headers
@@ -39,6 +40,11 @@ _FILTERS = "SGLANG_MAMBA_CONV_DTYPE"
 _ADDRESS = "SGLANG_HOST_IP"
 """The address under which engines of several roles find each other; SGLang takes that of the default route."""
 
+_EVERY_ADDRESS = ("0.0.0.0", "::")
+
+_NAMED = "SGLANG_DISAGGREGATION_SAMPLING_MASK_MAX_TOKENS"
+"""Of how many words the first token can have been drawn, where they are to be named and another engine samples it."""
+
 _EARLY = "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX"
 """Whether what the cache has of a prompt is handed over before the rest is there, which takes an event of a GPU."""
 
@@ -47,6 +53,7 @@ _READ_LATER = (
     _FILTERS,
     _ADDRESS,
     _EARLY,
+    _NAMED,
     "SGLANG_CACHE_DIR",
     "HF_HOME",
     "TORCHINDUCTOR_CACHE_DIR",
@@ -203,12 +210,16 @@ def base_environment() -> dict[str, str]:
 def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
     """Environment of the server: this process's, with caches below `scratch` and what the device needs."""
     variables = {**_any_environment(scratch), _FILTERS: spec.dtype}
+    if spec.role is not Role.regular:
+        variables[_NAMED] = str(MOST_WORDS)
     if spec.device is Device.cpu:
         architectures = read_config(spec.model_path).get("architectures") or [None]
         variables.update(sglang_environment.cpu_environment(architectures[0]))
         variables.update(OMP_NUM_THREADS=str(spec.threads), OMP_WAIT_POLICY=WAIT_POLICY)
         if spec.role is not Role.regular:
-            variables |= {_ADDRESS: spec.host, _EARLY: "0"}
+            variables[_EARLY] = "0"
+            if spec.host not in _EVERY_ADDRESS:
+                variables[_ADDRESS] = spec.host
     else:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(_gpu_ids(spec))
     return variables

@@ -13,6 +13,7 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.schema.rollout_config import Concurrency, OnSync
 from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.config.source_sampling import MOST_WORDS, sampled_apart
 
 _KEY = "rollout.engine_groups"
 _SHIPPED = "rlscale.serve.engine_launcher.SglangLauncher"
@@ -87,6 +88,9 @@ def parts_are_able(context: CheckContext) -> Iterator[str]:
             f"{begin} trainer.routing_replay=rollout: each engine knows the experts of its own part alone; use "
             "routing_replay=trainer or none"
         )
+    widest = max(one.top_k for one in (rollout, *sampled_apart(rollout, config.data).values()))
+    if widest > MOST_WORDS:
+        yield f"{begin} top_k={widest}: they name at most {MOST_WORDS} words to each other; lower it"
     if rollout.concurrency is Concurrency.adaptive:
         yield f"{begin} rollout.concurrency=adaptive reads the cache of whole engines; use fixed"
     if config.serves_adapters:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shared_server import SharedServer, wait_until_generating
 
+from rlscale.config.request_headers import SAMPLING_SUPPORT_HEADER
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.serve.http import call
@@ -104,12 +106,6 @@ def test_logprobs_of_a_prompt_and_the_likeliest_words_come_from_a_pair(pair: Pai
     }
     alone = call(shared_server.url, "/generate", shared_server.api_key, body, timeout=60)["meta_info"]
     both = call(pair.url, "/generate", KEY, body, timeout=60)["meta_info"]
-    print(
-        "KEYS",
-        sorted(both),
-        len(both.get("output_top_logprobs") or []),
-        [len(x or ()) for x in both.get("output_top_logprobs") or []],
-    )
     for name in ("input_token_logprobs", "output_token_logprobs"):
         assert [entry[1] for entry in both[name]] == [entry[1] for entry in alone[name]]
         assert all(abs((a[0] or 0) - (b[0] or 0)) < 1e-4 for a, b in zip(both[name], alone[name], strict=True))
@@ -117,68 +113,22 @@ def test_logprobs_of_a_prompt_and_the_likeliest_words_come_from_a_pair(pair: Pai
         assert [word for _, word, _ in a] == [word for _, word, _ in b]
 
 
-def test_try_things(pair: Pair, shared_server: SharedServer) -> None:
-    for more in ({"top_p": 0.8, "top_k": 5}, {"stop_token_ids": [7]}, {"n": 2}, {"temperature": 0.0}):
-        try:
-            answer = generate(pair, 3, 12, PROMPT, **more)
-            alone = generate(shared_server, 3, 12, PROMPT, **more)
-            one, other = (x[0] if isinstance(x, list) else x for x in (answer, alone))
-            print("TRY", more, tokens_of(one) == tokens_of(other), type(answer))
-        except Exception as error:
-            print("TRY", more, repr(error)[:300])
-    for mask in (True,):
-        params = {"max_new_tokens": 6, "temperature": 1.0, "sampling_seed": 3, "top_k": 4}
-        body = {"input_ids": PROMPT, "sampling_params": params, "return_logprob": True, "return_sampling_mask": True}
-        from rlscale.config.request_headers import SAMPLING_SUPPORT_HEADER, TRAJECTORY_HEADER
-
-        for url, key in ((pair.url, KEY), (shared_server.url, shared_server.api_key)):
-            try:
-                said = call(
-                    url,
-                    "/generate",
-                    key,
-                    body,
-                    headers={SAMPLING_SUPPORT_HEADER: "1", TRAJECTORY_HEADER: "x"},
-                    timeout=60,
-                )["meta_info"]
-                print("MASK", {k: v for k, v in said.items() if "mask" in k or "sampling" in k})
-            except Exception as error:
-                print("MASK", repr(error)[:300])
-    try:
-        print(
-            "CHAT",
-            str(
-                call(
-                    pair.url,
-                    "/v1/chat/completions",
-                    KEY,
-                    {"model": "x", "messages": [{"role": "user", "content": "1"}], "max_tokens": 5},
-                    timeout=60,
-                )
-            )[:300],
-        )
-    except Exception as error:
-        print("CHAT", repr(error)[:300])
-    from rlscale.serve.paired import ALONE
-
-    try:
-        print(
-            "PREFILL ALONE",
-            str(
-                call(
-                    pair.engines[Role.prefill].url,
-                    "/generate",
-                    KEY,
-                    {
-                        "input_ids": PROMPT,
-                        "sampling_params": {"max_new_tokens": 1, "sampling_seed": 0},
-                        "return_logprob": True,
-                        "logprob_start_len": 0,
-                        **ALONE,
-                    },
-                    timeout=30,
-                )
-            )[:600],
-        )
-    except Exception as error:
-        print("PREFILL ALONE", repr(error)[:300])
+@pytest.mark.parametrize(
+    "sampling", [{"top_p": 0.8, "top_k": 5}, {"stop_token_ids": [7]}, {"temperature": 0.0}, {"top_k": 4}]
+)
+def test_a_pair_samples_what_a_single_engine_samples(
+    pair: Pair, shared_server: SharedServer, sampling: dict[str, Any]
+) -> None:
+    """With the words that were left for each token, where they are asked for."""
+    model = sharpened(shared_server, 5)
+    for receiver in (*pair.engines.values(), shared_server.receiver()):
+        send_plain(receiver, model, 5)
+    params = {"max_new_tokens": 12, "temperature": 1.0, "sampling_seed": 3, **sampling}
+    named = "top_k" in sampling
+    body = {"input_ids": PROMPT, "sampling_params": params, "return_logprob": True, "return_sampling_mask": named}
+    headers = {SAMPLING_SUPPORT_HEADER: "1"} if named else {}
+    both, alone = (
+        call(one.url, "/generate", one.api_key, body, headers=headers, timeout=60) for one in (pair, shared_server)
+    )
+    assert tokens_of(both) == tokens_of(alone)
+    assert both["meta_info"].get("output_token_sampling_mask") == alone["meta_info"].get("output_token_sampling_mask")

@@ -35,6 +35,7 @@ APART = ["cluster=node8", "cluster.placement=disaggregated", "cluster.rollout_gp
             [*PAIR, *ASYNC, "rollout.on_sync=in_place"],
             "on_sync=in_place would go on with keys and values of old weights",
         ),
+        ([*PAIR, "rollout.top_k=2000"], "top_k=2000: they name at most 1024 words to each other"),
         ([*PAIR, "rollout.concurrency=adaptive"], "concurrency=adaptive reads the cache of whole engines"),
         ([*APART, *PAIR, f"{GROUPS}.writes.gpus_per_engine=2"], "need 5 GPUs, but the cluster has 4"),
         (["cluster=node8", *PAIR], "have 3 GPUs, but colocated engines use the same 8 as the trainer"),
