@@ -14,8 +14,11 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.served_model_config import ServedModelConfig
 
 POLICY = "policy"
-_OF_THE_POLICY = ("chat_template", "tokenizer_path")
-"""Options of engines that the policy's have from `model`; those of another model may be given their own."""
+_OF_THE_POLICY = (
+    *("chat_template", "tokenizer_path", "speculative_algorithm", "speculative_draft_model_path"),
+    *("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens"),
+)
+"""Options that the policy's engines have from keys of their own; those of another model may be given them by name."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 
 

@@ -93,6 +93,10 @@ def test_engines_beside_the_policy_are_counted_and_those_of_somebody_else_are_no
     assert (given.started_engines, given.starts_engines) == (0, True)
 
 
+def test_a_judge_speculates_by_sglangs_own_options() -> None:
+    check(compose(None, [FOLDER, f"{JUDGE}.sglang.speculative_algorithm=NGRAM"]))
+
+
 def test_their_gpus_are_in_the_lines_at_the_start() -> None:
     config = compose(None, [*APART, FOLDER, f"{JUDGE}.engines=2"])
     check(config)
