@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 from shared_server import tiny_model
 
-from tests.e2e.run.command import Started, metrics, only_run, summary
+from tests.e2e.run.command import Started, metrics, only_run, run, summary
 
 
 def processes_that_log_to(folder: Path) -> list[psutil.Process]:
@@ -71,3 +71,23 @@ def test_models_beside_the_policy_score_it_come_back_when_killed_and_end_with_th
     assert summary(only_run(tmp_path))["samples_failed"] == 0
     assert summary(only_run(tmp_path))["engine_restarts"] == 2
     assert not list((tmp_path / ".rlscale").glob("models-*"))
+
+
+def test_the_evaluation_of_a_supervised_run_asks_a_judge(shared: list[str], tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).with_name("own_judges.py"), tmp_path)
+    judge = tiny_model(tmp_path / "judge", num_hidden_layers=2)
+    given = [
+        *("recipe=arithmetic_sft", "run.iterations=2", "reward.timeout_s=100"),
+        *("eval.enabled=true", "data@eval.data=arithmetic_held_out", "eval.prompts=4", "eval.every=0"),
+        *("reward=custom", "reward.function._target_=own_judges.SaidOf"),
+        *("reward.function.judge=judge", "reward.function.mirror=mirror"),
+        *(f"rollout.models.judge.path={judge}", "rollout.models.mirror.follows_policy=true"),
+    ]
+    ended = run(tmp_path, *given, *shared)
+    assert ended.code == 0, ended.text
+    assert "engines: 1, 1 for judge, 1 for mirror" in ended.text
+    lines = metrics(only_run(tmp_path))
+    measured = [line for line in lines if "eval/reward" in line]
+    assert [line["iteration"] for line in measured] == [0, 2]
+    assert all(0 < line["eval/reward"] <= 1 for line in measured)
+    assert lines[1]["models/mirror/canary_diff"] < 1e-3
