@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,14 +46,14 @@ def _unpack(libraries: Path) -> None:
     """Debian's packages, without installing them."""
     if shutil.which("apt-get") is None:
         pytest.skip("not run: the transfer engine needs libibverbs, which is not there, and neither is apt-get")
-    partial = libraries.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial = Path(tempfile.mkdtemp(dir=libraries.parent))
     asked = ["apt-get", "download", *LIBRARIES]
     done = subprocess.run(asked, cwd=partial, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
+        shutil.rmtree(partial)
         pytest.skip(f"not run: libibverbs is not there, and apt-get does not reach it: {done.stderr.strip()[-200:]}")
     for package in partial.glob("*.deb"):
         subprocess.run(["dpkg", "-x", str(package), str(partial)], check=True)
         package.unlink()
-    partial.rename(libraries)
+    with contextlib.suppress(OSError):  # another pytest process was first
+        partial.rename(libraries)
