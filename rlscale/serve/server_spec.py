@@ -219,7 +219,7 @@ def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
         if spec.role is not Role.regular:
             variables[_EARLY] = "0"
             if spec.host not in _EVERY_ADDRESS:
-                variables |= {_ADDRESS: spec.host, "MC_TCP_BIND_ADDRESS": spec.host}
+                variables[_ADDRESS] = spec.host
     else:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(_gpu_ids(spec))
     return variables

@@ -93,7 +93,6 @@ def test_an_engine_with_a_role_is_told_it_and_where_the_other_finds_it(model: st
     more = {name for name in found if found[name] != usual.get(name)}
     assert more == {
         "SGLANG_HOST_IP",
-        "MC_TCP_BIND_ADDRESS",
         "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX",
         "SGLANG_DISAGGREGATION_SAMPLING_MASK_MAX_TOKENS",
     }
