@@ -108,7 +108,7 @@ class Engines:
         return self.reserved | self._launchers.keys()
 
     def launch(self, model_path: str) -> None:
-        """Begin to start every engine and the router."""
+        """Begin to start every engine and the router. UserError where one that somebody else started is of no use."""
         self.started_from = model_path
         rollout, cluster = self.config.rollout, self.config.cluster
         sticky = is_sticky(rollout, self.config.env, self.config.agent)
@@ -120,6 +120,8 @@ class Engines:
             self.api_key = _read_key(rollout.engine_key_file, self.section)
         elif rollout.engine_urls:
             self.api_key = ""
+        for url in rollout.engine_urls:
+            self._meet(url.rstrip("/"))  # before anything waits for anything
         home = self._launcher(0)
         if rollout.engine_urls:
             self._engines = [_Engine(None, home, url.rstrip("/")) for url in rollout.engine_urls]
@@ -142,9 +144,6 @@ class Engines:
         )
         for engine, url in zip(started, urls, strict=True):
             engine.url, engine.starting = url, None
-        for engine in self._engines:
-            if engine.spec is None:
-                self._meet(engine.url)
         self.router_url = self.calls.one(self._router, "router start", timeout_s=timeout, limit=_START, heed_stop=True)
         for engine in self._engines:
             self._join(engine)
