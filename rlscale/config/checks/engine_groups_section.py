@@ -85,8 +85,8 @@ def parts_are_able(context: CheckContext) -> Iterator[str]:
         )
     if config.trainer.routing_replay is RoutingReplay.rollout:
         yield (
-            f"{begin} trainer.routing_replay=rollout: each engine knows the experts of its own part alone; use "
-            "routing_replay=trainer or none"
+            f"{begin} trainer.routing_replay=rollout: no experts are handed over, and the engine that generates tells "
+            "of the prompt's, too, which it never computed; use routing_replay=recorded or none"
         )
     widest = max(one.top_k for one in (rollout, *sampled_apart(rollout, config.data).values()))
     if widest > MOST_WORDS:

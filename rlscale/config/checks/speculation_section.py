@@ -116,7 +116,7 @@ def tokens_stay_the_policys(context: CheckContext) -> Iterator[str]:
             "min_p (also a source's) need; leave these out"
         )
     if config.trainer.routing_replay is RoutingReplay.rollout:
-        yield f"{begin} trainer.routing_replay=rollout has not been tried with it; use trainer or none"
+        yield f"{begin} trainer.routing_replay=rollout has not been tried with it; use recorded or none"
     if rollout.on_sync in (OnSync.retract, OnSync.in_place):
         kept = rollout.on_sync.value
         yield f"{begin} rollout.on_sync={kept} has not been tried with it; use wait or abort_and_resume"
