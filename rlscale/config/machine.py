@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.checks.model_fits import engine_gb, parameters_of, training_gb
+from rlscale.config.checks.model_fits import beside_gb, engine_gb, parameters_of, training_gb
 from rlscale.config.cpu_threads import trainer_threads
 from rlscale.config.data_paths import data_paths
 from rlscale.config.data_sections import evaluation_sections, training_sections
@@ -52,7 +53,7 @@ def missing_files(config: Config) -> list[str]:
 def shortcomings(config: Config) -> list[str]:
     """A line for everything that the run needs and this machine lacks: GPUs, or memory for what runs on the CPU."""
     context = _context(config)
-    return [*(_gpus(config) if context.on_gpus else _memory(context))]
+    return [*(_gpus(config) if context.on_gpus else _memory(context)), *_transfer(config)]
 
 
 def _context(config: Config) -> CheckContext:
@@ -109,11 +110,14 @@ def _memory(context: CheckContext) -> Iterator[str]:
         return
     config, sizes = context.config, context.sizes
     engines = sizes.engines + sizes.eval_engines
+    beside = {name: sizes.beside[name] * each for name, each in beside_gb(context).items()}
     needed = sizes.data_parallel * training_gb(context, parameters) + engines * engine_gb(context, parameters)
+    needed += sum(beside.values())
     present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if needed > present:
         yield (
-            f"model={config.model.name}: {sizes.data_parallel} copies in training and {engines} on engines need "
+            f"model={config.model.name}: {sizes.data_parallel} copies in training and {engines} on engines"
+            f"{''.join(f', {sizes.beside[name]} of {name}' for name in beside)} need "
             f"about {needed:.0f} GB, but this machine has {present:.0f} GB; choose a smaller model or fewer copies"
         )
 
@@ -124,6 +128,18 @@ def _cores(context: CheckContext) -> Iterator[str]:
     engines = context.sizes.all_engines
     if max(ranks * threads, engines) > cores:
         yield f"{ranks} trainer ranks of {threads} threads and {engines} engines share {cores} cores, which is slow"
+
+
+def _transfer(config: Config) -> Iterator[str]:
+    """What engines of several roles hand keys and values over with; it is imported by engines alone."""
+    backend = str(config.rollout.sglang.get("disaggregation_transfer_backend", "mooncake")).partition("_")[0]
+    module = backend if backend in ("mooncake", "nixl") else None
+    if config.rollout.disaggregated and module is not None and importlib.util.find_spec(module) is None:
+        install = "pip install 'rlscale[disaggregation]'" if module == "mooncake" else f"install {module}"
+        yield (
+            f"rollout.engine_groups: engines of several roles hand over keys and values with {module}, which is not "
+            f"installed; {install}"
+        )
 
 
 def _files(config: Config) -> Iterator[str]:

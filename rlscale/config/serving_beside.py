@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.rollout_config import Concurrency, OnSync
+from rlscale.config.schema.speculation_config import SpeculationConfig
 from rlscale.families.served_form import WeightForm
 
 
@@ -20,6 +21,7 @@ def serving_beside(config: Config, name: str) -> Config:
     rollout = replace(
         config.rollout,
         engines=model.engines,
+        engine_groups={},
         gpus_per_engine=model.gpus_per_engine,
         threads_per_engine=model.threads_per_engine,
         engine_urls=model.engine_urls,
@@ -30,6 +32,7 @@ def serving_beside(config: Config, name: str) -> Config:
         concurrency=Concurrency.fixed,
         on_sync=OnSync.retract if follows else OnSync.wait,
         models={},
+        speculation=SpeculationConfig(),
     )
     lora = config.model.lora if follows else None
     own = replace(config.model, dtype=model.dtype or config.model.dtype, lora=lora)

@@ -30,6 +30,8 @@ class Sizes:
     """Engines that the run starts for each model of `rollout.models`, by its name."""
     engine_gpus: int
     """GPUs of the policy's engines; 0 on the CPU, and without those of engines that somebody else started."""
+    beside_gpus: int
+    """GPUs of the engines in `beside`; 0 on the CPU."""
     groups_per_iteration: int
     groups_per_step: int
     samples_per_iteration: int
@@ -56,10 +58,13 @@ class Sizes:
         steps = max(1, algo.steps_per_iteration)
         per_iteration = algo.steps_per_iteration * algo.epochs_per_iteration
         needs = Needs.of(config)
-        own_engines = (len(rollout.engine_urls) or rollout.engines) if needs.engines else 0
+        own_engines = rollout.engine_count if needs.engines else 0
         eval_engines = config.eval.engines if needs.measures_apart else 0
         started = 0 if rollout.engine_urls else own_engines
-        served = rollout.models if needs.engines else {}
+        own_gpus = sum(rollout.engine_gpus) if started else 0
+        served = {name: one for name, one in rollout.models.items() if needs.engines}
+        beside = {name: 0 if one.engine_urls else one.engines for name, one in served.items()}
+        on_gpus = int(cluster.device is Device.cuda)
         sequence = rollout.max_prompt_tokens + rollout.max_response_tokens
         return cls(
             trainer_devices=trainer_devices,
@@ -70,8 +75,9 @@ class Sizes:
             engines=own_engines,
             started_engines=started,
             eval_engines=eval_engines,
-            beside={name: 0 if one.engine_urls else one.engines for name, one in served.items()},
-            engine_gpus=(started + eval_engines) * rollout.gpus_per_engine if cluster.device is Device.cuda else 0,
+            beside=beside,
+            engine_gpus=on_gpus * (own_gpus + eval_engines * rollout.gpus_per_engine),
+            beside_gpus=on_gpus * sum(number * served[name].gpus_per_engine for name, number in beside.items()),
             groups_per_iteration=rollout.groups_per_iteration,
             groups_per_step=rollout.groups_per_iteration // steps,
             samples_per_iteration=samples,
@@ -103,7 +109,7 @@ class Sizes:
             f"engines: {self.engines}"
             + (f" and {self.eval_engines} for evaluation" if self.eval_engines else "")
             + "".join(f", {number} for {name}" for name, number in self.beside.items() if number)
-            + (f" on {self.engine_gpus} GPUs" if self.engine_gpus else ""),
+            + (f" on {gpus} GPUs" if (gpus := self.engine_gpus + self.beside_gpus) else ""),
             f"tokens: at most {self.max_sequence_tokens} per sample, {self.max_tokens_per_iteration:,} per iteration",
         ]
 

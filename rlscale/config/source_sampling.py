@@ -8,6 +8,9 @@ from typing import Any
 from rlscale.config.schema.data_config import DataConfig, MixtureData, SourceConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 
+MOST_WORDS = 1024
+"""Words that top-p or min-p may leave where the answer has to name them, which SGLang wants a bound for."""
+
 OWN_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids", "ignore_eos")
 """Sampling parameters that a source may have of its own, by the names that they have in `rollout`. Its samples say what
 they were drawn from, and at which temperature."""

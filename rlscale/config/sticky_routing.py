@@ -18,9 +18,9 @@ def is_sticky(rollout: RolloutConfig, env: Mapping[str, Any], agent: AgentConfig
     """Whether requests name their trajectory to the router.
 
     So it is where episodes may have several turns and there are several engines, unless `rollout.router.policy` says
-    otherwise; that policy may also be asked for by name.
+    otherwise; that policy may also be asked for by name. Engines that generate from what others read cache no prompt.
     """
-    if (len(rollout.engine_urls) or rollout.engines) == 1:
+    if rollout.engine_count == 1 or (rollout.disaggregated and "policy" not in rollout.router):
         return False
     has_turns = env.get(TARGET) != SINGLE_TURN or agent._target_ is not None or agent.command is not None
     given = rollout.router.get("policy")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.model_config import DType
+from rlscale.plan.drafts import Draft
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.trainer_memory import CONTEXT, GIB
 
@@ -45,12 +46,15 @@ def served_bytes(config: Config, shape: ModelShape) -> float:
     return plain * number + (shape.parameters - plain) * config.rollout.served_form.bytes_per_weight(number)
 
 
-def engine_memory(config: Config, shape: ModelShape, device_bytes: float, usable_bytes: float) -> EngineMemory:
+def engine_memory(
+    config: Config, shape: ModelShape, device_bytes: float, usable_bytes: float, draft: Draft | None = None
+) -> EngineMemory:
     """The memory of one GPU of an engine, on devices of that size of which so much is left by a trainer asleep."""
+    draft = draft or Draft()
     gpus, number = config.rollout.gpus_per_engine, 4 if config.model.dtype is DType.float32 else 2
     given = config.rollout.sglang.get("mem_fraction_static")
-    weights = served_bytes(config, shape) / gpus
-    per_token = shape.cache_numbers * number / shape.cache_parts(gpus)
+    weights = (served_bytes(config, shape) + draft.parameters * number) / gpus
+    per_token = (shape.cache_numbers + draft.cache_numbers) * number / shape.cache_parts(gpus)
     # Where it is not given SGLang leaves room for its graphs on small devices, too.
     room = float(given) * device_bytes if given else min(STATIC * device_bytes, usable_bytes - GRAPHS - CONTEXT)
     cache = room - weights

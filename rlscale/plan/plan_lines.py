@@ -39,6 +39,8 @@ def lines(config: Config, plan: Plan) -> Iterator[str]:
         yield f"  host memory of a machine {sum(plan.host.values()) / GIB:8.1f}  ({kinds(plan.host)})"
     if plan.time is not None:
         yield from _time_lines(plan.time)
+    elif config.rollout.engine_groups:
+        yield "time of an iteration: not estimated with rollout.engine_groups"
     worst, without = plan.worst, f" without {' and '.join(plan.uncounted)}" if plan.uncounted else ""
     if plan.uncounted:
         yield f"NOT COUNTED: {', '.join(plan.uncounted)}; add what one more model of its size takes"

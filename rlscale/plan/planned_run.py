@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlscale.config.engines_alike import engines_alike
 from rlscale.config.errors import UserError
 from rlscale.config.needs import Needs
 from rlscale.config.published_configs import architecture_of
@@ -20,6 +21,7 @@ from rlscale.families import FAMILIES, reach_of
 from rlscale.families.config_file import problems
 from rlscale.families.family import Reach
 from rlscale.families.linears import adapter_parameters
+from rlscale.plan.drafts import draft_of
 from rlscale.plan.engine_memory import EngineMemory, engine_memory, served_bytes
 from rlscale.plan.iteration_time import IterationTime, Speeds, iteration_time
 from rlscale.plan.model_shape import ModelShape
@@ -101,18 +103,23 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
     training = training_of(config, on_gpu=on_gpu, trained_share=share)
     trained = ModelShape.of(known, mtp=config.trainer.mtp is Mtp.trained)
     ranks = tuple(rank_memory(trained, layout, training, stage) for stage in stages(layout)) if needs.trains else ()
-    engine = None
+    draft = draft_of(config, known)
+    engines: dict[str, EngineMemory] = {}
     if needs.engines and on_gpu and not config.rollout.engine_urls:
         asleep = _trainer_asleep(ranks) if config.cluster.placement is Placement.colocated else 0.0
-        engine = engine_memory(config, shape, device, USABLE * device - asleep)
+        for name, own in engines_alike(config).items():
+            engines[name] = engine_memory(own, shape, device, USABLE * device - asleep, draft)
+    engine = min(engines.values(), key=lambda one: one.cached_tokens, default=None)
     sequence = sizes.max_sequence_tokens
     time = None
-    if on_gpu and needs.trains and needs.engines:
+    if on_gpu and needs.trains and needs.engines and not config.rollout.engine_groups:
         cached = engine.cached_tokens if engine is not None else 1e6
         time = iteration_time(config, shape, layout, cached, len(needs.passes), Speeds())
     beside, unknown = _models_beside(config, sizes)
+    unknown += ["draft"] if draft is None else []
     on_cpu = (_on_cpu(config, shape, sizes, layout, ranks, training, beside),)
     others = [_engine_phase(name, engine_memory(own, of, device, USABLE * device)) for name, own, of in beside]
+    others += [_engine_phase(name, one) for name, one in engines.items() if one is not engine]
     return Plan(
         parameters=shape.parameters,
         layout=layout,

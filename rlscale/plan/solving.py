@@ -151,7 +151,7 @@ def _layouts(config: Config, sizes: Sizes, architecture: Mapping[str, Any]) -> I
 
 def _engines(config: Config, sizes: Sizes) -> list[tuple[int, int] | None]:
     """Engines x GPUs of each that fill the devices."""
-    if not sizes.engine_gpus or config.rollout.engine_urls:
+    if not sizes.engine_gpus or config.rollout.engine_urls or config.rollout.engine_groups:
         return [None]
     shared = config.cluster.placement is Placement.colocated
     devices = sizes.trainer_devices if shared else sizes.engine_devices

@@ -91,7 +91,7 @@ class RolloutService:
             "group rewards", "reward.max_failure_rate", spec.reward.max_failure_rate, judgings
         )
         self._group_rewards = GroupRewards(spec.reward, own_rewards(spec.data))
-        self._limit = rollout.max_concurrent * (len(rollout.engine_urls) or rollout.engines)
+        self._limit = rollout.max_concurrent * rollout.generating_engines
         self._admission = Admission(self._limit, is_open=False)
         self._buffer: GroupBuffer = instantiate(spec.buffer, "buffer")
         self._refill = Refill.of(
@@ -117,7 +117,7 @@ class RolloutService:
             self._client.kept_cache = KeptCache(self._scheduler.version)
         self._loads = EngineLoads(self._client)
         self._engines = Continued(self._client, Cuts(), sticky, self._encoder.may_end)
-        engines = len(rollout.engine_urls) or rollout.engines
+        engines = rollout.generating_engines
         self._on_sync = on_sync_mode(rollout.on_sync, self._admission, self._client, self._engines.cuts, engines)
         apart = sampled_apart(rollout, self._spec.data)
         end, ends = self._encoder.end_of_turn.token, self._encoder.ends
@@ -220,7 +220,8 @@ class RolloutService:
         """Totals of the run, what the last batch was like, and when engines were busy since the last call."""
         counters = self._counters() | self._scheduler.counters()
         intervals, loads = self._admission.intervals(), self._loads.take()
-        return RolloutStats(counters, intervals, self._scheduler.measures(), loads)
+        measures = self._scheduler.measures() | self._client.speculated.take()
+        return RolloutStats(counters, intervals, measures, loads)
 
     async def close(self) -> None:
         """Drop what is in flight and end the background work."""

@@ -6,12 +6,14 @@ or must come after the platform's adaptation happen inside the actors.
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import functools
 import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,9 @@ class TrainerActor(_Actor):
         """Connect the ranks' weights to the engines at `urls`; see Trainer.connect_engines."""
         from rlscale.serve.receiver import EngineReceiver
 
-        receivers = [EngineReceiver(url, api_key or None, route.timeout_s, route.keep) for url in urls]
+        receivers = [
+            EngineReceiver(url, api_key or None, route.timeout_s, route.keep, to_draft=route.to_draft) for url in urls
+        ]
         self._trainer.connect_engines(route, receivers)
 
     def logprobs(self, shard: Any, model: str, temperature: float | None) -> Any:
@@ -157,14 +161,32 @@ class RolloutActor(_Actor):
         loads: dict[str, Any] = self._models.loads()
         return loads
 
-    async def score(self, url: str, api_key: str, tokens: Any, adapter: str | None = None) -> Any:
-        """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself (and an adapter), past the router."""
+    async def score(
+        self, url: str, api_key: str, tokens: Any, adapter: str | None = None, fields: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself (and an adapter), past the router.
+
+        `fields`: what the request says besides.
+        """
         from rlscale.rollout.engines.client import EngineClient
 
         client = EngineClient(url, api_key or None, timeout_s=60.0)
         client.adapter = adapter
         try:
-            return (await client.score(tokens))[1:]
+            return (await client.score(tokens, **(fields or {})))[1:]
+        finally:
+            await client.close()
+
+    async def handed_over(self, url: str, generates: str, api_key: str, tokens: Any, new_tokens: int) -> Any:
+        """What the engine at `generates` makes of tokens that the one at `url` has read: its tokens and log-probs."""
+        from rlscale.rollout.engines.client import EngineClient
+        from rlscale.serve.paired import bootstrap_port, together
+
+        client = EngineClient(url, api_key or None, timeout_s=60.0)
+        try:
+            port = await asyncio.to_thread(bootstrap_port, url, api_key or None)
+            found = await client.handed_over(tokens, generates, new_tokens, together(url, port))
+            return found.tokens, found.logprobs
         finally:
             await client.close()
 

@@ -135,7 +135,7 @@ def _convert_here(
     critic: bool = False,
 ) -> None:
     """The same in a Ray session that is up."""
-    layout = lay_out(config.cluster, Sizes.of(config).trainer_ranks, 0, 1)
+    layout = lay_out(config.cluster, Sizes.of(config).trainer_ranks, [])
     nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
     trainer = TrainerGroup(layout, nodes, calls, logs, config, forks)
     try:

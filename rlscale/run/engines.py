@@ -13,22 +13,18 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlscale.config.cpu_threads import engine_threads
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster_config import Device
-from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.sticky_routing import STICKY, is_sticky
-from rlscale.families.config_file import complete, read_config
-from rlscale.families.linears import adapted_modules
 from rlscale.run.actors import LauncherActor
+from rlscale.run.engine_specs import engine_specs
 from rlscale.run.forks import Forks
 from rlscale.run.given_engine import GivenEngine
-from rlscale.run.placement import Layout, shares_devices
+from rlscale.run.placement import Layout
 from rlscale.run.remote_calls import Calls, RunFailed
 from rlscale.serve.receiver import EngineReceiver
-from rlscale.serve.router import RouterClient, router_options
-from rlscale.serve.served_adapters import ServedAdapters
+from rlscale.serve.router import PAIRED, RouterClient, router_options
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import ROUTER
 
@@ -94,44 +90,46 @@ class Engines:
         """Addresses of the engines themselves (weights and control go there; generation goes through the router)."""
         return [engine.url for engine in self._engines]
 
+    def role_of(self, url: str) -> Role:
+        """What the engine at that address does with a request."""
+        return self._role(next(engine for engine in self._engines if engine.url == url))
+
+    @staticmethod
+    def _role(engine: _Engine) -> Role:
+        return Role.regular if engine.spec is None else engine.spec.role
+
+    @property
+    def ranks(self) -> list[int]:
+        """Tensor-parallel ranks of each engine."""
+        return [1 if engine.spec is None else engine.spec.tensor_parallel for engine in self._engines]
+
     @property
     def machines(self) -> frozenset[int]:
         """Machines whose GPUs are reserved, once it was launched: its own, and those that another fleet reserved."""
         return self.reserved | self._launchers.keys()
 
     def launch(self, model_path: str) -> None:
-        """Begin to start every engine and the router."""
+        """Begin to start every engine and the router. UserError where one that somebody else started is of no use."""
         self.started_from = model_path
         rollout, cluster = self.config.rollout, self.config.cluster
         sticky = is_sticky(rollout, self.config.env, self.config.agent)
         router = {**({"policy": STICKY} if sticky else {}), **rollout.router}
+        if rollout.disaggregated:
+            router[PAIRED] = True
         router_options(router, cluster.host, 0, 0)  # refused before anything starts
         if rollout.engine_key_file is not None:
             self.api_key = _read_key(rollout.engine_key_file, self.section)
         elif rollout.engine_urls:
             self.api_key = ""
-        home, adapters = self._launcher(0), served_adapters(self.config, model_path)
+        for url in rollout.engine_urls:
+            self._meet(url.rstrip("/"))  # before anything waits for anything
+        home = self._launcher(0)
         if rollout.engine_urls:
             self._engines = [_Engine(None, home, url.rstrip("/")) for url in rollout.engine_urls]
-        for number, slot in enumerate(() if rollout.engine_urls else self.layout.engines):
-            spec = ServerSpec(
-                name=f"engine-{number}",
-                model_path=model_path,
-                device=cluster.device,
-                dtype=self.config.model.dtype.value,
-                host=cluster.host,
-                options=dict(rollout.sglang),
-                tensor_parallel=rollout.gpus_per_engine if cluster.device is Device.cuda else 1,
-                gpus=slot.gpus,
-                adapters=adapters,
-                threads=engine_threads(self.config),
-                seed=self.config.run.seed,
-                memory_saver=shares_devices(cluster),
-                routed_experts=self.trained_on and self.config.trainer.routing_replay is RoutingReplay.rollout,
-                start_timeout_s=cluster.start_timeout_s,
-            )
-            launcher = self._launcher(slot.node)
-            self._engines.append(_Engine(spec, launcher, starting=launcher.call.remote("start_engine", spec)))
+        else:
+            for slot, spec in engine_specs(self.config, self.layout.engines, model_path, trained_on=self.trained_on):
+                launcher = self._launcher(slot.node)
+                self._engines.append(_Engine(spec, launcher, starting=launcher.call.remote("start_engine", spec)))
         self._router = home.call.remote("start_router", router)
 
     def ready(self) -> None:
@@ -147,12 +145,9 @@ class Engines:
         )
         for engine, url in zip(started, urls, strict=True):
             engine.url, engine.starting = url, None
-        for engine in self._engines:
-            if engine.spec is None:
-                self._meet(engine.url)
         self.router_url = self.calls.one(self._router, "router start", timeout_s=timeout, limit=_START, heed_stop=True)
-        for url in self.urls:
-            self._router_client().add(url)
+        for engine in self._engines:
+            self._join(engine)
 
     def down(self, loading: bool = False) -> list[Down]:
         """Servers that ended without being told to, or do not answer any more; the router first.
@@ -201,6 +196,10 @@ class Engines:
                     f"{name} {one.why} and cluster.engine_restarts={self.config.cluster.engine_restarts} restarts are "
                     f"used up; see {self.logs / f'{name}.log'}"
                 )
+            if name != ROUTER and self.config.rollout.disaggregated:
+                tried.update(engine.spec.name for engine in self._engines if engine.spec is not None)
+                self._restart_together(one, give_weights)
+                continue
             self.note(f"{name} {one.why}; restarting it")
             try:
                 if name != ROUTER:  # it comes back with old weights, perhaps on its old port
@@ -295,7 +294,7 @@ class Engines:
         redirect(url)
         for engine in self._engines:
             if engine.spec is None or engine.spec.name not in down:
-                self._router_client().add(engine.url)
+                self._join(engine)
         self.note("router is back")
 
     def _welcome_engine(self, name: str, url: str, give_weights: Callable[[list[str]], None]) -> None:
@@ -303,8 +302,38 @@ class Engines:
         engine.url = url
         engine.released.clear()  # a new process has all of its memory
         give_weights([url])
-        self._router_client().add(url)
+        self._join(engine)
         self.note(f"{name} is back with {self.restarted_with}")
+
+    def _restart_together(self, down: Down, give_weights: Callable[[list[str]], None]) -> None:
+        """An engine that does a part of each request ended: start all of them anew, with the same weights.
+
+        One alone would come back with the trainer's present weights, and be given keys and values of older ones. Where
+        one does not come back, all are started again at the next look: the router knows none of them until then.
+        """
+        self.note(f"{down.name} {down.why}; restarting all engines, which hold parts of the same requests")
+        restarts = []
+        try:
+            for engine in self._engines:
+                assert engine.spec is not None  # engines of somebody else have no roles
+                self._router_client().remove(engine.url)
+                why = down.why if engine.spec.name == down.name else f"works with {down.name}, which {down.why}"
+                restarts.append(engine.launcher.call.remote("restart", engine.spec.name, why))
+            urls = self.calls.wait(restarts, f"restart after {down.name}", heed_stop=True)
+        except UserError as error:
+            self.note(f"the engines did not come back ({str(error).splitlines()[0]})")
+            return
+        for engine, url in zip(self._engines, urls, strict=True):
+            engine.url = url
+            engine.released.clear()
+        give_weights(self.urls)
+        for engine in self._engines:
+            self._join(engine)
+        self.note(f"all engines are back with {self.restarted_with}")
+
+    def _join(self, engine: _Engine) -> None:
+        """The router sends it requests from now on."""
+        self._router_client().add(engine.url, role=self._role(engine))
 
     def _named(self, name: str) -> _Engine:
         return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
@@ -320,14 +349,6 @@ class Engines:
 
     def _receiver(self, url: str) -> EngineReceiver:
         return EngineReceiver(url, self.api_key or None, self.config.weights.timeout_s)
-
-
-def served_adapters(config: Config, model_path: str) -> ServedAdapters | None:
-    """The kind of adapters that engines of the model compute with; None where they get whole weights."""
-    lora = config.model.lora
-    if lora is None or not config.serves_adapters:
-        return None
-    return ServedAdapters(lora.rank, tuple(adapted_modules(complete(read_config(Path(model_path))), lora.targets)))
 
 
 def _read_key(path: str, section: str) -> str:

@@ -32,6 +32,7 @@ def measuring_apart(config: Config) -> Config:
     rollout = replace(
         config.rollout,
         engines=config.eval.engines,
+        engine_groups={},
         engine_urls=[],
         engine_key_file=None,
         concurrency=Concurrency.fixed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,14 +121,31 @@ class Rollout:
         tokens: NDArray[np.int32],
         meanwhile: Callable[[], None] | None = None,
         adapter: str | None = None,
+        fields: Mapping[str, Any] | None = None,
     ) -> NDArray[np.float32]:
         """Log-probs of tokens[1:] by the engine at `url`, at temperature 1; `meanwhile` runs while waiting.
 
-        `adapter`: which one the engine is to compute with; None for none.
+        `adapter`: which one the engine is to compute with; None for none. `fields`: what the request says besides.
         """
-        ref = self._actor.score.remote(url, api_key, tokens, adapter)
+        ref = self._actor.score.remote(url, api_key, tokens, adapter, fields)
         scored: NDArray[np.float32] = self._calls.one(ref, f"canary of {url}", meanwhile=meanwhile)
         return scored
+
+    def handed_over(
+        self,
+        url: str,
+        generates: str,
+        api_key: str,
+        tokens: NDArray[np.int32],
+        new_tokens: int,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Tokens, and their log-probs at temperature 1, of the engine at `generates`, once that at `url` has read."""
+        ref = self._actor.handed_over.remote(url, generates, api_key, tokens, new_tokens)
+        found: tuple[NDArray[np.int32], NDArray[np.float32]] = self._calls.one(
+            ref, f"canary of {generates}", meanwhile=meanwhile
+        )
+        return found
 
     def pause(self, meanwhile: Callable[[], None]) -> None:
         """No generation is in flight when this returns; `meanwhile` runs while waiting."""

@@ -55,7 +55,7 @@ def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
 def _measured(config: Config, model: Path, calls: Calls, logs: Path, forks: Forks) -> EvalResult:
     """One evaluation on engines that read their weights from the model's folder, also after a restart."""
     sizes = Sizes.of(config)
-    layout = lay_out(config.cluster, sizes.trainer_ranks, sizes.engines, config.rollout.gpus_per_engine)
+    layout = lay_out(config.cluster, sizes.trainer_ranks, config.rollout.engine_gpus)
     layout = dataclasses.replace(layout, beside=lay_out_beside(config, sizes))
     nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
     scratch = Path(config.run.scratch).resolve()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from rlscale.config.gpus_beside import first_gpus
 from rlscale.config.schema import Config
@@ -45,8 +46,9 @@ def lay_out_run(config: Config) -> Layout:
     """The layout of a run. Engines that somebody else started take no slot; behind the policy's come those that
     evaluate, then those of the models beside it."""
     sizes = Sizes.of(config)
-    engines = sizes.started_engines + sizes.eval_engines
-    layout = lay_out(config.cluster, sizes.trainer_ranks, engines, config.rollout.gpus_per_engine)
+    own_gpus = config.rollout.engine_gpus if sizes.started_engines else ()
+    gpus = (*own_gpus, *(config.rollout.gpus_per_engine,) * sizes.eval_engines)
+    layout = lay_out(config.cluster, sizes.trainer_ranks, gpus)
     own = layout.engines[: sizes.started_engines]
     return replace(
         layout,
@@ -69,20 +71,20 @@ def lay_out_beside(config: Config, sizes: Sizes) -> dict[str, tuple[Slot, ...]]:
     return found
 
 
-def lay_out(cluster: ClusterConfig, ranks: int, engines: int, gpus_per_engine: int) -> Layout:
-    """Place `ranks` trainer ranks and `engines` engines of `gpus_per_engine` GPUs each.
+def lay_out(cluster: ClusterConfig, ranks: int, engines: Sequence[int]) -> Layout:
+    """Place `ranks` trainer ranks, and engines of so many GPUs each.
 
     Colocated, both count from the first GPU and share; disaggregated, the engines own the last machines
     (`cluster.rollout_nodes`) or the last GPUs of the one machine (`cluster.rollout_gpus`).
     The sizes were checked against the cluster before; ValueError here means that check is wrong.
     """
     if cluster.device is Device.cpu:
-        return Layout((Slot(0),) * ranks, (Slot(0),) * engines)
+        return Layout((Slot(0),) * ranks, (Slot(0),) * len(engines))
     trainer_devices, engine_devices = _devices(cluster)
-    if ranks > len(trainer_devices) or engines * gpus_per_engine > len(engine_devices):
-        raise ValueError(f"{ranks} ranks and {engines} engines of {gpus_per_engine} GPUs do not fit {cluster}")
+    if ranks > len(trainer_devices) or sum(engines) > len(engine_devices):
+        raise ValueError(f"{ranks} ranks and engines of {engines} GPUs do not fit {cluster}")
     rank_slots = tuple(Slot(node, (gpu,)) for node, gpu in trainer_devices[:ranks])
-    return Layout(rank_slots, tuple(_engine_slots(engine_devices, engines, gpus_per_engine)))
+    return Layout(rank_slots, tuple(_engine_slots(engine_devices, engines)))
 
 
 def _devices(cluster: ClusterConfig) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -94,9 +96,10 @@ def _devices(cluster: ClusterConfig) -> tuple[list[tuple[int, int]], list[tuple[
     return devices[: len(devices) - owned], devices[len(devices) - owned :]
 
 
-def _engine_slots(devices: list[tuple[int, int]], engines: int, size: int) -> list[Slot]:
+def _engine_slots(devices: list[tuple[int, int]], engines: Sequence[int]) -> list[Slot]:
     """Consecutive GPUs for each engine."""
-    return [_slot(devices[engine * size : (engine + 1) * size]) for engine in range(engines)]
+    firsts = accumulate(engines, initial=0)
+    return [_slot(devices[first : first + size]) for first, size in zip(firsts, engines, strict=False)]
 
 
 def _slot(devices: list[tuple[int, int]]) -> Slot:

@@ -240,6 +240,8 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
         return
     for name, path in _served_paths(config).items():
         find_folder(path, f"rollout.models.{name}.path")
+    if (draft := config.rollout.speculation.draft) is not None:
+        find_folder(draft, "rollout.speculation.draft", need_tokenizer=False)
     models = ModelFolders.of(config, other).taught_by(config)
     models.check_start(config)
     if config.model.path is not None:  # perhaps only now downloaded: what `check` had to skip before
@@ -254,6 +256,7 @@ def _not_here(config: Config) -> list[str]:
         named["critic.model.path"] = config.critic.model.path
     if Needs.of(config).teacher:
         named["teacher.path"] = config.teacher.path
+    named["rollout.speculation.draft"] = config.rollout.speculation.draft
     named |= {f"rollout.models.{name}.path": path for name, path in _served_paths(config).items()}
     return [
         f"{key}={name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 from rlscale.config.adapter_names import adapter_name
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster_config import Device, Placement
+from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.rollout_config import OnSync
+from rlscale.config.schema.speculation_config import Algorithm
+from rlscale.config.schema.trainer_config import Mtp
 from rlscale.data.batch import Batch
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.families.served_form import WeightForm
@@ -25,8 +29,12 @@ from rlscale.run.group_source import Rollout
 from rlscale.run.remote_calls import RunFailed
 from rlscale.run.trainer_group import TrainerGroup, as_part
 from rlscale.serve.engine_config import why_they_differ
+from rlscale.serve.paired import ALONE
 from rlscale.weights.transfer import LOAD
 from rlscale.weights.transports.route import Route
+
+_Scored = tuple[NDArray[np.int32], NDArray[np.float32]]
+"""Tokens, and log-probs of the last of them."""
 
 _BOUNDS = {DType.float32: 1e-3, DType.bfloat16: 0.2, DType.float16: 0.06}
 _LOOK_EVERY_S = 1.0
@@ -102,11 +110,14 @@ class WeightSync:
         tokens = canary_prompt(self.config.weights.canary_tokens, int(self.architecture["vocab_size"]))
         # Quantised engines are compared with what their codes are worth, so that the bound is the same.
         model = "policy" if self.config.rollout.weights is WeightForm.as_trained else "served"
-        expected = self.trainer.logprobs(as_part(_canary_batch(tokens)), model, temperature=1.0)[1:]
+        expected: dict[bytes, NDArray[np.float32]] = {}
         bound = self.config.weights.canary_bound or _BOUNDS[self.config.model.dtype]
         worst = 0.0
-        for url, scored in zip(urls, self._scores(version, urls, tokens), strict=True):
-            difference = float(np.max(np.abs(scored - expected)))
+        for url, (scored_tokens, scored) in zip(urls, self._scores(version, urls, tokens), strict=True):
+            if (key := scored_tokens.tobytes()) not in expected:
+                batch = as_part(_canary_batch(scored_tokens))
+                expected[key] = self.trainer.logprobs(batch, model, temperature=1.0)
+            difference = float(np.max(np.abs(scored - expected[key][-len(scored) :])))
             if not difference <= bound:  # NaN fails too
                 raise RunFailed(
                     f"weight sync {version}: log-probs of {url} and the trainer differ by {difference:.2e} on the "
@@ -116,37 +127,55 @@ class WeightSync:
             worst = max(worst, difference)
         return worst
 
-    def _scores(self, version: int, urls: Sequence[str], tokens: NDArray[np.int32]) -> list[NDArray[np.float32]]:
-        """Log-probs by each engine. Where the trainer has the memory of the engines' cache it lends it to them."""
+    def _scores(self, version: int, urls: Sequence[str], tokens: NDArray[np.int32]) -> list[_Scored]:
+        """What each engine says. Where the trainer has the memory of the engines' cache it lends it to them."""
         lent = self.engines.gave_memory
         if lent:
             self.trainer.call("sleep", what="trainer sleep")
             self.engines.resume_memory(["kv_cache"])
         watch = self.watching(version, urls)
         adapter = adapter_name(version) if self.config.serves_adapters else None
-        key = self.engines.api_key
-        scores = [self.rollout.score(url, key, tokens, watch, adapter) for url in urls]
+        scores = [self._score(url, tokens, watch, adapter) for url in urls]
         if lent:
             self.engines.release_memory(["kv_cache"])
             self.trainer.call("wake", what="trainer wake")
         return scores
 
+    def _score(self, url: str, tokens: NDArray[np.int32], watch: Callable[[], None], adapter: str | None) -> _Scored:
+        """Tokens, and the engine's log-probs of the last of them. One that only generates is handed the first half."""
+        key, role = self.engines.api_key, self.engines.role_of(url)
+        if role is Role.decode:
+            read = tokens[: len(tokens) // 2]
+            reads = next(one for one in self.engines.urls if self.engines.role_of(one) is Role.prefill)
+            made, scored = self.rollout.handed_over(reads, url, key, read, len(tokens) - len(read), watch)
+            return np.concatenate([read, made]), scored
+        fields = ALONE if role is Role.prefill else {}
+        return tokens, self.rollout.score(url, key, tokens, watch, adapter, fields)
+
     def _route(self, urls: Sequence[str]) -> Route:
         cluster = self.config.cluster
+        ranks = dict(zip(self.engines.urls, self.engines.ranks, strict=True))
+        first = dict(zip(self.engines.urls, accumulate(self.engines.ranks, initial=0), strict=False))
         shares = cluster.placement is Placement.colocated
-        engine_ranks = self.config.rollout.gpus_per_engine if cluster.device is Device.cuda else 1
         pause = self.config.rollout.on_sync.pause
         return Route(
             device=cluster.device.value,
             shares_devices=shares,
-            ranks_per_engine=engine_ranks,
-            first_ranks=tuple(self.engines.urls.index(url) * engine_ranks for url in urls) if shares else None,
+            ranks=tuple(ranks[url] for url in urls),
+            first_ranks=tuple(first[url] for url in urls) if shares else None,
             timeout_s=self.config.weights.timeout_s,
             # In waves generation goes on: a request that comes late must wait in the engine, not run in an update.
             keep=pause or (OnSync.retract.value if self.config.syncs_in_waves else None),
+            to_draft=_trains_draft(self.config),
             started_from=self.engines.started_from,
             folder=str(self.folder),
         )
+
+
+def _trains_draft(config: Config) -> bool:
+    """Whether what the trainer sends is for the draft of engines that speculate, too; alike without one."""
+    algorithm = config.rollout.speculation.algorithm
+    return algorithm is Algorithm.none or (algorithm is Algorithm.mtp and config.trainer.mtp is Mtp.trained)
 
 
 def canary_prompt(length: int, vocabulary: int) -> NDArray[np.int32]:

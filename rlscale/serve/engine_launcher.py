@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import call
+from rlscale.serve.paired import ALONE
 from rlscale.serve.process import ServerProcess
 from rlscale.serve.server_spec import ServerSpec, server_environment, server_options
 
@@ -63,7 +65,7 @@ class SglangLauncher:
             works = "embedding" in call(url, "/encode", key, {"input_ids": [0]}, timeout=spec.start_timeout_s)
         else:
             sampling = {"max_new_tokens": 1, "temperature": 0.0, "sampling_seed": 0}
-            body = {"input_ids": [0], "sampling_params": sampling}
+            body = {"input_ids": [0], "sampling_params": sampling, **(ALONE if spec.role is not Role.regular else {})}
             works = "output_ids" in call(url, "/generate", key, body, timeout=spec.start_timeout_s)
         if not works:
             return False

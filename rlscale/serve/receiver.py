@@ -29,12 +29,23 @@ from rlscale.serve.http import CallError, call, send
 class EngineReceiver:
     """Control calls to the engine at `url`. Not for use by several threads at once."""
 
-    def __init__(self, url: str, api_key: str | None, timeout: float = 300.0, keep: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        timeout: float = 300.0,
+        keep: str | None = None,
+        *,
+        to_draft: bool = True,
+    ) -> None:
         """`timeout` in seconds is for weight updates and memory calls; the short ones get at most 60 s of it.
 
         `keep`: requests that run when weights come are kept, paused in this way (`pause`), and go on with the new
         weights. None: there must be none.
+        `to_draft`: buckets are for the draft of an engine that speculates, too. A draft of its own would take what it
+        finds of the policy under its own names.
         """
+        self._to_draft = to_draft
         self.url = url.rstrip("/")
         self._api_key = api_key
         self._timeout = timeout
@@ -61,7 +72,8 @@ class EngineReceiver:
         and values is flushed (but see `pause`) and the engine's weight version becomes `version`. Unless the engine is
         paused, the first bucket waits up to 60 s until no request runs.
         """
-        rest = json.dumps(self._update_fields(load_format, version, last))
+        draft = {} if self._to_draft else {"disable_draft_model": True}
+        rest = json.dumps({**self._update_fields(load_format, version, last), **draft})
         # base64 needs no escaping, so megabytes of it are not taken through the JSON encoder
         payload = b",".join(b'"' + item.encode() + b'"' for item in serialized)
         body = b'{"serialized_named_tensors":[' + payload + b"]," + rest[1:].encode()

@@ -13,10 +13,15 @@ from typing import Any
 from urllib.parse import quote
 
 from rlscale.config.errors import UserError
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.serve.http import CallError, call
+from rlscale.serve.paired import bootstrap_port
 
 DERIVED = ("host", "port", "api_key", "worker_urls", "prometheus_port", "prometheus_host")
 """Options that rlscale sets itself and `rollout.router` cannot."""
+
+PAIRED = "pd_disaggregation"
+"""The option under which it sends a request to an engine that reads its prompt and to one that generates."""
 
 _WANTS_WORKERS = "power_of_two"
 
@@ -69,13 +74,17 @@ class RouterClient:
         """What the router knows of its workers, by their URL: at least `id` and `is_healthy`."""
         return {worker["url"]: worker for worker in self._call("/workers")["workers"]}
 
-    def add(self, url: str, api_key: str | None = None) -> None:
+    def add(self, url: str, api_key: str | None = None, role: Role = Role.regular) -> None:
         """Make the engine at `url` a worker; returns once the router sends it requests.
 
         `api_key` is the engine's where it differs from the router's.
         """
         key = api_key or self._api_key
-        body = {"url": url, "api_key": key} if key else {"url": url}
+        body: dict[str, Any] = {"url": url, "api_key": key} if key else {"url": url}
+        if role is not Role.regular:
+            body["worker_type"] = role.value
+        if role is Role.prefill:
+            body["bootstrap_port"] = bootstrap_port(url, key)
         self._call("/workers", body)
         self._wait(lambda workers: workers.get(url, {}).get("is_healthy", False), f"{url} did not become a worker")
 

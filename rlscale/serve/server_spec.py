@@ -12,9 +12,12 @@ from typing import Any
 import rlscale
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.engine_group_config import Role
+from rlscale.config.source_sampling import MOST_WORDS
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.families import FAMILIES
 from rlscale.platform import sglang_environment, sglang_headers
+from rlscale.platform.ports import free_port
 from rlscale.platform.process_environment import WAIT_POLICY
 from rlscale.serve.served_adapters import ServedAdapters
 
@@ -34,7 +37,27 @@ _READ_AT_IMPORT = ("SGLANG_", "SGL_", "TORCH", "PYTORCH_", "TRANSFORMERS_", "TOK
 _FILTERS = "SGLANG_MAMBA_CONV_DTYPE"
 """In which type the filters of gated delta nets keep their last tokens; SGLang takes bfloat16 for every model."""
 
-_READ_LATER = (*sglang_headers.ENVIRONMENT, _FILTERS, "SGLANG_CACHE_DIR", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR")
+_ADDRESS = "SGLANG_HOST_IP"
+"""The address under which engines of several roles find each other; SGLang takes that of the default route."""
+
+_EVERY_ADDRESS = ("0.0.0.0", "::")
+
+_NAMED = "SGLANG_DISAGGREGATION_SAMPLING_MASK_MAX_TOKENS"
+"""Of how many words the first token can have been drawn, where they are to be named and another engine samples it."""
+
+_EARLY = "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX"
+"""Whether what the cache has of a prompt is handed over before the rest is there, which takes an event of a GPU."""
+
+_READ_LATER = (
+    *sglang_headers.ENVIRONMENT,
+    _FILTERS,
+    _ADDRESS,
+    _EARLY,
+    _NAMED,
+    "SGLANG_CACHE_DIR",
+    "HF_HOME",
+    "TORCHINDUCTOR_CACHE_DIR",
+)
 """Those of them that are read when a server starts, or whose value makes no difference there.
 
 Importing torch._inductor sets the last one in the importing process: a driver has it by the time it starts engines.
@@ -56,6 +79,7 @@ class ServerSpec:
     """Address to listen on."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of SGLang's ServerArgs by their own names; they win over the defaults here."""
+    role: Role = Role.regular
     tensor_parallel: int = 1
     gpus: tuple[int, ...] = ()
     """GPUs of this machine that the engine uses; as many as `tensor_parallel`."""
@@ -85,6 +109,8 @@ DERIVED = (
     "random_seed",
     "enable_memory_saver",
     "enable_return_routed_experts",
+    "disaggregation_mode",
+    "disaggregation_bootstrap_port",
 )
 """Options that follow from the specification and cannot be given in `ServerSpec.options`."""
 
@@ -101,6 +127,7 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
     return {
         **defaults,
         "log_level_http": "warning",  # otherwise one line per request
+        **_role_defaults(spec),
         **spec.options,
         **adapters,
         "model_path": spec.model_path,
@@ -112,6 +139,7 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
         "random_seed": spec.seed,
         "enable_memory_saver": spec.memory_saver,
         "enable_return_routed_experts": spec.routed_experts,
+        **_role_options(spec, port),
     }
 
 
@@ -131,6 +159,22 @@ def cpu_defaults(spec: ServerSpec) -> dict[str, Any]:
         "max_running_requests": 256,
         "max_total_tokens": cache_tokens(config),
     }
+
+
+def _role_defaults(spec: ServerSpec) -> dict[str, Any]:
+    """How a CPU engine that does a part of a request hands keys and values over: by TCP, from ordinary memory."""
+    if spec.role is Role.regular or spec.device is not Device.cpu:
+        return {}
+    backup = {"disaggregation_decode_retraction_backup": "cpu_tensor"} if spec.role is Role.decode else {}
+    return {"disaggregation_transfer_backend": "mooncake_tcp", **backup}
+
+
+def _role_options(spec: ServerSpec, port: int) -> dict[str, Any]:
+    """Its part, and for one that reads prompts a free port where those that generate find out what it has."""
+    if spec.role is Role.regular:
+        return {}
+    found = {"disaggregation_bootstrap_port": free_port(spec.host)} if spec.role is Role.prefill and port else {}
+    return {"disaggregation_mode": spec.role.value, **found}
 
 
 def read_config(model_path: str) -> dict[str, Any]:
@@ -166,10 +210,16 @@ def base_environment() -> dict[str, str]:
 def server_environment(spec: ServerSpec, scratch: Path) -> dict[str, str]:
     """Environment of the server: this process's, with caches below `scratch` and what the device needs."""
     variables = {**_any_environment(scratch), _FILTERS: spec.dtype}
+    if spec.role is not Role.regular:
+        variables[_NAMED] = str(MOST_WORDS)
     if spec.device is Device.cpu:
         architectures = read_config(spec.model_path).get("architectures") or [None]
         variables.update(sglang_environment.cpu_environment(architectures[0]))
         variables.update(OMP_NUM_THREADS=str(spec.threads), OMP_WAIT_POLICY=WAIT_POLICY)
+        if spec.role is not Role.regular:
+            variables[_EARLY] = "0"
+            if spec.host not in _EVERY_ADDRESS:
+                variables[_ADDRESS] = spec.host
     else:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(_gpu_ids(spec))
     return variables

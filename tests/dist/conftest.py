@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from rank_pool import RankPool
 from tiny_models import make_models
 
 from tests.file_order import begin_with
+from tests.without_gpus import leave_out
 
 LONGEST = (
     "test_families.py",
@@ -45,22 +45,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no core is left alone with one at the end.
-
-    Leave out what needs a GPU where there is none, and of that what `needs` a package that is not installed.
-    """
-    import torch
-
-    def lacks(item: pytest.Item) -> bool:
-        marker = item.get_closest_marker("gpu")
-        if marker is None:
-            return False
-        package = marker.kwargs.get("needs")
-        return not torch.cuda.is_available() or (package is not None and find_spec(package) is None)
-
-    left_out = [item for item in items if lacks(item)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    """Begin with the files that take longest, so that no core is left alone with one at the end."""
+    leave_out(config, items)
     begin_with(LONGEST, items)
 
 

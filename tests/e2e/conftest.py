@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.file_order import begin_with
+from tests.without_gpus import leave_out
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: the files with the fixtures are found here
 
 from outside_python import outside_python  # noqa: F401  the path comes first; pytest finds them by name
 from shared_ray import shared_ray  # noqa: F401
 from shared_server import fork_server, shared_server  # noqa: F401
+from transfer_server import transfer_fork_server  # noqa: F401
 
 LONGEST = (
     "test_algorithms.py",
@@ -27,6 +29,7 @@ LONGEST = (
 """The files that take longest, the longest first."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """See `begin_with`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """See `leave_out` and `begin_with`."""
+    leave_out(config, items)
     begin_with(LONGEST, items)

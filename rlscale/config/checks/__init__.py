@@ -12,6 +12,7 @@ from rlscale.config.checks.component_targets import COMPONENT_CHECKS
 from rlscale.config.checks.critic_section import CRITIC_CHECKS
 from rlscale.config.checks.data_and_reward import STAGE_CHECKS
 from rlscale.config.checks.engine_form import SERVED_CHECKS
+from rlscale.config.checks.engine_groups_section import ENGINE_GROUPS_CHECKS
 from rlscale.config.checks.kl_term import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.learning_rate import SCHEDULE_CHECKS
@@ -30,6 +31,7 @@ from rlscale.config.checks.replay_source import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
 from rlscale.config.checks.served_adapter import ADAPTER_CHECKS
 from rlscale.config.checks.served_models_section import SERVED_MODELS_CHECKS
+from rlscale.config.checks.speculation_section import SPECULATION_CHECKS
 from rlscale.config.checks.stored_rollouts_section import STORED_ROLLOUTS_CHECKS
 from rlscale.config.checks.teacher_section import TEACHER_CHECKS
 from rlscale.config.checks.turn_credit import TURN_CHECKS
@@ -107,7 +109,8 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
 
 _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
-    *(*_OF_STAGE, *PARAMETER_CHECKS, *LORA_CHECKS, *ADAPTER_CHECKS, *OPTION_CHECKS, *SERVED_MODELS_CHECKS),
+    *(*_OF_STAGE, *PARAMETER_CHECKS, *LORA_CHECKS, *ADAPTER_CHECKS, *OPTION_CHECKS),
+    *(*ENGINE_GROUPS_CHECKS, *SPECULATION_CHECKS, *SERVED_MODELS_CHECKS),
 )
 
 

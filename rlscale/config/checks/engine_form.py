@@ -24,7 +24,7 @@ def model_fits_the_form(context: CheckContext) -> Iterator[str]:
         return
     if context.architecture is None or list(architecture_is_known(context)):
         return
-    ranks = context.config.rollout.gpus_per_engine if context.on_gpus else 1
+    ranks = max(context.config.rollout.engine_gpus) if context.on_gpus else 1
     if problems := list(form.problems(context.architecture, ranks)):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         yield f"rollout.weights={form.kind.value}: {problems[0]}{more}; choose another form, or as_trained"

@@ -232,8 +232,8 @@ def engines_fit(context: CheckContext) -> Iterator[str]:
         return
     if rollout.engine_key_file is not None:
         yield "rollout.engine_key_file is only read with rollout.engine_urls; set it to null"
-    if not context.on_gpus:
-        if sizes.engines + sizes.eval_engines > cluster.max_engines:
+    if not context.on_gpus or rollout.engine_groups:
+        if not context.on_gpus and sizes.engines + sizes.eval_engines > cluster.max_engines:
             yield (
                 f"{_engines(context)}, but cluster.max_engines={cluster.max_engines}; lower the one or raise the other"
             )
@@ -267,7 +267,9 @@ def engines_fit(context: CheckContext) -> Iterator[str]:
 def _engines(context: CheckContext) -> str:
     """The keys that say how many engines there are, as a sum where several do."""
     config = context.config
-    own = f"rollout.engines={config.rollout.engines}"
+    groups = {f"engine_groups.{name}.": one.engines for name, one in config.rollout.engine_groups.items()}
+    given = groups or {"": config.rollout.engines}
+    own = " + ".join(f"rollout.{name}engines={number}" for name, number in given.items())
     return f"{own} + eval.engines={config.eval.engines}" if context.sizes.eval_engines else own
 
 

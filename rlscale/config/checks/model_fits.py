@@ -76,7 +76,7 @@ def model_fits_the_cpu(context: CheckContext) -> Iterator[str]:
     parameters = parameters_of(context)
     if parameters is None:
         return
-    needed = training_gb(context, parameters) + engine_gb(context, parameters)
+    needed = training_gb(context, parameters) + engine_gb(context, parameters) + sum(beside_gb(context).values())
     if needed > config.cluster.memory_gb:
         layout = "moe_8gpu" if _has_experts(context) else "dense_8gpu"
         yield (
@@ -134,6 +134,18 @@ def engine_gb(context: CheckContext, parameters: float) -> float:
     return parameters * _weight_bytes(context.config.model.dtype) / 1e9
 
 
+def beside_gb(context: CheckContext) -> dict[str, float]:
+    """Gigabytes of the weights on one engine of each model beside the policy that the run starts, where its size is
+    known."""
+    config, found = context.config, dict[str, float]()
+    for name in (name for name, engines in context.sizes.beside.items() if engines):
+        model = config.rollout.models[name]
+        own = config.model if model.follows_policy else ModelConfig(name=name, path=model.path)
+        if parameters := _parameters(own, 0.0):
+            found[name] = parameters * _weight_bytes(model.dtype or config.model.dtype) / 1e9
+    return found
+
+
 def _weight_bytes(dtype: DType) -> int:
     return 4 if dtype is DType.float32 else 2
 
@@ -149,7 +161,7 @@ def _parameters(model: ModelConfig, otherwise: float) -> float:
 
 def _besides(context: CheckContext) -> str:
     """The models that need memory besides the policy, in words."""
-    others = context.needs.models[1:]
+    others = (*context.needs.models[1:], *beside_gb(context))
     return f" and {', '.join(others)}" if others else ""
 
 

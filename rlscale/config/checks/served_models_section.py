@@ -14,8 +14,11 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.served_model_config import ServedModelConfig
 
 POLICY = "policy"
-_OF_THE_POLICY = ("chat_template", "tokenizer_path")
-"""Options of engines that the policy's have from `model`; those of another model may be given their own."""
+_OF_THE_POLICY = (
+    *("chat_template", "tokenizer_path", "speculative_algorithm", "speculative_draft_model_path"),
+    *("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens"),
+)
+"""Options that the policy's engines have from keys of their own; those of another model may be given them by name."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 
 
@@ -46,8 +49,13 @@ def models_are_found(context: CheckContext) -> Iterator[str]:
                 yield f"{key}.engine_urls: {url} is not an address; write it as http://host:port"
         if model.engine_key_file is not None and not model.engine_urls:
             yield f"{key}.engine_key_file is only read with {key}.engine_urls; set it to null"
-    if config.rollout.models and config.rollout.replay is not None and not context.supervised:
-        names = ", ".join(config.rollout.models)
+    names = ", ".join(config.rollout.models)
+    if names and context.supervised and not context.needs.engines:
+        yield (
+            f"rollout.models ({names}): supervised training (algo/loss=sft) asks them in its evaluation alone; leave "
+            "them out, or set eval.enabled=true"
+        )
+    elif names and config.rollout.replay is not None and not context.supervised:
         yield f"rollout.models ({names}) are not read with rollout.replay, which scores nothing anew; leave them out"
 
 

@@ -116,7 +116,7 @@ def tensors_can_be_compared(context: CheckContext) -> Iterator[str]:
         yield f"{begin} engines drop the layer that trainer.mtp=trained sends them; set it to 0"
     if config.serves_adapters:
         yield f"{begin} engines of weights.lora=adapter are sent no whole tensor; set it to 0"
-    sizes = {"rollout.gpus_per_engine": config.rollout.gpus_per_engine}
+    sizes = {"rollout.gpus_per_engine": max(config.rollout.engine_gpus)}
     for name, model in config.rollout.models.items():
         if model.follows_policy:
             sizes[f"rollout.models.{name}.gpus_per_engine"] = model.gpus_per_engine

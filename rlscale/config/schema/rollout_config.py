@@ -19,9 +19,11 @@ from rlscale.config.schema.about import (
     path_key,
 )
 from rlscale.config.schema.component import component, target_field
+from rlscale.config.schema.engine_group_config import EngineGroupConfig, Role
 from rlscale.config.schema.limits import CORES, DEVICES, IN_MEMORY, PATIENCE, TEMPERATURE, TOKENS, YEAR
 from rlscale.config.schema.section import Section
 from rlscale.config.schema.served_model_config import ServedModelConfig
+from rlscale.config.schema.speculation_config import SpeculationConfig
 from rlscale.families.served_form import Int4Grid, ServedForm, WeightForm
 
 
@@ -106,6 +108,10 @@ _OTHERS_GPUS = Unread(
     " is not read with rollout.engine_urls: those engines have their GPUs; leave it out",
 )
 
+_IN_GROUPS = Unread(
+    lambda rollout: bool(rollout.engine_groups),
+    " is not read with rollout.engine_groups, each of which has its own number; leave it out",
+)
 _GPUS_THREADS = Unread(Where.gpus, " is not read on GPUs; leave it out")
 _OTHERS_THREADS = Unread(
     lambda rollout: bool(rollout.engine_urls),
@@ -210,14 +216,19 @@ class RolloutConfig(Section):
     reasoning_parser: str | None = key(None, unread=[SUPERVISED])
     """SGLang's reasoning_parser that tells the policy's thinking from its answer, such as qwen3; `model`: that of the
     model's option; null: the same for agents, while an environment is given all of it as text."""
-    engines: int = bounded(1, at_least=1, limit=DEVICES)
+    engines: int = bounded(1, at_least=1, limit=DEVICES, unread=[_IN_GROUPS])
     """Engines that serve the policy."""
+    engine_groups: dict[str, EngineGroupConfig] = field(default_factory=dict)
+    """Engines that serve the policy and are not all alike, in groups by any name: some read prompts and others generate
+    (`role`), or have other GPUs and options. Given, there are no others (`engines`)."""
     gpus_per_engine: int = bounded(1, at_least=1, limit=DEVICES, unread=[_NO_GPUS, _OTHERS_GPUS])
     """GPUs of one engine (its tensor-parallel size); ignored on the CPU."""
     threads_per_engine: int | None = bounded(
         1, at_least=1, limit=CORES, scope=Scope.execution, unread=[_GPUS_THREADS, _OTHERS_THREADS]
     )
     """Threads of one engine on the CPU; null: its share of the cores."""
+    speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
+    """Speculative decoding: a draft proposes tokens, which the policy verifies, several in one pass."""
     weights: WeightForm = key(WeightForm.as_trained, unread=[_OTHERS_FORM])
     """In which form engines hold the weights: `as_trained`, or quantised (`fp8_block`, `fp8_tensor`, `int4`, `mxfp8`)
     on their way to the engines."""
@@ -229,12 +240,36 @@ class RolloutConfig(Section):
     """Engines that somebody else started; given, none are started here."""
     engine_key_file: str | None = path_key(None, PathKind.file, scope=Scope.this_run)
     """File with the API key of the engines in `rollout.engine_urls`; null if they ask for none."""
-    models: dict[str, ServedModelConfig] = key(dict, unread=[SUPERVISED])
+    models: dict[str, ServedModelConfig] = field(default_factory=dict)
     """Models that are served beside the policy by their names, such as a judge; rewards and environments ask them."""
     sglang: dict[str, Any] = passed_on("server")
     """Any option of SGLang's ServerArgs, by its own name."""
     router: dict[str, Any] = passed_on("router")
     """Any option of the router's RouterArgs, by its own name."""
+
+    @property
+    def engine_count(self) -> int:
+        """Engines that serve the policy, whoever starts them."""
+        return len(self.engine_urls) or sum(group.engines for group in self.engine_groups.values()) or self.engines
+
+    @property
+    def generating_engines(self) -> int:
+        """Of those the ones that a response is generated in: without those that only read prompts."""
+        reading = sum(one.engines for one in self.engine_groups.values() if one.role is Role.prefill)
+        return self.engine_count - reading
+
+    @property
+    def disaggregated(self) -> bool:
+        """Whether prompts are read by other engines than those that generate."""
+        return any(group.role is not Role.regular for group in self.engine_groups.values())
+
+    @property
+    def engine_gpus(self) -> tuple[int, ...]:
+        """GPUs of each engine that the run starts for the policy, in their order."""
+        if not self.engine_groups:
+            return (self.gpus_per_engine,) * self.engines
+        groups = self.engine_groups.values()
+        return tuple(one.gpus_per_engine or self.gpus_per_engine for one in groups for _ in range(one.engines))
 
     @property
     def served_form(self) -> ServedForm:

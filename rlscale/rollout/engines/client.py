@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -23,6 +23,7 @@ from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.sampling_support import SAMPLING_MASK, support_of
 from rlscale.rollout.engines.shared_calls import SHORT, SharedCalls
 from rlscale.rollout.engines.spans import versions_of
+from rlscale.rollout.engines.speculated import Speculated
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class EngineClient:
         self.retried = 0
         self.kept_cache: CacheHook | None = None
         self.preemptions = Preemptions()
+        self.speculated = Speculated()
 
     def redirect(self, url: str) -> None:
         """Send requests to `url` from now on, also those that are being sent again."""
@@ -124,35 +126,56 @@ class EngineClient:
             answer = await self._post("/generate", body, headers)
         found = generation_of(answer, len(token_ids), experts, sampling.names_support, sampling.words)
         self.preemptions.answered(began, answer["meta_info"], found.versions)
+        self.speculated.answered(answer["meta_info"])
         if self.kept_cache is not None:
             found = self.kept_cache.marked(found, version)
         if sampling.relative_temperature is not None:
             found = found.at_temperature(sampling.relative_temperature)
         return found.of_all_words() if sampling.names_all else found
 
-    async def score(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0."""
+    async def score(self, token_ids: NDArray[np.int32], **fields: Any) -> NDArray[np.float32]:
+        """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0.
+
+        `fields`: what the request says besides.
+        """
         body = {
             "input_ids": token_ids.tolist(),
             "sampling_params": {"max_new_tokens": 1, "temperature": 1.0, "sampling_seed": 0},
             "return_logprob": True,
             "logprob_start_len": 0,
             **self._named_adapter(),
+            **fields,
         }
         answer = await self._post("/generate", body)
         entries = answer["meta_info"]["input_token_logprobs"]
         return np.array([entry[0] or 0.0 for entry in entries], np.float32)
+
+    async def handed_over(
+        self, token_ids: NDArray[np.int32], generates: str, new_tokens: int, fields: Mapping[str, Any]
+    ) -> Generation:
+        """What the engine at `generates` continues the tokens with once the engine here has read them; temperature 1.
+
+        `fields`: how the two find each other (`rlscale.serve.paired.together`).
+        """
+        sampling = {"max_new_tokens": new_tokens, "temperature": 1.0, "sampling_seed": 0, "ignore_eos": True}
+        body = {"input_ids": token_ids.tolist(), "sampling_params": sampling, "return_logprob": True, **fields}
+        both = self._told(self._url + "/generate", body), self._told(generates + "/generate", body)
+        _, answer = await asyncio.gather(*both)
+        return generation_of(answer, len(token_ids))
 
     async def abort(self, rid: str | None = None) -> None:
         """Abort one request, or all of them. For engines only: a router does not pass it on."""
         await self._post("/abort_request", {"rid": rid or "", "abort_all": rid is None})
 
     async def engines(self, ready: bool = False) -> list[str]:
-        """The engines behind this URL: a router's workers, or the engine itself. `ready`: only those in use."""
+        """The engines behind this URL: a router's workers, or the engine itself.
+
+        `ready`: only those in use that answer a request by themselves.
+        """
         status, answer = await self._tried(self._url + "/workers")
         if status != 200:
             return [self._url]
-        return [str(worker["url"]) for worker in answer["workers"] if not ready or worker.get("is_healthy", True)]
+        return [str(worker["url"]) for worker in answer["workers"] if not ready or _answers_alone(worker)]
 
     def set_aside(self, urls: Collection[str]) -> None:
         """Begin no call to these engines of one's own choice, but to all others; whom a router asks is up to it."""
@@ -257,8 +280,17 @@ def _columns_of(entries: Any) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     return np.array(words, np.int32), np.array(values, np.float32)
 
 
+def _answers_alone(worker: Mapping[str, Any]) -> bool:
+    """Whether a router's worker is in use, and does not share its requests with one that does another part of them."""
+    return bool(worker.get("is_healthy", True)) and worker.get("worker_type", "regular") == "regular"
+
+
 def generation_of(
-    answer: dict[str, Any], prompt: int, experts: ExpertSizes | None, names_support: bool, named_words: int = 0
+    answer: dict[str, Any],
+    prompt: int,
+    experts: ExpertSizes | None = None,
+    names_support: bool = False,
+    named_words: int = 0,
 ) -> Generation:
     """What an engine's answer to a request with a prompt of so many tokens says. RequestFailed if it is of no use."""
     meta = answer["meta_info"]

@@ -10,10 +10,7 @@ from typing import Any
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
-from rlscale.config.source_sampling import sampled_apart
-
-MOST_WORDS = 1024
-"""Words that top-p or min-p may leave where the answer has to name them, which SGLang wants a bound for."""
+from rlscale.config.source_sampling import MOST_WORDS, sampled_apart
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,11 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
         raise UserError(
             f"rollout.replay={config.rollout.replay}: a replay generates nothing; there is no rollout to simulate"
         )
+    if config.rollout.disaggregated:
+        raise UserError(
+            "rollout.engine_groups: simulated engines answer whole requests, and none hands a prompt over; give all "
+            "groups role=regular"
+        )
     fleet_size = simulation.engines or Sizes.of(config).engines
     loop: Loop = build_target(config.loop, "loop", call_arguments=1)
     began = time.perf_counter()

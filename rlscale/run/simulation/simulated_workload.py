@@ -64,7 +64,7 @@ def rollout_spec(config: Config, simulation: SimulationConfig, engines: int, fol
     character_tokenizer(_CHARACTERS, 64).save_pretrained(folder)
     tokens = simulation.prompt_tokens or max(2, config.rollout.max_prompt_tokens // 2)
     return RolloutSpec(
-        rollout=replace(config.rollout, engines=engines, engine_urls=[]),
+        rollout=replace(config.rollout, engines=engines, engine_groups={}, engine_urls=[]),
         reward=config.reward,
         data=CustomData(source={TARGET: f"{_HERE}.SimulatedPrompts", "tokens": tokens}),
         eval=config.eval,

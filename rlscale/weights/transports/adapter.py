@@ -59,11 +59,13 @@ class AdapterTransport:
 
     def commit(self, version: int) -> None:
         """See Transport."""
-        serialized = [self._serialized] * self._route.ranks_per_engine
+        ranks = dict(zip(map(id, self._receivers), self._route.ranks_of(len(self._receivers)), strict=True))
         try:
             tell(
                 self._receivers,
-                lambda receiver: receiver.receive_adapter(self._config, serialized, version),
+                lambda receiver: receiver.receive_adapter(
+                    self._config, [self._serialized] * ranks[id(receiver)], version
+                ),
                 self._route.timeout_s,
             )
         finally:

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import accumulate
 from threading import Thread
 
 import torch.distributed as dist
@@ -32,7 +33,7 @@ class BroadcastTransport:
 
     def __init__(self, route: Route) -> None:
         self._backend = "nccl" if route.device == "cuda" else "gloo"
-        self._timeout, self._ranks = route.timeout_s, route.ranks_per_engine
+        self._route, self._timeout = route, route.timeout_s
         self._receivers: list[TakesBroadcasts] = []
         self._group: dist.ProcessGroup | None = None
         self._name = ""
@@ -46,12 +47,13 @@ class BroadcastTransport:
         self._receivers = that_can(TakesBroadcasts, receivers, "broadcast")
         self._name = f"rlscale-{uuid.uuid4().hex[:12]}"
         address, port = _own_address([receiver.url for receiver in receivers])
-        world_size = 1 + self._ranks * len(receivers)
+        first_of_each = list(accumulate(self._route.ranks_of(len(receivers)), initial=1))
+        world_size = first_of_each.pop()
         joins: list[Callable[[], None]] = [
-            lambda receiver=receiver, offset=1 + self._ranks * number: receiver.open_group(  # type: ignore[misc]  # mypy: defaults
+            lambda receiver=receiver, offset=offset: receiver.open_group(  # type: ignore[misc]  # mypy: defaults
                 address, port, offset, world_size, self._name, self._backend
             )
-            for number, receiver in enumerate(self._receivers)
+            for receiver, offset in zip(self._receivers, first_of_each, strict=True)
         ]
 
         def join() -> None:

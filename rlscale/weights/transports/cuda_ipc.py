@@ -6,6 +6,7 @@ The first of the ranks that share an engine's GPUs passes all handles on; the en
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ class IpcTransport:
     """
 
     def __init__(self, route: Route) -> None:
-        self._size, self._first_ranks = route.ranks_per_engine, route.first_ranks
+        self._route, self._first_ranks = route, route.first_ranks
         self._receiver: TakesTensors | None = None
         self._group: dist.ProcessGroup | None = None
         self._first = 0
@@ -39,11 +40,12 @@ class IpcTransport:
     def connect(self, receivers: Sequence[Receiver]) -> None:
         """See Transport."""
         self.close()
-        world, size = dist.get_world_size(), self._size
-        firsts = self._first_ranks if self._first_ranks is not None else range(0, size * len(receivers), size)
-        spans = [range(first, first + size) for first in firsts]
+        world, sizes = dist.get_world_size(), self._route.ranks_of(len(receivers))
+        firsts = self._first_ranks if self._first_ranks is not None else list(accumulate(sizes, initial=0))[:-1]
+        spans = [range(first, first + size) for first, size in zip(firsts, sizes, strict=True)]
         if not spans or max(span.stop for span in spans) > world:
-            raise TransferError(f"{len(receivers)} engines of {size} ranks do not fit the {world} trainer ranks")
+            ranks = "/".join(map(str, sorted(set(sizes))))
+            raise TransferError(f"{len(receivers)} engines of {ranks} ranks do not fit the {world} trainer ranks")
         for receiver, span in zip(that_can(TakesTensors, receivers, "cuda_ipc"), spans, strict=True):
             group = dist.new_group(list(span), backend="gloo")  # collective: also where the rank is in none of them
             if dist.get_rank() in span:

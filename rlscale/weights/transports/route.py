@@ -16,8 +16,8 @@ class Route:
     """Device type of the trainer's ranks and of the engines: cpu or cuda."""
     shares_devices: bool = True
     """Whether the engines are on the trainer's own devices (colocated)."""
-    ranks_per_engine: int = 1
-    """Tensor-parallel ranks of an engine."""
+    ranks: tuple[int, ...] | None = None
+    """Tensor-parallel ranks of each engine; None: each has one."""
     first_ranks: tuple[int, ...] | None = None
     """For each engine the first of the trainer ranks on its GPUs, where they share them; None: they follow one another
     from rank 0."""
@@ -26,10 +26,19 @@ class Route:
     keep: str | None = None
     """How engines pause the requests that they keep while they take weights (see Receiver.pause); None: they have none
     then."""
+    to_draft: bool = True
+    """Whether weights are for an engine's draft, too, where it has one: a layer of the model's own that is trained."""
     started_from: str | None = None
     """The folder that the engines were started from, on the machine of rank 0; None where nobody knows."""
     folder: str | None = None
     """Folder of the run for weights on their way, for transports by files; its last part is new in every process."""
+
+    def ranks_of(self, engines: int) -> tuple[int, ...]:
+        """Tensor-parallel ranks of each of so many engines. ValueError where the route is for another number."""
+        ranks = self.ranks if self.ranks is not None else (1,) * engines
+        if len(ranks) != engines:
+            raise ValueError(f"a route to {len(ranks)} engines, and {engines} receivers")
+        return ranks
 
     def exchange(self, folder: str | None, folder_on_engines: str | None) -> tuple[Path, Path]:
         """Where files for the engines are written, and under which path engines see that.

@@ -26,7 +26,7 @@ class SharedMemoryTransport:
     """
 
     def __init__(self, route: Route) -> None:
-        self._timeout, self._ranks = route.timeout_s, route.ranks_per_engine
+        self._route, self._timeout = route, route.timeout_s
         self._receivers: list[TakesTensors] = []
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: tuple[flat_bucket.SharedBytes, str, int] | None = None
@@ -83,10 +83,8 @@ class SharedMemoryTransport:
         (shared, serialized, version), self._waiting = self._waiting, None
         assert self._threads is not None
         calls = [
-            self._threads.submit(
-                receiver.receive_tensors, [serialized] * self._ranks, flat_bucket.LOAD_FORMAT, version, last
-            )
-            for receiver in self._receivers
+            self._threads.submit(receiver.receive_tensors, [serialized] * ranks, flat_bucket.LOAD_FORMAT, version, last)
+            for receiver, ranks in zip(self._receivers, self._route.ranks_of(len(self._receivers)), strict=True)
         ]
         self._loading = shared, calls
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from rlscale.config import machine
+from rlscale.config.checks import check
 from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError
 from rlscale.config.machine import check_machine, count_gpus
 
+FAMILIES = Path(__file__).parents[2] / "fixtures" / "families"
 GPU = ["model=qwen3_0_6b", "cluster=node8"]
 
 
@@ -77,6 +80,24 @@ def test_a_critic_and_a_reference_need_memory_too() -> None:
     assert found == [
         "critic.model.init=/nowhere: is neither a Hugging Face folder (config.json) nor a checkpoint (metadata.json)"
     ]
+
+
+def test_models_beside_the_policy_need_memory_too(tmp_path: Path) -> None:
+    large = {"num_hidden_layers": 64, "hidden_size": 16384, "intermediate_size": 65536, "head_dim": 128}
+    config = json.loads((FAMILIES / "qwen3.json").read_text()) | large
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    judge = [f"rollout.models.judge.path={tmp_path}", "rollout.models.judge.dtype=bfloat16"]
+    (line,) = lines(*judge, "rollout.models.judge.engines=3", "cluster.memory_gb=null")
+    assert "1 copies in training and 1 on engines, 3 of judge need about" in line
+    with pytest.raises(ConfigError, match=r"parameters and judge need .* GB to train, but the CPU cluster allows"):
+        check(compose(None, judge))
+
+
+def test_what_hands_over_keys_and_values_is_installed_before_a_run() -> None:
+    groups = [f"rollout.engine_groups.{role}.role={role}" for role in ("prefill", "decode")]
+    for backend, module in (("mooncake_tcp", "mooncake"), ("nixl", "nixl")):
+        (line,) = lines(*groups, f"rollout.sglang.disaggregation_transfer_backend={backend}")
+        assert f"hand over keys and values with {module}, which is not installed" in line
 
 
 def test_missing_files_are_named_by_their_key(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_the_keys_of_paths_are_those_that_the_schema_marks() -> None:
         *("model.chat_template", "critic.model.chat_template", "teacher.path", "teacher.recipe", "warm_start.recipe"),
         *("model.lora.path", "critic.model.lora.path"),  # the second follows the first
         *("cluster.warm", "rollout.engine_key_file", "rollout.replay", "run.output", "run.root", "run.scratch"),
-        *("rollout.models.*.path", "rollout.models.*.engine_key_file"),
+        *("rollout.models.*.path", "rollout.models.*.engine_key_file", "rollout.speculation.draft"),
     }
 
 

@@ -73,9 +73,13 @@ def test_a_judge_of_a_run_whose_engines_hold_adapters_is_served_without_any() ->
     assert not serving_beside(config, "judge").serves_adapters
 
 
-def test_supervised_training_has_no_use_for_one() -> None:
-    with pytest.raises(ConfigError, match=r"rollout\.models\.judge\.path=/models/judge: supervised training"):
+def test_supervised_training_has_use_for_one_in_its_evaluation_alone() -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.models \(judge\): supervised training .* eval\.enabled=true"):
         check(compose("arithmetic_sft", [FOLDER]))
+    judged = ["reward=judge", "reward.function.model=judge", "reward.function.rubric=short"]
+    config = compose("arithmetic_sft", [FOLDER, "eval.enabled=true", "data@eval.data=arithmetic_held_out", *judged])
+    check(config)
+    assert "engines: 1, 1 for judge" in Sizes.of(config).lines()
 
 
 def test_engines_beside_the_policy_are_counted_and_those_of_somebody_else_are_not() -> None:
@@ -87,6 +91,16 @@ def test_engines_beside_the_policy_are_counted_and_those_of_somebody_else_are_no
     assert "engines: 1, 2 for judge" in sizes.lines()
     given = Sizes.of(compose(None, ["rollout.engine_urls=['http://a:1']", FOLDER]))
     assert (given.started_engines, given.starts_engines) == (0, True)
+
+
+def test_a_judge_speculates_by_sglangs_own_options() -> None:
+    check(compose(None, [FOLDER, f"{JUDGE}.sglang.speculative_algorithm=NGRAM"]))
+
+
+def test_their_gpus_are_in_the_lines_at_the_start() -> None:
+    config = compose(None, [*APART, FOLDER, f"{JUDGE}.engines=2"])
+    check(config)
+    assert "engines: 1, 2 for judge on 3 GPUs" in Sizes.of(config).lines()
 
 
 def test_an_engine_that_fits_into_a_machine_lies_on_one() -> None:

@@ -75,6 +75,30 @@ def test_models_beside_the_policy_have_their_own_engines_and_unknown_ones_are_sa
     assert phase.kinds["judge's weights"] == 2 * phase.kinds["engines' weights"]
 
 
+def test_a_draft_takes_room_of_the_engine_and_an_unknown_one_is_said_to_be_missing(tmp_path: Path) -> None:
+    speculation = ["rollout.speculation.algorithm=standalone", "rollout.speculation.draft=Qwen/Qwen3-0.6B"]
+    alone, drafted = (plan_run(compose("gsm8k", [*GSM8K[1:], "model=qwen3_30b", *more])) for more in ([], speculation))
+    assert alone.engine is not None
+    assert drafted.engine is not None
+    assert drafted.engine.weights - alone.engine.weights == pytest.approx(2 * 0.596e9, rel=0.01)
+    assert drafted.engine.cached_tokens < alone.engine.cached_tokens
+    strange = [speculation[0], f"rollout.speculation.draft={tmp_path}"]
+    assert "draft" in plan_run(compose("gsm8k", [*GSM8K[1:], *strange])).uncounted
+
+
+def test_groups_of_engines_are_counted_each_with_their_gpus() -> None:
+    groups = [
+        "rollout.engine_groups.reads={role: prefill, gpus_per_engine: 4}",
+        "rollout.engine_groups.writes.role=decode",
+    ]
+    apart = ["cluster.placement=disaggregated", "cluster.rollout_gpus=5"]
+    plan = plan_run(compose("gsm8k", [*GSM8K[1:], "model=qwen3_30b", *apart, *groups]))
+    fullest, other = (phase for phase in plan.phases if phase.name == "generate")
+    assert (fullest.where, other.where) == ("engine", "reads")
+    assert fullest.kinds["weights"] == pytest.approx(4 * other.kinds["weights"])
+    assert plan.time is None
+
+
 def test_engines_of_quantised_weights_have_more_room_and_rounding_takes_some() -> None:
     form = "rollout.weights=fp8_block"
     plain, quantised, trained_so = (

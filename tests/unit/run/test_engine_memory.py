@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,7 +71,9 @@ def test_a_restarted_engine_has_all_of_its_memory(engines, receivers, monkeypatc
     engines.release_memory()
     fresh = receivers["http://c"] = FakeReceiver()
     monkeypatch.setattr(Engines, "_named", lambda self, _: self._engines[0])
-    monkeypatch.setattr(Engines, "_router_client", lambda _: set())
+    monkeypatch.setattr(
+        Engines, "_router_client", lambda _: SimpleNamespace(add=lambda url, role: None, remove=lambda url: None)
+    )
     engines._welcome_engine("engine-0", "http://c", lambda _: None)
     engines.resume_memory(["weights"])
     assert fresh.calls == []

@@ -10,6 +10,7 @@ import pytest
 
 from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.run import weight_sync
 from rlscale.run.engines import Down, Engines, _Engine
 from rlscale.run.remote_calls import StopRequested
@@ -18,25 +19,36 @@ from rlscale.serve.http import CallError
 from rlscale.serve.supervisor import ROUTER
 
 
+def _answered(answer: Any, *_: Any, **__: Any) -> Any:
+    """In place of waiting for it."""
+    return answer
+
+
 class Fleet:
     """A launcher of two engines and a router, its calls answered at once. `down` by the name of the server."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **down: str) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, roles: tuple[Role, Role] = (Role.regular, Role.regular), **down: str
+    ) -> None:
         self.down = dict(down)
         self.frees: dict[str, str] = {}
         """Who answers again once another one was restarted."""
         self.asked: list[tuple[Any, ...]] = []
         self.notes: list[str] = []
+        self.given: list[list[str]] = []
+        """The engines that were given weights, together."""
         self.router_is_gone = self.stopping = False
-        calls: Any = SimpleNamespace(patience_s=20.0, one=lambda answer, *_, **__: answer, check_stop=self._check_stop)
+        self.joined: list[tuple[str, Role]] = []
+        calls: Any = SimpleNamespace(patience_s=20.0, one=_answered, wait=_answered, check_stop=self._check_stop)
         none: Any = None
-        self.engines = Engines(compose(), none, [], calls, Path(), Path(), self.notes.append)
+        groups = [f"rollout.engine_groups.{role.value}.role={role.value}" for role in {*roles} - {Role.regular}]
+        self.engines = Engines(compose(None, groups), none, [], calls, Path(), Path(), self.notes.append)
         launcher: Any = SimpleNamespace(call=SimpleNamespace(remote=self._call))
         self.engines._launchers = {0: launcher}
-        for name in ("engine-0", "engine-1"):
-            spec: Any = SimpleNamespace(name=name)
+        for name, role in zip(("engine-0", "engine-1"), roles, strict=True):
+            spec: Any = SimpleNamespace(name=name, role=role)
             self.engines._engines.append(_Engine(spec, launcher, f"http://{name}"))
-        router: Any = SimpleNamespace(remove=self._router, add=lambda url: None)
+        router: Any = SimpleNamespace(remove=self._router, add=lambda url, role: self.joined.append((url, role)))
         monkeypatch.setattr(Engines, "_router_client", lambda _: router)
 
     def _check_stop(self) -> None:
@@ -51,13 +63,13 @@ class Fleet:
         self.asked.append((method, *args))
         if method == "down":
             return dict(self.down)
-        del self.down[args[0]]
+        self.down.pop(args[0], None)
         self.down.pop(self.frees.get(args[0], ""), None)
         return f"http://{args[0]}"
 
     def heal(self) -> list[str]:
         """Mend what is down; the servers that were restarted."""
-        self.engines.heal(lambda urls: None, lambda url: None)
+        self.engines.heal(self.given.append, lambda url: None)
         return [call[1] for call in self.asked if call[0] == "restart"]
 
 
@@ -73,6 +85,16 @@ def test_an_engine_that_was_silent_because_of_another_one_is_left_alone(monkeypa
     fleet = Fleet(monkeypatch, **{"engine-0": "did not answer for 20 s", "engine-1": "did not answer for 20 s"})
     fleet.frees = {"engine-0": "engine-1"}
     assert fleet.heal() == ["engine-0"]
+
+
+def test_engines_that_share_requests_are_started_again_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They get the same weights before the router knows any of them; the others' keys and values were of older ones."""
+    fleet = Fleet(monkeypatch, (Role.prefill, Role.decode), **{"engine-1": "died"})
+    assert fleet.heal() == ["engine-0", "engine-1"]
+    assert ("restart", "engine-0", "works with engine-1, which died") in fleet.asked
+    assert fleet.given == [["http://engine-0", "http://engine-1"]]
+    assert fleet.joined == [("http://engine-0", Role.prefill), ("http://engine-1", Role.decode)]
+    assert fleet.engines.restarts == 1
 
 
 def test_a_router_that_does_not_answer_either_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:

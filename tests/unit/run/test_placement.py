@@ -12,35 +12,35 @@ def gpus(**fields) -> ClusterConfig:
 
 
 def test_on_a_cpu_everything_is_on_the_one_machine_without_gpus():
-    layout = lay_out(ClusterConfig(), ranks=2, engines=2, gpus_per_engine=1)
+    layout = lay_out(ClusterConfig(), ranks=2, engines=[1] * 2)
     assert layout.ranks == (Slot(0), Slot(0))
     assert layout.engines == (Slot(0), Slot(0))
     assert layout.nodes == 1
 
 
 def test_colocated_engines_share_the_ranks_gpus():
-    layout = lay_out(gpus(nodes=1, gpus_per_node=8), ranks=8, engines=4, gpus_per_engine=2)
+    layout = lay_out(gpus(nodes=1, gpus_per_node=8), ranks=8, engines=[2] * 4)
     assert [slot.gpus for slot in layout.ranks] == [(g,) for g in range(8)]
     assert [slot.gpus for slot in layout.engines] == [(0, 1), (2, 3), (4, 5), (6, 7)]
 
 
 def test_disaggregated_on_one_machine_gives_the_last_gpus_to_the_engines():
     cluster = gpus(nodes=1, gpus_per_node=8, rollout_gpus=4, placement=Placement.disaggregated)
-    layout = lay_out(cluster, ranks=4, engines=2, gpus_per_engine=2)
+    layout = lay_out(cluster, ranks=4, engines=[2] * 2)
     assert [slot.gpus for slot in layout.ranks] == [(0,), (1,), (2,), (3,)]
     assert [slot.gpus for slot in layout.engines] == [(4, 5), (6, 7)]
 
 
 def test_disaggregated_over_machines_gives_the_last_machines_to_the_engines():
     cluster = gpus(nodes=3, gpus_per_node=8, rollout_nodes=1, placement=Placement.disaggregated)
-    layout = lay_out(cluster, ranks=16, engines=8, gpus_per_engine=1)
+    layout = lay_out(cluster, ranks=16, engines=[1] * 8)
     assert {slot.node for slot in layout.ranks} == {0, 1}
     assert [(slot.node, slot.gpus) for slot in layout.engines] == [(2, (g,)) for g in range(8)]
     assert layout.nodes == 3
 
 
 def test_an_engine_larger_than_a_machine_starts_on_its_first_machine():
-    layout = lay_out(gpus(nodes=2, gpus_per_node=8), ranks=16, engines=1, gpus_per_engine=16)
+    layout = lay_out(gpus(nodes=2, gpus_per_node=8), ranks=16, engines=[16] * 1)
     assert layout.engines == (Slot(0, tuple(range(8))),)
 
 
@@ -77,4 +77,4 @@ def test_only_colocated_gpus_are_shared():
 
 def test_a_layout_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="do not fit"):
-        lay_out(gpus(nodes=1, gpus_per_node=2), ranks=4, engines=1, gpus_per_engine=1)
+        lay_out(gpus(nodes=1, gpus_per_node=2), ranks=4, engines=[1] * 1)

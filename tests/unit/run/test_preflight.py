@@ -54,6 +54,12 @@ def test_a_judge_asks_a_model_that_the_run_serves_from_a_folder_that_is_there(tm
     preflight(config(tmp_path, *judge, "rollout.models.judge.follows_policy=true"))
 
 
+def test_a_draft_of_engines_that_speculate_is_there(tmp_path: Path) -> None:
+    draft = ["rollout.speculation.algorithm=standalone", f"rollout.speculation.draft={tmp_path / 'none'}"]
+    with pytest.raises(UserError, match=r"^rollout\.speculation\.draft=.*none: there is no such folder"):
+        preflight(config(tmp_path, *draft))
+
+
 def test_a_missing_reward_module_is_said_within_three_seconds(tmp_path: Path) -> None:
     """The CPU time of the whole command, because the wall time of a busy machine says little."""
     import resource

@@ -86,6 +86,15 @@ def test_only_the_last_bucket_flushes_and_sets_the_version(engine: Engine) -> No
     assert (last["flush_cache"], last["weight_version"], last["load_format"]) == (True, "5", "flattened_bucket")
 
 
+def test_a_draft_of_its_own_gets_nothing_of_the_policy(engine: Engine) -> None:
+    engine.answers[UPDATE] = OK
+    for to_draft in (False, True):
+        EngineReceiver(engine.url, None, to_draft=to_draft).receive_tensors(["x"], None, 7, last=True)
+    apart, both = [body for path, body in engine.calls if path == UPDATE]
+    assert apart["disable_draft_model"] is True
+    assert "disable_draft_model" not in both
+
+
 def test_an_adapter_has_the_name_of_its_version_which_the_engine_reports_once_it_is_loaded(engine: Engine) -> None:
     load, name = "/load_lora_adapter_from_tensors", "/update_weight_version"
     engine.answers.update({load: OK, name: OK})

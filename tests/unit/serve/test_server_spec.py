@@ -10,6 +10,7 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.serve.router import router_options
 from rlscale.serve.secret import Secret
 from rlscale.serve.served_adapters import ServedAdapters
@@ -79,6 +80,25 @@ def test_an_engine_records_its_choice_of_experts_only_when_it_is_to_say_it(model
     contradicted = ServerSpec("engine-0", model, Device.cpu, options={"enable_return_routed_experts": False})
     with pytest.raises(UserError, match=r"rollout\.sglang\.enable_return_routed_experts is set by rlscale itself"):
         server_options(contradicted, 1)
+
+
+def test_an_engine_with_a_role_is_told_it_and_where_the_other_finds_it(model: str, tmp_path: Path) -> None:
+    specs = {role: ServerSpec(role.value, model, Device.cpu, role=role) for role in Role}
+    reads, writes = (server_options(specs[role], 1234) for role in (Role.prefill, Role.decode))
+    assert (reads["disaggregation_mode"], writes["disaggregation_mode"]) == ("prefill", "decode")
+    assert reads["disaggregation_bootstrap_port"] not in (0, 1234)
+    assert "disaggregation_bootstrap_port" not in writes
+    assert "disaggregation_mode" not in server_options(specs[Role.regular], 1234)
+    usual, found = (server_environment(specs[role], tmp_path) for role in (Role.regular, Role.decode))
+    more = {name for name in found if found[name] != usual.get(name)}
+    assert more == {
+        "SGLANG_HOST_IP",
+        "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX",
+        "SGLANG_DISAGGREGATION_SAMPLING_MASK_MAX_TOKENS",
+    }
+    assert read_at_import(found) == read_at_import(usual)  # forked from the same process
+    everywhere = ServerSpec("reads", model, Device.cpu, role=Role.prefill, host="0.0.0.0")
+    assert "SGLANG_HOST_IP" not in server_environment(everywhere, tmp_path)
 
 
 def test_a_users_option_wins_over_a_default(model: str) -> None:

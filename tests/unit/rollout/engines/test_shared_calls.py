@@ -151,3 +151,21 @@ def test_calls_are_spread_evenly_over_the_engines_of_a_router(engines: int) -> N
         return [engine.lists for engine in fleet]
 
     assert asyncio.run(asyncio.wait_for(main(), 20)) == [[12 // engines]] * engines
+
+
+@pytest.mark.parametrize(("kinds", "alone"), [(("regular", "regular"), 2), (("prefill", "decode"), 0), ((None,), 1)])
+def test_engines_that_share_requests_are_sent_none_past_the_router(kinds: tuple[str | None, ...], alone: int) -> None:
+    workers = [
+        {"url": f"http://{number}", "is_healthy": True} | ({} if kind is None else {"worker_type": kind})
+        for number, kind in enumerate(kinds)
+    ]
+
+    class Router:
+        async def get(self, url: str) -> tuple[int, Any]:
+            return 200, {"workers": workers}
+
+    async def scenario() -> tuple[int, int]:
+        client = EngineClient("http://router", connect=lambda *_: Router())  # type: ignore[arg-type,return-value]  # a part
+        return len(await client.engines(ready=True)), len(await client.engines())
+
+    assert asyncio.run(scenario()) == (alone, len(kinds))

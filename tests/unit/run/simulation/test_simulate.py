@@ -116,6 +116,10 @@ def test_the_command_prints_what_it_found_and_what_would_help(capsys: pytest.Cap
         (["simulator.training_s=1", "simulator.training_tokens_per_s=2"], "both say how long training takes"),
         (["simulator.engine.faults.lost=0.7", "simulator.engine.faults.rubbish=0.7"], "the shares add up to 1.4"),
         (["recipe=arithmetic_sft"], "recipe=arithmetic_sft: is trained on data alone; there is no rollout to simulate"),
+        (
+            [f"rollout.engine_groups.{role}.role={role}" for role in ("prefill", "decode")],
+            "rollout.engine_groups: simulated engines answer whole requests",
+        ),
         (["--fast"], "simulate does not know '--fast'"),
         (["rollout.nothing=1"], "rollout.nothing: unknown key"),
     ],

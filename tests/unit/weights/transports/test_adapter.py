@@ -47,7 +47,7 @@ class Reader:
 @pytest.mark.parametrize("shares", [True, False])
 def test_each_rank_of_each_engine_reads_the_whole_adapter_and_nothing_is_left_behind(shares: bool) -> None:
     engines = [Reader("http://one"), Reader("http://two")]
-    transport = AdapterTransport(Route(timeout_s=30.0, shares_devices=shares, ranks_per_engine=2), CONFIG)
+    transport = AdapterTransport(Route(timeout_s=30.0, shares_devices=shares, ranks=(2, 2)), CONFIG)
     transport.connect(engines)
     for version in (3, 4):
         transport.send(Bucket(list(ADAPTER.items()), version))

@@ -196,7 +196,7 @@ def test_each_rank_talks_to_the_engine_on_its_own_gpus(
     monkeypatch.setattr(dist, "get_rank", lambda: rank_of_8)
     monkeypatch.setattr(dist, "new_group", lambda ranks, backend: tuple(ranks))
     engines = [FakeEngine() for _ in first_ranks or range(2)]
-    transport = IpcTransport(Route("cuda", ranks_per_engine=4, first_ranks=first_ranks and tuple(first_ranks)))
+    transport = IpcTransport(Route("cuda", ranks=(4,) * len(engines), first_ranks=first_ranks and tuple(first_ranks)))
     transport.connect(engines)  # type: ignore[arg-type]  # a part of a Receiver
     assert transport._receiver is (None if engine is None else engines[engine])
     if engine is None:
@@ -205,6 +205,19 @@ def test_each_rank_talks_to_the_engine_on_its_own_gpus(
     else:
         first = rank_of_8 // 4 * 4
         assert (transport._first, transport._group) == (first, tuple(range(first, first + 4)))
+
+
+@pytest.mark.parametrize(("rank_of_8", "engine", "span"), [(3, 0, (0, 1, 2, 3)), (5, 1, (4, 5)), (6, 2, (6, 7))])
+def test_engines_of_several_sizes_have_their_own_ranks(
+    monkeypatch: pytest.MonkeyPatch, rank_of_8: int, engine: int, span: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(dist, "get_world_size", lambda: 8)
+    monkeypatch.setattr(dist, "get_rank", lambda: rank_of_8)
+    monkeypatch.setattr(dist, "new_group", lambda ranks, backend: tuple(ranks))
+    engines = [FakeEngine() for _ in range(3)]
+    transport = IpcTransport(Route("cuda", ranks=(4, 2, 2)))
+    transport.connect(engines)  # type: ignore[arg-type]  # a part of a Receiver
+    assert (transport._receiver, transport._group) == (engines[engine], span)
 
 
 def test_engines_that_do_not_fit_the_ranks_are_refused(rank: None) -> None:

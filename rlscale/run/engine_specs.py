@@ -1,0 +1,65 @@
+"""What each engine of a fleet is started with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlscale.config.cpu_threads import engine_threads
+from rlscale.config.schema import Config
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.engine_group_config import EngineGroupConfig
+from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.config.speculation_options import speculation_options
+from rlscale.data.model_folder import find_folder
+from rlscale.families.config_file import complete, read_config
+from rlscale.families.linears import adapted_modules
+from rlscale.run.placement import Slot, shares_devices
+from rlscale.serve.served_adapters import ServedAdapters
+from rlscale.serve.server_spec import ServerSpec
+
+
+def engine_specs(
+    config: Config, slots: tuple[Slot, ...], model_path: str, *, trained_on: bool
+) -> Iterator[tuple[Slot, ServerSpec]]:
+    """The engines that a fleet starts, each with its place: those of the groups in their order, or all alike.
+
+    `trained_on`: whether what they generate is trained on, for which they must tell more.
+    """
+    rollout, cluster = config.rollout, config.cluster
+    alike = EngineGroupConfig(engines=len(slots))
+    groups = [one for one in rollout.engine_groups.values() or [alike] for _ in range(one.engines)]
+    adapters, threads = served_adapters(config, model_path), engine_threads(config)
+    draft = rollout.speculation.draft
+    draft = None if draft is None else str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
+    speculation = speculation_options(rollout.speculation, model_path, draft)
+    for number, (slot, group) in enumerate(zip(slots, groups, strict=True)):
+        gpus = group.gpus_per_engine or rollout.gpus_per_engine
+        yield (
+            slot,
+            ServerSpec(
+                name=f"engine-{number}",
+                model_path=model_path,
+                device=cluster.device,
+                dtype=config.model.dtype.value,
+                host=cluster.host,
+                options={**rollout.sglang, **group.sglang, **speculation},
+                role=group.role,
+                tensor_parallel=gpus if cluster.device is Device.cuda else 1,
+                gpus=slot.gpus,
+                adapters=adapters,
+                threads=threads,
+                seed=config.run.seed,
+                memory_saver=shares_devices(cluster),
+                routed_experts=trained_on and config.trainer.routing_replay is RoutingReplay.rollout,
+                start_timeout_s=cluster.start_timeout_s,
+            ),
+        )
+
+
+def served_adapters(config: Config, model_path: str) -> ServedAdapters | None:
+    """The kind of adapters that engines of the model compute with; None where they get whole weights."""
+    lora = config.model.lora
+    if lora is None or not config.serves_adapters:
+        return None
+    return ServedAdapters(lora.rank, tuple(adapted_modules(complete(read_config(Path(model_path))), lora.targets)))
