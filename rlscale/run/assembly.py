@@ -37,9 +37,10 @@ from rlscale.run.placement import Layout, lay_out_run, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
 from rlscale.run.reinforcement_session import ReinforcementSession
-from rlscale.run.remote_calls import Calls, StopSignal
+from rlscale.run.remote_calls import Calls
 from rlscale.run.run_folder import RunFolder
 from rlscale.run.session import Session, SessionParts
+from rlscale.run.stop_signal import StopSignal
 from rlscale.run.supervised_session import SupervisedSession
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.run.weight_sync import WeightSync

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rlscale.config.errors import UserError
 from rlscale.run.resume import checkpoint_of
 from rlscale.run.run_folder import read_mark
+from rlscale.run.verify_command import USAGE as VERIFY_USAGE
+from rlscale.run.verify_command import verify
 
 if TYPE_CHECKING:
     from rlscale.platform.tensor_sum import TensorSum
@@ -49,13 +51,15 @@ def weights(arguments: Sequence[str]) -> int:
 
 
 def checkpoint(arguments: Sequence[str]) -> int:
-    """What two checkpoints differ in."""
-    return _run("checkpoint", ("compare",), arguments)
+    """What two checkpoints differ in, or whether some are what was written."""
+    if arguments[:1] == ["verify"] and not any(word in ("-h", "--help") for word in arguments):
+        return verify(arguments[1:])
+    return _run("checkpoint", ("compare", "verify"), arguments)
 
 
 def _run(command: str, actions: Sequence[str], arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
-        print(USAGE)
+        print(USAGE if command == "weights" else f"{USAGE}\n{VERIFY_USAGE}")
         return 0
     request = _read(command, actions, arguments)
     found = [_Place(place, request) for place in request.places]

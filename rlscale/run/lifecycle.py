@@ -20,10 +20,11 @@ from rlscale.run.assembly import Assembly
 from rlscale.run.error_log import ErrorLog
 from rlscale.run.forks import Forks
 from rlscale.run.records import Records
-from rlscale.run.remote_calls import RunFailed, StopRequested, StopSignal
+from rlscale.run.remote_calls import RunFailed
 from rlscale.run.run_folder import RunFolder, open_folder
 from rlscale.run.session import Session
 from rlscale.run.stages import Stage, stages_before, with_result
+from rlscale.run.stop_signal import StopRequested, StopSignal
 from rlscale.run.verbs import Loop, Verbs
 
 STOPPED = 128 + signal.SIGINT
@@ -55,6 +56,8 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
         return 0
     except StopRequested:
         status = "stopped"
+        if stop.why is not None:
+            records.note(stop.why)
         try:
             if session is not None:
                 session.save_and_stop()

@@ -28,6 +28,7 @@ from rlscale.config.checks.parameter_patterns import PARAMETER_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.replay_source import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
+from rlscale.config.checks.saving import SAVING_CHECKS
 from rlscale.config.checks.served_adapter import ADAPTER_CHECKS
 from rlscale.config.checks.served_models_section import SERVED_MODELS_CHECKS
 from rlscale.config.checks.stored_rollouts_section import STORED_ROLLOUTS_CHECKS
@@ -108,6 +109,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
 _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
     *(*_OF_STAGE, *PARAMETER_CHECKS, *LORA_CHECKS, *ADAPTER_CHECKS, *OPTION_CHECKS, *SERVED_MODELS_CHECKS),
+    *SAVING_CHECKS,
 )
 
 

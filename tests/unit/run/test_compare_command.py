@@ -96,7 +96,7 @@ def test_checkpoints_are_compared_whole_also_below_the_folder_of_a_run(
     [
         ("weights", "error: weights : write weights checksum or compare"),
         ("weights look", "error: weights look: write weights checksum or compare"),
-        ("checkpoint checksum x", "error: checkpoint checksum: write checkpoint compare"),
+        ("checkpoint checksum x", "error: checkpoint checksum: write checkpoint compare or verify"),
         ("weights compare x", "error: weights compare takes two places, 1 given; see --help"),
         ("weights checksum x y", "error: weights checksum takes one place, 2 given; see --help"),
         ("weights checksum x shw=3", "error: shw: weights does not know it; see python -m rlscale weights --help"),

@@ -12,7 +12,7 @@ from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.run import weight_sync
 from rlscale.run.engines import Down, Engines, _Engine
-from rlscale.run.remote_calls import StopRequested
+from rlscale.run.stop_signal import StopRequested
 from rlscale.run.weight_sync import WeightSync
 from rlscale.serve.http import CallError
 from rlscale.serve.supervisor import ROUTER
