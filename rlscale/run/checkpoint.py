@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.rollout.group_journal import forget_groups
 from rlscale.run.best_checkpoints import BestCheckpoints
 from rlscale.run.rollout_state import NAME as ROLLOUT_STATE
 from rlscale.run.rollout_state import read_rollout_state, write_rollout_state
@@ -140,11 +141,17 @@ class CheckpointStore:
         for iteration, path in whole.items():
             if iteration not in kept:
                 shutil.rmtree(path)
+        forget_groups(groups_of(self.folder), before=min(kept))
 
     def failed(self, begun: Begun, reason: object) -> CheckpointFailed:
         """Remove what was written; the error that says so."""
         shutil.rmtree(begun.partial, ignore_errors=True)
         return CheckpointFailed(f"checkpoint {begun.final} could not be written ({reason}); older ones are untouched")
+
+
+def groups_of(checkpoints: Path) -> Path:
+    """The folder, among a run's checkpoints, of the groups that were finished after them."""
+    return checkpoints / "groups"
 
 
 def iteration_of(checkpoint: Path) -> int:

@@ -54,7 +54,7 @@ class Forks:
         return [sys.executable, "-I", "-S", forked_python.__file__, self.workers, package_root(), self.scratch]
 
     def command(self, *arguments: str) -> list[str]:
-        """`python <arguments>`, forked; it wants the variables `shared`, and passes signals on (SIGTERM, SIGINT, SIGUSR1)."""
+        """`python <arguments>`, forked; it wants the variables `shared`, and passes on SIGTERM, SIGINT, SIGUSR1."""
         interpreter, *options, address, root, scratch = self.python
         return [interpreter, *options, forked_python.PASS_SIGNALS, address, root, scratch, *arguments]
 

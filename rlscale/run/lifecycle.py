@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.written_recipe import write_recipe
 from rlscale.data.target import build_target
 from rlscale.run.assembly import Assembly
+from rlscale.run.checkpoint import groups_of
 from rlscale.run.error_log import ErrorLog
 from rlscale.run.forks import Forks
 from rlscale.run.records import Records
@@ -53,6 +55,7 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
         session.check_ended(str(config.loop[TARGET]))
         status = "finished"
         folder.mark(state="finished")
+        shutil.rmtree(groups_of(folder.checkpoints), ignore_errors=True)  # nothing goes on from them
         return 0
     except StopRequested:
         status = "stopped"

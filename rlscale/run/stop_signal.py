@@ -14,7 +14,7 @@ class StopRequested(Exception):
 
 
 class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into a flag, and SIGUSR1 into another; a second Ctrl-C ends the process at once.
+    """Turns the first Ctrl-C or SIGTERM into a flag, and SIGUSR1 into another; a second Ctrl-C ends the process.
 
     A run that its job ends soon (`end_at`) is asked to stop in the same way.
     """

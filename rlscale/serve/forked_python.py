@@ -5,8 +5,8 @@ imports nothing but the standard library and is there in 20 ms. The worker runs 
 (`fork_server_main`), and lives no longer than this process, which ends with its exit code. Where the fork server is
 gone or refuses, this process becomes the interpreter that it stands in for.
 
-With `--pass-signals` first it passes SIGTERM, SIGINT and SIGUSR1 on and waits: what it stands in for wants to end in order. A
-worker is killed instead.
+With `--pass-signals` first it passes SIGTERM, SIGINT and SIGUSR1 on and waits: what it stands in for wants to end in
+order. A worker is killed instead.
 """
 
 from __future__ import annotations

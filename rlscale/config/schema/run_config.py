@@ -40,8 +40,8 @@ class RunSection(Section):
     )
     """End training early, once the mean loss of the last 10 iterations is below this; null never does."""
     time_limit_s: float | None = bounded(None, above=0, limit=YEAR, scope=Scope.this_run)
-    """Seconds that the command may run, where its job has a limit that Slurm does not tell; `checkpoint.before_s` before
-    they are over the run saves and stops, and the same command goes on."""
+    """Seconds that the command may run, where its job has a limit that Slurm does not tell; `checkpoint.before_s`
+    before they are over the run saves and stops."""
     generate_only: bool = key(False, unread=[SUPERVISED])
     """Generate and store `run.iterations` batches with the weights that training would start from, without a
     trainer."""
