@@ -52,11 +52,12 @@ _STARTED = 99
 
 
 class Outcome(Enum):
-    """What came of a case; the first three are as they should be."""
+    """What came of a case; the first four are as they should be."""
 
     refused = "refused in a line that names the culprit"
     said = "accepted with a note that names it"
     accepted = "a control, accepted"
+    answered = "mutated: refused in a line, or accepted"
     unnamed = "refused, the culprit not named"
     meaningless = "accepted, though it is meaningless"
     overzealous = "a control, refused"
@@ -65,7 +66,7 @@ class Outcome(Enum):
     late = "no answer within 10 s"
 
 
-GOOD = (Outcome.refused, Outcome.said, Outcome.accepted)
+GOOD = (Outcome.refused, Outcome.said, Outcome.accepted, Outcome.answered)
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,9 @@ def _judged(case: Case, code: int | None, output: str) -> Outcome:
         return Outcome.late
     if "Traceback (most recent call last)" in output or "This is a bug in rlscale" in output:
         return Outcome.traceback
+    if case.either:
+        lines = re.findall("^(?:error|usage|python -m rlscale): ", output, re.MULTILINE)
+        return Outcome.answered if code in (0, 1, _STARTED) or (code == 2 and lines) else Outcome.silent
     if code in (0, _STARTED):
         if case.said and re.search(f"^note: .*(?:{case.names})", output, re.MULTILINE):
             return Outcome.said

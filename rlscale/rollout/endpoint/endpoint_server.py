@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from rlscale.rollout.endpoint.openai_chat import OpenAIChat
 from rlscale.rollout.endpoint.openai_responses import OpenAIResponses
 
 _LARGEST_BODY = 1 << 28
+_DEEPEST = 100
 _KEEP_ALIVE_S = 10.0
 _BACKLOG = 4096
 """Connections that wait to be accepted: the samples of an iteration may all begin, with several calls each, at once."""
@@ -184,6 +185,21 @@ async def _body(http: web.Request) -> dict[str, Any]:
         body = json.loads(await http.read())
     except ValueError as error:
         raise unusable(f"the body is not JSON: {error}", "invalid") from error
+    except RecursionError as error:
+        raise _too_deep() from error
     if not isinstance(body, dict):
         raise unusable("the body must be an object", "invalid")
-    return body
+    level: list[Any] = [body]
+    for _ in range(_DEEPEST):  # what reads it later goes down by calls, of which an interpreter has only so many
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return body
+    raise _too_deep()
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _too_deep() -> Refusal:
+    return unusable(f"the body has more than {_DEEPEST} levels of objects and lists inside each other", "invalid")
