@@ -126,6 +126,7 @@ class Scheduler:
 
     async def close(self) -> None:
         """Drop what is under way."""
+        self._waiting.clear()  # else those that are cancelled make room for them
         tasks = [self._task, *(pending.task for pending in self._pending.values() if pending.task is not None)]
         for task in tasks:
             task.cancel()

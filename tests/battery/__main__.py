@@ -48,7 +48,7 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps({result.case.id: result.outcome.name for result in results}, indent=1))
     print(f"\n{len(results)} cases in {time.monotonic() - began:.0f} s")
-    answered = [one for one in _to_endpoints(options.requests, options.seed)] if options.requests else []
+    answered = list(_to_endpoints(options.requests, options.seed)) if options.requests else []
     return 0 if all(result.outcome in GOOD for result in results) and all(one.good for one in answered) else 1
 
 
