@@ -64,11 +64,24 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def listening_elsewhere(started: Started) -> list[str]:
+    """What the processes of a run listen on besides loopback, Ray's and its actors' included."""
+    found = []
+    for process in [psutil.Process(started.process.pid), *started.family()]:
+        with suppress(psutil.NoSuchProcess):
+            for one in process.net_connections():
+                address = one.laddr.ip.removeprefix("::ffff:") if one.status == psutil.CONN_LISTEN else "127.0.0.1"
+                if not address.startswith("127.") and address != "::1":
+                    found.append(f"{' '.join(process.cmdline())[:80]} on {address}:{one.laddr.port}")
+    return found
+
+
 def test_a_signal_saves_and_goes_on_or_stops_and_leaves_no_process(alone, tmp_path: Path, capsys):
     """SIGUSR1 comes to every process, as Slurm sends it to a whole job step; SIGTERM to the driver."""
     saves = ("checkpoint.every=0", "checkpoint.keep=1", "checkpoint.keep_best=9", "checkpoint.best_by=weight_version")
     with Started(tmp_path, *alone, "run.iterations=400", *saves) as started:
         started.wait_for("iteration 3")
+        assert listening_elsewhere(started) == []
         for process in started.family():
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGUSR1)
