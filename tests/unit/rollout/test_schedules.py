@@ -105,7 +105,7 @@ def test_groups_that_were_finished_when_everything_was_killed_are_used_and_balan
     rollout = RolloutConfig(
         groups_per_iteration=6, samples_per_group=2, max_prompt_tokens=16, max_response_tokens=24, max_staleness=bound
     )
-    killed = (*steps, Step(before_s=300.0, killed=True), Step(before_s=20.0, killed=True), Step(), Step())
+    killed = (*steps, Step(before_s=150.0, killed=True), Step(before_s=20.0, killed=True), Step(), Step())
     seen = run_course(simulated_spec, Course(rollout, FaultsConfig(), 1, 0, killed))
     assert seen.kills == 2
     assert seen.recovered > 0
