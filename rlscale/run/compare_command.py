@@ -204,7 +204,8 @@ def _difference(name: str, one: _Place, other: _Place) -> str:
 
 def _store(path: Path) -> tuple[TensorStore, str]:
     """What lies at a path, and how it is called. A run is its newest checkpoint, a checkpoint its trainer's part."""
-    from rlscale.weights.tensor_store import store_at  # imports torch
+    from rlscale.trainer.megatron.disk.code_in_checkpoint import refuse_code  # imports torch, as the other does
+    from rlscale.weights.tensor_store import CHECKPOINT, store_at
 
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
@@ -212,6 +213,8 @@ def _store(path: Path) -> tuple[TensorStore, str]:
         path = checkpoint_of(path, None)
     if (path / "trainer").is_dir():
         path = path / "trainer"
+    if (path / CHECKPOINT).is_file():
+        refuse_code(path)
     return store_at(path), str(path)
 
 

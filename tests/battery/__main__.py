@@ -19,6 +19,7 @@ from tests.battery.attempt import GOOD, Outcome, Result, attempt_all, prepare, w
 from tests.battery.case import Case, load
 from tests.battery.http_requests import SERVERS, Answered
 from tests.battery.mutations import mutated
+from tests.battery.planted import planted
 
 
 def main() -> int:
@@ -27,7 +28,7 @@ def main() -> int:
     parser.add_argument("--only", help="cases whose `surface: name` this regular expression finds", default="")
     parser.add_argument("--part", type=int, help="a seeded one in so many, of each surface", default=1)
     parser.add_argument("--seed", type=int, help="of --part", default=0)
-    parser.add_argument("--mutated", type=int, help="so many mutated cases instead, by --seed", default=0)
+    parser.add_argument("--mutated", type=int, help="so many mutated cases and planted code instead", default=0)
     parser.add_argument("--requests", type=int, help="so many HTTP requests to each endpoint, too", default=0)
     parser.add_argument("--show", action="store_true", help="the whole output of what came out otherwise")
     parser.add_argument("--all", action="store_true", help="show the others, too")
@@ -35,7 +36,7 @@ def main() -> int:
     options = parser.parse_args()
     chosen = part(load(), options.part, options.seed)
     if options.mutated:
-        chosen = [*mutated(load(), options.mutated, options.seed)]
+        chosen = [*planted(), *mutated(load(), options.mutated, options.seed)]
     cases = [case for case in chosen if re.search(options.only, case.id)]
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="battery-") as folder:

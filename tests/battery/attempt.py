@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from tests.battery import stock, workshop
+from tests.battery import planted, stock, workshop
 from tests.battery.case import Case
 
 LIMIT_S = 10.0
@@ -61,6 +61,7 @@ class Outcome(Enum):
     unnamed = "refused, the culprit not named"
     meaningless = "accepted, though it is meaningless"
     overzealous = "a control, refused"
+    ran = "planted code was run"
     traceback = "an unexpected error"
     silent = "ended otherwise, without a word"
     late = "no answer within 10 s"
@@ -170,8 +171,10 @@ class _Running:
 
     def result(self) -> Result:
         output = (self._folder / "output").read_bytes().decode("utf-8", "replace")
+        ran = (self._folder / "work" / planted.RAN).exists()
         shutil.rmtree(self._folder, ignore_errors=True)
-        return Result(self.case, _judged(self.case, self._code, output), self._seconds, self._code, output)
+        outcome = Outcome.ran if ran else _judged(self.case, self._code, output)
+        return Result(self.case, outcome, self._seconds, self._code, output)
 
 
 def _set_up(case: Case, here: Path, folder: Path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.battery import planted
+
 
 def write(folder: Path, name: str, content: Any) -> None:
     """One file of a case. `content` is text, or a mapping with one key that says how the bytes are made."""
@@ -249,4 +251,5 @@ _EDITS: dict[str, Callable[[Path, Any], None]] = {
     "copy": _copy,
     "tensors": _tensors,
     "scramble": _scramble,
+    "plant": planted.plant,
 }

@@ -1,8 +1,9 @@
-"""A part of `make fuzz`: mutated command lines and files, and malformed HTTP requests to every endpoint."""
+"""A part of `make fuzz`: mutated command lines and files, planted code, malformed HTTP requests to every endpoint."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.battery.attempt import GOOD
 from tests.battery.case import load
 from tests.battery.http_requests import BYTES, SERVERS
 from tests.battery.mutations import mutated
+from tests.battery.planted import planted
 
 SEED = 3
 
@@ -26,6 +28,14 @@ def test_the_same_seed_gives_the_same_cases_and_another_gives_others() -> None:
 def test_whatever_is_typed_or_lies_there_is_answered_in_lines(tmp_path: Path) -> None:
     quick = [case for case in load() if not case.stock]  # making good folders to damage takes longer than all of these
     wrong = [told(one) for one in attempts([*mutated(quick, 4, SEED)], tmp_path) if one.outcome not in GOOD]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_code_that_is_planted_in_files_of_a_run_is_not_run(tmp_path: Path) -> None:
+    cases = [case for case in planted() if case.stock == ["run"]]
+    read_by_torch = [case for case in cases if case.name.endswith("trainer/.metadata: checkpoint compare run run")]
+    chosen = [*read_by_torch, *random.Random(SEED).sample(cases, 3)]
+    wrong = [told(one) for one in attempts(chosen, tmp_path) if one.outcome not in GOOD]
     assert not wrong, "\n".join(wrong)
 
 
