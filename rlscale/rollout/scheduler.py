@@ -184,7 +184,7 @@ class Scheduler:
         self.ledger.discarded(pending.tokens - kept, "restart")
         self.ledger.received(finished.tokens - kept)
         self.recovered.tokens += finished.tokens - kept
-        self._lengths.adopted(found.samples)
+        self._lengths.adopted(one for one in found.samples if one.index not in pending.samples)
         try:
             self._take_in(finished.group())
         except Exception as error:
