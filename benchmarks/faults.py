@@ -203,7 +203,7 @@ def play(cell: Cell, folder: Path, words: Sequence[str], calm: tuple[list[int], 
     elif outcome(folder / "run") != calm:
         faults.append("other iterations, prompts or weights")
     then = "" if first.code == 0 else ", then resumed"
-    return [*_head(cell), f"{said[:160]}{then}", f"{first.seconds:.0f}", "; ".join(faults) or "as undisturbed"]
+    return [*_head(cell), f"{said[:200]}{then}", f"{first.seconds:.0f}", "; ".join(faults) or "as undisturbed"]
 
 
 def _head(cell: Cell) -> list[str]:
