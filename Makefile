@@ -15,9 +15,10 @@ export XDG_CACHE_HOME := $(SCRATCH)/cache
 export OMP_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 
+SEED ?= 0
 PYTEST := $(BIN)/python -m pytest -m "not gpu"
 
-.PHONY: quickstart install test lint types smoke unit dist e2e gpu battery schedules clean
+.PHONY: quickstart install test lint types smoke unit dist e2e gpu battery fuzz schedules clean
 
 quickstart: install
 	$(BIN)/python -m rlscale
@@ -72,6 +73,10 @@ gpu: install
 # Malformed command lines, recipes, data files, model and run folders: what comes of each (docs/reliability.md).
 battery: install
 	$(BIN)/python -m tests.battery
+
+# A thousand of the same, mutated by a seed, and as many malformed HTTP requests to each endpoint.
+fuzz: install
+	$(BIN)/python -m tests.battery --mutated 1000 --requests 1000 --seed $(SEED)
 
 # A thousand random courses of faults, syncs and restarts of the rollout instead of the fifty of `make unit`.
 schedules: install

@@ -34,7 +34,7 @@ COMMANDS = {
     ),
     "checkpoint": (
         "rlscale.run.compare_command:checkpoint",
-        "which tensors two checkpoints differ in, and by how much",
+        "which tensors two checkpoints differ in, or whether a run's are what was written",
     ),
     "plan": ("rlscale.plan.plan_command:plan", "whether a run fits its devices, and about how long an iteration takes"),
     "explain": ("rlscale.explain.explain_command:explain", "what keys mean, where values come from, what reads them"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlscale.data.sample import Group
+from rlscale.data.sample import Group, Sample
 from rlscale.rollout.attempt import Attempt
 
 LENGTH_RATIO = "length_ratio"
@@ -39,6 +39,10 @@ class LengthRatio:
     def started(self, attempt: Attempt) -> None:
         """A sample was started."""
         self._started.append(attempt)
+
+    def adopted(self, samples: Iterable[Sample]) -> None:
+        """Samples that another process has started and finished."""
+        self._started.extend((sample.response_length, True) for sample in samples)
 
     def trained(self, groups: Iterable[Group], held: int) -> None:
         """Groups are trained on; `held` other samples that were started are under way or ready."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rlscale.data.sample import NOT_GENERATED, Group, Prompt, Sample
 from rlscale.rollout.attempt import Attempt, Demand
 from rlscale.rollout.engines.generation import Generation
@@ -62,6 +64,24 @@ class PendingGroup:
         self.expect(-self.expected, demand)
         for attempt in self.attempts.values():
             attempt.over()
+
+    def found_in(self, group: Group) -> int:
+        """How many of its tokens are those of a group of the same prompt that was finished by another process."""
+        found = 0
+        for sample in group.samples:
+            own = sample.tokens[sample.loss_mask]
+            if (mine := self.samples.get(sample.index)) is not None:
+                parts = mine.tokens[mine.loss_mask]
+            else:
+                tokens = [part.tokens for part in self.saved.get(sample.index, (0, []))[1]]
+                parts = np.concatenate(tokens) if tokens else own[:0]
+            found += len(parts) if np.array_equal(own[: len(parts)], parts) else 0
+        return found
+
+    @staticmethod
+    def finished_as(prompt: Prompt, group: Group) -> PendingGroup:
+        """One of that prompt with all samples of the group."""
+        return PendingGroup(prompt, {sample.index: sample for sample in group.samples})
 
     def group(self) -> Group:
         """The finished group."""

@@ -38,7 +38,9 @@ class RolloutSpec:
     only; so does `experts`: where given, the samples bring the choice of experts of a model of these sizes, and
     `credits_turns`: whether they bring the reward of each turn, and `sampler_words`: how many of the likeliest words
     they bring for each token. `served_models`: the names of `rollout.models`, whose addresses are told once they are
-    served and then are in the folder `addresses`. `adapters`: whether engines hold the policy as an adapter, which
+    served and then are in the folder `addresses`. `journal`: the folder that groups are written to as they finish, ""
+    for none, and `journal_ahead` how many versions later than a checkpoint's the groups may be that a run which
+    continues from it uses. `adapters`: whether engines hold the policy as an adapter, which
     requests name.
     """
 
@@ -61,6 +63,8 @@ class RolloutSpec:
     agent: AgentConfig = field(default_factory=AgentConfig)
     served_models: tuple[str, ...] = ()
     addresses: str = ""
+    journal: str = ""
+    journal_ahead: int = 0
 
     @staticmethod
     def of(config: Config, model_folder: Path) -> RolloutSpec:

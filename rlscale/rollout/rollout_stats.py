@@ -11,9 +11,10 @@ from rlscale.rollout.engines.engine_loads import EngineLoad
 class RolloutStats:
     """`counters`: totals of the run. `intervals`: (start, end) in wall-clock seconds since the last call during which
     at least one request was with an engine. `measures`: what the last batch was like. `loads`: of each engine by its
-    URL, on average since the last call."""
+    URL, on average since the last call. `notes`: lines for the user since then."""
 
     counters: dict[str, int]
     intervals: list[tuple[float, float]]
     measures: dict[str, float] = field(default_factory=dict)
     loads: dict[str, EngineLoad] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)

@@ -18,9 +18,11 @@ from rlscale.rollout.batches import Batches
 from rlscale.rollout.capacity import Capacity, Progress
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.episode import SampleFailed
+from rlscale.rollout.group_journal import GroupJournal
 from rlscale.rollout.ledger import Ledger
 from rlscale.rollout.length_ratio import LengthRatio
 from rlscale.rollout.pending_group import PendingGroup, in_order
+from rlscale.rollout.recovered_groups import RecoveredGroups
 from rlscale.rollout.refill import Refill
 
 ATTEMPTS = 4
@@ -54,13 +56,18 @@ class Scheduler:
         buffer: GroupBuffer,
         refill: Refill,
         admission: Admission,
+        journal: GroupJournal | None = None,
     ) -> None:
+        """`journal`: where groups are written down as they finish."""
         self._samples = rollout.samples_per_group
         self._queue, self._admission = queue, admission
         self._capacity = Capacity.of(rollout)
         self.ledger = Ledger()
         self._lengths = LengthRatio(rollout.groups_per_iteration * self._samples)
         self._batches = Batches(rollout, buffer, refill, self.ledger)
+        self._journal = journal
+        self.recovered = RecoveredGroups(journal, rollout.max_staleness)
+        """Groups that a process before this one has finished, and whose prompts are not drawn yet."""
         self._pending: dict[int, PendingGroup] = {}
         self._again: deque[PendingGroup] = deque()  # to be started before the source is asked for more
         self._waiting: list[tuple[int, PendingGroup]] = []  # pending and not begun: a heap, by prompt index
@@ -85,6 +92,7 @@ class Scheduler:
     def resume(self, version: int) -> None:
         """The engines hold the weights of `version`, which may be what it was; another batch may be taken."""
         self._batches.taken = False
+        self.recovered.resumed(version, first=self.version < 0)
         self.version = version
         self._room.set()
         self._news.set()
@@ -118,6 +126,7 @@ class Scheduler:
 
     async def close(self) -> None:
         """Drop what is under way."""
+        self._waiting.clear()  # else those that are cancelled make room for them
         tasks = [self._task, *(pending.task for pending in self._pending.values() if pending.task is not None)]
         for task in tasks:
             task.cancel()
@@ -145,7 +154,7 @@ class Scheduler:
                 while (room := self._startable()) > 0:
                     async with self._fetching:
                         for pending in await self._next(min(room, _PROMPTS_AT_ONCE)):
-                            self._launch(pending)
+                            self._adopt_or_launch(pending)
                     self._begin()
                 self._begin()
         except Exception as error:
@@ -164,6 +173,23 @@ class Scheduler:
         prompts = await asyncio.to_thread(self._queue.take, n)
         self._drawn += len(prompts)
         return [PendingGroup(prompt) for prompt in prompts]
+
+    def _adopt_or_launch(self, pending: PendingGroup) -> None:
+        """A group that was finished before a kill is not generated again."""
+        found = self.recovered.take(pending.prompt)
+        if found is None:
+            self._launch(pending)
+            return
+        finished, kept = PendingGroup.finished_as(pending.prompt, found), pending.found_in(found)
+        self.ledger.discarded(pending.tokens - kept, "restart")
+        self.ledger.received(finished.tokens - kept)
+        self.recovered.tokens += finished.tokens - kept
+        self._lengths.adopted(one for one in found.samples if one.index not in pending.samples)
+        try:
+            self._take_in(finished.group())
+        except Exception as error:
+            self._interrupted(finished, error)
+        self._news.set()
 
     def _launch(self, pending: PendingGroup) -> None:
         self._pending[pending.prompt.index] = pending
@@ -226,6 +252,11 @@ class Scheduler:
                 return
 
     def _finished(self, group: Group) -> None:
+        if self._journal is not None:
+            self._journal.add(group)
+        self._take_in(group)
+
+    def _take_in(self, group: Group) -> None:
         kept = self._batches.put(group)
         self._queue.observe(group.prompt, group.rewards.tolist(), "kept" if kept else "filtered")
 
@@ -272,11 +303,15 @@ class Scheduler:
             states = [pending.state_dict() for pending in in_order([*self._pending.values(), *self._again])]
             kept = sum(PendingGroup.of(state).tokens for state in states)
             ledger.discarded(tokens["under_way"] - kept, "restart")
+            batches = self._batches.state_dict(trained, ledger)
+            if self._journal is not None:
+                self._journal.saved(batches["batches"])
             return {
                 "version": self.version,
                 "queue": self._queue.state_dict(),
                 "pending": states,
-                **self._batches.state_dict(trained, ledger),
+                **batches,
+                "recovered": self.recovered.state_dict(),
                 "ledger": ledger.state_dict(),
                 "length_ratio": self._lengths.state_dict(),
                 "drawn": self._drawn,
@@ -292,4 +327,5 @@ class Scheduler:
         self.ledger.load_state_dict(state["ledger"])
         self._lengths.load_state_dict(state["length_ratio"])
         self._drawn = int(state["drawn"])
+        self.recovered.load(int(state["batches"]), state.get("recovered", ()))
         self._check(*self._batches.counted())

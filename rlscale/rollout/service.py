@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rlscale.config.adapter_names import adapter_name
@@ -42,6 +43,7 @@ from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.episode import Episodes, Judging, Place, Player
 from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_encoder, eval_prompts, evaluate
 from rlscale.rollout.failures import FailureRate
+from rlscale.rollout.group_journal import GroupJournal
 from rlscale.rollout.group_judging import GroupJudging
 from rlscale.rollout.refill import Refill
 from rlscale.rollout.rollout_spec import RolloutSpec
@@ -100,7 +102,10 @@ class RolloutService:
             build_target(rollout.filter, "rollout.filter", 1),
             Capacity.of(rollout).most_ahead,
         )
-        self._scheduler = Scheduler(rollout, self._queue, self._buffer, self._refill, self._admission)
+        self._journal = (
+            GroupJournal(Path(spec.journal), rollout.max_staleness, spec.journal_ahead) if spec.journal else None
+        )
+        self._scheduler = Scheduler(rollout, self._queue, self._buffer, self._refill, self._admission, self._journal)
         self._concurrency: AdaptiveConcurrency | None = None
         self._following: asyncio.Task[None] | None = None
         self._earlier: dict[str, int] = {}  # counters of the run before it was resumed
@@ -221,7 +226,8 @@ class RolloutService:
         counters = self._counters() | self._scheduler.counters()
         intervals, loads = self._admission.intervals(), self._loads.take()
         measures = self._scheduler.measures() | self._client.speculated.take()
-        return RolloutStats(counters, intervals, measures, loads)
+        notes = self._journal.take_notes() if self._journal is not None else []
+        return RolloutStats(counters, intervals, measures, loads, notes)
 
     async def close(self) -> None:
         """Drop what is in flight and end the background work."""
@@ -231,6 +237,8 @@ class RolloutService:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
         await self._scheduler.close()
+        if self._journal is not None:
+            self._journal.close()
         if self._agents is not None:
             await self._agents.close()
         await self._client.close()
@@ -265,6 +273,8 @@ class RolloutService:
 
     def _counters(self) -> dict[str, int]:
         now = {
+            "groups_recovered": self._scheduler.recovered.used,
+            "tokens_recovered": self._scheduler.recovered.tokens,
             "samples_generated": self._episodes.samples,
             "tokens_generated": self._episodes.tokens,
             "failed_requests": self._request_failures.total,

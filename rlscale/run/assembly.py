@@ -22,7 +22,7 @@ from rlscale.data.served_folder import MADE, served_folder
 from rlscale.data.supervised import SupervisedGroups
 from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
-from rlscale.run.checkpoint import Progress
+from rlscale.run.checkpoint import Progress, groups_of
 from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
 from rlscale.run.engines import Engines
 from rlscale.run.evaluation_engines import LOGS, EvaluationEngines, measuring_apart
@@ -38,9 +38,10 @@ from rlscale.run.placement import Layout, lay_out_run, shares_devices
 from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
 from rlscale.run.reinforcement_session import ReinforcementSession
-from rlscale.run.remote_calls import Calls, StopSignal
+from rlscale.run.remote_calls import Calls
 from rlscale.run.run_folder import RunFolder
 from rlscale.run.session import Session, SessionParts
+from rlscale.run.stop_signal import StopSignal
 from rlscale.run.supervised_session import SupervisedSession
 from rlscale.run.sync_waves import SyncWaves
 from rlscale.run.trainer_group import TrainerGroup
@@ -107,7 +108,7 @@ class Assembly:
         if self._trains:
             self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config, self._forks)
         if self._generates or not self._supervised:
-            self._rollout = Rollout(RolloutSpec.of(config, self._model), self._calls, folder.logs, self._forks)
+            self._rollout = Rollout(self._rollout_spec(config), self._calls, folder.logs, self._forks)
 
     def session(self, config: Config, config_hash: str) -> Session:
         """Wait until everything runs; `config` holds by now what the stages before this run made."""
@@ -120,6 +121,15 @@ class Assembly:
         trainer, side = self._started_trainer(config), self._with_models(self._engine_side(config))
         kind = SupervisedSession if self._supervised else ReinforcementSession
         return kind(self._session_parts(config, config_hash), trainer, side, self._evaluations(config))
+
+    def _rollout_spec(self, config: Config) -> RolloutSpec:
+        """The rollout's, and where it writes groups down as they finish."""
+        spec = RolloutSpec.of(config, self._model)
+        if not config.checkpoint.finished_groups:
+            return spec
+        # Log-probs by the weights that sampled a token take kept weights, and those of a lost course are nowhere.
+        ahead = 0 if Needs.of(config).kept_versions else config.rollout.max_staleness
+        return dataclasses.replace(spec, journal=str(groups_of(self._folder.checkpoints)), journal_ahead=ahead)
 
     def _session_parts(self, config: Config, config_hash: str) -> SessionParts:
         return SessionParts(

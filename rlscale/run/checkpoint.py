@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.rollout.group_journal import forget_groups
+from rlscale.run.best_checkpoints import BestCheckpoints
 from rlscale.run.rollout_state import NAME as ROLLOUT_STATE
 from rlscale.run.rollout_state import read_rollout_state, write_rollout_state
 from rlscale.run.run_folder import write_json
@@ -63,10 +65,12 @@ class Begun:
 
 @dataclass
 class CheckpointStore:
-    """The checkpoints of one run: newest whole one, writing, and forgetting the oldest."""
+    """The checkpoints of one run: newest whole one, writing, and forgetting those that are not to stay."""
 
     folder: Path
     keep: int
+    best: BestCheckpoints | None = None
+    """What picks those that stay besides the newest."""
 
     bad: set[Path] = field(default_factory=set)
     """Checkpoints that are known to be damaged, although every file has its size."""
@@ -127,14 +131,33 @@ class CheckpointStore:
             raise self.failed(begun, error) from error
         shutil.rmtree(older, ignore_errors=True)
         self.bad.discard(final)
-        for old in self.whole()[: -self.keep]:
-            shutil.rmtree(old)
+        self._forget()
         return final
+
+    def _forget(self) -> None:
+        """Remove the whole checkpoints that are neither among the newest nor among the best."""
+        whole = {iteration_of(path): path for path in self.whole()}
+        kept = {*list(whole)[-self.keep :], *(self.best.among(whole) if self.best is not None else ())}
+        for iteration, path in whole.items():
+            if iteration not in kept:
+                shutil.rmtree(path)
+        forget_groups(groups_of(self.folder), before=min(kept))
 
     def failed(self, begun: Begun, reason: object) -> CheckpointFailed:
         """Remove what was written; the error that says so."""
         shutil.rmtree(begun.partial, ignore_errors=True)
         return CheckpointFailed(f"checkpoint {begun.final} could not be written ({reason}); older ones are untouched")
+
+
+def groups_of(checkpoints: Path) -> Path:
+    """The folder, among a run's checkpoints, of the groups that were finished after them."""
+    return checkpoints / "groups"
+
+
+def iteration_of(checkpoint: Path) -> int:
+    """The iteration that a checkpoint is of, by its name; -1 for a folder that no run has written."""
+    number = checkpoint.name.removeprefix(_PREFIX)
+    return int(number) if number.isdecimal() else -1
 
 
 def load_progress(checkpoint: Path) -> Progress:

@@ -18,11 +18,12 @@ from rlscale.config.sizes import Sizes
 from rlscale.data.companions import companions_of
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.forks import Forks, warm_forks, with_workers
-from rlscale.run.model_folders import ModelFolders
+from rlscale.run.model_folders import ModelFolders, unsummed_starts
 from rlscale.run.placement import lay_out
 from rlscale.run.ray_session import RaySession, node_ids
-from rlscale.run.remote_calls import Calls, StopSignal
+from rlscale.run.remote_calls import Calls
 from rlscale.run.resume import checkpoint_of
+from rlscale.run.stop_signal import StopSignal
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.trainer.trainer_spec import Form, TrainerSpec
 
@@ -96,6 +97,8 @@ def import_(arguments: Sequence[str]) -> int:
     _try_writing(target)
     models = ModelFolders.of_policy(config)
     models.check_start(config)
+    for line in unsummed_starts(config):
+        print(f"note: {line}")
     spec = trainer_spec(config, models)
     spec = dataclasses.replace(spec, critic=None, model=dataclasses.replace(spec.model, lora=None))
     _convert(config, spec, target, Form.checkpoint, target.with_name(f".{target.name}-logs"))

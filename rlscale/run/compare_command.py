@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rlscale.config.errors import UserError
 from rlscale.run.resume import checkpoint_of
 from rlscale.run.run_folder import read_mark
+from rlscale.run.verify_command import USAGE as VERIFY_USAGE
+from rlscale.run.verify_command import verify
 
 if TYPE_CHECKING:
     from rlscale.platform.tensor_sum import TensorSum
@@ -49,13 +51,15 @@ def weights(arguments: Sequence[str]) -> int:
 
 
 def checkpoint(arguments: Sequence[str]) -> int:
-    """What two checkpoints differ in."""
-    return _run("checkpoint", ("compare",), arguments)
+    """What two checkpoints differ in, or whether some are what was written."""
+    if arguments[:1] == ["verify"] and not any(word in ("-h", "--help") for word in arguments):
+        return verify(arguments[1:])
+    return _run("checkpoint", ("compare", "verify"), arguments)
 
 
 def _run(command: str, actions: Sequence[str], arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
-        print(USAGE)
+        print(USAGE if command == "weights" else f"{USAGE}\n{VERIFY_USAGE}")
         return 0
     request = _read(command, actions, arguments)
     found = [_Place(place, request) for place in request.places]
@@ -200,7 +204,8 @@ def _difference(name: str, one: _Place, other: _Place) -> str:
 
 def _store(path: Path) -> tuple[TensorStore, str]:
     """What lies at a path, and how it is called. A run is its newest checkpoint, a checkpoint its trainer's part."""
-    from rlscale.weights.tensor_store import store_at  # imports torch
+    from rlscale.trainer.megatron.disk.code_in_checkpoint import refuse_code  # imports torch, as the other does
+    from rlscale.weights.tensor_store import CHECKPOINT, store_at
 
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
@@ -208,6 +213,8 @@ def _store(path: Path) -> tuple[TensorStore, str]:
         path = checkpoint_of(path, None)
     if (path / "trainer").is_dir():
         path = path / "trainer"
+    if (path / CHECKPOINT).is_file():
+        refuse_code(path)
     return store_at(path), str(path)
 
 

@@ -50,7 +50,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         print(f"note: {note}")
     target = _target(own.get("to"), run, config)
     from rlscale.run.model_evaluation import measure
-    from rlscale.run.remote_calls import StopRequested  # only now: Ray and torch take seconds
+    from rlscale.run.stop_signal import StopRequested
 
     try:
         result = measure(config, checkpoint, target / "logs")

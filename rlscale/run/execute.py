@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.data.target import current_folder_importable
 from rlscale.run.forks import early_forks, with_workers
+from rlscale.run.job_end import stop_before_end
 from rlscale.run.preflight import preflight
 from rlscale.run.resume import check_resumable
 from rlscale.run.run_folder import refuse_folder
@@ -24,7 +26,9 @@ def execute(config: Config) -> int:
     Raises UserError for everything that the user can mend; by then nothing of the run is left running.
     """
     started = time.time()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # asks for a checkpoint once there can be one; never ends a process
     notes = check_machine(config)
+    ending = stop_before_end(config, started, os.environ)
     _refuse_run(config)
     _make_folder("run.scratch", config.run.scratch, mode=0o700)
     with early_forks(config) as early:
@@ -34,9 +38,11 @@ def execute(config: Config) -> int:
             # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
             from rlscale.run.lifecycle import run_to_end
             from rlscale.run.ray_session import RaySession
-            from rlscale.run.remote_calls import StopSignal
+            from rlscale.run.stop_signal import StopSignal
 
             stop = StopSignal()
+            if ending is not None:
+                stop.end_at(*ending)
             with RaySession(config.cluster, Path(config.run.scratch)):
                 stop.install()
                 try:

@@ -54,7 +54,7 @@ class Forks:
         return [sys.executable, "-I", "-S", forked_python.__file__, self.workers, package_root(), self.scratch]
 
     def command(self, *arguments: str) -> list[str]:
-        """`python <arguments>`, forked; it wants the variables `shared`, and passes SIGTERM and SIGINT on."""
+        """`python <arguments>`, forked; it wants the variables `shared`, and passes on SIGTERM, SIGINT, SIGUSR1."""
         interpreter, *options, address, root, scratch = self.python
         return [interpreter, *options, forked_python.PASS_SIGNALS, address, root, scratch, *arguments]
 
@@ -83,7 +83,7 @@ def hand_over(config: Config, arguments: Sequence[str]) -> None:
     """Become a stand-in for `python <arguments>`, this very command, forked from the `warm` of its configuration.
 
     Returns where there is no `warm`, or this process was forked from it, or could not be. What is printed to and the
-    exit code stay the same; SIGTERM and SIGINT are passed on.
+    exit code stay the same; SIGTERM, SIGINT and SIGUSR1 are passed on.
     """
     if _WORKERS in sys.modules:
         # A `warm` that a shell put into the background ignores Ctrl-C, and so would what is forked from it.

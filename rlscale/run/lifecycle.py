@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,13 +18,15 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.written_recipe import write_recipe
 from rlscale.data.target import build_target
 from rlscale.run.assembly import Assembly
+from rlscale.run.checkpoint import groups_of
 from rlscale.run.error_log import ErrorLog
 from rlscale.run.forks import Forks
 from rlscale.run.records import Records
-from rlscale.run.remote_calls import RunFailed, StopRequested, StopSignal
+from rlscale.run.remote_calls import RunFailed
 from rlscale.run.run_folder import RunFolder, open_folder
 from rlscale.run.session import Session
 from rlscale.run.stages import Stage, stages_before, with_result
+from rlscale.run.stop_signal import StopRequested, StopSignal
 from rlscale.run.verbs import Loop, Verbs
 
 STOPPED = 128 + signal.SIGINT
@@ -52,9 +55,12 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
         session.check_ended(str(config.loop[TARGET]))
         status = "finished"
         folder.mark(state="finished")
+        shutil.rmtree(groups_of(folder.checkpoints), ignore_errors=True)  # nothing goes on from them
         return 0
     except StopRequested:
         status = "stopped"
+        if stop.why is not None:
+            records.note(stop.why)
         try:
             if session is not None:
                 session.save_and_stop()

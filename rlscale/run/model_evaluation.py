@@ -22,7 +22,8 @@ from rlscale.run.group_source import Rollout
 from rlscale.run.models_beside import ModelsBeside
 from rlscale.run.placement import lay_out, lay_out_beside
 from rlscale.run.ray_session import RaySession, node_ids
-from rlscale.run.remote_calls import Calls, StopSignal
+from rlscale.run.remote_calls import Calls
+from rlscale.run.stop_signal import StopSignal
 
 
 def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:

@@ -13,6 +13,8 @@ from rlscale.config.schema import Config
 from rlscale.data.model_folder import check_start, ensure_model_folder, ensure_tokenizer_folder, find_model
 from rlscale.families.config_file import complete, read_config
 from rlscale.families.family import Head
+from rlscale.families.origin import CHECKPOINT
+from rlscale.trainer.checksums import SUMS
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ class ModelFolders:
                 f"teacher.path={path}: has a different vocabulary from the policy's tokenizer in {tokenizer}"
             )
         return dataclasses.replace(self, teacher=teacher)
+
+
+def unsummed_starts(config: Config) -> list[str]:
+    """A line for each checkpoint that a model starts from and that has no checksums: damage to it would go unseen."""
+    starts = {"model.init": config.model.init}
+    if Needs.of(config).critic:
+        starts["critic.model.init"] = config.critic.model.init
+    return [
+        f"{key}={path} has no checksums ({SUMS}), so damage to its numbers would not be noticed"
+        for key, path in starts.items()
+        if path is not None and (Path(path) / CHECKPOINT).is_file() and not (Path(path) / SUMS).is_file()
+    ]
 
 
 def _scratch(config: Config) -> Path:

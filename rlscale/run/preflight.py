@@ -229,7 +229,7 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
     With `other` nothing is downloaded, and models are made in that folder.
     """
     from rlscale.data.model_folder import find_folder
-    from rlscale.run.model_folders import ModelFolders
+    from rlscale.run.model_folders import ModelFolders, unsummed_starts
 
     config = part.config
     if other is not None and (away := _not_here(config)):
@@ -244,6 +244,7 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
         find_folder(draft, "rollout.speculation.draft", need_tokenizer=False)
     models = ModelFolders.of(config, other).taught_by(config)
     models.check_start(config)
+    found.notes += [f"{part.stage}{line}" for line in unsummed_starts(config)]
     if config.model.path is not None:  # perhaps only now downloaded: what `check` had to skip before
         check(config)
     _try_encoders(part, found, models.policy)

@@ -14,6 +14,7 @@ from types import TracebackType
 
 import psutil
 import ray
+from ray._private import ray_constants
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import ClusterConfig
@@ -24,6 +25,9 @@ _LONGEST_TEMP = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/p
 _RAYS = "r"
 """The folder that is Ray's own, within the session's."""
 _OBJECT_STORE_BYTES = 1 << 30
+_CLUSTERS = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+"""Ray's variable for whether a Ray may have several machines. Without that its node is 127.0.0.1, and its processes
+listen there; with it they listen on every interface, whatever address the node is given."""
 _TOO_SLOW = "timed out during startup"
 """What Ray (2.60) says, as a bare Exception, where its processes did not come up in the time that it gives them."""
 
@@ -38,6 +42,7 @@ class RaySession:
         self._folder: Path | None = None
         self._descriptor: int | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
+        self._kept: tuple[str | None, bool] | None = None
 
     def __enter__(self) -> RaySession:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -64,6 +69,7 @@ class RaySession:
         token.touch(mode=0o600)
         token.write_text(os.urandom(32).hex())
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        self._keep_to_this_machine()
         try:
             ray.init(
                 num_cpus=0,  # actors ask for no cores; a higher number makes Ray start as many idle workers
@@ -74,6 +80,7 @@ class RaySession:
                 object_store_memory=_OBJECT_STORE_BYTES if self._cluster.gpus_per_node == 0 else None,
             )
         except Exception as error:
+            self._leave_this_machine()
             if _TOO_SLOW not in str(error):
                 raise
             raise UserError(
@@ -83,10 +90,26 @@ class RaySession:
         self._start_reaper()
         return self
 
+    def _keep_to_this_machine(self) -> None:
+        """Have Ray listen on loopback alone: its processes by the variable, this one, which has read it, by what it
+        became."""
+        self._kept = os.environ.get(_CLUSTERS), ray_constants.ENABLE_RAY_CLUSTER
+        os.environ[_CLUSTERS], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+
+    def _leave_this_machine(self) -> None:
+        if self._kept is None:
+            return
+        variable, ray_constants.ENABLE_RAY_CLUSTER = self._kept
+        if variable is None:
+            os.environ.pop(_CLUSTERS, None)
+        else:
+            os.environ[_CLUSTERS] = variable
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ray.shutdown()
+        self._leave_this_machine()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         if self._descriptor is not None:

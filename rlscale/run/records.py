@@ -131,6 +131,8 @@ class Records:
 
     def generation(self, stats: RolloutStats) -> None:
         """What the rollout service counted so far, and found of its last batch."""
+        for line in stats.notes:
+            self.note(line)
         for start, end in stats.intervals:
             self._timeline.add("generate", ENGINES, start, end)
         self._generation, self._measures, self._loads = stats.counters, stats.measures, stats.loads

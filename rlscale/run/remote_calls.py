@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
@@ -16,6 +13,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from rlscale.config.errors import UserError
 from rlscale.run.actor_processes import Processes
 from rlscale.run.error_log import ErrorLog
+from rlscale.run.stop_signal import StopSignal
 
 POLL_S = 0.25
 _STACKS = "hang"
@@ -26,41 +24,8 @@ _OTHERS_S = 1.0
 """How long after a failure other calls are waited for, whose errors may be what caused it."""
 
 
-class StopRequested(Exception):
-    """The user asked the run to stop (Ctrl-C or SIGTERM)."""
-
-
 class RunFailed(UserError):
     """A part of the run failed for good; the message says which, and where its log is."""
-
-
-class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into a flag; the second ends the process at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def install(self) -> None:
-        """Take over SIGINT and SIGTERM. Called after Ray starts, which sets handlers of its own."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
-
-    def restore(self) -> None:
-        """Give the signals back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def check(self) -> None:
-        """Raises StopRequested once the user has asked to stop."""
-        if self.requested:
-            raise StopRequested
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            os._exit(128 + number)
-        self.requested = True
 
 
 class Calls:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlscale.config.errors import UserError
-from rlscale.run.state_encoding import Encoder, Malformed, NotPlain, decode
+from rlscale.rollout.state_encoding import Encoder, Malformed, NotPlain, decode
 from rlscale.trainer.checksums import running_checksum
 
 NAME = "rollout.state"

@@ -17,13 +17,16 @@ import numpy as np
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.data.sample import Group
+from rlscale.run.best_checkpoints import BestCheckpoints
 from rlscale.run.checkpoint import CheckpointFailed, CheckpointStore, Progress, load_progress, load_rollout
 from rlscale.run.group_source import GroupSource
 from rlscale.run.records import Records
-from rlscale.run.remote_calls import Calls, StopRequested, StopSignal
+from rlscale.run.remote_calls import Calls
 from rlscale.run.resume import usable_checkpoint
 from rlscale.run.run_folder import RunFolder
+from rlscale.run.save_schedule import SaveSchedule
 from rlscale.run.saver import Saver
+from rlscale.run.stop_signal import StopRequested, StopSignal
 
 _SAVE_AFTER_FAILURE_S = 10.0
 STOP_LOSS_WINDOW = 10
@@ -44,8 +47,10 @@ class SessionParts:
 
     @property
     def store(self) -> CheckpointStore:
-        """Where checkpoints are, and how many of them stay."""
-        return CheckpointStore(self.folder.checkpoints, self.config.checkpoint.keep)
+        """Where checkpoints are, and which of them stay."""
+        saving = self.config.checkpoint
+        best = BestCheckpoints.of(saving, self.folder.path, self.records.note)
+        return CheckpointStore(self.folder.checkpoints, saving.keep, best)
 
 
 class Session(ABC):
@@ -54,7 +59,7 @@ class Session(ABC):
     def __init__(self, parts: SessionParts, saver: Saver) -> None:
         self.config, self.folder, self.records = parts.config, parts.folder, parts.records
         self._calls, self._stop, self._group_source = parts.calls, parts.stop, parts.group_source
-        self._saver = saver
+        self._saver, self._schedule = saver, SaveSchedule(parts.config.checkpoint, parts.stop)
         self._saved_at = -1
         self._untrained = False  # whether a batch may have left the rollout that no iteration was counted for
         self._ended = False  # whether the loop came to its end
@@ -90,8 +95,7 @@ class Session(ABC):
         """Log the iteration, and save when a checkpoint is due."""
         self.records.iteration(self.state, self._metrics)
         self._metrics = {}
-        every = self.config.checkpoint.every
-        if every and self.state.iteration % every == 0 and not self._done:
+        if self._schedule.due(self.state.iteration) and not self._done:
             self._save_in_passing()
         else:
             self._finish_saving(wait=False)
@@ -135,6 +139,7 @@ class Session(ABC):
 
     def _begin_saving(self, *, copy: bool) -> None:
         """Save this very moment. Generation in flight is not part of it: its prompts come again."""
+        self._schedule.begun()
         with self.records.span("checkpoint"):
             self.records.update_counters(self.state)
             rollout = self._group_source.state_dict(trained=not self._untrained)

@@ -96,6 +96,7 @@ def _run_all(entries: Sequence[Entry], folder: Path) -> bool:
     """Run the entries in turn, keeping sweep.json up to date. Returns whether somebody stopped the sweep."""
     turn = _Turn()
     before = {number: signal.signal(number, turn.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, turn.save)
     try:
         for number, entry in enumerate(entries):
             if turn.stopped_at is not None:
@@ -131,6 +132,11 @@ class _Turn:
             except subprocess.TimeoutExpired:
                 if self.stopped_at is not None and time.monotonic() - self.stopped_at > GRACE_S:
                     os.killpg(self._process.pid, signal.SIGKILL)
+
+    def save(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: the running one is asked for a checkpoint."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Signal handler."""

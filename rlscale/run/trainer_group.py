@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from rlscale.trainer.trainer_spec import Form, TrainerSpec
 from rlscale.weights.transports.route import Route
 
 _START = "cluster.start_timeout_s"
+_GLOO = "GLOO_SOCKET_IFNAME"
+"""torch's variable for the interface that gloo listens on; else it is that of the machine's name."""
 
 
 class TrainerGroup:
@@ -43,6 +46,8 @@ class TrainerGroup:
         self._connected: tuple[str, ...] = ()
         self._one_machine = len({slot.node for slot in layout.ranks}) == 1
         environment = {**rank_environment(device, threads), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+        if self._one_machine and not config.rollout.engine_urls and _GLOO not in os.environ:
+            environment[_GLOO] = "lo"  # nobody else is to reach the ranks; engines elsewhere would have to
         actor: Any = ray.remote(TrainerActor)
         self._ranks = []
         for rank, slot in enumerate(layout.ranks):

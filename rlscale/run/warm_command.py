@@ -39,6 +39,7 @@ def warm(arguments: Sequence[str]) -> int:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # of a run that is forked from here it asks for a checkpoint
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix="warm-", dir=file.parent))

@@ -5,8 +5,8 @@ imports nothing but the standard library and is there in 20 ms. The worker runs 
 (`fork_server_main`), and lives no longer than this process, which ends with its exit code. Where the fork server is
 gone or refuses, this process becomes the interpreter that it stands in for.
 
-With `--pass-signals` first it passes SIGTERM and SIGINT on and waits: what it stands in for wants to end in order. A
-worker is killed instead.
+With `--pass-signals` first it passes SIGTERM, SIGINT and SIGUSR1 on and waits: what it stands in for wants to end in
+order. A worker is killed instead.
 """
 
 from __future__ import annotations
@@ -91,11 +91,12 @@ def main(address: str, root: str, scratch: str, script: list[str], *, pass_signa
     if pass_signals:
 
         def pass_on(number: int, frame: object) -> None:
-            passed.append(number)
+            if number != signal.SIGUSR1:  # which asks for a checkpoint, not for the end
+                passed.append(number)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(answer["server"], number)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, pass_on)
     while not select.select([connection], [], [], _POLL_S)[0]:
         # Without the parent (Ray, for a worker) the end of the connection ends what was forked, unless it was told to

@@ -128,6 +128,7 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
         **defaults,
         "log_level_http": "warning",  # otherwise one line per request
         **_role_defaults(spec),
+        "served_model_name": "policy",  # else the folder's path, which the router tells whoever asks for /v1/models
         **spec.options,
         **adapters,
         "model_path": spec.model_path,

@@ -1,8 +1,9 @@
-"""`make battery`: type every stored case and print the table of what came of them."""
+"""`make battery`: type every stored case and print the table of what came of them; `make fuzz`: mutated ones."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import random
@@ -16,6 +17,9 @@ from pathlib import Path
 
 from tests.battery.attempt import GOOD, Outcome, Result, attempt_all, prepare, warm_up
 from tests.battery.case import Case, load
+from tests.battery.http_requests import SERVERS, Answered
+from tests.battery.mutations import mutated
+from tests.battery.planted import planted
 
 
 def main() -> int:
@@ -24,11 +28,16 @@ def main() -> int:
     parser.add_argument("--only", help="cases whose `surface: name` this regular expression finds", default="")
     parser.add_argument("--part", type=int, help="a seeded one in so many, of each surface", default=1)
     parser.add_argument("--seed", type=int, help="of --part", default=0)
+    parser.add_argument("--mutated", type=int, help="so many mutated cases and planted code instead", default=0)
+    parser.add_argument("--requests", type=int, help="so many HTTP requests to each endpoint, too", default=0)
     parser.add_argument("--show", action="store_true", help="the whole output of what came out otherwise")
     parser.add_argument("--all", action="store_true", help="show the others, too")
     parser.add_argument("--json", type=Path, help="a file for every case's outcome")
     options = parser.parse_args()
-    cases = [case for case in part(load(), options.part, options.seed) if re.search(options.only, case.id)]
+    chosen = part(load(), options.part, options.seed)
+    if options.mutated:
+        chosen = [*planted(), *mutated(load(), options.mutated, options.seed)]
+    cases = [case for case in chosen if re.search(options.only, case.id)]
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="battery-") as folder:
         results = []
@@ -40,7 +49,21 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps({result.case.id: result.outcome.name for result in results}, indent=1))
     print(f"\n{len(results)} cases in {time.monotonic() - began:.0f} s")
-    return 0 if all(result.outcome in GOOD for result in results) else 1
+    answered = list(_to_endpoints(options.requests, options.seed)) if options.requests else []
+    return 0 if all(result.outcome in GOOD for result in results) and all(one.good for one in answered) else 1
+
+
+def _to_endpoints(count: int, seed: int) -> Iterator[Answered]:
+    """HTTP requests to every endpoint, and what came of them: a line for each endpoint and each bad answer."""
+    for name, to in SERVERS.items():
+        answered = asyncio.run(to(count, seed))
+        for one in answered:
+            if not one.good:
+                print(f"{name}: {one.path}: {one.status} {one.text[:200]!r} to {one.sent[:300]!r}")
+        done = sum(one.status is not None and one.status < 300 for one in answered)
+        refused = sum(one.good for one in answered) - done
+        print(f"{name}: {len(answered)} requests, {done} answered, {refused} refused with 4xx")
+        yield from answered
 
 
 def attempts(cases: Sequence[Case], folder: Path) -> Iterator[Result]:

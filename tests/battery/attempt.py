@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from tests.battery import stock, workshop
+from tests.battery import planted, stock, workshop
 from tests.battery.case import Case
 
 LIMIT_S = 10.0
@@ -52,20 +52,22 @@ _STARTED = 99
 
 
 class Outcome(Enum):
-    """What came of a case; the first three are as they should be."""
+    """What came of a case; the first four are as they should be."""
 
     refused = "refused in a line that names the culprit"
     said = "accepted with a note that names it"
     accepted = "a control, accepted"
+    answered = "mutated: refused in a line, or accepted"
     unnamed = "refused, the culprit not named"
     meaningless = "accepted, though it is meaningless"
     overzealous = "a control, refused"
+    ran = "planted code was run"
     traceback = "an unexpected error"
     silent = "ended otherwise, without a word"
     late = "no answer within 10 s"
 
 
-GOOD = (Outcome.refused, Outcome.said, Outcome.accepted)
+GOOD = (Outcome.refused, Outcome.said, Outcome.accepted, Outcome.answered)
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,10 @@ class _Running:
 
     def result(self) -> Result:
         output = (self._folder / "output").read_bytes().decode("utf-8", "replace")
+        ran = (self._folder / "work" / planted.RAN).exists()
         shutil.rmtree(self._folder, ignore_errors=True)
-        return Result(self.case, _judged(self.case, self._code, output), self._seconds, self._code, output)
+        outcome = Outcome.ran if ran else _judged(self.case, self._code, output)
+        return Result(self.case, outcome, self._seconds, self._code, output)
 
 
 def _set_up(case: Case, here: Path, folder: Path) -> None:
@@ -260,6 +264,9 @@ def _judged(case: Case, code: int | None, output: str) -> Outcome:
         return Outcome.late
     if "Traceback (most recent call last)" in output or "This is a bug in rlscale" in output:
         return Outcome.traceback
+    if case.either:
+        lines = re.findall("^(?:error|usage|python -m rlscale): ", output, re.MULTILINE)
+        return Outcome.answered if code in (0, 1, _STARTED) or (code == 2 and lines) else Outcome.silent
     if code in (0, _STARTED):
         if case.said and re.search(f"^note: .*(?:{case.names})", output, re.MULTILINE):
             return Outcome.said

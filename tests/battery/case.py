@@ -43,6 +43,8 @@ class Case:
     """Environment variables."""
     exit: int = 2
     """The exit code of a refusal."""
+    either: bool = False
+    """Whether it may be refused, by whatever name, or accepted (see `mutations`)."""
 
     @property
     def id(self) -> str:

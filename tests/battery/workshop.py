@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.battery import planted
 
 
 def write(folder: Path, name: str, content: Any) -> None:
@@ -210,6 +213,29 @@ def _write_tensors(path: Path, header: dict[str, Any], data: dict[str, bytes]) -
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
 
 
+def _scramble(folder: Path, seed: int) -> None:
+    """Bytes of one file, whichever the seed picks: changed, gone, there twice, or cut off."""
+    draw = random.Random(seed)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    if not files:
+        return
+    path = draw.choice(files)
+    content = bytearray(path.read_bytes())
+    for _ in range(draw.choice((1, 2, 8))):
+        at = draw.randrange(len(content) + 1)
+        to = min(at + draw.choice((1, 4, 64)), len(content))
+        match draw.randrange(4):
+            case 0:
+                content[at:to] = bytes(draw.randrange(256) for _ in range(to - at))
+            case 1:
+                del content[at:to]
+            case 2:
+                content[at:at] = content[at:to]
+            case 3 if draw.random() < 0.2:
+                del content[at:]
+    path.write_bytes(content)
+
+
 _EDITS: dict[str, Callable[[Path, Any], None]] = {
     "set": _set,
     "drop": _drop,
@@ -224,4 +250,6 @@ _EDITS: dict[str, Callable[[Path, Any], None]] = {
     "move": _move,
     "copy": _copy,
     "tensors": _tensors,
+    "scramble": _scramble,
+    "plant": planted.plant,
 }

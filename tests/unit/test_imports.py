@@ -68,7 +68,9 @@ SINGLE_FILES = {
     # Whether the process that left a shared-memory file behind is still alive.
     "weights/transports/flat_bucket.py": {"psutil"},
     # The state in a checkpoint is written with the one, and holds times that the other read from Parquet.
-    "run/state_encoding.py": {"msgpack", "pandas"},
+    "rollout/state_encoding.py": {"msgpack", "pandas"},
+    # Every record of a finished group has its checksum.
+    "rollout/group_records.py": {"xxhash"},
     # How much of the host's memory is left for other processes.
     "platform/device.py": {"psutil"},
     # Tokens of an engine without a model.

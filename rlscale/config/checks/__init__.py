@@ -29,6 +29,7 @@ from rlscale.config.checks.parameter_patterns import PARAMETER_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.replay_source import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
+from rlscale.config.checks.saving import SAVING_CHECKS
 from rlscale.config.checks.served_adapter import ADAPTER_CHECKS
 from rlscale.config.checks.served_models_section import SERVED_MODELS_CHECKS
 from rlscale.config.checks.speculation_section import SPECULATION_CHECKS
@@ -111,6 +112,7 @@ _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
     *(*_OF_STAGE, *PARAMETER_CHECKS, *LORA_CHECKS, *ADAPTER_CHECKS, *OPTION_CHECKS),
     *(*ENGINE_GROUPS_CHECKS, *SPECULATION_CHECKS, *SERVED_MODELS_CHECKS),
+    *SAVING_CHECKS,
 )
 
 

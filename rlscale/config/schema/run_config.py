@@ -8,7 +8,7 @@ from enum import Enum
 from omegaconf import MISSING
 
 from rlscale.config.schema.about import SUPERVISED, Limit, PathKind, Scope, Unread, Where, bounded, key, path_key
-from rlscale.config.schema.limits import COUNT, SEED
+from rlscale.config.schema.limits import COUNT, SEED, YEAR
 from rlscale.config.schema.section import Section
 
 
@@ -39,6 +39,9 @@ class RunSection(Section):
         None, above=0, limit=Limit(1000, "no mean loss is that large", least=1e-9), unread=[_LOSS_AROUND_0]
     )
     """End training early, once the mean loss of the last 10 iterations is below this; null never does."""
+    time_limit_s: float | None = bounded(None, above=0, limit=YEAR, scope=Scope.this_run)
+    """Seconds that the command may run, where its job has a limit that Slurm does not tell; `checkpoint.before_s`
+    before they are over the run saves and stops."""
     generate_only: bool = key(False, unread=[SUPERVISED])
     """Generate and store `run.iterations` batches with the weights that training would start from, without a
     trainer."""

@@ -7,7 +7,7 @@ import hmac
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from rlscale.rollout.endpoint.openai_chat import OpenAIChat
 from rlscale.rollout.endpoint.openai_responses import OpenAIResponses
 
 _LARGEST_BODY = 1 << 28
+_DEEPEST = 100
 _KEEP_ALIVE_S = 10.0
 _BACKLOG = 4096
 """Connections that wait to be accepted: the samples of an iteration may all begin, with several calls each, at once."""
@@ -217,6 +218,21 @@ async def _body(http: web.Request) -> dict[str, Any]:
         raise Refusal(413, "too_large", f"the body is larger than {_LARGEST_BODY >> 20} MiB") from error
     except (ValueError, RecursionError) as error:
         raise unusable(f"the body is not JSON: {error}", "invalid") from error
+    except RecursionError as error:
+        raise _too_deep() from error
     if not isinstance(body, dict):
         raise unusable("the body must be an object", "invalid")
-    return body
+    level: list[Any] = [body]
+    for _ in range(_DEEPEST):  # what reads it later goes down by calls, of which an interpreter has only so many
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return body
+    raise _too_deep()
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _too_deep() -> Refusal:
+    return unusable(f"the body has more than {_DEEPEST} levels of objects and lists inside each other", "invalid")

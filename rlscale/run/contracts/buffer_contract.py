@@ -10,9 +10,9 @@ import numpy as np
 
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.sample import Group
+from rlscale.rollout.state_encoding import saved_and_read
 from rlscale.run.contracts.made_groups import made_group
 from rlscale.run.contracts.methods import report_methods
-from rlscale.run.state_encoding import saved_and_read
 from rlscale.trainer.hook_contract.findings import Finding, Report, reported
 
 _PER_BATCH = 4

@@ -15,11 +15,11 @@ from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.rollout.service_protocol import Service
+from rlscale.rollout.state_encoding import saved_and_read
 from rlscale.run.contracts.batch_checks import check_batch
 from rlscale.run.contracts.methods import check_methods
 from rlscale.run.contracts.recorded_engine import EngineAnswer, RecordedEngine
 from rlscale.run.simulation.simulated_workload import rollout_spec
-from rlscale.run.state_encoding import saved_and_read
 from rlscale.trainer.hook_contract.findings import Finding, Report, failed, reported
 
 _KEY = "the key of the contract"

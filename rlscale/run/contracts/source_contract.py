@@ -11,7 +11,7 @@ from rlscale.data.adaptive import Adaptive, Fate
 from rlscale.data.messages import read_messages
 from rlscale.data.sample import Prompt
 from rlscale.data.sources import PromptSource, RawPrompt
-from rlscale.run.state_encoding import saved_and_read
+from rlscale.rollout.state_encoding import saved_and_read
 from rlscale.trainer.hook_contract.findings import Finding, Report, Status, reported
 
 _MOST = 2000

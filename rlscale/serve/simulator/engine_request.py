@@ -52,6 +52,13 @@ def read_requests(
 
     `unique` makes the name of a request that has none.
     """
+    try:
+        return _read(body, end_token, context, unique)
+    except (TypeError, ValueError, OverflowError) as error:  # something is not the number or the list that it must be
+        raise BadRequest(f"the request is malformed: {error}") from error
+
+
+def _read(body: Mapping[str, Any], end_token: int, context: int, unique: int) -> tuple[list[EngineRequest], bool]:
     ids = body.get("input_ids")
     if not isinstance(ids, list) or not ids:
         raise BadRequest("input_ids must be a list of tokens, or a list of such lists")

@@ -47,11 +47,13 @@ class SimulatedEndpoint:
         key = self._api_key
         if key and request.path not in _OPEN and request.headers.get("Authorization") != f"Bearer {key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
-        text = await request.text()
+        content = await request.read()
         try:
-            body = json.loads(text) if text else {}
-        except ValueError:
+            body = json.loads(content) if content else {}
+        except (ValueError, RecursionError):
             return web.json_response({"error": {"message": "the body is not JSON"}}, status=400)
+        if not isinstance(body, dict):
+            return web.json_response({"error": {"message": "the body is not an object"}}, status=400)
         if found := fields_of(request.headers):
             body = {**body, **found}
         try:

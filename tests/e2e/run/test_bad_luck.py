@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlscale.cli import main
 from tests.e2e.run.command import SHORT, Started, metrics, only_run, run, summary
 
 pytestmark = pytest.mark.timeout(400)
@@ -60,16 +64,41 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_signal_saves_a_checkpoint_and_leaves_no_process(alone, tmp_path: Path):
-    with Started(tmp_path, *alone, "run.iterations=400", "checkpoint.every=0") as started:
+def listening_elsewhere(started: Started) -> list[str]:
+    """What the processes of a run listen on besides loopback, Ray's and its actors' included."""
+    found = []
+    for process in [psutil.Process(started.process.pid), *started.family()]:
+        with suppress(psutil.NoSuchProcess):
+            for one in process.net_connections():
+                address = one.laddr.ip.removeprefix("::ffff:") if one.status == psutil.CONN_LISTEN else "127.0.0.1"
+                if not address.startswith("127.") and address != "::1":
+                    found.append(f"{' '.join(process.cmdline())[:80]} on {address}:{one.laddr.port}")
+    return found
+
+
+def test_a_signal_saves_and_goes_on_or_stops_and_leaves_no_process(alone, tmp_path: Path, capsys):
+    """SIGUSR1 comes to every process, as Slurm sends it to a whole job step; SIGTERM to the driver."""
+    saves = ("checkpoint.every=0", "checkpoint.keep=1", "checkpoint.keep_best=9", "checkpoint.best_by=weight_version")
+    with Started(tmp_path, *alone, "run.iterations=400", *saves) as started:
         started.wait_for("iteration 3")
+        assert listening_elsewhere(started) == []
+        for process in started.family():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGUSR1)
+        started.signal(signal.SIGUSR1)
+        checkpoints = only_run(tmp_path) / "checkpoints"
+        while not list(checkpoints.glob("iteration_*")):
+            assert started.alive()
+            time.sleep(0.1)
         started.signal(signal.SIGTERM)
         assert started.seconds_until_gone(15.0) < 15.0
         assert started.process.wait(timeout=15) == 130
     folder = only_run(tmp_path)
     assert summary(folder)["status"] == "stopped"
-    (saved,) = (folder / "checkpoints").iterdir()
-    assert saved.name == f"iteration_{summary(folder)['iterations']:06d}"
+    asked, last = sorted(path.name for path in checkpoints.glob("iteration_*"))  # that one stays as the best
+    assert (asked >= "iteration_000003", last) == (True, f"iteration_{summary(folder)['iterations']:06d}")
+    assert main(["checkpoint", "verify", str(folder)]) == 0
+    assert capsys.readouterr().out.count(": whole, ") == 2
 
 
 FROZEN = ("TrainerActor", "RolloutActor", "LauncherActor", "rlscale.serve.router_main", "sglang::scheduler")

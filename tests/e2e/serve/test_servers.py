@@ -5,12 +5,14 @@ The engine serves a mixture of experts that says which ones it chose.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,14 @@ def test_without_the_key_nothing_is_done_and_nothing_told_of_the_run(servers: Se
     for url in (servers.engine, servers.router):
         with pytest.raises(CallError, match=r"status (401|404)"):
             call(url, path, None, BODY if path.startswith(("/generate", "/v1")) else None, timeout=10)
+
+
+def test_what_the_router_tells_without_the_key_is_no_path_of_this_machine(servers: Servers) -> None:
+    for path in ("/v1/models", "/get_server_info", "/liveness", "/readiness", "/health"):
+        with suppress(CallError):  # not every version has all of them
+            told = json.dumps(call(servers.router, path, None, timeout=10))
+            assert str(servers.model) not in told, (path, told)
+    assert "policy" in json.dumps(call(servers.router, "/v1/models", None, timeout=10))
 
 
 def test_engine_and_router_listen_on_the_configured_host_alone(servers: Servers) -> None:

@@ -81,7 +81,7 @@ async def started(spec: RolloutSpec, engine: FakeEngine) -> AsyncIterator[Rollou
 def run(spec: RolloutSpec) -> Callable[..., Any]:
     """`run(scenario, key=value)`: the scenario's result, with a fresh engine and a service with those rollout keys.
 
-    `reward`, `overlong`, `refill`, `experts`, `env` and `credits_turns` replace those of the spec.
+    `reward`, `overlong`, `refill`, `experts`, `env`, `credits_turns` and `journal` replace those of the spec.
     """
 
     def call(
@@ -92,6 +92,7 @@ def run(spec: RolloutSpec) -> Callable[..., Any]:
         experts: ExpertSizes | None = None,
         env: dict[str, Any] | None = None,
         credits_turns: bool = False,
+        journal: str = "",
         **rollout: Any,
     ) -> Any:
         results: list[Any] = []
@@ -106,6 +107,8 @@ def run(spec: RolloutSpec) -> Callable[..., Any]:
                 experts=experts or spec.experts,
                 env=env or spec.env,
                 credits_turns=credits_turns,
+                journal=journal,
+                journal_ahead=rollout.get("max_staleness", 0),
             )
             async with FakeEngine() as engine, started(changed, engine) as service:
                 results.append(await asyncio.wait_for(scenario(engine, service), 30))

@@ -9,6 +9,7 @@ import asyncio
 import pickle
 from collections import Counter
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,10 @@ class Step:
     """The process ends once the engines have run for `before_s`, and another goes on from its state."""
     interrupted: bool = False
     """It ends after a batch was taken that is not trained on; `restart` asks for no batch."""
+    saved: bool = False
+    """A checkpoint is written after the batch was trained on."""
+    killed: bool = False
+    """It is killed once the engines have run for `before_s`: another goes on from the last checkpoint, or from none."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,16 @@ class Seen:
     trained: Counter[int]
     restarts: int = 0
     crashes: int = 0
+    kills: int = 0
+    recovered: int = 0
     fates: Counter[str] | None = None
 
 
 def run_course(spec: RolloutSpec, course: Course) -> Seen:
     """Play a course. AssertionError, or LedgerError, where something does not hold."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(_Life(spec, course).run())
+    with TemporaryDirectory() as folder, asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        journaled = replace(spec, journal=folder, journal_ahead=course.rollout.max_staleness)
+        return runner.run(_Life(journaled, course).run())
 
 
 class _Life:
@@ -78,6 +86,7 @@ class _Life:
         self._course = course
         self._version = 0
         self._received = 0  # tokens that processes before this one were answered
+        self._checkpoint: tuple[bytes, int, Counter[int]] | None = None
         self.seen = Seen(Counter())
 
     async def run(self) -> Seen:
@@ -86,6 +95,9 @@ class _Life:
             await asyncio.sleep(step.before_s)
             if step.restart:
                 await self._restart(trained=True)
+                continue
+            if step.killed:
+                await self._kill()
                 continue
             groups = await self._service.next_batch()
             self._check_batch(groups)
@@ -98,6 +110,9 @@ class _Life:
             await self._check()
             await self._service.pause()
             self._version += 1
+            if step.saved:
+                state = await self._service.state_dict()
+                self._checkpoint = pickle.dumps(state), self._version, Counter(self.seen.trained)
             await self._give(self._fleet.urls)
             await self._service.resume(self._version)
         await self._check()
@@ -144,6 +159,20 @@ class _Life:
         assert _tokens(again) == _tokens(state)
         self.seen.restarts += 1
 
+    async def _kill(self) -> None:
+        """The checkpoint gets over, and what finished after it: nobody trains on a prompt twice, or on one of two
+        courses, and both accounts balance."""
+        await self._end()
+        self.seen.kills += 1
+        if self._checkpoint is None:
+            saved, self._version, self.seen.trained, self._received = None, 0, Counter(), 0
+        else:
+            saved, self._version, trained = self._checkpoint
+            self.seen.trained = Counter(trained)
+            state = pickle.loads(saved)
+            self._received = state["ledger"]["tokens"]["received"] - state["counters"]["tokens_recovered"]
+        await self._begin(pickle.loads(saved) if saved is not None else None)
+
     async def _give(self, urls: list[str]) -> None:
         """Weights for these engines, as a receiver sends them."""
         body = {"serialized_named_tensors": [str(self._version)], "weight_version": str(self._version)}
@@ -179,7 +208,9 @@ class _Life:
         for _ in range(_TURNS):  # answers that are on their way
             await asyncio.sleep(0)
         stats = await self._service.stats()
-        received, answered = stats.counters["tokens/received"], self._received + self._answered()
+        recovered = stats.counters["tokens_recovered"]
+        self.seen.recovered = max(self.seen.recovered, stats.counters["groups_recovered"])
+        received, answered = stats.counters["tokens/received"] - recovered, self._received + self._answered()
         assert received == answered, f"received {received} of {answered} tokens that the engines sent"
         assert "tokens/discarded_cut_off" not in stats.counters
         unanswered = [engine.unanswered for engine in self._fleet.engines.values()]

@@ -70,7 +70,9 @@ TRAINED = st.builds(Step, before_s=SECONDS, train_s=SECONDS)
 AT_ANY_TICK = st.floats(0.0, 25.0)
 RESTART = st.builds(Step, before_s=AT_ANY_TICK, restart=st.just(True))
 INTERRUPTED = st.builds(Step, before_s=AT_ANY_TICK, interrupted=st.just(True))
-STEPS = st.lists(TRAINED | TRAINED | RESTART | INTERRUPTED, min_size=1, max_size=5).map(tuple)
+SAVED = st.builds(Step, before_s=SECONDS, train_s=SECONDS, saved=st.just(True))
+KILLED = st.builds(Step, before_s=AT_ANY_TICK, killed=st.just(True))
+STEPS = st.lists(TRAINED | SAVED | RESTART | INTERRUPTED | KILLED, min_size=1, max_size=5).map(tuple)
 
 
 @given(st.builds(Course, rollouts(), FAULTS, st.integers(1, 3), st.integers(0, 1000), STEPS))
@@ -93,3 +95,17 @@ def test_a_client_that_has_everything_generated_twice_shows(
     rollout = RolloutConfig(groups_per_iteration=1, samples_per_group=1, max_prompt_tokens=16, max_response_tokens=4)
     with pytest.raises(AssertionError, match="received"):
         run_course(simulated_spec, Course(rollout, FaultsConfig(), 1, 0, (Step(),)))
+
+
+@pytest.mark.parametrize("steps", [(), (Step(saved=True), Step())], ids=["before any checkpoint", "after one"])
+@pytest.mark.parametrize("bound", [0, 2])
+def test_groups_that_were_finished_when_everything_was_killed_are_used_and_balance(
+    simulated_spec: RolloutSpec, bound: int, steps: tuple[Step, ...]
+) -> None:
+    rollout = RolloutConfig(
+        groups_per_iteration=6, samples_per_group=2, max_prompt_tokens=16, max_response_tokens=24, max_staleness=bound
+    )
+    killed = (*steps, Step(before_s=150.0, killed=True), Step(before_s=20.0, killed=True), Step(), Step())
+    seen = run_course(simulated_spec, Course(rollout, FaultsConfig(), 1, 0, killed))
+    assert seen.kills == 2
+    assert seen.recovered > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,3 +77,25 @@ def test_counters_go_on_after_a_resume(run: Run) -> None:
     before_resume, later = run(lambda engine, service: after(engine, service, state))
     assert before_resume >= 24
     assert later >= before_resume + 12
+
+
+def test_a_killed_run_generates_only_what_was_under_way_and_has_the_batch_of_an_undisturbed_one(
+    run: Run, tmp_path: Path
+) -> None:
+    async def killed(engine: FakeEngine, service: RolloutService) -> None:
+        engine.delay = lambda body: 60.0 if len(engine.requests) > 7 else 0.0  # two groups of three, and a third of one
+        await service.resume(0)
+        while (await service.stats()).counters["prompts/ready"] < 2:
+            await asyncio.sleep(0.01)
+
+    async def after(engine: FakeEngine, service: RolloutService) -> tuple[list[list[Group]], dict[str, int]]:
+        await service.resume(0)
+        return [await service.next_batch()], (await service.stats()).counters
+
+    (undisturbed,) = run(lambda engine, service: iterate(engine, service, 1))
+    run(killed, journal=str(tmp_path))
+    (batch,), counters = run(after, journal=str(tmp_path))
+    assert (indices(batch), tokens(batch)) == ([0, 1, 2, 3], tokens(undisturbed))
+    assert (counters["groups_recovered"], counters["samples_generated"]) == (2, 6)
+    recovered = sum(sample.response_length for group in batch[:2] for sample in group.samples)
+    assert (counters["tokens_recovered"], counters["tokens/trained"]) == (recovered, counters["tokens/received"])

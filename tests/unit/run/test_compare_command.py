@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch.distributed import checkpoint
 
 from rlscale.cli import main
 from rlscale.platform.tensor_sum import TensorSum
+from tests.unit.payload import Payload
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b.weight": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -96,7 +98,7 @@ def test_checkpoints_are_compared_whole_also_below_the_folder_of_a_run(
     [
         ("weights", "error: weights : write weights checksum or compare"),
         ("weights look", "error: weights look: write weights checksum or compare"),
-        ("checkpoint checksum x", "error: checkpoint checksum: write checkpoint compare"),
+        ("checkpoint checksum x", "error: checkpoint checksum: write checkpoint compare or verify"),
         ("weights compare x", "error: weights compare takes two places, 1 given; see --help"),
         ("weights checksum x y", "error: weights checksum takes one place, 2 given; see --help"),
         ("weights checksum x shw=3", "error: shw: weights does not know it; see python -m rlscale weights --help"),
@@ -115,3 +117,15 @@ def test_what_cannot_be_compared_is_one_line(
     code, lines = said(capsys, *words.split())
     assert (code, len(lines)) == (2, 1)
     assert lines[0].startswith(line)
+
+
+@pytest.mark.parametrize("words", [["checkpoint", "compare"], ["weights", "compare"]])
+def test_code_in_a_checkpoint_is_refused_by_the_name_of_its_file(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted, ran = tmp_path / "planted", tmp_path / "ran"
+    planted.mkdir()
+    (planted / ".metadata").write_bytes(pickle.dumps(Payload(ran)))
+    code, lines = said(capsys, *words, str(planted), folder(tmp_path / "hf"))
+    assert (code, len(lines), ran.exists()) == (2, 1, False)
+    assert lines[0].startswith(f"error: {planted}/.metadata names code to be run (")

@@ -13,7 +13,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.run import weight_sync
 from rlscale.run.engines import Down, Engines, _Engine
-from rlscale.run.remote_calls import StopRequested
+from rlscale.run.stop_signal import StopRequested
 from rlscale.run.weight_sync import WeightSync
 from rlscale.serve.http import CallError
 from rlscale.serve.supervisor import ROUTER

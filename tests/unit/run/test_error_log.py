@@ -14,8 +14,9 @@ from rlscale.config.errors import UserError
 from rlscale.run import remote_calls
 from rlscale.run.error_log import ErrorLog, ErrorLogHandler
 from rlscale.run.lifecycle import _told
-from rlscale.run.remote_calls import Calls, RunFailed, StopSignal
+from rlscale.run.remote_calls import Calls, RunFailed
 from rlscale.run.run_folder import RunFolder
+from rlscale.run.stop_signal import StopSignal
 
 
 def remote_error(cause: Exception) -> RayTaskError:

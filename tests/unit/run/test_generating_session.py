@@ -16,6 +16,7 @@ from rlscale.run.checkpoint import load_progress
 from rlscale.run.generating_session import GeneratingSession
 from rlscale.run.run_folder import RunFolder
 from rlscale.run.session import SessionParts
+from rlscale.run.stop_signal import StopSignal
 
 
 class Records:
@@ -59,7 +60,7 @@ class GroupSource:
 def session(folder: RunFolder) -> tuple[GeneratingSession, GroupSource, Records]:
     config = compose(None, ["run.generate_only=true", "rollout.store=all", "run.iterations=2", "checkpoint.every=1"])
     source, records, none = GroupSource(), Records(), None
-    parts: Any = (config, "hash", folder, none, none, source, records)
+    parts: Any = (config, "hash", folder, none, StopSignal(), source, records)
     engines: Any = None
     return GeneratingSession(SessionParts(*parts), engines), source, records
 

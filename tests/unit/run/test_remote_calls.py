@@ -1,9 +1,7 @@
-"""The stop signal: a flag first, and handlers given back. A deadline: who waits for whom, and what they do."""
+"""A deadline: who waits for whom, and what they do."""
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,22 +9,8 @@ from typing import Any
 import pytest
 
 from rlscale.run import remote_calls
-from rlscale.run.remote_calls import Calls, RunFailed, StopRequested, StopSignal
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_becomes_a_request_to_stop(number: int):
-    before = signal.getsignal(number)
-    stop = StopSignal()
-    stop.install()
-    try:
-        stop.check()
-        os.kill(os.getpid(), number)
-        with pytest.raises(StopRequested):
-            stop.check()
-    finally:
-        stop.restore()
-    assert signal.getsignal(number) is before
+from rlscale.run.remote_calls import Calls, RunFailed
+from rlscale.run.stop_signal import StopSignal
 
 
 @pytest.mark.parametrize("told", [{"rank 1": "recv (peer.py:7)", "rank 0": "all_reduce (peer.py:9)"}, {}])

@@ -14,7 +14,8 @@ from rlscale.run.engines import Engines
 from rlscale.run.forks import Forks
 from rlscale.run.models_beside import ModelsBeside
 from rlscale.run.placement import Layout, Slot
-from rlscale.run.remote_calls import Calls, StopSignal
+from rlscale.run.remote_calls import Calls
+from rlscale.run.stop_signal import StopSignal
 
 NODES = ["a" * 56, "b" * 56, "c" * 56]
 

@@ -17,6 +17,7 @@ from rlscale.run.evaluations import Evaluations
 from rlscale.run.reinforcement_session import ReinforcementSession
 from rlscale.run.run_folder import RunFolder
 from rlscale.run.session import SessionParts
+from rlscale.run.stop_signal import StopSignal
 from rlscale.run.supervised_session import SupervisedSession
 
 
@@ -66,7 +67,7 @@ def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer, Records]:
     records: Any = Records()
     source: Any = GroupSource()
     none: Any = None
-    parts = SessionParts(config, "hash", RunFolder(tmp_path), none, none, source, records)
+    parts = SessionParts(config, "hash", RunFolder(tmp_path), none, StopSignal(), source, records)
     kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
     return kind(parts, trainer, NoEngines(), partial(Evaluations, config.eval, records)), trainer, records
 
@@ -139,3 +140,14 @@ def test_a_full_disk_is_said_and_tried_again_and_fails_only_the_last_save(tmp_pa
     trainer.full = False
     run.save()
     assert whole(tmp_path) == [1, 2]
+
+
+def test_a_checkpoint_that_was_asked_for_is_made_after_the_iteration_and_the_run_goes_on(tmp_path: Path) -> None:
+    run, trainer, _ = session(tmp_path, "checkpoint.every=0")
+    trainer.done = True
+    for run.state.iteration in (1, 2, 3):
+        run._stop.save_requested = run.state.iteration == 2
+        run.record()
+        run._stop.check()
+    run._finish_saving(wait=True)
+    assert whole(tmp_path) == [2]

@@ -24,6 +24,7 @@ from rlscale.run.reinforcement_session import ReinforcementSession
 from rlscale.run.remote_calls import RunFailed
 from rlscale.run.run_folder import RunFolder
 from rlscale.run.session import SessionParts
+from rlscale.run.stop_signal import StopSignal
 from rlscale.run.supervised_session import SupervisedSession
 
 
@@ -57,6 +58,8 @@ class Records:
         self.skipped = 0.0
         self.shown: list[tuple[int, int]] = []
 
+    def note(self, text: str) -> None: ...
+
     def span(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -77,7 +80,7 @@ def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer]:
     none: Any = None
     kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
     records: Any = Records()
-    parts = SessionParts(config, "hash", RunFolder(tmp_path), none, none, none, records)
+    parts = SessionParts(config, "hash", RunFolder(tmp_path), none, StopSignal(), none, records)
     ranks: Any = trainer
     made: Any = kind(parts, ranks, NoEngines(), partial(Evaluations, config.eval, none))
     return made, trainer

@@ -35,6 +35,9 @@ from rlscale.config.errors import UserError
 from rlscale.platform.device import host_copy
 from rlscale.trainer.checksums import SUMS, checksum
 
+INDEX = ".metadata"
+"""torch's file that says which tensors lie where."""
+
 
 class CheckpointWriter:
     """One checkpoint folder on its way to disk. The format is Megatron's `torch_dist`, version 1."""
@@ -110,6 +113,7 @@ class CheckpointWriter:
             assert self._metadata is not None
             self._writer.finish(self._metadata, [results for results, _ in ranks])
             sums = {name: sum_ for _, own in ranks for name, sum_ in own.items()}
+            sums[INDEX] = checksum(self._folder / INDEX)  # which says where in the others each tensor lies
             _write_file(self._folder / SUMS, memoryview(json.dumps(sums, indent=2, sort_keys=True).encode()))
             save_config(CheckpointingConfig("torch_dist", 1), str(self._folder))
 

@@ -98,8 +98,8 @@ def load_weights_of(folder: str | Path, model: Model) -> None:
 
     UserError if they do not fit, or if a file is not what was written.
     """
+    _refuse_damage(folder)  # first: a byte that was changed may look like the name of a function
     _refuse_code(folder)
-    _refuse_damage(folder)
     _is_of(model, folder)
     check_adapter(folder, model)
     _has_the_layers_of(model, folder, read_index(folder))

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import pickle
+import re
 import shutil
 import weakref
 from collections.abc import Iterator
@@ -248,6 +249,19 @@ def test_a_damaged_checkpoint_is_one_line_that_does_not_send_the_user_back_to_it
     assert ("is neither a Hugging Face folder" if neither else "is damaged") in str(error.value)
     assert "model.init" not in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("file", [".metadata", "common.pt", "__0_0.distcp"])
+def test_a_number_that_was_changed_on_disk_is_not_started_from(
+    model: Path, checkpoint: Path, tmp_path: Path, file: str
+) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(checkpoint, changed)
+    content = bytearray((changed / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (changed / file).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{re.escape(file)} is not what was written; use another checkpoint"):
+        convert(model, changed, tmp_path / "hf", Form.hugging_face)
 
 
 def _planted(folder: Path, file: str, payload: Payload) -> None:

@@ -1,0 +1,68 @@
+"""`python -m rlscale checkpoint verify`: whether every file of checkpoints is what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlscale.config.errors import UserError
+from rlscale.families.origin import CHECKPOINT
+from rlscale.run.checkpoint import MANIFEST, CheckpointStore, fault_of, sums_of
+from rlscale.run.run_folder import read_mark
+from rlscale.trainer.checksums import SUMS, damaged, read_sums
+
+USAGE = (
+    "usage: python -m rlscale checkpoint verify FOLDER\n"
+    "  FOLDER  a run (all of its checkpoints), a checkpoint, or its trainer part, as `import` writes one, too\n"
+    "reads every file and prints a line for each checkpoint: it ends with 0 where all are what was written, or with 1."
+)
+
+
+def verify(arguments: Sequence[str]) -> int:
+    """Read the checkpoints at a place; one line each. UserError where there is none."""
+    if len(arguments) != 1:
+        raise UserError(f"checkpoint verify takes one folder, {len(arguments)} given; see --help")
+    place = Path(arguments[0])
+    if not place.is_dir():
+        raise UserError(f"{place}: there is no such folder")
+    faults = 0
+    for checkpoint in _checkpoints(place):
+        fault, told = _looked_at(checkpoint)
+        faults += fault
+        print(f"{checkpoint}: {told}", flush=True)
+    return 1 if faults else 0
+
+
+def _checkpoints(place: Path) -> list[Path]:
+    if read_mark(place) is not None:
+        found = CheckpointStore(place / "checkpoints", keep=1).all()
+        if not found:
+            raise UserError(f"{place}: this run has no checkpoint yet")
+        return found
+    if not any((place / name).is_file() for name in (MANIFEST, SUMS)):
+        raise UserError(f"{place}: neither a run nor a checkpoint (no {MANIFEST}, no {SUMS})")
+    return [place]
+
+
+def _looked_at(checkpoint: Path) -> tuple[bool, str]:
+    """Whether something is wrong with a checkpoint, and what to say of it."""
+    of_trainer = not (checkpoint / MANIFEST).is_file() and (checkpoint / SUMS).is_file()
+    if not of_trainer and (fault := fault_of(checkpoint)) is not None:
+        return True, f"not whole: {fault}"
+    try:
+        sums = read_sums(checkpoint) if of_trainer else sums_of(checkpoint)
+    except UserError as error:
+        return True, str(error)
+    if not sums:
+        return True, "has no checksums (an older version wrote it): its files cannot be looked at"
+    if wrong := sorted(damaged(checkpoint, sums)):
+        return True, f"damaged: {', '.join(wrong)} is not what was written (the checksum differs)"
+    size = sum((checkpoint / name).stat().st_size for name in sums)
+    more = _unnamed(checkpoint, {*sums, MANIFEST, SUMS, CHECKPOINT})
+    beside = f"; beside them {', '.join(more)}, which no checksum is known of" if more else ""
+    return False, f"whole, {len(sums)} files of {size:,} bytes{beside}"
+
+
+def _unnamed(checkpoint: Path, known: set[str]) -> list[str]:
+    found = (str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if path.is_file())
+    return sorted(name for name in found if name not in known)

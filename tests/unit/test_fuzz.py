@@ -1,0 +1,47 @@
+"""A part of `make fuzz`: mutated command lines and files, planted code, malformed HTTP requests to every endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.battery.__main__ import attempts, told
+from tests.battery.attempt import GOOD
+from tests.battery.case import load
+from tests.battery.http_requests import BYTES, SERVERS
+from tests.battery.mutations import mutated
+from tests.battery.planted import planted
+
+SEED = 3
+
+
+def test_the_same_seed_gives_the_same_cases_and_another_gives_others() -> None:
+    cases = load()
+    one, again, other = (list(mutated(cases, 50, seed)) for seed in (SEED, SEED, SEED + 1))
+    assert one == again
+    assert [case.argv for case in one] != [case.argv for case in other]
+
+
+def test_whatever_is_typed_or_lies_there_is_answered_in_lines(tmp_path: Path) -> None:
+    quick = [case for case in load() if not case.stock]  # making good folders to damage takes longer than all of these
+    wrong = [told(one) for one in attempts([*mutated(quick, 4, SEED)], tmp_path) if one.outcome not in GOOD]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_code_that_is_planted_in_files_of_a_run_is_not_run(tmp_path: Path) -> None:
+    cases = [case for case in planted() if case.stock == ["run"]]
+    read_by_torch = [case for case in cases if case.name.endswith("trainer/.metadata: checkpoint compare run run")]
+    chosen = [*read_by_torch, *random.Random(SEED).sample(cases, 3)]
+    wrong = [told(one) for one in attempts(chosen, tmp_path) if one.outcome not in GOOD]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_malformed_request_is_refused_by_its_status_and_leaves_nothing_behind(name: str) -> None:
+    answered = asyncio.run(SERVERS[name](60, SEED))
+    assert [one for one in answered if not one.good] == []
+    refused = sum(one.status is not None and one.status >= 400 for one in answered)
+    assert refused > len(BYTES)
