@@ -216,7 +216,7 @@ async def _body(http: web.Request) -> dict[str, Any]:
         body = json.loads(await http.read())
     except web.HTTPRequestEntityTooLarge as error:
         raise Refusal(413, "too_large", f"the body is larger than {_LARGEST_BODY >> 20} MiB") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise unusable(f"the body is not JSON: {error}", "invalid") from error
     except RecursionError as error:
         raise _too_deep() from error
