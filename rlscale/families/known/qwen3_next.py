@@ -22,6 +22,7 @@ from rlscale.families.megatron_options import (
     softmax_experts,
     zero_centred_norms,
 )
+from rlscale.families.multi_token_prediction import MTP_MODULE
 from rlscale.families.restrictions import (
     experts_in_every_layer,
     no_attention_bias,
@@ -97,4 +98,5 @@ FAMILY = Family(
     rotary_share=_SHARE,
     delta_net=True,
     kept="mtp.",
+    mtp=MTP_MODULE,
 )

@@ -53,6 +53,10 @@ NEEDS = {
         *("model=deepseek_v3", "cluster=node8", "cluster.nodes=16", "rollout.engines=16"),
         *WHOLE_NODES,
     ],
+    "parallel=glm5_128gpu": [
+        *("model=glm5", "cluster=node8", "cluster.nodes=16", "rollout.engines=16"),
+        *WHOLE_NODES,
+    ],
     "parallel=dense_8gpu": ["model=qwen3_4b", *DENSE8],
     "parallel=moe_8gpu": ["model=qwen3_30b", *MOE8],
     "parallel=moe_multinode": ["model=qwen3_30b", *MULTINODE],
