@@ -14,7 +14,7 @@ from typing import Any
 
 from rlscale.families import FAMILIES
 from rlscale.families.family import FolderError, Head
-from rlscale.families.multi_token_prediction import copies
+from rlscale.families.multi_token_prediction import beginning_of, copies
 from rlscale.families.quantisation import GIVE_FLOATS
 from rlscale.families.stored_tensors import StoredTensor, stored_in
 from rlscale.families.tensors import EMBEDDING, LANGUAGE_HEAD, carried_tensors, expected_tensors, is_kept
@@ -44,7 +44,7 @@ def check_weights(folder: Path, config: Mapping[str, Any], head: Head, *, mtp: b
     _are_floats(found)
     expected = expected_tensors(config, head, most=2 * len(found) + 100, mtp=mtp) | carried_tensors(config)
     missing = [name for name, (_, optional) in expected.items() if not optional and name not in found]
-    if missing and all(is_kept(name, config) for name in missing) and mtp:
+    if missing and all(name.startswith(beginning_of(FAMILIES[config["model_type"]], config)) for name in missing):
         raise FolderError(
             f"has no tensor {_first(missing)}, which a trained layer that predicts a token further has; set "
             "trainer.mtp=frozen"

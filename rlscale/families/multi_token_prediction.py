@@ -52,6 +52,11 @@ def predicting_rules(family: Family, config: Mapping[str, Any]) -> Iterator[Rule
     yield from family.mtp
 
 
+def beginning_of(family: Family, config: Mapping[str, Any]) -> str:
+    """What the names of its tensors begin with in a folder."""
+    return family.kept or HF.format(layer=config["num_hidden_layers"])
+
+
 def _below(rule: Rule, beginning: str) -> Rule:
     """The rule with another beginning of its tensors' names than that of a layer of the model."""
     return replace(rule, hf=tuple(replace(x, name=x.name.replace(HF, beginning, 1)) for x in rule.hf))

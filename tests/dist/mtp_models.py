@@ -18,19 +18,19 @@ from rlscale.data.batch import Batch
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
-from rlscale.families.multi_token_prediction import copies
-from rlscale.families.tensors import expected_tensors, is_kept
+from rlscale.families.multi_token_prediction import beginning_of, copies
+from rlscale.families.tensors import expected_tensors
 
 
 def make_predicting(folder: Path, family: str, **changes: Any) -> Path:
     """`make_of_family`, with every tensor of the layer, and copies of embedding and head as published folders have."""
     make_of_family(folder, family, **changes)
     config = complete(json.loads((folder / "config.json").read_text()))
-    known = FAMILIES[family]
-    tensors = {name: x for name, x in load_file(folder / "model.safetensors").items() if not is_kept(name, config)}
+    known, layer = FAMILIES[family], beginning_of(FAMILIES[family], config)
+    tensors = {name: x for name, x in load_file(folder / "model.safetensors").items() if not name.startswith(layer)}
     random = torch.Generator().manual_seed(5)
     for name, (shape, _) in expected_tensors(config, Head.language, mtp=True).items():
-        if is_kept(name, config):
+        if name.startswith(layer):
             noise = torch.randn(shape, generator=random)
             tensors[name] = float(not known.delta_net) + 0.1 * noise if "norm" in name else 0.1 * noise
     if known.kept is None:

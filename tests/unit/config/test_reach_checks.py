@@ -108,8 +108,8 @@ def test_engines_of_a_model_beside_the_policy_refuse_requests_beyond_its_limit(
     assert (
         found
         == [
-            "rollout.models.judge: the model's attention sees 192 tokens at most (index_topk), which its engines do not "
-            "heed; set rollout.models.judge.sglang.context_length=192, so that they refuse longer requests"
+            "rollout.models.judge: the model's attention sees 192 tokens at most (index_topk), which its engines do "
+            "not heed; set rollout.models.judge.sglang.context_length=192, so that they refuse longer requests"
         ]
         * refused
     )

@@ -49,6 +49,10 @@ NEEDS = {
     "parallel=qwen3_30b_8gpu": ["model=qwen3_30b", *MOE8[:1], *MOE8[2:]],
     "parallel=qwen3_next_32gpu": ["model=qwen3_next_80b", *HYBRID[1:]],
     "parallel=glm4_5_64gpu": ["model=glm4_5", "cluster=node8", "cluster.nodes=8", "rollout.engines=8", *WHOLE_NODES],
+    "parallel=glm4_5_air_32gpu": [
+        *("model=glm4_5_air", "cluster=node8", "cluster.nodes=4", "rollout.engines=4"),
+        *WHOLE_NODES,
+    ],
     "parallel=deepseek_v3_128gpu": [
         *("model=deepseek_v3", "cluster=node8", "cluster.nodes=16", "rollout.engines=16"),
         *WHOLE_NODES,
