@@ -38,8 +38,9 @@ MIXTURES = [family for family in NEW if FAMILIES[family].experts]
 
 BIASED = [family for family in MIXTURES if any(rule.frozen for rule in FAMILIES[family].rules)]
 
-DENSE_LAYOUTS = {"TP 2 + SP": SP, "PP 2": PP, "VPP 2": VPP}
-MIXTURES_LAYOUTS = {"EP 2": EP | DP, "TP 2 + SP, EP 2": SP | EP, "TP 2 + SP, ETP 2": SP | ETP, "PP 2": PP}
+DENSE_LAYOUTS = {"TP 2 + SP": SP, "TP 2 + SP, PP 2": SP | PP, "VPP 2": VPP}
+MIXTURES_LAYOUTS = {"EP 2": EP | DP, "TP 2 + SP, EP 2": SP | EP, "TP 2 + SP, ETP 2": SP | ETP, "VPP 2": VPP}
+"""Checkpoints, and replayed experts, go to two stages without virtual ones."""
 
 
 def layouts(family: str) -> dict[str, dict[str, Any]]:

@@ -31,7 +31,7 @@ MULTINODE = [
     "rollout.gpus_per_engine=4",
 ]
 WHOLE_NODES = ["rollout.gpus_per_engine=8", "cluster.ray_address=auto", "cluster.host=0.0.0.0"]
-PUBLISHED = sorted(option for option in GROUPS.options("model") if not option.startswith("tiny"))
+PUBLISHED = sorted(option for option in GROUPS.options("model") if not option.startswith("tiny") and option != "any")
 MIXTURES = ("qwen3_30b", "glm4_5", "glm4_5_air", "glm4_6", "glm4_7")
 HYBRIDS = ("qwen3_next_80b", "qwen3_next_80b_thinking", "qwen3_coder_next")
 HYBRID = ["parallel=qwen3_next_32gpu", "cluster=node8", "cluster.nodes=4", "rollout.engines=4", *WHOLE_NODES]
@@ -66,6 +66,7 @@ NEEDS = {
     "parallel=moe_multinode": ["model=qwen3_30b", *MULTINODE],
     "cluster=node8": ["model=qwen3_0_6b", *DENSE8],
     "cluster=multinode_disaggregated": ["model=qwen3_30b", *MULTINODE],
+    "model=any": ["model.path=owner/model", "model.name=mine"],
     "model=tiny_qwen3": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
     "model=tiny_qwen3_moe": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
     **{f"model={model}": MOE8 if model in MIXTURES else DENSE8 for model in PUBLISHED},
