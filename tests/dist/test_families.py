@@ -214,6 +214,16 @@ def test_an_engines_experts_are_replayed_behind_dense_layers_on_every_stage(fami
         assert_within(compare(result, one_rank), FP32_BOUNDS)
 
 
+@pytest.mark.parametrize("family", MIXTURES)
+def test_the_choice_of_the_pass_for_old_logprobs_is_repeated_on_every_stage(family: str, trained: Any) -> None:
+    """Which is the router's own here, so that nothing changes."""
+    model = trained(family)
+    for result in model.train(PP, RoutingReplay.recorded):
+        metrics = result["metrics"][0]
+        print(family, metrics["routing_replayed"], metrics["routing_changed"])
+        assert metrics["routing_replayed"] == 1.0
+
+
 @pytest.mark.parametrize("family", BIASED)
 def test_the_biases_of_routers_stay_float32_in_a_model_of_16_bits(family: str, trained: Any, pool: RankPool) -> None:
     folder = trained(family).folder

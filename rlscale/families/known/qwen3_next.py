@@ -72,6 +72,7 @@ FAMILY = Family(
     language_class="Qwen3NextForCausalLM",
     value_class="Qwen3NextForTokenClassification",
     sglang_module="qwen3_next",
+    engine_alone={"attn_output_gate": True, "output_gate_type": None},
     engine_reads=("full_attention_interval", "partial_rotary_factor", "rope_theta"),
     restrictions=(
         readable_weights,
