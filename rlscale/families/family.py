@@ -218,8 +218,8 @@ class Family:
     """What the layer that predicts a token further has besides the parameters of a decoder layer; none where it cannot
     be trained."""
     kept: str | None = None
-    """What the names of tensors begin with that are neither trained nor layers counted on: of a module that predicts
-    further tokens, which exports have as the folder has them."""
+    """What the names of tensors of a module that predicts further tokens begin with; None where that is a layer.
+    Exports have them as the folder has them, unless they are trained."""
     engine_reads: tuple[str, ...] = ()
     """Keys of config.json that SGLang reads and transformers leaves out of a config that it writes."""
     engine_alone: Mapping[str, Any] = field(default_factory=dict)
