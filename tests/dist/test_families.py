@@ -219,9 +219,7 @@ def test_the_choice_of_the_pass_for_old_logprobs_is_repeated_on_every_stage(fami
     for result in trained(family).train(PP, RoutingReplay.recorded):
         metrics = result["metrics"][0]
         assert metrics["routing_replayed"] == 1.0
-        assert (
-            0.0 < metrics["routing_changed"] < 0.2
-        )  # in the second step, by its own router
+        assert 0.0 < metrics["routing_changed"] < 0.2  # in the second step, by its own router
 
 
 @pytest.mark.parametrize("family", BIASED)
