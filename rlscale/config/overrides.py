@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from rlscale.config.chosen_model import GROUP, chosen_model
 from rlscale.config.command_line_text import printable
 from rlscale.config.groups import Groups, section
 from rlscale.config.recipe_file import folder
@@ -120,7 +121,11 @@ def _sort_in(override: Override, text: str, groups: Groups, result: Overrides) -
     elif override.is_delete():
         result.dropped.append(section(choice))
     elif override.package or "/" in key or key in groups.names:
-        problem = groups.problem(choice, override.value())
+        option = override.value()
+        if choice == GROUP and (chosen := chosen_model(option, groups)) is not None:
+            option, more = chosen
+            result.values += more
+        problem = groups.problem(choice, option)
         before = next((other for other in result.choices if section(other) == section(choice)), None)
         if problem is None and before is not None:
             result.problems.append(
@@ -128,7 +133,7 @@ def _sort_in(override: Override, text: str, groups: Groups, result: Overrides) -
                 "leave one of them out"
             )
         elif problem is None:
-            result.choices[choice] = str(override.value())
+            result.choices[choice] = str(option)
         else:
             result.problems.append(problem)
     else:

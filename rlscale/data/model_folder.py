@@ -26,15 +26,18 @@ _FORMAT = 4
 """Raised when what `_create` writes changes, so that folders of an older rlscale are made anew."""
 
 
-def ensure_model_folder(model: ModelConfig, scratch: Path, key: str = "model", head: Head = Head.language) -> Path:
+def ensure_model_folder(
+    model: ModelConfig, scratch: Path, key: str = "model", head: Head = Head.language, *, mtp: bool = False
+) -> Path:
     """The folder with config, tokenizer and weights of `model`, the configuration's section `key`, for that head.
 
+    `mtp`: its weights have the layer that predicts a token further.
     `model.path`: that folder after a check, or a snapshot of the hub's repository of that name. `model.create`: a
     folder `<scratch>/models/<name>-<hash>`, made once and kept; it appears whole or not at all.
     UserError if something is missing.
     """
     if model.path is not None:
-        return find_model(model.path, f"{key}.path", head, need_tokenizer=model.tokenizer is None)
+        return find_model(model.path, f"{key}.path", head, need_tokenizer=model.tokenizer is None, mtp=mtp)
     if model.create is None:
         raise UserError(f"{key}.path and {key}.create are both empty: give a Hugging Face folder or name as {key}.path")
     made = _ensure_created(model.name, model.create, model.dtype.value, scratch)
@@ -42,10 +45,12 @@ def ensure_model_folder(model: ModelConfig, scratch: Path, key: str = "model", h
     return made
 
 
-def find_model(name: str, key: str, head: Head = Head.language, need_tokenizer: bool = True) -> Path:
+def find_model(
+    name: str, key: str, head: Head = Head.language, need_tokenizer: bool = True, *, mtp: bool = False
+) -> Path:
     """The local folder of that path or hub name, understood whole. UserError naming `key`."""
     folder = find_folder(name, key, need_tokenizer=need_tokenizer)
-    _check(folder, key, name, head)
+    _check(folder, key, name, head, mtp=mtp)
     return folder
 
 
@@ -99,16 +104,16 @@ def _snapshot(name: str, key: str) -> Path:
         ) from error
 
 
-def _check(folder: Path, key: str, name: str, head: Head) -> None:
+def _check(folder: Path, key: str, name: str, head: Head, *, mtp: bool = False) -> None:
     """Is the folder understood whole: config.json, weights, and nothing else. UserError naming `key`."""
     try:
-        _understand(folder, head)
+        _understand(folder, head, mtp=mtp)
         read_generation(folder)
     except FolderError as error:
         raise UserError(f"{key}={name}: {error}") from error
 
 
-def _understand(folder: Path, head: Head) -> None:
+def _understand(folder: Path, head: Head, *, mtp: bool = False) -> None:
     """FolderError, without the folder's name, if config.json or the weights are not a model that is trained here."""
     config = read_config(folder)
     for problem in problems(config):
@@ -116,19 +121,20 @@ def _understand(folder: Path, head: Head) -> None:
     whole = complete(config)
     for problem in FAMILIES[whole["model_type"]].unsupported(whole):
         raise FolderError(problem)
-    check_weights(folder, whole, head)
+    check_weights(folder, whole, head, mtp=mtp)
 
 
-def check_start(init: str, key: str, model_folder: Path, head: Head) -> None:
+def check_start(init: str, key: str, model_folder: Path, head: Head, *, mtp: bool = False) -> None:
     """Check that the weights to start from, `init`, are of the architecture of the model in `model_folder`.
 
+    `mtp`: and have the layer that predicts a token further, where they are of a Hugging Face folder.
     UserError naming `key` for a folder that cannot be read, or that holds another model.
     """
     folder, config = Path(init).expanduser(), complete(read_config(model_folder))
     try:
         check_origin(folder, config, head)
         if not (folder / CHECKPOINT).is_file():
-            _understand(folder, head)
+            _understand(folder, head, mtp=mtp)
     except FolderError as error:
         raise UserError(f"{key}={init}: {error}") from error
 

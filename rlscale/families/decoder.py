@@ -30,7 +30,7 @@ KEYS = {
 
 WINDOWS = {
     "use_sliding_window": Key(Kind.flag, False, defines=True),
-    "sliding_window": Key(Kind.count, null=True),
+    "sliding_window": Key(Kind.count, 4096, null=True, null_is_none=True),
     "max_window_layers": Key(Kind.count, 28),
 }
 """The keys of families whose layers can see a window only, see `reach`."""

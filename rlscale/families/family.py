@@ -218,10 +218,13 @@ class Family:
     """What the layer that predicts a token further has besides the parameters of a decoder layer; none where it cannot
     be trained."""
     kept: str | None = None
-    """What the names of tensors begin with that are neither trained nor layers counted on: of a module that predicts
-    further tokens, which exports have as the folder has them."""
+    """What the names of tensors of a module that predicts further tokens begin with; None where that is a layer.
+    Exports have them as the folder has them, unless they are trained."""
     engine_reads: tuple[str, ...] = ()
     """Keys of config.json that SGLang reads and transformers leaves out of a config that it writes."""
+    engine_alone: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of config.json that SGLang computes with, and neither transformers nor the trainer; and what changes nothing
+    there. Another value is refused."""
     other_names: tuple[str, ...] = ()
     """Further values of `model_type` under which folders of this architecture are published, with code of their own:
     neither transformers nor SGLang knows them. The code is not run."""
@@ -245,6 +248,12 @@ class Family:
         """A line for each thing that a completed config of this family says and the trainer does not support."""
         for restriction in self.restrictions:
             yield from restriction(config)
+        for key, nothing in self.engine_alone.items():
+            if config.get(key) not in (None, nothing):
+                yield (
+                    f"{key} is not supported for {self.model_type}: SGLang computes with it, and neither transformers "
+                    "nor the trainer; remove it if the model is meant to be what transformers computes"
+                )
 
 
 def dense_layers(config: Mapping[str, Any]) -> int:

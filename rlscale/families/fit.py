@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlscale.families import FAMILIES
 from rlscale.families.family import FolderError, Head
-from rlscale.families.multi_token_prediction import copies
+from rlscale.families.multi_token_prediction import beginning_of, copies
 from rlscale.families.quantisation import GIVE_FLOATS
 from rlscale.families.stored_tensors import StoredTensor, stored_in
 from rlscale.families.tensors import EMBEDDING, LANGUAGE_HEAD, carried_tensors, expected_tensors, is_kept
@@ -43,6 +44,11 @@ def check_weights(folder: Path, config: Mapping[str, Any], head: Head, *, mtp: b
     _are_floats(found)
     expected = expected_tensors(config, head, most=2 * len(found) + 100, mtp=mtp) | carried_tensors(config)
     missing = [name for name, (_, optional) in expected.items() if not optional and name not in found]
+    if missing and all(name.startswith(beginning_of(FAMILIES[config["model_type"]], config)) for name in missing):
+        raise FolderError(
+            f"has no tensor {_first(missing)}, which a trained layer that predicts a token further has; set "
+            "trainer.mtp=frozen"
+        )
     if missing:
         raise FolderError(
             f"has no tensor {_first(missing)}, which a model of its config.json has; are its config.json and weights "
@@ -51,6 +57,7 @@ def check_weights(folder: Path, config: Mapping[str, Any], head: Head, *, mtp: b
     _have_a_place(found, expected, config, head)
     if mtp:
         _are_copies(found, config)
+        _is_one_layer(found, expected, config)
     for name, (shape, _) in expected.items():
         if name in found and found[name].shape != shape:
             raise FolderError(
@@ -100,6 +107,16 @@ def _are_copies(found: Mapping[str, StoredTensor], config: Mapping[str, Any]) ->
                 f"{name} is not {of_model}, which a trained layer that predicts a token further shares with the model; "
                 "set trainer.mtp=frozen"
             )
+
+
+def _is_one_layer(found: Mapping[str, StoredTensor], expected: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Of a module of its own config.json does not say how many layers it has."""
+    module = FAMILIES[config["model_type"]].kept
+    if module is not None and (more := [name for name in found if name.startswith(module) and name not in expected]):
+        raise FolderError(
+            f"{_first(more)}: has no place in a trained layer that predicts a token further, of which there is one; "
+            "set trainer.mtp=frozen"
+        )
 
 
 def _is_rotary(name: str) -> bool:

@@ -13,14 +13,12 @@ from rlscale.families.family import FULL, Reach
 
 WINDOWED = "sliding_attention"
 """The kind of a layer with a window, in a config's `layer_types`."""
-_USUAL_WINDOW = 4096
 
 
 def of_windows(config: Mapping[str, Any]) -> Reach | None:
-    """The last `sliding_window` tokens in every layer, by a completed config; None where windows are not used."""
-    if not config["use_sliding_window"]:
-        return None
-    return Reach(int(config.get("sliding_window", _USUAL_WINDOW)), "sliding_window")
+    """The last `sliding_window` tokens in every layer, by a completed config; None where none is used."""
+    window = config["sliding_window"] if config["use_sliding_window"] else None
+    return None if window is None else Reach(int(window), "sliding_window")
 
 
 def of_later_windows(config: Mapping[str, Any]) -> Reach | None:
@@ -37,8 +35,10 @@ def of_choice(config: Mapping[str, Any]) -> Reach | None:
 
 def full_or_windowed(config: Mapping[str, Any]) -> Iterator[str]:
     """A layer sees all tokens before it, or the last ones where windows are used."""
-    known = {FULL, WINDOWED} if config["use_sliding_window"] else {FULL}
+    used = config["use_sliding_window"] and config["sliding_window"] is not None
+    known = {FULL, WINDOWED} if used else {FULL}
     if other := {*config.get("layer_types", ())} - known:
         named, only = ", ".join(sorted(other)), " or ".join(sorted(known))
-        hint = " with use_sliding_window=false" if other == {WINDOWED} else ""
+        without = "sliding_window=null" if config["use_sliding_window"] else "use_sliding_window=false"
+        hint = f" with {without}" if other == {WINDOWED} else ""
         yield f"layer_types with {named} is not supported for {config['model_type']}{hint}; only {only}"

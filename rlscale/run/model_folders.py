@@ -10,6 +10,7 @@ from pathlib import Path
 from rlscale.config.errors import UserError
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
+from rlscale.config.schema.trainer_config import Mtp
 from rlscale.data.model_folder import check_start, ensure_model_folder, ensure_tokenizer_folder, find_model
 from rlscale.families.config_file import complete, read_config
 from rlscale.families.family import Head
@@ -40,14 +41,16 @@ class ModelFolders:
     @classmethod
     def of_policy(cls, config: Config, scratch: Path | None = None) -> ModelFolders:
         """As `of`, without the critic."""
-        policy = ensure_model_folder(config.model, scratch or _scratch(config))
+        mtp = config.model.init is None and config.trainer.mtp is Mtp.trained
+        policy = ensure_model_folder(config.model, scratch or _scratch(config), mtp=mtp)
         _embeds_every_token(config, policy)
         return cls(policy)
 
     def check_start(self, config: Config) -> None:
         """Are the weights that policy and critic start from those of their own architectures. UserError if not."""
         if config.model.init is not None:
-            check_start(config.model.init, "model.init", self.policy, Head.language)
+            mtp = config.trainer.mtp is Mtp.trained
+            check_start(config.model.init, "model.init", self.policy, Head.language, mtp=mtp)
         model = config.critic.model
         if self.critic is not None and model.init is not None:
             key = "model.init" if model == config.model else "critic.model.init"

@@ -21,6 +21,7 @@ from torch import Tensor
 from rlscale.families import FAMILIES
 from rlscale.families.family import LAYER, Form, Head, Rule, dimensions
 from rlscale.families.gated_delta_net import sections
+from rlscale.families.multi_token_prediction import predicting_rules
 from rlscale.families.tensors import head_rules
 
 _NUMBERS = re.compile(r"\d+")
@@ -36,16 +37,17 @@ class WeightMap:
         """
         self.config, self.head, self.mtp = hf_config, head, mtp
         family = FAMILIES[str(hf_config["model_type"])]
-        rules = (*family.rules_of(hf_config), *(family.mtp if mtp else ()))
         self.tied = head is Head.language and bool(hf_config.get("tie_word_embeddings", False))
-        self._rules = {rule.megatron: rule for rule in (*rules, *head_rules(hf_config, head))}
+        self._rules = {rule.megatron: rule for rule in (*family.rules_of(hf_config), *head_rules(hf_config, head))}
+        self._predicting = {rule.megatron: rule for rule in predicting_rules(family, hf_config)} if mtp else {}
         self.vocabulary = int(hf_config["vocab_size"])
         self._groups = int(hf_config["num_key_value_heads"])
         self._head_size = int(hf_config["head_dim"])
 
     def rule(self, name: str) -> Rule:
         """The rule of a Megatron parameter, named with layers and experts counted over the whole model."""
-        rule = self._rules.get(self._template(name)[0])
+        rules = self._predicting if self.is_mtp(name) else self._rules
+        rule = rules.get(self._template(name)[0])
         if rule is None:
             raise KeyError(f"no rule for the Megatron parameter {name!r}")
         return rule

@@ -39,7 +39,8 @@ MIXTURES = [family for family in NEW if FAMILIES[family].experts]
 BIASED = [family for family in MIXTURES if any(rule.frozen for rule in FAMILIES[family].rules)]
 
 DENSE_LAYOUTS = {"TP 2 + SP": SP, "PP 2": PP, "VPP 2": VPP}
-MIXTURES_LAYOUTS = {"EP 2": EP | DP, "TP 2 + SP, EP 2": SP | EP, "TP 2 + SP, ETP 2": SP | ETP, "PP 2": PP}
+MIXTURES_LAYOUTS = {"EP 2": EP | DP, "TP 2 + SP, EP 2": SP | EP, "TP 2 + SP, ETP 2": SP | ETP, "VPP 2": VPP}
+"""Replayed experts and checkpoints go to two stages without virtual ones."""
 
 
 def layouts(family: str) -> dict[str, dict[str, Any]]:
@@ -211,6 +212,14 @@ def test_an_engines_experts_are_replayed_behind_dense_layers_on_every_stage(fami
     assert (model.dense > 0) is ("first_k_dense_replace" in FAMILIES[family].keys)
     for result in model.train(PP, RoutingReplay.rollout):
         assert_within(compare(result, one_rank), FP32_BOUNDS)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_the_choice_of_the_pass_for_old_logprobs_is_repeated_on_every_stage(family: str, trained: Any) -> None:
+    for result in trained(family).train(PP, RoutingReplay.recorded):
+        metrics = result["metrics"][0]
+        assert metrics["routing_replayed"] == 1.0
+        assert 0.0 < metrics["routing_changed"] < 0.2  # in the second step, by its own router
 
 
 @pytest.mark.parametrize("family", BIASED)

@@ -78,7 +78,7 @@ def check(config: Config, architecture: Mapping[str, Any] | None = None) -> list
     problems += unknown
     for one in _ALL:
         problems += one(context)
-    problems += [*_check_warm_start(config), *_check_teacher(config)]
+    problems += [*_check_warm_start(config, context.architecture), *_check_teacher(config, context.architecture)]
     if problems:
         raise ConfigError(problems)
     return context.notes
@@ -116,7 +116,7 @@ _ALL = (
 )
 
 
-def _check_warm_start(config: Config) -> list[str]:
+def _check_warm_start(config: Config, architecture: Mapping[str, Any] | None) -> list[str]:
     """Problems of the supervised stage before this one, each saying that it is meant."""
     if config.warm_start is None:
         return []
@@ -125,7 +125,7 @@ def _check_warm_start(config: Config) -> list[str]:
         if stage.warm_start is not None:
             problems = ["has a warm start of its own; only one stage can"]
         else:
-            problems = _of_stage(stage)
+            problems = _of_stage(stage, architecture)
     except ConfigError as error:
         problems = error.problems
     except UserError as error:
@@ -133,13 +133,13 @@ def _check_warm_start(config: Config) -> list[str]:
     return [f"warm_start.recipe={config.warm_start.recipe}: {problem}" for problem in problems]
 
 
-def _check_teacher(config: Config) -> list[str]:
+def _check_teacher(config: Config, architecture: Mapping[str, Any] | None) -> list[str]:
     """Problems of the stage that makes the teacher, each saying that it is meant."""
     if config.teacher.recipe is None or not Needs.of(config).teacher:
         return []
     try:
         stage = compose_teacher(config)
-        problems = [*_of_stage(stage), *_check_warm_start(stage)]
+        problems = [*_of_stage(stage, architecture), *_check_warm_start(stage, architecture)]
     except ConfigError as error:
         problems = error.problems
     except UserError as error:
@@ -147,7 +147,7 @@ def _check_teacher(config: Config) -> list[str]:
     return [f"teacher.recipe={config.teacher.recipe}: {problem}" for problem in problems]
 
 
-def _of_stage(stage: Config) -> list[str]:
-    """Problems of a stage's own sections; those that it takes from the run are checked with the run itself."""
+def _of_stage(stage: Config, architecture: Mapping[str, Any] | None) -> list[str]:
+    """Problems of a stage's own sections; those that it takes from the run, its model too, are checked with that."""
     problems = list(out_of_range(stage))
-    return problems or [line for one in _OF_STAGE for line in one(CheckContext(stage, Sizes.of(stage), None))]
+    return problems or [line for one in _OF_STAGE for line in one(CheckContext(stage, Sizes.of(stage), architecture))]

@@ -8,10 +8,17 @@ from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.options import check_options
+from rlscale.config.errors import UserError
 from rlscale.config.gpus_beside import first_gpus
+from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
+from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.schema.served_model_config import ServedModelConfig
+from rlscale.families import FAMILIES, reach_of
+from rlscale.families.config_file import problems
+from rlscale.families.family import Reach
+from rlscale.families.rotary import Rotary
 
 POLICY = "policy"
 _OF_THE_POLICY = (
@@ -129,9 +136,42 @@ def options_of_models_are_known(context: CheckContext) -> Iterator[str]:
             )
 
 
+def attention_of_models_sees_all_tokens(context: CheckContext) -> Iterator[str]:
+    """Engines attend to all tokens of a request, and only its sender knows how long it is: they have to refuse it."""
+    for name, model in context.config.rollout.models.items():
+        reach = None if model.engine_urls else _reach_in_engines(context, model)
+        given = model.sglang.get("context_length")
+        if reach is not None and not (isinstance(given, int) and given <= reach.tokens):
+            key = f"rollout.models.{name}"
+            yield (
+                f"{key}: the model's attention sees {reach.tokens} tokens at most ({reach.key}), which its engines do "
+                f"not heed; set {key}.sglang.context_length={reach.tokens}, so that they refuse longer requests"
+            )
+
+
+def _reach_in_engines(context: CheckContext, model: ServedModelConfig) -> Reach | None:
+    """How many tokens attention should see at most where engines have no such limit and requests may be longer."""
+    architecture = context.architecture
+    if not model.follows_policy:
+        if model.path is None:
+            return None
+        try:
+            architecture = read_architecture(ModelConfig(name=model.path, path=model.path))
+        except UserError:
+            return None  # what is wrong with the folder is said where it is looked for
+    if architecture is None or any(problems(architecture)):
+        return None
+    reach = reach_of(architecture)
+    if reach is None or (context.on_gpus and FAMILIES[architecture["model_type"]].sparse):  # which SGLang has there
+        return None
+    unscaled = Rotary.of(architecture).kind == "default"
+    return None if unscaled and architecture["max_position_embeddings"] <= reach.tokens else reach
+
+
 SERVED_MODELS_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     models_are_named,
     models_are_found,
     models_have_their_devices,
     options_of_models_are_known,
+    attention_of_models_sees_all_tokens,
 )

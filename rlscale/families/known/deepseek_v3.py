@@ -52,6 +52,8 @@ RESTRICTIONS = (
 MEGATRON = (llama_like, sigmoid_experts, latent_attention.latent_attention)
 """What all families with latent attention and experts chosen by a sigmoid have."""
 
+ENGINE_ALONE = {"llama_4_scaling": None, "swiglu_limit": None, "num_hash_layers": 0}
+"""See `Family.engine_alone`."""
 
 FAMILY = Family(
     model_type="deepseek_v3",
@@ -81,6 +83,7 @@ FAMILY = Family(
     value_class="DeepseekV3ForTokenClassification",
     sglang_module="deepseek_v2",
     engine_reads=ENGINE_READS,
+    engine_alone=ENGINE_ALONE,
     other_names=("kimi_k2",),
     restrictions=(*RESTRICTIONS, routing_is_said),
     megatron=MEGATRON,

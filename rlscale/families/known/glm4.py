@@ -44,6 +44,7 @@ FAMILY = Family(
     language_class="Glm4ForCausalLM",
     value_class="Glm4ForTokenClassification",
     sglang_module="glm4",
+    engine_alone={"dual_chunk_attention_config": None},
     restrictions=(readable_weights, known_scaling, silu_activation),
     megatron=(llama_like, optional_qkv_bias, interleaved_rotary),
     adapters=True,

@@ -8,7 +8,7 @@ from rlscale.families import latent_attention
 from rlscale.families.decoder import KEYS
 from rlscale.families.expert_rules import keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
-from rlscale.families.known.deepseek_v3 import MEGATRON, RESTRICTIONS, RULES
+from rlscale.families.known.deepseek_v3 import ENGINE_ALONE, MEGATRON, RESTRICTIONS, RULES
 from rlscale.families.multi_token_prediction import MTP
 from rlscale.families.restrictions import dense_layers_are_said_alike
 
@@ -37,6 +37,7 @@ FAMILY = Family(
     value_class=None,
     sglang_module="glm4_moe_lite",
     engine_reads=("first_k_dense_replace",),
+    engine_alone=ENGINE_ALONE,
     restrictions=(*RESTRICTIONS, partial(dense_layers_are_said_alike, usual=1)),
     megatron=MEGATRON,
     experts=True,

@@ -6,7 +6,14 @@ from rlscale.families import latent_attention, sparse_attention
 from rlscale.families.decoder import KEYS
 from rlscale.families.expert_rules import keys_behind_dense
 from rlscale.families.family import Family, Key, Kind
-from rlscale.families.known.deepseek_v3 import ENGINE_READS, MEGATRON, RESTRICTIONS, RULES, routing_is_said
+from rlscale.families.known.deepseek_v3 import (
+    ENGINE_ALONE,
+    ENGINE_READS,
+    MEGATRON,
+    RESTRICTIONS,
+    RULES,
+    routing_is_said,
+)
 from rlscale.families.multi_token_prediction import MTP
 from rlscale.families.reach import of_choice
 from rlscale.families.restrictions import dense_layers_are_said_alike, no_mlp_bias
@@ -45,6 +52,7 @@ FAMILY = Family(
     value_class=None,
     sglang_module="glm4_moe",
     engine_reads=(*ENGINE_READS, *sparse_attention.ENGINE_READS),
+    engine_alone=ENGINE_ALONE,
     restrictions=(
         *RESTRICTIONS,
         routing_is_said,

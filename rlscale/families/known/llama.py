@@ -31,6 +31,7 @@ FAMILY = Family(
     language_class="LlamaForCausalLM",
     value_class="LlamaForTokenClassification",
     sglang_module="llama",
+    engine_alone={"bias": False, "rope_is_neox_style": True},
     restrictions=(
         readable_weights,
         known_scaling,

@@ -23,6 +23,7 @@ FAMILY = Family(
     language_class="Qwen2ForCausalLM",
     value_class="Qwen2ForTokenClassification",
     sglang_module="qwen2",
+    engine_alone={"dual_chunk_attention_config": None, "scale_emb": 1, "original_num_attention_heads": None},
     restrictions=(readable_weights, known_scaling, rotary_of_whole_heads, full_or_windowed, silu_activation),
     megatron=(llama_like, qkv_bias),
     reach=of_later_windows,

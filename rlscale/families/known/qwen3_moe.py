@@ -30,6 +30,7 @@ FAMILY = Family(
     language_class="Qwen3MoeForCausalLM",
     value_class="Qwen3MoeForTokenClassification",
     sglang_module="qwen3_moe",
+    engine_alone={"dual_chunk_attention_config": None},
     restrictions=(*RESTRICTIONS, experts_in_every_layer, normalised_routing),
     megatron=(*MEGATRON, softmax_experts),
     adapters=True,

@@ -22,6 +22,7 @@ from rlscale.families.megatron_options import (
     softmax_experts,
     zero_centred_norms,
 )
+from rlscale.families.multi_token_prediction import MTP_MODULE
 from rlscale.families.restrictions import (
     experts_in_every_layer,
     no_attention_bias,
@@ -71,6 +72,7 @@ FAMILY = Family(
     language_class="Qwen3NextForCausalLM",
     value_class="Qwen3NextForTokenClassification",
     sglang_module="qwen3_next",
+    engine_alone={"attn_output_gate": True, "output_gate_type": None},
     engine_reads=("full_attention_interval", "partial_rotary_factor", "rope_theta"),
     restrictions=(
         readable_weights,
@@ -97,4 +99,5 @@ FAMILY = Family(
     rotary_share=_SHARE,
     delta_net=True,
     kept="mtp.",
+    mtp=MTP_MODULE,
 )

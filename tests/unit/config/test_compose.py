@@ -149,7 +149,7 @@ def test_the_configuration_is_read_only_and_survives_pickling(plain_recipe: str)
             "algo.correction.opsm_delta: has no value; give algo.correction.opsm_delta=... (a number",
         ),
         (
-            "model=qwen3_31b",
+            "model=qwen3_30bb",
             f"no such option; did you mean qwen3_30b? Available: {', '.join(sorted([*MODELS, 'four_heads']))}",
         ),
         ("algo/los=clip", "there is no group algo/los; did you mean algo/loss?"),

@@ -21,7 +21,7 @@ from rlscale.rollout.rollout_spec import with_parsers
 OPTIONS = {
     file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))
     for file in sorted((conf_dir() / "model").glob("*.yaml"))
-    if not file.stem.startswith("tiny")
+    if not file.stem.startswith("tiny") and file.stem != "any"
 }
 WITHOUT_CALLS = {"glm4_9b", "glm4_32b"}
 """Models whose calls SGLang has no parser for."""

@@ -31,7 +31,7 @@ MULTINODE = [
     "rollout.gpus_per_engine=4",
 ]
 WHOLE_NODES = ["rollout.gpus_per_engine=8", "cluster.ray_address=auto", "cluster.host=0.0.0.0"]
-PUBLISHED = sorted(option for option in GROUPS.options("model") if not option.startswith("tiny"))
+PUBLISHED = sorted(option for option in GROUPS.options("model") if not option.startswith("tiny") and option != "any")
 MIXTURES = ("qwen3_30b", "glm4_5", "glm4_5_air", "glm4_6", "glm4_7")
 HYBRIDS = ("qwen3_next_80b", "qwen3_next_80b_thinking", "qwen3_coder_next")
 HYBRID = ["parallel=qwen3_next_32gpu", "cluster=node8", "cluster.nodes=4", "rollout.engines=4", *WHOLE_NODES]
@@ -49,8 +49,16 @@ NEEDS = {
     "parallel=qwen3_30b_8gpu": ["model=qwen3_30b", *MOE8[:1], *MOE8[2:]],
     "parallel=qwen3_next_32gpu": ["model=qwen3_next_80b", *HYBRID[1:]],
     "parallel=glm4_5_64gpu": ["model=glm4_5", "cluster=node8", "cluster.nodes=8", "rollout.engines=8", *WHOLE_NODES],
+    "parallel=glm4_5_air_32gpu": [
+        *("model=glm4_5_air", "cluster=node8", "cluster.nodes=4", "rollout.engines=4"),
+        *WHOLE_NODES,
+    ],
     "parallel=deepseek_v3_128gpu": [
         *("model=deepseek_v3", "cluster=node8", "cluster.nodes=16", "rollout.engines=16"),
+        *WHOLE_NODES,
+    ],
+    "parallel=glm5_128gpu": [
+        *("model=glm5", "cluster=node8", "cluster.nodes=16", "rollout.engines=16"),
         *WHOLE_NODES,
     ],
     "parallel=dense_8gpu": ["model=qwen3_4b", *DENSE8],
@@ -58,6 +66,7 @@ NEEDS = {
     "parallel=moe_multinode": ["model=qwen3_30b", *MULTINODE],
     "cluster=node8": ["model=qwen3_0_6b", *DENSE8],
     "cluster=multinode_disaggregated": ["model=qwen3_30b", *MULTINODE],
+    "model=any": ["model.path=owner/model", "model.name=mine"],
     "model=tiny_qwen3": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
     "model=tiny_qwen3_moe": ["rollout.max_prompt_tokens=16", "rollout.max_response_tokens=8"],
     **{f"model={model}": MOE8 if model in MIXTURES else DENSE8 for model in PUBLISHED},

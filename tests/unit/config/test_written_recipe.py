@@ -59,6 +59,7 @@ CASES = [
     (None, ["algo=ppo", "optim.megatron={a: 1, b: 2}", "critic.optim.megatron.a=1", "critic.model.create.seed=3"]),
     (None, ["algo=ppo", "critic.model.create=null", "critic.model.path=owner/critic", "critic.model.dtype=bfloat16"]),
     (None, ["algo=opd", "teacher.path=owner/teacher"]),
+    (None, ["model=owner/model", "model.dtype=float32"]),
     (None, ["algo/correction=opsm", "algo.correction.opsm_delta=1e-3"]),
     (
         None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from dataclasses import fields
 from math import prod
 from pathlib import Path
@@ -25,6 +27,19 @@ from rlscale.families.tensors import (
 )
 from tests.unit.families.folders import TINY
 
+READ_BY_SGLANG = re.compile(r'getattr\(\s*(?:self\.)?config,\s*"(\w+)"|\b(?:self\.)?config\.(\w+)')
+OTHER_MODULES = {"glm_moe_dsa": ("deepseek_v2",)}
+"""Where the rest of a family is, which its own module inherits."""
+CHANGES_NOTHING = {
+    *("__class__", "architectures", "model_type", "quantization_config", "torch_dtype"),
+    *("target_hidden_size", "linear_num_key_heads_cpu", "linear_num_value_heads_cpu", "routing_method_type"),
+    # As we read it: the list of layers' kinds, a length of rope_scaling, of indexers, which we compute nothing with.
+    *("layers_block_type", "original_max_position_embeddings", "indexer_rope_interleave"),
+    *("mla", "use_qk_norm"),  # of a method, and of the other family in that module
+    "moe_layer_freq",  # which SGLang sets itself where the family does not know it
+}
+"""Of what SGLang's modules read: no key of a model, or none that its numbers depend on."""
+
 pytestmark = pytest.mark.parametrize("name", sorted(FAMILIES))
 
 
@@ -39,6 +54,21 @@ def test_every_key_that_transformers_reads_is_known(name: str) -> None:
     theirs = type(transformers.AutoConfig.for_model(name))
     own = {field.name for field in fields(theirs)} - {field.name for field in fields(transformers.PreTrainedConfig)}
     assert own - FAMILIES[name].keys.keys() == set()
+
+
+def test_every_key_that_sglang_reads_is_known_or_refused_where_it_changes_something(name: str) -> None:
+    family, modules = FAMILIES[name], {FAMILIES[name].sglang_module, *OTHER_MODULES.get(name, ())}
+    (folder,) = importlib.util.find_spec("sglang").submodule_search_locations or []  # type: ignore[union-attr]  # it is there
+    read: set[str] = set()
+    for module in modules:
+        text = (Path(folder) / "srt" / "models" / f"{module}.py").read_text(encoding="utf-8")
+        read |= {one or other for one, other in READ_BY_SGLANG.findall(text)}
+    assert read & {"hidden_size", "num_hidden_layers"}
+    assert read - family.keys.keys() - family.engine_alone.keys() - CHANGES_NOTHING == set()
+    for key, nothing in family.engine_alone.items():
+        assert list(family.unsupported(complete({**TINY[name], key: nothing}))) == []
+        (line,) = family.unsupported(complete({**TINY[name], key: {"some": 7}}))
+        assert line.startswith(f"{key} is not supported for {name}: SGLang computes with it")
 
 
 @pytest.mark.parametrize("tied", [True, False])

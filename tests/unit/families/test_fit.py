@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rlscale.families.family import Head
 from rlscale.families.fit import check_weights
 from rlscale.families.tensors import expected_tensors
 from rlscale.families.weight_files import SINGLE
-from tests.unit.families.folders import DENSE, EXPERTS, Weights, weights_of
+from tests.unit.families.folders import DENSE, EXPERTS, TINY, Weights, weights_of
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -132,3 +133,24 @@ def test_a_critic_may_start_from_a_language_model_and_a_policy_not_from_a_critic
     save_file(weights | {"score.weight": np.zeros((2, 16), np.float32)}, critic / SINGLE)
     with pytest.raises(FolderError, match=r"score\.weight has shape \[2, 16\]"):
         check(critic, head=Head.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "line"),
+    [
+        ({}, (), None),
+        ({}, ("mtp.fc.weight",), r"has no tensor mtp\.fc\.weight, which a trained layer .* set trainer\.mtp=frozen"),
+        ({"mtp.layers.1.mlp.gate.weight": (4, 16)}, (), r"mtp\.layers\.1\.mlp\.gate\.weight: .* of which there is one"),
+        ({"mtp.fc.weight": (16, 16)}, (), r"mtp\.fc\.weight has shape \[16, 16\] .* asks for \[16, 32\]"),
+    ],
+)
+def test_a_module_that_is_trained_is_whole_and_has_one_layer(
+    more: dict[str, tuple[int, ...]], less: tuple[str, ...], line: str | None, make: Callable[..., Path]
+) -> None:
+    config = complete(TINY["qwen3_next"])
+    whole = {name: shape for name, (shape, _) in expected_tensors(config, Head.language, mtp=True).items()}
+    shapes = {name: shape for name, shape in (whole | more).items() if name not in less}
+    folder = make(TINY["qwen3_next"], {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    check_weights(folder, config, Head.language)  # kept as it is, whatever it is
+    with nullcontext() if line is None else pytest.raises(FolderError, match=line):
+        check_weights(folder, config, Head.language, mtp=True)

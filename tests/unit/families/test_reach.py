@@ -27,6 +27,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
         ({**WINDOWS, "layer_types": [SLIDING, FULL]}, 5),
         ({**WINDOWS, "layer_types": [FULL, FULL], "max_window_layers": 0}, None),
         ({"use_sliding_window": True, "max_window_layers": 0}, 4096),
+        ({"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}, None),
     ],
 )
 def test_windows_are_where_transformers_has_them(family: str, changes: dict[str, Any], tokens: int | None) -> None:
@@ -38,10 +39,13 @@ def test_windows_are_where_transformers_has_them(family: str, changes: dict[str,
     assert (theirs.sliding_window if SLIDING in theirs.layer_types else None) == tokens
 
 
-def test_all_layers_of_the_mixture_of_experts_have_a_window() -> None:
-    config = {**TINY["qwen3_moe"], **WINDOWS, "max_window_layers": 28}
-    assert reach_of(complete(config)) == Reach(5, "sliding_window")
-    assert transformers.AutoConfig.for_model(**config).sliding_window == 5
+@pytest.mark.parametrize(
+    ("window", "tokens"), [({"sliding_window": 5}, 5), ({}, 4096), ({"sliding_window": None}, None)]
+)
+def test_all_layers_of_the_mixture_of_experts_have_a_window(window: dict[str, Any], tokens: int | None) -> None:
+    config = {**TINY["qwen3_moe"], "use_sliding_window": True, "max_window_layers": 28, **window}
+    assert reach_of(complete(config)) == (None if tokens is None else Reach(tokens, "sliding_window"))
+    assert transformers.AutoConfig.for_model(**config).sliding_window == tokens
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,10 @@ def test_all_layers_of_the_mixture_of_experts_have_a_window() -> None:
         (
             {"layer_types": [SLIDING, FULL]},
             "layer_types with sliding_attention is not supported for qwen2",
+        ),
+        (  # of which transformers makes no mask
+            {"use_sliding_window": True, "sliding_window": None, "layer_types": [SLIDING, FULL]},
+            "layer_types with sliding_attention is not supported for qwen2 with sliding_window=null; only full_at",
         ),
         (
             {**WINDOWS, "layer_types": ["chunked_attention", FULL]},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 
 from rlscale.config.locations import conf_dir
 from rlscale.families.config_file import complete, read_json
-from rlscale.families.multi_token_prediction import copies
-from rlscale.families.tensors import experts_of, parameter_count, visited_parameters
+from rlscale.families.tensors import carried_tensors, experts_of, parameter_count, visited_parameters
 
 PUBLISHED = conf_dir() / "model"
 
@@ -17,8 +18,13 @@ PUBLISHED = conf_dir() / "model"
     # As the safetensors index of each model on the Hugging Face hub counts them, tied embeddings once.
     [
         ("qwen3_0_6b", 596_049_920),
+        ("qwen3_1_7b", 1_720_574_976),
         ("qwen3_4b", 4_022_468_096),
+        ("qwen3_8b", 8_190_735_360),
+        ("qwen3_14b", 14_768_307_200),
+        ("qwen3_32b", 32_762_123_264),
         ("qwen3_30b", 30_532_122_624),
+        ("qwen3_235b", 235_093_634_560),
         ("qwen2_5_0_5b", 494_032_768),
         ("qwen2_5_1_5b", 1_543_714_304),
         ("qwen2_5_3b", 3_085_938_688),
@@ -46,13 +52,23 @@ def test_parameters_are_those_of_the_published_model(name: str, parameters: int)
     assert parameter_count(architecture) == parameters
 
 
-@pytest.mark.parametrize(("name", "whole"), [("glm4_5_air", 110_468_824_832), ("glm4_5", 358_337_791_296)])
-def test_the_layer_that_predicts_further_is_the_rest_of_the_published_model(name: str, whole: int) -> None:
-    """Whose index counts a bias for each expert of each layer, and the layer's copies of embedding and head, too."""
+@pytest.mark.parametrize(
+    ("name", "copied", "whole"),
+    [("glm4_5_air", 2, 110_468_824_832), ("glm4_5", 2, 358_337_791_296), ("glm5_1", 0, 753_864_139_008)],
+)
+def test_the_layer_that_predicts_further_is_the_rest_of_the_published_model(name: str, copied: int, whole: int) -> None:
+    """Whose index counts a bias for each expert of each layer, the layer's copies of embedding and head, if it has any,
+    and GLM-5's indexers, of which the layer has one, too."""
     config = complete(read_json(PUBLISHED / f"{name}.json"))
-    biases = config["num_experts"] * (config["num_hidden_layers"] - config["first_k_dense_replace"] + 1)
-    copied = len(copies(config)) * config["vocab_size"] * config["hidden_size"]
-    assert parameter_count(config, mtp=True) + biases + copied == whole
+    layers, sizes = config["num_hidden_layers"], config["vocab_size"] * config["hidden_size"]
+    biases = config["num_experts"] * (layers - config["first_k_dense_replace"] + 1)
+    indexers = sum(prod(shape) for shape, _ in carried_tensors(config).values()) * (layers + 1) // layers
+    assert parameter_count(config, mtp=True) + biases + copied * sizes + indexers == whole
+
+
+def test_so_is_the_module_of_qwen3_next() -> None:
+    config = complete(read_json(PUBLISHED / "qwen3_next_80b.json"))
+    assert parameter_count(config, mtp=True) == 81_324_862_720
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.model_folders import ModelFolders
+from tests.unit.families.folders import TINY, write
 
 
 def folders(tmp_path: Path, *overrides: str) -> tuple[Config, ModelFolders]:
@@ -152,3 +153,13 @@ def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused_before_anything_st
         folders(tmp_path, f"model.tokenizer={other}")
     with pytest.raises(UserError, match=r"^model\.path=\S+: 1 tokens of the tokenizer are beyond"):
         folders(tmp_path, f"model.path={other}", "model.create=null")
+
+
+def test_a_layer_that_is_to_be_trained_is_looked_for_before_anything_starts(tmp_path: Path) -> None:
+    policy = write(tmp_path / "policy", TINY["qwen3_next"])
+    (policy / "tokenizer.json").write_text("{}")
+    words = [f"model={policy}", "trainer.mtp=trained"]
+    with pytest.raises(UserError, match=r"^model\.path=.*: has no tensor mtp\.[\w.]+, .* set trainer\.mtp=frozen"):
+        ModelFolders.of_policy(compose(None, words))
+    with pytest.raises(UserError, match=r"^model\.init=.*: has no tensor mtp\."):  # whose weights it starts from
+        ModelFolders(policy).check_start(compose(None, [*words, f"model.init={policy}"]))

@@ -7,12 +7,24 @@ from pathlib import Path
 import numpy as np
 
 from rlscale.families.config_file import complete
-from rlscale.families.tensors import carried_tensors
+from rlscale.families.family import Head
+from rlscale.families.tensors import carried_tensors, expected_tensors
 from rlscale.weights.exported_mtp import kept_tensors
 from tests.unit.families.folders import TINY, weights_of, write
 
 LAYER = "model.layers.2."
 CONFIG = TINY["glm_moe_dsa"]
+
+
+def test_a_module_of_its_own_is_kept_unless_it_is_trained(tmp_path: Path) -> None:
+    config = complete(TINY["qwen3_next"])
+    expected = expected_tensors(config, Head.language, mtp=True)
+    module = {name: np.ones(shape, np.float32) for name, (shape, _) in expected.items() if name.startswith("mtp.")}
+    assert {"mtp.fc.weight", "mtp.norm.weight", "mtp.layers.0.self_attn.q_proj.weight"} < module.keys()
+    folder = write(tmp_path / "model", TINY["qwen3_next"], weights_of(TINY["qwen3_next"]) | module)
+    frozen, trained = (dict(kept_tensors(folder, config, mtp=mtp)) for mtp in (False, True))
+    assert frozen.keys() == module.keys()
+    assert trained == {}
 
 
 def test_indexers_are_kept_also_those_of_a_layer_that_is_trained(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from rlscale.trainer.megatron.model.architecture import Architecture, transforme
 from rlscale.trainer.megatron.model.attention import takes_packed
 from rlscale.trainer.megatron.model.expert_router import follow_microbatches
 from rlscale.trainer.megatron.model.freezing import freeze
-from rlscale.trainer.megatron.model.layer_spec import block_spec, uses_transformer_engine
+from rlscale.trainer.megatron.model.layer_spec import block_spec, predicting_layer_spec, uses_transformer_engine
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.megatron.model.mtp_layer import MtpLayer
 from rlscale.trainer.megatron.model.output_layer import OutputLayer
@@ -125,7 +125,7 @@ def _chunk(
     )
     own = [*chunk.decoder.layers]
     if weights.mtp and chunk.post_process:
-        chunk.mtp_layer = MtpLayer(config, layers.layer_specs[-1], stage)  # like the model's last layer
+        chunk.mtp_layer = MtpLayer(config, predicting_layer_spec(config, architecture.family, layers), stage)
         own.append(chunk.mtp_layer.transformer_layer)
     # Megatron's own know one scaling of the four, with fixed numbers.
     latent = architecture.family.latent  # whose layers turn keys themselves

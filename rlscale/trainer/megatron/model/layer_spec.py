@@ -72,6 +72,12 @@ def block_spec(config: TransformerConfig, platform: Platform, family: Family, vp
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)
 
 
+def predicting_layer_spec(config: TransformerConfig, family: Family, layers: Any) -> Any:
+    """The decoder layer of what predicts a token further, by the `block_spec` of the last stage: as the last of those,
+    but with attention where others have gated delta nets."""
+    return _layer(config, family, experts=True, delta_net=False) if family.delta_net else layers.layer_specs[-1]
+
+
 def _has_experts(config: TransformerConfig, layer: int) -> bool:
     """Whether a layer (from 0, over the whole model) has experts."""
     if config.num_moe_experts is None:
