@@ -26,12 +26,17 @@ from rlscale.run.stacks import tell_stacks
 from rlscale.serve.forked_python import NOT_FORKED
 
 
+def shown_as(actor: type, log: Path) -> str:
+    """How `ps` shows the process of an actor with that log."""
+    return f"ray::{actor.__name__} {log.stem}"
+
+
 def _log_to(path: str, actor: object) -> None:
     """Send everything that this process prints, from Python or from C, to a file of the run.
 
     What is logged as an error, and a crash, is written down as well. `ps` shows the process by its actor and log.
     """
-    setproctitle(f"ray::{type(actor).__name__} {Path(path).stem}")  # Ray itself cannot, where the process is forked
+    setproctitle(shown_as(type(actor), Path(path)))  # Ray itself cannot, where the process is forked
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     print_anything()

@@ -12,22 +12,17 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlscale.config.cpu_threads import engine_threads
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster_config import Device
-from rlscale.config.schema.trainer_config import RoutingReplay
-from rlscale.config.sticky_routing import STICKY, is_sticky
-from rlscale.families.config_file import complete, read_config
-from rlscale.families.linears import adapted_modules
+from rlscale.run.actor_settings import OWN_GPUS, launcher_log, reserved_gpus
 from rlscale.run.actors import LauncherActor
+from rlscale.run.engine_specs import engine_specs, router_settings
 from rlscale.run.forks import Forks
 from rlscale.run.given_engine import GivenEngine
-from rlscale.run.placement import Layout, shares_devices
+from rlscale.run.placement import Layout
 from rlscale.run.remote_calls import Calls, RunFailed
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient, router_options
-from rlscale.serve.served_adapters import ServedAdapters
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import ROUTER
 
@@ -101,34 +96,19 @@ class Engines:
     def launch(self, model_path: str) -> None:
         """Begin to start every engine and the router."""
         self.started_from = model_path
-        rollout, cluster = self.config.rollout, self.config.cluster
-        sticky = is_sticky(rollout, self.config.env, self.config.agent)
-        router = {**({"policy": STICKY} if sticky else {}), **rollout.router}
-        router_options(router, cluster.host, 0, 0)  # refused before anything starts
+        rollout = self.config.rollout
+        router = router_settings(self.config)
+        router_options(router, self.config.cluster.host, 0, 0)  # refused before anything starts
         if rollout.engine_key_file is not None:
             self.api_key = _read_key(rollout.engine_key_file, self.section)
         elif rollout.engine_urls:
             self.api_key = ""
-        home, adapters = self._launcher(0), served_adapters(self.config, model_path)
+        home = self._launcher(0)
         if rollout.engine_urls:
             self._engines = [_Engine(None, home, url.rstrip("/")) for url in rollout.engine_urls]
-        for number, slot in enumerate(() if rollout.engine_urls else self.layout.engines):
-            spec = ServerSpec(
-                name=f"engine-{number}",
-                model_path=model_path,
-                device=cluster.device,
-                dtype=self.config.model.dtype.value,
-                host=cluster.host,
-                options=dict(rollout.sglang),
-                tensor_parallel=rollout.gpus_per_engine if cluster.device is Device.cuda else 1,
-                gpus=slot.gpus,
-                adapters=adapters,
-                threads=engine_threads(self.config),
-                seed=self.config.run.seed,
-                memory_saver=shares_devices(cluster),
-                routed_experts=self.trained_on and self.config.trainer.routing_replay is RoutingReplay.rollout,
-                start_timeout_s=cluster.start_timeout_s,
-            )
+        slots = () if rollout.engine_urls else self.layout.engines
+        specs = engine_specs(self.config, slots, model_path, trained_on=self.trained_on)
+        for slot, spec in zip(slots, specs, strict=True):
             launcher = self._launcher(slot.node)
             self._engines.append(_Engine(spec, launcher, starting=launcher.call.remote("start_engine", spec)))
         self._router = home.call.remote("start_router", router)
@@ -260,13 +240,13 @@ class Engines:
         if node not in self._launchers:
             cluster = self.config.cluster
             actor: Any = ray.remote(LauncherActor)
-            log = self.logs / f"launcher-{node}.log"
+            log = self.logs / launcher_log(node)
             options = {
                 "num_cpus": 0,
-                "num_gpus": 0 if node in self.reserved else cluster.gpus_per_node,
+                "num_gpus": reserved_gpus(cluster, node, self.reserved),
                 "max_concurrency": 8,
                 "scheduling_strategy": NodeAffinitySchedulingStrategy(self.nodes[node], soft=False),
-                "runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}},
+                "runtime_env": {"env_vars": dict(OWN_GPUS)},
             }
             self._launchers[node] = actor.options(**options).remote(
                 log.name,
@@ -305,14 +285,6 @@ class Engines:
 
     def _receiver(self, url: str) -> EngineReceiver:
         return EngineReceiver(url, self.api_key or None, self.config.weights.timeout_s)
-
-
-def served_adapters(config: Config, model_path: str) -> ServedAdapters | None:
-    """The kind of adapters that engines of the model compute with; None where they get whole weights."""
-    lora = config.model.lora
-    if lora is None or not config.serves_adapters:
-        return None
-    return ServedAdapters(lora.rank, tuple(adapted_modules(complete(read_config(Path(model_path))), lora.targets)))
 
 
 def _read_key(path: str, section: str) -> str:
