@@ -39,6 +39,10 @@ COMMANDS = {
     "plan": ("rlscale.plan.plan_command:plan", "whether a run fits its devices, and about how long an iteration takes"),
     "explain": ("rlscale.explain.explain_command:explain", "what keys mean, where values come from, what reads them"),
     "doctor": ("rlscale.run.doctor_command:doctor", "whether this machine or cluster is ready for a run"),
+    "dashboard": (
+        "rlscale.dashboard.dashboard_command:dashboard",
+        "a page over runs, those that go too, in the browser",
+    ),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),
     "warm": ("rlscale.run.warm_command:warm", "keep imported processes ready, so that CPU runs start in seconds"),
     "check-hook": ("rlscale.run.check_hook:check_hook", "test a loss, score, advantage, ... or reward of your own"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed
@@ -32,14 +33,16 @@ def exchange(rank: int, address: str, port: int, backend: str, limit_s: float = 
     return _TIMES * _BYTES / (time.perf_counter() - began)
 
 
-def _group(backend: str, store: distributed.Store, rank: int, limit: timedelta) -> distributed.ProcessGroup:
+def _group(backend: str, store: distributed.Store, rank: int, limit: timedelta) -> Any:
     """A group of two that is nobody else's: torch's own default group stays free."""
     if backend == NCCL:
-        return distributed.ProcessGroupNCCL(store, rank, 2, limit)
+        options = distributed.ProcessGroupNCCL.Options()
+        options._timeout = limit
+        return distributed.ProcessGroupNCCL(store, rank, 2, options)
     return distributed.ProcessGroupGloo(store, rank, 2, limit)
 
 
-def _pass(group: distributed.ProcessGroup, sender: int, tensor: torch.Tensor) -> None:
+def _pass(group: Any, sender: int, tensor: torch.Tensor) -> None:
     """Send from the rank `sender` to the other."""
     rank = group.rank()
     work = group.send([tensor], 1 - rank, 0) if rank == sender else group.recv([tensor], sender, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,18 @@ def ask_cluster(config: Config, lock: Mapping[str, str]) -> tuple[list[Facts], l
     """The facts of the machines that the run would use, and the links between them. UserError where no Ray answers."""
     with RaySession(config.cluster, Path(config.run.scratch)):
         nodes = node_ids(config.cluster.nodes, config.cluster.gpus_per_node)
-        asked = [_at(node, gather).remote(config, lock) for node in nodes]
-        try:
-            facts = ray.get(asked, timeout=_GATHERED_S)
-        except RayError as error:
-            raise UserError(f"a machine of the cluster does not answer: {str(error).splitlines()[-1]}") from error
-        timed = [_with_clock(one, node) for one, node in zip(facts, nodes, strict=True)]
-        return timed, _links(config, timed, nodes)
+        facts = facts_of(config, lock, nodes)
+        return facts, links_between(facts, nodes, nccl=config.cluster.device is Device.cuda)
+
+
+def facts_of(config: Config, lock: Mapping[str, str], nodes: Sequence[str]) -> list[Facts]:
+    """What each of these machines says, with the difference of its clock. UserError where one does not answer."""
+    asked = [_at(node, gather).remote(config, lock) for node in nodes]
+    try:
+        facts = ray.get(asked, timeout=_GATHERED_S)
+    except RayError as error:
+        raise UserError(f"a machine of the cluster does not answer: {str(error).splitlines()[-1]}") from error
+    return [_with_clock(one, node) for one, node in zip(facts, nodes, strict=True)]
 
 
 def _with_clock(facts: Facts, node: str) -> Facts:
@@ -43,23 +48,23 @@ def _with_clock(facts: Facts, node: str) -> Facts:
     best = (float("inf"), 0.0)
     for _ in range(_CLOCK_LOOKS):
         before = time.time()
-        there = ray.get(_at(node, time.time).remote())
+        there = ray.get(_at(node, _now).remote())
         after = time.time()
         best = min(best, ((after - before) / 2, there - (before + after) / 2))
     return replace(facts, clock_error_s=best[0], clock_offset_s=best[1])
 
 
-def _links(config: Config, facts: list[Facts], nodes: list[str]) -> list[Link]:
-    """Each machine to the next one, and the last to the first."""
+def links_between(facts: Sequence[Facts], nodes: Sequence[str], *, nccl: bool) -> list[Link]:
+    """Each machine to the next one, and the last of several to the first; by gloo, and by NCCL where they have GPUs."""
     if len(nodes) < 2:
         return []
-    backends = ["gloo", *(["nccl"] if config.cluster.device is Device.cuda else [])]
+    backends = ["gloo", *(["nccl"] if nccl else [])]
     following = [*range(1, len(nodes)), 0] if len(nodes) > 2 else [1]
     pairs = list(zip(range(len(nodes)), following, strict=False))
     return [_link(backend, facts, nodes, pair) for backend in backends for pair in pairs]
 
 
-def _link(backend: str, facts: list[Facts], nodes: list[str], pair: tuple[int, int]) -> Link:
+def _link(backend: str, facts: Sequence[Facts], nodes: Sequence[str], pair: tuple[int, int]) -> Link:
     sender, receiver = (facts[number].name for number in pair)
     address, port = ray.get(_at(nodes[pair[0]], _meeting_point).remote())
     calls = [_at(nodes[number], _exchange).remote(rank, address, port, backend) for rank, number in enumerate(pair)]
@@ -70,6 +75,10 @@ def _link(backend: str, facts: list[Facts], nodes: list[str], pair: tuple[int, i
     finally:
         for call in calls:
             ray.cancel(call, force=True)
+
+
+def _now() -> float:
+    return time.time()
 
 
 def _meeting_point() -> tuple[str, int]:

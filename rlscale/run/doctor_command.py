@@ -26,9 +26,9 @@ from rlscale.run.run_folder import MARK
 USAGE = (
     "usage: python -m rlscale doctor [--bundle FILE] [recipe=NAME|PATH.yaml] [group=option ...] [key=value ...]\n"
     "  Asks this machine, or with cluster.ray_address every machine of that cluster, whether it is ready for the run:\n"
-    "  versions, devices, memory, disks, limits, ports, clocks, models and data, and how fast machines reach each other.\n"
-    "  --bundle FILE  also writes what a report of a fault needs into a zip file, without keys; with run.output=FOLDER\n"
-    "                 the logs of that run, too\n"
+    "  versions, devices, memory, disks, limits, ports, clocks, models and data, and how fast they reach each other.\n"
+    "  --bundle FILE  also writes what a report of a fault needs into a zip file, without keys; with\n"
+    "                 run.output=FOLDER the logs of that run, too\n"
     "  Exit code 0 if there is no problem, 1 if there is one, 2 for bad input."
 )
 _NOT_READY = 1

@@ -52,6 +52,7 @@ PACKAGES = {
     "rollout": allow("numpy aiohttp", "families config data envs"),
     "trainer": allow("numpy torch megatron xxhash", "families config platform algo data weights"),
     "observe": allow("rich wandb tensorboard", "config data"),
+    "dashboard": allow("numpy aiohttp", "config data observe"),
     "run": allow("numpy psutil ray hydra", EVERY_PACKAGE),
     "cli": allow("", "config run"),
     "__main__": allow("", "cli"),

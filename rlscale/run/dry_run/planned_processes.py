@@ -34,7 +34,7 @@ _SGLANG = f"{SglangLauncher.__module__}.{SglangLauncher.__name__}"
 
 Process = dict[str, Any]
 """`name`, `machine` (its number), and what of these there is: `gpus`, `command`, `standard_input`, `environment`
-(variables that differ from this shell's), `log` (relative to the run's folder), `actor` (Ray's class), `reserves_gpus`."""
+(variables that differ from this shell's), `log` (in the run's folder), `actor` (Ray's class), `reserves_gpus`."""
 
 
 def planned_processes(config: Config, folders: StartedFolders, command: list[str]) -> list[Process]:
