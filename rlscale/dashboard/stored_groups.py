@@ -15,6 +15,7 @@ from rlscale.data.token_decoder import Decode, token_decoder
 
 MOST_TOKENS = 20_000
 """Tokens of a sample that are shown."""
+_BROKEN = "\ufffd"
 
 
 class StoredGroups:
@@ -107,9 +108,9 @@ def token_texts(ids: Sequence[int], decode: Decode | None) -> list[str]:
     for end in range(1, len(ids) + 1):
         if end - start > 16:  # a window of a few tokens: what stands far before changes no token's text
             start = end - 8
-            before = decode(ids[start : end - 1])
+            before = decode(ids[start : end - 1]).rstrip(_BROKEN)
         whole = decode(ids[start:end])
-        if whole.endswith("\ufffd") and end < len(ids):
+        if whole.endswith(_BROKEN) and end < len(ids):
             texts.append("")
             continue
         texts.append(whole.removeprefix(before) if whole.startswith(before) else whole[len(before) :])

@@ -48,7 +48,7 @@ def waiting_for_engines(recent: Recent, iterations: int) -> Iterator[Advice]:
 def waiting_for_trainer(recent: Recent, iterations: int) -> Iterator[Advice]:
     """Nothing is generated while the trainer trains."""
     train, age = _share(recent, "seconds_train"), mean(recent("staleness_max"))
-    if train > 0.4 and not age > 0:
+    if train > 0.4 and not age > 0 and recent("tokens_generated"):
         yield Advice(
             f"engines waited {percent(train)} of the last {iterations} iterations for the trainer",
             "rollout.max_staleness=1 with cluster.placement=disaggregated lets them go on; so do more trainer ranks",
@@ -83,7 +83,7 @@ def no_signal(recent: Recent, iterations: int) -> Iterator[Advice]:
         easy = "harder" if reward > 0.5 else "easier"
         yield Advice(
             f"{percent(share)} of the groups had equal rewards (mean reward {figure(reward)}), which teach nothing",
-            f"{easy} prompts, more samples per group, or algo.refill=true to replace them",
+            f"{easy} prompts, more samples per group, or algo.refill.drop_equal=true to replace them",
         )
 
 

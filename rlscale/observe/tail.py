@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 CHUNK = 4 << 20
@@ -38,7 +39,11 @@ class Tail:
     @property
     def share(self) -> float:
         """How much of the file has been read, of 1; what was half a line counts as unread."""
-        return self._offset / self._size if self._size else 1.0
+        size = self._size
+        if not size:  # nothing was read yet, or there is nothing
+            with suppress(OSError):
+                size = self.path.stat().st_size
+        return self._offset / size if size else 1.0
 
     def _heed(self, status: os.stat_result) -> None:
         file_id = (status.st_dev, status.st_ino)

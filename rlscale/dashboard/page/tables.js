@@ -5,7 +5,7 @@ const drawAdvice = (about) => {
 };
 const drawFates = async () => {
   // Made by the server of numbers and known words; the page's policy runs no script in it.
-  of("fates").innerHTML = await ask(`runs/${state.focus}/fates`);
+  of("fates").innerHTML = (await ask(`runs/${state.focus}/fates`)) || "<p class=note>Nothing was counted yet.</p>";
 };
 const table = (heads, rows) => make("table", {}, make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", {}, head)))), make("tbody", {}, ...rows));
 const drawEngines = async () => {

@@ -26,6 +26,7 @@ WELL = {
     "truncated": [0.01] * 20,
     "logprob_diff_mean": [1e-4] * 20,
     "entropy": [0.3] * 20,
+    "tokens_generated": [100.0] * 20,
     "skipped_steps": [0.0] * 20,
 }
 BAD = {
@@ -58,6 +59,10 @@ def test_a_state_that_calls_for_it_is_named_with_its_figure(check: str) -> None:
     numbers, words = BAD[check]
     (line,) = said(WELL | numbers)
     assert words in line
+
+
+def test_a_run_without_engines_is_not_told_of_them() -> None:
+    assert said(WELL | {"staleness_max": [], "tokens_generated": []}) == []
 
 
 def test_two_iterations_are_no_reason_for_advice() -> None:
