@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rlscale.dashboard.found_runs import describe
 from rlscale.dashboard.run_reader import ENGINES, RunReader
@@ -19,6 +21,20 @@ _LINES, _BYTES = 200, 1 << 16
 _NEWEST_SPANS = 60
 _GROUPS = 2000
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _while_nothing_is_read(answer: Callable[Concatenate[RunAnswers, P], T]) -> Callable[Concatenate[RunAnswers, P], T]:
+    """An answer of what the reader holds, which must not grow meanwhile."""
+
+    @functools.wraps(answer)
+    def locked(self: RunAnswers, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.reader.lock:
+            return answer(self, *args, **kwargs)
+
+    return locked
+
 
 class RunAnswers:
     """One run: its reader, its stored rollouts, and the answers made of them."""
@@ -30,6 +46,7 @@ class RunAnswers:
         """When somebody asked last."""
         self._stored = StoredGroups(folder)
 
+    @_while_nothing_is_read
     def about(self) -> dict[str, Any]:
         """What is shown above everything else: status, newest metrics, advice."""
         columns = self.reader.metrics
@@ -46,11 +63,13 @@ class RunAnswers:
             "stored": _ends(self._stored.iterations()),
         }
 
+    @_while_nothing_is_read
     def curve(self, name: str, points: int, first: float | None, last: float | None) -> dict[str, Any]:
         """A metric, or with ENGINES in front an engine's number, between two iterations."""
         columns = self.reader.loads if name.startswith(ENGINES) else self.reader.metrics
         return vars(columns.curve(name, points, first, last))
 
+    @_while_nothing_is_read
     def timeline(self, start: float | None, end: float | None) -> dict[str, Any]:
         """Lanes of a window, in seconds since the first span; of the newest spans where none is given."""
         spans = self.reader.spans
@@ -64,6 +83,7 @@ class RunAnswers:
         until = max(until, first + 1e-3)
         return {"whole": last - zero, "start": first - zero, "end": until - zero, "lanes": spans.lanes(first, until)}
 
+    @_while_nothing_is_read
     def engines(self) -> list[dict[str, Any]]:
         """Each engine's newest load."""
         columns, found = self.reader.loads, dict[str, dict[str, Any]]()
@@ -74,6 +94,7 @@ class RunAnswers:
                 found.setdefault(address, {"engine": address, "iteration": last[0]})[number] = _finite(last[1])
         return list(found.values())
 
+    @_while_nothing_is_read
     def fates(self) -> str:
         """What became of prompts and tokens, as the report shows it: HTML made of numbers and known words."""
         columns, row = self.reader.metrics, dict[str, float]()

@@ -25,6 +25,8 @@ _LIST_EVERY_S = 2.0
 _KEPT_S = 120.0
 """How long a run is read on after somebody asked for it last."""
 _MOST_POINTS = 4000
+_FIRST_S, _FOLLOW_S = 0.2, 0.05
+"""How long is read on at a time: at first, and beside answers."""
 
 
 class PageServer:
@@ -112,9 +114,8 @@ class PageServer:
 
         def made() -> Any:
             if run.reader.revision == 0:
-                run.reader.refresh()
-            with run.reader.lock:
-                return answer(run, request.query)
+                run.reader.refresh(_FIRST_S)
+            return answer(run, request.query)
 
         return _json(await asyncio.to_thread(made))
 
@@ -141,7 +142,7 @@ class PageServer:
                 if time.monotonic() - run.asked > _KEPT_S:
                     del self._runs[name]
                 else:
-                    busy |= not await asyncio.to_thread(run.reader.refresh)
+                    busy |= not await asyncio.to_thread(run.reader.refresh, _FOLLOW_S)
             await asyncio.sleep(0.02 if busy else _LOOK_EVERY_S)
 
 

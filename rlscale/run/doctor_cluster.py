@@ -40,6 +40,8 @@ def facts_of(config: Config, lock: Mapping[str, str], nodes: Sequence[str]) -> l
         facts = ray.get(asked, timeout=_GATHERED_S)
     except RayError as error:
         raise UserError(f"a machine of the cluster does not answer: {str(error).splitlines()[-1]}") from error
+    if len({one.name for one in facts}) < len(facts):  # machines may be called alike
+        facts = [replace(one, name=f"{one.name} ({number})") for number, one in enumerate(facts)]
     return [_with_clock(one, node) for one, node in zip(facts, nodes, strict=True)]
 
 
