@@ -125,6 +125,16 @@ class TrainerActor(_Actor):
         metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
         return metrics
 
+    def begin_profile(self) -> None:
+        """Record from now on what this process computes."""
+        from rlscale.trainer.process_profile import ProcessProfile
+
+        self._profile = ProcessProfile()
+
+    def end_profile(self, folder: Path, iteration: int) -> None:
+        """Record no more, and write it as that of an iteration."""
+        self._profile.write(folder, f"iteration_{iteration:06d}.rank-{self._rank}")
+
     def call(self, method: str, *args: Any) -> Any:
         """Any other method of the trainer: send_weights, save, load, sleep, wake, export, close."""
         return getattr(self._trainer, method)(*args)

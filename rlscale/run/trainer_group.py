@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,14 @@ class TrainerGroup:
     def disconnected(self) -> None:
         """The ranks' connection is of no use any more: the next `connect_engines` makes another."""
         self._connected = ()
+
+    @contextmanager
+    def profiled(self, folder: Path, iteration: int) -> Iterator[None]:
+        """Every rank records what it computes in the block, and writes it into the folder."""
+        self._calls.wait([rank.begin_profile.remote() for rank in self._ranks], "beginning a profile")
+        yield
+        ends = [rank.end_profile.remote(folder, iteration) for rank in self._ranks]
+        self._calls.wait(ends, f"writing the profile of iteration {iteration}")
 
     def call(
         self,
