@@ -67,9 +67,7 @@ def memory(config: Config, facts: Facts) -> Iterator[Finding]:
             f"{free:.0f} of {there:.0f} GB free; what the run needs is not known", "see python -m rlscale plan"
         )
     elif needed > facts.memory_bytes:
-        yield problem(
-            f"{there:.0f} GB, and the run needs about {needed / GB:.0f} GB", "see python -m rlscale plan --solve"
-        )
+        yield problem(f"{there:.0f} GB, and the run needs about {needed / GB:.0f} GB", "plan --solve finds what fits")
     elif needed > facts.available_bytes:
         yield warning(
             f"{free:.0f} of {there:.0f} GB free, and the run needs about {needed / GB:.0f} GB", "end what else runs"

@@ -12,6 +12,7 @@ from rlscale.config.checks.component_targets import COMPONENT_CHECKS
 from rlscale.config.checks.critic_section import CRITIC_CHECKS
 from rlscale.config.checks.data_and_reward import STAGE_CHECKS
 from rlscale.config.checks.engine_form import SERVED_CHECKS
+from rlscale.config.checks.first_prompts_section import FIRST_PROMPTS_CHECKS
 from rlscale.config.checks.kl_term import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.learning_rate import SCHEDULE_CHECKS
@@ -111,6 +112,7 @@ _ALL = (
     *(
         *_OF_STAGE,
         *PROFILE_CHECKS,
+        *FIRST_PROMPTS_CHECKS,
         *PARAMETER_CHECKS,
         *LORA_CHECKS,
         *ADAPTER_CHECKS,
