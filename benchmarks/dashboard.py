@@ -100,20 +100,25 @@ def measure(root: Path, run: str, stored: int) -> None:
                 return json.load(answer)
 
         process, began = psutil.Process(server.pid), time.perf_counter()
+        idle = sum(process.cpu_times()[:2])
+
+        def after() -> str:
+            return f"{time.perf_counter() - began:.2f} s, {sum(process.cpu_times()[:2]) - idle:.2f} s of computing"
+
         ask("runs")
         ask(f"runs/{run}/about")
         for metric in ("reward", "entropy", "loss", "grad_norm"):
             assert len(ask(f"runs/{run}/curve?metric={metric}&points=600")["x"]) > 100
-        print(f"curves of the whole run after {time.perf_counter() - began:.2f} s", flush=True)
+        print(f"curves of the whole run after {after()}", flush=True)
         assert len(ask(f"runs/{run}/groups")["groups"]) == 32
         ask(f"runs/{run}/sample?iteration={stored}&row=3")
         ask(f"runs/{run}/timeline")
-        print(f"groups, tokens and lanes after {time.perf_counter() - began:.2f} s", flush=True)
+        print(f"groups, tokens and lanes after {after()}", flush=True)
         peak = 0
         while ask(f"runs/{run}/about")["read"] < 1:
             peak = max(peak, process.memory_info().rss)
             time.sleep(0.1)
-        print(f"every number read after {time.perf_counter() - began:.1f} s", flush=True)
+        print(f"every number read after {after()}", flush=True)
         looked = time.perf_counter()
         ask(f"runs/{run}/curve?metric=reward&points=600")
         ask(f"runs/{run}/timeline?from=0&to=200000")

@@ -39,6 +39,7 @@ class PageServer:
         self._runs: dict[str, RunAnswers] = {}
         self._runner: web.AppRunner | None = None
         self._following: asyncio.Task[None] | None = None
+        self._answering = 0  # requests that somebody waits for: files are read on after them
         self._asked: dict[str, Callable[[RunAnswers, Any], Any]] = {
             "about": lambda run, asked: run.about(),
             "curve": lambda run, asked: run.curve(
@@ -117,7 +118,11 @@ class PageServer:
                 run.reader.refresh(_FIRST_S)
             return answer(run, request.query)
 
-        return _json(await asyncio.to_thread(made))
+        self._answering += 1
+        try:
+            return _json(await asyncio.to_thread(made))
+        finally:
+            self._answering -= 1
 
     async def _found(self) -> list[Path]:
         """The runs' folders, looked for anew every other second."""
@@ -141,6 +146,8 @@ class PageServer:
             for name, run in list(self._runs.items()):
                 if time.monotonic() - run.asked > _KEPT_S:
                     del self._runs[name]
+                elif self._answering:
+                    busy = True
                 else:
                     busy |= not await asyncio.to_thread(run.reader.refresh, _FOLLOW_S)
             await asyncio.sleep(0.02 if busy else _LOOK_EVERY_S)

@@ -36,6 +36,8 @@ def exchange(rank: int, address: str, port: int, backend: str, limit_s: float = 
 def _group(backend: str, store: distributed.Store, rank: int, limit: timedelta) -> Any:
     """A group of two that is nobody else's: torch's own default group stays free."""
     if backend == NCCL:
+        if not distributed.is_nccl_available():
+            raise RuntimeError("this torch has no NCCL")
         options = distributed.ProcessGroupNCCL.Options()
         options._timeout = limit
         return distributed.ProcessGroupNCCL(store, rank, 2, options)

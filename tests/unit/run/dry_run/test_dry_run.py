@@ -13,6 +13,7 @@ import yaml
 from rlscale.cli import main
 from rlscale.config.compose import compose
 from rlscale.run.actor_settings import rank_settings
+from rlscale.run.dry_run.job_script import slurm_job
 from rlscale.run.placement import lay_out_run
 
 NODES = [
@@ -76,52 +77,54 @@ def test_ranks_are_those_that_the_run_would_start(elsewhere: Path, capsys: pytes
         assert process["runs"] == config.trainer._target_
 
 
-def test_a_cluster_is_laid_out_on_a_laptop(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, processes = dry(capsys, *NODES, "run.output=out", "--slurm", "--kubernetes=registry/rlscale:1")
-    assert folder == elsewhere / "out" / "dry_run"
+@pytest.fixture(scope="module")
+def cluster_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of four machines wrote on one that has no GPU, into a folder with a blank in its name."""
+    place = tmp_path_factory.mktemp("laptop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("HF_HOME", str(place / "hub"))
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        for _ in range(2):  # a dry run does not stand in the way of another
+            words = ["run.output=out folder", "--slurm", "--kubernetes=registry/rlscale:1"]
+            assert main(["--dry-run", *NODES, *words]) == 0
+    return place / "out folder" / "dry_run"
+
+
+def test_a_cluster_is_laid_out_on_a_laptop(cluster_run: Path) -> None:
+    processes = yaml.safe_load((cluster_run / "processes.yaml").read_text())["processes"]
     ranks = [one for one in processes if one["name"].startswith("rank ")]
     assert [(one["machine"], one["gpus"]) for one in ranks] == [(n, [g]) for n in (0, 1) for g in range(8)]
     engines = [one for one in processes if one["name"].startswith("engine-")]
     assert [(one["machine"], one["gpus"]) for one in engines] == [(n, [g]) for n in (2, 3) for g in range(8)]
     assert engines[0]["standard_input"]["options"]["model_path"] == "Qwen/Qwen3-30B-A3B"
-    assert {one["machine"]: one["reserves_gpus"] for one in processes if "launcher" in one["name"]} == {
-        0: 8,
-        2: 8,
-        3: 8,
-    }
-    assert main(["--dry-run", *NODES, "run.output=out"]) == 0, "it does not stand in its own way"
+    launchers = [one for one in processes if one["name"].startswith("launcher ")]
+    assert {one["machine"]: one["reserves_gpus"] for one in launchers} == {0: 8, 2: 8, 3: 8}
 
 
-def test_the_slurm_script_is_bash_and_asks_for_the_runs_machines(
-    elsewhere: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, _ = dry(capsys, *NODES, "run.output=out folder", "--slurm")
-    script = folder / "job.sbatch"
+def test_the_slurm_script_is_bash_and_asks_for_the_runs_machines(cluster_run: Path) -> None:
+    script = cluster_run / "job.sbatch"
     subprocess.run(["bash", "-n", str(script)], check=True)
     text = script.read_text()
     asked = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert asked[:4] == ["job-name=rlscale-arithmetic", "nodes=4", "ntasks-per-node=1", "gpus-per-node=8"]
     last = text.splitlines()[-1]
-    assert f"'recipe={folder}/recipe.yaml'" in last
-    assert f"'run.output={elsewhere}/out folder'" in last
+    assert f"'recipe={cluster_run}/recipe.yaml'" in last
+    assert f"'run.output={cluster_run.parent}'" in last
     assert last.endswith("cluster.ray_address=auto")
     assert "RAY_AUTH_MODE=token" in text
 
 
-def test_a_job_on_one_machine_starts_no_cluster(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, _ = dry(capsys, "--slurm")
-    text = (folder / "job.sbatch").read_text()
+def test_a_job_on_one_machine_starts_no_cluster(tmp_path: Path) -> None:
+    text = slurm_job(compose(None, []), tmp_path)
     assert "if [ no = yes ]" in text
     assert "cluster.ray_address" not in text
     assert "gpus-per-node" not in text
 
 
-def test_the_kubernetes_job_holds_the_recipe_and_one_pod_for_each_machine(
-    elsewhere: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, _ = dry(capsys, *NODES, "--kubernetes=registry/rlscale:1")
-    recipe, job = yaml.safe_load_all((folder / "rayjob.yaml").read_text())
-    assert yaml.safe_load(recipe["data"]["recipe.yaml"]) == yaml.safe_load((folder / "recipe.yaml").read_text())
+def test_the_kubernetes_job_holds_the_recipe_and_one_pod_for_each_machine(cluster_run: Path) -> None:
+    recipe, job = yaml.safe_load_all((cluster_run / "rayjob.yaml").read_text())
+    assert yaml.safe_load(recipe["data"]["recipe.yaml"]) == yaml.safe_load((cluster_run / "recipe.yaml").read_text())
     cluster = job["spec"]["rayClusterSpec"]
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     assert job["spec"]["entrypoint"].startswith("python -m rlscale recipe=/recipe/recipe.yaml cluster.ray_address=auto")
