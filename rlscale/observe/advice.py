@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
+from typing import Any
 
 from rlscale.observe.formatting import figure, percent
 
@@ -23,6 +24,16 @@ class Advice:
     """What was measured, in words."""
     change: str
     """What may be done about it, and what that costs."""
+
+
+def advise_by_rows(rows: Sequence[Mapping[str, Any]]) -> list[Advice]:
+    """The same of the metrics of a run, one mapping for each iteration."""
+
+    def recent(name: str) -> list[float]:
+        values = (row.get(name) for row in rows)
+        return [float(value) for value in values if isinstance(value, (int, float))][-ITERATIONS:]
+
+    return advise(recent)
 
 
 def advise(recent: Recent) -> list[Advice]:

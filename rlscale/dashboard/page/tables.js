@@ -1,7 +1,7 @@
 // Advice, fates, engines, groups and the log of the run that is looked at.
 const drawAdvice = (about) => {
   const message = about.message ? [make("p", { class: "message" }, about.message)] : [];
-  of("advice").replaceChildren(...message, ...about.advice.map(({ what, change }) => make("div", { class: "card" }, make("b", {}, what), make("p", {}, change))));
+  of("advice").replaceChildren(...message, ...about.advice.map(({ what, change }) => make("div", { class: "card advice" }, make("b", {}, what), make("p", {}, change))));
 };
 const drawFates = async () => {
   // Made by the server of numbers and known words; the page's policy runs no script in it.
