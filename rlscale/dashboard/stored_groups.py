@@ -113,7 +113,8 @@ def token_texts(ids: Sequence[int], decode: Decode | None) -> list[str]:
         if whole.endswith(_BROKEN) and end < len(ids):
             texts.append("")
             continue
-        texts.append(whole.removeprefix(before) if whole.startswith(before) else whole[len(before) :])
+        text = whole.removeprefix(before) if whole.startswith(before) else whole[len(before) :]
+        texts.append(text or f"⟨{ids[end - 1]}⟩")  # numbers beyond the tokenizer's have no text
         before = whole
     return texts
 

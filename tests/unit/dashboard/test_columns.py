@@ -111,8 +111,9 @@ def test_a_character_of_several_tokens_stands_at_the_last() -> None:
 
     def decode(ids: object) -> str:
         assert isinstance(ids, list)
-        return b"".join(pieces[number] for number in ids).decode(errors="replace")
+        return b"".join(pieces.get(number, b"") for number in ids).decode(errors="replace")
 
     assert token_texts([1, 2, 3, 4], decode) == ["a", "", "é", " b"]
+    assert token_texts([1, 9, 4], decode) == ["a", "⟨9⟩", " b"], "a number without a text is a number"
     many = [1, 2, 3, 4] * 20
     assert "".join(token_texts(many, decode)) == "aé b" * 20

@@ -16,7 +16,8 @@ SCRIPTS = {
     "scontrol": "printf 'n0\\nn1\\nn2\\nn3\\n'",
     "sleep": "/bin/sleep 0.5",
     "srun": 'echo "srun $* token=$(wc -c < "$RAY_AUTH_TOKEN_PATH") $(stat -c %a "$RAY_AUTH_TOKEN_PATH")" >> "$SAID"',
-    "python": '[[ "$*" == *status* ]] && printf " 1 node_%s\\n" a b c d || { echo "python $*" >> "$SAID"; /bin/sleep 1; }',
+    "python": """[[ "$*" == *status* ]] && printf " 1 node_%s\\n" a b c d && exit
+        echo "python $*" >> "$SAID"; /bin/sleep 1""",
 }
 """Stand-ins for Slurm's commands and for Python, which starts Ray and the run."""
 
