@@ -18,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE :=
 SEED ?= 0
 PYTEST := $(BIN)/python -m pytest -m "not gpu"
 
-.PHONY: quickstart install test lint types smoke unit dist e2e gpu battery fuzz schedules clean
+.PHONY: quickstart install test lint types smoke unit dist e2e browser gpu battery fuzz schedules clean
 
 quickstart: install
 	$(BIN)/python -m rlscale
@@ -64,7 +64,13 @@ unit: install
 dist: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/dist
 
-e2e: install
+# For the test of the dashboard: Debian's browser, where this user may install it. Without one that test says that it did not run.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
+		|| echo 'no browser could be installed: the test of the dashboard in one does not run'
+
+e2e: install browser
 	$(PYTEST) -n logical --maxprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e
 
 gpu: install

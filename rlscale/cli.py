@@ -38,6 +38,11 @@ COMMANDS = {
     ),
     "plan": ("rlscale.plan.plan_command:plan", "whether a run fits its devices, and about how long an iteration takes"),
     "explain": ("rlscale.explain.explain_command:explain", "what keys mean, where values come from, what reads them"),
+    "doctor": ("rlscale.run.doctor_command:doctor", "whether this machine or cluster is ready for a run"),
+    "dashboard": (
+        "rlscale.dashboard.dashboard_command:dashboard",
+        "a page over runs, those that go too, in the browser",
+    ),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),
     "warm": ("rlscale.run.warm_command:warm", "keep imported processes ready, so that CPU runs start in seconds"),
     "check-hook": ("rlscale.run.check_hook:check_hook", "test a loss, score, advantage, ... or reward of your own"),
@@ -155,6 +160,9 @@ _FLAGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--package", "-p"), {"metavar": "SECTION", "help": "of --cfg, print only this section"}),
     (("--resolve",), {"action": "store_true", "help": "of --cfg, resolve interpolations"}),
     (("--multirun", "-m"), {"action": "store_true", "help": "run every combination of key=a,b: a sweep"}),
+    (("--dry-run",), {"action": "store_true", "help": "write what would start, and start nothing"}),
+    (("--slurm",), {"action": "store_true", "help": "of --dry-run, with a job script for sbatch"}),
+    (("--kubernetes",), {"metavar": "IMAGE", "help": "of --dry-run, with a KubeRay job that runs in this image"}),
     ((OPTION,), {"metavar": "PACKAGE", "help": "=PACKAGE: run what _target_ names of an installed package"}),
     (("--debug",), {"action": "store_true", "help": "show the traceback of an error"}),
 )
@@ -177,6 +185,12 @@ def _dispatch(arguments: Arguments) -> int:
         return 0
     if not options.cfg and (options.package or options.resolve):
         raise UserError("--package and --resolve belong to --cfg: python -m rlscale --cfg job ...")
+    if not options.dry_run and (options.slurm or options.kubernetes):
+        raise UserError("--slurm and --kubernetes belong to --dry-run: python -m rlscale --dry-run --slurm ...")
+    if options.dry_run and (options.multirun or options.cfg):
+        raise UserError("--dry-run goes with neither --multirun nor --cfg: leave one of them out")
+    if options.dry_run:
+        return _dry_run(arguments)
     if options.multirun:
         return _sweep(arguments)
     if options.cfg:
@@ -199,6 +213,16 @@ def _run(arguments: Arguments) -> int:
     from rlscale.run.execute import execute
 
     return execute(config)
+
+
+def _dry_run(arguments: Arguments) -> int:
+    from rlscale.config.compose import compose
+    from rlscale.run.dry_run.dry_run import dry_run
+
+    config = compose(arguments.recipe, arguments.overrides)
+    recipe = [f"recipe={arguments.recipe}"] if arguments.recipe is not None else []
+    command = [sys.executable, "-m", "rlscale", *recipe, *arguments.overrides]
+    return dry_run(config, command, slurm=arguments.options.slurm, image=arguments.options.kubernetes)
 
 
 def _printed(arguments: Arguments) -> str:

@@ -19,9 +19,14 @@ def recipes_dir() -> Path:
     return _asset("recipes")
 
 
+def lock_file() -> Path:
+    """The versions of the packages that this rlscale is tested with, all but torch's."""
+    return _asset("requirements.lock")
+
+
 def _asset(name: str) -> Path:
-    """The wheel maps the folder to rlscale/_assets at build time; an editable install reads it beside the package."""
-    for folder in (_PACKAGE / "_assets" / name, _PACKAGE.parent / name):
-        if folder.is_dir():
-            return folder
-    raise UserError(f"rlscale's {name}/ folder is missing from {_PACKAGE}; install rlscale again")
+    """The wheel maps it to rlscale/_assets at build time; an editable install reads it beside the package."""
+    for path in (_PACKAGE / "_assets" / name, _PACKAGE.parent / name):
+        if path.exists():
+            return path
+    raise UserError(f"rlscale's {name} is missing from {_PACKAGE}; install rlscale again")

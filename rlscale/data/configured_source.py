@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData, MixtureData
+from rlscale.data.first_prompts import FirstPrompts
 from rlscale.data.sources import PromptSource
+
+
+def training_source(config: DataConfig) -> PromptSource:
+    """The source that is trained on: all of what `config` describes, or `data.first` prompts of it."""
+    source = build_source(config)
+    return source if config.first is None else FirstPrompts(source, config.first)
 
 
 def build_source(config: DataConfig, key: str = "data") -> PromptSource:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
 from rlscale.data.sample import Group, Prompt, Sample, Segment
+from rlscale.data.sample_overview import SampleOverview, versions_of
 
 _FACTS = b"rlscale"
 """The key of the file's own facts in the metadata of its schema."""
@@ -126,15 +127,31 @@ def read_outline(path: Path) -> list[tuple[int, float]]:
     return list(zip(table.column("prompt_index").to_pylist(), table.column("reward").to_pylist(), strict=True))
 
 
-def read_rows(path: Path, wanted: Sequence[int]) -> Iterator[tuple[Prompt, Sample]]:
-    """Prompt and sample of some rows, without log-probs and further arrays, a few rows in memory at a time.
+def read_overview(path: Path) -> list[SampleOverview]:
+    """What of every row is known without its tokens. UserError for a file that cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    read_facts(path)
+    names = ["prompt_index", "prompt_id", "source", "reward"]
+    try:
+        table = pq.read_table(path, columns=[*names, "versions"])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read ({_line(error)})") from error
+    columns = (table.column(name).to_pylist() for name in names)
+    versions = map(versions_of, _arrays(table.column("versions")))
+    return [SampleOverview(*row, *of) for *row, of in zip(*columns, versions, strict=True)]
+
+
+def read_rows(path: Path, wanted: Sequence[int], *, logprobs: bool = False) -> Iterator[tuple[Prompt, Sample]]:
+    """Prompt and sample of some rows, without further arrays, and unless asked for, log-probs; a few in memory at once.
 
     UserError for a file that cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    left_out = {"arrays", "rollout_logprobs"}
+    left_out = {"arrays"} if logprobs else {"arrays", "rollout_logprobs"}
     chosen, start = sorted(set(wanted)), 0
     try:
         with pq.ParquetFile(path) as file:
@@ -150,7 +167,7 @@ def read_rows(path: Path, wanted: Sequence[int]) -> Iterator[tuple[Prompt, Sampl
 
 def _row(row: dict[str, Any]) -> tuple[Prompt, Sample]:
     tokens = np.array(row["tokens"], np.int32)
-    row = _parsed({**row, "rollout_logprobs": np.zeros(len(tokens)), "arrays": []})
+    row = _parsed({"rollout_logprobs": np.zeros(len(tokens)), **row, "arrays": []})
     prompt = prompt_of(row, np.array(row["prompt_tokens"], np.int32))
     return prompt, sample_of(row, {name: np.array(row[name], kind) for name, kind in LISTS.items()})
 

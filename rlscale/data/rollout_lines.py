@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rlscale.config.errors import UserError
 from rlscale.data.rollout_file import FORMAT, LISTS, as_json, group_rows, packed, prompt_of, sample_of
 from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.data.sample_overview import SampleOverview, versions_of
 
 _FACTS = "rlscale"
 """The key of the file's own facts in its first line."""
@@ -57,8 +58,13 @@ def read_outline(path: Path) -> list[tuple[int, float]]:
     return list(_rows(path, lambda row: (int(row["prompt_index"]), _reward(row))))
 
 
-def read_rows(path: Path, wanted: Sequence[int]) -> Iterator[tuple[Prompt, Sample]]:
-    """Prompt and sample of some rows, one in memory at a time. UserError for a file that cannot be read."""
+def read_overview(path: Path) -> list[SampleOverview]:
+    """What of every row is known without its tokens' values. UserError for a file that cannot be read."""
+    return list(_rows(path, _overview))
+
+
+def read_rows(path: Path, wanted: Sequence[int], *, logprobs: bool = True) -> Iterator[tuple[Prompt, Sample]]:
+    """Prompt and sample of some rows, one in memory at a time, log-probs always. UserError for an unreadable file."""
     return _rows(path, _sample, set(wanted))
 
 
@@ -122,6 +128,11 @@ def _row(prompt: Prompt, sample: Sample) -> dict[str, Any]:
 
 def _reward(row: Mapping[str, Any]) -> float:
     return math.nan if row["reward"] is None else float(row["reward"])
+
+
+def _overview(row: Mapping[str, Any]) -> SampleOverview:
+    prompt = int(row["prompt_index"]), str(row["prompt_id"]), str(row["source"])
+    return SampleOverview(*prompt, _reward(row), *versions_of(np.array(row["versions"], np.int32)))
 
 
 def _sample(row: dict[str, Any]) -> tuple[Prompt, Sample]:

@@ -40,14 +40,11 @@ def served_folder(
     """
     form = form or ServedForm()
     model = Path(companions.model_folder)
-    encoded = form.kind is not WeightForm.as_trained
-    rewritten = encoded or quantisation_of_folder(model) is not None
-    config = read_config(model)
-    kind = config.get("model_type")
-    known = not isinstance(kind, str) or known_name(kind) == kind
-    if companions.tokenizer_folder == companions.model_folder and known and not rewritten:
+    final = served_path(companions, name, dtype, scratch, form)
+    if final == model:
         return model
-    final = (scratch / MADE / f"{name}-{_digest(companions, dtype, form)}").resolve()
+    encoded, rewritten = _is_encoded(form), _is_rewritten(model, form)
+    config = read_config(model)
 
     def fill(folder: Path) -> None:
         companions.write(folder, dtype, {SECTION: form.section(complete(config))} if encoded else None)
@@ -57,6 +54,26 @@ def served_folder(
             _link_weights(model, folder)
 
     return made_once(final, fill)
+
+
+def served_path(companions: Companions, name: str, dtype: str, scratch: Path, form: ServedForm | None = None) -> Path:
+    """The folder that `served_folder` gives, whether it is there or not."""
+    form = form or ServedForm()
+    model = Path(companions.model_folder)
+    kind = read_config(model).get("model_type")
+    known = not isinstance(kind, str) or known_name(kind) == kind
+    if companions.tokenizer_folder == companions.model_folder and known and not _is_rewritten(model, form):
+        return model
+    return (scratch / MADE / f"{name}-{_digest(companions, dtype, form)}").resolve()
+
+
+def _is_encoded(form: ServedForm) -> bool:
+    return form.kind is not WeightForm.as_trained
+
+
+def _is_rewritten(model: Path, form: ServedForm) -> bool:
+    """Whether the weights are written anew."""
+    return _is_encoded(form) or quantisation_of_folder(model) is not None
 
 
 def _link_weights(model: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.rollout_config import Store, StoreFormat
 from rlscale.data import rollout_file, rollout_lines
 from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.data.sample_overview import SampleOverview
 
 FOLDER = "rollouts"
 """Its name in the folder of a run."""
@@ -98,9 +99,17 @@ class StoredRollouts:
         outline: list[tuple[int, float]] = self._read(iteration).read_outline(self._files[iteration])
         return outline
 
-    def samples(self, iteration: int, rows: Sequence[int]) -> Iterator[tuple[Prompt, Sample]]:
-        """Prompt and sample of some places of an outline, without log-probs and further arrays."""
-        found: Iterator[tuple[Prompt, Sample]] = self._read(iteration).read_rows(self._files[iteration], rows)
+    def overview(self, iteration: int) -> list[SampleOverview]:
+        """What of each sample of a stored iteration is known without its tokens' values."""
+        overview: list[SampleOverview] = self._read(iteration).read_overview(self._files[iteration])
+        return overview
+
+    def samples(
+        self, iteration: int, rows: Sequence[int], *, logprobs: bool = False
+    ) -> Iterator[tuple[Prompt, Sample]]:
+        """Prompt and sample of some places of an outline, without further arrays, and unless asked for, log-probs."""
+        read = self._read(iteration).read_rows
+        found: Iterator[tuple[Prompt, Sample]] = read(self._files[iteration], rows, logprobs=logprobs)
         return found
 
     def _read(self, iteration: int) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from rlscale.observe.advice import advise_by_rows
 from rlscale.observe.answers import before_and_after, by_iteration
 from rlscale.observe.atomic import write_text
 from rlscale.observe.conversation_cards import conversation_cards
@@ -64,6 +65,7 @@ def render(
     body = [
         _header(folder, recipe, summary, rows),
         _tiles(summary, rows),
+        _advice(rows),
         _section("Learning", lead(rows, _accuracy(summary).lower()) + cards(learning(rows, summary))),
         _section("Trainer and engines", cards(health(rows))),
         _section("What became of prompts and tokens", cards([*scheduling(rows), *engine_loads(loads)]) + fates(rows)),
@@ -137,6 +139,14 @@ def _tiles(summary: Summary, rows: Rows) -> str:
         more = f"its loss {figure(summary.critic_loss)}" if summary.critic_loss is not None else ""
         tiles.append(_tile("Critic's explained variance", figure(summary.explained_variance), more))
     return f'<div class="tiles">{"".join(tile for tile in tiles if tile)}</div>'
+
+
+def _advice(rows: Rows) -> str:
+    """What the last iterations call for; nothing where they call for nothing."""
+    return "".join(
+        f'<div class="card advice"><b>{html_text(one.what)}</b><p>{html_text(one.change)}</p></div>'
+        for one in advise_by_rows(rows)
+    )
 
 
 def _startup(summary: Summary) -> str:

@@ -20,6 +20,10 @@ _CSS = {
     **dict.fromkeys(COLUMNS, "train"),
 }
 
+_OF_DRIVER = {"train": "trainer", "sync": "sync", "generate": "waiting"}
+"""Rows of what the driver does, by the name of its spans, from top to bottom."""
+_OTHER = "other"
+
 
 def phase_bar(summary: Summary) -> str:
     """The bar of generating, training, syncing and the rest, with its legend; empty when no time was measured."""
@@ -153,10 +157,18 @@ def _merged(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def _lanes(spans: Sequence[Span], start: float, end: float) -> list[tuple[str, list[Span]]]:
     """Rows of the picture from top to bottom: lanes of others, then what the driver did; each with its spans inside."""
     inside = [s for s in spans if s.end > start and s.start < end]
-    others = sorted({s.lane for s in inside if s.lane != DRIVER})
-    lanes = [(lane, [s for s in inside if s.lane == lane]) for lane in others]
-    driver = [s for s in inside if s.lane == DRIVER]
-    known = {"train": "trainer", "sync": "sync", "generate": "waiting"}
-    lanes += [(label, [s for s in driver if s.name == name]) for name, label in known.items()]
-    lanes.append(("other", [s for s in driver if s.name not in known]))
-    return [(label, row) for label, row in lanes if row]
+    lanes: dict[str, list[Span]] = {}
+    for span in inside:
+        lanes.setdefault(lane_of(span.lane, span.name), []).append(span)
+    return sorted(lanes.items(), key=lambda lane: lane_order(lane[0]))
+
+
+def lane_of(lane: str, name: str) -> str:
+    """The row that a span is drawn in: a lane's own, or for the driver what it did."""
+    return _OF_DRIVER.get(name, _OTHER) if lane == DRIVER else lane
+
+
+def lane_order(label: str) -> tuple[int, str]:
+    """Where a row stands: others' lanes first, by name, then the driver's."""
+    last = (*_OF_DRIVER.values(), _OTHER)
+    return (1 + last.index(label) if label in last else 0), label

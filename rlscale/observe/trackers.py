@@ -130,7 +130,7 @@ class TensorBoardTracker:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in _numbers(metrics).items()]
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in finite_numbers(metrics).items()]
         self._writer.add_event(Event(wall_time=time.time(), step=iteration, summary=Summary(value=values)))
 
     def close(self) -> None:
@@ -178,7 +178,7 @@ class WandbTracker:
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Log one step with all numbers. Steps only go up: an evaluation that comes late says what it is of."""
-        numbers = _numbers(metrics)
+        numbers = finite_numbers(metrics)
         if any(name.startswith(_EVALUATED) for name in numbers):
             numbers[_EVALUATED_AT] = float(iteration)
         self._step = max(self._step, iteration)
@@ -207,7 +207,8 @@ def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+def finite_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What of the metrics trackers take, by names that can be shown."""
     return {
         visible(name): float(value)
         for name, value in metrics.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 
-_CANDIDATES = range(20_000, 32_000)
+CANDIDATES = range(20_000, 32_000)
 """Below the ports that Linux gives to outgoing connections (from 32768), one of which could take a port between the
 moment it is found free and the moment it is listened on."""
 _TRIES = 100
@@ -27,7 +27,7 @@ def free_port(host: str, preferred: int | None = None) -> int:
     if preferred is not None and is_free(host, preferred):
         return preferred
     draw = random.SystemRandom()  # the ranks of a run seed the module's own alike, and would all try the same ports
-    for port in draw.sample(_CANDIDATES, _TRIES):
+    for port in draw.sample(CANDIDATES, _TRIES):
         if is_free(host, port):
             return port
     with _socket(host) as probe:

@@ -16,7 +16,7 @@ from rlscale.config.source_sampling import sampled_apart
 from rlscale.config.sticky_routing import is_sticky
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.configured_encoder import build_encoder
-from rlscale.data.configured_source import build_source
+from rlscale.data.configured_source import training_source
 from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sample import Group, Prompt, Sample
@@ -81,7 +81,7 @@ class RolloutService:
             own_rewards(spec.data, spec.eval),
         )
         self._agents = Agents.of(spec.agent, EpisodeRules.of(rollout))
-        self._source = build_source(spec.data)
+        self._source = training_source(spec.data)
         self._queue = PromptQueue(
             self._source, self._encoder, "data", spec.data.max_bad_rate, self._environments.check_label
         )

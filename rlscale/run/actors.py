@@ -28,12 +28,17 @@ from rlscale.run.stacks import tell_stacks
 from rlscale.serve.forked_python import NOT_FORKED
 
 
+def shown_as(actor: type, log: Path) -> str:
+    """How `ps` shows the process of an actor with that log."""
+    return f"ray::{actor.__name__} {log.stem}"
+
+
 def _log_to(path: str, actor: object) -> None:
     """Send everything that this process prints, from Python or from C, to a file of the run.
 
     What is logged as an error, and a crash, is written down as well. `ps` shows the process by its actor and log.
     """
-    setproctitle(f"ray::{type(actor).__name__} {Path(path).stem}")  # Ray itself cannot, where the process is forked
+    setproctitle(shown_as(type(actor), Path(path)))  # Ray itself cannot, where the process is forked
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     print_anything()
@@ -123,6 +128,16 @@ class TrainerActor(_Actor):
         """One iteration's steps; see Trainer.train_shard."""
         metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
         return metrics
+
+    def begin_profile(self) -> None:
+        """Record from now on what this process computes."""
+        from rlscale.trainer.process_profile import ProcessProfile
+
+        self._profile = ProcessProfile()
+
+    def end_profile(self, folder: Path, iteration: int) -> None:
+        """Record no more, and write it as that of an iteration."""
+        self._profile.write(folder, f"iteration_{iteration:06d}.rank-{self._rank}")
 
     def call(self, method: str, *args: Any) -> Any:
         """Any other method of the trainer: send_weights, save, load, sleep, wake, export, close."""

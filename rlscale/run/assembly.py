@@ -14,7 +14,7 @@ from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.companions import companions_of
-from rlscale.data.configured_source import build_source
+from rlscale.data.configured_source import training_source
 from rlscale.data.leased_folders import Lease, lease, remove_unused
 from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
 from rlscale.data.prompt_encoder import PromptEncoder
@@ -280,7 +280,7 @@ class Assembly:
             assert self._rollout is not None
             return self._rollout
         config = self._config
-        source = build_source(config.data)
+        source = training_source(config.data)
         encoder = PromptEncoder(
             str(self._tokenizer), config.data, config.rollout.max_prompt_tokens, read_chat_template(config.model)
         )

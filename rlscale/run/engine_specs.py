@@ -1,9 +1,10 @@
-"""What each engine of a fleet is started with."""
+"""What the engines of a fleet and the router before them are started with, by the configuration alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rlscale.config.cpu_threads import engine_threads
 from rlscale.config.schema import Config
@@ -11,50 +12,14 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.engine_group_config import EngineGroupConfig
 from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.config.speculation_options import speculation_options
+from rlscale.config.sticky_routing import STICKY, is_sticky
 from rlscale.data.model_folder import find_folder
 from rlscale.families.config_file import complete, read_config
 from rlscale.families.linears import adapted_modules
 from rlscale.run.placement import Slot, shares_devices
+from rlscale.serve.router import PAIRED
 from rlscale.serve.served_adapters import ServedAdapters
 from rlscale.serve.server_spec import ServerSpec
-
-
-def engine_specs(
-    config: Config, slots: tuple[Slot, ...], model_path: str, *, trained_on: bool
-) -> Iterator[tuple[Slot, ServerSpec]]:
-    """The engines that a fleet starts, each with its place: those of the groups in their order, or all alike.
-
-    `trained_on`: whether what they generate is trained on, for which they must tell more.
-    """
-    rollout, cluster = config.rollout, config.cluster
-    alike = EngineGroupConfig(engines=len(slots))
-    groups = [one for one in rollout.engine_groups.values() or [alike] for _ in range(one.engines)]
-    adapters, threads = served_adapters(config, model_path), engine_threads(config)
-    draft = rollout.speculation.draft
-    draft = None if draft is None else str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
-    speculation = speculation_options(rollout.speculation, model_path, draft)
-    for number, (slot, group) in enumerate(zip(slots, groups, strict=True)):
-        gpus = group.gpus_per_engine or rollout.gpus_per_engine
-        yield (
-            slot,
-            ServerSpec(
-                name=f"engine-{number}",
-                model_path=model_path,
-                device=cluster.device,
-                dtype=config.model.dtype.value,
-                host=cluster.host,
-                options={**rollout.sglang, **group.sglang, **speculation},
-                role=group.role,
-                tensor_parallel=gpus if cluster.device is Device.cuda else 1,
-                gpus=slot.gpus,
-                adapters=adapters,
-                threads=threads,
-                seed=config.run.seed,
-                memory_saver=shares_devices(cluster),
-                routed_experts=trained_on and config.trainer.routing_replay is RoutingReplay.rollout,
-                start_timeout_s=cluster.start_timeout_s,
-            ),
-        )
 
 
 def served_adapters(config: Config, model_path: str) -> ServedAdapters | None:
@@ -63,3 +28,46 @@ def served_adapters(config: Config, model_path: str) -> ServedAdapters | None:
     if lora is None or not config.serves_adapters:
         return None
     return ServedAdapters(lora.rank, tuple(adapted_modules(complete(read_config(Path(model_path))), lora.targets)))
+
+
+def engine_specs(
+    config: Config, slots: Sequence[Slot], model_path: str, *, trained_on: bool = True
+) -> list[ServerSpec]:
+    """The specification of each engine, one for each slot; `config` is the run's, with what is the fleet's own.
+
+    Engines of groups come in the groups' order. `model_path`: the folder that they start from. `trained_on`: whether
+    what they generate is, for which they must tell more.
+    """
+    rollout, cluster, adapters = config.rollout, config.cluster, served_adapters(config, model_path)
+    alike = EngineGroupConfig(engines=len(slots))
+    groups = [one for one in rollout.engine_groups.values() or [alike] for _ in range(one.engines)] if slots else []
+    draft = rollout.speculation.draft
+    draft = None if draft is None else str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
+    speculation = speculation_options(rollout.speculation, model_path, draft)
+    return [
+        ServerSpec(
+            name=f"engine-{number}",
+            model_path=model_path,
+            device=cluster.device,
+            dtype=config.model.dtype.value,
+            host=cluster.host,
+            options={**rollout.sglang, **group.sglang, **speculation},
+            role=group.role,
+            tensor_parallel=(group.gpus_per_engine or rollout.gpus_per_engine) if cluster.device is Device.cuda else 1,
+            gpus=slot.gpus,
+            adapters=adapters,
+            threads=engine_threads(config),
+            seed=config.run.seed,
+            memory_saver=shares_devices(cluster),
+            routed_experts=trained_on and config.trainer.routing_replay is RoutingReplay.rollout,
+            start_timeout_s=cluster.start_timeout_s,
+        )
+        for number, (slot, group) in enumerate(zip(slots, groups, strict=True))
+    ]
+
+
+def router_settings(config: Config) -> dict[str, Any]:
+    """The options of the fleet's router that are not rlscale's own for every run."""
+    sticky = is_sticky(config.rollout, config.env, config.agent)
+    paired = {PAIRED: True} if config.rollout.disaggregated else {}
+    return {**({"policy": STICKY} if sticky else {}), **config.rollout.router, **paired}

@@ -16,15 +16,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.engine_group_config import Role
-from rlscale.config.sticky_routing import STICKY, is_sticky
+from rlscale.run.actor_settings import OWN_GPUS, launcher_log, reserved_gpus
 from rlscale.run.actors import LauncherActor
-from rlscale.run.engine_specs import engine_specs
+from rlscale.run.engine_specs import engine_specs, router_settings
 from rlscale.run.forks import Forks
 from rlscale.run.given_engine import GivenEngine
 from rlscale.run.placement import Layout
 from rlscale.run.remote_calls import Calls, RunFailed
 from rlscale.serve.receiver import EngineReceiver
-from rlscale.serve.router import PAIRED, RouterClient, router_options
+from rlscale.serve.router import RouterClient, router_options
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import ROUTER
 
@@ -111,12 +111,9 @@ class Engines:
     def launch(self, model_path: str) -> None:
         """Begin to start every engine and the router. UserError where one that somebody else started is of no use."""
         self.started_from = model_path
-        rollout, cluster = self.config.rollout, self.config.cluster
-        sticky = is_sticky(rollout, self.config.env, self.config.agent)
-        router = {**({"policy": STICKY} if sticky else {}), **rollout.router}
-        if rollout.disaggregated:
-            router[PAIRED] = True
-        router_options(router, cluster.host, 0, 0)  # refused before anything starts
+        rollout = self.config.rollout
+        router = router_settings(self.config)
+        router_options(router, self.config.cluster.host, 0, 0)  # refused before anything starts
         if rollout.engine_key_file is not None:
             self.api_key = _read_key(rollout.engine_key_file, self.section)
         elif rollout.engine_urls:
@@ -126,10 +123,11 @@ class Engines:
         home = self._launcher(0)
         if rollout.engine_urls:
             self._engines = [_Engine(None, home, url.rstrip("/")) for url in rollout.engine_urls]
-        else:
-            for slot, spec in engine_specs(self.config, self.layout.engines, model_path, trained_on=self.trained_on):
-                launcher = self._launcher(slot.node)
-                self._engines.append(_Engine(spec, launcher, starting=launcher.call.remote("start_engine", spec)))
+        slots = () if rollout.engine_urls else self.layout.engines
+        specs = engine_specs(self.config, slots, model_path, trained_on=self.trained_on)
+        for slot, spec in zip(slots, specs, strict=True):
+            launcher = self._launcher(slot.node)
+            self._engines.append(_Engine(spec, launcher, starting=launcher.call.remote("start_engine", spec)))
         self._router = home.call.remote("start_router", router)
 
     def ready(self) -> None:
@@ -268,13 +266,13 @@ class Engines:
         if node not in self._launchers:
             cluster = self.config.cluster
             actor: Any = ray.remote(LauncherActor)
-            log = self.logs / f"launcher-{node}.log"
+            log = self.logs / launcher_log(node)
             options = {
                 "num_cpus": 0,
-                "num_gpus": 0 if node in self.reserved else cluster.gpus_per_node,
+                "num_gpus": reserved_gpus(cluster, node, self.reserved),
                 "max_concurrency": 8,
                 "scheduling_strategy": NodeAffinitySchedulingStrategy(self.nodes[node], soft=False),
-                "runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}},
+                "runtime_env": {"env_vars": dict(OWN_GPUS)},
             }
             self._launchers[node] = actor.options(**options).remote(
                 log.name,

@@ -20,6 +20,7 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.config.sizes import Sizes
 from rlscale.platform.process_environment import rank_environment
 from rlscale.serve import forked_python
+from rlscale.serve.engine_process import PROGRAM as ENGINES
 from rlscale.serve.engine_process import start_fork_server
 from rlscale.serve.fork_server import ForkServer
 from rlscale.serve.server_spec import base_environment, fork_server_environment, package_root
@@ -72,6 +73,14 @@ def early_forks(config: Config) -> Iterator[Forks]:
             yield Forks(address)
     else:
         yield warm_forks(config)
+
+
+def fork_server_programs(config: Config) -> dict[str, str]:
+    """The fork servers that a command of this configuration starts, with the program that each imports and forks."""
+    if config.cluster.warm is not None or not _forks(config):
+        return {}
+    engines = {"fork server of engines": ENGINES} if Sizes.of(config).starts_engines else {}
+    return {**engines, "fork server of workers": _WORKERS}
 
 
 def warm_forks(config: Config) -> Forks:

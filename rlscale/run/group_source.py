@@ -18,6 +18,7 @@ from rlscale.rollout.engines.engine_loads import EngineLoad
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats
+from rlscale.run.actor_settings import ROLLOUT_ENVIRONMENT
 from rlscale.run.actors import RolloutActor
 from rlscale.run.forks import Forks
 from rlscale.run.remote_calls import Calls
@@ -54,7 +55,7 @@ class Rollout:
     def __init__(self, spec: RolloutSpec, calls: Calls, logs: Path, forks: Forks) -> None:
         self._calls = calls
         remote: Any = ray.remote(RolloutActor)
-        actor = remote.options(num_cpus=0, max_concurrency=64, runtime_env=forks.runtime_env({"OMP_NUM_THREADS": "1"}))
+        actor = remote.options(num_cpus=0, max_concurrency=64, runtime_env=forks.runtime_env(ROLLOUT_ENVIRONMENT))
         log = logs / "rollout.log"
         self._actor = actor.remote(str(log))
         calls.processes.add("the rollout service", log, self._actor)

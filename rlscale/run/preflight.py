@@ -18,7 +18,7 @@ from rlscale.config.checks import check
 from rlscale.config.data_paths import data_paths
 from rlscale.config.data_sections import evaluation_sections, reward_of, training_sections
 from rlscale.config.errors import ConfigError, UserError
-from rlscale.config.hf_architecture import is_here, is_hub_name
+from rlscale.config.hub_names import not_downloaded, served_paths
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
@@ -232,13 +232,13 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
     from rlscale.run.model_folders import ModelFolders, unsummed_starts
 
     config = part.config
-    if other is not None and (away := _not_here(config)):
+    if other is not None and (away := not_downloaded(config)):
         found.notes += [
             f"{part.stage}{name} is not downloaded yet: weights, tokenizer and chat template are looked at when it is"
             for name in away
         ]
         return
-    for name, path in _served_paths(config).items():
+    for name, path in served_paths(config).items():
         find_folder(path, f"rollout.models.{name}.path")
     if (draft := config.rollout.speculation.draft) is not None:
         find_folder(draft, "rollout.speculation.draft", need_tokenizer=False)
@@ -248,28 +248,6 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
     if config.model.path is not None:  # perhaps only now downloaded: what `check` had to skip before
         check(config)
     _try_encoders(part, found, models.policy)
-
-
-def _not_here(config: Config) -> list[str]:
-    """The models and tokenizers of hub names that would have to be downloaded first, as key=name."""
-    named = {"model.path": config.model.path, "model.tokenizer": config.model.tokenizer}
-    if Needs.of(config).critic:
-        named["critic.model.path"] = config.critic.model.path
-    if Needs.of(config).teacher:
-        named["teacher.path"] = config.teacher.path
-    named["rollout.speculation.draft"] = config.rollout.speculation.draft
-    named |= {f"rollout.models.{name}.path": path for name, path in _served_paths(config).items()}
-    return [
-        f"{key}={name}"
-        for key, name in named.items()
-        if name and is_hub_name(name) and not is_here(name, weights=key != "model.tokenizer")
-    ]
-
-
-def _served_paths(config: Config) -> dict[str, str]:
-    """The folders, or hub names, of the models of `rollout.models` that the run starts engines for, by their names."""
-    models = config.rollout.models.items() if Needs.of(config).engines else ()
-    return {name: one.path for name, one in models if one.path is not None and not one.engine_urls}
 
 
 def _try_encoders(part: _Part, found: Findings, model: Path) -> None:

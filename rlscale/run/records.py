@@ -14,6 +14,7 @@ from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.sample import Group
 from rlscale.data.stored_rollouts import FOLDER, RolloutStore, spread
+from rlscale.observe.chrome_trace import write_trace
 from rlscale.observe.formatting import visible
 from rlscale.observe.load_log import EngineLoadLog
 from rlscale.observe.metrics import MetricsLog, read_metrics
@@ -263,6 +264,7 @@ class Records:
         for log in (self._log, self._samples, self._load_log):
             if log is not None:
                 log.close()
+        write_trace(self._folder.path)
         write_report(self._folder.path)
         self._progress.close()
         print(visible(self._last_line()), flush=True)

@@ -17,6 +17,8 @@ from rlscale.config.written_recipe import differing_keys
 
 MARK = "run.json"
 LOCK = ".lock"
+DRY_RUN = "dry_run"
+"""Folder for what `--dry-run` writes; a run may come to stand beside it."""
 _SHOWN = 5
 """Keys that a message names at most."""
 
@@ -134,7 +136,7 @@ def _held_before(path: Path, config: Config, config_hash: str) -> bool:
             raise
         return True
     if facts is None:
-        if path.is_dir() and any(entry.name != LOCK for entry in path.iterdir()):
+        if path.is_dir() and any(entry.name not in (LOCK, DRY_RUN) for entry in path.iterdir()):
             raise UserError(f"run.output={path} is a folder without a run in it; choose an empty or a new folder")
         return False
     instead = "choose another folder, or checkpoint.resume=never"
@@ -162,7 +164,7 @@ def _given_folder(path: Path, config: Config, config_hash: str) -> RunFolder:
 def _set_aside(folder: RunFolder) -> RunFolder:
     """Keep the old run under another name, so that starting afresh loses nothing."""
     folder.release()
-    old = folder.path.with_name(f"{folder.path.name}.old-{_now()}")
+    old = folder.path.with_name(f"{folder.path.name}.old-{new_folder_name()}")
     folder.path.rename(old)
     fresh = RunFolder(folder.path)
     fresh.acquire()
@@ -185,7 +187,7 @@ def _unfinished(root: Path, config_hash: str) -> list[Path]:
 def _fresh_folder(root: Path) -> RunFolder:
     root.mkdir(parents=True, exist_ok=True)
     for attempt in range(1000):
-        path = root / (_now() + (f"-{attempt}" if attempt else ""))
+        path = root / (new_folder_name() + (f"-{attempt}" if attempt else ""))
         try:
             path.mkdir()
         except FileExistsError:
@@ -196,5 +198,6 @@ def _fresh_folder(root: Path) -> RunFolder:
     raise UserError(f"no free folder name under {root}")
 
 
-def _now() -> str:
+def new_folder_name() -> str:
+    """The date and time."""
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ import ray
 from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlscale.config.cpu_threads import trainer_threads
 from rlscale.config.needs import Pass
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
-from rlscale.platform.process_environment import rank_environment
+from rlscale.run.actor_settings import rank_settings
 from rlscale.run.actors import TrainerActor
 from rlscale.run.forks import Forks
 from rlscale.run.placement import Layout
@@ -28,8 +27,6 @@ from rlscale.trainer.trainer_spec import Form, TrainerSpec
 from rlscale.weights.transports.route import Route
 
 _START = "cluster.start_timeout_s"
-_GLOO = "GLOO_SOCKET_IFNAME"
-"""torch's variable for the interface that gloo listens on; else it is that of the machine's name."""
 
 
 class TrainerGroup:
@@ -39,27 +36,23 @@ class TrainerGroup:
         self, layout: Layout, nodes: list[str], calls: Calls, logs: Path, config: Config, forks: Forks
     ) -> None:
         """Create the rank processes; they import the trainer's class while others start."""
-        trainer, device, threads = config.trainer._target_, config.cluster.device, trainer_threads(config)
+        trainer, device = config.trainer._target_, config.cluster.device
         self._calls = calls
         self._parts_of: list[int] = []
         self._old_model = "policy"
         self._connected: tuple[str, ...] = ()
         self._one_machine = len({slot.node for slot in layout.ranks}) == 1
-        environment = {**rank_environment(device, threads), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
-        if self._one_machine and not config.rollout.engine_urls and _GLOO not in os.environ:
-            environment[_GLOO] = "lo"  # nobody else is to reach the ranks; engines elsewhere would have to
         actor: Any = ray.remote(TrainerActor)
         self._ranks = []
-        for rank, slot in enumerate(layout.ranks):
+        for one in rank_settings(config, layout, logs):
             options = {
                 "num_cpus": 0,
-                "scheduling_strategy": NodeAffinitySchedulingStrategy(nodes[slot.node], soft=False),
-                "runtime_env": forks.runtime_env(environment),
+                "scheduling_strategy": NodeAffinitySchedulingStrategy(nodes[one.node], soft=False),
+                "runtime_env": forks.runtime_env(one.environment),
             }
-            local = slot.gpus[0] if slot.gpus else 0
-            log = str(logs / f"rank-{rank}.log")
-            self._ranks.append(actor.options(**options).remote(log, rank, len(layout.ranks), local, threads))
-            calls.processes.add(f"rank {rank}", Path(log), self._ranks[-1])
+            arguments = (str(one.log), one.rank, len(layout.ranks), one.local, one.threads)
+            self._ranks.append(actor.options(**options).remote(*arguments))
+            calls.processes.add(f"rank {one.rank}", one.log, self._ranks[-1])
         self._preloading = [rank.preload.remote(device is Device.cpu, trainer) for rank in self._ranks]
 
     def start(self, spec: TrainerSpec, timeout_s: float) -> None:
@@ -147,6 +140,14 @@ class TrainerGroup:
     def disconnected(self) -> None:
         """The ranks' connection is of no use any more: the next `connect_engines` makes another."""
         self._connected = ()
+
+    @contextmanager
+    def profiled(self, folder: Path, iteration: int) -> Iterator[None]:
+        """Every rank records what it computes in the block, and writes it into the folder."""
+        self._calls.wait([rank.begin_profile.remote() for rank in self._ranks], "beginning a profile")
+        yield
+        ends = [rank.end_profile.remote(folder, iteration) for rank in self._ranks]
+        self._calls.wait(ends, f"writing the profile of iteration {iteration}")
 
     def call(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +24,9 @@ class TrainerSide(Protocol):
 
     def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> NDArray[np.float32]:
         """The column of a pass for every token of a batch divided into `parts`, float32 [tokens_total]."""
+
+    def profiled(self, folder: Path, iteration: int) -> AbstractContextManager[None]:
+        """Every rank records what it computes in the block, and writes it into the folder."""
 
     def call(self, method: str, *args: Any, what: str) -> list[Any]:
         """Any other method of the trainer; the answer of every rank."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rlscale.config.needs import Moment, Needs
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard, split
 from rlscale.data.sample import Group
+from rlscale.observe.chrome_trace import FOLDER as PROFILES
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.batching import build_batch, divide
 from rlscale.run.checkpoint import Progress
@@ -59,7 +61,7 @@ class TrainingSession(Session):
 
     def train(self, groups: Sequence[Group]) -> None:
         """The optimizer steps of this iteration; with them the iteration counts as done."""
-        with self.records.span("train"):
+        with self.records.span("train"), self._profiled(self.state.iteration + 1):
             batch = build_batch(groups, self.config).with_column("version", self.state.version)
             parts, plan = divide(batch, self.config)
             batch = self._with_columns(batch, parts)
@@ -77,6 +79,12 @@ class TrainingSession(Session):
             self.state.recent_losses = [*self.state.recent_losses, metrics["loss"]][-STOP_LOSS_WINDOW:]
         metrics["oversized_samples"] = float(plan.oversized)
         self._metrics |= self._measured(groups, batch) | metrics
+
+    def _profiled(self, iteration: int) -> AbstractContextManager[None]:
+        """Where the iteration is one to be profiled, the ranks record what they compute."""
+        if iteration not in self.config.profile.iterations:
+            return nullcontext()
+        return self._trainer.profiled(self.folder.path.resolve() / PROFILES, iteration)
 
     @abstractmethod
     def _measured(self, groups: Sequence[Group], batch: Batch) -> dict[str, float]:

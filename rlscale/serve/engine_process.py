@@ -15,14 +15,20 @@ from rlscale.serve.fork_server import ForkedProcess, ForkServer, NotForkedError
 from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.server_spec import ServerSpec, engine_order, read_at_import
 
-_PROGRAM = engine_main.__name__
+PROGRAM = engine_main.__name__
+"""What a fork server of engines imports, and forks."""
 
 _log = logging.getLogger(__name__)
 
 
+def engine_command() -> list[str]:
+    """The command line of an engine that is not forked; everything else reaches it on standard input."""
+    return [sys.executable, "-m", PROGRAM]
+
+
 def start_fork_server(environment: Mapping[str, str], scratch: Path) -> ForkServer:
     """A fork server for CPU engines, which imports SGLang from now on."""
-    return ForkServer(_PROGRAM, environment, read_at_import(environment), scratch)
+    return ForkServer(PROGRAM, environment, read_at_import(environment), scratch)
 
 
 class EngineProcesses:
@@ -64,8 +70,7 @@ class EngineProcesses:
     def anew(self, spec: ServerSpec, port: int, environment: Mapping[str, str], log: Path) -> GuardedProcess:
         """The same engine as a new process, on any device."""
         order = engine_order(spec, port, self._api_key)
-        command = [sys.executable, "-m", _PROGRAM]
-        return GuardedProcess(command, environment, json.dumps(order), log, self._scratch)
+        return GuardedProcess(engine_command(), environment, json.dumps(order), log, self._scratch)
 
     def stop(self) -> None:
         """End the fork server of its own; engines live on."""

@@ -24,6 +24,11 @@ class NotForkedError(Exception):
     """The fork server did not fork: it is gone, or refused; the message says which."""
 
 
+def fork_server_command() -> list[str]:
+    """Its command line; what it imports reaches it on standard input."""
+    return [sys.executable, "-m", "rlscale.serve.fork_server_main"]
+
+
 class ForkServer:
     """A process that has imported `program` and forks it. Ends when this process does; what it forked lives on.
 
@@ -37,8 +42,9 @@ class ForkServer:
         """`imported_with`: the part of `environment` that imports may read, which forked servers must share."""
         log = scratch / f"fork-server-{os.getpid()}-{time.monotonic_ns()}.log"
         order = {"program": program, "imported_with": dict(imported_with)}
-        command = [sys.executable, "-m", "rlscale.serve.fork_server_main"]
-        self._process = GuardedProcess(command, environment, json.dumps(order), log, scratch, adopts=False)
+        self._process = GuardedProcess(
+            fork_server_command(), environment, json.dumps(order), log, scratch, adopts=False
+        )
         self.address = f"{self._process.socket_folder}/{SOCKET}"
         """Path of the socket at which any process of this user on this machine can ask for servers."""
 

@@ -28,7 +28,7 @@ def allow(libraries: str = "", packages: str = "") -> Allowed:
     return Allowed(frozenset(libraries.split()), frozenset(packages.split()))
 
 
-EVERY_PACKAGE = "families config algo platform data weights envs serve rollout trainer observe"
+EVERY_PACKAGE = "families config plan algo platform doctor data weights envs serve rollout trainer observe"
 
 # The columns of samples and batches are NumPy arrays, so the packages that hand them on import numpy; tokenizers,
 # huggingface_hub and jinja2 come with transformers, pyarrow with datasets, mbridge with the mapping onto megatron, yaml
@@ -40,6 +40,7 @@ PACKAGES = {
     "explain": allow("omegaconf yaml", "config"),
     "algo": allow("torch numpy"),
     "platform": allow("torch xxhash", "families config"),
+    "doctor": allow("psutil", "families config plan platform"),
     "data": allow("numpy torch datasets pyarrow transformers tokenizers huggingface_hub jinja2", "families config"),
     "weights": allow("numpy torch safetensors megatron mbridge zstandard", "families config platform"),
     "envs": allow(
@@ -50,7 +51,8 @@ PACKAGES = {
     "serve": allow("aiohttp psutil", "families config platform weights"),
     "rollout": allow("numpy aiohttp", "families config data envs"),
     "trainer": allow("numpy torch megatron xxhash", "families config platform algo data weights"),
-    "observe": allow("rich wandb tensorboard", "config data"),
+    "observe": allow("rich wandb tensorboard prometheus_client", "config data"),
+    "dashboard": allow("numpy aiohttp", "config data observe"),
     "run": allow("numpy psutil ray hydra", EVERY_PACKAGE),
     "cli": allow("", "config run"),
     "__main__": allow("", "cli"),
@@ -73,6 +75,8 @@ SINGLE_FILES = {
     "rollout/group_records.py": {"xxhash"},
     # How much of the host's memory is left for other processes.
     "platform/device.py": {"psutil"},
+    # How fast machines reach each other, by the libraries that weights are sent with.
+    "doctor/bandwidth.py": {"torch"},
     # Tokens of an engine without a model.
     "serve/simulator/engine_answers.py": {"numpy"},
     "serve/simulator/engine_request.py": {"numpy"},

@@ -35,6 +35,10 @@ def test_an_installed_wheel_composes_outside_the_clone(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "rlscale/_assets/conf/algo/loss/clip.yaml" in names
     assert "rlscale/_assets/recipes/arithmetic.yaml" in names
+    assert "rlscale/_assets/requirements.lock" in names
+    assert {"rlscale/dashboard/page/main.js", "rlscale/run/dry_run/job.sbatch.template"} <= set(names)
+    library = {"rlscale/dashboard/vendor/uPlot.iife.min.js", "rlscale/dashboard/vendor/uPlot.LICENSE"}
+    assert library <= set(names), "a library travels with its licence"
     assert "rlscale/cli.py" in names
     assert not [name for name in names if name.startswith("tests/")]
 

@@ -13,6 +13,7 @@ from rlscale.config.checks.critic_section import CRITIC_CHECKS
 from rlscale.config.checks.data_and_reward import STAGE_CHECKS
 from rlscale.config.checks.engine_form import SERVED_CHECKS
 from rlscale.config.checks.engine_groups_section import ENGINE_GROUPS_CHECKS
+from rlscale.config.checks.first_prompts_section import FIRST_PROMPTS_CHECKS
 from rlscale.config.checks.kl_term import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.learning_rate import SCHEDULE_CHECKS
@@ -26,6 +27,7 @@ from rlscale.config.checks.optimizer_options import OPTIMIZER_CHECKS
 from rlscale.config.checks.options import OPTION_CHECKS
 from rlscale.config.checks.output_parsers import PARSER_CHECKS
 from rlscale.config.checks.parameter_patterns import PARAMETER_CHECKS
+from rlscale.config.checks.profile_section import PROFILE_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.replay_source import ROUTING_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
@@ -110,9 +112,8 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
 
 _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
-    *(*_OF_STAGE, *PARAMETER_CHECKS, *LORA_CHECKS, *ADAPTER_CHECKS, *OPTION_CHECKS),
-    *(*ENGINE_GROUPS_CHECKS, *SPECULATION_CHECKS, *SERVED_MODELS_CHECKS),
-    *SAVING_CHECKS,
+    *(*_OF_STAGE, *PROFILE_CHECKS, *FIRST_PROMPTS_CHECKS, *PARAMETER_CHECKS, *LORA_CHECKS, *ADAPTER_CHECKS),
+    *(*OPTION_CHECKS, *ENGINE_GROUPS_CHECKS, *SPECULATION_CHECKS, *SERVED_MODELS_CHECKS, *SAVING_CHECKS),
 )
 
 

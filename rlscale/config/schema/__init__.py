@@ -19,6 +19,7 @@ from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.parallel_config import ParallelConfig
+from rlscale.config.schema.profile_config import ProfileConfig
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.config.schema.run_config import RunSection, WarmStartConfig
@@ -74,6 +75,8 @@ class Config(Section):
     """Checkpoints and resume."""
     tracker: TrackerConfig = key(TrackerConfig, scope=Scope.execution)
     """Where metrics go besides the run's own files (group `tracker`)."""
+    profile: ProfileConfig = key(ProfileConfig, scope=Scope.this_run)
+    """Looking closely at single iterations."""
     run: RunSection = field(default_factory=RunSection)
     """The run itself."""
     warm_start: WarmStartConfig | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from omegaconf import MISSING
 
 from rlscale.config.schema.about import Limit, bounded, path_key
-from rlscale.config.schema.limits import SEED, TEMPERATURE, TOKENS
+from rlscale.config.schema.limits import COUNT, SEED, TEMPERATURE, TOKENS
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.section import Section
 
@@ -23,6 +23,9 @@ class DataConfig(Section, group="data"):
     seed: int = bounded(0, at_least=0, limit=SEED)
     """Seed of the order, and of the problems of a generated source. Follows `run.seed`; in `eval.data` it is 0, so that
     runs of different seeds are measured on the same problems."""
+    first: int | None = bounded(None, at_least=1, limit=COUNT)
+    """Train on so many prompts alone, the first in that order, again and again: to see that a run can learn at all.
+    null: on all."""
     apply_chat_template: bool = True
     """Turn the prompt into a chat message and apply the tokenizer's template."""
     system_prompt: str | None = None

@@ -12,6 +12,7 @@ from rlscale.config.schema.section import Section
 SHIPPED = {
     "tensorboard": {TARGET: "rlscale.observe.trackers.TensorBoardTracker"},
     "wandb": {TARGET: "rlscale.observe.trackers.WandbTracker"},
+    "prometheus": {TARGET: "rlscale.observe.prometheus_tracker.PrometheusTracker"},
 }
 """The trackers that rlscale has."""
 
@@ -27,7 +28,7 @@ class TrackerConfig(Section):
     """The trackers and their options."""
 
     kinds: list[str] = field(default_factory=list)
-    """Which of `tracker.known`, one or several: tensorboard, wandb. `metrics.jsonl` is always written."""
+    """Which of `tracker.known`, one or several: tensorboard, wandb, prometheus. `metrics.jsonl` is always written."""
     known: dict[str, Any] = field(default_factory=lambda: {name: dict(node) for name, node in SHIPPED.items()})
     """Trackers by name: `_target_` of a rlscale.observe.trackers.Tracker and its arguments. Add your own here."""
     project: str = key("rlscale", unread=[_WANDB_ONLY])

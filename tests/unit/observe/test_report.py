@@ -295,3 +295,12 @@ def test_the_page_shows_what_became_of_prompts_and_tokens_and_how_stale_they_wer
 def test_a_run_that_generates_nothing_has_no_accounts(tmp_path: Path) -> None:
     fill(tmp_path, 3)
     assert "What became of prompts and tokens" not in parse(tmp_path)[0]
+
+
+def test_what_the_last_iterations_call_for_is_advised(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    for i in range(1, 30):
+        log.log(i, {"reward": 0.5, "seconds_loop": 1.0, "truncated": 0.0 if i < 10 else 0.4})
+    log.close()
+    _, parsed = parse(tmp_path)
+    assert "40.0 % of the responses were cut at rollout.max_response_tokens" in "".join(parsed.text)

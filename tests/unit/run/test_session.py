@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,13 @@ class Trainer:
         self.trained: list[tuple[RankShard, bool, bool]] = []
         self.metrics: dict[str, float] = {}
         self.left_out: set[str] = set()
+        self.profiles: list[tuple[Path, int, int]] = []
+
+    @contextmanager
+    def profiled(self, folder: Path, iteration: int) -> Iterator[None]:
+        before = len(self.trained)
+        yield
+        self.profiles.append((folder, iteration, len(self.trained) - before))
 
     def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> Any:
         self.asked.append(one.column)
@@ -107,6 +115,13 @@ def test_passes_that_the_advantages_need_come_before_the_steps(tmp_path: Path) -
     assert {"returns", "value_weight", "advantages", "old_logprobs"} <= part.batch.columns.keys()
     assert (force_old, policy) == (True, True)
     assert "explained_variance" in run._metrics
+
+
+def test_the_steps_of_the_iterations_that_are_asked_for_are_profiled(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path, "profile.iterations=[2,3]")
+    for _ in range(4):
+        run.train(groups())
+    assert trainer.profiles == [(tmp_path / "profile", 2, 1), (tmp_path / "profile", 3, 1)]
 
 
 def test_the_ranks_are_told_which_version_their_weights_are(tmp_path: Path) -> None:

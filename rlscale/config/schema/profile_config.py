@@ -1,0 +1,17 @@
+"""Looking closely at single iterations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlscale.config.schema.about import Scope, key
+from rlscale.config.schema.section import Section
+
+
+@dataclass
+class ProfileConfig(Section):
+    """Profiles of iterations, in the run's folder `profile/`."""
+
+    iterations: list[int] = key(list, scope=Scope.this_run)
+    """Iterations of whose training every rank writes a trace of torch's profiler, on GPUs also a memory snapshot; with
+    any, the run's spans are written as one trace at its end. Such iterations take longer."""

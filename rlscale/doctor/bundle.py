@@ -1,0 +1,83 @@
+"""`--bundle`: one zip file with what a report of a fault needs, without keys."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from rlscale.config.errors import UserError
+
+_FILES = ("run.json", "recipe.yaml", "resolved.yaml", "summary.json", "metrics.jsonl", "timeline.jsonl")
+_MOST = 1 << 18
+"""Bytes of the end of each file."""
+_MOST_LOGS = 60
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH(?!_MODE)", re.IGNORECASE)
+_SECRETS = (
+    re.compile(r"\b(?:hf_|sk-|ghp_|gho_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{10,}"),
+    re.compile(r"(?i)(?<=bearer )[\w.~+/=-]{6,}"),
+    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    re.compile(
+        r"(?i)((?:api[_-]?key|token|secret|password)[\"']?\s*[:=]\s*[\"']?)(?!null|None|false|true)[^\s\"',}]{6,}"
+    ),
+)
+HIDDEN = "(hidden)"
+
+
+class Hiding:
+    """Takes keys out of texts: those in this process's environment, and what looks like one."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        named = {value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) >= 6}
+        self._values = sorted((value for value in named if not Path(value).exists()), key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        """The same with every key replaced."""
+        for value in self._values:
+            text = text.replace(value, HIDDEN)
+        for pattern in _SECRETS:
+            text = pattern.sub(lambda found: (found[1] if found.re.groups else "") + HIDDEN, text)
+        return text
+
+    def variables(self, variables: Mapping[str, str]) -> str:
+        """A line for each variable; of those that are called like a key only that they are set."""
+        return "".join(
+            f"{name}={HIDDEN if _SECRET_NAME.search(name) else self.text(value)}\n" for name, value in variables.items()
+        )
+
+
+def write_bundle(file: Path, said: Mapping[str, str], variables: Mapping[str, str], run: Path | None) -> list[str]:
+    """Write texts by name, the variables, and of a run's folder its small files and logs; names of what is in it.
+
+    UserError where the file cannot be written.
+    """
+    hiding = Hiding()
+    texts: Iterable[tuple[str, str]] = [*said.items(), *(_of_run(run) if run is not None else ())]
+    names = []
+    try:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in texts:
+                archive.writestr(name, hiding.text(text))
+                names.append(name)
+            archive.writestr("environment.txt", hiding.variables(variables))
+    except OSError as error:
+        raise UserError(f"--bundle {file}: cannot be written ({error.strerror})") from error
+    return [*names, "environment.txt"]
+
+
+def _of_run(folder: Path) -> Iterator[tuple[str, str]]:
+    logs = sorted((folder / "logs").rglob("*"), key=lambda path: path.name != "error.log")
+    files = [folder / name for name in _FILES] + [path for path in logs if path.suffix in (".log", ".txt")][:_MOST_LOGS]
+    for path in files:
+        if path.is_file():
+            yield f"run/{path.relative_to(folder)}", _end_of(path)
+
+
+def _end_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _MOST))
+        text = file.read().decode("utf-8", errors="replace")
+    return text if size <= _MOST else f"(the last {_MOST} of {size} bytes)\n{text}"

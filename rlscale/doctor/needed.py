@@ -1,0 +1,41 @@
+"""About how much room a run takes on a machine, as far as its model's architecture is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlscale.config.errors import UserError
+from rlscale.config.needs import Needs
+from rlscale.config.schema import Config
+from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.model_config import DType
+from rlscale.plan.planned_run import plan_run
+
+_OPTIMIZER = 12
+"""Bytes for a parameter in a checkpoint besides the weight: the master copy and Adam's two moments."""
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Bytes; None where they are not known."""
+
+    host_bytes: float | None
+    """Of a machine's memory."""
+    output_bytes: float | None
+    """Of the disk with the run's folder: the checkpoints that are kept, one that is being written, the exports."""
+    scratch_bytes: float | None
+    """Of the disk for what can be made again: copies of the weights that engines start from."""
+
+    @classmethod
+    def of(cls, config: Config) -> Needed:
+        """What a checked configuration needs."""
+        try:
+            plan = plan_run(config)
+        except (UserError, KeyError, TypeError, ValueError):  # a model that is neither here nor shipped
+            return cls(None, None, None)
+        on_cpu = config.cluster.device is Device.cpu  # where everything lies in the host's memory
+        host = plan.worst.total if on_cpu else sum(plan.host.values())
+        weights = plan.parameters * (4 if config.model.dtype is DType.float32 else 2)
+        checkpoint = weights + (plan.parameters * _OPTIMIZER if config.model.lora is None else 0)
+        kept = (config.checkpoint.keep + 1) * checkpoint if Needs.of(config).trains else 0
+        return cls(float(host), float(kept + weights), float(weights))

@@ -1,0 +1,106 @@
+"""The dashboard in a real browser: what is drawn, clicked and dragged, at the width of a desk and of a phone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.schema.rollout_config import StoreFormat
+from rlscale.dashboard.found_runs import run_id
+from rlscale.dashboard.page_server import PageServer
+from tests.e2e.dashboard.browser import PROGRAM, Browser, opened
+from tests.unit.dashboard.written_run import store_rollouts, write_run
+
+CHARTS = "[...document.querySelectorAll('#charts [data-metric]')].map((one) => one.dataset.metric)"
+TEXT = "document.body.innerText"
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no browser: make browser, or apt-get install chromium")
+def test_two_runs_in_a_browser(tmp_path: Path) -> None:
+    first, second = tmp_path / "runs" / "a", tmp_path / "runs" / "b"
+    write_run(first, 40)
+    write_run(second, 40, reward=0.5)
+    store_rollouts(first, StoreFormat.parquet)
+
+    async def scenario() -> None:
+        server = PageServer([tmp_path / "runs"])
+        await server.start()
+        try:
+            url = f"{server.url}#{run_id(first.resolve())}"
+            async with opened(url, tmp_path) as browser:
+                await sees_the_run(browser)
+                await compares_and_zooms(browser)
+                await goes_down_to_a_token(browser)
+                await follows(browser, first)
+                await browser.picture(tmp_path / "dashboard.png")
+                await browser.wide(390)
+                await browser.call("Page.reload")
+                await browser.until(f"innerWidth === 390 && {CHARTS}.includes('reward')")
+                assert await browser.value("document.documentElement.scrollWidth") <= 390, "nothing to scroll sideways"
+                await browser.picture(tmp_path / "dashboard-phone.png")
+                assert browser.complaints == []
+        finally:
+            await server.close()
+
+    asyncio.run(scenario())
+    assert (tmp_path / "dashboard-phone.png").stat().st_size > 10_000
+
+
+async def sees_the_run(browser: Browser) -> None:
+    """Curves that are drawn, advice, lanes, fates, engines and the log."""
+    await browser.until(f"{CHARTS}.includes('reward')")
+    assert await browser.value(
+        "(() => { const c = document.querySelector('[data-metric=reward] canvas'); "
+        "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((one) => one > 0); })()"
+    )
+    text = await browser.until(f"{TEXT}.includes('<b>last</b>') && {TEXT}")
+    assert "the trainer waited 75.0 % of the last 20 iterations for the engines" in text
+    await browser.until(f"{TEXT}.includes('running, iteration 40')")
+    assert "127.0.0.1:1" in text
+    assert await browser.value("document.querySelectorAll('#lanes rect').length") > 50
+    assert await browser.value("document.querySelectorAll('#fates .bar').length") == 2
+
+
+async def compares_and_zooms(browser: Browser) -> None:
+    """A second run beside the first, any metric by a filter, and a closer look by dragging."""
+    await browser.value("[...document.querySelectorAll('#runs input')].find((one) => !one.checked).click()")
+    await browser.until("document.querySelectorAll('[data-metric=reward] .readout b').length === 2")
+    await browser.value(
+        "(() => { const f = document.getElementById('metric-filter'); f.value = 'seconds_t|^reward$'; "
+        "f.dispatchEvent(new Event('input')); })()"
+    )
+    assert await browser.until(f"{CHARTS}.length === 2 && {CHARTS}") == ["reward", "seconds_train"]
+    await browser.drag("[data-metric=reward] .u-over", 0.25, 0.5)
+    await browser.until("!document.getElementById('whole').hidden")
+    low, high = await browser.value("state.zoom")
+    assert 8 < low < 13
+    assert 18 < high < 23
+    await browser.until("charts.get('reward').plot.data[0].length < 20")
+    await browser.value("document.getElementById('whole').click()")
+    await browser.until("charts.get('reward').plot.data[0].length === 40")
+
+
+async def goes_down_to_a_token(browser: Browser) -> None:
+    """The group with the largest spread stands first; its sample, token by token."""
+    assert await browser.value("document.querySelector('#groups tbody td').innerText") == "p7"
+    await browser.value("document.querySelector('#groups tbody tr').click()")
+    await browser.until("document.querySelectorAll('.token-text span').length === 5")
+    await browser.value("document.querySelectorAll('.token-text span')[3].dispatchEvent(new Event('pointerenter'))")
+    assert "probability 0.25, weights 4, trained on" in await browser.value(
+        "document.querySelector('#tokens').innerText"
+    )
+    await browser.value("[...document.querySelectorAll('#groups th button')].at(-1).click()")
+    await browser.until("document.querySelector('#groups th:last-child').innerText.includes('↓')")
+
+
+async def follows(browser: Browser, run: Path) -> None:
+    """What the run writes is on the page within two seconds."""
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"iteration": 41, "reward": 1.0}) + "\n")
+    began = time.monotonic()
+    await browser.until("document.getElementById('live').innerText.includes('iteration 41')")
+    assert time.monotonic() - began < 4.0, "two seconds, and two for a busy machine"

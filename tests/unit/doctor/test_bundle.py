@@ -1,0 +1,76 @@
+"""The bundle of a report: what is needed, and no key of any kind."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rlscale.cli import main
+from rlscale.doctor.bundle import HIDDEN, Hiding
+
+KEY = "0123456789abcdefSECRET"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "token hf_AbCdEfGhIjKlMnOpQr and so on",
+        "Authorization: Bearer abcdef.ghijkl-123",
+        "https://user:hunter22@host/path",
+        '"api_key": "abcdefgh"',
+        "secret=abcdefgh",
+        f"said by the shell: {KEY}",
+    ],
+)
+def test_what_looks_like_a_key_is_hidden(text: str) -> None:
+    hidden = Hiding({"MY_TOKEN": KEY}).text(text)
+    assert HIDDEN in hidden
+    for secret in ("hf_AbC", "abcdef", "hunter22", KEY):
+        assert secret not in hidden
+
+
+def test_a_path_and_a_number_stay() -> None:
+    text = "model.path=/data/model, tokens=12345678, api_key: null, 3 tokens: all"
+    assert Hiding({}).text(text) == text
+
+
+def test_a_bundle_holds_the_command_the_findings_and_the_runs_logs_without_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("HF_TOKEN", KEY)
+    run = tmp_path / "run"
+    (run / "logs" / "hang").mkdir(parents=True)
+    (run / "run.json").write_text('{"state": "unfinished"}')
+    (run / "logs" / "rank-0.log").write_text("x" * (1 << 19) + f"\nthe end, with {KEY}\n")
+    (run / "logs" / "hang" / "rank-0.txt").write_text("in loss")
+    code = main(["doctor", "--bundle", str(tmp_path / "b.zip"), f"run.output={run}", "optim.lr=0.5", "warm_start=null"])
+    assert code == 0
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        texts = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert "optim.lr=0.5" in texts["command.txt"]
+    assert "lr: 0.5" in texts["resolved.yaml"]
+    assert texts["doctor.txt"].splitlines()[0].startswith("OK       versions: Python 3.")
+    assert f"HF_TOKEN={HIDDEN}\n" in texts["environment.txt"]
+    assert texts["run/logs/rank-0.log"].startswith("(the last 262144 of ")
+    assert texts["run/logs/rank-0.log"].endswith(f"the end, with {HIDDEN}\n")
+    assert texts["run/logs/hang/rank-0.txt"] == "in loss"
+    assert not [name for name, text in texts.items() if KEY in text]
+    assert f"{tmp_path / 'b.zip'}: {len(texts)} files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--bundle"], ["--bundle", "optim.lr=1"], ["--bundle="]])
+def test_a_bundle_without_a_file_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", *words]) == 2
+    assert capsys.readouterr().err.startswith("error: --bundle needs a file: ")
+
+
+def test_a_machine_that_is_not_ready_ends_the_command_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "cluster.host=192.0.2.1", "warm_start=null"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert any(
+        line.startswith("problem  ports: cluster.host=192.0.2.1 is no address of this machine; ") for line in out
+    )
+    assert out[-1] == "not ready"

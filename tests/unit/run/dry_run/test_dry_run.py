@@ -1,0 +1,165 @@
+"""`--dry-run`: what would start, written down, on whatever machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlscale.cli import main
+from rlscale.config.compose import compose
+from rlscale.run.actor_settings import rank_settings
+from rlscale.run.dry_run.job_script import slurm_job
+from rlscale.run.placement import lay_out_run
+
+NODES = [
+    "model=qwen3_30b",
+    "parallel=moe_8gpu",
+    "cluster=multinode_disaggregated",
+    "rollout.engines=16",
+    "warm_start=null",
+]
+
+
+def dry(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder that a dry run wrote, and the processes in it."""
+    assert main(["--dry-run", *words]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1].rpartition(" are in ")[2])
+    return folder, yaml.safe_load((folder / "processes.yaml").read_text())["processes"]
+
+
+def named(processes: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    (found,) = [process for process in processes if process["name"] == name]
+    return found
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path
+
+
+def test_the_default_recipe_is_written_down_and_nothing_is_started(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, processes = dry(capsys)
+    assert folder.parent == elsewhere / "outputs" / "arithmetic"
+    assert sorted(file.name for file in folder.iterdir()) == ["processes.yaml", "recipe.yaml", "resolved.yaml"]
+    assert not (elsewhere / ".rlscale" / "models").exists()
+    assert [one["name"] for one in processes][:4] == [
+        "driver",
+        "Ray",
+        "fork server of engines",
+        "fork server of workers",
+    ]
+    engine = named(processes, "engine-0")
+    options = engine["standard_input"]["options"]
+    assert engine["command"] == [sys.executable, "-m", "rlscale.serve.engine_main"]
+    assert options["attention_backend"] == "torch_native"
+    assert options["model_path"].startswith(str(elsewhere / ".rlscale" / "models" / "tiny_qwen3-"))
+    assert named(processes, "router")["standard_input"]["options"]["policy"] == "round_robin"
+
+
+def test_ranks_are_those_that_the_run_would_start(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["parallel.tensor=2", "trainer.threads=1"]
+    _, processes = dry(capsys, *words)
+    config = compose(None, words)
+    for one in rank_settings(config, lay_out_run(config), Path("logs")):
+        process = named(processes, f"rank {one.rank}")
+        assert process["command"] == [f"ray::TrainerActor rank-{one.rank}"]
+        assert process["environment"] == one.environment
+        assert process["runs"] == config.trainer._target_
+
+
+@pytest.fixture(scope="module")
+def cluster_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of four machines wrote on one that has no GPU, into a folder with a blank in its name."""
+    place = tmp_path_factory.mktemp("laptop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("HF_HOME", str(place / "hub"))
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        for _ in range(2):  # a dry run does not stand in the way of another
+            words = ["run.output=out folder", "--slurm", "--kubernetes=registry/rlscale:1"]
+            assert main(["--dry-run", *NODES, *words]) == 0
+    return place / "out folder" / "dry_run"
+
+
+def test_a_cluster_is_laid_out_on_a_laptop(cluster_run: Path) -> None:
+    processes = yaml.safe_load((cluster_run / "processes.yaml").read_text())["processes"]
+    ranks = [one for one in processes if one["name"].startswith("rank ")]
+    assert [(one["machine"], one["gpus"]) for one in ranks] == [(n, [g]) for n in (0, 1) for g in range(8)]
+    engines = [one for one in processes if one["name"].startswith("engine-")]
+    assert [(one["machine"], one["gpus"]) for one in engines] == [(n, [g]) for n in (2, 3) for g in range(8)]
+    assert engines[0]["standard_input"]["options"]["model_path"] == "Qwen/Qwen3-30B-A3B"
+    launchers = [one for one in processes if one["name"].startswith("launcher ")]
+    assert {one["machine"]: one["reserves_gpus"] for one in launchers} == {0: 8, 2: 8, 3: 8}
+
+
+def test_the_slurm_script_is_bash_and_asks_for_the_runs_machines(cluster_run: Path) -> None:
+    script = cluster_run / "job.sbatch"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text()
+    asked = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert asked[:4] == ["job-name=rlscale-arithmetic", "nodes=4", "ntasks-per-node=1", "gpus-per-node=8"]
+    last = text.splitlines()[-1]
+    assert f"'recipe={cluster_run}/recipe.yaml'" in last
+    assert f"'run.output={cluster_run.parent}'" in last
+    assert last.endswith("cluster.ray_address=auto")
+    assert "RAY_AUTH_MODE=token" in text
+
+
+def test_a_job_on_one_machine_starts_no_cluster(tmp_path: Path) -> None:
+    text = slurm_job(compose(None, []), tmp_path)
+    assert "if [ no = yes ]" in text
+    assert "cluster.ray_address" not in text
+    assert "gpus-per-node" not in text
+
+
+def test_the_kubernetes_job_holds_the_recipe_and_one_pod_for_each_machine(cluster_run: Path) -> None:
+    recipe, job = yaml.safe_load_all((cluster_run / "rayjob.yaml").read_text())
+    assert yaml.safe_load(recipe["data"]["recipe.yaml"]) == yaml.safe_load((cluster_run / "recipe.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert job["spec"]["entrypoint"].startswith("python -m rlscale recipe=/recipe/recipe.yaml cluster.ray_address=auto")
+    assert cluster["authOptions"] == {"mode": "token"}
+    (workers,) = cluster["workerGroupSpecs"]
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (3, 3, 3)
+    for pod in (cluster["headGroupSpec"], workers):
+        (container,) = pod["template"]["spec"]["containers"]
+        assert container["image"] == "registry/rlscale:1"
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+        volumes = {one["name"] for one in pod["template"]["spec"]["volumes"]}
+        assert {one["name"] for one in container["volumeMounts"]} == volumes
+
+
+def test_what_would_end_the_run_is_said_and_nothing_is_written(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--dry-run", "reward=custom", "reward.function._target_=no_such_module.fn"]) == 2
+    assert "no_such_module" in capsys.readouterr().err
+    assert not (elsewhere / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--slurm"], "error: --slurm and --kubernetes belong to --dry-run: python -m rlscale --dry-run --slurm ..."),
+        (["--dry-run", "-m"], "error: --dry-run goes with neither --multirun nor --cfg: leave one of them out"),
+        (
+            ["--dry-run", "--kubernetes="],
+            "error: --kubernetes=: name the image that has rlscale installed, --kubernetes=IMAGE",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    words: list[str], line: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.splitlines() == [line]
