@@ -123,6 +123,7 @@ class Engines:
                 tensor_parallel=rollout.gpus_per_engine if cluster.device is Device.cuda else 1,
                 gpus=slot.gpus,
                 adapters=adapters,
+                quantised_activations=rollout.quantised_activations,
                 threads=engine_threads(self.config),
                 seed=self.config.run.seed,
                 memory_saver=shares_devices(cluster),

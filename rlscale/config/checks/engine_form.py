@@ -45,6 +45,11 @@ def engines_update_the_form(context: CheckContext) -> Iterator[str]:
                 f"rollout.weights={kind.value}: gloo, which broadcasts to engines of their own on the CPU, carries no "
                 "FP8; use int4, or weights/transport=shared_memory or disk"
             )
+        if config.rollout.quantised_activations and config.weights.canary_bound is None:
+            yield (
+                "rollout.quantised_activations=true needs weights.canary_bound: the trainer does not quantise "
+                "activations, so its log-probs are not the engines'; set how far they may lie apart, such as 1.0"
+            )
         return
     if kind not in _ON_GPUS:
         yield (
