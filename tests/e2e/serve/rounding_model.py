@@ -53,7 +53,7 @@ class RoundingModel:
         made.clear = min(made.clear, self._roundings.nearest)
         return made
 
-    def clear_prompt(self, length: int, count: int, vocabulary: int, least: float = 2e-4) -> tuple[list[int], Greedy]:
+    def clear_prompt(self, length: int, count: int, vocabulary: int, least: float = 5e-5) -> tuple[list[int], Greedy]:
         """A prompt at which sums in another order make no other choice, and what follows it."""
         for seed in range(200):
             generator = torch.Generator().manual_seed(seed)

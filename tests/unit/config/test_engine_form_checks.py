@@ -24,7 +24,10 @@ GPUS = ("cluster=node8", "rollout.engines=8", f"{MODEL}.num_key_value_heads=4")
         (["rollout.weights=int4", "rollout.int4_group=256"], "q_proj has 128 columns on each rank of an engine"),
         (["rollout.weights=int4", "rollout.int4_group=12"], "rollout.int4_group=12: must be a multiple of 8"),
         (["rollout.quantised_activations=true"], "is read with rollout.weights=fp8_block, fp8_tensor or mxfp8 only"),
-        (["rollout.weights=int4", "rollout.quantised_activations=true"], "(int4 is W4A16: its activations stay as they"),
+        (
+            ["rollout.weights=int4", "rollout.quantised_activations=true"],
+            "(int4 is W4A16: its activations stay as they",
+        ),
         (
             ["rollout.weights=mxfp8", "rollout.quantised_activations=true"],
             "rollout.quantised_activations=true needs weights.canary_bound: the trainer does not quantise",

@@ -10,8 +10,8 @@ import numpy as np
 from tests.unit.weights.encode.numpy_encodings import Floats, e4m3, to_a_tie, worth
 
 _LARGEST = np.float32(448)
-_Factors = Callable[[np.float32], tuple[np.float32, np.float32]]
-"""Largest magnitude of a part -> what its numbers are multiplied by before they become codes, and codes after."""
+_Factors = Callable[[Floats], tuple[Floats, Floats]]
+"""Largest magnitude of each group -> what its numbers are multiplied by before they become codes, and codes after."""
 
 
 @dataclass
@@ -25,8 +25,8 @@ class Roundings:
     """Of numbers the largest of which became 448."""
 
     def by_group(self, x: Floats, columns: int) -> Floats:
-        def factors(largest: np.float32) -> tuple[np.float32, np.float32]:
-            largest = max(largest, np.float32(1e-10))
+        def factors(largest: Floats) -> tuple[Floats, Floats]:
+            largest = np.maximum(largest, np.float32(1e-10))
             return _LARGEST / largest, largest * (np.float32(1) / _LARGEST)
 
         return self._each(x, columns, factors)
@@ -35,30 +35,28 @@ class Roundings:
         return self._each(x, x.shape[-1], _by_largest)
 
     def by_batch(self, x: Floats) -> Floats:
-        return self._each(x.reshape(1, -1), x.size, _by_largest).reshape(x.shape)
+        return self._each(x, x.size, _by_largest)
 
     def by_power_of_two(self, x: Floats, columns: int) -> Floats:
-        def factors(largest: np.float32) -> tuple[np.float32, np.float32]:
-            exponent = -126
-            while largest / np.float64(2.0**exponent) > 448:
-                exponent += 1
-            return np.float32(2.0**-exponent), np.float32(2.0**exponent)
+        def factors(largest: Floats) -> tuple[Floats, Floats]:
+            exponents = np.full_like(largest, -126)
+            while (above := largest / np.exp2(exponents.astype(np.float64)) > 448).any():
+                exponents[above] += 1
+            return np.exp2(-exponents), np.exp2(exponents)
 
         return self._each(x, columns, factors)
 
     def _each(self, x: Floats, columns: int, factors: _Factors) -> Floats:
-        made = np.zeros_like(x)
-        for row in range(x.shape[0]):
-            for first in range(0, x.shape[1], columns):
-                at = row, slice(first, first + columns)
-                if not x[at].any():
-                    continue
-                before, after = factors(np.abs(x[at]).max())
-                made[at] = worth(e4m3(x[at] * before)) * after
-                self.nearest = min(self.nearest, to_a_tie(x[at] * before))
-        return made
+        made = np.zeros_like(x).reshape(-1, columns) if x.size else x
+        groups = x.reshape(made.shape)
+        some = groups.any(1)
+        before, after = (each[:, None] for each in factors(np.abs(groups[some]).max(1, initial=0)))
+        scaled = groups[some] * before
+        made[some] = worth(e4m3(scaled)) * after
+        self.nearest = min(self.nearest, to_a_tie(scaled))
+        return made.reshape(x.shape)
 
 
-def _by_largest(largest: np.float32) -> tuple[np.float32, np.float32]:
-    scale = largest / _LARGEST
-    return np.float32(1) / scale, scale
+def _by_largest(largest: Floats) -> tuple[Floats, Floats]:
+    scales = largest / _LARGEST
+    return np.float32(1) / scales, scales

@@ -15,19 +15,23 @@ from torch.nn import Parameter
 from rlscale.config.errors import UserError
 from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.trainer.adapter_base import ADAPTER, base_of
+from rlscale.trainer.megatron.model.adapter_tensors import tensor_group
 from rlscale.trainer.megatron.model.adapters import Adapters
 from rlscale.trainer.megatron.model.model import Model
+from rlscale.weights.parameters import EXPERTS
 
 
 def adapter_shards(model: Model) -> dict[str, Any]:
     """A and B of this rank as shards, by names that do not depend on the layout."""
     assert model.adapters is not None
-    groups: dict[str, Any] = {
-        "tp_group": model.groups.tensor,
-        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
-    }
+    copies = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    of_expert = parallel_state.get_expert_data_parallel_group()
     state = {}
     for name, parameter, dimension in _named(model.adapters):
+        groups: dict[str, Any] = {
+            "tp_group": tensor_group(name, model.groups),
+            "dp_cp_group": of_expert if EXPERTS in name else copies,
+        }
         if dimension is None:
             state[name] = make_sharded_tensor_for_checkpoint(parameter, name, **groups)
         else:
