@@ -12,6 +12,7 @@ from rlscale.config.checks.component_targets import COMPONENT_CHECKS
 from rlscale.config.checks.critic_section import CRITIC_CHECKS
 from rlscale.config.checks.data_and_reward import STAGE_CHECKS
 from rlscale.config.checks.engine_form import SERVED_CHECKS
+from rlscale.config.checks.kept_base import KEPT_CHECKS
 from rlscale.config.checks.kl_term import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.learning_rate import SCHEDULE_CHECKS
@@ -107,7 +108,15 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
 
 _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
-    *(*_OF_STAGE, *PARAMETER_CHECKS, *LORA_CHECKS, *ADAPTER_CHECKS, *OPTION_CHECKS, *SERVED_MODELS_CHECKS),
+    *(
+        *_OF_STAGE,
+        *PARAMETER_CHECKS,
+        *LORA_CHECKS,
+        *KEPT_CHECKS,
+        *ADAPTER_CHECKS,
+        *OPTION_CHECKS,
+        *SERVED_MODELS_CHECKS,
+    ),
 )
 
 

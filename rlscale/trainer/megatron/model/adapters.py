@@ -6,8 +6,8 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,16 @@ from rlscale.weights.parameters import EXPERTS, ModelGroups, named_parameters
 _CUTS = {0: Cut.column, 1: Cut.row, None: Cut.whole}
 
 
+class Kept(Protocol):
+    """A weight of the base that is not there as numbers."""
+
+    parts: Mapping[str, Tensor]
+    """The tensors that stand for it."""
+
+    def value(self) -> Tensor:
+        """What it is worth."""
+
+
 @dataclass(frozen=True)
 class Adapters:
     """The adapters of this rank's chunks."""
@@ -40,6 +50,8 @@ class Adapters:
     """Of the weights there when these were read: they may be gone, or others, when adapters are saved."""
     by_weight: Mapping[str, LowRank]
     """By Megatron's name of the linear's weight, with layers counted over the whole model."""
+    kept: dict[str, Kept] = field(default_factory=dict)
+    """The weights of the base that are codes and scales (`model.lora.base`), by such names."""
 
     def factors(self) -> Iterator[tuple[str, Factors]]:
         """(Hugging Face's name of a linear, its A and B), in an order that tensor-parallel ranks share."""
@@ -65,7 +77,8 @@ class Adapters:
 
     def merged(self, name: str, weight: Tensor) -> Tensor:
         """This rank's part of a weight with what its adapter adds, rounded once; the weight itself without one."""
-        adapter = self.by_weight.get(name)
+        adapter, kept = self.by_weight.get(name), self.kept.get(name)
+        weight = weight if kept is None else kept.value()
         return weight if adapter is None else (weight.float() + adapter.delta()).to(weight.dtype)
 
 
