@@ -72,7 +72,7 @@ def keep_base(model: Model, form: ServedForm) -> None:
                 own[short] = model.adapters.kept[name] = KeptWeight(parameter, encoding)
             if own:
                 kind: Any = type(linear)
-                linear.kept_weights = own  # type: ignore[assignment]  # what is set on a module need not be a tensor
+                linear.kept_weights = own
                 linear.__class__ = _keeping(kind)
 
 
