@@ -12,10 +12,10 @@ from rlscale.config.checks.component_targets import COMPONENT_CHECKS
 from rlscale.config.checks.critic_section import CRITIC_CHECKS
 from rlscale.config.checks.data_and_reward import STAGE_CHECKS
 from rlscale.config.checks.engine_form import SERVED_CHECKS
-from rlscale.config.checks.kept_base import KEPT_CHECKS
 from rlscale.config.checks.kl_term import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.learning_rate import SCHEDULE_CHECKS
+from rlscale.config.checks.lora_base import BASE_CHECKS
 from rlscale.config.checks.lora_section import LORA_CHECKS
 from rlscale.config.checks.megatron import MEGATRON_CHECKS
 from rlscale.config.checks.mismatch_correction import CORRECTION_CHECKS
@@ -112,7 +112,7 @@ _ALL = (
         *_OF_STAGE,
         *PARAMETER_CHECKS,
         *LORA_CHECKS,
-        *KEPT_CHECKS,
+        *BASE_CHECKS,
         *ADAPTER_CHECKS,
         *OPTION_CHECKS,
         *SERVED_MODELS_CHECKS,

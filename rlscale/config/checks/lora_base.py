@@ -61,4 +61,4 @@ def columns_fit_the_base(context: CheckContext) -> Iterator[str]:
                 return
 
 
-KEPT_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (base_can_be_kept, columns_fit_the_base)
+BASE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (base_can_be_kept, columns_fit_the_base)
