@@ -1,9 +1,10 @@
-"""What corrections come to where the engine is not the trainer: `python benchmarks/corrections.py [--seeds N]`.
+"""What corrections come to where the engine is not the trainer: `python benchmarks/corrections.py [behind|int4]`.
 
-The recipe `arithmetic` with engines of their own that are up to four weight versions behind (`--rollout` adds
-overrides, such as a quantised form of the weights), without a correction, with tis, with score centering, and with
-both. Accuracy is that on the held-out sums before and after; drift the mean k3 of engine against trainer over the last
-twenty iterations. Each run takes minutes on two cores; they share the warm start.
+The recipe `arithmetic` with engines of their own that are up to four weight versions behind, or with engines of int4
+weights that nobody trained for (`--rollout` takes overrides of your own instead), without a correction, with tis, with
+score centering, and with both. Accuracy is that on the held-out sums before and after; drift the mean k3 of engine
+against trainer over the last twenty iterations. Each run takes minutes on two cores; they share the warm start, with
+`--folder` also from one call to the next.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from rich.table import Table
 from rlscale.observe import jsonl
 from rlscale.observe.summary import Summary
 
-BEHIND = (
-    *("cluster.placement=disaggregated", "rollout.max_staleness=4", "rollout.on_sync=abort_and_resume"),
-    *("optim.lr=4e-4", "checkpoint.every=0", "run.progress=plain"),
-)
+ALWAYS = ("checkpoint.every=0", "run.progress=plain")
+SETTINGS = {
+    "behind": (
+        *("cluster.placement=disaggregated", "rollout.max_staleness=4", "rollout.on_sync=abort_and_resume"),
+        "optim.lr=4e-4",
+    ),
+    "int4": ("rollout.weights=int4",),
+}
 CENTERED = "algo.correction.score_centering=20"  # all words of the recipe's vocabulary
 VARIANTS = {
     "none": (),
@@ -41,16 +46,24 @@ LAST = 20
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rollout", nargs="*", default=list(BEHIND), metavar="OVERRIDE")
+    parser.add_argument("setting", choices=SETTINGS, nargs="?", default="behind")
+    parser.add_argument("--seeds", type=int, default=3, metavar="NUMBER")
+    parser.add_argument("--first-seed", type=int, default=1, metavar="SEED")
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), metavar="CORRECTION")
+    parser.add_argument("--rollout", nargs="*", metavar="OVERRIDE")
+    parser.add_argument("--folder", type=Path, help="where runs are kept, and found again")
     arguments = parser.parse_args()
     console = Console(width=150)
     console.print(", ".join(f"{name} {value}" for name, value in describe_machine().items()), f"load {load_average()}")
-    console.print(*arguments.rollout)
+    rollout = [*ALWAYS, *(SETTINGS[arguments.setting] if arguments.rollout is None else arguments.rollout)]
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    console.print(*rollout, f"seeds {list(seeds)}")
     table = Table("correction", "accuracy before", "after, of each seed", "mean", "drift (k3)", box=box.MARKDOWN)
     with tempfile.TemporaryDirectory(prefix="corrections-") as name:
-        for variant, words in VARIANTS.items():
-            runs = [measure(Path(name), [*arguments.rollout, *words], seed) for seed in range(1, arguments.seeds + 1)]
+        folder = arguments.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for variant in arguments.only:
+            runs = [measure(folder, [*rollout, *VARIANTS[variant]], seed) for seed in seeds]
             before, after, drift = zip(*runs, strict=True)
             console.log(variant, before, after, drift)
             table.add_row(

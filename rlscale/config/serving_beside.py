@@ -29,6 +29,7 @@ def serving_beside(config: Config, name: str) -> Config:
         sglang={"served_model_name": name, **model.sglang},
         router={"policy": "round_robin", **model.router},
         weights=config.rollout.weights if follows else WeightForm.as_trained,
+        quantised_activations=config.rollout.quantised_activations and follows,
         concurrency=Concurrency.fixed,
         on_sync=OnSync.retract if follows else OnSync.wait,
         models={},

@@ -47,24 +47,35 @@ def adapted_modules(config: Mapping[str, Any], patterns: Sequence[str] | None) -
     return sorted({name.rpartition(".")[2] for name in names if is_target(name, patterns)})
 
 
+def adapted_linears(config: Mapping[str, Any], patterns: Sequence[str] | None) -> Iterator[str]:
+    """The names of all linears with an adapter: those of experts only where patterns pick them."""
+    for experts in (False, True) if patterns is not None else (False,):
+        yield from (name for name in linear_names(config, experts=experts) if is_target(name, patterns))
+
+
 def module(weight: str) -> str:
     """The name of a linear whose weight has that name."""
     return weight.removesuffix(_WEIGHT)
 
 
 def is_target(name: str, patterns: Sequence[str] | None) -> bool:
-    """Whether patterns pick a linear by its name; None picks every one."""
+    """Whether patterns pick a linear by its name; None picks every one (of those that `rules_to_adapt` gives)."""
     return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def rules_to_adapt(config: Mapping[str, Any], patterns: Sequence[str] | None) -> list[Rule]:
+    """The rules of linears that may have an adapter: without patterns none of experts."""
+    return [rule for rule in linear_rules(config) if patterns is not None or not is_of_expert(rule)]
+
+
 def adapter_parameters(config: Mapping[str, Any], rank: int, patterns: Sequence[str] | None) -> int:
-    """Parameters of the adapters of that rank on the linears that the patterns pick, outside experts."""
+    """Parameters of the adapters of that rank on the linears that the patterns pick."""
     sizes, total = dimensions(config), 0
-    for rule in linear_rules(config):
-        if is_of_expert(rule):
-            continue
+    for rule in rules_to_adapt(config, patterns):
+        experts = range(sizes["experts"] if is_of_expert(rule) else 1)
         for tensor in rule.hf:
-            names = (module(tensor.name.format(layer=layer)) for layer in rule.numbers(config))
+            every = ((layer, expert) for layer in rule.numbers(config) for expert in experts)
+            names = (module(tensor.name.format(layer=layer, expert=expert)) for layer, expert in every)
             picked = sum(is_target(name, patterns) for name in names)
             total += picked * rank * sum(sizes[size] for size in tensor.shape)
     return total

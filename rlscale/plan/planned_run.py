@@ -21,6 +21,7 @@ from rlscale.families import FAMILIES, reach_of
 from rlscale.families.config_file import problems
 from rlscale.families.family import Reach
 from rlscale.families.linears import adapter_parameters
+from rlscale.families.served_form import ServedForm, WeightForm
 from rlscale.plan.drafts import draft_of
 from rlscale.plan.engine_memory import EngineMemory, engine_memory, served_bytes
 from rlscale.plan.iteration_time import IterationTime, Speeds, iteration_time
@@ -142,12 +143,15 @@ def _trainer_asleep(ranks: tuple[RankMemory, ...]) -> float:
 
 def training_of(config: Config, *, on_gpu: bool, trained_share: float = 1.0) -> Training:
     """How the policy is trained: its longest micro-batch is a full one, or a single longer sample."""
-    trainer, sizes = config.trainer, Sizes.of(config)
+    trainer, sizes, lora = config.trainer, Sizes.of(config), config.model.lora
+    number = 4 if config.model.dtype is DType.float32 else 2
+    kept = None if lora is None or lora.base is WeightForm.as_trained else ServedForm(lora.base)
     tokens = max(trainer.max_tokens_per_microbatch, sizes.max_sequence_tokens)
     return Training(
         tokens=min(tokens, max(sizes.samples_per_step // max(sizes.data_parallel, 1), 1) * sizes.max_sequence_tokens),
         recompute=trainer.recompute,
-        bytes_per_number=4 if config.model.dtype is DType.float32 else 2,
+        bytes_per_number=number,
+        bytes_per_kept=None if kept is None else kept.bytes_per_weight(number),
         distributed_optimizer=trainer.distributed_optimizer,
         optimizer_on_host=config.optim.on_host,
         entropy=True,

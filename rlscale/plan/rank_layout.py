@@ -65,6 +65,8 @@ class StageWeights:
     dense: int
     """Those that are not experts'."""
     experts: int
+    tables: int
+    """Those of embedding and output layer, among the former."""
     dense_layers: int
     sparse_layers: int
     first: bool
@@ -110,6 +112,7 @@ class StageWeights:
         return cls(
             dense=own,
             experts=experts,
+            tables=tables * words,
             dense_layers=dense_layers,
             sparse_layers=sparse_layers,
             first=first,

@@ -40,6 +40,8 @@ class Training:
     trained: bool = True
     trained_share: float = 1.0
     """Of the parameters that have gradients and optimizer state: with `model.lora` that of the adapters."""
+    bytes_per_kept: float | None = None
+    """Of a linear's weight where the base of adapters is kept as codes and scales (`model.lora.base`)."""
     rounds: bool = False
     """Whether its passes compute with rounded weights (`trainer.fake_quant`), while the others are kept."""
 
@@ -101,7 +103,7 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
     state = _optimizer_bytes(weights, layout, training)
     return RankMemory(
         stage=stage,
-        weights=float(weights.parameters * number * (2 if training.rounds else 1)),
+        weights=_weight_bytes(weights, training) * (2 if training.rounds else 1),
         gradients=weights.parameters * _MAIN_GRADIENT * training.trained_share if training.trained else 0.0,
         optimizer=0.0 if training.optimizer_on_host else state,
         activations=activations,
@@ -121,6 +123,14 @@ def largest_rank(shape: ModelShape, layout: RankLayout, training: Training) -> R
 def stages(layout: RankLayout) -> range:
     """The pipeline stages, counted from 0."""
     return range(layout.pipeline)
+
+
+def _weight_bytes(weights: StageWeights, training: Training) -> float:
+    """Norms and routers of a kept base, a thousandth of it, count as its linears."""
+    number = training.bytes_per_number
+    if training.bytes_per_kept is None:
+        return float(weights.parameters * number)
+    return weights.tables * number + (weights.parameters - weights.tables) * training.bytes_per_kept
 
 
 def _optimizer_bytes(weights: StageWeights, layout: RankLayout, training: Training) -> float:

@@ -21,6 +21,7 @@ from rlscale.config.paused_flush import MARK
 from rlscale.platform import (
     rendezvous,
     sglang_adapters,
+    sglang_repacked,
     sglang_reward_heads,
     sglang_verified_updates,
     sglang_weight_sums,
@@ -63,12 +64,13 @@ def adapt_scheduler(module: Any) -> None:
 
 
 def adapt_updater(module: Any) -> None:
-    """UPDATER: an update that empties the cache pauses for it, whatever runs."""
+    """UPDATER: the last part of an update empties the cache, and pauses for it, whatever runs."""
     updater = module.SchedulerWeightUpdaterManager
 
     def flush_cache_after_weight_update(self: Any, request: Any) -> None:
         if not request.flush_cache:
             return
+        sglang_repacked.close_layers(self.tp_worker.model_runner.model)
         scheduler = self.scheduler
         paused, scheduler._engine_paused = scheduler._engine_paused, True
         try:
@@ -80,20 +82,28 @@ def adapt_updater(module: Any) -> None:
     updater.flush_cache_after_weight_update = flush_cache_after_weight_update
 
 
+def adapt_runner_updater(module: Any) -> None:
+    """RUNNER_UPDATER: what comes is verified, then layers are made ready for it, then it is loaded."""
+    sglang_repacked.adapt_runner_updater(module)
+    sglang_verified_updates.adapt_runner_updater(module)
+
+
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     **sglang_adapters.ADAPTATIONS,
     SCHEDULER: adapt_scheduler,
     UPDATER: adapt_updater,
-    sglang_verified_updates.RUNNER_UPDATER: sglang_verified_updates.adapt_runner_updater,
+    sglang_verified_updates.RUNNER_UPDATER: adapt_runner_updater,
     sglang_weight_sums.CHECKER: sglang_weight_sums.adapt_checker,
 }
 """Module -> what is changed in it right after its import, on every device."""
 
 
-def run_scheduler_process(*args: Any, **keywords: Any) -> None:
+def run_scheduler_process(server_args: Any, *args: Any, **keywords: Any) -> None:
     """What the scheduler's process runs: SGLang's function of that name, after the adaptation."""
     rendezvous.bind_to_named_host()
-    sys.meta_path.insert(0, AdaptingFinder(sglang_reward_heads.ADAPTATIONS))  # before SGLang imports its models
+    on_gpus = {} if server_args.device == "cpu" else sglang_repacked.ADAPTATIONS
+    # before SGLang imports its models
+    sys.meta_path.insert(0, AdaptingFinder({**sglang_reward_heads.ADAPTATIONS, **on_gpus}))
     for name, adapt in ADAPTATIONS.items():
         adapt(importlib.import_module(name))
-    getattr(importlib.import_module(SCHEDULER), _OWN_RUN)(*args, **keywords)
+    getattr(importlib.import_module(SCHEDULER), _OWN_RUN)(server_args, *args, **keywords)

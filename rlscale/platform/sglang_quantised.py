@@ -2,7 +2,8 @@
 
 Codes and scales stay as they were loaded, under the parameters that SGLang made for them, so that an update of weights
 loads further ones; they are turned into numbers of the activations' type for the moment of a product. Activations
-are not quantised, other than on GPUs. The numbers are those of the forms' definition, exactly.
+are quantised as on GPUs where an engine is told so (`quantise_activations`), and otherwise left as they are. The
+numbers are those of the forms' definition, exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +17,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlscale.platform.fp8_activations import (
+    Rounding,
+    by_batch,
+    by_group,
+    by_power_of_two,
+    by_token,
+    expert_products,
+)
+
 _TYPES = [torch.float32, torch.bfloat16, torch.float16]
+_quantises_activations = False
+
+
+def quantise_activations() -> None:
+    """From now on, in this process and those forked from it, engines of FP8 quantise what they multiply codes with."""
+    global _quantises_activations
+    _quantises_activations = True
 
 
 def allow_narrow_groups(module: Any) -> None:
@@ -34,9 +51,10 @@ def fp8(module: Any) -> None:
     module.Fp8Config.get_supported_act_dtypes = classmethod(lambda _: _TYPES)
     linear, experts = module.Fp8LinearMethod, module.Fp8MoEMethod
     linear.__init__ = _without_mx_kernels(linear.__init__)
-    linear.apply = _linear(lambda self, layer: _fp8_weight(self, layer))
+    linear.apply = _linear(lambda self, layer: _fp8_weight(self, layer), lambda self: _rounding(self, by_token))
     experts.apply = _experts(
-        lambda self, layer, name: lambda expert: _fp8_expert(self, layer, name, expert), "w13_weight", "w2_weight"
+        lambda self, layer, name: lambda expert: _fp8_expert(self, layer, name, expert),
+        lambda self: _rounding(self, by_batch),
     )
     for method in (linear, experts):
         method.process_weights_after_loading = _stay_as_loaded
@@ -69,7 +87,7 @@ def packed_experts(module: Any) -> None:
         codes, scales = getattr(layer, f"{name}_packed"), getattr(layer, f"{name}_scale")
         return lambda expert: _unpacked(codes[expert].t(), scales[expert].t(), self.packed_factor)  # turned by SGLang
 
-    scheme.apply_weights = _experts(expert_of, "w13_weight", "w2_weight")
+    scheme.apply_weights = _experts(expert_of)
 
 
 def _stay_as_loaded(self: Any, layer: Any) -> None:
@@ -95,11 +113,24 @@ def _without_mx_kernels(original: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-def _linear(weight_of: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
+def _rounding(method: Any, of_tensor: Rounding) -> Rounding:
+    """How a method of FP8 rounds activations; `of_tensor`: where weights have one scale for each tensor."""
+    if method.use_mxfp8:
+        return lambda x: by_power_of_two(x, method.weight_block_size[1])
+    return (lambda x: by_group(x, method.weight_block_size[1])) if method.block_quant else of_tensor
+
+
+def _linear(
+    weight_of: Callable[[Any, Any], Tensor], rounding_of: Callable[[Any], Rounding] | None = None
+) -> Callable[..., Tensor]:
     """`apply` of a linear layer whose weight [out, in] is made for it, float32."""
 
     def apply(self: Any, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear(x, weight_of(self, layer).to(x.dtype), bias)
+        weight = weight_of(self, layer)
+        if not _quantises_activations or rounding_of is None:
+            return F.linear(x, weight.to(x.dtype), bias)
+        product = F.linear(rounding_of(self)(x), weight).to(x.dtype)
+        return product if bias is None else product + bias
 
     return apply
 
@@ -115,21 +146,30 @@ class _Experts:
         return self.expert(expert).to(self.dtype)
 
 
-def _experts(weights_of: Callable[[Any, Any, str], Callable[[int], Tensor]], first: str, second: str) -> Any:
-    """`apply` of a layer of experts, by SGLang's own computation in torch."""
+def _experts(
+    weights_of: Callable[[Any, Any, str], Callable[[int], Tensor]],
+    rounding_of: Callable[[Any], Rounding] | None = None,
+) -> Any:
+    """`apply` of a layer of experts: by SGLang's own computation in torch, or with activations quantised by ours."""
 
     def apply(self: Any, layer: Any, dispatch_output: Any) -> Any:
         from sglang.srt.layers.moe.fused_moe_native import moe_forward_native
         from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
-        x, config = dispatch_output.hidden_states, self.moe_runner_config
-        made = SimpleNamespace(
-            num_experts=layer.num_local_experts,
-            w13_weight=_Experts(weights_of(self, layer, first), x.dtype),
-            w2_weight=_Experts(weights_of(self, layer, second), x.dtype),
-            moe_runner_config=config,
-        )
-        return StandardCombineInput(hidden_states=moe_forward_native(made, x, dispatch_output.topk_output, config))
+        x, topk, config = dispatch_output.hidden_states, dispatch_output.topk_output, self.moe_runner_config
+        first, second = (weights_of(self, layer, name) for name in ("w13_weight", "w2_weight"))
+        if not _quantises_activations or rounding_of is None:
+            made = SimpleNamespace(
+                num_experts=layer.num_local_experts,
+                w13_weight=_Experts(first, x.dtype),
+                w2_weight=_Experts(second, x.dtype),
+                moe_runner_config=config,
+            )
+            return StandardCombineInput(hidden_states=moe_forward_native(made, x, topk, config))
+        if config.activation != "silu" or config.gemm1_alpha is not None or config.apply_router_weight_on_input:
+            raise NotImplementedError("experts whose activations are quantised: plain silu, weighted at the end")
+        shares, chosen, _ = topk
+        return StandardCombineInput(hidden_states=expert_products(x, chosen, shares, first, second, rounding_of(self)))
 
     return apply
 

@@ -56,6 +56,7 @@ def engine_specs(
             tensor_parallel=(group.gpus_per_engine or rollout.gpus_per_engine) if cluster.device is Device.cuda else 1,
             gpus=slot.gpus,
             adapters=adapters,
+            quantised_activations=rollout.quantised_activations,
             threads=engine_threads(config),
             seed=config.run.seed,
             memory_saver=shares_devices(cluster),

@@ -2,7 +2,8 @@
 
 Not on the command line, so that the API key is in no process list; not in the environment either, which other
 processes of the user can read. The object is {"options": {ServerArgs name: value}, "api_key": str, "threads": int or
-null}. A fork server calls `prepare` once and `serve` in each process that it forks; by itself the program does both.
+null, "quantised_activations": bool}. A fork server calls `prepare` once and `serve` in each process that it forks; by
+itself the program does both.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ def serve(order: Mapping[str, Any]) -> None:
     """Run the server of an order in this process until it is ended."""
     options = order["options"]
     _load(cpu=options["device"] == "cpu")
+    if order["quantised_activations"]:
+        from rlscale.platform import sglang_quantised
+
+        sglang_quantised.quantise_activations()
     from sglang.launch_server import run_server
     from sglang.srt.server_args import ServerArgs
 

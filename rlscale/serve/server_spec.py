@@ -90,6 +90,8 @@ class ServerSpec:
     """Whether the engine records which experts it sends each token to, for requests that ask."""
     adapters: ServedAdapters | None = None
     """The kind of adapters that the engine computes with; None for none."""
+    quantised_activations: bool = False
+    """Whether a CPU engine of FP8 weights quantises activations as GPUs do."""
     threads: int = 1
     """Threads that torch uses in each process of a CPU engine; more only help large models."""
     port: int | None = None
@@ -273,4 +275,9 @@ def _gpu_ids(spec: ServerSpec) -> list[str]:
 def engine_order(spec: ServerSpec, port: int, api_key: str) -> dict[str, Any]:
     """What the engine's program is told (`engine_main`). Holds the key: it goes through pipes only."""
     threads = spec.threads if spec.device is Device.cpu else None
-    return {"options": server_options(spec, port), "api_key": api_key, "threads": threads}
+    return {
+        "options": server_options(spec, port),
+        "api_key": api_key,
+        "threads": threads,
+        "quantised_activations": spec.quantised_activations,
+    }

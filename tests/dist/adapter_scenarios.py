@@ -73,3 +73,18 @@ def adapter_tensors(trainer: Any, gradients: bool = False) -> dict[str, Any]:
     of: Any = (lambda parameter: parameter.main_grad) if gradients else (lambda parameter: parameter.detach())
     tensors = peft_tensors(model.adapters, model.groups, of)
     return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+
+
+def memory(rank: int, world_size: int, address: str, port: int, spec: TrainerSpec) -> dict[str, int]:
+    """Bytes that the policy takes on this rank: of linears of the base, of codes and scales, and of all else."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    try:
+        model = trainer._roster.trained("policy").model
+        linears = [p for c in model.bare for n, p in c.named_parameters() if n.endswith("weight") and ".linear_" in n]
+        kept = [part for one in model.adapters.kept.values() for part in one.parts.values()]
+        every = sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
+        of_linears = sum(parameter.untyped_storage().nbytes() for parameter in linears)
+        codes = sum(part.untyped_storage().nbytes() for part in kept)
+        return {"linears": of_linears, "codes": codes, "others": every - of_linears}
+    finally:
+        trainer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 import scenarios
 import torch
 from layout_matrix import OVERLAPS
+from peft_formula import gradients_of_peft, hf_logprobs
 from rank_pool import RankFailed, RankPool
 from safetensors.torch import load_file, save_file
 from scenarios import whole_column
-from tiny_models import make_of_family
+from tiny_models import EXPERTS, make_of_family
 from torch.distributed.checkpoint import FileSystemReader
 from training_data import divide_for, make_batch, make_spec
 
@@ -26,6 +28,8 @@ from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
 from rlscale.trainer.trainer_spec import TrainerSpec
 
+LORA = LoraConfig(rank=4, alpha=8.0)
+OF_EXPERTS = LoraConfig(rank=4, alpha=8.0, targets=["*.mlp.experts.*", "*.q_proj"])
 LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("dense", {"tensor": 2}, {}),
     ("dense", {"tensor": 2, "sequence": True}, {"recompute": Recompute.full}),
@@ -36,6 +40,11 @@ LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("deepseek_v3", {"tensor": 2, "sequence": True}, {}),
     ("qwen3_next", {"tensor": 2, "sequence": True}, {}),
     ("glm4", {"pipeline": 2}, {}),
+    ("experts", {"tensor": 2, "sequence": True, "expert": 2}, {}),
+    ("experts", {"expert_tensor": 2, "data": 2}, {"recompute": Recompute.full}),
+    ("experts", {"expert": 2, "data": 2}, {"distributed_optimizer": True, "ddp": OVERLAPS}),
+    ("experts", {"pipeline": 2}, {}),
+    ("experts", {"tensor": 2, "sequence": True, "expert": 2, "expert_tensor": 2, "data": 2}, {}),
 ]
 
 
@@ -53,9 +62,16 @@ def train(pool: RankPool, spec: TrainerSpec, ranks: int = 1) -> list[dict[str, A
 
 @pytest.fixture(scope="module")
 def folders(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Models by kind, and of families whose linears are made otherwise: compressed, gated, in one tensor, normed."""
+    """Models by kind (experts: with adapters on them), and of families whose linears are made otherwise.
+
+    These are compressed, gated, in one tensor, or have norms behind them.
+    """
     made = tmp_path_factory.mktemp("families")
-    return models | {kind: make_of_family(made / kind, kind) for kind in ("deepseek_v3", "qwen3_next", "glm4")}
+    return (
+        models
+        | {"experts": models["moe"]}
+        | {kind: make_of_family(made / kind, kind) for kind in ("deepseek_v3", "qwen3_next", "glm4")}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +81,14 @@ def one_rank(pool: RankPool, folders: dict[str, Path]) -> Any:
 
     def get(kind: str) -> Any:
         if kind not in known:
-            (known[kind],) = train(pool, spec_of(folders[kind], LoraConfig(rank=4, alpha=8.0), {}))
+            (known[kind],) = train(pool, spec_of(folders[kind], lora_of(kind), {}))
         return known[kind]
 
     return get
+
+
+def lora_of(kind: str) -> LoraConfig:
+    return OF_EXPERTS if kind == "experts" else LORA
 
 
 def worst(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
@@ -77,7 +97,7 @@ def worst(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
     return max(float(np.abs(got[name] - x).max() / max(np.abs(x).max(), 1e-8)) for name, x in expected.items())
 
 
-@pytest.mark.parametrize("kind", ["dense", "moe"])
+@pytest.mark.parametrize("kind", ["dense", "moe", "experts"])
 def test_an_adapter_changes_no_bit_at_first_and_the_reference_at_no_time(kind: str, one_rank: Any) -> None:
     result = one_rank(kind)
     (policy, reference), (trained, still) = result["before"], result["after"]
@@ -88,7 +108,7 @@ def test_an_adapter_changes_no_bit_at_first_and_the_reference_at_no_time(kind: s
     assert result["metrics"][0]["kl"] > 0.001
 
 
-@pytest.mark.parametrize("kind", ["dense", "moe"])
+@pytest.mark.parametrize("kind", ["dense", "moe", "experts"])
 def test_nothing_but_adapters_is_trained(kind: str, one_rank: Any) -> None:
     result = one_rank(kind)
     size = sum(tensor.size for tensor in result["tensors"].values())
@@ -96,7 +116,8 @@ def test_nothing_but_adapters_is_trained(kind: str, one_rank: Any) -> None:
     moved = {name for name, w in result["weights"].items() if not np.array_equal(w, result["base"][name])}
     linears = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in result["tensors"]}
     assert moved == {f"{linear}.weight" for linear in linears}
-    assert not any(".experts." in name or "norm" in name for name in moved)
+    assert not any("norm" in name for name in moved)
+    assert sum(".experts." in name for name in moved) == (2 * 3 * EXPERTS["num_experts"] if kind == "experts" else 0)
 
 
 @pytest.mark.parametrize(("kind", "parallel", "trainer"), LAYOUTS)
@@ -109,7 +130,8 @@ def test_every_layout_draws_and_trains_the_adapters_of_one_rank(
     one_rank: Any,
 ) -> None:
     expected = one_rank(kind)
-    for got in train(pool, spec_of(folders[kind], LoraConfig(rank=4, alpha=8.0), parallel, **trainer), 2):
+    ranks = math.prod(parallel.get(size, 1) for size in ("tensor", "pipeline", "context", "data"))
+    for got in train(pool, spec_of(folders[kind], lora_of(kind), parallel, **trainer), ranks):
         assert worst(got["drawn"], expected["drawn"]) == 0
         if not trainer.get("distributed_optimizer"):
             assert worst(got["gradients"], expected["gradients"]) < 1e-5
@@ -139,8 +161,9 @@ def test_adapters_of_a_16_bit_model_train_near_those_in_float32(
     assert worst(got["tensors"], expected["tensors"]) < 0.05
 
 
-def test_what_is_sent_is_the_base_and_alpha_over_rank_times_b_a(one_rank: Any) -> None:
-    result = one_rank("dense")
+@pytest.mark.parametrize("kind", ["dense", "experts"])
+def test_what_is_sent_is_the_base_and_alpha_over_rank_times_b_a(kind: str, one_rank: Any) -> None:
+    result = one_rank(kind)
     for name, a in result["tensors"].items():
         if ".lora_A." not in name:
             continue
@@ -151,13 +174,24 @@ def test_what_is_sent_is_the_base_and_alpha_over_rank_times_b_a(one_rank: Any) -
 
 
 @pytest.mark.parametrize(
-    ("written", "read"), [({}, {}), ({"tensor": 2, "sequence": True}, {"data": 2}), ({"pipeline": 2}, {"tensor": 2})]
+    ("kind", "written", "read"),
+    [
+        ("dense", {}, {}),
+        ("dense", {"tensor": 2, "sequence": True}, {"data": 2}),
+        ("dense", {"pipeline": 2}, {"tensor": 2}),
+        ("experts", {"tensor": 2, "sequence": True, "expert": 2}, {"data": 2, "expert_tensor": 2}),
+    ],
 )
 def test_a_checkpoint_holds_adapters_alone_and_any_layout_continues_it(
-    written: dict[str, Any], read: dict[str, Any], pool: RankPool, models: dict[str, Path], tmp_path: Path
+    kind: str,
+    written: dict[str, Any],
+    read: dict[str, Any],
+    pool: RankPool,
+    folders: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
-    lora, folder = LoraConfig(rank=4, alpha=8.0), tmp_path / "saved"
-    one, other = (spec_of(models["dense"], lora, parallel) for parallel in (written, read))
+    folder = tmp_path / "saved"
+    one, other = (spec_of(folders[kind], lora_of(kind), parallel) for parallel in (written, read))
     iterations = [[divide_for(make_batch(s.algo, seed=seed), s) for seed in range(4)] for s in (one, other)]
     straight = pool.run(
         scenarios.train_and_save_halfway, one, iterations[0], str(folder), world_size=2 if written else 1
@@ -176,7 +210,7 @@ def test_a_checkpoint_holds_adapters_alone_and_any_layout_continues_it(
 def test_a_checkpoint_of_adapters_is_not_taken_for_one_of_a_model(
     pool: RankPool, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    spec, folder = spec_of(models["dense"], LoraConfig(rank=4, alpha=8.0), {}), str(tmp_path / "saved")
+    spec, folder = spec_of(models["dense"], LORA, {}), str(tmp_path / "saved")
     parts = [divide_for(make_batch(spec.algo), spec)] * 2
     pool.run(scenarios.train_and_save_halfway, spec, parts, folder, world_size=1)
     whole = replace(spec, model=replace(spec.model, lora=None))
@@ -229,62 +263,41 @@ def test_an_exported_adapter_is_what_peft_computes_and_a_run_starts_from_it(
         pool.run(scenarios.logprobs, again, whole, world_size=1)
 
 
-def test_gradients_are_those_of_pefts_formula_on_the_model_of_transformers(
-    pool: RankPool, models: dict[str, Path]
+def test_an_adapter_of_experts_is_exported_for_each_and_a_run_of_another_layout_starts_from_it(
+    pool: RankPool, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    spec = spec_of(models["dense"], LoraConfig(rank=4, alpha=8.0), {})
-    supervised = make_spec(models["dense"], "sft")
+    lora = replace(OF_EXPERTS, targets=["*.v_proj", "*.experts.*.up_proj", "*.experts.*.down_proj"])
+    spec = spec_of(models["moe"], lora, {"tensor": 2, "sequence": True, "expert": 2})
+    batch = make_batch(spec.algo)
+    parts = divide_for(batch, spec)
+    columns = pool.run(scenarios.train_and_export, spec, parts, str(tmp_path / "hf"), world_size=2)
+    trained = whole_column(parts, batch, columns)
+    adapter = tmp_path / "hf" / "adapter"
+    names = load_file(adapter / "adapter_model.safetensors").keys()
+    assert "base_model.model.model.layers.1.mlp.experts.3.up_proj.lora_B.weight" in names
+    assert len(names) == 2 * 2 * (1 + 2 * EXPERTS["num_experts"])
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["target_modules"] == ["down_proj", "up_proj", "v_proj"]
+    mask = batch.column("loss_mask")
+    for folder, of in ((models["moe"], adapter), (tmp_path / "hf", None)):
+        np.testing.assert_allclose(
+            trained[mask], hf_logprobs(folder, batch, spec.temperature, of)[mask], rtol=0, atol=1e-5
+        )
+    assert np.abs(trained - hf_logprobs(models["moe"], batch, spec.temperature))[mask].max() > 0.01
+    again = spec_of(models["moe"], replace(lora, path=str(adapter)), {"data": 2, "expert_tensor": 2})
+    whole = divide_for(batch, again)
+    started = whole_column(whole, batch, pool.run(scenarios.logprobs, again, whole, world_size=2))
+    np.testing.assert_allclose(started[mask], trained[mask], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dense", "experts"])
+def test_gradients_are_those_of_pefts_formula_on_the_model_of_transformers(
+    kind: str, pool: RankPool, folders: dict[str, Path]
+) -> None:
+    spec = spec_of(folders[kind], lora_of(kind), {})
+    supervised = make_spec(folders[kind], "sft")
     spec = replace(spec, algo=supervised.algo)
     batch = make_batch(spec.algo)
     (result,) = pool.run(adapter_scenarios.train, spec, [divide_for(batch, spec)], world_size=1)
-    expected = gradients_of_peft(models["dense"], batch, result["started"], 8.0 / 4, spec.temperature)
+    expected = gradients_of_peft(folders[kind], batch, result["started"], 8.0 / 4, spec.temperature)
     assert worst(result["gradients"], expected) < 2e-5
-
-
-def hf_model(folder: Path, tensors: dict[str, Any], scale: float) -> tuple[Any, dict[str, torch.Tensor]]:
-    """transformers' model with peft's formula on its linears, y = W x + scale * B A x, and the A and B as leaves."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-    leaves = {name: torch.as_tensor(x).clone().requires_grad_() for name, x in tensors.items()}
-    for name, a in leaves.items():
-        if ".lora_A." not in name:
-            continue
-        b = leaves[name.replace("lora_A", "lora_B")]
-        linear = model.get_submodule(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
-        linear.register_forward_hook(
-            lambda module, inputs, output, a=a, b=b: output + scale * (inputs[0] @ a.T) @ b.T  # as peft's LoraLayer
-        )
-    return model, leaves
-
-
-def logprobs_of(model: Any, batch: Any, temperature: float) -> torch.Tensor:
-    """Of each token given those before it, 0 for the first of a row."""
-    column = []
-    for row in range(batch.rows):
-        tokens = torch.as_tensor(batch.column("tokens")[batch.offsets[row] : batch.offsets[row + 1]]).long()
-        scores = (model(tokens[None]).logits[0, :-1] / temperature).log_softmax(-1)
-        column.append(torch.cat([scores.new_zeros(1), scores.gather(1, tokens[1:, None])[:, 0]]))
-    return torch.cat(column)
-
-
-@torch.no_grad()
-def hf_logprobs(folder: Path, batch: Any, temperature: float, adapter: Path | None = None) -> np.ndarray:
-    tensors, scale = {}, 1.0
-    if adapter is not None:
-        config = json.loads((adapter / "adapter_config.json").read_text())
-        tensors, scale = load_file(adapter / "adapter_model.safetensors"), config["lora_alpha"] / config["r"]
-    model, _ = hf_model(folder, tensors, scale)
-    values: np.ndarray = logprobs_of(model, batch, temperature).numpy()
-    return values
-
-
-def gradients_of_peft(
-    folder: Path, batch: Any, tensors: dict[str, Any], scale: float, temperature: float
-) -> dict[str, np.ndarray]:
-    """Of the mean negative log-prob of the trained tokens."""
-    model, leaves = hf_model(folder, tensors, scale)
-    mask = torch.as_tensor(batch.column("loss_mask"))
-    loss = -logprobs_of(model, batch, temperature)[mask].mean()
-    loss.backward()
-    return {name: leaf.grad.numpy() for name, leaf in leaves.items() if leaf.grad is not None}

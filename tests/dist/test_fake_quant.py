@@ -22,6 +22,7 @@ from rlscale.weights.encode import encoding_of
 FORMS = {
     "int4": ServedForm(WeightForm.int4, group=16),
     "int4, full grid": ServedForm(WeightForm.int4, group=16, grid=Int4Grid.full),
+    "fp8_block": ServedForm(WeightForm.fp8_block),
     "fp8_tensor": ServedForm(WeightForm.fp8_tensor),
     "mxfp8": ServedForm(WeightForm.mxfp8),
 }

@@ -17,6 +17,7 @@ from rlscale.config.checks.first_prompts_section import FIRST_PROMPTS_CHECKS
 from rlscale.config.checks.kl_term import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.learning_rate import SCHEDULE_CHECKS
+from rlscale.config.checks.lora_base import BASE_CHECKS
 from rlscale.config.checks.lora_section import LORA_CHECKS
 from rlscale.config.checks.megatron import MEGATRON_CHECKS
 from rlscale.config.checks.mismatch_correction import CORRECTION_CHECKS
@@ -112,8 +113,9 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
 
 _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
-    *(*_OF_STAGE, *PROFILE_CHECKS, *FIRST_PROMPTS_CHECKS, *PARAMETER_CHECKS, *LORA_CHECKS, *ADAPTER_CHECKS),
-    *(*OPTION_CHECKS, *ENGINE_GROUPS_CHECKS, *SPECULATION_CHECKS, *SERVED_MODELS_CHECKS, *SAVING_CHECKS),
+    *(*_OF_STAGE, *PROFILE_CHECKS, *FIRST_PROMPTS_CHECKS, *PARAMETER_CHECKS, *LORA_CHECKS, *BASE_CHECKS),
+    *(*ADAPTER_CHECKS, *OPTION_CHECKS, *ENGINE_GROUPS_CHECKS, *SPECULATION_CHECKS, *SERVED_MODELS_CHECKS),
+    *SAVING_CHECKS,
 )
 
 

@@ -7,11 +7,16 @@ from collections.abc import Callable, Iterator
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.model_fits import architecture_is_known
 from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.schema.dtype import DType
 from rlscale.config.target_key import TARGET
 from rlscale.families.served_form import WeightForm
 
-_ON_GPUS = (WeightForm.as_trained, WeightForm.fp8_block)
-"""What SGLang's kernels take an update of: of the other forms it has turned the codes into a layout of its own."""
+_ON_GPUS = (WeightForm.as_trained, WeightForm.fp8_block, WeightForm.int4)
+"""What SGLang's kernels take an update of: `fp8_block` stays as it was loaded, and `int4` is laid out anew after each
+update (`platform/sglang_repacked.py`). Of the other forms it has turned the codes into a layout of its own."""
+
+_MARLIN_GROUPS = (32, 64, 128)
+"""Columns for which its kernels of int4 have a scale."""
 
 _PER_WORD = 8
 
@@ -45,13 +50,23 @@ def engines_update_the_form(context: CheckContext) -> Iterator[str]:
                 f"rollout.weights={kind.value}: gloo, which broadcasts to engines of their own on the CPU, carries no "
                 "FP8; use int4, or weights/transport=shared_memory or disk"
             )
+        if config.rollout.quantised_activations and config.weights.canary_bound is None:
+            yield (
+                "rollout.quantised_activations=true needs weights.canary_bound: the trainer does not quantise "
+                "activations, so its log-probs are not the engines'; set how far they may lie apart, such as 1.0"
+            )
         return
     if kind not in _ON_GPUS:
         yield (
             f"rollout.weights={kind.value} is served on the CPU only: on GPUs SGLang lays its codes out anew, and an "
-            "update would not be; use fp8_block"
+            "update would not be; use fp8_block or int4"
         )
-    elif config.weights.canary_bound is None:
+        return
+    if config.model.dtype is DType.float32:
+        yield f"rollout.weights={kind.value}: SGLang's kernels of it take 16 bits; set model.dtype=bfloat16"
+    if kind is WeightForm.int4 and config.rollout.int4_group not in _MARLIN_GROUPS:
+        yield f"rollout.int4_group={config.rollout.int4_group}: on GPUs SGLang's kernels take 32, 64 or 128 columns"
+    if kind is WeightForm.fp8_block and config.weights.canary_bound is None:
         yield (
             f"rollout.weights={kind.value} needs weights.canary_bound on GPUs: engines quantise activations there, "
             "too, so the trainer's log-probs are not theirs; set how far they may lie apart, such as 1.0"

@@ -12,8 +12,8 @@ from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families import FolderError
 from rlscale.families.config_file import complete
-from rlscale.families.family import Form
-from rlscale.families.linears import is_of_expert, is_target, linear_names, linear_rules
+from rlscale.families.family import Form, dimensions
+from rlscale.families.linears import is_of_expert, is_target, linear_names, linear_rules, module
 from rlscale.families.served_form import WeightForm
 
 
@@ -66,20 +66,33 @@ def adapters_have_linears(context: CheckContext) -> Iterator[str]:
     yield from _patterns(lora, config)
     if context.config.parallel.tensor > 1:
         yield from _uncut(lora, config)
+    yield from _some_experts(lora, config)
 
 
 def _patterns(lora: LoraConfig, config: Mapping[str, Any]) -> Iterator[str]:
-    """A pattern for nothing would be passed over; one for experts would promise what there is not."""
-    names = list(linear_names(config, experts=False))
+    """A pattern for nothing would be passed over."""
+    names = [*linear_names(config, experts=False), *linear_names(config, experts=True)]
     for pattern in lora.targets or ():
-        if any(is_target(name, [pattern]) for name in linear_names(config, experts=True)):
-            yield (
-                f"model.lora.targets={pattern}: matches linears of experts, which have no adapters; name others, like "
-                "'*.self_attn.*', or set model.lora.targets=null for all outside experts"
-            )
-        elif not any(is_target(name, [pattern]) for name in names):
-            guess = did_you_mean(nearest(pattern, names))
+        if not any(is_target(name, [pattern]) for name in names):
+            guess = did_you_mean(nearest(pattern, [*linear_names(config, experts=False)]))
             yield f"model.lora.targets={pattern}: matches no linear that can have an adapter{guess}"
+
+
+def _some_experts(lora: LoraConfig, config: Mapping[str, Any]) -> Iterator[str]:
+    """Of a layer's experts all have adapters or none: they are one linear, and ranks have as many of them."""
+    for rule in (rule for rule in linear_rules(config) if is_of_expert(rule) and lora.targets is not None):
+        experts = range(dimensions(config)["experts"])
+        for tensor in rule.hf:
+            for layer in rule.numbers(config):
+                names = [module(tensor.name.format(layer=layer, expert=expert)) for expert in experts]
+                picked = [is_target(name, lora.targets) for name in names]
+                if any(picked) and not all(picked):
+                    one, other = names[picked.index(True)], names[picked.index(False)]
+                    yield (
+                        f"model.lora.targets: picks {one}, and not {other}; name a linear of all experts of a layer, "
+                        "or of none"
+                    )
+                    return
 
 
 def _uncut(lora: LoraConfig, config: Mapping[str, Any]) -> Iterator[str]:

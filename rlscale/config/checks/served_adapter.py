@@ -10,7 +10,7 @@ from rlscale.config.schema.weights_config import SyncedLora
 from rlscale.config.target_key import TARGET
 from rlscale.families import FAMILIES, FolderError
 from rlscale.families.config_file import complete
-from rlscale.families.linears import adapted_modules
+from rlscale.families.linears import adapted_linears, adapted_modules, linear_names
 from rlscale.families.tensors import experts_of
 
 _MERGED = "set weights.lora=merged"
@@ -71,13 +71,20 @@ def engines_compute_the_adapters(context: CheckContext) -> Iterator[str]:
         config = complete(context.architecture)
     except FolderError:  # another check says what it lacks
         return
-    yield from _unserved(config, adapted_modules(config, lora.targets))
+    experts = {*linear_names(config, experts=True)}
+    first = next((name for name in adapted_linears(config, lora.targets) if name in experts), None)
+    yield from _unserved(config, adapted_modules(config, lora.targets), first)
 
 
-def _unserved(config: Mapping[str, Any], modules: list[str]) -> Iterator[str]:
+def _unserved(config: Mapping[str, Any], modules: list[str], of_expert: str | None) -> Iterator[str]:
     family = str(config["model_type"])
     if not FAMILIES[family].adapters:
         yield f"weights.lora=adapter: SGLang does not serve adapters of {family} as they are trained; {_MERGED}"
+    elif of_expert is not None:
+        yield (
+            f"weights.lora=adapter: model.lora.targets picks {of_expert}, and SGLang computes adapters of experts by "
+            f"kernels of GPUs alone, whose results have not been checked here; {_MERGED}"
+        )
     elif experts_of(config) and (found := [name for name in modules if name in _MLP]):
         yield (
             f"weights.lora=adapter: with adapters on {found[0]} SGLang expects some on experts, too; name attention "

@@ -8,6 +8,7 @@ from enum import Enum
 from rlscale.config.schema.about import Limit, bounded, path_key
 from rlscale.config.schema.dtype import DType
 from rlscale.config.schema.section import Section
+from rlscale.families.served_form import WeightForm
 
 
 class LoraInit(Enum):
@@ -33,6 +34,8 @@ class LoraConfig(Section):
     """How A is drawn: kaiming or gaussian."""
     dtype: DType | None = None
     """Type of A and B while training; null: the model's."""
+    base: WeightForm = WeightForm.as_trained
+    """In which form the trainer keeps the frozen linears: `as_trained`, `int4` or `mxfp8`, which the policy then is."""
     dropout: float = bounded(0.0, at_least=0, below=1)
     """Only 0: with dropout the trained log-probs would not be those of the policy that sampled."""
     path: str | None = path_key(None)

@@ -121,6 +121,12 @@ _OTHERS_FORM = Unread(
     lambda rollout: bool(rollout.engine_urls),
     " does not reach the engines of rollout.engine_urls, which hold the form they were started with; leave one out",
 )
+_GPUS_ACTIVATIONS = Unread(Where.gpus, ": on GPUs SGLang's kernels quantise activations by themselves; leave it out")
+_NO_FP8 = Unread(
+    lambda rollout: rollout.weights in (WeightForm.as_trained, WeightForm.int4),
+    " is read with rollout.weights=fp8_block, fp8_tensor or mxfp8 only (int4 is W4A16: its activations stay as they "
+    "are); leave it out",
+)
 _NO_INT4 = Unread(
     lambda rollout: rollout.weights is not WeightForm.int4, " is read with rollout.weights=int4 only; leave it out"
 )
@@ -236,6 +242,8 @@ class RolloutConfig(Section):
     """Columns of a weight that share a scale with `rollout.weights=int4`."""
     int4_grid: Int4Grid = key(Int4Grid.symmetric, unread=[_NO_INT4])
     """Whole numbers of `rollout.weights=int4`: `symmetric`, -7 to 7 (Kimi-K2-Thinking); `full`, -8 to 7."""
+    quantised_activations: bool = key(False, unread=[_GPUS_ACTIVATIONS, _NO_FP8])
+    """Whether CPU engines of FP8 weights quantise the inputs of each product too, as the kernels of GPUs always do."""
     engine_urls: list[str] = key(list, scope=Scope.this_run)
     """Engines that somebody else started; given, none are started here."""
     engine_key_file: str | None = path_key(None, PathKind.file, scope=Scope.this_run)

@@ -39,8 +39,8 @@ MIXTURE = ["model=tiny_qwen3_moe", "rollout.max_prompt_tokens=64", "rollout.max_
         ),
         (["model.lora={}", "algo=ppo", "critic.model.lora=null"], "critic.model.lora: a critic is trained as a whole"),
         (
-            [*MIXTURE, "model.lora={targets: ['*_proj']}"],
-            "model.lora.targets=*_proj: matches linears of experts, which have no adapters",
+            [*MIXTURE, "model.lora={targets: ['*.experts.0.*']}"],
+            "model.lora.targets: picks model.layers.0.mlp.experts.0.gate_proj, and not model.layers.0.mlp.experts.1.",
         ),
     ],
 )

@@ -76,5 +76,12 @@ def test_models_and_linears_of_which_sglang_serves_no_adapters_are_refused(
     assert found.startswith(line)
 
 
+def test_adapters_of_experts_are_not_served_by_themselves(plain_recipe: str) -> None:
+    (found,) = of_family(plain_recipe, "qwen3_moe", "model.lora={targets: ['*.experts.*', '*.self_attn.*']}")
+    assert found.startswith(
+        "weights.lora=adapter: model.lora.targets picks model.layers.0.mlp.experts.0.gate_proj, and"
+    )
+
+
 def test_adapters_on_the_attention_of_a_mixture_are_served(plain_recipe: str) -> None:
     assert of_family(plain_recipe, "glm4_moe", "model.lora={targets: ['*.self_attn.*']}") == []

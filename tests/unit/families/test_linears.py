@@ -7,7 +7,7 @@ import pytest
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
-from rlscale.families.linears import adapter_parameters, linear_names
+from rlscale.families.linears import adapted_linears, adapter_parameters, linear_names
 from rlscale.families.tensors import expected_tensors
 from tests.unit.families.folders import TINY
 
@@ -34,9 +34,13 @@ def test_an_adapter_has_its_rank_times_inputs_and_outputs() -> None:
     assert adapter_parameters(config, 4, ["model.layers.0.mlp.down_proj"]) == 4 * (hidden + config["intermediate_size"])
 
 
-def test_experts_are_named_apart_and_not_counted() -> None:
+def test_experts_are_named_apart_and_counted_where_a_pattern_picks_them() -> None:
     config = complete(TINY["qwen3_moe"])
     experts = list(linear_names(config, experts=True))
     assert len(experts) == 3 * config["num_experts"] * config["num_hidden_layers"]
     assert not {*experts} & {*linear_names(config, experts=False)}
     assert adapter_parameters(config, 4, None) == adapter_parameters(config, 4, ["*.self_attn.*"])
+    ends = config["hidden_size"] + config["moe_intermediate_size"]
+    assert adapter_parameters(config, 4, ["*.experts.*"]) == len(experts) * 4 * ends
+    assert [*adapted_linears(config, None)] == [*linear_names(config, experts=False)]
+    assert [*adapted_linears(config, ["*.experts.*"])] == experts

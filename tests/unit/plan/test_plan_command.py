@@ -60,6 +60,16 @@ def test_adapters_need_no_reference_and_hardly_any_gradients_or_optimizer() -> N
         assert after.optimizer < 0.01 * before.optimizer
 
 
+def test_a_kept_base_takes_the_memory_of_its_codes_and_of_embedding_and_output_layer() -> None:
+    plain, kept = (
+        plan_run(compose("gsm8k", [*LARGE[1:], f"model.lora={{base: {form}}}"])) for form in ("as_trained", "int4")
+    )
+    for before, after in zip(plain.ranks, kept.ranks, strict=True):
+        linears = (before.weights - after.weights) / (2 - 0.5 - 2 / 32)  # bytes of bfloat16 and of int4 in groups of 32
+        assert 0.5 * before.weights < 2 * linears < before.weights
+        assert after.gradients == before.gradients
+
+
 def test_models_beside_the_policy_have_their_own_engines_and_unknown_ones_are_said_to_be_missing(
     tmp_path: Path,
 ) -> None:

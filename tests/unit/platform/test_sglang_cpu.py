@@ -61,14 +61,21 @@ PLACES = {
     "sglang/srt/layers/quantization/compressed_tensors/compressed_tensors.py": [
         "    def _check_scheme_supported(self, min_capability: int, error: bool = True) -> bool:\n",
         "    def get_supported_act_dtypes(cls) -> List[torch.dtype]:\n",
+        "        layer.scheme.process_weights_after_loading(layer)\n",
     ],
     "sglang/srt/layers/quantization/compressed_tensors/schemes/compressed_tensors_wNa16.py": [
         "        self.pack_factor = 32 // num_bits\n",
         '        layer.register_parameter("weight_packed", weight)\n',
+        "            x.data = gptq_marlin_repack(\n",
+        "                    layer, name, torch.nn.Parameter(new_param.data, requires_grad=False)\n",
         "    def apply_weights(self, layer: torch.nn.Module, x: torch.Tensor,\n",
     ],
     "sglang/srt/layers/quantization/compressed_tensors/schemes/compressed_tensors_wNa16_moe.py": [
         "        self.packed_factor = 32 // config.num_bits\n",
+        "class CompressedTensorsWNA16TritonMoE(CompressedTensorsWNA16MoE):\n",
+        "            target_attr.resize_(new_t.shape)\n            target_attr.copy_(new_t)\n",
+        "        layer.is_marlin_converted = True\n",
+        "        layer.is_triton_converted = True\n",
         "    def apply_weights(\n        self,\n        layer: torch.nn.Module,\n        dispatch_output:",
     ],
     "sglang/srt/layers/moe/fused_moe_native.py": [

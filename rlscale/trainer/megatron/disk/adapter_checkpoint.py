@@ -14,20 +14,28 @@ from torch.nn import Parameter
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.lora_config import LoraConfig
+from rlscale.families.served_form import WeightForm
 from rlscale.trainer.adapter_base import ADAPTER, base_of
+from rlscale.trainer.megatron.model.adapter_tensors import tensor_group
 from rlscale.trainer.megatron.model.adapters import Adapters
 from rlscale.trainer.megatron.model.model import Model
+from rlscale.weights.parameters import EXPERTS
+
+_FORM = "base_form"
+"""Key of `ADAPTER`: the form in which the base was kept."""
 
 
 def adapter_shards(model: Model) -> dict[str, Any]:
     """A and B of this rank as shards, by names that do not depend on the layout."""
     assert model.adapters is not None
-    groups: dict[str, Any] = {
-        "tp_group": model.groups.tensor,
-        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
-    }
+    copies = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    of_expert = parallel_state.get_expert_data_parallel_group()
     state = {}
     for name, parameter, dimension in _named(model.adapters):
+        groups: dict[str, Any] = {
+            "tp_group": tensor_group(name, model.groups),
+            "dp_cp_group": of_expert if EXPERTS in name else copies,
+        }
         if dimension is None:
             state[name] = make_sharded_tensor_for_checkpoint(parameter, name, **groups)
         else:
@@ -61,10 +69,12 @@ def check_adapter(folder: str | Path, model: Model) -> None:
     if not file.is_file():
         raise UserError(f"{folder} holds a whole model, and this run (model.lora) adapters; start with model.init")
     theirs, ours = json.loads(file.read_text(encoding="utf-8")), _said(model.adapters.lora)
+    theirs.setdefault(_FORM, WeightForm.as_trained.value)  # of before there were others
     for key, value in ours.items():
         if theirs.get(key) != value:
+            name = "base" if key == _FORM else key
             raise UserError(
-                f"{folder} holds adapters with {key}={theirs.get(key)}, this run has model.lora.{key}={value}"
+                f"{folder} holds adapters with {key}={theirs.get(key)}, this run has model.lora.{name}={value}"
             )
     if theirs.get("mark") != model.adapters.mark:
         raise UserError(
@@ -75,7 +85,7 @@ def check_adapter(folder: str | Path, model: Model) -> None:
 
 
 def _said(lora: LoraConfig) -> dict[str, Any]:
-    return {"rank": lora.rank, "alpha": lora.alpha, "targets": lora.targets}
+    return {"rank": lora.rank, "alpha": lora.alpha, "targets": lora.targets, _FORM: lora.base.value}
 
 
 def _named(adapters: Adapters) -> Iterator[tuple[str, Parameter, int | None]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.lora_config import LoraConfig
-from rlscale.families.linears import is_target, linear_names
+from rlscale.families.linears import adapted_linears, linear_names
 from rlscale.trainer.megatron.model.adapter_tensors import peft_name, peft_tensors, put_peft_tensors
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.weights.adapter_file import read_adapter_file
@@ -81,10 +81,10 @@ def peft_config(lora: LoraConfig, config: Mapping[str, Any], base: str) -> dict[
 
 def target_modules(lora: LoraConfig, config: Mapping[str, Any]) -> list[str]:
     """The last parts of names (q_proj) where these pick the linears that have adapters and no others, else names."""
-    outside = list(linear_names(config, experts=False))
-    picked = {name for name in outside if is_target(name, lora.targets)}
+    picked = {*adapted_linears(config, lora.targets)}
+    every = (*linear_names(config, experts=False), *linear_names(config, experts=True))
     last = {name.rpartition(".")[2] for name in picked}
-    by_last = {name for name in (*outside, *linear_names(config, experts=True)) if name.rpartition(".")[2] in last}
+    by_last = {name for name in every if name.rpartition(".")[2] in last}
     return sorted(last if by_last == picked else picked)
 
 
@@ -99,7 +99,7 @@ def load_adapter_folder(model: Model, folder: str) -> None:
     for key, fine in _PLAIN.items():
         if config.get(key) is not None and config[key] not in fine:
             raise UserError(f"model.lora.path={folder}: {key}={config[key]} is not supported; only plain LoRA is")
-    ours = {name for name in linear_names(model.weights.config, experts=False) if is_target(name, lora.targets)}
+    ours = {*adapted_linears(model.weights.config, lora.targets)}
     theirs = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in tensors}
     for some, where in ((theirs - ours, "in this run"), (ours - theirs, "in that folder")):
         if some:

@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from rlscale.families.origin import check_origin
+from rlscale.families.served_form import ServedForm, WeightForm
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.disk.adapter_folder import load_adapter_folder
 from rlscale.trainer.megatron.disk.distributed_checkpoint import holds_checkpoint, load_base_of, load_weights_of
 from rlscale.trainer.megatron.model.build import build_model
+from rlscale.trainer.megatron.model.kept_base import keep_base
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.load import load_weights, named
@@ -22,6 +24,8 @@ def build_loaded(
     """`build_model`, with the weights of `spec.init_path`. Collective. UserError for what cannot be built or read."""
     model = build_model(spec, platform, role, trained=trained)
     load_folder(model, spec.init_path)
+    if model.adapters is not None and model.adapters.lora.base is not WeightForm.as_trained:
+        keep_base(model, ServedForm(model.adapters.lora.base))
     if model.adapters is not None and (start := spec.adapter_path or model.adapters.lora.path) is not None:
         if holds_checkpoint(start):
             load_weights_of(start, model)

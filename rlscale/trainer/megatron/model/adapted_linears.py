@@ -13,6 +13,7 @@ import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from torch import Tensor
 
+from rlscale.trainer.megatron.model.grouped_low_rank import GroupedLowRank
 from rlscale.trainer.megatron.model.layers import WholeLinear
 from rlscale.trainer.megatron.model.low_rank import LowRank
 
@@ -40,6 +41,16 @@ class _AdaptedWhole(WholeLinear):
         return _added(self.adapter, x, super().forward(x))
 
 
+class _AdaptedGrouped:
+    """In front of a linear of many experts, ours or Transformer Engine's."""
+
+    adapter: GroupedLowRank
+
+    def forward(self, x: Tensor, m_splits: Any) -> Any:
+        output, bias = super().forward(x, m_splits)  # type: ignore[misc]  # that of the class behind this one
+        return output + self.adapter.added(x, m_splits) if self.adapter.enabled else output, bias
+
+
 class _AdaptedOther:
     """In front of Transformer Engine's, which make norm and product in one."""
 
@@ -59,11 +70,16 @@ def _added(adapter: LowRank, x: Tensor, output: Tensor) -> Tensor:
     return output + adapter.added(x) if adapter.enabled else output
 
 
-def adapt(linear: torch.nn.Module, adapter: LowRank) -> None:
-    """Give a linear an adapter."""
+def adapt(linear: torch.nn.Module, adapter: LowRank | GroupedLowRank) -> None:
+    """Give a linear an adapter, and one of many experts an adapter for each."""
     linear.adapter = adapter
     kind: Any = type(linear)
-    linear.__class__ = _adapted(kind)
+    linear.__class__ = _adapted(kind) if isinstance(adapter, LowRank) else _adapted_grouped(kind)
+
+
+@cache
+def _adapted_grouped(kind: type[Any]) -> type[Any]:
+    return type(f"Adapted{kind.__name__}", (_AdaptedGrouped, kind), {})
 
 
 @cache

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from rlscale.trainer.megatron.model.adapters import Adapters
-from rlscale.weights.parameters import ModelGroups
+from rlscale.weights.parameters import EXPERTS, ModelGroups
 
 _MATRICES = {"a": "lora_A", "b": "lora_B"}
 
@@ -27,20 +28,37 @@ def peft_tensors(
 
     `of` gives what is gathered for each parameter: the parameter itself, or its gradient.
     """
-    own: dict[str, Tensor] = {}
+    outside: dict[str, Tensor] = {}
+    experts: dict[str, Tensor] = {}
     for linear, factors in adapters.factors():
+        group = tensor_group(linear, groups)
         for matrix in _MATRICES:
             tensor, dimension = of(getattr(factors, matrix)).contiguous(), factors.dimension(matrix)
-            if dimension is not None and groups.tensor.size() > 1:
-                shards = [torch.empty_like(tensor) for _ in range(groups.tensor.size())]
-                dist.all_gather(shards, tensor, group=groups.tensor)
+            if dimension is not None and group.size() > 1:
+                shards = [torch.empty_like(tensor) for _ in range(group.size())]
+                dist.all_gather(shards, tensor, group=group)
                 tensor = torch.cat(shards, dim=dimension)
-            own[peft_name(linear, matrix)] = tensor.cpu().clone()
-    stages: list[dict[str, Tensor]] = [own]
-    if groups.pipeline.size() > 1:
-        stages = [{} for _ in range(groups.pipeline.size())]
-        dist.all_gather_object(stages, own, group=groups.pipeline)
-    return dict(sorted((name, tensor) for stage in stages for name, tensor in stage.items()))
+            (experts if _is_of_expert(linear) else outside)[peft_name(linear, matrix)] = tensor.cpu().clone()
+    own = outside | _everywhere(experts, groups.expert)
+    return dict(sorted(_everywhere(own, groups.pipeline).items()))
+
+
+def tensor_group(linear: str, groups: ModelGroups) -> Any:
+    """The ranks over which a linear of that name is cut."""
+    return groups.expert_tensor if _is_of_expert(linear) else groups.tensor
+
+
+def _is_of_expert(linear: str) -> bool:
+    return EXPERTS in linear
+
+
+def _everywhere(own: dict[str, Tensor], group: Any) -> dict[str, Tensor]:
+    """The tensors of all ranks of a group."""
+    if group.size() == 1:
+        return own
+    of_ranks: list[dict[str, Tensor]] = [{} for _ in range(group.size())]
+    dist.all_gather_object(of_ranks, own, group=group)
+    return {name: tensor for tensors in of_ranks for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
@@ -48,11 +66,12 @@ def put_peft_tensors(adapters: Adapters, groups: ModelGroups, tensors: dict[str,
     """Fill this rank's part of every A and B. Returns the names that are missing or of another shape."""
     wrong = []
     for linear, factors in adapters.factors():
+        group = tensor_group(linear, groups)
         for matrix in _MATRICES:
             name, parameter, dimension = peft_name(linear, matrix), getattr(factors, matrix), factors.dimension(matrix)
             tensor = tensors.get(name)
-            if tensor is not None and dimension is not None and tensor.shape[dimension] % groups.tensor.size() == 0:
-                tensor = tensor.chunk(groups.tensor.size(), dim=dimension)[groups.tensor.rank()]
+            if tensor is not None and dimension is not None and tensor.shape[dimension] % group.size() == 0:
+                tensor = tensor.chunk(group.size(), dim=dimension)[group.rank()]
             if tensor is None or tensor.shape != parameter.shape:
                 wrong.append(name)
             else:

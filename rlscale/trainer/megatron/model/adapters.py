@@ -6,8 +6,8 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -16,16 +16,27 @@ from torch import Tensor
 from rlscale.config.errors import UserError
 from rlscale.config.schema.lora_config import LoraConfig, LoraInit
 from rlscale.families.family import Form, Rule, dimensions
-from rlscale.families.linears import is_of_expert, is_target, linear_rules, module
+from rlscale.families.linears import is_of_expert, is_target, module, rules_to_adapt
 from rlscale.trainer.adapter_base import mark_of
 from rlscale.trainer.megatron.model.adapted_linears import adapt
 from rlscale.trainer.megatron.model.freezing import keep_gradients_flowing
+from rlscale.trainer.megatron.model.grouped_low_rank import GroupedLowRank, mark_as_expert
 from rlscale.trainer.megatron.model.low_rank import Cut, Factors, LowRank, Part
 from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.mapping import WeightMap
-from rlscale.weights.parameters import ModelGroups, named_parameters
+from rlscale.weights.parameters import EXPERTS, ModelGroups, named_parameters
 
 _CUTS = {0: Cut.column, 1: Cut.row, None: Cut.whole}
+
+
+class Kept(Protocol):
+    """A weight of the base that is not there as numbers."""
+
+    parts: Mapping[str, Tensor]
+    """The tensors that stand for it."""
+
+    def value(self) -> Tensor:
+        """What it is worth."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,8 @@ class Adapters:
     """Of the weights there when these were read: they may be gone, or others, when adapters are saved."""
     by_weight: Mapping[str, LowRank]
     """By Megatron's name of the linear's weight, with layers counted over the whole model."""
+    kept: dict[str, Kept] = field(default_factory=dict)
+    """The weights of the base that are codes and scales (`model.lora.base`), by such names."""
 
     def factors(self) -> Iterator[tuple[str, Factors]]:
         """(Hugging Face's name of a linear, its A and B), in an order that tensor-parallel ranks share."""
@@ -64,7 +77,8 @@ class Adapters:
 
     def merged(self, name: str, weight: Tensor) -> Tensor:
         """This rank's part of a weight with what its adapter adds, rounded once; the weight itself without one."""
-        adapter = self.by_weight.get(name)
+        adapter, kept = self.by_weight.get(name), self.kept.get(name)
+        weight = weight if kept is None else kept.value()
         return weight if adapter is None else (weight.float() + adapter.delta()).to(weight.dtype)
 
 
@@ -79,20 +93,21 @@ def add_adapters(
     """
     lora, seed = spec.model.lora, spec.seed
     assert lora is not None, "nobody asked for adapters"
-    rules = {rule.megatron: rule for rule in linear_rules(weights.config) if not is_of_expert(rule)}
+    rules = {rule.megatron for rule in rules_to_adapt(weights.config, lora.targets)}
     by_weight: dict[str, LowRank] = {}
     for chunk in chunks:
         names = {id(parameter): name for name, parameter in named_parameters([chunk], groups.expert)}
         for linear in list(chunk.modules()):
-            name = names.get(id(getattr(linear, "weight", None)), "")
-            rule = weights.rule(name) if name else None
-            if rule is None or rule.megatron not in rules:
-                continue
-            if any(is_target(module(hf), lora.targets) for hf in weights.hf_names(name)):
-                by_weight[name] = _adapter(
-                    name, linear.weight, weights, lora, seed, groups.tensor, chunk.config.sequence_parallel
-                )
-                adapt(linear, by_weight[name])
+            own = {
+                names[id(weight)]: _adapter(names[id(weight)], weight, weights, lora, seed, groups, chunk.config)
+                for weight in linear.parameters(recurse=False)
+                if _is_adapted(names[id(weight)], weights, rules, lora)
+            }
+            by_weight |= own
+            if own and EXPERTS in next(iter(own)):
+                adapt(linear, GroupedLowRank([*own.values()], groups.expert_tensor))
+            elif own:
+                adapt(linear, *own.values())
         chunk.requires_grad_(False)
     adapters = Adapters(lora, spec.init_path, _mark_of(spec.init_path), by_weight)
     counts: list[int] = [0] * dist.get_world_size()
@@ -108,11 +123,19 @@ def add_adapters(
     return adapters
 
 
+def _is_adapted(name: str, weights: WeightMap, rules: set[str], lora: LoraConfig) -> bool:
+    if not name.rpartition(".")[2].startswith("weight") or weights.rule(name).megatron not in rules:
+        return False  # a norm's, or of what has no adapter
+    return any(is_target(module(hf), lora.targets) for hf in weights.hf_names(name))
+
+
 def _adapter(
-    name: str, weight: Tensor, weights: WeightMap, lora: LoraConfig, seed: int, group: Any, sequence: bool
+    name: str, weight: Tensor, weights: WeightMap, lora: LoraConfig, seed: int, groups: ModelGroups, config: Any
 ) -> LowRank:
     rule = weights.rule(name)
     cut, sizes = _CUTS[rule.split], dimensions(weights.config)
+    expert = is_of_expert(rule)
+    group = groups.expert_tensor if expert else groups.tensor
     ranks, own = group.size(), group.rank()
     if rule.form is Form.gate_up and len(rule.hf) == 1 and ranks > 1:
         raise UserError(f"model.lora.targets: {weights.hf_names(name)[0]} needs parallel.tensor=1")
@@ -127,10 +150,13 @@ def _adapter(
             dtype = weight.dtype if lora.dtype is None else getattr(torch, lora.dtype.value)
             b = torch.zeros(rows, lora.rank)
             a, b = (x.to(device=weight.device, dtype=dtype) for x in (a, b))
-            factors = Factors(a, b, cut, sequence)
+            factors = Factors(a, b, cut, config.sequence_parallel and not expert)
+            if expert:
+                mark_as_expert(factors, weight, own)
         parts.append(Part(module(hf), rows, factors))
     order = _order(name, rule, weights, own, ranks, weight.device)
-    return LowRank(parts, order, cut, lora.alpha / lora.rank, group, sequence_parallel=sequence)
+    group = None if expert else group
+    return LowRank(parts, order, cut, lora.alpha / lora.rank, group, sequence_parallel=config.sequence_parallel)
 
 
 def _drawn(name: str, lora: LoraConfig, inputs: int, seed: int) -> Tensor:

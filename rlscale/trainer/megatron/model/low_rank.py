@@ -23,6 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
+Pairs = Sequence[tuple[Tensor, Tensor] | None]
+"""A and B of each part, None where a part has none."""
+
 
 class Cut(Enum):
     """How a linear is split over tensor-parallel ranks, and the adapter with it."""
@@ -40,7 +43,7 @@ class Factors(torch.nn.Module):
 
     def __init__(self, a: Tensor, b: Tensor, cut: Cut, sequence_parallel: bool) -> None:
         super().__init__()
-        self.a, self.b = Parameter(a), Parameter(b)
+        self.a, self.b, self.cut = Parameter(a), Parameter(b), cut
         marked: Any  # Megatron reads these attributes from parameters
         for marked, split, dimension in ((self.a, cut is Cut.row, 1), (self.b, cut is Cut.column, 0)):
             marked.tensor_model_parallel, marked.partition_dim, marked.partition_stride = split, dimension, 1
@@ -53,8 +56,7 @@ class Factors(torch.nn.Module):
 
     def dimension(self, name: str) -> int | None:
         """Along which dimension `a` or `b` is cut; None if it is not."""
-        parameter: Any = getattr(self, name)
-        return int(parameter.partition_dim) if parameter.tensor_model_parallel else None
+        return {(Cut.row, "a"): 1, (Cut.column, "b"): 0}.get((self.cut, name))
 
     def _apply(self, *args: Any, **options: Any) -> Any:
         """As torch's, but the type stays `model.lora.dtype` when the model is made 16 bits."""
@@ -81,6 +83,7 @@ class LowRank(torch.nn.Module):
     """What is added to a linear's output. Build it on every rank of the model alike."""
 
     order: Tensor | None
+    group: Any
 
     def __init__(
         self,
@@ -92,7 +95,10 @@ class LowRank(torch.nn.Module):
         *,
         sequence_parallel: bool,
     ) -> None:
-        """`order`: for each output of Megatron's linear on this rank, its place in the parts one after the other."""
+        """`order`: for each output of Megatron's linear on this rank, its place in the parts one after the other.
+
+        `tensor_group`: the ranks that it is cut over; None where it communicates nothing itself.
+        """
         super().__init__()
         self.parts, self.cut, self.scale = tuple(parts), cut, scale
         self.group, self.sequence = tensor_group, sequence_parallel
@@ -105,7 +111,15 @@ class LowRank(torch.nn.Module):
 
     def added(self, x: Tensor) -> Tensor:
         """[tokens, 1, inputs / ranks or all] -> what the linear's output, of the same tokens and ranks, gets more."""
-        a, b = self._matrices([None if part.factors is None else part.factors() for part in self.parts])
+        return self.product(x, self.factors())
+
+    def factors(self) -> Pairs:
+        """A and B of each part that has them, on their way into a pass."""
+        return [None if part.factors is None else part.factors() for part in self.parts]
+
+    def product(self, x: Tensor, factors: Pairs) -> Tensor:
+        """`added` with these A and B."""
+        a, b = self._matrices(factors)
         narrow = self._across(F.linear(x.to(a.dtype), a))
         return F.linear(narrow, b).mul(self.scale).to(x.dtype)
 
@@ -115,7 +129,7 @@ class LowRank(torch.nn.Module):
         a, b = self._matrices([None if factors is None else (factors.a, factors.b) for factors in own])
         return (b.float() @ a.float()).mul_(self.scale)
 
-    def _matrices(self, factors: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
+    def _matrices(self, factors: Pairs) -> tuple[Tensor, Tensor]:
         """A of all parts one above the other, and B with each part's in rows and columns of its own."""
         a = torch.cat([pair[0] for pair in factors if pair is not None])
         pairs = zip(self.parts, factors, strict=True)
@@ -125,7 +139,7 @@ class LowRank(torch.nn.Module):
 
     def _across(self, narrow: Tensor) -> Tensor:
         """[tokens, 1, rank] as the tensor-parallel ranks need it behind A."""
-        if self.cut is Cut.whole or self.group.size() == 1:
+        if self.cut is Cut.whole or self.group is None or self.group.size() == 1:
             return narrow
         if self.cut is Cut.column:
             if self.sequence:

@@ -56,6 +56,8 @@ class Offload:
 
     def _tensors(self) -> Iterator[Tensor]:
         yield from (parameter.data for parameter in self._model.parameters())
+        if self._model.adapters is not None:
+            yield from (part for kept in self._model.adapters.kept.values() for part in kept.parts.values())
         yield from (buffer.param_data for buffer in self._buffers() if buffer.param_data is not None)
         for chained in self._optimizer.megatron.chained_optimizers if self._optimizer is not None else ():
             inner = getattr(chained, "optimizer", None)

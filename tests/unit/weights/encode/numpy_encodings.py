@@ -22,6 +22,19 @@ def e4m3(numbers: Floats) -> NDArray[np.uint8]:
     return (byte + 128 * np.signbit(numbers)).astype(np.uint8)
 
 
+def worth(codes: NDArray[np.uint8]) -> Floats:
+    """The numbers that bytes of e4m3 mean."""
+    return (np.where(codes < 128, 1, -1) * _POSITIVE[codes % 128]).astype(np.float32)
+
+
+def to_a_tie(numbers: Floats) -> float:
+    """How far the nearest of them is from lying in the middle of two numbers of e4m3, more than 1 / 256 apart."""
+    size = np.abs(numbers.astype(np.float64))
+    above = np.searchsorted(_POSITIVE, size).clip(1, 126)
+    apart = _POSITIVE[above] - _POSITIVE[above - 1]
+    return float(np.abs(size - _POSITIVE[above - 1] - apart / 2).min(initial=np.inf, where=apart > 2.0**-8))
+
+
 def fp8_block(weight: Floats, block: int = 128, smallest: float = 1e-10) -> Parts:
     rows, columns = weight.shape
     scales = np.zeros((-(-rows // block), -(-columns // block)), np.float32)
