@@ -1,8 +1,8 @@
 """A pytest plugin: `-p tests.forked_workers --forks 3` collects once and runs the tests in forks of that process.
 
 Processes that each start for themselves, as those of pytest-xdist do, each import every test file and all that it
-needs, and send several messages for each test. Here the forks take whole files, one after another, from one queue in the
-order of collection, and send the reports that are counted.
+needs, and send several messages for each test. Here the forks take whole files, one after another, from one queue, in
+the order of collection, and send the reports that are counted.
 """
 
 from __future__ import annotations
