@@ -16,7 +16,7 @@ from rlscale.data.sample import Group
 from rlscale.observe.trackers import TensorBoardTracker, TrackedRun, WandbTracker
 from rlscale.rollout.filters import keep_all, varied_rewards
 from rlscale.rollout.service import RolloutService
-from rlscale.run import loops
+from rlscale.run import contracts, loops
 from rlscale.run.check_hook import check_hook, kind_of
 from rlscale.run.contracts import (
     COMPONENTS,
@@ -281,3 +281,9 @@ def sends_while_engines_generate(run: Verbs) -> None:
 def test_a_loop_that_sends_weights_while_engines_generate_is_told_where() -> None:
     (finding,) = failed(check_loop(lambda: sends_while_engines_generate))
     assert (finding.check, finding.found) == ("pause", "sync after train, sync after train, sync after train")
+
+
+def test_the_package_has_every_contract_that_it_names_and_no_other() -> None:
+    assert all(callable(getattr(contracts, name)) for name in contracts.__all__ if name != "COMPONENTS")
+    with pytest.raises(AttributeError, match=r"rlscale\.run\.contracts has no check_bufer"):
+        _ = contracts.check_bufer
