@@ -23,11 +23,7 @@ from rlscale.envs.reward import Reward, build_reward, extras_of
 from rlscale.envs.score import score_of
 from rlscale.rollout.endpoint.configured_agent import agent_of
 from rlscale.run.components import look_at, prepare_imports
-from rlscale.run.contracts.agent_contract import check_agent
-from rlscale.run.contracts.environment_contract import ExactScorer, check_environment
-from rlscale.run.contracts.group_reward_contract import check_group_reward
 from rlscale.run.contracts.kinds import COMPONENTS
-from rlscale.run.contracts.source_contract import check_source
 from rlscale.trainer.hook_contract import CHECKS, Finding, Status, check_advantage, check_loss, failed
 from rlscale.trainer.hook_contract.findings import Report, reported
 from rlscale.trainer.hooks import HookKind, build_hook
@@ -238,6 +234,8 @@ def _findings(kind: str, node: dict[str, Any]) -> list[Finding]:
     if kind in ("environment", "group_reward", "agent"):
         return _findings_with_row(kind, dict(node))
     if kind == "source":
+        from rlscale.run.contracts.source_contract import check_source
+
         return check_source(lambda: build_target(node, "source"))
     asking: dict[str, Callable[..., list[Finding]]] = {"advantage": check_advantage, "loss": check_loss}
     if kind not in asking or "reads" not in node:
@@ -253,9 +251,15 @@ def _findings_with_row(kind: str, node: dict[str, Any]) -> list[Finding]:
     if row is not None and not isinstance(row, dict):
         raise UserError(f"row={row}: must be a mapping such as {{prompt: 2+2=, label: 4}}")
     if kind == "environment":
+        from rlscale.run.contracts.environment_contract import ExactScorer, check_environment
+
         return check_environment(configured_environment(node, ExactScorer()), row)
     if kind == "agent":
+        from rlscale.run.contracts.agent_contract import check_agent
+
         return check_agent(agent_of(node), row)
+    from rlscale.run.contracts.group_reward_contract import check_group_reward
+
     reward = build_group_reward(RewardConfig(group_function=node))
     assert reward is not None  # it was named
     return check_group_reward(reward, row)

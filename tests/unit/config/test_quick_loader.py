@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from omegaconf import DictConfig
 from rlscale.config import compose as composing
 from rlscale.config.compose import compose_node, printed
 from rlscale.config.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests empty it again and again; what others have composed in this process stays."""
+    monkeypatch.setattr(composing, "_composed", functools.lru_cache(composing._composed.__wrapped__))
 
 
 def _by_hydra(monkeypatch: pytest.MonkeyPatch, recipe: str | None, overrides: Sequence[str]) -> composing.Composition:

@@ -14,6 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.data.target import resolve_target
 from rlscale.run.check_hook import INPUTS, check_hook, check_reward, kind_of
 from rlscale.trainer.hook_contract import Status, failed
+from tests.unit.forked import printed_without
 
 DOCS = (Path(__file__).parents[3] / "docs" / "hooks.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", DOCS, flags=re.DOTALL)
@@ -322,3 +323,12 @@ def test_a_function_that_ends_the_process_is_reported(
     assert (code, err) == (1, [])
     assert out[1].startswith("fail  call ")
     assert text in out[1]
+
+
+def test_contracts_of_other_kinds_are_not_imported() -> None:
+    code = """
+import sys
+import rlscale.run.check_hook
+print(*(name for name in sys.modules if name.startswith("rlscale.run.contracts.")))
+"""
+    assert printed_without(("rlscale.run",), code) == "rlscale.run.contracts.kinds"

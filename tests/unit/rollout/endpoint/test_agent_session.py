@@ -15,7 +15,6 @@ from scripted_policy import Played, Say, counting, make_encoder
 from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
 from rlscale.rollout.endpoint.agent_session import Limits
-from rlscale.rollout.endpoint.chat_messages import ChatMessage
 from rlscale.rollout.endpoint.dialect import ChatRequest, Refusal, Reply
 from rlscale.rollout.endpoint.openai_chat import OpenAIChat
 
@@ -321,31 +320,3 @@ def test_a_conversation_that_the_template_refuses_is_the_clients_error(tmp_path:
         assert refused.value.status == 400
 
     assert not play(template, scenario).session.over_budget
-
-
-def test_messages_render_as_templates_read_them() -> None:
-    request = asked(
-        user("a"),
-        {
-            "role": "assistant",
-            "content": None,
-            "reasoning_content": "hm",
-            "tool_calls": [
-                {"id": "x", "type": "function", "function": {"name": "add", "arguments": '{"b": 1, "a": 2}'}}
-            ],
-        },
-        {"role": "tool", "tool_call_id": "x", "content": [{"type": "text", "text": "3"}]},
-        tools=[ADD],
-    )
-    assert [message.rendered() for message in request.messages][1:] == [
-        {
-            "role": "assistant",
-            "content": "",
-            "reasoning_content": "hm",
-            "tool_calls": [
-                {"type": "function", "id": "call00000", "function": {"name": "add", "arguments": {"a": 2, "b": 1}}}
-            ],
-        },
-        {"role": "tool", "content": "3", "tool_call_id": "call00000", "name": "add"},
-    ]
-    assert ChatMessage("user", "a").rendered() == user("a")

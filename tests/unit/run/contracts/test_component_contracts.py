@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from rlscale.data.sample import Group
 from rlscale.observe.trackers import TensorBoardTracker, TrackedRun, WandbTracker
 from rlscale.rollout.filters import keep_all, varied_rewards
 from rlscale.rollout.service import RolloutService
-from rlscale.run import loops
+from rlscale.run import contracts, loops
 from rlscale.run.check_hook import check_hook, kind_of
 from rlscale.run.contracts import (
     COMPONENTS,
@@ -32,133 +29,11 @@ from rlscale.run.contracts import (
 )
 from rlscale.run.verbs import Verbs
 from rlscale.serve.engine_launcher import SglangLauncher
-from rlscale.trainer.hook_contract.findings import Finding, Status, failed
+from rlscale.trainer.hook_contract.findings import Status, failed
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports.shared_memory import SharedMemoryTransport
 from rlscale.weights.transports.transport import TransferError
-
-EXAMPLES = Path(__file__).parents[4] / "examples" / "own_parts"
-
-
-def broken(findings: list[Finding]) -> set[str]:
-    return {finding.check for finding in failed(findings)}
-
-
-@pytest.fixture
-def own_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    yield importlib.import_module("hard_first")
-    sys.modules.pop("hard_first")
-
-
-# ---- buffers -------------------------------------------------------------------------------------------------------
-
-
-def test_the_shipped_buffer_and_that_of_the_example_keep_the_contract(own_parts: Any) -> None:
-    for kind in (Buffer, own_parts.HardFirst):
-        assert not failed(check_buffer(kind))
-
-
-def test_the_buffer_of_the_example_prefers_hard_prompts_as_far_as_no_other_gets_stale(own_parts: Any) -> None:
-    from rlscale.run.contracts.made_groups import made_group
-
-    buffer = own_parts.HardFirst()
-    for index, reward in enumerate((1.0, 0.75, 0.0, 0.5)):
-        buffer.put(made_group(index, 1, (reward, reward)))
-    assert [group.prompt.index for group in buffer.take(2, 1, max_staleness=1)] == [2, 3]
-    buffer.put(made_group(4, 2, (0.0, 0.0)))
-    buffer.put(made_group(5, 2, (0.0, 0.0)))
-    assert [group.prompt.index for group in buffer.take(2, 2, max_staleness=1)] == [0, 1]  # in time, though easy
-
-
-class Forgetful(Buffer):
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict({**state, "groups": state["groups"][1:]})
-
-
-class TakesAnything(Buffer):
-    def put(self, group: Group) -> None:
-        self._groups.pop(group.prompt.index, None)
-        super().put(group)
-
-
-class NeverExpires(Buffer):
-    def expire(self, version: int, max_staleness: int) -> list[Group]:
-        return []
-
-
-class ByArrival(Buffer):
-    def rank(self, group: Group, staleness: int) -> float:
-        return list(self._groups).index(group.prompt.index)
-
-
-class Generous(Buffer):
-    def take(self, n: int, version: int, max_staleness: int, in_flight: Any = ()) -> list[Group]:
-        return super().take(n, version, max_staleness) or super().take(len(self), version, max_staleness)
-
-
-class Uncounted(Buffer):
-    def expire(self, version: int, max_staleness: int) -> list[Group]:
-        late = super().expire(version, max_staleness)
-        self.dropped = 0
-        return late
-
-
-@pytest.mark.parametrize(
-    ("kind", "check"),
-    [
-        (Forgetful, "resume"),
-        (TakesAnything, "twice"),
-        (NeverExpires, "expire"),
-        (ByArrival, "order"),
-        (Generous, "too few"),
-        (Uncounted, "dropped"),
-    ],
-)
-def test_a_broken_buffer_fails_by_the_name_of_what_it_breaks(kind: type[Buffer], check: str) -> None:
-    assert check in broken(check_buffer(kind))
-
-
-class WithoutTake:
-    dropped = 0
-
-    def __len__(self) -> int:
-        return 0
-
-    def put(self, group: Group) -> None:
-        pass
-
-
-class Awaited(Buffer):
-    async def take(self, *given: Any, **named: Any) -> list[Group]:  # type: ignore[override]  # what it breaks
-        return super().take(*given, **named)
-
-
-class HandsOutNone(Buffer):
-    def take(self, *given: Any, **named: Any) -> Any:
-        return None
-
-
-class CannotBeSaved(Buffer):
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "rank": lambda group: 0}
-
-
-@pytest.mark.parametrize(
-    ("kind", "check", "found"),
-    [
-        (WithoutTake, "methods", "take is missing"),
-        (Awaited, "methods", "take is `async def`, and is called without await"),
-        (HandsOutNone, "take", "None"),
-        (CannotBeSaved, "call", "state['rank'] is a builtins.function"),
-    ],
-)
-def test_a_buffer_of_which_nothing_can_be_asked_is_a_finding_and_not_an_exception(
-    kind: Any, check: str, found: str
-) -> None:
-    (finding,) = [one for one in failed(check_buffer(kind)) if one.check == check]
-    assert found in finding.found
-
+from tests.unit.run.contracts.broken_checks import broken
 
 # ---- filters -------------------------------------------------------------------------------------------------------
 
@@ -406,3 +281,9 @@ def sends_while_engines_generate(run: Verbs) -> None:
 def test_a_loop_that_sends_weights_while_engines_generate_is_told_where() -> None:
     (finding,) = failed(check_loop(lambda: sends_while_engines_generate))
     assert (finding.check, finding.found) == ("pause", "sync after train, sync after train, sync after train")
+
+
+def test_the_package_has_every_contract_that_it_names_and_no_other() -> None:
+    assert all(callable(getattr(contracts, name)) for name in contracts.__all__ if name != "COMPONENTS")
+    with pytest.raises(AttributeError, match=r"rlscale\.run\.contracts has no check_bufer"):
+        _ = contracts.check_bufer

@@ -13,54 +13,16 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from rlscale.trainer.megatron.steps import logprobs
-from rlscale.trainer.megatron.steps.logprobs import vocab_parallel_logprobs
-
-TILINGS = [(1, 1), (4, 12), (2048, 1 << 22)]
-"""Tokens and values of a tile: single logits; 9 tokens in 3 blocks, 20 words in 5 of them; one tile."""
-
-
-class Group:
-    """A tensor-parallel group as one of its ranks sees it."""
-
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self._rank, self._size = rank, size
-
-    def size(self) -> int:
-        return self._size
-
-    def rank(self) -> int:
-        return self._rank
-
-
-def fused(hidden: Tensor, weight: Tensor, labels: Tensor, *, group: Group | None = None, **options: Any) -> Any:
-    given = {"temperature": 1.0, "vocabulary": len(weight), "entropy": False, **options}
-    return vocab_parallel_logprobs(hidden, weight, labels, group=group or Group(), **given)
-
-
-def plain(
-    hidden: Tensor, weight: Tensor, labels: Tensor, temperature: float = 1.0, vocabulary: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """All logits at once."""
-    logp = (F.linear(hidden, weight[:vocabulary]) / temperature).log_softmax(-1)
-    return logp.gather(1, labels[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
-
-
-def tensors(
-    tokens: int = 9, words: int = 20, size: int = 6, dtype: torch.dtype = torch.float32, used: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states, weight and labels; logits of about three."""
-    torch.manual_seed(0)
-    hidden = torch.randn(tokens, size).to(dtype).requires_grad_()
-    weight = (3 / size**0.5 * torch.randn(words, size)).to(dtype).requires_grad_()
-    return hidden, weight, torch.randint(0, used or words, (tokens,))
-
-
-def tile(monkeypatch: pytest.MonkeyPatch, tokens: int, values: int) -> None:
-    monkeypatch.setattr(logprobs, "TILES", {"cpu": (tokens, values)})
-
-
-def assert_close(got: Tensor, expected: Tensor, bound: float = 1e-5) -> None:
-    assert (got.double() - expected.double()).abs().max() <= bound * expected.abs().max().clamp(min=1)
+from tests.unit.trainer.megatron.steps.plain_logprobs import (
+    TILINGS,
+    Group,
+    assert_close,
+    fused,
+    plain,
+    supports,
+    tensors,
+    tile,
+)
 
 
 @pytest.mark.parametrize("tiling", TILINGS)
@@ -283,82 +245,3 @@ def test_memory_is_a_few_tiles_and_not_the_logits(
     assert theirs >= 2 * 4 * 1024 * 2048
     assert own <= theirs / 8
     assert own <= 4 * (3 * (1 << 15) + 16 * 1024 + 4 * 256 * 32)
-
-
-def supports(labels: Tensor, words: int, width: int) -> Tensor:
-    """Words that the labels were drawn from, themselves among them: one word, all of `width`, and all words."""
-    torch.manual_seed(5)
-    rows = [torch.randperm(words)[:width] for _ in labels]
-    found = torch.stack([torch.cat([y[None], row[row != y]])[:width] for y, row in zip(labels, rows, strict=True)])
-    found = torch.where(torch.arange(width) < torch.randint(1, width + 1, (len(labels), 1)), found, -1)
-    found[0, 1:], found[1] = -1, -1
-    return found[:, torch.randperm(width)].int()
-
-
-def among(hidden: Tensor, weight: Tensor, labels: Tensor, support: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Each token's logits gathered over its own words, softmax over those."""
-    values = []
-    for h, label, own in zip(hidden, labels, support.long(), strict=True):
-        own = own[own >= 0] if (own >= 0).any() else torch.arange(len(weight))
-        logp = (weight[own] @ h / temperature).log_softmax(-1)
-        values.append(torch.stack([logp[own == label].sum(), -(logp.exp() * logp).sum()]))
-    logprobs, entropies = torch.stack(values).unbind(1)
-    return logprobs, entropies
-
-
-@pytest.mark.parametrize("tiling", TILINGS)
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_among_the_words_that_were_left_and_their_gradients_are_those_of_float64(
-    tiling: tuple[int, int], temperature: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tile(monkeypatch, *tiling)
-    hidden, weight, labels = tensors()
-    support = supports(labels, len(weight), 6)
-    exact = [x.detach().double().requires_grad_() for x in (hidden, weight)]
-    factors = torch.randn(2, len(labels))
-    given = {"temperature": temperature, "entropy": True, "entropy_gradient": True, "support": support}
-    got, expected = fused(hidden, weight, labels, **given), among(*exact, labels, support, temperature)
-    for mine, theirs in zip(got, expected, strict=True):
-        assert_close(mine, theirs)
-    assert got[0][0].abs() < 1e-6, "the only word that was left has probability 1"
-    assert torch.equal(fused(hidden, weight, labels, **given | {"entropy": False})[0], got[0])
-    for share in ([1, 0], [0, 1], [1, 1]):
-        loss = [sum(s * f @ x.to(f) for s, f, x in zip(share, factors, side, strict=True)) for side in (got, expected)]
-        mine = torch.autograd.grad(loss[0], (hidden, weight), retain_graph=True)
-        theirs = torch.autograd.grad(loss[1], exact, retain_graph=True)
-        for one, other in zip(mine, theirs, strict=True):
-            assert_close(one, other)
-
-
-def test_without_a_limit_the_words_left_are_all() -> None:
-    hidden, weight, labels = tensors()
-    full = fused(hidden, weight, labels)[0]
-    assert torch.equal(fused(hidden, weight, labels, support=torch.full((9, 3), -1))[0], full)
-
-
-@pytest.mark.parametrize("entropy_gradient", [False, True])
-@pytest.mark.parametrize("tiling", TILINGS)
-def test_several_words_of_a_position_have_the_values_and_gradients_of_log_softmax(
-    tiling: tuple[int, int], entropy_gradient: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A word may be named twice, and -1 is none."""
-    tile(monkeypatch, *tiling)
-    hidden, weight, labels = tensors(used=17)
-    words = torch.randint(0, 17, (len(labels), 5))
-    words[0], words[1, 2:], words[2, 0] = -1, -1, labels[2]
-    exact = [x.detach().double().requires_grad_() for x in (hidden, weight)]
-    named = torch.cat([labels[:, None], words], 1)
-    options = {"temperature": 0.7, "vocabulary": 17, "entropy": True, "entropy_gradient": entropy_gradient}
-    got, entropy = fused(hidden, weight, named, **options)
-    logp = (F.linear(exact[0], exact[1][:17]) / 0.7).log_softmax(-1)
-    expected = torch.where(named < 0, 0.0, logp.gather(1, named.clamp(min=0)))
-    assert_close(got, expected)
-    assert torch.equal(got[:, 0], fused(hidden, weight, labels, **options)[0])
-    factors = torch.randn(named.shape)
-    loss, reference = (factors * got).sum(), (factors.double() * expected).sum()
-    if entropy_gradient:
-        loss, reference = loss + entropy.sum(), reference - (logp.exp() * logp).sum()
-    for mine, theirs in zip(
-        torch.autograd.grad(loss, (hidden, weight)), torch.autograd.grad(reference, exact), strict=True
-    ):
-        assert_close(mine, theirs)
