@@ -48,10 +48,9 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-# The tiers: unit on all cores, in forks of one process that has imported everything (files stay whole, for their fixtures;
-# a conftest.py orders them), dist in processes that each have gloo ranks of their own, e2e in two with real servers. Unit
-# tests that wait, for a signal or until a time limit is over, leave a sixth of two cores idle, which is why they have one
-# process more than cores.
+# The tiers: unit on all cores (files stay whole, for their fixtures; a conftest.py orders them), dist likewise, each
+# pytest process with gloo ranks of its own, e2e in two processes with real servers. Unit tests that wait, for a signal or
+# until a time limit is over, leave a sixth of two cores idle, which is why they have one process more than cores.
 # Of the unit tests, what tells most per second: the import rules, the mathematics, batches, the guards of processes.
 SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/test_batch.py tests/unit/data/test_packing.py \
 	tests/unit/run/test_loops.py tests/unit/serve/test_process.py tests/unit/serve/test_fork_server.py
@@ -60,7 +59,7 @@ smoke: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile $(SMOKE)
 
 unit: install
-	$(PYTEST) -p tests.forked_workers --forks $$(($$(getconf _NPROCESSORS_ONLN) > 3 ? 4 : $$(getconf _NPROCESSORS_ONLN) + 1)) tests/unit
+	$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/unit
 
 dist: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/dist
