@@ -124,6 +124,7 @@ class Engines:
                 gpus=slot.gpus,
                 adapters=adapters,
                 threads=engine_threads(self.config),
+                bitwise=self.trained_on and self.config.run.bitwise,
                 seed=self.config.run.seed,
                 memory_saver=shares_devices(cluster),
                 routed_experts=self.trained_on and self.config.trainer.routing_replay is RoutingReplay.rollout,

@@ -66,6 +66,8 @@ class ServerSpec:
     """Whether the engine records which experts it sends each token to, for requests that ask."""
     adapters: ServedAdapters | None = None
     """The kind of adapters that the engine computes with; None for none."""
+    bitwise: bool = False
+    """Whether its log-probs must be those of the trainer bit for bit."""
     threads: int = 1
     """Threads that torch uses in each process of a CPU engine; more only help large models."""
     port: int | None = None
@@ -103,6 +105,7 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
         "log_level_http": "warning",  # otherwise one line per request
         **spec.options,
         **adapters,
+        **({"enable_deterministic_inference": True} if spec.bitwise and spec.device is Device.cuda else {}),
         "model_path": spec.model_path,
         "host": spec.host,
         "port": port,
@@ -222,4 +225,5 @@ def _gpu_ids(spec: ServerSpec) -> list[str]:
 def engine_order(spec: ServerSpec, port: int, api_key: str) -> dict[str, Any]:
     """What the engine's program is told (`engine_main`). Holds the key: it goes through pipes only."""
     threads = spec.threads if spec.device is Device.cpu else None
-    return {"options": server_options(spec, port), "api_key": api_key, "threads": threads}
+    bitwise = spec.bitwise and spec.device is Device.cpu
+    return {"options": server_options(spec, port), "api_key": api_key, "threads": threads, "bitwise": bitwise}

@@ -23,6 +23,7 @@ from rlscale.trainer.megatron.model.architecture import Architecture, transforme
 from rlscale.trainer.megatron.model.attention import takes_packed
 from rlscale.trainer.megatron.model.expert_router import follow_microbatches
 from rlscale.trainer.megatron.model.freezing import freeze
+from rlscale.trainer.megatron.model.invariant_layers import make_batch_invariant
 from rlscale.trainer.megatron.model.layer_spec import block_spec, uses_transformer_engine
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.megatron.model.mtp_layer import MtpLayer
@@ -55,6 +56,9 @@ def build_model(
     weights = WeightMap(architecture.hf, role.head, mtp=role is Role.policy and spec.trainer.mtp is Mtp.trained)
     bare = [_chunk(architecture, config, platform, stage, padded, weights) for stage in _stages(config)]
     _put_heads(bare, config, platform, role.head)
+    if spec.batch_invariant:
+        for chunk in bare:
+            make_batch_invariant(chunk)
     for parameter in (parameter for chunk in bare for parameter in chunk.parameters()):
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
         if not trained:
@@ -81,6 +85,7 @@ def build_model(
         ),
         adapters=adapters,
         reach=reach_of(architecture.hf),
+        batch_invariant=spec.batch_invariant,
     )
 
 

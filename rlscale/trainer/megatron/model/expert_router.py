@@ -52,6 +52,15 @@ class Router(BalancedRouter):
         super().__init__(*args, **options)
         self.router_replay = self.choice = ReplayedTopK()
 
+    product: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Of tokens and the weight, in the place of Megatron's."""
+
+    def gating(self, input: Tensor) -> Tensor:
+        """[tokens, 1, hidden] -> the experts' logits [tokens, 1, experts]."""
+        if self.product is None:
+            return super().gating(input)
+        return self.product(input, self.weight)
+
     def _apply(self, *args: Any, **options: Any) -> Any:
         """As torch's, but the bias stays float32 when the model is made 16 bits: it decides between close scores."""
         super()._apply(*args, **options)

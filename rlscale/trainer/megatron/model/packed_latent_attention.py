@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlscale.trainer.megatron.batch.sequences import PackedSequences
 from rlscale.trainer.megatron.model.attention import attend
-from rlscale.trainer.megatron.model.elementwise import rotate
+from rlscale.platform.elementwise import rotate
 
 
 class PackedLatentAttention(MultiLatentAttention):

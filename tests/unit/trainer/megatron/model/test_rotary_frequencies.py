@@ -11,7 +11,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from rlscale.families.config_file import complete
 from rlscale.families.rotary import Rotary
-from rlscale.trainer.megatron.model.elementwise import rotate
+from rlscale.platform.elementwise import rotate
 from rlscale.trainer.megatron.model.rotary_frequencies import frequencies
 from tests.unit.families.folders import DENSE, TINY
 

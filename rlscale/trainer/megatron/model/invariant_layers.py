@@ -1,0 +1,35 @@
+"""A model whose results for a token do not depend on what else is in the micro-batch, see `platform.batch_invariant`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from torch import Tensor
+
+from rlscale.platform import batch_invariant
+from rlscale.trainer.megatron.model.attention import PackedAttention
+from rlscale.trainer.megatron.model.expert_router import Router
+from rlscale.trainer.megatron.model.layers import GroupedLinear
+
+
+def make_batch_invariant(chunk: GPTModel) -> None:
+    """Let every matrix product and every attention of a model chunk on the CPU sum in a fixed order.
+
+    For chunks that neither tensor nor context parallelism splits. Norms, rotary positions and activations sum within a
+    token anyway.
+    """
+    layer: Any
+    for layer in chunk.modules():
+        if isinstance(layer, ColumnParallelLinear | RowParallelLinear):
+            layer._forward_impl = _product
+        elif isinstance(layer, GroupedLinear | Router):
+            layer.product = batch_invariant.linear
+        elif isinstance(layer, PackedAttention):
+            layer.whole = batch_invariant.causal_attention
+
+
+def _product(input: Tensor, weight: Tensor, bias: Tensor | None, **parallel: Any) -> Tensor:
+    """In the place of Megatron's product of a linear, whose options speak of the ranks that share it."""
+    return batch_invariant.linear(input, weight, bias)
