@@ -126,8 +126,8 @@ def _attend(
         inside = query_at < fresh[:, None]
         where = torch.where(inside, starts[rows][:, None] + query_at, 0).long()
         last = torch.where(inside, (long - fresh)[:, None] + query_at, 0)
-        padded = (x.transpose(1, 2) for x in (query[where], k_cache[slots], v_cache[slots]))
-        out = attend(*padded, last, options["scaling"])
+        q, k, v = (x.transpose(1, 2) for x in (query[where], k_cache[slots], v_cache[slots]))
+        out = attend(q, k, v, last, options["scaling"])
         output[where[inside]] = out.transpose(1, 2)[inside]
     return output
 

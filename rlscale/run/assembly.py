@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rlscale.config.checks import check
 from rlscale.config.needs import Needs
-from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema import Config
+from rlscale.config.schema.cluster_config import Device
 from rlscale.config.sizes import Sizes
 from rlscale.data.companions import companions_of
 from rlscale.data.configured_source import build_source

@@ -27,6 +27,7 @@ from rlscale.config.checks.output_parsers import PARSER_CHECKS
 from rlscale.config.checks.parameter_patterns import PARAMETER_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.replay_source import ROUTING_CHECKS
+from rlscale.config.checks.same_bits import BITWISE_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
 from rlscale.config.checks.served_adapter import ADAPTER_CHECKS
 from rlscale.config.checks.served_models_section import SERVED_MODELS_CHECKS
@@ -107,7 +108,15 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
 
 _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
-    *(*_OF_STAGE, *PARAMETER_CHECKS, *LORA_CHECKS, *ADAPTER_CHECKS, *OPTION_CHECKS, *SERVED_MODELS_CHECKS),
+    *(
+        *_OF_STAGE,
+        *PARAMETER_CHECKS,
+        *LORA_CHECKS,
+        *ADAPTER_CHECKS,
+        *BITWISE_CHECKS,
+        *OPTION_CHECKS,
+        *SERVED_MODELS_CHECKS,
+    ),
 )
 
 

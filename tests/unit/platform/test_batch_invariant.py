@@ -98,3 +98,11 @@ def test_logprobs_are_those_of_float64_and_of_each_row_alone(words: int) -> None
     torch.testing.assert_close(own.double(), wanted, rtol=0, atol=2e-5)
     alone = [invariant.logprobs(invariant.head(hidden[i, None], weight), chosen[i, None]) for i in range(9)]
     assert torch.equal(torch.cat(alone), own)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_machine_is_asked_whether_rows_are_independent(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = drawn(256, 1024, dtype=dtype)
+    assert invariant.rows_are_independent(weight)
+    monkeypatch.setattr(invariant, "product", lambda x, weight: x @ weight.t() + x[0, 0])
+    assert not invariant.rows_are_independent(weight)

@@ -19,8 +19,8 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlscale.trainer.megatron.batch.sequences import PackedSequences
 from rlscale.platform.elementwise import rotate
+from rlscale.trainer.megatron.batch.sequences import PackedSequences
 
 
 def takes_packed(config: TransformerConfig, device: torch.device) -> bool:

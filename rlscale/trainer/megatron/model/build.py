@@ -18,6 +18,7 @@ from rlscale.families import reach_of
 from rlscale.families.family import Head
 from rlscale.families.multi_token_prediction import why_not_trained
 from rlscale.platform.device import Platform
+from rlscale.platform.rotary_frequencies import frequencies
 from rlscale.trainer.megatron.model.adapters import add_adapters
 from rlscale.trainer.megatron.model.architecture import Architecture, transformer_config
 from rlscale.trainer.megatron.model.attention import takes_packed
@@ -28,7 +29,6 @@ from rlscale.trainer.megatron.model.layer_spec import block_spec, uses_transform
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.megatron.model.mtp_layer import MtpLayer
 from rlscale.trainer.megatron.model.output_layer import OutputLayer
-from rlscale.trainer.megatron.model.rotary_frequencies import frequencies
 from rlscale.trainer.megatron.model.value_head import ValueHead
 from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.mapping import WeightMap

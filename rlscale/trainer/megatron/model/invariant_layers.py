@@ -1,13 +1,15 @@
-"""A model whose results for a token do not depend on what else is in the micro-batch, see `platform.batch_invariant`."""
+"""A model whose results for a token do not depend on its micro-batch, see `platform.batch_invariant`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from torch import Tensor
 
+from rlscale.config.errors import UserError
 from rlscale.platform import batch_invariant
 from rlscale.trainer.megatron.model.attention import PackedAttention
 from rlscale.trainer.megatron.model.expert_router import Router
@@ -18,7 +20,7 @@ def make_batch_invariant(chunk: GPTModel) -> None:
     """Let every matrix product and every attention of a model chunk on the CPU sum in a fixed order.
 
     For chunks that neither tensor nor context parallelism splits. Norms, rotary positions and activations sum within a
-    token anyway.
+    token anyway. UserError on a machine whose products depend on what is beside a token all the same.
     """
     layer: Any
     for layer in chunk.modules():
@@ -28,6 +30,18 @@ def make_batch_invariant(chunk: GPTModel) -> None:
             layer.product = batch_invariant.linear
         elif isinstance(layer, PackedAttention):
             layer.whole = batch_invariant.causal_attention
+    _ask_machine(chunk)
+
+
+def _ask_machine(chunk: GPTModel) -> None:
+    with torch.no_grad():
+        weights = {parameter.shape: parameter for parameter in chunk.parameters() if parameter.dim() == 2}
+        for shape, weight in weights.items():
+            if not batch_invariant.rows_are_independent(weight):
+                raise UserError(
+                    f"run.bitwise=true: on this machine a row of a product with a weight of {list(shape)} has other "
+                    "bits beside other rows; leave run.bitwise out"
+                )
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None, **parallel: Any) -> Tensor:
