@@ -25,6 +25,9 @@ TILE = 64
 OUTPUTS = 16
 """Columns of a product at the least, for the same reason."""
 
+_LINE = 64
+"""Bytes of a cache line."""
+
 KEYS = 64
 """Keys of a block of attention."""
 
@@ -44,11 +47,9 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     outputs = weight.shape[0]
     if rows == 0:
         return x.new_zeros(0, outputs)
-    if outputs < OUTPUTS:
-        weight = F.pad(weight, (0, 0, 0, OUTPUTS - outputs))
+    weight = F.pad(weight, (0, 0, 0, OUTPUTS - outputs)) if outputs < OUTPUTS else _aligned(weight)
     tiles = -(-rows // TILE)
-    if rows % TILE:
-        x = F.pad(x, (0, 0, 0, -rows % TILE))
+    x = F.pad(x, (0, 0, 0, -rows % TILE)) if rows % TILE else _aligned(x)
     if x.dtype is torch.float32:  # one call for all tiles; in 16 bits torch has no fast one
         result = torch.bmm(x.view(tiles, TILE, width), weight.t().expand(tiles, -1, -1)).flatten(0, 1)
     else:
@@ -58,12 +59,21 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return result[:rows, :outputs]
 
 
-def rows_are_independent(weight: Tensor) -> bool:
-    """Whether a product with this weight gives rows the same bits in another order, and one by itself.
+def _aligned(x: Tensor) -> Tensor:
+    """The same at an address where a cache line begins: elsewhere a library may begin with another sum.
+
+    The parameters of a trained model lie one after the other in one piece of memory, at any address.
+    """
+    return x if x.data_ptr() % _LINE == 0 and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
+
+
+def rows_are_independent(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
+    """Whether a product with a weight of that shape gives rows the same bits in another order, and one by itself.
 
     The libraries behind it promise nothing: this asks them, on this machine.
     """
-    x = torch.linspace(-1, 1, 3 * TILE // 2 * weight.shape[1]).sin().view(-1, weight.shape[1]).to(weight.dtype)
+    numbers = torch.linspace(-1, 1, max(outputs, 3 * TILE // 2) * inputs).mul_(1000).sin_().view(-1, inputs).to(dtype)
+    x, weight = numbers[: 3 * TILE // 2], numbers[:outputs]
     whole = product(x, weight)
     return torch.equal(product(x.flip(0), weight).flip(0), whole) and torch.equal(product(x[7:8], weight), whole[7:8])
 
@@ -161,6 +171,11 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | N
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     attended: Tensor = _CausalAttention.apply(query, key, value, scale)
     return attended
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """Of each number of [n, m], m a multiple of 32 or not: torch computes the last few of a tensor otherwise."""
+    return torch.sigmoid(F.pad(x, (0, 0, 0, -x.shape[0] % TILE)))[: x.shape[0]]
 
 
 def shift(largest: Tensor, logits: Tensor) -> Tensor:

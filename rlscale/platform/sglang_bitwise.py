@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlscale.families import FAMILIES
 from rlscale.families.config_file import CONFIG, complete, read_json
 from rlscale.families.rotary import Rotary
 from rlscale.platform import batch_invariant, sglang_attention
@@ -34,6 +35,9 @@ def adapt(model_folder: str) -> None:
     torch.nn.functional.linear = batch_invariant.linear  # type: ignore[assignment]  # of every module of this process
     for name, change in ADAPTATIONS.items():
         change(importlib.import_module(name))
+    served = FAMILIES[config["model_type"]].sglang_module
+    if served in OF_MODELS:
+        OF_MODELS[served](importlib.import_module(f"sglang.srt.models.{served}"))
 
 
 def linears_and_experts(module: Any) -> None:
@@ -46,11 +50,12 @@ def linears_and_experts(module: Any) -> None:
         from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
         x, (weights, chosen, _) = dispatch_output.hidden_states, dispatch_output.topk_output
-        weights, chosen = weights.to(x.dtype), chosen.long()
+        chosen = chosen.long()
         output = torch.zeros_like(x)
         for expert in chosen.unique().tolist():
             rows, place = (chosen == expert).nonzero(as_tuple=True)
-            hidden = swiglu(batch_invariant.product(x[rows], layer.w13_weight[expert])) * weights[rows, place, None]
+            hidden = swiglu(batch_invariant.product(x[rows], layer.w13_weight[expert]))
+            hidden = (hidden * weights[rows, place, None]).to(x.dtype)
             output.index_add_(0, rows, batch_invariant.product(hidden, layer.w2_weight[expert]))
         return StandardCombineInput(hidden_states=output)
 
@@ -76,12 +81,14 @@ def choice_weights(logits: Tensor, chosen: Tensor, choice: Any) -> tuple[Tensor,
     Shapes: logits [n, experts], chosen int64 [n, k] -> [n, k] each. `choice`: SGLang's TopKConfig.
     """
     scores = order = logits
-    if choice.scoring_func == "sigmoid":
-        scores = order = torch.sigmoid(logits.float()).type_as(logits)
+    # In groups with a bias, SGLang takes the sigmoid whatever `scoring_func` says.
+    sigmoid = choice.scoring_func == "sigmoid" or (choice.use_grouped_topk and choice.correction_bias is not None)
+    if sigmoid:
+        scores = order = batch_invariant.sigmoid(logits.float()).type_as(logits)
     if choice.correction_bias is not None:
         order = scores + choice.correction_bias
     chosen = chosen.gather(1, order.gather(1, chosen).argsort(1, descending=True))
-    if choice.scoring_func == "sigmoid":
+    if sigmoid:
         picked = scores.gather(1, chosen)
         weights = picked / (picked.sum(-1, keepdim=True) + 1e-20) if chosen.shape[1] > 1 else picked
     elif choice.renormalize:
@@ -94,8 +101,16 @@ def choice_weights(logits: Tensor, chosen: Tensor, choice: Any) -> tuple[Tensor,
 
 
 def scaled_choice(module: Any) -> None:
-    """sglang.srt.layers.moe.fused_moe_triton.layer: the factor of all experts is part of each one's weight."""
-    module._fuses_routed_scaling_factor_in_topk = lambda method: True
+    """sglang.srt.models.glm4_moe: the factor of all experts is part of each one's weight, not of their sum."""
+    layer = module.Glm4MoeSparseMoeBlock
+    original = layer.__init__
+
+    def init(self: Any, *given: Any, **options: Any) -> None:
+        original(self, *given, **options)
+        self.topk.topk_config.apply_routed_scaling_factor_on_output = True
+        self.routed_scaling_factor = 1.0
+
+    layer.__init__ = init
 
 
 def norms(module: Any) -> None:
@@ -177,9 +192,11 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     "sglang.srt.layers.activation": activations,
     "sglang.srt.layers.layernorm": norms,
     "sglang.srt.layers.logits_processor": head,
-    "sglang.srt.layers.moe.fused_moe_triton.layer": scaled_choice,
     "sglang.srt.layers.moe.topk": expert_choice,
     "sglang.srt.layers.quantization.unquant": linears_and_experts,
     "sglang.srt.layers.sampler": sampler,
 }
 """Module -> what is changed in it."""
+
+OF_MODELS = {"glm4_moe": scaled_choice}
+"""Module under sglang.srt.models -> what is changed in it where it serves the model."""

@@ -9,6 +9,7 @@ from rlscale.config.schema.model_config import DType
 from rlscale.config.source_sampling import sampled_apart
 from rlscale.families import FAMILIES
 from rlscale.families.bitwise import why_not_bitwise
+from rlscale.families.config_file import complete
 from rlscale.families.served_form import WeightForm
 
 
@@ -17,7 +18,7 @@ def model_is_computed_alike(context: CheckContext) -> Iterator[str]:
     if not _asked(context) or context.architecture is None:
         return
     family = FAMILIES[str(context.architecture["model_type"])]
-    if reason := why_not_bitwise(family):
+    if reason := why_not_bitwise(family, complete(context.architecture)):
         yield f"run.bitwise=true with a model of {family.model_type}: {reason}; leave run.bitwise out"
     if context.config.model.dtype is DType.float16:
         yield "run.bitwise=true with model.dtype=float16: this is done in float32 and bfloat16 only; use one of them"

@@ -14,11 +14,15 @@ from rlscale.config.cpu_threads import engine_threads, trainer_threads
 from rlscale.config.errors import ConfigError
 from rlscale.families import FAMILIES
 from rlscale.families.bitwise import why_not_bitwise
+from rlscale.families.config_file import complete
 from tests.unit.families.folders import TINY
 
 Problems = Callable[..., list[str]]
 
 ASKED = "run.bitwise=true"
+
+WIDE = {"qwen3_moe": {"moe_intermediate_size": 32}, "glm4_moe": {"moe_intermediate_size": 32, "n_routed_experts": 32}}
+"""What makes the sizes of tiny mixtures multiples of 32, as those of published ones are."""
 
 
 def about_bits(lines: list[str]) -> list[str]:
@@ -39,17 +43,36 @@ def test_each_process_has_one_thread() -> None:
 def test_families_that_are_summed_otherwise_by_engines_are_refused(
     problems: Problems, tmp_path: Path, family: str
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(TINY[family]))
+    given = {**TINY[family], **WIDE.get(family, {})}
+    (tmp_path / "config.json").write_text(json.dumps(given))
     found = about_bits(problems("model.create=null", f"model.path={tmp_path}", ASKED))
-    reason = why_not_bitwise(FAMILIES[family])
+    reason = why_not_bitwise(FAMILIES[family], complete(given))
     assert [line for line in found if "leave run.bitwise out" in line] == (
         [] if reason is None else [f"{ASKED} with a model of {family}: {reason}; leave run.bitwise out"]
     )
 
 
 def test_dense_families_and_mixtures_with_ordinary_attention_can() -> None:
-    can = {name for name, family in FAMILIES.items() if why_not_bitwise(family) is None}
-    assert can == {"qwen2", "qwen3", "qwen3_moe", "llama", "glm4", "glm4_moe"}
+    reasons = {
+        name: why_not_bitwise(FAMILIES[name], complete({**TINY[name], **WIDE.get(name, {})})) for name in FAMILIES
+    }
+    able = {name for name, reason in reasons.items() if reason is None}
+    assert able == {"qwen2", "qwen3", "qwen3_moe", "llama", "glm4", "glm4_moe"}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("glm4_moe", {"n_routed_experts": 4}, "it has 4 experts, no multiple of 32"),
+        ("glm4_moe", {"moe_intermediate_size": 8}, "it has layers of 8, no multiple of 32"),
+        ("qwen3_moe", {"moe_intermediate_size": 8}, "it has layers of 8, no multiple of 32"),
+        ("qwen3", {"intermediate_size": 40}, "it has layers of 40, no multiple of 32"),
+    ],
+)
+def test_sizes_that_are_computed_in_pieces_are_refused(family: str, changes: dict[str, int], words: str) -> None:
+    reason = why_not_bitwise(FAMILIES[family], complete({**TINY[family], **WIDE.get(family, {}), **changes}))
+    assert reason is not None
+    assert reason.startswith(words)
 
 
 @pytest.mark.parametrize(

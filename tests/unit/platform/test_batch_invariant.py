@@ -102,7 +102,17 @@ def test_logprobs_are_those_of_float64_and_of_each_row_alone(words: int) -> None
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_machine_is_asked_whether_rows_are_independent(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = drawn(256, 1024, dtype=dtype)
-    assert invariant.rows_are_independent(weight)
+    assert invariant.rows_are_independent(256, 1024, dtype)
     monkeypatch.setattr(invariant, "product", lambda x, weight: x @ weight.t() + x[0, 0])
-    assert not invariant.rows_are_independent(weight)
+    assert not invariant.rows_are_independent(256, 1024, dtype)
+
+
+def test_a_product_does_not_depend_on_where_its_weight_lies() -> None:
+    """As parameters in the buffer of Megatron's DDP, whose addresses are any."""
+    x, weight = drawn(96, 16), drawn(16, 16, seed=1)
+    wanted = invariant.product(x, weight)
+    for offset in range(1, 9):
+        memory = torch.empty(offset + weight.numel())
+        moved = memory[offset:].view_as(weight).copy_(weight)
+        assert moved.data_ptr() % 64
+        assert torch.equal(invariant.product(x, moved), wanted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from torch import Tensor
@@ -34,14 +33,12 @@ def make_batch_invariant(chunk: GPTModel) -> None:
 
 
 def _ask_machine(chunk: GPTModel) -> None:
-    with torch.no_grad():
-        weights = {parameter.shape: parameter for parameter in chunk.parameters() if parameter.dim() == 2}
-        for shape, weight in weights.items():
-            if not batch_invariant.rows_are_independent(weight):
-                raise UserError(
-                    f"run.bitwise=true: on this machine a row of a product with a weight of {list(shape)} has other "
-                    "bits beside other rows; leave run.bitwise out"
-                )
+    for shape, dtype in {(weight.shape, weight.dtype) for weight in chunk.parameters() if weight.dim() == 2}:
+        if not batch_invariant.rows_are_independent(*shape, dtype):
+            raise UserError(
+                f"run.bitwise=true: on this machine a row of a product with a weight of {list(shape)} has other bits "
+                "beside other rows; leave run.bitwise out"
+            )
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None, **parallel: Any) -> Tensor:
