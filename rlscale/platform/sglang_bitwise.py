@@ -51,12 +51,15 @@ def linears_and_experts(module: Any) -> None:
 
         x, (weights, chosen, _) = dispatch_output.hidden_states, dispatch_output.topk_output
         chosen = chosen.long()
-        output = torch.zeros_like(x)
+        outputs, places = [], []
         for expert in chosen.unique().tolist():
             rows, place = (chosen == expert).nonzero(as_tuple=True)
             hidden = swiglu(batch_invariant.product(x[rows], layer.w13_weight[expert]))
             hidden = (hidden * weights[rows, place, None]).to(x.dtype)
-            output.index_add_(0, rows, batch_invariant.product(hidden, layer.w2_weight[expert]))
+            outputs.append(batch_invariant.product(hidden, layer.w2_weight[expert]))
+            places.append(rows)
+        index = torch.cat(places)[:, None].expand(-1, x.shape[1])
+        output = torch.zeros_like(x).scatter_add_(0, index, torch.cat(outputs))  # Megatron's, which rounds once
         return StandardCombineInput(hidden_states=output)
 
     module.UnquantizedLinearMethod.apply = apply

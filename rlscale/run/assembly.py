@@ -12,7 +12,6 @@ from pathlib import Path
 from rlscale.config.checks import check
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster_config import Device
 from rlscale.config.sizes import Sizes
 from rlscale.data.companions import companions_of
 from rlscale.data.configured_source import build_source
@@ -287,5 +286,5 @@ def trainer_spec(config: Config, models: ModelFolders) -> TrainerSpec:
         critic_init_path=str(config.critic.model.init or models.critic or ""),
         teacher_path=str(models.teacher) if models.teacher is not None else None,
         kept_versions=needs.kept_versions,
-        batch_invariant=config.run.bitwise and config.cluster.device is Device.cpu,
+        batch_invariant=config.run.bitwise,
     )

@@ -33,11 +33,12 @@ def make_batch_invariant(chunk: GPTModel) -> None:
 
 
 def _ask_machine(chunk: GPTModel) -> None:
-    for shape, dtype in {(weight.shape, weight.dtype) for weight in chunk.parameters() if weight.dim() == 2}:
-        if not batch_invariant.rows_are_independent(*shape, dtype):
+    weights = (parameter for parameter in chunk.parameters() if parameter.dim() == 2)
+    for outputs, inputs, dtype in {(*weight.shape, weight.dtype) for weight in weights}:
+        if not batch_invariant.rows_are_independent(outputs, inputs, dtype):
             raise UserError(
-                f"run.bitwise=true: on this machine a row of a product with a weight of {list(shape)} has other bits "
-                "beside other rows; leave run.bitwise out"
+                f"run.bitwise=true: on this machine a row of a product with a weight of [{outputs}, {inputs}] has "
+                "other bits beside other rows; leave run.bitwise out"
             )
 
 
