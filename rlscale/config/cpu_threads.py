@@ -26,8 +26,9 @@ def engine_threads(config: Config) -> int:
 
 
 def _share(config: Config, count: int, *, beside: int) -> int:
-    """Cores for each of `count` processes. Colocated, they have all of them while the others wait; 1 on GPUs."""
-    if config.cluster.device is not Device.cpu:
+    """Cores for each of `count` processes. Colocated, they have all of them while the others wait; 1 on GPUs, and
+    with `run.bitwise`, as a sum over threads depends on their number."""
+    if config.cluster.device is not Device.cpu or config.run.bitwise:
         return 1
     sharing = count + beside * (config.cluster.placement is Placement.disaggregated)
     return max(1, len(os.sched_getaffinity(0)) // max(1, sharing))

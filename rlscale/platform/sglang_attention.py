@@ -7,6 +7,7 @@ differ from the loop's by rounding only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,20 @@ PADDING = 1.25
 """How much longer than the shortest request of a call the longest may be, besides `SLACK` keys."""
 
 SLACK = 16
+
+
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: float) -> Tensor:
+    """softmax(Q K^T scale) V over each query's own keys, the first `last` + 1 of its request.
+
+    Shapes: query [n, heads, q, d], key, value [n, key heads, k, d], last int64 [n, q] -> [n, heads, q, d].
+    """
+    mask = (torch.arange(key.shape[2]) <= last[..., None])[:, None]
+    shared = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=shared)
+
+
+attend: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor] = masked_attention
+"""What attends; `sglang_bitwise` puts another in its place."""
 
 
 def batch_attention(module: Any) -> None:
@@ -111,14 +126,8 @@ def _attend(
         inside = query_at < fresh[:, None]
         where = torch.where(inside, starts[rows][:, None] + query_at, 0).long()
         last = torch.where(inside, (long - fresh)[:, None] + query_at, 0)
-        out = scaled_dot_product_attention(
-            query[where].transpose(1, 2),
-            k_cache[slots].transpose(1, 2),
-            v_cache[slots].transpose(1, 2),
-            attn_mask=(key_at <= last[..., None])[:, None],
-            enable_gqa=options["enable_gqa"],
-            scale=options["scaling"],
-        )
+        q, k, v = (x.transpose(1, 2) for x in (query[where], k_cache[slots], v_cache[slots]))
+        out = attend(q, k, v, last, options["scaling"])
         output[where[inside]] = out.transpose(1, 2)[inside]
     return output
 

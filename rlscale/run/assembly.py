@@ -312,4 +312,5 @@ def trainer_spec(config: Config, models: ModelFolders) -> TrainerSpec:
         critic_init_path=str(config.critic.model.init or models.critic or ""),
         teacher_path=str(models.teacher) if models.teacher is not None else None,
         kept_versions=needs.kept_versions,
+        batch_invariant=config.run.bitwise,
     )

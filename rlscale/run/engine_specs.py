@@ -57,6 +57,7 @@ def engine_specs(
             gpus=slot.gpus,
             adapters=adapters,
             quantised_activations=rollout.quantised_activations,
+            bitwise=trained_on and config.run.bitwise,
             threads=engine_threads(config),
             seed=config.run.seed,
             memory_saver=shares_devices(cluster),

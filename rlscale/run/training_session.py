@@ -216,6 +216,14 @@ class TrainingSession(Session):
             if not np.isfinite(metrics.get(name, 0.0)):
                 self._trustworthy = False
                 raise RunFailed(f"{name} of iteration {self.state.iteration + 1} is not finite; lower {key}")
+        largest = metrics.get("logprob_diff_max", 0.0)
+        if self.config.run.bitwise and largest > 0:
+            self._trustworthy = False
+            raise RunFailed(
+                f"run.bitwise=true, but trainer and engine log-probs of the same weights differ by {largest:.2e} in "
+                f"iteration {self.state.iteration + 1}: on this machine a product depends on what is computed beside "
+                "it; leave run.bitwise out"
+            )
         bound = self.config.weights.max_logprob_diff
         drift = metrics.get("logprob_diff_mean", 0.0)
         if bound is not None and drift > bound:

@@ -2,8 +2,8 @@
 
 Not on the command line, so that the API key is in no process list; not in the environment either, which other
 processes of the user can read. The object is {"options": {ServerArgs name: value}, "api_key": str, "threads": int or
-null, "quantised_activations": bool}. A fork server calls `prepare` once and `serve` in each process that it forks; by
-itself the program does both.
+null, "quantised_activations": bool, "bitwise": whether it computes as the trainer does}. A fork server calls `prepare`
+once and `serve` in each process that it forks; by itself the program does both.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ def serve(order: Mapping[str, Any]) -> None:
         import torch
 
         torch.set_num_threads(order["threads"])
+    if order["bitwise"]:
+        from rlscale.platform import sglang_bitwise
+
+        sglang_bitwise.adapt(options["model_path"])
     from sglang.srt.entrypoints import request_headers
 
     sglang_headers.heed_headers(request_headers)

@@ -74,6 +74,8 @@ class TrainerSpec:
 
     served: ServedForm = field(default_factory=ServedForm)
     """The form in which engines hold the policy's weights."""
+    batch_invariant: bool = False
+    """Whether a token's results may not depend on what else is in its micro-batch, see `platform.batch_invariant`."""
     companions: Companions | None = None
     """What is exported beside the policy's weights; None for the files of `model_path` as they are."""
 

@@ -66,6 +66,7 @@ SINGLE_FILES = {
     "serve/fork_server_main.py": {"setproctitle"},
     # Stand-ins for modules that are missing on the CPU must be in place before transformers looks for the real ones.
     "platform/sglang_quantised.py": {"sglang"},
+    "platform/sglang_bitwise.py": {"sglang"},
     "platform/sglang_stubs.py": {"transformers"},
     # Whether the process that left a shared-memory file behind is still alive.
     "weights/transports/flat_bucket.py": {"psutil"},

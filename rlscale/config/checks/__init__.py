@@ -31,6 +31,7 @@ from rlscale.config.checks.parameter_patterns import PARAMETER_CHECKS
 from rlscale.config.checks.profile_section import PROFILE_CHECKS
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.checks.replay_source import ROUTING_CHECKS
+from rlscale.config.checks.same_bits import BITWISE_CHECKS
 from rlscale.config.checks.sampling import SAMPLING_CHECKS
 from rlscale.config.checks.saving import SAVING_CHECKS
 from rlscale.config.checks.served_adapter import ADAPTER_CHECKS
@@ -115,7 +116,7 @@ _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
     *(*_OF_STAGE, *PROFILE_CHECKS, *FIRST_PROMPTS_CHECKS, *PARAMETER_CHECKS, *LORA_CHECKS, *BASE_CHECKS),
     *(*ADAPTER_CHECKS, *OPTION_CHECKS, *ENGINE_GROUPS_CHECKS, *SPECULATION_CHECKS, *SERVED_MODELS_CHECKS),
-    *SAVING_CHECKS,
+    *(*SAVING_CHECKS, *BITWISE_CHECKS),
 )
 
 

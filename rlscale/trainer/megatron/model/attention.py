@@ -7,6 +7,7 @@ are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlscale.platform.elementwise import rotate
 from rlscale.trainer.megatron.batch.sequences import PackedSequences
-from rlscale.trainer.megatron.model.elementwise import rotate
 
 
 def takes_packed(config: TransformerConfig, device: torch.device) -> bool:
@@ -91,6 +92,9 @@ def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, sequences:
 class PackedAttention(MegatronModule):
     """softmax(Q K^T / sqrt(d)) V within each segment, grouped heads. Takes the place of TEDotProductAttention."""
 
+    whole: Callable[[Tensor, Tensor, Tensor, float | None], Tensor] | None = None
+    """Another attention to segments that are whole: query, key, value [segments, heads, tokens, d] and the scale."""
+
     def __init__(
         self,
         config: Any,
@@ -129,20 +133,24 @@ class PackedAttention(MegatronModule):
             value = gather_from_sequence_parallel_region(value.contiguous(), group=self.context_group)
         outputs = []
         for batch in packed_seq_params.batches:
-            attended = F.scaled_dot_product_attention(
-                batch.take(query, batch.queries),
-                batch.take(key, batch.keys),
-                batch.take(value, batch.keys),
-                attn_mask=batch.mask,
-                is_causal=batch.mask is None,
-                scale=self.scale,
-                dropout_p=self.dropout if self.training else 0.0,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
+            segments = batch.take(query, batch.queries), batch.take(key, batch.keys), batch.take(value, batch.keys)
+            attended = self.whole(*segments, self.scale) if self.whole else self._attended(*segments, batch.mask)
             outputs.append(attended.transpose(1, 2).reshape(batch.queries.numel(), -1))
         together = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         restore = packed_seq_params.restore
         return together if restore is None else together.index_select(0, restore)
+
+    def _attended(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self.scale,
+            dropout_p=self.dropout if self.training else 0.0,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
 
     def _varlen(self, query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn

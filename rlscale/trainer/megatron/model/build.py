@@ -18,16 +18,17 @@ from rlscale.families import reach_of
 from rlscale.families.family import Head
 from rlscale.families.multi_token_prediction import why_not_trained
 from rlscale.platform.device import Platform
+from rlscale.platform.rotary_frequencies import frequencies
 from rlscale.trainer.megatron.model.adapters import add_adapters
 from rlscale.trainer.megatron.model.architecture import Architecture, transformer_config
 from rlscale.trainer.megatron.model.attention import takes_packed
 from rlscale.trainer.megatron.model.expert_router import follow_microbatches
 from rlscale.trainer.megatron.model.freezing import freeze
+from rlscale.trainer.megatron.model.invariant_layers import make_batch_invariant
 from rlscale.trainer.megatron.model.layer_spec import block_spec, predicting_layer_spec, uses_transformer_engine
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.megatron.model.mtp_layer import MtpLayer
 from rlscale.trainer.megatron.model.output_layer import OutputLayer
-from rlscale.trainer.megatron.model.rotary_frequencies import frequencies
 from rlscale.trainer.megatron.model.value_head import ValueHead
 from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.mapping import WeightMap
@@ -55,6 +56,10 @@ def build_model(
     weights = WeightMap(architecture.hf, role.head, mtp=role is Role.policy and spec.trainer.mtp is Mtp.trained)
     bare = [_chunk(architecture, config, platform, stage, padded, weights) for stage in _stages(config)]
     _put_heads(bare, config, platform, role.head)
+    own_products = spec.batch_invariant and not platform.is_cuda  # Megatron has its own there, see `architecture`
+    if own_products:
+        for chunk in bare:
+            make_batch_invariant(chunk)
     for parameter in (parameter for chunk in bare for parameter in chunk.parameters()):
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
         if not trained:
@@ -81,6 +86,7 @@ def build_model(
         ),
         adapters=adapters,
         reach=reach_of(architecture.hf),
+        batch_invariant=own_products,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from megatron.core import tensor_parallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.moe.moe_layer import MoELayer
@@ -51,6 +52,17 @@ class Router(BalancedRouter):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.router_replay = self.choice = ReplayedTopK()
+
+    product: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Of tokens and the weight, in the place of Megatron's."""
+
+    def gating(self, input: Tensor) -> Tensor:
+        """[tokens, 1, hidden] -> the experts' logits [tokens, 1, experts]."""
+        if self.product is None:
+            return super().gating(input)
+        # As engines: scores that are a sigmoid of theirs, in float32, others in the model's type.
+        dtype = torch.float32 if self.config.moe_router_score_function == "sigmoid" else input.dtype
+        return self.product(input.to(dtype), self.weight.to(dtype))
 
     def _apply(self, *args: Any, **options: Any) -> Any:
         """As torch's, but the bias stays float32 when the model is made 16 bits: it decides between close scores."""

@@ -5,6 +5,7 @@ So weight maps and checkpoints are the same with and without Transformer Engine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
-from rlscale.trainer.megatron.model.elementwise import rms_norm, swiglu
+from rlscale.platform.elementwise import rms_norm, swiglu
 
 
 class RMSNorm(torch.nn.Module):
@@ -133,6 +134,9 @@ class GroupedLinear(torch.nn.Module):
     split: int
     """Dimension of the weights [output, input] that expert tensor parallelism cuts."""
 
+    product: Callable[[Tensor, Tensor], Tensor] = staticmethod(F.linear)
+    """Of tokens [n, input] and a weight."""
+
     def __init__(
         self,
         num_gemms: int,
@@ -159,7 +163,7 @@ class GroupedLinear(torch.nn.Module):
     def forward(self, x: Tensor, m_splits: Any) -> tuple[Tensor, None]:
         """x [tokens, input], sorted by expert; m_splits: tokens of each expert -> ([tokens, output], None)."""
         sizes = m_splits.tolist() if torch.is_tensor(m_splits) else list(m_splits)
-        parts = [F.linear(part, getattr(self, f"weight{number}")) for number, part in enumerate(x.split(sizes))]
+        parts = [self.product(part, getattr(self, f"weight{number}")) for number, part in enumerate(x.split(sizes))]
         return torch.cat(parts), None
 
     def sharded_state_dict(

@@ -70,6 +70,8 @@ class Model:
 
     adapters: Adapters | None = None
     """What is trained in the place of its own weights, with `model.lora`."""
+    batch_invariant: bool = False
+    """Whether a token's results do not depend on what else is in its micro-batch."""
     reach: Reach | None = None
     """How many tokens its attention sees at most, and a sequence may have; None where it sees all."""
 

@@ -16,9 +16,9 @@ from megatron.core.transformer.spec_utils import build_module
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch import Tensor
 
+from rlscale.platform.elementwise import rotate
 from rlscale.trainer.megatron.batch.sequences import PackedSequences
 from rlscale.trainer.megatron.model.attention import attend
-from rlscale.trainer.megatron.model.elementwise import rotate
 
 
 class PackedLatentAttention(MultiLatentAttention):

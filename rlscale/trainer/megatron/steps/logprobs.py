@@ -30,6 +30,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rlscale.platform import batch_invariant
+
 TILES = {"cpu": (2048, 1 << 22), "cuda": (4096, 1 << 24)}
 """Tokens of a tile at the most, and logits of a tile (16 and 64 MiB in float32), by kind of device.
 
@@ -52,6 +54,7 @@ def vocab_parallel_logprobs(
     entropy: bool,
     entropy_gradient: bool = False,
     support: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-prob of each label, and the entropy if asked for.
 
@@ -60,12 +63,13 @@ def vocab_parallel_logprobs(
     float32 [T] or None (float64 from float64). `vocabulary`: entries without padding. The entropy
     has a gradient only with `entropy_gradient`. T may be 0. `support` [T, K] (integers) are the words that each label
     was drawn from, itself among them as every label is, filled up with -1; a row of -1 stands for all words.
+    `batch_invariant`: with the same bits whatever the other tokens are, on the CPU.
 
     The gradient of `hidden` is this rank's share: the sum over the ranks is the whole. The gradient of a parameter of
     Megatron's DDP is added to its `main_grad`.
     """
     first = group.rank() * weight.shape[0]
-    part = _Part(temperature, first, max(min(vocabulary - first, weight.shape[0]), 0), group)
+    part = _Part(temperature, first, max(min(vocabulary - first, weight.shape[0]), 0), group, batch_invariant)
     logprobs, entropies = _LogProbs.apply(hidden, weight, labels, support, part, entropy)
     if entropies is not None and not entropy_gradient:
         entropies = entropies.detach()
@@ -82,6 +86,8 @@ class _Part:
     words: int
     """Rows that are words; the others are padding."""
     group: Any
+    batch_invariant: bool = False
+    """Whether logits and sums are made in an order that does not depend on the other tokens."""
 
 
 class _LogProbs(torch.autograd.Function):
@@ -138,9 +144,13 @@ class _Tiles:
         self._support = None if support is None else support.long() - part.first
         self._unlimited = None if support is None else (support < 0).all(1)
         most, values = TILES[hidden.device.type]
+        if part.batch_invariant:
+            most = min(most, values // batch_invariant.WORDS)
         blocks = max(-(-len(labels) // most), 1)
         self._rows = max(-(-len(labels) // blocks), 1)
-        self._columns = max(min(values // self._rows, part.words), 1)
+        self._invariant = part.batch_invariant
+        columns = batch_invariant.WORDS if self._invariant else values // self._rows
+        self._columns = max(min(columns, part.words), 1)
         self._buffers: dict[str, Tensor] = {}
 
     @property
@@ -162,7 +172,11 @@ class _Tiles:
         """Logits / temperature - minus: [tokens, words]; minus [tokens]."""
         hidden, weight = self.hidden[tokens], self.weight[words]
         tile = self.buffer("logits", hidden.shape[0], weight.shape[0])
-        if hidden.dtype is tile.dtype:
+        if self._invariant:
+            tile.copy_(batch_invariant.product(hidden, weight)).div_(self.temperature)
+            if minus is not None:
+                tile.sub_(minus[:, None])
+        elif hidden.dtype is tile.dtype:
             start, beta = (tile, 0) if minus is None else (-minus[:, None], 1)
             torch.addmm(start, hidden, weight.T, beta=beta, alpha=1 / self.temperature, out=tile)
         else:
@@ -208,18 +222,14 @@ def _add_up(tiles: _Tiles, tokens: slice, statistics: Tensor) -> None:
         z = tiles.logits(tokens, words)
         index, here = tiles.labels(tokens, words)
         label += torch.where(here, z.gather(1, index), 0.0).T
-        now = torch.maximum(largest, z.amax(1))
-        change = largest - now
-        shrunk = change.exp()
-        largest.copy_(now)
-        z.sub_(now[:, None])
+        change = batch_invariant.shift(largest, z)
         if len(weighted):
-            weighted[0].addcmul_(change, total).mul_(shrunk)
+            weighted[0].addcmul_(change, total).mul_(change.exp())
             p = torch.exp(z, out=tiles.buffer("probabilities", *z.shape))
             weighted[0] += z.mul_(p).sum(1)
         else:
             p = z.exp_()
-        total.mul_(shrunk).add_(p.sum(1))
+        batch_invariant.add_block(total, p, change)
 
 
 def _over_ranks(statistics: Tensor, each: int, group: Any) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlscale.trainer.megatron.model import elementwise
-from rlscale.trainer.megatron.model.elementwise import rms_norm, rotate, swiglu
+from rlscale.platform import elementwise
+from rlscale.platform.elementwise import rms_norm, rotate, swiglu
 
 
 def plain_swiglu(x: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from rlscale.families.config_file import complete
 from rlscale.families.rotary import Rotary
-from rlscale.trainer.megatron.model.elementwise import rotate
-from rlscale.trainer.megatron.model.rotary_frequencies import frequencies
+from rlscale.platform.elementwise import rotate
+from rlscale.platform.rotary_frequencies import frequencies
 from tests.unit.families.folders import DENSE, TINY
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

@@ -1,0 +1,118 @@
+"""Operations with the same bits in every batch, held to float64 and to torch's gradients."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from rlscale.platform import batch_invariant as invariant
+
+TYPES = [torch.float32, torch.bfloat16]
+
+
+def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("width", "outputs"), [(64, 192), (1024, 256), (100, 37), (896, 1)])
+def test_a_row_of_a_product_has_the_same_bits_in_every_batch(dtype: torch.dtype, width: int, outputs: int) -> None:
+    weight, x = drawn(outputs, width, seed=1, dtype=dtype), drawn(300, width, dtype=dtype)
+    whole = invariant.linear(x, weight)
+    for first, rows in ((0, 1), (7, 2), (63, 3), (1, 64), (60, 65), (100, 129), (11, 200)):
+        assert torch.equal(invariant.linear(x[first : first + rows], weight), whole[first : first + rows])
+    shuffled = torch.randperm(300, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(invariant.linear(x[shuffled], weight), whole[shuffled])
+
+
+def test_a_product_is_that_of_float64() -> None:
+    weight, x, bias = drawn(37, 100, seed=1), drawn(5, 3, 100), drawn(37, seed=2)
+    wanted = F.linear(x.double(), weight.double(), bias.double())
+    torch.testing.assert_close(invariant.linear(x, weight, bias).double(), wanted, rtol=0, atol=2e-5)
+
+
+def test_no_rows_make_no_rows() -> None:
+    assert invariant.linear(torch.zeros(0, 8), drawn(4, 8)).shape == (0, 4)
+
+
+def test_the_gradients_of_a_product_are_torchs() -> None:
+    weight, x = drawn(37, 100, seed=1).requires_grad_(), drawn(70, 2, 100).requires_grad_()
+    outward = drawn(70, 2, 37, seed=3)
+    own = torch.autograd.grad(invariant.linear(x, weight), (x, weight), outward)
+    torchs = torch.autograd.grad(F.linear(x, weight), (x, weight), outward)
+    for mine, wanted in zip(own, torchs, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-4)
+
+
+@settings(max_examples=30)
+@given(
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=4),
+    heads=st.sampled_from([(1, 1), (4, 2), (6, 1)]),
+    dtype=st.sampled_from(TYPES),
+    cut=st.integers(0, 149),
+)
+def test_a_query_attends_with_the_same_bits_alone_and_beside_others(
+    lengths: list[int], heads: tuple[int, int], dtype: torch.dtype, cut: int
+) -> None:
+    """Sequences of several lengths padded together; each alone; and only the queries behind a cached beginning."""
+    longest = max(lengths)
+    query, key, value = (drawn(len(lengths), n, longest, 16, seed=n, dtype=dtype) for n in (heads[0], *heads[1:] * 2))
+    last = torch.arange(longest).expand(len(lengths), -1)
+    together = invariant.attention(query, key, value, last, 0.25)
+    for row, length in enumerate(lengths):
+        first = min(cut, length - 1)
+        one = slice(row, row + 1)
+        alone = invariant.attention(
+            query[one, :, first:length], key[one, :, :length], value[one, :, :length], last[one, first:length], 0.25
+        )
+        assert torch.equal(alone, together[one, :, first:length])
+
+
+def test_attention_in_parts_has_the_bits_of_attention_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = drawn(2, 4, 90, 16), drawn(2, 2, 90, 16, seed=1), drawn(2, 2, 90, 16, seed=2)
+    whole = invariant.causal_attention(query, key, value)
+    monkeypatch.setattr(invariant, "SCORES", 2 * 4 * 90 * 7)  # seven queries at a time
+    assert torch.equal(invariant.causal_attention(query, key, value), whole)
+
+
+def test_attention_and_its_gradient_are_torchs() -> None:
+    inputs = [drawn(2, n, 90, 16, seed=n).requires_grad_() for n in (4, 2, 2)]
+    outward = drawn(2, 4, 90, 16, seed=9)
+    own = invariant.causal_attention(*inputs, 0.3)
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    wanted = F.scaled_dot_product_attention(*wide, is_causal=True, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(own.double(), wanted, rtol=0, atol=1e-5)
+    gradients = torch.autograd.grad(own, inputs, outward)
+    for mine, theirs in zip(gradients, torch.autograd.grad(wanted, wide, outward.double()), strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("words", [11, 4096, 9000])
+def test_logprobs_are_those_of_float64_and_of_each_row_alone(words: int) -> None:
+    hidden, weight = drawn(9, 32), drawn(words, 32, seed=1)
+    chosen = torch.arange(9) * (words // 9)
+    logits = invariant.head(hidden, weight)
+    own = invariant.logprobs(logits, chosen)
+    wanted = F.log_softmax(hidden.double() @ weight.double().t(), -1).gather(1, chosen[:, None])[:, 0]
+    torch.testing.assert_close(own.double(), wanted, rtol=0, atol=2e-5)
+    alone = [invariant.logprobs(invariant.head(hidden[i, None], weight), chosen[i, None]) for i in range(9)]
+    assert torch.equal(torch.cat(alone), own)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_machine_is_asked_whether_rows_are_independent(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert invariant.rows_are_independent(256, 1024, dtype)
+    monkeypatch.setattr(invariant, "product", lambda x, weight: x @ weight.t() + x[0, 0])
+    assert not invariant.rows_are_independent(256, 1024, dtype)
+
+
+def test_a_product_does_not_depend_on_where_its_weight_lies() -> None:
+    """As parameters in the buffer of Megatron's DDP, whose addresses are any."""
+    x, weight = drawn(96, 16), drawn(16, 16, seed=1)
+    wanted = invariant.product(x, weight)
+    for offset in range(1, 9):
+        memory = torch.empty(offset + weight.numel())
+        moved = memory[offset:].view_as(weight).copy_(weight)
+        assert moved.data_ptr() % 64
+        assert torch.equal(invariant.product(x, moved), wanted)
