@@ -109,3 +109,8 @@ class Summary:
             return None
         known = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in stored.items() if name in known})
+
+
+def in_summary(name: str, accuracies: dict[str, float], *, first: bool) -> dict[str, float]:
+    """The accuracies on an evaluation set as the summary keeps them: with its name, but for the `first` set's."""
+    return accuracies if first else {f"{name}/{metric}": value for metric, value in accuracies.items()}

@@ -20,7 +20,7 @@ from rlscale.run.actor_settings import OWN_GPUS, launcher_log, reserved_gpus
 from rlscale.run.actors import LauncherActor
 from rlscale.run.engine_specs import engine_specs, router_settings
 from rlscale.run.forks import Forks
-from rlscale.run.given_engine import GivenEngine
+from rlscale.run.given_engine import GivenEngine, read_key
 from rlscale.run.placement import Layout
 from rlscale.run.remote_calls import Calls, RunFailed
 from rlscale.serve.receiver import EngineReceiver
@@ -115,7 +115,7 @@ class Engines:
         router = router_settings(self.config)
         router_options(router, self.config.cluster.host, 0, 0)  # refused before anything starts
         if rollout.engine_key_file is not None:
-            self.api_key = _read_key(rollout.engine_key_file, self.section)
+            self.api_key = read_key(rollout.engine_key_file, self.section)
         elif rollout.engine_urls:
             self.api_key = ""
         for url in rollout.engine_urls:
@@ -347,10 +347,3 @@ class Engines:
 
     def _receiver(self, url: str) -> EngineReceiver:
         return EngineReceiver(url, self.api_key or None, self.config.weights.timeout_s)
-
-
-def _read_key(path: str, section: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError as error:
-        raise UserError(f"{section}.engine_key_file={path} cannot be read ({error.strerror})") from error

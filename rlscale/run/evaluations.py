@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from rlscale.config.eval_sets import EvalSet, eval_sets
 from rlscale.config.schema.eval_config import EvalConfig
+from rlscale.observe.summary import in_summary
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.checkpoint import Progress
-from rlscale.run.records import Records, in_summary
+from rlscale.run.records import Records
 
 Measure = Callable[[Sequence[str]], Iterable[tuple[str, EvalResult]]]
 """Measures the present weights on the sets of these names, with the rollout's engines."""

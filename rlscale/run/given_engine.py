@@ -111,3 +111,11 @@ class GivenEngine:
         return UserError(
             f"{key}.engine_urls: {self._url} does not answer, or refuses the key of {key}.engine_key_file ({error})"
         )
+
+
+def read_key(path: str, section: str) -> str:
+    """The API key in a file. UserError if it cannot be read."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise UserError(f"{section}.engine_key_file={path} cannot be read ({error.strerror})") from error

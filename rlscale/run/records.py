@@ -21,7 +21,7 @@ from rlscale.observe.metrics import MetricsLog, read_metrics
 from rlscale.observe.progress import Progress
 from rlscale.observe.report import write_report
 from rlscale.observe.samples import TRAINING, SamplesLog, shown
-from rlscale.observe.summary import Summary
+from rlscale.observe.summary import Summary, in_summary
 from rlscale.observe.timeline import ENGINES, EVALUATION, PASSES, Timeline
 from rlscale.observe.trackers import Tracker, build_tracker
 from rlscale.rollout.engines.engine_loads import EngineLoad
@@ -336,11 +336,6 @@ class Records:
     def _raise(self, name: str, value: float | None) -> None:
         if value is not None:
             self._counters[name] = max(self._counters.get(name, float("-inf")), value)
-
-
-def in_summary(name: str, accuracies: dict[str, float], *, first: bool) -> dict[str, float]:
-    """The accuracies on an evaluation set as the summary keeps them: with its name, but for the `first` set's."""
-    return accuracies if first else {f"{name}/{metric}": value for metric, value in accuracies.items()}
 
 
 _PHASES = {
