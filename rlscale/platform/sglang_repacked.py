@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from rlscale.platform.adapting import adapts_now
+
+if TYPE_CHECKING:  # who starts engines imports this module, and has no use for torch
+    import torch
+    from torch import Tensor
 
 LINEAR = "sglang.srt.layers.quantization.compressed_tensors.schemes.compressed_tensors_wNa16"
 EXPERTS = "sglang.srt.layers.quantization.compressed_tensors.schemes.compressed_tensors_wNa16_moe"
@@ -50,10 +51,12 @@ class LoadingForm:
         """Give up the memory of parameters in whose place others have come."""
         for name, loaded in self._loaded.items():
             if getattr(layer, name, None) is not loaded.parameter:
-                loaded.parameter.data = torch.empty(0, dtype=loaded.dtype, device=loaded.parameter.device)
+                loaded.parameter.data = loaded.parameter.data.new_empty(0)
 
     def open(self, layer: Any) -> None:
         """Have the layer load again: its parameters of before, in the memory of those that it has now."""
+        import torch
+
         for name, loaded in self._loaded.items():
             served = getattr(layer, name, None)
             if served is None or served.nbytes != loaded.shape.numel() * loaded.dtype.itemsize:
