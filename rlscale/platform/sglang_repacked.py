@@ -154,6 +154,8 @@ def _opening(load: Callable[..., Any]) -> Callable[..., Any]:
 
 def _tensors(owner: Any) -> dict[str, Tensor]:
     """Of a layer or scheme, those that are its own attributes."""
+    from torch import Tensor
+
     held = {**vars(owner), **vars(owner).get("_parameters", {})}
     return {name: value for name, value in held.items() if isinstance(value, Tensor)}
 
