@@ -12,7 +12,6 @@ Norm, rotary positions and gated activation (`elementwise`) sum within a token o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -121,27 +120,27 @@ def _attended(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: fl
     rows = F.pad(rows, (0, 0, 0, -rows.shape[2] % QUERIES))
     seen = F.pad(last.repeat(1, shared), (0, rows.shape[2] - shared * queries))[:, None, :, None]
     keys, values = (_in_blocks(x, int(last.max()) + 1) for x in (key, value))
-    scores = torch.cat([torch.matmul(rows, block.transpose(-1, -2)) for block in keys], -1).mul_(scale)
-    scores.masked_fill_(torch.arange(scores.shape[-1]) > seen, float("-inf"))
+    scores = torch.matmul(rows[:, :, None], keys.transpose(-1, -2)).mul_(scale)  # [n, key heads, blocks, rows, KEYS]
+    position = torch.arange(keys.shape[2] * KEYS).view(-1, 1, KEYS)
+    scores.masked_fill_(position > seen[:, :, None], float("-inf"))
     # A maximum is the same in any order. Keys that a query does not see add zeros at the end.
-    weights = scores.sub_(scores.amax(-1, keepdim=True)).exp_().split(KEYS, -1)
-    total = sum_in_order(block.sum(-1, keepdim=True) for block in weights)
-    attended = sum_in_order(torch.matmul(part, block) for part, block in zip(weights, values, strict=True))
-    attended = attended.div_(total)[:, :, : shared * queries]
+    scores.sub_(scores.amax((2, 4), keepdim=True)).exp_()
+    total = sum_in_order(scores.sum(-1, keepdim=True))
+    attended = sum_in_order(torch.matmul(scores, values)).div_(total)[:, :, : shared * queries]
     return attended.reshape(n, heads, queries, -1).to(query.dtype)
 
 
-def _in_blocks(x: Tensor, used: int) -> tuple[Tensor, ...]:
-    """The first `used` of keys or values, filled up with zeros to whole blocks: [n, heads, KEYS, d] each."""
-    x = x[:, :, :used].float()
-    return F.pad(x, (0, 0, 0, -used % KEYS)).split(KEYS, 2)
+def _in_blocks(x: Tensor, used: int) -> Tensor:
+    """The first `used` of keys or values, filled up with zeros to whole blocks: [n, heads, blocks, KEYS, d]."""
+    x = F.pad(x[:, :, :used].float(), (0, 0, 0, -used % KEYS))
+    return x.contiguous().unflatten(2, (-1, KEYS))
 
 
-def sum_in_order(parts: Iterator[Tensor]) -> Tensor:
-    """The sum of tensors of one shape, one after the other. The first is overwritten."""
-    total = next(parts)
-    for part in parts:
-        total += part
+def sum_in_order(blocks: Tensor) -> Tensor:
+    """[n, heads, blocks, ...] -> [n, heads, ...], one block after the other. The first is overwritten."""
+    total, *others = blocks.unbind(2)
+    for other in others:
+        total += other
     return total
 
 
