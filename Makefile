@@ -67,7 +67,7 @@ dist: install
 # For the test of the dashboard: Debian's browser, where this user may install it. Without one that test says that it did not run.
 browser:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
+		&& timeout 300 sh -c "apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium"; } >/dev/null 2>&1 \
 		|| echo 'no browser could be installed: the test of the dashboard in one does not run'
 
 e2e: install browser
