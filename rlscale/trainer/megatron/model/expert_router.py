@@ -49,12 +49,12 @@ class ReplayedTopK:
 class Router(BalancedRouter):
     """Megatron's router, whose choice of experts can be replaced."""
 
+    product: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Of tokens and the weight, in the place of Megatron's; None: Megatron's."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.router_replay = self.choice = ReplayedTopK()
-
-    product: Callable[[Tensor, Tensor], Tensor] | None = None
-    """Of tokens and the weight, in the place of Megatron's."""
 
     def gating(self, input: Tensor) -> Tensor:
         """[tokens, 1, hidden] -> the experts' logits [tokens, 1, experts]."""
