@@ -39,8 +39,8 @@ def both_compute_on_the_cpu(context: CheckContext) -> Iterator[str]:
     """Where the order of every sum is the project's own."""
     if _asked(context) and context.on_gpus:
         yield (
-            "run.bitwise=true with cluster.device=cuda: on GPUs this has not been made: Megatron's batch-invariant mode "
-            "needs flash attention and kernels that nobody switches on here; use cluster.device=cpu, or leave "
+            "run.bitwise=true with cluster.device=cuda: on GPUs this has not been made: Megatron's batch-invariant "
+            "mode needs flash attention and kernels that nobody switches on here; use cluster.device=cpu, or leave "
             "run.bitwise out"
         )
 

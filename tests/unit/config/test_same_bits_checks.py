@@ -99,7 +99,7 @@ def test_sizes_that_are_computed_in_pieces_are_refused(family: str, changes: dic
         ("rollout.weights=int4", "rollout.weights=int4: engines would hold other weights than the trainer"),
         ("model.lora.rank=4", "model.lora: engines compute with merged weights"),
         ("rollout.engine_urls=[http://127.0.0.1:1]", "rollout.engine_urls: engines that somebody else started"),
-        ("cluster.device=cuda", "cluster.device=cuda: on GPUs this has not been made: Megatron's batch-invariant mode"),
+        ("cluster.device=cuda", "cluster.device=cuda: on GPUs this has not been made: Megatron's batch-invariant"),
         ("rollout.quantised_activations=true", "quantised_activations=true: engines would quantise the inputs"),
         ("rollout.speculation.algorithm=ngram", "speculation.algorithm=ngram: log-probs of tokens that a draft"),
         ("rollout.engine_groups.reads.role=prefill", "rollout.engine_groups.reads.role=prefill: it has not been tried"),
