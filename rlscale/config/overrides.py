@@ -124,7 +124,7 @@ def _sort_in(override: Override, text: str, groups: Groups, result: Overrides) -
         option = override.value()
         if choice == GROUP and (chosen := chosen_model(option, groups)) is not None:
             option, more = chosen
-            result.values += more
+            result.values[:0] = more  # explicit keys win, also those that were given before
         problem = groups.problem(choice, option)
         before = next((other for other in result.choices if section(other) == section(choice)), None)
         if problem is None and before is not None:

@@ -66,7 +66,8 @@ def complete_known(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """`complete` for a config whose keys are valid one by one."""
     given = {key: value for key, value in config.items() if value is not None}
     defaults = {key: about.default for key, about in family.keys.items() if about.default is not None}
-    none = {key: None for key, about in family.keys.items() if about.null_is_none and config.get(key, 0) is None}
+    kept = [*(key for key, about in family.keys.items() if about.null_is_none), *family.engine_alone]
+    none = {key: None for key in kept if config.get(key, 0) is None}
     whole: dict[str, Any] = {**defaults, **given, **none, "model_type": family.model_type}
     if config.get("num_key_value_heads", 0) is None:
         whole["num_key_value_heads"] = whole["num_attention_heads"]

@@ -224,7 +224,7 @@ class Family:
     """Keys of config.json that SGLang reads and transformers leaves out of a config that it writes."""
     engine_alone: Mapping[str, Any] = field(default_factory=dict)
     """Keys of config.json that SGLang computes with, and neither transformers nor the trainer; and what changes nothing
-    there. Another value is refused."""
+    there. Another value is refused, null too unless it is what changes nothing."""
     other_names: tuple[str, ...] = ()
     """Further values of `model_type` under which folders of this architecture are published, with code of their own:
     neither transformers nor SGLang knows them. The code is not run."""
@@ -249,7 +249,7 @@ class Family:
         for restriction in self.restrictions:
             yield from restriction(config)
         for key, nothing in self.engine_alone.items():
-            if config.get(key) not in (None, nothing):
+            if key in config and config[key] != nothing:
                 yield (
                     f"{key} is not supported for {self.model_type}: SGLang computes with it, and neither transformers "
                     "nor the trainer; remove it if the model is meant to be what transformers computes"

@@ -69,13 +69,15 @@ def rules_to_adapt(config: Mapping[str, Any], patterns: Sequence[str] | None) ->
 
 
 def adapter_parameters(config: Mapping[str, Any], rank: int, patterns: Sequence[str] | None) -> int:
-    """Parameters of the adapters of that rank on the linears that the patterns pick."""
+    """Parameters of the adapters of that rank on the linears that the patterns pick.
+
+    Of a layer's experts patterns pick all or none, which is checked elsewhere: the first one stands for all.
+    """
     sizes, total = dimensions(config), 0
     for rule in rules_to_adapt(config, patterns):
-        experts = range(sizes["experts"] if is_of_expert(rule) else 1)
+        alike = sizes["experts"] if is_of_expert(rule) else 1
         for tensor in rule.hf:
-            every = ((layer, expert) for layer in rule.numbers(config) for expert in experts)
-            names = (module(tensor.name.format(layer=layer, expert=expert)) for layer, expert in every)
-            picked = sum(is_target(name, patterns) for name in names)
+            names = (module(tensor.name.format(layer=layer, expert=0)) for layer in rule.numbers(config))
+            picked = alike * sum(is_target(name, patterns) for name in names)
             total += picked * rank * sum(sizes[size] for size in tensor.shape)
     return total

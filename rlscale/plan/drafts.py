@@ -37,7 +37,7 @@ def draft_of(config: Config, architecture: Mapping[str, Any]) -> Draft | None:
         if not family.mtp:
             return None
         more = ModelShape.of(architecture, mtp=True).parameters - own.parameters
-        return Draft(more, own.cache_numbers // own.layers)
+        return Draft(more, own.cache_numbers // (own.layers - own.delta_layers))  # it has attention
     try:
         found = architecture_of(ModelConfig(name="draft", path=speculation.draft))
     except UserError:

@@ -252,7 +252,8 @@ def _host(config: Config, needs: Needs, ranks: tuple[RankMemory, ...], training:
         # Gradients are copied to where the optimizer is.
         found["optimizer"] = per_node * (worst.host_optimizer + worst.host_optimizer / 3)
     if config.cluster.placement is Placement.colocated and needs.engines:
-        found["trainer, asleep"] = per_node * (copy + worst.optimizer * PINNED)
+        own = worst.weights / (2 if training.rounds else 1)  # rounded ones are made anew
+        found["trainer, asleep"] = per_node * (own + worst.optimizer) * PINNED
     if needs.reference and config.model.lora is None:  # else it is the base, which is there
         found["reference"] = per_node * copy
     if needs.kept_versions:

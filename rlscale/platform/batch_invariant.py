@@ -12,6 +12,7 @@ Norm, rotary positions and gated activation (`elementwise`) sum within a token o
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -71,10 +72,29 @@ def rows_are_independent(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
 
     The libraries behind it promise nothing: this asks them, on this machine.
     """
-    numbers = torch.linspace(-1, 1, max(outputs, 3 * TILE // 2) * inputs).mul_(1000).sin_().view(-1, inputs).to(dtype)
+    numbers = _numbers(max(outputs, 3 * TILE // 2), inputs, dtype=dtype)
     x, weight = numbers[: 3 * TILE // 2], numbers[:outputs]
     whole = product(x, weight)
     return torch.equal(product(x.flip(0), weight).flip(0), whole) and torch.equal(product(x[7:8], weight), whole[7:8])
+
+
+def attention_is_independent(heads: int, key_heads: int, size: int, dtype: torch.dtype) -> bool:
+    """The same of attention with so many heads of that size: of whole sequences, and of some of their tokens alone."""
+    tokens = KEYS + KEYS // 2
+    query, key, value = (_numbers(2, n, tokens, size, dtype=dtype) for n in (heads, key_heads, key_heads))
+    last = torch.arange(tokens).expand(2, -1)
+    whole = attention(query, key, value, last, size**-0.5)
+    for first, end in ((0, 9), (KEYS - 1, KEYS), (KEYS + 9, KEYS + 10), (7, tokens)):
+        own, seen = (slice(1, 2), slice(None), slice(first, end)), (slice(1, 2), slice(None), slice(end))
+        alone = attention(query[own], key[seen], value[seen], last[1:2, first:end], size**-0.5)
+        if not torch.equal(alone, whole[own]):
+            return False
+    return True
+
+
+def _numbers(*shape: int, dtype: torch.dtype) -> Tensor:
+    """Some between -1 and 1, always the same, without a draw from torch's generator."""
+    return torch.linspace(-1, 1, math.prod(shape)).mul_(1000).sin_().view(shape).to(dtype)
 
 
 class _Linear(torch.autograd.Function):

@@ -31,7 +31,7 @@ def adapt(model_folder: str) -> None:
     config = complete(read_json(Path(model_folder) / CONFIG))
     positions = Rotary.of(config)
     sglang_attention.attend = _attention(config, positions)
-    turn(importlib.import_module("sglang.srt.layers.rotary_embedding.base"), config, positions)
+    rotary_positions(importlib.import_module("sglang.srt.layers.rotary_embedding.base"), config, positions)
     torch.nn.functional.linear = batch_invariant.linear  # type: ignore[assignment]  # of every module of this process
     for name, change in ADAPTATIONS.items():
         change(importlib.import_module(name))
@@ -147,7 +147,7 @@ def _attention(config: Mapping[str, Any], positions: Rotary) -> Callable[..., Te
     return attend
 
 
-def turn(module: Any, config: Mapping[str, Any], positions: Rotary) -> None:
+def rotary_positions(module: Any, config: Mapping[str, Any], positions: Rotary) -> None:
     """sglang.srt.layers.rotary_embedding.base: the trainer's rotary positions, from the trainer's angles.
 
     SGLang's kinds differ from them by rounding, and YaRN's factor of queries and keys is in that of the scores.

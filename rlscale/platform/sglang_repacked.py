@@ -102,8 +102,8 @@ def close_layers(model: torch.nn.Module) -> None:
             scheme.process_weights_after_loading(layer)
 
 
-def keeps_loading_form(scheme: Any) -> None:
-    """A scheme of SGLang whose layers remember what they were, and are laid out anew in place."""
+def keep_loading_form(scheme: Any) -> None:
+    """Let the layers of a scheme of SGLang remember what they were, and lay them out anew in place."""
     if not adapts_now(scheme, "rlscale_keeps_loading_form"):
         return
     lay_out = scheme.process_weights_after_loading
@@ -122,13 +122,13 @@ def keeps_loading_form(scheme: Any) -> None:
 
 def adapt_linear(module: Any) -> None:
     """LINEAR, on GPUs."""
-    keeps_loading_form(module.CompressedTensorsWNA16)
+    keep_loading_form(module.CompressedTensorsWNA16)
 
 
 def adapt_experts(module: Any) -> None:
     """EXPERTS, on GPUs. Triton's scheme inherits from Marlin's, and is asked first whether it was adapted."""
     for scheme in (module.CompressedTensorsWNA16TritonMoE, module.CompressedTensorsWNA16MoE):
-        keeps_loading_form(scheme)
+        keep_loading_form(scheme)
 
 
 def adapt_runner_updater(module: Any) -> None:

@@ -220,9 +220,8 @@ class TrainingSession(Session):
         if self.config.run.bitwise and largest > 0:
             self._trustworthy = False
             raise RunFailed(
-                f"run.bitwise=true, but trainer and engine log-probs of the same weights differ by {largest:.2e} in "
-                f"iteration {self.state.iteration + 1}: on this machine a product depends on what is computed beside "
-                "it; leave run.bitwise out"
+                f"trainer and engine log-probs of the same weights differ by {largest:.2e} in iteration "
+                f"{self.state.iteration + 1}, though run.bitwise=true; leave run.bitwise out"
             )
         bound = self.config.weights.max_logprob_diff
         drift = metrics.get("logprob_diff_mean", 0.0)

@@ -93,7 +93,7 @@ class ServerSpec:
     quantised_activations: bool = False
     """Whether a CPU engine of FP8 weights quantises activations as GPUs do."""
     bitwise: bool = False
-    """Whether its log-probs must be those of the trainer bit for bit."""
+    """Whether its log-probs must be those of the trainer bit for bit, on the CPU."""
     threads: int = 1
     """Threads that torch uses in each process of a CPU engine; more only help large models."""
     port: int | None = None
@@ -135,7 +135,6 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
         "served_model_name": "policy",  # else the folder's path, which the router tells whoever asks for /v1/models
         **spec.options,
         **adapters,
-        **({"enable_deterministic_inference": True} if spec.bitwise and spec.device is Device.cuda else {}),
         "model_path": spec.model_path,
         "host": spec.host,
         "port": port,
@@ -283,5 +282,5 @@ def engine_order(spec: ServerSpec, port: int, api_key: str) -> dict[str, Any]:
         "api_key": api_key,
         "threads": threads,
         "quantised_activations": spec.quantised_activations,
-        "bitwise": spec.bitwise and spec.device is Device.cpu,
+        "bitwise": spec.bitwise,
     }

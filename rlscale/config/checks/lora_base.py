@@ -25,6 +25,8 @@ def base_can_be_kept(context: CheckContext) -> Iterator[str]:
             f"{base}: its scales reach over rows of several linears and tensor-parallel ranks, which are not kept "
             f"together; use int4 or mxfp8, {instead}"
         )
+    if config.run.generate_only:
+        yield f"{base}: with run.generate_only=true engines serve a folder as it is, uncoded; leave one of them out"
     if config.serves_adapters:
         yield f"{base}: with weights.lora=adapter engines hold the base as it was; set weights.lora=merged, {instead}"
     if context.needs.teacher:

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.speculation_config import Algorithm
 from rlscale.config.source_sampling import sampled_apart
 from rlscale.families import FAMILIES
 from rlscale.families.bitwise import why_not_bitwise
 from rlscale.families.config_file import complete
 from rlscale.families.served_form import WeightForm
+
+CHANGE_ARITHMETIC = (
+    *("dtype", "quantization", "quantization_param_path", "modelopt_quant", "quantize_and_serve", "rl_quant_profile"),
+    *("kv_cache_dtype", "enable_fp32_lm_head", "enable_tf32_matmul", "enable_torch_compile"),
+    *("attention_backend", "prefill_attention_backend", "decode_attention_backend", "sampling_backend"),
+    *("model_impl", "json_model_override_args", "moe_runner_backend", "enable_deterministic_inference"),
+    *("enable_fused_qk_norm_rope", "enable_hisparse", "dp_size", "pp_size", "ep_size", "enable_dp_attention"),
+)
+"""Options of SGLang under which an engine computes otherwise, or by other code than is adapted."""
 
 
 def model_is_computed_alike(context: CheckContext) -> Iterator[str]:
@@ -24,6 +35,16 @@ def model_is_computed_alike(context: CheckContext) -> Iterator[str]:
         yield "run.bitwise=true with model.dtype=float16: this is done in float32 and bfloat16 only; use one of them"
 
 
+def both_compute_on_the_cpu(context: CheckContext) -> Iterator[str]:
+    """Where the order of every sum is the project's own."""
+    if _asked(context) and context.on_gpus:
+        yield (
+            "run.bitwise=true with cluster.device=cuda: on GPUs this has not been made: Megatron's batch-invariant "
+            "mode needs flash attention and kernels that nobody switches on here; use cluster.device=cpu, or leave "
+            "run.bitwise out"
+        )
+
+
 def sums_have_one_order(context: CheckContext) -> Iterator[str]:
     """A sum over ranks or threads has another order than that of one engine."""
     if not _asked(context):
@@ -35,11 +56,6 @@ def sums_have_one_order(context: CheckContext) -> Iterator[str]:
                 f"run.bitwise=true with parallel.{size}={getattr(config.parallel, size)}: a sum over ranks has another "
                 f"order than an engine's; use parallel.{size}=1 (parallel.data and parallel.pipeline may be larger)"
             )
-    if config.rollout.gpus_per_engine > 1 and context.on_gpus:
-        yield (
-            f"run.bitwise=true with rollout.gpus_per_engine={config.rollout.gpus_per_engine}: a sum over GPUs has "
-            "another order than the trainer's; use 1"
-        )
     for key, threads in (
         ("trainer.threads", config.trainer.threads),
         ("rollout.threads_per_engine", config.rollout.threads_per_engine),
@@ -76,6 +92,42 @@ def weights_are_the_same(context: CheckContext) -> Iterator[str]:
         )
 
 
+def engines_compute_plainly(context: CheckContext) -> Iterator[str]:
+    """Each alone, a token in each pass, by the operations that are adapted."""
+    if not _asked(context):
+        return
+    rollout = context.config.rollout
+    if rollout.quantised_activations:
+        yield (
+            "run.bitwise=true with rollout.quantised_activations=true: engines would quantise the inputs of products, "
+            "and the trainer does not; leave one of the two out"
+        )
+    if rollout.speculation.algorithm is not Algorithm.none:
+        yield (
+            f"run.bitwise=true with rollout.speculation.algorithm={rollout.speculation.algorithm.value}: log-probs of "
+            "tokens that a draft proposed are computed elsewhere in the engine; leave one of the two out"
+        )
+    for name, group in rollout.engine_groups.items():
+        if group.role is not Role.regular:
+            yield (
+                f"run.bitwise=true with rollout.engine_groups.{name}.role={group.role.value}: it has not been tried "
+                "with keys and values that one engine hands to another; use role=regular"
+            )
+    if rollout.replay is not None:
+        yield (
+            f"run.bitwise=true with rollout.replay={rollout.replay}: stored rollouts may be of engines without it; "
+            "leave one of the two out"
+        )
+    sections = {"rollout.sglang": rollout.sglang}
+    sections |= {f"rollout.engine_groups.{name}.sglang": one.sglang for name, one in rollout.engine_groups.items()}
+    for section, options in sections.items():
+        for option in sorted(options.keys() & {*CHANGE_ARITHMETIC}):
+            yield (
+                f"run.bitwise=true with {section}.{option}={options[option]}: changes how an engine computes, and the "
+                "trainer computes as before; leave one of the two out"
+            )
+
+
 def tokens_are_drawn_from_all_words(context: CheckContext) -> Iterator[str]:
     """At one temperature."""
     if not _asked(context):
@@ -97,7 +149,9 @@ def _asked(context: CheckContext) -> bool:
 
 BITWISE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     model_is_computed_alike,
+    both_compute_on_the_cpu,
     sums_have_one_order,
     weights_are_the_same,
+    engines_compute_plainly,
     tokens_are_drawn_from_all_words,
 )

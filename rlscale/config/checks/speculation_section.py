@@ -52,11 +52,12 @@ def draft_is_there(context: CheckContext) -> Iterator[str]:
 
 def _why_no_layer(architecture: Any) -> str | None:
     family = FAMILIES[str(architecture["model_type"])]
-    layers = architecture.get("num_nextn_predict_layers")
-    if family.mtp and not layers:
-        return f"num_nextn_predict_layers={layers} says that the model has no layer that predicts further tokens"
-    if not family.mtp and family.kept is None:
+    if family.kept is not None:  # a module of its own, of which config.json says nothing
+        return None
+    if not family.mtp:
         return f"{family.model_type} has no layer that predicts further tokens"
+    if not (layers := architecture.get("num_nextn_predict_layers")):
+        return f"num_nextn_predict_layers={layers} says that the model has no layer that predicts further tokens"
     return None
 
 

@@ -46,7 +46,7 @@ class RunSection(Section):
     """Generate and store `run.iterations` batches with the weights that training would start from, without a
     trainer."""
     bitwise: bool = key(False, unread=[SUPERVISED])
-    """Log-probs of trainer and engines are equal bit for bit, and rollouts repeat, at the cost of speed."""
+    """Log-probs of trainer and engines are equal bit for bit, and rollouts repeat, at the cost of speed; on the CPU."""
     seed: int = bounded(0, at_least=0, limit=SEED)
     """Seed of everything that is drawn at random: data order, sampling, initial weights."""
     output: str | None = path_key(None, scope=Scope.this_run)

@@ -28,6 +28,8 @@ def test_a_folder_without_an_option_of_its_own_is_a_model(family: str, tmp_path:
     assert config.run.groups["model"] == "any"
     again = compose(plain_recipe, [f"model={folder}", "model.name=other", "model.dtype=float32"])
     assert (again.model.name, again.model.path, again.model.dtype.value) == ("other", str(folder), "float32")
+    before = compose(plain_recipe, ["model.name=other", f"model={folder}", "model.dtype=float32"])
+    assert (before.model.name, before.model.path, before.model.dtype.value) == ("other", str(folder), "float32")
 
 
 def test_a_folder_here_may_have_a_plain_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ def test_the_tiny_models_linears_are_kept_in_forms_of_rows(form: str, problems: 
         (["model.lora={base: fp8_block}"], "model.lora.base=fp8_block: its scales reach over rows of several linears"),
         (["model.lora={base: fp8_tensor}"], "model.lora.base=fp8_tensor: its scales reach over rows of several"),
         ([KEPT, "weights.lora=adapter"], "model.lora.base=int4: with weights.lora=adapter engines hold the base as it"),
+        ([KEPT, "run.generate_only=true"], "model.lora.base=int4: with run.generate_only=true engines serve a folder"),
         (
             [KEPT, "algo.distil_coef=0.1", "teacher.path=there"],
             "model.lora.base=int4: a teacher's weights may take the",

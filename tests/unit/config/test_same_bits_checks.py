@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.checks import check
+from rlscale.config.checks.same_bits import CHANGE_ARITHMETIC
 from rlscale.config.compose import compose
 from rlscale.config.cpu_threads import engine_threads, trainer_threads
 from rlscale.config.errors import ConfigError
+from rlscale.config.passthrough import known_options
 from rlscale.families import FAMILIES
 from rlscale.families.bitwise import why_not_bitwise
 from rlscale.families.config_file import complete
@@ -61,6 +63,17 @@ def test_dense_families_and_mixtures_with_ordinary_attention_can() -> None:
 
 
 @pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("deepseek_v3", "an engine attends to compressed keys and the trainer to whole ones, which round differently"),
+        ("qwen3_next", "a gated delta net is summed in chunks by the trainer and token by token by an engine"),
+    ],
+)
+def test_attention_that_trainer_and_engine_compute_in_two_ways_is_named(family: str, reason: str) -> None:
+    assert why_not_bitwise(FAMILIES[family], complete(TINY[family])) == reason
+
+
+@pytest.mark.parametrize(
     ("family", "changes", "words"),
     [
         ("glm4_moe", {"n_routed_experts": 4}, "it has 4 experts, no multiple of 32"),
@@ -86,6 +99,18 @@ def test_sizes_that_are_computed_in_pieces_are_refused(family: str, changes: dic
         ("rollout.weights=int4", "rollout.weights=int4: engines would hold other weights than the trainer"),
         ("model.lora.rank=4", "model.lora: engines compute with merged weights"),
         ("rollout.engine_urls=[http://127.0.0.1:1]", "rollout.engine_urls: engines that somebody else started"),
+        ("cluster.device=cuda", "cluster.device=cuda: on GPUs this has not been made: Megatron's batch-invariant"),
+        ("rollout.quantised_activations=true", "quantised_activations=true: engines would quantise the inputs"),
+        ("rollout.speculation.algorithm=ngram", "speculation.algorithm=ngram: log-probs of tokens that a draft"),
+        ("rollout.engine_groups.reads.role=prefill", "rollout.engine_groups.reads.role=prefill: it has not been tried"),
+        ("rollout.engine_groups.writes.role=decode", "rollout.engine_groups.writes.role=decode: it has not been tried"),
+        ("rollout.replay=/there", "rollout.replay=/there: stored rollouts may be of engines without it"),
+        ("rollout.sglang.kv_cache_dtype=bfloat16", "rollout.sglang.kv_cache_dtype=bfloat16: changes how an engine"),
+        ("rollout.sglang.enable_fp32_lm_head=true", "rollout.sglang.enable_fp32_lm_head=True: changes how an engine"),
+        (
+            "rollout.engine_groups.one.sglang.attention_backend=triton",
+            "rollout.engine_groups.one.sglang.attention_backend=triton: changes how an engine computes",
+        ),
         ("rollout.top_p=0.9", "rollout.top_p=0.9: log-probs have the same bits over the whole vocabulary"),
         ("rollout.top_k=8", "rollout.top_k=8: log-probs have the same bits over the whole vocabulary"),
     ],
@@ -95,7 +120,18 @@ def test_what_gives_other_bits_is_refused_by_name(problems: Problems, option: st
     assert about_bits(problems(option)) == []
 
 
-def test_quantised_engines_have_the_bits_of_a_trainer_that_rounds_alike(problems: Problems) -> None:
+def test_options_that_change_nothing_of_the_arithmetic_are_left_alone(problems: Problems) -> None:
+    group = "rollout.engine_groups.one.sglang.max_running_requests=8"
+    assert about_bits(problems(ASKED, "rollout.sglang.chunked_prefill_size=64", group)) == []
+
+
+def test_every_refused_option_is_one_of_sglangs() -> None:
+    known = known_options("server")
+    assert known is not None
+    assert {*CHANGE_ARITHMETIC} <= known.keys()
+
+
+def test_quantised_engines_are_allowed_beside_a_trainer_that_rounds_alike(problems: Problems) -> None:
     assert about_bits(problems(ASKED, "rollout.weights=int4", "trainer.fake_quant=true")) == []
 
 

@@ -80,6 +80,15 @@ def test_the_models_own_layers_are_looked_for(tmp_path: Path) -> None:
     assert "qwen3 has no layer that predicts further tokens" in line
 
 
+def test_a_module_of_its_own_is_there_though_the_config_does_not_count_its_layers(tmp_path: Path) -> None:
+    folder, model = folder_of(tmp_path, "qwen3_next"), "model.create=null"
+    assert "num_nextn_predict_layers" not in json.loads((folder / "config.json").read_text())
+    check(compose(None, [*GPUS, f"{KEY}.algorithm=mtp", f"model.path={folder}", model]))
+    glm = folder_of(tmp_path, "glm4_moe", num_nextn_predict_layers=0)
+    lines = problems(f"{KEY}.algorithm=mtp", f"model.path={glm}", model)
+    assert any("num_nextn_predict_layers=0 says that the model has no layer" in line for line in lines)
+
+
 def test_options_are_sglangs() -> None:
     given = SpeculationConfig(Algorithm.eagle3, "/draft", steps=3, topk=1, draft_tokens=4)
     assert speculation_options(given, "/model", "/found") == {

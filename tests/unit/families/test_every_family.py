@@ -69,6 +69,9 @@ def test_every_key_that_sglang_reads_is_known_or_refused_where_it_changes_someth
         assert list(family.unsupported(complete({**TINY[name], key: nothing}))) == []
         (line,) = family.unsupported(complete({**TINY[name], key: {"some": 7}}))
         assert line.startswith(f"{key} is not supported for {name}: SGLang computes with it")
+        if nothing is not None:  # SGLang takes a null for false or 0
+            (of_null,) = family.unsupported(complete({**TINY[name], key: None}))
+            assert of_null == line
 
 
 @pytest.mark.parametrize("tied", [True, False])

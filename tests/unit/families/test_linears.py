@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlscale.families import FAMILIES
+from rlscale.families import FAMILIES, linears
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head
 from rlscale.families.linears import adapted_linears, adapter_parameters, linear_names
@@ -34,7 +34,7 @@ def test_an_adapter_has_its_rank_times_inputs_and_outputs() -> None:
     assert adapter_parameters(config, 4, ["model.layers.0.mlp.down_proj"]) == 4 * (hidden + config["intermediate_size"])
 
 
-def test_experts_are_named_apart_and_counted_where_a_pattern_picks_them() -> None:
+def test_experts_are_named_apart_and_counted_where_a_pattern_picks_them(monkeypatch: pytest.MonkeyPatch) -> None:
     config = complete(TINY["qwen3_moe"])
     experts = list(linear_names(config, experts=True))
     assert len(experts) == 3 * config["num_experts"] * config["num_hidden_layers"]
@@ -42,5 +42,10 @@ def test_experts_are_named_apart_and_counted_where_a_pattern_picks_them() -> Non
     assert adapter_parameters(config, 4, None) == adapter_parameters(config, 4, ["*.self_attn.*"])
     ends = config["hidden_size"] + config["moe_intermediate_size"]
     assert adapter_parameters(config, 4, ["*.experts.*"]) == len(experts) * 4 * ends
+    asked: list[str] = []
+    monkeypatch.setattr(linears, "is_target", lambda name, patterns: not asked.append(name))  # type: ignore[func-returns-value]  # always true
+    adapter_parameters(config, 4, ["*.experts.*"])
+    assert len(asked) == (3 + 4) * config["num_hidden_layers"]  # a layer's first expert, and its attention
+    monkeypatch.undo()
     assert [*adapted_linears(config, None)] == [*linear_names(config, experts=False)]
     assert [*adapted_linears(config, ["*.experts.*"])] == experts

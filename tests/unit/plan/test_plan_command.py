@@ -14,8 +14,9 @@ from rlscale.config.locations import conf_dir
 from rlscale.config.published_configs import architecture_of, published
 from rlscale.families.config_file import complete
 from rlscale.families.tensors import parameter_count
+from rlscale.plan.drafts import draft_of
 from rlscale.plan.model_shape import ModelShape
-from rlscale.plan.planned_run import plan_run
+from rlscale.plan.planned_run import PINNED, plan_run
 from rlscale.plan.rank_layout import RankLayout, StageWeights
 from rlscale.plan.trainer_memory import Training, rank_memory
 
@@ -68,6 +69,9 @@ def test_a_kept_base_takes_the_memory_of_its_codes_and_of_embedding_and_output_l
         linears = (before.weights - after.weights) / (2 - 0.5 - 2 / 32)  # bytes of bfloat16 and of int4 in groups of 32
         assert 0.5 * before.weights < 2 * linears < before.weights
         assert after.gradients == before.gradients
+    saved = max(before.weights for before in plain.ranks) - max(after.weights for after in kept.ranks)
+    slept = plain.host["trainer, asleep"] - kept.host["trainer, asleep"]
+    assert slept == pytest.approx(8 * PINNED * saved)  # GPUs of a machine
 
 
 def test_models_beside_the_policy_have_their_own_engines_and_unknown_ones_are_said_to_be_missing(
@@ -92,6 +96,12 @@ def test_a_draft_takes_room_of_the_engine_and_an_unknown_one_is_said_to_be_missi
     assert drafted.engine is not None
     assert drafted.engine.weights - alone.engine.weights == pytest.approx(2 * 0.596e9, rel=0.01)
     assert drafted.engine.cached_tokens < alone.engine.cached_tokens
+    owned = ["model=qwen3_next_80b", "rollout.speculation.algorithm=mtp"]
+    config = compose("gsm8k", [*GSM8K[1:], *owned])
+    own = draft_of(config, architecture_of(config.model))
+    assert own is not None
+    assert own.cache_numbers == 2 * 2 * 256  # its layer has attention: keys and values of two heads
+    assert own.parameters == 81_324_862_720 - plan_run(config).parameters
     strange = [speculation[0], f"rollout.speculation.draft={tmp_path}"]
     assert "draft" in plan_run(compose("gsm8k", [*GSM8K[1:], *strange])).uncounted
 

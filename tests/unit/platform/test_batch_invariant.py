@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn import functional as F
 
 from rlscale.platform import batch_invariant as invariant
@@ -105,6 +106,21 @@ def test_the_machine_is_asked_whether_rows_are_independent(dtype: torch.dtype, m
     assert invariant.rows_are_independent(256, 1024, dtype)
     monkeypatch.setattr(invariant, "product", lambda x, weight: x @ weight.t() + x[0, 0])
     assert not invariant.rows_are_independent(256, 1024, dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (2, 2)])
+def test_the_machine_is_asked_whether_attention_is_independent(
+    dtype: torch.dtype, heads: int, key_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invariant.attention_is_independent(heads, key_heads, 16, dtype)
+
+    def at_once(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: float) -> Tensor:
+        return own(query, key, value, last, scale) + key.shape[2]
+
+    own = invariant.attention
+    monkeypatch.setattr(invariant, "attention", at_once)
+    assert not invariant.attention_is_independent(heads, key_heads, 16, dtype)
 
 
 def test_a_product_does_not_depend_on_where_its_weight_lies() -> None:

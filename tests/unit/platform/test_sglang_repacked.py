@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from rlscale.platform.sglang_repacked import adapt_runner_updater, close_layers, keeps_loading_form, open_layers
+from rlscale.platform.sglang_repacked import adapt_runner_updater, close_layers, keep_loading_form, open_layers
 
 
 class Replacing:
@@ -48,7 +48,7 @@ class InPlace:
 def layer(request: pytest.FixtureRequest) -> Any:
     """A layer with numbers in it, laid out once."""
     scheme = type(request.param.__name__, (request.param,), {})
-    keeps_loading_form(scheme)
+    keep_loading_form(scheme)
     made: Any = torch.nn.Module()
     made.scheme = scheme()
     for name, dtype, columns in (("weight_packed", torch.int32, 6), ("weight_scale", torch.float32, 3)):

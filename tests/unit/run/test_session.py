@@ -205,6 +205,20 @@ def test_weights_are_not_trusted_after_a_loss_that_is_no_number(tmp_path: Path) 
     assert not run._trustworthy
 
 
+def test_log_probs_of_other_bits_end_a_run_that_was_asked_for_the_same(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path, "run.bitwise=true")
+    trainer.metrics = {"logprob_diff_max": 0.0}
+    run.train(groups())
+    trainer.metrics = {"logprob_diff_max": 2.4e-7}
+    said = (
+        r"^trainer and engine log-probs of the same weights differ by 2\.40e-07 in iteration 2, though "
+        r"run\.bitwise=true; leave run\.bitwise out$"
+    )
+    with pytest.raises(RunFailed, match=said):
+        run.train(groups())
+    assert not run._trustworthy
+
+
 @pytest.mark.parametrize("dies", [True, False])
 def test_a_failed_sync_is_repeated_if_an_engine_is_seen_dead_a_moment_later(
     dies: bool, monkeypatch: pytest.MonkeyPatch

@@ -139,7 +139,6 @@ def _numbers(spec: TrainerSpec, platform: Platform, family: Family) -> dict[str,
         "bf16": dtype is torch.bfloat16,
         "fp16": dtype is torch.float16,
         "deterministic_mode": spec.trainer.deterministic and platform.is_cuda,  # the CPU's operations always are
-        "batch_invariant_mode": spec.batch_invariant and platform.is_cuda,
         "use_cpu_initialization": not platform.is_cuda,
         "persist_layer_norm": False,
         "gradient_accumulation_fusion": False,

@@ -56,8 +56,7 @@ def build_model(
     weights = WeightMap(architecture.hf, role.head, mtp=role is Role.policy and spec.trainer.mtp is Mtp.trained)
     bare = [_chunk(architecture, config, platform, stage, padded, weights) for stage in _stages(config)]
     _put_heads(bare, config, platform, role.head)
-    own_products = spec.batch_invariant and not platform.is_cuda  # Megatron has its own there, see `architecture`
-    if own_products:
+    if spec.batch_invariant:
         for chunk in bare:
             make_batch_invariant(chunk)
     for parameter in (parameter for chunk in bare for parameter in chunk.parameters()):
@@ -86,7 +85,7 @@ def build_model(
         ),
         adapters=adapters,
         reach=reach_of(architecture.hf),
-        batch_invariant=own_products,
+        batch_invariant=spec.batch_invariant,
     )
 
 

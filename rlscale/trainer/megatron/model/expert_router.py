@@ -49,20 +49,23 @@ class ReplayedTopK:
 class Router(BalancedRouter):
     """Megatron's router, whose choice of experts can be replaced."""
 
+    product: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Of tokens and the weight, in the place of Megatron's; None: Megatron's."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.router_replay = self.choice = ReplayedTopK()
-
-    product: Callable[[Tensor, Tensor], Tensor] | None = None
-    """Of tokens and the weight, in the place of Megatron's."""
 
     def gating(self, input: Tensor) -> Tensor:
         """[tokens, 1, hidden] -> the experts' logits [tokens, 1, experts]."""
         if self.product is None:
             return super().gating(input)
-        # As engines: scores that are a sigmoid of theirs, in float32, others in the model's type.
-        dtype = torch.float32 if self.config.moe_router_score_function == "sigmoid" else input.dtype
+        dtype = self.product_type(input.dtype)
         return self.product(input.to(dtype), self.weight.to(dtype))
+
+    def product_type(self, given: torch.dtype) -> torch.dtype:
+        """The type of that product in a model of a type, as engines': float32 for scores that are a sigmoid of it."""
+        return torch.float32 if self.config.moe_router_score_function == "sigmoid" else given
 
     def _apply(self, *args: Any, **options: Any) -> Any:
         """As torch's, but the bias stays float32 when the model is made 16 bits: it decides between close scores."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from torch import Tensor
@@ -33,13 +35,33 @@ def make_batch_invariant(chunk: GPTModel) -> None:
 
 
 def _ask_machine(chunk: GPTModel) -> None:
-    weights = (parameter for parameter in chunk.parameters() if parameter.dim() == 2)
-    for outputs, inputs, dtype in {(*weight.shape, weight.dtype) for weight in weights}:
+    config: Any = chunk.config
+    heads, key_heads = config.num_attention_heads, config.num_query_groups
+    if not batch_invariant.attention_is_independent(heads, key_heads, config.kv_channels, config.params_dtype):
+        raise UserError(
+            "run.bitwise=true: on this machine the attention of a token has other bits beside other tokens; leave "
+            "run.bitwise out"
+        )
+    for outputs, inputs, dtype in sorted({*_products(chunk)}, key=str):
         if not batch_invariant.rows_are_independent(outputs, inputs, dtype):
             raise UserError(
                 f"run.bitwise=true: on this machine a row of a product with a weight of [{outputs}, {inputs}] has "
                 "other bits beside other rows; leave run.bitwise out"
             )
+
+
+def _products(chunk: GPTModel) -> Iterator[tuple[int, int, torch.dtype]]:
+    """Outputs, inputs and type of each matrix product of a chunk: that of the head by blocks of the vocabulary."""
+    routers = {id(module.weight): module for module in chunk.modules() if isinstance(module, Router)}
+    for name, weight in chunk.named_parameters():
+        if weight.dim() != 2:
+            continue
+        outputs, inputs = weight.shape
+        router, of_words = routers.get(id(weight)), name.startswith(("embedding.", "output_layer."))
+        dtype = weight.dtype if router is None else router.product_type(weight.dtype)
+        for block in {min(batch_invariant.WORDS, outputs), outputs % batch_invariant.WORDS} if of_words else {outputs}:
+            if block:
+                yield block, inputs, dtype
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None, **parallel: Any) -> Tensor:

@@ -134,8 +134,8 @@ class GroupedLinear(torch.nn.Module):
     split: int
     """Dimension of the weights [output, input] that expert tensor parallelism cuts."""
 
-    product: Callable[[Tensor, Tensor], Tensor] = staticmethod(F.linear)
-    """Of tokens [n, input] and a weight."""
+    product: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Of tokens [n, input] and a weight, in the place of torch's; None: torch's."""
 
     def __init__(
         self,
@@ -163,7 +163,8 @@ class GroupedLinear(torch.nn.Module):
     def forward(self, x: Tensor, m_splits: Any) -> tuple[Tensor, None]:
         """x [tokens, input], sorted by expert; m_splits: tokens of each expert -> ([tokens, output], None)."""
         sizes = m_splits.tolist() if torch.is_tensor(m_splits) else list(m_splits)
-        parts = [self.product(part, getattr(self, f"weight{number}")) for number, part in enumerate(x.split(sizes))]
+        product = self.product or F.linear
+        parts = [product(part, getattr(self, f"weight{number}")) for number, part in enumerate(x.split(sizes))]
         return torch.cat(parts), None
 
     def sharded_state_dict(

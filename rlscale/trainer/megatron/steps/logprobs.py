@@ -54,7 +54,7 @@ def vocab_parallel_logprobs(
     entropy: bool,
     entropy_gradient: bool = False,
     support: Tensor | None = None,
-    batch_invariant: bool = False,
+    invariant: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-prob of each label, and the entropy if asked for.
 
@@ -63,13 +63,13 @@ def vocab_parallel_logprobs(
     float32 [T] or None (float64 from float64). `vocabulary`: entries without padding. The entropy
     has a gradient only with `entropy_gradient`. T may be 0. `support` [T, K] (integers) are the words that each label
     was drawn from, itself among them as every label is, filled up with -1; a row of -1 stands for all words.
-    `batch_invariant`: with the same bits whatever the other tokens are, on the CPU.
+    `invariant`: with the same bits whatever the other tokens are, on the CPU.
 
     The gradient of `hidden` is this rank's share: the sum over the ranks is the whole. The gradient of a parameter of
     Megatron's DDP is added to its `main_grad`.
     """
     first = group.rank() * weight.shape[0]
-    part = _Part(temperature, first, max(min(vocabulary - first, weight.shape[0]), 0), group, batch_invariant)
+    part = _Part(temperature, first, max(min(vocabulary - first, weight.shape[0]), 0), group, invariant)
     logprobs, entropies = _LogProbs.apply(hidden, weight, labels, support, part, entropy)
     if entropies is not None and not entropy_gradient:
         entropies = entropies.detach()
@@ -86,7 +86,7 @@ class _Part:
     words: int
     """Rows that are words; the others are padding."""
     group: Any
-    batch_invariant: bool = False
+    invariant: bool = False
     """Whether logits and sums are made in an order that does not depend on the other tokens."""
 
 
@@ -144,11 +144,11 @@ class _Tiles:
         self._support = None if support is None else support.long() - part.first
         self._unlimited = None if support is None else (support < 0).all(1)
         most, values = TILES[hidden.device.type]
-        if part.batch_invariant:
+        if part.invariant:
             most = min(most, values // batch_invariant.WORDS)
         blocks = max(-(-len(labels) // most), 1)
         self._rows = max(-(-len(labels) // blocks), 1)
-        self._invariant = part.batch_invariant
+        self._invariant = part.invariant
         columns = batch_invariant.WORDS if self._invariant else values // self._rows
         self._columns = max(min(columns, part.words), 1)
         self._buffers: dict[str, Tensor] = {}

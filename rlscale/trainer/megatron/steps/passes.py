@@ -208,7 +208,7 @@ def _logprobs(
         entropy=entropy,
         entropy_gradient=entropy_gradient,
         support=None if support is None else support.index_select(0, microbatch.trainable),
-        batch_invariant=model.batch_invariant,
+        invariant=model.batch_invariant,
     )
 
     def spread(values: Tensor) -> Tensor:

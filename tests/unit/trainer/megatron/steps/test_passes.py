@@ -35,7 +35,7 @@ def test_tokens_that_were_drawn_at_their_own_temperatures_have_log_probs_and_gra
     microbatch: Any = SimpleNamespace(
         labels=labels, trainable=torch.tensor(TRAINABLE), fields={RELATIVE_TEMPERATURE.name: relative}
     )
-    model: Any = SimpleNamespace(output_weight=weight, vocabulary=len(weight))
+    model: Any = SimpleNamespace(output_weight=weight, vocabulary=len(weight), batch_invariant=False)
     ranks: Any = SimpleNamespace(tensor_group=Group())
     found, entropy, _ = _logprobs(model, ranks, hidden, microbatch, 1.25, entropy=True)
     found.sum().backward()
