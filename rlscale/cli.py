@@ -41,7 +41,7 @@ COMMANDS = {
     "doctor": ("rlscale.run.doctor_command:doctor", "whether this machine or cluster is ready for a run"),
     "dashboard": (
         "rlscale.dashboard.dashboard_command:dashboard",
-        "a page over runs, those that go too, in the browser",
+        "a page over runs, live ones included, in the browser",
     ),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),
     "warm": ("rlscale.run.warm_command:warm", "keep imported processes ready, so that CPU runs start in seconds"),
