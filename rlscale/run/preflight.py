@@ -134,8 +134,9 @@ def _look_at_cheap_things(part: _Part, found: Findings) -> None:
     """What needs no model: functions, trackers, data files and how they overlap."""
     with declared(part.config.rollout.models):
         _look_at_functions(part, found)
-    with found.of(part.stage):
-        check_tracker(part.config.tracker)
+    if part.trains:
+        with found.of(part.stage):
+            check_tracker(part.config.tracker)
     _open_sources(part, found)
     with found.of(part.stage), user_code("data"):
         found.notes += [part.stage + note for note in compare(part.config, part.sources)]
