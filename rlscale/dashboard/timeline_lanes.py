@@ -31,10 +31,11 @@ class Spans:
     def add(self, record: Mapping[str, Any]) -> None:
         """A line of timeline.jsonl; one that is none is passed over. OverflowError for times that are no float."""
         start, end = record.get("start"), record.get("end")
-        numbers = (
+        if not (
             isinstance(start, (int, float)) and isinstance(end, (int, float)) and isfinite(start) and isfinite(end)
-        )
-        if numbers and "name" in record and "lane" in record:
+        ):
+            return
+        if "name" in record and "lane" in record:
             kind = (str(record["lane"]), str(record["name"]))
             self._start.append(start)
             self._end.append(end)
