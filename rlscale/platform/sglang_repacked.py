@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from rlscale.platform.adapting import adapts_now
+
+if TYPE_CHECKING:  # a command that starts no engine must not wait for torch
+    import torch
+    from torch import Tensor
 
 LINEAR = "sglang.srt.layers.quantization.compressed_tensors.schemes.compressed_tensors_wNa16"
 EXPERTS = "sglang.srt.layers.quantization.compressed_tensors.schemes.compressed_tensors_wNa16_moe"
@@ -48,12 +49,16 @@ class LoadingForm:
 
     def settle(self, layer: Any) -> None:
         """Give up the memory of parameters in whose place others have come."""
+        import torch
+
         for name, loaded in self._loaded.items():
             if getattr(layer, name, None) is not loaded.parameter:
                 loaded.parameter.data = torch.empty(0, dtype=loaded.dtype, device=loaded.parameter.device)
 
     def open(self, layer: Any) -> None:
         """Have the layer load again: its parameters of before, in the memory of those that it has now."""
+        import torch
+
         for name, loaded in self._loaded.items():
             served = getattr(layer, name, None)
             if served is None or served.nbytes != loaded.shape.numel() * loaded.dtype.itemsize:
@@ -151,8 +156,10 @@ def _opening(load: Callable[..., Any]) -> Callable[..., Any]:
 
 def _tensors(owner: Any) -> dict[str, Tensor]:
     """Of a layer or scheme, those that are its own attributes."""
+    import torch
+
     held = {**vars(owner), **vars(owner).get("_parameters", {})}
-    return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
 
 
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {LINEAR: adapt_linear, EXPERTS: adapt_experts}
