@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import math
 import os
@@ -70,14 +71,15 @@ def build_tracker(
 def check_tracker(config: TrackerConfig) -> None:
     """Import the chosen trackers, and look for the key that Weights & Biases needs online, as it will.
 
-    A class may have a function `check`, which is called with the tracker's own arguments. Raises UserError for one that
+    A class may have a static method `check`, which is called with the tracker's own arguments. Raises UserError for one that
     cannot be imported, takes other arguments or lacks a method, for what its `check` finds, and for a missing key.
     """
     for kind in config.kinds:
         node, key = config.known[kind], f"tracker.known.{kind}"
         check_built(node, key, Tracker, ("run",))
-        if (check := getattr(resolve_target(node, key), "check", None)) is not None:
-            check(**{name: value for name, value in node.items() if not name.startswith("_")})
+        made: Any = resolve_target(node, key)
+        if isinstance(inspect.getattr_static(made, "check", None), staticmethod):
+            made.check(**{name: value for name, value in node.items() if not name.startswith("_")})
     if "wandb" not in config.kinds or config.offline:
         return
     import wandb
