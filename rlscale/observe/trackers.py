@@ -71,8 +71,9 @@ def build_tracker(
 def check_tracker(config: TrackerConfig) -> None:
     """Import the chosen trackers, and look for the key that Weights & Biases needs online, as it will.
 
-    A class may have a static method `check`, which is called with the tracker's own arguments. Raises UserError for one that
-    cannot be imported, takes other arguments or lacks a method, for what its `check` finds, and for a missing key.
+    A class may have a static method `check`, which is called with the tracker's own arguments. Raises UserError for a
+    tracker that cannot be imported, takes other arguments or lacks a method, for what its `check` finds, and for a
+    missing key.
     """
     for kind in config.kinds:
         node, key = config.known[kind], f"tracker.known.{kind}"
