@@ -18,4 +18,6 @@ RUN python3.11 -m venv .venv \
 
 COPY . .
 RUN .venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation -e .
-ENTRYPOINT [".venv/bin/python", "-m", "rlscale"]
+# Ray on Kubernetes starts `ray` and `python` by their names.
+ENV PATH="/rlscale/.venv/bin:$PATH"
+ENTRYPOINT ["python", "-m", "rlscale"]

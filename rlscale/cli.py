@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import rlscale
 from rlscale.config.command_words import recipe_and_overrides
 from rlscale.config.errors import ConfigError, UserError
-from rlscale.config.foreign_code import OPTION, allowing_code
+from rlscale.config.foreign_code import OPTION, allowed_code, allowing_code
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.run.printing import print_anything
 
@@ -41,7 +41,7 @@ COMMANDS = {
     "doctor": ("rlscale.run.doctor_command:doctor", "whether this machine or cluster is ready for a run"),
     "dashboard": (
         "rlscale.dashboard.dashboard_command:dashboard",
-        "a page over runs, those that go too, in the browser",
+        "a page over runs, live ones included, in the browser",
     ),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),
     "warm": ("rlscale.run.warm_command:warm", "keep imported processes ready, so that CPU runs start in seconds"),
@@ -221,7 +221,7 @@ def _dry_run(arguments: Arguments) -> int:
 
     config = compose(arguments.recipe, arguments.overrides)
     recipe = [f"recipe={arguments.recipe}"] if arguments.recipe is not None else []
-    command = [sys.executable, "-m", "rlscale", *recipe, *arguments.overrides]
+    command = [sys.executable, "-m", "rlscale", *recipe, *arguments.overrides, *allowed_code()]
     return dry_run(config, command, slurm=arguments.options.slurm, image=arguments.options.kubernetes)
 
 

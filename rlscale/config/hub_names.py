@@ -14,13 +14,19 @@ def not_downloaded(config: Config) -> list[str]:
         named["critic.model.path"] = config.critic.model.path
     if Needs.of(config).teacher:
         named["teacher.path"] = config.teacher.path
-    named["rollout.speculation.draft"] = config.rollout.speculation.draft
+    named["rollout.speculation.draft"] = own_draft(config)
     named |= {f"rollout.models.{name}.path": path for name, path in served_paths(config).items()}
     return [
         f"{key}={name}"
         for key, name in named.items()
         if name and is_hub_name(name) and not is_here(name, weights=key != "model.tokenizer")
     ]
+
+
+def own_draft(config: Config) -> str | None:
+    """The folder, or hub name, of the draft of the engines that the run starts; None where it needs none."""
+    starts = Needs.of(config).engines and not config.rollout.engine_urls
+    return config.rollout.speculation.draft if starts else None
 
 
 def served_paths(config: Config) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""The page over runs that go and runs that are done: readers that follow their files, and a server on loopback."""
+"""The page over runs, live ones included: readers that follow their files, and a server on loopback."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from rlscale.dashboard.columns import finite
 from rlscale.dashboard.found_runs import describe
 from rlscale.dashboard.run_reader import ENGINES, RunReader
 from rlscale.dashboard.stored_groups import StoredGroups
@@ -57,10 +59,9 @@ class RunAnswers:
             "revision": self.reader.revision,
             "read": round(self.reader.share, 3),
             "iteration": max((iteration for iteration, _ in newest.values()), default=0),
-            "newest": {name: _finite(value) for name, (_, value) in newest.items()},
+            "newest": {name: finite(value) for name, (_, value) in newest.items()},
             "advice": [vars(one) for one in advice],
             "logs": self._logs(),
-            "stored": _ends(self._stored.iterations()),
         }
 
     @_while_nothing_is_read
@@ -91,7 +92,7 @@ class RunAnswers:
             address, _, number = name.removeprefix(ENGINES).rpartition("/")
             last = columns.last(name)
             if last is not None:
-                found.setdefault(address, {"engine": address, "iteration": last[0]})[number] = _finite(last[1])
+                found.setdefault(address, {"engine": address, "iteration": last[0]})[number] = finite(last[1])
         return list(found.values())
 
     @_while_nothing_is_read
@@ -126,14 +127,10 @@ class RunAnswers:
 
     def _logs(self) -> list[str]:
         folder = self.folder / "logs"
-        files = sorted(path for path in folder.rglob("*.log") if path.is_file() and not path.is_symlink())
+        files = sorted(path for path in folder.rglob("*.log") if os.path.isfile(path) and not os.path.islink(path))
         return [str(path.relative_to(folder)) for path in files[:500]]
 
 
 def _ends(iterations: list[int]) -> list[int]:
     """The first and the last; [] without any."""
     return [iterations[0], iterations[-1]] if iterations else []
-
-
-def _finite(value: float) -> float | None:
-    return float(f"{value:.6g}") if abs(value) < float("inf") else None

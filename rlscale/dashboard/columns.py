@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,10 @@ class Columns:
         return sorted(self._columns)
 
     def add(self, iteration: int, values: Mapping[str, Any]) -> None:
-        """The numbers among the values of an iteration; where it had some by a name, these hold."""
+        """The numbers among the values of an iteration; where it had some by a name, these hold.
+
+        OverflowError for one that no float holds, or an iteration over 64 bits.
+        """
         for name, value in values.items():
             if isinstance(value, (int, float)) and name not in ("iteration", "time"):
                 column = self._columns.get(name)
@@ -48,8 +52,9 @@ class Columns:
                 if column.x and column.x[-1] == iteration:
                     column.y[-1] = value
                 else:
+                    number = float(value)  # refused before either grows
                     column.x.append(iteration)
-                    column.y.append(value)
+                    column.y.append(number)
 
     def last(self, name: str) -> tuple[int, float] | None:
         """The newest number and its iteration."""
@@ -90,5 +95,9 @@ def _thinned(x: NDArray[np.int64], y: NDArray[np.float64], points: int) -> Curve
 
 
 def _plain(values: NDArray[np.float64]) -> list[float | None]:
-    """JSON has no word for numbers that are not finite."""
-    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values.tolist()]
+    return [finite(value) for value in values.tolist()]
+
+
+def finite(value: float) -> float | None:
+    """The number with six digits; JSON has no word for those that are not finite."""
+    return float(f"{value:.6g}") if isfinite(value) else None

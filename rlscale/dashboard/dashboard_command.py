@@ -1,4 +1,4 @@
-"""`python -m rlscale dashboard`: runs, those that go too, in a browser."""
+"""`python -m rlscale dashboard`: runs, live ones included, in a browser."""
 
 from __future__ import annotations
 

@@ -13,10 +13,11 @@ from typing import Any
 from rlscale.observe import metrics, timeline
 from rlscale.observe.summary import Summary
 
-_MARK = "run.json"
+_MARK, _LOCK = "run.json", ".lock"
+_LOCKS = Path("/proc/locks")
 _DEEPEST = 5
 _QUIET_S = 90.0
-"""A run that has written nothing for so long is not called running."""
+"""A run that has written nothing for so long, and whose folder nobody holds, is not called running."""
 _MOST = 2000
 """Runs that are listed, the newest."""
 
@@ -36,7 +37,7 @@ def describe(folder: Path) -> dict[str, Any]:
     """What a run says of itself: `id`, `name`, `recipe`, `status`, `message`, `written` (seconds since 1970)."""
     summary, mark, written = Summary.read(folder), _read(folder / _MARK), _written(folder)
     finished = summary is not None and summary.status != "running"
-    going = mark.get("state") != "finished" and time.time() - written < _QUIET_S
+    going = mark.get("state") != "finished" and (time.time() - written < _QUIET_S or _is_held(folder))
     status = summary.status if summary is not None and finished else "running" if going else "not finished"
     if finished and going and summary is not None and written > _time(folder / "summary.json") + 1:
         status = "running"  # a run that was stopped is continued
@@ -52,7 +53,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _below(folder: Path, levels: int) -> Iterator[Path]:
-    if (folder / _MARK).is_file() or (folder / metrics.FILE).is_file():
+    if os.path.isfile(folder / _MARK) or os.path.isfile(folder / metrics.FILE):
         yield folder
         return
     if not levels:
@@ -63,6 +64,16 @@ def _below(folder: Path, levels: int) -> Iterator[Path]:
         return
     for path in inside:
         yield from _below(path, levels - 1)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a process of this machine holds the run's folder. Asked of the system: trying would hold it, too."""
+    try:
+        wanted = f":{(folder / _LOCK).stat().st_ino}"
+        locks = _LOCKS.read_text().splitlines()
+    except OSError:
+        return False
+    return any(words[1] == "FLOCK" and words[5].endswith(wanted) for line in locks if len(words := line.split()) > 5)
 
 
 def _written(folder: Path) -> float:
@@ -79,6 +90,6 @@ def _time(path: Path) -> float:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import hmac
 import json
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from rlscale.dashboard.answers_of_run import RunAnswers
 from rlscale.dashboard.found_runs import describe, find_runs, run_id
 from rlscale.dashboard.page_text import page, policy
 
+_LOGGER = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 _LOOK_EVERY_S = 0.5
 _LIST_EVERY_S = 2.0
@@ -40,18 +44,7 @@ class PageServer:
         self._runner: web.AppRunner | None = None
         self._following: asyncio.Task[None] | None = None
         self._answering = 0  # requests that somebody waits for: files are read on after them
-        self._asked: dict[str, Callable[[RunAnswers, Any], Any]] = {
-            "about": lambda run, asked: run.about(),
-            "curve": lambda run, asked: run.curve(
-                asked["metric"], min(int(asked.get("points", 600)), _MOST_POINTS), *_window(asked)
-            ),
-            "timeline": lambda run, asked: run.timeline(*_window(asked)),
-            "engines": lambda run, asked: run.engines(),
-            "fates": lambda run, asked: run.fates(),
-            "groups": lambda run, asked: run.groups(int(asked["iteration"]) if "iteration" in asked else None),
-            "sample": lambda run, asked: run.sample(int(asked["iteration"]), int(asked["row"])),
-            "log": lambda run, asked: run.log(asked["file"]),
-        }
+        self._faulty: set[str] = set()  # runs of which a fault was logged
 
     @property
     def url(self) -> str:
@@ -88,15 +81,18 @@ class PageServer:
     ) -> web.StreamResponse:
         """Only with the key, and only by this machine's own name: another site's page may make a browser ask, too."""
         given = request.headers.get("Authorization", "").removeprefix("Bearer ") or request.query.get("key", "")
-        host = (request.host or "").rpartition(":")[0]
+        host = (request.host or "").partition(":")[0]
         if host not in (HOST, "localhost") or not hmac.compare_digest(given.encode(), self.key.encode()):
             return web.Response(status=401, text="open the address that the command printed: it has the key\n")
         try:
             response = await handler(request)
         except UserError as error:
             response = web.json_response({"error": str(error)}, status=404)
-        except (KeyError, ValueError):
-            response = web.json_response({"error": "the request is not one of the page's"}, status=400)
+        except web.HTTPException:
+            raise
+        except Exception as error:
+            _LOGGER.exception("%s could not be answered", request.path)
+            response = web.json_response({"error": f"a fault of the dashboard: {error!r}"}, status=500)
         response.headers["Cache-Control"] = "no-store"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -110,13 +106,17 @@ class PageServer:
         return _json(await asyncio.to_thread(lambda: [describe(folder) for folder in folders]))
 
     async def _answer(self, request: web.Request) -> web.Response:
-        run, answer = await self._run(request.match_info["run"]), self._asked[request.match_info["what"]]
+        run = await self._run(request.match_info["run"])
+        try:
+            answer = _ASKED[request.match_info["what"]](run, request.query)
+        except (KeyError, ValueError):
+            return web.json_response({"error": "the request is not one of the page's"}, status=400)
         run.asked = time.monotonic()
 
         def made() -> Any:
             if run.reader.revision == 0:
                 run.reader.refresh(_FIRST_S)
-            return answer(run, request.query)
+            return answer()
 
         self._answering += 1
         try:
@@ -149,13 +149,40 @@ class PageServer:
                 elif self._answering:
                     busy = True
                 else:
-                    busy |= not await asyncio.to_thread(run.reader.refresh, _FOLLOW_S)
+                    busy |= not await asyncio.to_thread(self._read_on, name, run)
             await asyncio.sleep(0.02 if busy else _LOOK_EVERY_S)
+
+    def _read_on(self, name: str, run: RunAnswers) -> bool:
+        """Whether all was read. A run that cannot be read is logged once, and looked at again later."""
+        try:
+            return run.reader.refresh(_FOLLOW_S)
+        except Exception:
+            if name not in self._faulty:
+                self._faulty.add(name)
+                _LOGGER.exception("%s cannot be read on", run.folder)
+            return True
 
 
 def _window(asked: Any) -> tuple[float | None, float | None]:
     first, last = (float(asked[name]) if name in asked else None for name in ("from", "to"))
+    if not all(isfinite(one) for one in (first, last) if one is not None):
+        raise ValueError("no number")
     return first, last
+
+
+_ASKED: dict[str, Callable[[RunAnswers, Any], Callable[[], Any]]] = {
+    "about": lambda run, asked: run.about,
+    "curve": lambda run, asked: partial(
+        run.curve, asked["metric"], max(1, min(int(asked.get("points", 600)), _MOST_POINTS)), *_window(asked)
+    ),
+    "timeline": lambda run, asked: partial(run.timeline, *_window(asked)),
+    "engines": lambda run, asked: run.engines,
+    "fates": lambda run, asked: run.fates,
+    "groups": lambda run, asked: partial(run.groups, int(asked["iteration"]) if "iteration" in asked else None),
+    "sample": lambda run, asked: partial(run.sample, int(asked["iteration"]), int(asked["row"])),
+    "log": lambda run, asked: partial(run.log, asked["file"]),
+}
+"""Of each request its answer. KeyError or ValueError for what the page does not ask."""
 
 
 def _json(value: Any) -> web.Response:

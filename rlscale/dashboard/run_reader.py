@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ class RunReader:
         self._metrics, self._loads, self._spans = Columns(), Columns(), Spans()
         self._tails = [Tail(folder / module.FILE) for module in (metrics, load_log, timeline)]
         self._sample: Columns | None = None
+        self._done = False
         self._takers: list[Callable[[dict[str, Any]], None]] = [self._metric, self._load, self._span]
 
     @property
@@ -51,8 +54,8 @@ class RunReader:
 
     @property
     def share(self) -> float:
-        """How much of its files was read, of 1."""
-        return min(tail.share for tail in self._tails)
+        """How much of its files was read, of 1; half a line at the end does not count as unread."""
+        return 1.0 if self._done else min(tail.share for tail in self._tails)
 
     def refresh(self, budget_s: float = 0.2) -> bool:
         """Read what is new, for about so long; whether all of it was."""
@@ -61,6 +64,7 @@ class RunReader:
             if self.revision == 0:
                 self.revision = 1
                 self._look_first()
+            ended = 0
             for tail, take in zip(self._tails, self._takers, strict=True):
                 while time.monotonic() < end:
                     generation = tail.generation
@@ -68,23 +72,22 @@ class RunReader:
                     if tail.generation != generation:
                         self._forget(tail)
                     if not lines:
+                        ended += 1
                         break
-                    for record in records(lines):
-                        take(record)
+                    _give(lines, take)
                     self.revision += 1
-            done = self.share >= 1.0
-            if done and self._sample is not None:
+            self._done = ended == len(self._tails)
+            if self._done and self._sample is not None:
                 self._sample = None
                 self.revision += 1
-            return done
+            return self._done
 
     def _look_first(self) -> None:
         """A sample of a long file, which takes milliseconds to read."""
         path = self._tails[0].path
-        if path.is_file() and path.stat().st_size > _SAMPLED_FROM:
-            self._sample = Columns()
-            for record in records(sampled_lines(path, _SAMPLED)):
-                self._metric(record, self._sample)
+        if os.path.isfile(path) and path.stat().st_size > _SAMPLED_FROM:
+            self._sample = sample = Columns()
+            _give(sampled_lines(path, _SAMPLED), lambda record: self._metric(record, sample))
 
     def _forget(self, tail: Tail) -> None:
         """A run that continues from a checkpoint has written its file anew."""
@@ -110,6 +113,13 @@ class RunReader:
 
     def _span(self, record: dict[str, Any]) -> None:
         self._spans.add(record)
+
+
+def _give(lines: Iterable[bytes], take: Callable[[dict[str, Any]], None]) -> None:
+    """Each record to its taker; one with numbers that no float or index holds is passed over."""
+    for record in records(lines):
+        with suppress(OverflowError, TypeError):
+            take(record)
 
 
 def records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlscale.config.errors import UserError
+from rlscale.dashboard.columns import finite
 from rlscale.data.stored_rollouts import FOLDER, StoredRollouts
 from rlscale.data.token_decoder import Decode, token_decoder
 
@@ -59,7 +60,7 @@ class StoredGroups:
             "prompt": prompt.id,
             "source": prompt.source,
             "label": prompt.label if isinstance(prompt.label, (str, int, float)) else str(prompt.label),
-            "reward": _finite(sample.reward),
+            "reward": finite(sample.reward),
             "finish_reason": sample.finish_reason,
             "info": {str(key): str(value)[:400] for key, value in sample.info.items()},
             "left_out": max(0, len(sample.tokens) - MOST_TOKENS),
@@ -127,13 +128,9 @@ def _group(samples: Sequence[tuple[int, Any]], version: int) -> dict[str, Any]:
         "prompt": samples[0][1].prompt_id,
         "source": samples[0][1].source,
         "rows": [row for row, _ in samples],
-        "rewards": [_finite(reward) for reward in rewards.tolist()],
-        "mean": _finite(float(known.mean())) if known.size else None,
-        "spread": _finite(float(known.std())) if known.size else None,
+        "rewards": [finite(reward) for reward in rewards.tolist()],
+        "mean": finite(float(known.mean())) if known.size else None,
+        "spread": finite(float(known.std())) if known.size else None,
         "length": round(float(np.mean([sample.generated for _, sample in samples])), 1),
         "age": version - min(oldest) if oldest else 0,
     }
-
-
-def _finite(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None

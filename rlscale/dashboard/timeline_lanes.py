@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,20 @@ class Spans:
 
     def __init__(self) -> None:
         self._start, self._end = array("d"), array("d")
-        self._kind = array("H")
+        self._kind = array("I")
         self._kinds: dict[tuple[str, str], int] = {}
 
     def __len__(self) -> int:
         return len(self._start)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """A line of timeline.jsonl; one that is none is passed over."""
+        """A line of timeline.jsonl; one that is none is passed over. OverflowError for times that are no float."""
         start, end = record.get("start"), record.get("end")
-        if isinstance(start, (int, float)) and isinstance(end, (int, float)) and "name" in record and "lane" in record:
+        if not (
+            isinstance(start, (int, float)) and isinstance(end, (int, float)) and isfinite(start) and isfinite(end)
+        ):
+            return
+        if "name" in record and "lane" in record:
             kind = (str(record["lane"]), str(record["name"]))
             self._start.append(start)
             self._end.append(end)
@@ -71,15 +76,6 @@ class Spans:
             else:
                 row["shares"][name] = _shares(left, right, end - start)
         return sorted(rows.values(), key=lambda row: lane_order(row["lane"]))
-
-    def busy(self, lane: str, name: str, start: float) -> float:
-        """Seconds after `start` that spans of a lane and name take."""
-        kind = self._kinds.get((lane, name))
-        if kind is None:
-            return 0.0
-        own = np.array(self._kind) == kind
-        left, right = np.maximum(np.array(self._start)[own], start), np.array(self._end)[own]
-        return float(np.maximum(right - left, 0.0).sum())
 
 
 def _shares(left: NDArray[np.float64], right: NDArray[np.float64], length: float) -> list[float]:

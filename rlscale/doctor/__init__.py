@@ -1,1 +1,4 @@
-"""Whether machines are ready for a run: facts that each machine tells, and checks that judge them. No torch, no Ray."""
+"""Whether machines are ready for a run: facts that each machine tells, and checks that judge them.
+
+No Ray, and torch only where the network between machines is measured.
+"""

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from rlscale.platform.rendezvous import store_at
+
 GLOO, NCCL = "gloo", "nccl"
 _BYTES = 64 << 20
 _TIMES = 3
@@ -17,10 +19,10 @@ _TIMES = 3
 def exchange(rank: int, address: str, port: int, backend: str, limit_s: float = 30.0) -> float:
     """Bytes per second from rank 0 to rank 1, which both call this at the same time; `address`, `port`: rank 0's.
 
-    RuntimeError where they do not meet, or nothing comes, within the limit.
+    RuntimeError where they do not meet, or nothing comes, within the limit; OSError where rank 0 cannot listen there.
     """
     limit = timedelta(seconds=limit_s)
-    store = distributed.TCPStore(address, port, 2, is_master=rank == 0, timeout=limit)
+    store = store_at(address, port, rank, 2, limit)
     device = torch.device("cuda", 0) if backend == NCCL else torch.device("cpu")
     group = _group(backend, store, rank, limit)
     tensor = torch.zeros(_BYTES, dtype=torch.uint8, device=device)

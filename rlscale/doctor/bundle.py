@@ -16,11 +16,12 @@ _MOST = 1 << 18
 _MOST_LOGS = 60
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH(?!_MODE)", re.IGNORECASE)
 _SECRETS = (
-    re.compile(r"\b(?:hf_|sk-|ghp_|gho_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{10,}"),
+    re.compile(r"\b(?:hf_|sk-|gh[opsur]_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{10,}"),
     re.compile(r"(?i)(?<=bearer )[\w.~+/=-]{6,}"),
+    re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?\w+ )[\w.~+/=-]{6,}"),
     re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
     re.compile(
-        r"(?i)((?:api[_-]?key|token|secret|password)[\"']?\s*[:=]\s*[\"']?)(?!null|None|false|true)[^\s\"',}]{6,}"
+        r"(?i)((?:api[_-]?key|token|secret|password)[\"']?\s*[:=]\s*[\"']?)(?!(?:null|None|false|true)\b)[^\s\"',}]{6,}"
     ),
 )
 HIDDEN = "(hidden)"
@@ -31,7 +32,7 @@ class Hiding:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         named = {value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) >= 6}
-        self._values = sorted((value for value in named if not Path(value).exists()), key=len, reverse=True)
+        self._values = sorted((value for value in named if not os.path.exists(value)), key=len, reverse=True)
 
     def text(self, text: str) -> str:
         """The same with every key replaced."""

@@ -21,8 +21,9 @@ class Gpu:
 
     name: str
     total_bytes: float
+    """NaN where the driver does not say."""
     used_bytes: float
-    """By whoever uses it now."""
+    """By whoever uses it now; NaN as well."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Facts:
     """Of the lock's packages the version that is installed."""
     cores: int
     memory_bytes: float
-    """Of the host, as far as this process may use it."""
+    """Of the host, or of the container or job that bounds this process."""
     available_bytes: float
     shared_bytes: float
     """Free in /dev/shm."""

@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from math import nan
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ from rlscale.config.machine import missing_files
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import FileData
 from rlscale.config.visible_gpus import visible_gpus
+from rlscale.doctor.container_memory import container_memory
 from rlscale.doctor.facts import Facts, Folder, Gpu, Listening
 from rlscale.platform.ports import CANDIDATES, is_free
 
@@ -33,7 +35,7 @@ _ANY_HOST = ("0.0.0.0", "::", "")
 
 def gather(config: Config, lock: Mapping[str, str]) -> Facts:
     """The facts of this machine, for a run of that configuration."""
-    memory = psutil.virtual_memory()
+    memory, bounds = psutil.virtual_memory(), container_memory()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     run, unlimited = config.run, 1 << 30
     return Facts(
@@ -41,8 +43,8 @@ def gather(config: Config, lock: Mapping[str, str]) -> Facts:
         python=platform.python_version(),
         packages={name: _version(name) for name in lock},
         cores=len(os.sched_getaffinity(0)),
-        memory_bytes=memory.total,
-        available_bytes=memory.available,
+        memory_bytes=min([memory.total, *(most for most, _ in bounds)]),
+        available_bytes=min([memory.available, *(free for _, free in bounds)]),
         shared_bytes=_free("/dev/shm"),
         gpus=tuple(_gpus()),
         driver=next(iter(_nvidia_smi("driver_version")), ""),
@@ -97,8 +99,8 @@ def _nvidia_smi(*columns: str) -> list[str]:
 
 def _gpus() -> Iterator[Gpu]:
     """Those that CUDA_VISIBLE_DEVICES shows, where it names them by number."""
-    found = [line.split(", ") for line in _nvidia_smi("name", "memory.total", "memory.used")]
-    every = [Gpu(name, float(total) * 2**20, float(used) * 2**20) for name, total, used in found]
+    found = [line.rsplit(", ", 2) for line in _nvidia_smi("name", "memory.total", "memory.used")]
+    every = [Gpu(name, _bytes(total), _bytes(used)) for name, total, used in found]
     shown = visible_gpus()
     if shown is None:
         yield from every
@@ -106,6 +108,14 @@ def _gpus() -> Iterator[Gpu]:
         yield from (every[int(one)] for one in shown if int(one) < len(every))
     else:
         yield from every[: len(shown)]
+
+
+def _bytes(mib: str) -> float:
+    """NaN where the driver does not say: `[N/A]`, as of GPUs that share the host's memory."""
+    try:
+        return float(mib) * 2**20
+    except ValueError:
+        return nan
 
 
 def _listening(host: str) -> Listening:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isnan, nan
 
 from rlscale.config.cpu_threads import trainer_threads
 from rlscale.config.schema import Config
@@ -37,13 +38,15 @@ def devices(config: Config, facts: Facts) -> Iterator[Finding]:
         return
     used = [number for number, gpu in enumerate(facts.gpus[:wanted]) if gpu.used_bytes > _USED]
     if used:
-        yield problem(f"GPUs {', '.join(map(str, used))} are in use by somebody", "end what runs there (nvidia-smi)")
-    smallest = min(gpu.total_bytes for gpu in facts.gpus[:wanted]) / GB
+        are = "GPU {} is" if len(used) == 1 else "GPUs {} are"
+        yield problem(f"{are.format(', '.join(map(str, used)))} in use", "end what runs there (nvidia-smi)")
+    known = [gpu.total_bytes for gpu in facts.gpus[:wanted] if not isnan(gpu.total_bytes)]
+    smallest = min(known, default=nan) / GB
     said = config.cluster.gpu_memory_gb
     if said is not None and smallest < 0.97 * said:
         yield problem(f"GPUs of {smallest:.0f} GB, and cluster.gpu_memory_gb={said:g}", "set it to what there is")
     elif not used:
-        yield ok(f"{wanted} x {facts.gpus[0].name}, {smallest:.0f} GB, driver {facts.driver}")
+        yield ok(f"{wanted} x {facts.gpus[0].name}{f', {smallest:.0f} GB' if known else ''}, driver {facts.driver}")
 
 
 def _cores(config: Config, facts: Facts) -> Iterator[Finding]:

@@ -49,10 +49,11 @@ def waiting_for_engines(recent: Recent, iterations: int) -> Iterator[Advice]:
     share = _share(recent, "seconds_generate")
     if share > 0.5:
         waiting = mean(recent("prompts/ready"))
-        behind = "" if waiting < 1 else f" (and {figure(waiting)} finished groups lay ready)"
+        behind = "" if waiting < 1 else f" (and {figure(waiting)} finished groups were ready)"
         yield Advice(
             f"the trainer waited {percent(share)} of the last {iterations} iterations for the engines{behind}",
-            "more engines, or a higher rollout.max_staleness, so that they generate while it trains",
+            "more engines; or a higher rollout.max_staleness, with cluster.placement=disaggregated, so that they "
+            "generate while it trains",
         )
 
 
@@ -88,7 +89,8 @@ def other_work(recent: Recent, iterations: int) -> Iterator[Advice]:
 
 def no_signal(recent: Recent, iterations: int) -> Iterator[Advice]:
     """Groups whose samples all have the same reward teach nothing."""
-    share = mean(recent("groups_without_signal")) / mean(recent("groups"))
+    equal, groups = mean(recent("groups_without_signal")), mean(recent("groups"))
+    share = equal / groups if groups > 0 else nan
     if share > 0.5:
         reward = mean(recent("reward"))
         easy = "harder" if reward > 0.5 else "easier"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,14 +28,20 @@ class PrometheusTracker:
 
         self._registry = CollectorRegistry()
         self._gauges: dict[str, Any] = {}
-        self._labels = (run.folder.parent.name, run.folder.name)
+        recipe = run.config.get("run", {}).get("recipe", run.folder.parent.name)
+        self._labels = (str(recipe), run.folder.name)
         try:
             self._server, self._thread = start_http_server(port, host, self._registry)
         except OSError as error:
-            raise UserError(
-                f"tracker=prometheus: {host}:{port} cannot be listened on ({error.strerror}); give another "
-                "tracker.known.prometheus.port"
-            ) from error
+            raise _refused(host, port, error) from error
+
+    @staticmethod
+    def check(host: str = "127.0.0.1", port: int = 9464) -> None:
+        """UserError where the port is taken now, before the run starts anything."""
+        try:
+            socket.create_server((host, port), family=_family(host)).close()
+        except OSError as error:
+            raise _refused(host, port, error) from error
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Show these numbers from now on, and of which iteration they are."""
@@ -54,3 +61,14 @@ class PrometheusTracker:
         if called not in self._gauges:
             self._gauges[called] = Gauge(called, f"The metric {name} of rlscale.", _LABELS, registry=self._registry)
         return self._gauges[called]
+
+
+def _refused(host: str, port: int, error: OSError) -> UserError:
+    return UserError(
+        f"tracker=prometheus: {host}:{port} cannot be listened on ({error.strerror}); give another "
+        "tracker.known.prometheus.port"
+    )
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -103,7 +103,7 @@ class Summary:
         """The summary of a run, or None where there is none that can be read. Unknown keys are left out."""
         try:
             stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(stored, dict):
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import math
 import os
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 from rlscale.config.errors import UserError
 from rlscale.config.schema.tracker_config import TrackerConfig
 from rlscale.data.protocol_methods import check_built
-from rlscale.data.target import instantiate
+from rlscale.data.target import instantiate, resolve_target
 from rlscale.observe.formatting import visible
 
 
@@ -70,10 +71,16 @@ def build_tracker(
 def check_tracker(config: TrackerConfig) -> None:
     """Import the chosen trackers, and look for the key that Weights & Biases needs online, as it will.
 
-    Raises UserError for one that cannot be imported, takes other arguments or lacks a method, and for a missing key.
+    A class may have a static method `check`, which is called with the tracker's own arguments. Raises UserError for a
+    tracker that cannot be imported, takes other arguments or lacks a method, for what its `check` finds, and for a
+    missing key.
     """
     for kind in config.kinds:
-        check_built(config.known[kind], f"tracker.known.{kind}", Tracker, ("run",))
+        node, key = config.known[kind], f"tracker.known.{kind}"
+        check_built(node, key, Tracker, ("run",))
+        made: Any = resolve_target(node, key)
+        if isinstance(inspect.getattr_static(made, "check", None), staticmethod):
+            made.check(**{name: value for name, value in node.items() if not name.startswith("_")})
     if "wandb" not in config.kinds or config.offline:
         return
     import wandb

@@ -154,10 +154,10 @@ def _opening(load: Callable[..., Any]) -> Callable[..., Any]:
 
 def _tensors(owner: Any) -> dict[str, Tensor]:
     """Of a layer or scheme, those that are its own attributes."""
-    from torch import Tensor
+    import torch
 
     held = {**vars(owner), **vars(owner).get("_parameters", {})}
-    return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
 
 
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {LINEAR: adapt_linear, EXPERTS: adapt_experts}

@@ -38,11 +38,12 @@ def facts_of(config: Config, lock: Mapping[str, str], nodes: Sequence[str]) -> l
     asked = [_at(node, gather).remote(config, lock) for node in nodes]
     try:
         facts = ray.get(asked, timeout=_GATHERED_S)
+        facts = [_with_clock(one, node) for one, node in zip(facts, nodes, strict=True)]
     except RayError as error:
         raise UserError(f"a machine of the cluster does not answer: {str(error).splitlines()[-1]}") from error
     if len({one.name for one in facts}) < len(facts):  # machines may be called alike
         facts = [replace(one, name=f"{one.name} ({number})") for number, one in enumerate(facts)]
-    return [_with_clock(one, node) for one, node in zip(facts, nodes, strict=True)]
+    return facts
 
 
 def _with_clock(facts: Facts, node: str) -> Facts:
@@ -50,7 +51,7 @@ def _with_clock(facts: Facts, node: str) -> Facts:
     best = (float("inf"), 0.0)
     for _ in range(_CLOCK_LOOKS):
         before = time.time()
-        there = ray.get(_at(node, _now).remote())
+        there = ray.get(_at(node, _now).remote(), timeout=_GATHERED_S)
         after = time.time()
         best = min(best, ((after - before) / 2, there - (before + after) / 2))
     return replace(facts, clock_error_s=best[0], clock_offset_s=best[1])
@@ -68,9 +69,10 @@ def links_between(facts: Sequence[Facts], nodes: Sequence[str], *, nccl: bool) -
 
 def _link(backend: str, facts: Sequence[Facts], nodes: Sequence[str], pair: tuple[int, int]) -> Link:
     sender, receiver = (facts[number].name for number in pair)
-    address, port = ray.get(_at(nodes[pair[0]], _meeting_point).remote())
-    calls = [_at(nodes[number], _exchange).remote(rank, address, port, backend) for rank, number in enumerate(pair)]
+    calls: list[Any] = []
     try:
+        address, port = ray.get(_at(nodes[pair[0]], _meeting_point).remote(), timeout=_LINK_S)
+        calls = [_at(nodes[number], _exchange).remote(rank, address, port, backend) for rank, number in enumerate(pair)]
         return Link(sender, receiver, backend, min(ray.get(calls, timeout=3 * _LINK_S)))
     except RayError as error:
         return Link(sender, receiver, backend, None, str(error).strip().splitlines()[-1][:200])

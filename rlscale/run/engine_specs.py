@@ -13,7 +13,6 @@ from rlscale.config.schema.engine_group_config import EngineGroupConfig
 from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.config.speculation_options import speculation_options
 from rlscale.config.sticky_routing import STICKY, is_sticky
-from rlscale.data.model_folder import find_folder
 from rlscale.families.config_file import complete, read_config
 from rlscale.families.linears import adapted_modules
 from rlscale.run.placement import Slot, shares_devices
@@ -31,18 +30,16 @@ def served_adapters(config: Config, model_path: str) -> ServedAdapters | None:
 
 
 def engine_specs(
-    config: Config, slots: Sequence[Slot], model_path: str, *, trained_on: bool = True
+    config: Config, slots: Sequence[Slot], model_path: str, draft: str | None = None, *, trained_on: bool = True
 ) -> list[ServerSpec]:
     """The specification of each engine, one for each slot; `config` is the run's, with what is the fleet's own.
 
-    Engines of groups come in the groups' order. `model_path`: the folder that they start from. `trained_on`: whether
-    what they generate is, for which they must tell more.
+    Engines of groups come in the groups' order. `model_path`: the folder that they start from; `draft`: that of
+    `rollout.speculation.draft`. `trained_on`: whether what they generate is, for which they must tell more.
     """
     rollout, cluster, adapters = config.rollout, config.cluster, served_adapters(config, model_path)
     alike = EngineGroupConfig(engines=len(slots))
     groups = [one for one in rollout.engine_groups.values() or [alike] for _ in range(one.engines)] if slots else []
-    draft = rollout.speculation.draft
-    draft = None if draft is None else str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
     speculation = speculation_options(rollout.speculation, model_path, draft)
     return [
         ServerSpec(

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.engine_group_config import Role
+from rlscale.data.model_folder import find_folder
 from rlscale.run.actor_settings import OWN_GPUS, launcher_log, reserved_gpus
 from rlscale.run.actors import LauncherActor
 from rlscale.run.engine_specs import engine_specs, router_settings
@@ -124,7 +125,9 @@ class Engines:
         if rollout.engine_urls:
             self._engines = [_Engine(None, home, url.rstrip("/")) for url in rollout.engine_urls]
         slots = () if rollout.engine_urls else self.layout.engines
-        specs = engine_specs(self.config, slots, model_path, trained_on=self.trained_on)
+        draft = rollout.speculation.draft if slots else None
+        draft = draft and str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
+        specs = engine_specs(self.config, slots, model_path, draft, trained_on=self.trained_on)
         for slot, spec in zip(slots, specs, strict=True):
             launcher = self._launcher(slot.node)
             self._engines.append(_Engine(spec, launcher, starting=launcher.call.remote("start_engine", spec)))

@@ -18,7 +18,7 @@ from rlscale.config.checks import check
 from rlscale.config.data_paths import data_paths
 from rlscale.config.data_sections import evaluation_sections, reward_of, training_sections
 from rlscale.config.errors import ConfigError, UserError
-from rlscale.config.hub_names import not_downloaded, served_paths
+from rlscale.config.hub_names import not_downloaded, own_draft, served_paths
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
@@ -134,8 +134,9 @@ def _look_at_cheap_things(part: _Part, found: Findings) -> None:
     """What needs no model: functions, trackers, data files and how they overlap."""
     with declared(part.config.rollout.models):
         _look_at_functions(part, found)
-    with found.of(part.stage):
-        check_tracker(part.config.tracker)
+    if part.trains:
+        with found.of(part.stage):
+            check_tracker(part.config.tracker)
     _open_sources(part, found)
     with found.of(part.stage), user_code("data"):
         found.notes += [part.stage + note for note in compare(part.config, part.sources)]
@@ -240,7 +241,7 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
         return
     for name, path in served_paths(config).items():
         find_folder(path, f"rollout.models.{name}.path")
-    if (draft := config.rollout.speculation.draft) is not None:
+    if (draft := own_draft(config)) is not None:
         find_folder(draft, "rollout.speculation.draft", need_tokenizer=False)
     models = ModelFolders.of(config, other).taught_by(config)
     models.check_start(config)

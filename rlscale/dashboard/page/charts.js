@@ -44,7 +44,7 @@ const drawChart = (name, curves) => {
   }
   const readOut = (index) => {
     const x = index === null ? null : chart.plot.data[0][index];
-    chart.readout.replaceChildren(...(x === null ? [] : [make("span", {}, "iteration " + write(x))]), ...state.chosen.map((run, number) => {
+    chart.readout.replaceChildren(...(x === null ? [] : [make("span", {}, "iteration " + write(x))]), ...curves.map(([run], number) => {
       const values = chart.plot.data[4 + 4 * number] ?? [];
       const value = index === null ? [...values].reverse().find((one) => one !== null && one !== undefined) : values[index];
       const dot = make("i");

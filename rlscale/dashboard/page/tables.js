@@ -23,8 +23,11 @@ const drawEngines = async () => {
 };
 const columns = { prompt: "prompt", mean: "reward", spread: "spread", length: "tokens", age: "age" };
 const drawGroups = async () => {
-  const run = state.focus, found = await ask(`runs/${run}/groups`, { iteration: state.iteration });
+  const run = state.focus;
+  let found;
+  try { found = await ask(`runs/${run}/groups`, { iteration: state.iteration }); } catch (error) { found = { error: error.message }; }
   if (run !== state.focus) return;
+  if (found.error) return of("groups").replaceChildren(make("p", { class: "message" }, found.error));
   if (found.iteration === null) return of("groups").replaceChildren(make("p", { class: "note" }, "No rollouts are stored: a run stores them with rollout.store=all."));
   of("iteration").value = found.iteration;
   [of("iteration").min, of("iteration").max] = found.stored;

@@ -29,7 +29,9 @@ def dry_run(config: Config, command: Sequence[str], *, slurm: bool = False, imag
 
     `slurm`: with a script for sbatch. `image`: with a KubeRay job that runs it.
     """
-    found = Findings(notes=check(config))
+    for note in check(config):  # said before anything is built: whose code that is, is one of them
+        print(f"note: {note}", flush=True)
+    found = Findings()
     found.problems += missing_files(config) if config.cluster.ray_address is None else []
     with found.of(""):
         refuse_folder(config, config_hash(config))

@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.config.foreign_code import allowed_code
 from rlscale.config.schema import Config
 from rlscale.config.written_recipe import recipe_text
 
@@ -26,11 +27,11 @@ def slurm_job(config: Config, folder: Path) -> str:
     words = [f"recipe={folder / 'recipe.yaml'}", *_of_this_run(config)]
     return _filled(
         "job.sbatch.template",
-        name=f"rlscale-{config.run.recipe}",
+        name=shlex.quote(f"rlscale-{config.run.recipe}"),
         nodes=config.cluster.nodes,
         gpus=f"#SBATCH --gpus-per-node={config.cluster.gpus_per_node}\n" if config.cluster.gpus_per_node else "",
         folder=shlex.quote(str(folder)),
-        log=str(folder / "slurm-%j.log"),
+        log=shlex.quote(str(folder).replace("%", "%%") + "/slurm-%j.log"),  # sbatch reads quotes as a shell does
         here=shlex.quote(str(Path.cwd())),
         python=shlex.quote(sys.executable),
         gpus_per_node=config.cluster.gpus_per_node,
@@ -70,7 +71,7 @@ def _of_this_run(config: Config, *, elsewhere: bool = False) -> list[str]:
         run = config.run
         words = [f"run.root={Path(run.root).resolve()}", f"run.scratch={Path(run.scratch).resolve()}"]
         words += [f"run.output={Path(run.output).resolve()}"] if run.output is not None else []
-    return [*words, "run.progress=plain"]
+    return [*words, "run.progress=plain", *allowed_code()]
 
 
 def _kubernetes_name(name: str) -> str:

@@ -107,7 +107,8 @@ def _fleet(
         "log": str(logs / "router.log"),
     }
     slots = () if config.rollout.engine_urls else layout.engines
-    for slot, spec in zip(slots, engine_specs(config, slots, model, trained_on=trained_on), strict=True):
+    specs = engine_specs(config, slots, model, folders.draft(config), trained_on=trained_on)
+    for slot, spec in zip(slots, specs, strict=True):
         process: Process = {"name": prefix + spec.name, "machine": slot.node}
         if slot.gpus:
             process["gpus"] = list(slot.gpus)

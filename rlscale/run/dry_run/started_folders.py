@@ -14,11 +14,10 @@ from rlscale.config.hf_architecture import is_here
 from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.data.companions import companions_of
-from rlscale.data.model_folder import find_folder
+from rlscale.data.model_folder import ensure_model_folder, find_folder
 from rlscale.data.served_folder import served_path
 from rlscale.families.config_file import CONFIG
 from rlscale.run.generate_only import serving, starting_folder
-from rlscale.run.model_folders import ModelFolders
 
 
 @dataclass(frozen=True)
@@ -39,16 +38,28 @@ class StartedFolders:
         path = str(model.path or "")
         return str(find_folder(path, f"rollout.models.{name}.path")) if path and is_here(path) else path
 
+    def draft(self, config: Config) -> str | None:
+        """The folder of the draft of a fleet's engines, or its name where it is not downloaded; None without one."""
+        draft = config.rollout.speculation.draft
+        if draft is None or not is_here(draft):
+            return draft
+        return str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
+
     def serving(self, config: Config) -> Config:
         """The configuration of engines of a run without a trainer."""
         return serving(config)
 
     def shown(self, value: Any) -> Any:
         """Plain values with the folders as they will be called."""
-        text = json.dumps(value)
-        for folder, name in self.names.items():
-            text = text.replace(folder, name)
-        return json.loads(text)
+        if isinstance(value, dict):
+            return {key: self.shown(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.shown(inner) for inner in value]
+        if isinstance(value, str):
+            for folder, name in self.names.items():
+                if value == folder or value.startswith(f"{folder}/"):
+                    value = name + value.removeprefix(folder)
+        return value
 
 
 @contextmanager
@@ -72,9 +83,12 @@ def _served(config: Config, other: Path, scratch: Path) -> tuple[Path, Path]:
 
     A model that rlscale makes is made in `other`.
     """
-    model = ModelFolders.of_policy(config, other).policy
+    model = ensure_model_folder(config.model, other)
     if config.serves_adapters:
         model = starting_folder(config, model)
+    tokenizer = config.model.tokenizer
+    if tokenizer is not None and not is_here(tokenizer, weights=False):
+        return model, model  # its files, which lie with what engines start from, are not here
     form = config.rollout.served_form
     started = served_path(companions_of(config, model), config.model.name, config.model.dtype.value, scratch, form)
     return (started, started) if (started / CONFIG).is_file() else (model, started)

@@ -43,11 +43,37 @@ def test_two_runs_in_a_browser(tmp_path: Path) -> None:
                 assert await browser.value("document.documentElement.scrollWidth") <= 390, "nothing to scroll sideways"
                 await browser.picture(tmp_path / "dashboard-phone.png")
                 assert browser.complaints == []
+                await goes_on_without_its_groups(browser, first)
+                await tells_apart_who_has_a_metric(browser, second)
         finally:
             await server.close()
 
     asyncio.run(scenario())
     assert (tmp_path / "dashboard-phone.png").stat().st_size > 10_000
+
+
+async def goes_on_without_its_groups(browser: Browser, run: Path) -> None:
+    """Rollouts of an iteration that is not stored are said to be missing; the curves go on."""
+    await browser.value(f"choose(['{run_id(run.resolve())}'], '{run_id(run.resolve())}'); state.iteration = 2; 1")
+    await browser.until("document.getElementById('groups').innerText.includes('iteration 2 is not stored')")
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"iteration": 42, "reward": 1.0}) + "\n")
+    await browser.until("charts.get('reward')?.plot?.data[0].length === 42")
+
+
+async def tells_apart_who_has_a_metric(browser: Browser, run: Path) -> None:
+    """A metric of the second run alone is read out in that run's colour."""
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"iteration": 41, "only_here": 7.0}) + "\n")
+    name = run_id(run.resolve())
+    await browser.value(f"choose([state.focus, '{name}'], state.focus); 1")
+    await browser.value(
+        "(() => { const f = document.getElementById('metric-filter'); f.value = '^only_here$'; "
+        "f.dispatchEvent(new Event('input')); })()"
+    )
+    dot = "document.querySelector('[data-metric=only_here] .readout i')"
+    wanted = f"(() => {{ const i = make('i'); i.style.background = colorOf('{name}'); return i.style.background; }})()"
+    await browser.until(f"{dot} && {dot}.style.background === {wanted}")
 
 
 async def sees_the_run(browser: Browser) -> None:

@@ -184,8 +184,10 @@ def test_explain_names_the_option_as_the_origin() -> None:
     assert "rollout.gpus_per_engine" not in last
 
 
-def test_without_engines_no_models_are_served_beside_the_policy(tmp_path: Path) -> None:
+def test_without_engines_nothing_speculates_and_no_models_are_served_beside_the_policy(tmp_path: Path) -> None:
     judge = ["rollout.models.judge.path=/m", "rollout.models.judge.sglang.max_running_requests=3"]
-    config = compose(None, [*judge, "debug=no_engines", f"rollout.replay={tmp_path}"])
+    draft = ["rollout.speculation.algorithm=standalone", "rollout.speculation.draft=nobody/draft"]
+    config = compose(None, [*judge, *draft, "debug=no_engines", f"rollout.replay={tmp_path}"])
+    assert config.rollout.speculation == compose(None, []).rollout.speculation
     assert config.rollout.models == {}
     check(config)

@@ -117,3 +117,35 @@ def test_a_character_of_several_tokens_stands_at_the_last() -> None:
     assert token_texts([1, 9, 4], decode) == ["a", "⟨9⟩", " b"], "a number without a text is a number"
     many = [1, 2, 3, 4] * 20
     assert "".join(token_texts(many, decode)) == "aé b" * 20
+
+
+def test_a_record_that_no_number_holds_is_passed_over_and_the_rest_stays_in_step(tmp_path: Path) -> None:
+    huge = "1" + "0" * 400
+    numbers = [f'{{"iteration": {huge}, "a": 1}}', f'{{"iteration": 1, "a": {huge}}}', '{"iteration": 2, "a": 5}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(numbers) + "\n")
+    spans = [
+        f'"start": {huge}, "end": 2',
+        f'"start": 1, "end": {huge}',
+        '"start": NaN, "end": 2',
+        '"start": 1, "end": 2',
+    ]
+    lines = [f'{{"lane": "driver", "name": "train", {times}}}\n' for times in spans]
+    (tmp_path / "timeline.jsonl").write_text("".join(lines))
+    reader = RunReader(tmp_path)
+    assert reader.refresh()
+    assert reader.metrics.curve("a", 10).mean == [5.0]
+    assert (len(reader.spans), reader.spans.whole) == (1, (1.0, 2.0))
+
+
+def test_spans_may_have_more_names_than_two_bytes_count() -> None:
+    spans = Spans()
+    for number in range((1 << 16) + 2):
+        spans.add({"lane": "driver", "name": str(number), "start": number, "end": number + 1})
+    assert len(spans) == (1 << 16) + 2
+
+
+def test_half_a_line_at_the_end_is_no_work_left(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 1, "a": 5}\n{"iteration": 2, "a')
+    reader = RunReader(tmp_path)
+    assert reader.refresh()
+    assert reader.share == 1.0

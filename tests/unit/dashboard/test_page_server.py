@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,11 +17,13 @@ import aiohttp
 import pytest
 
 from rlscale.config.schema.rollout_config import StoreFormat
+from rlscale.dashboard.answers_of_run import RunAnswers
 from rlscale.dashboard.dashboard_command import dashboard
-from rlscale.dashboard.found_runs import run_id
+from rlscale.dashboard.found_runs import describe, find_runs, run_id
 from rlscale.dashboard.page_server import PageServer
 from rlscale.observe.metrics import MetricsLog
 from rlscale.observe.summary import Summary
+from rlscale.run.run_folder import RunFolder
 from tests.unit.dashboard.written_run import store_rollouts, write_run
 
 Ask = Callable[..., Awaitable[Any]]
@@ -60,6 +63,63 @@ def test_runs_below_a_folder_are_listed_with_what_they_say_of_themselves(tmp_pat
     asyncio.run(scenario())
 
 
+def test_a_run_that_is_quiet_goes_on_while_somebody_holds_its_folder(tmp_path: Path) -> None:
+    write_run(tmp_path, 2)
+    for name in ("metrics.jsonl", "timeline.jsonl", "run.json"):
+        os.utime(tmp_path / name, (1e9, 1e9))
+    held = RunFolder(tmp_path)
+    held.acquire()
+    assert describe(tmp_path)["status"] == "running"
+    held.release()
+    assert describe(tmp_path)["status"] == "not finished"
+
+
+def test_files_that_nobody_may_look_at_or_that_are_nested_without_end_stop_no_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "a", 2)
+    for name in ("run.json", "summary.json"):
+        (tmp_path / "a" / name).write_text("[" * 100_000)
+    (tmp_path / "closed").mkdir()
+    look = os.stat
+
+    def refused(path: Any, *given: Any, **named: Any) -> Any:
+        if "closed" in os.fspath(path) or str(path).endswith("rank-0.log"):
+            raise PermissionError(13, "Permission denied")
+        return look(path, *given, **named)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert find_runs([tmp_path, tmp_path / "closed"]) == [tmp_path / "a"]
+    assert describe(tmp_path / "a")["status"] == "running"
+    assert RunAnswers(tmp_path / "a").about()["logs"] == []
+
+
+def test_a_run_that_cannot_be_read_leaves_the_others_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, 3)
+    first, second = (run_id((tmp_path / name).resolve()) for name in ("a", "b"))
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as (server, ask):
+            for run in (first, second):
+                await ask(f"runs/{run}/about")
+            monkeypatch.setattr(server._runs[first].reader, "refresh", lambda budget: 1 / 0)
+            with open(tmp_path / "b" / "metrics.jsonl", "a") as file:
+                file.write('{"iteration": 4, "reward": 9.0}\n')
+            while (await ask(f"runs/{second}/about"))["iteration"] == 3:
+                await asyncio.sleep(0.05)
+            monkeypatch.setattr(server._runs[first], "engines", lambda: 1 / 0)
+            assert "a fault of the dashboard" in (await ask(f"runs/{first}/engines", 500))["error"]
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+    assert [one.message for one in caplog.records] == [
+        f"{tmp_path / 'a'} cannot be read on",
+        f"/api/runs/{first}/engines could not be answered",
+    ]
+
+
 def test_a_runs_numbers_are_those_in_its_files(tmp_path: Path) -> None:
     write_run(tmp_path, 30)
     run = run_id(tmp_path.resolve())
@@ -90,7 +150,7 @@ def test_a_runs_numbers_are_those_in_its_files(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_run_that_goes_is_followed_within_two_seconds(tmp_path: Path) -> None:
+def test_a_live_run_is_followed_within_two_seconds(tmp_path: Path) -> None:
     write_run(tmp_path, 3)
     run = run_id(tmp_path.resolve())
 
@@ -104,6 +164,7 @@ def test_a_run_that_goes_is_followed_within_two_seconds(tmp_path: Path) -> None:
                 assert time.monotonic() - began < 2.0
                 await asyncio.sleep(0.05)
             assert (about["iteration"], about["newest"]["reward"]) == (4, 9.0)
+            assert about["read"] == 1.0, "half a line is not waited for"
             assert about["revision"] > before["revision"]
 
     asyncio.run(scenario())
@@ -163,6 +224,9 @@ def test_nothing_is_answered_without_the_key_or_by_another_name(tmp_path: Path) 
             evil = {"Host": f"evil.example:{port}", "Authorization": f"Bearer {server.key}"}
             async with session.get(f"{base}/api/runs", headers=evil) as answer:
                 assert answer.status == 401
+            plain = {"Host": "127.0.0.1", "Authorization": f"Bearer {server.key}"}  # as browsers write port 80
+            async with session.get(f"{base}/api/runs", headers=plain) as answer:
+                assert answer.status == 200
             async with session.get(server.url) as answer:
                 assert answer.status == 200
 
@@ -176,7 +240,12 @@ def test_requests_that_are_not_the_pages_are_refused_in_a_line(tmp_path: Path) -
     async def scenario() -> None:
         async with serving(tmp_path) as (_, ask):
             assert await ask("runs/none/about", 404) == {"error": "there is no such run any more"}
-            for path, given in (("sample", {"iteration": "x", "row": 1}), ("nothing", {}), ("curve", {})):
+            for path, given in (
+                ("sample", {"iteration": "x", "row": 1}),
+                ("nothing", {}),
+                ("curve", {}),
+                ("timeline", {"from": "nan"}),
+            ):
                 assert "is not one of the page's" in (await ask(f"runs/{run}/{path}", 400, **given))["error"]
 
     asyncio.run(scenario())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rlscale.config.checks import check
@@ -9,6 +11,8 @@ from rlscale.config.compose import compose
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.data.configured_source import build_source, training_source
 from rlscale.data.first_prompts import FirstPrompts
+from rlscale.data.overlap import KnowsPrompts
+from rlscale.data.sources import RawPrompt, Stream
 
 
 def ids(source: FirstPrompts, count: int) -> list[str]:
@@ -53,3 +57,27 @@ def test_a_recipe_overfits_as_many_prompts_as_an_iteration_has_groups(recipe: st
     check(config)
     assert config.data.first == config.rollout.groups_per_iteration == 8
     assert compose(recipe, ["debug=overfit_batch", "rollout.groups_per_iteration=2"]).data.first == 2
+
+
+class Listed(Stream):
+    """Prompts of one text each, with labels that may be anything."""
+
+    def __init__(self, labels: list[Any]) -> None:
+        super().__init__(len(labels), shuffle=False, seed=0)
+        self.labels = labels
+
+    def item(self, number: int, index: int) -> RawPrompt:
+        return RawPrompt(index, f"p{number}", f"question {number}", self.labels[number])
+
+
+def test_only_the_first_prompts_count_as_trained_on() -> None:
+    source = FirstPrompts(Listed([1, 2, 3]), 2)
+    assert isinstance(source, KnowsPrompts)
+    assert source.holds(["question 0", [{"role": "user", "content": "question 1"}], "question 2"]) == 2
+
+
+def test_a_changed_label_is_other_data_and_an_object_without_words_is_not() -> None:
+    state = FirstPrompts(Listed(["4", object()]), 2).state_dict()
+    FirstPrompts(Listed(["4", object()]), 2).load_state_dict(state)
+    with pytest.raises(UserError, match="not the ones that the checkpoint was made with"):
+        FirstPrompts(Listed(["5", object()]), 2).load_state_dict(state)

@@ -21,14 +21,21 @@ KEY = "0123456789abcdefSECRET"
         "https://user:hunter22@host/path",
         '"api_key": "abcdefgh"',
         "secret=abcdefgh",
+        "Authorization: Basic dXNlcjpodW50ZXIyMg==",
+        "github_pat_11ABCDEFG0abcdef and ghs_abcdef0123456789",
+        "password=trueabcdefblue9",
         f"said by the shell: {KEY}",
     ],
 )
 def test_what_looks_like_a_key_is_hidden(text: str) -> None:
     hidden = Hiding({"MY_TOKEN": KEY}).text(text)
     assert HIDDEN in hidden
-    for secret in ("hf_AbC", "abcdef", "hunter22", KEY):
+    for secret in ("hf_AbC", "abcdef", "hunter22", "dXNl", KEY):
         assert secret not in hidden
+
+
+def test_a_key_that_is_too_long_for_a_files_name_is_hidden_too() -> None:
+    assert Hiding({"MY_TOKEN": "k" * 400}).text("k" * 400) == HIDDEN
 
 
 def test_a_path_and_a_number_stay() -> None:

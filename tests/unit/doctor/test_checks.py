@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import nan
 
 import pytest
 
@@ -58,6 +59,13 @@ def said(config: Config, facts: Sequence[Facts], links: Sequence[Link] = ()) -> 
     return found
 
 
+def test_gpus_whose_memory_the_driver_does_not_tell_are_ready(gpus: Config) -> None:
+    unknown = Gpu("GB10", nan, nan)
+    assert said(gpus, [replace(READY, gpus=(unknown,) * 8)])[Verdict.problem] == []
+    both = replace(READY, gpus=(*(replace(H100, used_bytes=4e10),) * 2, *(H100,) * 6))
+    assert "GPUs 0, 1 are in use; " in said(gpus, [both])[Verdict.problem][0][1]
+
+
 def test_a_machine_that_is_ready_has_nothing_to_complain_of(gpus: Config) -> None:
     assert said(gpus, [READY]) == {Verdict.problem: [], Verdict.warning: []}
 
@@ -98,7 +106,7 @@ def test_what_keeps_a_run_from_starting_is_a_problem_with_its_remedy(check: str,
         ),
         (
             replace(READY, gpus=(replace(H100, used_bytes=4e10), *(H100,) * 7)),
-            "problem  devices: GPUs 0 are in use by somebody; end what runs there (nvidia-smi)",
+            "problem  devices: GPU 0 is in use; end what runs there (nvidia-smi)",
         ),
         (
             replace(READY, folders={"run.scratch": CLOSED}),

@@ -61,6 +61,11 @@ def test_a_state_that_calls_for_it_is_named_with_its_figure(check: str) -> None:
     assert words in line
 
 
+def test_engines_that_take_turns_with_the_trainer_are_told_of_the_placement_that_lets_them_go_on() -> None:
+    (one,) = advise(lambda name: (WELL | BAD["waiting_for_engines"][0]).get(name, []))
+    assert "cluster.placement=disaggregated" in one.change
+
+
 def test_a_run_without_engines_is_not_told_of_them() -> None:
     assert said(WELL | {"staleness_max": [], "tokens_generated": []}) == []
 
@@ -73,6 +78,7 @@ def test_two_iterations_are_no_reason_for_advice() -> None:
 def test_numbers_that_were_never_measured_or_are_not_finite_advise_nothing() -> None:
     assert said({"seconds_loop": [1.0] * 5}) == []
     assert said({"seconds_loop": [0.0] * 5, "truncated": [float("nan")] * 5}) == []
+    assert said(WELL | {"groups": [0.0] * 5, "groups_without_signal": [0.0] * 5}) == []
 
 
 def test_every_key_that_is_advised_is_one() -> None:

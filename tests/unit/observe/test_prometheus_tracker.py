@@ -23,7 +23,7 @@ def test_the_newest_numbers_are_told_with_recipe_and_run(tmp_path: Path) -> None
     port = free_port("127.0.0.1")
     config = compose(None, ["tracker=prometheus", f"tracker.known.prometheus.port={port}"]).tracker
     check_tracker(config)
-    tracker = build_tracker(config, tmp_path / "arithmetic" / "monday")
+    tracker = build_tracker(config, tmp_path / "anywhere" / "monday", run_config={"run": {"recipe": "arithmetic"}})
     try:
         tracker.log(1, {"reward": 0.25, "eval/pass@1": 0.5})
         tracker.log(2, {"reward": 0.75, "loss": float("nan"), "note": "no number"})
@@ -40,6 +40,8 @@ def test_the_newest_numbers_are_told_with_recipe_and_run(tmp_path: Path) -> None
 
 
 def test_a_port_that_is_taken_is_said_before_the_run(taken: int, tmp_path: Path) -> None:
-    config = compose(None, ["tracker=prometheus"]).tracker
+    config = compose(None, ["tracker=prometheus", f"tracker.known.prometheus.port={taken}"]).tracker
+    with pytest.raises(UserError, match=f"127.0.0.1:{taken} cannot be listened on .*tracker.known.prometheus.port"):
+        check_tracker(config)
     with pytest.raises(UserError, match=f"127.0.0.1:{taken} cannot be listened on .*tracker.known.prometheus.port"):
         PrometheusTracker(TrackedRun(tmp_path, config), port=taken)

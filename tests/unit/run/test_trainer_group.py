@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+import torch
 
 from rlscale.config.needs import COLUMNS, Moment, Pass
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
+from rlscale.run.actors import TrainerActor
 from rlscale.run.trainer_group import TrainerGroup
 
 LENGTHS = (3, 1, 4, 2)
@@ -89,3 +94,15 @@ def test_ranks_of_one_data_parallel_place_get_the_same_part(group: Any, parts: l
     assert group.train_shards(parts, 7, policy=False) == {"loss": 1.0}
     assert [rank.trained[0] for rank in group._ranks] == [parts[0], parts[0], parts[1], parts[1]]
     assert {rank.trained[1:] for rank in group._ranks} == {(7, False, False)}
+
+
+def test_a_rank_writes_what_it_computed_while_it_was_profiled(group: Any, tmp_path: Path) -> None:
+    """The rank is a real actor's class, called here and not through Ray."""
+    actor = TrainerActor.__new__(TrainerActor)  # its own beginning sends what this process prints to a log
+    actor._rank = 3
+    names = ("begin_profile", "end_profile")
+    group._ranks = [SimpleNamespace(**{name: SimpleNamespace(remote=getattr(actor, name)) for name in names})]
+    with group.profiled(tmp_path / "profile", 7):
+        torch.linalg.svd(torch.eye(4))
+    with gzip.open(tmp_path / "profile" / "iteration_000007.rank-3.trace.json.gz") as file:
+        assert "aten::linalg_svd" in {event.get("name") for event in json.load(file)["traceEvents"]}

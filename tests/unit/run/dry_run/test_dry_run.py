@@ -12,8 +12,11 @@ import yaml
 
 from rlscale.cli import main
 from rlscale.config.compose import compose
+from rlscale.config.foreign_code import allowing_code
+from rlscale.data.model_folder import ensure_model_folder
 from rlscale.run.actor_settings import rank_settings
-from rlscale.run.dry_run.job_script import slurm_job
+from rlscale.run.dry_run.job_script import kubernetes_job, slurm_job
+from rlscale.run.dry_run.started_folders import StartedFolders
 from rlscale.run.placement import lay_out_run
 
 NODES = [
@@ -35,6 +38,11 @@ def dry(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[Path, list[dic
 def named(processes: list[dict[str, Any]], name: str) -> dict[str, Any]:
     (found,) = [process for process in processes if process["name"] == name]
     return found
+
+
+def published(folder: Path) -> Path:
+    """A model's folder, as one that was downloaded."""
+    return ensure_model_folder(compose(None, []).model, folder)
 
 
 @pytest.fixture
@@ -108,6 +116,7 @@ def test_the_slurm_script_is_bash_and_asks_for_the_runs_machines(cluster_run: Pa
     text = script.read_text()
     asked = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert asked[:4] == ["job-name=rlscale-arithmetic", "nodes=4", "ntasks-per-node=1", "gpus-per-node=8"]
+    assert f"output='{cluster_run}/slurm-%j.log'" in asked
     last = text.splitlines()[-1]
     assert f"'recipe={cluster_run}/recipe.yaml'" in last
     assert f"'run.output={cluster_run.parent}'" in last
@@ -163,3 +172,51 @@ def test_options_that_do_not_go_together_are_refused(
 ) -> None:
     assert main(words) == 2
     assert capsys.readouterr().err.splitlines() == [line]
+
+
+@pytest.mark.parametrize(
+    ("words", "draft"),
+    [
+        (["model.tokenizer=nobody/tokenizer"], None),
+        (["rollout.speculation.algorithm=standalone", "rollout.speculation.draft=nobody/draft"], "nobody/draft"),
+    ],
+)
+def test_what_is_not_here_is_named_and_not_downloaded(
+    words: list[str],
+    draft: str | None,
+    elsewhere: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: asked.append(name))
+    path = published(elsewhere / "made")
+    words = [*words, f"model.path={path}", "model.create=null", "warm_start=null", "cluster=node8"]
+    _, processes = dry(capsys, *words, "rollout.engines=8", "trainer.threads=null")
+    options = named(processes, "engine-0")["standard_input"]["options"]
+    assert asked == []
+    assert (options["model_path"], options.get("speculative_draft_model_path")) == (str(path), draft)
+
+
+def test_a_stand_in_for_a_folder_is_replaced_where_it_is_a_folder_only(elsewhere: Path) -> None:
+    folders = StartedFolders(compose(None, []), "", elsewhere, {"/tmp/a": "/kept/model"})
+    told = {"path": "/tmp/a", "file": "/tmp/a/config.json", "other": ["/tmp/ab", "said /tmp/a", 3, None]}
+    assert folders.shown(told) == {"path": "/kept/model", "file": "/kept/model/config.json", "other": told["other"]}
+
+
+def test_code_that_the_command_line_allows_is_allowed_in_everything_that_is_written(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, processes = dry(capsys, "--allow-code=mpmath")
+    assert named(processes, "driver")["command"][-1] == "--allow-code=mpmath"
+    config = compose(None, [])
+    with allowing_code(["mpmath"]):
+        assert "run.progress=plain --allow-code=mpmath\n" in slurm_job(config, elsewhere)
+        assert 'run.progress=plain --allow-code=mpmath"' in kubernetes_job(config, "image")
+
+
+def test_whose_code_runs_is_said_before_it_is_built(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (elsewhere / "loud.py").write_text("print('imported')\ndef score(response, label, info):\n    return 1.0\n")
+    assert main(["--dry-run", "reward.function={_target_: loud.score}"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("runs loud.score of") < out.index("imported")

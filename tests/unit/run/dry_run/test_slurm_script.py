@@ -25,7 +25,7 @@ SCRIPTS = {
 def test_the_script_brings_up_ray_on_every_machine_and_then_runs_the_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands, folder, said = tmp_path / "bin", tmp_path / "dry run", tmp_path / "said"
+    commands, folder, said = tmp_path / "the bin", tmp_path / "dry run", tmp_path / "said"
     for path in (commands, folder):
         path.mkdir()
     for name, text in SCRIPTS.items():
@@ -48,3 +48,9 @@ def test_the_script_brings_up_ray_on_every_machine_and_then_runs_the_recipe(
     assert run.startswith(f"python -m rlscale recipe={folder}/recipe.yaml run.root={tmp_path}/outputs")
     assert run.endswith("cluster.ray_address=auto")
     assert list(folder.iterdir()) == [], "the token goes with the job"
+
+
+def test_a_blank_and_a_percent_sign_in_a_folders_name_reach_slurm_as_they_are(tmp_path: Path) -> None:
+    lines = slurm_job(compose(None, ["run.recipe=my runs"]), Path("/data/50% out folder")).splitlines()
+    assert "#SBATCH --output='/data/50%% out folder/slurm-%j.log'" in lines
+    assert "#SBATCH --job-name='rlscale-my runs'" in lines
