@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.said_options import said_options
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.trainer_config import Mtp
@@ -65,12 +66,12 @@ def files_have_a_place(context: CheckContext) -> Iterator[str]:
         yield f"weights.transport.keep={keep}: must be a whole number of at least 1"
     if encoding not in ("xor", "overwrite"):
         yield f"weights.transport.encoding={encoding}: use xor or overwrite"
-    workers = context.config.rollout.sglang.get("tokenizer_worker_num", 1)
-    if name == "delta" and workers != 1:
-        yield (
-            f"rollout.sglang.tokenizer_worker_num={workers}: SGLang's further processes do not know the call that "
-            "patches weights; leave it out, or choose weights/transport=disk"
-        )
+    for key, workers in said_options(context.config.rollout, "tokenizer_worker_num").items():
+        if name == "delta" and workers != 1:
+            yield (
+                f"{key}={workers}: SGLang's further processes do not know the call that patches weights; leave it out, "
+                "or choose weights/transport=disk"
+            )
     if name == "delta" and context.config.rollout.engine_urls:
         yield (
             "weights/transport=delta: engines of rollout.engine_urls do not patch weights as those do that a run "

@@ -29,6 +29,10 @@ APART = "cluster.placement=disaggregated"
             ["weights/transport=delta", "+rollout.sglang.tokenizer_worker_num=2"],
             "rollout.sglang.tokenizer_worker_num=2: SGLang's further processes do not know the call that patches",
         ),
+        (
+            ["weights/transport=delta", "rollout.engine_groups.large.sglang.tokenizer_worker_num=2"],
+            "rollout.engine_groups.large.sglang.tokenizer_worker_num=2: SGLang's further processes do not know",
+        ),
         (["weights/transport=delta", "weights.transport.encoding=zip"], "encoding=zip: use xor or overwrite"),
         (
             ["weights/transport=delta", "rollout.engine_urls=['http://127.0.0.1:1']"],
