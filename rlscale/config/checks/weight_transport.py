@@ -11,6 +11,7 @@ from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.said_options import said_options
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
+from rlscale.config.schema.rollout_config import Concurrency
 from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families.served_form import WeightForm
 
@@ -87,14 +88,21 @@ def engines_take_turns(context: CheckContext) -> Iterator[str]:
     begin, away = f"weights.max_engines_at_once={most}:", "leave it out"
     if not context.needs.engines or context.supervised or config.run.generate_only:
         yield f"weights.max_engines_at_once={most} is never read: no engine generates during a sync; {away}"
+    elif config.rollout.engine_urls:
+        yield f"{begin} engines of rollout.engine_urls cannot empty their cache while they are paused; {away}"
+    elif config.rollout.engine_groups:
+        yield f"{begin} engines of rollout.engine_groups have not been tried with it; {away}"
     elif not config.syncs_in_waves:
         yield f"{begin} there are no more than rollout.engines={config.rollout.engines}; {away}"
     elif config.cluster.placement is not Placement.disaggregated:
         yield f"{begin} nobody generates on devices that the trainer has; {away}, or set {_APART}"
     elif config.rollout.max_staleness == 0:
         yield f"{begin} with rollout.max_staleness=0 nothing is generated during a sync; {away}, or raise the bound"
-    elif config.rollout.engine_urls:
-        yield f"{begin} engines of rollout.engine_urls cannot empty their cache while they are paused; {away}"
+    elif config.rollout.concurrency is Concurrency.adaptive:
+        yield (
+            f"{begin} rollout.concurrency=adaptive forgets how many requests an engine takes whenever the router "
+            f"leaves it out; use fixed, or {away}"
+        )
     elif config.serves_adapters:
         yield (
             f"{begin} requests name the adapter of their version, which all engines change together "
