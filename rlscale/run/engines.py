@@ -74,7 +74,7 @@ class Engines:
     section: str = "rollout"
     """Where its keys are, for messages."""
     trained_on: bool = True
-    """Whether what its engines generate is trained on, for which they must tell more."""
+    """Whether its engines tell all that training asks for; those of the evaluation do, as the policy's."""
     restarted_with: str = "the current weights"
     """What an engine has that was started again, for a note."""
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
