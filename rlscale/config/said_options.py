@@ -1,4 +1,4 @@
-"""What a configuration says of an option of SGLang for the policy's engines; a group's own options win."""
+"""What a configuration says of the policy's engines, by the keys that say it: what a group says of its own wins."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ def said_options(rollout: RolloutConfig, name: str, otherwise: Any = _NOTHING) -
         section = key if name in own else "rollout.sglang"
         found[f"{section}.{name}"] = own.get(name, rollout.sglang.get(name, otherwise))
     return {key: value for key, value in found.items() if value is not _NOTHING}
+
+
+def said_gpus(rollout: RolloutConfig) -> dict[str, int]:
+    """GPUs of an engine, by every key that says it of some."""
+    own = {f"rollout.engine_groups.{name}": one.gpus_per_engine for name, one in rollout.engine_groups.items()}
+    return {
+        f"{'rollout' if gpus is None else key}.gpus_per_engine": gpus or rollout.gpus_per_engine
+        for key, gpus in (own or {"rollout": rollout.gpus_per_engine}).items()
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.options import check_options
+from rlscale.config.said_options import said_gpus
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.engine_group_config import Role
@@ -43,10 +44,7 @@ def groups_have_their_devices(context: CheckContext) -> Iterator[str]:
         return
     per_node, heads = cluster.gpus_per_node, context.size("num_attention_heads")
     evaluating = (rollout.gpus_per_engine,) * sizes.eval_engines  # which come behind the groups
-    each = {
-        f"{_KEY}.{name}.gpus_per_engine": one.gpus_per_engine or rollout.gpus_per_engine
-        for name, one in rollout.engine_groups.items()
-    }
+    each = said_gpus(rollout)
     if evaluating:
         each["rollout.gpus_per_engine"] = rollout.gpus_per_engine
     for key, gpus in each.items():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.said_options import said_gpus
 from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.speculation_config import Algorithm
 from rlscale.config.source_sampling import sampled_apart
 from rlscale.families import FAMILIES
 from rlscale.families.bitwise import why_not_bitwise
@@ -35,17 +37,24 @@ def sums_have_one_order(context: CheckContext) -> Iterator[str]:
                 f"run.bitwise=true with parallel.{size}={getattr(config.parallel, size)}: a sum over ranks has another "
                 f"order than an engine's; use parallel.{size}=1 (parallel.data and parallel.pipeline may be larger)"
             )
-    if config.rollout.gpus_per_engine > 1 and context.on_gpus:
-        yield (
-            f"run.bitwise=true with rollout.gpus_per_engine={config.rollout.gpus_per_engine}: a sum over GPUs has "
-            "another order than the trainer's; use 1"
-        )
+    for key, gpus in said_gpus(config.rollout).items():
+        if gpus > 1 and context.on_gpus:
+            yield f"run.bitwise=true with {key}={gpus}: a sum over GPUs has another order than the trainer's; use 1"
     for key, threads in (
         ("trainer.threads", config.trainer.threads),
         ("rollout.threads_per_engine", config.rollout.threads_per_engine),
     ):
         if threads is not None and threads > 1:
             yield f"run.bitwise=true with {key}={threads}: a sum over threads has another order; leave it out, or use 1"
+
+
+def tokens_are_made_one_by_one(context: CheckContext) -> Iterator[str]:
+    """By the engine that read the prompt, as was tried."""
+    rollout = context.config.rollout
+    if _asked(context) and rollout.disaggregated:
+        yield "run.bitwise=true: rollout.engine_groups with prefill and decode have not been tried with it; use one only"
+    if _asked(context) and rollout.speculation.algorithm is not Algorithm.none:
+        yield "run.bitwise=true: rollout.speculation has not been tried with it; leave one out"
 
 
 def weights_are_the_same(context: CheckContext) -> Iterator[str]:
@@ -98,6 +107,7 @@ def _asked(context: CheckContext) -> bool:
 BITWISE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     model_is_computed_alike,
     sums_have_one_order,
+    tokens_are_made_one_by_one,
     weights_are_the_same,
     tokens_are_drawn_from_all_words,
 )

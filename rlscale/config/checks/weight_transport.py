@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.said_options import said_options
+from rlscale.config.said_options import said_gpus, said_options
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.rollout_config import Concurrency
@@ -125,7 +125,7 @@ def tensors_can_be_compared(context: CheckContext) -> Iterator[str]:
         yield f"{begin} engines drop the layer that trainer.mtp=trained sends them; set it to 0"
     if config.serves_adapters:
         yield f"{begin} engines of weights.lora=adapter are sent no whole tensor; set it to 0"
-    sizes = {"rollout.gpus_per_engine": max(config.rollout.engine_gpus)}
+    sizes = said_gpus(config.rollout)
     for name, model in config.rollout.models.items():
         if model.follows_policy:
             sizes[f"rollout.models.{name}.gpus_per_engine"] = model.gpus_per_engine

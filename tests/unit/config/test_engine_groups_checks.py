@@ -46,6 +46,16 @@ APART = ["cluster=node8", "cluster.placement=disaggregated", "cluster.rollout_gp
         ([*APART, *PAIR, f"{GROUPS}.writes.gpus_per_engine=2"], "need 5 GPUs, but the cluster has 4"),
         (["cluster=node8", *PAIR], "have 3 GPUs, but colocated engines use the same 8 as the trainer"),
         ([*APART, *PAIR, f"{GROUPS}.reads.gpus_per_engine=16"], "gpus_per_engine=16: a machine has"),
+        (
+            [
+                *APART,
+                *PAIR,
+                f"{GROUPS}.reads.gpus_per_engine=2",
+                f"{GROUPS}.writes.engines=1",
+                "weights.verify_tensors=1",
+            ],
+            r"verify_tensors=1: the ranks of an engine of rollout\.engine_groups\.reads\.gpus_per_engine=2 share",
+        ),
         ([*APART, *PAIR, "eval.engines=2"], r"engine_groups \+ eval\.engines=2: need 5 GPUs, but the cluster has 4"),
         (
             [*APART, "cluster.rollout_gpus=7", *OF_ONE, "rollout.gpus_per_engine=3", "eval.engines=2"],
