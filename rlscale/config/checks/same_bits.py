@@ -52,7 +52,7 @@ def tokens_are_made_one_by_one(context: CheckContext) -> Iterator[str]:
     """By the engine that read the prompt, as was tried."""
     rollout = context.config.rollout
     if _asked(context) and rollout.disaggregated:
-        yield "run.bitwise=true: rollout.engine_groups with prefill and decode have not been tried with it; use one only"
+        yield "run.bitwise=true: rollout.engine_groups with prefill and decode have not been tried; leave one out"
     if _asked(context) and rollout.speculation.algorithm is not Algorithm.none:
         yield "run.bitwise=true: rollout.speculation has not been tried with it; leave one out"
 
