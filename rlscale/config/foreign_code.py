@@ -85,8 +85,11 @@ def code_that_runs(values: Mapping[str, Any]) -> list[str]:
         lines += [
             f"{place}=none: runs what the policy writes, with your rights" for place in _unguarded(values[key], key)
         ]
-    served = {f"rollout.models.{name}": model for name, model in values["rollout"]["models"].items()}
-    for key, section in {"rollout": values["rollout"], **served}.items():
+    rollout = values["rollout"]
+    served = {
+        f"rollout.{part}.{name}": one for part in ("engine_groups", "models") for name, one in rollout[part].items()
+    }
+    for key, section in {"rollout": rollout, **served}.items():
         if section["sglang"].get("trust_remote_code"):
             lines.append(f"{key}.sglang.trust_remote_code: engines run the code in the model's folder")
     return lines

@@ -17,6 +17,7 @@ from rlscale.config.errors import ConfigError
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.keys import keys
 from rlscale.config.needs import Needs
+from rlscale.config.said_options import said_options
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import PathKind
 from rlscale.config.schema.cluster_config import Device
@@ -132,9 +133,11 @@ def _cores(context: CheckContext) -> Iterator[str]:
 
 def _transfer(config: Config) -> Iterator[str]:
     """What engines of several roles hand keys and values over with; it is imported by engines alone."""
-    backend = str(config.rollout.sglang.get("disaggregation_transfer_backend", "mooncake")).partition("_")[0]
-    module = backend if backend in ("mooncake", "nixl") else None
-    if config.rollout.disaggregated and module is not None and importlib.util.find_spec(module) is None:
+    if not config.rollout.disaggregated:
+        return
+    said = said_options(config.rollout, "disaggregation_transfer_backend", otherwise="mooncake").values()
+    named = {str(backend).partition("_")[0] for backend in said}
+    for module in (one for one in ("mooncake", "nixl") if one in named and importlib.util.find_spec(one) is None):
         install = "pip install 'rlscale[disaggregation]'" if module == "mooncake" else f"install {module}"
         yield (
             f"rollout.engine_groups: engines of several roles hand over keys and values with {module}, which is not "

@@ -15,6 +15,8 @@ NEWEST_HEADER = "x-request-id-newest-weights"
 """The newest one that will do; without it any will that is not older."""
 FIELDS = {OLDEST_HEADER: "oldest_weights", NEWEST_HEADER: "newest_weights"}
 """The field of a request that each header sets in the engine."""
+_LONGEST = 18
+"""Digits of a version; what is longer is a name."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,13 @@ class NeededWeights:
 
 
 def fields_of(headers: Mapping[str, str]) -> dict[str, int]:
-    """The fields that the headers of a request set."""
+    """The fields that the headers of a request set. ValueError for one that is no whole number."""
     return {field: int(headers[header]) for header, field in FIELDS.items() if header in headers}
 
 
 def refusal(field: str, version: int, held: str) -> str | None:
     """Why an engine that holds the version `held` refuses a request with a field of FIELDS; None where it does not."""
-    known = int(held) if held.isdigit() else -1
+    known = int(held) if held.isdecimal() and len(held) <= _LONGEST else -1
     if known < version if field == FIELDS[OLDEST_HEADER] else known > version:
         return f"the engine holds weight version {held}, and the request wants {version}"
     return None

@@ -17,6 +17,8 @@ from typing import IO
 KEPT = 4
 """Folders that stay although nobody uses them."""
 _LEASE = ".lease"
+_GOING = ".removed-"
+"""In the name of a folder that nobody can lease any more, and in no other."""
 
 
 class Lease:
@@ -43,20 +45,27 @@ def lease(make: Callable[[], Path]) -> Lease:
 
 
 def remove_unused(parent: Path, keep: int = KEPT) -> list[str]:
-    """Remove the leased folders in `parent` that nobody uses, but for the last used ones; their names."""
+    """Remove the leased folders in `parent` that nobody uses, but for `keep` of them that were used last; their names.
+
+    Others may do the same meanwhile. What one of them left who was killed in the middle goes too.
+    """
     known = [path for path in parent.iterdir() if path.is_dir() and _lease_of(path).exists()]
     known.sort(key=lambda path: _lease_of(path).stat().st_mtime_ns, reverse=True)
-    removed = []
-    for folder in known[keep:]:
+    kept, removed = 0, []
+    for folder in known:
         with open(_lease_of(folder), "a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 continue  # in use
-            aside = folder.with_name(f".{folder.name}-{secrets.token_hex(6)}")
-            os.rename(folder, aside)  # it goes whole, as it came
+            if not folder.is_dir():
+                continue  # somebody else was faster
+            kept += 1
+            if kept > keep:  # it goes whole, as it came
+                os.rename(folder, folder.with_name(f".{folder.name}{_GOING}{secrets.token_hex(6)}"))
+                removed.append(folder.name)
+    for aside in parent.glob(f".*{_GOING}*"):
         shutil.rmtree(aside, ignore_errors=True)
-        removed.append(folder.name)
     return removed
 
 

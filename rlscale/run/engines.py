@@ -75,7 +75,7 @@ class Engines:
     section: str = "rollout"
     """Where its keys are, for messages."""
     trained_on: bool = True
-    """Whether what its engines generate is trained on, for which they must tell more."""
+    """Whether its engines tell all that training asks for; those of the evaluation do, as the policy's."""
     restarted_with: str = "the current weights"
     """What an engine has that was started again, for a note."""
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -221,7 +221,7 @@ class Engines:
 
     def admit(self, urls: Sequence[str]) -> None:
         """Let the router send requests to these engines, too."""
-        self._at_once(self._router_client().add, urls)
+        self._at_once(self._join, [engine for engine in self._engines if engine.url in urls])
 
     @property
     def gave_memory(self) -> bool:
@@ -315,9 +315,9 @@ class Engines:
         self.note(f"{down.name} {down.why}; restarting all engines, which hold parts of the same requests")
         restarts = []
         try:
+            self.withdraw(self.urls)  # before any is restarted: else one would come back unwatched if the router fails
             for engine in self._engines:
                 assert engine.spec is not None  # engines of somebody else have no roles
-                self._router_client().remove(engine.url)
                 why = down.why if engine.spec.name == down.name else f"works with {down.name}, which {down.why}"
                 restarts.append(engine.launcher.call.remote("restart", engine.spec.name, why))
             urls = self.calls.wait(restarts, f"restart after {down.name}", heed_stop=True)
@@ -340,10 +340,10 @@ class Engines:
         return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
 
     @staticmethod
-    def _at_once(tell: Callable[[str], None], urls: Sequence[str]) -> None:
+    def _at_once(tell: Callable[[Any], None], of: Sequence[Any]) -> None:
         """The router answers each call some time later."""
-        with ThreadPoolExecutor(max(len(urls), 1), "router") as threads:
-            list(threads.map(tell, urls))
+        with ThreadPoolExecutor(max(len(of), 1), "router") as threads:
+            list(threads.map(tell, of))
 
     def _router_client(self) -> RouterClient:
         return RouterClient(self.router_url, self.api_key or None)

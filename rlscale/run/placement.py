@@ -104,5 +104,7 @@ def _engine_slots(devices: list[tuple[int, int]], engines: Sequence[int]) -> lis
 
 def _slot(devices: list[tuple[int, int]]) -> Slot:
     """That of an engine; one that is larger than a machine is started on the first of its machines."""
-    node = devices[0][0]
+    node, first = devices[0]
+    if first and devices[-1][0] != node:
+        raise ValueError(f"an engine of {len(devices)} GPUs would begin on GPU {first} of a machine and end on another")
     return Slot(node, tuple(gpu for at, gpu in devices if at == node))

@@ -30,7 +30,8 @@ class Router(Protocol):
 
 
 Drain = Callable[[Sequence[str], Callable[[], None]], None]
-"""Waits until no request is under way in some engines; the second argument runs meanwhile."""
+"""Waits until no request is under way in some engines, which are left out until the next call; the second argument
+runs meanwhile."""
 
 
 @dataclass
@@ -55,13 +56,14 @@ class SyncWaves:
             for name, value in self._one(version, wave).items():
                 before = metrics.get(name, 0.0)
                 metrics[name] = max(before, value) if name == "canary_diff" else before + value
+        self.drain((), self.sync.watching(version))  # nobody is left out from here on, also where nothing is asked yet
         self.sync.syncs += 1
         return metrics
 
     def _one(self, version: int, wave: Sequence[str]) -> dict[str, float]:
         began = time.perf_counter()
         self.router.withdraw(wave)
-        self.drain(wave, self.sync.watching(version, wave))
+        self.drain(wave, self.sync.watching(version))
         drained = time.perf_counter() - began
         metrics = self.sync.give(version, wave)
         self.router.admit(wave)

@@ -91,8 +91,11 @@ class WeightSync:
             metrics["canary_diff"] = self.verify(version, targets)
         return metrics
 
-    def watching(self, version: int, urls: Sequence[str]) -> Callable[[], None]:
-        """Looks every second whether the engines at `urls` are there; UserError if one is not."""
+    def watching(self, version: int, urls: Sequence[str] | None = None) -> Callable[[], None]:
+        """Looks every second whether the engines at `urls`, which take weights now, are there; UserError if one is not.
+
+        None: all of them and the router, of which none takes weights yet, so that one that is silent is stuck.
+        """
         next_look = time.monotonic() + _LOOK_EVERY_S
 
         def look() -> None:
@@ -100,7 +103,7 @@ class WeightSync:
             if time.monotonic() < next_look:
                 return
             next_look = time.monotonic() + _LOOK_EVERY_S
-            for one in self.engines.down_among(urls, loading=True):
+            for one in self.engines.down() if urls is None else self.engines.down_among(urls, loading=True):
                 raise UserError(f"weight sync {version}: {one.name} {one.why}")
 
         return look
@@ -156,12 +159,13 @@ class WeightSync:
         cluster = self.config.cluster
         ranks = dict(zip(self.engines.urls, self.engines.ranks, strict=True))
         first = dict(zip(self.engines.urls, accumulate(self.engines.ranks, initial=0), strict=False))
+        sizes = tuple(ranks[url] for url in urls)
         shares = cluster.placement is Placement.colocated
         pause = self.config.rollout.on_sync.pause
         return Route(
             device=cluster.device.value,
             shares_devices=shares,
-            ranks=tuple(ranks[url] for url in urls),
+            ranks=None if set(sizes) == {1} else sizes,  # one route, and so one transport, for waves of any size
             first_ranks=tuple(first[url] for url in urls) if shares else None,
             timeout_s=self.config.weights.timeout_s,
             # In waves generation goes on: a request that comes late must wait in the engine, not run in an update.

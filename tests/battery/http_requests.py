@@ -2,7 +2,7 @@
 
 Good bodies of every protocol are damaged by a seed: values of another type, depth, length or alphabet somewhere inside,
 or bytes that are no JSON. Each request must be answered in time, with success or with a status of 4xx and JSON that
-says why, and leave the endpoint as it was.
+says why (or 503, of an engine without the weights that it needs), and leave the endpoint as it was.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 
+from rlscale.config.needed_weights import FIELDS
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer
 from rlscale.serve.simulator.simulated_endpoint import SimulatedEndpoint
@@ -79,6 +80,8 @@ ENGINE: dict[str, Any] = {
         "sampling_params": {"max_new_tokens": 4, "temperature": 1.0, "sampling_seed": 3},
         "return_logprob": True,
         "rid": "one",
+        "oldest_weights": -1,
+        "newest_weights": 10**18,
     },
     "/abort_request": {"abort_all": True},
     "/pause_generation": {"mode": "abort"},
@@ -92,6 +95,8 @@ NASTY: tuple[Any, ...] = (
     *([], {}, [[]], [None], [{}], {"": None}, {"type": {}}, {"type": "image_url"}, {"role": []}),
 )
 """What stands in the place of a value."""
+VERSIONS = ("-1", "0", "", "x", "1.5", "1e3", "None", "0x1", "\u00b2", "9" * 5000)
+"""What a header says of the weights that a request needs."""
 BYTES = (b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"{}{}", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000)
 
 
@@ -108,6 +113,8 @@ class Answered:
     @property
     def good(self) -> bool:
         """Whether it was answered as it should be."""
+        if self.status == 503 and self.text.startswith("the engine holds weight version"):
+            return True
         if self.status is None or not (200 <= self.status < 300 or 400 <= self.status < 500):
             return False
         return self.status < 300 or "Traceback" not in self.text
@@ -178,11 +185,12 @@ async def to_agents(count: int, seed: int) -> list[Answered]:
 
 async def to_engine(count: int, seed: int) -> list[Answered]:
     """Requests to a simulated engine, which must answer a good one at the end."""
-    engine = SimulatedEngine(SimulatedEngineConfig(decode_s=1e-6))
+    engine, draw = SimulatedEngine(SimulatedEngineConfig(decode_s=1e-6)), random.Random(seed)
     found = []
     async with SimulatedEndpoint(engine) as endpoint, aiohttp.ClientSession() as http:
         for path, content in requests(ENGINE, count, seed):
-            found.append(await _post(http, endpoint.url, path, content, {}))
+            headers = {draw.choice([*FIELDS]): draw.choice(VERSIONS)} if draw.random() < 0.3 else {}
+            found.append(await _post(http, endpoint.url, path, content, headers))
             await _post(http, endpoint.url, "/continue_generation", b"", {})  # else whatever follows would wait
         last = await _post(http, endpoint.url, "/generate", json.dumps(ENGINE["/generate"]).encode(), {})
         assert last.status == 200, last

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.model_fits import architecture_is_known
+from rlscale.config.said_options import said_options
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.dtype import DType
 from rlscale.config.target_key import TARGET
@@ -40,8 +41,8 @@ def engines_update_the_form(context: CheckContext) -> Iterator[str]:
     config, kind = context.config, context.config.rollout.weights
     if kind is WeightForm.as_trained:
         return
-    if "quantization" in config.rollout.sglang:
-        yield f"rollout.sglang.quantization and rollout.weights={kind.value} are both given; leave out the first"
+    for key in said_options(config.rollout, "quantization"):
+        yield f"{key} and rollout.weights={kind.value} are both given; leave out the first"
     if not context.on_gpus:
         transport = str(config.weights.transport.get(TARGET))
         apart = config.cluster.placement is Placement.disaggregated and transport.endswith("choice.auto")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.options import check_options
+from rlscale.config.said_options import said_gpus
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.engine_group_config import Role
@@ -41,27 +42,39 @@ def groups_have_their_devices(context: CheckContext) -> Iterator[str]:
     rollout, cluster, sizes = context.config.rollout, context.config.cluster, context.sizes
     if not context.on_gpus or not rollout.engine_groups or rollout.engine_urls:
         return
-    per_node = cluster.gpus_per_node
-    for name, group in rollout.engine_groups.items():
-        gpus, heads = group.gpus_per_engine or rollout.gpus_per_engine, context.size("num_attention_heads")
+    per_node, heads = cluster.gpus_per_node, context.size("num_attention_heads")
+    evaluating = (rollout.gpus_per_engine,) * sizes.eval_engines  # which come behind the groups
+    each = said_gpus(rollout)
+    if evaluating:
+        each["rollout.gpus_per_engine"] = rollout.gpus_per_engine
+    for key, gpus in each.items():
         if gpus > per_node:
-            yield f"{_KEY}.{name}.gpus_per_engine={gpus}: a machine has cluster.gpus_per_node={per_node}; lower it"
+            yield f"{key}={gpus}: a machine has cluster.gpus_per_node={per_node}; lower it"
             return
         if heads and heads % gpus:
-            yield f"{_KEY}.{name}.gpus_per_engine={gpus} does not divide the {heads} attention heads of the model"
+            yield f"{key}={gpus} does not divide the {heads} attention heads of the model"
             return
+    own, also = sizes.engine_gpus - sum(evaluating), f" + eval.engines={sizes.eval_engines}" if evaluating else ""
     if sizes.engine_gpus > sizes.engine_devices:
-        yield f"{_KEY}: need {sizes.engine_gpus} GPUs, but the cluster has {sizes.engine_devices} for them; lower them"
-    elif cluster.placement is Placement.colocated and sizes.engine_gpus != sizes.trainer_ranks:
         yield (
-            f"{_KEY}: have {sizes.engine_gpus} GPUs, but colocated engines use the same {sizes.trainer_ranks} as the "
-            "trainer; let them have these, or use cluster.placement=disaggregated"
+            f"{_KEY}{also}: need {sizes.engine_gpus} GPUs, but the cluster has {sizes.engine_devices} for them; lower "
+            "them"
         )
-    firsts = accumulate(rollout.engine_gpus, initial=0)
-    if any(first % per_node + gpus > per_node for first, gpus in zip(firsts, rollout.engine_gpus, strict=False)):
+    elif cluster.placement is Placement.colocated and own != sizes.trainer_ranks:
         yield (
-            f"{_KEY}: in this order an engine would lie on two machines of {per_node} GPUs; put the groups with the "
-            "most gpus_per_engine first, or let their GPUs fill machines"
+            f"{_KEY}: have {own} GPUs, but colocated engines use the same {sizes.trainer_ranks} as the trainer; let "
+            "them have these, or use cluster.placement=disaggregated"
+        )
+    yield from _on_one_machine((*rollout.engine_gpus, *evaluating), per_node, also)
+
+
+def _on_one_machine(engines: Sequence[int], per_node: int, also: str) -> Iterator[str]:
+    """Engines of so many GPUs one behind the other, none of them on two machines."""
+    firsts = accumulate(engines, initial=0)
+    if any(first % per_node + gpus > per_node for first, gpus in zip(firsts, engines, strict=False)):
+        yield (
+            f"{_KEY}{also}: in this order an engine would lie on two machines of {per_node} GPUs; put the groups with "
+            "the most gpus_per_engine first, or let their GPUs fill machines"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.said_options import said_options
 from rlscale.config.schema.weights_config import SyncedLora
 from rlscale.config.target_key import TARGET
 from rlscale.families import FAMILIES, FolderError
@@ -51,15 +52,12 @@ def adapters_reach_engines(context: CheckContext) -> Iterator[str]:
             f"weights.transport={config.weights.transport.get(TARGET)} carries whole weights, and an adapter has a way "
             f"of its own; leave weights/transport=auto, or {_MERGED}"
         )
-    sglang = config.rollout.sglang
-    for option in (option for option in _OWN if option in sglang):
-        yield f"rollout.sglang.{option}: follows from model.lora with weights.lora=adapter; leave it out"
+    for key in (key for option in _OWN for key in said_options(config.rollout, option)):
+        yield f"{key}: follows from model.lora with weights.lora=adapter; leave it out"
     for option in ("tokenizer_worker_num", "dp_size"):
-        if sglang.get(option, 1) != 1:
-            yield (
-                f"rollout.sglang.{option}={sglang[option]}: SGLang hands an adapter to one process of these only; "
-                f"leave it out, or {_MERGED}"
-            )
+        for key, given in said_options(config.rollout, option).items():
+            if given != 1:
+                yield f"{key}={given}: SGLang hands an adapter to one process of these only; leave it out, or {_MERGED}"
 
 
 def engines_compute_the_adapters(context: CheckContext) -> Iterator[str]:

@@ -78,6 +78,11 @@ def _follows(context: CheckContext, key: str, model: ServedModelConfig) -> Itera
         )
     if context.config.serves_adapters:
         yield f"{key}.follows_policy=true: requests to it name no adapter of the policy; set weights.lora=merged"
+    for option in (name for name in model.sglang if name.startswith("speculative_")):
+        yield (
+            f"{key}.sglang.{option}: weights of the policy, which its engines take, would go to their draft, too; "
+            f"leave it out, or set {key}.follows_policy=false"
+        )
     if str(context.config.weights.transport.get(TARGET, "")).startswith("rlscale.weights.transports.delta."):
         yield (
             f"{key}.follows_policy=true: weights/transport=delta keeps what one group of engines holds; choose "

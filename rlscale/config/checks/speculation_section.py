@@ -8,6 +8,7 @@ from typing import Any
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.errors import UserError
 from rlscale.config.hf_architecture import read_architecture
+from rlscale.config.said_options import said_options
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.model_config import ModelConfig
@@ -107,9 +108,9 @@ def tokens_stay_the_policys(context: CheckContext) -> Iterator[str]:
         return
     begin = f"{_KEY}.algorithm={rollout.speculation.algorithm.value}:"
     for name in _THRESHOLDS:
-        if rollout.sglang.get(name, 1.0) != 1.0:
-            given = rollout.sglang[name]
-            yield f"rollout.sglang.{name}={given}: accepts tokens that the policy would not; leave it out"
+        for key, given in said_options(rollout, name).items():
+            if given != 1.0:
+                yield f"{key}={given}: accepts tokens that the policy would not; leave it out"
     sampled = (rollout, *sampled_apart(rollout, config.data).values())
     if not context.supervised and any(one.top_p < 1 or one.top_k != -1 or one.min_p > 0 for one in sampled):
         yield (
@@ -123,6 +124,8 @@ def tokens_stay_the_policys(context: CheckContext) -> Iterator[str]:
         yield f"{begin} rollout.on_sync={kept} has not been tried with it; use wait or abort_and_resume"
     if rollout.engine_urls:
         yield f"{begin} engines of rollout.engine_urls have the options that they were started with; leave one out"
+    if rollout.disaggregated:
+        yield f"{begin} rollout.engine_groups with prefill and decode have not been tried with it; use algorithm=none"
 
 
 def weights_reach_the_policy_alone(context: CheckContext) -> Iterator[str]:

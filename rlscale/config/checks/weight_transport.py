@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.said_options import said_gpus, said_options
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
+from rlscale.config.schema.rollout_config import Concurrency
 from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families.served_form import WeightForm
 
@@ -65,12 +67,12 @@ def files_have_a_place(context: CheckContext) -> Iterator[str]:
         yield f"weights.transport.keep={keep}: must be a whole number of at least 1"
     if encoding not in ("xor", "overwrite"):
         yield f"weights.transport.encoding={encoding}: use xor or overwrite"
-    workers = context.config.rollout.sglang.get("tokenizer_worker_num", 1)
-    if name == "delta" and workers != 1:
-        yield (
-            f"rollout.sglang.tokenizer_worker_num={workers}: SGLang's further processes do not know the call that "
-            "patches weights; leave it out, or choose weights/transport=disk"
-        )
+    for key, workers in said_options(context.config.rollout, "tokenizer_worker_num").items():
+        if name == "delta" and workers != 1:
+            yield (
+                f"{key}={workers}: SGLang's further processes do not know the call that patches weights; leave it out, "
+                "or choose weights/transport=disk"
+            )
     if name == "delta" and context.config.rollout.engine_urls:
         yield (
             "weights/transport=delta: engines of rollout.engine_urls do not patch weights as those do that a run "
@@ -86,14 +88,21 @@ def engines_take_turns(context: CheckContext) -> Iterator[str]:
     begin, away = f"weights.max_engines_at_once={most}:", "leave it out"
     if not context.needs.engines or context.supervised or config.run.generate_only:
         yield f"weights.max_engines_at_once={most} is never read: no engine generates during a sync; {away}"
+    elif config.rollout.engine_urls:
+        yield f"{begin} engines of rollout.engine_urls cannot empty their cache while they are paused; {away}"
+    elif config.rollout.engine_groups:
+        yield f"{begin} engines of rollout.engine_groups have not been tried with it; {away}"
     elif not config.syncs_in_waves:
         yield f"{begin} there are no more than rollout.engines={config.rollout.engines}; {away}"
     elif config.cluster.placement is not Placement.disaggregated:
         yield f"{begin} nobody generates on devices that the trainer has; {away}, or set {_APART}"
     elif config.rollout.max_staleness == 0:
         yield f"{begin} with rollout.max_staleness=0 nothing is generated during a sync; {away}, or raise the bound"
-    elif config.rollout.engine_urls:
-        yield f"{begin} engines of rollout.engine_urls cannot empty their cache while they are paused; {away}"
+    elif config.rollout.concurrency is Concurrency.adaptive:
+        yield (
+            f"{begin} rollout.concurrency=adaptive forgets how many requests an engine takes whenever the router "
+            f"leaves it out; use fixed, or {away}"
+        )
     elif config.serves_adapters:
         yield (
             f"{begin} requests name the adapter of their version, which all engines change together "
@@ -116,7 +125,7 @@ def tensors_can_be_compared(context: CheckContext) -> Iterator[str]:
         yield f"{begin} engines drop the layer that trainer.mtp=trained sends them; set it to 0"
     if config.serves_adapters:
         yield f"{begin} engines of weights.lora=adapter are sent no whole tensor; set it to 0"
-    sizes = {"rollout.gpus_per_engine": max(config.rollout.engine_gpus)}
+    sizes = said_gpus(config.rollout)
     for name, model in config.rollout.models.items():
         if model.follows_policy:
             sizes[f"rollout.models.{name}.gpus_per_engine"] = model.gpus_per_engine

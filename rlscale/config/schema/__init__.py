@@ -91,4 +91,4 @@ class Config(Section):
     def syncs_in_waves(self) -> bool:
         """Whether some engines generate while others take weights."""
         most = self.weights.max_engines_at_once
-        return most is not None and most < self.rollout.engines
+        return most is not None and most < self.rollout.engine_count

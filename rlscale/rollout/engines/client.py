@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rlscale.config.needed_weights import NeededWeights
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER, TRAJECTORY_HEADER
 from rlscale.data.fields import SUPPORT
-from rlscale.rollout.engines.connection import Connect, HttpConnection
+from rlscale.rollout.engines.connection import REFUSALS, Connect, HttpConnection
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.preemptions import Preemptions
 from rlscale.rollout.engines.routed_experts import ExpertSizes
@@ -27,7 +27,7 @@ from rlscale.rollout.engines.speculated import Speculated
 
 _log = logging.getLogger(__name__)
 
-_UNAVAILABLE = frozenset({429, 502, 503})
+_UNAVAILABLE = REFUSALS | {502}
 """Answers of a router that has no healthy engine or too many requests, and of an engine that is starting."""
 
 
@@ -74,6 +74,7 @@ class EngineClient:
         self.adapter: str | None = None
         """The adapter that engines are to compute with; None for their weights alone."""
         self.retried = 0
+        """Requests that were sent again although an engine may have sampled them."""
         self.kept_cache: CacheHook | None = None
         self.preemptions = Preemptions()
         self.speculated = Speculated()
@@ -94,7 +95,7 @@ class EngineClient:
     ) -> Generation:
         """Continue `token_ids` (int [n]). RequestFailed if there is no answer, or none that can be used.
 
-        An engine that has not the `weights` is not asked: it refuses, and another one is tried.
+        An engine without these `weights` refuses before it samples, and the router tries another.
 
         `rid` names the request for `abort`. With the sizes of the model's `experts` the answer says which were chosen.
         Requests of one `trajectory` go to one engine, as long as it lives; they share no calls.
@@ -243,12 +244,13 @@ class EngineClient:
             except _Unavailable as error:
                 if clock() + wait_s > give_up:
                     raise RequestFailed(f"{self._url} was not available for {self._timeout_s:g} s: {error}") from error
+                self.retried += not isinstance(error, _Refused)
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
                 broken += 1
                 if broken > self._retries:
                     reason = f"{type(error).__name__} {error}".strip()
                     raise RequestFailed(f"{self._url}{path}: {reason}, sent {broken} times") from error
-            self.retried += 1
+                self.retried += 1
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, 2.0)
 
@@ -256,9 +258,10 @@ class EngineClient:
         try:
             status, answer = await self._connection.post(self._url + path, body, headers or {})
         except ConnectionRefusedError as error:
-            raise _Unavailable(str(error)) from error
+            raise _Refused(str(error)) from error
         if status in _UNAVAILABLE:
-            raise _Unavailable(f"HTTP {status} {str(answer or '')[:300]}".strip())
+            why = f"HTTP {status} {str(answer or '')[:300]}".strip()
+            raise _Refused(why) if status in REFUSALS else _Unavailable(why)
         if status != 200:
             text = str(answer)[:300]
             if status < 500:
@@ -269,6 +272,10 @@ class EngineClient:
 
 class _Unavailable(Exception):
     """Nobody there, for now."""
+
+
+class _Refused(_Unavailable):
+    """And no engine has sampled anything."""
 
 
 def _columns_of(entries: Any) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

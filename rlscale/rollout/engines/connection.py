@@ -25,6 +25,10 @@ class Connection(Protocol):
         """Let go of everything; requests under way fail."""
 
 
+REFUSALS = frozenset({429, 503})
+"""Statuses of an answer to what no engine has begun: too many requests, nobody there, or not with the weights that it
+needs."""
+
 Connect = Callable[[str | None, float, int], Connection]
 """Makes a connection from an API key, the seconds that a request may take, and how many may be under way at once."""
 

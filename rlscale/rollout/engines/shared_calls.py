@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 
-from rlscale.rollout.engines.connection import Connection
+from rlscale.rollout.engines.connection import REFUSALS, Connection
 
 SHORT = 32
 """Most tokens that a request may ask for which shares a call: the longest that it may wait for another."""
@@ -132,7 +132,7 @@ class SharedCalls:
             status, found = await self._connection.post(url + "/generate", body, asked[0].headers)
             if status == 200 and isinstance(found, list) and len(found) == len(asked):
                 answers = found
-            elif status >= 500:
+            elif status >= 500 and status not in REFUSALS:
                 self._broken(len(asked))
         except ConnectionRefusedError:
             pass

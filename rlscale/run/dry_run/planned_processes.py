@@ -54,6 +54,10 @@ def planned_processes(config: Config, folders: StartedFolders, command: list[str
     return found
 
 
+_TELLING = ("", EVALUATION)
+"""Engines that tell all that training asks for: those of the evaluation do what the policy's do."""
+
+
 def _ranks(config: Config, layout: Layout) -> Iterator[Process]:
     for one in rank_settings(config, layout, Path("logs")):
         process = _actor(f"rank {one.rank}", one.node, TrainerActor, one.log, one.environment)
@@ -73,7 +77,7 @@ def _fleets(config: Config, layout: Layout, folders: StartedFolders) -> Iterator
         beside = replace(layout, engines=layout.beside.get(name, ()))
         fleets.append((f"{BESIDE}/{name}", serving_beside(config, name), beside, folders.beside(name)))
     for part, of_fleet, slots, model in fleets:
-        yield from _fleet(part, of_fleet, slots, model, folders, reserved, trained_on=not part)
+        yield from _fleet(part, of_fleet, slots, model, folders, reserved, trained_on=part in _TELLING)
         reserved |= _machines(of_fleet, slots)
 
 

@@ -141,6 +141,7 @@ class SimulatedSession:
             self._now.wait_s += self._time() - before
             await self._give_weights(wave)
             fleet.route([url for url in fleet.urls if url in wave or url in fleet.workers])
+        await service.drain(())
 
     async def _give_weights(self, urls: Sequence[str]) -> None:
         await asyncio.sleep(self._simulation.sync_s)

@@ -54,8 +54,10 @@ class SimulatedEndpoint:
             return web.json_response({"error": {"message": "the body is not JSON"}}, status=400)
         if not isinstance(body, dict):
             return web.json_response({"error": {"message": "the body is not an object"}}, status=400)
-        if found := fields_of(request.headers):
-            body = {**body, **found}
+        try:
+            body |= fields_of(request.headers)
+        except ValueError as error:
+            return web.json_response({"error": {"message": str(error)[:300]}}, status=400)
         try:
             status, answer = await self.engine.call(request.path, body)
         except ConnectionRefusedError:

@@ -146,8 +146,10 @@ class SimulatedEngine:
             requests, many = read_requests(body, self.config.end_token, self.config.context, self._unique)
         except BadRequest as error:
             return 400, {"error": {"message": str(error)}}
-        for field in FIELDS.values():
-            if field in body and (why := refusal(field, body[field], self._scheduler.version)):
+        for field in (one for one in FIELDS.values() if one in body):
+            if type(body[field]) is not int:
+                return 400, {"error": {"message": f"{field} must be a whole number"}}
+            if (why := refusal(field, body[field], self._scheduler.version)) is not None:
                 return 503, why
         fault = self._faults.draw()
         if fault is Fault.lost:

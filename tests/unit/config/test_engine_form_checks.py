@@ -43,6 +43,10 @@ GPUS = ("cluster=node8", "rollout.engines=8", f"{MODEL}.num_key_value_heads=4")
             "rollout.weights=int4 does not reach the engines of rollout.engine_urls",
         ),
         (["rollout.weights=int4", "+rollout.sglang.quantization=fp8"], "are both given; leave out the first"),
+        (
+            ["rollout.weights=int4", "rollout.engine_groups.large.sglang.quantization=fp8"],
+            "rollout.engine_groups.large.sglang.quantization and rollout.weights=int4 are both given",
+        ),
         (["rollout.weights=mxfp8", "cluster.placement=disaggregated"], "on the CPU, carries no FP8; use int4, or"),
         (["trainer.fake_quant=true"], "trainer.fake_quant=true: rollout.weights=as_trained rounds nothing; choose the"),
         (

@@ -15,6 +15,12 @@ READS = f"{GROUPS}.reads.role=prefill"
 WRITES = f"{GROUPS}.writes={{role: decode, engines: 2}}"
 PAIR = [READS, WRITES]
 ASYNC = ["cluster.placement=disaggregated", "rollout.max_staleness=1"]
+OF_ONE = [f"{GROUPS}.writes={{engines: 1, gpus_per_engine: 1}}"]
+EVALUATED_BY_FOUR = ["rollout.gpus_per_engine=4", "eval.engines=1"]
+SEVERAL = [
+    *("cluster=node8", "cluster.nodes=3", "cluster.ray_address=auto", "cluster.host=0.0.0.0"),
+    *("cluster.placement=disaggregated", "cluster.rollout_nodes=2"),
+]
 APART = ["cluster=node8", "cluster.placement=disaggregated", "cluster.rollout_gpus=4"]
 
 
@@ -40,6 +46,25 @@ APART = ["cluster=node8", "cluster.placement=disaggregated", "cluster.rollout_gp
         ([*APART, *PAIR, f"{GROUPS}.writes.gpus_per_engine=2"], "need 5 GPUs, but the cluster has 4"),
         (["cluster=node8", *PAIR], "have 3 GPUs, but colocated engines use the same 8 as the trainer"),
         ([*APART, *PAIR, f"{GROUPS}.reads.gpus_per_engine=16"], "gpus_per_engine=16: a machine has"),
+        (
+            [
+                *APART,
+                *PAIR,
+                f"{GROUPS}.reads.gpus_per_engine=2",
+                f"{GROUPS}.writes.engines=1",
+                "weights.verify_tensors=1",
+            ],
+            r"verify_tensors=1: the ranks of an engine of rollout\.engine_groups\.reads\.gpus_per_engine=2 share",
+        ),
+        ([*APART, *PAIR, "eval.engines=2"], r"engine_groups \+ eval\.engines=2: need 5 GPUs, but the cluster has 4"),
+        (
+            [*APART, "cluster.rollout_gpus=7", *OF_ONE, "rollout.gpus_per_engine=3", "eval.engines=2"],
+            r"^rollout\.gpus_per_engine=3 does not divide",
+        ),
+        (
+            [*SEVERAL, f"{GROUPS}.writes={{engines: 6, gpus_per_engine: 1}}", *EVALUATED_BY_FOUR],
+            r"engine_groups \+ eval\.engines=1: in this order an engine would lie on two machines of 8 GPUs",
+        ),
     ],
 )
 def test_groups_that_make_no_whole_are_one_line(overrides: list[str], wrong: str) -> None:

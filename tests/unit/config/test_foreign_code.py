@@ -106,6 +106,9 @@ def test_commands_and_code_in_model_folders_are_listed(folder: Path) -> None:
     assert "reward.function.sandbox=none: runs what the policy writes, with your rights" in notes
     notes = check(compose(overrides=["rollout.sglang.trust_remote_code=true"]))
     assert "rollout.sglang.trust_remote_code: engines run the code in the model's folder" in notes
+    group = "rollout.engine_groups.large"
+    notes = check(compose(overrides=[f"{group}.sglang.trust_remote_code=true"]))
+    assert f"{group}.sglang.trust_remote_code: engines run the code in the model's folder" in notes
     judge = "rollout.models.judge"
     notes = check(compose(overrides=[f"{judge}.path=/m", f"{judge}.sglang.trust_remote_code=true"]))
     assert f"{judge}.sglang.trust_remote_code: engines run the code in the model's folder" in notes

@@ -15,6 +15,7 @@ from rlscale.config.machine import check_machine, count_gpus
 
 FAMILIES = Path(__file__).parents[2] / "fixtures" / "families"
 GPU = ["model=qwen3_0_6b", "cluster=node8"]
+ROLES = ("prefill", "decode")
 
 
 def lines(*overrides: str) -> list[str]:
@@ -94,10 +95,12 @@ def test_models_beside_the_policy_need_memory_too(tmp_path: Path) -> None:
 
 
 def test_what_hands_over_keys_and_values_is_installed_before_a_run() -> None:
-    groups = [f"rollout.engine_groups.{role}.role={role}" for role in ("prefill", "decode")]
+    groups = [f"rollout.engine_groups.{role}.role={role}" for role in ROLES]
     for backend, module in (("mooncake_tcp", "mooncake"), ("nixl", "nixl")):
         (line,) = lines(*groups, f"rollout.sglang.disaggregation_transfer_backend={backend}")
         assert f"hand over keys and values with {module}, which is not installed" in line
+        both = [f"rollout.engine_groups.{role}.sglang.disaggregation_transfer_backend={backend}" for role in ROLES]
+        assert lines(*groups, *both, "rollout.sglang.disaggregation_transfer_backend=ascend") == [line]
 
 
 def test_missing_files_are_named_by_their_key(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from rlscale.config.needed_weights import NeededWeights, fields_of, refusal
         (NeededWeights(4, exactly=True), "4", False),
         (NeededWeights(4, exactly=True), "5", True),
         (NeededWeights(0), "default", True),
+        (NeededWeights(0), "9" * 5000, True),
+        (NeededWeights(0), "\u00b2", True),
         (NeededWeights(-1, exactly=True), "default", False),
     ],
 )

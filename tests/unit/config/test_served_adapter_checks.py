@@ -34,6 +34,14 @@ def test_engines_of_the_run_are_given_adapters_of_dense_models_and_of_attention(
         ),
         ([*ADAPTER, "+rollout.sglang.max_lora_rank=4"], "rollout.sglang.max_lora_rank: follows from model.lora"),
         (
+            [*ADAPTER, "rollout.engine_groups.a.sglang.max_lora_rank=4"],
+            "rollout.engine_groups.a.sglang.max_lora_rank: follows from model.lora",
+        ),
+        (
+            [*ADAPTER, "rollout.engine_groups.a.sglang.dp_size=2", "rollout.engine_groups.b.sglang.dp_size=1"],
+            "rollout.engine_groups.a.sglang.dp_size=2: SGLang hands an adapter to one process",
+        ),
+        (
             [*ADAPTER, "+rollout.sglang.tokenizer_worker_num=2"],
             "rollout.sglang.tokenizer_worker_num=2: SGLang hands an adapter to one process",
         ),

@@ -47,6 +47,10 @@ APART = ["cluster=node8", "cluster.placement=disaggregated", "cluster.rollout_gp
         ([FOLDER, f"{JUDGE}.engines=4"], "judge.engines=4 beside 1 of the policy, but cluster.max_engines=4"),
         ([FOLDER, f"{JUDGE}.follows_policy=true"], "judge.path is not read with rollout.models.judge.follows_policy"),
         ([URL, f"{JUDGE}.follows_policy=true"], "weights go to engines that the run starts only"),
+        (
+            [f"{JUDGE}.follows_policy=true", f"{JUDGE}.sglang.speculative_algorithm=NEXTN"],
+            r"judge\.sglang\.speculative_algorithm: weights of the policy, .* would go to their draft",
+        ),
         ([f"{JUDGE}.follows_policy=true", "weights/transport=delta"], "keeps what one group of engines holds"),
         (
             [f"{JUDGE}.follows_policy=true", "model.lora={rank: 4}", "weights.lora=adapter", "model.init=/m"],

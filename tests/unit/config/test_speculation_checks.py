@@ -52,6 +52,14 @@ def test_the_cpu_is_refused_with_what_sglang_does_there() -> None:
             [f"{KEY}.algorithm=ngram", "rollout.sglang.speculative_accept_threshold_acc=0.5"],
             "accepts tokens that the policy would not",
         ),
+        (
+            [
+                f"{KEY}.algorithm=ngram",
+                "rollout.engine_groups.all={engines: 8, sglang: {speculative_accept_threshold_acc: 0.5}}",
+                "rollout.engines=1",
+            ],
+            "engine_groups.all.sglang.speculative_accept_threshold_acc=0.5: accepts tokens",
+        ),
         (["rollout.sglang.speculative_algorithm=NGRAM"], "is set by rollout.speculation.algorithm"),
     ],
 )

@@ -29,6 +29,10 @@ APART = "cluster.placement=disaggregated"
             ["weights/transport=delta", "+rollout.sglang.tokenizer_worker_num=2"],
             "rollout.sglang.tokenizer_worker_num=2: SGLang's further processes do not know the call that patches",
         ),
+        (
+            ["weights/transport=delta", "rollout.engine_groups.large.sglang.tokenizer_worker_num=2"],
+            "rollout.engine_groups.large.sglang.tokenizer_worker_num=2: SGLang's further processes do not know",
+        ),
         (["weights/transport=delta", "weights.transport.encoding=zip"], "encoding=zip: use xor or overwrite"),
         (
             ["weights/transport=delta", "rollout.engine_urls=['http://127.0.0.1:1']"],
@@ -51,6 +55,19 @@ APART = "cluster.placement=disaggregated"
             "a broadcast goes to all engines at once; choose weights/transport=shared",
         ),
         ([*TURNS, "rollout.engines=2"], "there are no more than rollout.engines=2; leave it out"),
+        (
+            [TURNS[0], TURNS[1], *TURNS[3:], "rollout.engine_urls=['http://127.0.0.1:1']"],
+            "engines of rollout.engine_urls cannot empty their cache while they are paused; leave it out",
+        ),
+        (
+            [TURNS[0], TURNS[1], *TURNS[3:], "rollout.engine_groups.all.engines=4"],
+            "engines of rollout.engine_groups have not been tried with it; leave it out",
+        ),
+        ([*TURNS, "rollout.concurrency=adaptive"], "rollout.concurrency=adaptive forgets how many requests"),
+        (
+            [*TURNS[1:], "model.lora={}", "weights.lora=adapter"],
+            "requests name the adapter of their version, which all engines change together",
+        ),
         (["weights.max_engines_at_once=2", "rollout.engines=4"], "nobody generates on devices that the trainer has"),
         ([*TURNS, "rollout.max_staleness=0"], "with rollout.max_staleness=0 nothing is generated during a sync"),
     ],

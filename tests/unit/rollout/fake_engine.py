@@ -134,8 +134,8 @@ class FakeEngine:
         self.running += 1
         await asyncio.sleep(max(self.delay(one) for one in each))
         self.running -= 1
-        if any(self.fault(one) for one in each):
-            return web.json_response({"error": "fault"}, status=500)
+        if (fault := next(filter(None, map(self.fault, each)), None)) is not None:
+            return web.json_response({"error": "fault"}, status=fault if isinstance(fault, int) else 500)
         return web.json_response([self._answer(one) for one in each])
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class Fleet:
         self.given: list[list[str]] = []
         """The engines that were given weights, together."""
         self.router_is_gone = self.stopping = False
+        self.keeps = ""
+        """The engine that the router does not remove."""
         self.joined: list[tuple[str, Role]] = []
         calls: Any = SimpleNamespace(patience_s=20.0, one=_answered, wait=_answered, check_stop=self._check_stop)
         none: Any = None
@@ -46,7 +48,7 @@ class Fleet:
         launcher: Any = SimpleNamespace(call=SimpleNamespace(remote=self._call))
         self.engines._launchers = {0: launcher}
         for name, role in zip(("engine-0", "engine-1"), roles, strict=True):
-            spec: Any = SimpleNamespace(name=name, role=role)
+            spec: Any = SimpleNamespace(name=name, role=role, tensor_parallel=1)
             self.engines._engines.append(_Engine(spec, launcher, f"http://{name}"))
         router: Any = SimpleNamespace(remove=self._router, add=lambda url, role: self.joined.append((url, role)))
         monkeypatch.setattr(Engines, "_router_client", lambda _: router)
@@ -56,7 +58,7 @@ class Fleet:
             raise StopRequested
 
     def _router(self, url: str) -> None:
-        if self.router_is_gone:
+        if self.router_is_gone or url == self.keeps:
             raise CallError(f"{url}: refused")
 
     def _call(self, method: str, *args: Any) -> Any:
@@ -128,6 +130,43 @@ def test_a_sync_ends_when_one_of_its_engines_is_down_and_asks_as_of_one_that_loa
         with pytest.raises(UserError, match=r"^weight sync 7: engine-1 did not answer for 20 s$"):
             look()
     assert fleet.asked == [("down", 20.0, True)]
+
+
+@pytest.mark.parametrize(("down", "why"), [("engine-1", "did not answer for 20 s"), (ROUTER, "died")])
+def test_before_anything_loads_whatever_is_silent_ends_a_sync(
+    down: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weight_sync, "_LOOK_EVERY_S", 0.0)
+    fleet = Fleet(monkeypatch, **{down: why})
+    none: Any = None
+    with pytest.raises(UserError, match=rf"^weight sync 7: {down} {why}$"):
+        WeightSync(compose(), none, fleet.engines, none, {}, Path("nowhere")).watching(7)()
+    assert fleet.asked == [("down", 20.0, False)]
+
+
+def test_the_way_to_engines_of_one_rank_is_the_same_for_waves_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the trainer would connect anew for each."""
+    fleet = Fleet(monkeypatch)
+    none: Any = None
+    config = compose(None, ["cluster.placement=disaggregated"])
+    sync = WeightSync(config, none, fleet.engines, none, {}, Path("nowhere"))
+    assert sync._route(fleet.engines.urls) == sync._route(fleet.engines.urls[:1])
+
+
+def test_engines_come_back_to_the_router_in_their_roles(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, (Role.prefill, Role.decode))
+    fleet.engines.admit(["http://engine-1"])
+    assert fleet.joined == [("http://engine-1", Role.decode)]
+
+
+def test_none_of_engines_that_share_requests_is_restarted_while_the_router_sends_some_to_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(monkeypatch, (Role.prefill, Role.decode), **{"engine-1": "died"})
+    fleet.keeps = "http://engine-1"
+    assert fleet.heal() == []
+    fleet.keeps = ""
+    assert fleet.heal() == ["engine-0", "engine-1"]
 
 
 def test_what_is_down_is_told_with_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

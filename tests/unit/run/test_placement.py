@@ -39,6 +39,11 @@ def test_disaggregated_over_machines_gives_the_last_machines_to_the_engines():
     assert layout.nodes == 3
 
 
+def test_an_engine_is_not_cut_at_the_end_of_a_machine():
+    with pytest.raises(ValueError, match="an engine of 4 GPUs would begin on GPU 6 of a machine and end on another"):
+        lay_out(gpus(nodes=2, gpus_per_node=8), ranks=16, engines=[6, 4])
+
+
 def test_an_engine_larger_than_a_machine_starts_on_its_first_machine():
     layout = lay_out(gpus(nodes=2, gpus_per_node=8), ranks=16, engines=[16] * 1)
     assert layout.engines == (Slot(0, tuple(range(8))),)

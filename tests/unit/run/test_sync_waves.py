@@ -35,8 +35,8 @@ class Told:
         meanwhile()
         self.said.append(("drain", *urls))
 
-    def watching(self, version: int, urls: Sequence[str]) -> Callable[[], None]:
-        return lambda: self.said.append(("watched", *urls))
+    def watching(self, version: int) -> Callable[[], None]:
+        return lambda: self.said.append(("watched", "all"))
 
     def give(self, version: int, urls: Sequence[str]) -> dict[str, float]:
         if self.fails_at in urls:
@@ -53,8 +53,13 @@ def test_each_wave_is_withdrawn_drained_given_the_weights_and_admitted_before_th
     told: Any = Told()
     metrics = SyncWaves(told, told, told.drain, most=2)(7)
     steps = ("withdraw", "watched", "drain", "give", "admit")
-    expected = [(step, *([7] if step == "give" else []), *wave) for wave in (URLS[:2], URLS[2:]) for step in steps]
-    assert told.said == expected
+    more = {"give": [7]}
+    expected = [
+        (step, "all") if step == "watched" else (step, *more.get(step, []), *wave)
+        for wave in (URLS[:2], URLS[2:])
+        for step in steps
+    ]
+    assert told.said == [*expected, ("watched", "all"), ("drain",)], "at the end no engine is left out"
     assert told.syncs == 1
     assert metrics.pop("sync_drain_seconds") >= 0
     assert metrics == {"sync_waves": 2.0, "sync_seconds": 4.0, "sync_bytes": 20.0, "canary_diff": 3e-6}

@@ -157,6 +157,19 @@ def test_an_engine_is_drained_in_its_own_way_while_the_other_keeps_its_places(ki
     assert (withheld, admission.withheld) == ([4 if waits else 0], 0)
 
 
+@pytest.mark.parametrize("kind", OnSync)
+def test_a_drain_of_no_engine_takes_all_back(kind: OnSync) -> None:
+    fleet, admission = Fleet(3), Admission(8)
+
+    async def main() -> None:
+        mode = on_sync_mode(kind, admission, fleet, Cuts(), engines=2)  # type: ignore[arg-type]  # what it calls of one
+        await asyncio.wait_for(mode.drain(["a"]), 20)
+        await asyncio.wait_for(mode.drain(()), 20)
+
+    asyncio.run(main())
+    assert (fleet.aside, admission.withheld) == ([("a",), ()], 0)
+
+
 def test_a_drain_that_nobody_waits_for_any_more_ends_with_the_next_call() -> None:
     async def main() -> None:
         mode = on_sync_mode(OnSync.wait, Admission(8), Fleet(10**9), Cuts(), engines=2)  # type: ignore[arg-type]  # as above

@@ -17,6 +17,7 @@ from rlscale.data.model_folder import ensure_model_folder
 from rlscale.run.actor_settings import rank_settings
 from rlscale.run.dry_run.job_script import kubernetes_job, slurm_job
 from rlscale.run.dry_run.started_folders import StartedFolders
+from rlscale.run.engines import Engines
 from rlscale.run.placement import lay_out_run
 
 NODES = [
@@ -83,6 +84,20 @@ def test_ranks_are_those_that_the_run_would_start(elsewhere: Path, capsys: pytes
         assert process["command"] == [f"ray::TrainerActor rank-{one.rank}"]
         assert process["environment"] == one.environment
         assert process["runs"] == config.trainer._target_
+
+
+def test_engines_that_evaluate_are_started_as_the_policys_are(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What starts them is `Engines`, unless it is told otherwise."""
+    words = ["cluster.placement=disaggregated", "rollout.max_staleness=1", "eval.engines=1", "model=tiny_qwen3_moe"]
+    _, processes = dry(capsys, *words, "trainer.routing_replay=rollout", "rollout.models.judge.follows_policy=true")
+    of = {name: named(processes, name)["standard_input"]["options"] for name in ("engine-0", "eval: engine-0")}
+    assert Engines.trained_on
+    assert of["eval: engine-0"] == of["engine-0"]
+    assert of["engine-0"]["enable_return_routed_experts"]
+    judge = named(processes, "models/judge: engine-0")["standard_input"]["options"]
+    assert not judge["enable_return_routed_experts"]
 
 
 @pytest.fixture(scope="module")
