@@ -19,7 +19,6 @@ WAYS = {
     "adaptive": ["rollout.concurrency=adaptive"],
     "adapters": ["model.lora={rank: 4}", "weights.lora=adapter"],
     "evaluation": ["eval.engines=1"],
-    "bitwise": ["run.bitwise=true"],
 }
 
 
@@ -31,9 +30,6 @@ WAYS = {
         ("roles", "adaptive", "with prefill and decode: rollout.concurrency=adaptive reads the cache of whole"),
         ("roles", "adapters", "with prefill and decode: weights.lora=adapter has not been tried"),
         ("roles", "evaluation", "rollout.engine_groups + eval.engines=1: need 5 GPUs, but the cluster has 4"),
-        ("roles", "bitwise", "run.bitwise=true: rollout.engine_groups with prefill and decode have not been tried"),
-        ("groups", "bitwise", "run.bitwise=true with rollout.engine_groups.large.gpus_per_engine=2: a sum over GPUs"),
-        ("speculation", "bitwise", "run.bitwise=true: rollout.speculation has not been tried with it"),
         ("groups", "waves", "max_engines_at_once=1: engines of rollout.engine_groups have not been tried with it"),
         ("groups", "evaluation", "rollout.engine_groups + eval.engines=1: need 5 GPUs, but the cluster has 4"),
         ("draft", "waves", "algorithm=eagle: from a folder SGLang would load the draft, too"),
