@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from rlscale.run.given_engine import GivenEngine, read_key
 from rlscale.run.placement import Layout
 from rlscale.run.remote_calls import Calls, RunFailed
 from rlscale.serve.receiver import EngineReceiver
-from rlscale.serve.router import RouterClient, router_options
+from rlscale.serve.router import RouterClient, at_once, router_options
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import ROUTER
 
@@ -217,11 +216,11 @@ class Engines:
 
     def withdraw(self, urls: Sequence[str]) -> None:
         """Let the router send these engines nothing more."""
-        self._at_once(self._router_client().remove, urls)
+        at_once(self._router_client().remove, urls)
 
     def admit(self, urls: Sequence[str]) -> None:
         """Let the router send requests to these engines, too."""
-        self._at_once(self._join, [engine for engine in self._engines if engine.url in urls])
+        at_once(self._join, [engine for engine in self._engines if engine.url in urls])
 
     @property
     def gave_memory(self) -> bool:
@@ -338,12 +337,6 @@ class Engines:
 
     def _named(self, name: str) -> _Engine:
         return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
-
-    @staticmethod
-    def _at_once(tell: Callable[[Any], None], of: Sequence[Any]) -> None:
-        """The router answers each call some time later."""
-        with ThreadPoolExecutor(max(len(of), 1), "router") as threads:
-            list(threads.map(tell, of))
 
     def _router_client(self) -> RouterClient:
         return RouterClient(self.router_url, self.api_key or None)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -106,3 +107,9 @@ class RouterClient:
 
     def _call(self, path: str, body: Any = None, method: str | None = None) -> Any:
         return call(self.url, path, self._api_key, body, method=method, timeout=self._timeout)
+
+
+def at_once(tell: Callable[[Any], None], of: Sequence[Any]) -> None:
+    """Tell a router of several engines beside each other: it answers each call some time later."""
+    with ThreadPoolExecutor(max(len(of), 1), "router") as threads:
+        list(threads.map(tell, of))

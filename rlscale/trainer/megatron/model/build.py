@@ -44,8 +44,6 @@ def build_model(
     A critic or teacher without experts may stand in a layout with expert parallelism: its layers are then those of
     `parallel.expert=1`.
     """
-    # It warns that our gated MLP is not the one it knows, and then does what is right.
-    logging.getLogger("megatron.core.transformer.transformer_layer").setLevel(logging.ERROR)
     trained = role.trained if trained is None else trained
     architecture = Architecture.read(spec.model_path)
     if role is not Role.policy and not architecture.experts:
@@ -56,9 +54,9 @@ def build_model(
     weights = WeightMap(architecture.hf, role.head, mtp=role is Role.policy and spec.trainer.mtp is Mtp.trained)
     bare = [_chunk(architecture, config, platform, stage, padded, weights) for stage in _stages(config)]
     _put_heads(bare, config, platform, role.head)
-    if spec.batch_invariant:
-        for chunk in bare:
-            make_batch_invariant(chunk)
+    invariant = spec.batch_invariant and role is Role.policy  # nothing is compared with the others' bits
+    for chunk in bare if invariant else ():
+        make_batch_invariant(chunk)
     for parameter in (parameter for chunk in bare for parameter in chunk.parameters()):
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
         if not trained:
@@ -85,11 +83,13 @@ def build_model(
         ),
         adapters=adapters,
         reach=reach_of(architecture.hf),
-        batch_invariant=spec.batch_invariant,
+        batch_invariant=invariant,
     )
 
 
 def _check(architecture: Architecture, spec: TrainerSpec, role: Role) -> None:
+    # It warns that our gated MLP is not the one it knows, and then does what is right.
+    logging.getLogger("megatron.core.transformer.transformer_layer").setLevel(logging.ERROR)
     parallel = spec.parallel
     trains_mtp = role is Role.policy and spec.trainer.mtp is Mtp.trained
     if trains_mtp and (reason := why_not_trained(architecture.family, architecture.hf)):
