@@ -73,6 +73,7 @@ def plant(folder: Path, name: str) -> None:
 
 def _sum_anew(path: Path) -> None:
     """Let the checkpoint's manifest say of the file what is there now."""
+    from rlscale.run.checkpoint import sealed
     from rlscale.trainer.checksums import checksum
 
     for above in path.parents:
@@ -81,5 +82,5 @@ def _sum_anew(path: Path) -> None:
             content = json.loads(manifest.read_text())
             entry = {"size": path.stat().st_size, "xxh3_128": checksum(path)}
             content["files"][str(path.relative_to(above))] = entry
-            manifest.write_text(json.dumps(content))
+            manifest.write_text(json.dumps(sealed({name: content[name] for name in content if name != "checksum"})))
             return
