@@ -97,8 +97,8 @@ class RemoteReward:
                 failed.append((future, error))
             else:
                 _tell(future, score)
-        for future, error in failed:
-            _tell(future, _blamed(error, self._works))
+        for future, fault in failed:
+            _tell(future, _blamed(fault, self._works))
 
     async def _given(self, items: Sequence[dict[str, Any]]) -> list[Any]:
         answer = await self._client.post({"items": list(items)})
