@@ -6,6 +6,7 @@ reward may have been mended.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
@@ -14,13 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.data.sources import PromptSource
 from rlscale.envs.rewards_by_source import own_rewards
-from rlscale.rollout.group_records import Origin
+from rlscale.rollout.group_records import UNKNOWN, Origin
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.state_encoding import Encoder, NotPlain
 
@@ -35,7 +34,7 @@ def origin_of(spec: RolloutSpec, source: PromptSource) -> Origin:
         "env": spec.env,
         "agent": asdict(spec.agent),
     }
-    state = xxhash.xxh3_128(json.dumps(said, sort_keys=True, default=str).encode())
+    state = hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=len(UNKNOWN))
     with suppress(NotPlain):  # then no checkpoint can be written of it either, which is said there
         state.update(Encoder(lambda array: state.update(bytes(array))).encode(source.state_dict()))
     for file in sorted({file for target in _targets(said) if (file := _file_of(target)) is not None}):
