@@ -82,7 +82,8 @@ class PageServer:
         """Only with the key, and only by this machine's own name: another site's page may make a browser ask, too."""
         given = request.headers.get("Authorization", "").removeprefix("Bearer ") or request.query.get("key", "")
         host = (request.host or "").partition(":")[0]
-        if host not in (HOST, "localhost") or not hmac.compare_digest(given.encode(), self.key.encode()):
+        as_sent = given.encode(errors="surrogateescape")  # a header need not be text
+        if host not in (HOST, "localhost") or not hmac.compare_digest(as_sent, self.key.encode()):
             return web.Response(status=401, text="open the address that the command printed: it has the key\n")
         try:
             response = await handler(request)

@@ -37,5 +37,6 @@ class Needed:
         host = plan.worst.total if on_cpu else sum(plan.host.values())
         weights = plan.parameters * (4 if config.model.dtype is DType.float32 else 2)
         checkpoint = weights + (plan.parameters * _OPTIMIZER if config.model.lora is None else 0)
-        kept = (config.checkpoint.keep + 1) * checkpoint if Needs.of(config).trains else 0
+        saved = config.checkpoint.keep + config.checkpoint.keep_best + 1  # one is being written
+        kept = saved * checkpoint if Needs.of(config).trains else 0
         return cls(float(host), float(kept + weights), float(weights))

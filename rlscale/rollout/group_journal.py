@@ -1,4 +1,4 @@
-"""Finished groups on disk as they finish, so that a kill of everything loses only what was under way.
+"""Finished groups on disk as they finish, so that a kill of everything loses little more than what was under way.
 
 A journal is a folder of files `NUMBER-PART.groups` (`group_records`). NUMBER is that of the batches handed out when the
 rollout's state was last saved, so what finished after that state is in the files of its number and of later ones.
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from rlscale.data.sample import NOT_GENERATED, Group
-from rlscale.rollout.group_records import GroupWriter, read_groups
+from rlscale.rollout.group_records import UNKNOWN, GroupWriter, Origin, read_groups
 from rlscale.rollout.state_encoding import NotPlain
 
 _SUFFIX = ".groups"
@@ -28,10 +28,10 @@ _SUFFIX = ".groups"
 class GroupJournal:
     """The journal of one service. Between its calls nothing is held back: what was added is with the kernel."""
 
-    def __init__(self, folder: Path, bound: int, ahead: int) -> None:
+    def __init__(self, folder: Path, bound: int, ahead: int, origin: Origin = UNKNOWN) -> None:
         """`bound`: how many versions old a group may be; `ahead`: how many later than a checkpoint's, to be used by a
-        run that continues from it."""
-        self._folder, self._bound, self._ahead = folder, bound, ahead
+        run that continues from it; `origin`: what groups are made of, those of another one are not used."""
+        self._folder, self._bound, self._ahead, self._origin = folder, bound, ahead, origin
         self._number = 0
         self._newest_useful: int | None = None  # None until the version is known that a saved state goes on with
         self._writer: GroupWriter | None = None
@@ -54,7 +54,7 @@ class GroupJournal:
             return
         try:
             if self._writer is None:
-                self._writer = GroupWriter(self._free_path())
+                self._writer = GroupWriter(self._free_path(), self._origin)
             self._writer.write(group)
         except (OSError, NotPlain) as error:
             reason = error.strerror if isinstance(error, OSError) else error
@@ -71,7 +71,7 @@ class GroupJournal:
         for path in self._files():
             if _number(path) < batches:
                 continue
-            groups, fault = read_groups(path)
+            groups, fault = read_groups(path, self._origin)
             found += groups
             if fault is not None:
                 self._notes.append(f"{fault}; what is missing is generated again")
@@ -106,6 +106,10 @@ class GroupJournal:
                 if known is None or known.min_version < seen.min_version:
                     found[index] = seen
         return found
+
+    def note(self, text: str) -> None:
+        """Something else that the user should know."""
+        self._notes.append(text)
 
     def take_notes(self) -> list[str]:
         """What the user should know, each line once."""

@@ -10,13 +10,19 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import NewType
 
 import xxhash
 
 from rlscale.data.sample import Group
 from rlscale.rollout.state_encoding import Encoder, Malformed, decode
 
-_MAGIC = b"rlgroup1"
+_MAGIC = b"rlgroup2"
+Origin = NewType("Origin", bytes)
+"""What groups are made of (`group_origin`), as 16 bytes behind the first ones of a file."""
+UNKNOWN = Origin(bytes(16))
+"""For who writes and reads files and has no run."""
+_BEGIN = len(_MAGIC) + len(UNKNOWN)
 _LENGTHS = struct.Struct("<QQ")
 """What begins a record: the lengths in bytes of its content, and of the content's last part, which is the values
 without their arrays. The XXH3 with 128 bits of the lengths and the content follows."""
@@ -27,12 +33,17 @@ _HEADER = _LENGTHS.size + _SUM
 class GroupWriter:
     """Appends groups to a file that does not exist yet."""
 
-    def __init__(self, path: Path) -> None:
-        """OSError where it cannot be made."""
+    def __init__(self, path: Path, origin: Origin = UNKNOWN) -> None:
+        """OSError where it cannot be made; then there is none."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self._whole = 0
-        self._append(_MAGIC)
+        try:
+            self._append(_MAGIC + origin)
+        except OSError:
+            self.close()
+            path.unlink(missing_ok=True)
+            raise
 
     def write(self, group: Group) -> None:
         """Append one. NotPlain for a group that has no encoding, OSError from the disk; then it is not in the file."""
@@ -58,16 +69,19 @@ class GroupWriter:
         self._whole += len(piece)
 
 
-def read_groups(path: Path) -> tuple[list[Group], str | None]:
-    """The groups of a file, in their order, and why there may have been more; None where it is whole."""
+def read_groups(path: Path, origin: Origin = UNKNOWN) -> tuple[list[Group], str | None]:
+    """The groups of a file, in their order, and why there may have been more; None where it is whole. None of a file of
+    another origin."""
     try:
         content = memoryview(path.read_bytes())
     except OSError as error:
         return [], f"{path} cannot be read ({error.strerror})"
-    if content[: len(_MAGIC)] != _MAGIC:
+    if content[: len(_MAGIC)] != _MAGIC or len(content) < _BEGIN:
         return [], f"{path} is cut off or not one that rlscale writes"
+    if content[len(_MAGIC) : _BEGIN] != origin:
+        return [], f"{path} has groups of other data, or of other rewards or their code"
     groups: list[Group] = []
-    place = len(_MAGIC)
+    place = _BEGIN
     while place < len(content):
         record = _record(content[place:])
         if record is None:

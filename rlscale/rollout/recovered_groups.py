@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from rlscale.data.sample import Group, Prompt
 from rlscale.rollout.group_journal import GroupJournal
+from rlscale.rollout.state_encoding import Encoder
 
 
 class RecoveredGroups:
@@ -40,12 +39,21 @@ class RecoveredGroups:
             index: group for index, group in self._groups.items() if group.min_version >= version - self._bound
         }
         if self._journal is not None:
+            if first and self._groups:
+                self._journal.note(
+                    f"{len(self._groups)} groups finished before the stop are used, with the rewards they got then; "
+                    "checkpoint.resume=never starts afresh"
+                )
             self._journal.resumed(version)
 
     def take(self, prompt: Prompt) -> Group | None:
-        """The group of a prompt that is to be generated, if it is here. One of another prompt of that index goes."""
+        """The group of a prompt that is to be generated, if it is here.
+
+        One of another prompt of that index goes, and one of the same prompt whose label or info, which its rewards are
+        by, was another.
+        """
         group = self._groups.pop(prompt.index, None)
-        if group is None or group.prompt.id != prompt.id or not np.array_equal(group.prompt.tokens, prompt.tokens):
+        if group is None or _asked(group.prompt) != _asked(prompt):
             return None
         self.used += 1
         return group
@@ -53,3 +61,11 @@ class RecoveredGroups:
     def state_dict(self) -> list[Group]:
         """Those whose prompts are not drawn yet."""
         return [self._groups[index] for index in sorted(self._groups)]
+
+
+def _asked(prompt: Prompt) -> bytes:
+    """What was asked and what is judged by, so that alike are the same bytes."""
+    arrays: list[bytes] = []
+    said = (prompt.id, prompt.tokens, prompt.label, prompt.info)
+    tree = Encoder(lambda array: arrays.append(bytes(array))).encode(said)
+    return b"".join([*arrays, tree])

@@ -45,6 +45,7 @@ from rlscale.rollout.evaluation import EvalPrompts, EvalResult, eval_encoder, ev
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.group_journal import GroupJournal
 from rlscale.rollout.group_judging import GroupJudging
+from rlscale.rollout.group_origin import origin_of
 from rlscale.rollout.refill import Refill
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats
@@ -102,9 +103,10 @@ class RolloutService:
             build_target(rollout.filter, "rollout.filter", 1),
             Capacity.of(rollout).most_ahead,
         )
-        self._journal = (
-            GroupJournal(Path(spec.journal), rollout.max_staleness, spec.journal_ahead) if spec.journal else None
-        )
+        self._journal: GroupJournal | None = None
+        if spec.journal:
+            origin = origin_of(spec, self._source)
+            self._journal = GroupJournal(Path(spec.journal), rollout.max_staleness, spec.journal_ahead, origin)
         self._scheduler = Scheduler(rollout, self._queue, self._buffer, self._refill, self._admission, self._journal)
         self._concurrency: AdaptiveConcurrency | None = None
         self._following: asyncio.Task[None] | None = None

@@ -125,7 +125,7 @@ class Assembly:
     def _rollout_spec(self, config: Config) -> RolloutSpec:
         """The rollout's, and where it writes groups down as they finish."""
         spec = RolloutSpec.of(config, self._model)
-        if not config.checkpoint.finished_groups:
+        if not config.checkpoint.finished_groups or not self._trains:  # versions that never rise would prune nothing
             return spec
         # Log-probs by the weights that sampled a token take kept weights, and those of a lost course are nowhere.
         ahead = 0 if Needs.of(config).kept_versions else config.rollout.max_staleness

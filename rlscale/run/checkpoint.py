@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from rlscale.run.best_checkpoints import BestCheckpoints
 from rlscale.run.rollout_state import NAME as ROLLOUT_STATE
 from rlscale.run.rollout_state import read_rollout_state, write_rollout_state
 from rlscale.run.run_folder import write_json
-from rlscale.trainer.checksums import SUMS, checksum, read_sums
+from rlscale.trainer.checksums import SUMS, checksum, read_sums, running_checksum
 
 MANIFEST = "manifest.json"
 _PREFIX = "iteration_"
 _PARTIAL = "partial-"
+_SEAL = "checksum"
+"""Where a manifest has the checksum of all else that it says."""
+_FACTS = {"config_hash", "progress", "files"}
 
 
 @dataclass
@@ -72,6 +76,9 @@ class CheckpointStore:
     best: BestCheckpoints | None = None
     """What picks those that stay besides the newest."""
 
+    note: Callable[[str], None] = logging.getLogger(__name__).warning
+    """Is told what could not be tidied up."""
+
     bad: set[Path] = field(default_factory=set)
     """Checkpoints that are known to be damaged, although every file has its size."""
 
@@ -117,7 +124,7 @@ class CheckpointStore:
         try:
             files = _files_in(partial)
             _sync_files(partial, files)
-            write_json(partial / MANIFEST, {**begun.facts, "files": files})
+            write_json(partial / MANIFEST, sealed({**begun.facts, "files": files}))
             older = self.folder / f"{_PARTIAL}replaced-{final.name}"
             if final.exists():
                 final.rename(older)
@@ -135,13 +142,18 @@ class CheckpointStore:
         return final
 
     def _forget(self) -> None:
-        """Remove the whole checkpoints that are neither among the newest nor among the best."""
+        """Remove the whole checkpoints that are neither among the newest nor among the best. What stays is noted."""
         whole = {iteration_of(path): path for path in self.whole()}
-        kept = {*list(whole)[-self.keep :], *(self.best.among(whole) if self.best is not None else ())}
-        for iteration, path in whole.items():
-            if iteration not in kept:
-                shutil.rmtree(path)
-        forget_groups(groups_of(self.folder), before=min(kept))
+        newest = list(whole)[-self.keep :]
+        try:
+            kept = {*newest, *(self.best.among(whole) if self.best is not None else ())}
+            for iteration, path in whole.items():
+                if iteration not in kept:
+                    shutil.rmtree(path)
+            # A run goes on from one of the newest: no groups are kept for those that are here for being the best.
+            forget_groups(groups_of(self.folder), before=min(newest))
+        except OSError as error:
+            self.note(f"old checkpoints in {self.folder} could not be removed ({error}); the new one is whole")
 
     def failed(self, begun: Begun, reason: object) -> CheckpointFailed:
         """Remove what was written; the error that says so."""
@@ -210,7 +222,27 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict) or not all(_size_and_sum(entry) for entry in files.values()):
         raise UserError(f"{MANIFEST} is not one that rlscale writes")
-    return dict(manifest)
+    seal = manifest.pop(_SEAL, None)
+    # Without a seal only what older versions wrote: else one with its name changed would count as none.
+    if (seal is None and manifest.keys() - _FACTS) or (seal is not None and seal != _seal_of(manifest)):
+        raise UserError(f"{MANIFEST} is not what was written (the checksum differs)")
+    return {**manifest, _SEAL: seal}
+
+
+def sealed(facts: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says, with the checksum of it."""
+    return {**facts, _SEAL: _seal_of(facts)}
+
+
+def is_sealed(checkpoint: Path) -> bool:
+    """Whether the manifest of a whole checkpoint has a checksum of its own; an older version wrote it without."""
+    return read_manifest(checkpoint)[_SEAL] is not None
+
+
+def _seal_of(facts: dict[str, Any]) -> str:
+    # As JSON has it, which is what is read: keys are text there.
+    said = json.dumps(json.loads(json.dumps(facts)), sort_keys=True)
+    return running_checksum(said.encode()).hexdigest()
 
 
 def _size_and_sum(entry: Any) -> tuple[int, str | None] | None:
@@ -225,10 +257,14 @@ def _size_and_sum(entry: Any) -> tuple[int, str | None] | None:
 def fault_of(checkpoint: Path) -> str | None:
     """Why a checkpoint is not whole, as far as its manifest and the sizes of its files tell; None if it is."""
     try:
-        files = read_manifest(checkpoint)["files"]
+        manifest = read_manifest(checkpoint)
     except UserError as error:
         return str(error)
-    for name, entry in files.items():
+    progress = manifest.get("progress")
+    says, is_of = progress.get("iteration") if isinstance(progress, dict) else None, iteration_of(checkpoint)
+    if isinstance(says, int) and is_of not in (-1, says):
+        return f"{MANIFEST} is of iteration {says}, and the folder's name of {is_of}"
+    for name, entry in manifest["files"].items():
         wanted, _ = _size_and_sum(entry) or (0, None)
         try:
             size = (checkpoint / name).stat().st_size

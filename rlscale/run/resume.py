@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlscale.config.errors import UserError
-from rlscale.run.checkpoint import CheckpointStore, fault_of, load_progress, read_manifest, sums_of
+from rlscale.run.checkpoint import CheckpointStore, fault_of, is_sealed, load_progress, read_manifest, sums_of
 from rlscale.run.run_folder import read_mark
 
 
@@ -24,7 +24,9 @@ def usable_checkpoint(
         if fault is None and not (sums := sums_of(checkpoint)):
             note(f"{checkpoint} has no checksums (an older version wrote it), so only its sizes were checked")
         elif fault is None and (names := sorted(damaged(checkpoint, sums))):
-            fault = f"{', '.join(names)} is not what was written (the checksum differs)"
+            fault = f"{', '.join(names)} is not what was written (its checksum differs, or it cannot be read)"
+        elif fault is None and not is_sealed(checkpoint):
+            note(f"the manifest of {checkpoint} has no checksum (an older version wrote it): its numbers are believed")
         if fault is None:
             return checkpoint
         store.bad.add(checkpoint)

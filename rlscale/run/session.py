@@ -50,7 +50,7 @@ class SessionParts:
         """Where checkpoints are, and which of them stay."""
         saving = self.config.checkpoint
         best = BestCheckpoints.of(saving, self.folder.path, self.records.note)
-        return CheckpointStore(self.folder.checkpoints, saving.keep, best)
+        return CheckpointStore(self.folder.checkpoints, saving.keep, best, self.records.note)
 
 
 class Session(ABC):

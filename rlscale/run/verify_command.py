@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlscale.config.errors import UserError
 from rlscale.families.origin import CHECKPOINT
-from rlscale.run.checkpoint import MANIFEST, CheckpointStore, fault_of, sums_of
+from rlscale.run.checkpoint import MANIFEST, CheckpointStore, fault_of, is_sealed, sums_of
 from rlscale.run.run_folder import read_mark
 from rlscale.trainer.checksums import SUMS, damaged, read_sums
 
@@ -56,11 +56,13 @@ def _looked_at(checkpoint: Path) -> tuple[bool, str]:
     if not sums:
         return True, "has no checksums (an older version wrote it): its files cannot be looked at"
     if wrong := sorted(damaged(checkpoint, sums)):
-        return True, f"damaged: {', '.join(wrong)} is not what was written (the checksum differs)"
+        return True, f"damaged: {', '.join(wrong)} is not what was written (its checksum differs, or it cannot be read)"
     size = sum((checkpoint / name).stat().st_size for name in sums)
     more = _unnamed(checkpoint, {*sums, MANIFEST, SUMS, CHECKPOINT})
     beside = f"; beside them {', '.join(more)}, which no checksum is known of" if more else ""
-    return False, f"whole, {len(sums)} files of {size:,} bytes{beside}"
+    unsealed = not of_trainer and not is_sealed(checkpoint)
+    older = f"; {MANIFEST} has no checksum of its own (an older version wrote it)" if unsealed else ""
+    return False, f"whole, {len(sums)} files of {size:,} bytes{beside}{older}"
 
 
 def _unnamed(checkpoint: Path, known: set[str]) -> list[str]:

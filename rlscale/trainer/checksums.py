@@ -47,9 +47,24 @@ def read_sums(folder: str | Path) -> dict[str, str]:
 
 
 def damaged(folder: str | Path, sums: Mapping[str, str], rank: int = 0, ranks: int = 1) -> list[str]:
-    """The files of `sums`, as far as they are this rank's to look at, whose content is not what was written."""
+    """The files of `sums`, as far as they are this rank's to look at, whose content is not what was written, or cannot
+    be read."""
     place = Path(folder)
-    sizes = {name: (place / name).stat().st_size if (place / name).is_file() else 0 for name in sums}
+    sizes = {name: _size(place / name) for name in sums}
     # The largest first and dealt out in turn: ranks then have about as much to read.
     own = sorted(sums, key=lambda name: (-sizes[name], name))[rank::ranks]
-    return [name for name in own if not (place / name).is_file() or checksum(place / name) != sums[name]]
+    return [name for name in own if not _is_as_written(place / name, sums[name])]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _is_as_written(file: Path, wanted: str) -> bool:
+    try:
+        return checksum(file) == wanted
+    except OSError:  # none, or one that its disk does not give back
+        return False

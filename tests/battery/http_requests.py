@@ -1,8 +1,9 @@
 """Malformed HTTP requests to the endpoints that a run opens for others: the agents', and a simulated engine's.
 
 Good bodies of every protocol are damaged by a seed: values of another type, depth, length or alphabet somewhere inside,
-or bytes that are no JSON. Each request must be answered in time, with success or with a status of 4xx and JSON that
-says why (or 503, of an engine without the weights that it needs), and leave the endpoint as it was.
+or bytes that are no JSON; and so are the headers with an agent's key. Each request must be answered in time, with
+success or with a status of 4xx and JSON that says why (or 503, of an engine without the weights that it needs), and
+leave the endpoint as it was.
 """
 
 from __future__ import annotations
@@ -163,6 +164,14 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(value[key])
 
 
+def damaged_keys(key: str) -> tuple[bytes, ...]:
+    """Headers in place of the one with a good key: bytes that are no text, parts of keys, lengths."""
+    good = key.encode()
+    keys = (b"\xff", b"sk-\xff-\xfe", b"sk--", b"sk-\xc3\xa4-\xed\xa0\x80", b"9" * 5000)
+    values = (b"", b"Bearer", *(b"Bearer " + one for one in (*keys, good + b"\xff", good[:-1], good[::-1])))
+    return tuple(name + value for name in (b"Authorization: ", b"x-api-key: ") for value in values)
+
+
 async def to_agents(count: int, seed: int) -> list[Answered]:
     """Requests to the endpoint of agents, each in a session of its own. AssertionError if one left something behind."""
     with tempfile.TemporaryDirectory() as folder:
@@ -178,6 +187,11 @@ async def to_agents(count: int, seed: int) -> list[Answered]:
                     headers = {"Authorization": f"Bearer {place.key}"}
                     found.append(await _post(http, place.base_url, path, content, headers))
                 assert played.balanced(), found[-1]
+        played = Played(encoder, lambda prompt: "it is 3")
+        async with server.open(played.session) as place:
+            for path in AGENTS:
+                found += [await _with_header(place.base_url, path, one) for one in damaged_keys(place.key)]
+        assert not played.session.unheeded
     finally:
         await server.close()
     return found
@@ -195,6 +209,24 @@ async def to_engine(count: int, seed: int) -> list[Answered]:
         last = await _post(http, endpoint.url, "/generate", json.dumps(ENGINE["/generate"]).encode(), {})
         assert last.status == 200, last
     return found
+
+
+async def _with_header(url: str, path: str, header: bytes) -> Answered:
+    """A good body with a header that a client would not send."""
+    host, _, rest = url.removeprefix("http://").partition("/")
+    content = json.dumps(AGENTS[path]).encode()
+    head = f"POST /{rest}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {len(content)}\r\n"
+    name, _, port = host.partition(":")
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            reader, writer = await asyncio.open_connection(name, int(port))
+            writer.write(head.encode() + header + b"\r\n\r\n" + content)
+            answer = (await reader.read()).decode(errors="replace")
+            writer.close()
+    except (TimeoutError, OSError) as error:
+        return Answered(path, header, None, repr(error))
+    status = answer.partition(" ")[2][:3]
+    return Answered(path, header, int(status) if status.isdecimal() else None, answer)
 
 
 async def _post(http: aiohttp.ClientSession, url: str, path: str, content: bytes, headers: dict[str, str]) -> Answered:

@@ -1,6 +1,8 @@
-"""Cases in which somebody else's folder holds code: every file of a run, or of a model, is a pickle that makes a file.
+"""Cases in which somebody else's folder holds code: a file of a run, or of a model, is a pickle that makes a file.
 
-Every command that reads such a folder is typed. Whether it refuses the file or never looks at it, nothing may run.
+The files are those that commands read, named below (not logs, reports and what trackers write), and the commands those
+that end by themselves or where a run would start its processes (not `dashboard`, `doctor` and what only composes a
+configuration). Each is typed for each file. Whether it refuses the file or never looks at it, nothing may run.
 Sizes and checksums are made to fit what is planted, as whoever plants it would. What ranks and engines read is not part
 of it: their readers have tests of their own.
 """
@@ -24,7 +26,7 @@ _OF_RUN = (
     *(f"{_NEWEST}/trainer/{name}" for name in (".metadata", "common.pt", "__0_0.distcp", "metadata.json")),
     *("run/checkpoints/groups/000002-000001.groups", "run/rollouts/iteration_000001.parquet"),
 )
-_OF_MODEL = (
+OF_MODEL = (
     *("model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "model/model.safetensors"),
     *("model/generation_config.json", "model/chat_template.jinja", "model/pytorch_model.bin", "model/modeling.py"),
 )
@@ -32,15 +34,17 @@ _ON_RUN = (
     *("warm_start=null run.output=run", "export run.output=run", "eval run.output=run", "rescore run.output=run"),
     *("checkpoint verify run", "checkpoint compare run run", "weights checksum run"),
 )
-_ON_MODEL = (
-    *("warm_start=null model.path=model", "warm_start=null model.init=model", "check model.path=model"),
-    *("import model.path=model to=new", "weights checksum model", "eval model.path=model"),
+_MODEL = "model.path=model model.create=null model.name=m data=arithmetic rollout.max_prompt_tokens=64"
+ON_MODEL = (
+    *(f"warm_start=null {_MODEL}", f"warm_start=null {_MODEL} model.init=model", f"check warm_start=null {_MODEL}"),
+    *("import model.path=model model.create=null model.name=m to=new", "weights checksum model", f"eval {_MODEL}"),
 )
+"""None of them is refused where nothing is planted."""
 
 
 def planted() -> Iterator[Case]:
-    """A case for every file and command."""
-    for stock, files, commands in (("run", _OF_RUN, _ON_RUN), ("model", _OF_MODEL, _ON_MODEL)):
+    """A case for each file and command."""
+    for stock, files, commands in (("run", _OF_RUN, _ON_RUN), ("model", OF_MODEL, ON_MODEL)):
         for file in files:
             for command in commands:
                 yield Case(
@@ -73,6 +77,7 @@ def plant(folder: Path, name: str) -> None:
 
 def _sum_anew(path: Path) -> None:
     """Let the checkpoint's manifest say of the file what is there now."""
+    from rlscale.run.checkpoint import sealed
     from rlscale.trainer.checksums import checksum
 
     for above in path.parents:
@@ -81,5 +86,5 @@ def _sum_anew(path: Path) -> None:
             content = json.loads(manifest.read_text())
             entry = {"size": path.stat().st_size, "xxh3_128": checksum(path)}
             content["files"][str(path.relative_to(above))] = entry
-            manifest.write_text(json.dumps(content))
+            manifest.write_text(json.dumps(sealed({name: content[name] for name in content if name != "checksum"})))
             return

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import random
 from pathlib import Path
 
+import jinja2
 import pytest
+import yaml
 
 from tests.battery.__main__ import attempts, told
 from tests.battery.attempt import GOOD
-from tests.battery.case import load
+from tests.battery.case import Case, load
 from tests.battery.http_requests import BYTES, SERVERS
 from tests.battery.mutations import mutated
-from tests.battery.planted import planted
+from tests.battery.planted import OF_MODEL, RAN, plant, planted
 
 SEED = 3
 
@@ -37,6 +40,34 @@ def test_code_that_is_planted_in_files_of_a_run_is_not_run(tmp_path: Path) -> No
     chosen = [*read_by_torch, *random.Random(SEED).sample(cases, 3)]
     wrong = [told(one) for one in attempts(chosen, tmp_path) if one.outcome not in GOOD]
     assert not wrong, "\n".join(wrong)
+
+
+def test_code_that_is_planted_in_files_of_a_model_is_not_run_by_a_check_that_comes_to_it(tmp_path: Path) -> None:
+    checks = [case for case in planted() if case.stock == ["model"] and case.argv[0] == "check"]
+    assert len(checks) == len(OF_MODEL)
+    good = " ".join(checks[0].argv)
+    control = Case(surface="control", name=good, argv=good.split(), base=[], names=None, stock=["model"])
+    wrong = [told(one) for one in attempts([control, *checks], tmp_path) if one.outcome not in GOOD]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", [*OF_MODEL, "run/recipe.yaml"])
+def test_what_is_planted_runs_where_it_is_read_carelessly(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plant(tmp_path, name)
+    content = (tmp_path / name).read_bytes()
+    match Path(name).suffix:
+        case ".yaml":
+            yaml.unsafe_load(content)
+        case ".jinja":
+            jinja2.Template(content.decode()).render()
+        case ".py":
+            exec(content.decode(), {})
+        case _:
+            pickle.loads(content)
+    assert (tmp_path / RAN).exists()
 
 
 @pytest.mark.parametrize("name", SERVERS)

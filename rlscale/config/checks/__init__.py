@@ -39,6 +39,7 @@ from rlscale.config.checks.served_models_section import SERVED_MODELS_CHECKS
 from rlscale.config.checks.speculation_section import SPECULATION_CHECKS
 from rlscale.config.checks.stored_rollouts_section import STORED_ROLLOUTS_CHECKS
 from rlscale.config.checks.teacher_section import TEACHER_CHECKS
+from rlscale.config.checks.tool_calls import TOOL_CHECKS
 from rlscale.config.checks.turn_credit import TURN_CHECKS
 from rlscale.config.checks.unread_settings import UNREAD_CHECKS, cluster_is_read
 from rlscale.config.checks.weight_transport import TRANSPORT_CHECKS
@@ -95,6 +96,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     *KL_CHECKS,
     *PARSER_CHECKS,
     *TURN_CHECKS,
+    *TOOL_CHECKS,
     *CORRECTION_CHECKS,
     *CRITIC_CHECKS,
     *TEACHER_CHECKS,

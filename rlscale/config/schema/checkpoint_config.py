@@ -51,6 +51,7 @@ class CheckpointConfig(Section):
     best_is: Order = key(Order.highest, scope=Scope.execution, unread=[_NONE_IS_BEST])
     """Whether the highest or the lowest values of that metric are the best."""
     finished_groups: bool = key(True, scope=Scope.execution)
-    """Whether groups are also written down as they finish, so that a kill loses only what was being generated."""
+    """Whether groups are also written down as they finish, so that a kill loses only what was being generated, and what
+    is by weights over `rollout.max_staleness` later than the checkpoint's. `run.generate_only` writes none."""
     resume: Resume = key(Resume.auto, scope=Scope.this_run)
     """`auto` continues the newest unfinished run of this recipe and values, in any layout; `never` starts afresh."""

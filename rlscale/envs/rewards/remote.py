@@ -11,6 +11,8 @@ from rlscale.envs.reward import RewardFailed
 from rlscale.envs.rewards.service_client import Answered, ServiceClient
 from rlscale.envs.score import Failed, Score, score_of
 
+_Waiting = Sequence[tuple[dict[str, Any], "asyncio.Future[Any]"]]
+"""Items, and where their answers go."""
 _ONE = "a number, null, {score, parts} or {failed}"
 
 
@@ -20,8 +22,8 @@ class RemoteReward:
     A score is a number, or `{"score": 1.0, "parts": {"style": 0.5}}`; null or `{"failed": "why"}` where the service
     cannot tell. Items that come within `gather_s` go together, up to `batch`. `timeout_s`: for each try of a request;
     `reward.timeout_s` bounds them all. Retries and the key are as in ServiceClient. Where a request of several items
-    fails, each is sent alone; an item that the service refuses then (HTTP 400, 413, 422), or breaks by (500), while it
-    scores others is wrong, and all else has failed.
+    fails, they are sent alone, one after another; an item that the service refuses then (HTTP 400, 413, 422) while it
+    scores others is wrong, and all else has failed, as a service that breaks may only have too much to do.
     """
 
     def __init__(
@@ -62,25 +64,41 @@ class RemoteReward:
             self._requests.add(task)
             task.add_done_callback(self._requests.discard)
 
-    async def _ask(self, waiting: Sequence[tuple[dict[str, Any], asyncio.Future[Any]]]) -> None:
-        scores: Sequence[Any] = [Failed("the reward service was not waited for")] * len(waiting)
+    async def _ask(self, waiting: _Waiting) -> None:
         try:
-            scores = await self._scores([item for item, _ in waiting])
+            await self._ask_together(waiting)
         finally:
-            for (_, future), score in zip(waiting, scores, strict=True):
+            for _, future in waiting:
                 if not future.done():
-                    future.set_result(score)
+                    future.set_result(Failed("the reward service was not waited for"))
 
-    async def _scores(self, items: Sequence[dict[str, Any]]) -> list[Any]:
-        """An answer for each item. Where a request of several fails, each is asked for alone: one may be to blame."""
+    async def _ask_together(self, waiting: _Waiting) -> None:
+        """Where a request of several fails, each is asked for alone: one may be to blame."""
         try:
-            return await self._given(items)
+            scores = await self._given([item for item, _ in waiting])
         except Exception as error:
-            if len(items) == 1:  # nothing else was asked at this moment: that it broke says nothing of the item
-                return [_blamed(error, self._works and isinstance(error, Answered) and error.refuses)]
-        alone = await asyncio.gather(*(self._given([item]) for item in items), return_exceptions=True)
-        works = any(not isinstance(one, BaseException) for one in alone)
-        return [_blamed(one, works) if isinstance(one, BaseException) else one[0] for one in alone]
+            if len(waiting) > 1:
+                await self._ask_alone(waiting)
+            else:
+                _tell(waiting[0][1], _blamed(error, self._works))
+            return
+        for (_, future), score in zip(waiting, scores, strict=True):
+            _tell(future, score)
+
+    async def _ask_alone(self, waiting: _Waiting) -> None:
+        """One after another: a service that could not do a batch must not get as many requests at once instead."""
+        failed: list[tuple[asyncio.Future[Any], Exception]] = []
+        for item, future in waiting:
+            if future.done():  # its caller has given up
+                continue
+            try:
+                (score,) = await self._given([item])
+            except Exception as error:
+                failed.append((future, error))
+            else:
+                _tell(future, score)
+        for future, fault in failed:
+            _tell(future, _blamed(fault, self._works))
 
     async def _given(self, items: Sequence[dict[str, Any]]) -> list[Any]:
         answer = await self._client.post({"items": list(items)})
@@ -92,10 +110,15 @@ class RemoteReward:
 
 
 def _blamed(error: BaseException, works: bool) -> Score | Failed:
-    """What comes of an item without an answer: it is wrong where the service works and can do nothing with it."""
-    if isinstance(error, Answered) and works and (error.refuses or error.status == 500):
+    """What comes of an item without an answer: it is wrong where the service has scored others and refuses it."""
+    if isinstance(error, Answered) and works and error.refuses:
         return Score(0.0, crash=f"the reward service: {error}")
     return Failed(str(error) or type(error).__name__)
+
+
+def _tell(future: asyncio.Future[Any], answer: Any) -> None:
+    if not future.done():
+        future.set_result(answer)
 
 
 def _score(answer: Any) -> Score | Failed:

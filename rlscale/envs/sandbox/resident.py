@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def can_look() -> bool:
@@ -14,7 +13,7 @@ def can_look() -> bool:
 
 
 def holds_more(pid: int, most: int) -> bool:
-    """Whether the process and its descendants hold over `most` bytes that are their own.
+    """Whether the process and its descendants hold over `most` bytes that are their own, or are shared and of no file.
 
     What several of them share is counted once, where the kernel lets us ask for that; asking takes longer, so that it
     is done only where the sum of all is too much.
@@ -36,20 +35,27 @@ def _family(pid: int) -> list[int]:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of the process that are of no file; 0 if it has ended."""
+    """Bytes of the process that are of no file, also those that it shares with others (`mmap.mmap(-1, size)`); 0 if it
+    has ended."""
     try:
-        with open(f"/proc/{pid}/statm") as file:
-            _, resident, shared, *_ = map(int, file.read().split())
+        with open(f"/proc/{pid}/status") as file:
+            return _kilobytes(file, ("RssAnon:", "RssShmem:")) * 1024
     except (OSError, ValueError):
         return 0
-    return (resident - shared) * _PAGE
 
 
 def _share(pid: int) -> int:
     """The same, each page divided by the number of processes that have it."""
     try:
         with open(f"/proc/{pid}/smaps_rollup") as file:
-            (size,) = (line.split()[1] for line in file if line.startswith("Pss_Anon:"))
+            return _kilobytes(file, ("Pss_Anon:", "Pss_Shmem:")) * 1024
     except (OSError, ValueError):  # it has ended, or may not be asked
         return _resident(pid)
-    return int(size) * 1024
+
+
+def _kilobytes(lines: Iterable[str], names: tuple[str, ...]) -> int:
+    """The sum of what these lines say. ValueError where one is not there."""
+    found = [int(line.split()[1]) for line in lines if line.startswith(names)]
+    if len(found) != len(names):
+        raise ValueError(f"there is no {' or no '.join(names)}")
+    return sum(found)

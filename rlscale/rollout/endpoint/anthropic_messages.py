@@ -20,7 +20,7 @@ from rlscale.rollout.endpoint.dialect import (
     unusable,
 )
 from rlscale.rollout.endpoint.openai_chat import FORMAT, function_tool
-from rlscale.rollout.endpoint.request_fields import seed_of, tool_choice, unheeded_fields
+from rlscale.rollout.endpoint.request_fields import seed_of, strict_tools, tool_choice, unheeded_fields
 
 _READ = ("messages", "system", "model", "tools", "tool_choice", "max_tokens", "stop_sequences", "seed", "stream")
 _WHY = {"output_config": FORMAT, "output_format": FORMAT}
@@ -49,9 +49,10 @@ class AnthropicMessages:
         refuse_unanswerable(messages)
         choice = mapping(body.get("tool_choice") or {}, "tool_choice")
         calls_allowed, forced = tool_choice(choice, _FORCING)
+        tools = [mapping(tool, "a tool") for tool in listed(body, "tools")]
         return ChatRequest(
             messages=messages,
-            tools=tuple(_tool(mapping(tool, "a tool")) for tool in listed(body, "tools")),
+            tools=tuple(map(_tool, tools)),
             calls_allowed=calls_allowed,
             one_call=choice.get("disable_parallel_tool_use") is True,
             max_tokens=positive(body, "max_tokens"),
@@ -59,7 +60,7 @@ class AnthropicMessages:
             seed=seed_of(body),
             stream=bool(body.get("stream")),
             model=str(body.get("model") or ""),
-            unheeded=unheeded | forced,
+            unheeded=unheeded | forced | strict_tools(tools),
         )
 
     def answer(self, request: ChatRequest, reply: Reply) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class EndpointServer:
         if session is not None:
             return session
         number, _, signature = key.removeprefix("sk-").partition("-")
-        if hmac.compare_digest(signature.encode(), self._sign(number).encode()):
+        if hmac.compare_digest(_bytes(signature), self._sign(number).encode()):
             raise session_closed()
         raise Refusal(401, "invalid_api_key", "the key is not that of a session; use the one that the agent was given")
 
@@ -112,7 +112,7 @@ class EndpointServer:
 
     def _sign(self, number: str) -> str:
         """Tells keys that were given out, however long ago, from others."""
-        return hmac.new(self._secret, number.encode(), "sha256").hexdigest()[:32]
+        return hmac.new(self._secret, _bytes(number), "sha256").hexdigest()[:32]
 
     async def _models(self, request: web.Request) -> web.Response:
         try:
@@ -121,6 +121,11 @@ class EndpointServer:
             return web.json_response(OpenAIChat().error(refusal), status=refusal.status)
         model = {"id": "policy", "object": "model", "created": 0, "owned_by": "rlscale"}
         return web.json_response({"object": "list", "data": [model]})
+
+
+def _bytes(header: str) -> bytes:
+    """What of a header came over the wire, which need not be text."""
+    return header.encode(errors="surrogateescape")
 
 
 async def _unknown(http: web.Request) -> web.Response:

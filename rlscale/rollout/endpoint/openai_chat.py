@@ -19,7 +19,7 @@ from rlscale.rollout.endpoint.dialect import (
     text_of,
     unusable,
 )
-from rlscale.rollout.endpoint.request_fields import seed_of, tool_choice, unheeded_fields
+from rlscale.rollout.endpoint.request_fields import seed_of, strict_tools, tool_choice, unheeded_fields
 
 _READ = (
     *("messages", "model", "tools", "tool_choice", "parallel_tool_calls", "max_tokens", "max_completion_tokens"),
@@ -63,9 +63,11 @@ class OpenAIChat:
         messages = with_own_ids(with_one_system(said))
         refuse_unanswerable(messages)
         options = body.get("stream_options") or {}
+        tools = [mapping(tool, "a tool") for tool in listed(body, "tools")]
+        strict = strict_tools(mapping(tool.get("function") or {}, "a tool's function") for tool in tools)
         return ChatRequest(
             messages=messages,
-            tools=tuple(_tool(mapping(tool, "a tool")) for tool in listed(body, "tools")),
+            tools=tuple(map(_tool, tools)),
             calls_allowed=calls_allowed,
             one_call=body.get("parallel_tool_calls") is False,
             max_tokens=positive(body, "max_completion_tokens", "max_tokens"),
@@ -75,7 +77,7 @@ class OpenAIChat:
             logprobs=bool(body.get("logprobs")),
             usage_in_stream=bool(mapping(options, "stream_options").get("include_usage")),
             model=str(body.get("model") or ""),
-            unheeded=unheeded | forced,
+            unheeded=unheeded | forced | strict,
         )
 
     def answer(self, request: ChatRequest, reply: Reply) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rlscale.rollout.endpoint.dialect import (
     unusable,
 )
 from rlscale.rollout.endpoint.openai_chat import FORMAT, SEVERAL, OpenAIChat, function_tool, with_one_system
-from rlscale.rollout.endpoint.request_fields import seed_of, tool_choice, unheeded_fields
+from rlscale.rollout.endpoint.request_fields import seed_of, strict_tools, tool_choice, unheeded_fields
 
 _READ = (
     *("input", "instructions", "model", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens"),
@@ -66,16 +66,17 @@ class OpenAIResponses:
         said += [ChatMessage("user", given)] if isinstance(given, str) else _messages(listed(body, "input"))
         messages = with_own_ids(with_one_system(said))
         refuse_unanswerable(messages)
+        tools = [mapping(tool, "a tool") for tool in listed(body, "tools")]
         return ChatRequest(
             messages=messages,
-            tools=tuple(_tool(mapping(tool, "a tool")) for tool in listed(body, "tools")),
+            tools=tuple(map(_tool, tools)),
             calls_allowed=calls_allowed,
             one_call=body.get("parallel_tool_calls") is False,
             max_tokens=positive(body, "max_output_tokens"),
             seed=seed_of(body),
             stream=bool(body.get("stream")),
             model=str(body.get("model") or ""),
-            unheeded=unheeded | forced,
+            unheeded=unheeded | forced | strict_tools(tools),
         )
 
     def answer(self, request: ChatRequest, reply: Reply) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rlscale.rollout.endpoint.dialect import mapping, unusable
@@ -54,6 +54,12 @@ def tool_choice(value: Any, forcing: Sequence[str]) -> tuple[bool, dict[str, Any
     if kind not in (None, "auto", "none", *forcing):
         raise unusable(f"tool_choice {kind!r} is not supported; there are auto, none, {', '.join(forcing)}")
     return kind != "none", {"tool_choice": value} if kind in forcing else {}
+
+
+def strict_tools(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where a tool is to be called by its schema alone (`strict`), that this is not done."""
+    asked = any(tool.get("strict") for tool in tools)
+    return {"strict": True} if asked else {}
 
 
 def seed_of(body: Mapping[str, Any]) -> int | None:

@@ -220,7 +220,7 @@ class SimulatedEngine:
         await scheduler.update(self.config.update_s)
         scheduler.tick()
         payload = body.get("serialized_named_tensors") or body.get("model_path") or ""
-        self._coming = zlib.crc32(str(payload).encode(), self._coming)
+        self._coming = zlib.crc32(str(payload).encode(errors="surrogatepass"), self._coming)
         version = body.get("weight_version")
         if version is not None:
             if body.get("flush_cache", True):

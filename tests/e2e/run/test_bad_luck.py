@@ -43,6 +43,7 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
         scheduler.suspend()
         started.wait_for("engine-0 did not answer for")
         started.wait_for("engine-0 is back with the current weights", times=2)
+        wait_for_a_finished_group(started, only_run(rough) / "checkpoints")
         os.kill(started.process.pid, signal.SIGSTOP)
         started.signal(signal.SIGKILL)
         started.process.wait(timeout=10)
@@ -58,10 +59,22 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     assert [line["iteration"] for line in metrics(folder)] == list(range(1, 9))
     assert summary(folder)["resumed"] == 1
     assert killed_at
+    assert metrics(folder)[-1]["groups_recovered"] > 0
     theirs = load_file(only_run(calm) / "hf" / "model.safetensors")
     ours = load_file(folder / "hf" / "model.safetensors")
     assert [line["reward"] for line in metrics(folder)] == [line["reward"] for line in metrics(only_run(calm))]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def wait_for_a_finished_group(started: Started, checkpoints: Path) -> None:
+    """Until one is on disk that was finished after the newest checkpoint."""
+    while True:
+        whole = sorted(path.parent.name[-6:] for path in checkpoints.glob("iteration_*/manifest.json"))
+        newest = whole[-1] if whole else "000000"
+        if any(path.stat().st_size > 1000 for path in (checkpoints / "groups").glob(f"{newest}-*.groups")):
+            return
+        assert started.alive()
+        time.sleep(0.01)
 
 
 def listening_elsewhere(started: Started) -> list[str]:

@@ -221,6 +221,10 @@ def test_nothing_is_answered_without_the_key_or_by_another_name(tmp_path: Path) 
             for path in ("/", "/api/runs", "/?key=wrong", "/nothing"):
                 async with session.get(base + path) as answer:
                     assert answer.status == 401
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost:%s\r\nAuthorization: Bearer \xff\r\n\r\n" % port.encode())
+            assert b" 401 " in await reader.readline()  # bytes that are no text
+            writer.close()
             evil = {"Host": f"evil.example:{port}", "Authorization": f"Bearer {server.key}"}
             async with session.get(f"{base}/api/runs", headers=evil) as answer:
                 assert answer.status == 401

@@ -31,6 +31,8 @@ def serve(answer: Answer, scenario: Callable[[str], Awaitable[Any]]) -> tuple[An
         requests.append(request)
         bodies.append(await request.json())
         found = answer(len(requests), bodies[-1])
+        if asyncio.iscoroutine(found):
+            found = await found
         if found is None:
             await asyncio.sleep(60)
         if isinstance(found, int):
@@ -131,7 +133,32 @@ def test_a_caller_that_gives_up_leaves_the_others_their_scores() -> None:
     assert (found[0], type(found[1]), found[2]) == (0.0, asyncio.CancelledError, 2.0)
 
 
-@pytest.mark.parametrize("status", [400, 413, 422, 500])
+def test_a_service_that_breaks_under_a_batch_is_asked_one_by_one_and_blames_no_response() -> None:
+    """It answers 500 to several items, to a second request at once, and always to one of them."""
+    under_way, most = 0, 0
+
+    async def busy(body: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        broken = len(body["items"]) > 1 or body["items"][0]["response"] == "poison"
+        return 500 if broken else lengths(0, body)
+
+    async def scenario(url: str) -> Any:
+        reward = RemoteReward(url, batch=4)
+        reward._client = ServiceClient(url, timeout_s=5.0, retries=1, wait_s=0.01)
+        return await asyncio.gather(*(reward(text, None, {}) for text in ("a", "poison", "abc", "ab")))
+
+    found, _, _ = serve(lambda number, body: busy(body), scenario)
+    assert most == 1
+    assert [found[0], *found[2:]] == [1.0, 3.0, 2.0]
+    assert isinstance(found[1], Failed)
+    assert "HTTP 500" in found[1].reason
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_an_item_that_the_service_can_do_nothing_with_is_wrong_and_takes_no_other_with_it(status: int) -> None:
     def answer(number: int, body: Any) -> Any:
         return status if any("poison" in item["response"] for item in body["items"]) else lengths(number, body)
@@ -146,8 +173,7 @@ def test_an_item_that_the_service_can_do_nothing_with_is_wrong_and_takes_no_othe
     assert [float(one) for one in together] == [1.0, 0.0, 3.0]
     assert f"HTTP {status}" in together[1].crash
     assert not together[0].crash
-    # Nothing else is asked at that moment: a service that is broken for everybody looks the same.
-    assert isinstance(alone, Failed) if status == 500 else alone.crash
+    assert alone.crash
 
 
 def test_a_service_that_nothing_came_of_yet_has_failed_whatever_it_answers() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.rollout.group_records import GroupWriter, read_groups
+from rlscale.rollout.group_records import GroupWriter, Origin, read_groups
 from tests.unit.run.same_values import assert_same
 
 
@@ -48,7 +48,7 @@ def test_a_file_cut_off_at_any_byte_gives_the_groups_before_it_and_says_so(tmp_p
         read, fault = read_groups(path)
         assert_same(read, groups[: size >= after_one])
         # A kill between two records leaves a whole file; nobody can tell that there was to be another.
-        assert (fault is None) == (size in (8, after_one)), size
+        assert (fault is None) == (size in (24, after_one)), size
         assert fault is None or fault.startswith(f"{path} is cut off or ")
 
 
@@ -85,3 +85,26 @@ def test_a_disk_that_refuses_leaves_no_half_of_a_record(tmp_path: Path, monkeypa
     writer.close()
     read, fault = read_groups(path)
     assert ([one.prompt.index for one in read], fault) == ([0, 2], None)
+
+
+def test_groups_of_another_origin_are_not_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.groups", group(0, 1))
+    assert read_groups(path, Origin(b"another source !")) == (
+        [],
+        f"{path} has groups of other data, or of other rewards or their code",
+    )
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_no_file_and_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, piece: memoryview) -> int:
+        raise OSError(28, "No space left on device")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr("rlscale.rollout.group_records.os.write", full)
+        with pytest.raises(OSError, match="No space left"):
+            GroupWriter(tmp_path / "a.groups")
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == before

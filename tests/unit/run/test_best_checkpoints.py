@@ -8,7 +8,7 @@ from typing import Any
 
 from rlscale.config.schema.checkpoint_config import CheckpointConfig, Order
 from rlscale.run.best_checkpoints import BestCheckpoints
-from rlscale.run.checkpoint import CheckpointStore
+from rlscale.run.checkpoint import CheckpointStore, groups_of
 from rlscale.run.saver import SaverWithRanks
 from tests.unit.run.test_checkpoint import Trainer, save
 
@@ -59,3 +59,19 @@ def test_a_store_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
         write(tmp_path, *({"iteration": one, "reward": values[one]} for one in values if one <= iteration))
         save(saving, iteration)
     assert [path.name[-1] for path in store.whole()] == ["2", "4", "5"]
+
+
+def test_a_best_checkpoint_keeps_no_journal_of_groups(tmp_path: Path) -> None:
+    """A run goes on from the newest: what was finished after the best, and before those, nobody reads again."""
+    trainer: Any = Trainer()
+    store = CheckpointStore(tmp_path / "checkpoints", 2, best(tmp_path, [], keep_best=1))
+    saving = SaverWithRanks(store, "hash", trainer, 10.0)
+    values = {1: 0.9, 2: 0.1, 3: 0.1, 4: 0.1}
+    write(tmp_path, *({"iteration": one, "reward": value} for one, value in values.items()))
+    groups = groups_of(store.folder)
+    groups.mkdir(parents=True)
+    for iteration in values:
+        (groups / f"{iteration:06d}-000001.groups").touch()
+        save(saving, iteration)
+    assert [path.name[-1] for path in store.whole()] == ["1", "3", "4"]
+    assert sorted(path.name[:6] for path in groups.iterdir()) == ["000003", "000004"]

@@ -163,3 +163,23 @@ def test_an_older_checkpoint_of_the_same_iteration_stays_when_the_new_one_cannot
         saving.finish(wait=True)
     (kept,) = tmp_path.iterdir()
     assert load_progress(kept).version != 9
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_a_note_and_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    store = CheckpointStore(tmp_path, 1, note=notes.append)
+    saving = Saver(store, "hash")
+    save(saving, 1)
+
+    def refuse(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr("rlscale.run.checkpoint.shutil.rmtree", refuse)
+    newer = save(saving, 2)
+    assert store.newest() == newer
+    assert notes == [
+        f"old checkpoints in {tmp_path} could not be removed ([Errno 16] Device or resource busy); the new one is whole"
+    ]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.run.checkpoint import CheckpointStore, Progress, load_progress, sums_of
+from rlscale.run.checkpoint import CheckpointStore, Progress, fault_of, load_progress, read_manifest, sealed, sums_of
 from rlscale.run.resume import usable_checkpoint
 from rlscale.run.run_folder import MARK, read_mark
-from rlscale.trainer.checksums import damaged
+from rlscale.trainer.checksums import checksum, damaged
 from tests.unit.run.test_checkpoint import save, saver
 
 WEIGHTS = "trainer/weights.bin"
@@ -25,7 +25,9 @@ def chosen(folder: Path) -> tuple[Path | None, list[str]]:
 
 def change_manifest(checkpoint: Path, **changed: object) -> None:
     file = checkpoint / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    facts = {**json.loads(file.read_text()), **changed}
+    del facts["checksum"]
+    file.write_text(json.dumps(sealed(facts)))
 
 
 def test_a_file_that_was_damaged_at_unchanged_size_is_found_and_an_older_checkpoint_taken(tmp_path: Path) -> None:
@@ -33,7 +35,7 @@ def test_a_file_that_was_damaged_at_unchanged_size_is_found_and_an_older_checkpo
     (newer / WEIGHTS).write_bytes(b"12340678")
     assert chosen(tmp_path) == (
         older,
-        [f"{newer} is skipped: {WEIGHTS} is not what was written (the checksum differs)"],
+        [f"{newer} is skipped: {WEIGHTS} is not what was written (its checksum differs, or it cannot be read)"],
     )
 
 
@@ -61,6 +63,57 @@ def test_a_checkpoint_that_is_skipped_is_one_note_and_without_another_an_error(
     (note,) = notes
     assert note.startswith(f"{checkpoint} is skipped: ")
     assert reason in note
+
+
+def test_a_file_that_the_disk_does_not_give_back_is_damage_and_an_older_checkpoint_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = save(saver(tmp_path), 1), save(saver(tmp_path), 2)
+    refuse_to_read(newer / WEIGHTS, monkeypatch)
+    taken, (note,) = chosen(tmp_path)
+    assert (taken, note.startswith(f"{newer} is skipped: {WEIGHTS} is not what was written")) == (older, True)
+
+
+def refuse_to_read(refused: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad sector: the file is there, has its size, and cannot be read."""
+
+    def read(file: Path) -> str:
+        if file == refused:
+            raise OSError(5, "Input/output error")
+        return checksum(file)
+
+    monkeypatch.setattr("rlscale.trainer.checksums.checksum", read)
+
+
+def test_no_byte_of_a_manifest_can_change_what_it_says(tmp_path: Path) -> None:
+    checkpoint = save(saver(tmp_path), 3)
+    file, said = checkpoint / "manifest.json", read_manifest(checkpoint)
+    content = file.read_bytes()
+    silent = []
+    for at in range(len(content)):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        if fault_of(checkpoint) is None and read_manifest(checkpoint) != said:
+            silent.append(at)
+    assert silent == []
+    change_digit = content.replace(b'"version": 3', b'"version": 4')
+    file.write_bytes(change_digit)
+    assert fault_of(checkpoint) == "manifest.json is not what was written (the checksum differs)"
+
+
+def test_a_manifest_of_another_iteration_than_its_folders_is_a_fault(tmp_path: Path) -> None:
+    moved = save(saver(tmp_path), 3).rename(tmp_path / "iteration_000004")
+    assert fault_of(moved) == "manifest.json is of iteration 3, and the folder's name of 4"
+    assert fault_of(moved.rename(tmp_path / "the-good-one")) is None
+
+
+def test_a_manifest_without_a_checksum_of_its_own_is_taken_with_a_note(tmp_path: Path) -> None:
+    checkpoint = save(saver(tmp_path), 1)
+    file = checkpoint / "manifest.json"
+    facts = json.loads(file.read_text())
+    del facts["checksum"]
+    file.write_text(json.dumps(facts))
+    taken, (note,) = chosen(tmp_path)
+    assert (taken, "has no checksum (an older version wrote it)" in note) == (checkpoint, True)
 
 
 def test_a_run_without_checkpoints_begins(tmp_path: Path) -> None:

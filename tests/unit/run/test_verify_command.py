@@ -12,6 +12,7 @@ from rlscale.cli import main
 from rlscale.run.run_folder import MARK
 from rlscale.trainer.checksums import SUMS, checksum
 from tests.unit.run.test_checkpoint import save, saver
+from tests.unit.run.test_resume import refuse_to_read
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_whole_checkpoints_of_a_run_or_one_alone_are_told_and_the_code_is_0(
     [
         (
             lambda at: (at / "trainer/weights.bin").write_bytes(b"12340678"),
-            "damaged: trainer/weights.bin is not what was written (the checksum differs)",
+            "damaged: trainer/weights.bin is not what was written (its checksum differs, or it cannot be read)",
         ),
         (
             lambda at: (at / "trainer/weights.bin").write_bytes(b"1234"),
@@ -64,6 +65,23 @@ def test_a_damaged_one_is_named_beside_the_whole_ones_and_the_code_is_1(
     assert (code, len(lines)) == (1, 2)
     assert fault in lines[0]
     assert "whole, 2 files" in lines[1]
+
+
+def test_a_file_that_the_disk_does_not_give_back_is_told_as_damaged(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_to_read(run / "checkpoints" / "iteration_000001" / "trainer/weights.bin", monkeypatch)
+    code, lines = said(capsys, str(run))
+    assert (code, len(lines), "damaged: trainer/weights.bin" in lines[0]) == (1, 2, True)
+
+
+def test_a_manifest_without_a_checksum_of_its_own_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    newest = run / "checkpoints" / "iteration_000002"
+    facts = json.loads((newest / "manifest.json").read_text())
+    del facts["checksum"]
+    (newest / "manifest.json").write_text(json.dumps(facts))
+    code, (line,) = said(capsys, str(newest))
+    assert (code, line.endswith("manifest.json has no checksum of its own (an older version wrote it)")) == (0, True)
 
 
 def test_the_trainers_part_alone_has_its_own_checksums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -173,6 +173,32 @@ def test_processes_that_hold_too_much_memory_together_are_killed_and_what_they_s
     assert modest.ended_well
 
 
+_SHARED = """
+import mmap, os, time
+def shared():
+    held = mmap.mmap(-1, 50 << 20)  # of no file, and shared: with nobody, or with all that are forked later
+    held[:] = b"a" * len(held)
+    return held
+held = None if {apart} else shared()
+for _ in range(8):
+    if os.fork() == 0:
+        held = held or shared()
+        held[::4096] = b"x" * len(held[::4096])
+        time.sleep({seconds})
+        os._exit(0)
+for _ in range(8):
+    os.wait()
+"""
+
+
+def test_shared_memory_of_no_file_counts_among_what_processes_hold_together_and_once(sandbox: Sandbox) -> None:
+    box = Sandbox(limits=Limits(wall_s=20.0, memory_mb=200), readable=[sys.base_prefix])
+    greedy = box.run([PYTHON, "-I", "-S", "-c", _SHARED.format(apart=True, seconds=15)])
+    assert (greedy.signal, greedy.late, greedy.ended_well) == (signal.SIGKILL, False, False)
+    modest = box.run([PYTHON, "-I", "-S", "-c", _SHARED.format(apart=False, seconds=0.4)])
+    assert modest.ended_well
+
+
 def test_signals_are_for_a_program_what_they_are_in_a_shell(sandbox: Sandbox) -> None:
     """Python ignores SIGPIPE, and what it starts would inherit that: `yes` would complain, not end."""
     ran = sandbox.run(["/bin/sh", "-c", "yes | head -n 1"])

@@ -213,6 +213,10 @@ HARMLESS = {"metadata": {"a": "b"}, "user": "me", "store": True, "service_tier":
         (ANTHROPIC, {"top_k": 5, "thinking": {"type": "disabled"}, "cache_control": {"type": "ephemeral"}},
          {"top_k": 5, "thinking": {"type": "disabled"}}),
         (ANTHROPIC, {"output_config": {"effort": "low"}}, {"effort": "low"}),
+        (CHAT, {"tools": [{"type": "function", "function": {"name": "a", "strict": True}}]}, {"strict": True}),
+        (CHAT, {"tools": [{"type": "function", "function": {"name": "a", "strict": False}}]}, {}),
+        (RESPONSES, {"tools": [{"type": "function", "name": "a", "strict": True}]}, {"strict": True}),
+        (ANTHROPIC, {"tools": [{"name": "a", "strict": True, "input_schema": {}}]}, {"strict": True}),
         (ANTHROPIC, {"tool_choice": {"type": "tool", "name": "add"}}, {"tool_choice": {"type": "tool", "name": "add"}}),
     ],
 )  # fmt: skip

@@ -210,7 +210,7 @@ def test_whatever_goes_wrong_is_told_in_the_words_of_the_protocol(encoder: Promp
         played.session.call = broken  # type: ignore[method-assign] # a fault of the endpoint's own
         said = b'"input": "hello"' if path == "/responses" else b'"messages": [{"role": "user", "content": "hello"}]'
         for address, body, status, message in (
-            (path, DEEP, 400, "levels of objects and lists inside each other"),
+            (path, DEEP, 400, "the body has more than 100 levels"),
             (path + "/elsewhere", b"{}", 404, f"POST /v1{path}/elsewhere is not served here"),
             (path, b"{" + said + b"}", 500, "the endpoint failed: KeyError 'nobody foresaw this'"),
             (path, b"{" + said + b', "stream": true}', 500, "the endpoint failed: KeyError"),
