@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: the file
 from outside_python import outside_python  # noqa: F401  the path comes first; pytest finds them by name
 from shared_ray import shared_ray  # noqa: F401
 from shared_server import fork_server, shared_server  # noqa: F401
-from transfer_server import transfer_fork_server  # noqa: F401
+from transfer_server import transfer_fork_server  # noqa: F401  # a fixture, which pytest finds here
 
 LONGEST = (
     "test_algorithms.py",
