@@ -39,6 +39,7 @@ def test_the_earlier_of_the_two_ends_counts_and_leaves_time_for_saving() -> None
         (str(int(NOW) - 60), "the job ends in 0 s"),
         ("soon", "SLURM_JOB_END_TIME=soon: is not a time"),
     ],
+    ids=["soon over", "over", "no time"],  # the same in every process that collects them
 )
 def test_a_job_that_is_too_short_is_refused_before_anything_starts(slurm: str, line: str) -> None:
     with pytest.raises(UserError, match=line):
