@@ -45,3 +45,22 @@ def test_log_probs_are_equal_bit_for_bit_and_the_same_in_every_layout(ready: lis
         seen.append(rollouts(tmp_path / f"run{number}"))
     assert len(seen[0]) == 16
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("model=tiny_qwen3_moe", "model.dtype=bfloat16"),
+        ("rollout.weights=int4", "trainer.fake_quant=true", "parallel.pipeline=2"),
+    ],
+    ids=["a mixture in 16 bits", "quantised engines, two stages"],
+)
+def test_so_they_are_in_other_forms(given: tuple[str, ...], ready: list[str], tmp_path: Path) -> None:
+    (tmp_path / "varied.py").write_text(REWARD)
+    asked = (*ASKED, "reward.function._target_=varied.varied", "run.output=run", *given)
+    ended = run(tmp_path, *SHORT, *asked, *ready)
+    assert ended.code == 0, ended.text
+    for line in metrics(tmp_path / "run"):
+        assert line["logprob_diff_tokens"] > 0
+        assert line["mismatch_abs_max"] == line["logprob_diff_max"] == 0.0
+        assert line["ratio_max_first_step"] == 1.0
