@@ -37,7 +37,7 @@ _ORDER = (
     "tracker",
 )
 
-_PACKAGES = (
+ESSENTIAL = (
     "torch",
     "transformers",
     "megatron-core",
@@ -47,10 +47,9 @@ _PACKAGES = (
     "ray",
     "hydra-core",
     "omegaconf",
-    "numpy",
-    "datasets",
-    "math-verify",
 )
+"""Packages of which another version computes something else, or nothing."""
+_PACKAGES = (*ESSENTIAL, "numpy", "datasets", "math-verify")
 
 
 def write_recipe(config: Config, folder: Path) -> None:

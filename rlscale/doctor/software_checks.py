@@ -6,21 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
+from rlscale.config.written_recipe import ESSENTIAL
 from rlscale.doctor.facts import Facts
 from rlscale.doctor.finding import Finding, ok, problem, warning
 
-ESSENTIAL = (
-    "torch",
-    "transformers",
-    "megatron-core",
-    "mbridge",
-    "sglang",
-    "sglang-router",
-    "ray",
-    "hydra-core",
-    "omegaconf",
-)
-"""Packages in which another version than the lock's computes something else, or nothing."""
 _SHOWN = 4
 _CPU_BUILD = "+cpu"
 
