@@ -73,7 +73,7 @@ def syncing(recent: Recent, iterations: int) -> Iterator[Advice]:
     if share > 0.15:
         yield Advice(
             f"{percent(share)} of the last {iterations} iterations went into giving the engines new weights",
-            "more work per iteration (rollout.groups_per_iteration); another weights.transport, by what each was measured to take",
+            "more work per iteration (rollout.groups_per_iteration), or another weights.transport",
         )
 
 
