@@ -187,23 +187,26 @@ def test_a_request_that_was_cut_off_goes_on_with_the_tokens_it_would_have_had(ta
 
 
 def test_aborting_before_the_pause_spares_a_second(talk: Talk) -> None:
-    async def scenario(server: Server) -> tuple[float, float]:
-        seconds = []
-        for abort_first in (True, False):
-            tasks = await server.running(2)
-            started = time.monotonic()
-            if abort_first:
-                await server.call("/abort_request", {"rid": "", "abort_all": True})
-                await asyncio.gather(*tasks)
-            await server.call("/pause_generation", {"mode": "abort"})
-            seconds.append(time.monotonic() - started)
+    async def seconds_to_pause(server: Server, abort_first: bool) -> float:
+        tasks = await server.running(2)
+        started = time.monotonic()
+        if abort_first:
+            await server.call("/abort_request", {"rid": "", "abort_all": True})
             await asyncio.gather(*tasks)
-            await server.call("/continue_generation", {})
-        return seconds[0], seconds[1]
+        await server.call("/pause_generation", {"mode": "abort"})
+        seconds = time.monotonic() - started
+        await asyncio.gather(*tasks)
+        await server.call("/continue_generation", {})
+        return seconds
+
+    async def scenario(server: Server) -> tuple[float, float]:
+        # The least of three: a busy machine adds to either, and never takes the server's sleep of a second away.
+        first = [await seconds_to_pause(server, abort_first=True) for _ in range(3)]
+        return min(first), await seconds_to_pause(server, abort_first=False)
 
     first, without = talk(scenario)
-    assert first < 0.7
     assert without > 0.9
+    assert first < without - 0.5
 
 
 def test_a_paused_server_lets_new_requests_wait_and_answers_what_does_not_generate(talk: Talk) -> None:
