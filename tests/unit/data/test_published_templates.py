@@ -48,7 +48,12 @@ def played(
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(turns=TURNS)
 def test_turn_by_turn_is_the_whole(
     name: str, encoders: dict[str, PromptEncoder], turns: list[tuple[str, list[Message]]]

@@ -55,7 +55,12 @@ def sampled(name: str, encoder: PromptEncoder, turn: Said) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_after_every_turn_the_tokens_are_those_of_the_whole_and_segments_are_counted(
     name: str, encoders: dict[str, PromptEncoder], data: st.DataObject

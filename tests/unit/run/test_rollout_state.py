@@ -54,7 +54,9 @@ def test_a_file_that_was_cut_off_at_any_byte_is_a_named_error(written: Path, tmp
             read_rollout_state(cut)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_a_changed_byte_or_a_longer_file_is_a_named_error(written: Path, tmp_path: Path, data: st.DataObject) -> None:
     whole, changed = bytearray(written.read_bytes()), tmp_path / "changed"

@@ -73,7 +73,12 @@ async def played_through(played: Played, calls: list[Call], look: Callable[[Mess
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_requests_are_the_tokens_of_before_and_what_the_template_writes_behind_them(
     name: str, encoders: dict[str, PromptEncoder], data: st.DataObject
