@@ -157,7 +157,9 @@ def supervised(folder: Path, engines: int, groups: int) -> dict[str, float]:
         found["supervisor: a second of looking"] = sum(looks) / (time.monotonic() - began)
         tenth = engines // 10
         found["supervisor: s on the clock to notice the killed"] = noticed(fleet, fleet.kill, range(tenth))
-        found["supervisor: s on the clock to notice the stopped"] = noticed(fleet, fleet.freeze, range(tenth, 2 * tenth))
+        found["supervisor: s on the clock to notice the stopped"] = noticed(
+            fleet, fleet.freeze, range(tenth, 2 * tenth)
+        )
         return found
 
 
