@@ -18,8 +18,8 @@ from rlscale.trainer.checksums import SUMS, damaged, read_sums
 
 USAGE = (
     "usage: python -m rlscale checkpoint verify FOLDER\n"
-    "  FOLDER  a run (its checkpoints and exported weights), a checkpoint, its trainer part, as `import` writes one, too,\n"
-    "          or a Hugging Face folder that was exported\n"
+    "  FOLDER  a run (its checkpoints and exported weights), a checkpoint, its trainer part (as `import` writes), or\n"
+    "          a Hugging Face folder that was exported\n"
     "reads every file and prints a line for each checkpoint: it ends with 0 where all are what was written, or with 1."
 )
 
