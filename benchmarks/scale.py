@@ -195,6 +195,7 @@ def measured(part: str, size: tuple[int, int]) -> dict[str, float]:
     """The figures of a part at a size, of another process."""
     words = ["--one", part, *map(str, size)]
     done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+    print(f"{part} {size}: {done.stdout.splitlines()[-1]}", file=sys.stderr, flush=True)  # the table comes late
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

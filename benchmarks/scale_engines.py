@@ -57,7 +57,11 @@ def _serve(orders: Connection) -> None:
             if order == "listen":
                 engine = _FrozenEngine(SimulatedEngineConfig())
                 endpoint = SimulatedEndpoint(engine, _KEY, port=port)
-                await endpoint.__aenter__()
+                try:
+                    await endpoint.__aenter__()
+                except OSError:  # several were given the same free port
+                    orders.send(False)
+                    continue
                 engines[port] = engine, endpoint
             elif order == "freeze":
                 engines[port][0].frozen = True
@@ -65,7 +69,7 @@ def _serve(orders: Connection) -> None:
                 await engines.pop(port)[1].__aexit__(None, None, None)
             else:
                 return
-            orders.send(port)
+            orders.send(True)
 
     asyncio.run(main())
 
@@ -107,11 +111,11 @@ class SimulatedEngines:
         """Of an engine."""
         return f"engine-{number}"
 
-    def order(self, order: str, port: int) -> None:
-        """Tell the process that answers, and wait until it is done."""
+    def order(self, order: str, port: int) -> bool:
+        """Tell the process that answers, and wait until it is done; whether it could."""
         with self._lock:
             self._orders.send((order, port))
-            self._orders.recv()
+            return bool(self._orders.recv())
 
     def kill(self, which: Sequence[int]) -> None:
         """As kill -9 does."""
@@ -132,7 +136,11 @@ class SimulatedEngines:
         """An engine's process; it listens from now on."""
         self._ports[spec.name] = port
         self._processes[spec.name] = process = _StandIn(site.log, site.scratch / "tmp")
-        self.order("listen", port)
+        if not self.order("listen", port):
+            site.log.parent.mkdir(parents=True, exist_ok=True)
+            with site.log.open("a") as log:
+                log.write("address already in use\n")
+            process.kill()
         return process
 
 

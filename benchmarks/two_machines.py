@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from machine import describe_machine, load_average
 
@@ -127,7 +128,8 @@ def serve(folder: Path, key_file: Path) -> None:
     place = next(node["NodeID"] for node in ray.nodes() if node["NodeManagerAddress"] == address(ENGINE))
     options = {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(place, soft=False)}
     own = [str(folder / "logs"), str(folder / "scratch"), key_file.read_text().strip(), address(ENGINE), None]
-    launcher = ray.remote(LauncherActor).options(**options).remote("launcher.log", *own, config.rollout.engine)  # type: ignore[attr-defined]  # Ray's decorator
+    actor: Any = ray.remote(LauncherActor)
+    launcher = actor.options(**options).remote("launcher.log", *own, config.rollout.engine)
     spec = ServerSpec("engine", str(model), Device.cpu, host=address(ENGINE))
     print(f"serves {ray.get(launcher.call.remote('start_engine', spec))} with {model}", flush=True)
     while True:
