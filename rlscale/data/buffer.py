@@ -7,6 +7,7 @@ groups that stay behind, finished or still being generated, can all leave by the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -53,6 +54,7 @@ class Buffer:
     def __init__(self) -> None:
         self._groups: dict[int, Group] = {}
         self._oldest: dict[int, int] = {}  # oldest version in each group, NOT_GENERATED without one
+        self._of_age: Counter[int] = Counter()  # groups by that version: asked whenever a group is finished
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -63,13 +65,16 @@ class Buffer:
         if group.prompt.index in self._groups:
             raise ValueError(f"prompt {group.prompt.index} is in the buffer already")
         self._groups[group.prompt.index] = group
-        self._oldest[group.prompt.index] = group.min_version
+        self._oldest[group.prompt.index] = oldest = group.min_version
+        self._of_age[oldest] += 1
 
     def expire(self, version: int, max_staleness: int) -> list[Group]:
         """Remove, count and return the groups with tokens over the bound at trainer version `version`.
 
         Happens only after a resume with a smaller bound or when an engine reports an older version than expected.
         """
+        if all(_staleness(oldest, version) <= max_staleness for oldest in self._of_age):
+            return []
         late = [index for index in sorted(self._groups) if self._staleness(index, version) > max_staleness]
         self.dropped += len(late)
         return [self._remove(index) for index in late]
@@ -108,18 +113,25 @@ class Buffer:
         """Hold what was held when the state was saved."""
         self._groups.clear()
         self._oldest.clear()
+        self._of_age.clear()
         for group in state["groups"]:
             self.put(group)
         self.dropped = int(state["dropped"])
 
     def _remove(self, index: int) -> Group:
-        del self._oldest[index]
+        oldest = self._oldest.pop(index)
+        self._of_age[oldest] -= 1
+        if not self._of_age[oldest]:
+            del self._of_age[oldest]
         return self._groups.pop(index)
 
     def _staleness(self, index: int, version: int) -> int:
-        """Trainer's version minus the oldest in the group; 0 for groups without generated tokens."""
-        oldest = self._oldest[index]
-        return max(version - oldest, 0) if oldest != NOT_GENERATED else 0
+        return _staleness(self._oldest[index], version)
+
+
+def _staleness(oldest: int, version: int) -> int:
+    """Trainer's version minus the oldest in a group; 0 for groups without generated tokens."""
+    return max(version - oldest, 0) if oldest != NOT_GENERATED else 0
 
 
 def _can_leave_in_time(staleness: Iterable[int], n: int, max_staleness: int) -> bool:

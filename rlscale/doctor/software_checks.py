@@ -55,7 +55,12 @@ def hub_cache(config: Config, facts: Facts) -> Iterator[Finding]:
 
 
 def environment(config: Config, facts: Facts) -> Iterator[Finding]:
-    """No variable that keeps a run from starting."""
+    """No variable that keeps a run from starting, and no Ray that anybody may use."""
+    if facts.open_ray:
+        yield problem(
+            "Ray asks for no token: whoever reaches it runs what they like as you",
+            "start it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, on every machine (docs/security.md)",
+        )
     mode = facts.variables.get("RAY_AUTH_MODE", "token")
     if mode != "token":
         yield problem(f"RAY_AUTH_MODE={mode}: without its token Ray runs what anybody sends", "unset it")

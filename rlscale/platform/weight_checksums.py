@@ -5,12 +5,13 @@ XXH3: it finds damage, is no signature, and is faster than memory is copied.
 
 from __future__ import annotations
 
-import json
 import mmap
 from pathlib import Path
 
 import xxhash
 
+from rlscale.families.config_file import read_json
+from rlscale.families.family import FolderError
 from rlscale.families.weight_files import SUMS, TensorEntry, tensors_of
 
 
@@ -34,6 +35,17 @@ class Running:
         return self._sum.hexdigest()
 
 
+def sums_beside(folder: Path) -> dict[str, str]:
+    """The checksums of a folder's tensors, by name; {} where it has none. FolderError for a SUMS of another shape."""
+    file = folder / SUMS
+    if not file.is_file():
+        return {}
+    sums = read_json(file)
+    if not all(isinstance(value, str) for value in sums.values()):
+        raise FolderError(f"{SUMS} is not a file that rlscale writes")
+    return sums
+
+
 def damaged_tensors(folder: Path) -> list[str]:
     """The tensors of a folder that are not those of its SUMS, in order of names; [] also where it has no SUMS.
 
@@ -42,7 +54,7 @@ def damaged_tensors(folder: Path) -> list[str]:
     """
     if not (folder / SUMS).is_file():
         return []
-    expected = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+    expected = sums_beside(folder)
     entries = tensors_of(folder)
     differ = set(expected) ^ set(entries)
     for file in {entry.file for entry in entries.values()}:

@@ -39,7 +39,7 @@ def check(arguments: Sequence[str]) -> int:
         not_here = [f"cluster.ray_address={address}: GPUs and memory of that cluster"]
     with found.of(""):
         refuse_folder(config, config_hash(config))
-    look(config, found, fetch=False)
+    look(config, found, fetch=False, tell=lambda line: _listed("note", [line]))
     _listed("ok", found.checked)
     _listed("note", found.notes[said:])
     _listed("not checked here", not_here)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +26,11 @@ from rlscale.run.ray_session import RaySession, node_ids
 _GATHERED_S = 120.0
 _LINK_S = 30.0
 _CLOCK_LOOKS = 3
+_STRANGER = """
+import sys
+from ray._raylet import GcsClient
+GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=10)
+"""
 
 
 def ask_cluster(config: Config, lock: Mapping[str, str]) -> tuple[list[Facts], list[Link]]:
@@ -30,7 +38,16 @@ def ask_cluster(config: Config, lock: Mapping[str, str]) -> tuple[list[Facts], l
     with RaySession(config.cluster, Path(config.run.scratch)):
         nodes = node_ids(config.cluster.nodes, config.cluster.gpus_per_node)
         facts = facts_of(config, lock, nodes)
+        facts[0] = replace(facts[0], open_ray=not asks_for_token(ray.get_runtime_context().gcs_address))
         return facts, links_between(facts, nodes, nccl=config.cluster.device is Device.cuda)
+
+
+def asks_for_token(address: str) -> bool:
+    """Whether the Ray at `address`, which answers this process, refuses one without its token."""
+    stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    asked = [sys.executable, "-c", _STRANGER, address]
+    done = subprocess.run(asked, env={**stranger, "RAY_AUTH_MODE": "disabled"}, capture_output=True, check=False)
+    return done.returncode != 0
 
 
 def facts_of(config: Config, lock: Mapping[str, str], nodes: Sequence[str]) -> list[Facts]:

@@ -7,9 +7,10 @@ that cannot be imported must not wait for the import of torch.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,9 @@ from rlscale.config.checks import check
 from rlscale.config.data_paths import data_paths
 from rlscale.config.data_sections import evaluation_sections, reward_of, training_sections
 from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.foreign_code import code_that_runs
 from rlscale.config.hub_names import not_downloaded, own_draft, served_paths
+from rlscale.config.keys import plain
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
@@ -90,24 +93,38 @@ class _Part:
         return not self.trains or Needs.of(self.config).rewards
 
 
+def _note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr, flush=True)
+
+
+def _tell_code(parts: Sequence[_Part], tell: Callable[[str], None]) -> None:
+    """Whose code stages run, before any of it is imported; that of the run itself its checks have told."""
+    for part in parts[1:]:
+        for line in code_that_runs(plain(part.config)):
+            tell(part.stage + line)
+
+
 def preflight(config: Config, *, trains: bool = True) -> list[str]:
     """Build and check all that can be known before processes start; models that are missing are made or downloaded.
 
     Without `trains`, what the evaluation alone needs. Returns notes. Raises ConfigError with every problem found.
     """
     found = Findings()
-    look(config, found, fetch=True, trains=trains)
+    look(config, found, fetch=True, trains=trains, tell=_note)
     found.raise_problems()
     return found.notes
 
 
-def look(config: Config, found: Findings, *, fetch: bool, trains: bool = True) -> None:
+def look(
+    config: Config, found: Findings, *, fetch: bool, trains: bool = True, tell: Callable[[str], None] = _note
+) -> None:
     """Look at everything, and add to `found`. Without `fetch` nothing is made or downloaded that would stay.
 
-    With problems in the cheap things, the others are left out.
+    With problems in the cheap things, the others are left out. `tell` hears first whose code the run's stages run.
     """
     with current_folder_importable(), found.of(""):
         parts = [*_parts(config)] if trains else [_Part("", config, trains=False)]
+        _tell_code(parts, tell)
         for part in parts:
             _look_at_cheap_things(part, found)
         if found.problems:
@@ -125,7 +142,9 @@ def preflight_of_sweep(config: Config) -> None:
     """
     found = Findings()
     with current_folder_importable(), found.of(""):
-        for part in _parts(config):
+        parts = [*_parts(config)]
+        _tell_code(parts, _note)
+        for part in parts:
             _look_at_cheap_things(part, found)
     found.raise_problems()
 

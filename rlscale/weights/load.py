@@ -15,7 +15,8 @@ from rlscale.config.errors import UserError
 from rlscale.families import FolderError
 from rlscale.families.fit import check_weights
 from rlscale.families.stored_tensors import quantisation_of_folder, stored_tensors
-from rlscale.families.weight_files import tensors_of
+from rlscale.families.weight_files import SUMS, tensors_of
+from rlscale.platform.weight_checksums import checksum, sums_beside
 from rlscale.weights.dequantise import dequantised
 from rlscale.weights.mapping import WeightMap
 from rlscale.weights.parameters import EXPERTS, ModelGroups, named_tensors
@@ -42,6 +43,7 @@ class WeightFolder:
             found = tensors_of(self.folder)
             self._quantisation = quantisation_of_folder(self.folder)
             self._stored = stored_tensors(found, self._quantisation)
+            self._sums = sums_beside(self.folder)
         self._file_of = {name: entry.file.name for name, entry in found.items()}
 
     def _file(self, name: str) -> Any:
@@ -89,8 +91,13 @@ class WeightFolder:
         )
 
     def _as_it_is(self, name: str) -> Tensor:
-        """A tensor of the files."""
+        """A tensor of the files. UserError for one that is not what was written, as far as there are checksums."""
         tensor: Tensor = self._file(self._file_of[name]).get_tensor(name)
+        if self._sums and checksum(tensor.flatten().view(torch.uint8).numpy().data) != self._sums.get(name):
+            raise UserError(
+                f"{self.folder}: {name} is not what was written (its checksum differs); fetch or export the folder "
+                f"again, or remove its {SUMS} if the weights were changed on purpose"
+            )
         return tensor
 
 

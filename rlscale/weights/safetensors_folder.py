@@ -21,8 +21,8 @@ _FILE_BYTES = 4 * 2**30
 class SafetensorsFolder:
     """The files of a folder, one after the other. OSError when the disk refuses, KeyError for a type without a name."""
 
-    def __init__(self, folder: Path, *, checksums: bool, file_bytes: int | None = None) -> None:
-        """The folder exists. `checksums`: write those of the tensors beside the files, and an index in any case.
+    def __init__(self, folder: Path, *, indexed: bool, file_bytes: int | None = None) -> None:
+        """The folder exists. `indexed`: write an index in any case, not only of several files.
 
         A file is closed before it passes `file_bytes`, by default 4 GiB.
         """
@@ -30,7 +30,7 @@ class SafetensorsFolder:
         self._open: SafetensorsFile | None = None
         self._names: list[str] = []
         self._file_of: dict[str, str] = {}
-        self._sums: dict[str, str] | None = {} if checksums else None
+        self._indexed, self._sums = indexed, dict[str, str]()
         self._of_dtype: Counter[str] = Counter()  # bytes
 
     @property
@@ -54,19 +54,20 @@ class SafetensorsFolder:
         file.add(name, tensor)
         self._file_of[name] = self._names[-1]
         self._of_dtype[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
-        if self._sums is not None:
-            self._sums[name] = checksum(tensor.flatten().view(torch.uint8).numpy().data)
+        self._sums[name] = checksum(tensor.flatten().view(torch.uint8).numpy().data)
 
     def close(self) -> None:
-        """Close the last file and say what is where; without checksums one file has the name that needs no index."""
+        """Close the last file, say what is where, and write the checksums of the tensors.
+
+        Without an index one file has the name that needs none.
+        """
         self._close_file()
-        if len(self._names) == 1 and self._sums is None:
+        if len(self._names) == 1 and not self._indexed:
             (self._folder / self._names[0]).rename(self._folder / "model.safetensors")
         else:
             total = {"total_size": self._of_dtype.total()}
             _write_json(self._folder / INDEX, {"metadata": total, "weight_map": self._file_of})
-        if self._sums is not None:
-            _write_json(self._folder / SUMS, self._sums)
+        _write_json(self._folder / SUMS, self._sums)
 
     def abandon(self) -> None:
         """Close the open file although nobody will read it."""

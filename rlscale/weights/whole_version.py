@@ -22,7 +22,7 @@ class WholeVersion:
         try:
             if beside is not None:
                 copy_beside(beside, self._aside.path)
-            self._files = SafetensorsFolder(self._aside.path, checksums=True)
+            self._files = SafetensorsFolder(self._aside.path, indexed=True)
         except BaseException:
             self._aside.discard()
             raise

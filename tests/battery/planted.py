@@ -1,7 +1,7 @@
 """Cases in which somebody else's folder holds code: a file of a run, or of a model, is a pickle that makes a file.
 
 The files are those that commands read, named below (not logs, reports and what trackers write), and the commands those
-that end by themselves or where a run would start its processes (not `dashboard`, `doctor` and what only composes a
+that end by themselves or where a run would start its processes (not `dashboard` and what only composes a
 configuration). Each is typed for each file. Whether it refuses the file or never looks at it, nothing may run.
 Sizes and checksums are made to fit what is planted, as whoever plants it would. What ranks and engines read is not part
 of it: their readers have tests of their own.
@@ -33,6 +33,7 @@ OF_MODEL = (
 _ON_RUN = (
     *("warm_start=null run.output=run", "export run.output=run", "eval run.output=run", "rescore run.output=run"),
     *("checkpoint verify run", "checkpoint compare run run", "weights checksum run"),
+    "doctor warm_start=null run.output=run --bundle b.zip",
 )
 _MODEL = "model.path=model model.create=null model.name=m data=arithmetic rollout.max_prompt_tokens=64"
 ON_MODEL = (

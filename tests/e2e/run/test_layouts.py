@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import time
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlscale.cli import main
 from rlscale.observe.timeline import DRIVER, ENGINES, read_timeline
 from tests.e2e.run.command import SHORT, metrics, only_run, run, summary
 
@@ -92,33 +95,47 @@ sys.exit(main())
 """
 
 
-def test_two_engines_and_two_data_parallel_ranks_whose_key_is_nowhere(tmp_path: Path):
-    """Two engines of its own serve the run; the run's API key is in no log, file, process list or environment."""
+def test_two_engines_and_two_data_parallel_ranks_whose_keys_are_nowhere_and_whose_files_are_its_users(tmp_path: Path):
+    """Two engines of its own serve the run; its API key and its Ray's token are in no log, file, process list,
+    environment or bundle. Under a umask of 077 nobody else may read anything of it."""
     overrides = [*SHORT, "rollout.engines=2", "parallel.data=2", "run.iterations=3"]
     log, program = tmp_path / "command.log", tmp_path / "program.py"
     program.write_text(RUN_WITH_A_KNOWN_KEY)
     with open(log, "w") as output:
         process = subprocess.Popen(
-            [sys.executable, str(program), *overrides], cwd=tmp_path, stdout=output, stderr=output
+            [sys.executable, str(program), *overrides], cwd=tmp_path, stdout=output, stderr=output, umask=0o077
         )
-    seen = 0
+    seen, keys = 0, {KNOWN_KEY}
     while process.poll() is None:
+        for token in (tmp_path / ".rlscale" / "ray").glob("*/auth_token"):
+            with suppress(FileNotFoundError):
+                keys |= {token.read_text()} - {""}
+                places = (tmp_path / ".rlscale", token.parent, token)
+                assert [oct(place.stat().st_mode & 0o777) for place in places] == ["0o700", "0o700", "0o600"]
         for child in psutil.Process(process.pid).children(recursive=True):
             try:
                 shown = [*child.cmdline(), *child.environ().values()]
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
             seen += any(text.startswith("rlscale engine-") for text in shown)
-            assert not any(KNOWN_KEY in text for text in shown), child
+            assert not any(key in text for text in shown for key in keys), child
         time.sleep(0.5)
     assert process.returncode == 0, log.read_text()
     assert seen > 1
+    assert len(keys) == 2
     folder = only_run(tmp_path)
     served = ["Prefill batch" in (folder / "logs" / f"engine-{n}.log").read_text() for n in (0, 1)]
     assert served == [True, True]
     assert summary(folder)["status"] == "finished"
+    assert main(["doctor", "--bundle", str(tmp_path / "bundle.zip"), f"run.output={folder}", *overrides]) in (0, 1)
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as bundle:
+        bundle.extractall(tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "run" / "logs" / "rank-0.log").stat().st_size > 0
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size < 1 << 24]
-    assert [path for path in files if KNOWN_KEY.encode() in path.read_bytes()] == [program]
+    assert [path for path in files if any(key.encode() in path.read_bytes() for key in keys)] == [program]
+    assert [
+        path for path in (folder, *folder.rglob("*")) if path.lstat().st_mode & 0o077 and not path.is_symlink()
+    ] == []
 
 
 def test_problems_from_a_file_with_the_mathematics_reward(short, tmp_path: Path):

@@ -36,6 +36,16 @@ def test_nothing_is_handed_out_before_there_is_a_whole_batch() -> None:
     assert filled(0, 0).take(3, version=0, max_staleness=0) == []
 
 
+def test_looking_for_late_groups_costs_the_same_however_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done whenever a group is finished: a walk over all of them would make a batch of n cost n squared."""
+    buffer, looked_at = filled(*([3] * 200)), []
+    monkeypatch.setattr(buffer, "_staleness", lambda index, version: looked_at.append(index) or version - 3)
+    assert buffer.expire(version=4, max_staleness=1) == []
+    assert not looked_at
+    assert len(buffer.expire(version=5, max_staleness=1)) == 200
+    assert buffer.expire(version=9, max_staleness=0) == []
+
+
 def test_the_oldest_leave_first() -> None:
     assert indices(filled(2, 2, 1, 1).take(2, version=2, max_staleness=2)) == [2, 3]
 

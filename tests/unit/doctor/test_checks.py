@@ -143,6 +143,11 @@ def test_what_keeps_a_run_from_starting_is_a_problem_with_its_remedy(check: str,
             "warning  versions: rich missing instead of 14.0; install requirements.lock (make install)",
         ),
         (
+            replace(READY, open_ray=True),
+            "problem  environment: Ray asks for no token: whoever reaches it runs what they like as you; start it with "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, on every machine (docs/security.md)",
+        ),
+        (
             replace(READY, variables={"CUDA_LAUNCH_BLOCKING": "1"}),
             "warning  environment: CUDA_LAUNCH_BLOCKING=1 makes every kernel wait; unset it unless you debug",
         ),

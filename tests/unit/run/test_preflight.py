@@ -123,6 +123,25 @@ def test_the_parts_of_a_stage_are_looked_at_unless_its_result_is_there(
     assert not (tmp_path / "runs").exists()
 
 
+def test_whose_code_a_stage_runs_is_said_before_any_of_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As that of the run itself is: the recipe of a stage may be a stranger's as well."""
+    stage, module = tmp_path / "stage.yaml", tmp_path / "strangers_reward.py"
+    module.write_text("import sys\nprint('imported', file=sys.stderr)\nraise RuntimeError('far enough')\n")
+    stage.write_text(
+        "defaults: [arithmetic_sft, data@eval.data: arithmetic_held_out, _self_]\n"
+        "reward: {function: {_target_: strangers_reward.score}}\n"
+        "eval: {enabled: true}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="far enough"):
+        execute.execute(config(tmp_path, f"warm_start.recipe={stage}", model="run.seed=1"))
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"note: warm_start.recipe={stage}: reward.function: runs strangers_reward.score of {module}"
+    assert said.index("imported") > 0
+
+
 def test_it_is_said_at_the_start_which_token_ends_a_turn(tmp_path: Path) -> None:
     told = preflight(config(tmp_path, model="run.seed=1"))
     assert told.count("end of turn: '<|im_end|>' (token 3), written by the chat template") == 1, told

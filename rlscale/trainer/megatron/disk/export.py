@@ -57,7 +57,7 @@ def export_folder(
         partial = _folder_beside(target) if dist.get_rank() == 0 else None
     except OSError as error:
         failure = [error]
-    files = SafetensorsFolder(partial, checksums=False) if partial is not None else None
+    files = SafetensorsFolder(partial, indexed=False) if partial is not None else None
     for bucket in source.buckets(0):  # every rank to the end, whatever happens to the disk
         if files is not None and failure[0] is None:
             try:

@@ -144,7 +144,7 @@ def test_a_version_that_is_given_up_half_way_leaves_nothing(rank: None, route: R
 
 
 def test_large_weights_are_spread_over_files_that_the_index_names(tmp_path: Path) -> None:
-    files = SafetensorsFolder(tmp_path, checksums=True, file_bytes=100)
+    files = SafetensorsFolder(tmp_path, indexed=True, file_bytes=100)
     for name in "abc":
         files.add(name, torch.ones(20))
     files.close()
@@ -154,7 +154,7 @@ def test_large_weights_are_spread_over_files_that_the_index_names(tmp_path: Path
 
 
 def test_damage_is_found_tensor_by_tensor(tmp_path: Path) -> None:
-    files = SafetensorsFolder(tmp_path, checksums=True)
+    files = SafetensorsFolder(tmp_path, indexed=True)
     for name in "abc":
         files.add(name, torch.ones(20))
     files.close()

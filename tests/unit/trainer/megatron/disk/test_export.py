@@ -16,8 +16,10 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rlscale.config.errors import UserError
 from rlscale.data.companions import Companions
-from rlscale.families.weight_files import INDEX
+from rlscale.families.weight_files import INDEX, SUMS
+from rlscale.run.verify_command import verify
 from rlscale.trainer.megatron.disk import export
 from rlscale.weights import safetensors_folder
 from rlscale.weights.bucket import Bucket
@@ -103,12 +105,40 @@ def test_weights_are_spread_over_files_and_found_again(
     assert {path.name for path in target.iterdir()} - {path.name for path in found} - {INDEX} == {
         "config.json",
         "tokenizer.json",
+        SUMS,
     }
     assert json.loads((target / "config.json").read_text()) == {
         "model_type": "qwen3",
         "dtype": "float32",  # of most bytes
         "num_labels": 1,
     }
+
+
+def test_a_tensor_that_was_changed_on_disk_is_not_read_and_verify_names_it(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "run" / "hf"
+    export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target)
+    assert verify([str(target)]) == 0
+    assert f"{target}: whole, {len(WEIGHTS)} tensors" in capsys.readouterr().out
+    file = target / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    last = list(WEIGHTS)[-1]
+    assert verify([str(target)]) == 1
+    assert f"damaged: {last} is not what was written" in capsys.readouterr().out
+    with WeightFolder(target) as folder:
+        assert all(torch.equal(folder.read(name), WEIGHTS[name]) for name in WEIGHTS if name != last)
+        with pytest.raises(UserError, match=rf"{last} is not what was written .* or remove its {SUMS}"):
+            folder.read(last)
+    (target / SUMS).write_text('{"a": 1}')
+    with pytest.raises(UserError, match="is not a file that rlscale writes"):
+        WeightFolder(target)
+    assert verify([str(target)]) == 1
+    (target / SUMS).unlink()
+    with pytest.raises(UserError, match=f"a model's folder without checksums .no {SUMS}"):
+        verify([str(target)])
 
 
 def test_a_full_disk_is_an_error_that_leaves_what_was_there(model: Path, tmp_path: Path) -> None:
@@ -191,7 +221,7 @@ def test_the_old_folder_or_the_new_one_is_there_at_every_moment(
     assert seen.count("replace") == 3  # the first is refused, as the old folder is not empty
     assert "rmtree" in seen
     assert names(target.parent) == ["hf"]
-    assert names(target) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert names(target) == ["config.json", "model.safetensors", "tokenizer.json", SUMS]
 
 
 def test_everything_is_on_disk_before_it_gets_its_name_and_the_name_before_the_old_is_removed(
@@ -209,7 +239,9 @@ def test_everything_is_on_disk_before_it_gets_its_name_and_the_name_before_the_o
     watched(monkeypatch, note)
     export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target)
     begin = order.index("replace partial")
-    assert sorted(order[: begin - 1]) == ["sync config.json", "sync model.safetensors", "sync tokenizer.json"]
+    assert sorted(order[: begin - 1]) == [
+        f"sync {name}" for name in ("config.json", "model.safetensors", "tokenizer.json", SUMS)
+    ]
     assert order[begin - 1 : begin + 4] == [
         "sync partial",
         "replace partial",
@@ -252,7 +284,7 @@ def test_what_a_killed_export_has_set_aside_is_found_and_never_removed(
     assert names(target.with_name("hf.replaced")) == ["of_before"]
     for _ in range(2):  # to a free name, and then in the place of that export
         export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target)
-        assert names(target) == ["config.json", "model.safetensors", "tokenizer.json"]
+        assert names(target) == ["config.json", "model.safetensors", "tokenizer.json", SUMS]
         assert names(target.with_name("hf.replaced")) == ["of_before"]
         assert not target.with_name("hf.replaced-2").exists()
 
