@@ -111,7 +111,7 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
 
 @contextmanager
 def _no_search_for_garbage() -> Iterator[None]:
-    """A simulation leaves none that refers to itself; to look for it among a million responses takes a sixth of its time."""
+    """A simulation leaves next to none that refers to itself, and a look takes longer the more responses it holds."""
     thresholds, was_on = gc.get_threshold(), gc.isenabled()
     gc.disable()
     try:
