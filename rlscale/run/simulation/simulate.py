@@ -7,7 +7,8 @@ import gc
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,7 +20,6 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.config.sizes import Sizes
 from rlscale.data.target import build_target, instantiate
-from rlscale.rollout.garbage_collection import YOUNG
 from rlscale.rollout.service_protocol import Service
 from rlscale.run.simulation.simulated_iteration import EngineTotals, SimulatedIteration, ideal_generation_s
 from rlscale.run.simulation.simulated_session import SimulatedSession
@@ -95,23 +95,32 @@ def simulate(config: Config, simulation: SimulationConfig) -> Simulated:
         node = {TARGET: config.rollout._target_, **config.rollout.arguments, "connect": fleet.connect}
         service: Service = clock.run_until_complete(_built(node, spec))
         session = SimulatedSession(config, simulation, clock, service, fleet)
-        thresholds = gc.get_threshold()
-        gc.freeze()
-        gc.set_threshold(YOUNG)  # as in the process of a service
         try:
-            loop(session)
-            held = session.held_tokens()
-            flying = clock.run_until_complete(_in_flight(fleet))
+            with _no_search_for_garbage():
+                loop(session)
+                held = session.held_tokens()
+                flying = clock.run_until_complete(_in_flight(fleet))
         except NothingHappens as error:
             raise UserError(f"the simulation stands still: {error}") from error
-        finally:
-            gc.unfreeze()
-            gc.set_threshold(*thresholds)
         session.close()
         virtual_s = clock.time()
         ideal = ideal_generation_s(config, simulation, fleet)
     begun, real_s = fleet.started.lengths, time.perf_counter() - began
     return _summed(session.told, simulation, fleet_size, ideal, held + flying, begun, virtual_s, real_s)
+
+
+@contextmanager
+def _no_search_for_garbage() -> Iterator[None]:
+    """A simulation leaves next to none that refers to itself, and a look takes longer the more responses it holds."""
+    thresholds, was_on = gc.get_threshold(), gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()  # what the service set apart
+        gc.set_threshold(*thresholds)
+        if was_on:
+            gc.enable()
 
 
 async def _made(simulation: SimulationConfig, engines: int, policy: str) -> SimulatedFleet:

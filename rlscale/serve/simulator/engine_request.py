@@ -23,7 +23,7 @@ class BadRequest(Exception):
     """What an engine answers with status 400."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class EngineRequest:
     """One prompt with its sampling parameters."""
 

@@ -21,7 +21,7 @@ _NOTHING = 1e-6
 """Steps by which a request may seem to be short of its end, because floating-point numbers are."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Slot(Generic[T]):
     """A request and how far it is."""
 

@@ -1,4 +1,5 @@
-"""An engine of each family: transformers' log-probs before and after an update with tensors as a folder names them."""
+"""An engine of each family: transformers' log-probs, after an update with tensors as a folder names them, and from an
+export."""
 
 from __future__ import annotations
 
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from shared_server import SharedServer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
+from rlscale.data.companions import Companions
 from rlscale.data.model_folder import ensure_model_folder
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete, read_json
@@ -24,6 +27,8 @@ from rlscale.families.tensors import carried_tensors, expected_tensors, is_kept
 from rlscale.platform.tensor_sum import TensorSum
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
+from rlscale.trainer.megatron.disk.export import export_folder
+from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports.verified import difference as untold
 from tests.e2e.serve.test_engine import difference, generate
 from tests.unit.families.folders import TINY
@@ -96,7 +101,30 @@ def _predicting_layer(folder: Path) -> list[tuple[str, torch.Tensor]]:
     return [(name, torch.ones(shape)) for name, (shape, _) in every if is_kept(name, config)]
 
 
-def test_logprobs_and_tensors_are_those_of_transformers_also_after_an_update(
+class _OneBucket:
+    """Named tensors as a trainer hands its own out."""
+
+    def __init__(self, named: list[tuple[str, torch.Tensor]]) -> None:
+        self._named = named
+
+    def buckets(self, version: int) -> Iterator[Bucket]:
+        yield Bucket(self._named, version)
+
+
+def exported(folder: Path, target: Path) -> Path:
+    """The folder's model as a run exports it: what is trained in buckets, what is kept from the folder itself."""
+    config, named = complete(read_json(folder / "config.json")), load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in named.items() if is_kept(name, config)}
+    trained = [(name, tensor) for name, tensor in named.items() if name not in kept]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        export_folder(_OneBucket(trained), Companions(str(folder), str(folder)), target, kept=kept.items())
+    finally:
+        dist.destroy_process_group()
+    return target
+
+
+def test_logprobs_and_tensors_are_those_of_transformers_also_after_an_update_and_from_an_export(
     engine: SharedServer, tmp_path: Path
 ) -> None:
     first = AutoModelForCausalLM.from_pretrained(engine.model_folder, dtype=torch.float32).eval()
@@ -104,16 +132,20 @@ def test_logprobs_and_tensors_are_those_of_transformers_also_after_an_update(
     for model in (first, second):
         _configure_norms(model)
     answer = generate(engine, 3, tokens=48)
-    assert difference(first, answer) < 1e-4
+    found = [difference(first, answer)]
     assert difference(second, answer) > 0.1
     receiver, named = engine.receiver(), list(load_file(tmp_path / "second" / "model.safetensors").items())
     named += _predicting_layer(engine.model_folder)
     half = next(number for number, (name, _) in enumerate(named) if name.startswith("model.layers.1."))
     for part, last in ((named[:half], False), (named[half:], True)):
         receiver.receive_tensors([base64.b64encode(pickle.dumps(part)).decode()], None, 1, last)
-    assert difference(second, generate(engine, 3, tokens=48)) < 1e-4
-    assert difference(second, generate(engine, 4, tokens=16, prompt=LONG), LONG) < 1e-4
+    found.append(difference(second, generate(engine, 3, tokens=48)))
+    found.append(difference(second, generate(engine, 4, tokens=16, prompt=LONG), LONG))
     carried = carried_tensors(complete(read_json(engine.model_folder / "config.json")))  # which no engine is sent
     named = load_file(tmp_path / "second" / "model.safetensors")
     sent = {name: TensorSum.of(tensor) for name, tensor in named.items() if name not in carried}
     assert untold(sent, receiver.weight_sums()) == ""
+    receiver.receive_folder(str(exported(engine.model_folder, tmp_path / "export")), 2)
+    found.append(difference(first, generate(engine, 5, tokens=48)))
+    print(engine.log.stem, "at its start, twice after an update, from an export", [f"{one:.1e}" for one in found])
+    assert all(one < 1e-4 for one in found)
