@@ -29,6 +29,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlscale.config import quick_yaml  # noqa: F401  it changes what OmegaConf reads with
 from rlscale.config.node_copy import copy_of
 from rlscale.config.section_merging import Part, merged, merged_at_once
 
