@@ -7,6 +7,7 @@ own modules and Hydra hold no hook, and are refused. Nothing is imported here.
 
 from __future__ import annotations
 
+import functools
 import site
 import sys
 import sysconfig
@@ -140,7 +141,8 @@ def _found(top: str) -> list[Path]:
     return [Path(place).absolute() for place in spec.submodule_search_locations or ()]
 
 
-def _installed() -> set[Path]:
+@functools.cache
+def _installed() -> frozenset[Path]:
     """The folders that packages are installed into."""
     folders = [*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))]
-    return {Path(folder).resolve() for folder in folders}
+    return frozenset(Path(folder).resolve() for folder in folders)
