@@ -1,8 +1,8 @@
-"""Copies of composed nodes: what `copy.deepcopy` makes of one, in a thirtieth of the time.
+"""Copies of composed nodes: what `copy.deepcopy` makes of one, in a small part of the time.
 
-Every composition begins with a copy of what earlier ones have merged. OmegaConf copies node by node through Python's
-protocol, with validation; unpickling a node takes a fifth of that. This one builds on what OmegaConf keeps in its nodes
-(its version is pinned): tests/unit/config/test_node_copy.py holds it against `copy.deepcopy`.
+Every composition begins with a copy of what earlier ones have merged. Unpickling a node takes a seventh of the time of
+`copy.deepcopy`, and this about a third of that. It builds on what OmegaConf keeps in its nodes (its version is pinned):
+tests/unit/config/test_node_copy.py holds it against `copy.deepcopy`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ def copy_of(node: N, parent: Node | None = None) -> N:
     copied: N = object.__new__(type(node))
     state = copied.__dict__
     state.update(node.__dict__)
-    state["_parent"], state["_flags_cache"], state["_metadata"] = parent, None, _metadata(state["_metadata"])
-    content = state.get("_content")
+    state["_parent"], state["_flags_cache"] = parent, None
+    state["_metadata"] = metadata = _own(state["_metadata"])
+    if (content := state.get("_content")) is None:  # a value, or a container that is null
+        return copied
+    metadata.__dict__["resolver_cache"] = defaultdict(dict)
     if isinstance(content, dict):
         state["_content"] = {key: copy_of(inner, copied) for key, inner in content.items()}
     elif isinstance(content, list):
@@ -31,10 +34,11 @@ def copy_of(node: N, parent: Node | None = None) -> N:
     return copied
 
 
-def _metadata(metadata: Any) -> Any:
+def _own(metadata: Any) -> Any:
+    """A copy with flags of its own. OmegaConf caches results of resolvers at containers only."""
     copied = object.__new__(type(metadata))
-    copied.__dict__.update(metadata.__dict__)
-    flags = copied.flags
-    copied.flags = dict(flags) if flags is not None else None
-    copied.resolver_cache = defaultdict(dict)
+    state = copied.__dict__
+    state.update(metadata.__dict__)
+    if (flags := state["flags"]) is not None:
+        state["flags"] = dict(flags)
     return copied
