@@ -12,8 +12,6 @@ import pytest
 from tests.extras.extra_packages import extra_packages  # noqa: F401  pytest finds it by name
 from tests.file_order import begin_with
 
-gc.disable()  # until everything is imported: nothing of that is garbage
-
 LONGEST = (
     "test_battery.py",
     "test_service_refill.py",
@@ -34,6 +32,11 @@ LONGEST = (
     "test_c_kernel.py",
 )
 """Files that compute or wait longest, the longest first."""
+
+
+def pytest_collectstart() -> None:
+    """Nothing that is imported is garbage. Not in the process of xdist that collects nothing, and finishes nothing."""
+    gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
