@@ -53,7 +53,7 @@ class Groups:
 
     def ships(self, group: str, option: str) -> bool:
         """Whether rlscale itself has that option (others come from the folder of a user's recipe)."""
-        return (self.folders[0] / group / f"{option}.yaml").is_file()
+        return os.path.isfile(f"{self.folders[0]}/{group}/{option}.yaml")
 
     def file(self, group: str, option: str) -> Path | None:
         """The file of an option; None for one that has none."""
@@ -62,7 +62,8 @@ class Groups:
 
     def stamps(self) -> tuple[tuple[str, int], ...]:
         """Every option file outside rlscale, and when it was written last."""
-        files = (file for folder in self.folders[1:] for name in self.names for file in (folder / name).glob("*.yaml"))
+        inside = [folder / name for folder in self.folders[1:] for name in self.names if os.path.isdir(folder / name)]
+        files = (file for folder in inside for file in folder.glob("*.yaml"))
         return tuple(sorted((str(file), file.stat().st_mtime_ns) for file in files))
 
     def at(self, key: str) -> str | None:

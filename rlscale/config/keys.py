@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
-from types import NoneType
 from typing import Any, NamedTuple
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import About, Scope, Unread, about
-from rlscale.config.schema.section import Section, fields_of, sections_of
+from rlscale.config.schema.section import SCALARS, Section, fields_of, sections_of
 
 
 class Key(NamedTuple):
@@ -36,22 +35,28 @@ class Key(NamedTuple):
         return self.field.default if self.field.default_factory is MISSING else self.field.default_factory()
 
 
-def keys(section: Section, prefix: str = "", around: tuple[tuple[Unread, Section], ...] = ()) -> Iterator[Key]:
+def keys(section: Section, prefix: str = "", around: tuple[tuple[Unread, Section], ...] = ()) -> list[Key]:
     """Every value of a section and of those inside it, in the order of the schema."""
+    found: list[Key] = []
+    _walk(section, prefix, around, found)
+    return found
+
+
+def _walk(section: Section, prefix: str, around: tuple[tuple[Unread, Section], ...], found: list[Key]) -> None:
     for item in fields_of(section):
         value, said = getattr(section, item.name), about(item)
         unread = (*around, *((one, section) for one in said.unread)) if said.unread else around
-        inside = sections_of(item.name, value)
+        inside = () if type(value) in SCALARS else sections_of(item.name, value)
         for name, inner in inside:
-            yield from keys(inner, f"{prefix}{name}.", unread)
+            _walk(inner, f"{prefix}{name}.", unread, found)
         if not inside:
-            yield Key(f"{prefix}{item.name}", value, item, section, said, unread)
+            found.append(Key(f"{prefix}{item.name}", value, item, section, said, unread))
 
 
 def plain(value: Any, scopes: Collection[Scope] = tuple(Scope)) -> Any:
     """Sections as dicts, enums by name, all the way down: what YAML and JSON hold. Of those `scopes` alone."""
     kind: Any = type(value)  # to mypy the class of a dataclass without a hash has none itself
-    if kind in _SCALARS:
+    if kind in SCALARS:
         return value
     if (names := _names(kind)) is not None:
         return {name: plain(getattr(value, name), scopes) for name, scope in names if scope in scopes}
@@ -60,9 +65,6 @@ def plain(value: Any, scopes: Collection[Scope] = tuple(Scope)) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item, scopes) for item in value]
     return value.name if isinstance(value, Enum) else value
-
-
-_SCALARS = frozenset({NoneType, bool, int, float, str})
 
 
 @functools.cache

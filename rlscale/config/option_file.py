@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ def read_options(choices: Mapping[str, str], groups: Groups) -> None:
 
 def _read(name: str, groups: Groups, inside: tuple[str, ...]) -> None:
     """Read the file of `group/option` and those that it builds on; `inside` are those that led to it."""
-    places = [folder / f"{name}.yaml" for folder in groups.folders]
-    if dangling := [place for place in places if place.is_symlink() and not place.exists()]:
+    places = [f"{folder}/{name}.yaml" for folder in groups.folders]
+    if dangling := [place for place in places if os.path.islink(place) and not os.path.exists(place)]:
         raise UserError(f"{dangling[0]}: is a link to a file that is not there")
-    file = next((place for place in places if place.is_file()), None)
-    if file is None or file.is_relative_to(groups.folders[0]):
+    found = next((place for place in places if os.path.isfile(place)), None)
+    if found is None or found == places[0]:
         return
+    file = Path(found)
     if name in inside:
         between = inside[inside.index(name) + 1 :]
         raise UserError(f"{file}: builds on itself{', by way of ' + ' and '.join(between) if between else ''}")

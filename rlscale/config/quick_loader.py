@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,8 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlscale.config import quick_yaml  # noqa: F401  it changes what OmegaConf reads with
+from rlscale.config.node_copy import copy_of
 from rlscale.config.section_merging import Part, merged, merged_at_once
 
 _every_interpolation_map = defaults_lists._create_interpolation_map
@@ -41,9 +42,8 @@ class _Remembered(ConfigResult):
 
     name: tuple[Any, ...] = ()
     """Where it comes from and when it was written."""
-    placed: dict[str | None, bytes] = field(default_factory=dict)
-    """Pickled, inside the section that it fills, by that section: a copy is made of it in a seventh of the time that a
-    deep copy takes."""
+    placed: dict[str | None, Any] = field(default_factory=dict)
+    """Inside the section that it fills, by that section: to be copied."""
 
 
 class QuickLoader(ConfigLoaderImpl):
@@ -69,8 +69,8 @@ class QuickLoader(ConfigLoaderImpl):
         if not isinstance(read, _Remembered):
             return super()._load_single_config(default, repo)
         if default.package not in read.placed:
-            read.placed[default.package] = pickle.dumps(super()._load_single_config(default, repo).config)
-        config = pickle.loads(read.placed[default.package])
+            read.placed[default.package] = super()._load_single_config(default, repo).config
+        config = copy_of(read.placed[default.package])
         return ConfigResult(read.provider, read.path, config, read.header, read.defaults_list, read.is_schema_source)
 
     def _part(self, default: ResultDefault, repo: IConfigRepository) -> Part | None:

@@ -1,17 +1,18 @@
 """Merging options into the schema section by section, and each combination of options only once.
 
 Merging takes OmegaConf most of the time of a composition, and from one composition to the next most sections are the
-same: each is kept pickled by what was merged into it. A copy made of that costs a small part of the merging.
+same: each is kept by what was merged into it. A copy of that costs a small part of the merging.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import AnyNode, DictConfig, ListConfig, Node, OmegaConf, flag_override
+
+from rlscale.config.node_copy import copy_of
 
 _TOP_LEVEL_DEFAULTS = "HYDRA_REMOVE_TOP_LEVEL_DEFAULTS"
 """Flag that Hydra sets on a node whose defaults list is to go once it is merged."""
@@ -40,7 +41,7 @@ def merged(parts: Sequence[Part]) -> DictConfig | None:
         inside.setdefault(part.package.partition(".")[0], []).append(part)
     if schema.package or not _names(schema).issuperset(inside):
         return None
-    sections: dict[str, bytes] = {}
+    sections: dict[str, Any] = {}
     for name in _OUTER[schema.name].sections:
         section = _section(schema, name, inside.get(name, ()))
         if section is None:
@@ -62,15 +63,15 @@ def merged_at_once(nodes: Sequence[DictConfig]) -> DictConfig:
 class _Outer:
     """A schema taken apart."""
 
-    root: bytes
-    """Pickled, without its sections."""
+    root: DictConfig
+    """Without its sections."""
     sections: tuple[str, ...]
 
 
 _OUTER: dict[tuple[Any, ...], _Outer] = {}
 """By the schema's name."""
-_SECTIONS: dict[tuple[Any, ...], bytes] = {}
-"""Pickled sections, by the schema, their name and what was merged into them."""
+_SECTIONS: dict[tuple[Any, ...], Any] = {}
+"""Sections, to be copied, by the schema, their name and what was merged into them."""
 
 
 def _names(schema: Part) -> frozenset[str]:
@@ -79,13 +80,14 @@ def _names(schema: Part) -> frozenset[str]:
         root = merged_at_once([schema.load()])
         content = root.__dict__["_content"]
         for name, section in content.items():
-            _SECTIONS[schema.name, name] = _pickled(section)
+            section._set_parent(None)
+            _SECTIONS[schema.name, name] = section
         root.__dict__["_content"] = {}
-        _OUTER[schema.name] = _Outer(pickle.dumps(root), tuple(content))
+        _OUTER[schema.name] = _Outer(root, tuple(content))
     return frozenset(_OUTER[schema.name].sections)
 
 
-def _section(schema: Part, name: str, options: Sequence[Part]) -> bytes | None:
+def _section(schema: Part, name: str, options: Sequence[Part]) -> Any:
     """A section of the schema with the options that fill it; None where it depends on other sections."""
     key = (schema.name, name, *((part.name, part.package) for part in options))
     if key not in _SECTIONS:
@@ -96,23 +98,18 @@ def _section(schema: Part, name: str, options: Sequence[Part]) -> bytes | None:
                     return None
                 root.merge_with(part.load())
         _strip_defaults(root)
-        _SECTIONS[key] = _pickled(root._get_node(name))
+        made: Any = root._get_node(name)
+        made._set_parent(None)
+        _SECTIONS[key] = made
     return _SECTIONS[key]
 
 
-def _filled(schema: Part, sections: dict[str, bytes]) -> DictConfig:
+def _filled(schema: Part, sections: dict[str, Any]) -> DictConfig:
     """The schema's root with sections in it."""
-    root: DictConfig = pickle.loads(_OUTER[schema.name].root)
-    for name, pickled in sections.items():
-        section = pickle.loads(pickled)
-        section._set_parent(root)
-        root.__dict__["_content"][name] = section
+    root = copy_of(_OUTER[schema.name].root)
+    for name, section in sections.items():
+        root.__dict__["_content"][name] = copy_of(section, root)
     return root
-
-
-def _pickled(section: Any) -> bytes:
-    section._set_parent(None)
-    return pickle.dumps(section)
 
 
 def _follows(node: Any) -> bool:

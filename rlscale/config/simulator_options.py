@@ -12,6 +12,7 @@ from rlscale.config.assignment import assign
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.errors import ConfigError
 from rlscale.config.groups import Groups
+from rlscale.config.keys import keys
 from rlscale.config.overrides import parse_one
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import key
@@ -58,7 +59,7 @@ def read_simulation(words: Sequence[str], config: Config) -> SimulationConfig:
         raise ConfigError(problems)
     made = OmegaConf.to_object(root)
     assert isinstance(made, _Root)
-    problems = [*out_of_range(made), *_at_odds(made.simulator, config)]
+    problems = [*out_of_range(keys(made)), *_at_odds(made.simulator, config)]
     if problems:
         raise ConfigError(problems)
     simulation = made.simulator

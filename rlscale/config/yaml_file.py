@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from rlscale.config import quick_yaml  # noqa: F401  it changes what OmegaConf reads with
 from rlscale.config.errors import UserError
 
 MOST_BYTES = 1 << 18

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -43,13 +44,17 @@ def variables_of(template: str | Mapping[str, str]) -> set[str] | None:
 
     What transformers cannot read either is said when the first prompt is rendered.
     """
+    texts = [template] if isinstance(template, str) else template.values()
+    read = [_variables_of(text) for text in texts]
+    return None if None in read else set().union(*filter(None, read))
+
+
+@functools.lru_cache(maxsize=64)
+def _variables_of(text: str) -> frozenset[str] | None:
     from jinja2 import Environment, TemplateSyntaxError, meta
 
-    read: set[str] = set()
-    for text in [template] if isinstance(template, str) else template.values():
-        try:
-            parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", text))
-        except TemplateSyntaxError:
-            return None
-        read |= meta.find_undeclared_variables(parsed)
-    return read
+    try:
+        parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", text))
+    except TemplateSyntaxError:
+        return None
+    return frozenset(meta.find_undeclared_variables(parsed))

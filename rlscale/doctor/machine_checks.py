@@ -125,7 +125,8 @@ def ports(config: Config, facts: Facts) -> Iterator[Finding]:
     there = facts.listening
     if not there.can_bind:
         yield problem(
-            f"cluster.host={there.host} is no address of this machine", "127.0.0.1 on one machine, 0.0.0.0 on several"
+            f"cluster.host={there.host} is not an address of this machine",
+            "127.0.0.1 on one machine, 0.0.0.0 on several",
         )
     elif there.free_of_20 < _BUSY_PORTS:
         yield problem(

@@ -59,7 +59,7 @@ def test_engine_that_refuses_ends_the_transfer_at_once_and_a_new_connection_work
         transport.send(buckets(1)[0])
         with pytest.raises(TransferError, match="could not take the weights: no such parameter"):
             transport.commit(1)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15, "half of what a silent engine is waited for"
     finally:
         for engine in engines:
             engine.kill()

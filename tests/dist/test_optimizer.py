@@ -218,7 +218,9 @@ def test_a_rank_that_is_slower_is_waited_for_and_the_time_is_found_in_the_passes
     spec = make_spec(models["dense"], "grpo_kl", parallel={"data": 2})
     parts = divide(make_batch(spec.algo), 2)
     pause = 0.5  # far above what a loaded machine adds to passes of some milliseconds
-    (_, even, slow), *_ = pool.run(own.speed, spec, parts, [0.0, 0.0, pause], world_size=2)
+    (_, *tries), *_ = pool.run(own.speed, spec, parts, [0.0, *[0.0, pause] * 2], world_size=2)
+    # The quieter of two tries: the machine may be busy with something else.
+    even, slow = min(zip(tries[::2], tries[1::2], strict=True), key=lambda pair: pair[1]["seconds_steps"])
     slower = pause * slow["microbatches"]
     rise = {name: slow[name] - even[name] for name in even if name.startswith("seconds_")}
     assert rise["seconds_forward_backward"] == pytest.approx(slower, rel=0.25)

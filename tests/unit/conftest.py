@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +23,7 @@ LONGEST = (
     "test_simulate.py",
     "test_reward_worker.py",
     "test_hook_contract.py",
+    "test_loss_contract.py",
     "test_check_hook.py",
     "test_process_environment.py",
     "test_shipped.py",
@@ -37,16 +39,28 @@ LONGEST = (
 """Files that compute or wait longest, the longest first."""
 
 
+def pytest_collectstart() -> None:
+    """Nothing that is imported is garbage. Not in the process of xdist that collects nothing, and finishes nothing."""
+    gc.disable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """See `begin_with`."""
     begin_with(LONGEST, items)
 
 
 def pytest_collection_finish() -> None:
-    """What importing the tests has made stays to the end: without it, collecting garbage takes a tenth of the time."""
+    """What importing the tests has made stays to the end: without it, collecting garbage takes a tenth of the time.
+
+    Hypothesis would parse every imported file of rlscale, in each process, for constants to try; which ones it found
+    would hang on what was imported before.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+    gc.enable()
+    if (providers := sys.modules.get("hypothesis.internal.conjecture.providers")) is not None:
+        providers._get_local_constants = lambda: providers._local_constants
 
 
 @pytest.fixture

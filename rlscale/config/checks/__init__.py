@@ -46,7 +46,7 @@ from rlscale.config.checks.weight_transport import TRANSPORT_CHECKS
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import code_that_runs
 from rlscale.config.hf_architecture import read_architecture
-from rlscale.config.keys import plain
+from rlscale.config.keys import keys
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
@@ -61,12 +61,14 @@ def check(config: Config, architecture: Mapping[str, Any] | None = None) -> list
     `architecture`: the model's completed Hugging Face config, where the caller knows it; else it is read.
     Raises ConfigError with every problem found, one line each.
     """
-    problems = list(out_of_range(config))
+    values = keys(config)
+    problems = list(out_of_range(values))
     if problems:
         # The checks below divide by and compare these values.
         raise ConfigError(problems)
     context = CheckContext(config, Sizes.of(config), None)
-    context.notes += code_that_runs(plain(config))
+    context.keys = values
+    context.notes += code_that_runs(config)
     try:
         context.architecture = read_architecture(config.model) if architecture is None else architecture
     except UserError as error:
@@ -155,5 +157,6 @@ def _check_teacher(config: Config, architecture: Mapping[str, Any] | None) -> li
 
 def _of_stage(stage: Config, architecture: Mapping[str, Any] | None) -> list[str]:
     """Problems of a stage's own sections; those that it takes from the run, its model too, are checked with that."""
-    problems = list(out_of_range(stage))
-    return problems or [line for one in _OF_STAGE for line in one(CheckContext(stage, Sizes.of(stage), architecture))]
+    problems = list(out_of_range(keys(stage)))
+    context = CheckContext(stage, Sizes.of(stage), architecture)
+    return problems or [line for one in _OF_STAGE for line in one(context)]

@@ -41,7 +41,7 @@ class CheckContext:
     @cached_property
     def keys(self) -> list[Key]:
         """Every value of the configuration."""
-        return list(keys(self.config))
+        return keys(self.config)
 
     @property
     def advantage(self) -> str:

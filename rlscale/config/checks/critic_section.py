@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -27,14 +28,21 @@ def own_values(config: Config) -> dict[str, tuple[Any, Any]]:
     """Keys of the critic that are not as they are by default, with that (the policy's) and their own value."""
     found: dict[str, tuple[Any, Any]] = {}
     for name in FOLLOWING:
+        if getattr(config, name) == getattr(config.critic, name):
+            continue
         policy, critic = plain(getattr(config, name)), plain(getattr(config.critic, name))
         found.update(differences(policy, critic, f"{name}."))
         for key, old in _left_out(policy, critic, f"{name}."):
             found[key] = (old, None)
-    default = CriticConfig()
+    default = _default()
     for name in (item.name for item in dataclasses.fields(default) if item.name not in FOLLOWING):
         found.update(differences({name: getattr(default, name)}, {name: getattr(config.critic, name)}))
     return found
+
+
+@functools.cache
+def _default() -> CriticConfig:
+    return CriticConfig()
 
 
 def critic_is_used(context: CheckContext) -> Iterator[str]:

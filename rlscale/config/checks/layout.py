@@ -12,6 +12,7 @@ from rlscale.config.checks.model_fits import architecture_is_known
 from rlscale.config.checks.ranges import out_of_range
 from rlscale.config.errors import ConfigError
 from rlscale.config.hf_architecture import read_architecture
+from rlscale.config.keys import keys
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.sizes import Sizes
@@ -23,11 +24,10 @@ def check_layout(config: Config) -> None:
 
     Raises ConfigError with one line per problem. A model that is not downloaded yet is not looked at.
     """
-    problems = [line for line in out_of_range(config) if line.startswith("parallel.")]
+    problems = [*out_of_range(keys(config.parallel, "parallel."))]
     if not problems:
         context = CheckContext(config, Sizes.of(config), read_architecture(config.model))
-        problems = [*architecture_is_known(context)]
-        problems = problems or [line for one in _ON_RANKS for line in one(context)]
+        problems = [*architecture_is_known(context)] or [line for one in _ON_RANKS for line in one(context)]
     if problems:
         raise ConfigError(problems)
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rlscale.config.keys import keys
+from rlscale.config.keys import Key
 from rlscale.config.schema.about import Bounds
-from rlscale.config.schema.section import Section
 
 
-def out_of_range(config: Section) -> Iterator[str]:
+def out_of_range(keys: Iterable[Key]) -> Iterator[str]:
     """One line for each number outside its bounds or past its limit, and for each that is not finite.
 
     What a critic has from the policy is said once, of the policy.
     """
-    numbers = {one.name: (one.about.bounds, _sized(one.value)) for one in keys(config) if one.about.bounds is not None}
+    numbers = {one.name: (one.about.bounds, _sized(one.value)) for one in keys if one.about.bounds is not None}
     for name, (bounds, value) in numbers.items():
         _, followed = numbers.get(name.removeprefix("critic."), (None, None))
         follows = name.startswith("critic.") and repr(value) == repr(followed)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 from rlscale.config.schema.about import About, about, described
-from rlscale.config.schema.section import Section
+from rlscale.config.schema.section import SCALARS, Section, fields_of
 from rlscale.config.target_key import TARGET
 
 
@@ -26,11 +25,11 @@ def component_nodes(section: Section, prefix: str = "") -> Iterator[tuple[str, M
 
     A section that has a `_target_` of its own is one, with its `arguments`.
     """
-    for item in fields(section):
+    for item in fields_of(section):
         value, shipped = getattr(section, item.name), about(item).component
         if item.name == TARGET and shipped is not None:
             yield prefix.rstrip("."), {TARGET: value, **getattr(section, "arguments", {})}, shipped
         elif shipped is not None:
             yield f"{prefix}{item.name}", value, shipped
-        elif isinstance(value, Section):
+        elif type(value) not in SCALARS and isinstance(value, Section):
             yield from component_nodes(value, f"{prefix}{item.name}.")

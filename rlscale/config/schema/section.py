@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass, fields
+from types import NoneType
 from typing import Any, ClassVar, TypeVar
 
 from omegaconf import II
 
 S = TypeVar("S", bound="Section")
+
+SCALARS = frozenset({NoneType, bool, int, float, str})
+"""Types of most values, which hold nothing: what walks over a configuration need not look into them."""
 
 
 @dataclass
@@ -58,7 +62,9 @@ def _fields_of(kind: Any) -> tuple[Field[Any], ...]:
 def sections_in(section: Section) -> Iterator[tuple[str, Section]]:
     """The sections right inside one with their keys, those of a mapping as `field.key`."""
     for item in fields_of(section):
-        yield from sections_of(item.name, getattr(section, item.name))
+        value = getattr(section, item.name)
+        if type(value) not in SCALARS:
+            yield from sections_of(item.name, value)
 
 
 def sections_of(name: str, value: Any) -> Sequence[tuple[str, Section]]:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from safetensors.torch import save_file as save_torch
-from transformers import AutoConfig
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
@@ -73,6 +72,8 @@ def test_a_made_config_says_everything_once_and_what_was_asked_for(moved: dict[s
     written = json.loads((made / "config.json").read_text())
     assert not {"rope_theta", "rope_scaling", "num_experts"} & set(written)
     assert differences(asked, written) == []
+    from transformers import AutoConfig  # which imports for a second
+
     theirs = AutoConfig.from_pretrained(made)
     assert theirs.rope_parameters["rope_theta"] == complete(written)["rope_theta"] == moved.get("rope_theta", 1e4)
 

@@ -30,16 +30,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def describe(folder: Path, model_type: str, written: str, **more: object) -> None:
-    """Say whose the folder's tokenizer is."""
+def describe(folder: Path, model_type: str | None, written: str, **more: object) -> None:
+    """Say whose the folder's tokenizer is; that of no model has no config of one beside it."""
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "tokenizer_class": written, **more}))
-    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    if model_type is not None:
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    else:
+        (folder / "config.json").unlink()
 
 
-@pytest.mark.parametrize(("model_type", "written"), WRITTEN)
-def test_it_is_the_same_as_that_of_auto_tokenizer(folder: Path, model_type: str, written: str) -> None:
+@pytest.mark.parametrize(("model_type", "written"), [*WRITTEN, (None, "TokenizersBackend")])
+def test_it_is_the_same_as_that_of_auto_tokenizer(folder: Path, model_type: str | None, written: str) -> None:
     describe(folder, model_type, written)
+    assert known_class(folder) is not None
     from transformers import AutoTokenizer  # which imports torch's compiler: not by every process of pytest
 
     known, auto = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -57,6 +61,10 @@ def test_what_is_unusual_is_left_to_auto_tokenizer(folder: Path) -> None:
         describe(folder, *described)
         assert known_class(folder) is None
     describe(folder, "qwen3", "Qwen2Tokenizer", auto_map={"AutoTokenizer": [None, "mine.MyTokenizer"]})
+    assert known_class(folder) is None
+    describe(folder, None, "TokenizersBackend")
+    assert known_class(folder) is None, "auto_map is still there"
+    describe(folder, "mistral", "TokenizersBackend")
     assert known_class(folder) is None
     (folder / "config.json").write_text("[]")
     assert known_class(folder) is None

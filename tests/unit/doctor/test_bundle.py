@@ -78,6 +78,6 @@ def test_a_machine_that_is_not_ready_ends_the_command_with_1(capsys: pytest.Capt
     assert main(["doctor", "cluster.host=192.0.2.1", "warm_start=null"]) == 1
     out = capsys.readouterr().out.splitlines()
     assert any(
-        line.startswith("problem  ports: cluster.host=192.0.2.1 is no address of this machine; ") for line in out
+        line.startswith("problem  ports: cluster.host=192.0.2.1 is not an address of this machine; ") for line in out
     )
     assert out[-1] == "not ready"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,16 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.tracker_config import TrackerConfig
-from rlscale.observe.trackers import build_tracker, check_tracker
+from rlscale.observe.trackers import (
+    TensorBoardTracker,
+    TrackedRun,
+    Tracker,
+    WandbTracker,
+    build_tracker,
+    check_tracker,
+)
+from rlscale.run.contracts import check_tracker_class
+from rlscale.trainer.hook_contract.findings import failed
 
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -52,11 +62,11 @@ def test_a_continued_run_replaces_the_points_of_the_earlier_attempt(tmp_path: Pa
     assert read_scalars(tmp_path / "tensorboard")["loss"] == [(1, 1.0), (2, 20.0)]
 
 
-def test_weights_and_biases_offline_writes_below_the_runs_folder(
+def test_weights_and_biases_offline_writes_below_the_runs_folder_beside_tensorboard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    config = TrackerConfig(kinds=["wandb"], name="a name")
+    config = TrackerConfig(kinds=["tensorboard", "wandb"], name="a name")
     tracker = build_tracker(config, tmp_path, run_config={"optim": {"lr": 1e-4}})
     tracker.log(1, {"loss": 1.0})
     tracker.log(2, {"loss": 0.5})
@@ -69,18 +79,15 @@ def test_weights_and_biases_offline_writes_below_the_runs_folder(
     assert b"eval/iteration" in content
     assert b"loss" in content
     assert not (tmp_path / "home").exists()
+    assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 1.0), (2, 0.5)], "eval/pass@1": [(1, 0.25)]}
 
 
-def test_tensorboard_and_weights_and_biases_at_once_get_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [TensorBoardTracker, WandbTracker])
+def test_the_shipped_trackers_keep_the_contract(
+    kind: Callable[[TrackedRun], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    tracker = build_tracker(TrackerConfig(kinds=["tensorboard", "wandb"]), tmp_path)
-    tracker.log(1, {"loss": 1.0})
-    tracker.close()
-    assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 1.0)]}
-    (record,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    assert b"loss" in record.read_bytes()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not failed(check_tracker_class(kind))
 
 
 ONLINE = TrackerConfig(kinds=["wandb"], offline=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rlscale.serve.guard import KILL_DEADLINE_S
 from rlscale.serve.process import GuardedProcess
 
 FAMILY = """
@@ -72,7 +73,7 @@ def test_stop_ends_every_descendant_and_removes_the_temporary_folder(
     assert process.exit_code() is None
     started = time.monotonic()
     process.stop()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < KILL_DEADLINE_S
     assert not alive([*pids, process.guard_pid])
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 

@@ -160,10 +160,16 @@ def test_the_pause_of_an_update_is_told_without_the_loading_of_its_buckets(engin
     engine.answers.update({path: (200, {}) for path in ("/pause_generation", "/continue_generation", "/server_info")})
     engine.answers.update({UPDATE: OK, "/begin_weight_update": OK, "/end_weight_update": OK})
     engine.delays = {UPDATE: 0.2, "/pause_generation": 0.03, "/continue_generation": 0.04, "/flush_cache": 0.05}
-    receiver = EngineReceiver(engine.url, None, keep=keep)
-    for last in (False, True):
-        receiver.receive_tensors(["A"], None, 1, last)
-    assert (0.05 if keep is None else 0.07) <= receiver.paused_s < 0.2
+
+    def paused_s() -> float:
+        receiver = EngineReceiver(engine.url, None, keep=keep)
+        for last in (False, True):
+            receiver.receive_tensors(["A"], None, 1, last)
+        return receiver.paused_s
+
+    first = paused_s()
+    assert first >= (0.05 if keep is None else 0.07)
+    assert first < 0.2 or any(paused_s() < 0.2 for _ in range(10)), "loading alone takes longer"
     if keep is not None:
         assert engine.paths()[:2] == ["/server_info", "/pause_generation"], "what can be asked before the pause is"
 

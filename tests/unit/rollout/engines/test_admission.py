@@ -39,8 +39,8 @@ def test_a_visitor_who_gives_up_leaves_no_hole_in_the_admission() -> None:
         await asyncio.sleep(0)
         for visit_ in (visits[0], visits[2]):
             visit_.cancel()
-        results = await asyncio.wait_for(asyncio.gather(*visits, return_exceptions=True), 1)
-        await asyncio.wait_for(admission.close(), 1)
+        results = await asyncio.wait_for(asyncio.gather(*visits, return_exceptions=True), 30)
+        await asyncio.wait_for(admission.close(), 30)
         return sum(isinstance(result, asyncio.CancelledError) for result in results)
 
     assert asyncio.run(scenario()) == 2

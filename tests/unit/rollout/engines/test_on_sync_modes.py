@@ -64,7 +64,7 @@ def test_wait_ends_when_the_last_request_is_answered() -> None:
 
 def test_abort_and_resume_cuts_requests_off_and_goes_on_with_the_new_weights() -> None:
     found, paused, seen = sync_during(OnSync.abort_and_resume, delay=30.0)
-    assert paused < 5.0
+    assert paused < 15.0, "half of what the requests take"
     assert seen == {"running": 0, "sent": 8}
     assert {one.finish_reason for one in found} <= {"stop", "length"}
     for one in found:

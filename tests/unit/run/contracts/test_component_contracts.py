@@ -13,7 +13,7 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.data.buffer import Buffer
 from rlscale.data.sample import Group
-from rlscale.observe.trackers import TensorBoardTracker, TrackedRun, WandbTracker
+from rlscale.observe.trackers import TensorBoardTracker, TrackedRun
 from rlscale.rollout.filters import keep_all, varied_rewards
 from rlscale.rollout.service import RolloutService
 from rlscale.run import contracts, loops
@@ -167,13 +167,7 @@ def test_a_broken_transport_fails_by_the_name_of_what_it_breaks(kind: type[Share
     assert check in broken(check_transport(kind))
 
 
-# ---- trackers -------------------------------------------------------------------------------------------------------
-
-
-def test_the_shipped_trackers_keep_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for kind in (TensorBoardTracker, WandbTracker):
-        assert not failed(check_tracker_class(kind))
+# ---- trackers (the shipped ones in tests/unit/observe/test_trackers.py) ----------------------------------------------
 
 
 class OnlyNumbers:

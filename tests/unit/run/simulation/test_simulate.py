@@ -193,7 +193,7 @@ def test_in_waves_no_engine_is_asked_in_its_update_and_the_others_generate_meanw
         *("cluster.placement=disaggregated", "rollout.max_staleness=4", f"rollout.on_sync={mode}"),
         *("weights.max_engines_at_once=2", "weights/transport=disk", "rollout.engines=4"),
         *("simulator.training_s=60", "simulator.engine.update_s=5", "lengths=log_normal"),
-        "rollout.groups_per_iteration=48",
+        *("rollout.groups_per_iteration=48", "simulator.iterations=2"),
     )
     engines = fleets[0].engines.values()
     assert [engine.asked_in_updates for engine in engines] == [0, 0, 0, 0]

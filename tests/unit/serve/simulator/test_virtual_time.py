@@ -27,7 +27,7 @@ def test_an_hour_passes_at_once_and_timers_fire_in_their_order() -> None:
 
     began = time.monotonic()
     assert virtually(main()) == [3600, 0.5, 7]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 def test_a_timeout_is_of_virtual_time() -> None:
