@@ -36,6 +36,7 @@ from rlscale.rollout.engines.concurrency import AdaptiveConcurrency
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.engine_loads import EngineLoads
+from rlscale.rollout.engines.engine_options import all_send_parts
 from rlscale.rollout.engines.kept_cache import KeptCache, keep_their_cache
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
 from rlscale.rollout.engines.routed_experts import ExpertSizes
@@ -122,6 +123,7 @@ class RolloutService:
         sticky = is_sticky(rollout, self._spec.env, self._spec.agent)
         if rollout.engine_urls and rollout.on_sync is OnSync.in_place and await keep_their_cache(self._client):
             self._client.kept_cache = KeptCache(self._scheduler.version)
+        self._client.in_parts = not rollout.disaggregated and await all_send_parts(self._client)
         self._loads = EngineLoads(self._client)
         self._engines = Continued(self._client, Cuts(), sticky, self._encoder.may_end)
         engines = rollout.generating_engines
@@ -282,6 +284,7 @@ class RolloutService:
             "failed_requests": self._request_failures.total,
             "failed_rewards": self._reward_failures.total + self._group_failures.total,
             "retried_requests": self._client.retried,
+            "interrupted_requests": self._client.interrupted,
             "preempted_requests": self._client.preemptions.requests,
         }
         fates = self._scheduler.ledger.prompts.fates

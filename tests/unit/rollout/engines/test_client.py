@@ -12,8 +12,8 @@ import pytest
 from fake_engine import FakeEngine, encoded, experts_by_place
 
 from rlscale.config.errors import UserError
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 
