@@ -22,7 +22,9 @@ pytestmark = pytest.mark.timeout(400)
 def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_the_same_weights(
     short, ready, finished, tmp_path: Path
 ):
-    """An engine is killed with -9, the next is stopped, then the driver is killed; the weights are those of a calm run.
+    """An engine is killed with -9, the next is stopped, of the third only a part, then the driver is killed.
+
+    The weights are those of a calm run.
 
     The runs start from other weights than the engine's folder holds: a sample from a restarted engine that has not been
     given the current ones would show.
@@ -43,6 +45,10 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
         scheduler.suspend()
         started.wait_for("engine-0 did not answer for")
         started.wait_for("engine-0 is back with the current weights", times=2)
+        (detokenizer,) = started.named("sglang::detokenizer")  # without it the engine answers, and gives no tokens
+        detokenizer.suspend()
+        started.wait_for("engine-0 gave none of its requests a token for")
+        started.wait_for("engine-0 is back with the current weights", times=3)
         wait_for_a_finished_group(started, only_run(rough) / "checkpoints")
         os.kill(started.process.pid, signal.SIGSTOP)
         started.signal(signal.SIGKILL)
