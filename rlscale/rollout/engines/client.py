@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 _UNAVAILABLE = REFUSALS | {502}
 """Answers of a router that has no healthy engine or too many requests, and of an engine that is starting."""
+_NOBODY = "call_upstream_request_error"
+"""What a router says, with status 500, where the engine that it chose for an answer in parts is not there."""
 
 
 class CacheHook(Protocol):
@@ -261,7 +263,7 @@ class EngineClient:
                 status, answer = await connection.post(url, body, headers)
         except ConnectionRefusedError as error:
             raise _Refused(str(error)) from error
-        if status in _UNAVAILABLE:
+        if status in _UNAVAILABLE or (status == 500 and _NOBODY in str(answer)):
             why = f"HTTP {status} {str(answer or '')[:300]}".strip()
             raise _Refused(why) if status in REFUSALS else _Unavailable(why)
         if status != 200:

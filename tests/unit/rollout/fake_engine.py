@@ -50,6 +50,7 @@ class FakeEngine:
         self.lists: list[int] = []  # how many prompts each list had
         self.delay: Callable[[dict[str, Any]], float] = lambda body: 0.0
         self.fault: Callable[[dict[str, Any]], int | str | None] = lambda body: None
+        self.fault_text = '{"error": "fault"}'
         self.requests: list[dict[str, Any]] = []
         self.trajectories: list[str | None] = []  # what each request names to a router
         self.breaks_after: Callable[[dict[str, Any]], int | None] = lambda body: None
@@ -105,7 +106,7 @@ class FakeEngine:
         if len(body["input_ids"]) > CONTEXT:
             return web.json_response({"error": {"message": "the input is longer than the context"}}, status=400)
         if fault is not None:
-            return web.json_response({"error": "fault"}, status=fault)
+            return web.Response(text=self.fault_text, status=fault)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:

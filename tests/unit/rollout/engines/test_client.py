@@ -58,6 +58,14 @@ def test_a_request_that_breaks_is_sent_again_and_counted_where_it_may_have_been_
     assert seeds == {1}
 
 
+def test_an_engine_that_a_router_does_not_reach_is_waited_for_however_often_it_is_tried() -> None:
+    async def scenario(engine: FakeEngine, client: EngineClient) -> int:
+        engine.fault, engine.fault_text = first_times(2, 500), '{"error": {"code": "call_upstream_request_error"}}'
+        return len((await client.generate(PROMPT, SAMPLING, seed=1)).tokens)
+
+    assert talk(scenario, retries=0) > 0
+
+
 def test_a_request_that_keeps_breaking_fails_after_its_retries() -> None:
     async def scenario(engine: FakeEngine, client: EngineClient) -> int:
         engine.fault = lambda body: "drop"
