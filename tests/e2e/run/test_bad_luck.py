@@ -120,13 +120,17 @@ def test_a_signal_saves_and_goes_on_or_stops_and_leaves_no_process(alone, tmp_pa
     assert capsys.readouterr().out.count(": whole, ") == 2
 
 
-FROZEN = ("TrainerActor", "RolloutActor", "LauncherActor", "rlscale.serve.router_main", "sglang::scheduler")
+RAYS = ("/raylet/raylet", "gcs_server")
+FROZEN = (*RAYS, "TrainerActor", "RolloutActor", "LauncherActor", "rlscale.serve.router_main", "sglang::scheduler")
 
 
 @pytest.mark.parametrize(
     ("names", "code", "line"),
-    [(FROZEN, 2, "has been stopped for 3 s"), (FROZEN[3:], 130, "the same command continues")],
-    ids=["everything", "the router and an engine"],
+    [
+        (FROZEN, 2, "has been stopped for 3 s"),
+        ((*RAYS, *FROZEN[-2:]), 130, "the same command continues"),
+    ],
+    ids=["everything", "Ray, the router and an engine"],
 )
 def test_a_signal_ends_the_run_whatever_is_frozen(names: tuple[str, ...], code: int, line: str, tmp_path: Path):
     with Started(tmp_path, *SHORT, "run.iterations=4000", "checkpoint.every=0", "eval.enabled=false") as started:
