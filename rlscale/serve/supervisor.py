@@ -163,6 +163,13 @@ class Supervisor:
             entry.process.stop()
         return self._start(name, entry)
 
+    def forget(self, name: str) -> None:
+        """End that server for good."""
+        with self._lock:
+            entry = self._entries.pop(name, None)
+        if entry is not None and entry.process is not None:
+            entry.process.stop()
+
     def stop(self) -> None:
         """End all servers and wait until they are gone (a second or two). Nothing can be started afterwards."""
         with self._lock:

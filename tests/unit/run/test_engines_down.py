@@ -12,7 +12,8 @@ from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.run import weight_sync
-from rlscale.run.engines import Down, Engines, _Engine
+from rlscale.run.engine_records import Down, Engine
+from rlscale.run.engines import Engines
 from rlscale.run.stop_signal import StopRequested
 from rlscale.run.weight_sync import WeightSync
 from rlscale.serve.http import CallError
@@ -49,7 +50,7 @@ class Fleet:
         self.engines._launchers = {0: launcher}
         for name, role in zip(("engine-0", "engine-1"), roles, strict=True):
             spec: Any = SimpleNamespace(name=name, role=role, tensor_parallel=1)
-            self.engines._engines.append(_Engine(spec, launcher, f"http://{name}"))
+            self.engines._engines.append(Engine(spec, launcher, f"http://{name}"))
         router: Any = SimpleNamespace(remove=self._router, add=lambda url, role: self.joined.append((url, role)))
         monkeypatch.setattr(Engines, "_router_client", lambda _: router)
 
