@@ -23,7 +23,6 @@ from rlscale.data.supervised import SupervisedGroups
 from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.checkpoint import Progress, groups_of
-from rlscale.run.engine_orders import EngineOrders
 from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
 from rlscale.run.engines import Engines
 from rlscale.run.evaluation_engines import LOGS, EvaluationEngines, measuring_apart
@@ -34,6 +33,7 @@ from rlscale.run.generate_only import VERSION, serving, starting_folder
 from rlscale.run.generating_session import GeneratingSession
 from rlscale.run.group_source import GroupSource, Rollout, SupervisedGroupSource
 from rlscale.run.membership import Membership
+from rlscale.run.membership_orders import EngineOrders
 from rlscale.run.model_folders import ModelFolders
 from rlscale.run.models_beside import ModelsBeside, WithModelsBeside
 from rlscale.run.placement import Layout, lay_out_run, shares_devices

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlscale.config.errors import UserError
-from rlscale.run.engine_orders import EngineOrders, Order
+from rlscale.run.membership_orders import EngineOrders, Order
 from rlscale.run.run_folder import RunFolder, read_mark
 
 USAGE = (

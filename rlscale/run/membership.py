@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.component import TARGET
-from rlscale.run.engine_orders import EngineOrders, Order, Told
 from rlscale.run.engines import Engines
 from rlscale.run.group_source import Rollout
+from rlscale.run.membership_orders import EngineOrders, Order, Told
 from rlscale.serve.http import CallError, Unanswered, call
 from rlscale.serve.pulse import Pulse, answers
 
