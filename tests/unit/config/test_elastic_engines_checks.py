@@ -50,5 +50,5 @@ def test_what_no_engine_of_somebody_else_can_join_is_refused_by_name(overrides: 
 
 
 def test_the_key_of_engines_that_cannot_come_is_never_read(joining: list[str]) -> None:
-    with pytest.raises(ConfigError, match="engine_key_file is only read with rollout.engine_urls"):
+    with pytest.raises(ConfigError, match=r"engine_key_file is only read with rollout\.engine_urls"):
         check(compose(None, joining[1:]))
