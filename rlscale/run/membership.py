@@ -36,6 +36,8 @@ class Membership:
     """By the URL of an engine the order that was followed last."""
     _pulses: dict[str, Pulse] = field(default_factory=dict)
     _complained: set[str] = field(default_factory=set)
+    _count: int | None = None
+    """Engines that the rollout knows of, once there were others than at the start."""
 
     def look(self, give_weights: GiveWeights) -> None:
         """Follow new orders, and do without engines that answer no more. `give_weights` gives some the current ones."""
@@ -54,6 +56,7 @@ class Membership:
         for url in self.engines.guests:
             if self._silence(url) >= self.engines.calls.patience_s:
                 self._lose(url, "does not answer")
+        self._tell_count()
 
     def lose_unreachable(self) -> bool:
         """Do without the guests that nobody reaches, as far as the run can; whether there was one."""
@@ -111,8 +114,15 @@ class Membership:
         return True
 
     def _counted(self, note: str) -> None:
-        self.rollout.engines_are(len(self.engines.urls))
+        self._tell_count()
         self.note(f"{note}; engines: {len(self.engines.urls)}")
+
+    def _tell_count(self) -> None:
+        """Tell the rollout where there are more or fewer, also because one could not be started again."""
+        count = len(self.engines.urls)
+        if count != (self._count or self.engines.config.rollout.engine_count):
+            self.rollout.engines_are(count)
+        self._count = count
 
     def _refuse_ranks(self, url: str) -> None:
         """Only files reach an engine of several ranks without knowing how many they are."""

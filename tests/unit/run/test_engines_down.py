@@ -14,6 +14,7 @@ from rlscale.config.schema.engine_group_config import Role
 from rlscale.run import weight_sync
 from rlscale.run.engine_records import Down, Engine
 from rlscale.run.engines import Engines
+from rlscale.run.remote_calls import RunFailed
 from rlscale.run.stop_signal import StopRequested
 from rlscale.run.weight_sync import WeightSync
 from rlscale.serve.http import CallError
@@ -168,6 +169,26 @@ def test_none_of_engines_that_share_requests_is_restarted_while_the_router_sends
     assert fleet.heal() == []
     fleet.keeps = ""
     assert fleet.heal() == ["engine-0", "engine-1"]
+
+
+def test_without_restarts_a_run_goes_on_with_as_many_engines_as_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died"})
+    least = ["rollout.engines=2", "rollout.engines_at_least=1", "cluster.engine_restarts=0"]
+    fleet.engines.config = compose(None, least)
+    with_forget = fleet._call
+
+    def call(method: str, *args: Any) -> Any:
+        if method == "forget":
+            fleet.down.pop(args[0])
+        return with_forget(method, *args)
+
+    fleet.engines._engines[0].launcher.call.remote = call
+    assert fleet.heal() == []
+    assert fleet.engines.urls == ["http://engine-1"]
+    assert fleet.notes == ["engine-0 died; no restart is left, and the run goes on without it"]
+    fleet.down["engine-1"] = "died"
+    with pytest.raises(RunFailed, match="restarts are used up"):
+        fleet.heal()
 
 
 def test_what_is_down_is_told_with_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

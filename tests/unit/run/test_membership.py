@@ -142,6 +142,15 @@ def test_a_guest_that_is_silent_for_too_long_is_lost(run: Run, monkeypatch: pyte
     assert run.engines.urls == [FIRST]
 
 
+def test_the_rollout_hears_of_an_engine_that_the_run_could_not_start_again(run: Run) -> None:
+    run.say(GUEST, wanted=True)
+    run.happened.clear()
+    run.engines.let_go(GUEST)  # as `heal` does
+    run.membership.look(run.give)
+    run.membership.look(run.give)
+    assert run.happened == ["1 engines"]
+
+
 def test_an_order_that_cannot_be_read_is_said_once_and_ends_nothing(run: Run) -> None:
     run.orders.give(GUEST, wanted=True)
     for file in (run.orders._folder).glob("*.json"):
