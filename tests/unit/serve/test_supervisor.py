@@ -148,6 +148,15 @@ def test_an_engine_that_answers_and_gives_no_tokens_is_down(supervisor: Supervis
             server.kill()
 
 
+def test_a_server_that_is_forgotten_ends_and_is_missed_by_nobody(supervisor: Supervisor) -> None:
+    url = supervisor.start_router()
+    supervisor.forget("router")
+    supervisor.forget("router")  # it is gone already
+    assert supervisor.down(20.0) == {}
+    with pytest.raises(CallError):
+        call(url, "/liveness", None, timeout=1)
+
+
 def test_stop_takes_well_under_the_time_that_a_run_has_and_is_final(supervisor: Supervisor) -> None:
     url = supervisor.start_router()
     started = time.monotonic()
