@@ -40,7 +40,12 @@ class Membership:
     """Engines that the rollout knows of, once there were others than at the start."""
 
     def look(self, give_weights: GiveWeights) -> None:
-        """Follow new orders, and do without engines that answer no more. `give_weights` gives some the current ones."""
+        """Follow new orders, and do without engines that answer no more. `give_weights` gives some the current ones.
+
+        Not in a run that is to end.
+        """
+        if self.engines.calls.stopping:
+            return
         try:
             new = [order for order in self.orders.orders() if self._done.get(order.url) != order.id]
         except (UserError, OSError) as error:
@@ -78,10 +83,12 @@ class Membership:
                 raise UserError("rollout.engines_at_most is not given, and so none may join this run")
             if len(engines.urls) >= most:
                 raise UserError(f"there are {len(engines.urls)} engines already (rollout.engines_at_most)")
-            self._refuse_ranks(url)
             engines.meet(url)
+            self._refuse_ranks(url)
             engines.take_in(url, give_weights)
         except UserError as error:
+            with suppress(CallError):  # the router may be about to know it
+                engines.withdraw([url])
             return Told(url, "refused", str(error).removeprefix("rollout.engine_urls: ").splitlines()[0])
         self._pulses.pop(url, None)
         self._counted(f"{url} has joined with {engines.restarted_with}")
@@ -97,6 +104,8 @@ class Membership:
             engines.withdraw([url])
             self.rollout.leave([url])
         except UserError as error:
+            with suppress(CallError):
+                engines.admit([url])
             return Told(url, "refused", str(error).splitlines()[0])
         engines.let_go(url)
         self._counted(f"{url} has left")

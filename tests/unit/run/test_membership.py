@@ -29,7 +29,7 @@ class Run:
         self.notes: list[str] = []
         self.gone: set[str] = set()
         self.ranks = 1
-        calls: Any = SimpleNamespace(patience_s=20.0, one=lambda answer, *_, **__: answer)
+        calls: Any = SimpleNamespace(patience_s=20.0, stopping=False, one=lambda answer, *_, **__: answer)
         none: Any = None
         config = compose(None, [*GIVEN, *overrides])
         self.engines = Engines(config, none, [], calls, Path(), Path(), self.notes.append)
@@ -129,6 +129,20 @@ def test_a_guest_that_is_gone_is_lost_down_to_what_the_run_needs(run: Run) -> No
     assert not run.membership.lose_unreachable()
     assert run.engines.urls == [FIRST]
     assert len([note for note in run.notes if "the run waits for it" in note]) == 1, "said once"
+
+
+def test_an_engine_that_cannot_be_emptied_stays_and_one_joins_no_run_that_is_to_end(run: Run) -> None:
+    def leave(urls: list[str]) -> None:
+        raise UserError("rollout.leave did not finish")
+
+    run.say(GUEST, wanted=True)
+    run.membership.rollout.leave = leave  # type: ignore[method-assign]  # a namespace here
+    assert run.say(GUEST, wanted=False) == ("refused", "rollout.leave did not finish")
+    assert (run.engines.urls, run.happened[-1]) == ([FIRST, GUEST], f"asked {GUEST}")
+    run.engines.calls.stopping = True  # type: ignore[misc]  # as above
+    run.orders.give("http://127.0.0.1:3", wanted=True)
+    run.membership.look(run.give)
+    assert run.engines.urls == [FIRST, GUEST]
 
 
 def test_a_guest_that_is_silent_for_too_long_is_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
