@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,7 @@ class Engines:
 
     def down_among(self, urls: Sequence[str], loading: bool = False) -> list[Down]:
         """Of the servers that are down the engines at these URLs."""
-        down = self.down(loading)
-        return [one for one in down if one.name != ROUTER and self._named(one.name).url in urls]
+        return [one for one in self.down(loading) if one.name != ROUTER and self._named(one.name).url in urls]
 
     def down_within(self, seconds: float) -> bool:
         """Wait up to so long for a server to be seen down; not once the run is to end."""
@@ -294,7 +293,8 @@ class Engines:
         redirect(url)
         for engine in self._engines:
             if engine.spec is None or engine.spec.name not in down:
-                self._join(engine)
+                with suppress(CallError) if engine.spec is None else nullcontext():  # a guest may be gone, too
+                    self._join(engine)
         self.note("router is back")
 
     def _welcome_engine(self, name: str, url: str, give_weights: Callable[[list[str]], None]) -> None:

@@ -110,6 +110,23 @@ def test_a_router_that_does_not_answer_either_ends_no_run(monkeypatch: pytest.Mo
     assert fleet.heal() == ["engine-0"]
 
 
+def test_a_router_comes_back_although_a_guest_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, **{ROUTER: "died"})
+    fleet.engines._engines[0].spec = None
+    added: list[str] = []
+
+    def add(url: str, role: Role) -> None:
+        if url == "http://engine-0":
+            raise CallError(f"{url} did not become a worker")
+        added.append(url)
+
+    router: Any = SimpleNamespace(add=add)
+    monkeypatch.setattr(Engines, "_router_client", lambda _: router)
+    assert fleet.heal() == [ROUTER]
+    assert added == ["http://engine-1"]
+    assert fleet.notes[-1] == "router is back"
+
+
 def test_nothing_is_restarted_for_a_run_that_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(monkeypatch, **{"engine-0": "died"})
     fleet.stopping = True
