@@ -29,7 +29,7 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     The runs start from other weights than the engine's folder holds: a sample from a restarted engine that has not been
     given the current ones would show.
     """
-    given = [f"model.init={only_run(finished[0]) / 'hf'}", "run.iterations=8", "eval.enabled=false"]
+    given = [f"model.init={only_run(finished[0]) / 'hf'}", "run.iterations=12", "eval.enabled=false"]
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     calm.mkdir()
     rough.mkdir()
@@ -37,7 +37,7 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     assert undisturbed.code == 0, undisturbed.text
 
     with Started(rough, *SHORT, *given, "cluster.answer_timeout_s=4") as started:
-        started.wait_for("iteration 1/8")
+        started.wait_for("iteration 1/12")
         (engine,) = started.named("rlscale engine-0")
         engine.kill()
         started.wait_for("engine-0 is back with the current weights")
@@ -62,7 +62,7 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     assert "continues an unfinished run" in resumed.text
     assert "checkpoint.resume=never" in resumed.text
     folder = only_run(rough)
-    assert [line["iteration"] for line in metrics(folder)] == list(range(1, 9))
+    assert [line["iteration"] for line in metrics(folder)] == list(range(1, 13))
     assert summary(folder)["resumed"] == 1
     assert killed_at
     assert metrics(folder)[-1]["groups_recovered"] > 0
