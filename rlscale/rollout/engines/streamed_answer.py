@@ -42,12 +42,13 @@ class StreamedAnswer:
         reason = meta.get("finish_reason") or {}
         if reason.get("type") == "abort" and reason.get("status_code"):
             return int(reason["status_code"]), str(reason.get("message"))
-        # An engine that sends all of its tokens with every part has as many as it has generated.
-        known = len(self._lists.get(_OF_TOKENS[0], ()))
-        anew = bool(known) and len(meta.get(_OF_TOKENS[0]) or ()) == meta.get("completion_tokens")
+        count = meta.get("completion_tokens")
         for name in _OF_TOKENS:
-            if meta.get(name):
-                self._lists[name] = list(meta[name]) if anew else [*self._lists.get(name, ()), *meta[name]]
+            if new := meta.get(name):
+                # All of them at once: of an engine that knows no other way, and of a request aborted while it waits,
+                # behind what was new before.
+                anew = count is not None and len(new) >= count
+                self._lists[name] = new[-count:] if anew else [*self._lists.get(name, ()), *new]
         self._meta = meta
         return None
 

@@ -116,6 +116,17 @@ def test_an_engine_that_sends_all_its_tokens_every_time_is_understood_and_one_wi
     assert heard.whole is None
 
 
+def test_a_request_that_is_aborted_while_it_waits_again_has_each_token_once() -> None:
+    """SGLang sends all of them then, in one part with those that were new and not sent yet."""
+    heard = StreamedAnswer()
+    heard.hear({"meta_info": {"output_token_logprobs": entries(4, 5), "completion_tokens": 2, "finish_reason": None}})
+    reason = {"type": "abort", "message": "Abort in waiting queue"}
+    meta = {"output_token_logprobs": entries(6, 4, 5, 6), "completion_tokens": 3, "finish_reason": reason}
+    heard.hear({"meta_info": meta})
+    assert heard.whole is not None
+    assert heard.whole["meta_info"]["output_token_logprobs"] == entries(4, 5, 6)
+
+
 def test_events_are_read_however_they_are_cut_and_an_end_without_done_is_an_error() -> None:
     text = b"".join(b"data: " + json.dumps({"n": n}).encode() + b"\n\n" for n in range(3))
 
