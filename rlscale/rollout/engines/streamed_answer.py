@@ -42,13 +42,13 @@ class StreamedAnswer:
         reason = meta.get("finish_reason") or {}
         if reason.get("type") == "abort" and reason.get("status_code"):
             return int(reason["status_code"]), str(reason.get("message"))
-        count = meta.get("completion_tokens")
+        count: Any = meta.get("completion_tokens")
         for name in _OF_TOKENS:
             if new := meta.get(name):
                 # All of them at once: of an engine that knows no other way, and of a request aborted while it waits,
                 # behind what was new before.
-                anew = count is not None and len(new) >= count
-                self._lists[name] = new[-count:] if anew else [*self._lists.get(name, ()), *new]
+                all_of_them = count is not None and len(new) >= count
+                self._lists[name] = new[len(new) - count :] if all_of_them else [*self._lists.get(name, ()), *new]
         self._meta = meta
         return None
 
