@@ -43,6 +43,7 @@ COMMANDS = {
         "rlscale.dashboard.dashboard_command:dashboard",
         "a page over runs, live ones included, in the browser",
     ),
+    "engines": ("rlscale.run.engines_command:engines", "let engines join a run that goes on, or leave it"),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),
     "warm": ("rlscale.run.warm_command:warm", "keep imported processes ready, so that CPU runs start in seconds"),
     "check-hook": ("rlscale.run.check_hook:check_hook", "test a loss, score, advantage, ... or reward of your own"),

@@ -24,9 +24,8 @@ from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.brought_columns import brought_columns
 from rlscale.rollout.conversation import Conversation, EpisodeRules
 from rlscale.rollout.endpoint.output_parser import OutputParser
-from rlscale.rollout.engines.client import RequestFailed
 from rlscale.rollout.engines.continued import Continued
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.failures import FailureRate

@@ -35,7 +35,9 @@ from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.concurrency import AdaptiveConcurrency
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.continued import Continued, Cuts
+from rlscale.rollout.engines.departure import empty
 from rlscale.rollout.engines.engine_loads import EngineLoads
+from rlscale.rollout.engines.engine_options import all_send_parts
 from rlscale.rollout.engines.kept_cache import KeptCache, keep_their_cache
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
 from rlscale.rollout.engines.routed_experts import ExpertSizes
@@ -116,12 +118,14 @@ class RolloutService:
     async def start(self, url: str, api_key: str | None = None) -> None:
         """Connect to the router, or to a single engine. Generation begins with the first `resume`."""
         rollout = self._spec.rollout
+        most = rollout.max_concurrent * max(rollout.generating_engines, rollout.engines_at_most or 0)
         self._client = EngineClient(
-            url, api_key, rollout.request_timeout_s, rollout.request_retries, 2 * self._limit, self._connect
+            url, api_key, rollout.request_timeout_s, rollout.request_retries, 2 * most, self._connect
         )
         sticky = is_sticky(rollout, self._spec.env, self._spec.agent)
         if rollout.engine_urls and rollout.on_sync is OnSync.in_place and await keep_their_cache(self._client):
             self._client.kept_cache = KeptCache(self._scheduler.version)
+        self._client.in_parts = not rollout.disaggregated and await all_send_parts(self._client)
         self._loads = EngineLoads(self._client)
         self._engines = Continued(self._client, Cuts(), sticky, self._encoder.may_end)
         engines = rollout.generating_engines
@@ -151,6 +155,16 @@ class RolloutService:
     async def redirect(self, url: str) -> None:
         """Send requests to `url` from now on, also those that are being sent again."""
         self._client.redirect(url)
+
+    async def leave(self, urls: Sequence[str]) -> None:
+        """What is under way in these engines, which the router has left out, is cut off and goes on in others."""
+        await empty(self._client, self._engines.cuts, urls)
+
+    async def engines_are(self, count: int) -> None:
+        """So many engines generate from now on: as many more or fewer requests are under way."""
+        self._limit = self._spec.rollout.max_concurrent * count
+        if self._concurrency is None:  # which asks the engines that there are
+            self._admission.limit = self._limit
 
     async def next_batch(self) -> list[Group]:
         """The next `groups_per_iteration` groups, ordered by prompt index; waits until they are there.
@@ -282,6 +296,7 @@ class RolloutService:
             "failed_requests": self._request_failures.total,
             "failed_rewards": self._reward_failures.total + self._group_failures.total,
             "retried_requests": self._client.retried,
+            "interrupted_requests": self._client.interrupted,
             "preempted_requests": self._client.preemptions.requests,
         }
         fates = self._scheduler.ledger.prompts.fates

@@ -32,6 +32,8 @@ from rlscale.run.forks import Forks
 from rlscale.run.generate_only import VERSION, serving, starting_folder
 from rlscale.run.generating_session import GeneratingSession
 from rlscale.run.group_source import GroupSource, Rollout, SupervisedGroupSource
+from rlscale.run.membership import Membership
+from rlscale.run.membership_orders import EngineOrders
 from rlscale.run.model_folders import ModelFolders
 from rlscale.run.models_beside import ModelsBeside, WithModelsBeside
 from rlscale.run.placement import Layout, lay_out_run, shares_devices
@@ -233,8 +235,15 @@ class Assembly:
         sync = whole = self._sync(config, self._trainer, self._engines, self._rollout)
         if config.syncs_in_waves and (most := config.weights.max_engines_at_once) is not None:
             sync = SyncWaves(whole, self._engines, self._rollout.drain, most)
+        elastic = config.rollout.engines_at_most is not None or config.rollout.engines_at_least is not None
+        orders, note = EngineOrders(self._folder.path), self._records.note
         return RunningEngines(
-            self._trainer, self._engines, self._rollout, sync, shares_devices=shares_devices(config.cluster)
+            self._trainer,
+            self._engines,
+            self._rollout,
+            sync,
+            shares_devices=shares_devices(config.cluster),
+            membership=Membership(self._engines, self._rollout, orders, note) if elastic else None,
         )
 
     def _steady_engines(self) -> SteadyEngines:

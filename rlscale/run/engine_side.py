@@ -10,6 +10,7 @@ from rlscale.config.errors import UserError
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.engines import Engines
 from rlscale.run.group_source import Rollout
+from rlscale.run.membership import Membership
 from rlscale.run.sync_waves import SyncWaves
 from rlscale.run.trainer_group import TrainerGroup
 from rlscale.run.weight_sync import WeightSync
@@ -85,8 +86,13 @@ class RunningEngines:
         *,
         shares_devices: bool,
         redirect: Callable[[str], None] | None = None,
+        membership: Membership | None = None,
     ) -> None:
-        """`redirect` is told where a router is that was started again; by default the rollout is."""
+        """`redirect` is told where a router is that was started again; by default the rollout is.
+
+        `membership`: who joins and leaves.
+        """
+        self._membership = membership
         self.shares_devices = shares_devices
         self._redirect = redirect or rollout.redirect
         self._trainer, self._engines, self._rollout, self._sync = trainer, engines, rollout, sync
@@ -98,6 +104,8 @@ class RunningEngines:
         if time.monotonic() < self._next_look and not now:
             return False
         self._engines.heal(lambda urls: self._give_weights(version, urls), self._redirect)
+        if self._membership is not None:
+            self._membership.look(lambda urls: self._give_weights(version, urls))
         self._next_look = time.monotonic() + _HEAL_EVERY_S
         return True
 
@@ -110,7 +118,8 @@ class RunningEngines:
             return self._sync(version)
         except UserError:
             # A killed engine's connections break before its supervisor sees it dead.
-            if not self._engines.down_within(_DEATH_SHOWS_S):
+            lost = self._membership is not None and self._membership.lose_unreachable()
+            if not lost and not self._engines.down_within(_DEATH_SHOWS_S):
                 raise
         self.mend(version, now=True)
         return self._sync(version)

@@ -5,52 +5,34 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.data.model_folder import find_folder
-from rlscale.run.actor_settings import OWN_GPUS, launcher_log, reserved_gpus
-from rlscale.run.actors import LauncherActor
+from rlscale.run.actor_settings import launcher_log, reserved_gpus
+from rlscale.run.engine_records import Down, Engine
 from rlscale.run.engine_specs import engine_specs, router_settings
 from rlscale.run.forks import Forks
 from rlscale.run.given_engine import GivenEngine, read_key
+from rlscale.run.launchers import start_launcher
 from rlscale.run.placement import Layout
 from rlscale.run.remote_calls import Calls, RunFailed
+from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient, at_once, router_options
-from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import ROUTER
 
 _START = "cluster.start_timeout_s"
 
 _MEMORY = ("kv_cache", "weights")
 """What engines give up. Asked for no tag in particular SGLang would release its CUDA graphs, too."""
-
-
-@dataclass
-class _Engine:
-    spec: ServerSpec | None  # None: somebody else started it
-    launcher: Any
-    url: str = ""
-    starting: Any = None
-    released: set[str] = field(default_factory=set)  # the tags of memory that it gave up
-
-
-@dataclass(frozen=True)
-class Down:
-    """A server that has to be started again."""
-
-    launcher: Any
-    name: str
-    why: str
-    """What it did: "died", or for how long it has not answered."""
 
 
 @dataclass
@@ -82,7 +64,7 @@ class Engines:
     restarts: int = 0
     started_from: str | None = None
     """The folder that the engines start from."""
-    _engines: list[_Engine] = field(default_factory=list)
+    _engines: list[Engine] = field(default_factory=list)
     _launchers: dict[int, Any] = field(default_factory=dict)
 
     @property
@@ -95,7 +77,7 @@ class Engines:
         return self._role(next(engine for engine in self._engines if engine.url == url))
 
     @staticmethod
-    def _role(engine: _Engine) -> Role:
+    def _role(engine: Engine) -> Role:
         return Role.regular if engine.spec is None else engine.spec.role
 
     @property
@@ -119,17 +101,17 @@ class Engines:
         elif rollout.engine_urls:
             self.api_key = ""
         for url in rollout.engine_urls:
-            self._meet(url.rstrip("/"))  # before anything waits for anything
+            self.meet(url.rstrip("/"))  # before anything waits for anything
         home = self._launcher(0)
         if rollout.engine_urls:
-            self._engines = [_Engine(None, home, url.rstrip("/")) for url in rollout.engine_urls]
+            self._engines = [Engine(None, home, url.rstrip("/")) for url in rollout.engine_urls]
         slots = () if rollout.engine_urls else self.layout.engines
         draft = rollout.speculation.draft if slots else None
         draft = draft and str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
         specs = engine_specs(self.config, slots, model_path, draft, trained_on=self.trained_on)
         for slot, spec in zip(slots, specs, strict=True):
             launcher = self._launcher(slot.node)
-            self._engines.append(_Engine(spec, launcher, starting=launcher.call.remote("start_engine", spec)))
+            self._engines.append(Engine(spec, launcher, starting=launcher.call.remote("start_engine", spec)))
         self._router = home.call.remote("start_router", router)
 
     def ready(self) -> None:
@@ -163,8 +145,7 @@ class Engines:
 
     def down_among(self, urls: Sequence[str], loading: bool = False) -> list[Down]:
         """Of the servers that are down the engines at these URLs."""
-        down = self.down(loading)
-        return [one for one in down if one.name != ROUTER and self._named(one.name).url in urls]
+        return [one for one in self.down(loading) if one.name != ROUTER and self._named(one.name).url in urls]
 
     def down_within(self, seconds: float) -> bool:
         """Wait up to so long for a server to be seen down; not once the run is to end."""
@@ -190,12 +171,16 @@ class Engines:
             one, names = left[0], {other.name for other in left}
             launcher, name = one.launcher, one.name
             tried.add(name)
-            self.restarts += 1
-            if self.restarts > self.config.cluster.engine_restarts:
+            if self.restarts >= self.config.cluster.engine_restarts:
+                if name != ROUTER and len(self._engines) > self.fewest and not self.config.rollout.disaggregated:
+                    self.note(f"{name} {one.why}; no restart is left, and the run goes on without it")
+                    self._do_without(self._named(name).url)
+                    continue
                 raise RunFailed(
                     f"{name} {one.why} and cluster.engine_restarts={self.config.cluster.engine_restarts} restarts are "
                     f"used up; see {self.logs / f'{name}.log'}"
                 )
+            self.restarts += 1
             if name != ROUTER and self.config.rollout.disaggregated:
                 tried.update(engine.spec.name for engine in self._engines if engine.spec is not None)
                 self._restart_together(one, give_weights)
@@ -246,6 +231,44 @@ class Engines:
                 self._receiver(engine.url).resume_memory(released)
                 engine.released.difference_update(released)
 
+    def meet(self, url: str) -> None:
+        """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
+        met = GivenEngine(self._receiver(url), self.api_key or None, self.section, self.note)
+        if self.trained_on:
+            met.check_trained_on(self.config)
+            met.check_architecture(self.started_from)
+        else:
+            met.check_served(self.started_from)
+
+    def take_in(self, url: str, give_weights: Callable[[list[str]], None]) -> None:
+        """Take an engine that somebody else started into a run that goes on. UserError where it takes no weights."""
+        engine = Engine(None, self._launcher(0), url)
+        self._engines.append(engine)
+        try:
+            give_weights([url])
+            self._join(engine)
+        except UserError:
+            self._engines.remove(engine)
+            raise
+
+    def let_go(self, url: str) -> None:
+        """An engine belongs to the run no more, and is asked nothing more; one that the run started ends."""
+        (engine,) = [one for one in self._engines if one.url == url]
+        self._engines.remove(engine)
+        if engine.spec is not None:
+            self.calls.one(engine.launcher.call.remote("forget", engine.spec.name), f"end of {engine.spec.name}")
+
+    @property
+    def guests(self) -> list[str]:
+        """Addresses of those of the engines that somebody else started."""
+        return [engine.url for engine in self._engines if engine.spec is None]
+
+    @property
+    def fewest(self) -> int:
+        """Engines without which the run does not go on."""
+        least = self.config.rollout.engines_at_least
+        return self.config.rollout.engine_count if least is None else least
+
     def close(self) -> None:
         """End every server that this run started."""
         self.calls.processes.end_frozen(list(self._launchers.values()))
@@ -255,35 +278,11 @@ class Engines:
             ray.kill(launcher)  # whatever did not stop ends with its supervisor
         self._launchers = {}
 
-    def _meet(self, url: str) -> None:
-        """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
-        met = GivenEngine(self._receiver(url), self.api_key or None, self.section, self.note)
-        if self.trained_on:
-            met.check_trained_on(self.config)
-            met.check_architecture(self.started_from)
-        else:
-            met.check_served(self.started_from)
-
     def _launcher(self, node: int) -> Any:
         if node not in self._launchers:
-            cluster = self.config.cluster
-            actor: Any = ray.remote(LauncherActor)
-            log = self.logs / launcher_log(node)
-            options = {
-                "num_cpus": 0,
-                "num_gpus": reserved_gpus(cluster, node, self.reserved),
-                "max_concurrency": 8,
-                "scheduling_strategy": NodeAffinitySchedulingStrategy(self.nodes[node], soft=False),
-                "runtime_env": {"env_vars": dict(OWN_GPUS)},
-            }
-            self._launchers[node] = actor.options(**options).remote(
-                log.name,
-                str(self.logs),
-                str(self.scratch),
-                self.api_key,
-                cluster.host,
-                self.forks.engines,
-                self.config.rollout.engine,
+            gpus, log = reserved_gpus(self.config.cluster, node, self.reserved), self.logs / launcher_log(node)
+            self._launchers[node] = start_launcher(
+                self.config, self.nodes[node], gpus, log, self.scratch, self.api_key, self.forks.engines
             )
             self.calls.processes.add(f"the launcher of machine {node}", log, self._launchers[node])
         return self._launchers[node]
@@ -294,7 +293,8 @@ class Engines:
         redirect(url)
         for engine in self._engines:
             if engine.spec is None or engine.spec.name not in down:
-                self._join(engine)
+                with suppress(CallError) if engine.spec is None else nullcontext():  # a guest may be gone, too
+                    self._join(engine)
         self.note("router is back")
 
     def _welcome_engine(self, name: str, url: str, give_weights: Callable[[list[str]], None]) -> None:
@@ -331,11 +331,16 @@ class Engines:
             self._join(engine)
         self.note(f"all engines are back with {self.restarted_with}")
 
-    def _join(self, engine: _Engine) -> None:
+    def _join(self, engine: Engine) -> None:
         """The router sends it requests from now on."""
         self._router_client().add(engine.url, role=self._role(engine))
 
-    def _named(self, name: str) -> _Engine:
+    def _do_without(self, url: str) -> None:
+        with suppress(CallError):  # a router that is down, too, learns its engines anew
+            self._router_client().remove(url)
+        self.let_go(url)
+
+    def _named(self, name: str) -> Engine:
         return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
 
     def _router_client(self) -> RouterClient:

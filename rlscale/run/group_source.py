@@ -156,6 +156,14 @@ class Rollout:
         """No request is under way in these engines when this returns, or keeps its tokens; the others generate on."""
         self._calls.one(self._actor.call.remote("drain", list(urls)), "rollout.drain", meanwhile=meanwhile)
 
+    def leave(self, urls: Sequence[str]) -> None:
+        """What is under way in these engines, which the router has left out, goes on in others when this returns."""
+        self._one("leave", list(urls))
+
+    def engines_are(self, count: int) -> None:
+        """So many engines generate from now on."""
+        self._one("engines_are", count)
+
     def redirect(self, url: str) -> None:
         """The router is at `url` now."""
         self._one("redirect", url)

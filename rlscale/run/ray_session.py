@@ -19,6 +19,7 @@ from ray._private import ray_constants
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import ClusterConfig
 from rlscale.run import reaper
+from rlscale.run.ray_waker import RayWaker
 
 # Ray's sockets live under <temp>/session_<date>_<pid>/sockets/plasma_store; a Unix socket path holds 107 bytes.
 _LONGEST_TEMP = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
@@ -42,6 +43,7 @@ class RaySession:
         self._folder: Path | None = None
         self._descriptor: int | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
+        self._waker: RayWaker | None = None
         self._kept: tuple[str | None, bool] | None = None
 
     def __enter__(self) -> RaySession:
@@ -109,6 +111,8 @@ class RaySession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ray.shutdown()
+        if self._waker is not None:
+            self._waker.close()
         self._leave_this_machine()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -121,9 +125,10 @@ class RaySession:
             self._reaper.wait()
 
     def _start_reaper(self) -> None:
-        """Have somebody end Ray's processes should this one be killed; see `rlscale.run.reaper`."""
+        """Have somebody end Ray's processes should this one be killed; see `rlscale.run.reaper`. And wake them up."""
         family = [child.pid for child in psutil.Process().children(recursive=True)]
         processes = {pid: began for pid in family if (began := reaper.start_time(pid)) is not None}
+        self._waker = RayWaker(processes)
         self._reaper = subprocess.Popen(
             [sys.executable, "-I", "-S", reaper.__file__], stdin=subprocess.PIPE, start_new_session=True
         )

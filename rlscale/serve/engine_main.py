@@ -16,7 +16,7 @@ from typing import Any
 
 from rlscale.platform import rendezvous, sglang_headers, sglang_paused_flush
 from rlscale.platform.adapting import AdaptingFinder
-from rlscale.serve import delta_endpoint
+from rlscale.serve import delta_endpoint, progress_endpoint
 from rlscale.serve.secret import Secret
 
 IMPORTED_LATE = (
@@ -68,6 +68,7 @@ def serve(order: Mapping[str, Any]) -> None:
     from sglang.srt.entrypoints import http_server
 
     delta_endpoint.add_to(http_server, options["model_path"])
+    progress_endpoint.add_to(http_server)
     run_server(ServerArgs(**options, api_key=Secret(order["api_key"])))
 
 

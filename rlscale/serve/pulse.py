@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import psutil
 
@@ -46,6 +47,16 @@ def computed(pids: Sequence[int]) -> float:
     return seconds
 
 
+def wants_a_core(pids: Sequence[int]) -> bool:
+    """Whether a thread of these processes computes, or would if others left it a core."""
+    for pid in pids:
+        for told in Path(f"/proc/{pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError, IndexError):
+                if told.read_text().rpartition(")")[2].split()[0] == "R":
+                    return True
+    return False
+
+
 class Patience:
     """How long something has gone on, in seconds of which somebody looked.
 
@@ -66,7 +77,7 @@ class Patience:
 
 
 class Activity:
-    """Whether processes compute, judged over a second at least, however often somebody looks."""
+    """Whether processes compute or want to, judged over a second at least, however often somebody looks."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -74,14 +85,17 @@ class Activity:
         self._idle = False
 
     def is_idle(self, pids: Sequence[int]) -> bool:
-        """Whether they took less than a twentieth of a core lately. False at the first looks, of which nobody knows."""
+        """Whether they took less than a twentieth of a core lately, and none waits for one now.
+
+        False at the first looks, of which nobody knows.
+        """
         now = (self._clock(), computed(pids))
         if self._before is None:
             self._before = now
         elif (seconds := now[0] - self._before[0]) >= _JUDGED_OVER_S:
             self._idle = now[1] - self._before[1] < _IDLE_SHARE * seconds
             self._before = now
-        return self._idle
+        return self._idle and not wants_a_core(pids)
 
 
 class Pulse:

@@ -14,6 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.source_sampling import MOST_WORDS
+from rlscale.config.streaming import IN_PARTS
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.families import FAMILIES
 from rlscale.platform import sglang_environment, sglang_headers
@@ -132,6 +133,7 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
         **defaults,
         "log_level_http": "warning",  # otherwise one line per request
         **_role_defaults(spec),
+        **(IN_PARTS if spec.role is Role.regular else {}),  # what was sent outlives the engine
         "served_model_name": "policy",  # else the folder's path, which the router tells whoever asks for /v1/models
         **spec.options,
         **adapters,

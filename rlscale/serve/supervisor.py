@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.platform.ports import free_port
 from rlscale.serve.addresses import url_of
 from rlscale.serve.engine_launcher import EngineLauncher, EngineSite, SglangLauncher
@@ -26,13 +27,15 @@ from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.pulse import Activity, Pulse, answers, family_of, stopped_of
 from rlscale.serve.router import router_command, router_options
 from rlscale.serve.server_spec import ServerSpec, base_environment
+from rlscale.serve.standstill import Standstill, ask_engine
 
 PORT_ATTEMPTS = 3
 ROUTER = "router"
 _ROUTER_PULSE, _ENGINE_PULSE = "/liveness", "/server_info"
-"""What is asked of a server to hear whether it is there: of an engine what its scheduler answers, between two steps."""
+"""What is asked of a server to hear whether it is there: of an engine what its scheduler answers, between two steps.
+Of engines that do whole requests it is asked besides whether they get on."""
 _BUSY_FACTOR = 10
-"""How many times as long a server may be silent while it computes."""
+"""How many times as long a server may be silent, or stand still, while it computes."""
 _ANSWER_S = 60.0
 """How long one such question is out."""
 _LINES = 100
@@ -53,8 +56,11 @@ class _Entry:
     process: ServerProcess | None = None
     started: bool = False
     pulse: Pulse | None = None
+    does_all: bool = False
+    """Whether it is an engine whose requests wait for no other one."""
+    standstill: Standstill = field(default_factory=Standstill)
     activity: Activity | None = None
-    """Of its processes, while it is silent for too long."""
+    """Of its processes, while it is silent, or stands still, for too long."""
 
 
 class Supervisor:
@@ -96,7 +102,9 @@ class Supervisor:
         """
         site = EngineSite(self._log_of(spec.name), self.scratch, self._api_key, self._engines)
         engine = self._engine(spec, site)
-        return self._start(spec.name, _Entry(engine.launch, engine.healthy, spec.host, spec.start_timeout_s, spec.port))
+        entry = _Entry(engine.launch, engine.healthy, spec.host, spec.start_timeout_s, spec.port)
+        entry.does_all = spec.role is Role.regular
+        return self._start(spec.name, entry)
 
     def start_router(self, options: Mapping[str, Any] | None = None, timeout_s: float = 60.0) -> str:
         """Start the router without workers (`RouterClient.add` gives it some); its base URL. Errors as for engines."""
@@ -123,19 +131,23 @@ class Supervisor:
     def down(self, silent_s: float, loading: bool = False) -> dict[str, str]:
         """What is wrong with a server, by its name: it ended without being told to, or has been silent for so long.
 
-        One that computes is given ten times as long: a step may be long. While engines are `loading` weights, which may
-        wait for the network, only one that a signal has stopped counts. So does only time in which this is called again
-        and again.
+        So is an engine that answers and for so long has given no token to any of its requests. One that computes, or
+        waits for a core to, is given ten times as long: a step or a prompt may be long. While engines are `loading`
+        weights, which may wait for the network, only one that a signal has stopped counts. So does only time in which
+        this is called again and again.
         """
         found = dict.fromkeys(self.dead(), "died")
         with self._lock:
             entries = {name: entry for name, entry in self._entries.items() if name not in found}
         for name, entry in entries.items():
             silence = entry.pulse.silence() if entry.pulse is not None else 0.0
-            if silence < silent_s:
+            still = entry.standstill.seconds()
+            seconds = max(silence, still)
+            if seconds < silent_s:
                 entry.activity = None
-            elif _is_stuck(entry, loading, silence >= _BUSY_FACTOR * silent_s):
-                found[name] = f"did not answer for {silence:.0f} s"
+            elif _is_stuck(entry, loading, seconds >= _BUSY_FACTOR * silent_s):
+                did = "did not answer" if silence >= still else "gave none of its requests a token"
+                found[name] = f"{did} for {seconds:.0f} s"
         return found
 
     def restart(self, name: str, why: str = "ended") -> str:
@@ -145,11 +157,18 @@ class Supervisor:
         """
         with self._lock:
             entry = self._entries[name]
-        entry.pulse = None  # nobody asks it until it has started again
+        entry.pulse, entry.standstill = None, Standstill()  # nobody asks it until it has started again
         if entry.process:
             _log.error("%s %s. The end of %s:\n%s", name, why, entry.process.log, entry.process.log_tail(_LINES))
             entry.process.stop()
         return self._start(name, entry)
+
+    def forget(self, name: str) -> None:
+        """End that server for good."""
+        with self._lock:
+            entry = self._entries.pop(name, None)
+        if entry is not None and entry.process is not None:
+            entry.process.stop()
 
     def stop(self) -> None:
         """End all servers and wait until they are gone (a second or two). Nothing can be started afterwards."""
@@ -162,9 +181,13 @@ class Supervisor:
         with self._lock:
             self._entries.clear()
 
-    def _question(self, name: str, url: str) -> Callable[[], None]:
-        path = _ROUTER_PULSE if name == ROUTER else _ENGINE_PULSE
-        return lambda: answers(url, path, self._api_key or None, _ANSWER_S)
+    def _question(self, name: str, url: str, entry: _Entry) -> Callable[[], None]:
+        key = self._api_key or None
+        if not entry.does_all:
+            path = _ROUTER_PULSE if name == ROUTER else _ENGINE_PULSE
+            return lambda: answers(url, path, key, _ANSWER_S)
+        entry.standstill = standstill = Standstill()
+        return lambda: ask_engine(url, _ENGINE_PULSE, key, _ANSWER_S, standstill)
 
     def _log_of(self, name: str) -> Path:
         return self.log_folder / f"{name}.log"
@@ -192,7 +215,7 @@ class Supervisor:
             problem = _wait(process, entry, url)
             if problem is None:
                 entry.started = True
-                entry.pulse = Pulse(self._question(name, url))
+                entry.pulse = Pulse(self._question(name, url, entry))
                 return url
             tail = process.log_tail(40)
             whole = process.log_tail(_LINES)
@@ -212,7 +235,7 @@ class Supervisor:
 
 
 def _is_stuck(entry: _Entry, loading: bool, too_long: bool) -> bool:
-    """Whether a server that is silent was stopped, or does nothing."""
+    """Whether a server that is silent, or stands still, was stopped, or does nothing."""
     pids = family_of(entry.process.pid) if entry.process is not None and entry.process.pid is not None else []
     entry.activity = entry.activity or Activity()
     idle = entry.activity.is_idle(pids)

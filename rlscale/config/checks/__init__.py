@@ -11,6 +11,7 @@ from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.component_targets import COMPONENT_CHECKS
 from rlscale.config.checks.critic_section import CRITIC_CHECKS
 from rlscale.config.checks.data_and_reward import STAGE_CHECKS
+from rlscale.config.checks.elastic_engines import ELASTIC_CHECKS
 from rlscale.config.checks.engine_form import SERVED_CHECKS
 from rlscale.config.checks.engine_groups_section import ENGINE_GROUPS_CHECKS
 from rlscale.config.checks.first_prompts_section import FIRST_PROMPTS_CHECKS
@@ -120,7 +121,7 @@ _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
     *(*_OF_STAGE, *PROFILE_CHECKS, *FIRST_PROMPTS_CHECKS, *PARAMETER_CHECKS, *LORA_CHECKS, *BASE_CHECKS),
     *(*ADAPTER_CHECKS, *OPTION_CHECKS, *ENGINE_GROUPS_CHECKS, *SPECULATION_CHECKS, *SERVED_MODELS_CHECKS),
-    *(*SAVING_CHECKS, *BITWISE_CHECKS),
+    *(*ELASTIC_CHECKS, *SAVING_CHECKS, *BITWISE_CHECKS),
 )
 
 

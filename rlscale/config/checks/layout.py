@@ -230,7 +230,7 @@ def engines_fit(context: CheckContext) -> Iterator[str]:
     if rollout.engine_urls:
         yield from _given_engines(context)
         return
-    if rollout.engine_key_file is not None:
+    if rollout.engine_key_file is not None and rollout.engines_at_most is None:
         yield "rollout.engine_key_file is only read with rollout.engine_urls; set it to null"
     if not context.on_gpus or rollout.engine_groups:
         if not context.on_gpus and sizes.engines + sizes.eval_engines > cluster.max_engines:

@@ -247,7 +247,13 @@ class RolloutConfig(Section):
     engine_urls: list[str] = key(list, scope=Scope.this_run)
     """Engines that somebody else started; given, none are started here."""
     engine_key_file: str | None = path_key(None, PathKind.file, scope=Scope.this_run)
-    """File with the API key of the engines in `rollout.engine_urls`; null if they ask for none."""
+    """File with the API key of the engines in `rollout.engine_urls`, or of all engines where others may join; null if
+    those by URL ask for none."""
+    engines_at_least: int | None = bounded(None, at_least=1, limit=DEVICES, scope=Scope.execution, unread=[SUPERVISED])
+    """Engines with which the run goes on where others are lost for good; null: as many as it began with."""
+    engines_at_most: int | None = bounded(None, at_least=1, limit=DEVICES, scope=Scope.execution, unread=[SUPERVISED])
+    """Engines that there may be once others have joined a run that goes on (`python -m rlscale engines`); null: none
+    may join."""
     models: dict[str, ServedModelConfig] = field(default_factory=dict)
     """Models that are served beside the policy by their names, such as a judge; rewards and environments ask them."""
     sglang: dict[str, Any] = passed_on("server")

@@ -18,9 +18,8 @@ from rlscale.rollout.endpoint.chat_messages import ToolCall, rendered
 from rlscale.rollout.endpoint.dialect import ChatRequest, Refusal, Reply, unusable
 from rlscale.rollout.endpoint.output_parser import OutputParser, Parsed
 from rlscale.rollout.endpoint.turn_tree import Attachment, Turn, TurnTree
-from rlscale.rollout.engines.client import RequestFailed
 from rlscale.rollout.engines.continued import Continued
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.turn_reading import begins_to_think, written

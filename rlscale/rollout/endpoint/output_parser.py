@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from rlscale.rollout.endpoint.chat_messages import ToolCall, canonical
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.generation import RequestFailed
 
 THINK = "<think>"
 """What a thought begins with, in the templates that begin it for the policy."""

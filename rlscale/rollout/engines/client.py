@@ -13,26 +13,22 @@ from numpy.typing import NDArray
 
 from rlscale.config.needed_weights import NeededWeights
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER, TRAJECTORY_HEADER
-from rlscale.data.fields import SUPPORT
+from rlscale.rollout.engines.answer_reading import generation_of
 from rlscale.rollout.engines.connection import REFUSALS, Connect, HttpConnection
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.preemptions import Preemptions
 from rlscale.rollout.engines.routed_experts import ExpertSizes
-from rlscale.rollout.engines.sampler_words import sampler_words_of
 from rlscale.rollout.engines.sampling_params import SamplingParams
-from rlscale.rollout.engines.sampling_support import SAMPLING_MASK, support_of
 from rlscale.rollout.engines.shared_calls import SHORT, SharedCalls
-from rlscale.rollout.engines.spans import versions_of
 from rlscale.rollout.engines.speculated import Speculated
+from rlscale.rollout.engines.streamed_answer import StreamedAnswer, in_parts
 
 _log = logging.getLogger(__name__)
 
 _UNAVAILABLE = REFUSALS | {502}
 """Answers of a router that has no healthy engine or too many requests, and of an engine that is starting."""
-
-
-class RequestFailed(Exception):
-    """A request that got no usable answer; the message says why."""
+_NOBODY = "call_upstream_request_error"
+"""What a router says, with status 500, where the engine that it chose for an answer in parts is not there."""
 
 
 class CacheHook(Protocol):
@@ -75,6 +71,10 @@ class EngineClient:
         """The adapter that engines are to compute with; None for their weights alone."""
         self.retried = 0
         """Requests that were sent again although an engine may have sampled them."""
+        self.in_parts = False
+        """Whether answers to long requests are asked for in parts, over HTTP."""
+        self.interrupted = 0
+        """Requests whose engine ended under them, after it had sent some of their tokens."""
         self.kept_cache: CacheHook | None = None
         self.preemptions = Preemptions()
         self.speculated = Speculated()
@@ -95,7 +95,8 @@ class EngineClient:
     ) -> Generation:
         """Continue `token_ids` (int [n]). RequestFailed if there is no answer, or none that can be used.
 
-        An engine without these `weights` refuses before it samples, and the router tries another.
+        An engine without these `weights` refuses before it samples, and the router tries another. Where answers come
+        `in_parts`, one that breaks off after some of them is `interrupted`, and not sent again.
 
         `rid` names the request for `abort`. With the sizes of the model's `experts` the answer says which were chosen.
         Requests of one `trajectory` go to one engine, as long as it lives; they share no calls.
@@ -105,18 +106,8 @@ class EngineClient:
             "sampling_params": sampling.body(seed),
             "return_logprob": True,
         }
-        body |= self._named_adapter()
-        if rid is not None:
-            body["rid"] = rid
-        headers: dict[str, str] = {} if weights is None else weights.headers
-        if experts is not None:
-            body["return_routed_experts"] = True
-            headers[ROUTED_EXPERTS_HEADER] = "1"  # the router drops the fields
-        if sampling.names_support:
-            body["return_sampling_mask"] = True
-            headers[SAMPLING_SUPPORT_HEADER] = "1"
-        if sampling.words:
-            body["top_logprobs_num"] = sampling.words
+        body |= self._named_adapter() | ({} if rid is None else {"rid": rid})
+        headers = _ask_for_more(body, sampling, experts, weights)
         if trajectory is not None:
             headers[TRAJECTORY_HEADER] = trajectory
         version = -1 if self.kept_cache is None else self.kept_cache.begin(body)
@@ -124,7 +115,8 @@ class EngineClient:
         if rid is None and trajectory is None and sampling.max_new_tokens <= SHORT:
             answer = await self._shared.ask(body, headers)
         if answer is None:
-            answer = await self._post("/generate", body, headers)
+            streams = self.in_parts and experts is None and in_parts(sampling.max_new_tokens)
+            answer = await self._post("/generate", body, headers, streams)
         found = generation_of(answer, len(token_ids), experts, sampling.names_support, sampling.words)
         self.preemptions.answered(began, answer["meta_info"], found.versions)
         self.speculated.answered(answer["meta_info"])
@@ -234,18 +226,24 @@ class EngineClient:
     def _sent_in_vain(self, requests: int) -> None:
         self.retried += requests
 
-    async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
+    async def _post(
+        self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None, streams: bool = False
+    ) -> Any:
         clock = asyncio.get_running_loop().time
         give_up = clock() + self._timeout_s
         broken, wait_s = 0, 0.25
         while True:
+            heard = StreamedAnswer() if streams else None
             try:
-                return await self._post_once(path, body, headers)
+                return await self._post_once(path, body, headers or {}, heard)
             except _Unavailable as error:
                 if clock() + wait_s > give_up:
                     raise RequestFailed(f"{self._url} was not available for {self._timeout_s:g} s: {error}") from error
                 self.retried += not isinstance(error, _Refused)
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+                if heard is not None and (kept := heard.kept) is not None:
+                    self.interrupted += 1
+                    return kept
                 broken += 1
                 if broken > self._retries:
                     reason = f"{type(error).__name__} {error}".strip()
@@ -254,12 +252,18 @@ class EngineClient:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, 2.0)
 
-    async def _post_once(self, path: str, body: dict[str, Any], headers: dict[str, str] | None) -> Any:
+    async def _post_once(
+        self, path: str, body: dict[str, Any], headers: dict[str, str], heard: StreamedAnswer | None
+    ) -> Any:
+        url, connection = self._url + path, self._connection
         try:
-            status, answer = await self._connection.post(self._url + path, body, headers or {})
+            if heard is not None and isinstance(connection, HttpConnection):
+                status, answer = await connection.post_in_parts(url, {**body, "stream": True}, headers, heard)
+            else:
+                status, answer = await connection.post(url, body, headers)
         except ConnectionRefusedError as error:
             raise _Refused(str(error)) from error
-        if status in _UNAVAILABLE:
+        if status in _UNAVAILABLE or (status == 500 and _NOBODY in str(answer)):
             why = f"HTTP {status} {str(answer or '')[:300]}".strip()
             raise _Refused(why) if status in REFUSALS else _Unavailable(why)
         if status != 200:
@@ -278,59 +282,22 @@ class _Refused(_Unavailable):
     """And no engine has sampled anything."""
 
 
-def _columns_of(entries: Any) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Tokens and log-probs of `[log-prob, token, text]` each; a log-prob that is null is nan."""
-    if hasattr(entries, "columns"):  # of an engine in this process, whose answers are no JSON
-        tokens, logprobs = entries.columns()
-        return tokens, logprobs
-    values, words, *_ = zip(*entries, strict=True) if entries else ((), ())
-    return np.array(words, np.int32), np.array(values, np.float32)
-
-
 def _answers_alone(worker: Mapping[str, Any]) -> bool:
     """Whether a router's worker is in use, and does not share its requests with one that does another part of them."""
     return bool(worker.get("is_healthy", True)) and worker.get("worker_type", "regular") == "regular"
 
 
-def generation_of(
-    answer: dict[str, Any],
-    prompt: int,
-    experts: ExpertSizes | None = None,
-    names_support: bool = False,
-    named_words: int = 0,
-) -> Generation:
-    """What an engine's answer to a request with a prompt of so many tokens says. RequestFailed if it is of no use."""
-    meta = answer["meta_info"]
-    entries = meta.get("output_token_logprobs") or []
-    reason = meta["finish_reason"]
-    routed = None
-    try:
-        versions = versions_of(meta, len(entries))
-    except ValueError as error:
-        raise RequestFailed(f"weight versions: {error}") from error
-    if experts is not None and (reason["type"] != "abort" or meta.get("routed_experts") is not None):
-        try:
-            routed = experts.decode(meta.get("routed_experts"), prompt + len(entries) - 1)
-        except ValueError as error:
-            raise RequestFailed(f"routed experts: {error}") from error
-    tokens, logprobs = _columns_of(entries)
-    columns: dict[str, NDArray[Any]] = {}
-    if names_support and len(tokens) and (reason["type"] != "abort" or meta.get(SAMPLING_MASK)):
-        try:
-            columns[SUPPORT.name], logprobs = support_of(meta, tokens)
-        except ValueError as error:
-            raise RequestFailed(f"sampling support: {error}") from error
-    if named_words and len(tokens):
-        try:
-            columns |= sampler_words_of(meta, tokens, named_words, columns.get(SUPPORT.name))
-        except ValueError as error:
-            raise RequestFailed(f"likeliest words: {error}") from error
-    return Generation(
-        tokens=tokens,
-        logprobs=logprobs,
-        finish_reason=reason["type"],
-        versions=versions,
-        message=str(reason.get("message") or ""),
-        routed_experts=routed,
-        columns=columns,
-    )
+def _ask_for_more(
+    body: dict[str, Any], sampling: SamplingParams, experts: ExpertSizes | None, weights: NeededWeights | None
+) -> dict[str, str]:
+    """Say in the body what is wanted besides tokens and their log-probs; headers of what the router drops from it."""
+    headers: dict[str, str] = {} if weights is None else weights.headers
+    if experts is not None:
+        body["return_routed_experts"] = True
+        headers[ROUTED_EXPERTS_HEADER] = "1"
+    if sampling.names_support:
+        body["return_sampling_mask"] = True
+        headers[SAMPLING_SUPPORT_HEADER] = "1"
+    if sampling.words:
+        body["top_logprobs_num"] = sampling.words
+    return headers

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import aiohttp
+
+from rlscale.rollout.engines.streamed_answer import StreamedAnswer, events
 
 
 class Connection(Protocol):
@@ -50,6 +52,21 @@ class HttpConnection:
         """See Connection."""
         return await self._ask("GET", url)
 
+    async def post_in_parts(
+        self, url: str, body: Mapping[str, Any], headers: Mapping[str, str], heard: StreamedAnswer
+    ) -> tuple[int, Any]:
+        """The same, of an answer that comes in parts: `heard` gets each as it comes, and what is returned is whole.
+
+        ConnectionError, or aiohttp.ClientError, where it breaks off.
+        """
+        try:
+            async with self._session().post(url, json=body, headers=headers) as response:
+                if response.status != 200:
+                    return response.status, await response.text()
+                return await _heard(events(response.content.iter_any()), heard)
+        except aiohttp.ClientConnectorError as error:
+            raise ConnectionRefusedError(str(error)) from error
+
     async def _ask(self, method: str, url: str, **sent: Any) -> tuple[int, Any]:
         try:
             async with self._session().request(method, url, **sent) as response:
@@ -71,3 +88,16 @@ class HttpConnection:
             timeout = aiohttp.ClientTimeout(total=self._timeout_s)
             self._open = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=timeout)
         return self._open
+
+
+async def _heard(parts: AsyncIterator[Any], heard: StreamedAnswer) -> tuple[int, Any]:
+    failed = None
+    try:
+        async for part in parts:
+            failed = failed or heard.hear(part)
+    except (aiohttp.ClientError, ConnectionError):
+        if heard.whole is None and failed is None:
+            raise
+    if failed is None and heard.whole is None:
+        raise ConnectionError("the answer broke off")
+    return failed or (200, heard.whole)

@@ -1,4 +1,4 @@
-"""One generation that weight syncs may cut into several requests."""
+"""One generation that weight syncs, and engines that end under it, may cut into several requests."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from rlscale.config.needed_weights import NeededWeights
 from rlscale.rollout.attempt import Attempt
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.cut_parts import after_cut
-from rlscale.rollout.engines.generation import Generation, joined_columns
+from rlscale.rollout.engines.generation import Generation, RequestFailed, joined_columns
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 
@@ -27,12 +27,13 @@ class Cuts:
 
 @dataclass(frozen=True)
 class Continued:
-    """Generates through `client`, past the syncs that `cuts` counts.
+    """Generates through `client`, past the syncs that `cuts` counts, and past engines that end.
 
-    A request that a sync cut off is sent again with the tokens that it has, the same seed, and what is left of its
-    length. What each part brought is kept as the engine gave it: tokens, log-probs, versions, choices of experts.
-    `sticky`: the requests of a trajectory go to one engine. `may_end`: tokens at which engines may end a response
-    although the request does not say so, such as the ends in the model's own files (see `cut_parts`).
+    A request that a sync cut off, or whose engine ended after it had sent tokens, is sent again with those tokens, the
+    same seed, and what is left of its length. What each part brought is kept as the engine gave it: tokens, log-probs,
+    versions, choices of experts. `sticky`: the requests of a trajectory go to one engine. `may_end`: tokens at which
+    engines may end a response although the request does not say so, such as the ends in the model's own files (see
+    `cut_parts`).
     """
 
     client: EngineClient
@@ -64,7 +65,7 @@ class Continued:
                 named = {"trajectory": attempt.trajectory} if self.sticky else {}
                 rest = _rest(sampling, done)
                 part = await self.client.generate(start, rest, seed, experts=experts, weights=needed, **named)
-                cut = part.finish_reason == "abort" and self.cuts.count > before
+                cut = part.finish_reason == "abort" and (part.interrupted or self.cuts.count > before)
             attempt.received(len(part.tokens))
             _check(part, needed, cut)
             if not cut:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.generation import RequestFailed
 
 _FIRST_S = 0.05
 """Seconds until the first report: an iteration of a tiny model may be over in a fraction of a second."""

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from rlscale.data.fields import FIELDS, RELATIVE_TEMPERATURE, SUPPORT, equally_wide
 
 
+class RequestFailed(Exception):
+    """A request that got no usable answer; the message says why."""
+
+
 @dataclass(frozen=True)
 class Generation:
     """What an engine generated: `tokens` int32 [m], `logprobs` float32 [m] of log_softmax(logits / temperature).
@@ -24,6 +28,7 @@ class Generation:
     generated until then); `versions` int32 [m] the weight version that generated each token, -1 if the engine was never
     told one. `routed_experts` int16 [n + m - 1, layers, top_k], where asked for: the experts that each token of prompt
     (n) and response was sent to, but for the last, which never was an input. With "abort" they may be missing.
+    `interrupted`: the engine ended before the request did; what there is was sent before (`StreamedAnswer`).
     """
 
     tokens: NDArray[np.int32]
@@ -33,6 +38,7 @@ class Generation:
     message: str = ""
     routed_experts: NDArray[np.int16] | None = None
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    interrupted: bool = False
 
     def at_temperature(self, relative: float) -> Generation:
         """The same, which says that each token was drawn at so many times the run's temperature."""

@@ -17,8 +17,8 @@ import numpy as np
 from rlscale.config.errors import UserError
 from rlscale.config.paused_flush import MARK
 from rlscale.data.fields import APPROXIMATE
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.generation import Generation, RequestFailed
 
 
 class KeptCache:

@@ -12,9 +12,10 @@ from typing import Protocol
 
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Cuts
 from rlscale.rollout.engines.engine_loads import work_of
+from rlscale.rollout.engines.generation import RequestFailed
 
 _AGAIN_S = 0.02
 """Seconds between two calls that abort: a request may have been on its way to the engine at the first."""

@@ -15,9 +15,9 @@ from rlscale.config.schema.rollout_config import OnSync
 from rlscale.config.schema.simulator_config import LengthsConfig, SimulatedEngineConfig
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams

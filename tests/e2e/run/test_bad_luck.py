@@ -22,12 +22,14 @@ pytestmark = pytest.mark.timeout(400)
 def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_the_same_weights(
     short, ready, finished, tmp_path: Path
 ):
-    """An engine is killed with -9, the next is stopped, then the driver is killed; the weights are those of a calm run.
+    """An engine is killed with -9, the next is stopped, of the third only a part, then the driver is killed.
+
+    The weights are those of a calm run.
 
     The runs start from other weights than the engine's folder holds: a sample from a restarted engine that has not been
     given the current ones would show.
     """
-    given = [f"model.init={only_run(finished[0]) / 'hf'}", "run.iterations=8", "eval.enabled=false"]
+    given = [f"model.init={only_run(finished[0]) / 'hf'}", "run.iterations=12", "eval.enabled=false"]
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     calm.mkdir()
     rough.mkdir()
@@ -35,7 +37,7 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     assert undisturbed.code == 0, undisturbed.text
 
     with Started(rough, *SHORT, *given, "cluster.answer_timeout_s=4") as started:
-        started.wait_for("iteration 1/8")
+        started.wait_for("iteration 1/12")
         (engine,) = started.named("rlscale engine-0")
         engine.kill()
         started.wait_for("engine-0 is back with the current weights")
@@ -43,6 +45,10 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
         scheduler.suspend()
         started.wait_for("engine-0 did not answer for")
         started.wait_for("engine-0 is back with the current weights", times=2)
+        (detokenizer,) = started.named("sglang::detokenizer")  # without it the engine answers, and gives no tokens
+        detokenizer.suspend()
+        started.wait_for("engine-0 gave none of its requests a token for")
+        started.wait_for("engine-0 is back with the current weights", times=3)
         wait_for_a_finished_group(started, only_run(rough) / "checkpoints")
         os.kill(started.process.pid, signal.SIGSTOP)
         started.signal(signal.SIGKILL)
@@ -56,7 +62,7 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     assert "continues an unfinished run" in resumed.text
     assert "checkpoint.resume=never" in resumed.text
     folder = only_run(rough)
-    assert [line["iteration"] for line in metrics(folder)] == list(range(1, 9))
+    assert [line["iteration"] for line in metrics(folder)] == list(range(1, 13))
     assert summary(folder)["resumed"] == 1
     assert killed_at
     assert metrics(folder)[-1]["groups_recovered"] > 0
@@ -114,26 +120,57 @@ def test_a_signal_saves_and_goes_on_or_stops_and_leaves_no_process(alone, tmp_pa
     assert capsys.readouterr().out.count(": whole, ") == 2
 
 
-FROZEN = ("TrainerActor", "RolloutActor", "LauncherActor", "rlscale.serve.router_main", "sglang::scheduler")
+RAYS = ("/raylet/raylet", "gcs_server")
+FROZEN = (*RAYS, "TrainerActor", "RolloutActor", "LauncherActor", "rlscale.serve.router_main", "sglang::scheduler")
 
 
-@pytest.mark.parametrize(
-    ("names", "code", "line"),
-    [(FROZEN, 2, "has been stopped for 3 s"), (FROZEN[3:], 130, "the same command continues")],
-    ids=["everything", "the router and an engine"],
-)
-def test_a_signal_ends_the_run_whatever_is_frozen(names: tuple[str, ...], code: int, line: str, tmp_path: Path):
-    with Started(tmp_path, *SHORT, "run.iterations=4000", "checkpoint.every=0", "eval.enabled=false") as started:
-        started.wait_for("iteration 1/")
-        for name in names:
-            (process,) = started.named(name)
-            process.suspend()
-        started.signal(signal.SIGTERM)
-        # Some 10 s on idle cores; other runs compute beside. Who waited for a frozen process would wait for minutes.
-        assert started.process.wait(timeout=30) == code
-        assert started.seconds_until_gone(15.0) < 15.0
+def freeze_and_end(started: Started, names: tuple[str, ...], code: int, line: str) -> None:
+    for name in names:
+        (process,) = started.named(name)
+        process.suspend()
+    started.signal(signal.SIGTERM)
+    # Some 10 s on idle cores; other runs compute beside. Who waited for a frozen process would wait for minutes.
+    assert started.process.wait(timeout=30) == code
+    assert started.seconds_until_gone(15.0) < 15.0
     assert line in started.log.read_text()
-    assert (code == 130) == bool(list((only_run(tmp_path) / "checkpoints").glob("iteration_*")))
+
+
+ENDLESS = (*SHORT, "run.iterations=4000", "checkpoint.every=0", "eval.enabled=false")
+
+
+def test_a_signal_ends_the_run_whatever_is_frozen(tmp_path: Path):
+    with Started(tmp_path, *ENDLESS) as started:
+        started.wait_for("iteration 1/")
+        freeze_and_end(started, FROZEN, 2, "has been stopped for 3 s")
+    assert not list((only_run(tmp_path) / "checkpoints").glob("iteration_*"))
+
+
+def test_an_engine_joins_and_leaves_a_run_and_a_signal_saves_it_with_ray_and_all_servers_frozen(
+    shared_server, tmp_path: Path, capsys
+):
+    """The session's engine comes with the weights of another run, and the canary sees that it has this one's."""
+    given = [f"rollout.engine_key_file={shared_server.key_file}", "rollout.engines_at_most=2"]
+    with Started(tmp_path, *ENDLESS, *given) as started:
+        started.wait_for("iteration 1/")
+        engine, run_folder = shared_server.url, f"run.output={only_run(tmp_path)}"
+        assert main(["engines", "add", "http://127.0.0.1:9", run_folder]) == 2
+        assert main(["engines", "add", engine, run_folder]) == 0
+        started.wait_for(f"{engine} has joined with the current weights; engines: 2")
+        joined_at = int(shared_server.receiver().weight_version())
+        while int(shared_server.receiver().weight_version()) < joined_at + 3:  # it is among the others at each sync
+            assert started.alive()
+            time.sleep(0.1)
+        assert main(["engines", "remove", engine, run_folder]) == 0
+        started.wait_for(f"{engine} has left; engines: 1")
+        told = capsys.readouterr().out.splitlines()
+        assert "does not answer" in told[0]
+        assert told[1:] == [f"{engine}: serving", f"{engine}: left"]
+        freeze_and_end(started, (*RAYS, *FROZEN[-2:]), 130, "the same command continues")
+    rows = metrics(only_run(tmp_path))
+    for account, came in (("prompts", "drawn"), ("tokens", "received")):
+        entries = {key: value for key, value in rows[-1].items() if key.startswith(f"{account}/")}
+        assert entries.pop(f"{account}/{came}") == sum(entries.values())
+    assert list((only_run(tmp_path) / "checkpoints").glob("iteration_*"))
 
 
 HANGING = """

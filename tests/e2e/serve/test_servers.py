@@ -5,6 +5,7 @@ The engine serves a mixture of experts that says which ones it chose.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -26,7 +27,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER
 from rlscale.config.schema.cluster_config import Device
+from rlscale.rollout.attempt import Attempt
+from rlscale.rollout.engines.admission import Admission
+from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.continued import Continued, Cuts
+from rlscale.rollout.engines.engine_options import all_send_parts
 from rlscale.rollout.engines.routed_experts import ExpertSizes
+from rlscale.rollout.engines.sampling_params import SamplingParams
+from rlscale.rollout.ledger import Ledger
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient
@@ -183,21 +191,38 @@ def test_the_key_is_in_no_log_command_line_or_environment(servers: Servers) -> N
     assert "server_args=" in logs[0].read_text(), "SGLang prints its arguments, or this test proves nothing"
 
 
-def test_a_killed_engine_is_noticed_restarted_on_its_port_and_nothing_of_it_is_left(servers: Servers) -> None:
+async def long_response(servers: Servers) -> tuple[list[int], Ledger, int]:
+    """Its tokens, their account, and how many requests an engine left unfinished."""
+    client, ledger = EngineClient(servers.router, servers.key), Ledger()
+    client.in_parts = await all_send_parts(client)
+    sampling, attempt = SamplingParams(450, ignore_eos=True), Attempt(lambda: -1, ledger)
+    try:
+        engines, prompt = Continued(client, Cuts()), np.array(BODY["input_ids"], np.int32)
+        found = await engines.generate(prompt, sampling, 1, Admission(1), attempt)
+        return found.tokens.tolist(), ledger, client.interrupted
+    finally:
+        await client.close()
+
+
+def test_a_killed_engine_is_noticed_restarted_on_its_port_and_the_response_goes_on(servers: Servers) -> None:
+    """Behind the tokens that had come, through the router, as if nothing had happened; nothing of it is left."""
     before = below(servers.supervisor)
     scratch = servers.logs.parent / "scratch" / "tmp"
     main = next(process for process in before if "engine_main" in " ".join(process.cmdline()))
+    undisturbed, _, _ = asyncio.run(long_response(servers))
     with ThreadPoolExecutor(1) as pool:
-        long = {**BODY, "sampling_params": {"max_new_tokens": 450, "sampling_seed": 1, "ignore_eos": True}}
-        running = pool.submit(call, servers.engine, "/generate", servers.key, long, timeout=60)
+        running = pool.submit(asyncio.run, long_response(servers))
         wait_until_generating(servers.engine, servers.key)
+        wait_for(lambda: tokens_in_cache(servers) > 150, 30)
         os.kill(main.pid, signal.SIGKILL)
-        with pytest.raises(CallError):
-            running.result(10)
-    wait_for(lambda: servers.supervisor.dead() == ["engine-0"], 5)
-    engine = [process for process in before if process.is_running() and "sglang" in process.name()]
-    assert engine == []
-    assert servers.supervisor.restart("engine-0") == servers.engine
+        wait_for(lambda: servers.supervisor.dead() == ["engine-0"], 5)
+        engine = [process for process in before if process.is_running() and "sglang" in process.name()]
+        assert engine == []
+        assert servers.supervisor.restart("engine-0") == servers.engine
+        tokens, ledger, interrupted = running.result(60)
+    assert interrupted == 1
+    assert tokens == undisturbed
+    assert ledger.tokens.received == 450, "what had come was not sampled again"
     assert servers.supervisor.dead() == []
     wait_for(lambda: succeeds(servers.router, servers.key), 20)
     assert len(list(scratch.iterdir())) == 2, "one folder of temporary files for each living server"
@@ -222,6 +247,11 @@ def test_an_engine_whose_guard_is_killed_ends_too(servers: Servers) -> None:
     _, living = psutil.wait_procs(engine, timeout=5)
     assert living == []
     assert servers.supervisor.dead() == ["engine-0"]
+
+
+def tokens_in_cache(servers: Servers) -> int:
+    """Of requests under way and of those before."""
+    return int(call(servers.engine, "/v1/loads?include=core", servers.key, timeout=10)["loads"][0]["num_used_tokens"])
 
 
 def succeeds(url: str, key: str) -> bool:

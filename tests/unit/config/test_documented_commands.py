@@ -105,7 +105,7 @@ def test_a_documented_command_composes_and_passes_the_checks(
     monkeypatch.syspath_prepend(Path.cwd())
     argv = command.arguments
     if argv and argv[0] in COMMANDS:
-        assert all("=" in text or re.fullmatch(r"(--)?[\w./]+", text) for text in argv[1:])
+        assert all("=" in text or re.fullmatch(r"(--)?[\w./]+|http://[\w.:]+", text) for text in argv[1:])
         return
     arguments = read_arguments(argv)
     if arguments.options.help:

@@ -32,6 +32,13 @@ PLACES = {
         "    def flush_cache_after_weight_update(self, recv_req) -> None:\n        if recv_req.flush_cache:\n"
         "            flush_cache_success = self.flush_cache(\n                empty_cache=recv_req.torch_empty_cache\n",
     ],
+    "sglang/srt/managers/scheduler_components/output_streamer.py": [
+        "class _GenerationStreamAccumulator:\n",
+        "    def accept(self, *, req: Req) -> None:\n",
+        "        else:\n            self.weight_versions.append(None)\n",
+        "from sglang.srt.utils.weight_versions import compute_weight_version_spans\n",
+        "                    len(req.output_ids) % stream_interval == 1\n",
+    ],
     "sglang/srt/configs/model_config.py": [
         "def is_deepseek_dsa(config) -> bool:\n",
     ],

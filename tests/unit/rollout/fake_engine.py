@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import math
 import random
 from collections.abc import Callable
@@ -49,8 +50,12 @@ class FakeEngine:
         self.lists: list[int] = []  # how many prompts each list had
         self.delay: Callable[[dict[str, Any]], float] = lambda body: 0.0
         self.fault: Callable[[dict[str, Any]], int | str | None] = lambda body: None
+        self.fault_text = '{"error": "fault"}'
         self.requests: list[dict[str, Any]] = []
         self.trajectories: list[str | None] = []  # what each request names to a router
+        self.breaks_after: Callable[[dict[str, Any]], int | None] = lambda body: None
+        """Of an answer that is streamed: the parts after which its connection breaks, None for none."""
+        self.part = 3  # tokens of a part
         self.running = 0
         self.most_running = 0
         self.url = ""
@@ -101,7 +106,7 @@ class FakeEngine:
         if len(body["input_ids"]) > CONTEXT:
             return web.json_response({"error": {"message": "the input is longer than the context"}}, status=400)
         if fault is not None:
-            return web.json_response({"error": "fault"}, status=fault)
+            return web.Response(text=self.fault_text, status=fault)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -116,9 +121,28 @@ class FakeEngine:
             if self.routed is not None and by_header and body.get("return_routed_experts"):
                 inputs = len(body["input_ids"]) + len(answer["meta_info"]["output_token_logprobs"]) - 1
                 answer["meta_info"]["routed_experts"] = self.routed(inputs)
+            if body.get("stream"):
+                return await self._stream(request, answer["meta_info"], self.breaks_after(body))
             return web.json_response(answer)
         finally:
             self.running -= 1
+
+    async def _stream(self, request: web.Request, meta: dict[str, Any], breaks: int | None) -> web.StreamResponse:
+        """The answer in parts, as a server with `incremental_streaming_output` gives it."""
+        response, entries = web.StreamResponse(), meta["output_token_logprobs"]
+        await response.prepare(request)
+        for number, start in enumerate(range(0, len(entries), self.part)):
+            if number == breaks:
+                assert request.transport is not None
+                request.transport.close()
+                return response
+            end = min(start + self.part, len(entries))
+            spans = [{**meta["weight_versions"][0], "end": end}]
+            part = {**meta, "output_token_logprobs": entries[start:end], "completion_tokens": end}
+            part |= {"weight_versions": spans, "finish_reason": meta["finish_reason"] if end == len(entries) else None}
+            await response.write(b"data: " + json.dumps({"text": "", "meta_info": part}).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
 
     async def _generate_list(self, body: dict[str, Any]) -> web.Response:
         if not self.takes_lists:

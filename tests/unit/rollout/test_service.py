@@ -67,6 +67,22 @@ def test_on_policy_nothing_is_generated_between_a_batch_and_the_next_version(run
     assert run(scenario) == (12, 12)
 
 
+def test_as_many_more_requests_are_under_way_as_there_are_engines(run: Run) -> None:
+    async def scenario(engine: FakeEngine, service: RolloutService) -> list[int]:
+        engine.delay = lambda body: 30.0
+        running = []
+        await service.resume(0)
+        for engines in (1, 3):
+            await service.engines_are(engines)
+            while service._admission.inside < 2 * engines:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            running.append(service._admission.inside)
+        return running
+
+    assert run(scenario, max_concurrent=2) == [2, 6]
+
+
 @pytest.mark.parametrize("bound", [1, 2])
 def test_generation_runs_ahead_of_the_trainer_as_far_as_the_bound_allows(run: Run, bound: int) -> None:
     async def scenario(engine: FakeEngine, service: RolloutService) -> int:

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from rlscale.config.schema import Config
-from rlscale.run.engines import Engines, _Engine
+from rlscale.run.engine_records import Engine
+from rlscale.run.engines import Engines
 
 
 class FakeReceiver:
@@ -38,7 +39,7 @@ def engines(receivers: dict[str, FakeReceiver], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Engines, "_receiver", lambda _, url: receivers[url])
     layout = calls = None
     fleet = Engines(Config(), layout, [], calls, Path(), Path(), print)  # type: ignore[arg-type]  # never reached
-    fleet._engines = [_Engine(None, None, url) for url in receivers]
+    fleet._engines = [Engine(None, None, url) for url in receivers]
     return fleet
 
 

@@ -69,16 +69,16 @@ def fleet(replay: RoutingReplay) -> Engines:
 def test_an_engine_that_does_not_say_which_experts_it_chose_is_refused(started: Callable[[bool], str]) -> None:
     silent, telling = started(False), started(True)
     with pytest.raises(UserError) as raised:
-        fleet(RoutingReplay.rollout)._meet(silent)
+        fleet(RoutingReplay.rollout).meet(silent)
     assert str(raised.value) == (
         f"rollout.engine_urls: {silent} does not say which experts it chose; leave rollout.engine_urls out, so that "
         "the run starts engines that do, or set trainer.routing_replay=none"
     )
-    fleet(RoutingReplay.rollout)._meet(telling)
+    fleet(RoutingReplay.rollout).meet(telling)
     for replay in (RoutingReplay.none, RoutingReplay.recorded):
-        fleet(replay)._meet(silent)
+        fleet(replay).meet(silent)
 
 
 def test_an_engine_that_is_not_there_is_one_line() -> None:
     with pytest.raises(UserError, match=r"rollout.engine_urls: http://127.0.0.1:9 does not answer, or refuses the key"):
-        fleet(RoutingReplay.none)._meet("http://127.0.0.1:9")
+        fleet(RoutingReplay.none).meet("http://127.0.0.1:9")

@@ -12,7 +12,9 @@ from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.run import weight_sync
-from rlscale.run.engines import Down, Engines, _Engine
+from rlscale.run.engine_records import Down, Engine
+from rlscale.run.engines import Engines
+from rlscale.run.remote_calls import RunFailed
 from rlscale.run.stop_signal import StopRequested
 from rlscale.run.weight_sync import WeightSync
 from rlscale.serve.http import CallError
@@ -49,7 +51,7 @@ class Fleet:
         self.engines._launchers = {0: launcher}
         for name, role in zip(("engine-0", "engine-1"), roles, strict=True):
             spec: Any = SimpleNamespace(name=name, role=role, tensor_parallel=1)
-            self.engines._engines.append(_Engine(spec, launcher, f"http://{name}"))
+            self.engines._engines.append(Engine(spec, launcher, f"http://{name}"))
         router: Any = SimpleNamespace(remove=self._router, add=lambda url, role: self.joined.append((url, role)))
         monkeypatch.setattr(Engines, "_router_client", lambda _: router)
 
@@ -106,6 +108,23 @@ def test_a_router_that_does_not_answer_either_ends_no_run(monkeypatch: pytest.Mo
     assert fleet.notes[-1] == "engine-0 did not come back (http://engine-0: refused)"
     fleet.router_is_gone = False
     assert fleet.heal() == ["engine-0"]
+
+
+def test_a_router_comes_back_although_a_guest_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, **{ROUTER: "died"})
+    fleet.engines._engines[0].spec = None
+    added: list[str] = []
+
+    def add(url: str, role: Role) -> None:
+        if url == "http://engine-0":
+            raise CallError(f"{url} did not become a worker")
+        added.append(url)
+
+    router: Any = SimpleNamespace(add=add)
+    monkeypatch.setattr(Engines, "_router_client", lambda _: router)
+    assert fleet.heal() == [ROUTER]
+    assert added == ["http://engine-1"]
+    assert fleet.notes[-1] == "router is back"
 
 
 def test_nothing_is_restarted_for_a_run_that_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +186,26 @@ def test_none_of_engines_that_share_requests_is_restarted_while_the_router_sends
     assert fleet.heal() == []
     fleet.keeps = ""
     assert fleet.heal() == ["engine-0", "engine-1"]
+
+
+def test_without_restarts_a_run_goes_on_with_as_many_engines_as_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died"})
+    least = ["rollout.engines=2", "rollout.engines_at_least=1", "cluster.engine_restarts=0"]
+    fleet.engines.config = compose(None, least)
+    with_forget = fleet._call
+
+    def call(method: str, *args: Any) -> Any:
+        if method == "forget":
+            fleet.down.pop(args[0])
+        return with_forget(method, *args)
+
+    fleet.engines._engines[0].launcher.call.remote = call
+    assert fleet.heal() == []
+    assert fleet.engines.urls == ["http://engine-1"]
+    assert fleet.notes == ["engine-0 died; no restart is left, and the run goes on without it"]
+    fleet.down["engine-1"] = "died"
+    with pytest.raises(RunFailed, match="restarts are used up"):
+        fleet.heal()
 
 
 def test_what_is_down_is_told_with_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 from rlscale.config.compose import compose
 from rlscale.run.actors import RolloutActor
 from rlscale.run.checkpoint import Progress
-from rlscale.run.engines import Down
+from rlscale.run.engine_records import Down
 from rlscale.run.evaluation_engines import EvaluationEngines
 from rlscale.run.evaluations import Evaluations
 from rlscale.run.evaluations_beside_training import EvaluationsBesideTraining

@@ -21,6 +21,7 @@ from rlscale.platform.ports import free_port
 from rlscale.serve.addresses import url_of
 from rlscale.serve.guard import KILL_DEADLINE_S
 from rlscale.serve.http import CallError, call
+from rlscale.serve.pulse import stopped_of
 from rlscale.serve.router import RouterClient
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor, _Entry
@@ -128,6 +129,33 @@ def test_a_silent_server_is_down_if_it_was_stopped_or_does_nothing(
             assert bool(supervisor.down(20.0, loading)) == is_down  # at once, as a restart asks again
         finally:
             server.kill()
+
+
+def test_an_engine_that_answers_and_gives_no_tokens_is_down(supervisor: Supervisor) -> None:
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", SLEEPS]) as server:
+        try:
+            server.send_signal(signal.SIGSTOP)
+            fake: Any = SimpleNamespace(pid=server.pid, exit_code=lambda: None, stop=lambda: None)
+            pulse: Any = SimpleNamespace(silence=lambda: 1.0)
+            still: Any = SimpleNamespace(seconds=lambda: 21.0)
+            entry = _Entry(
+                lambda port: fake, lambda url: True, "127.0.0.1", 1.0, None, fake, pulse=pulse, standstill=still
+            )
+            supervisor._entries["engine-0"] = entry
+            while not stopped_of([server.pid]):
+                time.sleep(0.01)
+            assert supervisor.down(20.0) == {"engine-0": "gave none of its requests a token for 21 s"}
+        finally:
+            server.kill()
+
+
+def test_a_server_that_is_forgotten_ends_and_is_missed_by_nobody(supervisor: Supervisor) -> None:
+    url = supervisor.start_router()
+    supervisor.forget("router")
+    supervisor.forget("router")  # it is gone already
+    assert supervisor.down(20.0) == {}
+    with pytest.raises(CallError):
+        call(url, "/liveness", None, timeout=1)
 
 
 def test_stop_takes_well_under_the_time_that_a_run_has_and_is_final(supervisor: Supervisor) -> None:

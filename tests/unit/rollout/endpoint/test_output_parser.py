@@ -10,7 +10,8 @@ import pytest
 
 from rlscale.rollout.endpoint.chat_messages import ToolCall
 from rlscale.rollout.endpoint.output_parser import EngineParser, Parsed, read_calls
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.generation import RequestFailed
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
 CALL = '<tool_call>\n{"name": "add", "arguments": {"b": 2, "a": 1}}\n</tool_call>'

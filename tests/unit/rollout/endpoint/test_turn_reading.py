@@ -16,7 +16,7 @@ from rlscale.envs.environment import Action, Call, Environment, Start, Step
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.endpoint.chat_messages import ToolCall
 from rlscale.rollout.endpoint.output_parser import Parsed
-from rlscale.rollout.engines.client import RequestFailed
+from rlscale.rollout.engines.generation import RequestFailed
 from rlscale.rollout.episode import Episodes, Judging, Place, SampleFailed
 from rlscale.rollout.failures import FailureRate
 from rlscale.rollout.turn_reading import begins_to_think

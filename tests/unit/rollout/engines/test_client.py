@@ -12,8 +12,8 @@ import pytest
 from fake_engine import FakeEngine, encoded, experts_by_place
 
 from rlscale.config.errors import UserError
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 
@@ -56,6 +56,14 @@ def test_a_request_that_breaks_is_sent_again_and_counted_where_it_may_have_been_
     assert length > 0
     assert retried == counted
     assert seeds == {1}
+
+
+def test_an_engine_that_a_router_does_not_reach_is_waited_for_however_often_it_is_tried() -> None:
+    async def scenario(engine: FakeEngine, client: EngineClient) -> int:
+        engine.fault, engine.fault_text = first_times(2, 500), '{"error": {"code": "call_upstream_request_error"}}'
+        return len((await client.generate(PROMPT, SAMPLING, seed=1)).tokens)
+
+    assert talk(scenario, retries=0) > 0
 
 
 def test_a_request_that_keeps_breaking_fails_after_its_retries() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
-from rlscale.rollout.engines.client import RequestFailed, generation_of
+from rlscale.rollout.engines.answer_reading import generation_of
 from rlscale.rollout.engines.continued import Continued, Cuts
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.spans import versions_of

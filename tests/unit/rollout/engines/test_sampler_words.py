@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlscale.rollout.engines.client import generation_of
+from rlscale.rollout.engines.answer_reading import generation_of
 from rlscale.rollout.engines.sampler_words import sampler_words_of
 
 TOKENS = np.array([5, 7], np.int32)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from fake_engine import CONTEXT, FakeEngine
 
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.shared_calls import SHORT
 

@@ -17,7 +17,8 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.config.needed_weights import NeededWeights
 from rlscale.config.schema.simulator_config import FaultsConfig, LengthLaw, LengthsConfig, SimulatedEngineConfig
-from rlscale.rollout.engines.client import EngineClient, RequestFailed
+from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.generation import RequestFailed
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.serve.simulator.simulated_fleet import POLICIES, ROUTER_URL, SimulatedFleet
 from rlscale.serve.simulator.virtual_time import VirtualLoop

@@ -1,0 +1,61 @@
+"""Engines that may join a run that goes on, or leave it (`rollout.engines_at_most`, `rollout.engines_at_least`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.schema.component import TARGET
+from rlscale.config.schema.speculation_config import Algorithm
+from rlscale.families.served_form import WeightForm
+
+_SERVICE = "rlscale.rollout.service.RolloutService"
+
+
+def engines_are_enough(context: CheckContext) -> Iterator[str]:
+    """The run begins with as many as it needs, and no more than it may have."""
+    rollout = context.config.rollout
+    least, most, count = rollout.engines_at_least, rollout.engines_at_most, rollout.engine_count
+    if least is not None and least > count:
+        yield f"rollout.engines_at_least={least}: the run begins with {count}; lower it, or start more"
+    if most is not None and most < count:
+        yield f"rollout.engines_at_most={most}: the run begins with {count}; raise it, or start fewer"
+
+
+def engines_may_join(context: CheckContext) -> Iterator[str]:
+    """What engines that somebody else starts cannot do, or cannot be given."""
+    config, rollout = context.config, context.config.rollout
+    if rollout.engines_at_most is None:
+        return
+    transport = str(config.weights.transport.get(TARGET, "")).lower()
+    refusals = {
+        "run.generate_only=true, which sends no weights": config.run.generate_only,
+        "rollout.replay, which needs no engines": rollout.replay is not None,
+        "rollout.engine_groups, whose engines hold parts of the same requests": bool(rollout.engine_groups),
+        "run.bitwise=true: an engine that somebody else started computes as it was started": config.run.bitwise,
+        "weights.lora=adapter: it was not started for the adapters of this run": config.serves_adapters,
+        f"rollout.weights={rollout.weights.value}: it holds the form it was started with": (
+            rollout.weights is not WeightForm.as_trained
+        ),
+        "rollout.speculation, whose draft it does not have": rollout.speculation.algorithm is not Algorithm.none,
+        "weights/transport=delta: it does not patch weights as those do that a run starts": "delta" in transport,
+        "weights/transport=cuda_ipc, which reaches engines on the trainer's own GPUs only": "ipc" in transport,
+        "weights.max_engines_at_once: it cannot empty its cache while it is paused": (
+            config.weights.max_engines_at_once is not None
+        ),
+        "cluster.placement=colocated on GPUs, where engines take turns with the trainer": (
+            context.on_gpus and config.cluster.placement is Placement.colocated
+        ),
+        f"rollout._target_={rollout._target_}, which counts its engines at its start": rollout._target_ != _SERVICE,
+    }
+    for why in (why for why, holds in refusals.items() if holds):
+        yield f"rollout.engines_at_most: no engine can join a run with {why}; leave one of them out"
+    if not rollout.engine_urls and rollout.engine_key_file is None:
+        yield (
+            "rollout.engines_at_most: engines that join are started with the key of the run's own; name a file that "
+            "holds it as rollout.engine_key_file"
+        )
+
+
+ELASTIC_CHECKS = (engines_are_enough, engines_may_join)

@@ -1,0 +1,79 @@
+"""An engine that answers and does not get on: what counts as getting on, and what nobody expects tokens of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlscale.serve.progress_endpoint import Moves
+from rlscale.serve.pulse import Activity, computed
+from rlscale.serve.standstill import Standstill
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_token_and_an_end_are_moves_and_a_request_that_comes_is_none() -> None:
+    moves = Moves()
+    looks = [{"a": 0}, {"a": 0, "b": 0}, {"a": 0, "b": 1}, {"a": 0, "b": 1}, {"b": 1}, {"b": 1, "c": 0}]
+    assert [moves.look(tokens) for tokens in looks] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("requests", "paused", "moves", "seconds"),
+    [
+        (3, False, (7, 7, 7), 6.0),
+        (3, False, (7, 7, 8), 0.0),  # it got on
+        (0, False, (7, 7, 7), 0.0),  # nothing is asked of it
+        (3, True, (7, 7, 7), 0.0),  # it takes weights
+    ],
+)
+def test_an_engine_stands_still_while_it_has_requests_is_not_paused_and_none_of_them_moves(
+    requests: int, paused: bool, moves: tuple[int, ...], seconds: float
+) -> None:
+    clock = Clock()
+    standstill = Standstill(clock)
+    assert standstill.seconds() == 0.0
+    for count in moves:
+        standstill.hear({"requests": requests, "paused": paused, "moves": count})
+        standstill.seconds()
+        clock.now += 2.0
+    assert standstill.seconds() == seconds
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs a scheduling class that starves")
+def test_a_process_that_gets_no_core_is_not_idle() -> None:
+    core = {min(os.sched_getaffinity(0))}
+
+    def starve() -> None:
+        os.sched_setaffinity(0, core)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+    busy = [sys.executable, "-I", "-S", "-c", "while True: pass"]
+    hog = subprocess.Popen(busy, preexec_fn=lambda: os.sched_setaffinity(0, core))
+    starved = subprocess.Popen(busy, preexec_fn=starve)
+    try:
+        time.sleep(0.3)
+        activity, before = Activity(), computed([starved.pid])
+        activity.is_idle([starved.pid])
+        time.sleep(1.05)
+        assert computed([starved.pid]) - before < 0.05
+        assert not activity.is_idle([starved.pid])
+        starved.send_signal(signal.SIGSTOP)
+        hog.kill()
+        time.sleep(0.1)
+        assert activity.is_idle([starved.pid])
+    finally:
+        for process in (hog, starved):
+            process.kill()
+            process.wait()
