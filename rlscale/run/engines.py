@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.data.model_folder import find_folder
+from rlscale.run.actor_host import Place
 from rlscale.run.actor_settings import OWN_GPUS, launcher_log, reserved_gpus
 from rlscale.run.actors import LauncherActor
 from rlscale.run.engine_specs import engine_specs, router_settings
@@ -29,6 +27,8 @@ from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import ROUTER
 
 _START = "cluster.start_timeout_s"
+_STOPPED_S = 8.0
+"""How long servers may take to end."""
 
 _MEMORY = ("kv_cache", "weights")
 """What engines give up. Asked for no tag in particular SGLang would release its CUDA graphs, too."""
@@ -250,9 +250,9 @@ class Engines:
         """End every server that this run started."""
         self.calls.processes.end_frozen(list(self._launchers.values()))
         stops = [launcher.call.remote("stop") for launcher in self._launchers.values()]
-        ray.wait(stops, num_returns=len(stops), timeout=8.0) if stops else None
+        self.calls.host.wait(stops, _STOPPED_S)
         for launcher in self._launchers.values():
-            ray.kill(launcher)  # whatever did not stop ends with its supervisor
+            self.calls.host.end(launcher)  # whatever did not stop ends with its supervisor
         self._launchers = {}
 
     def _meet(self, url: str) -> None:
@@ -267,16 +267,11 @@ class Engines:
     def _launcher(self, node: int) -> Any:
         if node not in self._launchers:
             cluster = self.config.cluster
-            actor: Any = ray.remote(LauncherActor)
             log = self.logs / launcher_log(node)
-            options = {
-                "num_cpus": 0,
-                "num_gpus": reserved_gpus(cluster, node, self.reserved),
-                "max_concurrency": 8,
-                "scheduling_strategy": NodeAffinitySchedulingStrategy(self.nodes[node], soft=False),
-                "runtime_env": {"env_vars": dict(OWN_GPUS)},
-            }
-            self._launchers[node] = actor.options(**options).remote(
+            gpus = reserved_gpus(cluster, node, self.reserved)
+            self._launchers[node] = self.calls.host.start(
+                LauncherActor,
+                Place(self.nodes[node], {"env_vars": dict(OWN_GPUS)}, concurrency=8, gpus=gpus),
                 log.name,
                 str(self.logs),
                 str(self.scratch),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
@@ -18,6 +21,10 @@ from rlscale.run.job_end import stop_before_end
 from rlscale.run.preflight import preflight
 from rlscale.run.resume import check_resumable
 from rlscale.run.run_folder import refuse_folder
+
+if TYPE_CHECKING:
+    from rlscale.run.actor_host import ActorHost
+    from rlscale.run.stop_signal import StopSignal
 
 
 def execute(config: Config) -> int:
@@ -37,18 +44,32 @@ def execute(config: Config) -> int:
         with current_folder_importable(), with_workers(config, early) as forks:
             # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
             from rlscale.run.lifecycle import run_to_end
-            from rlscale.run.ray_session import RaySession
             from rlscale.run.stop_signal import StopSignal
 
             stop = StopSignal()
             if ending is not None:
                 stop.end_at(*ending)
-            with RaySession(config.cluster, Path(config.run.scratch)):
+            with _actors(config, stop) as host:
                 stop.install()
                 try:
-                    return run_to_end(config, stop, started, notes, forks)
+                    return run_to_end(config, stop, started, notes, forks, host)
                 finally:
                     stop.restore()
+
+
+@contextmanager
+def _actors(config: Config, stop: StopSignal) -> Iterator[ActorHost]:
+    """Who has the actors of a run: Ray, up in the block, or this process."""
+    from rlscale.run.actor_host import RayActors
+    from rlscale.run.in_process.session import in_this_process
+    from rlscale.run.ray_session import RaySession
+
+    if config.run.in_process:
+        with in_this_process(stop) as here:
+            yield here
+    else:
+        with RaySession(config.cluster, Path(config.run.scratch)):
+            yield RayActors()
 
 
 def _refuse_run(config: Config) -> None:

@@ -46,7 +46,7 @@ class Records:
         self._samples: SamplesLog | None = None
         self._load_log: EngineLoadLog | None = None
         self._timeline = Timeline(folder.path, resumed=folder.resumed)
-        self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)
+        self._progress = Progress.of(config.run)
         self._tracker: Tracker | None = None
         self._summary = Summary(recipe=config.run.recipe)
         self._counters: dict[str, float] = {}
@@ -92,8 +92,7 @@ class Records:
             self._summary.teacher_seconds = seconds
         else:
             self._summary.warm_start_seconds = seconds
-        config = self._config
-        self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)
+        self._progress = Progress.of(self._config.run)
 
     def reads_with(self, tokenizer: Path) -> None:
         """The folder of the tokenizer that stored tokens are of."""
