@@ -217,10 +217,11 @@ class Records:
         """An evaluation beside the training took from `start` to `end` (seconds since 1970)."""
         self._timeline.add("evaluate", EVALUATION, start, end)
 
-    def store(self, state: checkpoint.Progress, groups: Sequence[Group]) -> None:
-        """Store the groups that the next iteration is about to train on, as far as `rollout.store` wants it."""
+    @property
+    def rollout_store(self) -> RolloutStore:
+        """Where the groups of iterations are stored, as far as `rollout.store` wants it."""
         rollout = self._config.rollout
-        store = RolloutStore(
+        return RolloutStore(
             self._folder.path / FOLDER,
             rollout.store,
             self._config.run.report_samples,
@@ -228,7 +229,6 @@ class Records:
             self._tokenizer,
             rollout.store_format,
         )
-        store.write(state.iteration + 1, state.version, groups)
 
     def rollouts(self, iteration: int, groups: Sequence[Group]) -> None:
         """Write down a few of the answers that an iteration trained on, if it is one whose samples are shown."""
