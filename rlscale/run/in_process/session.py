@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,5 +16,6 @@ from rlscale.run.stop_signal import StopSignal
 def in_this_process(stop: StopSignal) -> Iterator[ActorsHere]:
     """A host of actors; in the block `breakpoint()` opens a debugger, and to quit that one asks the run to stop."""
     clock = StandingClock()
+    warnings.filterwarnings("ignore", module="megatron")  # what is not installed that would be faster on a GPU
     with breakpoints(clock, stop.ask), ActorsHere(clock) as here:
         yield here
