@@ -103,7 +103,7 @@ def hand_over(config: Config, arguments: Sequence[str]) -> None:
         print(f"note: this command imports everything itself: {reason}", file=sys.stderr)
         return
     forks = warm_forks(config)
-    if forks.workers is None or not _forks(config):
+    if forks.workers is None or not _forks(config) or config.run.in_process:  # standard input stays here
         return
     sys.stdout.flush()
     sys.stderr.flush()

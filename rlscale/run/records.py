@@ -14,7 +14,7 @@ from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.sample import Group
 from rlscale.data.stored_rollouts import FOLDER, RolloutStore, spread
-from rlscale.observe.chrome_trace import write_trace
+from rlscale.observe.chrome_trace import write_requests, write_trace
 from rlscale.observe.formatting import visible
 from rlscale.observe.load_log import EngineLoadLog
 from rlscale.observe.metrics import MetricsLog, read_metrics
@@ -129,14 +129,16 @@ class Records:
             yield
         self._passes[f"seconds_{name}"] = time.perf_counter() - began
 
-    def generation(self, stats: RolloutStats) -> None:
-        """What the rollout service counted so far, and found of its last batch."""
+    def generation(self, iteration: int, stats: RolloutStats) -> None:
+        """What the rollout service counted so far, and found of its last batch, that of an iteration."""
         for line in stats.notes:
             self.note(line)
         for start, end in stats.intervals:
             self._timeline.add("generate", ENGINES, start, end)
         self._generation, self._measures, self._loads = stats.counters, stats.measures, stats.loads
         self._lengths.heed(stats.measures)
+        if iteration in self._config.profile.iterations:
+            write_requests(self._folder.path, [asdict(one) for one in stats.requests], stats.more_requests)
 
     def skipped_steps(self, iteration: int, metrics: dict[str, float]) -> None:
         """Count and say the steps of an iteration that left the weights alone, if there are any."""

@@ -84,7 +84,7 @@ class Session(ABC):
         with self.records.span("generate"):
             groups = self._group_source.collect(self._mend)
             self.records.rollout_store.write(self.state.iteration + 1, self.state.version, groups)
-        self.records.generation(self._group_source.stats())
+        self.records.generation(self.state.iteration + 1, self._group_source.stats())
         return groups
 
     @abstractmethod

@@ -68,6 +68,7 @@ def serve(order: Mapping[str, Any]) -> None:
     from sglang.srt.entrypoints import http_server
 
     delta_endpoint.add_to(http_server, options["model_path"])
+    sglang_headers.tell_address(http_server.app)
     run_server(ServerArgs(**options, api_key=Secret(order["api_key"])))
 
 

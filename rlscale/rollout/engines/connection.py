@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from rlscale.config.request_headers import ENGINE_HEADER
+
 
 class Connection(Protocol):
     """Posts JSON and brings the answer.
@@ -16,7 +18,10 @@ class Connection(Protocol):
     """
 
     async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
-        """HTTP status, and the answer: parsed for status 200, else its text."""
+        """HTTP status, and the answer: parsed for status 200, else its text.
+
+        A generation's `meta_info` has the `engine` (host and port), where that says so.
+        """
 
     async def get(self, url: str) -> tuple[int, Any]:
         """The same of a request without a body. Engines know nothing at a router's /workers: they answer 404."""
@@ -53,8 +58,10 @@ class HttpConnection:
     async def _ask(self, method: str, url: str, **sent: Any) -> tuple[int, Any]:
         try:
             async with self._session().request(method, url, **sent) as response:
-                good = response.status == 200
-                return response.status, await (response.json(content_type=None) if good else response.text())
+                if response.status != 200:
+                    return response.status, await response.text()
+                answer = await response.json(content_type=None)
+                return response.status, _of_engine(answer, response.headers.get(ENGINE_HEADER))
         except aiohttp.ClientConnectorError as error:
             raise ConnectionRefusedError(str(error)) from error
 
@@ -71,3 +78,12 @@ class HttpConnection:
             timeout = aiohttp.ClientTimeout(total=self._timeout_s)
             self._open = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=timeout)
         return self._open
+
+
+def _of_engine(answer: Any, engine: str | None) -> Any:
+    """The answer, or each of a list, with what the response's header says."""
+    if engine is not None:
+        for one in answer if isinstance(answer, list) else [answer]:
+            if isinstance(one, dict) and isinstance(one.get("meta_info"), dict):
+                one["meta_info"]["engine"] = engine
+    return answer
