@@ -70,16 +70,15 @@ class ActorsHere:
         self._loop = StandingLoop(clock)
 
     def __enter__(self) -> ActorsHere:
-        asyncio.set_event_loop(self._loop)
         return self
 
     def __exit__(self, *_: object) -> None:
         left = asyncio.all_tasks(self._loop)
         for task in left:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        if left:
+            self._loop.run_until_complete(asyncio.wait(left))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        asyncio.set_event_loop(None)
         self._loop.close()
 
     def machines(self, count: int, gpus: int) -> list[str]:
@@ -114,7 +113,9 @@ class ActorsHere:
         try:
             done.set_result(method(*arguments, **named))
         except SystemExit as error:
-            done.set_exception(RuntimeError(f"SystemExit: {error}"))
+            ended = RuntimeError(f"SystemExit: {error}")
+            ended.__cause__ = error
+            done.set_exception(ended)
         except Exception as error:
             done.set_exception(error)
         done.exception()  # whoever waits is told; where nobody does, Ray says nothing either
@@ -132,6 +133,8 @@ class ActorsHere:
 
     def get(self, ref: Any) -> Any:
         """See ActorHost."""
+        if (error := ref.exception()) is not None:
+            raise error  # `result` forgets the traceback once it has raised it
         return ref.result()
 
     def cancel(self, ref: Any) -> None:

@@ -215,6 +215,14 @@ def test_what_is_not_here_is_named_and_not_downloaded(
     assert (options["model_path"], options.get("speculative_draft_model_path")) == (str(path), draft)
 
 
+def test_a_run_in_one_process_starts_nothing_besides_its_engines(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, processes = dry(capsys, "run.in_process=true", "warm_start=null")
+    assert [one["name"] for one in processes] == ["driver", "fork server of engines", "router", "engine-0"]
+    assert named(processes, "driver")["holds"] == ["rank 0", "rollout", "launcher 0"]
+
+
 def test_a_name_whose_folder_was_downloaded_is_looked_at_without_the_hub(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
