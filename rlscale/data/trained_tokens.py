@@ -32,12 +32,11 @@ class TrainedTokens:
 def write_trained(path: Path, lengths: Sequence[int], tokens: TrainedTokens) -> None:
     """Write the tokens of samples of these lengths. A reader sees the whole file or none. OSError from the disk."""
     offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))])
-    columns = {"format": np.int64(_FORMAT), "offsets": offsets, "advantages": tokens.advantages.astype(np.float32)}
-    if tokens.logprobs is not None:
-        columns["logprobs"] = tokens.logprobs.astype(np.float32)
+    own = {} if tokens.logprobs is None else {"logprobs": tokens.logprobs.astype(np.float32)}
+    advantages = tokens.advantages.astype(np.float32)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
-        np.savez(file, **columns)
+        np.savez(file, allow_pickle=False, format=np.int64(_FORMAT), offsets=offsets, advantages=advantages, **own)
     os.replace(partial, path)
 
 

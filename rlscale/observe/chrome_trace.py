@@ -40,7 +40,7 @@ def write_trace(folder: Path) -> None:
     """Write `profile/trace.json` from the timeline of the run in that folder, where iterations of it were profiled."""
     if (folder / FOLDER).is_dir():
         spans, requests = read_timeline(folder), list(jsonl.read(folder / FOLDER / REQUESTS))
-        trace = {"traceEvents": events(spans, requests), "displayTimeUnit": "ms"}
+        trace: dict[str, Any] = {"traceEvents": events(spans, requests), "displayTimeUnit": "ms"}
         if left_out := _left_out(requests):
             trace["metadata"] = {"requests left out": left_out}
         write_text(folder / FOLDER / FILE, json.dumps(trace) + "\n")

@@ -1,4 +1,4 @@
-"""Can the trainer and the rollout service of a run be in the process of its loop (`run.in_process`)."""
+"""Runs that are of another kind: all of it in one process (`run.in_process`), or a single step (`run.smoke`)."""
 
 from __future__ import annotations
 
@@ -27,4 +27,10 @@ def one_process_is_enough(context: CheckContext) -> Iterator[str]:
         yield "run.in_process=true: run.progress=live would redraw what a debugger prints; use plain"
 
 
-IN_PROCESS_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (one_process_is_enough,)
+def a_step_is_made(context: CheckContext) -> Iterator[str]:
+    """`run.smoke` is about the trainer."""
+    if context.config.run.smoke and not context.needs.trains:
+        yield "run.smoke=true: nothing is trained with run.generate_only=true; leave one of them out"
+
+
+IN_PROCESS_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (one_process_is_enough, a_step_is_made)

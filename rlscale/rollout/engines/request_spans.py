@@ -15,6 +15,7 @@ _PHASES = (
     ("decode", "prefill_finished_time", "request_finished_ts"),
 )
 """What an engine tells with `rollout.sglang.enable_metrics=true`: name, and the fields of its begin and end."""
+_COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class RequestSpans:
             self._more += 1
             return
         end = time.time()
-        counts = (int(meta.get(name) or 0) for name in ("prompt_tokens", "cached_tokens", "completion_tokens"))
-        self._spans.append(RequestSpan(str(meta.get("engine", "")), start, end, *counts, _phases(meta, start, end)))
+        asked, cached, made = (int(meta.get(name) or 0) for name in _COUNTS)
+        engine, phases = str(meta.get("engine", "")), _phases(meta, start, end)
+        self._spans.append(RequestSpan(engine, start, end, asked, cached, made, phases))
 
     def take(self) -> tuple[list[RequestSpan], int]:
         """Requests since the last call, and how many more there were."""
