@@ -20,9 +20,9 @@ from typing import Any
 from setproctitle import setproctitle
 
 from rlscale.config.errors import UserError
+from rlscale.config.no_terminal import refuse_breakpoints
 from rlscale.platform.ports import free_port
 from rlscale.run.error_log import log_errors
-from rlscale.run.in_process.breakpoints import refuse_breakpoints
 from rlscale.run.printed_errors import prints_errors
 from rlscale.run.printing import print_anything
 from rlscale.run.stacks import tell_stacks

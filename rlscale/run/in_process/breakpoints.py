@@ -1,4 +1,4 @@
-"""`breakpoint()` in the processes of a run: a debugger where there is a terminal, elsewhere a line that says how."""
+"""`breakpoint()` in a run that is one process: a debugger in its terminal."""
 
 from __future__ import annotations
 
@@ -8,31 +8,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
-from rlscale.config.errors import UserError
+from rlscale.config.no_terminal import CHOSEN
 from rlscale.run.in_process.standing_clock import StandingClock
-
-_CHOSEN = "PYTHONBREAKPOINT"
-_RAYS = "ray.util"
-"""Where Ray's debugger is, which Ray chooses for every process that it starts: it waits for `ray debug`."""
-
-
-def refuse_breakpoints() -> None:
-    """From now on a `breakpoint()` in this process, which has no terminal, raises what to do instead.
-
-    Unless the user has chosen a debugger that needs none.
-    """
-    if os.environ.get(_CHOSEN, _RAYS).startswith(_RAYS):
-        sys.breakpointhook = _refuse
-
-
-def _refuse(*_: Any, **__: Any) -> NoReturn:
-    frame = sys._getframe(1)
-    raise UserError(
-        f"breakpoint() in {frame.f_code.co_filename}:{frame.f_lineno}: this process has no terminal; with "
-        "run.in_process=true the debugger opens in the run's own (a reward needs reward.workers=0, too)"
-    )
 
 
 @contextmanager
@@ -41,7 +20,7 @@ def breakpoints(clock: StandingClock, stop: Callable[[], None]) -> Iterator[None
 
     Where the user has chosen another one (PYTHONBREAKPOINT), that is opened, and deadlines go on.
     """
-    if _CHOSEN in os.environ:
+    if CHOSEN in os.environ:
         yield
         return
     debugger, before = Debugger(clock, stop), sys.breakpointhook
