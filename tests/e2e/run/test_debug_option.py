@@ -39,6 +39,7 @@ async def shown_in_a_browser(folder: Path) -> None:
     await server.start()
     try:
         async with opened(f"{server.url}#{run_id((folder / 'run').resolve())}", folder) as browser:
+            await browser.until("document.querySelector('#charts [data-metric=response_length]') !== null")
             await browser.until("charts.get('response_length')?.plot?.data[0].length === 3")
             await browser.until("document.querySelectorAll('#lanes rect').length > 5")
             await browser.picture(folder / "dashboard.png")
