@@ -13,3 +13,6 @@ SAMPLING_SUPPORT_HEADER = "x-request-id-return-sampling-support"
 
 TRAJECTORY_HEADER = "x-smg-routing-key"
 """The router's own: requests with the same value go to the same engine (`rlscale.config.sticky_routing`)."""
+
+ENGINE_HEADER = "X-Rlscale-Engine"
+"""Of an answer: host and port of the engine that it is by."""

@@ -64,6 +64,7 @@ def _compose(recipe: str, config: Config) -> Config:
         root=config.run.root,
         scratch=config.run.scratch,
         progress=config.run.progress,
+        in_process=config.run.in_process,
         groups=groups,
     )
     joined = dataclasses.replace(stage, **taken, run=run)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
 from rlscale.dashboard.columns import finite
@@ -46,7 +46,11 @@ class StoredGroups:
         return [_group(samples, version) for samples in groups.values()]
 
     def sample(self, iteration: int, row: int) -> dict[str, Any]:
-        """One sample: facts, and per token `text`, `mask`, `version`, `probability`. UserError where there is none."""
+        """One sample: facts, and per token `text`, `mask`, `version`, `probability`, `advantage` and `ratio`.
+
+        The ratio is the trainer's probability before the iteration's first step over the engine's. UserError where
+        there is no such sample; no advantages or ratios where none are stored.
+        """
         stored = self._there(iteration)
         found = next(iter(stored.samples(iteration, [row], logprobs=True)), None)
         if found is None:
@@ -55,7 +59,11 @@ class StoredGroups:
         decode = self._decoder(str(stored.facts(iteration).get("tokenizer", "")))
         shown = slice(0, MOST_TOKENS)
         ids, mask = sample.tokens[shown].tolist(), sample.loss_mask[shown]
-        probability = np.where(mask, np.exp(sample.rollout_logprobs[shown].astype(np.float64)), np.nan)
+        rollout = sample.rollout_logprobs[shown].astype(np.float64)
+        trained = stored.trained(iteration, row)
+        ratio = None
+        if trained is not None and trained.logprobs is not None:
+            ratio = np.exp(trained.logprobs[shown].astype(np.float64) - rollout)
         return {
             "prompt": prompt.id,
             "source": prompt.source,
@@ -67,7 +75,9 @@ class StoredGroups:
             "texts": token_texts(ids, decode),
             "mask": mask.astype(int).tolist(),
             "versions": sample.versions[shown].tolist(),
-            "probabilities": [None if math.isnan(p) else round(p, 5) for p in probability.tolist()],
+            "probabilities": _of_trained(np.exp(rollout), mask),
+            "advantages": None if trained is None else _of_trained(trained.advantages[shown].astype(np.float64), mask),
+            "ratios": None if ratio is None else _of_trained(ratio, mask),
         }
 
     def _stored(self) -> StoredRollouts | None:
@@ -96,6 +106,12 @@ class StoredGroups:
             except UserError:
                 self._decoders[folder] = None
         return self._decoders[folder]
+
+
+def _of_trained(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> list[float | None]:
+    """The numbers of trained tokens, five digits behind the point; None for the others and for what is not finite."""
+    known = mask & np.isfinite(values)
+    return [round(value, 5) if there else None for value, there in zip(values.tolist(), known, strict=True)]
 
 
 def token_texts(ids: Sequence[int], decode: Decode | None) -> list[str]:

@@ -91,11 +91,12 @@ def find_folder(name: str, key: str, need_config: bool = True, need_tokenizer: b
 
 
 def _snapshot(name: str, key: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        offline = constants.HF_HUB_OFFLINE  # as it is now, not as it was when the hub's session was opened
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=offline))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlscale.config.errors import UserError
 from rlscale.config.schema.rollout_config import Store, StoreFormat
 from rlscale.data import rollout_file, rollout_lines
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.sample_overview import SampleOverview
+from rlscale.data.trained_tokens import SUFFIX, TrainedTokens, read_trained, write_trained
 
 FOLDER = "rollouts"
 """Its name in the folder of a run."""
@@ -38,7 +41,7 @@ class RolloutStore:
         """Store an iteration, in place of what an earlier attempt at it stored. UserError if it cannot be written."""
         if self.keep is Store.none:
             return
-        kept = spread(groups, self.most) if self.keep is Store.sampled else groups
+        kept = self._kept(groups)
         facts = {
             "iteration": iteration,
             "weight_version": version,
@@ -47,14 +50,44 @@ class RolloutStore:
             "temperature": self.temperature,
             "tokenizer": self.tokenizer,
         }
-        path = self.folder / f"{_PREFIX}{iteration:06d}.{self.form.value}"
+        path = self._file(iteration, f".{self.form.value}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _FORMATS[path.suffix].write_groups(path, kept, facts)
             for other in _FORMATS.keys() - {path.suffix}:
                 path.with_suffix(other).unlink(missing_ok=True)
+            self._file(iteration, SUFFIX).unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror or error}); set rollout.store=none") from error
+            raise _unwritten(path, error) from error
+
+    def write_trained(self, iteration: int, groups: Sequence[Group], tokens: TrainedTokens) -> None:
+        """Store what the tokens of an iteration's groups, all of them, are trained with, as far as the groups are."""
+        if self.keep is Store.none:
+            return
+        offsets = np.cumsum([0, *(_tokens(group) for group in groups)])
+        begin = {id(group): int(offset) for group, offset in zip(groups, offsets, strict=False)}
+        kept = self._kept(groups)
+        places = [np.arange(begin[id(group)], begin[id(group)] + _tokens(group)) for group in kept]
+        lengths = [len(sample.tokens) for group in kept for sample in group.samples]
+        path = self._file(iteration, SUFFIX)
+        try:
+            write_trained(path, lengths, tokens.at(np.concatenate([np.zeros(0, np.int64), *places])))
+        except OSError as error:
+            raise _unwritten(path, error) from error
+
+    def _kept(self, groups: Sequence[Group]) -> Sequence[Group]:
+        return spread(groups, self.most) if self.keep is Store.sampled else groups
+
+    def _file(self, iteration: int, suffix: str) -> Path:
+        return self.folder / f"{_PREFIX}{iteration:06d}{suffix}"
+
+
+def _tokens(group: Group) -> int:
+    return sum(len(sample.tokens) for sample in group.samples)
+
+
+def _unwritten(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written ({error.strerror or error}); set rollout.store=none")
 
 
 def spread(groups: Sequence[Group], most: int) -> list[Group]:
@@ -111,6 +144,10 @@ class StoredRollouts:
         read = self._read(iteration).read_rows
         found: Iterator[tuple[Prompt, Sample]] = read(self._files[iteration], rows, logprobs=logprobs)
         return found
+
+    def trained(self, iteration: int, row: int) -> TrainedTokens | None:
+        """What the tokens of a sample of an outline were trained with; None where that is not stored."""
+        return read_trained(self._files[iteration].with_suffix(SUFFIX), row)
 
     def _read(self, iteration: int) -> Any:
         return _FORMATS[self._files[iteration].suffix]

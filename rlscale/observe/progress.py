@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlscale.config.schema.run_config import Progress as Mode
+from rlscale.config.schema.run_config import RunSection
 from rlscale.observe.formatting import count, duration, figure, percent, visible
 
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -80,6 +81,11 @@ class Progress:
         if Mode(mode) is Mode.live or (Mode(mode) is Mode.auto and self._console.is_terminal):
             self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=4, transient=False)
             self._live.start()
+
+    @classmethod
+    def of(cls, run: RunSection) -> Progress:
+        """As a run asks for it; where the terminal may become a debugger's, nothing is drawn over it."""
+        return cls(run.recipe, run.iterations, Mode.plain if run.in_process else run.progress)
 
     def phase(self, name: str) -> None:
         """Say what is happening now: "starting engines", "generating", "training"…"""

@@ -159,7 +159,7 @@ class WandbTracker:
         private = {"WANDB_CACHE_DIR": str(folder / "wandb" / "cache")}
         if config.offline:
             private["WANDB_ERROR_REPORTING"] = "false"
-        with _environment(private):
+        with environment(private):
             import wandb
 
             logging.getLogger("wandb").setLevel(logging.WARNING)
@@ -203,7 +203,7 @@ class WandbTracker:
 
 
 @contextmanager
-def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
+def environment(defaults: Mapping[str, str]) -> Iterator[None]:
     """Set those of the variables that the user has not set, inside the block."""
     missing = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(missing)

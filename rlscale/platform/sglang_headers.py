@@ -9,16 +9,41 @@ its list here, on every device, in the server's own process.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rlscale.config.needed_weights import FIELDS, refusal
-from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
+from rlscale.config.request_headers import ENGINE_HEADER, ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 
 ENVIRONMENT = {"SGLANG_ENABLE_REQUEST_HEADER_OVERRIDES": "1"}
 """What a server that is to heed them needs besides."""
 
 _SERVER = "sglang.srt.entrypoints.http_server"
+
+
+def tell_address(app: Any) -> None:
+    """The server's application: every answer says in a header which engine it is by; routers pass headers on."""
+    app.add_middleware(_TellingAddress)
+
+
+class _TellingAddress:
+    """A middleware, by the interface of ASGI."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Callable[..., Awaitable[None]]) -> None:
+        if scope["type"] != "http" or not scope.get("server"):
+            return await self._app(scope, receive, send)
+        host, port = scope["server"]
+        header = ENGINE_HEADER.lower().encode(), f"{host}:{port}".encode()
+
+        async def tell(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), header]}
+            await send(message)
+
+        return await self._app(scope, receive, tell)
 
 
 def heed_headers(module: Any) -> None:

@@ -65,6 +65,8 @@ class RolloutSpec:
     addresses: str = ""
     journal: str = ""
     journal_ahead: int = 0
+    traces: bool = False
+    """Whether requests are remembered for the trace of the run."""
 
     @staticmethod
     def of(config: Config, model_folder: Path) -> RolloutSpec:
@@ -93,6 +95,7 @@ class RolloutSpec:
             env=config.env,
             agent=config.agent,
             served_models=tuple(config.rollout.models),
+            traces=bool(config.profile.iterations),
             addresses=str(Path(config.run.scratch).resolve() / f"models-{secrets.token_hex(4)}"),
         )
 

@@ -122,6 +122,7 @@ class RolloutService:
         self._client = EngineClient(
             url, api_key, rollout.request_timeout_s, rollout.request_retries, 2 * most, self._connect
         )
+        self._client.requests.wanted = self._spec.traces
         sticky = is_sticky(rollout, self._spec.env, self._spec.agent)
         if rollout.engine_urls and rollout.on_sync is OnSync.in_place and await keep_their_cache(self._client):
             self._client.kept_cache = KeptCache(self._scheduler.version)
@@ -243,7 +244,7 @@ class RolloutService:
         intervals, loads = self._admission.intervals(), self._loads.take()
         measures = self._scheduler.measures() | self._client.speculated.take()
         notes = self._journal.take_notes() if self._journal is not None else []
-        return RolloutStats(counters, intervals, measures, loads, notes)
+        return RolloutStats(counters, intervals, measures, loads, notes, *self._client.requests.take())
 
     async def close(self) -> None:
         """Drop what is in flight and end the background work."""

@@ -5,8 +5,9 @@ thread looks at the stack of the loop's thread and names the function. A call in
 such as a regular expression that backtracks for ever, lets no other thread run: only faulthandler's timer, which needs
 no lock, can write then. It writes all stacks to the standard error stream, which is the log of the process.
 
-A loop that says of itself that it is `virtual`, as that of a simulation, is not watched: how late it is cannot be told
-from its turns. Any other is, of whatever class it is: Ray gives its actors one of uvloop, where that is installed.
+A loop that says of itself that it is `virtual`, as that of a simulation, or not `watched`, as that of a run in one
+process, is left alone: how late it is cannot be told from its turns. Any other is not, of whatever class it is: Ray
+gives its actors one of uvloop, where that is installed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class LoopWatchdog:
 
     def start(self) -> None:
         """Begin watching the loop that calls this, if it goes by real time."""
-        if getattr(asyncio.get_running_loop(), "virtual", False):
+        loop = asyncio.get_running_loop()
+        if getattr(loop, "virtual", False) or not getattr(loop, "watched", True):
             return
         self._beat = time.monotonic()
         self._task = asyncio.create_task(self._turn(), name="watchdog of the loop")

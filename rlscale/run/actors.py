@@ -20,6 +20,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 from rlscale.config.errors import UserError
+from rlscale.config.no_terminal import refuse_breakpoints
 from rlscale.platform.ports import free_port
 from rlscale.run.error_log import log_errors
 from rlscale.run.printed_errors import prints_errors
@@ -58,6 +59,11 @@ def _log_to(path: str, actor: object) -> None:
 class _Actor:
     """What every actor of a run can be asked."""
 
+    def _logs_to(self, path: str) -> None:
+        """Take this process for the actor's own."""
+        _log_to(path, self)
+        refuse_breakpoints()
+
     def whereabouts(self) -> tuple[str, str, int]:
         """Ids of the actor and of its machine, as Ray knows them, and its process id."""
         import ray
@@ -71,7 +77,7 @@ class TrainerActor(_Actor):
     """One trainer rank."""
 
     def __init__(self, log: str, rank: int, world_size: int, local_rank: int, threads: int) -> None:
-        _log_to(log, self)
+        self._logs_to(log)
         import torch
 
         torch.set_num_threads(threads)
@@ -143,13 +149,19 @@ class TrainerActor(_Actor):
         """Any other method of the trainer: send_weights, save, load, sleep, wake, export, close."""
         return getattr(self._trainer, method)(*args)
 
+    def leave(self) -> None:
+        """End what the end of the process would end, where this one is not the actor's own."""
+        if self._trainer is not None:
+            self._trainer.close()
+
 
 @prints_errors
 class RolloutActor(_Actor):
     """The rollout service in a process of its own. Asynchronous: calls overlap."""
 
     def __init__(self, log: str) -> None:
-        _log_to(log, self)
+        self._logs_to(log)
+        self._service: Any = None
 
     async def prepare(self, spec: Any) -> None:
         """Build the service: reads data, tokenizer and reward, and raises UserError where one is unusable."""
@@ -217,6 +229,11 @@ class RolloutActor(_Actor):
         """Any other method of the service: next_batch, pause, resume, evaluate, stats, state_dict, close, ..."""
         return await getattr(self._service, method)(*args)
 
+    async def leave(self) -> None:
+        """End what the end of the process would end, where this one is not the actor's own."""
+        if self._service is not None:
+            await self._service.close()
+
 
 @prints_errors
 class LauncherActor(_Actor):
@@ -236,7 +253,7 @@ class LauncherActor(_Actor):
 
         `engine` is the node `rollout.engine`.
         """
-        _log_to(f"{logs}/{log}", self)
+        self._logs_to(f"{logs}/{log}")
         from rlscale.data.target import instantiate
         from rlscale.serve.supervisor import Supervisor
 
@@ -248,6 +265,10 @@ class LauncherActor(_Actor):
     def call(self, method: str, *args: Any) -> Any:
         """Any method of the supervisor: start_engine, start_router, dead, restart, stop, ..."""
         return getattr(self._supervisor, method)(*args)
+
+    def leave(self) -> None:
+        """End what the end of the process would end, where this one is not the actor's own."""
+        self._supervisor.stop()
 
 
 def _own_address() -> str:

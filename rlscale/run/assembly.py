@@ -22,6 +22,7 @@ from rlscale.data.served_folder import MADE, served_folder
 from rlscale.data.supervised import SupervisedGroups
 from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
+from rlscale.run.actor_host import ActorHost
 from rlscale.run.checkpoint import Progress, groups_of
 from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
 from rlscale.run.engines import Engines
@@ -37,7 +38,6 @@ from rlscale.run.membership_orders import EngineOrders
 from rlscale.run.model_folders import ModelFolders
 from rlscale.run.models_beside import ModelsBeside, WithModelsBeside
 from rlscale.run.placement import Layout, lay_out_run, shares_devices
-from rlscale.run.ray_session import node_ids
 from rlscale.run.records import Records
 from rlscale.run.reinforcement_session import ReinforcementSession
 from rlscale.run.remote_calls import Calls
@@ -55,12 +55,21 @@ from rlscale.weights.transports.route import Route
 class Assembly:
     """The parts of one run. `launch` starts processes without waiting, `session` waits and puts them together."""
 
-    def __init__(self, config: Config, folder: RunFolder, stop: StopSignal, records: Records, forks: Forks) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        stop: StopSignal,
+        records: Records,
+        forks: Forks,
+        host: ActorHost | None = None,
+    ) -> None:
+        """`host`: who has the run's actors; by default Ray."""
         self._config, self._folder, self._stop, self._records = config, folder, stop, records
         self._forks = forks
         self._scratch = Path(config.run.scratch).resolve()
         cluster = config.cluster
-        self._calls = Calls(stop, cluster.call_timeout_s, str(folder.logs), cluster.answer_timeout_s)
+        self._calls = Calls(stop, cluster.call_timeout_s, str(folder.logs), cluster.answer_timeout_s, host)
         needs = Needs.of(config)
         self._supervised, self._trains, self._generates = needs.supervised, needs.trains, needs.engines
         self._trainer: TrainerGroup | None = None
@@ -96,7 +105,7 @@ class Assembly:
         self._records.reads_with(self._tokenizer)
         self._companions = companions_of(config, self._model)
         layout = lay_out_run(config)
-        nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
+        nodes = self._calls.host.machines(layout.nodes, config.cluster.gpus_per_node)
         if self._generates:
             note = self._records.note
             own = config if self._trains else serving(config)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.engine_group_config import Role
@@ -30,6 +28,8 @@ from rlscale.serve.router import RouterClient, at_once, router_options
 from rlscale.serve.supervisor import ROUTER
 
 _START = "cluster.start_timeout_s"
+_STOPPED_S = 8.0
+"""How long servers may take to end."""
 
 _MEMORY = ("kv_cache", "weights")
 """What engines give up. Asked for no tag in particular SGLang would release its CUDA graphs, too."""
@@ -273,16 +273,23 @@ class Engines:
         """End every server that this run started."""
         self.calls.processes.end_frozen(list(self._launchers.values()))
         stops = [launcher.call.remote("stop") for launcher in self._launchers.values()]
-        ray.wait(stops, num_returns=len(stops), timeout=8.0) if stops else None
+        self.calls.host.wait(stops, _STOPPED_S)
         for launcher in self._launchers.values():
-            ray.kill(launcher)  # whatever did not stop ends with its supervisor
+            self.calls.host.end(launcher)  # whatever did not stop ends with its supervisor
         self._launchers = {}
 
     def _launcher(self, node: int) -> Any:
         if node not in self._launchers:
             gpus, log = reserved_gpus(self.config.cluster, node, self.reserved), self.logs / launcher_log(node)
             self._launchers[node] = start_launcher(
-                self.config, self.nodes[node], gpus, log, self.scratch, self.api_key, self.forks.engines
+                self.calls.host,
+                self.config,
+                self.nodes[node],
+                gpus,
+                log,
+                self.scratch,
+                self.api_key,
+                self.forks.engines,
             )
             self.calls.processes.add(f"the launcher of machine {node}", log, self._launchers[node])
         return self._launchers[node]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
@@ -13,11 +16,16 @@ from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.data.target import current_folder_importable
-from rlscale.run.forks import early_forks, with_workers
+from rlscale.run.forks import early_forks, warm_forks, with_workers
 from rlscale.run.job_end import stop_before_end
 from rlscale.run.preflight import preflight
 from rlscale.run.resume import check_resumable
 from rlscale.run.run_folder import refuse_folder
+from rlscale.trainer.hooks import check_hooks
+
+if TYPE_CHECKING:
+    from rlscale.run.actor_host import ActorHost
+    from rlscale.run.stop_signal import StopSignal
 
 
 def execute(config: Config) -> int:
@@ -28,6 +36,8 @@ def execute(config: Config) -> int:
     started = time.time()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # asks for a checkpoint once there can be one; never ends a process
     notes = check_machine(config)
+    if config.run.smoke:
+        return _smoke(config, notes)
     ending = stop_before_end(config, started, os.environ)
     _refuse_run(config)
     _make_folder("run.scratch", config.run.scratch, mode=0o700)
@@ -37,18 +47,49 @@ def execute(config: Config) -> int:
         with current_folder_importable(), with_workers(config, early) as forks:
             # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
             from rlscale.run.lifecycle import run_to_end
-            from rlscale.run.ray_session import RaySession
             from rlscale.run.stop_signal import StopSignal
 
             stop = StopSignal()
             if ending is not None:
                 stop.end_at(*ending)
-            with RaySession(config.cluster, Path(config.run.scratch)):
+            with _actors(config, stop) as host:
                 stop.install()
                 try:
-                    return run_to_end(config, stop, started, notes, forks)
+                    return run_to_end(config, stop, started, notes, forks, host)
                 finally:
                     stop.restore()
+
+
+def _smoke(config: Config, notes: list[str]) -> int:
+    """Instead of the run one step; see rlscale.run.smoke."""
+    _make_folder("run.scratch", config.run.scratch, mode=0o700)
+    with current_folder_importable(), with_workers(config, warm_forks(config)) as forks:
+        from rlscale.run.smoke import smoke
+        from rlscale.run.stop_signal import StopSignal
+
+        check_hooks(config.algo)
+        stop = StopSignal()
+        with _actors(config, stop) as host:
+            stop.install()
+            try:
+                return smoke(config, stop, notes, forks, host)
+            finally:
+                stop.restore()
+
+
+@contextmanager
+def _actors(config: Config, stop: StopSignal) -> Iterator[ActorHost]:
+    """Who has the actors of a run: Ray, up in the block, or this process."""
+    from rlscale.run.actor_host import RayActors
+    from rlscale.run.in_process.this_process import in_this_process
+    from rlscale.run.ray_session import RaySession
+
+    if config.run.in_process:
+        with in_this_process(stop) as here:
+            yield here
+    else:
+        with RaySession(config.cluster, Path(config.run.scratch)):
+            yield RayActors()
 
 
 def _refuse_run(config: Config) -> None:

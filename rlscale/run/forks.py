@@ -80,7 +80,8 @@ def fork_server_programs(config: Config) -> dict[str, str]:
     if config.cluster.warm is not None or not _forks(config):
         return {}
     engines = {"fork server of engines": ENGINES} if Sizes.of(config).starts_engines else {}
-    return {**engines, "fork server of workers": _WORKERS}
+    workers = {} if config.run.in_process else {"fork server of workers": _WORKERS}
+    return {**engines, **workers}
 
 
 def warm_forks(config: Config) -> Forks:
@@ -102,7 +103,7 @@ def hand_over(config: Config, arguments: Sequence[str]) -> None:
         print(f"note: this command imports everything itself: {reason}", file=sys.stderr)
         return
     forks = warm_forks(config)
-    if forks.workers is None or not _forks(config):
+    if forks.workers is None or not _forks(config) or config.run.in_process:  # standard input stays here
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -115,7 +116,7 @@ def with_workers(config: Config, forks: Forks) -> Iterator[Forks]:
 
     It comes once the configuration is known to be good: an error is not to wait for a core that imports for nothing.
     """
-    if forks.workers is not None or not _forks(config):
+    if forks.workers is not None or config.run.in_process or not _forks(config):
         yield forks
         return
     with worker_fork_server(Path(config.run.scratch), trainer_threads(config)) as workers:

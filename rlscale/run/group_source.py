@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 
 from rlscale.data.sample import Group
@@ -18,6 +17,7 @@ from rlscale.rollout.engines.engine_loads import EngineLoad
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats
+from rlscale.run.actor_host import Place
 from rlscale.run.actor_settings import ROLLOUT_ENVIRONMENT
 from rlscale.run.actors import RolloutActor
 from rlscale.run.forks import Forks
@@ -54,10 +54,9 @@ class Rollout:
 
     def __init__(self, spec: RolloutSpec, calls: Calls, logs: Path, forks: Forks) -> None:
         self._calls = calls
-        remote: Any = ray.remote(RolloutActor)
-        actor = remote.options(num_cpus=0, max_concurrency=64, runtime_env=forks.runtime_env(ROLLOUT_ENVIRONMENT))
         log = logs / "rollout.log"
-        self._actor = actor.remote(str(log))
+        place = Place(runtime_env=forks.runtime_env(ROLLOUT_ENVIRONMENT), concurrency=64)
+        self._actor = calls.host.start(RolloutActor, place, str(log))
         calls.processes.add("the rollout service", log, self._actor)
         self._addresses = spec.addresses
         self._preparing = self._actor.prepare.remote(spec)
@@ -96,7 +95,7 @@ class Rollout:
 
     def is_over(self, evaluation: Any) -> bool:
         """Whether an evaluation that began is done, or has failed."""
-        return bool(ray.wait([evaluation], timeout=0)[0])
+        return bool(self._calls.host.wait([evaluation], 0)[0])
 
     def evaluated(self, evaluation: Any) -> tuple[dict[str, EvalResult], float]:
         """What an evaluation found, by the name of the set, and when it was done (seconds since 1970).
@@ -108,8 +107,8 @@ class Rollout:
 
     def cancel(self, evaluation: Any) -> None:
         """Leave an evaluation; its requests are given up."""
-        ray.cancel(evaluation)
-        ray.wait([evaluation], timeout=_CANCELLED_S)
+        self._calls.host.cancel(evaluation)
+        self._calls.host.wait([evaluation], _CANCELLED_S)
 
     def until(self, condition: Callable[[], bool], meanwhile: Callable[[], None], evaluation: Any) -> None:
         """Wait for an evaluation to be over; see `Calls.until`."""
@@ -187,7 +186,7 @@ class Rollout:
 
     def close(self) -> None:
         """End the service."""
-        ray.kill(self._actor)
+        self._calls.host.end(self._actor)
         if self._addresses:
             shutil.rmtree(self._addresses, ignore_errors=True)
 

@@ -17,6 +17,7 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.component import TARGET
 from rlscale.config.written_recipe import write_recipe
 from rlscale.data.target import build_target
+from rlscale.run.actor_host import ActorHost
 from rlscale.run.assembly import Assembly
 from rlscale.run.checkpoint import groups_of
 from rlscale.run.error_log import ErrorLog
@@ -32,23 +33,25 @@ from rlscale.run.verbs import Loop, Verbs
 STOPPED = 128 + signal.SIGINT
 
 
-def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str], forks: Forks) -> int:
+def run_to_end(
+    config: Config, stop: StopSignal, started: float, notes: list[str], forks: Forks, host: ActorHost | None = None
+) -> int:
     """The stages that are missing, if the run has any, then its own loop. Returns an exit code.
 
-    `forks`: what its processes are forked from.
+    `forks`: what its processes are forked from. `host`: who has its actors; by default Ray, which must be up.
     """
     digest = config_hash(config)
     folder = open_folder(config, digest)
     # Before anything else is written: a run that is killed from here on is recognised by the same command.
     folder.mark(recipe=config.run.recipe, config_hash=digest, state="unfinished")
     records = Records(config, folder, started)
-    assembly = Assembly(config, folder, stop, records, forks)
+    assembly = Assembly(config, folder, stop, records, forks, host)
     session: Session | None = None
     status, message = "failed", None
     try:
         write_recipe(config, folder.path)
         records.introduce(notes)
-        ready = _launched(assembly, config, lambda: _after_stages(config, stop, records, forks))
+        ready = _launched(assembly, config, lambda: _after_stages(config, stop, records, forks, host))
         session = assembly.session(ready, digest)
         run_loop: Loop = build_target(config.loop, "loop", call_arguments=1)
         run_loop(cast(Verbs, session))  # one that trains nothing has what the loop for it calls
@@ -103,15 +106,15 @@ def _told(error: BaseException, folder: RunFolder) -> BaseException:
     return RunFailed(f"the run failed: {type(error).__name__}: {error}. See {errors.path}")
 
 
-def _after_stages(config: Config, stop: StopSignal, records: Records, forks: Forks) -> Config:
+def _after_stages(config: Config, stop: StopSignal, records: Records, forks: Forks, host: ActorHost | None) -> Config:
     """The configuration with the models of the stages before this run."""
     ready = config
     for stage in stages_before(config):
-        ready = with_result(ready, stage.what, _model_of(stage, stop, records, forks))
+        ready = with_result(ready, stage.what, _model_of(stage, stop, records, forks, host))
     return ready
 
 
-def _model_of(stage: Stage, stop: StopSignal, records: Records, forks: Forks) -> Path:
+def _model_of(stage: Stage, stop: StopSignal, records: Records, forks: Forks, host: ActorHost | None) -> Path:
     """The model that a stage leaves; the stage is run now if it is missing."""
     model = stage.result()
     if model is not None:
@@ -120,7 +123,7 @@ def _model_of(stage: Stage, stop: StopSignal, records: Records, forks: Forks) ->
     recipe = stage.config.run.recipe
     records.note(f"{stage.what}: no result of recipe={recipe} with this configuration yet; running it first")
     records.suspend()
-    if run_to_end(stage.config, stop, time.time(), [], forks) != 0:
+    if run_to_end(stage.config, stop, time.time(), [], forks, host) != 0:
         raise StopRequested
     records.unsuspend(stage.what)
     model = stage.result()

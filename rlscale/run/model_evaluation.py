@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlscale.config.errors import UserError
 from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
@@ -31,6 +32,8 @@ def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
 
     UserError where a part fails; StopRequested on a signal. By then no process is left.
     """
+    if config.run.in_process:
+        raise UserError("run.in_process=true: eval has its rollout service in a process of its own; leave it out")
     scratch = Path(config.run.scratch).resolve()
     scratch.mkdir(0o700, parents=True, exist_ok=True)
     stop = StopSignal()

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from rlscale.config.keys import plain
 from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.data.cached_only import cached_only
 from rlscale.data.configured_source import build_source
 from rlscale.data.prompt_files import FileSource
 from rlscale.data.prompt_queue import CheckLabel
@@ -118,11 +119,12 @@ def preflight(config: Config, *, trains: bool = True) -> list[str]:
 def look(
     config: Config, found: Findings, *, fetch: bool, trains: bool = True, tell: Callable[[str], None] = _note
 ) -> None:
-    """Look at everything, and add to `found`. Without `fetch` nothing is made or downloaded that would stay.
+    """Look at everything, and add to `found`. Without `fetch` nothing is made or downloaded that would stay, and
+    the hub is not asked.
 
     With problems in the cheap things, the others are left out. `tell` hears first whose code the run's stages run.
     """
-    with current_folder_importable(), found.of(""):
+    with current_folder_importable(), found.of(""), nullcontext() if fetch else cached_only():
         parts = [*_parts(config)] if trains else [_Part("", config, trains=False)]
         _tell_code(parts, tell)
         for part in parts:

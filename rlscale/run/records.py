@@ -14,7 +14,7 @@ from rlscale.config.schema import Config
 from rlscale.config.sizes import Sizes
 from rlscale.data.sample import Group
 from rlscale.data.stored_rollouts import FOLDER, RolloutStore, spread
-from rlscale.observe.chrome_trace import write_trace
+from rlscale.observe.chrome_trace import write_requests, write_trace
 from rlscale.observe.formatting import visible
 from rlscale.observe.load_log import EngineLoadLog
 from rlscale.observe.metrics import MetricsLog, read_metrics
@@ -46,7 +46,7 @@ class Records:
         self._samples: SamplesLog | None = None
         self._load_log: EngineLoadLog | None = None
         self._timeline = Timeline(folder.path, resumed=folder.resumed)
-        self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)
+        self._progress = Progress.of(config.run)
         self._tracker: Tracker | None = None
         self._summary = Summary(recipe=config.run.recipe)
         self._counters: dict[str, float] = {}
@@ -92,8 +92,7 @@ class Records:
             self._summary.teacher_seconds = seconds
         else:
             self._summary.warm_start_seconds = seconds
-        config = self._config
-        self._progress = Progress(config.run.recipe, config.run.iterations, config.run.progress)
+        self._progress = Progress.of(self._config.run)
 
     def reads_with(self, tokenizer: Path) -> None:
         """The folder of the tokenizer that stored tokens are of."""
@@ -130,14 +129,16 @@ class Records:
             yield
         self._passes[f"seconds_{name}"] = time.perf_counter() - began
 
-    def generation(self, stats: RolloutStats) -> None:
-        """What the rollout service counted so far, and found of its last batch."""
+    def generation(self, iteration: int, stats: RolloutStats) -> None:
+        """What the rollout service counted so far, and found of its last batch, that of an iteration."""
         for line in stats.notes:
             self.note(line)
         for start, end in stats.intervals:
             self._timeline.add("generate", ENGINES, start, end)
         self._generation, self._measures, self._loads = stats.counters, stats.measures, stats.loads
         self._lengths.heed(stats.measures)
+        if iteration in self._config.profile.iterations:
+            write_requests(self._folder.path, [asdict(one) for one in stats.requests], stats.more_requests)
 
     def skipped_steps(self, iteration: int, metrics: dict[str, float]) -> None:
         """Count and say the steps of an iteration that left the weights alone, if there are any."""
@@ -218,10 +219,11 @@ class Records:
         """An evaluation beside the training took from `start` to `end` (seconds since 1970)."""
         self._timeline.add("evaluate", EVALUATION, start, end)
 
-    def store(self, state: checkpoint.Progress, groups: Sequence[Group]) -> None:
-        """Store the groups that the next iteration is about to train on, as far as `rollout.store` wants it."""
+    @property
+    def rollout_store(self) -> RolloutStore:
+        """Where the groups of iterations are stored, as far as `rollout.store` wants it."""
         rollout = self._config.rollout
-        store = RolloutStore(
+        return RolloutStore(
             self._folder.path / FOLDER,
             rollout.store,
             self._config.run.report_samples,
@@ -229,7 +231,6 @@ class Records:
             self._tokenizer,
             rollout.store_format,
         )
-        store.write(state.iteration + 1, state.version, groups)
 
     def rollouts(self, iteration: int, groups: Sequence[Group]) -> None:
         """Write down a few of the answers that an iteration trained on, if it is one whose samples are shown."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlscale.config.needs import Moment, Pass
+from rlscale.config.schema.rollout_config import Store
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
 from rlscale.data.sample import Group
+from rlscale.data.trained_tokens import TrainedTokens
 from rlscale.run.batch_metrics import batch_metrics
 from rlscale.run.training_session import TrainingSession
 
@@ -18,6 +21,18 @@ class ReinforcementSession(TrainingSession):
         """Lengths and rewards; a few of the samples are written down."""
         self.records.rollouts(self.state.iteration, groups)
         return batch_metrics(groups, batch, rewarded=True)
+
+    def _keep_tokens(self, groups: Sequence[Group], batch: Batch, parts: list[RankShard]) -> None:
+        """Advantages of stored groups, and the trainer's log-probs: where `rollout.store_ratios`, by a pass for it."""
+        store, bypasses = self.records.rollout_store, self.config.algo.correction.bypass
+        if store.keep is Store.none:
+            return
+        logprobs = batch.columns.get("old_logprobs") if not bypasses else None  # the engine's own otherwise
+        if logprobs is None and self.config.rollout.store_ratios:
+            with self.records.model_pass("stored_logprobs"):
+                logprobs = self._trainer.columns(Pass("old_logprobs", "policy", Moment.batch), parts, batch)
+        tokens = TrainedTokens(batch.column("advantages"), logprobs)
+        store.write_trained(self.state.iteration + 1, groups, tokens)
 
     def _steps(self, parts: list[RankShard]) -> dict[str, float]:
         """Critic's and policy's steps; the first iterations may be the critic's alone.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rlscale.config.errors import UserError
-from rlscale.run.actor_processes import Processes
+from rlscale.run.actor_host import ActorHost, RayActors
 from rlscale.run.error_log import ErrorLog
 from rlscale.run.stop_signal import StopSignal
 
@@ -31,11 +31,18 @@ class RunFailed(UserError):
 class Calls:
     """Waits for remote calls on behalf of the driver."""
 
-    def __init__(self, stop: StopSignal, timeout_s: float, logs: str, frozen_s: float) -> None:
-        """`frozen_s`: how long a process that is waited for may be frozen (SIGSTOP) before the run ends."""
+    def __init__(
+        self, stop: StopSignal, timeout_s: float, logs: str, frozen_s: float, host: ActorHost | None = None
+    ) -> None:
+        """`frozen_s`: how long a process that is waited for may be frozen (SIGSTOP) before the run ends.
+
+        `host`: who has what is called; by default Ray.
+        """
         self._stop = stop
         self._frozen_s = frozen_s
-        self.processes = Processes()
+        self.host: ActorHost = RayActors() if host is None else host
+        """Starts what is called."""
+        self.processes = self.host.processes()
         """Of the actors that are waited for."""
         self._timeout_s = timeout_s
         self._logs = logs
@@ -75,9 +82,9 @@ class Calls:
         `heed_stop`, a stop signal ends the wait with StopRequested. Raises RunFailed when a call dies, raises, or is
         not back after `timeout_s` seconds, and when the process that has it is frozen.
         """
-        pending, deadline = list(refs), time.monotonic() + (timeout_s or self._timeout_s)
+        pending, deadline = list(refs), self.host.clock() + (timeout_s or self._timeout_s)
         while pending:
-            done, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_S)
+            done, pending = self.host.wait(pending, POLL_S)
             for ref in done:  # an error surfaces at once, not after the slowest of the others
                 self._result(ref, what, refs)
             if heed_stop:
@@ -85,7 +92,7 @@ class Calls:
             if meanwhile is not None:
                 meanwhile()
             self._refuse_frozen(pending, what)
-            if pending and time.monotonic() > deadline:
+            if pending and self.host.clock() > deadline:
                 late = [number for number, ref in enumerate(refs) if ref in pending]
                 who = f"rank {late[0]}" if len(late) == 1 and len(refs) > 1 else f"{late} of {len(refs)}"
                 waited = f"{what} did not finish within {timeout_s or self._timeout_s:.0f} s ({limit})"
@@ -102,15 +109,15 @@ class Calls:
 
         StopRequested on a stop signal; RunFailed after `cluster.call_timeout_s`, and when who has the call is frozen.
         """
-        deadline = time.monotonic() + self._timeout_s
+        deadline = self.host.clock() + self._timeout_s
         while not condition():
             self._stop.check()
             meanwhile()
             self._refuse_frozen([ref], what)
-            if time.monotonic() > deadline:
+            if self.host.clock() > deadline:
                 late = f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
                 raise RunFailed(f"{late}. {self._what_they_do()}")
-            time.sleep(POLL_S)
+            self.host.sleep(POLL_S)
 
     def _what_they_do(self) -> str:
         """For a message: the function that each process is in; their whole stacks are written down."""
@@ -136,7 +143,7 @@ class Calls:
         One that nobody expects is written down whole, with those of the other calls.
         """
         try:
-            return ray.get(ref)
+            return self.host.get(ref)
         except RayTaskError as error:
             cause = _cause(error)
             if isinstance(cause, UserError):
@@ -153,21 +160,28 @@ class Calls:
         except RayError as error:
             self._write_down(what, refs)
             raise RunFailed(f"{what}: {_first_line(error)}. See {self.errors.path}") from error
+        except UserError:  # of a call in this process, as what follows
+            raise
+        except Exception as error:
+            self._write_down(what, refs)
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+            raise RunFailed(f"{what} failed: {reason}. See {self.errors.path}") from error
 
     def _write_down(self, what: str, refs: Sequence[Any]) -> None:
-        """Append the errors of all calls that are back to error.log, as Ray brought them, with their tracebacks."""
-        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_OTHERS_S)
+        """Append the errors of all calls that are back to error.log, with their tracebacks."""
+        done, _ = self.host.wait(refs, _OTHERS_S)
         for number, ref in enumerate(refs):
             if ref not in done:
                 continue
             try:
-                ray.get(ref)
-            except RayError as error:
+                self.host.get(ref)
+            except Exception as error:
                 if not isinstance(_cause(error), UserError):
-                    self.errors.write(f"{what}{f', rank {number}' if len(refs) > 1 else ''}", str(error))
+                    text = str(error) if isinstance(error, RayError) else "".join(format_exception(error))
+                    self.errors.write(f"{what}{f', rank {number}' if len(refs) > 1 else ''}", text)
 
 
-def _cause(error: RayError) -> BaseException:
+def _cause(error: Exception) -> BaseException:
     """What the remote call raised, where it raised something."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error

@@ -83,8 +83,8 @@ class Session(ABC):
         self._untrained = True
         with self.records.span("generate"):
             groups = self._group_source.collect(self._mend)
-            self.records.store(self.state, groups)
-        self.records.generation(self._group_source.stats())
+            self.records.rollout_store.write(self.state.iteration + 1, self.state.version, groups)
+        self.records.generation(self.state.iteration + 1, self._group_source.stats())
         return groups
 
     @abstractmethod

@@ -41,6 +41,10 @@ class StopSignal:
         """Ask the run to stop at a moment, in seconds since 1970; `why` is what is said then."""
         self._end_at, self._why = moment, why
 
+    def ask(self) -> None:
+        """Ask the run to stop, as the first Ctrl-C does."""
+        self._asked = True
+
     def install(self) -> None:
         """Take over SIGINT, SIGTERM and SIGUSR1. Called after Ray starts, which sets handlers of its own."""
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlscale.config.needs import Pass
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
+from rlscale.run.actor_host import Place
 from rlscale.run.actor_settings import rank_settings
 from rlscale.run.actors import TrainerActor
 from rlscale.run.forks import Forks
@@ -42,16 +41,11 @@ class TrainerGroup:
         self._old_model = "policy"
         self._connected: tuple[str, ...] = ()
         self._one_machine = len({slot.node for slot in layout.ranks}) == 1
-        actor: Any = ray.remote(TrainerActor)
         self._ranks = []
         for one in rank_settings(config, layout, logs):
-            options = {
-                "num_cpus": 0,
-                "scheduling_strategy": NodeAffinitySchedulingStrategy(nodes[one.node], soft=False),
-                "runtime_env": forks.runtime_env(one.environment),
-            }
+            place = Place(nodes[one.node], forks.runtime_env(one.environment))
             arguments = (str(one.log), one.rank, len(layout.ranks), one.local, one.threads)
-            self._ranks.append(actor.options(**options).remote(*arguments))
+            self._ranks.append(calls.host.start(TrainerActor, place, *arguments))
             calls.processes.add(f"rank {one.rank}", one.log, self._ranks[-1])
         self._preloading = [rank.preload.remote(device is Device.cpu, trainer) for rank in self._ranks]
 
@@ -109,14 +103,14 @@ class TrainerGroup:
 
     def _dealt(self, shards: list[RankShard]) -> list[tuple[Any, Any]]:
         """Each rank with its shard, which ranks of one data-parallel place share."""
-        refs = [ray.put(shard) for shard in shards]
+        refs = [self._calls.host.put(shard) for shard in shards]
         return [(rank, refs[number]) for rank, number in zip(self._ranks, self._parts_of, strict=True)]
 
     def logprobs(
         self, shard: RankShard, model: str = "policy", temperature: float | None = None
     ) -> NDArray[np.float32]:
         """Log-probs of one shard's tokens, computed alike by every data-parallel rank."""
-        ref = ray.put(shard)
+        ref = self._calls.host.put(shard)
         answers = self._calls.wait([r.logprobs.remote(ref, model, temperature) for r in self._ranks], "log-prob pass")
         column: NDArray[np.float32] = next(answer for answer in answers if answer is not None)
         return column
@@ -165,7 +159,7 @@ class TrainerGroup:
     def close(self) -> None:
         """End the rank processes."""
         for rank in self._ranks:
-            ray.kill(rank)
+            self._calls.host.end(rank)
         self._ranks = []
 
 

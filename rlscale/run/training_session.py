@@ -68,6 +68,7 @@ class TrainingSession(Session):
             batch, prepared = prepare(
                 batch, self.config.algo, max_response_tokens=self.config.rollout.max_response_tokens
             )
+            self._keep_tokens(groups, batch, parts)
             metrics = prepared | self._steps(split(batch, plan))
         self.records.skipped_steps(self.state.iteration + 1, metrics)
         self._check_metrics(metrics)
@@ -85,6 +86,9 @@ class TrainingSession(Session):
         if iteration not in self.config.profile.iterations:
             return nullcontext()
         return self._trainer.profiled(self.folder.path.resolve() / PROFILES, iteration)
+
+    def _keep_tokens(self, groups: Sequence[Group], batch: Batch, parts: list[RankShard]) -> None:
+        """Store what the batch, prepared by now, will train tokens with. Nothing here."""
 
     @abstractmethod
     def _measured(self, groups: Sequence[Group], batch: Batch) -> dict[str, float]:

@@ -69,6 +69,7 @@ def serve(order: Mapping[str, Any]) -> None:
 
     delta_endpoint.add_to(http_server, options["model_path"])
     progress_endpoint.add_to(http_server)
+    sglang_headers.tell_address(http_server.app)
     run_server(ServerArgs(**options, api_key=Secret(order["api_key"])))
 
 

@@ -51,7 +51,7 @@ PACKAGES = {
     "serve": allow("aiohttp psutil", "families config platform weights"),
     "rollout": allow("numpy aiohttp", "families config data envs"),
     "trainer": allow("numpy torch megatron xxhash", "families config platform algo data weights"),
-    "observe": allow("rich wandb tensorboard prometheus_client", "config data"),
+    "observe": allow("rich wandb tensorboard mlflow prometheus_client", "config data"),
     "dashboard": allow("numpy aiohttp", "config data observe"),
     "run": allow("numpy psutil ray hydra", EVERY_PACKAGE),
     "cli": allow("", "config run"),

@@ -1,6 +1,7 @@
 """From a laptop to a cluster: what a user asks before renting 8 GPUs, one command after the other.
 
-That the same recipe then runs here with `debug=tiny_model`, and is looked at in a browser, is in tests/e2e.
+That the same recipe then runs here with `debug=tiny_model`, and is looked at in a browser, is in
+tests/e2e/run/test_debug_option.py.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def test_a_recipe_for_eight_gpus_is_planned_explained_examined_and_written_down_
     code, planned = asked("plan", *RECIPE, "cluster.gpu_memory_gb=24")
     assert code == 1
     assert "DOES NOT FIT" in planned
+    code, solved = asked("plan", *RECIPE, "cluster.gpu_memory_gb=40", "--solve")
+    lines = solved.splitlines()
+    best = lines[lines.index(next(line for line in lines if "the best that fit" in line)) + 2].split()
+    code, planned = asked("plan", *RECIPE, "cluster.gpu_memory_gb=40", *best)
+    assert (code, "DOES NOT FIT" in planned) == (0, False), best
     _, explained = asked("explain", "rollout.max_response_tokens", *RECIPE)
     assert "qwen3_30b_math.yaml" in explained
     code, examined = asked("doctor", *RECIPE)

@@ -15,6 +15,7 @@ from rlscale.config.checks.elastic_engines import ELASTIC_CHECKS
 from rlscale.config.checks.engine_form import SERVED_CHECKS
 from rlscale.config.checks.engine_groups_section import ENGINE_GROUPS_CHECKS
 from rlscale.config.checks.first_prompts_section import FIRST_PROMPTS_CHECKS
+from rlscale.config.checks.in_process import IN_PROCESS_CHECKS
 from rlscale.config.checks.kl_term import KL_CHECKS
 from rlscale.config.checks.layout import LAYOUT_CHECKS
 from rlscale.config.checks.learning_rate import SCHEDULE_CHECKS
@@ -121,7 +122,7 @@ _ALL = (
     *(*MODEL_CHECKS, *LAYOUT_CHECKS, *SERVED_CHECKS, cluster_is_read),
     *(*_OF_STAGE, *PROFILE_CHECKS, *FIRST_PROMPTS_CHECKS, *PARAMETER_CHECKS, *LORA_CHECKS, *BASE_CHECKS),
     *(*ADAPTER_CHECKS, *OPTION_CHECKS, *ENGINE_GROUPS_CHECKS, *SPECULATION_CHECKS, *SERVED_MODELS_CHECKS),
-    *(*ELASTIC_CHECKS, *SAVING_CHECKS, *BITWISE_CHECKS),
+    *(*ELASTIC_CHECKS, *SAVING_CHECKS, *BITWISE_CHECKS, *IN_PROCESS_CHECKS),
 )
 
 

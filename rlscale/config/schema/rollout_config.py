@@ -179,6 +179,15 @@ class RolloutConfig(Section):
     `run.report_samples`) or `all`, which can be trained on again."""
     store_format: StoreFormat = key(StoreFormat.parquet, scope=Scope.execution, unread=[SUPERVISED])
     """What they are written as: `parquet`, or `jsonl`, a line per sample."""
+    store_ratios: bool = key(
+        False,
+        scope=Scope.execution,
+        unread=[
+            SUPERVISED,
+            Unread(lambda rollout: rollout.store is Store.none, ": nothing is stored; set rollout.store"),
+        ],
+    )
+    """Store the trainer's log-probs of each token, too, by a pass for it where the algorithm makes none."""
     replay: str | None = key(None, path=PathKind.path, unread=[SUPERVISED])
     """Folder of a run that stored all of its rollouts: train on those, without engines; null generates."""
     max_staleness: int = bounded(0, at_least=0, limit=PATIENCE, unread=[SUPERVISED])

@@ -47,6 +47,12 @@ class RunSection(Section):
     trainer."""
     bitwise: bool = key(False, unread=[SUPERVISED])
     """Log-probs of trainer and engines are equal bit for bit, and rollouts repeat, at the cost of speed; on the CPU."""
+    smoke: bool = key(False, scope=Scope.this_run)
+    """Instead of the run one training step, without engines, on made-up samples of the longest kind that the
+    configuration allows: whether it fits, and what it takes of the memory."""
+    in_process: bool = key(False, scope=Scope.this_run)
+    """The trainer's only rank, the rollout service and the loop in one process, without Ray, so that `breakpoint()`
+    works in them; engines stay processes of their own."""
     seed: int = bounded(0, at_least=0, limit=SEED)
     """Seed of everything that is drawn at random: data order, sampling, initial weights."""
     output: str | None = path_key(None, scope=Scope.this_run)

@@ -16,9 +16,11 @@ def main() -> None:
     try:
         path, function = connection.recv()
         sys.path[:] = path
+        from rlscale.config.no_terminal import refuse_breakpoints
         from rlscale.envs.reward import RewardCall, reward_of
         from rlscale.envs.workers.calling import outcome_of
 
+        refuse_breakpoints()
         try:
             reward = reward_of(function)
         except Exception as error:

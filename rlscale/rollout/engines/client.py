@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from rlscale.rollout.engines.answer_reading import generation_of
 from rlscale.rollout.engines.connection import REFUSALS, Connect, HttpConnection
 from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.preemptions import Preemptions
+from rlscale.rollout.engines.request_spans import RequestSpans
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.shared_calls import SHORT, SharedCalls
@@ -78,6 +80,7 @@ class EngineClient:
         self.kept_cache: CacheHook | None = None
         self.preemptions = Preemptions()
         self.speculated = Speculated()
+        self.requests = RequestSpans()
 
     def redirect(self, url: str) -> None:
         """Send requests to `url` from now on, also those that are being sent again."""
@@ -111,20 +114,25 @@ class EngineClient:
         if trajectory is not None:
             headers[TRAJECTORY_HEADER] = trajectory
         version = -1 if self.kept_cache is None else self.kept_cache.begin(body)
-        answer, began = None, asyncio.get_running_loop().time()
+        answer, began = None, (asyncio.get_running_loop().time(), time.time())
         if rid is None and trajectory is None and sampling.max_new_tokens <= SHORT:
             answer = await self._shared.ask(body, headers)
         if answer is None:
             streams = self.in_parts and experts is None and in_parts(sampling.max_new_tokens)
             answer = await self._post("/generate", body, headers, streams)
         found = generation_of(answer, len(token_ids), experts, sampling.names_support, sampling.words)
-        self.preemptions.answered(began, answer["meta_info"], found.versions)
-        self.speculated.answered(answer["meta_info"])
+        self._answered(answer["meta_info"], began, found)
         if self.kept_cache is not None:
             found = self.kept_cache.marked(found, version)
         if sampling.relative_temperature is not None:
             found = found.at_temperature(sampling.relative_temperature)
         return found.of_all_words() if sampling.names_all else found
+
+    def _answered(self, meta: Mapping[str, Any], began: tuple[float, float], found: Generation) -> None:
+        """What an answer tells besides what was generated. `began`: by the clock of the loop, and since 1970."""
+        self.preemptions.answered(began[0], meta, found.versions)
+        self.speculated.answered(meta)
+        self.requests.answered(began[1], meta)
 
     async def score(self, token_ids: NDArray[np.int32], **fields: Any) -> NDArray[np.float32]:
         """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0.

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from rlscale.config.request_headers import ENGINE_HEADER
 from rlscale.rollout.engines.streamed_answer import StreamedAnswer, events
 
 
@@ -18,7 +19,10 @@ class Connection(Protocol):
     """
 
     async def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
-        """HTTP status, and the answer: parsed for status 200, else its text."""
+        """HTTP status, and the answer: parsed for status 200, else its text.
+
+        A generation's `meta_info` has the `engine` (host and port), where that says so.
+        """
 
     async def get(self, url: str) -> tuple[int, Any]:
         """The same of a request without a body. Engines know nothing at a router's /workers: they answer 404."""
@@ -63,15 +67,18 @@ class HttpConnection:
             async with self._session().post(url, json=body, headers=headers) as response:
                 if response.status != 200:
                     return response.status, await response.text()
-                return await _heard(events(response.content.iter_any()), heard)
+                status, answer = await _heard(events(response.content.iter_any()), heard)
+                return status, _of_engine(answer, response.headers.get(ENGINE_HEADER))
         except aiohttp.ClientConnectorError as error:
             raise ConnectionRefusedError(str(error)) from error
 
     async def _ask(self, method: str, url: str, **sent: Any) -> tuple[int, Any]:
         try:
             async with self._session().request(method, url, **sent) as response:
-                good = response.status == 200
-                return response.status, await (response.json(content_type=None) if good else response.text())
+                if response.status != 200:
+                    return response.status, await response.text()
+                answer = await response.json(content_type=None)
+                return response.status, _of_engine(answer, response.headers.get(ENGINE_HEADER))
         except aiohttp.ClientConnectorError as error:
             raise ConnectionRefusedError(str(error)) from error
 
@@ -101,3 +108,12 @@ async def _heard(parts: AsyncIterator[Any], heard: StreamedAnswer) -> tuple[int,
     if failed is None and heard.whole is None:
         raise ConnectionError("the answer broke off")
     return failed or (200, heard.whole)
+
+
+def _of_engine(answer: Any, engine: str | None) -> Any:
+    """The answer, or each of a list, with what the response's header says."""
+    if engine is not None:
+        for one in answer if isinstance(answer, list) else [answer]:
+            if isinstance(one, dict) and isinstance(one.get("meta_info"), dict):
+                one["meta_info"]["engine"] = engine
+    return answer

@@ -29,6 +29,8 @@ def dry_run(config: Config, command: Sequence[str], *, slurm: bool = False, imag
 
     `slurm`: with a script for sbatch. `image`: with a KubeRay job that runs it.
     """
+    if config.run.smoke:
+        raise UserError("run.smoke=true: --dry-run shows what a run starts; leave one of them out")
     for note in check(config):  # said before anything is built: whose code that is, is one of them
         print(f"note: {note}", flush=True)
     found = Findings()

@@ -34,14 +34,15 @@ _SGLANG = f"{SglangLauncher.__module__}.{SglangLauncher.__name__}"
 
 Process = dict[str, Any]
 """`name`, `machine` (its number), and what of these there is: `gpus`, `command`, `standard_input`, `environment`
-(variables that differ from this shell's), `log` (in the run's folder), `actor` (Ray's class), `reserves_gpus`."""
+(variables that differ from this shell's), `log` (in the run's folder), `actor` (Ray's class), `reserves_gpus`,
+`holds` (names of actors that are part of it)."""
 
 
 def planned_processes(config: Config, folders: StartedFolders, command: list[str]) -> list[Process]:
     """The processes of a run that `command` would start, the driver first."""
     layout, needs = lay_out_run(config), Needs.of(config)
     found: list[Process] = [{"name": "driver", "machine": 0, "command": command}]
-    if config.cluster.ray_address is None:
+    if config.cluster.ray_address is None and not config.run.in_process:
         found.append({"name": "Ray", "machine": 0, "started_by": "ray.init in the driver; it ends with the driver"})
     for name, program in fork_server_programs(config).items():
         order = {"program": program}
@@ -51,7 +52,14 @@ def planned_processes(config: Config, folders: StartedFolders, command: list[str
         found.append(_actor("rollout", 0, RolloutActor, Path("logs/rollout.log"), ROLLOUT_ENVIRONMENT))
     if needs.engines:
         found += _fleets(config, layout, folders)
-    return found
+    return _with_actors_in_the_driver(found) if config.run.in_process else found
+
+
+def _with_actors_in_the_driver(found: list[Process]) -> list[Process]:
+    """`run.in_process`: what would be actors is part of the first process."""
+    driver, *others = found
+    driver["holds"] = [one["name"] for one in others if "actor" in one]
+    return [driver, *(one for one in others if "actor" not in one)]
 
 
 _TELLING = ("", EVALUATION)

@@ -13,6 +13,7 @@ from typing import Any
 from rlscale.config.hf_architecture import is_here
 from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
+from rlscale.data.cached_only import cached_only
 from rlscale.data.companions import companions_of
 from rlscale.data.model_folder import ensure_model_folder, find_folder
 from rlscale.data.served_folder import served_path
@@ -66,7 +67,7 @@ class StartedFolders:
 def started_folders(config: Config, *, needs_engines: bool) -> Iterator[StartedFolders]:
     """The folders of a run. What has to be made for now goes with the block."""
     scratch = Path(config.run.scratch).resolve()
-    with TemporaryDirectory() as other:
+    with TemporaryDirectory() as other, cached_only():
         path = config.model.path
         if not needs_engines:
             yield StartedFolders(config, "", scratch, {})

@@ -116,9 +116,14 @@ async def goes_down_to_a_token(browser: Browser) -> None:
     await browser.value("document.querySelector('#groups tbody tr').click()")
     await browser.until("document.querySelectorAll('.token-text span').length === 5")
     await browser.value("document.querySelectorAll('.token-text span')[3].dispatchEvent(new Event('pointerenter'))")
-    assert "probability 0.25, weights 4, trained on" in await browser.value(
+    assert "probability 0.25, advantage -1, ratio 2, weights 4, trained on" in await browser.value(
         "document.querySelector('#tokens').innerText"
     )
+    await browser.value(
+        "(() => { const s = document.querySelector('#tokens select[aria-label=\"shaded by\"]'); s.value = 'ratio'; "
+        "s.dispatchEvent(new Event('change')); })()"
+    )
+    await browser.until("document.querySelectorAll('.token-text span')[3]?.style.background.includes(' 49%')")
     await browser.value("[...document.querySelectorAll('#groups th button')].at(-1).click()")
     await browser.until("document.querySelector('#groups th:last-child').innerText.includes('↓')")
 

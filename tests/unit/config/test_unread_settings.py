@@ -16,8 +16,11 @@ Problems = Callable[..., list[str]]
     ("overrides", "line"),
     [
         (["run.stop_loss=0.2"], "run.stop_loss=0.2: the loss of grpo stays around 0"),
-        (["tracker.project=mine"], "tracker.project=mine is read by Weights & Biases only; choose tracker=wandb"),
-        (["tracker=tensorboard", "tracker.name=mine"], "tracker.name=mine is read by Weights & Biases only"),
+        (
+            ["tracker.project=mine"],
+            "tracker.project=mine is read by Weights & Biases and MLflow only; choose tracker=wandb or tracker=mlflow",
+        ),
+        (["tracker=tensorboard", "tracker.name=mine"], "tracker.name=mine is read by Weights & Biases and MLflow only"),
         (["tracker.offline=false"], "tracker.offline=false is read by Weights & Biases only"),
         (["tracker.kinds=[wandb,wandb]"], "tracker.kinds=[wandb,wandb]: names a tracker twice"),
         (["rollout.gpus_per_engine=2"], "rollout.gpus_per_engine=2 has no meaning on the CPU; set it to 1"),

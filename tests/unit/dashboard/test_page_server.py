@@ -209,6 +209,8 @@ def test_groups_lead_to_the_tokens_of_a_sample(form: StoreFormat, tmp_path: Path
             assert sample["mask"] == [0, 0, 1, 1, 1]
             assert sample["probabilities"] == [None, None, 0.5, 0.25, 1.0]
             assert sample["versions"] == [-1, -1, 5, 5, 5]
+            assert sample["advantages"] == [None, None, 1.0, 1.0, 1.0]
+            assert sample["ratios"] == [None, None, 1.0, 2.0, 0.75]
             assert sample["texts"] == ["⟨1⟩", "⟨2⟩", "⟨3⟩", "⟨4⟩", "⟨5⟩"]
             assert "iteration 2 is not stored" in (await ask(f"runs/{run}/groups", 404, iteration=2))["error"]
             assert "has no sample 9" in (await ask(f"runs/{run}/sample", 404, iteration=3, row=9))["error"]

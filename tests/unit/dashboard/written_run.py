@@ -10,6 +10,7 @@ import numpy as np
 from rlscale.config.schema.rollout_config import Store, StoreFormat
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.stored_rollouts import FOLDER, RolloutStore
+from rlscale.data.trained_tokens import TrainedTokens
 from rlscale.observe.load_log import EngineLoadLog
 from rlscale.observe.metrics import MetricsLog
 from rlscale.observe.timeline import Timeline
@@ -51,4 +52,8 @@ def store_rollouts(folder: Path, form: StoreFormat, iteration: int = 3) -> None:
         for sample, reward in zip(samples, rewards, strict=True):
             sample.reward = reward
         groups.append(Group(prompt, samples))
-    RolloutStore(folder / FOLDER, Store.all, 8, 1.0, "", form).write(iteration, 5, groups)
+    store = RolloutStore(folder / FOLDER, Store.all, 8, 1.0, "", form)
+    store.write(iteration, 5, groups)
+    advantages = np.repeat(np.array([-1.0, 1.0, 0.0, 0.0], np.float32), 5)
+    trained = np.log(np.tile(np.array([1.0, 1.0, 0.5, 0.5, 0.75], np.float32), 4))
+    store.write_trained(iteration, groups, TrainedTokens(advantages, trained))

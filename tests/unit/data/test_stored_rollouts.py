@@ -20,6 +20,7 @@ from rlscale.data.fields import FIELDS, Field, Scope
 from rlscale.data.rollout_file import read_groups, write_groups
 from rlscale.data.sample import Group, Prompt, Sample, Segment
 from rlscale.data.stored_rollouts import RolloutStore, StoredRollouts, spread
+from rlscale.data.trained_tokens import TrainedTokens
 from rlscale.rollout.replay import ReplayService
 
 
@@ -206,3 +207,26 @@ def _replaced(file: bytes, number: int, line: bytes) -> bytes:
     lines = file.splitlines()
     lines[number] = line
     return b"\n".join([*lines, b""])
+
+
+@pytest.mark.parametrize("keep", [Store.all, Store.sampled])
+def test_what_tokens_were_trained_with_is_read_by_the_row_of_their_sample(tmp_path: Path, keep: Store) -> None:
+    groups = [group(index) for index in (5, 3, 9)]
+    sizes = [sum(len(sample.tokens) for sample in one.samples) for one in groups]
+    begin = dict(zip((5, 3, 9), np.cumsum([0, *sizes]).tolist(), strict=False))
+    numbers = np.arange(sum(sizes), dtype=np.float32)
+    store = RolloutStore(tmp_path / "rollouts", keep, 2, 1.0)
+    store.write(1, 0, groups)
+    stored = StoredRollouts(tmp_path, "run.output")
+    assert stored.trained(1, 0) is None
+    store.write_trained(1, groups, TrainedTokens(numbers, None if keep is Store.all else -numbers))
+    for row, (prompt, _) in enumerate(stored.outline(1)):
+        found = stored.trained(1, row)
+        assert found is not None
+        length = len(group(prompt).samples[row % 3].tokens)
+        first = begin[prompt] + sum(len(sample.tokens) for sample in group(prompt).samples[: row % 3])
+        assert found.advantages.tolist() == list(range(first, first + length))
+        assert (found.logprobs is None) == (keep is Store.all)
+    assert stored.trained(1, len(stored.outline(1))) is None
+    store.write(1, 0, groups)  # a later attempt, which has not trained yet
+    assert stored.trained(1, 0) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from statistics import mean
 
 import pytest
 
@@ -10,6 +11,7 @@ from rlscale.plan.activations import kept_numbers
 from rlscale.plan.model_shape import LayerWeights, ModelShape
 from rlscale.plan.rank_layout import RankLayout, StageWeights
 from rlscale.plan.trainer_memory import GIB, Training, rank_memory
+from tests.unit.plan.fully_sharded import planned_peak
 from tests.unit.plan.published_models import FACTS
 
 HIDDEN, WORDS, SEQUENCE = 2048, 32000, 4096
@@ -47,3 +49,13 @@ def test_mixture_of_experts_of_mbridge(row: dict[str, str]) -> None:
     whole = static + (kept * tokens * 2 + logits) / GIB
     assert static == pytest.approx(float(row["model"]), rel=0.05)
     assert whole == pytest.approx(float(row["whole"]), rel=0.10)
+
+
+def test_the_peaks_of_prime_rl_are_met_within_fifteen_percent_on_average() -> None:
+    with (FACTS / "prime_rl_measured.tsv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t"))
+    errors = [planned_peak(row) / float(row["peak"]) - 1 for row in rows if float(row["peak"])]
+    whole, largest = mean(map(abs, errors)), max(map(abs, errors))
+    print(f"{len(errors)} peaks: mean error {whole:.1%}, largest {largest:.0%}")  # shown with -s
+    assert len(errors) == 53
+    assert whole < 0.15

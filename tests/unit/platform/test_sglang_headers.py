@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import sys
 import types
@@ -96,3 +97,23 @@ def test_an_engine_without_the_weights_that_a_request_needs_refuses_it_and_route
         503,
         f"the engine holds weight version {held}, and the request wants {wanted}",
     )
+
+
+def test_every_answer_says_which_engine_it_is_by() -> None:
+    async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"server", b"x")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    class App:
+        def add_middleware(self, kind: Any) -> None:
+            self.made = kind(application)
+
+    app, sent = App(), []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    sglang_headers.tell_address(app)
+    asyncio.run(app.made({"type": "http", "server": ("127.0.0.1", 30001)}, None, send))
+    assert sent[0]["headers"] == [(b"server", b"x"), (b"x-rlscale-engine", b"127.0.0.1:30001")]
+    assert sent[1] == {"type": "http.response.body", "body": b"{}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ray.exceptions import RayTaskError
 
 from rlscale import cli
 from rlscale.config.errors import UserError
-from rlscale.run import remote_calls
+from rlscale.run.actor_host import RayActors
 from rlscale.run.error_log import ErrorLog, ErrorLogHandler
 from rlscale.run.lifecycle import _told
 from rlscale.run.remote_calls import Calls, RunFailed
@@ -29,31 +30,26 @@ def remote_error(cause: Exception) -> RayTaskError:
         )
 
 
-class Results:
+class Results(RayActors):
     """Stands for Ray's store: references are results or errors that are there already."""
 
-    @staticmethod
-    def wait(refs: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
-        return refs, []
+    def wait(self, refs: Sequence[Any], timeout_s: float) -> tuple[list[Any], list[Any]]:
+        return list(refs), []
 
-    @staticmethod
-    def get(ref: Any) -> Any:
+    def get(self, ref: Any) -> Any:
         if isinstance(ref, Exception):
             raise ref
         return ref
 
 
-def wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *refs: Any) -> UserError:
-    monkeypatch.setattr(remote_calls, "ray", Results)
+def wait(tmp_path: Path, *refs: Any) -> UserError:
     with pytest.raises(UserError) as caught:
-        Calls(StopSignal(), 5.0, str(tmp_path / "logs"), 20.0).wait(refs, "training step")
+        Calls(StopSignal(), 5.0, str(tmp_path / "logs"), 20.0, Results()).wait(refs, "training step")
     return caught.value
 
 
-def test_errors_of_ranks_are_written_whole_and_the_message_names_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    error = wait(tmp_path, monkeypatch, remote_error(KeyError("x")), 1.0, remote_error(RuntimeError("peer is gone")))
+def test_errors_of_ranks_are_written_whole_and_the_message_names_the_file(tmp_path: Path) -> None:
+    error = wait(tmp_path, remote_error(KeyError("x")), 1.0, remote_error(RuntimeError("peer is gone")))
     log = tmp_path / "logs" / "error.log"
     assert isinstance(error, RunFailed)
     assert str(error) == f"training step failed: KeyError: 'x'. See {log}"
@@ -65,8 +61,8 @@ def test_errors_of_ranks_are_written_whole_and_the_message_names_the_file(
     assert text.count("====") == 2
 
 
-def test_what_the_user_can_mend_is_not_written_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = wait(tmp_path, monkeypatch, remote_error(UserError("data: is empty")))
+def test_what_the_user_can_mend_is_not_written_there(tmp_path: Path) -> None:
+    error = wait(tmp_path, remote_error(UserError("data: is empty")))
     assert str(error) == "data: is empty"
     assert not (tmp_path / "logs").exists()
 

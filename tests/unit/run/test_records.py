@@ -67,7 +67,7 @@ def test_skipped_steps_and_dropped_groups_are_said_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = records(tmp_path)
-    made.generation(RolloutStats({"groups_dropped_equal": 3}, []))
+    made.generation(1, RolloutStats({"groups_dropped_equal": 3}, []))
     metrics = {"skipped_steps": 1.0, "steps": 2.0, "critic_skipped_steps": 2.0, "critic_steps": 2.0}
     made.skipped_steps(1, metrics)
     made.iteration(Progress(iteration=1), metrics)
@@ -88,7 +88,7 @@ def test_a_length_ratio_outside_its_bounds_is_said_once_and_once_when_it_is_over
     said = []
     for ratio in (0.9, 0.84, 0.8, 1.1, 1.2, 1.0, None):
         lengths = {"trained_length": 42.0, "started_length": 50.0}
-        made.generation(RolloutStats({}, [], measures={} if ratio is None else {LENGTH_RATIO: ratio, **lengths}))
+        made.generation(1, RolloutStats({}, [], measures={} if ratio is None else {LENGTH_RATIO: ratio, **lengths}))
         said.append(capsys.readouterr().out.strip().partition("] ")[2])
     assert said == [
         "",
@@ -105,7 +105,7 @@ def test_a_length_ratio_outside_its_bounds_is_said_once_and_once_when_it_is_over
 
 def test_the_loads_of_the_engines_are_written_down_with_their_iteration_and_drawn(tmp_path: Path) -> None:
     made = records(tmp_path)
-    made.generation(RolloutStats({}, [], loads={"http://a:1": EngineLoad(2.0, 1.0, 0.25)}))
+    made.generation(1, RolloutStats({}, [], loads={"http://a:1": EngineLoad(2.0, 1.0, 0.25)}))
     made.iteration(Progress(iteration=1), {})
     made.finish("finished", Progress(iteration=1), None, 0)
     (row,) = read_engine_loads(tmp_path)

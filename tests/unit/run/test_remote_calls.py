@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rlscale.run import remote_calls
+from rlscale.run.actor_host import RayActors
 from rlscale.run.remote_calls import Calls, RunFailed
 from rlscale.run.stop_signal import StopSignal
 
@@ -17,11 +16,13 @@ from rlscale.run.stop_signal import StopSignal
 def test_a_deadline_names_who_is_late_and_what_each_process_does(
     told: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wait(refs: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+    def wait(refs: list[Any], _: float) -> tuple[list[Any], list[Any]]:
         return [ref for ref in refs if ref == "there"], [ref for ref in refs if ref != "there"]
 
-    monkeypatch.setattr(remote_calls, "ray", SimpleNamespace(wait=wait, get=lambda ref: ref, ObjectRef=type(None)))
-    waiting = Calls(StopSignal(), 5.0, str(tmp_path), 20.0)
+    host = RayActors()
+    monkeypatch.setattr(host, "wait", wait)
+    monkeypatch.setattr(host, "get", lambda ref: ref)
+    waiting = Calls(StopSignal(), 5.0, str(tmp_path), 20.0, host)
     monkeypatch.setattr(waiting.processes, "write_stacks", lambda folder: told)
     with pytest.raises(RunFailed) as caught:
         waiting.wait(["there", "late"], "training step", timeout_s=0.01)

@@ -18,6 +18,7 @@ from rlscale.config.needs import Pass
 from rlscale.data.batch import Batch
 from rlscale.data.rank_shard import RankShard
 from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.data.stored_rollouts import RolloutStore, StoredRollouts
 from rlscale.run.engine_side import NoEngines, RunningEngines
 from rlscale.run.engines import Engines
 from rlscale.run.evaluations import Evaluations
@@ -61,7 +62,8 @@ class Trainer:
 class Records:
     """Remembers which passes were timed."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: RolloutStore) -> None:
+        self.rollout_store = store
         self.passes: list[str] = []
         self.skipped = 0.0
         self.shown: list[tuple[int, int]] = []
@@ -87,7 +89,7 @@ def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer]:
     trainer = Trainer()
     none: Any = None
     kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
-    records: Any = Records()
+    records: Any = Records(RolloutStore(tmp_path / "rollouts", config.rollout.store, 8, 1.0))
     parts = SessionParts(config, "hash", RunFolder(tmp_path), none, StopSignal(), none, records)
     ranks: Any = trainer
     made: Any = kind(parts, ranks, NoEngines(), partial(Evaluations, config.eval, none))
@@ -115,6 +117,35 @@ def test_passes_that_the_advantages_need_come_before_the_steps(tmp_path: Path) -
     assert {"returns", "value_weight", "advantages", "old_logprobs"} <= part.batch.columns.keys()
     assert (force_old, policy) == (True, True)
     assert "explained_variance" in run._metrics
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "logprob"),
+    [
+        ([], [], None),
+        (["rollout.store_ratios=true"], ["old_logprobs"], -1.0),
+        (["algo=ppo", "rollout.store_ratios=true"], ["old_logprobs", "ref_logprobs", "values"], -1.0),
+        (["algo=ppo", "algo.correction.bypass=true"], ["ref_logprobs", "values"], None),
+    ],
+    ids=["no pass", "a pass for it", "the pass that is made", "the engine's own"],
+)
+def test_stored_samples_keep_what_their_tokens_are_trained_with(
+    words: list[str], asked: list[str], logprob: float | None, tmp_path: Path
+) -> None:
+    run, trainer = session(tmp_path, "rollout.store=all", *words)
+    given = groups()
+    run.records.rollout_store.write(1, 0, given)
+    run.train(given)
+    assert trainer.asked == asked
+    found = StoredRollouts(tmp_path, "run.output").trained(1, 3)
+    assert found is not None
+    assert found.advantages[:2].tolist() == [0.0, 0.0]
+    assert found.advantages[2] > 0, "the better of two"
+    assert (found.logprobs is None) == (logprob is None)
+    if found.logprobs is not None:
+        assert found.logprobs.tolist() == [logprob] * 5
+    ((part, _, _),) = trainer.trained
+    assert ("old_logprobs" in part.batch.columns) == ("algo=ppo" in words), "what is stored alone is not trained with"
 
 
 def test_the_steps_of_the_iterations_that_are_asked_for_are_profiled(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from rlscale.config.needs import COLUMNS, Moment, Pass
@@ -48,11 +47,10 @@ def pass_for(column: str, model: str | None = None) -> Pass:
 
 
 @pytest.fixture
-def group(monkeypatch: pytest.MonkeyPatch) -> TrainerGroup:
+def group() -> TrainerGroup:
     """Two data-parallel places of two ranks each."""
-    monkeypatch.setattr(ray, "put", lambda value: value)
     group = TrainerGroup.__new__(TrainerGroup)
-    group._calls = SimpleNamespace(wait=lambda calls, _: calls)  # type: ignore[assignment]
+    group._calls = SimpleNamespace(wait=lambda calls, _: calls, host=SimpleNamespace(put=lambda value: value))  # type: ignore[assignment]
     group._ranks = [Rank(False), Rank(True), Rank(False), Rank(True)]
     group._parts_of = [0, 0, 1, 1]
     return group

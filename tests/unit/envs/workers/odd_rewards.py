@@ -22,6 +22,8 @@ def odd_reward(response: str, label: Any, info: dict[str, Any]) -> Any:
     command, _, argument = response.partition(" ")
     if command == "sleep":
         time.sleep(float(argument))
+    if command == "break":
+        breakpoint()
     if command == "raise":
         raise ValueError(argument)
     if command == "offline":

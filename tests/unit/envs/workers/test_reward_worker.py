@@ -102,6 +102,12 @@ def test_many_samples_are_scored_each_with_its_own_reward(workers: int) -> None:
     assert run(scenario, workers) == [float(i) for i in range(200)]
 
 
+@pytest.mark.parametrize("workers", [2], indirect=True)
+def test_a_breakpoint_in_a_process_says_how_to_get_a_terminal(workers: int) -> None:
+    with pytest.raises(RewardFailed, match=r"breakpoint\(\) in .*odd_rewards.py:\d+: .*run.in_process=true.*workers=0"):
+        run(lambda worker: ask("break", worker), workers)
+
+
 def test_a_reward_gets_special_tokens_prompt_messages_and_tokens_that_it_asks_for(workers: int) -> None:
     messages = [{"role": "user", "content": "2+3="}]
     prompt = Prompt(0, "0", np.array([1, 2], np.int32), 5, {"a": 1}, "2+3=", messages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import constants
 
 from rlscale.cli import main
 from rlscale.config.compose import compose
@@ -211,6 +213,37 @@ def test_what_is_not_here_is_named_and_not_downloaded(
     options = named(processes, "engine-0")["standard_input"]["options"]
     assert asked == []
     assert (options["model_path"], options.get("speculative_draft_model_path")) == (str(path), draft)
+
+
+def test_a_run_in_one_process_starts_nothing_besides_its_engines(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, processes = dry(capsys, "run.in_process=true", "warm_start=null")
+    assert [one["name"] for one in processes] == ["driver", "fork server of engines", "router", "engine-0"]
+    assert named(processes, "driver")["holds"] == ["rank 0", "rollout", "launcher 0"]
+
+
+def test_a_name_whose_folder_was_downloaded_is_looked_at_without_the_hub(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def nowhere(*host: Any, **_: Any) -> None:
+        asked.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", nowhere)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(elsewhere / "hub" / "hub"))
+    repository = elsewhere / "hub" / "hub" / "models--nobody--model"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    shutil.copytree(published(elsewhere / "made"), snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    words = ["model.path=nobody/model", "model.create=null", "warm_start=null", "trainer.threads=null"]
+    _, processes = dry(capsys, *words)
+    assert asked == []
+    assert named(processes, "engine-0")["standard_input"]["options"]["model_path"] == str(snapshot)
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_stand_in_for_a_folder_is_replaced_where_it_is_a_folder_only(elsewhere: Path) -> None:
