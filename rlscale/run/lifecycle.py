@@ -78,7 +78,8 @@ def run_to_end(config: Config, stop: StopSignal, started: float, notes: list[str
         raise failure from error
     finally:
         assembly.close()
-        records.finish(status, session.state if session is not None else None, message, assembly.engine_restarts)
+        restarts = assembly.engine_restarts, assembly.trainer_restarts
+        records.finish(status, session.state if session is not None else None, message, restarts)
         folder.release()
 
 

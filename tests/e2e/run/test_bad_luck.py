@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -19,10 +20,11 @@ from tests.e2e.run.command import SHORT, Started, metrics, only_run, run, summar
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_the_same_weights(
+def test_a_killed_and_a_frozen_engine_and_a_killed_rank_come_back_and_a_killed_driver_resumes_to_the_same_weights(
     short, ready, finished, tmp_path: Path
 ):
-    """An engine is killed with -9, the next is stopped, then the driver is killed; the weights are those of a calm run.
+    """An engine is killed with -9, then the rank while it trains, the next engine is stopped, then the driver is
+    killed; the weights are those of a calm run.
 
     The runs start from other weights than the engine's folder holds: a sample from a restarted engine that has not been
     given the current ones would show.
@@ -34,11 +36,17 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     undisturbed = run(calm, *short, *given)
     assert undisturbed.code == 0, undisturbed.text
 
-    with Started(rough, *SHORT, *given, "cluster.answer_timeout_s=4") as started:
+    with Started(rough, *SHORT, *given, "cluster.answer_timeout_s=4", "checkpoint.every=3") as started:
         started.wait_for("iteration 1/8")
         (engine,) = started.named("rlscale engine-0")
         engine.kill()
         started.wait_for("engine-0 is back with the current weights")
+        serving = [one.pid for word in SERVING for one in started.named(word)]
+        wait_for_a_step(started, only_run(rough))
+        (rank,) = started.named("TrainerActor")
+        rank.kill()
+        started.wait_for("iterations trained again")
+        assert [one.pid for word in SERVING for one in started.named(word)] == serving
         (scheduler,) = started.named("sglang::scheduler")
         scheduler.suspend()
         started.wait_for("engine-0 did not answer for")
@@ -64,6 +72,21 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     ours = load_file(folder / "hf" / "model.safetensors")
     assert [line["reward"] for line in metrics(folder)] == [line["reward"] for line in metrics(only_run(calm))]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+SERVING = ("rlscale engine-0", "sglang::scheduler", "rlscale.serve.router_main", "RolloutActor", "LauncherActor")
+"""Words in the command lines of what outlives the trainer's ranks."""
+
+
+def wait_for_a_step(started: Started, folder: Path) -> None:
+    """Until the ranks train, after two iterations."""
+    while True:
+        lines = (folder / "timeline.jsonl").read_text().splitlines()
+        spans = [json.loads(line)["name"] for line in lines if '"driver"' in line]
+        if spans.count("train") >= 2 and spans[-1] == "generate":
+            return
+        assert started.alive()
+        time.sleep(0.005)
 
 
 def wait_for_a_finished_group(started: Started, checkpoints: Path) -> None:
@@ -148,7 +171,7 @@ def loss(inputs):
 def test_a_step_that_hangs_ends_the_run_with_a_line_that_says_where(short, tmp_path: Path):
     (tmp_path / "my_loss.py").write_text(HANGING)
     given = ["algo/loss=custom", "algo.loss.function._target_=my_loss.loss", "eval.enabled=false"]
-    ended = run(tmp_path, *short, *given, "cluster.call_timeout_s=15")
+    ended = run(tmp_path, *short, *given, "cluster.call_timeout_s=15", "run.recover=none")
     logs = only_run(tmp_path) / "logs"
     assert ended.code == 2, ended.text
     assert "training step did not finish within 15 s" in ended.text
@@ -158,16 +181,28 @@ def test_a_step_that_hangs_ends_the_run_with_a_line_that_says_where(short, tmp_p
     assert "my_loss.py" in written["rank-0.txt"]
 
 
-def test_a_killed_rank_ends_the_run_with_one_line(alone, tmp_path: Path):
-    with Started(tmp_path, *alone, "run.iterations=400") as started:
+def test_a_killed_and_a_frozen_rank_come_back_and_one_loss_too_many_ends_the_run_with_one_line(alone, tmp_path: Path):
+    given = ["run.iterations=400", "run.recover_at_most=2", "cluster.answer_timeout_s=3", "eval.enabled=false"]
+    with Started(tmp_path, *alone, *given) as started:
         started.wait_for("iteration 1/")
-        (rank,) = [process for process in started.family() if "TrainerActor" in " ".join(process.cmdline())]
+        for times, lose in enumerate((psutil.Process.kill, psutil.Process.suspend), 1):
+            (rank,) = started.named("TrainerActor")
+            lose(rank)
+            started.wait_for("the trainer's ranks are back", times=times)
+            assert rank not in started.named("TrainerActor")
+        (rank,) = started.named("TrainerActor")
         rank.kill()
         assert started.process.wait(timeout=60) == 2
         assert started.seconds_until_gone(15.0) < 15.0
     text = started.log.read_text()
     assert "the process died" in text
+    assert "has been stopped for 3 s; starting the trainer's ranks again" in text
+    assert "the same command resumes the run (run.recover_at_most=2 recoveries are used up)" in text
     assert "Traceback" not in text
+    folder = only_run(tmp_path)
+    rows = [row["iteration"] for row in metrics(folder)]
+    assert rows == list(range(1, len(rows) + 1))
+    assert summary(folder)["trainer_restarts"] == 2
 
 
 def test_a_reward_that_raises_fails_its_sample_and_stops_the_run_past_the_rate(short, tmp_path: Path):
