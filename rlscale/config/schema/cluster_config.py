@@ -81,7 +81,7 @@ class ClusterConfig(Section):
     call_timeout_s: float = bounded(1800.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds after which a call to a rank or to the rollout service counts as hung."""
     answer_timeout_s: float = bounded(20.0, above=0, limit=YEAR, scope=Scope.execution)
-    """Seconds after which an engine of the run, or its router, that neither answers nor computes is started again, and
-    after which another process of the run that is frozen (SIGSTOP) ends it."""
+    """Seconds after which an engine of the run, or its router, that neither answers nor computes is started again, as
+    is a rank that is frozen (SIGSTOP, `run.recover`), and after which another frozen process of the run ends it."""
     engine_restarts: int = bounded(5, at_least=0, limit=PATIENCE, scope=Scope.execution)
     """Times that engines which died or do not answer are restarted before the run stops."""
