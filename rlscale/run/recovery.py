@@ -85,4 +85,4 @@ class Recoveries:
     def done(self, log: RedoLog) -> None:
         """They are as they were before."""
         since = f"from {log.checkpoint}" if log.checkpoint is not None else "from the run's first weights"
-        self._note(f"the trainer's ranks are back {since}, with {len(log.steps)} iterations trained again")
+        self._note(f"the trainer's ranks are back {since}; iterations trained again: {len(log.steps)}")

@@ -130,7 +130,7 @@ def test_others_begin_with_the_checkpoint_train_on_what_came_after_it_and_are_as
     assert [ranks.ended for ranks in run.ranks] == [True, False]
     assert run.notes == [
         "training step: the process died; starting the trainer's ranks again",
-        f"the trainer's ranks are back from {CHECKPOINT}, with 1 iterations trained again",
+        f"the trainer's ranks are back from {CHECKPOINT}; iterations trained again: 1",
     ]
 
 
@@ -140,7 +140,7 @@ def test_before_the_first_checkpoint_everything_is_trained_again_from_the_first_
     run.dies("export")
     run.group.call("export", what="export")
     assert run.ranks[1].state == ["a", "b"]
-    assert run.notes[1] == "the trainer's ranks are back from the run's first weights, with 2 iterations trained again"
+    assert run.notes[1] == "the trainer's ranks are back from the run's first weights; iterations trained again: 2"
 
 
 def test_ranks_that_are_lost_on_their_way_back_are_followed_by_others_up_to_the_bound(make: Any) -> None:
