@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +24,10 @@ CHECKPOINT = Path("checkpoints/iteration_000002")
 class Actors:
     """The processes of one rank, whose state is what it was told to do, and who die of some of the calls."""
 
-    def __init__(self, told: list[Any], dies_of: list[Any]) -> None:
+    def __init__(self, told: list[Any], dies_of: list[Any], disk: dict[Path, list[Any]]) -> None:
         self.state: list[Any] = []
         self.ended = False
-        self._told, self._dies_of = told, dies_of
+        self._told, self._dies_of, self._disk = told, dies_of, disk
         rank = {name: SimpleNamespace(remote=lambda *given, name=name: self._do(name, *given)) for name in METHODS}
         rank["call"] = SimpleNamespace(remote=self._do)
         self.handles = [SimpleNamespace(**rank)]
@@ -36,9 +38,13 @@ class Actors:
     def _do(self, method: str, *given: Any) -> Any:
         if self._dies_of and self._dies_of[0] in (method, given[0] if given else None):
             return DEATHS[self._dies_of.pop(0)]
+        if any(callable(dies) and dies() for dies in self._dies_of):
+            return Death()
         self._told.append((method, *given))
+        if method == "begin_save":
+            self._disk[given[0]] = list(self.state)
         if method == "load":
-            self.state = [given[0].parent.name]
+            self.state = list(self._disk[given[0]])
         if method == "train_shard":
             self.state.append(given[0])
         return {"damaged": [], "saved": True, "train_shard": {"loss": float(len(self.state))}}.get(method)
@@ -84,6 +90,7 @@ class Told:
         monkeypatch.setattr(ray, "put", lambda value: value)
         monkeypatch.setattr(trainer_group, "sums_of", lambda checkpoint: {})
         self.calls, self.notes, self.ranks, self.told, self.dies_of = Calls(), [], [], [], []
+        self.disk = {CHECKPOINT / "trainer": ["saved"]}
         calls: Any = self.calls
         config = compose(None, list(overrides))
         self.recoveries = Recoveries(config, calls, self.notes.append)
@@ -95,7 +102,7 @@ class Told:
         group._actors = self.new()
 
     def new(self) -> Any:
-        self.ranks.append(Actors(self.told, self.dies_of))
+        self.ranks.append(Actors(self.told, self.dies_of, self.disk))
         return self.ranks[-1]
 
     def dies(self, *of: Any, from_within: bool = False) -> None:
@@ -116,12 +123,12 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
 def test_others_begin_with_the_checkpoint_train_on_what_came_after_it_and_are_asked_again(make: Any) -> None:
     run = make()
     run.train("a", "b")
-    run.group.begin_save(CHECKPOINT, True)
+    run.group.begin_save(CHECKPOINT / "trainer", True)
     run.train("c")  # while it is written
     run.group.saved(CHECKPOINT)
     run.dies("d")
-    assert run.group.train_shards(["d"], 3, force_old=True, policy=False) == {"loss": 3.0}
-    assert run.ranks[1].state == ["iteration_000002", "c", "d"]
+    assert run.group.train_shards(["d"], 3, force_old=True, policy=False) == {"loss": 4.0}
+    assert run.ranks[1].state == ["a", "b", "c", "d"]
     assert run.told[-3:] == [
         ("load", CHECKPOINT / "trainer"),
         ("train_shard", "c", 0, False, True),
@@ -243,6 +250,37 @@ def test_a_damaged_checkpoint_is_no_place_to_go_on_from(make: Any) -> None:
     run.group._new_actors = new
     with pytest.raises(RunFailed, match=rf"cannot go on from {CHECKPOINT}: trainer/__0_0\.distcp is not what"):
         run.group.call("wake", what="trainer wake")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_lost_at_whatever_call_every_batch_is_trained_on_once_in_its_order(make: Any, seed: int) -> None:
+    draw = random.Random(seed)
+    run = make("run.recover_at_most=10000")
+    run.dies_of.append(lambda: draw.random() < 0.15)
+    writing: tuple[Path, int] | None = None
+    trained: list[int] = []
+    for number in range(60):
+        what = draw.choice(["train", "train", "send", "save", "look"])
+        if what == "train":
+            run.train(number)
+            trained.append(number)
+        elif what == "send":
+            run.group.connect_engines(SimpleNamespace(timeout_s=1.0), ("url",), "key")
+            run.group.send_weights(number, lambda: None)
+        elif what == "save" and writing is None:
+            with suppress(RanksLost):
+                run.group.begin_save(Path(f"{number}/trainer"), True)
+                writing = Path(f"{number}"), run.group.losses
+        elif what == "look" and writing is not None:
+            (checkpoint, losses), writing = writing, None
+            with suppress(RanksLost):
+                if losses == run.group.losses and run.group.is_saved():
+                    run.group.finish_save()
+                    run.group.saved(checkpoint)
+    run.group.call("export", what="export")
+    assert run.ranks[-1].state == trained
+    assert [ranks.ended for ranks in run.ranks] == [True] * (len(run.ranks) - 1) + [False]
+    assert run.recoveries.count > 0
 
 
 def test_a_checkpoint_that_failed_leaves_what_was_trained_since_the_one_before() -> None:
