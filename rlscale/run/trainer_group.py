@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from rlscale.run.checkpoint import sums_of
 from rlscale.run.forks import Forks
 from rlscale.run.placement import Layout
 from rlscale.run.rank_actors import RankActors
+from rlscale.run.ray_session import standing_in
 from rlscale.run.recovery import Recoveries, RedoLog, Steps
 from rlscale.run.remote_calls import Calls, ProcessLost, RunFailed
 from rlscale.trainer.trainer_spec import Form, TrainerSpec
@@ -56,8 +56,13 @@ class TrainerGroup:
 
         `recoveries`: whether lost ranks are brought back; None: they are not.
         """
-        self._new_actors = partial(RankActors, layout, nodes, calls, logs, config, forks)
-        self._actors = self._new_actors()
+        used, gpus = {slot.node for slot in layout.ranks}, config.cluster.gpus_per_node
+
+        def new_actors() -> RankActors:
+            return RankActors(layout, standing_in(nodes, used, gpus), calls, logs, config, forks)
+
+        self._new_actors = new_actors
+        self._actors = new_actors()
         self._calls, self._recoveries = calls, recoveries
         self._resets = config.optim.reset_on_resume or config.critic.optim.reset_on_resume
         self._parts_of: list[int] = []
