@@ -20,33 +20,37 @@ from tests.e2e.run.command import SHORT, Started, metrics, only_run, run, summar
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_a_killed_and_a_frozen_engine_and_a_killed_rank_come_back_and_a_killed_driver_resumes_to_the_same_weights(
-    short, ready, finished, tmp_path: Path
+@pytest.fixture(scope="module")
+def calm(short: list[str], finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """What runs are given besides SHORT, and the folder of such a run that nothing disturbed."""
+    given = [f"model.init={only_run(finished[0]) / 'hf'}", "run.iterations=8", "eval.enabled=false"]
+    folder = tmp_path_factory.mktemp("calm")
+    undisturbed = run(folder, *short, *given)
+    assert undisturbed.code == 0, undisturbed.text
+    return given, only_run(folder)
+
+
+def assert_same_course(folder: Path, undisturbed: Path) -> None:
+    """The same samples, and the same weights in the end, bit for bit."""
+    theirs, ours = (load_file(one / "hf" / "model.safetensors") for one in (undisturbed, folder))
+    assert [line["reward"] for line in metrics(folder)] == [line["reward"] for line in metrics(undisturbed)]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_the_same_weights(
+    calm: tuple[list[str], Path], ready, tmp_path: Path
 ):
-    """An engine is killed with -9, then the rank while it trains, the next engine is stopped, then the driver is
-    killed; the weights are those of a calm run.
+    """An engine is killed with -9, the next is stopped, then the driver is killed; the weights are those of a calm run.
 
     The runs start from other weights than the engine's folder holds: a sample from a restarted engine that has not been
     given the current ones would show.
     """
-    given = [f"model.init={only_run(finished[0]) / 'hf'}", "run.iterations=8", "eval.enabled=false"]
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    calm.mkdir()
-    rough.mkdir()
-    undisturbed = run(calm, *short, *given)
-    assert undisturbed.code == 0, undisturbed.text
-
-    with Started(rough, *SHORT, *given, "cluster.answer_timeout_s=4", "checkpoint.every=3") as started:
+    (given, undisturbed), rough = calm, tmp_path
+    with Started(rough, *SHORT, *given, "cluster.answer_timeout_s=4") as started:
         started.wait_for("iteration 1/8")
         (engine,) = started.named("rlscale engine-0")
         engine.kill()
         started.wait_for("engine-0 is back with the current weights")
-        serving = [one.pid for word in SERVING for one in started.named(word)]
-        wait_for_a_step(started, only_run(rough))
-        (rank,) = started.named("TrainerActor")
-        rank.kill()
-        started.wait_for("the trainer's ranks are back")
-        assert [one.pid for word in SERVING for one in started.named(word)] == serving
         (scheduler,) = started.named("sglang::scheduler")
         scheduler.suspend()
         started.wait_for("engine-0 did not answer for")
@@ -68,14 +72,36 @@ def test_a_killed_and_a_frozen_engine_and_a_killed_rank_come_back_and_a_killed_d
     assert summary(folder)["resumed"] == 1
     assert killed_at
     assert metrics(folder)[-1]["groups_recovered"] > 0
-    theirs = load_file(only_run(calm) / "hf" / "model.safetensors")
-    ours = load_file(folder / "hf" / "model.safetensors")
-    assert [line["reward"] for line in metrics(folder)] == [line["reward"] for line in metrics(only_run(calm))]
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert_same_course(folder, undisturbed)
 
 
 SERVING = ("rlscale engine-0", "sglang::scheduler", "rlscale.serve.router_main", "RolloutActor", "LauncherActor")
 """Words in the command lines of what outlives the trainer's ranks."""
+
+
+def test_a_rank_killed_in_a_step_comes_back_under_the_same_servers_and_nothing_is_generated_twice(
+    calm: tuple[list[str], Path], tmp_path: Path
+):
+    given, undisturbed = calm
+    with Started(tmp_path, *SHORT, *given, "checkpoint.every=3") as started:
+        started.wait_for("iteration 1/8")
+        (rank,), *serving = (started.named(word) for word in ("TrainerActor", *SERVING))
+        wait_for_a_step(started, only_run(tmp_path))
+        rank.kill()
+        started.wait_for("starting the trainer's ranks again")
+        assert all(one.is_running() for found in serving for one in found)
+        assert [len(found) for found in serving] == [1] * len(SERVING)
+        assert started.process.wait(timeout=120) == 0
+        assert started.seconds_until_gone(15.0) < 15.0
+    folder = only_run(tmp_path)
+    assert "the trainer's ranks are back" in started.log.read_text()
+    assert_same_course(folder, undisturbed)
+    assert [line["weight_version"] for line in metrics(folder)] == list(range(1, 9))
+    last, theirs = metrics(folder)[-1], metrics(undisturbed)[-1]
+    accounts = [name for name in theirs if name.startswith(("prompts/", "tokens/"))]
+    assert {name: last[name] for name in accounts} == {name: theirs[name] for name in accounts}
+    totals = summary(folder)
+    assert (totals["trainer_restarts"], totals["engine_restarts"], totals["steps"]) == (1, 0, 8)
 
 
 def wait_for_a_step(started: Started, folder: Path) -> None:
