@@ -257,7 +257,8 @@ class Records:
     def finish(self, status: str, state: checkpoint.Progress | None, message: str | None, restarts: Restarts) -> None:
         """Write summary and report, and print the last line: status, accuracies, time, folder."""
         self._timeline.end_loop()
-        self._fill_summary(status, state, message, restarts)
+        self._summary.engine_restarts, self._summary.trainer_restarts = restarts
+        self._fill_summary(status, state, message)
         self._summary.write(self._folder.path)
         if self._tracker is not None:
             self._tracker.close()
@@ -270,12 +271,9 @@ class Records:
         self._progress.close()
         print(visible(self._last_line()), flush=True)
 
-    def _fill_summary(
-        self, status: str, state: checkpoint.Progress | None, message: str | None, restarts: Restarts
-    ) -> None:
+    def _fill_summary(self, status: str, state: checkpoint.Progress | None, message: str | None) -> None:
         summary, counters = self._summary, self._counters
         summary.status, summary.message = status, message
-        summary.engine_restarts, summary.trainer_restarts = restarts
         summary.wall_seconds = time.time() - self._started
         phases, totals = self._timeline.phases(), self._timeline.totals()
         summary.loop_seconds = phases["loop"]
