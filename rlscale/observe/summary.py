@@ -80,6 +80,8 @@ class Summary:
     """Groups dropped and replaced because their rewards were all equal (`algo.refill`)."""
     engine_restarts: int = 0
     """Engines that died and were started again."""
+    trainer_restarts: int = 0
+    """Times that the trainer's ranks were lost and started again (`run.recover`)."""
     logprob_diff_mean: float | None = None
     """Mean |trainer - engine| log-prob over the run's tokens whose weight version was the trainer's."""
     logprob_diff_max: float | None = None

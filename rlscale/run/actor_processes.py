@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -97,6 +98,17 @@ class Processes:
             for pid in stopped_of(list(there)):
                 ray.kill(there[pid].handle)  # so that Ray expects its end
             kill_stopped(list(there))
+
+    def forget(self, actors: Collection[Any], wait_s: float = 0.0) -> None:
+        """These have been ended: watch them no more, and wait at most so long until those of this machine are gone."""
+        self._meet()
+        gone = [actor for actor in self._actors.values() if actor.handle in actors]
+        self._actors = {identity: actor for identity, actor in self._actors.items() if actor not in gone}
+        self._starting = [actor for actor in self._starting if actor.handle not in actors]
+        pids = [actor.pid for actor in gone if actor.node == self._here]
+        deadline = time.monotonic() + wait_s
+        while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def write_stacks(self, folder: Path) -> dict[str, str]:
         """Write what each process does into a file of `folder`; by its name the function that it is in.

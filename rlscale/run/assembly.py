@@ -39,6 +39,7 @@ from rlscale.run.model_folders import ModelFolders
 from rlscale.run.models_beside import ModelsBeside, WithModelsBeside
 from rlscale.run.placement import Layout, lay_out_run, shares_devices
 from rlscale.run.records import Records
+from rlscale.run.recovery import Recoveries
 from rlscale.run.reinforcement_session import ReinforcementSession
 from rlscale.run.remote_calls import Calls
 from rlscale.run.run_folder import RunFolder
@@ -73,6 +74,7 @@ class Assembly:
         needs = Needs.of(config)
         self._supervised, self._trains, self._generates = needs.supervised, needs.trains, needs.engines
         self._trainer: TrainerGroup | None = None
+        self._recoveries: Recoveries | None = None
         self._engines: Engines | None = None
         self._rollout: Rollout | None = None
         self._apart: tuple[Engines, Rollout] | None = (
@@ -88,6 +90,11 @@ class Assembly:
         fleets = (self._engines, self._apart[0] if self._apart is not None else None)
         beside = 0 if self._beside is None else self._beside.restarts
         return beside + sum(engines.restarts for engines in fleets if engines is not None)
+
+    @property
+    def trainer_restarts(self) -> int:
+        """Times that the trainer's ranks were lost and started again."""
+        return 0 if self._recoveries is None else self._recoveries.count
 
     def launch(self, config: Config) -> None:
         """Make the models if they are not there, and begin to start ranks, engines and the rollout service.
@@ -117,7 +124,8 @@ class Assembly:
         if self._generates and config.rollout.models:
             self._launch_beside(config, layout, nodes)
         if self._trains:
-            self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config, self._forks)
+            self._recoveries = Recoveries(config, self._calls, self._records.note)
+            self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config, self._forks, self._recoveries)
         if self._generates or not self._supervised:
             self._rollout = Rollout(self._rollout_spec(config), self._calls, folder.logs, self._forks)
 

@@ -14,12 +14,11 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.data.model_folder import find_folder
-from rlscale.run.actor_settings import launcher_log, reserved_gpus
 from rlscale.run.engine_records import Down, Engine
 from rlscale.run.engine_specs import engine_specs, router_settings
 from rlscale.run.forks import Forks
 from rlscale.run.given_engine import GivenEngine, read_key
-from rlscale.run.launchers import start_launcher
+from rlscale.run.launchers import Supervised, end_launchers, start_launcher
 from rlscale.run.placement import Layout
 from rlscale.run.remote_calls import Calls, RunFailed
 from rlscale.serve.http import CallError
@@ -28,8 +27,6 @@ from rlscale.serve.router import RouterClient, at_once, router_options
 from rlscale.serve.supervisor import ROUTER
 
 _START = "cluster.start_timeout_s"
-_STOPPED_S = 8.0
-"""How long servers may take to end."""
 
 _MEMORY = ("kv_cache", "weights")
 """What engines give up. Asked for no tag in particular SGLang would release its CUDA graphs, too."""
@@ -271,27 +268,13 @@ class Engines:
 
     def close(self) -> None:
         """End every server that this run started."""
-        self.calls.processes.end_frozen(list(self._launchers.values()))
-        stops = [launcher.call.remote("stop") for launcher in self._launchers.values()]
-        self.calls.host.wait(stops, _STOPPED_S)
-        for launcher in self._launchers.values():
-            self.calls.host.end(launcher)  # whatever did not stop ends with its supervisor
+        end_launchers(self.calls, self._launchers.values())
         self._launchers = {}
 
     def _launcher(self, node: int) -> Any:
         if node not in self._launchers:
-            gpus, log = reserved_gpus(self.config.cluster, node, self.reserved), self.logs / launcher_log(node)
-            self._launchers[node] = start_launcher(
-                self.calls.host,
-                self.config,
-                self.nodes[node],
-                gpus,
-                log,
-                self.scratch,
-                self.api_key,
-                self.forks.engines,
-            )
-            self.calls.processes.add(f"the launcher of machine {node}", log, self._launchers[node])
+            servers = Supervised(self.logs, self.scratch, self.api_key, self.forks.engines, self.reserved)
+            self._launchers[node] = start_launcher(self.calls, self.config, node, self.nodes[node], servers)
         return self._launchers[node]
 
     def _welcome_router(self, url: str, down: set[str], redirect: Callable[[str], None]) -> None:

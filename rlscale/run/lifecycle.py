@@ -81,7 +81,8 @@ def run_to_end(
         raise failure from error
     finally:
         assembly.close()
-        records.finish(status, session.state if session is not None else None, message, assembly.engine_restarts)
+        restarts = assembly.engine_restarts, assembly.trainer_restarts
+        records.finish(status, session.state if session is not None else None, message, restarts)
         folder.release()
 
 

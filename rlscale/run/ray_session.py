@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -146,6 +147,27 @@ class RaySession:
         # The same folder by way of an open descriptor of this process, whatever its path is.
         self._descriptor = os.open(self._folder, os.O_RDONLY)
         return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}/{_RAYS}")
+
+
+def standing_in(nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
+    """The same machines, but in the place of those (of the numbers `used`) that are gone others that have `gpus` GPUs.
+
+    UserError when there are too few of them.
+    """
+    there = {node["NodeID"]: node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]}
+    free = sorted(node for node, has in there.items() if node not in nodes and has >= gpus)
+    found = list(nodes)
+    for number in sorted(used):
+        if nodes[number] in there:
+            continue
+        if not free:
+            what = f" with {gpus} GPUs (cluster.gpus_per_node)" if gpus else ""
+            raise UserError(
+                f"a machine of the trainer's ranks is gone, and the Ray cluster has no other{what}; start Ray on one, "
+                "and the same command resumes the run"
+            )
+        found[number] = free.pop(0)
+    return found
 
 
 def node_ids(count: int, gpus: int) -> list[str]:

@@ -33,6 +33,7 @@ from rlscale.run.sample_warnings import DuplicationWarning, LengthWarning
 from rlscale.run.stages import TEACHER
 
 _FAILURES = ("failed_requests", "failed_rewards")
+Restarts = tuple[int, int]  # of engines, and of the trainer's ranks together
 _LAST = ("critic_loss", "explained_variance")
 """Metrics of which the summary keeps the last iteration's."""
 
@@ -254,10 +255,11 @@ class Records:
         if eval_after is not None:
             self._summary.eval_after, self._summary.eval_after_metrics = eval_after["pass@1"], eval_after
 
-    def finish(self, status: str, state: checkpoint.Progress | None, message: str | None, restarts: int) -> None:
+    def finish(self, status: str, state: checkpoint.Progress | None, message: str | None, restarts: Restarts) -> None:
         """Write summary and report, and print the last line: status, accuracies, time, folder."""
         self._timeline.end_loop()
-        self._fill_summary(status, state, message, restarts)
+        self._summary.engine_restarts, self._summary.trainer_restarts = restarts
+        self._fill_summary(status, state, message)
         self._summary.write(self._folder.path)
         if self._tracker is not None:
             self._tracker.close()
@@ -270,9 +272,9 @@ class Records:
         self._progress.close()
         print(visible(self._last_line()), flush=True)
 
-    def _fill_summary(self, status: str, state: checkpoint.Progress | None, message: str | None, restarts: int) -> None:
+    def _fill_summary(self, status: str, state: checkpoint.Progress | None, message: str | None) -> None:
         summary, counters = self._summary, self._counters
-        summary.status, summary.message, summary.engine_restarts = status, message, restarts
+        summary.status, summary.message = status, message
         summary.wall_seconds = time.time() - self._started
         phases, totals = self._timeline.phases(), self._timeline.totals()
         summary.loop_seconds = phases["loop"]

@@ -24,8 +24,31 @@ _OTHERS_S = 1.0
 """How long after a failure other calls are waited for, whose errors may be what caused it."""
 
 
+_OF_THE_MACHINE = ("DistBackendError", "DistNetworkError", "DistStoreError", "OutOfMemoryError", "AcceleratorError")
+"""torch's names of errors that say nothing against what was asked: connections, stores, memory, devices."""
+_CONNECTIONS = ("gloo", "NCCL")
+"""What is in the text of a RuntimeError where connections between ranks broke."""
+
+
 class RunFailed(UserError):
     """A part of the run failed for good; the message says which, and where its log is."""
+
+
+class ProcessLost(RunFailed):
+    """A process that was waited for is dead, frozen or late, or raised for want of memory or of others to talk to.
+
+    Another one in its place may do what it did not.
+    """
+
+    def __init__(self, message: str, refs: Sequence[Any], *, from_within: bool = False) -> None:
+        """`refs`: the calls that were waited for. `from_within`: the call itself may have done it, and do it again."""
+        super().__init__(message)
+        self.refs, self.from_within = refs, from_within
+
+    @property
+    def brief(self) -> str:
+        """What happened, without where to read on."""
+        return str(self).partition(". ")[0]
 
 
 class Calls:
@@ -47,6 +70,8 @@ class Calls:
         self._timeout_s = timeout_s
         self._logs = logs
         self.errors = ErrorLog(logs)
+        self.failed = False
+        """Whether the run is ending of a failure."""
 
     @property
     def stopping(self) -> bool:
@@ -64,6 +89,7 @@ class Calls:
 
     def shorten(self, timeout_s: float) -> None:
         """Wait no longer than this from now on: something has failed, and others may hang because of it."""
+        self.failed = True
         self._timeout_s = min(self._timeout_s, timeout_s)
 
     def wait(
@@ -79,8 +105,8 @@ class Calls:
         """The results of `refs`, in order.
 
         `limit` names the key that `timeout_s` comes from. `meanwhile` runs between polls (it may heal engines). With
-        `heed_stop`, a stop signal ends the wait with StopRequested. Raises RunFailed when a call dies, raises, or is
-        not back after `timeout_s` seconds, and when the process that has it is frozen.
+        `heed_stop`, a stop signal ends the wait with StopRequested. Raises RunFailed when a call raises, and
+        ProcessLost when it dies, is not back after `timeout_s` seconds, or the process that has it is frozen.
         """
         pending, deadline = list(refs), self.host.clock() + (timeout_s or self._timeout_s)
         while pending:
@@ -91,13 +117,13 @@ class Calls:
                 self._stop.check()
             if meanwhile is not None:
                 meanwhile()
-            self._refuse_frozen(pending, what)
+            self._refuse_frozen(pending, what, refs)
             if pending and self.host.clock() > deadline:
                 late = [number for number, ref in enumerate(refs) if ref in pending]
                 who = f"rank {late[0]}" if len(late) == 1 and len(refs) > 1 else f"{late} of {len(refs)}"
                 waited = f"{what} did not finish within {timeout_s or self._timeout_s:.0f} s ({limit})"
                 others = f": waiting for {who}, the others are done" if len(refs) > 1 else ""
-                raise RunFailed(f"{waited}{others}. {self._what_they_do()}")
+                raise ProcessLost(f"{waited}{others}. {self._what_they_do()}", refs, from_within=True)
         return [self._result(ref, what, refs) for ref in refs]
 
     def one(self, ref: Any, what: str, **options: Any) -> Any:
@@ -113,7 +139,7 @@ class Calls:
         while not condition():
             self._stop.check()
             meanwhile()
-            self._refuse_frozen([ref], what)
+            self._refuse_frozen([ref], what, [ref])
             if self.host.clock() > deadline:
                 late = f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
                 raise RunFailed(f"{late}. {self._what_they_do()}")
@@ -130,12 +156,12 @@ class Calls:
             return f"See {self._logs}"
         return f"{'; '.join(f'{name} is in {what}' for name, what in told)}. See {folder}"
 
-    def _refuse_frozen(self, pending: Sequence[Any], what: str) -> None:
-        """RunFailed where one of these calls waits for a process that somebody has stopped."""
+    def _refuse_frozen(self, pending: Sequence[Any], what: str, refs: Sequence[Any]) -> None:
+        """ProcessLost where one of the `pending` among the calls `refs` waits for a process that was stopped."""
         asked = {ref.task_id().actor_id().hex() for ref in pending if isinstance(ref, ray.ObjectRef)}
         frozen = self.processes.frozen(asked, self.patience_s)
         if frozen is not None:
-            raise RunFailed(f"{what}: {frozen}. The same command resumes the run. See {self._logs}")
+            raise ProcessLost(f"{what}: {frozen}. The same command resumes the run. See {self._logs}", refs)
 
     def _result(self, ref: Any, what: str, refs: Sequence[Any]) -> Any:
         """The result of `ref`, one of the calls `refs`. UserError or RunFailed for an error.
@@ -148,15 +174,15 @@ class Calls:
             cause = _cause(error)
             if isinstance(cause, UserError):
                 raise UserError(str(cause)) from error
-            self._write_down(what, refs)
-            reason = f"{type(cause).__name__}: {_first_line(cause)}"
-            raise RunFailed(f"{what} failed: {reason}. See {self.errors.path}") from error
+            if self._write_down(what, refs):
+                raise self._died(what, refs) from error  # this one raised because it had to do with that one
+            message = f"{what} failed: {type(cause).__name__}: {_first_line(cause)}. See {self.errors.path}"
+            if _is_of_the_machine(cause):
+                raise ProcessLost(message, refs, from_within=True) from error
+            raise RunFailed(message) from error
         except RayActorError as error:
             self._write_down(what, refs)
-            raise RunFailed(
-                f"{what}: the process died. See {self.errors.path}, and its own log beside it; the same command "
-                "resumes the run"
-            ) from error
+            raise self._died(what, refs) from error
         except RayError as error:
             self._write_down(what, refs)
             raise RunFailed(f"{what}: {_first_line(error)}. See {self.errors.path}") from error
@@ -167,24 +193,41 @@ class Calls:
             reason = f"{type(error).__name__}: {_first_line(error)}"
             raise RunFailed(f"{what} failed: {reason}. See {self.errors.path}") from error
 
-    def _write_down(self, what: str, refs: Sequence[Any]) -> None:
-        """Append the errors of all calls that are back to error.log, with their tracebacks."""
+    def _died(self, what: str, refs: Sequence[Any]) -> ProcessLost:
+        log = f"See {self.errors.path}, and its own log beside it"
+        return ProcessLost(f"{what}: the process died. {log}; the same command resumes the run", refs)
+
+    def _write_down(self, what: str, refs: Sequence[Any]) -> bool:
+        """Append the errors of all calls that are back to error.log, with their tracebacks.
+
+        Whether the process of one of them died.
+        """
         done, _ = self.host.wait(refs, _OTHERS_S)
+        died = False
         for number, ref in enumerate(refs):
             if ref not in done:
                 continue
             try:
                 self.host.get(ref)
             except Exception as error:
+                died = died or isinstance(error, RayActorError)
                 if not isinstance(_cause(error), UserError):
                     text = str(error) if isinstance(error, RayError) else "".join(format_exception(error))
                     self.errors.write(f"{what}{f', rank {number}' if len(refs) > 1 else ''}", text)
+        return died
 
 
 def _cause(error: Exception) -> BaseException:
     """What the remote call raised, where it raised something."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    """Whether memory or a connection was what failed, which says nothing against what was asked."""
+    if type(error).__name__ in _OF_THE_MACHINE:
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _CONNECTIONS)
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlscale.config.errors import UserError
-from rlscale.run.checkpoint import Begun, CheckpointStore, Progress
+from rlscale.run.checkpoint import Begun, CheckpointFailed, CheckpointStore, Progress
 from rlscale.run.remote_calls import POLL_S, RunFailed
 from rlscale.run.trainer_side import TrainerSide
 
 _WHAT = "checkpoint"
+_Answer = TypeVar("_Answer")
 
 
 class Saver:
@@ -51,33 +53,49 @@ class SaverWithRanks(Saver):
         """`timeout_s`: how long the ranks may write before they count as hung."""
         super().__init__(store, config_hash)
         self._trainer, self._timeout_s = trainer, timeout_s
+        self._losses = 0  # of ranks, when the save began
 
     def begin(self, progress: Progress, rollout: Any, *, copy: bool) -> None:
         """See Saver. With `copy` the ranks write a copy while the run goes on, else they have written it now."""
+        self._losses = self._trainer.losses
         begun = self.store.begin(progress, self._hash, rollout)
-        self._asking(begun, "begin_save", begun.trainer, copy)
+        try:
+            self._asking(begun, lambda: self._trainer.begin_save(begun.trainer, copy))
+        except CheckpointFailed:
+            if self._losses == self._trainer.losses:
+                raise
+            return self.begin(progress, rollout, copy=copy)  # by those in the place of lost ranks
         self._begun = begun
+        return None
 
     def finish(self, *, wait: bool) -> Path | None:
-        """See Saver. RunFailed when a rank died or hangs."""
+        """See Saver. RunFailed when a rank hangs, or died for good."""
         begun, deadline = self._begun, time.monotonic() + self._timeout_s
         if begun is None:
             return None
-        while not all(self._trainer.call("saved", what=_WHAT)):
+        while not self._asking(begun, self._is_saved):
             if not wait:
                 return None
             if time.monotonic() > deadline:
                 raise RunFailed(f"{_WHAT} was not written within {self._timeout_s:.0f} s (cluster.call_timeout_s)")
             time.sleep(POLL_S)
         self._begun = None
-        self._asking(begun, "finish_save")
-        return self.store.complete(begun)
+        self._asking(begun, self._trainer.finish_save)
+        whole = self.store.complete(begun)
+        self._trainer.saved(whole)
+        return whole
 
-    def _asking(self, begun: Begun, method: str, *args: Any) -> None:
-        """Call the ranks; a refusal of theirs takes the checkpoint back."""
+    def _is_saved(self) -> bool:
+        if self._losses != self._trainer.losses:
+            raise UserError("ranks that wrote it were lost")
+        return self._trainer.is_saved()
+
+    def _asking(self, begun: Begun, ask: Callable[[], _Answer]) -> _Answer:
+        """Ask the ranks; a refusal of theirs takes the checkpoint back."""
         try:
-            self._trainer.call(method, *args, what=_WHAT)
+            return ask()
         except RunFailed:
             raise
         except UserError as error:
+            self._begun = None
             raise self.store.failed(begun, error) from error

@@ -181,12 +181,10 @@ class TrainingSession(Session):
         super()._save_last()
 
     def _load(self, checkpoint: Path) -> None:
-        self._trainer.call("load", checkpoint / "trainer", what="loading the checkpoint")
+        self._trainer.load(checkpoint)
 
     def _damaged(self, checkpoint: Path, sums: dict[str, str]) -> list[str]:
-        """The damaged files of a checkpoint; every rank reads its share."""
-        found = self._trainer.call("damaged", checkpoint, sums, what="checking the checkpoint")
-        return [name for names in found for name in names]
+        return self._trainer.damaged(checkpoint, sums)
 
     @property
     def _weights_are(self) -> int:

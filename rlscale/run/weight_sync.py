@@ -54,6 +54,7 @@ class WeightSync:
     folder: Path
     """Where weights lie on their way, for transports by files; new in each process of the run."""
     syncs: int = 0
+    _losses: int = 0
 
     def __call__(self, version: int, urls: Sequence[str] | None = None) -> dict[str, float]:
         """Give the engines (all of them, or those at `urls`) the trainer's weights as `version`; metrics of the sync.
@@ -69,16 +70,8 @@ class WeightSync:
         targets = tuple(targets)
         watch = self.watching(version, targets)
         self.trainer.connect_engines(self._route(targets), targets, self.engines.api_key, watch)
-        timeout = self.config.weights.timeout_s
         try:
-            answers = self.trainer.call(
-                "send_weights",
-                version,
-                what=f"weight sync {version}",
-                timeout_s=timeout,
-                limit="weights.timeout_s",
-                meanwhile=watch,
-            )
+            answers = self.trainer.send_weights(version, watch)
         except UserError:
             self.trainer.disconnected()  # what became of the connection is unknown: make a new one next time
             raise
@@ -87,7 +80,8 @@ class WeightSync:
         if loads := [answer[LOAD] for answer in answers if answer and LOAD in answer]:
             metrics[f"sync_{LOAD}"] = max(loads)  # each rank knows those that it talks to
         every = self.config.weights.verify_every
-        if verified or self.syncs == 0 or (every and self.syncs % every == 0):
+        others, self._losses = self.trainer.losses != self._losses, self.trainer.losses
+        if verified or others or self.syncs == 0 or (every and self.syncs % every == 0):
             metrics["canary_diff"] = self.verify(version, targets)
         return metrics
 

@@ -74,7 +74,12 @@ class Trainer(Protocol):
         """The files of a checkpoint, of this rank's share of `sums`, whose checksum is another one. Not collective."""
 
     def load(self, folder: str | Path) -> None:
-        """Continue from what was saved."""
+        """Continue from what was saved.
+
+        Where ranks are lost in a run (`run.recover`) others load a checkpoint, are given the same shards to train on
+        again, and must then be what these were. With `optim.reset_on_resume` they are called with `False` besides:
+        it is not the run that is continued.
+        """
 
     def export(self, folder: str | Path, model: str = "policy") -> None:
         """Write the policy (or `critic`) as a Hugging Face folder."""

@@ -8,7 +8,7 @@ from enum import Enum
 from omegaconf import MISSING
 
 from rlscale.config.schema.about import SUPERVISED, Limit, PathKind, Scope, Unread, Where, bounded, key, path_key
-from rlscale.config.schema.limits import COUNT, SEED, YEAR
+from rlscale.config.schema.limits import COUNT, PATIENCE, SEED, YEAR
 from rlscale.config.schema.section import Section
 
 
@@ -20,6 +20,17 @@ class Progress(Enum):
     plain = "plain"
 
 
+class Recover(Enum):
+    """What of a run is brought back when it dies, besides engines and their router."""
+
+    none = "none"
+    trainer = "trainer"
+
+
+_NOTHING_RECOVERS = Unread(
+    lambda section: section.recover is Recover.none, ": nothing is brought back with run.recover=none; leave it out"
+)
+_NO_TRAINER = Unread(lambda section: section.generate_only, " has no meaning without a trainer; leave it out")
 _LOSS_AROUND_0 = Unread(
     Where.sampled,
     ": the loss of {algo} stays around 0 however good the policy is, and would end the run at once; leave it out (it "
@@ -42,6 +53,11 @@ class RunSection(Section):
     time_limit_s: float | None = bounded(None, above=0, limit=YEAR, scope=Scope.this_run)
     """Seconds that the command may run, where its job has a limit that Slurm does not tell; `checkpoint.before_s`
     before they are over the run saves and stops."""
+    recover: Recover = key(Recover.trainer, scope=Scope.execution, unread=[_NO_TRAINER])
+    """`trainer` starts the ranks again when one dies or hangs, from the newest checkpoint and with the batches that
+    came after it, while engines and rollout live on; `none` ends the run, which the same command resumes."""
+    recover_at_most: int = bounded(5, at_least=1, limit=PATIENCE, scope=Scope.execution, unread=[_NOTHING_RECOVERS])
+    """Times that `run.recover` starts the ranks again before the run stops."""
     generate_only: bool = key(False, unread=[SUPERVISED])
     """Generate and store `run.iterations` batches with the weights that training would start from, without a
     trainer."""

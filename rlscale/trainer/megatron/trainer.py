@@ -300,9 +300,12 @@ class MegatronTrainer:
         """The files in a folder, of this rank's share of `sums`, whose checksum is another one. Not collective."""
         return damaged(folder, sums, self._rank, self._world_size)
 
-    def load(self, folder: str | Path) -> None:
-        """Continue from what `save` wrote; the reference stays as it started. UserError if it does not fit."""
-        self._roster.load(folder)
+    def load(self, folder: str | Path, resumed: bool = True) -> None:
+        """Continue from what `save` wrote; the reference stays as it started. UserError if it does not fit.
+
+        `resumed`: whether a run is continued by it, of which `optim.reset_on_resume` speaks.
+        """
+        self._roster.load(folder, resumed=resumed)
 
     def export(self, folder: str | Path, model: str = "policy") -> None:
         """Write the policy or the critic as a Hugging Face folder. OSError when the disk refuses.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -19,8 +20,25 @@ from tests.e2e.run.command import SHORT, Started, metrics, only_run, run, summar
 pytestmark = pytest.mark.timeout(400)
 
 
+@pytest.fixture(scope="module")
+def calm(short: list[str], finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """What runs are given besides SHORT, and the folder of such a run that nothing disturbed."""
+    given = [f"model.init={only_run(finished[0]) / 'hf'}", "run.iterations=12", "eval.enabled=false"]
+    folder = tmp_path_factory.mktemp("calm")
+    undisturbed = run(folder, *short, *given)
+    assert undisturbed.code == 0, undisturbed.text
+    return given, only_run(folder)
+
+
+def assert_same_course(folder: Path, undisturbed: Path) -> None:
+    """The same samples, and the same weights in the end, bit for bit."""
+    theirs, ours = (load_file(one / "hf" / "model.safetensors") for one in (undisturbed, folder))
+    assert [line["reward"] for line in metrics(folder)] == [line["reward"] for line in metrics(undisturbed)]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_the_same_weights(
-    short, ready, finished, tmp_path: Path
+    calm: tuple[list[str], Path], ready, tmp_path: Path
 ):
     """An engine is killed with -9, the next is stopped, of the third only a part, then the driver is killed.
 
@@ -29,13 +47,7 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     The runs start from other weights than the engine's folder holds: a sample from a restarted engine that has not been
     given the current ones would show.
     """
-    given = [f"model.init={only_run(finished[0]) / 'hf'}", "run.iterations=12", "eval.enabled=false"]
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    calm.mkdir()
-    rough.mkdir()
-    undisturbed = run(calm, *short, *given)
-    assert undisturbed.code == 0, undisturbed.text
-
+    (given, undisturbed), rough = calm, tmp_path
     with Started(rough, *SHORT, *given, "cluster.answer_timeout_s=4") as started:
         started.wait_for("iteration 1/12")
         (engine,) = started.named("rlscale engine-0")
@@ -66,10 +78,47 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     assert summary(folder)["resumed"] == 1
     assert killed_at
     assert metrics(folder)[-1]["groups_recovered"] > 0
-    theirs = load_file(only_run(calm) / "hf" / "model.safetensors")
-    ours = load_file(folder / "hf" / "model.safetensors")
-    assert [line["reward"] for line in metrics(folder)] == [line["reward"] for line in metrics(only_run(calm))]
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert_same_course(folder, undisturbed)
+
+
+SERVING = ("rlscale engine-0", "sglang::scheduler", "rlscale.serve.router_main", "RolloutActor", "LauncherActor")
+"""Words in the command lines of what outlives the trainer's ranks."""
+
+
+def test_a_rank_killed_in_a_step_comes_back_under_the_same_servers_and_nothing_is_generated_twice(
+    calm: tuple[list[str], Path], tmp_path: Path
+):
+    given, undisturbed = calm
+    with Started(tmp_path, *SHORT, *given, "checkpoint.every=3") as started:
+        started.wait_for("iteration 1/8")
+        (rank,), *serving = (started.named(word) for word in ("TrainerActor", *SERVING))
+        wait_for_a_step(started, only_run(tmp_path))
+        rank.kill()
+        started.wait_for("starting the trainer's ranks again")
+        assert all(one.is_running() for found in serving for one in found)
+        assert [len(found) for found in serving] == [1] * len(SERVING)
+        assert started.process.wait(timeout=120) == 0
+        assert started.seconds_until_gone(15.0) < 15.0
+    folder = only_run(tmp_path)
+    assert "the trainer's ranks are back" in started.log.read_text()
+    assert_same_course(folder, undisturbed)
+    assert [line["weight_version"] for line in metrics(folder)] == list(range(1, 9))
+    last, theirs = metrics(folder)[-1], metrics(undisturbed)[-1]
+    accounts = [name for name in theirs if name.startswith(("prompts/", "tokens/"))]
+    assert {name: last[name] for name in accounts} == {name: theirs[name] for name in accounts}
+    totals = summary(folder)
+    assert (totals["trainer_restarts"], totals["engine_restarts"], totals["steps"]) == (1, 0, 8)
+
+
+def wait_for_a_step(started: Started, folder: Path) -> None:
+    """Until the ranks train, after two iterations."""
+    while True:
+        lines = (folder / "timeline.jsonl").read_text().splitlines()
+        spans = [json.loads(line)["name"] for line in lines if '"driver"' in line]
+        if spans.count("train") >= 2 and spans[-1] == "generate":
+            return
+        assert started.alive()
+        time.sleep(0.005)
 
 
 def wait_for_a_finished_group(started: Started, checkpoints: Path) -> None:
@@ -185,7 +234,7 @@ def loss(inputs):
 def test_a_step_that_hangs_ends_the_run_with_a_line_that_says_where(short, tmp_path: Path):
     (tmp_path / "my_loss.py").write_text(HANGING)
     given = ["algo/loss=custom", "algo.loss.function._target_=my_loss.loss", "eval.enabled=false"]
-    ended = run(tmp_path, *short, *given, "cluster.call_timeout_s=15")
+    ended = run(tmp_path, *short, *given, "cluster.call_timeout_s=15", "run.recover=none")
     logs = only_run(tmp_path) / "logs"
     assert ended.code == 2, ended.text
     assert "training step did not finish within 15 s" in ended.text
@@ -195,16 +244,30 @@ def test_a_step_that_hangs_ends_the_run_with_a_line_that_says_where(short, tmp_p
     assert "my_loss.py" in written["rank-0.txt"]
 
 
-def test_a_killed_rank_ends_the_run_with_one_line(alone, tmp_path: Path):
-    with Started(tmp_path, *alone, "run.iterations=400") as started:
+def test_a_killed_and_a_frozen_rank_of_two_come_back_and_one_loss_too_many_ends_the_run_with_one_line(
+    alone, tmp_path: Path
+):
+    given = ["run.iterations=400", "parallel.data=2", "eval.enabled=false"]
+    with Started(tmp_path, *alone, *given, "run.recover_at_most=2", "cluster.answer_timeout_s=3") as started:
         started.wait_for("iteration 1/")
-        (rank,) = [process for process in started.family() if "TrainerActor" in " ".join(process.cmdline())]
-        rank.kill()
+        for times, lose in enumerate((psutil.Process.kill, psutil.Process.suspend), 1):
+            ranks = started.named("TrainerActor")
+            assert len(ranks) == 2
+            lose(ranks[times - 1])
+            started.wait_for("the trainer's ranks are back", times=times)
+            assert not set(ranks) & set(started.named("TrainerActor"))
+        started.named("TrainerActor")[0].kill()
         assert started.process.wait(timeout=60) == 2
         assert started.seconds_until_gone(15.0) < 15.0
     text = started.log.read_text()
-    assert "the process died" in text
+    assert "the process died; starting the trainer's ranks again" in text
+    assert "has been stopped for 3 s; starting the trainer's ranks again" in text
+    assert "the same command resumes the run (run.recover_at_most=2 recoveries are used up)" in text
     assert "Traceback" not in text
+    folder = only_run(tmp_path)
+    rows = [row["iteration"] for row in metrics(folder)]
+    assert rows == list(range(1, len(rows) + 1))
+    assert summary(folder)["trainer_restarts"] == 2
 
 
 def test_a_reward_that_raises_fails_its_sample_and_stops_the_run_past_the_rate(short, tmp_path: Path):

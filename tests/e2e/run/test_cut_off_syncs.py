@@ -13,7 +13,7 @@ from tests.e2e.run.cutting_transport import FLIPPED, STAGES
 pytestmark = pytest.mark.timeout(300)
 
 
-def test_engines_killed_at_every_stage_of_a_sync_in_waves_come_back_and_a_flipped_checksum_ends_the_run(
+def test_engines_killed_at_each_stage_of_a_sync_in_waves_and_a_rank_come_back_and_a_flipped_checksum_ends_the_run(
     ready: list[str], tmp_path: Path
 ) -> None:
     """Two of three engines get the weights at once: the other of the two is in the middle when one is killed.
@@ -30,6 +30,7 @@ def test_engines_killed_at_every_stage_of_a_sync_in_waves_come_back_and_a_flippe
     assert ended.code == 2, ended.text
     back = [line for line in ended.text.splitlines() if "is back with the current weights" in line]
     assert len(back) == len(STAGES), ended.text
+    assert ended.text.count("the trainer's ranks are back") == 1
     assert "did not take the weights" in ended.text
     assert "the bucket was damaged on its way" in ended.text
     assert "Traceback" not in ended.text

@@ -213,6 +213,8 @@ def test_the_hash_changes_with_what_is_computed_and_with_nothing_else(plain_reci
         "cluster.max_engines=9",
         "cluster.max_trainer_ranks=9",
         "cluster.engine_restarts=9",
+        "run.recover=none",
+        "run.recover_at_most=9",
         "cluster.memory_gb=99",
         "parallel.tensor=2",
         "trainer.distributed_optimizer=true",

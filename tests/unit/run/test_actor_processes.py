@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from rlscale.run import actor_processes
@@ -101,6 +103,19 @@ def test_an_actor_is_frozen_once_it_was_stopped_for_so_long_and_somebody_waits_f
     assert str(found).startswith(f"rank 1 (process {process.pid}) has been stopped for")
     assert processes.frozen({"a2"}, 2.0) is None
     assert look(1000.0) is None
+
+
+def test_processes_that_were_ended_are_gone_when_they_are_forgotten_and_leave_their_names(answers: Answers) -> None:
+    processes = Processes(HERE)
+    with subprocess.Popen(["sleep", "60"]) as ended:
+        handle = actor("a1", HERE, ended.pid)
+        processes.add("rank 1", LOG, handle)
+        ended.kill()
+        threading.Timer(0.2, ended.wait).start()  # as whoever started it would
+        processes.forget([handle], wait_s=20.0)
+        assert not psutil.pid_exists(ended.pid)
+    processes.add("rank 1", LOG, actor("a2", HERE, 2**22 + 1))
+    assert [one.name for one in processes._starting] == ["rank 1"]
 
 
 HANGS = """

@@ -11,6 +11,7 @@ from rlscale.config.errors import UserError
 from rlscale.run.checkpoint import CheckpointFailed, CheckpointStore, Progress, load_progress, load_rollout
 from rlscale.run.remote_calls import RunFailed
 from rlscale.run.saver import Saver, SaverWithRanks
+from rlscale.run.trainer_group import RanksLost
 
 
 class Trainer:
@@ -19,20 +20,30 @@ class Trainer:
     def __init__(self, slow: int = 0, fails: dict[str, Exception] | None = None) -> None:
         self.slow, self.fails = slow, fails or {}
         self.copied: list[bool] = []
+        self.losses = 0
+        self.begins_with: Path | None = None
 
-    def call(self, method: str, *args: Any, what: str) -> list[Any]:
-        assert what == "checkpoint"
-        if method == "begin_save":
-            folder, copy = args
-            folder.mkdir()
-            (folder / "weights.bin").write_bytes(b"12345678")
-            self.copied.append(copy)
-        if method in self.fails:
-            raise self.fails.pop(method)
-        if method == "saved":
-            self.slow -= 1
-            return [True, self.slow < 0]
-        return [None, None]
+    def begin_save(self, folder: Path, copy: bool) -> None:
+        folder.mkdir()
+        (folder / "weights.bin").write_bytes(b"12345678")
+        self.copied.append(copy)
+        self._fail("begin_save")
+
+    def is_saved(self) -> bool:
+        self._fail("is_saved")
+        self.slow -= 1
+        return self.slow < 0
+
+    def finish_save(self) -> None:
+        self._fail("finish_save")
+
+    def saved(self, checkpoint: Path) -> None:
+        self.begins_with = checkpoint
+
+    def _fail(self, method: str) -> None:
+        if (error := self.fails.pop(method, None)) is not None:
+            self.losses += isinstance(error, RanksLost)
+            raise error
 
 
 def saver(folder: Path, keep: int = 2, trainer: Trainer | None = None, timeout_s: float = 10.0) -> Saver:
@@ -126,9 +137,30 @@ def test_a_disk_that_is_full_for_the_driver_leaves_the_older_checkpoint(
 
 
 def test_a_rank_that_died_is_no_matter_of_the_disk(tmp_path: Path) -> None:
-    saving = saver(tmp_path, trainer=Trainer(fails={"saved": RunFailed("the process died")}))
+    saving = saver(tmp_path, trainer=Trainer(fails={"is_saved": RunFailed("the process died")}))
     with pytest.raises(RunFailed, match="the process died"):
         save(saving, 1)
+
+
+def test_ranks_that_are_lost_as_they_begin_are_followed_by_others_that_write(tmp_path: Path) -> None:
+    trainer = Trainer(fails={"begin_save": RanksLost("a rank died")})
+    path = save(saver(tmp_path, trainer=trainer), 3)
+    assert (trainer.copied, trainer.begins_with) == ([False, False], path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("method", ["is_saved", "finish_save", "train"])
+def test_what_lost_ranks_wrote_never_becomes_a_checkpoint(tmp_path: Path, method: str) -> None:
+    """Their successors would say that they have nothing left to write."""
+    trainer = Trainer()
+    saving = saver(tmp_path, trainer=trainer)
+    older = save(saving, 1)
+    trainer.fails = {method: RanksLost("a rank died")}
+    saving.begin(Progress(iteration=2), None, copy=True)
+    trainer.losses += method == "train"  # between two looks
+    with pytest.raises(CheckpointFailed, match="iteration_000002 could not be written"):
+        saving.finish(wait=True)
+    assert (saving.busy, list(tmp_path.iterdir()), trainer.begins_with) == (False, [older], older)
 
 
 def test_a_rank_that_writes_for_ever_is_reported(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from rlscale.config.errors import UserError
-from rlscale.run.ray_session import node_ids
+from rlscale.run.ray_session import node_ids, standing_in
 
 
 def node(name: str, gpus: int = 0, alive: bool = True) -> dict:
@@ -40,3 +40,13 @@ def test_too_few_machines_are_an_error():
 def test_a_machine_with_fewer_gpus_than_the_layout_counts_on_is_left_out():
     with pytest.raises(UserError, match=r"cluster\.nodes=2, but the Ray cluster has 0 with 9 GPUs"):
         node_ids(2, 9)
+
+
+def test_another_machine_stands_in_for_one_that_is_gone_where_ranks_are():
+    assert standing_in(["a", "gone", "lost"], {0, 1}, 8) == ["a", "b", "lost"]
+    assert standing_in(["head", "a"], {0, 1}, 0) == ["head", "a"]
+
+
+def test_ranks_without_a_machine_are_an_error():
+    with pytest.raises(UserError, match=r"is gone, and the Ray cluster has no other with 8 GPUs"):
+        standing_in(["a", "gone", "b"], {0, 1}, 8)

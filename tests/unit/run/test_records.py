@@ -38,7 +38,7 @@ def test_an_iteration_of_the_critic_alone_is_written_and_shown(
     made.iteration(Progress(iteration=1), {"critic_loss": 0.25, "explained_variance": -0.5, "reward": 0.5})
     made.iteration(Progress(iteration=2, steps=1), {"critic_loss": 0.2, "loss": 0.1, "ppo_kl_first_step": 1e-9})
     made.iteration(Progress(iteration=3, steps=2), {"critic_loss": 0.2, "loss": 0.1, "ppo_kl_first_step": 0.5})
-    made.finish("finished", Progress(iteration=3, steps=2), None, 0)
+    made.finish("finished", Progress(iteration=3, steps=2), None, (0, 0))
     assert [row.get("loss") for row in read_metrics(tmp_path)] == [None, 0.1, 0.1]
     summary = Summary.read(tmp_path)
     assert summary is not None
@@ -59,7 +59,7 @@ def test_passes_are_part_of_the_training_time_and_seconds_of_their_own(tmp_path:
     first, second = read_metrics(tmp_path)
     assert 0 <= first["seconds_values"] <= first["seconds_train"]
     assert "seconds_values" not in second
-    made.finish("finished", Progress(iteration=2), None, 0)
+    made.finish("finished", Progress(iteration=2), None, (0, 0))
     assert {(span.name, span.lane) for span in read_timeline(tmp_path)} == {("train", DRIVER), ("values", PASSES)}
 
 
@@ -74,7 +74,7 @@ def test_skipped_steps_and_dropped_groups_are_said_and_counted(
     state = Progress(iteration=1)
     made.update_counters(state)
     assert state.counters["steps_skipped"] == 3.0
-    made.finish("finished", state, None, 0)
+    made.finish("finished", state, None, (0, 0))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["steps_skipped"], summary["groups_dropped"]) == (3, 3)
     assert read_metrics(tmp_path)[0]["groups_dropped_equal"] == 3
@@ -107,7 +107,7 @@ def test_the_loads_of_the_engines_are_written_down_with_their_iteration_and_draw
     made = records(tmp_path)
     made.generation(1, RolloutStats({}, [], loads={"http://a:1": EngineLoad(2.0, 1.0, 0.25)}))
     made.iteration(Progress(iteration=1), {})
-    made.finish("finished", Progress(iteration=1), None, 0)
+    made.finish("finished", Progress(iteration=1), None, (0, 0))
     (row,) = read_engine_loads(tmp_path)
     assert (row["iteration"], row["engines"]) == (1, {"http://a:1": {"running": 2.0, "waiting": 1.0, "usage": 0.25}})
     assert "Cache in use in each engine" in (tmp_path / "report.html").read_text()
@@ -127,7 +127,7 @@ def test_samples_are_shown_while_training_goes_on_and_the_shortest_do_not_come_f
     by_length = [group(index, reward=index / 10) for index in (3, 1, 7, 5)]
     for iteration in range(1, 9):
         made.rollouts(iteration, by_length)
-    made.finish("finished", Progress(iteration=8), None, 0)
+    made.finish("finished", Progress(iteration=8), None, (0, 0))
     samples = read_samples(tmp_path)
     assert [(s.phase, s.iteration, s.index) for s in samples] == [
         ("training", iteration, index) for iteration in (1, 4, 8) for index in (1, 5)
@@ -140,7 +140,7 @@ def test_samples_are_shown_while_training_goes_on_and_the_shortest_do_not_come_f
 def test_samples_of_training_can_be_left_out(tmp_path: Path, off: str) -> None:
     made = records(tmp_path, off)
     made.rollouts(1, [group(1, reward=1.0)])
-    made.finish("finished", Progress(iteration=1), None, 0)
+    made.finish("finished", Progress(iteration=1), None, (0, 0))
     assert read_samples(tmp_path) == []
 
 
@@ -176,7 +176,7 @@ def test_why_a_run_ended_is_printed_and_kept(
 ) -> None:
     config = compose("arithmetic_sft", ["run.iterations=30", "run.stop_loss=0.2"])
     made = Records(config, RunFolder(tmp_path), 0.0)
-    made.finish(status, Progress(iteration=iteration, recent_losses=[0.1, 0.2]), None, 0)
+    made.finish(status, Progress(iteration=iteration, recent_losses=[0.1, 0.2]), None, (0, 0))
     assert json.loads((tmp_path / "summary.json").read_text())["ended"] == ended
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"{status}: {ended}  ")
 

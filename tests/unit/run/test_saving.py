@@ -25,17 +25,22 @@ class Trainer:
     """Ranks that have written when `done`; `full` refuses."""
 
     def __init__(self) -> None:
-        self.done, self.full = False, False
+        self.done, self.full, self.losses = False, False, 0
         self.copied: list[bool] = []
 
-    def call(self, method: str, *args: Any, what: str) -> list[Any]:
-        if method == "begin_save":
-            args[0].mkdir()
-            self.copied.append(args[1])
-            self.done = self.done or not args[1]  # what is not copied is written by now
-        if method == "finish_save" and self.full:
+    def begin_save(self, folder: Path, copy: bool) -> None:
+        folder.mkdir()
+        self.copied.append(copy)
+        self.done = self.done or not copy  # what is not copied is written by now
+
+    def is_saved(self) -> bool:
+        return self.done
+
+    def finish_save(self) -> None:
+        if self.full:
             raise UserError("rank 0: [Errno 28] No space left on device")
-        return [self.done]
+
+    def saved(self, checkpoint: Path) -> None: ...
 
 
 class Records:

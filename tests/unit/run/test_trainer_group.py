@@ -51,8 +51,10 @@ def group() -> TrainerGroup:
     """Two data-parallel places of two ranks each."""
     group = TrainerGroup.__new__(TrainerGroup)
     group._calls = SimpleNamespace(wait=lambda calls, _: calls, host=SimpleNamespace(put=lambda value: value))  # type: ignore[assignment]
-    group._ranks = [Rank(False), Rank(True), Rank(False), Rank(True)]
+    ranks = [Rank(False), Rank(True), Rank(False), Rank(True)]
+    group._actors = SimpleNamespace(handles=ranks)  # type: ignore[assignment]
     group._parts_of = [0, 0, 1, 1]
+    group._lost, group._recoveries, group.losses = None, None, 0
     return group
 
 
@@ -99,7 +101,7 @@ def test_a_rank_writes_what_it_computed_while_it_was_profiled(group: Any, tmp_pa
     actor = TrainerActor.__new__(TrainerActor)  # its own beginning sends what this process prints to a log
     actor._rank = 3
     names = ("begin_profile", "end_profile")
-    group._ranks = [SimpleNamespace(**{name: SimpleNamespace(remote=getattr(actor, name)) for name in names})]
+    group._actors.handles = [SimpleNamespace(**{name: SimpleNamespace(remote=getattr(actor, name)) for name in names})]
     with group.profiled(tmp_path / "profile", 7):
         torch.linalg.svd(torch.eye(4))
     with gzip.open(tmp_path / "profile" / "iteration_000007.rank-3.trace.json.gz") as file:

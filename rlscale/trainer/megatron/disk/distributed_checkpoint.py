@@ -88,6 +88,7 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     # A second read: the optimizer may have to read what the model reads, which Megatron allows only once. It comes last
     # because preparing to load an optimizer on the host (`optim.on_host`) makes a step with random gradients.
     _put_weights(model, read_state(folder, _weights(model), instead))
+    optimizer.schedule.num_steps = 0  # Megatron adds the steps of a checkpoint to those that were made
     optimizer.schedule.load_state_dict(loaded["schedule"])
     if same_layout:
         _set_random_state(loaded["random"][0])

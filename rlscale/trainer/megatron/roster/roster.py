@@ -179,8 +179,11 @@ class Roster:
         writing, self._writing = self._writing, Writing()
         writing.close()
 
-    def load(self, folder: str | Path) -> None:
-        """Continue from what `save` wrote. UserError if it does not fit, or has a critic where this run has none."""
+    def load(self, folder: str | Path, *, resumed: bool = True) -> None:
+        """Continue from what `save` wrote. UserError if it does not fit, or has a critic where this run has none.
+
+        `resumed`: whether a run is continued by it.
+        """
         saved = holds_checkpoint(_place(folder, "critic"))
         if holds_checkpoint(folder) and saved != self.has_critic:
             has, needs = ("a critic", "has none") if saved else ("no critic", "has one")
@@ -191,7 +194,8 @@ class Roster:
         for name in self._trained:
             model = self.trained(name)
             load_checkpoint(_place(folder, name), model.model, model.optimizer)
-            model.resumed()
+            if resumed:
+                model.resumed()
 
     def _load_versions(self, folder: str | Path) -> None:
         """Keep the versions that the folder has, as far as this run keeps any; the policy has other weights then."""
