@@ -23,6 +23,10 @@ from rlscale.platform.elementwise import rms_norm, rotate, swiglu
 from rlscale.platform.rotary_frequencies import frequencies
 
 
+_KEYS = 2048
+"""Most keys of one call of attention: keys and values in float32, gathered from the cache, then stay in the core's."""
+
+
 def adapt(model_folder: str) -> None:
     """Change SGLang in this process, which is to serve the model of a folder; its modules are imported by now or later.
 
@@ -31,6 +35,7 @@ def adapt(model_folder: str) -> None:
     config = complete(read_json(Path(model_folder) / CONFIG))
     positions = Rotary.of(config)
     sglang_attention.attend = _attention(config, positions)
+    sglang_attention.keys_together, sglang_attention.PADDED_KEYS = batch_invariant.KEYS, _KEYS
     rotary_positions(importlib.import_module("sglang.srt.layers.rotary_embedding.base"), config, positions)
     torch.nn.functional.linear = batch_invariant.linear  # type: ignore[assignment]  # of every module of this process
     for name, change in ADAPTATIONS.items():
