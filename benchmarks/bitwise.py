@@ -43,9 +43,12 @@ MIXTURE = {"moe_intermediate_size": 32, "num_experts_per_tok": 4}
 CHANGES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**MIXTURE, "num_experts": 8},
     "glm4_moe": {**MIXTURE, "n_routed_experts": 32},
+    "deepseek_v3": {**MIXTURE, "n_routed_experts": 32, "n_group": 4, "topk_group": 2},
+    "glm4_moe_lite": {**MIXTURE, "n_routed_experts": 32},
+    "glm_moe_dsa": {**MIXTURE, "n_routed_experts": 32},
 }
 """What makes tiny mixtures like published ones: sizes that are multiples of 32, more than two experts a token."""
-FAMILIES = ("qwen2", "qwen3", "llama", "glm4", "qwen3_moe", "glm4_moe")
+FAMILIES = ("qwen2", "qwen3", "llama", "glm4", "qwen3_moe", "glm4_moe", "deepseek_v3", "glm4_moe_lite", "glm_moe_dsa")
 COST = {
     "model_type": "qwen3",
     "hidden_size": 512,

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import CONFIG, complete, read_json
+from rlscale.families.latent_attention import scale_of_scores
 from rlscale.families.rotary import Rotary
-from rlscale.platform import batch_invariant, sglang_attention
+from rlscale.platform import batch_invariant, sglang_attention, sglang_bitwise_latent
 from rlscale.platform.elementwise import rms_norm, rotate, swiglu
 from rlscale.platform.rotary_frequencies import frequencies
 
@@ -30,19 +31,24 @@ _KEYS = 2048
 def adapt(model_folder: str) -> None:
     """Change SGLang in this process, which is to serve the model of a folder; its modules are imported by now or later.
 
-    A model with ordinary attention: neither latent nor linear.
+    A model without gated delta nets.
     """
     config = complete(read_json(Path(model_folder) / CONFIG))
-    positions = Rotary.of(config)
+    family, positions = FAMILIES[config["model_type"]], Rotary.of(config)
     sglang_attention.attend = _attention(config, positions)
     sglang_attention.keys_together, sglang_attention.PADDED_KEYS = batch_invariant.KEYS, _KEYS
-    rotary_positions(importlib.import_module("sglang.srt.layers.rotary_embedding.base"), config, positions)
+    for module, kind in ROTARY.items():
+        rotary_positions(getattr(importlib.import_module(module), kind), config, positions)
+    if family.latent:
+        sglang_bitwise_latent.adapt()
     torch.nn.functional.linear = batch_invariant.linear  # type: ignore[assignment]  # of every module of this process
     for name, change in ADAPTATIONS.items():
         change(importlib.import_module(name))
-    served = FAMILIES[config["model_type"]].sglang_module
-    if served in OF_MODELS:
-        OF_MODELS[served](importlib.import_module(f"sglang.srt.models.{served}"))
+    if family.sglang_module in OF_MODELS:
+        block = getattr(
+            importlib.import_module(f"sglang.srt.models.{family.sglang_module}"), OF_MODELS[family.sglang_module]
+        )
+        scaled_choice(block)
 
 
 def linears_and_experts(module: Any) -> None:
@@ -108,9 +114,8 @@ def choice_weights(logits: Tensor, chosen: Tensor, choice: Any) -> tuple[Tensor,
     return weights, chosen
 
 
-def scaled_choice(module: Any) -> None:
-    """sglang.srt.models.glm4_moe: the factor of all experts is part of each one's weight, not of their sum."""
-    layer = module.Glm4MoeSparseMoeBlock
+def scaled_choice(layer: Any) -> None:
+    """A layer of experts (see `OF_MODELS`): their factor is part of each one's weight, not of their sum."""
     original = layer.__init__
 
     def init(self: Any, *given: Any, **options: Any) -> None:
@@ -144,16 +149,20 @@ def activations(module: Any) -> None:
 
 def _attention(config: Mapping[str, Any], positions: Rotary) -> Callable[..., Tensor]:
     """Attention by blocks, with the factor of its scores that the trainer's model has, whatever SGLang's has."""
-    scale = float(positions.magnitude**2 / config["head_dim"] ** 0.5) if positions.magnitude != 1 else None
+    if FAMILIES[config["model_type"]].latent:
+        scale = scale_of_scores(config)
+    else:
+        size = config["head_dim"]
+        scale = size**-0.5 if positions.magnitude == 1 else float(positions.magnitude**2 / size**0.5)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, last: Tensor, given: float) -> Tensor:
-        return batch_invariant.attention(query, key, value, last, query.shape[-1] ** -0.5 if scale is None else scale)
+        return batch_invariant.attention(query, key, value, last, scale)
 
     return attend
 
 
-def rotary_positions(module: Any, config: Mapping[str, Any], positions: Rotary) -> None:
-    """sglang.srt.layers.rotary_embedding.base: the trainer's rotary positions, from the trainer's angles.
+def rotary_positions(kind: Any, config: Mapping[str, Any], positions: Rotary) -> None:
+    """A class of `ROTARY`: the trainer's rotary positions, from the trainer's angles.
 
     SGLang's kinds differ from them by rounding, and YaRN's factor of queries and keys is in that of the scores.
     """
@@ -169,7 +178,7 @@ def rotary_positions(module: Any, config: Mapping[str, Any], positions: Rotary) 
 
         return rotated(query), rotated(key)
 
-    module.RotaryEmbedding.forward_native = module.RotaryEmbedding.forward_cpu = forward
+    kind.forward_native = kind.forward_cpu = forward
 
 
 def head(module: Any) -> None:
@@ -206,5 +215,15 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
 }
 """Module -> what is changed in it."""
 
-OF_MODELS = {"glm4_moe": scaled_choice}
-"""Module under sglang.srt.models -> what is changed in it where it serves the model."""
+ROTARY = {
+    "sglang.srt.layers.rotary_embedding.base": "RotaryEmbedding",
+    "sglang.srt.layers.rotary_embedding.rope_variant": "DeepseekScalingRotaryEmbedding",
+}
+"""Module -> its class of rotary positions that has a forward pass of its own."""
+
+OF_MODELS = {
+    "deepseek_v2": "DeepseekV2MoE",
+    "glm4_moe": "Glm4MoeSparseMoeBlock",
+    "glm4_moe_lite": "Glm4MoeLiteSparseMoeBlock",
+}
+"""Module under sglang.srt.models -> its layer of experts, whose sum has a factor."""

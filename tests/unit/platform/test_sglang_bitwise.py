@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.platform import sglang_bitwise
+from rlscale.platform import sglang_bitwise, sglang_bitwise_latent
 
 LAYER = ["self", "x"]
 NORM = [*LAYER, "residual"]
