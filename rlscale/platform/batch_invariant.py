@@ -47,6 +47,9 @@ ROWS = 16
 WORDS = 4096
 """Words of a block of the vocabulary."""
 
+NOTHING = -1e30
+"""The logit of a word that is left out, and the largest of no words: finite, so that it can be subtracted."""
+
 SCORES = 1 << 18
 """Scores of attention at a time (1 MiB, which stays in a core's cache), where several sequences have more."""
 
@@ -169,7 +172,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: fl
 
 def _attended(query: Tensor, keys: Tensor, values: Tensor, last: Tensor) -> Tensor:
     """Of some queries [n, key heads, shared, q, d], scaled: [n, key heads, shared, q, e]."""
-    n, key_heads, shared, queries, _ = query.shape
+    shared, queries = query.shape[2:4]
     rows = query.flatten(2, 3)
     rows = F.pad(rows, (0, 0, 0, -rows.shape[2] % ROWS))
     scores = torch.matmul(rows, keys.transpose(-1, -2))  # [n, key heads, rows, keys]
@@ -245,7 +248,7 @@ def add_block(total: Tensor, probabilities: Tensor, change: Tensor) -> None:
 
 def logprobs(logits: Tensor, chosen: Tensor) -> Tensor:
     """Log-probs of words: logits float32 [n, vocabulary] (already divided by the temperature), int64 [n] -> [n]."""
-    largest, total = logits.new_full((len(logits),), -1e30), logits.new_zeros(len(logits))
+    largest, total = logits.new_full((len(logits),), NOTHING), logits.new_zeros(len(logits))
     for words in logits.split(WORDS, 1):
         block = words.clone()
         change = shift(largest, block)

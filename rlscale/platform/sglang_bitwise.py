@@ -23,7 +23,6 @@ from rlscale.platform import batch_invariant, sglang_attention, sglang_bitwise_l
 from rlscale.platform.elementwise import rms_norm, rotate, swiglu
 from rlscale.platform.rotary_frequencies import frequencies
 
-
 _KEYS = 2048
 """Most keys of one call of attention: keys and values in float32, gathered from the cache, then stay in the core's."""
 
@@ -44,11 +43,9 @@ def adapt(model_folder: str) -> None:
     torch.nn.functional.linear = batch_invariant.linear  # type: ignore[assignment]  # of every module of this process
     for name, change in ADAPTATIONS.items():
         change(importlib.import_module(name))
-    if family.sglang_module in OF_MODELS:
-        block = getattr(
-            importlib.import_module(f"sglang.srt.models.{family.sglang_module}"), OF_MODELS[family.sglang_module]
-        )
-        scaled_choice(block)
+    if family.model_type in SCALED_CHOICES:
+        module, layer = SCALED_CHOICES[family.model_type]
+        scaled_choice(getattr(importlib.import_module(module), layer))
 
 
 def linears_and_experts(module: Any) -> None:
@@ -115,7 +112,7 @@ def choice_weights(logits: Tensor, chosen: Tensor, choice: Any) -> tuple[Tensor,
 
 
 def scaled_choice(layer: Any) -> None:
-    """A layer of experts (see `OF_MODELS`): their factor is part of each one's weight, not of their sum."""
+    """A layer of experts (see `SCALED_CHOICES`): their factor is part of each one's weight, not of their sum."""
     original = layer.__init__
 
     def init(self: Any, *given: Any, **options: Any) -> None:
@@ -191,7 +188,9 @@ def head(module: Any) -> None:
 
 
 def sampler(module: Any) -> None:
-    """sglang.srt.layers.sampler: log-probs of sampled tokens as the trainer computes them."""
+    """sglang.srt.layers.sampler: log-probs of sampled tokens as the trainer computes them, also among the words that
+    one was drawn from (top-p, top-k), where those are named.
+    """
     original = module.Sampler.forward
 
     def forward(self: Any, output: Any, info: Any, return_logprob: bool, *rest: Any, **options: Any) -> Tensor:
@@ -200,9 +199,24 @@ def sampler(module: Any) -> None:
         if logits is not None:
             scaled = logits if info.is_all_greedy else logits.div_(info.temperatures)
             output.next_token_logprobs = batch_invariant.logprobs(scaled, tokens.long())
+            _among_named(output, scaled, tokens.long())
         return tokens
 
     module.Sampler.forward = forward
+
+
+def _among_named(output: Any, logits: Tensor, tokens: Tensor) -> None:
+    """Log-probs of the rows whose words are named; the logits of the others are replaced."""
+    named = output.next_token_sampling_mask_idx or []
+    rows = [row for row, words in enumerate(named) if words is not None]
+    if not rows:
+        return
+    left_out = torch.ones(len(rows), logits.shape[1], dtype=torch.bool)
+    for place, row in enumerate(rows):
+        left_out[place, named[row]] = False
+    own = batch_invariant.logprobs(logits[rows].masked_fill_(left_out, batch_invariant.NOTHING), tokens[rows])
+    for row, logprob in zip(rows, own.tolist(), strict=True):
+        output.next_token_sampling_logprobs[row] = logprob
 
 
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {
@@ -221,9 +235,11 @@ ROTARY = {
 }
 """Module -> its class of rotary positions that has a forward pass of its own."""
 
-OF_MODELS = {
-    "deepseek_v2": "DeepseekV2MoE",
-    "glm4_moe": "Glm4MoeSparseMoeBlock",
-    "glm4_moe_lite": "Glm4MoeLiteSparseMoeBlock",
+_LATENT = ("sglang.srt.models.deepseek_v2", "DeepseekV2MoE")
+SCALED_CHOICES = {
+    "deepseek_v3": _LATENT,
+    "glm_moe_dsa": _LATENT,
+    "glm4_moe": ("sglang.srt.models.glm4_moe", "Glm4MoeSparseMoeBlock"),
+    "glm4_moe_lite": ("sglang.srt.models.glm4_moe_lite", "Glm4MoeLiteSparseMoeBlock"),
 }
-"""Module under sglang.srt.models -> its layer of experts, whose sum has a factor."""
+"""Family -> module and name of its layer of experts, whose sum has a factor."""
