@@ -35,8 +35,11 @@ _LINE = 64
 KEYS = 64
 """To multiples of this keys and values are filled up. Those behind a query's own add zeros, at the end."""
 
-SPAN = 512
-"""Keys whose values a product sums; the sums of further ones are added one after the other."""
+SPAN = 256
+"""Keys whose values a product sums, a whole number of `KEYS`; the sums of further ones are added one after the other.
+
+A library sums some hundreds by themselves, and cuts more into parts that depend on how many there are.
+"""
 
 QUERIES = 64
 """Queries of a sequence that attend at a time."""
@@ -108,11 +111,12 @@ def rows_are_independent(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
 
 def attention_is_independent(heads: int, key_heads: int, size: int, dtype: torch.dtype) -> bool:
     """The same of attention with so many heads of that size: of whole sequences, and of some of their tokens alone."""
-    tokens = KEYS + KEYS // 2
+    tokens = SPAN + KEYS // 2
     query, key, value = (_numbers(2, n, tokens, size, dtype=dtype) for n in (heads, key_heads, key_heads))
     last = torch.arange(tokens).expand(2, -1)
     whole = attention(query, key, value, last, size**-0.5)
-    for first, end in ((0, 9), (KEYS - 1, KEYS), (KEYS + 9, KEYS + 10), (7, tokens)):
+    ends = range(KEYS, tokens, KEYS)  # each number of keys that a product may have
+    for first, end in ((0, 9), (KEYS + 9, KEYS + 10), (7, tokens), *((end - 1, end) for end in ends)):
         own, seen = (slice(1, 2), slice(None), slice(first, end)), (slice(1, 2), slice(None), slice(end))
         alone = attention(query[own], key[seen], value[seen], last[1:2, first:end], size**-0.5)
         if not torch.equal(alone, whole[own]):

@@ -115,8 +115,8 @@ def test_sizes_that_are_computed_in_pieces_are_refused(family: str, changes: dic
             "trainer.megatron.moe_permute_fusion=true: changes how the trainer",
         ),
         (
-                "rollout.engine._target_=mine.Launcher",
-                "rollout.engine._target_=mine.Launcher: only engines that rlscale starts compute as the trainer",
+            "rollout.engine._target_=mine.Launcher",
+            "rollout.engine._target_=mine.Launcher: only engines that rlscale starts compute as the trainer",
         ),
         ("trainer._target_=mine.Trainer", "trainer._target_=mine.Trainer: nobody knows how it computes; use rlscale"),
     ],
