@@ -55,7 +55,7 @@ def test_a_run_repeats_in_tokens_log_probs_and_weights_under_any_load(ready: lis
 
 
 def latent_model(folder: Path) -> tuple[str, ...]:
-    """What makes a run train a tiny model with latent attention, heads of odd sizes, and experts beside a shared one."""
+    """What makes a run train a tiny model with latent attention, of odd sizes, and experts beside a shared one."""
     config = json.loads((FAMILIES / "glm4_moe_lite.json").read_text())
     given = {key: value for key, value in config.items() if key not in ("architectures", "vocab_size")}
     wide = {**given, "n_routed_experts": 32, "moe_intermediate_size": 32, "initializer_range": 0.2}
