@@ -35,7 +35,7 @@ from rlscale.platform.device import Platform
 from rlscale.platform.ports import free_port
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.model_folders import ModelFolders
-from rlscale.serve.http import call
+from rlscale.serve.http import CallError, call
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
 
@@ -151,7 +151,7 @@ def answered(case: Case, folder: str, place: Path, bitwise: bool) -> dict[float,
         url = supervisor.start_engine(spec)
         ask(case, url, everyone[:2], 1.0)  # what a first request starts is not the engine's cost
         for temperature in case.temperatures:
-            call(url, "/flush_cache", "key", {}, timeout=30)
+            flush(url)
             before = computed()
             first = ask(case, url, everyone, temperature)
             seconds = computed() - before
@@ -161,6 +161,17 @@ def answered(case: Case, folder: str, place: Path, bitwise: bool) -> dict[float,
         return found
     finally:
         supervisor.stop()
+
+
+def flush(url: str) -> None:
+    """Empty the prefix cache, once the engine has put the requests before away."""
+    for _ in range(50):
+        try:
+            call(url, "/flush_cache", "key", {}, timeout=30)
+            return
+        except CallError:
+            time.sleep(0.2)
+    raise SystemExit("the engine does not empty its cache")
 
 
 def ask(case: Case, url: str, chosen: list[int], temperature: float) -> Answers:

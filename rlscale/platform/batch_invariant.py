@@ -3,7 +3,7 @@
 A matrix product sums each entry in an order that the library chooses by the number of rows, and attention in one that
 depends on the longest sequence beside it. So the same token has other bits in an engine, which computes it among the
 requests that happen to run, and in the trainer, which computes it among the rows of a micro-batch. Here every order is
-fixed: a product is made of tiles of `TILE` rows, attention sums over blocks of `KEYS` keys counted from a sequence's
+fixed: a product is made of tiles of `TILE` rows, attention sums over spans of `SPAN` keys counted from a sequence's
 first, and log-probs over blocks of `WORDS` words. Trainer and engine compute by these in a run with `run.bitwise`, on
 the CPU with one thread, and their log-probs are equal bit for bit.
 
@@ -12,19 +12,20 @@ Norm, rotary positions and gated activation (`elementwise`) sum within a token o
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TILES = {torch.float32: (1024, 256, 64, 16), torch.bfloat16: (64,)}
-"""Rows of a matrix product by its type: as many large ones as there are, the rest filled up to the next small one.
+TILE = 64
+"""Rows of a matrix product, where there are not enough of them filled up."""
 
-In float32 they all sum alike, in 16 bits a library takes another order for some: a machine is asked at the start.
-"""
+LARGER, SMALLER = (1024, 512, 256), 16
+"""Rows of products that take less time, used for weights of which they give a row the bits that it has among 64."""
 
 OUTPUTS = 16
 """Columns of a product at the least: fewer are filled up, because libraries take other kernels for them."""
@@ -65,7 +66,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     rows, outputs = len(x), len(weight)
     weight = F.pad(weight, (0, 0, 0, OUTPUTS - outputs)) if outputs < OUTPUTS else _aligned(weight)
     x, turned, result = _aligned(x), weight.t(), x.new_empty(rows, len(weight))
-    for start, end, size in _tiles(rows, TILES.get(x.dtype, TILES[torch.bfloat16])):
+    for start, end, size in _tiles(rows, lambda size: tile_agrees(size, *weight.shape, x.dtype)):
         if end - start == size:
             torch.mm(x[start:end], turned, out=result[start:end])
         else:
@@ -73,16 +74,30 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return result[:, :outputs]
 
 
-def _tiles(rows: int, sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+def _tiles(rows: int, agrees: Callable[[int], bool]) -> Iterator[tuple[int, int, int]]:
     """Start and end of each tile, and its size, which the last may not fill."""
     start = 0
     while start < rows:
         left = rows - start
-        size = next((size for size in sizes if size <= left), sizes[-1])
-        if left < sizes[-2:][0]:  # one product, rather than several of the smallest size
-            size = min(size for size in sizes if size >= left)
+        size = next((size for size in LARGER if size <= left and agrees(size)), TILE)
+        if left <= SMALLER and agrees(SMALLER):
+            size = SMALLER
         yield start, min(start + size, rows), size
         start += size
+
+
+@functools.cache
+def tile_agrees(size: int, outputs: int, inputs: int, dtype: torch.dtype) -> bool:
+    """Whether a tile of that size gives each of its rows the bits that it has in one of `TILE`, on this machine.
+
+    The libraries behind it promise nothing: in 16 bits some sizes are summed in another order, by the weight's shape.
+    """
+    if outputs < OUTPUTS:
+        return False
+    numbers = _numbers(max(outputs, size), inputs, dtype=dtype)
+    x, turned = numbers[:size], numbers[:outputs].t()
+    filled = F.pad(x, (0, 0, 0, -size % TILE))
+    return torch.equal(torch.mm(x, turned), torch.cat([torch.mm(some, turned) for some in filled.split(TILE)])[:size])
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -94,19 +109,11 @@ def _aligned(x: Tensor) -> Tensor:
 
 
 def rows_are_independent(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
-    """Whether a product with a weight of that shape gives rows the same bits in another order and in any tile.
-
-    The libraries behind it promise nothing: this asks them, on this machine.
-    """
-    sizes = TILES.get(dtype, TILES[torch.bfloat16])
-    numbers = _numbers(max(outputs, sizes[0]), inputs, dtype=dtype)
-    weight, alone = numbers[:outputs], product(numbers[7:8], numbers[:outputs])
-    for size in sizes:
-        whole = product(numbers[:size], weight)
-        turned = product(numbers[:size].flip(0), weight).flip(0)
-        if not (torch.equal(whole[7:8], alone) and torch.equal(whole, turned)):
-            return False
-    return True
+    """Whether a product with a weight of that shape gives rows the same bits in another order, and one by itself."""
+    numbers = _numbers(max(outputs, 3 * TILE // 2), inputs, dtype=dtype)
+    x, weight = numbers[: 3 * TILE // 2], numbers[:outputs]
+    whole = product(x, weight)
+    return torch.equal(product(x.flip(0), weight).flip(0), whole) and torch.equal(product(x[7:8], weight), whole[7:8])
 
 
 def attention_is_independent(heads: int, key_heads: int, size: int, dtype: torch.dtype) -> bool:

@@ -1,5 +1,7 @@
 """Operations with the same bits in every batch, held to float64 and to torch's gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,14 +30,29 @@ def test_a_row_of_a_product_has_the_same_bits_in_every_batch(dtype: torch.dtype,
     assert torch.equal(invariant.linear(x[shuffled], weight), whole[shuffled])
 
 
-@pytest.mark.parametrize("rows", [1, 15, 16, 17, 63, 64, 65, 81, 1023, 1024, 1300, 2500])
-def test_tiles_follow_one_another_and_have_known_sizes(rows: int) -> None:
-    for sizes in invariant.TILES.values():
-        tiles = list(invariant._tiles(rows, sizes))
-        assert [start for start, _, _ in tiles] == [0, *(end for _, end, _ in tiles[:-1])]
-        assert tiles[-1][1] == rows
-        assert {size for _, _, size in tiles} <= {*sizes}
-        assert all(end - start == size for start, end, size in tiles[:-1])
+@pytest.mark.parametrize("able", [(), (16, 256), (16, 256, 512, 1024)])
+@pytest.mark.parametrize("rows", [1, 16, 17, 64, 65, 80, 81, 1023, 1024, 1300, 2500])
+def test_tiles_follow_one_another_and_have_sizes_that_give_the_same_bits(rows: int, able: tuple[int, ...]) -> None:
+    tiles = list(invariant._tiles(rows, able.__contains__))
+    assert [start for start, _, _ in tiles] == [0, *(end for _, end, _ in tiles[:-1])]
+    assert tiles[-1][1] == rows
+    assert {size for _, _, size in tiles} <= {64, *able}
+    assert all(end - start == size for start, end, size in tiles[:-1])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_tile_that_sums_otherwise_is_not_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    invariant.tile_agrees.cache_clear()
+    assert invariant.tile_agrees(256, 64, 32, dtype)
+
+    def mm(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+        return own(x, weight, **options) if len(x) <= 64 else own(x.flip(1), weight.flip(0)) + 2**-4
+
+    own = torch.mm
+    invariant.tile_agrees.cache_clear()
+    monkeypatch.setattr(torch, "mm", mm)
+    assert not invariant.tile_agrees(256, 64, 32, dtype)
+    invariant.tile_agrees.cache_clear()
 
 
 def test_a_product_is_that_of_float64() -> None:
