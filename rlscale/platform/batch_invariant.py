@@ -54,8 +54,8 @@ WORDS = 4096
 NOTHING = -1e30
 """The logit of a word that is left out, and the largest of no words: finite, so that it can be subtracted."""
 
-SCORES = 1 << 18
-"""Scores of attention at a time (1 MiB, which stays in a core's cache), where several sequences have more."""
+SCORES = 1 << 20
+"""Scores of attention at a time (4 MiB), where several sequences have more: caches hold them."""
 
 _TOGETHER = 32
 """Numbers that torch takes the sigmoid of at a time."""
