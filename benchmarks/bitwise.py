@@ -1,9 +1,10 @@
 """Trainer against engine, bit for bit: how many log-probs are equal, as it is and with `run.bitwise`, and at what cost.
 
-`python benchmarks/bitwise.py [family ...]`, a minute for each family and type on two cores. A tiny random model answers
-16 requests together, again (from its prefix cache), and three of them alone; the trainer computes the log-probs of the
-answers in micro-batches of 256 tokens and of 4,096. `cost` in the place of a family is a model of 19M parameters with
-64 requests: CPU seconds of the engine's processes while they answer, and of the trainer's forward passes.
+`python benchmarks/bitwise.py [family[:type] ...]`, a minute for each family and type on two cores. A tiny random model
+answers 16 requests together, again (from its prefix cache), and three of them alone; the trainer computes the log-probs
+of the answers in micro-batches of 256 tokens and of 4,096. `cost` in the place of a family is a model of 19M parameters
+with 64 requests at one temperature: CPU seconds of the engine's processes while they answer, and of the trainer's
+forward pass over the answers in micro-batches of 4,096.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from rlscale.platform.device import Platform
 from rlscale.platform.ports import free_port
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.model_folders import ModelFolders
-from rlscale.serve.http import call
+from rlscale.serve.http import CallError, call
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
 
@@ -43,9 +44,12 @@ MIXTURE = {"moe_intermediate_size": 32, "num_experts_per_tok": 4}
 CHANGES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**MIXTURE, "num_experts": 8},
     "glm4_moe": {**MIXTURE, "n_routed_experts": 32},
+    "deepseek_v3": {**MIXTURE, "n_routed_experts": 32, "n_group": 4, "topk_group": 2},
+    "glm4_moe_lite": {**MIXTURE, "n_routed_experts": 32},
+    "glm_moe_dsa": {**MIXTURE, "n_routed_experts": 32},
 }
 """What makes tiny mixtures like published ones: sizes that are multiples of 32, more than two experts a token."""
-FAMILIES = ("qwen2", "qwen3", "llama", "glm4", "qwen3_moe", "glm4_moe")
+FAMILIES = ("qwen2", "qwen3", "llama", "glm4", "qwen3_moe", "glm4_moe", "deepseek_v3", "glm4_moe_lite", "glm_moe_dsa")
 COST = {
     "model_type": "qwen3",
     "hidden_size": 512,
@@ -70,6 +74,9 @@ class Case:
     requests: int
     longest: int
     tokens: int
+    temperatures: tuple[float, ...]
+    alone: tuple[int, ...]
+    """Requests that are asked by themselves, too."""
 
     def prompts(self) -> list[list[int]]:
         """Of any length up to the longest."""
@@ -91,25 +98,31 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in describe_machine().items()), "load", load_average())
     print("| model | type | computed | rollouts repeat | equal log-probs | largest difference | engine | forward |")
     print("|---" * 8 + "|")
-    for family in sys.argv[1:] or (*FAMILIES, "cost"):
-        cost = family == "cost"
-        config = COST if cost else json.loads((FIXTURES / f"{family}.json").read_text(encoding="utf-8"))
-        for dtype in (DType.float32, DType.bfloat16):
-            sizes = (64, 200, 100) if cost else (16, 120, 60)
+    for asked in sys.argv[1:] or (*FAMILIES, "cost"):
+        family, _, dtype = asked.partition(":")
+        for one in [DType[dtype]] if dtype else (DType.float32, DType.bfloat16):
             for bitwise in (False, True):
-                measure(family, Case({**config, **CHANGES.get(family, {})}, dtype, *sizes), bitwise=bitwise)
+                measure(family, case_of(family, one), bitwise=bitwise)
+
+
+def case_of(family: str, dtype: DType) -> Case:
+    """What is asked of a family's tiny model, or of that for costs."""
+    if family == "cost":
+        return Case(COST, dtype, 64, 200, 100, (1.0,), (3,))
+    config = json.loads((FIXTURES / f"{family}.json").read_text(encoding="utf-8"))
+    return Case({**config, **CHANGES.get(family, {})}, dtype, 16, 120, 60, (1.0, 0.7), (0, 3, 7))
 
 
 def measure(name: str, case: Case, *, bitwise: bool) -> None:
     """A line of the table."""
     with tempfile.TemporaryDirectory(prefix="bitwise-") as place:
         folder = model_folder(name, case, Path(place))
-        found = {temperature: answered(case, folder, Path(place), temperature, bitwise) for temperature in (1.0, 0.7)}
+        found = answered(case, folder, Path(place), bitwise)
         context = multiprocessing.get_context("spawn")  # a trainer has its process to itself
         with context.Pool(1, maxtasksperchild=1) as pool:
             compared = [
-                pool.apply(differences, (case, folder, found[temperature].answers, temperature, bitwise))
-                for temperature in found
+                pool.apply(differences, (case, folder, one.answers, temperature, bitwise))
+                for temperature, one in found.items()
             ]
     different = np.concatenate([each for each, _ in compared])
     print(
@@ -128,24 +141,37 @@ def model_folder(name: str, case: Case, folder: Path) -> str:
     return str(ensure_model_folder(ModelConfig(name=name, create=create, dtype=case.dtype), folder / "model"))
 
 
-def answered(case: Case, folder: str, place: Path, temperature: float, bitwise: bool) -> Found:
-    """What an engine of the model answers, together, again and alone."""
+def answered(case: Case, folder: str, place: Path, bitwise: bool) -> dict[float, Found]:
+    """What an engine of the model answers at each temperature, together, again and alone."""
     supervisor = Supervisor(place / "logs", place / "scratch", "key")
     options = {"max_total_tokens": 32_768, "max_running_requests": 64}
+    everyone, found = list(range(case.requests)), {}
     try:
         spec = ServerSpec("engine", folder, Device.cpu, case.dtype.value, options=options, bitwise=bitwise)
         url = supervisor.start_engine(spec)
-        everyone = list(range(case.requests))
-        ask(case, url, everyone[:2], temperature)  # what a first request starts is not the engine's cost
-        call(url, "/flush_cache", "key", {}, timeout=30)
-        before = computed()
-        first = ask(case, url, everyone, temperature)
-        seconds = computed() - before
-        others = [ask(case, url, everyone, temperature), *(ask(case, url, [one], temperature) for one in (0, 3, 7))]
-        repeated = all(first[one] == answer for other in others for one, answer in other.items())
-        return Found(first, repeated, seconds)
+        ask(case, url, everyone[:2], 1.0)  # what a first request starts is not the engine's cost
+        for temperature in case.temperatures:
+            flush(url)
+            before = computed()
+            first = ask(case, url, everyone, temperature)
+            seconds = computed() - before
+            others = [ask(case, url, chosen, temperature) for chosen in [everyone, *([one] for one in case.alone)]]
+            repeated = all(first[one] == answer for other in others for one, answer in other.items())
+            found[temperature] = Found(first, repeated, seconds)
+        return found
     finally:
         supervisor.stop()
+
+
+def flush(url: str) -> None:
+    """Empty the prefix cache, once the engine has put the requests before away."""
+    for _ in range(50):
+        try:
+            call(url, "/flush_cache", "key", {}, timeout=30)
+            return
+        except CallError:
+            time.sleep(0.2)
+    raise SystemExit("the engine does not empty its cache")
 
 
 def ask(case: Case, url: str, chosen: list[int], temperature: float) -> Answers:
@@ -156,7 +182,7 @@ def ask(case: Case, url: str, chosen: list[int], temperature: float) -> Answers:
         for one in chosen
     ]
     body = {"input_ids": [prompts[one] for one in chosen], "sampling_params": params, "return_logprob": True}
-    told = [one["meta_info"]["output_token_logprobs"] for one in call(url, "/generate", "key", body, timeout=300)]
+    told = [one["meta_info"]["output_token_logprobs"] for one in call(url, "/generate", "key", body, timeout=500)]
     return {
         one: ([token for _, token, _ in line], [logprob for logprob, _, _ in line])
         for one, line in zip(chosen, told, strict=True)

@@ -14,8 +14,6 @@ _TOGETHER = 32
 
 def why_not_bitwise(family: Family, config: Mapping[str, Any]) -> str | None:
     """Why trainer and engine cannot compute a model of this completed config alike; None where they can."""
-    if family.latent:
-        return "an engine attends to compressed keys and the trainer to whole ones, which round differently"
     if family.delta_net:
         return "a gated delta net is summed in chunks by the trainer and token by token by an engine"
     options = family.transformer_options(config)

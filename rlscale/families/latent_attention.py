@@ -7,6 +7,7 @@ part with rotary positions that all heads share.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -68,6 +69,14 @@ def latent_attention(config: Mapping[str, Any]) -> dict[str, Any]:
         "rotary_scaling_factor": float(scaling.get("factor", 1.0)),
         "mscale_all_dim": float(scaling.get("mscale_all_dim", 0.0)),
     }
+
+
+def scale_of_scores(config: Mapping[str, Any]) -> float:
+    """What Megatron multiplies the scores of a completed config's attention with, in every bit."""
+    options = latent_attention(config)
+    factor, weight = options["rotary_scaling_factor"], options["mscale_all_dim"]
+    magnitude = 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+    return float(magnitude * magnitude / math.sqrt(options["kv_channels"]))
 
 
 def whole_latent_attention(config: Mapping[str, Any]) -> Iterator[str]:

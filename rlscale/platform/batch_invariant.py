@@ -3,7 +3,7 @@
 A matrix product sums each entry in an order that the library chooses by the number of rows, and attention in one that
 depends on the longest sequence beside it. So the same token has other bits in an engine, which computes it among the
 requests that happen to run, and in the trainer, which computes it among the rows of a micro-batch. Here every order is
-fixed: a product is made of tiles of `TILE` rows, attention sums over blocks of `KEYS` keys counted from a sequence's
+fixed: a product is made of tiles of `TILE` rows, attention sums over spans of `SPAN` keys counted from a sequence's
 first, and log-probs over blocks of `WORDS` words. Trainer and engine compute by these in a run with `run.bitwise`, on
 the CPU with one thread, and their log-probs are equal bit for bit.
 
@@ -12,7 +12,9 @@ Norm, rotary positions and gated activation (`elementwise`) sum within a token o
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,43 +22,82 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TILE = 64
-"""Rows of each matrix product: fewer are filled up, which costs a small batch time, more are several products."""
+"""Rows of a matrix product, where there are not enough of them filled up."""
+
+LARGER, SMALLER = (1024, 512, 256), 16
+"""Rows of products that take less time, used for weights of which they give a row the bits that it has among 64."""
 
 OUTPUTS = 16
-"""Columns of a product at the least, for the same reason."""
+"""Columns of a product at the least: fewer are filled up, because libraries take other kernels for them."""
 
 _LINE = 64
 """Bytes of a cache line."""
 
 KEYS = 64
-"""Keys of a block of attention."""
+"""To multiples of this keys and values are filled up. Those behind a query's own add zeros, at the end."""
 
-QUERIES = 16
-"""To multiples of this the queries of a block of attention are filled up: for a few, libraries take other kernels."""
+SPAN = 256
+"""Keys whose values a product sums, a whole number of `KEYS`; the sums of further ones are added one after the other.
+
+A library sums some hundreds by themselves, and cuts more into parts that depend on how many there are.
+"""
+
+QUERIES = 64
+"""Queries of a sequence that attend at a time."""
+
+ROWS = 16
+"""To multiples of this queries that share keys are filled up: for a few, libraries take other kernels."""
 
 WORDS = 4096
 """Words of a block of the vocabulary."""
 
-SCORES = 1 << 22
-"""Most scores of attention at a time (16 MiB): longer sequences attend a part of their queries after the other."""
+NOTHING = -1e30
+"""The logit of a word that is left out, and the largest of no words: finite, so that it can be subtracted."""
+
+SCORES = 1 << 20
+"""Scores of attention at a time (4 MiB), where several sequences have more: caches hold them."""
+
+_TOGETHER = 32
+"""Numbers that torch takes the sigmoid of at a time."""
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x W^T: [n, in], [out, in] -> [n, out], without gradient."""
-    rows, width = x.shape
-    outputs = weight.shape[0]
-    if rows == 0:
-        return x.new_zeros(0, outputs)
+    rows, outputs = len(x), len(weight)
     weight = F.pad(weight, (0, 0, 0, OUTPUTS - outputs)) if outputs < OUTPUTS else _aligned(weight)
-    tiles = -(-rows // TILE)
-    x = F.pad(x, (0, 0, 0, -rows % TILE)) if rows % TILE else _aligned(x)
-    if x.dtype is torch.float32:  # one call for all tiles; in 16 bits torch has no fast one
-        result = torch.bmm(x.view(tiles, TILE, width), weight.t().expand(tiles, -1, -1)).flatten(0, 1)
-    else:
-        result = x.new_empty(x.shape[0], weight.shape[0])
-        for start in range(0, x.shape[0], TILE):
-            torch.mm(x[start : start + TILE], weight.t(), out=result[start : start + TILE])
-    return result[:rows, :outputs]
+    x, turned, result = _aligned(x), weight.t(), x.new_empty(rows, len(weight))
+    for start, end, size in _tiles(rows, lambda size: tile_agrees(size, *weight.shape, x.dtype)):
+        if end - start == size:
+            torch.mm(x[start:end], turned, out=result[start:end])
+        else:
+            result[start:end] = torch.mm(F.pad(x[start:end], (0, 0, 0, size - end + start)), turned)[: end - start]
+    return result[:, :outputs]
+
+
+def _tiles(rows: int, agrees: Callable[[int], bool]) -> Iterator[tuple[int, int, int]]:
+    """Start and end of each tile, and its size, which the last may not fill."""
+    start = 0
+    while start < rows:
+        left = rows - start
+        size = next((size for size in LARGER if size <= left and agrees(size)), TILE)
+        if left <= SMALLER and agrees(SMALLER):
+            size = SMALLER
+        yield start, min(start + size, rows), size
+        start += size
+
+
+@functools.cache
+def tile_agrees(size: int, outputs: int, inputs: int, dtype: torch.dtype) -> bool:
+    """Whether a tile of that size gives each of its rows the bits that it has in one of `TILE`, on this machine.
+
+    The libraries behind it promise nothing: in 16 bits some sizes are summed in another order, by the weight's shape.
+    """
+    if outputs < OUTPUTS:
+        return False
+    numbers = _numbers(max(outputs, size), inputs, dtype=dtype)
+    x, turned = numbers[:size], numbers[:outputs].t()
+    filled = F.pad(x, (0, 0, 0, -size % TILE))
+    return torch.equal(torch.mm(x, turned), torch.cat([torch.mm(some, turned) for some in filled.split(TILE)])[:size])
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -68,10 +109,7 @@ def _aligned(x: Tensor) -> Tensor:
 
 
 def rows_are_independent(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
-    """Whether a product with a weight of that shape gives rows the same bits in another order, and one by itself.
-
-    The libraries behind it promise nothing: this asks them, on this machine.
-    """
+    """Whether a product with a weight of that shape gives rows the same bits in another order, and one by itself."""
     numbers = _numbers(max(outputs, 3 * TILE // 2), inputs, dtype=dtype)
     x, weight = numbers[: 3 * TILE // 2], numbers[:outputs]
     whole = product(x, weight)
@@ -80,11 +118,12 @@ def rows_are_independent(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
 
 def attention_is_independent(heads: int, key_heads: int, size: int, dtype: torch.dtype) -> bool:
     """The same of attention with so many heads of that size: of whole sequences, and of some of their tokens alone."""
-    tokens = KEYS + KEYS // 2
+    tokens = SPAN + KEYS // 2
     query, key, value = (_numbers(2, n, tokens, size, dtype=dtype) for n in (heads, key_heads, key_heads))
     last = torch.arange(tokens).expand(2, -1)
     whole = attention(query, key, value, last, size**-0.5)
-    for first, end in ((0, 9), (KEYS - 1, KEYS), (KEYS + 9, KEYS + 10), (7, tokens)):
+    ends = range(KEYS, tokens, KEYS)  # each number of keys that a product may have
+    for first, end in ((0, 9), (KEYS + 9, KEYS + 10), (7, tokens), *((end - 1, end) for end in ends)):
         own, seen = (slice(1, 2), slice(None), slice(first, end)), (slice(1, 2), slice(None), slice(end))
         alone = attention(query[own], key[seen], value[seen], last[1:2, first:end], size**-0.5)
         if not torch.equal(alone, whole[own]):
@@ -124,44 +163,48 @@ def attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: fl
     """softmax(Q K^T scale) V over each query's own keys, the first `last` + 1 of its sequence; without gradient.
 
     Shapes: query [n, heads, q, d], key [n, key heads, k, d], value [n, key heads, k, e], last int64 [n, q] ->
-    [n, heads, q, e] in the query's type. Computed in float32.
+    [n, heads, q, e] in the query's type. Computed in float32; keys and values in float32, and as many as a multiple of
+    `KEYS`, are not copied.
     """
-    together = max(SCORES // max(query.shape[0] * query.shape[1] * key.shape[2], 1), 1)
-    if query.shape[2] <= together:
-        return _attended(query, key, value, last, scale)
-    parts = zip(query.split(together, 2), last.split(together, 1), strict=True)
-    return torch.cat([_attended(queries, key, value, seen, scale) for queries, seen in parts], 2)
-
-
-def _attended(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: float) -> Tensor:
     n, heads, queries, size = query.shape
-    key_heads, shared = key.shape[1], heads // key.shape[1]
-    rows = query.float().reshape(n, key_heads, shared * queries, size)
-    rows = F.pad(rows, (0, 0, 0, -rows.shape[2] % QUERIES))
-    seen = F.pad(last.repeat(1, shared), (0, rows.shape[2] - shared * queries))[:, None, :, None]
-    keys, values = (_in_blocks(x, int(last.max()) + 1) for x in (key, value))
-    scores = torch.matmul(rows[:, :, None], keys.transpose(-1, -2)).mul_(scale)  # [n, key heads, blocks, rows, KEYS]
-    position = torch.arange(keys.shape[2] * KEYS).view(-1, 1, KEYS)
-    scores.masked_fill_(position > seen[:, :, None], float("-inf"))
-    # A maximum is the same in any order. Keys that a query does not see add zeros at the end.
-    scores.sub_(scores.amax((2, 4), keepdim=True)).exp_()
-    total = sum_in_order(scores.sum(-1, keepdim=True))
-    attended = sum_in_order(torch.matmul(scores, values)).div_(total)[:, :, : shared * queries]
-    return attended.reshape(n, heads, queries, -1).to(query.dtype)
+    keys, values = _filled(key), _filled(value)
+    grouped = (query.float() * scale).view(n, key.shape[1], -1, queries, size)
+    attended = query.new_empty(*grouped.shape[:4], value.shape[-1])
+    for first in range(0, queries, QUERIES):
+        some = slice(first, first + QUERIES)
+        used = -(-(int(last[:, some].max()) + 1) // KEYS) * KEYS
+        together = max(SCORES // (heads * min(QUERIES, queries) * used), 1)
+        for sequence in range(0, n, together):
+            own = slice(sequence, sequence + together)
+            seen = keys[own, :, :used], values[own, :, :used], last[own, some]
+            attended[own, :, :, some] = _attended(grouped[own, :, :, some], *seen)
+    return attended.view(n, heads, queries, -1)
 
 
-def _in_blocks(x: Tensor, used: int) -> Tensor:
-    """The first `used` of keys or values, filled up with zeros to whole blocks: [n, heads, blocks, KEYS, d]."""
-    x = F.pad(x[:, :, :used].float(), (0, 0, 0, -used % KEYS))
-    return x.contiguous().unflatten(2, (-1, KEYS))
-
-
-def sum_in_order(blocks: Tensor) -> Tensor:
-    """[n, heads, blocks, ...] -> [n, heads, ...], one block after the other. The first is overwritten."""
-    total, *others = blocks.unbind(2)
+def _attended(query: Tensor, keys: Tensor, values: Tensor, last: Tensor) -> Tensor:
+    """Of some queries [n, key heads, shared, q, d], scaled: [n, key heads, shared, q, e]."""
+    shared, queries = query.shape[2:4]
+    rows = query.flatten(2, 3)
+    rows = F.pad(rows, (0, 0, 0, -rows.shape[2] % ROWS))
+    scores = torch.matmul(rows, keys.transpose(-1, -2))  # [n, key heads, rows, keys]
+    everyone = (int(last.min()) + 1) // KEYS * KEYS  # keys that each of them sees
+    hidden = torch.arange(everyone, keys.shape[2]) > last[:, None, None, :, None]
+    of_queries = scores[:, :, : shared * queries, everyone:].unflatten(2, (shared, queries))
+    of_queries.masked_fill_(hidden, float("-inf"))
+    weights = torch.softmax(scores, -1)
+    total, *others = (
+        torch.matmul(some, of_values)
+        for some, of_values in zip(weights.split(SPAN, 3), values.split(SPAN, 2), strict=True)
+    )
     for other in others:
         total += other
-    return total
+    return total[:, :, : shared * queries].unflatten(2, (shared, queries))
+
+
+def _filled(x: Tensor) -> Tensor:
+    """Keys or values [n, heads, k, d] in float32, filled up with zeros to a multiple of `KEYS`."""
+    x = F.pad(x, (0, 0, 0, -x.shape[2] % KEYS)) if x.shape[2] % KEYS else x
+    return x.to(torch.float32, memory_format=torch.contiguous_format).contiguous()
 
 
 class _CausalAttention(torch.autograd.Function):
@@ -194,7 +237,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | N
 
 def sigmoid(x: Tensor) -> Tensor:
     """Of each number of [n, m], m a multiple of 32 or not: torch computes the last few of a tensor otherwise."""
-    return torch.sigmoid(F.pad(x, (0, 0, 0, -x.shape[0] % TILE)))[: x.shape[0]]
+    return torch.sigmoid(F.pad(x, (0, 0, 0, -x.shape[0] % _TOGETHER)))[: x.shape[0]]
 
 
 def shift(largest: Tensor, logits: Tensor) -> Tensor:
@@ -216,7 +259,7 @@ def add_block(total: Tensor, probabilities: Tensor, change: Tensor) -> None:
 
 def logprobs(logits: Tensor, chosen: Tensor) -> Tensor:
     """Log-probs of words: logits float32 [n, vocabulary] (already divided by the temperature), int64 [n] -> [n]."""
-    largest, total = logits.new_full((len(logits),), -1e30), logits.new_zeros(len(logits))
+    largest, total = logits.new_full((len(logits),), NOTHING), logits.new_zeros(len(logits))
     for words in logits.split(WORDS, 1):
         block = words.clone()
         change = shift(largest, block)

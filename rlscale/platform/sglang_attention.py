@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn import functional as F
 
 PADDED_KEYS = 1 << 16
 """Most keys (requests x padded length) of one call; bounds the gathered copies of keys and values."""
@@ -33,11 +33,14 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, sc
     """
     mask = (torch.arange(key.shape[2]) <= last[..., None])[:, None]
     shared = query.shape[1] != key.shape[1]
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=shared)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=shared)
 
 
 attend: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor] = masked_attention
 """What attends; `sglang_bitwise` puts another in its place."""
+
+keys_together = 1
+"""To multiples of this the keys of a call are filled up; `sglang_bitwise` puts that of its attention in its place."""
 
 
 def batch_attention(module: Any) -> None:
@@ -117,19 +120,24 @@ def _attend(
     starts = torch.cumsum(new, 0) - new
     for chunk in _chunks(lengths.tolist(), new.tolist()):
         rows = torch.tensor(chunk)
-        long, fresh = lengths[rows], new[rows]
+        long, fresh = lengths[rows, None], new[rows, None]
         width, depth = int(long.max()), int(fresh.max())
-        key_at = torch.arange(width)
-        slots = table[requests[rows], :width].long().masked_fill(key_at >= long[:, None], 0)
-        # Position of each query in its request; those past its end look at key 0 and are thrown away.
-        query_at = torch.arange(depth)
-        inside = query_at < fresh[:, None]
-        where = torch.where(inside, starts[rows][:, None] + query_at, 0).long()
-        last = torch.where(inside, (long - fresh)[:, None] + query_at, 0)
-        q, k, v = (x.transpose(1, 2) for x in (query[where], k_cache[slots], v_cache[slots]))
-        out = attend(q, k, v, last, options["scaling"])
-        output[where[inside]] = out.transpose(1, 2)[inside]
+        slots = table[requests[rows], :width].long().masked_fill(torch.arange(width) >= long, 0)
+        slots = F.pad(slots, (0, -width % keys_together))
+        # Position of each query in its request; in the place of those behind its end stands its last again.
+        query_at = torch.minimum(torch.arange(depth), fresh - 1)
+        where, last = (starts[rows, None] + query_at).long(), long - fresh + query_at
+        key, value = (_gathered(cache, slots) for cache in (k_cache, v_cache))
+        out = attend(query[where].transpose(1, 2), key, value, last, options["scaling"])
+        output[where] = out.transpose(1, 2)
     return output
+
+
+def _gathered(cache: Tensor, slots: Tensor) -> Tensor:
+    """What a cache [slots, heads, d] has in some slots [n, k], head by head: [n, heads, k, d]."""
+    _, heads, size = cache.shape
+    rows = slots[:, None] * heads + torch.arange(heads)[:, None]
+    return cache.view(-1, size).index_select(0, rows.view(-1)).view(*rows.shape, size)
 
 
 def _chunks(lengths: list[int], new: list[int]) -> list[list[int]]:

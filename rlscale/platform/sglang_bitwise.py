@@ -17,27 +17,35 @@ from torch import Tensor
 
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import CONFIG, complete, read_json
+from rlscale.families.latent_attention import scale_of_scores
 from rlscale.families.rotary import Rotary
-from rlscale.platform import batch_invariant, sglang_attention
+from rlscale.platform import batch_invariant, sglang_attention, sglang_bitwise_latent
 from rlscale.platform.elementwise import rms_norm, rotate, swiglu
 from rlscale.platform.rotary_frequencies import frequencies
+
+_KEYS = 2048
+"""Most keys of one call of attention: keys and values in float32, gathered from the cache, then stay in the core's."""
 
 
 def adapt(model_folder: str) -> None:
     """Change SGLang in this process, which is to serve the model of a folder; its modules are imported by now or later.
 
-    A model with ordinary attention: neither latent nor linear.
+    A model without gated delta nets.
     """
     config = complete(read_json(Path(model_folder) / CONFIG))
-    positions = Rotary.of(config)
+    family, positions = FAMILIES[config["model_type"]], Rotary.of(config)
     sglang_attention.attend = _attention(config, positions)
-    rotary_positions(importlib.import_module("sglang.srt.layers.rotary_embedding.base"), config, positions)
+    sglang_attention.keys_together, sglang_attention.PADDED_KEYS = batch_invariant.KEYS, _KEYS
+    for module, kind in ROTARY.items():
+        rotary_positions(getattr(importlib.import_module(module), kind), config, positions)
+    if family.latent:
+        sglang_bitwise_latent.adapt()
     torch.nn.functional.linear = batch_invariant.linear  # type: ignore[assignment]  # of every module of this process
     for name, change in ADAPTATIONS.items():
         change(importlib.import_module(name))
-    served = FAMILIES[config["model_type"]].sglang_module
-    if served in OF_MODELS:
-        OF_MODELS[served](importlib.import_module(f"sglang.srt.models.{served}"))
+    if family.model_type in SCALED_CHOICES:
+        module, layer = SCALED_CHOICES[family.model_type]
+        scaled_choice(getattr(importlib.import_module(module), layer))
 
 
 def linears_and_experts(module: Any) -> None:
@@ -103,9 +111,8 @@ def choice_weights(logits: Tensor, chosen: Tensor, choice: Any) -> tuple[Tensor,
     return weights, chosen
 
 
-def scaled_choice(module: Any) -> None:
-    """sglang.srt.models.glm4_moe: the factor of all experts is part of each one's weight, not of their sum."""
-    layer = module.Glm4MoeSparseMoeBlock
+def scaled_choice(layer: Any) -> None:
+    """A layer of experts (see `SCALED_CHOICES`): their factor is part of each one's weight, not of their sum."""
     original = layer.__init__
 
     def init(self: Any, *given: Any, **options: Any) -> None:
@@ -139,16 +146,20 @@ def activations(module: Any) -> None:
 
 def _attention(config: Mapping[str, Any], positions: Rotary) -> Callable[..., Tensor]:
     """Attention by blocks, with the factor of its scores that the trainer's model has, whatever SGLang's has."""
-    scale = float(positions.magnitude**2 / config["head_dim"] ** 0.5) if positions.magnitude != 1 else None
+    if FAMILIES[config["model_type"]].latent:
+        scale = scale_of_scores(config)
+    else:
+        size = config["head_dim"]
+        scale = size**-0.5 if positions.magnitude == 1 else float(positions.magnitude**2 / size**0.5)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, last: Tensor, given: float) -> Tensor:
-        return batch_invariant.attention(query, key, value, last, query.shape[-1] ** -0.5 if scale is None else scale)
+        return batch_invariant.attention(query, key, value, last, scale)
 
     return attend
 
 
-def rotary_positions(module: Any, config: Mapping[str, Any], positions: Rotary) -> None:
-    """sglang.srt.layers.rotary_embedding.base: the trainer's rotary positions, from the trainer's angles.
+def rotary_positions(kind: Any, config: Mapping[str, Any], positions: Rotary) -> None:
+    """A class of `ROTARY`: the trainer's rotary positions, from the trainer's angles.
 
     SGLang's kinds differ from them by rounding, and YaRN's factor of queries and keys is in that of the scores.
     """
@@ -164,7 +175,7 @@ def rotary_positions(module: Any, config: Mapping[str, Any], positions: Rotary) 
 
         return rotated(query), rotated(key)
 
-    module.RotaryEmbedding.forward_native = module.RotaryEmbedding.forward_cpu = forward
+    kind.forward_native = kind.forward_cpu = forward
 
 
 def head(module: Any) -> None:
@@ -177,7 +188,9 @@ def head(module: Any) -> None:
 
 
 def sampler(module: Any) -> None:
-    """sglang.srt.layers.sampler: log-probs of sampled tokens as the trainer computes them."""
+    """sglang.srt.layers.sampler: log-probs of sampled tokens as the trainer computes them, also among the words that
+    one was drawn from (top-p, top-k), where those are named.
+    """
     original = module.Sampler.forward
 
     def forward(self: Any, output: Any, info: Any, return_logprob: bool, *rest: Any, **options: Any) -> Tensor:
@@ -186,9 +199,24 @@ def sampler(module: Any) -> None:
         if logits is not None:
             scaled = logits if info.is_all_greedy else logits.div_(info.temperatures)
             output.next_token_logprobs = batch_invariant.logprobs(scaled, tokens.long())
+            _among_named(output, scaled, tokens.long())
         return tokens
 
     module.Sampler.forward = forward
+
+
+def _among_named(output: Any, logits: Tensor, tokens: Tensor) -> None:
+    """Log-probs of the rows whose words are named; the logits of the others are replaced."""
+    named = output.next_token_sampling_mask_idx or []
+    rows = [row for row, words in enumerate(named) if words is not None]
+    if not rows:
+        return
+    left_out = torch.ones(len(rows), logits.shape[1], dtype=torch.bool)
+    for place, row in enumerate(rows):
+        left_out[place, named[row]] = False
+    own = batch_invariant.logprobs(logits[rows].masked_fill_(left_out, batch_invariant.NOTHING), tokens[rows])
+    for row, logprob in zip(rows, own.tolist(), strict=True):
+        output.next_token_sampling_logprobs[row] = logprob
 
 
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {
@@ -201,5 +229,17 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
 }
 """Module -> what is changed in it."""
 
-OF_MODELS = {"glm4_moe": scaled_choice}
-"""Module under sglang.srt.models -> what is changed in it where it serves the model."""
+ROTARY = {
+    "sglang.srt.layers.rotary_embedding.base": "RotaryEmbedding",
+    "sglang.srt.layers.rotary_embedding.rope_variant": "DeepseekScalingRotaryEmbedding",
+}
+"""Module -> its class of rotary positions that has a forward pass of its own."""
+
+_LATENT = ("sglang.srt.models.deepseek_v2", "DeepseekV2MoE")
+SCALED_CHOICES = {
+    "deepseek_v3": _LATENT,
+    "glm_moe_dsa": _LATENT,
+    "glm4_moe": ("sglang.srt.models.glm4_moe", "Glm4MoeSparseMoeBlock"),
+    "glm4_moe_lite": ("sglang.srt.models.glm4_moe_lite", "Glm4MoeLiteSparseMoeBlock"),
+}
+"""Family -> module and name of its layer of experts, whose sum has a factor."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.refused_options import OFF
+from rlscale.config.command_line_text import as_typed
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.speculation_config import Algorithm
@@ -14,14 +16,35 @@ from rlscale.families.bitwise import why_not_bitwise
 from rlscale.families.config_file import complete
 from rlscale.families.served_form import WeightForm
 
+_TRAINER = "rlscale.trainer.megatron.trainer.MegatronTrainer"
+_LAUNCHER = "rlscale.serve.engine_launcher.SglangLauncher"
+
 CHANGE_ARITHMETIC = (
     *("dtype", "quantization", "quantization_param_path", "modelopt_quant", "quantize_and_serve", "rl_quant_profile"),
     *("kv_cache_dtype", "enable_fp32_lm_head", "enable_tf32_matmul", "enable_torch_compile"),
     *("attention_backend", "prefill_attention_backend", "decode_attention_backend", "sampling_backend"),
     *("model_impl", "json_model_override_args", "moe_runner_backend", "enable_deterministic_inference"),
     *("enable_fused_qk_norm_rope", "enable_hisparse", "dp_size", "pp_size", "ep_size", "enable_dp_attention"),
+    *("rl_on_policy_target", "bf16_gemm_backend", "forward_hooks", "enable_lora", "lora_paths", "dllm_algorithm"),
+    *("enable_custom_logit_processor", "enable_two_batch_overlap", "enable_single_batch_overlap", "enable_prefill_cp"),
+    *(
+        "attn_cp_size",
+        "dcp_size",
+        "moe_dp_size",
+        "moe_dense_tp_size",
+        "moe_a2a_backend",
+        "enforce_shared_experts_fusion",
+    ),
+    *("enable_eplb", "ep_num_redundant_experts", "kt_weight_path"),
 )
 """Options of SGLang under which an engine computes otherwise, or by other code than is adapted."""
+
+CHANGE_FORWARD = (
+    *("apply_rope_fusion", "batch_invariant_mode", "bias_activation_fusion", "bias_dropout_fusion", "test_mode"),
+    *("disable_bf16_reduced_precision_matmul", "moe_permute_fusion", "moe_router_dtype", "moe_shared_expert_overlap"),
+    *("moe_token_dispatcher_type", "use_te_activation_func"),
+)
+"""Options of Megatron under which the forward pass computes otherwise, of those that are not refused in any run."""
 
 
 def model_is_computed_alike(context: CheckContext) -> Iterator[str]:
@@ -92,6 +115,35 @@ def weights_are_the_same(context: CheckContext) -> Iterator[str]:
         )
 
 
+def trainers_compute_plainly(context: CheckContext) -> Iterator[str]:
+    """By Megatron's plain operations, which are replaced, in rlscale's own trainer."""
+    if not _asked(context):
+        return
+    trainer = context.config.trainer
+    for option in sorted(trainer.megatron.keys() & {*CHANGE_FORWARD}):
+        if (value := trainer.megatron[option]) not in OFF:
+            yield (
+                f"run.bitwise=true with trainer.megatron.{option}={as_typed(value)}: changes how the trainer computes, "
+                "and engines compute as before; leave one of the two out"
+            )
+    if trainer._target_ != _TRAINER:
+        yield (
+            f"run.bitwise=true with trainer._target_={trainer._target_}: nobody knows how it computes; use {_TRAINER}"
+        )
+
+
+def engines_are_sglangs(context: CheckContext) -> Iterator[str]:
+    """Real ones, started by rlscale."""
+    if not _asked(context):
+        return
+    rollout = context.config.rollout
+    if (engine := rollout.engine.get("_target_")) != _LAUNCHER:
+        yield (
+            f"run.bitwise=true with rollout.engine._target_={engine}: only engines that rlscale starts compute as the "
+            "trainer; use rollout/engine=sglang"
+        )
+
+
 def engines_compute_plainly(context: CheckContext) -> Iterator[str]:
     """Each alone, a token in each pass, by the operations that are adapted."""
     if not _asked(context):
@@ -128,19 +180,17 @@ def engines_compute_plainly(context: CheckContext) -> Iterator[str]:
             )
 
 
-def tokens_are_drawn_from_all_words(context: CheckContext) -> Iterator[str]:
-    """At one temperature."""
+def tokens_are_drawn_at_one_temperature(context: CheckContext) -> Iterator[str]:
+    """By which the trainer divides all logits of a micro-batch."""
     if not _asked(context):
         return
     rollout = context.config.rollout
-    named = {f"data.sources.{name}": own for name, own in sampled_apart(rollout, context.config.data).items()}
-    for section, sampling in {"rollout": rollout, **named}.items():
-        for key, off in (("top_p", 1.0), ("top_k", -1), ("min_p", 0.0), ("temperature", rollout.temperature)):
-            if (value := getattr(sampling, key)) != off:
-                yield (
-                    f"run.bitwise=true with {section}.{key}={value:g}: log-probs have the same bits over the whole "
-                    f"vocabulary and at one temperature only; use {off:g}"
-                )
+    for name, own in sampled_apart(rollout, context.config.data).items():
+        if own.temperature != rollout.temperature:
+            yield (
+                f"run.bitwise=true with data.sources.{name}.temperature={own.temperature:g}: log-probs have the same "
+                f"bits at one temperature only; use rollout.temperature={rollout.temperature:g} for all sources"
+            )
 
 
 def _asked(context: CheckContext) -> bool:
@@ -152,6 +202,8 @@ BITWISE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     both_compute_on_the_cpu,
     sums_have_one_order,
     weights_are_the_same,
+    trainers_compute_plainly,
+    engines_are_sglangs,
     engines_compute_plainly,
-    tokens_are_drawn_from_all_words,
+    tokens_are_drawn_at_one_temperature,
 )

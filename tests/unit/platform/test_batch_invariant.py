@@ -1,5 +1,7 @@
 """Operations with the same bits in every batch, held to float64 and to torch's gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlscale.platform import batch_invariant as invariant
+from rlscale.platform.elementwise import rms_norm, rotate, swiglu
 
 TYPES = [torch.float32, torch.bfloat16]
 
@@ -19,12 +22,37 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tor
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("width", "outputs"), [(64, 192), (1024, 256), (100, 37), (896, 1)])
 def test_a_row_of_a_product_has_the_same_bits_in_every_batch(dtype: torch.dtype, width: int, outputs: int) -> None:
-    weight, x = drawn(outputs, width, seed=1, dtype=dtype), drawn(300, width, dtype=dtype)
+    weight, x = drawn(outputs, width, seed=1, dtype=dtype), drawn(1400, width, dtype=dtype)
     whole = invariant.linear(x, weight)
-    for first, rows in ((0, 1), (7, 2), (63, 3), (1, 64), (60, 65), (100, 129), (11, 200)):
+    for first, rows in ((0, 1), (7, 2), (63, 3), (1, 64), (60, 65), (100, 129), (11, 300), (200, 1025)):
         assert torch.equal(invariant.linear(x[first : first + rows], weight), whole[first : first + rows])
-    shuffled = torch.randperm(300, generator=torch.Generator().manual_seed(2))
+    shuffled = torch.randperm(1400, generator=torch.Generator().manual_seed(2))
     assert torch.equal(invariant.linear(x[shuffled], weight), whole[shuffled])
+
+
+@pytest.mark.parametrize("able", [(), (16, 256), (16, 256, 512, 1024)])
+@pytest.mark.parametrize("rows", [1, 16, 17, 64, 65, 80, 81, 1023, 1024, 1300, 2500])
+def test_tiles_follow_one_another_and_have_sizes_that_give_the_same_bits(rows: int, able: tuple[int, ...]) -> None:
+    tiles = list(invariant._tiles(rows, able.__contains__))
+    assert [start for start, _, _ in tiles] == [0, *(end for _, end, _ in tiles[:-1])]
+    assert tiles[-1][1] == rows
+    assert {size for _, _, size in tiles} <= {64, *able}
+    assert all(end - start == size for start, end, size in tiles[:-1])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_tile_that_sums_otherwise_is_not_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    invariant.tile_agrees.cache_clear()
+    assert invariant.tile_agrees(256, 64, 32, dtype)
+
+    def mm(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+        return own(x, weight, **options) if len(x) <= 64 else own(x.flip(1), weight.flip(0)) + 2**-4
+
+    own = torch.mm
+    invariant.tile_agrees.cache_clear()
+    monkeypatch.setattr(torch, "mm", mm)
+    assert not invariant.tile_agrees(256, 64, 32, dtype)
+    invariant.tile_agrees.cache_clear()
 
 
 def test_a_product_is_that_of_float64() -> None:
@@ -87,6 +115,61 @@ def test_attention_and_its_gradient_are_torchs() -> None:
     gradients = torch.autograd.grad(own, inputs, outward)
     for mine, theirs in zip(gradients, torch.autograd.grad(wanted, wide, outward.double()), strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=1e-4)
+
+
+HIDDEN, HEADS = 64, 4
+
+
+def layer_and_logprobs(x: Tensor, lengths: list[int], cached: list[int]) -> Tensor:
+    """Log-prob of word 3 behind each token of sequences packed one after another, all that a model computes with:
+
+    norm, linears, rotary positions, attention, gated activation, head. Of each sequence only what follows `cached`
+    tokens is computed among the others; keys and values of those are made of themselves, as by an engine before.
+    """
+    weights = [drawn(3 * HIDDEN, HIDDEN, seed=3), drawn(HIDDEN, HIDDEN, seed=4), drawn(2 * HIDDEN, HIDDEN, seed=5)]
+    of_qkv, of_output, of_gates = (0.2 * weight.to(x.dtype) for weight in weights)
+    norm = torch.ones(HIDDEN, dtype=x.dtype)
+
+    def qkv(rows: Tensor, position: Tensor) -> Tensor:
+        angles = position[:, None, None] * torch.tensor([1.0, 0.3, 0.1, 0.01, 0.5, 0.2, 0.7, 0.05])
+        parts = invariant.linear(rms_norm(rows, norm, 1e-6), of_qkv).view(-1, 3 * HEADS, HIDDEN // HEADS)
+        turned = rotate(parts[:, : 2 * HEADS], angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+        return torch.cat([turned, parts[:, 2 * HEADS :]], 1).transpose(0, 1)
+
+    sequences = list(zip(x.split(lengths), cached, strict=True))
+    new = torch.cat([rows[first:] for rows, first in sequences])
+    at = torch.cat([torch.arange(first, len(rows)) for rows, first in sequences])
+    together = qkv(new, at).split([len(rows) - first for rows, first in sequences], 1)
+    attended = []
+    for (rows, first), own in zip(sequences, together, strict=True):
+        whole = torch.cat([qkv(rows[:first], torch.arange(first)), own], 1)
+        key, value = whole[HEADS : 2 * HEADS], whole[2 * HEADS :]
+        last = torch.arange(first, len(rows))[None]
+        query = own[:HEADS]
+        attended.append(invariant.attention(query[None], key[None], value[None], last, 0.25)[0].transpose(0, 1))
+    out = new + invariant.linear(torch.cat(attended).flatten(1), of_output)
+    out = out + swiglu(invariant.linear(rms_norm(out, norm, 1e-6), of_gates))
+    logits = invariant.head(out, drawn(50, HIDDEN, seed=6, dtype=x.dtype)).float()
+    return invariant.logprobs(logits, torch.full((len(out),), 3))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=5),
+    dtype=st.sampled_from(TYPES),
+    cuts=st.lists(st.integers(0, 399), min_size=5, max_size=5),
+)
+def test_a_token_has_the_same_bits_in_random_batches_behind_cached_beginnings_and_alone(
+    lengths: list[int], dtype: torch.dtype, cuts: list[int]
+) -> None:
+    x = drawn(sum(lengths), HIDDEN, dtype=dtype)
+    whole = layer_and_logprobs(x, lengths, [0] * len(lengths)).split(lengths)
+    cached = [min(cut, length - 1) for cut, length in zip(cuts, lengths, strict=False)]
+    behind = layer_and_logprobs(x, lengths, cached)
+    assert torch.equal(behind, torch.cat([one[first:] for one, first in zip(whole, cached, strict=True)]))
+    for rows, length, one in zip(x.split(lengths), lengths, whole, strict=True):
+        assert torch.equal(layer_and_logprobs(rows, [length], [0]), one)
+        assert torch.equal(layer_and_logprobs(rows, [length], [length - 1]), one[-1:])
 
 
 @pytest.mark.parametrize("words", [11, 4096, 9000])

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.platform import sglang_bitwise
+from rlscale.platform import sglang_bitwise, sglang_bitwise_latent
 
 LAYER = ["self", "x"]
 NORM = [*LAYER, "residual"]
 PRODUCT = ["self", "layer", "x", "bias"]
 EXPERTS = ["self", "layer", "dispatch_output"]
 ROTARY = ["self", "positions", "query", "key"]
+
+SCALED = ["final_hidden_states *= self.routed_scaling_factor\n"]
 
 TARGETS = {
     "sglang.srt.layers.activation": {"SiluAndMul.forward_native": LAYER, "SiluAndMul.forward_cpu": LAYER},
@@ -34,7 +36,22 @@ TARGETS = {
         "RotaryEmbedding.forward_native": ROTARY,
         "RotaryEmbedding.forward_cpu": ROTARY,
     },
+    "sglang.srt.layers.rotary_embedding.rope_variant": {"DeepseekScalingRotaryEmbedding.forward_native": ROTARY},
+    "sglang.srt.configs.model_config": {"ModelConfig._derive_model_shapes": ["self"]},
+    "sglang.srt.models.deepseek_common.attention_backend_handler": {
+        "AttentionBackendRegistry.register": ["cls", "backend_name", "handler_func"]
+    },
+    "sglang.srt.models.deepseek_common.attention_forward_methods.forward_mha": {
+        "DeepseekMHAForwardMixin.forward_normal_core": ["self", "q", "k", "v", "forward_batch", "gate"],
+        "DeepseekMHAForwardMixin._set_mla_kv_buffer": ["self", "latent_cache", "kv_a", "k_pe", "forward_batch"],
+    },
+    "sglang.srt.models.deepseek_v2": {
+        "DeepseekV2AttentionMLA.prepare_qkv_latent": ["self", "hidden_states", "forward_batch"],
+        "MoEGate.forward": ["self", "hidden_states"],
+        "DeepseekV2MoE.__init__": ["self", "config", "layer_id"],
+    },
     "sglang.srt.models.glm4_moe": {"Glm4MoeSparseMoeBlock.__init__": ["self", "config", "layer_id"]},
+    "sglang.srt.models.glm4_moe_lite": {"Glm4MoeLiteSparseMoeBlock.__init__": ["self", "config", "layer_id"]},
 }
 """Module -> what is replaced in it, and the parameters that it is called with first."""
 
@@ -54,10 +71,24 @@ READ = {
     "sglang.srt.layers.quantization.unquant": ["layer.w13_weight", "layer.w2_weight"],
     "sglang.srt.layers.sampler": ["                logits.div_(sampling_info.temperatures)\n"],
     "sglang.srt.layers.rotary_embedding.base": ["        self.is_neox_style = is_neox_style\n"],
-    "sglang.srt.models.glm4_moe": [
-        "        self.topk = TopK(\n",
-        "final_hidden_states *= self.routed_scaling_factor\n",
+    "sglang.srt.layers.rotary_embedding.rope_variant": ["class DeepseekScalingRotaryEmbedding(RotaryEmbedding):\n"],
+    "sglang.srt.configs.model_config": [
+        "            self.attention_arch = AttentionArch.MLA\n            self.kv_lora_rank",
+        "            self.v_head_dim = self.hf_text_config.v_head_dim\n",
     ],
+    "sglang.srt.models.deepseek_common.attention_backend_handler": ["    AttnForwardMethod,\n"],
+    "sglang.srt.models.deepseek_common.attention_forward_methods.forward_mha": [
+        "        self._set_mla_kv_buffer(latent_cache, kv_a, k_pe, forward_batch)\n",
+        "        kv = self.kv_b_proj(kv_a)[0]\n",
+    ],
+    "sglang.srt.models.deepseek_v2": [
+        "self.q_lora_rank + self.kv_lora_rank + self.qk_rope_head_dim,\n                bias=False",
+        "            num_kv_heads=self.num_local_heads,\n",
+        "            return self.forward_normal_core(*inner_state)\n",
+        *SCALED,
+    ],
+    "sglang.srt.models.glm4_moe": ["        self.topk = TopK(\n", *SCALED],
+    "sglang.srt.models.glm4_moe_lite": ["        self.topk = TopK(\n", *SCALED],
 }
 """Module -> what replacements read of it or rely on."""
 
@@ -94,6 +125,7 @@ def test_what_is_replaced_is_there_and_called_with_the_same(module: str) -> None
 
 
 def test_every_adapted_module_is_among_those() -> None:
-    models = {f"sglang.srt.models.{name}" for name in sglang_bitwise.OF_MODELS}
-    positions = {"sglang.srt.layers.rotary_embedding.base"}
-    assert sglang_bitwise.ADAPTATIONS.keys() | models | positions == TARGETS.keys() == READ.keys()
+    layers = {module for module, _ in sglang_bitwise.SCALED_CHOICES.values()}
+    adapted = sglang_bitwise.ADAPTATIONS.keys() | sglang_bitwise_latent.ADAPTATIONS.keys() | layers
+    inherited = {"sglang.srt.models.deepseek_common.attention_forward_methods.forward_mha"}
+    assert adapted | sglang_bitwise.ROTARY.keys() | inherited == TARGETS.keys() == READ.keys()

@@ -14,7 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.platform import batch_invariant
 from rlscale.trainer.megatron.model.attention import PackedAttention
 from rlscale.trainer.megatron.model.expert_router import Router
-from rlscale.trainer.megatron.model.layers import GroupedLinear
+from rlscale.trainer.megatron.model.layers import GroupedLinear, WholeLinear
 
 
 def make_batch_invariant(chunk: GPTModel) -> None:
@@ -27,7 +27,7 @@ def make_batch_invariant(chunk: GPTModel) -> None:
     for layer in chunk.modules():
         if isinstance(layer, ColumnParallelLinear | RowParallelLinear):
             layer._forward_impl = _product
-        elif isinstance(layer, GroupedLinear | Router):
+        elif isinstance(layer, GroupedLinear | Router | WholeLinear):
             layer.product = batch_invariant.linear
         elif isinstance(layer, PackedAttention):
             layer.whole = batch_invariant.causal_attention

@@ -58,6 +58,9 @@ class NormColumnParallelLinear(ColumnParallelLinear):
 class WholeLinear(torch.nn.Module):
     """A linear that every tensor-parallel rank has whole, and applies to its own tokens."""
 
+    product: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Of tokens and the weight, in the place of torch's."""
+
     def __init__(self, input_size: int, output_size: int, *, config: Any, init_method: Any, bias: bool) -> None:
         super().__init__()
         assert not bias, "a linear that is not split has no bias"
@@ -67,7 +70,7 @@ class WholeLinear(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[tokens (of this rank), 1, input] -> [tokens (of this rank), 1, output]."""
-        return F.linear(x, self.weight)
+        return (self.product or F.linear)(x, self.weight)
 
 
 class NormedRowParallelLinear(RowParallelLinear):

@@ -39,8 +39,6 @@ There is one such buffer, two where entropies are asked for, and as much again i
 """
 _ENLARGED = 2**10
 """Factor of probabilities in float16: those of most words of a large vocabulary are under its least normal number."""
-_NOTHING = -1e30
-"""The largest logit of no logits at all: finite, so that it can be subtracted from itself."""
 
 
 def vocab_parallel_logprobs(
@@ -183,7 +181,9 @@ class _Tiles:
             tile.copy_(hidden @ weight.T).div_(self.temperature)
             if minus is not None:
                 tile.sub_(minus[:, None])
-        return tile if self._support is None else tile.masked_fill_(self._left_out(tokens, words), _NOTHING)
+        return (
+            tile if self._support is None else tile.masked_fill_(self._left_out(tokens, words), batch_invariant.NOTHING)
+        )
 
     def _left_out(self, tokens: slice, words: slice) -> Tensor:
         """Which words of a tile the label cannot have been, bool [tokens, words]."""
@@ -215,7 +215,7 @@ def _add_up(tiles: _Tiles, tokens: slice, statistics: Tensor) -> None:
     the largest z = m; sum exp(z - m); each label's z, 0 if it is elsewhere; if asked for sum exp(z - m) (z - m).
     """
     statistics.zero_()
-    statistics[0] = _NOTHING
+    statistics[0] = batch_invariant.NOTHING
     largest, total = statistics[:2]
     label, weighted = statistics[2 : 2 + tiles.each], statistics[2 + tiles.each :]
     for words in tiles.word_blocks():
