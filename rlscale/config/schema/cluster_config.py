@@ -82,6 +82,6 @@ class ClusterConfig(Section):
     """Seconds after which a call to a rank or to the rollout service counts as hung."""
     answer_timeout_s: float = bounded(20.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds after which an engine that neither computes nor answers, or gives its requests no tokens, a router that
-    does not answer, and a rank that is frozen are started again, and after which another frozen process ends the run."""
+    does not answer, and a rank that is frozen are started again; another process that is frozen ends the run."""
     engine_restarts: int = bounded(5, at_least=0, limit=PATIENCE, scope=Scope.execution)
     """Times that engines which died or do not answer are restarted before the run stops."""
