@@ -1,10 +1,10 @@
 """What corrections come to where engines are not the trainer: `python benchmarks/corrections.py [SETTING ...]`.
 
 The recipe `arithmetic` with engines that agree with the trainer bit for bit, in float32 and bfloat16 as they are, of
-fp8 and int4 weights that nobody trained for, and up to four weight versions behind; without a correction, with tis,
-with score centering, and with both. Accuracy is that on the held-out sums before and after; drift the mean k3 of engine
-against trainer over the last ten iterations. With `--folder` a study goes on where it was stopped; `--found` runs
-nothing and prints what is there. `--figure FILE` draws it as SVG. A cell takes a minute or two on two cores.
+fp8 and int4 weights that nobody trained for, of int4 weights that are trained, and up to four versions behind; without
+a correction, with tis, with score centering, and with both. Accuracy is that on the held-out sums before and after;
+drift the mean k3 of engine against trainer over the last ten iterations. With `--folder` a study goes on where it was
+stopped; `--found` runs nothing and prints what is there. `--figure FILE` draws it as SVG. A cell takes a minute or two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run of `arithmetic` may differ in, where engines are not the trainer: six settings, four corrections."""
+"""What a run of `arithmetic` may differ in, where engines are not the trainer: seven settings, four corrections."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from study import Cell
 
 RUN = ("optim.lr=4e-4",)
 """Alike in all cells: lower than the recipe's, since a step that goes too far is noticed late by engines behind."""
-SHORT = ("run.iterations=60", "rollout.groups_per_iteration=16")
-"""Half of the recipe's iterations, and a quarter of its prompts in each."""
+SHORT = ("run.iterations=40",)
+"""A third of the recipe's."""
 SETTINGS = {
     "bitwise": ("run.bitwise=true",),
     "float32": (),
     "bfloat16": ("model.dtype=bfloat16",),
     "fp8": ("rollout.weights=fp8_tensor",),
     "int4": ("rollout.weights=int4",),
+    "int4-trained": ("rollout.weights=int4", "trainer.fake_quant=true"),
     "behind": ("cluster.placement=disaggregated", "rollout.max_staleness=4", "rollout.on_sync=abort_and_resume"),
 }
 _CENTERED = "algo.correction.score_centering=20"  # all words of the recipe's vocabulary
