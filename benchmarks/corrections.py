@@ -29,7 +29,7 @@ K3, LARGEST = "mismatch_k3", "mismatch_abs_max"
 def main() -> None:
     """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", choices=SETTINGS, nargs="*", metavar="SETTING", help=", ".join(SETTINGS))
+    parser.add_argument("settings", type=_setting, nargs="*", metavar="SETTING", help=", ".join(SETTINGS))
     parser.add_argument("--only", nargs="*", choices=CORRECTIONS, default=list(CORRECTIONS), metavar="CORRECTION")
     parser.add_argument("--seeds", type=int, default=3, metavar="NUMBER")
     parser.add_argument("--first-seed", type=int, default=1, metavar="SEED")
@@ -52,6 +52,13 @@ def main() -> None:
     console.print(_table(found))
     if arguments.figure is not None:
         arguments.figure.write_text(draw(found))
+
+
+def _setting(name: str) -> str:
+    # argparse would look for the empty list among choices
+    if name not in SETTINGS:
+        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(SETTINGS)}")
+    return name
 
 
 def _table(found: dict[Cell, Outcome]) -> Table:

@@ -11,9 +11,11 @@ from study import Cell, Outcome, Point
 
 from rlscale.observe.charts import Chart, Series
 
-WIDTH, HEIGHT = 430, 190
+WIDTH, HEIGHT = 430, 165
 TITLE, LEGEND = 26, 30
 """Heights of the line over each chart, and of the one over all."""
+REWARDS, DRIFTS = (0.0, 1.0), (1e-13, 1.0)
+"""One scale for all settings, so that they can be compared."""
 STYLE = """
 svg { --c1: #2a62c9; --c2: #c9601a; --c3: #14857a; --c4: #8046c2; font-family: ui-sans-serif, system-ui, sans-serif }
 text { font-size: 12.5px; fill: #1b1d21 } .tick { font-size: 10.5px; fill: #6b717c } .name { font-weight: 600 }
@@ -53,8 +55,8 @@ def _colors(found: Mapping[Cell, Outcome]) -> dict[int, str]:
 
 
 def _panel(title: str, curves: Sequence[Series], x: int, y: int, *, log: bool) -> str:
-    drawn = Chart(title, curves, log=log, width=WIDTH, height=HEIGHT).svg()
-    inside = re.search(r'<svg viewBox="[^"]*">(.*)</svg>', drawn)
+    chart = Chart(title, curves, log=log, bounds=DRIFTS if log else REWARDS, width=WIDTH, height=HEIGHT)
+    inside = re.search(r'<svg viewBox="[^"]*">(.*)</svg>', chart.svg())
     told = title if inside else f"{title}: 0 in every iteration"
     return (
         f'<text class="name" x="{x + 14}" y="{y + 17}">{told}</text>'
