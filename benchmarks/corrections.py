@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from study import Cell, Outcome, Study
 
-K3, LARGEST = "mismatch_k3", "mismatch_abs_max"
+K3, LARGEST, BEHIND = "mismatch_k3", "mismatch_abs_max", "staleness_mean"
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def _setting(name: str) -> str:
 def _table(found: dict[Cell, Outcome]) -> Table:
     table = Table(
         *("engines", "correction", "seeds", "accuracy before", "after, of each seed", "mean"),
-        *("drift (k3)", "largest difference"),
+        *("drift (k3)", "largest difference", "versions behind"),
         box=box.MARKDOWN,
     )
     for setting in SETTINGS:
@@ -83,6 +83,7 @@ def _figures(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
         f"{statistics.fmean(after):.3f}",
         f"{statistics.fmean(outcome.late(K3) for outcome in outcomes):.1e}",
         f"{max(value for outcome in outcomes for _, value in outcome.curve(LARGEST)):.1e}",
+        f"{statistics.fmean(value for outcome in outcomes for _, value in outcome.curve(BEHIND)):.1f}",
     )
 
 
