@@ -17,7 +17,6 @@ from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.cluster_config import Device
 from rlscale.run.forks import read_forks
-from rlscale.run.given_engine import read_key
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
 
@@ -75,14 +74,14 @@ def engine(arguments: Sequence[str]) -> int:
     folder = Path(request.folder)
     for problem in check_options("sglang", "server", options, folder / "cache", []):
         raise UserError(problem)
-    key = "" if request.key_file is None else read_key(request.key_file, "engine")
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    key = "" if request.key_file is None else _key(request.key_file)
     forks = None if request.warm is None else read_forks(Path(request.warm)).engines
     supervisor = Supervisor(folder / "logs", folder / "scratch", key, request.host, fork_server=forks)
     try:
         url = supervisor.start_engine(request.spec(options))
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):  # until here they end this command as any other
+            signal.signal(number, lambda *_: ended.set())
         print(f"{url} serves {request.model}; add rollout.engine_urls=[{url}] to runs; Ctrl-C ends this", flush=True)
         while not ended.wait(_LOOK_EVERY_S):
             if supervisor.dead():
@@ -119,6 +118,16 @@ def read(arguments: Sequence[str]) -> tuple[Request, dict[str, Any]]:
     if request.key_file is None and request.host not in _OWN:
         raise UserError(f"engine: anybody could ask and change an engine on host={request.host}; name a key_file")
     return request, options
+
+
+def _key(file: str) -> str:
+    try:
+        key = Path(file).read_text().strip()
+    except OSError as error:
+        raise UserError(f"engine: key_file={file} cannot be read ({error.strerror})") from error
+    if not key:
+        raise UserError(f"engine: key_file={file} holds no key, so anybody could ask and change the engine")
+    return key
 
 
 def _value(text: str) -> Any:

@@ -27,6 +27,8 @@ def test_the_words_become_the_engine_that_is_asked_for() -> None:
         (["model=/m", "port=31000,31001"], "engine: port=31000,31001 must be one number"),
         (["model=/m", "gpus=all"], "engine: gpus=all must be numbers of GPUs, as 0,1"),
         (["model=/m", "host=0.0.0.0"], "anybody could ask and change an engine on host=0.0.0.0; name a key_file"),
+        (["model=/m", "key_file=/dev/null"], "key_file=/dev/null holds no key"),
+        (["model=/m", "key_file=/nowhere"], r"key_file=/nowhere cannot be read \(No such file"),
         (["model=/m", "sglang.max_running_request=4"], "did you mean"),
         (["model=/m", "sglang.tp_size=2"], r"sglang\.tp_size: is set by"),
     ],
