@@ -1,93 +1,90 @@
-"""What corrections come to where the engine is not the trainer: `python benchmarks/corrections.py [behind|int4]`.
+"""What corrections come to where engines are not the trainer: `python benchmarks/corrections.py [SETTING ...]`.
 
-The recipe `arithmetic` with engines of their own that are up to four weight versions behind, or with engines of int4
-weights that nobody trained for (`--rollout` takes overrides of your own instead), without a correction, with tis, with
-score centering, and with both. Accuracy is that on the held-out sums before and after; drift the mean k3 of engine
-against trainer over the last twenty iterations. Each run takes minutes on two cores; they share the warm start, with
-`--folder` also from one call to the next.
+The recipe `arithmetic` with engines that agree with the trainer bit for bit, in float32 and bfloat16 as they are, of
+fp8 and int4 weights that nobody trained for, of int4 weights that are trained, and up to four versions behind; without
+a correction, with tis, with score centering, and with both. Accuracy is that on the held-out sums before and after;
+drift the mean k3 of engine against trainer over the last ten iterations. With `--folder` a study goes on where it was
+stopped; `--found` runs nothing and prints what is there. `--figure FILE` draws it as SVG. A cell takes a minute or two.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from machine import describe_machine, load_average
+from mismatch_cells import CORRECTIONS, RUN, SETTINGS, SHORT, cells
+from mismatch_figure import draw
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from study import Cell, Outcome, Study
 
-from rlscale.observe import jsonl
-from rlscale.observe.summary import Summary
-
-ALWAYS = ("checkpoint.every=0", "run.progress=plain")
-SETTINGS = {
-    "behind": (
-        *("cluster.placement=disaggregated", "rollout.max_staleness=4", "rollout.on_sync=abort_and_resume"),
-        "optim.lr=4e-4",
-    ),
-    "int4": ("rollout.weights=int4",),
-}
-CENTERED = "algo.correction.score_centering=20"  # all words of the recipe's vocabulary
-VARIANTS = {
-    "none": (),
-    "tis": ("algo/correction=tis",),
-    "score centering": ("algo/correction=score_centering", CENTERED),
-    "tis, score centering": ("algo/correction=tis", CENTERED),
-}
-LAST = 20
+K3, LARGEST, BEHIND = "mismatch_k3", "mismatch_abs_max", "staleness_mean"
 
 
 def main() -> None:
-    """Print the table."""
+    """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("setting", choices=SETTINGS, nargs="?", default="behind")
+    parser.add_argument("settings", type=_setting, nargs="*", metavar="SETTING", help=", ".join(SETTINGS))
+    parser.add_argument("--only", nargs="*", choices=CORRECTIONS, default=list(CORRECTIONS), metavar="CORRECTION")
     parser.add_argument("--seeds", type=int, default=3, metavar="NUMBER")
     parser.add_argument("--first-seed", type=int, default=1, metavar="SEED")
-    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), metavar="CORRECTION")
-    parser.add_argument("--rollout", nargs="*", metavar="OVERRIDE")
+    parser.add_argument("--whole", action="store_true", help="as many iterations and prompts as the recipe has")
     parser.add_argument("--folder", type=Path, help="where runs are kept, and found again")
+    parser.add_argument("--found", action="store_true", help="run nothing; print what the folder has")
+    parser.add_argument("--figure", type=Path, help="an SVG of rewards and drift by iterations")
     arguments = parser.parse_args()
     console = Console(width=150)
     console.print(", ".join(f"{name} {value}" for name, value in describe_machine().items()), f"load {load_average()}")
-    rollout = [*ALWAYS, *(SETTINGS[arguments.setting] if arguments.rollout is None else arguments.rollout)]
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    console.print(*rollout, f"seeds {list(seeds)}")
-    table = Table("correction", "accuracy before", "after, of each seed", "mean", "drift (k3)", box=box.MARKDOWN)
+    wanted = cells(arguments.settings or SETTINGS, arguments.only, seeds, whole=arguments.whole)
+    console.print(*RUN, *(() if arguments.whole else SHORT), f"seeds {list(seeds)}")
     with tempfile.TemporaryDirectory(prefix="corrections-") as name:
-        folder = arguments.folder or Path(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        for variant in arguments.only:
-            runs = [measure(folder, [*rollout, *VARIANTS[variant]], seed) for seed in seeds]
-            before, after, drift = zip(*runs, strict=True)
-            console.log(variant, before, after, drift)
-            table.add_row(
-                variant,
-                f"{statistics.fmean(before):.3f}",
-                ", ".join(f"{accuracy:.3f}" for accuracy in after),
-                f"{statistics.fmean(after):.3f}",
-                f"{statistics.fmean(drift):.2e}",
-            )
-    console.print(table)
+        study = Study(arguments.folder or Path(name))
+        for cell, seconds in study.run(() if arguments.found else wanted):
+            console.log(cell.setting, cell.correction, f"seed {cell.seed}", f"{seconds:.0f} s")
+        found = {cell: outcome for cell in wanted if (outcome := study.outcome(cell)) is not None}
+    console.print(f"{len(found)} of {len(wanted)} cells")
+    console.print(_table(found))
+    if arguments.figure is not None:
+        arguments.figure.write_text(draw(found))
 
 
-def measure(folder: Path, overrides: list[str], seed: int) -> tuple[float, float, float]:
-    """Accuracy before and after a run, and its drift at the end."""
-    output = folder / f"run-{len(list(folder.glob('run-*')))}"
-    command = [sys.executable, "-m", "rlscale", *overrides, f"run.seed={seed}", f"run.output={output}"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=1200)
-    summary = Summary.read(output)
-    assert summary is not None
-    assert summary.eval_before is not None
-    assert summary.eval_after is not None
-    lines = [line for line in jsonl.read(output / "metrics.jsonl") if "mismatch_k3" in line]
-    return summary.eval_before, summary.eval_after, statistics.fmean(line["mismatch_k3"] for line in lines[-LAST:])
+def _setting(name: str) -> str:
+    # argparse would look for the empty list among choices
+    if name not in SETTINGS:
+        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(SETTINGS)}")
+    return name
+
+
+def _table(found: dict[Cell, Outcome]) -> Table:
+    table = Table(
+        *("engines", "correction", "seeds", "accuracy before", "after, of each seed", "mean"),
+        *("drift (k3)", "largest difference", "versions behind"),
+        box=box.MARKDOWN,
+    )
+    for setting in SETTINGS:
+        for correction in CORRECTIONS:
+            here = {c.seed: o for c, o in found.items() if (c.setting, c.correction) == (setting, correction)}
+            if here:
+                table.add_row(setting, correction, ", ".join(map(str, here)), *_figures(list(here.values())))
+    return table
+
+
+def _figures(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    after = [outcome.after for outcome in outcomes]
+    return (
+        f"{statistics.fmean(outcome.before for outcome in outcomes):.3f}",
+        ", ".join(f"{accuracy:.3f}" for accuracy in after),
+        f"{statistics.fmean(after):.3f}",
+        f"{statistics.fmean(outcome.late(K3) for outcome in outcomes):.1e}",
+        f"{max(value for outcome in outcomes for _, value in outcome.curve(LARGEST)):.1e}",
+        f"{statistics.fmean(value for outcome in outcomes for _, value in outcome.curve(BEHIND)):.1f}",
+    )
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ COMMANDS = {
     "engines": ("rlscale.run.engines_command:engines", "let engines join a run that goes on, or leave it"),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),
     "warm": ("rlscale.run.warm_command:warm", "keep imported processes ready, so that CPU runs start in seconds"),
+    "engine": ("rlscale.run.engine_command:engine", "an engine that outlives runs, which join it by its URL"),
     "check-hook": ("rlscale.run.check_hook:check_hook", "test a loss, score, advantage, ... or reward of your own"),
 }
 """Subcommands: the function that gets the arguments after the name and returns an exit code, and what it does."""

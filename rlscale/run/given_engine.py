@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
+from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.trainer_config import RoutingReplay
 from rlscale.families import FolderError
 from rlscale.families.config_file import differences, problems, read_config
@@ -39,6 +40,7 @@ class GivenEngine:
             keep = config.rollout.on_sync.pause
             named = not names_words(config.rollout, config.data) or receiver.names_support()
             exact = keep is None or receiver.keeps_exactly(keep)
+            patches = not _sends_deltas(config) or receiver.takes_deltas()
         except CallError as error:
             raise self._silent(error) from error
         if not exact and keep == "in_place":
@@ -59,6 +61,11 @@ class GivenEngine:
                 f"rollout.engine_urls: {url} does not say which words tokens were drawn from; leave it out, "
                 "so that the run starts engines that do, or set rollout.top_p=1 rollout.top_k=-1 rollout.min_p=0, "
                 "and the same for every source of data=mixture"
+            )
+        if not patches:
+            raise UserError(
+                f"weights/transport=delta: {url} does not patch weights; start it by `python -m rlscale engine`, or "
+                "choose weights/transport=disk"
             )
         if not useful:
             raise UserError(
@@ -111,6 +118,10 @@ class GivenEngine:
         return UserError(
             f"{key}.engine_urls: {self._url} does not answer, or refuses the key of {key}.engine_key_file ({error})"
         )
+
+
+def _sends_deltas(config: Config) -> bool:
+    return str(config.weights.transport.get(TARGET, "")).startswith("rlscale.weights.transports.delta.")
 
 
 def read_key(path: str, section: str) -> str:

@@ -159,7 +159,7 @@ class WeightSync:
         return Route(
             device=cluster.device.value,
             shares_devices=shares,
-            ranks=None if set(sizes) == {1} else sizes,  # one route, and so one transport, for waves of any size
+            ranks=sizes[0] if len(set(sizes)) == 1 else sizes,  # one route, and so one transport, for waves of any size
             first_ranks=tuple(first[url] for url in urls) if shares else None,
             timeout_s=self.config.weights.timeout_s,
             # In waves generation goes on: a request that comes late must wait in the engine, not run in an update.

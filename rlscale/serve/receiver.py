@@ -126,6 +126,17 @@ class EngineReceiver:
             body = {**self._update_fields("auto", version, last=True), "folder": folder, "version": version}
             self._call(DELTAS, body)
 
+    def takes_deltas(self) -> bool:
+        """Whether the engine knows that call: one that rlscale has started does."""
+        try:
+            call(self.url, DELTAS, self._api_key, timeout=min(self._timeout, 60.0))
+        except CallError as error:
+            if "status 405" in str(error):  # of a call that is made otherwise
+                return True
+            if "status 404" not in str(error):
+                raise
+        return False
+
     def receive_adapter(self, config: Mapping[str, Any], serialized: list[str], version: int) -> None:
         """Load an adapter, in the place of the one before, under the name of its version.
 

@@ -73,11 +73,6 @@ def files_have_a_place(context: CheckContext) -> Iterator[str]:
                 f"{key}={workers}: SGLang's further processes do not know the call that patches weights; leave it out, "
                 "or choose weights/transport=disk"
             )
-    if name == "delta" and context.config.rollout.engine_urls:
-        yield (
-            "weights/transport=delta: engines of rollout.engine_urls do not patch weights as those do that a run "
-            "starts; choose weights/transport=disk"
-        )
 
 
 def engines_take_turns(context: CheckContext) -> Iterator[str]:

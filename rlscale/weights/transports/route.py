@@ -16,8 +16,8 @@ class Route:
     """Device type of the trainer's ranks and of the engines: cpu or cuda."""
     shares_devices: bool = True
     """Whether the engines are on the trainer's own devices (colocated)."""
-    ranks: tuple[int, ...] | None = None
-    """Tensor-parallel ranks of each engine; None: each has one."""
+    ranks: tuple[int, ...] | int = 1
+    """Tensor-parallel ranks of each engine; one number: every engine has so many, however many engines there are."""
     first_ranks: tuple[int, ...] | None = None
     """For each engine the first of the trainer ranks on its GPUs, where they share them; None: they follow one another
     from rank 0."""
@@ -35,7 +35,7 @@ class Route:
 
     def ranks_of(self, engines: int) -> tuple[int, ...]:
         """Tensor-parallel ranks of each of so many engines. ValueError where the route is for another number."""
-        ranks = self.ranks if self.ranks is not None else (1,) * engines
+        ranks = (self.ranks,) * engines if isinstance(self.ranks, int) else self.ranks
         if len(ranks) != engines:
             raise ValueError(f"a route to {len(ranks)} engines, and {engines} receivers")
         return ranks

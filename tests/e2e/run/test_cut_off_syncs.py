@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from shared_server import SharedServer
 
 from tests.e2e.run.command import SHORT, metrics, only_run, run, summary
 from tests.e2e.run.cutting_transport import FLIPPED, STAGES
+from tests.e2e.run.stopping_transport import HELD, STOPPED, sums_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -40,3 +42,19 @@ def test_engines_killed_at_each_stage_of_a_sync_in_waves_and_a_rank_come_back_an
     assert {row["sync_waves"] for row in rows} == {2.0}
     assert summary(folder)["logprob_diff_max"] < 1e-4
     assert summary(folder)["canary_diff_max"] < 1e-4
+
+
+def test_a_rank_that_is_stopped_in_the_middle_of_a_sync_ends_the_run_and_the_engine_has_nothing_of_that_version(
+    short: list[str], shared_server: SharedServer, tmp_path: Path
+) -> None:
+    shutil.copy(Path(__file__).with_name("stopping_transport.py"), tmp_path)
+    ended = run(
+        tmp_path, *short, "eval.enabled=false", "run.iterations=9", "weights.bucket_mb=1",
+        "weights.transport._target_=stopping_transport.StoppingTransport",
+    )  # fmt: skip
+    assert ended.code == 2, ended.text
+    assert "rank 0" in ended.text
+    assert "has been stopped for" in ended.text
+    assert "Traceback" not in ended.text
+    assert len(metrics(only_run(tmp_path))) == STOPPED - 1
+    assert sums_of(shared_server.receiver()) == (tmp_path / HELD).read_text()

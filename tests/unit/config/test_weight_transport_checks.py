@@ -35,10 +35,6 @@ APART = "cluster.placement=disaggregated"
         ),
         (["weights/transport=delta", "weights.transport.encoding=zip"], "encoding=zip: use xor or overwrite"),
         (
-            ["weights/transport=delta", "rollout.engine_urls=['http://127.0.0.1:1']"],
-            "do not patch weights as those do that a run starts; choose weights/transport=disk",
-        ),
-        (
             ["weights/transport=disk", "weights.transport.folder_on_engines=/there"],
             "name a weights.transport.folder as well",
         ),

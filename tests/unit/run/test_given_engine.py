@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rlscale.config.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.locations import conf_dir
 from rlscale.run.given_engine import GivenEngine
@@ -36,10 +37,11 @@ def engine(tmp_path: Path) -> Iterator[Any]:
         of = version("sglang")
 
         def do_GET(self) -> None:
-            self.send_response(200)
+            about = {"model_path": self.serves, "weight_version": "default"}
+            told = {"/model_info": about, "/server_info": {"version": self.of}}
+            self.send_response(200 if self.path in told else 404)
             self.end_headers()
-            told = {"/model_info": {"model_path": self.serves}, "/server_info": {"version": self.of}}
-            self.wfile.write(json.dumps(told[self.path]).encode())
+            self.wfile.write(json.dumps(told.get(self.path)).encode())
 
         def log_message(self, *_: object) -> None:
             pass
@@ -92,3 +94,9 @@ def test_one_that_is_not_there_is_one_line() -> None:
     gone = GivenEngine(EngineReceiver("http://127.0.0.1:9", None), None, "rollout.models.judge", print)
     with pytest.raises(UserError, match=r"^rollout\.models\.judge\.engine_urls: http://127\.0\.0\.1:9 does not answer"):
         gone.check_served(None)
+
+
+def test_one_that_does_not_patch_weights_gets_no_deltas(engine) -> None:
+    met(engine, "rollout").check_trained_on(compose(None, ["weights/transport=disk"]))
+    with pytest.raises(UserError, match=r"^weights/transport=delta: .* start it by `python -m rlscale engine`"):
+        met(engine, "rollout").check_trained_on(compose(None, ["weights/transport=delta"]))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +213,36 @@ def test_repeated_and_reordered_deltas_and_those_of_other_weights_are_refused(pl
     with pytest.raises(DeltaError, match="was made on other weights: still does not become what was published"):
         other.apply(folder_of(place.deltas, 3))
     assert other.held() == 2
+
+
+@contextmanager
+def full_after(size: int) -> Iterator[None]:
+    """A disk that takes no more than so many bytes of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_publishes_nothing_and_the_same_version_follows_once_there_is_room(place: Place) -> None:
+    copy = place.publish(1)
+    with full_after(200), pytest.raises(TransferError, match=r"version 2 cannot be published in .*File too large"):
+        place.publish(2)
+    assert [path.name for path in place.deltas.iterdir()] == ["delta_000001"]
+    assert holds(copy, 1)
+    assert holds(place.publish(2), 2)
+
+
+def test_an_engine_on_a_full_disk_says_so_and_its_copy_is_made_anew(place: Place) -> None:
+    place.publish(1)
+    late = place.copy("late")
+    with full_after(2000), pytest.raises(OSError, match="File too large"):
+        late.catch_up(place.deltas, 1)
+    assert late.held() is None
+    late.catch_up(place.deltas, 1)
+    assert holds(late, 1)
 
 
 def test_a_copy_whose_writing_was_cut_off_or_that_is_newer_is_made_anew(place: Place) -> None:
