@@ -49,7 +49,7 @@ def test_a_rank_that_is_stopped_in_the_middle_of_a_sync_ends_the_run_and_the_eng
 ) -> None:
     shutil.copy(Path(__file__).with_name("stopping_transport.py"), tmp_path)
     ended = run(
-        tmp_path, *short, "eval.enabled=false", "run.iterations=9", "weights.bucket_mb=1",
+        tmp_path, *short, "eval.enabled=false", "run.iterations=9", "run.recover=none", "weights.bucket_mb=1",
         "weights.transport._target_=stopping_transport.StoppingTransport",
     )  # fmt: skip
     assert ended.code == 2, ended.text
