@@ -52,7 +52,7 @@ types: install
 # pytest process with gloo ranks of its own, e2e in two processes with real servers. Unit tests that wait, for a signal or
 # until a time limit is over, leave a sixth of two cores idle, which is why they have one process more than cores.
 # Of the unit tests, what tells most per second: the import rules, the mathematics, batches, the guards of processes.
-SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/test_batch.py tests/unit/data/test_packing.py \
+SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/batches/test_batch.py tests/unit/data/batches/test_packing.py \
 	tests/unit/run/test_loops.py tests/unit/serve/test_process.py tests/unit/serve/test_fork_server.py
 
 smoke: install

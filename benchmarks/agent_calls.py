@@ -20,8 +20,8 @@ from machine import describe_machine, load_average
 from simulated import simulated_client
 
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.endpoint.agent_session import Limits, Policy, Session
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer

@@ -24,13 +24,13 @@ import psutil
 import torch
 from machine import describe_machine, load_average
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import CreateModelConfig, DType, ModelConfig
-from rlscale.data.batch import Batch
-from rlscale.data.model_folder import ensure_model_folder
-from rlscale.data.packing import plan
-from rlscale.data.rank_shard import split
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.packing import plan
+from rlscale.data.batches.rank_shard import split
+from rlscale.data.folders.model_folder import ensure_model_folder
 from rlscale.platform.device import Platform
 from rlscale.platform.ports import free_port
 from rlscale.run.assembly import trainer_spec

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from machine import describe_machine, load_average
 
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.platform.ports import free_port
 from rlscale.trainer.trainer_spec import Form, TrainerSpec
 
@@ -142,7 +142,7 @@ def _measure_conversion(model: Path, source: Path, target: Path, form: Form) -> 
 def _spec(model: Path) -> TrainerSpec:
     from dataclasses import replace
 
-    from rlscale.config.compose import compose
+    from rlscale.config.composition.compose import compose
     from rlscale.run.assembly import trainer_spec
     from rlscale.run.model_folders import ModelFolders
 
@@ -164,7 +164,7 @@ def _trainer(spec: TrainerSpec) -> Any:
 
 def _part(spec: TrainerSpec) -> RankShard:
     """Eight rows of 32 tokens, all of them trained with equal weight."""
-    from rlscale.data.batch import Batch
+    from rlscale.data.batches.batch import Batch
 
     tokens = np.random.default_rng(0).integers(0, 16_384, 256)
     batch = Batch(np.arange(0, 257, 32))

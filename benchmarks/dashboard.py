@@ -25,7 +25,7 @@ import psutil
 from rlscale.config.schema.rollout_config import Store
 from rlscale.dashboard.found_runs import run_id
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.data.stored_rollouts import FOLDER, RolloutStore
+from rlscale.data.stored.stored_rollouts import FOLDER, RolloutStore
 
 DEFAULTS = {"iterations": 100_000, "metrics": 100, "stored": 1000, "gigabytes": 10}
 

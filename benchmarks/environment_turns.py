@@ -25,10 +25,10 @@ from rich.table import Table
 from simulated import simulated_client
 
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.prompts.sources import RawPrompt
 from rlscale.data.sample import Prompt
-from rlscale.data.sources import RawPrompt
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.client import EngineClient

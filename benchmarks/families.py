@@ -18,7 +18,7 @@ from rich.table import Table
 from run_phases import run
 
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
-from rlscale.data.model_folder import ensure_model_folder
+from rlscale.data.folders.model_folder import ensure_model_folder
 from rlscale.families import FAMILIES
 from rlscale.observe import jsonl
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from rlscale.data.rollout_file import read_groups
+from rlscale.data.stored.rollout_file import read_groups
 
 PROCESSES = {
     "driver": "-m rlscale",

@@ -23,7 +23,7 @@ from rich.table import Table
 from run_phases import PHASES, SKIPPED, RunPhases, measure_copy, measure_run
 from trainer_speed import Speed, measure_trainer
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 
 MODEL = (
     "model.create.architecture.hidden_size=256",

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from rlscale.algo import corrections, kl, losses
 from rlscale.algo.critic import value_loss
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.value_objective import ValueObjective
 

@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rlscale.data.packing import CostModel, plan
+from rlscale.data.batches.packing import CostModel, plan
 
 CAP = 32_768
 """Tokens of a micro-batch, and of the longest row."""

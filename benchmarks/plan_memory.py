@@ -20,7 +20,7 @@ from token_rows import TokenRows, grpo_batch
 
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.families.config_file import complete, read_config
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.rank_layout import RankLayout
@@ -110,8 +110,8 @@ def _both(case: Case, folder: Path, pool: Any) -> tuple[int, int, tuple[float, f
     from tiny_models import make_model
     from training_data import make_spec
 
-    from rlscale.data.packing import plan
-    from rlscale.data.rank_shard import split
+    from rlscale.data.batches.packing import plan
+    from rlscale.data.batches.rank_shard import split
 
     make_model(folder, case.kind, **{**WIDE, **case.sizes})
     trainer = TrainerConfig(

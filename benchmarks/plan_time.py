@@ -18,9 +18,9 @@ from pathlib import Path
 from machine import describe_machine, load_average
 from run_phases import run
 
-from rlscale.config.compose import compose
-from rlscale.config.needs import Needs
-from rlscale.config.published_configs import architecture_of
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.published_configs import architecture_of
+from rlscale.config.derived.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.observe import jsonl
 from rlscale.plan.iteration_time import IterationTime, Span, Speeds, iteration_time

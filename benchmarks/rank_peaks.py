@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import accumulate
 
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 

@@ -26,9 +26,9 @@ import aiohttp
 import numpy as np
 import psutil
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.schema.cluster_config import Device
-from rlscale.data.model_folder import ensure_model_folder
+from rlscale.data.folders.model_folder import ensure_model_folder
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.serve.engine_process import start_fork_server

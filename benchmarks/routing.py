@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from rlscale.config.derived.sticky_routing import STICKY
 from rlscale.config.schema.simulator_config import LengthsConfig, SimulatedEngineConfig
-from rlscale.config.sticky_routing import STICKY
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.sampling_params import SamplingParams

@@ -35,7 +35,7 @@ from rich.table import Table
 from scale_engines import SimulatedEngines
 from scheduling_costs import in_virtual_time, started
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.schema.simulator_config import LengthLaw, LengthsConfig, SimulatedEngineConfig, SimulationConfig
 from rlscale.rollout.service import RolloutService
 from rlscale.run.simulation.simulated_workload import rollout_spec

@@ -23,7 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.simulator_options import read_simulation
 from rlscale.run.simulation.simulate import Simulated, simulate
 

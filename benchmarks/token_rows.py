@@ -33,12 +33,12 @@ class TokenRows:
 
 
 def grpo_batch(rows: TokenRows, trained: NDArray[np.bool_], spec: Any, longest: int) -> Any:
-    """The rows as samples in groups of 8 with random rewards, prepared for the ranks: a rlscale.data.batch.Batch.
+    """The rows as samples in groups of 8 with random rewards, prepared for the ranks: a `Batch`.
 
     `trained`: of each token, whether it is; `longest`: tokens that a response may have.
     """
     # Not at the top: the other side of the trainer's benchmark has these rows without rlscale.
-    from rlscale.data.batch import Batch
+    from rlscale.data.batches.batch import Batch
     from rlscale.trainer.preparation import prepare
 
     draw = np.random.default_rng(1)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from token_rows import TokenRows, grpo_batch
 
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.platform.ports import free_port
 from rlscale.trainer.trainer_spec import TrainerSpec
 
@@ -73,8 +73,8 @@ def _rlscale_step(spec: TrainerSpec) -> Prepare:
     from rlscale.platform.device import Platform
 
     Platform.of(spec.device).install_megatron()
-    from rlscale.data.packing import plan
-    from rlscale.data.rank_shard import split
+    from rlscale.data.batches.packing import plan
+    from rlscale.data.batches.rank_shard import split
     from rlscale.trainer.megatron.trainer import MegatronTrainer
 
     trainer = MegatronTrainer(spec, rank=0, world_size=1)

@@ -116,10 +116,10 @@ def serve(folder: Path, key_file: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from rlscale.config.compose import compose
+    from rlscale.config.composition.compose import compose
     from rlscale.config.schema.cluster_config import Device
-    from rlscale.data.model_folder import ensure_model_folder
-    from rlscale.run.actors import LauncherActor
+    from rlscale.data.folders.model_folder import ensure_model_folder
+    from rlscale.run.processes.actors import LauncherActor
     from rlscale.serve.server_spec import ServerSpec
 
     config = compose(None, list(RUN))

@@ -27,9 +27,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
-from rlscale.data.companions import Companions
-from rlscale.data.model_folder import ensure_model_folder
-from rlscale.data.served_folder import served_folder
+from rlscale.data.folders.companions import Companions
+from rlscale.data.folders.model_folder import ensure_model_folder
+from rlscale.data.folders.served_folder import served_folder
 from rlscale.families.served_form import ServedForm, WeightForm
 from rlscale.serve.engine_process import start_fork_server
 from rlscale.serve.http import call

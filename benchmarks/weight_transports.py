@@ -24,9 +24,9 @@ import torch
 import torch.distributed as dist
 from machine import describe_machine, load_average
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.schema.cluster_config import Device
-from rlscale.data.model_folder import ensure_model_folder
+from rlscale.data.folders.model_folder import ensure_model_folder
 from rlscale.serve.engine_process import start_fork_server
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.server_spec import ServerSpec, fork_server_environment

@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlscale.algo import advantages, losses, reduction, scores
-from rlscale.data.batch import Batch
-from rlscale.data.character_tokenizer import SPECIAL_TOKENS, character_tokenizer, vocabulary_size
+from rlscale.data.batches.batch import Batch
 from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.data.tokens.character_tokenizer import SPECIAL_TOKENS, character_tokenizer, vocabulary_size
 
 CHARACTERS = "0123456789?"
 END = SPECIAL_TOKENS.index("<|im_end|>")

@@ -13,41 +13,56 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import rlscale
-from rlscale.config.command_words import recipe_and_overrides
+from rlscale.config.composition.command_words import recipe_and_overrides
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import OPTION, allowed_code, allowing_code
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.run.printing import print_anything
+from rlscale.run.processes.printing import print_anything
 
 if TYPE_CHECKING:
     from rlscale.config.schema import Config
 
 COMMANDS = {
-    "check": ("rlscale.run.check:check", "check a run without starting it, on whatever machine"),
-    "eval": ("rlscale.run.eval_command:evaluate", "measure a run's model, or any other, on any evaluation set"),
-    "rescore": ("rlscale.run.rescore:rescore", "try a changed reward on the stored rollouts of a run"),
-    "export": ("rlscale.run.commands:export", "write a Hugging Face folder from a run's newest checkpoint"),
-    "import": ("rlscale.run.commands:import_", "write a Hugging Face model as a Megatron checkpoint of its weights"),
+    "check": ("rlscale.run.commands.check:check", "check a run without starting it, on whatever machine"),
+    "eval": (
+        "rlscale.run.commands.eval_command:evaluate",
+        "measure a run's model, or any other, on any evaluation set",
+    ),
+    "rescore": ("rlscale.run.commands.rescore:rescore", "try a changed reward on the stored rollouts of a run"),
+    "export": (
+        "rlscale.run.commands.convert_command:export",
+        "write a Hugging Face folder from a run's newest checkpoint",
+    ),
+    "import": (
+        "rlscale.run.commands.convert_command:import_",
+        "write a Hugging Face model as a Megatron checkpoint of its weights",
+    ),
     "weights": (
-        "rlscale.run.compare_command:weights",
+        "rlscale.run.commands.compare_command:weights",
         "checksums of all tensors of a folder or engine, or two compared",
     ),
     "checkpoint": (
-        "rlscale.run.compare_command:checkpoint",
+        "rlscale.run.commands.compare_command:checkpoint",
         "which tensors two checkpoints differ in, or whether a run's are what was written",
     ),
     "plan": ("rlscale.plan.plan_command:plan", "whether a run fits its devices, and about how long an iteration takes"),
     "explain": ("rlscale.explain.explain_command:explain", "what keys mean, where values come from, what reads them"),
-    "doctor": ("rlscale.run.doctor_command:doctor", "whether this machine or cluster is ready for a run"),
+    "doctor": ("rlscale.run.commands.doctor_command:doctor", "whether this machine or cluster is ready for a run"),
     "dashboard": (
         "rlscale.dashboard.dashboard_command:dashboard",
         "a page over runs, live ones included, in the browser",
     ),
-    "engines": ("rlscale.run.engines_command:engines", "let engines join a run that goes on, or leave it"),
+    "engines": ("rlscale.run.commands.engines_command:engines", "let engines join a run that goes on, or leave it"),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),
-    "warm": ("rlscale.run.warm_command:warm", "keep imported processes ready, so that CPU runs start in seconds"),
-    "engine": ("rlscale.run.engine_command:engine", "an engine that outlives runs, which join it by its URL"),
-    "check-hook": ("rlscale.run.check_hook:check_hook", "test a loss, score, advantage, ... or reward of your own"),
+    "warm": (
+        "rlscale.run.commands.warm_command:warm",
+        "keep imported processes ready, so that CPU runs start in seconds",
+    ),
+    "engine": ("rlscale.run.commands.engine_command:engine", "an engine that outlives runs, which join it by its URL"),
+    "check-hook": (
+        "rlscale.run.commands.check_hook:check_hook",
+        "test a loss, score, advantage, ... or reward of your own",
+    ),
 }
 """Subcommands: the function that gets the arguments after the name and returns an exit code, and what it does."""
 
@@ -119,7 +134,7 @@ def _unexpected(error: Exception, *, debug: bool) -> int:
         # Whoever read the output has gone (--help | head). Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAULT
-    from rlscale.run.error_log import ErrorLog
+    from rlscale.run.processes.error_log import ErrorLog
 
     log = ErrorLog(".rlscale")
     written = log.exception("command line", error)
@@ -203,11 +218,11 @@ def _dispatch(arguments: Arguments) -> int:
 
 def _run(arguments: Arguments) -> int:
     from rlscale.config.checks import check
-    from rlscale.config.compose import compose
+    from rlscale.config.composition.compose import compose
 
     config = compose(arguments.recipe, arguments.overrides)
     if arguments.own_process and config.cluster.warm is not None:
-        from rlscale.run.forks import hand_over
+        from rlscale.run.processes.forks import hand_over
 
         hand_over(config, ["-m", "rlscale", *sys.argv[1:]])
     for note in check(config):
@@ -218,7 +233,7 @@ def _run(arguments: Arguments) -> int:
 
 
 def _dry_run(arguments: Arguments) -> int:
-    from rlscale.config.compose import compose
+    from rlscale.config.composition.compose import compose
     from rlscale.run.dry_run.dry_run import dry_run
 
     config = compose(arguments.recipe, arguments.overrides)
@@ -228,7 +243,7 @@ def _dry_run(arguments: Arguments) -> int:
 
 
 def _printed(arguments: Arguments) -> str:
-    from rlscale.config.compose import compose_node, printed
+    from rlscale.config.composition.compose import compose_node, printed
 
     options = arguments.options
     composition = compose_node(arguments.recipe, arguments.overrides, hydras=options.cfg != "job")
@@ -236,7 +251,7 @@ def _printed(arguments: Arguments) -> str:
 
 
 def _sweep(arguments: Arguments) -> int:
-    from rlscale.config.sweep_expansion import expand
+    from rlscale.config.composition.sweep_expansion import expand
 
     runs = expand(arguments.overrides, arguments.recipe)
     configs = _checked(arguments.recipe, runs)
@@ -245,7 +260,7 @@ def _sweep(arguments: Arguments) -> int:
             print(f"# {' '.join(run)}")
             print(_printed(Arguments(arguments.recipe, run, arguments.options)), end="")
         return 0
-    from rlscale.run.sweep import run_sweep
+    from rlscale.run.commands.sweep import run_sweep
 
     return run_sweep(configs, runs, arguments.recipe, debug=arguments.options.debug)
 
@@ -253,10 +268,10 @@ def _sweep(arguments: Arguments) -> int:
 def _checked(recipe: str | None, runs: list[list[str]]) -> list[Config]:
     """The configurations of a sweep, all looked at before the first one starts: a mistake must not cost a night."""
     from rlscale.config.checks import check
-    from rlscale.config.compose import compose
+    from rlscale.config.composition.compose import compose
+    from rlscale.config.composition.sweep_expansion import differing
     from rlscale.config.keys import plain
     from rlscale.config.machine import check_machine
-    from rlscale.config.sweep_expansion import differing
     from rlscale.run.preflight import preflight_of_sweep
 
     configs, problems = [], []
@@ -288,8 +303,8 @@ def _command(name: str, argv: list[str]) -> int:
 
 def help_text() -> str:
     """The text of --help: usage, commands, options, recipes, and every group with its options."""
-    from rlscale.config.groups import ANY, PLACES, Groups
-    from rlscale.config.recipe_file import DEFAULT, shipped_recipes
+    from rlscale.config.composition.groups import ANY, PLACES, Groups
+    from rlscale.config.composition.recipe_file import DEFAULT, shipped_recipes
 
     groups = Groups.of()
     commands = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]

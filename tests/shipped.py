@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from rlscale.config.compose import compose
-from rlscale.config.locations import conf_dir
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.locations import conf_dir
 from rlscale.config.schema.algo_config import AlgoConfig
 
 SHIPPED = tuple(sorted(file.stem for file in (conf_dir() / "algo").glob("*.yaml")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.trainer.megatron.trainer import MegatronTrainer
 from rlscale.trainer.trainer_spec import TrainerSpec
 

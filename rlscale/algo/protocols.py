@@ -5,8 +5,8 @@ function that takes it, or at a class whose instances do; further keys of the no
 `python -m rlscale check-hook path.to.fn` tests one. Each must be a pure function: the same inputs give the same
 result, and nothing in them is changed.
 
-All inputs have `columns`: what else the batch has, by the name of its field (`rlscale.data.fields`). Columns that the
-samples, the engines or your own code bring are just there. Columns that a model computes are there where
+All inputs have `columns`: what else the batch has, by the name of its field (`rlscale.data.batches.fields`). Columns
+that the samples, the engines or your own code bring are just there. Columns that a model computes are there where
 `algo.advantage.reads` or `algo.loss.reads` names them. Reading one that is not there stops the run with a line that
 says which there are.
 """

@@ -10,20 +10,20 @@ from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.model_fits import beside_gb, engine_gb, parameters_of, training_gb
-from rlscale.config.cpu_threads import trainer_threads
-from rlscale.config.data_paths import data_paths
-from rlscale.config.data_sections import evaluation_sections, training_sections
+from rlscale.config.derived.cpu_threads import trainer_threads
+from rlscale.config.derived.data_paths import data_paths
+from rlscale.config.derived.data_sections import evaluation_sections, training_sections
+from rlscale.config.derived.needs import Needs
+from rlscale.config.derived.said_options import said_options
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import ConfigError
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.keys import keys
-from rlscale.config.needs import Needs
-from rlscale.config.said_options import said_options
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import PathKind
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.data_config import FileData
 from rlscale.config.schema.model_config import ModelConfig
-from rlscale.config.sizes import Sizes
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.families.origin import NEITHER, holds_weights
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from rlscale.config.assignment import assign
 from rlscale.config.checks.ranges import out_of_range
+from rlscale.config.composition.assignment import assign
+from rlscale.config.composition.groups import Groups
+from rlscale.config.composition.overrides import parse_one
 from rlscale.config.errors import ConfigError
-from rlscale.config.groups import Groups
 from rlscale.config.keys import keys
-from rlscale.config.overrides import parse_one
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import key
 from rlscale.config.schema.section import Section

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlscale.config.command_words import help_is_shown
+from rlscale.config.composition.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.dashboard.found_runs import find_runs
 from rlscale.dashboard.page_server import PageServer

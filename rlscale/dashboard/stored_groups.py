@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
 from rlscale.dashboard.columns import finite
-from rlscale.data.stored_rollouts import FOLDER, StoredRollouts
-from rlscale.data.token_decoder import Decode, token_decoder
+from rlscale.data.stored.stored_rollouts import FOLDER, StoredRollouts
+from rlscale.data.tokens.token_decoder import Decode, token_decoder
 
 MOST_TOKENS = 20_000
 """Tokens of a sample that are shown."""

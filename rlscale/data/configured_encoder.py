@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from rlscale.config.schema.data_config import DataConfig, MixtureData
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.prompts.sources import RawPrompt
 from rlscale.data.sample import Prompt
-from rlscale.data.sources import RawPrompt
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 
 
 class MixedEncoder(PromptEncoder):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData, MixtureData
-from rlscale.data.first_prompts import FirstPrompts
-from rlscale.data.sources import PromptSource
+from rlscale.data.prompts.first_prompts import FirstPrompts
+from rlscale.data.prompts.sources import PromptSource
 
 
 def training_source(config: DataConfig) -> PromptSource:
@@ -18,11 +18,11 @@ def build_source(config: DataConfig, key: str = "data") -> PromptSource:
     """The source that `config` describes, at its beginning. UserError naming the file or `key` (data, eval.data)."""
     # Imported here: a run needs one of them, and pyarrow takes a while to import.
     if isinstance(config, ArithmeticData):
-        from rlscale.data.arithmetic import ArithmeticSource
+        from rlscale.data.prompts.arithmetic import ArithmeticSource
 
         return ArithmeticSource(config, key)
     if isinstance(config, FileData):
-        from rlscale.data.prompt_files import FileSource
+        from rlscale.data.prompts.prompt_files import FileSource
 
         return FileSource(config, key)
     if isinstance(config, CustomData):
@@ -31,11 +31,11 @@ def build_source(config: DataConfig, key: str = "data") -> PromptSource:
         source = build_target(config.source, f"{key}.source")
         if not isinstance(source, PromptSource):
             raise UserError(
-                f"{key}.source: {type(source).__name__} lacks a method of rlscale.data.sources.PromptSource"
+                f"{key}.source: {type(source).__name__} lacks a method of rlscale.data.prompts.sources.PromptSource"
             )
         return source
     if isinstance(config, MixtureData):
-        from rlscale.data.mixture import MixtureSource
+        from rlscale.data.prompts.mixture import MixtureSource
 
         sources = {name: build_source(one.data, f"{key}.sources.{name}.data") for name, one in config.sources.items()}
         return MixtureSource(sources, {name: one.weight for name, one in config.sources.items()}, config.seed)

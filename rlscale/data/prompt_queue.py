@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from rlscale.config.errors import UserError
-from rlscale.data.adaptive import Fate, Observations
-from rlscale.data.bad_rows import UNSEEN_RATE, BadPrompt, BadRows
+from rlscale.data.prompts.adaptive import Fate, Observations
+from rlscale.data.prompts.bad_rows import UNSEEN_RATE, BadPrompt, BadRows
+from rlscale.data.prompts.sources import PromptSource, RawPrompt, Stream
 from rlscale.data.sample import Prompt
-from rlscale.data.sources import PromptSource, RawPrompt, Stream
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

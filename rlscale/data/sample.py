@@ -61,8 +61,8 @@ class Sample:
     `later_segments`: where the policy went on behind other tokens than those so far, as after its history was summed
     up. Their tokens stand behind those of the first segment; most samples have none.
 
-    `columns`: further columns of the batch by the name of their field (rlscale.data.fields), of the sample or of each
-    of its tokens.
+    `columns`: further columns of the batch by the name of their field (rlscale.data.batches.fields), of the sample or
+    of each of its tokens.
     """
 
     prompt_index: int

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rlscale.data.bad_rows import BadPrompt, BadRows
 from rlscale.data.prompt_queue import CheckLabels, Encoder, encode_checked, none_fits
-from rlscale.data.sources import PromptSource, RawPrompt, Stream
+from rlscale.data.prompts.bad_rows import BadPrompt, BadRows
+from rlscale.data.prompts.sources import PromptSource, RawPrompt, Stream
 
 SECONDS = 5.0
 """How long a trial may take; what is left by then is checked when it is used."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rlscale.data.bad_rows import BadPrompt
-from rlscale.data.messages import kind_of, read_messages, split_answer
-from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.prompt_queue import PromptQueue
+from rlscale.data.prompts.bad_rows import BadPrompt
+from rlscale.data.prompts.messages import kind_of, read_messages, split_answer
+from rlscale.data.prompts.sources import PromptSource, RawPrompt
 from rlscale.data.sample import NOT_GENERATED, Group, Sample
-from rlscale.data.sources import PromptSource, RawPrompt
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 
 
 class ExampleEncoder:

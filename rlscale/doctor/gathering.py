@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 
-from rlscale.config.data_paths import data_paths
-from rlscale.config.data_sections import evaluation_sections, training_sections
+from rlscale.config.derived.data_paths import data_paths
+from rlscale.config.derived.data_sections import evaluation_sections, training_sections
+from rlscale.config.derived.hub_names import not_downloaded
 from rlscale.config.hf_architecture import is_hub_name
-from rlscale.config.hub_names import not_downloaded
 from rlscale.config.machine import missing_files
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import FileData

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlscale.config.locations import lock_file
+from rlscale.config.composition.locations import lock_file
 
 TORCH = "2.13.0"
 """Of torch, which the lock leaves to whoever installs it, as its CPU and CUDA builds differ."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import isnan, nan
 
-from rlscale.config.cpu_threads import trainer_threads
+from rlscale.config.derived.cpu_threads import trainer_threads
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
-from rlscale.config.sizes import Sizes
 from rlscale.doctor.facts import Facts
 from rlscale.doctor.finding import Finding, ok, problem, warning
 from rlscale.doctor.needed import Needed

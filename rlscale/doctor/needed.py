@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlscale.config.derived.needs import Needs
 from rlscale.config.errors import UserError
-from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import DType

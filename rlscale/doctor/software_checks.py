@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from rlscale.config.composition.written_recipe import ESSENTIAL
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
-from rlscale.config.written_recipe import ESSENTIAL
 from rlscale.doctor.facts import Facts
 from rlscale.doctor.finding import Finding, ok, problem, warning
 

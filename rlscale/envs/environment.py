@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rlscale.data.messages import Message
+from rlscale.data.prompts.messages import Message
 from rlscale.data.sample import Prompt, Sample
 from rlscale.envs.score import info_of
 
@@ -81,8 +81,8 @@ class Step:
     info: Mapping[str, Any] = field(default_factory=dict)
     """What the sample carries along, by name; a later turn replaces an earlier one's. Plain values."""
     columns: Mapping[str, float] = field(default_factory=dict)
-    """Columns of the batch that the sample brings, a number for each by the name of its field (rlscale.data.fields), of
-    the scope `sample`; a later turn replaces an earlier one's."""
+    """Columns of the batch that the sample brings, a number for each by the name of its field
+    (rlscale.data.batches.fields), of the scope `sample`; a later turn replaces an earlier one's."""
 
 
 class Environment(Protocol):

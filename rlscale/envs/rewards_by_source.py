@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlscale.config.eval_sets import eval_sets, own_judge
+from rlscale.config.derived.eval_sets import eval_sets, own_judge
 from rlscale.config.schema.data_config import DataConfig, MixtureData
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.reward_config import RewardConfig

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
-from rlscale.data.rows import open_rows
+from rlscale.data.prompts.rows import open_rows
 
 _PARAGRAPHS = re.compile(r"\n\s*\n")
 _AS_TEXT = (".txt", ".md")

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from rlscale.config.errors import UserError
-from rlscale.data.messages import Message
+from rlscale.data.prompts.messages import Message
 from rlscale.data.sample import Prompt
 from rlscale.data.target import build_target, resolve_target
 from rlscale.envs.environment import Action, Call, Environment, Scorer, Start, Step

@@ -8,10 +8,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlscale.config.compose import compose_node
-from rlscale.config.differences import differences
+from rlscale.config.composition.compose import compose_node
+from rlscale.config.composition.differences import differences
+from rlscale.config.composition.yaml_file import read_yaml
 from rlscale.config.errors import UserError
-from rlscale.config.yaml_file import read_yaml
 from rlscale.explain.key_lines import shown_value
 
 _RESOLVED = "resolved.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlscale.config.command_words import help_is_shown, recipe_and_overrides
+from rlscale.config.composition.command_words import help_is_shown, recipe_and_overrides
 from rlscale.config.errors import UserError
 from rlscale.explain.configuration_diff import diff_lines
 from rlscale.explain.differing_keys import differing_lines

@@ -10,11 +10,11 @@ from omegaconf import MISSING as OPEN
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlscale.config.assignment import describe, hints, known_keys
-from rlscale.config.command_line_text import as_typed
-from rlscale.config.derived_options import DERIVED
+from rlscale.config.composition.assignment import describe, hints, known_keys
+from rlscale.config.composition.command_line_text import as_typed
+from rlscale.config.composition.groups import section
+from rlscale.config.derived.derived_options import DERIVED
 from rlscale.config.errors import UserError
-from rlscale.config.groups import section
 from rlscale.config.keys import plain
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.passthrough import KINDS, Option, known_options

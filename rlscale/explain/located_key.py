@@ -7,7 +7,7 @@ from typing import Any, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlscale.config.assignment import hints, known_keys, section_type
+from rlscale.config.composition.assignment import hints, known_keys, section_type
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest_key
 from rlscale.config.schema import Config

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlscale.config import overrides as command_line
-from rlscale.config.compose import compose_node, searchpath_of
-from rlscale.config.debug_option import GROUP
-from rlscale.config.groups import Groups, section
-from rlscale.config.locations import conf_dir, recipes_dir
-from rlscale.config.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe
-from rlscale.config.yaml_file import read_yaml
+from rlscale.config.composition import overrides as command_line
+from rlscale.config.composition.compose import compose_node, searchpath_of
+from rlscale.config.composition.debug_option import GROUP
+from rlscale.config.composition.groups import Groups, section
+from rlscale.config.composition.locations import conf_dir, recipes_dir
+from rlscale.config.composition.recipe_file import DEFAULT, RecipeFile, covers, find_recipe, leaves, read_recipe
+from rlscale.config.composition.yaml_file import read_yaml
 from rlscale.explain.yaml_lines import lines_of
 
 COMMAND_LINE = "the command line"

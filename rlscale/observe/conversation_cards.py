@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from rlscale.data.messages import tool_names
+from rlscale.data.prompts.messages import tool_names
 from rlscale.observe.conversations import LONGEST_TEXT, Conversations, Piece, ShownConversation
 from rlscale.observe.formatting import figure, html_text
 

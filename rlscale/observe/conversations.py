@@ -10,8 +10,8 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.data.sample import Prompt, Sample
-from rlscale.data.stored_rollouts import FOLDER, StoredRollouts
-from rlscale.data.token_decoder import Decode, token_decoder
+from rlscale.data.stored.stored_rollouts import FOLDER, StoredRollouts
+from rlscale.data.tokens.token_decoder import Decode, token_decoder
 
 MOST_ITERATIONS = 6
 """Stored iterations that are looked at, at even distances; the first and the last are among them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from rlscale.config.needs import COLUMNS
+from rlscale.config.derived.needs import COLUMNS
 from rlscale.observe.formatting import duration, html_text, percent
 from rlscale.observe.summary import Summary
 from rlscale.observe.ticks import labels, nice_ticks

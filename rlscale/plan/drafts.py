@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlscale.config.composition.published_configs import architecture_of
 from rlscale.config.errors import UserError
-from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.schema.speculation_config import Algorithm

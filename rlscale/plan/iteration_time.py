@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.trainer_config import Recompute
-from rlscale.config.sizes import Sizes
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.rank_layout import RankLayout
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rlscale.config.checks import check
-from rlscale.config.command_words import help_is_shown, recipe_and_overrides
-from rlscale.config.compose import compose
+from rlscale.config.composition.command_words import help_is_shown, recipe_and_overrides
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.published_configs import architecture_of
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.keys import plain
-from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.plan.plan_lines import lines, rounded
 from rlscale.plan.planned_run import Plan, plan_run

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlscale.config.engines_alike import engines_alike
+from rlscale.config.composition.published_configs import architecture_of
+from rlscale.config.derived.engines_alike import engines_alike
+from rlscale.config.derived.needs import Needs
+from rlscale.config.derived.serving_beside import serving_beside
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
-from rlscale.config.needs import Needs
-from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.model_config import DType, ModelConfig
 from rlscale.config.schema.trainer_config import Mtp
-from rlscale.config.serving_beside import serving_beside
-from rlscale.config.sizes import Sizes
 from rlscale.families import FAMILIES, reach_of
 from rlscale.families.config_file import problems
 from rlscale.families.family import Reach

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
-from rlscale.config.sizes import Sizes
 from rlscale.plan.model_shape import LayerWeights, ModelShape
 
 

@@ -8,13 +8,13 @@ from itertools import product
 from typing import Any
 
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.published_configs import architecture_of
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import ConfigError, UserError
-from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.trainer_config import Recompute
-from rlscale.config.sizes import Sizes
 from rlscale.families.tensors import experts_of
 from rlscale.plan.plan_lines import rounded
 from rlscale.plan.planned_run import Plan, plan_run

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rlscale.config.adapter_names import adapter_name, version_of
+from rlscale.config.derived.adapter_names import adapter_name, version_of
 from rlscale.platform.adapting import adapts_now
 from rlscale.platform.sglang_verified_updates import bucket_is_damaged
 

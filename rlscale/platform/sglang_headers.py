@@ -12,8 +12,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rlscale.config.needed_weights import FIELDS, refusal
-from rlscale.config.request_headers import ENGINE_HEADER, ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
+from rlscale.config.derived.needed_weights import FIELDS, refusal
+from rlscale.config.derived.request_headers import ENGINE_HEADER, ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 
 ENVIRONMENT = {"SGLANG_ENABLE_REQUEST_HEADER_OVERRIDES": "1"}
 """What a server that is to heed them needs besides."""

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from rlscale.config.paused_flush import MARK
+from rlscale.config.derived.paused_flush import MARK
 from rlscale.platform import (
     rendezvous,
     sglang_adapters,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlscale.config.schema.rollout_config import RolloutConfig, Stale
+from rlscale.data.batches.fields import APPROXIMATE, RELATIVE_TEMPERATURE
 from rlscale.data.buffer import GroupBuffer
-from rlscale.data.fields import APPROXIMATE, RELATIVE_TEMPERATURE
 from rlscale.data.sample import Group, Prompt
 from rlscale.rollout.ledger import Ledger, tokens_of
 from rlscale.rollout.refill import Refill

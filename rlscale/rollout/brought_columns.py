@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
-from rlscale.data.fields import FIELDS, Maker, Scope
+from rlscale.data.batches.fields import FIELDS, Maker, Scope
 
 
 def brought_columns(given: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -21,7 +21,7 @@ def brought_columns(given: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         if field is None:
             raise UserError(
                 f"{said}, which is not registered in the rollout's process; register it with "
-                "rlscale.data.fields.FIELDS in a module that the environment's imports"
+                "rlscale.data.batches.fields.FIELDS in a module that the environment's imports"
             )
         if field.made_by is not Maker.hook or field.scope is not Scope.sample or field.axes:
             raise UserError(f"{said}, which is not a field of your own with one number for each sample")

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.schema.rollout_config import History, RolloutConfig
-from rlscale.data.messages import Message
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.prompts.messages import Message
 from rlscale.data.sample import Prompt
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.environment import Action, Step
 from rlscale.rollout.endpoint.chat_messages import ChatMessage, ToolCall, canonical
 from rlscale.rollout.engines.generation import Generation

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
-from rlscale.data.fields import TURN_REWARD
-from rlscale.data.messages import tool_names
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.batches.fields import TURN_REWARD
+from rlscale.data.prompts.messages import tool_names
 from rlscale.data.sample import Prompt, Sample
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.score import score_of

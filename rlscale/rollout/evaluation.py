@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rlscale.config.derived.eval_sets import EvalSet
 from rlscale.config.errors import UserError
-from rlscale.config.eval_sets import EvalSet
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.data.configured_source import build_source
-from rlscale.data.overlap import KnowsPrompts
-from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.prompt_queue import CheckLabels, PromptQueue, none_fits
+from rlscale.data.prompts.overlap import KnowsPrompts
+from rlscale.data.prompts.sources import PromptSource
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.data.sources import PromptSource
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.episode import Place, Player, SampleFailed

@@ -17,7 +17,7 @@ from typing import Any
 
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.reward_config import RewardConfig
-from rlscale.data.sources import PromptSource
+from rlscale.data.prompts.sources import PromptSource
 from rlscale.envs.rewards_by_source import own_rewards
 from rlscale.rollout.group_records import UNKNOWN, Origin
 from rlscale.rollout.rollout_spec import RolloutSpec

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.data.sample import Group
-from rlscale.data.stored_rollouts import StoredRollouts
+from rlscale.data.stored.stored_rollouts import StoredRollouts
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.rollout_stats import RolloutStats

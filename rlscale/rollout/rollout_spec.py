@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.checks.output_parsers import OF_THE_MODEL
+from rlscale.config.derived.needs import AlgoNeeds
 from rlscale.config.hf_architecture import read_architecture
-from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema import SINGLE_TURN, Config
 from rlscale.config.schema.agent_config import AgentConfig
 from rlscale.config.schema.algo_config import OverlongConfig, RefillConfig
@@ -21,7 +21,7 @@ from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
 from rlscale.config.schema.trainer_config import RoutingReplay
-from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
+from rlscale.data.folders.model_folder import ensure_tokenizer_folder, read_chat_template
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 
 _BUFFER = {TARGET: "rlscale.data.buffer.Buffer"}

@@ -9,18 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.adapter_names import adapter_name
-from rlscale.config.eval_sets import eval_sets
+from rlscale.config.derived.adapter_names import adapter_name
+from rlscale.config.derived.eval_sets import eval_sets
+from rlscale.config.derived.source_sampling import sampled_apart
+from rlscale.config.derived.sticky_routing import is_sticky
 from rlscale.config.schema.rollout_config import Concurrency, OnSync
-from rlscale.config.source_sampling import sampled_apart
-from rlscale.config.sticky_routing import is_sticky
 from rlscale.data.buffer import GroupBuffer
 from rlscale.data.configured_encoder import build_encoder
 from rlscale.data.configured_source import training_source
-from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.prompt_queue import PromptQueue
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.target import build_target, instantiate
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.configured_environment import Environments
 from rlscale.envs.configured_group_rewards import GroupRewards
 from rlscale.envs.overlong import OverlongShaping

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.schema.rollout_config import Stale
-from rlscale.data.fields import FIELDS, STALE
+from rlscale.data.batches.fields import FIELDS, STALE
 from rlscale.data.sample import Group, Sample
 
 

@@ -18,7 +18,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.adaptive import Observation
+from rlscale.data.prompts.adaptive import Observation
 from rlscale.data.sample import Group, Prompt, Sample, Segment
 from rlscale.rollout.engines.generation import Generation
 

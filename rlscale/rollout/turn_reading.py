@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.environment import Action, Call
 from rlscale.rollout.endpoint.output_parser import THINK, OutputParser, Parsed
 from rlscale.rollout.engines.generation import Generation

@@ -10,45 +10,45 @@ from functools import partial
 from pathlib import Path
 
 from rlscale.config.checks import check
-from rlscale.config.needs import Needs
+from rlscale.config.derived.needs import Needs
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
-from rlscale.config.sizes import Sizes
-from rlscale.data.companions import companions_of
 from rlscale.data.configured_source import training_source
-from rlscale.data.leased_folders import Lease, lease, remove_unused
-from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
-from rlscale.data.prompt_encoder import PromptEncoder
-from rlscale.data.served_folder import MADE, served_folder
+from rlscale.data.folders.companions import companions_of
+from rlscale.data.folders.leased_folders import Lease, lease, remove_unused
+from rlscale.data.folders.model_folder import ensure_tokenizer_folder, read_chat_template
+from rlscale.data.folders.served_folder import MADE, served_folder
 from rlscale.data.supervised import SupervisedGroups
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
-from rlscale.run.actor_host import ActorHost
-from rlscale.run.checkpoint import Progress, groups_of
-from rlscale.run.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
-from rlscale.run.engines import Engines
-from rlscale.run.evaluation_engines import LOGS, EvaluationEngines, measuring_apart
-from rlscale.run.evaluations import Evaluations, Measure
-from rlscale.run.evaluations_beside_training import EvaluationsBesideTraining
-from rlscale.run.forks import Forks
-from rlscale.run.generate_only import VERSION, serving, starting_folder
-from rlscale.run.generating_session import GeneratingSession
-from rlscale.run.group_source import GroupSource, Rollout, SupervisedGroupSource
-from rlscale.run.membership import Membership
-from rlscale.run.membership_orders import EngineOrders
+from rlscale.run.disk.checkpoint import Progress, groups_of
+from rlscale.run.disk.membership_orders import EngineOrders
+from rlscale.run.disk.records import Records
+from rlscale.run.disk.run_folder import RunFolder
 from rlscale.run.model_folders import ModelFolders
-from rlscale.run.models_beside import ModelsBeside, WithModelsBeside
-from rlscale.run.placement import Layout, lay_out_run, shares_devices
-from rlscale.run.records import Records
-from rlscale.run.recovery import Recoveries
-from rlscale.run.reinforcement_session import ReinforcementSession
-from rlscale.run.remote_calls import Calls
-from rlscale.run.run_folder import RunFolder
-from rlscale.run.session import Session, SessionParts
-from rlscale.run.stop_signal import StopSignal
-from rlscale.run.supervised_session import SupervisedSession
-from rlscale.run.sync_waves import SyncWaves
-from rlscale.run.trainer_group import TrainerGroup
-from rlscale.run.weight_sync import WeightSync
+from rlscale.run.processes.actor_host import ActorHost
+from rlscale.run.processes.forks import Forks
+from rlscale.run.processes.placement import Layout, lay_out_run, shares_devices
+from rlscale.run.processes.remote_calls import Calls
+from rlscale.run.processes.stop_signal import StopSignal
+from rlscale.run.sessions.evaluations import Evaluations, Measure
+from rlscale.run.sessions.evaluations_beside_training import EvaluationsBesideTraining
+from rlscale.run.sessions.generating_session import GeneratingSession
+from rlscale.run.sessions.reinforcement_session import ReinforcementSession
+from rlscale.run.sessions.session import Session, SessionParts
+from rlscale.run.sessions.supervised_session import SupervisedSession
+from rlscale.run.sides.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
+from rlscale.run.sides.engines import Engines
+from rlscale.run.sides.evaluation_engines import LOGS, EvaluationEngines, measuring_apart
+from rlscale.run.sides.generate_only import VERSION, serving, starting_folder
+from rlscale.run.sides.group_source import GroupSource, Rollout, SupervisedGroupSource
+from rlscale.run.sides.membership import Membership
+from rlscale.run.sides.models_beside import ModelsBeside, WithModelsBeside
+from rlscale.run.sides.recovery import Recoveries
+from rlscale.run.sides.sync_waves import SyncWaves
+from rlscale.run.sides.trainer_group import TrainerGroup
+from rlscale.run.sides.weight_sync import WeightSync
 from rlscale.trainer.trainer_spec import TrainerSpec
 from rlscale.weights.transports.route import Route
 
@@ -85,16 +85,12 @@ class Assembly:
         self._exchanges: list[Path] = []  # folders of weights on their way below one that the user names
 
     @property
-    def engine_restarts(self) -> int:
-        """Engines that died and were started again."""
+    def restarts(self) -> tuple[int, int]:
+        """How often engines died and were started again, and how often the trainer's ranks were."""
         fleets = (self._engines, self._apart[0] if self._apart is not None else None)
         beside = 0 if self._beside is None else self._beside.restarts
-        return beside + sum(engines.restarts for engines in fleets if engines is not None)
-
-    @property
-    def trainer_restarts(self) -> int:
-        """Times that the trainer's ranks were lost and started again."""
-        return 0 if self._recoveries is None else self._recoveries.count
+        engines = beside + sum(fleet.restarts for fleet in fleets if fleet is not None)
+        return engines, 0 if self._recoveries is None else self._recoveries.count
 
     def launch(self, config: Config) -> None:
         """Make the models if they are not there, and begin to start ranks, engines and the rollout service.

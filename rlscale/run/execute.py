@@ -16,16 +16,16 @@ from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.data.target import current_folder_importable
-from rlscale.run.forks import early_forks, warm_forks, with_workers
+from rlscale.run.disk.resume import check_resumable
+from rlscale.run.disk.run_folder import refuse_folder
 from rlscale.run.job_end import stop_before_end
 from rlscale.run.preflight import preflight
-from rlscale.run.resume import check_resumable
-from rlscale.run.run_folder import refuse_folder
+from rlscale.run.processes.forks import early_forks, warm_forks, with_workers
 from rlscale.trainer.hooks import check_hooks
 
 if TYPE_CHECKING:
-    from rlscale.run.actor_host import ActorHost
-    from rlscale.run.stop_signal import StopSignal
+    from rlscale.run.processes.actor_host import ActorHost
+    from rlscale.run.processes.stop_signal import StopSignal
 
 
 def execute(config: Config) -> int:
@@ -47,7 +47,7 @@ def execute(config: Config) -> int:
         with current_folder_importable(), with_workers(config, early) as forks:
             # Only now: with it come Ray and torch, which take seconds that an error need not wait for.
             from rlscale.run.lifecycle import run_to_end
-            from rlscale.run.stop_signal import StopSignal
+            from rlscale.run.processes.stop_signal import StopSignal
 
             stop = StopSignal()
             if ending is not None:
@@ -64,8 +64,8 @@ def _smoke(config: Config, notes: list[str]) -> int:
     """Instead of the run one step; see rlscale.run.smoke."""
     _make_folder("run.scratch", config.run.scratch, mode=0o700)
     with current_folder_importable(), with_workers(config, warm_forks(config)) as forks:
+        from rlscale.run.processes.stop_signal import StopSignal
         from rlscale.run.smoke import smoke
-        from rlscale.run.stop_signal import StopSignal
 
         check_hooks(config.algo)
         stop = StopSignal()
@@ -80,9 +80,9 @@ def _smoke(config: Config, notes: list[str]) -> int:
 @contextmanager
 def _actors(config: Config, stop: StopSignal) -> Iterator[ActorHost]:
     """Who has the actors of a run: Ray, up in the block, or this process."""
-    from rlscale.run.actor_host import RayActors
     from rlscale.run.in_process.this_process import in_this_process
-    from rlscale.run.ray_session import RaySession
+    from rlscale.run.processes.actor_host import RayActors
+    from rlscale.run.processes.ray_session import RaySession
 
     if config.run.in_process:
         with in_this_process(stop) as here:

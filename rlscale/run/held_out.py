@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rlscale.config.data_sections import evaluation_sections, training_sections
+from rlscale.config.derived.data_sections import evaluation_sections, training_sections
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.schema import Config
 from rlscale.data.configured_source import build_source
-from rlscale.data.overlap import KnowsPrompts, PromptText
-from rlscale.data.prompt_files import FileSource
-from rlscale.data.sources import PromptSource, Stream
-from rlscale.run.stages import KEYS, stages_before
+from rlscale.data.prompts.overlap import KnowsPrompts, PromptText
+from rlscale.data.prompts.prompt_files import FileSource
+from rlscale.data.prompts.sources import PromptSource, Stream
+from rlscale.run.disk.stages import KEYS, stages_before
 
 _COMPARED = 20_000
 """Prompts of the evaluation that are compared, spread over all of them where there are more."""

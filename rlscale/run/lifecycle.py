@@ -9,25 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from rlscale.config.composition.written_recipe import write_recipe
+from rlscale.config.derived.needs import Needs
 from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
-from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.component import TARGET
-from rlscale.config.written_recipe import write_recipe
 from rlscale.data.target import build_target
-from rlscale.run.actor_host import ActorHost
 from rlscale.run.assembly import Assembly
-from rlscale.run.checkpoint import groups_of
-from rlscale.run.error_log import ErrorLog
-from rlscale.run.forks import Forks
-from rlscale.run.records import Records
-from rlscale.run.remote_calls import RunFailed
-from rlscale.run.run_folder import RunFolder, open_folder
-from rlscale.run.session import Session
-from rlscale.run.stages import Stage, stages_before, with_result
-from rlscale.run.stop_signal import StopRequested, StopSignal
+from rlscale.run.disk.checkpoint import groups_of
+from rlscale.run.disk.records import Records
+from rlscale.run.disk.run_folder import RunFolder, open_folder
+from rlscale.run.disk.stages import Stage, stages_before, with_result
+from rlscale.run.processes.actor_host import ActorHost
+from rlscale.run.processes.error_log import ErrorLog
+from rlscale.run.processes.forks import Forks
+from rlscale.run.processes.remote_calls import RunFailed
+from rlscale.run.processes.stop_signal import StopRequested, StopSignal
+from rlscale.run.sessions.session import Session
 from rlscale.run.verbs import Loop, Verbs
 
 STOPPED = 128 + signal.SIGINT
@@ -81,8 +81,7 @@ def run_to_end(
         raise failure from error
     finally:
         assembly.close()
-        restarts = assembly.engine_restarts, assembly.trainer_restarts
-        records.finish(status, session.state if session is not None else None, message, restarts)
+        records.finish(status, session.state if session is not None else None, message, assembly.restarts)
         folder.release()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlscale.config.needs import Needs
+from rlscale.config.derived.needs import Needs
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.run.verbs import GeneratingVerbs, Verbs
 

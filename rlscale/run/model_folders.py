@@ -7,11 +7,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlscale.config.derived.needs import Needs
 from rlscale.config.errors import UserError
-from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.trainer_config import Mtp
-from rlscale.data.model_folder import check_start, ensure_model_folder, ensure_tokenizer_folder, find_model
+from rlscale.data.folders.model_folder import check_start, ensure_model_folder, ensure_tokenizer_folder, find_model
 from rlscale.families.config_file import complete, read_config
 from rlscale.families.family import Head
 from rlscale.families.origin import CHECKPOINT
@@ -92,7 +92,7 @@ def _embeds_every_token(config: Config, model: Path) -> None:
     folder = ensure_tokenizer_folder(config.model, model)
     ids = _vocabulary(folder)
     if ids is None:
-        from rlscale.data.prompt_encoder import load_tokenizer
+        from rlscale.data.tokens.prompt_encoder import load_tokenizer
 
         ids = load_tokenizer(folder).get_vocab()
     rows = int(complete(read_config(model))["vocab_size"])

@@ -16,21 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlscale.config.checks import check
-from rlscale.config.data_paths import data_paths
-from rlscale.config.data_sections import evaluation_sections, reward_of, training_sections
+from rlscale.config.derived.data_paths import data_paths
+from rlscale.config.derived.data_sections import evaluation_sections, reward_of, training_sections
+from rlscale.config.derived.hub_names import not_downloaded, own_draft, served_paths
+from rlscale.config.derived.needs import Needs
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import code_that_runs
-from rlscale.config.hub_names import not_downloaded, own_draft, served_paths
 from rlscale.config.keys import plain
-from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
-from rlscale.data.cached_only import cached_only
 from rlscale.data.configured_source import build_source
-from rlscale.data.prompt_files import FileSource
+from rlscale.data.folders.cached_only import cached_only
 from rlscale.data.prompt_queue import CheckLabel
-from rlscale.data.sources import PromptSource
-from rlscale.data.stored_rollouts import StoredRollouts
+from rlscale.data.prompts.prompt_files import FileSource
+from rlscale.data.prompts.sources import PromptSource
+from rlscale.data.stored.stored_rollouts import StoredRollouts
 from rlscale.data.target import current_folder_importable
 from rlscale.envs.configured_environment import takes_reward
 from rlscale.envs.configured_group_rewards import build_group_reward
@@ -39,8 +39,8 @@ from rlscale.envs.served_models import declared
 from rlscale.observe.trackers import check_tracker
 from rlscale.rollout.endpoint.configured_agent import configured_agent
 from rlscale.run.components import check_components
+from rlscale.run.disk.stages import KEYS, stages_before
 from rlscale.run.held_out import compare
-from rlscale.run.stages import KEYS, stages_before
 from rlscale.trainer.hooks import check_hooks
 
 
@@ -250,7 +250,7 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
 
     With `other` nothing is downloaded, and models are made in that folder.
     """
-    from rlscale.data.model_folder import find_folder
+    from rlscale.data.folders.model_folder import find_folder
     from rlscale.run.model_folders import ModelFolders, unsummed_starts
 
     config = part.config
@@ -274,10 +274,10 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
 
 def _try_encoders(part: _Part, found: Findings, model: Path) -> None:
     """The tokenizer of the model in that folder, or the one given in its place, for every source."""
-    from rlscale.data.model_folder import ensure_tokenizer_folder, read_chat_template
-    from rlscale.data.prompt_encoder import PromptEncoder
+    from rlscale.data.folders.model_folder import ensure_tokenizer_folder, read_chat_template
     from rlscale.data.source_trial import try_prompts
     from rlscale.data.supervised import ExampleEncoder
+    from rlscale.data.tokens.prompt_encoder import PromptEncoder
 
     config = part.config
     tokenizer = ensure_tokenizer_folder(config.model, model)

@@ -9,24 +9,24 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from rlscale.config.needs import Moment, Needs
+from rlscale.config.derived.needs import Moment, Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.trainer_config import RoutingReplay
-from rlscale.data.companions import companions_of
-from rlscale.data.rank_shard import split
+from rlscale.data.batches.rank_shard import split
+from rlscale.data.folders.companions import companions_of
 from rlscale.families.config_file import complete, read_config
-from rlscale.run.actor_host import ActorHost
 from rlscale.run.assembly import trainer_spec
-from rlscale.run.batching import build_batch, divide
-from rlscale.run.forks import Forks
+from rlscale.run.disk.run_folder import new_folder_name
 from rlscale.run.model_folders import ModelFolders
-from rlscale.run.placement import Layout, lay_out_run
-from rlscale.run.remote_calls import Calls
-from rlscale.run.run_folder import new_folder_name
+from rlscale.run.processes.actor_host import ActorHost
+from rlscale.run.processes.forks import Forks
+from rlscale.run.processes.placement import Layout, lay_out_run
+from rlscale.run.processes.remote_calls import Calls
+from rlscale.run.processes.stop_signal import StopSignal
+from rlscale.run.sessions.batching import build_batch, divide
+from rlscale.run.sides.trainer_group import TrainerGroup
 from rlscale.run.smoke_groups import longest_groups
-from rlscale.run.stop_signal import StopSignal
-from rlscale.run.trainer_group import TrainerGroup
 from rlscale.trainer.preparation import prepare
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
-from rlscale.config.sizes import Sizes
 from rlscale.data.sample import Group, Prompt, Sample
 
 _IN_FLIGHT = 2

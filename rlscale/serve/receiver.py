@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rlscale.config.adapter_names import adapter_name
-from rlscale.config.paused_flush import MARK
-from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
+from rlscale.config.derived.adapter_names import adapter_name
+from rlscale.config.derived.paused_flush import MARK
+from rlscale.config.derived.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 from rlscale.platform.sglang_weight_sums import ACTION, PATH
 from rlscale.platform.tensor_sum import TensorSum
 from rlscale.serve.delta_endpoint import PATH as DELTAS

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import rlscale
+from rlscale.config.derived.source_sampling import MOST_WORDS
+from rlscale.config.derived.streaming import IN_PARTS
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.engine_group_config import Role
-from rlscale.config.source_sampling import MOST_WORDS
-from rlscale.config.streaming import IN_PARTS
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.families import FAMILIES
 from rlscale.platform import sglang_environment, sglang_headers

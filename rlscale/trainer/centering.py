@@ -9,7 +9,7 @@ from torch import Tensor
 from rlscale.algo import corrections
 from rlscale.algo.score_centering import Bounds, Centering, score_centering
 from rlscale.config.schema.correction_config import CorrectionConfig, MisAction, WeightKind
-from rlscale.data.fields import SAMPLER_LOGPROBS, SAMPLER_WORDS
+from rlscale.data.batches.fields import SAMPLER_LOGPROBS, SAMPLER_WORDS
 
 
 def centering_of(config: CorrectionConfig, logprobs: Tensor, fields: Mapping[str, Tensor], mask: Tensor) -> Centering:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlscale.config.errors import UserError
-from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Scope
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import FIELDS, Scope
 from rlscale.trainer.hooks import HookKind, hook_key
 
 Column = TypeVar("Column")

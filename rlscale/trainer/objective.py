@@ -19,8 +19,8 @@ from rlscale.algo import kl as kl_terms
 from rlscale.algo.losses import PolicyLoss, SegmentSum
 from rlscale.algo.mismatch import largest
 from rlscale.algo.protocols import CorrectionInputs, LossInputs
+from rlscale.config.derived.needs import AlgoNeeds, Moment
 from rlscale.config.errors import UserError
-from rlscale.config.needs import AlgoNeeds, Moment
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     CispoLoss,

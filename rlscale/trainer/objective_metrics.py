@@ -12,7 +12,7 @@ from torch import Tensor
 from rlscale.algo import kl as kl_terms
 from rlscale.algo.losses import PolicyLoss
 from rlscale.algo.mismatch import largest, largest_difference, mismatch_sums, summarise
-from rlscale.data.fields import APPROXIMATE
+from rlscale.data.batches.fields import APPROXIMATE
 
 _MISMATCH = "mismatch/"
 _OWN = "own/"

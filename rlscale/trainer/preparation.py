@@ -21,8 +21,8 @@ from rlscale.algo.reduction import token_weights
 from rlscale.algo.scores import score
 from rlscale.algo.trajectories import Trajectories
 from rlscale.algo.turns import Turns
+from rlscale.config.derived.needs import AlgoNeeds
 from rlscale.config.errors import UserError
-from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     BaselineAdvantage,
@@ -34,8 +34,8 @@ from rlscale.config.schema.algo_config import (
     ReturnsAdvantage,
     ScoreKind,
 )
-from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, SAMPLER_WORDS, STALE, TURN_REWARD, Maker
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import FIELDS, SAMPLER_WORDS, STALE, TURN_REWARD, Maker
 from rlscale.trainer.hook_columns import row_columns, sample_columns
 from rlscale.trainer.hook_results import checked_array
 from rlscale.trainer.hooks import build_hook

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from rlscale.algo import corrections
 from rlscale.algo.protocols import CorrectionInputs
-from rlscale.config.needs import AlgoNeeds
+from rlscale.config.derived.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.correction_config import CorrectionConfig, Level, WeightKind
-from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Scope
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import FIELDS, Scope
 from rlscale.trainer.hook_columns import token_columns
 from rlscale.trainer.hook_results import checked_weights
 from rlscale.trainer.hooks import build_hook

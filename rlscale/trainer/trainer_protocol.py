@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.weights.transports.route import Route
 from rlscale.weights.transports.transport import Receiver
 

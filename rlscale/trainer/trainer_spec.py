@@ -14,7 +14,7 @@ from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.parallel_config import ParallelConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.config.schema.weights_config import WeightsConfig
-from rlscale.data.companions import Companions
+from rlscale.data.folders.companions import Companions
 from rlscale.families.served_form import ServedForm
 from rlscale.trainer.adapter_base import base_of
 

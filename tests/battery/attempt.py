@@ -37,14 +37,14 @@ _WARM = (
     "transformers.models.qwen3_moe.modeling_qwen3_moe",
     "transformers.utils.chat_template_utils",
     "rlscale.cli",
-    "rlscale.data.arithmetic",
+    "rlscale.data.prompts.arithmetic",
     "rlscale.data.source_trial",
     "rlscale.envs.mathematics",
     "rlscale.envs.rewards.exact",
-    "rlscale.run.check_hook",
-    "rlscale.run.commands",
+    "rlscale.run.commands.check_hook",
+    "rlscale.run.commands.convert_command",
     "rlscale.run.execute",
-    "rlscale.run.sweep",
+    "rlscale.run.commands.sweep",
 )
 """Modules that cases need."""
 _STARTED = 99
@@ -90,8 +90,8 @@ def warm_up(cases: Iterable[Case]) -> None:
     # transformers loads these only when they are asked for.
     for name in ("AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig"):
         getattr(sys.modules["transformers"], name)
-    from rlscale.config import compose as composing
     from rlscale.config.checks import check
+    from rlscale.config.composition import compose as composing
     from rlscale.config.errors import ConfigError, UserError
 
     check(composing.compose())
@@ -232,8 +232,9 @@ def _stream(descriptor: int, mode: str) -> IO[Any]:
 def _typed(argv: list[str]) -> int:
     """`python -m rlscale ...`, up to Ray, or to the first run of a sweep."""
     from rlscale.cli import main
-    from rlscale.run import forks, sweep
-    from rlscale.run.ray_session import RaySession
+    from rlscale.run.commands import sweep
+    from rlscale.run.processes import forks
+    from rlscale.run.processes.ray_session import RaySession
 
     def started(*_: object, **__: object) -> NoReturn:
         raise _Started

@@ -20,7 +20,7 @@ from typing import Any
 
 import aiohttp
 
-from rlscale.config.needed_weights import FIELDS
+from rlscale.config.derived.needed_weights import FIELDS
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer
 from rlscale.serve.simulator.simulated_endpoint import SimulatedEndpoint

@@ -78,7 +78,7 @@ def plant(folder: Path, name: str) -> None:
 
 def _sum_anew(path: Path) -> None:
     """Let the checkpoint's manifest say of the file what is there now."""
-    from rlscale.run.checkpoint import sealed
+    from rlscale.run.disk.checkpoint import sealed
     from rlscale.trainer.checksums import checksum
 
     for above in path.parents:

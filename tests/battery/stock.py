@@ -81,11 +81,11 @@ def _tokenizer() -> Any:
 
 def _run(folder: Path, state: str = "unfinished") -> None:
     """A run of the default recipe without its warm start, with checkpoints of the iterations 1 and 2."""
-    from rlscale.config.compose import compose
+    from rlscale.config.composition.compose import compose
+    from rlscale.config.composition.written_recipe import write_recipe
     from rlscale.config.keys import config_hash
-    from rlscale.config.written_recipe import write_recipe
-    from rlscale.run.checkpoint import CheckpointStore, Progress
-    from rlscale.run.run_folder import RunFolder
+    from rlscale.run.disk.checkpoint import CheckpointStore, Progress
+    from rlscale.run.disk.run_folder import RunFolder
 
     config = compose(None, RUN)
     run = RunFolder(folder)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scenarios import gathered, open_trainer
 
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 

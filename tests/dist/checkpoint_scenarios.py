@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from scenarios import gathered, open_trainer
 
-from rlscale.data.rank_shard import RankShard
-from rlscale.run.checkpoint import CheckpointStore, Progress
-from rlscale.run.saver import SaverWithRanks
+from rlscale.data.batches.rank_shard import RankShard
+from rlscale.run.disk.checkpoint import CheckpointStore, Progress
+from rlscale.run.sessions.saver import SaverWithRanks
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 _SMALLER_THAN_A_RANK = 20_000

@@ -54,8 +54,8 @@ def broken_trainers(
 def _run(line: list[str]) -> None:
     """A line of the command line, up to where a run would start."""
     from rlscale.config.checks import check
-    from rlscale.config.compose import compose
-    from rlscale.run.check_hook import check_hook
+    from rlscale.config.composition.compose import compose
+    from rlscale.run.commands.check_hook import check_hook
     from rlscale.run.preflight import preflight_of_sweep
 
     if line[0] == "check-hook":

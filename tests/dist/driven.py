@@ -11,12 +11,12 @@ import numpy as np
 from scenarios import gathered, open_trainer, whole_column
 from training_data import MAX_RESPONSE_TOKENS, collect, divide_for, make_spec
 
-from rlscale.config.compose import compose
-from rlscale.config.needs import COLUMNS, AlgoNeeds, Moment, Pass
+from rlscale.config.composition.compose import compose
+from rlscale.config.derived.needs import COLUMNS, AlgoNeeds, Moment, Pass
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.config.schema.optim_config import OptimConfig
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.trainer.hook_contract.recording_receiver import RecordingReceiver
 from rlscale.trainer.preparation import prepare
 from rlscale.trainer.trainer_spec import TrainerSpec

@@ -14,7 +14,7 @@ from tiny_models import make_of_family, with_configured_norms
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete
 from rlscale.families.family import Head

@@ -7,7 +7,7 @@ import torch
 
 from rlscale.algo.losses import PolicyLoss
 from rlscale.algo.protocols import LossInputs
-from rlscale.data.fields import FIELDS, Field, Scope
+from rlscale.data.batches.fields import FIELDS, Field, Scope
 
 STRENGTH = FIELDS.register(Field("strength", np.float32, Scope.token))
 

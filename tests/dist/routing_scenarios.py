@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scenarios import gathered, open_trainer
 
-from rlscale.data.batch import Batch
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 TOP_K = 2

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from rlscale.data.batch import Batch
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 

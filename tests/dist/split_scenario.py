@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.config.schema.critic_config import CriticConfig
-from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Scope
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import FIELDS, Scope
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.objective_metrics import Metrics, finish
 from rlscale.trainer.value_objective import ValueObjective

@@ -11,7 +11,7 @@ import pytest
 from rank_pool import RankFailed, RankPool
 from tiny_models import SIZES
 
-from rlscale.config.locations import conf_dir
+from rlscale.config.composition.locations import conf_dir
 from rlscale.config.schema.algo_config import ReductionConfig, ReductionKind
 from rlscale.config.schema.correction_config import CorrectionConfig, Level, MisAction, RejectionConfig, WeightKind
 

@@ -17,7 +17,7 @@ from training_data import ALGORITHMS, divide, make_batch, make_spec
 from rlscale.config.schema.algo_config import OldLogprobs
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 
 KEPT, PRESENT = 2, 3
 LAYOUTS: list[tuple[str, dict[str, Any], bool]] = [

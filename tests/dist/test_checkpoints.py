@@ -21,7 +21,7 @@ from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.optim_config import OptimConfig, Schedule
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.platform.ports import free_port
-from rlscale.run.checkpoint import CheckpointStore
+from rlscale.run.disk.checkpoint import CheckpointStore
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 Layout = dict[str, Any]

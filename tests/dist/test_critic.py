@@ -24,7 +24,7 @@ from rlscale.config.schema.critic_config import CriticConfig
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.optim_config import OptimConfig, Schedule
 from rlscale.config.schema.trainer_config import TrainerConfig
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 PPO = driven.shipped("ppo")

@@ -16,7 +16,7 @@ from training_data import ALGORITHMS, divide, make_batch, make_spec
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.rank_shard import RankShard
 
 TOO_LARGE = 2.0**20
 """Some halvings above what fits these models, each of which costs the passes of a step."""

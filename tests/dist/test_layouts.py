@@ -30,7 +30,7 @@ from rank_pool import RankFailed, RankPool
 from training_data import ALGORITHMS, divide, divide_for, make_batch, max_tokens_of
 
 from rlscale.config.schema.model_config import DType
-from rlscale.data.packing import plan
+from rlscale.data.batches.packing import plan
 
 FP32_BOUNDS = Differences(loss=1e-5, grad_norm=1e-5, gradients=1e-5, logprobs=1e-5, weights=5e-6, metrics=1e-5)
 DEFAULT_EPS_BOUNDS = replace(FP32_BOUNDS, weights=5e-5)

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
-from rlscale.data.batch import Batch
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 LAYERS, COUNT, TOP_K = SIZES["num_hidden_layers"], EXPERTS["num_experts"], EXPERTS["num_experts_per_tok"]

@@ -14,7 +14,7 @@ from test_algorithms import assert_same
 from training_data import make_algo
 
 from rlscale.config.schema.algo_config import AlgoConfig, CustomLoss
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.data.sample import Group, Prompt, Sample
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import RoutingReplay, TrainerConfig
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 LAYERS, COUNT = SIZES["num_hidden_layers"], EXPERTS["num_experts"]

@@ -10,7 +10,7 @@ import pytest
 from rank_pool import RankPool
 from split_scenario import VERSION, VOCABULARY, Case, Step, ToyPolicy, run_case, run_cases
 
-from rlscale.config.needs import AlgoNeeds
+from rlscale.config.derived.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     GspoLoss,
@@ -20,9 +20,9 @@ from rlscale.config.schema.algo_config import (
     ReductionConfig,
     ReductionKind,
 )
-from rlscale.data.batch import Batch
-from rlscale.data.packing import Plan, plan
-from rlscale.data.rank_shard import split
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.packing import Plan, plan
+from rlscale.data.batches.rank_shard import split
 from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped
 

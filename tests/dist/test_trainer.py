@@ -19,8 +19,8 @@ from training_data import divide, make_batch, make_spec
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
 from rlscale.config.schema.weights_config import WeightsConfig
-from rlscale.data.batch import Batch
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.families.weight_files import tensors_of
 from rlscale.platform.tensor_sum import TensorSum
 from rlscale.weights.transports.recording import RecordingTransport, read_version

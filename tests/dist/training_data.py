@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rlscale.config.compose import compose
-from rlscale.config.needs import AlgoNeeds, Moment
+from rlscale.config.composition.compose import compose
+from rlscale.config.derived.needs import AlgoNeeds, Moment
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
@@ -35,10 +35,10 @@ from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.parallel_config import ParallelConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.config.schema.weights_config import WeightsConfig
-from rlscale.data.batch import Batch
-from rlscale.data.packing import plan
-from rlscale.data.rank_shard import RankShard, split
-from rlscale.run import batching
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.packing import plan
+from rlscale.data.batches.rank_shard import RankShard, split
+from rlscale.run.sessions import batching
 from rlscale.trainer.preparation import prepare
 from rlscale.trainer.trainer_spec import TrainerSpec
 

@@ -18,7 +18,7 @@ import yaml
 
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
-from rlscale.data.model_folder import ensure_model_folder
+from rlscale.data.folders.model_folder import ensure_model_folder
 from rlscale.serve.engine_process import start_fork_server
 from rlscale.serve.http import call
 from rlscale.serve.receiver import EngineReceiver

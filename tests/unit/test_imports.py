@@ -85,12 +85,21 @@ SINGLE_FILES = {
     "serve/simulator/token_entries.py": {"numpy"},
     "serve/simulator/token_stream.py": {"numpy"},
     # Threads of a trainer rank, set in its own process before anything else; names by which `ps` shows actors.
-    "run/actors.py": {"setproctitle", "torch"},
+    "run/processes/actors.py": {"setproctitle", "torch"},
 }
 """Packages that one file needs and the rest of its package does not, and why."""
 
-MEGATRON_ORDER = ("ranks", "batch", "model", "steps", "disk", "roster", "trainer")
-"""What `trainer/megatron/` consists of; each imports from those before it, see docs/architecture.md."""
+ORDERS = {
+    "trainer/megatron": ("ranks", "batch", "model", "steps", "disk", "roster"),
+    "run": ("processes", "disk", "sides", "sessions"),
+    "config": (
+        *("target_key", "schema", "errors", "nearest", "keys", "hf_architecture", "foreign_code", "optim_groups"),
+        *("passthrough", "derived", "composition", "checks"),
+    ),
+    "data": ("sample", "prompts", "tokens", "folders", "stored", "batches"),
+}
+"""Parts of packages, each of which imports from those before it only; what is not named may import them all, and is
+imported by none of them. See docs/architecture.md."""
 
 FILES = sorted(
     str(file.relative_to(PACKAGE))
@@ -190,15 +199,16 @@ def test_single_files_are_still_needed() -> None:
         assert libraries <= {name.split(".")[0] for name in imported(file)}, file
 
 
-def test_packages_of_the_megatron_trainer_import_downwards() -> None:
-    folder, prefix = "trainer/megatron/", "rlscale.trainer.megatron."
-    files = [file for file in FILES if file.startswith(folder) and file != f"{folder}__init__.py"]
-    assert len(files) > len(MEGATRON_ORDER)
-    for file in files:
-        own = MEGATRON_ORDER.index(file.split("/")[2].removesuffix(".py"))
-        reached = {name.removeprefix(prefix).split(".")[0] for name in imported(file) if name.startswith(prefix)}
-        upwards = {name for name in reached if MEGATRON_ORDER.index(name) > own}
-        assert not upwards, f"{file} imports upwards: {upwards}"
+@pytest.mark.parametrize("package", ORDERS)
+def test_parts_of_a_package_import_downwards(package: str) -> None:
+    order, prefix = ORDERS[package], f"rlscale.{package.replace('/', '.')}."
+    for part in order:
+        files = [file for file in FILES if file.startswith(f"{package}/{part}/") or file == f"{package}/{part}.py"]
+        assert files, f"{package} has no {part}"
+        for file in files:
+            reached = {name.removeprefix(prefix).split(".")[0] for name in imported(file) if name.startswith(prefix)}
+            upwards = reached - set(order[: order.index(part) + 1])
+            assert not upwards, f"{file} imports upwards: {upwards}"
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -15,9 +15,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 
 ASK = """
-import rlscale.config.locations as places
+import rlscale.config.composition.locations as places
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 config = compose(None, ["algo/kl=loss"])
 check(config)
 print(places.__file__, places.conf_dir(), places.recipes_dir(), config.algo.kl.placement.name, sep="\\n")

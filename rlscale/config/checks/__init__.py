@@ -45,14 +45,14 @@ from rlscale.config.checks.tool_calls import TOOL_CHECKS
 from rlscale.config.checks.turn_credit import TURN_CHECKS
 from rlscale.config.checks.unread_settings import UNREAD_CHECKS, cluster_is_read
 from rlscale.config.checks.weight_transport import TRANSPORT_CHECKS
+from rlscale.config.composition.stage_configs import compose_teacher, compose_warm_start
+from rlscale.config.derived.needs import Needs
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import code_that_runs
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.keys import keys
-from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
-from rlscale.config.sizes import Sizes
-from rlscale.config.stage_configs import compose_teacher, compose_warm_start
 
 __all__ = ["check"]
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.derived.needs import COLUMNS
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.config.needs import COLUMNS
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     BaselineAdvantage,

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from rlscale.config.derived.needs import Needs
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.keys import Key, keys
-from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import ModelConfig
-from rlscale.config.sizes import Sizes
 from rlscale.families.tensors import experts_of
 
 

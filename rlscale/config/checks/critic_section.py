@@ -11,8 +11,8 @@ from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.learning_rate import schedule_is_consistent, schedule_problems
 from rlscale.config.checks.model_fits import model_has_one_origin
 from rlscale.config.checks.other_models import other_model_fits
-from rlscale.config.command_line_text import shown
-from rlscale.config.differences import differences
+from rlscale.config.composition.command_line_text import shown
+from rlscale.config.composition.differences import differences
 from rlscale.config.errors import UserError
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.keys import plain

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.targets import named_target
-from rlscale.config.data_paths import data_paths
-from rlscale.config.data_sections import evaluation_sections, reward_of, training_sections
+from rlscale.config.derived.data_paths import data_paths
+from rlscale.config.derived.data_sections import evaluation_sections, reward_of, training_sections
 from rlscale.config.errors import UserError
 from rlscale.config.schema import SINGLE_TURN, Config
 from rlscale.config.schema.algo_config import ScoreKind

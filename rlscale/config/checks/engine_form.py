@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.model_fits import architecture_is_known
-from rlscale.config.said_options import said_options
+from rlscale.config.derived.said_options import said_options
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.dtype import DType
 from rlscale.config.target_key import TARGET

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.options import check_options
-from rlscale.config.said_options import said_gpus
+from rlscale.config.derived.said_options import said_gpus
+from rlscale.config.derived.source_sampling import MOST_WORDS, sampled_apart
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.schema.rollout_config import Concurrency, OnSync
 from rlscale.config.schema.trainer_config import RoutingReplay
-from rlscale.config.source_sampling import MOST_WORDS, sampled_apart
 
 _KEY = "rollout.engine_groups"
 _SHIPPED = "rlscale.serve.engine_launcher.SglangLauncher"

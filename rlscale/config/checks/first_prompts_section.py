@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.data_sections import evaluation_sections
+from rlscale.config.derived.data_sections import evaluation_sections
 from rlscale.config.schema.data_config import MixtureData
 
 

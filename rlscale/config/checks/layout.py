@@ -10,12 +10,12 @@ from math import gcd
 from rlscale.config.checks.check_context import CheckContext, divisors
 from rlscale.config.checks.model_fits import architecture_is_known
 from rlscale.config.checks.ranges import out_of_range
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import ConfigError
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.keys import keys
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
-from rlscale.config.sizes import Sizes
 from rlscale.families import FAMILIES
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
 from rlscale.config.checks.refused_options import DDP, OFF, OPTIMIZER, TRANSFORMER, refused
-from rlscale.config.command_line_text import as_typed
+from rlscale.config.composition.command_line_text import as_typed
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.trainer_config import Recompute
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.needs import AlgoNeeds
+from rlscale.config.derived.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import GspoLoss, OldLogprobs
 from rlscale.config.schema.correction_config import Level, MisAction, RejectionConfig, WeightKind
 

@@ -11,9 +11,9 @@ from typing import Any
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
 from rlscale.config.checks.refused_options import EIGHT_BITS, OFF, UNREAD, Refused, refused
-from rlscale.config.command_line_text import as_typed
-from rlscale.config.derived_options import DERIVED
-from rlscale.config.expert_routing import load_balancing
+from rlscale.config.composition.command_line_text import as_typed
+from rlscale.config.derived.derived_options import DERIVED
+from rlscale.config.derived.expert_routing import load_balancing
 
 _TYPE, _COEFFICIENT = "moe_router_load_balancing_type", "moe_aux_loss_coeff"
 _TYPES = ("none", "aux_loss", "global_aux_loss")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.derived.source_sampling import sampled_apart
 from rlscale.config.schema.trainer_config import Mtp, TrainerConfig
-from rlscale.config.source_sampling import sampled_apart
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete
 from rlscale.families.multi_token_prediction import why_not_trained

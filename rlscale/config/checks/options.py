@@ -9,7 +9,7 @@ from typing import Any
 from rlscale.config.checks import refused_options
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.moe import JUDGED
-from rlscale.config.derived_options import DERIVED
+from rlscale.config.derived.derived_options import DERIVED
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.passthrough import KINDS, Option, known_options
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rlscale.config.needs import Needs
+from rlscale.config.derived.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.critic_config import CriticConfig
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlscale.config.command_line_text import as_typed
+from rlscale.config.composition.command_line_text import as_typed
 
 Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 """By option: the values that are fine, and what is wrong with all others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.expert_routing import replay_without_experts
+from rlscale.config.derived.expert_routing import replay_without_experts
 from rlscale.config.schema.algo_config import OldLogprobs
 from rlscale.config.schema.trainer_config import RoutingReplay
 

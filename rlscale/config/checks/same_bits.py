@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.refused_options import OFF
-from rlscale.config.command_line_text import as_typed
+from rlscale.config.composition.command_line_text import as_typed
+from rlscale.config.derived.source_sampling import sampled_apart
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.speculation_config import Algorithm
-from rlscale.config.source_sampling import sampled_apart
 from rlscale.families import FAMILIES
 from rlscale.families.bitwise import why_not_bitwise
 from rlscale.families.config_file import complete

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.data_sections import training_sections
-from rlscale.config.eval_sets import eval_sets
+from rlscale.config.derived.data_sections import training_sections
+from rlscale.config.derived.eval_sets import eval_sets
+from rlscale.config.derived.source_sampling import OWN_SAMPLING, own_sampling, sampled_apart
 from rlscale.config.schema import Config
 from rlscale.config.schema.algo_config import OldLogprobs
 from rlscale.config.schema.cluster_config import Device, Placement
@@ -16,7 +17,6 @@ from rlscale.config.schema.data_config import MixtureData
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import History, OnSync, RolloutConfig, Stale
 from rlscale.config.schema.trainer_config import RoutingReplay
-from rlscale.config.source_sampling import OWN_SAMPLING, own_sampling, sampled_apart
 from rlscale.families import reach_of
 from rlscale.families.config_file import problems
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.said_options import said_options
+from rlscale.config.derived.said_options import said_options
 from rlscale.config.schema.weights_config import SyncedLora
 from rlscale.config.target_key import TARGET
 from rlscale.families import FAMILIES, FolderError

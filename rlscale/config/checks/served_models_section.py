@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.options import check_options
+from rlscale.config.derived.gpus_beside import first_gpus
 from rlscale.config.errors import UserError
-from rlscale.config.gpus_beside import first_gpus
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET

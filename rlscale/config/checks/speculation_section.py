@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.derived.said_options import said_options
+from rlscale.config.derived.source_sampling import sampled_apart
 from rlscale.config.errors import UserError
 from rlscale.config.hf_architecture import read_architecture
-from rlscale.config.said_options import said_options
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.config.schema.speculation_config import Algorithm
 from rlscale.config.schema.trainer_config import Mtp, RoutingReplay
-from rlscale.config.source_sampling import sampled_apart
 from rlscale.families import FAMILIES
 from rlscale.families.served_form import WeightForm
 

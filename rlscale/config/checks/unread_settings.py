@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.command_line_text import as_typed, shown
-from rlscale.config.differences import differences
+from rlscale.config.composition.command_line_text import as_typed, shown
+from rlscale.config.composition.differences import differences
 from rlscale.config.keys import plain
 from rlscale.config.schema.about import Unread, Where
 from rlscale.config.schema.section import Section

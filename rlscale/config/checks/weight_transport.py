@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.said_options import said_gpus, said_options
+from rlscale.config.derived.said_options import said_gpus, said_options
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.rollout_config import Concurrency

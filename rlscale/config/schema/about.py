@@ -149,7 +149,7 @@ def key(
 def path_key(
     default: Any, kind: PathKind = PathKind.path, *, scope: Scope = Scope.result, shared: str | None = None
 ) -> Any:
-    """A key whose value is a path; `rlscale.config.paths` says where a relative one starts."""
+    """A key whose value is a path; `rlscale.config.composition.paths` says where a relative one starts."""
     return key(default, path=kind, scope=scope, shared=shared)
 
 

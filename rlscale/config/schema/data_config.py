@@ -85,7 +85,7 @@ class CustomData(DataConfig, option="custom"):
     """Prompts from your own class."""
 
     source: dict[str, Any] = field(default_factory=dict)
-    """`_target_` of a rlscale.data.sources.PromptSource and its arguments."""
+    """`_target_` of a rlscale.data.prompts.sources.PromptSource and its arguments."""
 
 
 @dataclass

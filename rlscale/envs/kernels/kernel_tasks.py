@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlscale.data.sources import RawPrompt, Stream
+from rlscale.data.prompts.sources import RawPrompt, Stream
 
 SIGNATURE = "void kernel(const double *a, const double *b, double *out, long n)"
 """What every function is called with: arrays of n values."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlscale.data.arithmetic import held_out
+from rlscale.data.prompts.arithmetic import held_out
 from rlscale.envs.problems.problem_maker import Problem
 
 LIMITS = (10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000)

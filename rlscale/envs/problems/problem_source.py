@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.data.adaptive import Fate
-from rlscale.data.difficulty import Difficulty
+from rlscale.data.prompts.adaptive import Fate
+from rlscale.data.prompts.difficulty import Difficulty
+from rlscale.data.prompts.sources import RawPrompt
 from rlscale.data.sample import Prompt
-from rlscale.data.sources import RawPrompt
 from rlscale.envs.problems.problem_maker import Problem, digest_of
 from rlscale.envs.workers.object_process import ObjectProcessDied, ObjectProcessFailed, shared_process
 
@@ -25,8 +25,8 @@ class ProblemSource:
 
     `level`: where every kind begins, or at its highest level if that is lower; null asks as the package does by
     default, without levels, as kinds that have none are always asked. With `adaptive`, each kind has a difficulty of
-    its own that rises and falls (rlscale.data.difficulty.Difficulty, to which `rise`, `fall` and `window` belong), and
-    a share `easier` of the prompts is drawn from the levels below it. The level is the
+    its own that rises and falls (rlscale.data.prompts.difficulty.Difficulty, to which `rise`, `fall` and `window`
+    belong), and a share `easier` of the prompts is drawn from the levels below it. The level is the
     prompt's `info["difficulty"]`, which becomes a metric.
     """
 

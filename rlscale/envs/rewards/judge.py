@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.data.messages import Message
+from rlscale.data.prompts.messages import Message
 from rlscale.envs.rewards.judging_model import JudgingModel
 from rlscale.envs.rewards.service_client import Answered
 from rlscale.envs.score import Failed, Score

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.data.messages import Message
-from rlscale.data.prompt_encoder import load_tokenizer
+from rlscale.data.prompts.messages import Message
+from rlscale.data.tokens.prompt_encoder import load_tokenizer
 from rlscale.envs.score import Failed
 from rlscale.envs.served_models import ServedModel
 

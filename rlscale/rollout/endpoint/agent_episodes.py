@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.environment import Action, Call, Environment, Step
 from rlscale.envs.reward import RewardFailed
 from rlscale.envs.score import score_of

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.attempt import Attempt, CallAttempt
 from rlscale.rollout.endpoint.chat_messages import ToolCall, rendered
 from rlscale.rollout.endpoint.dialect import ChatRequest, Refusal, Reply, unusable

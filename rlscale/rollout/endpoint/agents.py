@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rlscale.config.schema.agent_config import AgentConfig
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.conversation import EpisodeRules
 from rlscale.rollout.endpoint.agent import Agent
 from rlscale.rollout.endpoint.agent_episodes import AgentEpisodes

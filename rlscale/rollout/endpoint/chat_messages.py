@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlscale.data.messages import Message
+from rlscale.data.prompts.messages import Message
 
 
 @dataclass(frozen=True)

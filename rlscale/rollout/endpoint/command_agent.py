@@ -10,7 +10,7 @@ import shlex
 import signal
 from typing import Any
 
-from rlscale.data.messages import as_plain
+from rlscale.data.prompts.messages import as_plain
 from rlscale.data.sample import Prompt
 
 _SHOWN = 500

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.data.duplication import tokens_that_differ
-from rlscale.data.messages import tool_names
+from rlscale.data.prompts.messages import tool_names
 from rlscale.rollout.endpoint.chat_messages import ChatMessage, forgot_thinking, same
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.trajectory import Trajectory

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.fields import SUPPORT
+from rlscale.data.batches.fields import SUPPORT
 from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampler_words import sampler_words_of

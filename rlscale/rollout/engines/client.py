@@ -12,8 +12,8 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.config.needed_weights import NeededWeights
-from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER, TRAJECTORY_HEADER
+from rlscale.config.derived.needed_weights import NeededWeights
+from rlscale.config.derived.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER, TRAJECTORY_HEADER
 from rlscale.rollout.engines.answer_reading import generation_of
 from rlscale.rollout.engines.connection import REFUSALS, Connect, HttpConnection
 from rlscale.rollout.engines.generation import Generation, RequestFailed

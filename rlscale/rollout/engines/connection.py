@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from rlscale.config.request_headers import ENGINE_HEADER
+from rlscale.config.derived.request_headers import ENGINE_HEADER
 from rlscale.rollout.engines.streamed_answer import StreamedAnswer, events
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.config.needed_weights import NeededWeights
+from rlscale.config.derived.needed_weights import NeededWeights
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.cut_parts import after_cut

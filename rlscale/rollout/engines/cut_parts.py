@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from rlscale.data.fields import SUPPORT
+from rlscale.data.batches.fields import SUPPORT
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.sampling_params import SamplingParams
 

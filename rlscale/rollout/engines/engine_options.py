@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from rlscale.config.streaming import sends_parts
+from rlscale.config.derived.streaming import sends_parts
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.generation import RequestFailed
 

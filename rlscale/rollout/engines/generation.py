@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.fields import FIELDS, RELATIVE_TEMPERATURE, SUPPORT, equally_wide
+from rlscale.data.batches.fields import FIELDS, RELATIVE_TEMPERATURE, SUPPORT, equally_wide
 
 
 class RequestFailed(Exception):

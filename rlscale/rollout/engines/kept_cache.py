@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from rlscale.config.derived.paused_flush import MARK
 from rlscale.config.errors import UserError
-from rlscale.config.paused_flush import MARK
-from rlscale.data.fields import APPROXIMATE
+from rlscale.data.batches.fields import APPROXIMATE
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.generation import Generation, RequestFailed
 

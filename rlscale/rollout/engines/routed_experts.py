@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlscale.config.derived.expert_routing import replay_without_experts
 from rlscale.config.errors import UserError
-from rlscale.config.expert_routing import replay_without_experts
 from rlscale.families.family import dense_layers
 from rlscale.families.tensors import experts_of
 

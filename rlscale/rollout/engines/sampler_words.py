@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.fields import SAMPLER_LOGPROBS, SAMPLER_WORDS, SUPPORT
+from rlscale.data.batches.fields import SAMPLER_LOGPROBS, SAMPLER_WORDS, SUPPORT
 
 
 def sampler_words_of(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
+from rlscale.config.derived.source_sampling import MOST_WORDS, sampled_apart
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
-from rlscale.config.source_sampling import MOST_WORDS, sampled_apart
 
 
 @dataclass(frozen=True)

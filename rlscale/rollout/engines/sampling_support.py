@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.data.fields import SUPPORT
+from rlscale.data.batches.fields import SUPPORT
 
 SAMPLING_MASK = "output_token_sampling_mask"
 """Key of the words in `meta_info`."""

@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from rlscale.config.streaming import KEPT_EVERY
+from rlscale.config.derived.streaming import KEPT_EVERY
 
 INTERRUPTED = "interrupted"
 """The key in `meta_info` of an answer that its engine did not finish."""

@@ -9,11 +9,11 @@ from contextlib import nullcontext
 from typing import Any
 
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.messages import read_messages
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.prompts.messages import read_messages
+from rlscale.data.prompts.sources import RawPrompt
 from rlscale.data.sample import Prompt
-from rlscale.data.sources import RawPrompt
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.score import score_of
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.endpoint.agent import Agent

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlscale.config.errors import UserError
-from rlscale.data.messages import read_messages
+from rlscale.data.prompts.messages import read_messages
 from rlscale.data.sample import Prompt
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.envs.score import score_of

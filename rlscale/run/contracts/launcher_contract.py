@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.ports import free_port, is_free
 from rlscale.run.contracts.engine_checks import check_engine

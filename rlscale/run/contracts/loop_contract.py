@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.run.verbs import Loop, Verbs
 from rlscale.trainer.hook_contract.findings import Finding, Status, reported
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.data.sample import Group
 from rlscale.rollout.evaluation import EvalResult

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from rlscale.data.adaptive import Adaptive, Fate
-from rlscale.data.messages import read_messages
+from rlscale.data.prompts.adaptive import Adaptive, Fate
+from rlscale.data.prompts.messages import read_messages
+from rlscale.data.prompts.sources import PromptSource, RawPrompt
 from rlscale.data.sample import Prompt
-from rlscale.data.sources import PromptSource, RawPrompt
 from rlscale.rollout.state_encoding import saved_and_read
 from rlscale.trainer.hook_contract.findings import Finding, Report, Status, reported
 
@@ -44,7 +44,7 @@ def check_source(make: Callable[[], Any]) -> list[Finding]:
 def _check_prompts(report: Report, found: Any, count: int, size: int) -> None:
     right = isinstance(found, list) and all(isinstance(raw, RawPrompt) for raw in found)
     kinds = {type(raw).__name__ for raw in found} if isinstance(found, list) else {type(found).__name__}
-    report.add("next gives", "a list of rlscale.data.sources.RawPrompt", right, f"{', '.join(sorted(kinds))}")
+    report.add("next gives", "a list of rlscale.data.prompts.sources.RawPrompt", right, f"{', '.join(sorted(kinds))}")
     report.stop_if_failed("next gives")
     report.add("count", "as many as asked for, whatever the epoch", len(found) == count, f"{len(found)} of {count}")
     report.stop_if_failed("count")

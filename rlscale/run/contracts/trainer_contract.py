@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.component import TARGET
-from rlscale.data.rank_shard import RankShard, split
+from rlscale.data.batches.rank_shard import RankShard, split
 from rlscale.families.weight_files import tensors_of
 from rlscale.platform.device import Platform
 from rlscale.platform.ports import free_port
 from rlscale.platform.tensor_sum import TensorSum
 from rlscale.run.assembly import trainer_spec
-from rlscale.run.batching import build_batch, divide
 from rlscale.run.contracts.made_groups import made_group
 from rlscale.run.contracts.methods import check_methods
 from rlscale.run.contracts.tiny_model import TINY
 from rlscale.run.model_folders import ModelFolders
+from rlscale.run.sessions.batching import build_batch, divide
 from rlscale.trainer.hook_contract.findings import Finding, Report, Status, failed, reported
 from rlscale.trainer.hook_contract.recording_receiver import RecordingReceiver
 from rlscale.trainer.preparation import prepare

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlscale.config.checks import check
+from rlscale.config.composition.written_recipe import write_recipe
+from rlscale.config.composition.yaml_text import to_yaml
+from rlscale.config.derived.needs import Needs
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
 from rlscale.config.machine import missing_files, shortcomings
-from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
-from rlscale.config.sizes import Sizes
-from rlscale.config.written_recipe import write_recipe
-from rlscale.config.yaml_text import to_yaml
+from rlscale.run.disk.run_folder import DRY_RUN, new_folder_name, refuse_folder
 from rlscale.run.dry_run.job_script import kubernetes_job, slurm_job
 from rlscale.run.dry_run.planned_processes import planned_processes
 from rlscale.run.dry_run.started_folders import started_folders
 from rlscale.run.preflight import Findings, look
-from rlscale.run.run_folder import DRY_RUN, new_folder_name, refuse_folder
 
 PROCESSES = "processes.yaml"
 SLURM, KUBERNETES = "job.sbatch", "rayjob.yaml"

@@ -11,10 +11,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from rlscale.config.composition.written_recipe import recipe_text
 from rlscale.config.errors import UserError
 from rlscale.config.foreign_code import allowed_code
 from rlscale.config.schema import Config
-from rlscale.config.written_recipe import recipe_text
 
 _MOUNT = "/recipe"
 _HOME = "/rlscale"

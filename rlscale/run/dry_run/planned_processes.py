@@ -8,20 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.needs import Needs
+from rlscale.config.derived.needs import Needs
+from rlscale.config.derived.serving_beside import serving_beside
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.component import TARGET
-from rlscale.config.serving_beside import serving_beside
-from rlscale.run.actor_settings import ROLLOUT_ENVIRONMENT, launcher_log, rank_settings, reserved_gpus
-from rlscale.run.actors import LauncherActor, RolloutActor, TrainerActor, shown_as
 from rlscale.run.dry_run.started_folders import StartedFolders
-from rlscale.run.engine_specs import engine_specs, router_settings
-from rlscale.run.evaluation_engines import LOGS as EVALUATION
-from rlscale.run.evaluation_engines import measuring_apart
-from rlscale.run.forks import fork_server_programs
-from rlscale.run.models_beside import LOGS as BESIDE
-from rlscale.run.placement import Layout, lay_out_run
+from rlscale.run.processes.actor_settings import ROLLOUT_ENVIRONMENT, launcher_log, rank_settings, reserved_gpus
+from rlscale.run.processes.actors import LauncherActor, RolloutActor, TrainerActor, shown_as
+from rlscale.run.processes.forks import fork_server_programs
+from rlscale.run.processes.placement import Layout, lay_out_run
+from rlscale.run.sides.engine_specs import engine_specs, router_settings
+from rlscale.run.sides.evaluation_engines import LOGS as EVALUATION
+from rlscale.run.sides.evaluation_engines import measuring_apart
+from rlscale.run.sides.models_beside import LOGS as BESIDE
 from rlscale.serve.engine_launcher import SglangLauncher
 from rlscale.serve.engine_process import engine_command
 from rlscale.serve.fork_server import fork_server_command

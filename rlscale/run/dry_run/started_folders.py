@@ -10,15 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from rlscale.config.composition.published_configs import architecture_of
 from rlscale.config.hf_architecture import is_here
-from rlscale.config.published_configs import architecture_of
 from rlscale.config.schema import Config
-from rlscale.data.cached_only import cached_only
-from rlscale.data.companions import companions_of
-from rlscale.data.model_folder import ensure_model_folder, find_folder
-from rlscale.data.served_folder import served_path
+from rlscale.data.folders.cached_only import cached_only
+from rlscale.data.folders.companions import companions_of
+from rlscale.data.folders.model_folder import ensure_model_folder, find_folder
+from rlscale.data.folders.served_folder import served_path
 from rlscale.families.config_file import CONFIG
-from rlscale.run.generate_only import serving, starting_folder
+from rlscale.run.sides.generate_only import serving, starting_folder
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rlscale.run.actor_host import Place
-from rlscale.run.actor_processes import Processes
-from rlscale.run.error_log import ErrorLogHandler, log_errors
 from rlscale.run.in_process.standing_clock import StandingClock, StandingLoop
+from rlscale.run.processes.actor_host import Place
+from rlscale.run.processes.actor_processes import Processes
+from rlscale.run.processes.error_log import ErrorLogHandler, log_errors
 
 _LEAVES_S = 10.0
 _INTERFACE = "GLOO_SOCKET_IFNAME"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rlscale.run.in_process.actors_here import ActorsHere
 from rlscale.run.in_process.breakpoints import breakpoints
 from rlscale.run.in_process.standing_clock import StandingClock
-from rlscale.run.stop_signal import StopSignal
+from rlscale.run.processes.stop_signal import StopSignal
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from rlscale.config.derived.needs import Needs
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
-from rlscale.config.needs import Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.simulator_config import SimulationConfig
-from rlscale.config.sizes import Sizes
 from rlscale.data.target import build_target, instantiate
 from rlscale.rollout.service_protocol import Service
 from rlscale.run.simulation.simulated_iteration import EngineTotals, SimulatedIteration, ideal_generation_s

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rlscale.config.checks import check
-from rlscale.config.command_words import help_is_shown, recipe_and_overrides
-from rlscale.config.compose import compose
+from rlscale.config.composition.command_words import help_is_shown, recipe_and_overrides
+from rlscale.config.composition.compose import compose
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.config.simulator_options import is_of_simulator, read_simulation
-from rlscale.config.sizes import Sizes
 from rlscale.observe.formatting import duration
 from rlscale.run.simulation.simulate import Simulated, simulate
 

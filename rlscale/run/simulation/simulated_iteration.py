@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlscale.config.schema import Config
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig, SimulationConfig
-from rlscale.data.fields import STALE
+from rlscale.data.batches.fields import STALE
 from rlscale.data.sample import Group, Sample
 from rlscale.serve.simulator.simulated_fleet import SimulatedFleet
 

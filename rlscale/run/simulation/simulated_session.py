@@ -10,9 +10,9 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.data.sample import Group
 from rlscale.rollout.service_protocol import DrainsEngines, Service
-from rlscale.run.placement import shares_devices
+from rlscale.run.processes.placement import shares_devices
+from rlscale.run.sides.sync_waves import waves
 from rlscale.run.simulation.simulated_iteration import EngineTotals, SimulatedIteration, ideal_generation_s
-from rlscale.run.sync_waves import waves
 from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
 
 T = TypeVar("T")

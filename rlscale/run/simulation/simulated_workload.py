@@ -10,9 +10,9 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.data_config import CustomData
 from rlscale.config.schema.simulator_config import SimulationConfig
-from rlscale.data.character_tokenizer import character_tokenizer
+from rlscale.data.prompts.sources import RawPrompt, Stream
 from rlscale.data.sample import Prompt
-from rlscale.data.sources import RawPrompt, Stream
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.serve.simulator.token_stream import uniform

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from aiohttp import web
 
-from rlscale.config.needed_weights import fields_of
+from rlscale.config.derived.needed_weights import fields_of
 from rlscale.serve.simulator.simulated_engine import SimulatedEngine
 
 _OPEN = ("/health", "/health_generate")

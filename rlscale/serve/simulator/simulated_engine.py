@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from rlscale.config.needed_weights import FIELDS, refusal
+from rlscale.config.derived.needed_weights import FIELDS, refusal
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.serve.simulator.engine_request import BadRequest, EngineRequest, read_requests
 from rlscale.serve.simulator.engine_scheduler import EngineScheduler

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
+from rlscale.config.derived.needed_weights import fields_of
 from rlscale.config.errors import UserError
-from rlscale.config.needed_weights import fields_of
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.serve.simulator.deadlines import Deadlines
 from rlscale.serve.simulator.response_lengths import ResponseLengths

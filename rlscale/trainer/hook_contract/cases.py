@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
-from rlscale.data.fields import FIELDS, Field, Scope
+from rlscale.data.batches.fields import FIELDS, Field, Scope
 
 SEEDS = (0, 1, 2)
 MAX_RESPONSE_TOKENS = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from rlscale.config.needs import COLUMNS
+from rlscale.config.derived.needs import COLUMNS
 from rlscale.trainer.hook_contract.findings import Finding, Status, failed
 from rlscale.trainer.hook_contract.inputs import Given
 from rlscale.trainer.hooks import HookKind

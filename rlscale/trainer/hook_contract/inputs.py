@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rlscale.algo.losses import SegmentSum
 from rlscale.algo.protocols import AdvantageInputs, CorrectionInputs, LossInputs, ReductionInputs, ScoreInputs
-from rlscale.config.needs import COLUMNS
-from rlscale.data.fields import FIELDS, Maker, Scope
+from rlscale.config.derived.needs import COLUMNS
+from rlscale.data.batches.fields import FIELDS, Maker, Scope
 from rlscale.trainer.hook_columns import HookColumns
 from rlscale.trainer.hook_contract.cases import MAX_RESPONSE_TOKENS, Case, sums_over_segments
 from rlscale.trainer.hooks import HookKind

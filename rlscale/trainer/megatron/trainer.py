@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlscale.config.schema.weights_config import SyncedLora
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.data.target import instantiate
 from rlscale.platform.device import Platform
 from rlscale.trainer.checksums import damaged

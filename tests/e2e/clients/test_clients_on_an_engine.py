@@ -11,8 +11,8 @@ import pytest
 from shared_server import SharedServer
 
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.endpoint.agent_session import Limits, Policy, Session
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer

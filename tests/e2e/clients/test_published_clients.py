@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer
 from tests.e2e.clients.outside import Outside
 from tests.unit.rollout.endpoint.scripted_policy import Played, Say, counting, make_encoder

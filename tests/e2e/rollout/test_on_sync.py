@@ -19,7 +19,7 @@ from shared_server import SharedServer
 from transformers import PreTrainedModel
 
 from rlscale.config.schema.rollout_config import OnSync
-from rlscale.data.fields import APPROXIMATE
+from rlscale.data.batches.fields import APPROXIMATE
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient

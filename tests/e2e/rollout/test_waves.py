@@ -18,7 +18,7 @@ import torch
 from shared_server import tiny_model
 from transformers import PreTrainedModel
 
-from rlscale.config.needed_weights import NeededWeights
+from rlscale.config.derived.needed_weights import NeededWeights
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.rollout_config import OnSync
 from rlscale.rollout.attempt import Attempt
@@ -28,7 +28,7 @@ from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.on_sync_modes import on_sync_mode
 from rlscale.rollout.engines.sampling_params import SamplingParams
-from rlscale.run.sync_waves import SyncWaves
+from rlscale.run.sides.sync_waves import SyncWaves
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from shared_ray import JOINING, JOINS
 
-from rlscale.run.forks import read_forks
+from rlscale.run.processes.forks import read_forks
 
 SHORT = (
     "rollout.groups_per_iteration=4",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlscale.rollout.engines.client import EngineClient
-from rlscale.run.forks import worker_fork_server, write_forks
+from rlscale.run.processes.forks import worker_fork_server, write_forks
 from tests.e2e.run.command import PROBE, SHORT, Finished, run
 
 RECIPE = """

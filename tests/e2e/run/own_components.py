@@ -10,7 +10,7 @@ from rlscale.data.sample import Group
 from rlscale.observe.trackers import TrackedRun
 from rlscale.rollout.service import RolloutService
 from rlscale.run import loops
-from rlscale.run.session import Session
+from rlscale.run.sessions.session import Session
 from rlscale.serve.engine_launcher import SglangLauncher
 from rlscale.serve.process import ServerProcess
 from rlscale.trainer.megatron.trainer import MegatronTrainer

@@ -14,9 +14,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from rlscale.config.locations import conf_dir
+from rlscale.config.composition.locations import conf_dir
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
-from rlscale.data.model_folder import ensure_model_folder
+from rlscale.data.folders.model_folder import ensure_model_folder
 from tests.e2e.run.command import metrics, only_run, run, summary
 from tests.e2e.run.exported import check_exported
 from tests.e2e.shared_server import MODEL_FILE

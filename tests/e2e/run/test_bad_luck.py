@@ -90,7 +90,7 @@ def test_a_rank_killed_in_a_step_comes_back_under_the_same_servers_and_nothing_i
 ):
     given, undisturbed = calm
     with Started(tmp_path, *SHORT, *given, "checkpoint.every=3") as started:
-        started.wait_for("iteration 1/8")
+        started.wait_for("iteration 1/12")
         (rank,), *serving = (started.named(word) for word in ("TrainerActor", *SERVING))
         wait_for_a_step(started, only_run(tmp_path))
         rank.kill()
@@ -102,12 +102,12 @@ def test_a_rank_killed_in_a_step_comes_back_under_the_same_servers_and_nothing_i
     folder = only_run(tmp_path)
     assert "the trainer's ranks are back" in started.log.read_text()
     assert_same_course(folder, undisturbed)
-    assert [line["weight_version"] for line in metrics(folder)] == list(range(1, 9))
+    assert [line["weight_version"] for line in metrics(folder)] == list(range(1, 13))
     last, theirs = metrics(folder)[-1], metrics(undisturbed)[-1]
     accounts = [name for name in theirs if name.startswith(("prompts/", "tokens/"))]
     assert {name: last[name] for name in accounts} == {name: theirs[name] for name in accounts}
     totals = summary(folder)
-    assert (totals["trainer_restarts"], totals["engine_restarts"], totals["steps"]) == (1, 0, 8)
+    assert (totals["trainer_restarts"], totals["engine_restarts"], totals["steps"]) == (1, 0, 12)
 
 
 def wait_for_a_step(started: Started, folder: Path) -> None:
@@ -290,7 +290,7 @@ def loss(inputs):
 SOURCE = """
 import sys
 
-from rlscale.data.sources import RawPrompt, Stream
+from rlscale.data.prompts.sources import RawPrompt, Stream
 
 
 class Rows(Stream):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.schema.model_config import CreateModelConfig, DType, ModelConfig
-from rlscale.data.model_folder import ensure_model_folder
-from rlscale.data.rollout_file import read_groups
+from rlscale.data.folders.model_folder import ensure_model_folder
+from rlscale.data.stored.rollout_file import read_groups
 from tests.e2e.run.command import SHORT, metrics, run
 
 pytestmark = pytest.mark.timeout(300)

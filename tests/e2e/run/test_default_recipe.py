@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rlscale.run.forks import Forks, write_forks
+from rlscale.run.processes.forks import Forks, write_forks
 from tests.e2e.run.command import PROBE, metrics, only_run, run, summary
 from tests.e2e.run.exported import check_exported
 

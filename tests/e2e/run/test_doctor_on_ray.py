@@ -13,9 +13,9 @@ from shared_ray import JOINING
 ASK = """
 import json, sys
 from pathlib import Path
-from rlscale.config.compose import compose
-from rlscale.run.doctor_cluster import asks_for_token, facts_of, links_between
-from rlscale.run.ray_session import RaySession, node_ids
+from rlscale.config.composition.compose import compose
+from rlscale.run.commands.doctor_cluster import asks_for_token, facts_of, links_between
+from rlscale.run.processes.ray_session import RaySession, node_ids
 config = compose(None, [sys.argv[1], "model.init=nowhere"])
 with RaySession(config.cluster, Path(".rlscale")):
     nodes = node_ids(1, 0) * 2  # the one machine as two

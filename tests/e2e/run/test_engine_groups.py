@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from shared_server import SharedServer, wait_until_generating
 
-from rlscale.config.request_headers import SAMPLING_SUPPORT_HEADER
+from rlscale.config.derived.request_headers import SAMPLING_SUPPORT_HEADER
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.engine_group_config import Role
-from rlscale.run.forks import read_forks, write_forks
+from rlscale.run.processes.forks import read_forks, write_forks
 from rlscale.serve.http import call
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import PAIRED, RouterClient

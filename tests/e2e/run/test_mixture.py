@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlscale.data.stored_rollouts import StoredRollouts
+from rlscale.data.stored.stored_rollouts import StoredRollouts
 from rlscale.observe import jsonl
 from rlscale.observe.timeline import DRIVER, EVALUATION, read_timeline
 from tests.e2e.run.command import SHORT, metrics, run, summary

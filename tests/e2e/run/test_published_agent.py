@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlscale.data.duplication import duplication
-from rlscale.data.stored_rollouts import StoredRollouts
+from rlscale.data.stored.stored_rollouts import StoredRollouts
 from tests.e2e.run.command import SHORT, metrics, run, summary
 
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlscale.data.fields import STALE
-from rlscale.data.stored_rollouts import StoredRollouts
+from rlscale.data.batches.fields import STALE
+from rlscale.data.stored.stored_rollouts import StoredRollouts
 from tests.e2e.run.command import metrics, only_run, run, summary
 
 pytestmark = pytest.mark.timeout(300)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rlscale.data.rollout_file import read_groups
-from rlscale.data.stored_rollouts import StoredRollouts
+from rlscale.data.stored.rollout_file import read_groups
+from rlscale.data.stored.stored_rollouts import StoredRollouts
 from tests.e2e.run.command import SHORT, command, run
 
 pytestmark = pytest.mark.timeout(500)  # six commands, three of which import everything themselves

@@ -10,7 +10,7 @@ from tests.e2e.run.command import Started, command, only_run, summary
 
 TELLING = """
 import os, sys
-print("forked:", "rlscale.run.worker_program" in sys.modules, os.environ.get("OWN"), flush=True)
+print("forked:", "rlscale.run.processes.worker_program" in sys.modules, os.environ.get("OWN"), flush=True)
 """
 
 

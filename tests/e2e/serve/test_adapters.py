@@ -17,7 +17,7 @@ from shared_server import EXPERTS, SharedServer, tiny_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rlscale.config.adapter_names import adapter_name
+from rlscale.config.derived.adapter_names import adapter_name
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.lora_config import LoraConfig
 from rlscale.config.schema.rollout_config import OnSync

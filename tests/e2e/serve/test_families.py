@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
-from rlscale.data.companions import Companions
-from rlscale.data.model_folder import ensure_model_folder
+from rlscale.data.folders.companions import Companions
+from rlscale.data.folders.model_folder import ensure_model_folder
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete, read_json
 from rlscale.families.family import Head

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from shared_server import SharedServer
 
 from rlscale.config.schema.cluster_config import Device
-from rlscale.data.companions import Companions
-from rlscale.data.served_folder import served_folder
+from rlscale.data.folders.companions import Companions
+from rlscale.data.folders.served_folder import served_folder
 from rlscale.families.served_form import ServedForm, WeightForm
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor

@@ -25,7 +25,7 @@ import torch
 from shared_server import EXPERTS, tiny_model, wait_until_generating
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER
+from rlscale.config.derived.request_headers import ROUTED_EXPERTS_HEADER
 from rlscale.config.schema.cluster_config import Device
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission

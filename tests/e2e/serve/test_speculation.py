@@ -11,9 +11,9 @@ import pytest
 import torch
 from shared_server import SharedServer, tiny_model
 
+from rlscale.config.derived.speculation_options import speculation_options
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.speculation_config import Algorithm, SpeculationConfig
-from rlscale.config.speculation_options import speculation_options
 from rlscale.rollout.engines.speculated import Speculated
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.server_spec import ServerSpec

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.locations import conf_dir
 from rlscale.config.errors import ConfigError
-from rlscale.config.locations import conf_dir
 
 _FIXTURES = Path(__file__).parents[2] / "fixtures"
 

@@ -13,8 +13,8 @@ import pytest
 
 from rlscale.cli import COMMANDS, read_arguments
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
-from rlscale.config.sweep_expansion import expand
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.sweep_expansion import expand
 
 _ROOT = Path(__file__).parents[3]
 _PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.keys import config_hash
 
 

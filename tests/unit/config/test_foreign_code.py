@@ -8,7 +8,7 @@ import pytest
 
 from rlscale.cli import main
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import allowed_code, allowing_code, refusal_of
 from rlscale.data.target import build_target, import_target
@@ -66,7 +66,7 @@ def test_what_is_no_hook_is_refused_before_it_is_called(
         ("rlscale.data.target.import_target", "is of rlscale.data.target, which has no hooks"),
         ("rlscale.serve.engine_launcher.EngineProcesses", "is of rlscale.serve.engine_process, which has no hooks"),
         ("rlscale.data.target.importlib.import_module", "importlib is not a part of rlscale.data.target"),
-        ("rlscale.data.prompt_files.Path", "is of pathlib, which holds no hooks"),
+        ("rlscale.data.prompts.prompt_files.Path", "is of pathlib, which holds no hooks"),
         ("indirect.run", "is of subprocess, which holds no hooks"),
         ("indirect.os.system", "is not a part of indirect"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from rlscale.config import machine
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import ConfigError
 from rlscale.config.machine import check_machine, count_gpus
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.config import passthrough
-from rlscale.config.derived_options import DERIVED
+from rlscale.config.derived.derived_options import DERIVED
 from rlscale.config.passthrough import KINDS, known_options
 
 REAL_FIELDS = """

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlscale.config import debug_option
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
-from rlscale.config.groups import Groups
+from rlscale.config.composition import debug_option
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.groups import Groups
+from rlscale.config.composition.recipe_file import shipped_recipes
 from rlscale.config.hf_architecture import read_architecture
-from rlscale.config.recipe_file import shipped_recipes
 from rlscale.families import FAMILIES
 from rlscale.families.config_file import complete, read_config
 from rlscale.families.tensors import experts_of, parameter_count

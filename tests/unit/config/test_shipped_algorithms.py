@@ -13,8 +13,8 @@ import pytest
 from rlscale.algo import corrections
 from rlscale.config.checks import check
 from rlscale.config.checks.mismatch_correction import BOUNDS
-from rlscale.config.compose import compose
-from rlscale.config.groups import Groups
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.groups import Groups
 from rlscale.config.schema.algo_config import (
     AdvantageConfig,
     BaselineAdvantage,

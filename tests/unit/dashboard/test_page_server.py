@@ -23,7 +23,7 @@ from rlscale.dashboard.found_runs import describe, find_runs, run_id
 from rlscale.dashboard.page_server import PageServer
 from rlscale.observe.metrics import MetricsLog
 from rlscale.observe.summary import Summary
-from rlscale.run.run_folder import RunFolder
+from rlscale.run.disk.run_folder import RunFolder
 from tests.unit.dashboard.written_run import store_rollouts, write_run
 
 Ask = Callable[..., Awaitable[Any]]

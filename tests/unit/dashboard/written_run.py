@@ -9,8 +9,8 @@ import numpy as np
 
 from rlscale.config.schema.rollout_config import Store, StoreFormat
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.data.stored_rollouts import FOLDER, RolloutStore
-from rlscale.data.trained_tokens import TrainedTokens
+from rlscale.data.stored.stored_rollouts import FOLDER, RolloutStore
+from rlscale.data.stored.trained_tokens import TrainedTokens
 from rlscale.observe.load_log import EngineLoadLog
 from rlscale.observe.metrics import MetricsLog
 from rlscale.observe.timeline import Timeline

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlscale.config.needs import COLUMNS
-from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Field, Fields, Maker, Scope
+from rlscale.config.derived.needs import COLUMNS
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import FIELDS, Field, Fields, Maker, Scope
 from rlscale.data.sample import Group, Prompt, Sample
 
 TOLD = FIELDS.register(Field("test_told", np.float32, Scope.token))

@@ -11,14 +11,14 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import ArithmeticData, DataConfig, FileData
-from rlscale.data.bad_rows import BadPrompt
-from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.configured_source import build_source
-from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.prompt_queue import PromptQueue
+from rlscale.data.prompts.bad_rows import BadPrompt
+from rlscale.data.prompts.sources import PromptSource, RawPrompt
 from rlscale.data.source_trial import try_prompts
-from rlscale.data.sources import PromptSource, RawPrompt
 from rlscale.data.supervised import ExampleEncoder, SupervisedGroups
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 
 PICKY = "{% if messages[0].content == '7+7=' %}{{ raise_exception('no sevens') }}{% endif %}{{ messages[0].content }}"
 

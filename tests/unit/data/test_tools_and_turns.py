@@ -13,12 +13,12 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import DataConfig, FileData
-from rlscale.data.bad_rows import BadPrompt
-from rlscale.data.character_tokenizer import character_tokenizer
 from rlscale.data.configured_source import build_source
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.prompts.bad_rows import BadPrompt
+from rlscale.data.prompts.sources import RawPrompt
 from rlscale.data.sample import Prompt
-from rlscale.data.sources import RawPrompt
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 
 CHATML = (
     "{%- if tools %}{{- '<|im_start|>system\\n# Tools\\n<tools>' }}"

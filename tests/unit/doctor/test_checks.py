@@ -8,7 +8,7 @@ from math import nan
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.schema import Config
 from rlscale.doctor.facts import Facts, Folder, Gpu, Link, Listening
 from rlscale.doctor.finding import Verdict

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.doctor.bandwidth import GLOO, exchange
 from rlscale.doctor.container_memory import container_memory
 from rlscale.doctor.gathering import folder, gather

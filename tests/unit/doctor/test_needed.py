@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.doctor.needed import Needed
 
 

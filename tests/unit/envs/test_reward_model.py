@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from rlscale.data.character_tokenizer import character_tokenizer
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
 from rlscale.envs.rewards.reward_model import RewardModel
 from rlscale.envs.score import Failed
 from rlscale.envs.served_models import FOLDER, Address, AddressBook

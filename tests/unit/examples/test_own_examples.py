@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlscale.cli import main
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.run.preflight import preflight_of_sweep
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

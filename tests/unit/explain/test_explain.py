@@ -10,10 +10,10 @@ from omegaconf import MISSING as OPEN
 from omegaconf import OmegaConf
 
 from rlscale.cli import main
-from rlscale.config.assignment import known_keys
+from rlscale.config.composition.assignment import known_keys
+from rlscale.config.composition.recipe_file import leaves
 from rlscale.config.errors import UserError
 from rlscale.config.keys import plain
-from rlscale.config.recipe_file import leaves
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.explain.configuration_diff import diff_lines

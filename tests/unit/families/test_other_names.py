@@ -6,8 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from rlscale.data.companions import Companions
-from rlscale.data.served_folder import served_folder
+from rlscale.data.folders.companions import Companions
+from rlscale.data.folders.served_folder import served_folder
 from rlscale.families.config_file import complete, differences, problems
 from rlscale.families.served_form import ServedForm
 from tests.unit.families.folders import TINY, write

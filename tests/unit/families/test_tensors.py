@@ -6,7 +6,7 @@ from math import prod
 
 import pytest
 
-from rlscale.config.locations import conf_dir
+from rlscale.config.composition.locations import conf_dir
 from rlscale.families.config_file import complete, read_json
 from rlscale.families.tensors import carried_tensors, experts_of, parameter_count, visited_parameters
 

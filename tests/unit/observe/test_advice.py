@@ -7,8 +7,8 @@ from inspect import getsource
 
 import pytest
 
-from rlscale.config.compose import compose
-from rlscale.config.groups import Groups
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.groups import Groups
 from rlscale.config.keys import plain
 from rlscale.observe import advice
 from rlscale.observe.advice import CHECKS, advise

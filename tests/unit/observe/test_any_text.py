@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rlscale.config.compose import compose
-from rlscale.config.written_recipe import write_recipe
-from rlscale.config.yaml_text import to_yaml
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.written_recipe import write_recipe
+from rlscale.config.composition.yaml_text import to_yaml
 from rlscale.observe import jsonl
 from rlscale.observe.formatting import visible
 from rlscale.observe.metrics import MetricsLog, read_metrics
@@ -25,7 +25,7 @@ from rlscale.observe.report import write_report
 from rlscale.observe.samples import SamplesLog, ShownSample, read_samples
 from rlscale.observe.summary import Summary
 from rlscale.observe.timeline import Timeline, read_timeline
-from rlscale.run.run_folder import RunFolder, read_mark, write_json
+from rlscale.run.disk.run_folder import RunFolder, read_mark, write_json
 
 SPECIAL = (
     "\0\a\t\n\v\f\r\x1b\x1c\x1d\x1e\x85\x9b\u2028\u2029\u202e\ufeff\uffff\ud800\udbff\udc00\udfff\U0010ffff😀éß中\\\"'"

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rlscale.config.schema.rollout_config import Store
 from rlscale.data.sample import Group, Prompt, Sample, Segment
-from rlscale.data.stored_rollouts import RolloutStore
+from rlscale.data.stored.stored_rollouts import RolloutStore
 from rlscale.observe.conversations import (
     HEAD,
     MOST_GROUPS,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.observe.mlflow_tracker import MlflowTracker
 from rlscale.observe.trackers import build_tracker, check_tracker

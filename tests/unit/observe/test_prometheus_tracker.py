@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.observe.prometheus_tracker import PrometheusTracker
 from rlscale.observe.trackers import TrackedRun, build_tracker, check_tracker

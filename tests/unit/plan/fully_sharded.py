@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlscale.config.published_configs import published
+from rlscale.config.composition.published_configs import published
 from rlscale.families.config_file import complete
 from rlscale.plan.activations import LayerActivations
 from rlscale.plan.model_shape import ModelShape

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.published_configs import published
+from rlscale.config.composition.published_configs import published
 from rlscale.families.config_file import complete
 from rlscale.plan.model_shape import LayerWeights, ModelShape
 

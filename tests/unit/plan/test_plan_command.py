@@ -9,9 +9,9 @@ import yaml
 
 from rlscale.cli import main
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
-from rlscale.config.locations import conf_dir
-from rlscale.config.published_configs import architecture_of, published
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.locations import conf_dir
+from rlscale.config.composition.published_configs import architecture_of, published
 from rlscale.families.config_file import complete
 from rlscale.families.tensors import parameter_count
 from rlscale.plan.drafts import draft_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.plan.planned_run import plan_run

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
-from rlscale.config.published_configs import architecture_of
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.published_configs import architecture_of
 from rlscale.plan.planned_run import plan_run
 
 DATA = ["data.path=train.jsonl", "eval.data.path=test.jsonl"]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from fastapi import HTTPException
 
-from rlscale.config.needed_weights import NEWEST_HEADER, OLDEST_HEADER
-from rlscale.config.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
+from rlscale.config.derived.needed_weights import NEWEST_HEADER, OLDEST_HEADER
+from rlscale.config.derived.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER
 from rlscale.platform import sglang_headers
 
 FIELDS = {ROUTED_EXPERTS_HEADER: "return_routed_experts", SAMPLING_SUPPORT_HEADER: "return_sampling_mask"}

@@ -22,7 +22,7 @@ from rlscale.config.schema.data_config import ArithmeticData
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.reward_config import RewardConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
-from rlscale.data.character_tokenizer import character_tokenizer
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from rlscale.config.request_headers import TRAJECTORY_HEADER
+from rlscale.config.derived.request_headers import TRAJECTORY_HEADER
 
 END = 3
 CONTEXT = 512

@@ -17,7 +17,7 @@ import numpy as np
 from rlscale.config.schema.algo_config import RefillConfig
 from rlscale.config.schema.rollout_config import RolloutConfig, Stale
 from rlscale.config.schema.simulator_config import FaultsConfig, LengthsConfig, SimulatedEngineConfig
-from rlscale.data.fields import STALE
+from rlscale.data.batches.fields import STALE
 from rlscale.data.sample import Group
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService

@@ -9,8 +9,8 @@ import pytest
 from made_groups import group_of
 
 from rlscale.config.schema.rollout_config import RolloutConfig, Stale
+from rlscale.data.batches.fields import STALE
 from rlscale.data.buffer import Buffer
-from rlscale.data.fields import STALE
 from rlscale.data.sample import Group
 from rlscale.rollout.batches import Batches
 from rlscale.rollout.filters import varied_rewards

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Field, Scope
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import FIELDS, Field, Scope
 from rlscale.data.sample import Group, Prompt
 from rlscale.envs.environment import Action, Environment, Start, Step
 from rlscale.rollout.brought_columns import brought_columns

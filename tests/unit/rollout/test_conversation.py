@@ -9,9 +9,9 @@ import pytest
 
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.config.schema.rollout_config import History
-from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.prompt_encoder import PromptEncoder
-from rlscale.data.sources import RawPrompt
+from rlscale.data.prompts.sources import RawPrompt
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.environment import Action, Call, Step
 from rlscale.rollout.conversation import Conversation
 from rlscale.rollout.engines.generation import Generation

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from rlscale.config.derived.eval_sets import eval_sets
 from rlscale.config.errors import UserError
-from rlscale.config.eval_sets import eval_sets
 from rlscale.config.schema.data_config import ArithmeticData
 from rlscale.data.configured_source import build_source
 from rlscale.rollout.evaluation import EvalPrompts, eval_encoder, eval_prompts

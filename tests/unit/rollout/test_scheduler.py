@@ -15,8 +15,8 @@ from made_groups import prompt_of, sample_of
 from rlscale.config.schema.rollout_config import RolloutConfig, Stale
 from rlscale.data.buffer import Buffer
 from rlscale.data.prompt_queue import PromptQueue
+from rlscale.data.prompts.sources import RawPrompt, Stream
 from rlscale.data.sample import Group, Prompt, Sample
-from rlscale.data.sources import RawPrompt, Stream
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.episode import SampleFailed

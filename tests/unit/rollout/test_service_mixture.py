@@ -17,10 +17,10 @@ from rollout_steps import indices, iterate, tokens
 from rlscale.config.schema.data_config import ArithmeticData, MixtureData, SourceConfig
 from rlscale.config.schema.eval_config import EvalSetConfig
 from rlscale.config.schema.reward_config import RewardConfig
-from rlscale.data.batch import Batch
-from rlscale.data.character_tokenizer import character_tokenizer
+from rlscale.data.batches.batch import Batch
 from rlscale.data.configured_encoder import build_encoder
 from rlscale.data.sample import Group
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.rollout.service import RolloutService
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine, encoded, experts_by_place
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.data.batch import Batch
-from rlscale.data.model_folder import ensure_model_folder
+from rlscale.data.batches.batch import Batch
+from rlscale.data.folders.model_folder import ensure_model_folder
 from rlscale.data.sample import Group
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.rollout_spec import RolloutSpec

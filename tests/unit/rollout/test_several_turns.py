@@ -13,7 +13,7 @@ from fake_engine import END, FakeEngine, encoded, experts_by_place
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.reward_config import RewardConfig
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.data.sample import NOT_GENERATED, Group, Prompt, Sample
 from rlscale.envs.environment import Action, Environment, Scorer, Start, Step
 from rlscale.rollout.engines.routed_experts import ExpertSizes

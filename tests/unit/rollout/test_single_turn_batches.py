@@ -11,7 +11,7 @@ import pytest
 from fake_engine import FakeEngine, encoded, experts_by_place
 
 from rlscale.config.schema.algo_config import OverlongConfig
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.data.sample import Group
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.service import RolloutService

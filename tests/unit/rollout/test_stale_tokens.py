@@ -7,7 +7,7 @@ import pytest
 from made_groups import group_of
 
 from rlscale.config.schema.rollout_config import Stale
-from rlscale.data.fields import APPROXIMATE, STALE
+from rlscale.data.batches.fields import APPROXIMATE, STALE
 from rlscale.rollout.stale_tokens import fill_up, leave_out, over_the_bound, staleness_of
 
 # For a trainer of version 9 with a bound of 2, tokens of version 6 are over it.

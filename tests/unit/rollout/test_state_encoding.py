@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_values
 
 from rlscale.config.errors import UserError
-from rlscale.data.adaptive import Observation
+from rlscale.data.prompts.adaptive import Observation
 from rlscale.data.sample import Group, Prompt, Sample, Segment
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.state_encoding import Encoder, Malformed, NotPlain, decode, saved_and_read
-from rlscale.run.rollout_state import read_rollout_state, write_rollout_state
+from rlscale.run.disk.rollout_state import read_rollout_state, write_rollout_state
 from rlscale.trainer.checksums import running_checksum
 from tests.unit.payload import Payload
 from tests.unit.run.same_values import assert_same

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlscale.config.schema.rollout_config import History
-from rlscale.data.messages import Message
-from rlscale.data.prompt_encoder import PromptEncoder
-from rlscale.data.sources import RawPrompt
+from rlscale.data.prompts.messages import Message
+from rlscale.data.prompts.sources import RawPrompt
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.environment import Action, Step
 from rlscale.rollout.conversation import Conversation
 from rlscale.rollout.engines.generation import Generation

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.data.sample import NOT_GENERATED, Group, Prompt, Segment
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.trajectory import Trajectory

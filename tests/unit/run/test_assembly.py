@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.assembly import Assembly
-from rlscale.run.checkpoint import groups_of
-from rlscale.run.run_folder import RunFolder
-from rlscale.run.stop_signal import StopSignal
+from rlscale.run.disk.checkpoint import groups_of
+from rlscale.run.disk.run_folder import RunFolder
+from rlscale.run.processes.stop_signal import StopSignal
 
 
 def journal(folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> tuple[str, int]:

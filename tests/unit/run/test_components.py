@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.run.components import check_components, look_at
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
+from rlscale.config.composition.overrides import quote
 from rlscale.config.errors import ConfigError
-from rlscale.config.overrides import quote
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import FileData
-from rlscale.data.prompt_files import FileSource
+from rlscale.data.prompts.prompt_files import FileSource
 from rlscale.envs.rewards.math import MathAnswer
 from rlscale.run.preflight import preflight
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.data.configured_source import build_source
 from rlscale.run.held_out import compare

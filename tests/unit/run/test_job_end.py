@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.run.job_end import stop_before_end
 

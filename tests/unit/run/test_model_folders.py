@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.run.assembly import trainer_spec

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.schema import Config
 from rlscale.run import execute
+from rlscale.run.disk.stages import Stage
 from rlscale.run.preflight import preflight
-from rlscale.run.stages import Stage
 
 MISSING = ["algo/reduction=custom", "algo.reduction.function._target_=no_such_module.fn"]
 MESSAGE = r"^algo\.reduction\.function\._target_=no_such_module\.fn: no module of that name; is it on PYTHONPATH\?$"
@@ -30,7 +30,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*_: object) -> None:
         raise RayStarted
 
-    monkeypatch.setattr("rlscale.run.ray_session.RaySession", started)
+    monkeypatch.setattr("rlscale.run.processes.ray_session.RaySession", started)
     monkeypatch.setattr(execute, "check_machine", lambda config: [])
 
 
@@ -163,7 +163,7 @@ def test_a_source_of_the_user_that_raises_is_named_with_file_and_line(
     with pytest.raises(UserError, match=r"data\.source: my_source\.Rows cannot be built: KeyError\('x'\)"):
         preflight(config(tmp_path, *given))
     (tmp_path / "later_source.py").write_text(
-        "from rlscale.data.sources import Stream\n\n\nclass Rows(Stream):\n    def __init__(self):\n"
+        "from rlscale.data.prompts.sources import Stream\n\n\nclass Rows(Stream):\n    def __init__(self):\n"
         "        super().__init__(3, False, 0)\n\n    def item(self, number, index):\n        return {}['x']\n"
     )
     given = ["data=custom", "data.source._target_=later_source.Rows"]

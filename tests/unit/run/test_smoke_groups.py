@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import ConfigError
-from rlscale.run.batching import build_batch, divide
+from rlscale.run.sessions.batching import build_batch, divide
 from rlscale.run.smoke_groups import longest_groups
 
 

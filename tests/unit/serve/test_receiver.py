@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rlscale.config.paused_flush import MARK
+from rlscale.config.derived.paused_flush import MARK
 from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 

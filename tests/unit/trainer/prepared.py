@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from rlscale.config.needs import AlgoNeeds, Moment
+from rlscale.config.derived.needs import AlgoNeeds, Moment
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     BroadcastAdvantage,
@@ -22,7 +22,7 @@ from rlscale.config.schema.algo_config import (
     SftLoss,
 )
 from rlscale.config.schema.correction_config import CorrectionConfig
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.trainer.preparation import prepare
 from tests.shipped import shipped
 from tests.unit.algo.ragged import Ragged, ragged

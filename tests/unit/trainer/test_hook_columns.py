@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rlscale.config.errors import UserError
-from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Field, Scope
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import FIELDS, Field, Scope
 from rlscale.trainer.hook_columns import row_columns, sample_columns, token_columns
 
 FIELDS.register(Field("test_weight", np.float32, Scope.sample))

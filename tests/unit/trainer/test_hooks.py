@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rlscale.algo.losses import PolicyLoss
+from rlscale.config.derived.needs import AlgoNeeds
 from rlscale.config.errors import UserError
-from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import AlgoConfig
 from rlscale.trainer.hook_results import checked_array, checked_loss, checked_weights
 from rlscale.trainer.hooks import build_hook, check_hooks

@@ -27,7 +27,7 @@ from rlscale.config.schema.algo_config import (
     SftLoss,
 )
 from rlscale.config.schema.correction_config import CorrectionConfig, WeightKind
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.objective_metrics import finish
 from rlscale.trainer.preparation import prepare

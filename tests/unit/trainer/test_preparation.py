@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rlscale.config.derived.needs import AlgoNeeds
 from rlscale.config.errors import UserError
-from rlscale.config.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import (
     AlgoConfig,
     CustomAdvantage,
@@ -21,8 +21,8 @@ from rlscale.config.schema.algo_config import (
     ReturnsAdvantage,
 )
 from rlscale.config.schema.correction_config import CorrectionConfig, Level, RejectionConfig, WeightKind
-from rlscale.data.batch import Batch
-from rlscale.data.fields import STALE
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import STALE
 from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped
 from tests.unit.algo.ragged import ragged

@@ -10,7 +10,7 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.config.schema.algo_config import KLEstimator
 from rlscale.config.schema.correction_config import CorrectionConfig, Level, WeightKind
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.trainer.preparation import prepare
 from tests.shipped import shipped
 from tests.unit.algo.ragged import ragged

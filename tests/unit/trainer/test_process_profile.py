@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlscale.config.checks import check
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import ConfigError
 from rlscale.trainer.process_profile import ProcessProfile
 

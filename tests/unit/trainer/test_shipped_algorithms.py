@@ -9,10 +9,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from rlscale.config.needs import AlgoNeeds
+from rlscale.config.derived.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import KLPlacement, SftLoss
 from rlscale.config.schema.correction_config import CorrectionConfig
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped

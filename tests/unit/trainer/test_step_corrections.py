@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from rlscale.config.needs import AlgoNeeds
+from rlscale.config.derived.needs import AlgoNeeds
 from rlscale.config.schema.algo_config import (
     KLConfig,
     KLPlacement,
 )
 from rlscale.config.schema.correction_config import Level, MisAction, RejectionConfig, WeightKind
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.preparation import prepare
 from tests.shipped import SHIPPED, shipped

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Field, Scope
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import FIELDS, Field, Scope
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.trainer.megatron.batch.sequences import PackedSequences, pack
 from rlscale.trainer.megatron.ranks.slicing import Slicing
 
@@ -70,7 +70,7 @@ class MicroBatch:
 def build_microbatch(
     batch: Batch, rows: NDArray[np.int64], slicing: Slicing, device: torch.device, *, attend: bool
 ) -> MicroBatch:
-    """Pack rows of a shard's batch. Every column that is for the ranks becomes a field, see rlscale.data.fields.
+    """Pack rows of a shard's batch. Every column that is for the ranks becomes a field, see `data/batches/fields.py`.
 
     ValueError for one of a type that torch does not have.
     """

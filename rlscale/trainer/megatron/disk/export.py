@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from rlscale.data.companions import Companions
+from rlscale.data.folders.companions import Companions
 from rlscale.families import FAMILIES
 from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder
 from rlscale.weights.bucket import WeightSource

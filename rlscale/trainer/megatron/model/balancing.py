@@ -16,7 +16,7 @@ from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor
 
-from rlscale.config.expert_routing import load_balancing
+from rlscale.config.derived.expert_routing import load_balancing
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch
 from rlscale.trainer.megatron.ranks.parallel import Ranks
 

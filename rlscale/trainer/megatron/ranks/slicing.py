@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlscale.data.packing import Padding
+from rlscale.data.batches.packing import Padding
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlscale.config.derived.needs import AlgoNeeds
 from rlscale.config.errors import UserError
-from rlscale.config.needs import AlgoNeeds
 from rlscale.families.served_form import WeightForm
 from rlscale.platform.device import Platform
 from rlscale.trainer.megatron.disk.checkpoint_writer import CheckpointWriter, Writing

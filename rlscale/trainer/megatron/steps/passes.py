@@ -16,7 +16,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from rlscale.config.errors import UserError
-from rlscale.data.fields import RELATIVE_TEMPERATURE, SAMPLER_WORDS, SUPPORT
+from rlscale.data.batches.fields import RELATIVE_TEMPERATURE, SAMPLER_WORDS, SUPPORT
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.trainer.megatron.ranks.parallel import Ranks

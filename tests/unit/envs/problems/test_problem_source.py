@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rlscale.config.errors import UserError
+from rlscale.data.prompts.sources import RawPrompt
 from rlscale.data.sample import Prompt
-from rlscale.data.sources import RawPrompt
 from rlscale.envs.problems.arithmetic_problems import LIMITS, ArithmeticProblems
 from rlscale.envs.problems.problem_reward import ProblemReward
 from rlscale.envs.problems.problem_source import ProblemSource

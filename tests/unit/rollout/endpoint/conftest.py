@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: scripted
 
 from scripted_policy import make_encoder
 
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 
 
 @pytest.fixture(scope="session")

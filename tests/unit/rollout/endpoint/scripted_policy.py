@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.endpoint.agent_session import Limits, Policy, Session
 from rlscale.rollout.endpoint.chat_messages import ToolCall, canonical

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scripted_policy import Played, Say, counting, make_encoder
 
-from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.endpoint.agent_session import Limits
 from rlscale.rollout.endpoint.dialect import ChatRequest, Refusal, Reply
 from rlscale.rollout.endpoint.openai_chat import OpenAIChat

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from scripted_policy import Played, Say, counting
 
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.endpoint.agent_session import Limits
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer, Visit
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_policy import Played
 
-from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.endpoint.chat_messages import ChatMessage, rendered
 from rlscale.rollout.endpoint.dialect import ChatRequest
 from tests.unit.data.published_families import FAMILIES, TEXTS, WHOLE, published_encoders, thoughts_of

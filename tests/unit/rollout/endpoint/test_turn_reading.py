@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scripted_policy import Played, TaggedCalls
 
-from rlscale.data.prompt_encoder import PromptEncoder
 from rlscale.data.sample import Prompt, Sample
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.environment import Action, Call, Environment, Start, Step
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.endpoint.chat_messages import ToolCall

@@ -9,7 +9,7 @@ from typing import Any
 
 from scripted_policy import Played, Say, TaggedCalls, counting
 
-from rlscale.data.prompt_encoder import PromptEncoder
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.endpoint.chat_messages import ToolCall
 from rlscale.rollout.endpoint.dialect import ChatRequest
 from rlscale.rollout.endpoint.openai_chat import OpenAIChat

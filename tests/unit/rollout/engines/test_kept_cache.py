@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine
 
-from rlscale.config.paused_flush import MARK
-from rlscale.data.fields import APPROXIMATE
+from rlscale.config.derived.paused_flush import MARK
+from rlscale.data.batches.fields import APPROXIMATE
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.kept_cache import KeptCache, keep_their_cache

@@ -9,7 +9,7 @@ import numpy as np
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from rlscale.config.request_headers import ENGINE_HEADER
+from rlscale.config.derived.request_headers import ENGINE_HEADER
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.request_spans import MOST, RequestSpans
 from rlscale.rollout.engines.sampling_params import SamplingParams

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlscale.config.derived.source_sampling import sampled_apart
 from rlscale.config.schema.data_config import MixtureData, SourceConfig
 from rlscale.config.schema.eval_config import EvalConfig
 from rlscale.config.schema.rollout_config import RolloutConfig
-from rlscale.config.source_sampling import sampled_apart
-from rlscale.data.batch import Batch
+from rlscale.data.batches.batch import Batch
 from rlscale.data.sample import Group, Prompt
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.sampling_params import MOST_WORDS, SamplingParams, names_words

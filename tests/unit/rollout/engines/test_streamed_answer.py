@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine
 
-from rlscale.config.streaming import IN_PARTS, KEPT_EVERY, sends_parts
+from rlscale.config.derived.streaming import IN_PARTS, KEPT_EVERY, sends_parts
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient

@@ -17,7 +17,7 @@ from rlscale.observe.trackers import TensorBoardTracker, TrackedRun
 from rlscale.rollout.filters import keep_all, varied_rewards
 from rlscale.rollout.service import RolloutService
 from rlscale.run import contracts, loops
-from rlscale.run.check_hook import check_hook, kind_of
+from rlscale.run.commands.check_hook import check_hook, kind_of
 from rlscale.run.contracts import (
     COMPONENTS,
     check_buffer,

@@ -13,14 +13,14 @@ import yaml
 from huggingface_hub import constants
 
 from rlscale.cli import main
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.foreign_code import allowing_code
-from rlscale.data.model_folder import ensure_model_folder
-from rlscale.run.actor_settings import rank_settings
+from rlscale.data.folders.model_folder import ensure_model_folder
 from rlscale.run.dry_run.job_script import kubernetes_job, slurm_job
 from rlscale.run.dry_run.started_folders import StartedFolders
-from rlscale.run.engines import Engines
-from rlscale.run.placement import lay_out_run
+from rlscale.run.processes.actor_settings import rank_settings
+from rlscale.run.processes.placement import lay_out_run
+from rlscale.run.sides.engines import Engines
 
 NODES = [
     "model=qwen3_30b",

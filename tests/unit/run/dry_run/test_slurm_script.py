@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.run.dry_run.job_script import slurm_job
 
 SCRIPTS = {

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.run.actor_host import Place
 from rlscale.run.in_process.actors_here import ActorsHere
 from rlscale.run.in_process.standing_clock import StandingClock
-from rlscale.run.remote_calls import Calls, RunFailed
-from rlscale.run.stop_signal import StopSignal
+from rlscale.run.processes.actor_host import Place
+from rlscale.run.processes.remote_calls import Calls, RunFailed
+from rlscale.run.processes.stop_signal import StopSignal
 
 
 class Rank:

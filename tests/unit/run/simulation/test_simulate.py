@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlscale.cli import main
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.simulator_options import read_simulation
 from rlscale.run.simulation.simulate import Simulated, simulate

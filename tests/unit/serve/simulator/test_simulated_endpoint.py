@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from rlscale.config.needed_weights import NEWEST_HEADER, OLDEST_HEADER
+from rlscale.config.derived.needed_weights import NEWEST_HEADER, OLDEST_HEADER
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.serve.simulator.simulated_endpoint import SimulatedEndpoint
 from rlscale.serve.simulator.simulated_engine import SimulatedEngine

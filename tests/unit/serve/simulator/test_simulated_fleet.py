@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlscale.config.derived.needed_weights import NeededWeights
 from rlscale.config.errors import UserError
-from rlscale.config.needed_weights import NeededWeights
 from rlscale.config.schema.simulator_config import FaultsConfig, LengthLaw, LengthsConfig, SimulatedEngineConfig
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.generation import RequestFailed

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlscale.data.batch import Batch
-from rlscale.data.fields import FIELDS, Field, Scope
-from rlscale.data.rank_shard import RankShard
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import FIELDS, Field, Scope
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.trainer.megatron.batch.microbatch import build_microbatch, build_steps
 from rlscale.trainer.megatron.ranks.slicing import Slicing
 

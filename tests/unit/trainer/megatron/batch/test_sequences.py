@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rlscale.data.packing import plan
+from rlscale.data.batches.packing import plan
 from rlscale.trainer.megatron.batch.sequences import PackedSequences, pack
 from rlscale.trainer.megatron.ranks.slicing import Slicing
 

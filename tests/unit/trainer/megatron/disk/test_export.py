@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rlscale.config.errors import UserError
-from rlscale.data.companions import Companions
+from rlscale.data.folders.companions import Companions
 from rlscale.families.weight_files import INDEX, SUMS
-from rlscale.run.verify_command import verify
+from rlscale.run.commands.verify_command import verify
 from rlscale.trainer.megatron.disk import export
 from rlscale.weights import safetensors_folder
 from rlscale.weights.bucket import Bucket

@@ -13,14 +13,14 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from rlscale.config.compose import compose
+from rlscale.config.composition.compose import compose
 from rlscale.config.schema.data_config import DataConfig
-from rlscale.data.character_tokenizer import character_tokenizer
-from rlscale.data.companions import companions_of
-from rlscale.data.model_folder import ensure_model_folder
-from rlscale.data.prompt_encoder import PromptEncoder
-from rlscale.data.served_folder import served_folder
-from rlscale.data.sources import RawPrompt
+from rlscale.data.folders.companions import companions_of
+from rlscale.data.folders.model_folder import ensure_model_folder
+from rlscale.data.folders.served_folder import served_folder
+from rlscale.data.prompts.sources import RawPrompt
+from rlscale.data.tokens.character_tokenizer import character_tokenizer
+from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.platform.ports import free_port
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.model_folders import ModelFolders

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from rlscale.data.fields import RELATIVE_TEMPERATURE
+from rlscale.data.batches.fields import RELATIVE_TEMPERATURE
 from rlscale.trainer.megatron.steps.passes import _logprobs
 
 TRAINABLE = [1, 2, 5, 8]

@@ -1,0 +1,1 @@
+"""What ranks train on: the columns of a batch, packed and divided."""

@@ -1,0 +1,1 @@
+"""Folders of models: fetched, made, shared between runs, and what engines start from."""

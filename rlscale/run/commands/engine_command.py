@@ -1,0 +1,137 @@
+"""`python -m rlscale engine`: an engine that outlives runs, for their `rollout.engine_urls`."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.checks.options import check_options
+from rlscale.config.composition.command_words import help_is_shown
+from rlscale.config.errors import UserError
+from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.schema.cluster_config import Device
+from rlscale.run.processes.forks import read_forks
+from rlscale.serve.server_spec import ServerSpec
+from rlscale.serve.supervisor import Supervisor
+
+USAGE = (
+    "usage: python -m rlscale engine model=FOLDER [key=value ...]\n"
+    "  Serves a model until Ctrl-C with all that an engine of a run can do: it tells checksums, verifies and patches\n"
+    "  weights, and empties its cache while requests wait. A run joins it by rollout.engine_urls=[URL].\n"
+    "  host, port   where it listens; 127.0.0.1 and 30000, or a free port where that is taken\n"
+    "  gpus         GPUs of this machine that it uses, as 0,1; without them it runs on the CPU\n"
+    "  dtype        type of the weights; bfloat16\n"
+    "  key_file     file with the API key that it asks for (the run's rollout.engine_key_file); none\n"
+    "  folder       where its log and its temporary files are; .rlscale/engine\n"
+    "  warm         file of a running `python -m rlscale warm`, by which it starts in seconds\n"
+    "  sglang.NAME  any other option of SGLang's server; a value that is no JSON is text"
+)
+_SGLANG = "sglang."
+_LOOK_EVERY_S = 1.0
+_NUMBERS = {"port": re.compile(r"\d+"), "gpus": re.compile(r"\d+(,\d+)*")}
+_OWN = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line, taken apart."""
+
+    model: str
+    host: str = "127.0.0.1"
+    port: int = 30000
+    gpus: tuple[int, ...] = ()
+    dtype: str = "bfloat16"
+    key_file: str | None = None
+    folder: str = ".rlscale/engine"
+    warm: str | None = None
+
+    def spec(self, options: Mapping[str, Any]) -> ServerSpec:
+        """The engine that is asked for."""
+        return ServerSpec(
+            "engine",
+            str(Path(self.model).resolve()),
+            Device.cuda if self.gpus else Device.cpu,
+            dtype=self.dtype,
+            host=self.host,
+            options=options,
+            tensor_parallel=max(len(self.gpus), 1),
+            gpus=self.gpus,
+            port=self.port,
+        )
+
+
+def engine(arguments: Sequence[str]) -> int:
+    """Serve until a signal ends this command. 2 where the engine ends by itself."""
+    if help_is_shown(arguments, USAGE):
+        return 0
+    request, options = read(arguments)
+    folder = Path(request.folder)
+    for problem in check_options("sglang", "server", options, folder / "cache", []):
+        raise UserError(problem)
+    key = "" if request.key_file is None else _key(request.key_file)
+    forks = None if request.warm is None else read_forks(Path(request.warm)).engines
+    supervisor = Supervisor(folder / "logs", folder / "scratch", key, request.host, fork_server=forks)
+    try:
+        url = supervisor.start_engine(request.spec(options))
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):  # until here they end this command as any other
+            signal.signal(number, lambda *_: ended.set())
+        print(f"{url} serves {request.model}; add rollout.engine_urls=[{url}] to runs; Ctrl-C ends this", flush=True)
+        while not ended.wait(_LOOK_EVERY_S):
+            if supervisor.dead():
+                raise UserError(f"the engine ended by itself; see {folder / 'logs' / 'engine.log'}")
+    finally:
+        supervisor.stop()
+    return 0
+
+
+def read(arguments: Sequence[str]) -> tuple[Request, dict[str, Any]]:
+    """What is asked for, and the options of SGLang. UserError for words that nobody understands."""
+    given: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    known = list(Request.__dataclass_fields__)
+    for word in arguments:
+        key, equals, text = word.partition("=")
+        if not equals or not text or (not key.startswith(_SGLANG) and key not in known):
+            hint = did_you_mean(nearest(key, known)) if equals else ""
+            raise UserError(f"engine does not know {word!r}{hint}; see python -m rlscale engine --help")
+        if key.startswith(_SGLANG):
+            options[key.removeprefix(_SGLANG)] = _value(text)
+        else:
+            given[key] = text
+    if "model" not in given:
+        raise UserError("engine: model=FOLDER is missing; see python -m rlscale engine --help")
+    for key, wanted in (("port", "one number"), ("gpus", "numbers of GPUs, as 0,1")):
+        if key in given and not _NUMBERS[key].fullmatch(given[key]):
+            raise UserError(f"engine: {key}={given[key]} must be {wanted}")
+    if "port" in given:
+        given["port"] = int(given["port"])
+    if "gpus" in given:
+        given["gpus"] = tuple(map(int, given["gpus"].split(",")))
+    request = Request(**given)
+    if request.key_file is None and request.host not in _OWN:
+        raise UserError(f"engine: anybody could ask and change an engine on host={request.host}; name a key_file")
+    return request, options
+
+
+def _key(file: str) -> str:
+    try:
+        key = Path(file).read_text().strip()
+    except OSError as error:
+        raise UserError(f"engine: key_file={file} cannot be read ({error.strerror})") from error
+    if not key:
+        raise UserError(f"engine: key_file={file} holds no key, so anybody could ask and change the engine")
+    return key
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

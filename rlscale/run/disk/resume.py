@@ -1,0 +1,79 @@
+"""Which checkpoint a run continues from: the newest that is what was written, with a word on each that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlscale.config.errors import UserError
+from rlscale.run.disk.checkpoint import CheckpointStore, fault_of, is_sealed, load_progress, read_manifest, sums_of
+from rlscale.run.disk.run_folder import read_mark
+
+
+def usable_checkpoint(
+    store: CheckpointStore, damaged: Callable[[Path, dict[str, str]], Sequence[str]], note: Callable[[str], None]
+) -> Path | None:
+    """The newest checkpoint that can be used; None if the run has none yet. A note for every one that is skipped.
+
+    `damaged` names the files of a checkpoint whose content has another checksum. UserError if there are checkpoints and
+    none can be used: to begin again is for the user to decide.
+    """
+    skipped = 0
+    for checkpoint in reversed(store.all()):
+        fault = fault_of(checkpoint)
+        if fault is None and not (sums := sums_of(checkpoint)):
+            note(f"{checkpoint} has no checksums (an older version wrote it), so only its sizes were checked")
+        elif fault is None and (names := sorted(damaged(checkpoint, sums))):
+            fault = f"{', '.join(names)} is not what was written (its checksum differs, or it cannot be read)"
+        elif fault is None and not is_sealed(checkpoint):
+            note(f"the manifest of {checkpoint} has no checksum (an older version wrote it): its numbers are believed")
+        if fault is None:
+            return checkpoint
+        store.bad.add(checkpoint)
+        skipped += 1
+        note(f"{checkpoint} is skipped: {fault}")
+    if skipped:
+        raise UserError(
+            f"none of the {skipped} checkpoints in {store.folder} can be used (a line above for each); "
+            "checkpoint.resume=never starts afresh"
+        )
+    return None
+
+
+def checkpoint_of(run: Path, iteration: str | None) -> Path:
+    """A whole checkpoint of a run, of that iteration or else the newest, absolute. UserError if there is none."""
+    if read_mark(run) is None:
+        raise UserError(f"run.output={run} does not contain a run")
+    store = CheckpointStore(run / "checkpoints", keep=1)
+    whole = store.whole()
+    if not whole:
+        reasons = "".join(f"; {path.name}: {fault_of(path)}" for path in store.all())
+        raise UserError(f"run.output={run} does not contain a whole checkpoint{reasons}")
+    if iteration is None:
+        return whole[-1].resolve()
+    for path in whole:
+        if path.name.removeprefix("iteration_").lstrip("0") == iteration.lstrip("0"):
+            return path.resolve()
+    numbers = ", ".join(path.name.removeprefix("iteration_").lstrip("0") or "0" for path in whole)
+    raise UserError(f"iteration={iteration}: {run} has checkpoints of the iterations {numbers}")
+
+
+def check_resumable(run: Path, config_hash: str) -> None:
+    """Whether a run can go on from its checkpoints, as far as manifests and sizes tell; fine if it has none yet.
+
+    Needs no process of the run. UserError if there are checkpoints and none is whole, or the newest whole one is not of
+    this run. The content of the files is compared later, by the ranks that read them.
+    """
+    store = CheckpointStore(run / "checkpoints", keep=1)
+    newest = store.newest()
+    if newest is not None:
+        load_progress(newest)
+        if read_manifest(newest).get("config_hash") != config_hash:
+            raise UserError(
+                f"{newest} belongs to a run with a different configuration; checkpoint.resume=never starts afresh"
+            )
+    elif faults := [f"{path.name}: {fault_of(path)}" for path in store.all()]:
+        raise UserError(
+            f"none of the checkpoints in {store.folder} can be used ({'; '.join(faults)}); "
+            "checkpoint.resume=never starts afresh"
+        )

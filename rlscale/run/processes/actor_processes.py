@@ -1,0 +1,167 @@
+"""The processes behind a run's actors: which are frozen (SIGSTOP), so that no answer comes, and what the others do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rlscale.run.processes.stacks import Listening, ask, doing
+from rlscale.serve.pulse import Patience, stopped_of
+
+_EVERY_S = 1.0
+_ELSEWHERE_EVERY_S = 2.0
+
+
+def kill_stopped(pids: Sequence[int]) -> None:
+    """SIGKILL to those of the processes of this machine that a signal has stopped."""
+    for pid in stopped_of(pids):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@dataclass
+class _Watched:
+    name: str
+    log: Path
+    handle: Any
+    asked: Any
+    """The call that answers with the actor's id, its machine and its process."""
+    node: str = ""
+    pid: int = 0
+    stopped: bool = False
+    patience: Patience = field(default_factory=Patience)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A process that has been stopped for some time."""
+
+    name: str
+    pid: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.name} (process {self.pid}) has been stopped for {self.seconds:.0f} s"
+
+
+class Processes:
+    """The actors of a run by their ids. Machines besides this one are asked by Ray, less often."""
+
+    def __init__(self, here: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`here`: Ray's id of this machine, if it is not to be asked."""
+        self._here = here
+        self._clock = clock
+        self._starting: list[_Watched] = []
+        self._actors: dict[str, _Watched] = {}
+        self._looked = clock()
+        self._elsewhere: dict[str, tuple[Any, float]] = {}
+
+    def add(self, name: str, log: Path, actor: Any) -> None:
+        """Watch the process of an actor that has the method `whereabouts`; it may still be starting.
+
+        A name that is taken gets the folder of its log before it.
+        """
+        if name in {actor.name for actor in (*self._starting, *self._actors.values())}:
+            name = f"{log.parent.name}: {name}"
+        self._starting.append(_Watched(name, log, actor, actor.whereabouts.remote(), patience=Patience(self._clock)))
+
+    def frozen(self, waiting_for: Collection[str], seconds: float) -> Frozen | None:
+        """One of the actors with these ids whose process has been stopped for so long."""
+        if self._clock() - self._looked >= _EVERY_S:
+            self._looked = self._clock()
+            self._look()
+        actors = (self._actors[actor] for actor in waiting_for if actor in self._actors)
+        late = next((actor for actor in actors if actor.stopped and actor.seconds >= seconds), None)
+        return None if late is None else Frozen(late.name, late.pid, late.seconds)
+
+    def end_frozen(self, among: Collection[Any] | None = None) -> None:
+        """End those (of these actors) that are stopped now: they hear nothing that they are told."""
+        self._meet()
+        actors = [actor for actor in self._actors.values() if among is None or actor.handle in among]
+        for node in {actor.node for actor in actors}:
+            there = {actor.pid: actor for actor in actors if actor.node == node}
+            if node != self._here:
+                _at(node, kill_stopped, list(there))
+                continue
+            for pid in stopped_of(list(there)):
+                ray.kill(there[pid].handle)  # so that Ray expects its end
+            kill_stopped(list(there))
+
+    def forget(self, actors: Collection[Any], wait_s: float = 0.0) -> None:
+        """These have been ended: watch them no more, and wait at most so long until those of this machine are gone."""
+        self._meet()
+        gone = [actor for actor in self._actors.values() if actor.handle in actors]
+        self._actors = {identity: actor for identity, actor in self._actors.items() if actor not in gone}
+        self._starting = [actor for actor in self._starting if actor.handle not in actors]
+        pids = [actor.pid for actor in gone if actor.node == self._here]
+        deadline = time.monotonic() + wait_s
+        while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def write_stacks(self, folder: Path) -> dict[str, str]:
+        """Write what each process does into a file of `folder`; by its name the function that it is in.
+
+        One that is frozen or does not answer is missing.
+        """
+        self._meet()
+        listening = Listening({actor.name: actor.log for actor in self._actors.values()})
+        for node in {actor.node for actor in self._actors.values()}:
+            pids = [actor.pid for actor in self._actors.values() if actor.node == node]
+            ask(pids) if node == self._here else _at(node, ask, pids)
+        heard = listening.heard()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, stacks in heard.items():
+            (folder / f"{name.replace(':', '').replace(' ', '-')}.txt").write_text(stacks)
+        return {name: what for name, stacks in heard.items() if (what := doing(stacks)) is not None}
+
+    def _look(self) -> None:
+        self._meet()
+        nodes = {actor.node for actor in self._actors.values()}
+        for node in nodes:
+            there = [actor for actor in self._actors.values() if actor.node == node]
+            stopped = self._stopped_at(node, [actor.pid for actor in there])
+            for actor in there:
+                actor.stopped = actor.stopped if stopped is None else actor.pid in stopped
+                actor.seconds = actor.patience.look(actor.stopped)
+
+    def _meet(self) -> None:
+        """Take in the actors whose processes are up by now."""
+        if self._starting and self._here is None:
+            self._here = ray.get_runtime_context().get_node_id()
+        for actor in list(self._starting):
+            if ray.wait([actor.asked], timeout=0)[0]:
+                self._starting.remove(actor)
+                with contextlib.suppress(RayError):  # it died, which whoever waits for it hears
+                    identity, actor.node, actor.pid = ray.get(actor.asked)
+                    self._actors[identity] = actor
+
+    def _stopped_at(self, node: str, pids: list[int]) -> list[int] | None:
+        """Which of a machine's processes are stopped; None while that is not known anew."""
+        if node == self._here:
+            return stopped_of(pids)
+        asked, when = self._elsewhere.get(node, (None, -_ELSEWHERE_EVERY_S))
+        if self._clock() - when < _ELSEWHERE_EVERY_S or (asked is not None and not ray.wait([asked], timeout=0)[0]):
+            return None
+        self._elsewhere[node] = _at(node, stopped_of, pids), self._clock()
+        with contextlib.suppress(RayError):  # the machine is gone, which whoever waits for an actor on it hears
+            return None if asked is None else ray.get(asked)
+        return None
+
+
+def _at(node: str, function: Callable[[Sequence[int]], Any], pids: Sequence[int]) -> Any:
+    """Ray's reference to what the function says of processes of another machine."""
+    task: Any = ray.remote(function)
+    place = NodeAffinitySchedulingStrategy(node, soft=False)
+    return task.options(num_cpus=0, scheduling_strategy=place).remote(pids)

@@ -1,0 +1,280 @@
+"""The Ray actors of a run: trainer ranks, the rollout service, and one launcher per machine that supervises engines.
+
+Each is a thin wrapper around a plain class of another package, so that those stay free of Ray. Imports that are slow
+or must come after the platform's adaptation happen inside the actors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import functools
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from setproctitle import setproctitle
+
+from rlscale.config.errors import UserError
+from rlscale.config.no_terminal import refuse_breakpoints
+from rlscale.platform.ports import free_port
+from rlscale.run.processes.error_log import log_errors
+from rlscale.run.processes.printed_errors import prints_errors
+from rlscale.run.processes.printing import print_anything
+from rlscale.run.processes.stacks import tell_stacks
+from rlscale.serve.forked_python import NOT_FORKED
+
+
+def shown_as(actor: type, log: Path) -> str:
+    """How `ps` shows the process of an actor with that log."""
+    return f"ray::{actor.__name__} {log.stem}"
+
+
+def _log_to(path: str, actor: object) -> None:
+    """Send everything that this process prints, from Python or from C, to a file of the run.
+
+    What is logged as an error, and a crash, is written down as well. `ps` shows the process by its actor and log.
+    """
+    setproctitle(shown_as(type(actor), Path(path)))  # Ray itself cannot, where the process is forked
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    print_anything()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    faulthandler.enable()  # a crash outside Python then leaves its stack in that file
+    tell_stacks()
+    logging.getLogger("rlscale").addHandler(logging.StreamHandler())  # Ray's own handlers show nothing of it
+    log_errors(Path(path).parent, Path(path).stem)
+    if (reason := os.environ.pop(NOT_FORKED, None)) is not None:
+        print(f"not forked, so it imports everything itself: {reason}", file=sys.stderr, flush=True)
+
+
+class _Actor:
+    """What every actor of a run can be asked."""
+
+    def _logs_to(self, path: str) -> None:
+        """Take this process for the actor's own."""
+        _log_to(path, self)
+        refuse_breakpoints()
+
+    def whereabouts(self) -> tuple[str, str, int]:
+        """Ids of the actor and of its machine, as Ray knows them, and its process id."""
+        import ray
+
+        context = ray.get_runtime_context()
+        return str(context.get_actor_id()), str(context.get_node_id()), os.getpid()
+
+
+@prints_errors
+class TrainerActor(_Actor):
+    """One trainer rank."""
+
+    def __init__(self, log: str, rank: int, world_size: int, local_rank: int, threads: int) -> None:
+        self._logs_to(log)
+        import torch
+
+        torch.set_num_threads(threads)
+        self._rank, self._world_size, self._local_rank = rank, world_size, local_rank
+        self._trainer: Any = None
+
+    def preload(self, cpu: bool, trainer: str) -> None:
+        """Import the class of the trainer and with it the slow packages, so that `start` does not wait for them."""
+        from rlscale.config.schema.cluster_config import Device
+        from rlscale.data.target import import_target
+        from rlscale.platform.device import Platform
+
+        Platform.of(Device.cpu if cpu else Device.cuda, self._local_rank).install_megatron()
+        import_target(trainer, f"trainer._target_={trainer}")
+
+    def address(self, one_machine: bool) -> tuple[str, int]:
+        """Host and a free port of this rank's machine, for the ranks to meet at. `one_machine`: all are on it."""
+        host = "127.0.0.1" if one_machine else _own_address()
+        return host, free_port(host)
+
+    def start(self, spec: Any, address: str, port: int) -> None:
+        """Join the other ranks and build the models."""
+        from rlscale.data.target import instantiate
+
+        node = {"_target_": spec.trainer._target_, **spec.trainer.arguments}
+        self._trainer = instantiate(node, "trainer", spec, self._rank, self._world_size, self._local_rank)
+        self._trainer.start(address, port)
+
+    def convert(self, spec: Any, address: str, port: int, target: Any, to: Any, critic: bool) -> None:
+        """Join the other ranks and convert a model instead of training one; see trainer.megatron.conversion."""
+        from rlscale.trainer.megatron.disk.conversion import convert
+
+        place = (self._rank, self._world_size, self._local_rank)
+        convert(spec, place, (address, port), target, to, critic=critic)
+
+    def connect_engines(self, route: Any, urls: list[str], api_key: str) -> None:
+        """Connect the ranks' weights to the engines at `urls`; see Trainer.connect_engines."""
+        from rlscale.serve.receiver import EngineReceiver
+
+        receivers = [
+            EngineReceiver(url, api_key or None, route.timeout_s, route.keep, to_draft=route.to_draft) for url in urls
+        ]
+        self._trainer.connect_engines(route, receivers)
+
+    def logprobs(self, shard: Any, model: str, temperature: float | None) -> Any:
+        """Log-probs of a shard's tokens; see Trainer.logprobs."""
+        return self._trainer.logprobs(shard, model, temperature=temperature)
+
+    def values(self, shard: Any) -> Any:
+        """The critic's values of a shard's tokens; see Trainer.values."""
+        return self._trainer.values(shard)
+
+    def train_shard(self, shard: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
+        """One iteration's steps; see Trainer.train_shard."""
+        metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
+        return metrics
+
+    def begin_profile(self) -> None:
+        """Record from now on what this process computes."""
+        from rlscale.trainer.process_profile import ProcessProfile
+
+        self._profile = ProcessProfile()
+
+    def end_profile(self, folder: Path, iteration: int) -> None:
+        """Record no more, and write it as that of an iteration."""
+        self._profile.write(folder, f"iteration_{iteration:06d}.rank-{self._rank}")
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Any other method of the trainer: send_weights, save, load, sleep, wake, export, close."""
+        return getattr(self._trainer, method)(*args)
+
+    def leave(self) -> None:
+        """End what the end of the process would end, where this one is not the actor's own."""
+        if self._trainer is not None:
+            self._trainer.close()
+
+
+@prints_errors
+class RolloutActor(_Actor):
+    """The rollout service in a process of its own. Asynchronous: calls overlap."""
+
+    def __init__(self, log: str) -> None:
+        self._logs_to(log)
+        self._service: Any = None
+
+    async def prepare(self, spec: Any) -> None:
+        """Build the service: reads data, tokenizer and reward, and raises UserError where one is unusable."""
+        from rlscale.data.target import instantiate
+        from rlscale.rollout.models_told import ModelsTold
+
+        if spec.served_models:
+            self._models = ModelsTold(Path(spec.addresses), spec.served_models)
+        self._service = instantiate({"_target_": spec.rollout._target_, **spec.rollout.arguments}, "rollout", spec)
+
+    async def start(self, url: str, api_key: str) -> None:
+        """Connect to the router at `url`."""
+        from rlscale.rollout.garbage_collection import spare_long_lived
+
+        await self._service.start(url, api_key or None)
+        spare_long_lived()
+
+    async def tell_model(self, name: str, address: Any) -> None:
+        """Where a model of `rollout.models` is from now on."""
+        self._models.tell(name, address)
+
+    async def model_loads(self) -> dict[str, Any]:
+        """How busy the engines of each of them were since the last call."""
+        loads: dict[str, Any] = self._models.loads()
+        return loads
+
+    async def score(
+        self, url: str, api_key: str, tokens: Any, adapter: str | None = None, fields: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Log-probs of tokens[1:] at temperature 1 by the engine at `url` itself (and an adapter), past the router.
+
+        `fields`: what the request says besides.
+        """
+        from rlscale.rollout.engines.client import EngineClient
+
+        client = EngineClient(url, api_key or None, timeout_s=60.0)
+        client.adapter = adapter
+        try:
+            return (await client.score(tokens, **(fields or {})))[1:]
+        finally:
+            await client.close()
+
+    async def handed_over(self, url: str, generates: str, api_key: str, tokens: Any, new_tokens: int) -> Any:
+        """What the engine at `generates` makes of tokens that the one at `url` has read: its tokens and log-probs."""
+        from rlscale.rollout.engines.client import EngineClient
+        from rlscale.serve.paired import bootstrap_port, together
+
+        client = EngineClient(url, api_key or None, timeout_s=60.0)
+        try:
+            port = await asyncio.to_thread(bootstrap_port, url, api_key or None)
+            found = await client.handed_over(tokens, generates, new_tokens, together(url, port))
+            return found.tokens, found.logprobs
+        finally:
+            await client.close()
+
+    async def evaluate(self, version: int, names: list[str]) -> tuple[dict[str, Any], float]:
+        """Measure the weights of `version` on these evaluation sets, one after another.
+
+        The results by name, and when the last was there (seconds since 1970), because nobody waits for it.
+        """
+        results = {name: await self._service.evaluate(version, *([name] if name else [])) for name in names}
+        return results, time.time()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Any other method of the service: next_batch, pause, resume, evaluate, stats, state_dict, close, ..."""
+        return await getattr(self._service, method)(*args)
+
+    async def leave(self) -> None:
+        """End what the end of the process would end, where this one is not the actor's own."""
+        if self._service is not None:
+            await self._service.close()
+
+
+@prints_errors
+class LauncherActor(_Actor):
+    """Supervises the engines (and on the first machine the router) of one machine. They end when it ends."""
+
+    def __init__(
+        self,
+        log: str,
+        logs: str,
+        scratch: str,
+        api_key: str,
+        host: str,
+        fork_server: str | None,
+        engine: dict[str, Any],
+    ) -> None:
+        """`log` is the name of its own file in the folder `logs`: several machines share that folder.
+
+        `engine` is the node `rollout.engine`.
+        """
+        self._logs_to(f"{logs}/{log}")
+        from rlscale.data.target import instantiate
+        from rlscale.serve.supervisor import Supervisor
+
+        launcher = functools.partial(instantiate, engine, "rollout.engine")
+        self._supervisor = Supervisor(
+            Path(logs), Path(scratch), api_key, host, fork_server=fork_server, engine=launcher
+        )
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Any method of the supervisor: start_engine, start_router, dead, restart, stop, ..."""
+        return getattr(self._supervisor, method)(*args)
+
+    def leave(self) -> None:
+        """End what the end of the process would end, where this one is not the actor's own."""
+        self._supervisor.stop()
+
+
+def _own_address() -> str:
+    import ray
+
+    address = ray.util.get_node_ip_address()
+    if not address:
+        raise UserError("this machine has no address that the other trainer ranks could reach")
+    return str(address)

@@ -1,0 +1,235 @@
+"""Waiting for remote calls: with a deadline that says who waits for whom, and with an ear for the stop signal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from traceback import format_exception
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from rlscale.config.errors import UserError
+from rlscale.run.processes.actor_host import ActorHost, RayActors
+from rlscale.run.processes.error_log import ErrorLog
+from rlscale.run.processes.stop_signal import StopSignal
+
+POLL_S = 0.25
+_STACKS = "hang"
+"""Folder of the run's logs for the stacks of its processes when a deadline has passed."""
+_FROZEN_AT_STOP_S = 3.0
+"""How long a process that is waited for may be silent once the user wants the run to end."""
+_OTHERS_S = 1.0
+"""How long after a failure other calls are waited for, whose errors may be what caused it."""
+
+
+_OF_THE_MACHINE = ("DistBackendError", "DistNetworkError", "DistStoreError", "OutOfMemoryError", "AcceleratorError")
+"""torch's names of errors that say nothing against what was asked: connections, stores, memory, devices."""
+_CONNECTIONS = ("gloo", "NCCL")
+"""What is in the text of a RuntimeError where connections between ranks broke."""
+
+
+class RunFailed(UserError):
+    """A part of the run failed for good; the message says which, and where its log is."""
+
+
+class ProcessLost(RunFailed):
+    """A process that was waited for is dead, frozen or late, or raised for want of memory or of others to talk to.
+
+    Another one in its place may do what it did not.
+    """
+
+    def __init__(self, message: str, refs: Sequence[Any], *, from_within: bool = False) -> None:
+        """`refs`: the calls that were waited for. `from_within`: the call itself may have done it, and do it again."""
+        super().__init__(message)
+        self.refs, self.from_within = refs, from_within
+
+    @property
+    def brief(self) -> str:
+        """What happened, without where to read on."""
+        return str(self).partition(". ")[0]
+
+
+class Calls:
+    """Waits for remote calls on behalf of the driver."""
+
+    def __init__(
+        self, stop: StopSignal, timeout_s: float, logs: str, frozen_s: float, host: ActorHost | None = None
+    ) -> None:
+        """`frozen_s`: how long a process that is waited for may be frozen (SIGSTOP) before the run ends.
+
+        `host`: who has what is called; by default Ray.
+        """
+        self._stop = stop
+        self._frozen_s = frozen_s
+        self.host: ActorHost = RayActors() if host is None else host
+        """Starts what is called."""
+        self.processes = self.host.processes()
+        """Of the actors that are waited for."""
+        self._timeout_s = timeout_s
+        self._logs = logs
+        self.errors = ErrorLog(logs)
+        self.failed = False
+        """Whether the run is ending of a failure."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the user wants the run to end."""
+        return self._stop.requested
+
+    @property
+    def patience_s(self) -> float:
+        """How long a process may be silent before nobody waits for it any more."""
+        return _FROZEN_AT_STOP_S if self.stopping else self._frozen_s
+
+    def check_stop(self) -> None:
+        """Raises StopRequested once the user wants the run to end."""
+        self._stop.check()
+
+    def shorten(self, timeout_s: float) -> None:
+        """Wait no longer than this from now on: something has failed, and others may hang because of it."""
+        self.failed = True
+        self._timeout_s = min(self._timeout_s, timeout_s)
+
+    def wait(
+        self,
+        refs: Sequence[Any],
+        what: str,
+        *,
+        timeout_s: float | None = None,
+        limit: str = "cluster.call_timeout_s",
+        meanwhile: Callable[[], None] | None = None,
+        heed_stop: bool = False,
+    ) -> list[Any]:
+        """The results of `refs`, in order.
+
+        `limit` names the key that `timeout_s` comes from. `meanwhile` runs between polls (it may heal engines). With
+        `heed_stop`, a stop signal ends the wait with StopRequested. Raises RunFailed when a call raises, and
+        ProcessLost when it dies, is not back after `timeout_s` seconds, or the process that has it is frozen.
+        """
+        pending, deadline = list(refs), self.host.clock() + (timeout_s or self._timeout_s)
+        while pending:
+            done, pending = self.host.wait(pending, POLL_S)
+            for ref in done:  # an error surfaces at once, not after the slowest of the others
+                self._result(ref, what, refs)
+            if heed_stop:
+                self._stop.check()
+            if meanwhile is not None:
+                meanwhile()
+            self._refuse_frozen(pending, what, refs)
+            if pending and self.host.clock() > deadline:
+                late = [number for number, ref in enumerate(refs) if ref in pending]
+                who = f"rank {late[0]}" if len(late) == 1 and len(refs) > 1 else f"{late} of {len(refs)}"
+                waited = f"{what} did not finish within {timeout_s or self._timeout_s:.0f} s ({limit})"
+                others = f": waiting for {who}, the others are done" if len(refs) > 1 else ""
+                raise ProcessLost(f"{waited}{others}. {self._what_they_do()}", refs, from_within=True)
+        return [self._result(ref, what, refs) for ref in refs]
+
+    def one(self, ref: Any, what: str, **options: Any) -> Any:
+        """The result of a single call; see `wait`."""
+        return self.wait([ref], what, **options)[0]
+
+    def until(self, condition: Callable[[], bool], what: str, meanwhile: Callable[[], None], ref: Any) -> None:
+        """Wait until the condition holds: `meanwhile`, run between polls, brings it about once the call `ref` is back.
+
+        StopRequested on a stop signal; RunFailed after `cluster.call_timeout_s`, and when who has the call is frozen.
+        """
+        deadline = self.host.clock() + self._timeout_s
+        while not condition():
+            self._stop.check()
+            meanwhile()
+            self._refuse_frozen([ref], what, [ref])
+            if self.host.clock() > deadline:
+                late = f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
+                raise RunFailed(f"{late}. {self._what_they_do()}")
+            self.host.sleep(POLL_S)
+
+    def _what_they_do(self) -> str:
+        """For a message: the function that each process is in; their whole stacks are written down."""
+        folder = Path(self._logs) / _STACKS
+        try:
+            told = sorted(self.processes.write_stacks(folder).items())
+        except OSError:  # a full disk must not hide what the deadline was about
+            told = []
+        if not told:
+            return f"See {self._logs}"
+        return f"{'; '.join(f'{name} is in {what}' for name, what in told)}. See {folder}"
+
+    def _refuse_frozen(self, pending: Sequence[Any], what: str, refs: Sequence[Any]) -> None:
+        """ProcessLost where one of the `pending` among the calls `refs` waits for a process that was stopped."""
+        asked = {ref.task_id().actor_id().hex() for ref in pending if isinstance(ref, ray.ObjectRef)}
+        frozen = self.processes.frozen(asked, self.patience_s)
+        if frozen is not None:
+            raise ProcessLost(f"{what}: {frozen}. The same command resumes the run. See {self._logs}", refs)
+
+    def _result(self, ref: Any, what: str, refs: Sequence[Any]) -> Any:
+        """The result of `ref`, one of the calls `refs`. UserError or RunFailed for an error.
+
+        One that nobody expects is written down whole, with those of the other calls.
+        """
+        try:
+            return self.host.get(ref)
+        except RayTaskError as error:
+            cause = _cause(error)
+            if isinstance(cause, UserError):
+                raise UserError(str(cause)) from error
+            if self._write_down(what, refs):
+                raise self._died(what, refs) from error  # this one raised because it had to do with that one
+            message = f"{what} failed: {type(cause).__name__}: {_first_line(cause)}. See {self.errors.path}"
+            if _is_of_the_machine(cause):
+                raise ProcessLost(message, refs, from_within=True) from error
+            raise RunFailed(message) from error
+        except RayActorError as error:
+            self._write_down(what, refs)
+            raise self._died(what, refs) from error
+        except RayError as error:
+            self._write_down(what, refs)
+            raise RunFailed(f"{what}: {_first_line(error)}. See {self.errors.path}") from error
+        except UserError:  # of a call in this process, as what follows
+            raise
+        except Exception as error:
+            self._write_down(what, refs)
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+            raise RunFailed(f"{what} failed: {reason}. See {self.errors.path}") from error
+
+    def _died(self, what: str, refs: Sequence[Any]) -> ProcessLost:
+        log = f"See {self.errors.path}, and its own log beside it"
+        return ProcessLost(f"{what}: the process died. {log}; the same command resumes the run", refs)
+
+    def _write_down(self, what: str, refs: Sequence[Any]) -> bool:
+        """Append the errors of all calls that are back to error.log, with their tracebacks.
+
+        Whether the process of one of them died.
+        """
+        done, _ = self.host.wait(refs, _OTHERS_S)
+        died = False
+        for number, ref in enumerate(refs):
+            if ref not in done:
+                continue
+            try:
+                self.host.get(ref)
+            except Exception as error:
+                died = died or isinstance(error, RayActorError)
+                if not isinstance(_cause(error), UserError):
+                    text = str(error) if isinstance(error, RayError) else "".join(format_exception(error))
+                    self.errors.write(f"{what}{f', rank {number}' if len(refs) > 1 else ''}", text)
+        return died
+
+
+def _cause(error: Exception) -> BaseException:
+    """What the remote call raised, where it raised something."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    """Whether memory or a connection was what failed, which says nothing against what was asked."""
+    if type(error).__name__ in _OF_THE_MACHINE:
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _CONNECTIONS)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no message"

@@ -1,0 +1,1 @@
+"""A run as its loop sees it: collecting, training, measuring and saving."""

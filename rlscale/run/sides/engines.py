@@ -1,0 +1,340 @@
+"""The engines of a run and the router before them: started on their machines, watched, and mended when one dies."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema import Config
+from rlscale.config.schema.engine_group_config import Role
+from rlscale.data.folders.model_folder import find_folder
+from rlscale.run.processes.forks import Forks
+from rlscale.run.processes.placement import Layout
+from rlscale.run.processes.remote_calls import Calls, RunFailed
+from rlscale.run.sides.engine_records import Down, Engine
+from rlscale.run.sides.engine_specs import engine_specs, router_settings
+from rlscale.run.sides.given_engine import GivenEngine, read_key
+from rlscale.run.sides.launchers import Supervised, end_launchers, start_launcher
+from rlscale.serve.http import CallError
+from rlscale.serve.receiver import EngineReceiver
+from rlscale.serve.router import RouterClient, at_once, router_options
+from rlscale.serve.supervisor import ROUTER
+
+_START = "cluster.start_timeout_s"
+
+_MEMORY = ("kv_cache", "weights")
+"""What engines give up. Asked for no tag in particular SGLang would release its CUDA graphs, too."""
+
+
+@dataclass
+class Engines:
+    """The fleet that serves a model: the policy, or one beside it. `launch` starts it without waiting, `ready` waits.
+
+    `config` is the run's, with what is the fleet's own in `rollout` and `model`.
+    """
+
+    config: Config
+    layout: Layout
+    nodes: list[str]
+    calls: Calls
+    logs: Path
+    scratch: Path
+    note: Callable[[str], None]
+    forks: Forks = field(default_factory=Forks)
+    """What the processes of engines are forked from."""
+    reserved: frozenset[int] = frozenset()
+    """Machines whose GPUs another fleet of the run reserved already against the cluster's other jobs."""
+    section: str = "rollout"
+    """Where its keys are, for messages."""
+    trained_on: bool = True
+    """Whether its engines tell all that training asks for; those of the evaluation do, as the policy's."""
+    restarted_with: str = "the current weights"
+    """What an engine has that was started again, for a note."""
+    api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    router_url: str = ""
+    restarts: int = 0
+    started_from: str | None = None
+    """The folder that the engines start from."""
+    _engines: list[Engine] = field(default_factory=list)
+    _launchers: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def urls(self) -> list[str]:
+        """Addresses of the engines themselves (weights and control go there; generation goes through the router)."""
+        return [engine.url for engine in self._engines]
+
+    def role_of(self, url: str) -> Role:
+        """What the engine at that address does with a request."""
+        return self._role(next(engine for engine in self._engines if engine.url == url))
+
+    @staticmethod
+    def _role(engine: Engine) -> Role:
+        return Role.regular if engine.spec is None else engine.spec.role
+
+    @property
+    def ranks(self) -> list[int]:
+        """Tensor-parallel ranks of each engine."""
+        return [1 if engine.spec is None else engine.spec.tensor_parallel for engine in self._engines]
+
+    @property
+    def machines(self) -> frozenset[int]:
+        """Machines whose GPUs are reserved, once it was launched: its own, and those that another fleet reserved."""
+        return self.reserved | self._launchers.keys()
+
+    def launch(self, model_path: str) -> None:
+        """Begin to start every engine and the router. UserError where one that somebody else started is of no use."""
+        self.started_from = model_path
+        rollout = self.config.rollout
+        router = router_settings(self.config)
+        router_options(router, self.config.cluster.host, 0, 0)  # refused before anything starts
+        if rollout.engine_key_file is not None:
+            self.api_key = read_key(rollout.engine_key_file, self.section)
+        elif rollout.engine_urls:
+            self.api_key = ""
+        for url in rollout.engine_urls:
+            self.meet(url.rstrip("/"))  # before anything waits for anything
+        home = self._launcher(0)
+        if rollout.engine_urls:
+            self._engines = [Engine(None, home, url.rstrip("/")) for url in rollout.engine_urls]
+        slots = () if rollout.engine_urls else self.layout.engines
+        draft = rollout.speculation.draft if slots else None
+        draft = draft and str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
+        specs = engine_specs(self.config, slots, model_path, draft, trained_on=self.trained_on)
+        for slot, spec in zip(slots, specs, strict=True):
+            launcher = self._launcher(slot.node)
+            self._engines.append(Engine(spec, launcher, starting=launcher.call.remote("start_engine", spec)))
+        self._router = home.call.remote("start_router", router)
+
+    def ready(self) -> None:
+        """Wait until all engines are healthy and the router knows them."""
+        timeout = self.config.cluster.start_timeout_s
+        started = [engine for engine in self._engines if engine.starting is not None]
+        urls = self.calls.wait(
+            [engine.starting for engine in started],
+            "engine start",
+            timeout_s=timeout + 10,
+            limit=_START,
+            heed_stop=True,
+        )
+        for engine, url in zip(started, urls, strict=True):
+            engine.url, engine.starting = url, None
+        self.router_url = self.calls.one(self._router, "router start", timeout_s=timeout, limit=_START, heed_stop=True)
+        for engine in self._engines:
+            self._join(engine)
+
+    def down(self, loading: bool = False) -> list[Down]:
+        """Servers that ended without being told to, or do not answer any more; the router first.
+
+        Silence counts from one look to the next: look often. `loading`: engines take weights now (`Supervisor.down`).
+        """
+        patience_s = self.calls.patience_s
+        found = []
+        for launcher in self._launchers.values():
+            told = self.calls.one(launcher.call.remote("down", patience_s, loading), "engine check")
+            found += [Down(launcher, name, why) for name, why in told.items()]
+        return sorted(found, key=lambda one: one.name != ROUTER)
+
+    def down_among(self, urls: Sequence[str], loading: bool = False) -> list[Down]:
+        """Of the servers that are down the engines at these URLs."""
+        return [one for one in self.down(loading) if one.name != ROUTER and self._named(one.name).url in urls]
+
+    def down_within(self, seconds: float) -> bool:
+        """Wait up to so long for a server to be seen down; not once the run is to end."""
+        give_up = time.monotonic() + seconds
+        while not self.down():
+            if self.calls.stopping or time.monotonic() > give_up:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def heal(self, give_weights: Callable[[list[str]], None], redirect: Callable[[str], None]) -> None:
+        """Restart engines and the router where they are down, and let them work again.
+
+        `give_weights(urls)` gives a new engine the current weights before the router knows it; `redirect(url)` tells
+        the rollout where the router is now. A restart that fails is tried again at the next call.
+        Raises RunFailed when more than `cluster.engine_restarts` restarts were needed, StopRequested where one would
+        be needed and the run is to end.
+        """
+        tried: set[str] = set()
+        # Asked anew after each: others may have been silent only because they waited for the one that was stuck.
+        while left := [one for one in self.down() if one.name not in tried]:
+            self.calls.check_stop()
+            one, names = left[0], {other.name for other in left}
+            launcher, name = one.launcher, one.name
+            tried.add(name)
+            if self.restarts >= self.config.cluster.engine_restarts:
+                if name != ROUTER and len(self._engines) > self.fewest and not self.config.rollout.disaggregated:
+                    self.note(f"{name} {one.why}; no restart is left, and the run goes on without it")
+                    self._do_without(self._named(name).url)
+                    continue
+                raise RunFailed(
+                    f"{name} {one.why} and cluster.engine_restarts={self.config.cluster.engine_restarts} restarts are "
+                    f"used up; see {self.logs / f'{name}.log'}"
+                )
+            self.restarts += 1
+            if name != ROUTER and self.config.rollout.disaggregated:
+                tried.update(engine.spec.name for engine in self._engines if engine.spec is not None)
+                self._restart_together(one, give_weights)
+                continue
+            self.note(f"{name} {one.why}; restarting it")
+            try:
+                if name != ROUTER:  # it comes back with old weights, perhaps on its old port
+                    self._router_client().remove(self._named(name).url)
+                restart = launcher.call.remote("restart", name, one.why)
+                url = self.calls.one(restart, f"restart of {name}", heed_stop=True)
+            except UserError as error:
+                self.note(f"{name} did not come back ({str(error).splitlines()[0]})")
+                continue
+            if name == ROUTER:
+                self._welcome_router(url, names, redirect)
+            else:
+                self._welcome_engine(name, url, give_weights)
+
+    def withdraw(self, urls: Sequence[str]) -> None:
+        """Let the router send these engines nothing more."""
+        at_once(self._router_client().remove, urls)
+
+    def admit(self, urls: Sequence[str]) -> None:
+        """Let the router send requests to these engines, too."""
+        at_once(self._join, [engine for engine in self._engines if engine.url in urls])
+
+    @property
+    def gave_memory(self) -> bool:
+        """Whether some engine cannot generate, because it gave memory to the trainer."""
+        return any(engine.released for engine in self._engines)
+
+    def release_memory(self, tags: Sequence[str] = _MEMORY) -> None:
+        """Let the engines, idle now, give device memory to the trainer (GPU, colocated), where they have not yet."""
+        for engine in self._engines:
+            held = [tag for tag in tags if tag not in engine.released]
+            if held:
+                self._receiver(engine.url).release_memory(held)
+                engine.released.update(held)
+
+    def resume_memory(self, tags: Sequence[str]) -> None:
+        """Let the engines take device memory back: that of "weights" or of the "kv_cache", where they gave it up.
+
+        An engine that is asked for memory it has ends: SGLang removes the tag from a set that does not hold it.
+        """
+        for engine in self._engines:
+            released = [tag for tag in tags if tag in engine.released]
+            if released:
+                self._receiver(engine.url).resume_memory(released)
+                engine.released.difference_update(released)
+
+    def meet(self, url: str) -> None:
+        """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
+        met = GivenEngine(self._receiver(url), self.api_key or None, self.section, self.note)
+        if self.trained_on:
+            met.check_trained_on(self.config)
+            met.check_architecture(self.started_from)
+        else:
+            met.check_served(self.started_from)
+
+    def take_in(self, url: str, give_weights: Callable[[list[str]], None]) -> None:
+        """Take an engine that somebody else started into a run that goes on. UserError where it takes no weights."""
+        engine = Engine(None, self._launcher(0), url)
+        self._engines.append(engine)
+        try:
+            give_weights([url])
+            self._join(engine)
+        except UserError:
+            self._engines.remove(engine)
+            raise
+
+    def let_go(self, url: str) -> None:
+        """An engine belongs to the run no more, and is asked nothing more; one that the run started ends."""
+        (engine,) = [one for one in self._engines if one.url == url]
+        self._engines.remove(engine)
+        if engine.spec is not None:
+            self.calls.one(engine.launcher.call.remote("forget", engine.spec.name), f"end of {engine.spec.name}")
+
+    @property
+    def guests(self) -> list[str]:
+        """Addresses of those of the engines that somebody else started."""
+        return [engine.url for engine in self._engines if engine.spec is None]
+
+    @property
+    def fewest(self) -> int:
+        """Engines without which the run does not go on."""
+        least = self.config.rollout.engines_at_least
+        return self.config.rollout.engine_count if least is None else least
+
+    def close(self) -> None:
+        """End every server that this run started."""
+        end_launchers(self.calls, self._launchers.values())
+        self._launchers = {}
+
+    def _launcher(self, node: int) -> Any:
+        if node not in self._launchers:
+            servers = Supervised(self.logs, self.scratch, self.api_key, self.forks.engines, self.reserved)
+            self._launchers[node] = start_launcher(self.calls, self.config, node, self.nodes[node], servers)
+        return self._launchers[node]
+
+    def _welcome_router(self, url: str, down: set[str], redirect: Callable[[str], None]) -> None:
+        """The router is back without workers: give it those that live."""
+        self.router_url = url
+        redirect(url)
+        for engine in self._engines:
+            if engine.spec is None or engine.spec.name not in down:
+                with suppress(CallError) if engine.spec is None else nullcontext():  # a guest may be gone, too
+                    self._join(engine)
+        self.note("router is back")
+
+    def _welcome_engine(self, name: str, url: str, give_weights: Callable[[list[str]], None]) -> None:
+        engine = self._named(name)
+        engine.url = url
+        engine.released.clear()  # a new process has all of its memory
+        give_weights([url])
+        self._join(engine)
+        self.note(f"{name} is back with {self.restarted_with}")
+
+    def _restart_together(self, down: Down, give_weights: Callable[[list[str]], None]) -> None:
+        """An engine that does a part of each request ended: start all of them anew, with the same weights.
+
+        One alone would come back with the trainer's present weights, and be given keys and values of older ones. Where
+        one does not come back, all are started again at the next look: the router knows none of them until then.
+        """
+        self.note(f"{down.name} {down.why}; restarting all engines, which hold parts of the same requests")
+        restarts = []
+        try:
+            self.withdraw(self.urls)  # before any is restarted: else one would come back unwatched if the router fails
+            for engine in self._engines:
+                assert engine.spec is not None  # engines of somebody else have no roles
+                why = down.why if engine.spec.name == down.name else f"works with {down.name}, which {down.why}"
+                restarts.append(engine.launcher.call.remote("restart", engine.spec.name, why))
+            urls = self.calls.wait(restarts, f"restart after {down.name}", heed_stop=True)
+        except UserError as error:
+            self.note(f"the engines did not come back ({str(error).splitlines()[0]})")
+            return
+        for engine, url in zip(self._engines, urls, strict=True):
+            engine.url = url
+            engine.released.clear()
+        give_weights(self.urls)
+        for engine in self._engines:
+            self._join(engine)
+        self.note(f"all engines are back with {self.restarted_with}")
+
+    def _join(self, engine: Engine) -> None:
+        """The router sends it requests from now on."""
+        self._router_client().add(engine.url, role=self._role(engine))
+
+    def _do_without(self, url: str) -> None:
+        with suppress(CallError):  # a router that is down, too, learns its engines anew
+            self._router_client().remove(url)
+        self.let_go(url)
+
+    def _named(self, name: str) -> Engine:
+        return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
+
+    def _router_client(self) -> RouterClient:
+        return RouterClient(self.router_url, self.api_key or None)
+
+    def _receiver(self, url: str) -> EngineReceiver:
+        return EngineReceiver(url, self.api_key or None, self.config.weights.timeout_s)

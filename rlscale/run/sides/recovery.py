@@ -1,0 +1,88 @@
+"""What brings a trainer back whose ranks were lost: where it begins again, and what it is given to do once more.
+
+A trainer is a machine that the same steps bring to the same state: the checkpoint's, with the batches that it was
+trained on since. Those are still here, as Ray's store has what the ranks were sent, and spills it to disk when it is
+full. So nothing is undone anywhere else: engines keep their weights and their versions, the rollout what it has
+generated, and the run goes on at the very call in which the ranks were lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlscale.config.schema import Config
+from rlscale.config.schema.run_config import Recover
+from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the ranks were told to train on in an iteration."""
+
+    shards: Sequence[Any]
+    """Ray's references to the shard of each data-parallel place."""
+    version: int
+    force_old: bool
+    policy: bool
+
+
+@dataclass
+class RedoLog:
+    """What leads from a checkpoint to where the trainer is now."""
+
+    checkpoint: Path | None = None
+    """The whole checkpoint that it begins with; None for the weights that the run began with."""
+    resumed: bool = False
+    """Whether the run itself was continued from that checkpoint."""
+    steps: list[Steps] = field(default_factory=list)
+    """What was trained since, the oldest first."""
+    _in_save: int = 0
+
+    def loaded(self, checkpoint: Path) -> None:
+        """The run continues from a checkpoint."""
+        self.checkpoint, self.resumed, self.steps = checkpoint, True, []
+
+    def save_begun(self) -> None:
+        """A checkpoint of this moment is being written."""
+        self._in_save = len(self.steps)
+
+    def saved(self, checkpoint: Path) -> None:
+        """It is whole: what it holds need not be done again."""
+        self.checkpoint, self.resumed = checkpoint, False
+        del self.steps[: self._in_save]
+        self._in_save = 0
+
+
+class Recoveries:
+    """Whether lost ranks are brought back (`run.recover`), and how often they were."""
+
+    def __init__(self, config: Config, calls: Calls, note: Callable[[str], None]) -> None:
+        self._calls, self._note = calls, note
+        self._most = config.run.recover_at_most
+        saves = config.checkpoint.every > 0 or config.checkpoint.every_s is not None
+        self.wanted = config.run.recover is Recover.trainer and saves
+        """Whether what is trained must be kept to be done again. Without checkpoints that would be all of the run."""
+        self.count = 0
+        """How often they were brought back."""
+
+    def begin(self, lost: ProcessLost) -> None:
+        """Count one more. The error itself where the run is to end of it; with a word on the bound if that is why."""
+        if not self.possible:
+            raise lost
+        if self.count >= self._most:
+            raise RunFailed(f"{lost} (run.recover_at_most={self._most} recoveries are used up)") from lost
+        self.count += 1
+        self._note(f"{lost.brief}; starting the trainer's ranks again")
+
+    @property
+    def possible(self) -> bool:
+        """Whether the bound alone can forbid it: not while the run ends, by a signal or of a failure."""
+        return self.wanted and not self._calls.stopping and not self._calls.failed
+
+    def done(self, log: RedoLog) -> None:
+        """They are as they were before."""
+        since = f"from {log.checkpoint}" if log.checkpoint is not None else "from the run's first weights"
+        self._note(f"the trainer's ranks are back {since}; iterations trained again: {len(log.steps)}")

@@ -1,0 +1,312 @@
+"""All trainer ranks as one: the driver calls it, it calls every rank and waits for all of them.
+
+Ranks that are lost are replaced where `run.recover` wants it, and asked again: whoever called notices nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlscale.config.derived.needs import Pass
+from rlscale.config.errors import UserError
+from rlscale.config.schema import Config
+from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.rank_shard import RankShard
+from rlscale.run.disk.checkpoint import sums_of
+from rlscale.run.processes.forks import Forks
+from rlscale.run.processes.placement import Layout
+from rlscale.run.processes.ray_session import standing_in
+from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
+from rlscale.run.sides.rank_actors import RankActors
+from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
+from rlscale.trainer.trainer_spec import Form, TrainerSpec
+from rlscale.weights.transports.route import Route
+
+_GONE_S = 10.0
+"""How long ranks that were ended may take to give back what they held."""
+_CHECKING = "checking the checkpoint"
+
+
+class RanksLost(UserError):
+    """Ranks were lost with what they had begun; others come in their place."""
+
+
+class TrainerGroup:
+    """The ranks of one trainer. Every call goes to all of them: most are collective."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        nodes: list[str],
+        calls: Calls,
+        logs: Path,
+        config: Config,
+        forks: Forks,
+        recoveries: Recoveries | None = None,
+    ) -> None:
+        """Create the rank processes; they import the trainer's class while others start. See `RankActors`.
+
+        `recoveries`: whether lost ranks are brought back; None: they are not.
+        """
+        used, gpus = {slot.node for slot in layout.ranks}, config.cluster.gpus_per_node
+
+        def new_actors() -> RankActors:
+            return RankActors(layout, standing_in(nodes, used, gpus), calls, logs, config, forks)
+
+        self._new_actors = new_actors
+        self._actors = new_actors()
+        self._calls, self._recoveries = calls, recoveries
+        self._resets = config.optim.reset_on_resume or config.critic.optim.reset_on_resume
+        self._parts_of: list[int] = []
+        self._connected: tuple[str, ...] = ()
+        self._way: tuple[Route, tuple[str, ...], str] | None = None
+        self._redo = RedoLog()
+        self._lost: ProcessLost | None = None
+        self.losses = 0
+        """How often ranks were lost."""
+
+    def start(self, spec: TrainerSpec, timeout_s: float) -> None:
+        """Form the process groups and build the models."""
+        self._started_by = spec, timeout_s
+        self._parts_of = self._actors.start(spec, timeout_s)
+
+    def convert(self, spec: TrainerSpec, target: Path, to: Form, timeout_s: float, *, critic: bool = False) -> None:
+        """Instead of `start`: write the model that `spec` starts from in another form, holding nothing but weights."""
+        address, port = self._actors.meeting_point(timeout_s)
+        calls = [rank.convert.remote(spec, address, port, target, to, critic) for rank in self._ranks]
+        self._calls.wait(calls, f"writing {target}", heed_stop=True)
+
+    @property
+    def _ranks(self) -> list[Any]:
+        return self._actors.handles
+
+    # ---- asking, and asking again ------------------------------------------------------------------------------
+
+    def _ask(self, calls: Callable[[], list[Any]], what: str, **options: Any) -> list[Any]:
+        """The answers of all ranks to what `calls` asks of them, see `Calls.wait`; of others where these are lost."""
+        before: ProcessLost | None = None
+        while True:
+            self._bring_back()
+            asked = calls()
+            try:
+                return self._calls.wait(asked, what, **options)
+            except ProcessLost as lost:
+                if lost.refs is not asked:  # somebody who was looked after meanwhile
+                    raise
+                self._lose(lost)
+                if before is not None and before.from_within and lost.from_within:
+                    raise  # it is what was asked that does it
+                before = lost
+
+    def _ask_once(self, calls: Callable[[], list[Any]], what: str) -> list[Any]:
+        """The same for what is of no use to others. RanksLost where the ranks are lost and others will come."""
+        self._bring_back()
+        asked = calls()
+        try:
+            return self._calls.wait(asked, what)
+        except ProcessLost as lost:
+            self._lose(lost)
+            if self._recoveries is None or not self._recoveries.possible:
+                raise
+            raise RanksLost(lost.brief) from lost
+
+    def _lose(self, lost: ProcessLost) -> None:
+        self._lost, self._connected = lost, ()
+        self.losses += 1
+
+    def _bring_back(self) -> None:
+        """Where ranks were lost, get others that are as these were before the call that they did not finish.
+
+        The error itself where the run is to end of it.
+        """
+        while self._lost is not None:
+            if self._recoveries is None:
+                raise self._lost
+            self._recoveries.begin(self._lost)
+            self._actors.end(_GONE_S)
+            try:
+                self._actors = self._new_actors()
+                self.start(*self._started_by)
+                self._do_again()
+            except ProcessLost as again:
+                self._lose(again)
+                continue
+            self._lost = None
+            self._recoveries.done(self._redo)
+
+    def _do_again(self) -> None:
+        checkpoint = self._redo.checkpoint
+        if checkpoint is not None:
+            found = self._calls.wait(self._to_all("damaged", checkpoint, sums_of(checkpoint)), _CHECKING)
+            if names := ", ".join(name for names in found for name in names):
+                raise RunFailed(f"the ranks cannot go on from {checkpoint}: {names} is not what was written")
+            # Only a run that is continued resets its optimizer (`optim.reset_on_resume`), not one that goes on.
+            goes_on = (False,) if self._resets and not self._redo.resumed else ()
+            self._calls.wait(self._to_all("load", checkpoint / "trainer", *goes_on), "loading the checkpoint")
+        for steps in self._redo.steps:
+            self._calls.check_stop()
+            self._calls.wait(self._train(steps), "training step")
+
+    # ---- steps and passes --------------------------------------------------------------------------------------
+
+    def train_shards(
+        self, shards: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
+    ) -> dict[str, float]:
+        """One iteration's optimizer steps; metrics are the same on every rank. Each shard is one object in Ray's store.
+
+        `force_old` asks for the old log-probs' own pass even where it can be skipped. Without `policy` only the critic
+        makes steps, and metrics of the policy's are missing.
+        """
+        steps = Steps([self._calls.host.put(shard) for shard in shards], version, force_old, policy)
+        metrics: dict[str, float] = self._ask(lambda: self._train(steps), "training step")[0]
+        if self._recoveries is not None and self._recoveries.wanted:
+            self._redo.steps.append(steps)
+        return metrics
+
+    def _train(self, steps: Steps) -> list[Any]:
+        told = steps.version, steps.force_old, steps.policy
+        return [rank.train_shard.remote(ref, *told) for rank, ref in self._dealt(steps.shards)]
+
+    def columns(self, one: Pass, shards: list[RankShard], batch: Batch) -> NDArray[np.float32]:
+        """The column of a pass for every token of a batch divided into `shards`, float32 [tokens_total].
+
+        For the model `behaviour` the shards have the column `version`.
+        """
+        if one.model not in ("policy", "behaviour"):
+            # They choose experts by themselves, and the column is large.
+            shards = [replace(shard, batch=shard.batch.without("routed_experts")) for shard in shards]
+        refs = [self._calls.host.put(shard) for shard in shards]
+
+        def calls() -> list[Any]:
+            if one.model == "critic":
+                return [rank.values.remote(ref) for rank, ref in self._dealt(refs)]
+            return [rank.logprobs.remote(ref, one.model, None) for rank, ref in self._dealt(refs)]
+
+        answers = self._ask(calls, f"pass for {one.column}")
+        column = np.zeros(batch.tokens_total, np.float32)
+        for number, answer in zip(self._parts_of, answers, strict=True):
+            if answer is not None:  # one rank of each shard answers
+                column[_tokens_of(batch, shards[number].row_ids)] = answer
+        return column
+
+    def _dealt(self, refs: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """Each rank with its shard, which ranks of one data-parallel place share."""
+        return [(rank, refs[number]) for rank, number in zip(self._ranks, self._parts_of, strict=True)]
+
+    def logprobs(
+        self, shard: RankShard, model: str = "policy", temperature: float | None = None
+    ) -> NDArray[np.float32]:
+        """Log-probs of one shard's tokens, computed alike by every data-parallel rank."""
+        ref = self._calls.host.put(shard)
+        answers = self._ask(lambda: [r.logprobs.remote(ref, model, temperature) for r in self._ranks], "log-prob pass")
+        column: NDArray[np.float32] = next(answer for answer in answers if answer is not None)
+        return column
+
+    # ---- weights -----------------------------------------------------------------------------------------------
+
+    def connect_engines(
+        self, route: Route, urls: tuple[str, ...], api_key: str, meanwhile: Callable[[], None] | None = None
+    ) -> None:
+        """Tell the ranks which engines their weights go to, and which way, unless that is where they go already.
+
+        `meanwhile` runs while waiting.
+        """
+        self._way = route, urls, api_key
+        if urls == self._connected:
+            return
+        self._connected = ()
+        what, limit = "connecting trainer and engines", "weights.timeout_s"
+
+        def calls() -> list[Any]:
+            return [rank.connect_engines.remote(route, list(urls), api_key) for rank in self._ranks]
+
+        self._ask(calls, what, timeout_s=route.timeout_s, limit=limit, meanwhile=meanwhile)
+        self._connected = urls
+
+    def send_weights(self, version: int, meanwhile: Callable[[], None]) -> list[Any]:
+        """Send the weights to the connected engines as `version`; what each rank tells of it."""
+        assert self._way is not None
+        way = self._way
+
+        def calls() -> list[Any]:
+            if not self._connected:  # other ranks than those that were
+                self.connect_engines(*way, meanwhile)
+            return self._to_all("send_weights", version)
+
+        what, limit = f"weight sync {version}", "weights.timeout_s"
+        return self._ask(calls, what, timeout_s=way[0].timeout_s, limit=limit, meanwhile=meanwhile)
+
+    def disconnected(self) -> None:
+        """The ranks' connection is of no use any more: the next `connect_engines` makes another."""
+        self._connected = ()
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------
+
+    def begin_save(self, folder: Path, copy: bool) -> None:
+        """Save this moment into a folder; with `copy` the writing goes on in the background. RanksLost."""
+        self._ask_once(lambda: self._to_all("begin_save", folder, copy), "checkpoint")
+        self._redo.save_begun()
+
+    def is_saved(self) -> bool:
+        """Whether every rank has written its part. RanksLost."""
+        return all(self._ask_once(lambda: self._to_all("saved"), "checkpoint"))
+
+    def finish_save(self) -> None:
+        """Make what they wrote a whole. RanksLost."""
+        self._ask_once(lambda: self._to_all("finish_save"), "checkpoint")
+
+    def saved(self, checkpoint: Path) -> None:
+        """What `begin_save` began is part of a whole checkpoint by now: lost ranks begin with it from here on."""
+        self._redo.saved(checkpoint)
+
+    def load(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint."""
+        self.call("load", checkpoint / "trainer", what="loading the checkpoint")
+        self._redo.loaded(checkpoint)
+
+    def damaged(self, checkpoint: Path, sums: dict[str, str]) -> list[str]:
+        """The files of a checkpoint whose content has another checksum; every rank reads its share."""
+        return [name for names in self.call("damaged", checkpoint, sums, what=_CHECKING) for name in names]
+
+    # ---- the rest ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def profiled(self, folder: Path, iteration: int) -> Iterator[None]:
+        """Every rank records what it computes in the block, and writes it into the folder, unless it is lost in it."""
+        self._ask(lambda: [rank.begin_profile.remote() for rank in self._ranks], "beginning a profile")
+        losses = self.losses
+        yield
+        if losses == self.losses:
+            ends = [rank.end_profile.remote(folder, iteration) for rank in self._ranks]
+            self._calls.wait(ends, f"writing the profile of iteration {iteration}")
+
+    def call(self, method: str, *args: Any, what: str) -> list[Any]:
+        """Any other method of the trainer, on every rank."""
+        return self._ask(lambda: self._to_all(method, *args), what)
+
+    def _to_all(self, method: str, *args: Any) -> list[Any]:
+        return [rank.call.remote(method, *args) for rank in self._ranks]
+
+    def close(self) -> None:
+        """End the rank processes."""
+        self._actors.end()
+
+
+def _tokens_of(batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the tokens of these rows are in the batch's token columns, row after row, int64."""
+    lengths = batch.lengths[rows]
+    before = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(batch.offsets[rows] - before, lengths)
+
+
+def as_part(batch: Batch) -> RankShard:
+    """A batch of one micro-batch as the shard of a rank (the canary)."""
+    rows = np.arange(batch.rows)
+    return RankShard(batch, [[rows]], rows)

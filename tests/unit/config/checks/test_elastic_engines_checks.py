@@ -1,0 +1,54 @@
+"""Engines that may join a run: what it needs to say, and what none could do that somebody else starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlscale.config.checks import check
+from rlscale.config.composition.compose import compose
+from rlscale.config.errors import ConfigError
+
+APART = ["cluster.placement=disaggregated", "rollout.max_staleness=1"]
+
+
+@pytest.fixture
+def joining(tmp_path: Path) -> list[str]:
+    key = tmp_path / "engine.key"
+    key.write_text("secret")
+    return ["rollout.engines_at_most=4", f"rollout.engine_key_file={key}"]
+
+
+def test_a_run_may_say_how_many_engines_it_needs_and_takes(joining: list[str]) -> None:
+    check(compose(None, [*joining, "rollout.engines=2", "rollout.engines_at_least=1"]))
+    check(compose(None, ["rollout.engine_urls=[http://127.0.0.1:9]", "rollout.engines_at_most=2"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wrong"),
+    [
+        (["rollout.engines_at_least=2"], r"engines_at_least=2: the run begins with 1; lower it, or start more"),
+        (["rollout.engines=3", "rollout.engines_at_most=2"], r"engines_at_most=2: the run begins with 3; raise it"),
+        (["rollout.engines_at_most=2"], r"started with the key of the run's own; name a file that holds it"),
+        (
+            ["rollout.engines_at_most=2", *APART, "weights/transport=delta"],
+            r"can join a run with weights/transport=delta",
+        ),
+        (["rollout.engines_at_most=2", "run.bitwise=true"], r"can join a run with run\.bitwise=true"),
+        (["rollout.engines_at_most=2", "rollout.weights=fp8_block"], r"can join a run with rollout\.weights=fp8_block"),
+        (
+            ["rollout.engines_at_most=3", "rollout.engine_groups={r: {role: prefill}, w: {role: decode}}"],
+            r"can join a run with rollout\.engine_groups",
+        ),
+        (["rollout.engines_at_least=0"], r"rollout\.engines_at_least=0"),
+    ],
+)
+def test_what_no_engine_of_somebody_else_can_join_is_refused_by_name(overrides: list[str], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        check(compose(None, overrides))
+
+
+def test_the_key_of_engines_that_cannot_come_is_never_read(joining: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"engine_key_file is only read with rollout\.engine_urls"):
+        check(compose(None, joining[1:]))

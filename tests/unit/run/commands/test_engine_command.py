@@ -1,0 +1,38 @@
+"""What `python -m rlscale engine` reads. The engine itself: tests/e2e/run/test_engine_command.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema.cluster_config import Device
+from rlscale.run.commands.engine_command import engine, read
+
+
+def test_the_words_become_the_engine_that_is_asked_for() -> None:
+    request, options = read(["model=/m", "gpus=2,3", "port=31000", "sglang.mem_fraction_static=0.5"])
+    spec = request.spec(options)
+    assert (spec.model_path, spec.port, spec.dtype) == ("/m", 31000, "bfloat16")
+    assert (spec.device, spec.gpus, spec.tensor_parallel) == (Device.cuda, (2, 3), 2)
+    assert spec.options == {"mem_fraction_static": 0.5}
+    assert read(["model=/m"])[0].spec({}).device is Device.cpu
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["port=31000"], "engine: model=FOLDER is missing"),
+        (["model=/m", "gpu=0"], "engine does not know 'gpu=0'; did you mean gpus?"),
+        (["model=/m", "--fast"], "engine does not know '--fast'; see python -m rlscale engine --help"),
+        (["model=/m", "port=31000,31001"], "engine: port=31000,31001 must be one number"),
+        (["model=/m", "gpus=all"], "engine: gpus=all must be numbers of GPUs, as 0,1"),
+        (["model=/m", "host=0.0.0.0"], "anybody could ask and change an engine on host=0.0.0.0; name a key_file"),
+        (["model=/m", "key_file=/dev/null"], "key_file=/dev/null holds no key"),
+        (["model=/m", "key_file=/nowhere"], r"key_file=/nowhere cannot be read \(No such file"),
+        (["model=/m", "sglang.max_running_request=4"], "did you mean"),
+        (["model=/m", "sglang.tp_size=2"], r"sglang\.tp_size: is set by"),
+    ],
+)
+def test_what_nobody_understands_is_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        engine(words)

@@ -1,0 +1,158 @@
+"""Processes of a run that a signal has stopped."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from rlscale.run.processes import actor_processes
+from rlscale.run.processes.actor_processes import Processes, stopped_of
+
+HERE, THERE = "this machine", "another"
+LOG = Path("rank-1.log")
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that waits."""
+    with subprocess.Popen(["sleep", "60"]) as waiting:
+        yield waiting
+        waiting.kill()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while not stopped_of([process.pid]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+class Answers:
+    """Stands for Ray: what a call brings is there at once."""
+
+    killed: list[Any]
+
+    def __init__(self) -> None:
+        self.killed = []
+
+    def wait(self, refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return refs, []
+
+    def get(self, ref: Any) -> Any:
+        return ref
+
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor)
+
+    def remote(self, function: Any) -> Any:
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=function))
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    made = Answers()
+    monkeypatch.setattr(actor_processes, "ray", made)
+    monkeypatch.setattr(actor_processes, "NodeAffinitySchedulingStrategy", lambda node, soft: None)
+    return made
+
+
+def actor(identity: str, node: str, pid: int) -> Any:
+    return SimpleNamespace(whereabouts=SimpleNamespace(remote=lambda: (identity, node, pid)))
+
+
+def test_only_a_stopped_process_counts(process: subprocess.Popen[bytes]) -> None:
+    assert stopped_of([process.pid, 2**22 + 1]) == []
+    stop(process)
+    assert stopped_of([process.pid]) == [process.pid]
+    process.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + 10
+    while stopped_of([process.pid]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert stopped_of([process.pid]) == []
+
+
+@pytest.mark.parametrize("node", [HERE, THERE])
+def test_an_actor_is_frozen_once_it_was_stopped_for_so_long_and_somebody_waits_for_it(
+    process: subprocess.Popen[bytes], answers: Answers, node: str
+) -> None:
+    now = [0.0]
+    processes = Processes(HERE, lambda: now[0])
+    processes.add("rank 1", LOG, actor("a1", node, process.pid))
+    processes.add("rank 2", LOG, actor("a2", node, 2**22 + 1))
+
+    def look(seconds: float) -> Any:
+        found = None
+        for _ in range(10):  # another machine is asked every other second, and its answer taken later
+            now[0] += 1.0
+            found = processes.frozen({"a1", "a2"}, seconds)
+        return found
+
+    assert look(2.0) is None
+    stop(process)
+    found = look(2.0)
+    assert str(found).startswith(f"rank 1 (process {process.pid}) has been stopped for")
+    assert processes.frozen({"a2"}, 2.0) is None
+    assert look(1000.0) is None
+
+
+def test_processes_that_were_ended_are_gone_when_they_are_forgotten_and_leave_their_names(answers: Answers) -> None:
+    processes = Processes(HERE)
+    with subprocess.Popen(["sleep", "60"]) as ended:
+        handle = actor("a1", HERE, ended.pid)
+        processes.add("rank 1", LOG, handle)
+        ended.kill()
+        threading.Timer(0.2, ended.wait).start()  # as whoever started it would
+        processes.forget([handle], wait_s=20.0)
+        assert not psutil.pid_exists(ended.pid)
+    processes.add("rank 1", LOG, actor("a2", HERE, 2**22 + 1))
+    assert [one.name for one in processes._starting] == ["rank 1"]
+
+
+HANGS = """
+import threading
+from rlscale.run.processes.stacks import tell_stacks
+tell_stacks()
+def waiting_for_a_peer():
+    print("ready", flush=True)
+    threading.Lock().acquire() and threading.Event().wait()
+waiting_for_a_peer()
+"""
+
+
+def test_what_a_process_does_that_hangs_is_written_down(answers: Answers, tmp_path: Path) -> None:
+    log = tmp_path / "rank-1.log"
+    with log.open("w") as output, subprocess.Popen([sys.executable, "-c", HANGS], stdout=output, stderr=output) as hung:
+        try:
+            deadline = time.monotonic() + 20
+            while "ready" not in log.read_text() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            processes = Processes(HERE)
+            processes.add("rank 1", log, actor("a1", HERE, hung.pid))
+            told = processes.write_stacks(tmp_path / "hang")
+            assert hung.poll() is None
+        finally:
+            hung.kill()
+    assert told == {"rank 1": "waiting_for_a_peer (<string>:7)"}
+    assert "in waiting_for_a_peer" in (tmp_path / "hang" / "rank-1.txt").read_text()
+
+
+def test_the_frozen_are_ended_and_ray_expects_it(process: subprocess.Popen[bytes], answers: Answers) -> None:
+    processes = Processes(HERE)
+    mine = actor("a1", HERE, process.pid)
+    processes.add("rank 1", LOG, mine)
+    processes.end_frozen()
+    assert process.poll() is None
+    stop(process)
+    processes.end_frozen()
+    assert process.wait(10) == -signal.SIGKILL
+    assert answers.killed == [mine]

@@ -1,0 +1,52 @@
+"""Which machines of a Ray cluster a run takes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from rlscale.config.errors import UserError
+from rlscale.run.processes.ray_session import node_ids, standing_in
+
+
+def node(name: str, gpus: int = 0, alive: bool = True) -> dict:
+    return {"NodeID": name, "Alive": alive, "Resources": {"GPU": float(gpus)} if gpus else {}}
+
+
+@pytest.fixture(autouse=True)
+def _cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [node("b", 8), node("head"), node("a", 8), node("gone", 8, alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "head"))
+
+
+def test_this_machine_comes_first():
+    assert node_ids(2, 0) == ["head", "a"]
+
+
+def test_a_head_without_gpus_is_no_machine_of_a_gpu_run():
+    assert node_ids(2, 8) == ["a", "b"]
+
+
+def test_too_few_machines_are_an_error():
+    with pytest.raises(
+        UserError, match=r"cluster\.nodes=3, but the Ray cluster has 2 with 8 GPUs \(cluster\.gpus_per_node\)"
+    ):
+        node_ids(3, 8)
+
+
+def test_a_machine_with_fewer_gpus_than_the_layout_counts_on_is_left_out():
+    with pytest.raises(UserError, match=r"cluster\.nodes=2, but the Ray cluster has 0 with 9 GPUs"):
+        node_ids(2, 9)
+
+
+def test_another_machine_stands_in_for_one_that_is_gone_where_ranks_are():
+    assert standing_in(["a", "gone", "lost"], {0, 1}, 8) == ["a", "b", "lost"]
+    assert standing_in(["head", "a"], {0, 1}, 0) == ["head", "a"]
+
+
+def test_ranks_without_a_machine_are_an_error():
+    with pytest.raises(UserError, match=r"is gone, and the Ray cluster has no other with 8 GPUs"):
+        standing_in(["a", "gone", "b"], {0, 1}, 8)

@@ -1,0 +1,158 @@
+"""When a session saves, what it waits for, and what it does when the disk refuses."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlscale.config.composition.compose import compose
+from rlscale.config.errors import UserError
+from rlscale.run.disk.checkpoint import CheckpointFailed, load_progress
+from rlscale.run.disk.run_folder import RunFolder
+from rlscale.run.processes.stop_signal import StopSignal
+from rlscale.run.sessions.evaluations import Evaluations
+from rlscale.run.sessions.reinforcement_session import ReinforcementSession
+from rlscale.run.sessions.session import SessionParts
+from rlscale.run.sessions.supervised_session import SupervisedSession
+from rlscale.run.sides.engine_side import NoEngines
+
+
+class Trainer:
+    """Ranks that have written when `done`; `full` refuses."""
+
+    def __init__(self) -> None:
+        self.done, self.full, self.losses = False, False, 0
+        self.copied: list[bool] = []
+
+    def begin_save(self, folder: Path, copy: bool) -> None:
+        folder.mkdir()
+        self.copied.append(copy)
+        self.done = self.done or not copy  # what is not copied is written by now
+
+    def is_saved(self) -> bool:
+        return self.done
+
+    def finish_save(self) -> None:
+        if self.full:
+            raise UserError("rank 0: [Errno 28] No space left on device")
+
+    def saved(self, checkpoint: Path) -> None: ...
+
+
+class Records:
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def span(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def iteration(self, state: Any, metrics: dict[str, float]) -> None: ...
+    def update_counters(self, state: Any) -> None: ...
+    def phase(self, text: str) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class GroupSource:
+    """A rollout without state."""
+
+    def state_dict(self, *, trained: bool) -> None: ...
+
+
+def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer, Records]:
+    config = compose(None, ["checkpoint.every=1", "run.iterations=9", *overrides])
+    trainer: Any = Trainer()
+    records: Any = Records()
+    source: Any = GroupSource()
+    none: Any = None
+    parts = SessionParts(config, "hash", RunFolder(tmp_path), none, StopSignal(), source, records)
+    kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
+    return kind(parts, trainer, NoEngines(), partial(Evaluations, config.eval, records)), trainer, records
+
+
+def whole(tmp_path: Path) -> list[int]:
+    found = (tmp_path / "checkpoints").glob("iteration_*")
+    return sorted(load_progress(path).iteration for path in found)
+
+
+def test_the_loop_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    run, trainer, _ = session(tmp_path, "checkpoint.every=2")
+    for run.state.iteration in (2, 3):
+        run.record()
+        assert whole(tmp_path) == []
+    trainer.done = True
+    run.state.iteration = 5
+    run.record()
+    assert whole(tmp_path) == [2]
+    assert trainer.copied == [True]
+
+
+def test_nothing_is_copied_where_the_loop_waits(tmp_path: Path) -> None:
+    run, trainer, _ = session(tmp_path, "checkpoint.asynchronous=false")
+    run.state.iteration = 1
+    run.record()
+    assert (whole(tmp_path), trainer.copied) == ([1], [False])
+
+
+def test_a_stop_waits_for_the_checkpoint_that_is_being_written_and_saves_what_came_after_it(tmp_path: Path) -> None:
+    run, trainer, _ = session(tmp_path)
+    run.state.iteration = 1
+    run.record()
+    run.state.iteration, trainer.done = 2, True
+    run.save_and_stop()
+    assert (whole(tmp_path), trainer.copied) == ([1, 2], [True, False])
+
+
+@pytest.mark.parametrize(("algo", "version"), [("grpo", 8), ("sft", 7)])
+def test_weights_that_no_engine_has_yet_are_saved_as_the_next_version(tmp_path: Path, algo: str, version: int) -> None:
+    """A resumed run sends them under the number that is saved, while older samples of the buffer have their own."""
+    run, trainer, _ = session(tmp_path, f"algo={algo}")
+    run.state.iteration, run.state.version, run._unsynced, trainer.done = 1, 7, True, True
+    run.save_and_stop()
+    (path,) = (tmp_path / "checkpoints").glob("iteration_*")
+    assert load_progress(path).version == version
+    assert run.state.version == 7
+
+
+def test_a_checkpoint_begun_before_a_bad_step_becomes_whole_and_none_is_made_after_it(tmp_path: Path) -> None:
+    run, trainer, _ = session(tmp_path)
+    run.state.iteration = 1
+    run.record()
+    run.state.iteration, trainer.done, run._trustworthy = 2, True, False
+    run.save_and_stop()
+    assert whole(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("asynchronous", ["true", "false"])
+def test_a_full_disk_is_said_and_tried_again_and_fails_only_the_last_save(tmp_path: Path, asynchronous: str) -> None:
+    run, trainer, records = session(tmp_path, f"checkpoint.asynchronous={asynchronous}")
+    trainer.done = True
+    for run.state.iteration, trainer.full in ((1, False), (2, True)):
+        run.record()
+    run._finish_saving(wait=True)
+    (note,) = records.notes
+    assert "iteration_000002 could not be written (rank 0: [Errno 28]" in note
+    assert whole(tmp_path) == [1]
+    with pytest.raises(CheckpointFailed, match="iteration_000002 could not be written"):
+        run.save()
+    trainer.full = False
+    run.save()
+    assert whole(tmp_path) == [1, 2]
+
+
+def test_a_checkpoint_that_was_asked_for_is_made_after_the_iteration_and_the_run_goes_on(tmp_path: Path) -> None:
+    run, trainer, _ = session(tmp_path, "checkpoint.every=0")
+    trainer.done = True
+    for run.state.iteration in (1, 2, 3):
+        run._stop.save_requested = run.state.iteration == 2
+        run.record()
+        run._stop.check()
+    run._finish_saving(wait=True)
+    assert whole(tmp_path) == [2]

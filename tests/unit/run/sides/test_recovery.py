@@ -1,0 +1,295 @@
+"""Lost ranks: others come in their place, are brought to where these were, and are asked again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from rlscale.config.composition.compose import compose
+from rlscale.run.processes.remote_calls import ProcessLost, RunFailed
+from rlscale.run.sides import trainer_group
+from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
+from rlscale.run.sides.trainer_group import RanksLost, TrainerGroup
+
+CHECKPOINT = Path("checkpoints/iteration_000002")
+
+
+class Actors:
+    """The processes of one rank, whose state is what it was told to do, and who die of some of the calls."""
+
+    def __init__(self, told: list[Any], dies_of: list[Any], disk: dict[Path, list[Any]]) -> None:
+        self.state: list[Any] = []
+        self.ended = False
+        self._told, self._dies_of, self._disk = told, dies_of, disk
+        rank = {name: SimpleNamespace(remote=lambda *given, name=name: self._do(name, *given)) for name in METHODS}
+        rank["call"] = SimpleNamespace(remote=self._do)
+        self.handles = [SimpleNamespace(**rank)]
+
+    def start(self, spec: Any, timeout_s: float) -> list[int]:
+        return [0]
+
+    def _do(self, method: str, *given: Any) -> Any:
+        if self._dies_of and self._dies_of[0] in (method, given[0] if given else None):
+            return DEATHS[self._dies_of.pop(0)]
+        if any(callable(dies) and dies() for dies in self._dies_of):
+            return Death()
+        self._told.append((method, *given))
+        if method == "begin_save":
+            self._disk[given[0]] = list(self.state)
+        if method == "load":
+            self.state = list(self._disk[given[0]])
+        if method == "train_shard":
+            self.state.append(given[0])
+        return {"damaged": [], "saved": True, "train_shard": {"loss": float(len(self.state))}}.get(method)
+
+    def end(self, wait_s: float = 0.0) -> None:
+        self.ended = True
+
+
+METHODS = ("train_shard", "connect_engines", "begin_profile", "end_profile")
+
+
+class Death:
+    """What a call of a rank that dies of it comes to."""
+
+    def __init__(self, from_within: bool = False) -> None:
+        self.from_within = from_within
+
+
+DEATHS: dict[Any, Death] = {}
+
+
+class Calls:
+    """Waits for calls, which are what they come to."""
+
+    def __init__(self) -> None:
+        self.stopping = self.failed = False
+
+    def check_stop(self) -> None: ...
+
+    def wait(self, calls: list[Any], what: str, meanwhile: Callable[[], None] | None = None, **_: Any) -> list[Any]:
+        if meanwhile is not None:
+            meanwhile()
+        for call in calls:
+            if isinstance(call, Death):
+                raise ProcessLost(f"{what}: the process died. See logs", calls, from_within=call.from_within)
+        return calls
+
+
+class Told:
+    """A trainer of one rank, what its ranks were told, and what the terminal shows."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+        monkeypatch.setattr(ray, "put", lambda value: value)
+        monkeypatch.setattr(trainer_group, "sums_of", lambda checkpoint: {})
+        self.calls, self.notes, self.ranks, self.told, self.dies_of = Calls(), [], [], [], []
+        self.disk = {CHECKPOINT / "trainer": ["saved"]}
+        calls: Any = self.calls
+        config = compose(None, list(overrides))
+        self.recoveries = Recoveries(config, calls, self.notes.append)
+        self.group = TrainerGroup.__new__(TrainerGroup)
+        group: Any = self.group
+        group._calls, group._recoveries, group._new_actors = calls, self.recoveries, self.new
+        group._redo, group._lost, group._connected, group.losses, group._resets = RedoLog(), None, (), 0, False
+        group._way, group._started_by, group._parts_of = None, (None, 1.0), [0]
+        group._actors = self.new()
+
+    def new(self) -> Any:
+        self.ranks.append(Actors(self.told, self.dies_of, self.disk))
+        return self.ranks[-1]
+
+    def dies(self, *of: Any, from_within: bool = False) -> None:
+        """Of the next calls with these methods or shards, one rank after another."""
+        self.dies_of += of
+        DEATHS.update({one: Death(from_within) for one in of})
+
+    def train(self, *shards: Any) -> None:
+        for number, shard in enumerate(shards):
+            self.group.train_shards([shard], number)
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
+    return lambda *overrides: Told(monkeypatch, *overrides)
+
+
+def test_others_begin_with_the_checkpoint_train_on_what_came_after_it_and_are_asked_again(make: Any) -> None:
+    run = make()
+    run.train("a", "b")
+    run.group.begin_save(CHECKPOINT / "trainer", True)
+    run.train("c")  # while it is written
+    run.group.saved(CHECKPOINT)
+    run.dies("d")
+    assert run.group.train_shards(["d"], 3, force_old=True, policy=False) == {"loss": 4.0}
+    assert run.ranks[1].state == ["a", "b", "c", "d"]
+    assert run.told[-3:] == [
+        ("load", CHECKPOINT / "trainer"),
+        ("train_shard", "c", 0, False, True),
+        ("train_shard", "d", 3, True, False),
+    ]
+    assert [ranks.ended for ranks in run.ranks] == [True, False]
+    assert run.notes == [
+        "training step: the process died; starting the trainer's ranks again",
+        f"the trainer's ranks are back from {CHECKPOINT}; iterations trained again: 1",
+    ]
+
+
+def test_before_the_first_checkpoint_everything_is_trained_again_from_the_first_weights(make: Any) -> None:
+    run = make()
+    run.train("a", "b")
+    run.dies("export")
+    run.group.call("export", what="export")
+    assert run.ranks[1].state == ["a", "b"]
+    assert run.notes[1] == "the trainer's ranks are back from the run's first weights; iterations trained again: 2"
+
+
+def test_ranks_that_are_lost_on_their_way_back_are_followed_by_others_up_to_the_bound(make: Any) -> None:
+    run = make("run.recover_at_most=2")
+    run.train("a")
+    run.dies("b", "a")
+    run.group.train_shards(["b"], 1)
+    assert (run.ranks[2].state, run.recoveries.count) == (["a", "b"], 2)
+    run.dies("c")
+    with pytest.raises(RunFailed, match=r"died\. See logs \(run\.recover_at_most=2 recoveries are used up\)"):
+        run.group.train_shards(["c"], 2)
+    with pytest.raises(RunFailed, match="used up"):  # nobody is asked any more
+        run.group.call("export", what="export")
+    assert len(run.ranks) == 3
+
+
+@pytest.mark.parametrize("overrides", [["run.recover=none"], ["checkpoint.every=0"]])
+def test_where_nothing_is_to_come_back_the_loss_is_the_error_and_no_batch_is_kept(make: Any, overrides: Any) -> None:
+    run = make(*overrides)
+    run.train("a")
+    run.dies("b")
+    with pytest.raises(ProcessLost, match="training step: the process died"):
+        run.group.train_shards(["b"], 1)
+    assert (len(run.ranks), run.group._redo.steps) == (1, [])
+
+
+@pytest.mark.parametrize("why", ["stopping", "failed"])
+def test_nothing_comes_back_into_a_run_that_ends(make: Any, why: str) -> None:
+    run = make()
+    setattr(run.calls, why, True)
+    run.dies("wake")
+    with pytest.raises(ProcessLost):
+        run.group.call("wake", what="trainer wake")
+    assert len(run.ranks) == 1
+
+
+def test_what_a_call_does_by_itself_twice_in_a_row_ends_the_run(make: Any) -> None:
+    run = make()
+    run.dies("a", "a", from_within=True)
+    with pytest.raises(ProcessLost):
+        run.train("a")
+    assert run.recoveries.count == 1
+
+
+def test_somebody_else_who_is_lost_meanwhile_is_no_loss_of_ranks(make: Any) -> None:
+    run = make()
+
+    def launcher() -> None:
+        raise ProcessLost("engine check: the process died", ["a launcher"])
+
+    run.group._way, run.group._connected = (SimpleNamespace(timeout_s=1.0), ("url",), ""), ("url",)
+    with pytest.raises(ProcessLost, match="engine check"):
+        run.group.send_weights(3, launcher)
+    assert (len(run.ranks), run.group.losses) == (1, 0)
+
+
+def test_others_are_connected_to_the_engines_before_they_send_weights(make: Any) -> None:
+    run = make()
+    route: Any = SimpleNamespace(timeout_s=1.0)
+    run.group.connect_engines(route, ("url",), "key")
+    run.dies("send_weights")
+    run.group.send_weights(3, lambda: None)
+    connect = ("connect_engines", route, ["url"], "key")
+    assert run.told == [connect, connect, ("send_weights", 3)]
+
+
+def test_what_was_being_saved_is_lost_and_others_come_when_they_are_needed(make: Any) -> None:
+    run = make()
+    run.group.begin_save(CHECKPOINT, True)
+    run.dies("saved")
+    with pytest.raises(RanksLost):
+        run.group.is_saved()
+    assert (len(run.ranks), run.group.losses) == (1, 1)
+    run.train("a")
+    assert run.ranks[1].state == ["a"]
+
+
+def test_an_optimizer_is_reset_only_where_the_run_itself_was_continued(make: Any) -> None:
+    for resumed, given in ((True, ()), (False, (False,))):
+        run = make()
+        run.group._resets = True
+        run.group._redo = RedoLog(CHECKPOINT, resumed)
+        run.dies("wake")
+        run.group.call("wake", what="trainer wake")
+        assert ("load", CHECKPOINT / "trainer", *given) in run.told
+
+
+def test_a_damaged_checkpoint_is_no_place_to_go_on_from(make: Any) -> None:
+    run = make()
+    run.group._redo = RedoLog(CHECKPOINT)
+    run.dies("wake")
+    damaged = SimpleNamespace(remote=lambda method, *_: ["trainer/__0_0.distcp"] if method == "damaged" else None)
+    made = run.new
+
+    def new() -> Any:
+        actors = made()
+        actors.handles[0].call = damaged
+        return actors
+
+    run.group._new_actors = new
+    with pytest.raises(RunFailed, match=rf"cannot go on from {CHECKPOINT}: trainer/__0_0\.distcp is not what"):
+        run.group.call("wake", what="trainer wake")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_lost_at_whatever_call_every_batch_is_trained_on_once_in_its_order(make: Any, seed: int) -> None:
+    draw = random.Random(seed)
+    run = make("run.recover_at_most=10000")
+    run.dies_of.append(lambda: draw.random() < 0.15)
+    writing: tuple[Path, int] | None = None
+    trained: list[int] = []
+    for number in range(60):
+        what = draw.choice(["train", "train", "send", "save", "look"])
+        if what == "train":
+            run.train(number)
+            trained.append(number)
+        elif what == "send":
+            run.group.connect_engines(SimpleNamespace(timeout_s=1.0), ("url",), "key")
+            run.group.send_weights(number, lambda: None)
+        elif what == "save" and writing is None:
+            with suppress(RanksLost):
+                run.group.begin_save(Path(f"{number}/trainer"), True)
+                writing = Path(f"{number}"), run.group.losses
+        elif what == "look" and writing is not None:
+            (checkpoint, losses), writing = writing, None
+            with suppress(RanksLost):
+                if losses == run.group.losses and run.group.is_saved():
+                    run.group.finish_save()
+                    run.group.saved(checkpoint)
+    run.group.call("export", what="export")
+    assert run.ranks[-1].state == trained
+    assert [ranks.ended for ranks in run.ranks] == [True] * (len(run.ranks) - 1) + [False]
+    assert run.recoveries.count > 0
+
+
+def test_a_checkpoint_that_failed_leaves_what_was_trained_since_the_one_before() -> None:
+    log = RedoLog()
+    steps = [Steps([name], 0, False, True) for name in "abc"]
+    log.steps.append(steps[0])
+    log.save_begun()
+    log.steps.append(steps[1])
+    log.save_begun()  # the first did not become whole
+    log.steps.append(steps[2])
+    log.saved(CHECKPOINT)
+    assert (log.checkpoint, log.steps) == (CHECKPOINT, steps[2:])
