@@ -96,8 +96,8 @@ def whole_latent_attention(config: Mapping[str, Any]) -> Iterator[str]:
 def scaling_of_latent_attention(config: Mapping[str, Any]) -> Iterator[str]:
     """YaRN whose weights of queries and keys cancel out, or none: what SGLang makes of every other is YaRN, too."""
     rotary, family = Rotary.of(config), config["model_type"]
-    if rotary.kind not in ("default", "yarn"):
-        yield f"rope scaling of type {rotary.kind} is not supported for {family}; only default, yarn"
+    if rotary.kind != "yarn" and not rotary.is_plain:
+        yield f"rope scaling of type {rotary.kind} is not supported for {family}; only default, dynamic, yarn"
     elif rotary.share != 1:
         yield f"partial_rotary_factor={rotary.share:g} is not supported for {family}"
     elif rotary.magnitude != 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 SCALINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "default": ((), ()),
+    "dynamic": (("factor",), ()),
     "linear": (("factor",), ()),
     "llama3": (("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"), ()),
     "yarn": (
@@ -16,11 +17,13 @@ SCALINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("mscale", "mscale_all_dim", "truncate"),
     ),
 }
-"""Kinds of scaling that transformers, SGLang and the trainer compute alike: what each needs, and what it may have."""
+"""Kinds of scaling that transformers, SGLang and the trainer compute alike: what each needs, and what it may have.
+
+Dynamic scaling begins behind `max_position_embeddings`, which no sequence of a run may be longer than: it is none.
+"""
 
 _ANY = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 _ELSEWHERE = {
-    "dynamic": "transformers and SGLang compute it differently",
     "longrope": "its frequencies depend on the length of a sequence",
 }
 
@@ -47,6 +50,11 @@ class Rotary:
     def kind(self) -> str:
         """The kind of scaling, a key of `SCALINGS` in a supported model."""
         return str(self.scaling["rope_type"])
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether positions up to `max_position_embeddings` are turned as without scaling."""
+        return self.kind in ("default", "dynamic")
 
     @property
     def magnitude(self) -> float:
@@ -97,6 +105,15 @@ def known_scaling(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"rope_parameters.{key}={value}: must be a number above 0 with rope_type={rotary.kind}"
             return
     yield from _contradictions(rotary)
+
+
+def told_engines(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What engines read instead of a completed config's keys: SGLang slows short sequences too by dynamic scaling."""
+    rotary = Rotary.of(config)
+    if rotary.kind != "dynamic":
+        return {}
+    plain = {"rope_type": "default", "rope_theta": rotary.base}
+    return {"rope_parameters": plain if rotary.share == 1 else {**plain, "partial_rotary_factor": rotary.share}}
 
 
 def _contradictions(rotary: Rotary) -> Iterator[str]:

@@ -16,7 +16,7 @@ def frequencies(rotary: Rotary, head_size: int) -> Tensor:
     wave = rotary.base ** (torch.arange(0, size, 2, dtype=torch.int64).float() / size)
     plain = 1.0 / wave
     match rotary.kind:
-        case "default":
+        case "default" | "dynamic":  # no sequence is so long that dynamic scaling begins
             return plain
         case "linear":
             return plain / rotary.scaling["factor"]

@@ -17,6 +17,8 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.visible_gpus import visible_gpus
 from rlscale.families import FAMILIES
+from rlscale.families.config_file import complete, problems
+from rlscale.families.rotary import told_engines
 from rlscale.platform import sglang_environment, sglang_headers
 from rlscale.platform.ports import free_port
 from rlscale.platform.process_environment import WAIT_POLICY
@@ -103,6 +105,7 @@ class ServerSpec:
     """Seconds that it may take to become healthy."""
 
 
+_OVERRIDES = "json_model_override_args"
 DERIVED = (
     "model_path",
     "host",
@@ -136,6 +139,7 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
         **(IN_PARTS if spec.role is Role.regular else {}),  # what was sent outlives the engine
         "served_model_name": "policy",  # else the folder's path, which the router tells whoever asks for /v1/models
         **spec.options,
+        **_model_overrides(spec),
         **adapters,
         "model_path": spec.model_path,
         "host": spec.host,
@@ -166,6 +170,17 @@ def cpu_defaults(spec: ServerSpec) -> dict[str, Any]:
         "max_running_requests": 256,
         "max_total_tokens": cache_tokens(config),
     }
+
+
+def _model_overrides(spec: ServerSpec) -> dict[str, Any]:
+    """What the engine reads instead of its folder's config; what the user gives wins, key by key."""
+    config = read_config(spec.model_path)
+    own = {} if any(problems(config)) else told_engines(complete(config))
+    if not own:
+        return {}
+    given = spec.options.get(_OVERRIDES) or {}
+    given = json.loads(given) if isinstance(given, str) else dict(given)
+    return {_OVERRIDES: json.dumps({**own, **given})}
 
 
 def _role_defaults(spec: ServerSpec) -> dict[str, Any]:

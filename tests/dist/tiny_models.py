@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def make_of_family(folder: Path, family: str, seed: int = 0, **changes: Any) -> 
 
     fixture = json.loads((_FIXTURES / f"{family}.json").read_text())
     given = {**fixture, "vocab_size": SIZES["vocab_size"], **changes}
-    config = AutoConfig.for_model(**{key: value for key, value in given.items() if key != "architectures"})
+    config = AutoConfig.for_model(**{key: copy(value) for key, value in given.items() if key != "architectures"})
     _write(folder, config, critic=False, seed=seed)
     # transformers leaves out keys that SGLang reads; a published folder has them.
     if FAMILIES[family].kept or given.get("num_nextn_predict_layers"):

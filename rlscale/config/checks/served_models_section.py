@@ -169,7 +169,7 @@ def _reach_in_engines(context: CheckContext, model: ServedModelConfig) -> Reach 
     reach = reach_of(architecture)
     if reach is None or (context.on_gpus and FAMILIES[architecture["model_type"]].sparse):  # which SGLang has there
         return None
-    unscaled = Rotary.of(architecture).kind == "default"
+    unscaled = Rotary.of(architecture).is_plain
     return None if unscaled and architecture["max_position_embeddings"] <= reach.tokens else reach
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from copy import copy
 from dataclasses import fields
 from math import prod
 from pathlib import Path
@@ -77,7 +78,9 @@ def test_every_key_that_sglang_reads_is_known_or_refused_where_it_changes_someth
 @pytest.mark.parametrize("tied", [True, False])
 def test_names_shapes_and_parameters_are_those_that_transformers_saves(name: str, tied: bool, tmp_path: Path) -> None:
     config = {**TINY[name], "tie_word_embeddings": tied}
-    given = transformers.AutoConfig.for_model(**{key: value for key, value in config.items() if key != "architectures"})
+    given = transformers.AutoConfig.for_model(
+        **{key: copy(value) for key, value in config.items() if key != "architectures"}
+    )
     policy = transformers.AutoModelForCausalLM.from_config(given)
     assert type(policy).__name__ == FAMILIES[name].language_class
     carried = sum(prod(shape) for shape, _ in carried_tensors(complete(config)).values())

@@ -18,21 +18,20 @@ def refused(config: dict[str, Any]) -> list[str]:
     return [*problems(config)] or [*FAMILIES[config["model_type"]].unsupported(complete(config))]
 
 
-@pytest.mark.parametrize("rope", [YARN, LLAMA3, {"type": "linear", "factor": 2.0}, {"rope_type": "default"}])
+@pytest.mark.parametrize(
+    "rope", [YARN, LLAMA3, *({"type": kind, "factor": 2.0} for kind in ("linear", "dynamic")), {"rope_type": "default"}]
+)
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "qwen3_moe", "llama"])
-def test_four_kinds_are_supported(family: str, rope: dict[str, Any]) -> None:
+def test_five_kinds_are_supported(family: str, rope: dict[str, Any]) -> None:
     assert refused({**TINY[family], "rope_scaling": rope}) == []
 
 
 @pytest.mark.parametrize(
     ("rope", "line"),
     [
-        (
-            {"type": "dynamic", "factor": 2.0},
-            "rope scaling of type dynamic is not supported for qwen3 (transformers and",
-        ),
+        ({"type": "dynamic"}, "rope_parameters.factor=None: must be a number above 0 with rope_type=dynamic"),
         ({"rope_type": "longrope", "long_factor": [1.0]}, "rope scaling of type longrope is not supported for qwen3"),
-        ({"rope_type": "mine"}, "rope scaling of type mine is not supported for qwen3; only default, linear, llama3"),
+        ({"rope_type": "mine"}, "rope scaling of type mine is not supported for qwen3; only default, dynamic, li"),
         ({**YARN, "attention_factor": 1.3}, "rope_parameters.attention_factor is not supported for qwen3 with rope_ty"),
         ({**YARN, "attn_factor": 2.0}, "rope_parameters.attn_factor is not supported for qwen3 with rope_type=yarn"),
         (

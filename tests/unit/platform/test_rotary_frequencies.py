@@ -41,6 +41,15 @@ def test_frequencies_and_magnitude_are_those_of_transformers(rope: dict[str, Any
     assert not torch.equal(plain, theirs)
 
 
+def test_dynamic_scaling_is_none_up_to_the_positions_of_the_model() -> None:
+    given = {**DENSE, "head_dim": 32, "rope_theta": 1e4, "rope_scaling": {"type": "dynamic", "factor": 4.0}}
+    config = transformers.AutoConfig.for_model(**{key: value for key, value in given.items() if key != "architectures"})
+    theirs, _ = ROPE_INIT_FUNCTIONS["dynamic"](config, "cpu", seq_len=config.max_position_embeddings)
+    assert torch.equal(frequencies(Rotary.of(complete(given)), 32), theirs)
+    longer, _ = ROPE_INIT_FUNCTIONS["dynamic"](config, "cpu", seq_len=config.max_position_embeddings + 1)
+    assert not torch.equal(longer, theirs)
+
+
 def test_a_share_of_a_head_is_turned_in_pairs_of_neighbours_and_the_rest_stays() -> None:
     rotary = Rotary.of(complete(TINY["glm4"]))
     angles = frequencies(rotary, 8)[None, None] * 3

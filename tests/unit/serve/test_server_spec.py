@@ -22,6 +22,7 @@ from rlscale.serve.server_spec import (
     server_environment,
     server_options,
 )
+from tests.unit.families.folders import TINY
 
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -55,6 +56,20 @@ def test_a_cpu_engine_keeps_the_states_of_gated_delta_nets_without_kernels_of_a_
         environment = server_environment(ServerSpec("engine-0", model, Device.cuda, dtype), tmp_path)
         assert environment["SGLANG_MAMBA_CONV_DTYPE"] == dtype
         assert "SGLANG_MAMBA_CONV_DTYPE" not in read_at_import(environment)
+
+
+def test_an_engine_of_dynamic_scaling_is_told_that_positions_are_plain_besides_what_the_user_says(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(TINY["glm4"]))
+    told = server_options(ServerSpec("engine-0", str(tmp_path), Device.cuda), 1)["json_model_override_args"]
+    plain = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    assert json.loads(told) == {"rope_parameters": plain}
+    given = {"json_model_override_args": '{"rms_norm_eps": 1e-4}'}
+    told = server_options(ServerSpec("engine-0", str(tmp_path), Device.cuda, options=given), 1)
+    assert json.loads(told["json_model_override_args"]) == {"rope_parameters": plain, "rms_norm_eps": 1e-4}
+    (tmp_path / "config.json").write_text(json.dumps(TINY["qwen3"]))
+    assert "json_model_override_args" not in server_options(ServerSpec("engine-0", str(tmp_path), Device.cuda), 1)
 
 
 def test_an_engine_of_adapters_is_told_their_kind_which_nobody_else_says(model: str) -> None:

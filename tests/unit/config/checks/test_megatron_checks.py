@@ -92,7 +92,10 @@ def test_what_breaks_a_promise_or_is_never_read_is_one_line(
     ("given", "line"),
     [
         ("attention_bias=true", "attention_bias=true is not supported for qwen3_moe"),
-        ("rope_scaling={rope_type: dynamic, factor: 4}", "rope scaling of type dynamic is not supported for qwen3_moe"),
+        (
+            "rope_scaling={rope_type: longrope, factor: 4}",
+            "rope scaling of type longrope is not supported for qwen3_moe",
+        ),
         ("rope_parameters={rope_type: linear}", "rope_parameters.factor=None: must be a number above 0"),
         ("hidden_act=gelu", "hidden_act=gelu is not supported for qwen3_moe; only silu"),
         ("norm_topk_prob=false", "norm_topk_prob=false (also where it is not given) is not supported for qwen3_moe"),
