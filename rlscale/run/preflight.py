@@ -22,7 +22,6 @@ from rlscale.config.derived.hub_names import not_downloaded, own_draft, served_p
 from rlscale.config.derived.needs import Needs
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import code_that_runs
-from rlscale.config.keys import plain
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
 from rlscale.data.configured_source import build_source
@@ -101,7 +100,7 @@ def _note(line: str) -> None:
 def _tell_code(parts: Sequence[_Part], tell: Callable[[str], None]) -> None:
     """Whose code stages run, before any of it is imported; that of the run itself its checks have told."""
     for part in parts[1:]:
-        for line in code_that_runs(plain(part.config)):
+        for line in code_that_runs(part.config):
             tell(part.stage + line)
 
 

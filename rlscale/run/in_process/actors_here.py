@@ -13,7 +13,7 @@ import copy
 import inspect
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,10 @@ class ActorsHere:
     def machines(self, count: int, gpus: int) -> list[str]:
         """See ActorHost. This one, and no other."""
         return ["here"] * count
+
+    def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
+        """See ActorHost. This machine is never gone."""
+        return list(nodes)
 
     def processes(self) -> Processes:
         """See ActorHost."""

@@ -6,7 +6,7 @@ Either way a handle's method is called as `handle.method.remote(...)`, which giv
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,6 +36,9 @@ class ActorHost(Protocol):
 
     def machines(self, count: int, gpus: int) -> list[str]:
         """Ids of `count` machines with so many GPUs, this one first. UserError when there are fewer."""
+
+    def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
+        """The same machines, with others in the place of those `used` that are gone. UserError where none is free."""
 
     def processes(self) -> Processes:
         """Who watches the processes of the actors of a run."""
@@ -71,6 +74,10 @@ class RayActors:
     def machines(self, count: int, gpus: int) -> list[str]:
         """See ActorHost."""
         return ray_session.node_ids(count, gpus)
+
+    def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
+        """See ActorHost."""
+        return ray_session.standing_in(nodes, used, gpus)
 
     def processes(self) -> Processes:
         """See ActorHost."""

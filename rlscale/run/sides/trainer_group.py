@@ -22,7 +22,6 @@ from rlscale.data.batches.rank_shard import RankShard
 from rlscale.run.disk.checkpoint import sums_of
 from rlscale.run.processes.forks import Forks
 from rlscale.run.processes.placement import Layout
-from rlscale.run.processes.ray_session import standing_in
 from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
 from rlscale.run.sides.rank_actors import RankActors
 from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
@@ -58,7 +57,7 @@ class TrainerGroup:
         used, gpus = {slot.node for slot in layout.ranks}, config.cluster.gpus_per_node
 
         def new_actors() -> RankActors:
-            return RankActors(layout, standing_in(nodes, used, gpus), calls, logs, config, forks)
+            return RankActors(layout, calls.host.standing_in(nodes, used, gpus), calls, logs, config, forks)
 
         self._new_actors = new_actors
         self._actors = new_actors()

@@ -82,7 +82,7 @@ def test_killing_the_server_ends_its_descendants_and_is_noticed(family: tuple[Gu
     process, pids = family
     assert process.pid == pids[0]
     os.kill(pids[0], signal.SIGKILL)
-    assert gone_within(pids, 5)
+    assert gone_within(pids, KILL_DEADLINE_S)
     deadline = time.monotonic() + 5
     while process.exit_code() is None and time.monotonic() < deadline:
         time.sleep(0.02)

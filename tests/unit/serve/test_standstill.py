@@ -11,7 +11,7 @@ import time
 import pytest
 
 from rlscale.serve.progress_endpoint import Moves
-from rlscale.serve.pulse import Activity, computed
+from rlscale.serve.pulse import Activity, computed, stopped_of
 from rlscale.serve.standstill import Standstill
 
 
@@ -71,7 +71,8 @@ def test_a_process_that_gets_no_core_is_not_idle() -> None:
         assert not activity.is_idle([starved.pid])
         starved.send_signal(signal.SIGSTOP)
         hog.kill()
-        time.sleep(0.1)
+        while not stopped_of([starved.pid]):  # it needs a core to take the signal
+            time.sleep(0.01)
         assert activity.is_idle([starved.pid])
     finally:
         for process in (hog, starved):

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 
 from rlscale.config.composition.compose import compose
 from rlscale.run.processes.remote_calls import ProcessLost, RunFailed
@@ -71,6 +70,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.stopping = self.failed = False
+        self.host = SimpleNamespace(put=lambda value: value)
 
     def check_stop(self) -> None: ...
 
@@ -87,7 +87,6 @@ class Told:
     """A trainer of one rank, what its ranks were told, and what the terminal shows."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-        monkeypatch.setattr(ray, "put", lambda value: value)
         monkeypatch.setattr(trainer_group, "sums_of", lambda checkpoint: {})
         self.calls, self.notes, self.ranks, self.told, self.dies_of = Calls(), [], [], [], []
         self.disk = {CHECKPOINT / "trainer": ["saved"]}
