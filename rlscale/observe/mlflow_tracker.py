@@ -23,7 +23,7 @@ _LONGEST_PARAM = 6000
 _FILES_ALLOWED = {"MLFLOW_ALLOW_FILE_STORE": "true", "GIT_PYTHON_REFRESH": "quiet"}
 """MLflow writes plain files only where that is said; it needs no git for what it does here."""
 _SHORT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""While a run waits for it, unless the user says otherwise. MLflow's own, seven retries of up to 120 s each, would hold up every iteration."""
+"""Limits of a request, for which the run waits, unless the user has set others. MLflow's own are 7 and 120 s."""
 _FAILURES = 3
 """After so many in a row nothing more is asked of a server, until the end."""
 _STATUS = {"failed": "FAILED", "stopped": "KILLED"}
