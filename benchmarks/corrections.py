@@ -3,8 +3,10 @@
 The recipe `arithmetic` with engines that agree with the trainer bit for bit, in float32 and bfloat16 as they are, of
 fp8 and int4 weights that nobody trained for, of int4 weights that are trained, and up to four versions behind; without
 a correction, with tis, with score centering, and with both. Accuracy is that on the held-out sums before and after;
-drift the mean k3 of engine against trainer over the last ten iterations. With `--folder` a study goes on where it was
-stopped; `--found` runs nothing and prints what is there. `--figure FILE` draws it as SVG. A cell takes a minute or two.
+drift the mean k3 of engine against trainer over the last ten iterations; the mean difference of log-probs is over the
+tokens of the trainer's own version, the largest over all, each over all iterations. With `--folder` a study goes on
+where it was stopped; `--found` runs nothing and prints what is there. `--figure FILE` draws it as SVG. A cell takes a
+minute or two.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from study import Cell, Outcome, Study
 
-K3, LARGEST, BEHIND = "mismatch_k3", "mismatch_abs_max", "staleness_mean"
+K3, BEHIND = "mismatch_k3", "staleness_mean"
+MEAN, LARGEST = "logprob_diff_mean", "mismatch_abs_max"
+"""Of the tokens of the trainer's own version, and of all."""
 
 
 def main() -> None:
@@ -64,7 +68,7 @@ def _setting(name: str) -> str:
 def _table(found: dict[Cell, Outcome]) -> Table:
     table = Table(
         *("engines", "correction", "seeds", "accuracy before", "after, of each seed", "mean"),
-        *("drift (k3)", "largest difference", "versions behind"),
+        *("drift (k3)", "log-prob difference, mean", "largest", "versions behind"),
         box=box.MARKDOWN,
     )
     for setting in SETTINGS:
@@ -82,8 +86,9 @@ def _figures(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
         ", ".join(f"{accuracy:.3f}" for accuracy in after),
         f"{statistics.fmean(after):.3f}",
         f"{statistics.fmean(outcome.late(K3) for outcome in outcomes):.1e}",
-        f"{max(value for outcome in outcomes for _, value in outcome.curve(LARGEST)):.1e}",
-        f"{statistics.fmean(value for outcome in outcomes for _, value in outcome.curve(BEHIND)):.1f}",
+        f"{statistics.fmean(outcome.mean(MEAN) for outcome in outcomes):.1e}",
+        f"{max(outcome.largest(LARGEST) for outcome in outcomes):.1e}",
+        f"{statistics.fmean(outcome.mean(BEHIND) for outcome in outcomes):.1f}",
     )
 
 

@@ -14,6 +14,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -89,11 +90,14 @@ class SimulatedEngines:
         self.supervisor = Supervisor(folder / "logs", folder / "scratch", _KEY, engine=self._launcher)
 
     def __enter__(self) -> SimulatedEngines:
-        self._host.start()
-        self.memory_before = float(psutil.Process().memory_info().rss)
-        specs = [ServerSpec(self.name(number), "simulated", Device.cpu) for number in range(self.count)]
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
-            list(threads.map(self.supervisor.start_engine, specs))
+        with ExitStack() as undone:
+            undone.push(self)  # ends what has started, where one does not
+            self._host.start()
+            self.memory_before = float(psutil.Process().memory_info().rss)
+            specs = [ServerSpec(self.name(number), "simulated", Device.cpu) for number in range(self.count)]
+            with ThreadPoolExecutor(_AT_ONCE) as threads:
+                list(threads.map(self.supervisor.start_engine, specs))
+            undone.pop_all()
         return self
 
     def __exit__(

@@ -7,13 +7,13 @@ is the process's own), open files and threads of every process are written down.
 medians of the second and of the last quarter of the run and how much the last is above: a process that is started
 again counts from its own beginning, when it has come to rest. Then the rewards of both quarters, and where prompts and
 tokens went by the run's own accounts, which stop it when they do not balance. 5,000 iterations take hours. Exit code 1
-if something grew by more than 2 %, the rewards fell, an iteration is missing, or the run failed.
+if something grew by more than 2 %, the rewards fell, an iteration is missing, the run failed, or what this would show
+was not measured: no engine killed, or a role not seen in both quarters.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -34,6 +34,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rlscale.observe.jsonl import read
+
 ROLES = {
     "rank": "TrainerActor",
     "rollout service": "RolloutActor",
@@ -44,9 +46,9 @@ ROLES = {
     "router": "rlscale.serve.router_main",
     "raylet": "raylet/raylet",
     "Ray's gcs": "gcs_server",
-    "driver": "-m rlscale",
 }
-"""Words in the command line of each, the first that fits counts."""
+"""Words in the command line of each, the first that fits counts. The driver is known by its id."""
+DRIVER = "driver"
 EVERY_S = 2.0
 SETTLED_S = 20.0
 """Of a process that has just been started nothing is written down for so long."""
@@ -74,7 +76,7 @@ def looks_at(process: psutil.Process) -> dict[str, float]:
 
 
 def role_of(process: psutil.Process) -> str | None:
-    """Which of ROLES it is."""
+    """Which of ROLES it is; None for one that is none of them."""
     line = " ".join(process.cmdline())
     return next((role for role, word in ROLES.items() if word in line), None)
 
@@ -92,10 +94,7 @@ class Soak:
 
     def rows(self) -> list[dict[str, Any]]:
         """The metrics of the iterations so far."""
-        with suppress(OSError):
-            lines = (self.folder / "run" / "metrics.jsonl").read_text().splitlines()
-            return [row for row in map(json.loads, lines) if "weight_version" in row]
-        return []
+        return [row for row in read(self.folder / "run" / "metrics.jsonl") if "weight_version" in row]
 
     def watch(self) -> None:
         """Look, and kill, until the run has ended."""
@@ -121,7 +120,8 @@ class Soak:
     def _family(self) -> Iterator[tuple[str, psutil.Process]]:
         with suppress(psutil.NoSuchProcess):
             driver = psutil.Process(self.process.pid)
-            for process in (driver, *driver.children(recursive=True)):
+            yield DRIVER, driver
+            for process in driver.children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     if (role := role_of(process)) is not None:
                         yield role, process
@@ -145,10 +145,12 @@ def report(soak: Soak, iterations: int) -> bool:
     """Print what became of it; whether all is well."""
     rows, well = soak.rows(), soak.process.returncode == 0
     table = Table("process", "", "second quarter", "last quarter", "more", box=box.MARKDOWN)
-    for role in ROLES:
+    unseen = []
+    for role in (*ROLES, DRIVER):
         for name in QUANTITIES:
             found = grown(soak.looks[role], name, len(rows))
             if found is None:
+                unseen.append(f"{role}: {name}")
                 continue
             more = found[1] / found[0] - 1 if found[0] else 0.0
             well &= more <= ALLOWED
@@ -161,7 +163,10 @@ def report(soak: Soak, iterations: int) -> bool:
     before, after = fmean(rewards[quarter : 2 * quarter] or [0.0]), fmean(rewards[-quarter:] or [0.0])
     well &= after >= before - 0.02
     print(f"exit code {soak.process.returncode}, {len(rows)} iterations; each once and in order: {_in_order(seen)}")
-    print(f"engine killed after iterations {soak.kills}")
+    print(f"engine killed after iterations {soak.kills or 'none'}")
+    if unseen:
+        print(f"not seen in both quarters: {', '.join(unseen)}")
+    well &= bool(soak.kills) and not unseen
     print(f"mean reward of the second quarter {before:.3f}, of the last {after:.3f}")
     last_row = rows[-1] if rows else {}
     accounts = [balance(last_row, "prompts", "drawn"), balance(last_row, "tokens", "received")]

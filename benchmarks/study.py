@@ -1,13 +1,15 @@
 """Cells of a study: runs of one recipe that differ in a setting, a correction and a seed, each made once and kept.
 
 A cell has a folder of its own below the study's, with the run in it and, once that has ended, `cell.json`: so a study
-goes on where it stopped, and a second study that asks for the same cell finds it. Runs of one seed start from one model
-and share processes that have imported everything (`python -m rlscale warm`).
+goes on where it stopped, and a second study that asks for the same cell finds it. One whose run was of another
+configuration (another default counts) or by another version of rlscale is refused. Runs of one seed start from one
+model and share processes that have imported everything (`python -m rlscale warm`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -17,9 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from rlscale import __version__
+from rlscale.config.composition.compose import compose
+from rlscale.config.keys import config_hash
 from rlscale.observe.atomic import write_text
 from rlscale.observe.metrics import read_metrics
 from rlscale.observe.summary import Summary
+from rlscale.run.disk.run_folder import MARK
 
 START = ("recipe=arithmetic_sft", "run.progress=plain")
 """The run that makes the model of a seed: the recipe's own warm start."""
@@ -64,9 +72,23 @@ class Outcome:
         return [(row["iteration"], row[metric]) for row in self.rows if metric in row]
 
     def late(self, metric: str, iterations: int = 10) -> float:
-        """The mean of a metric over the last iterations."""
+        """The mean of a metric over the last iterations; not a number where no iteration had it."""
         values = [value for _, value in self.curve(metric)[-iterations:]]
-        return sum(values) / len(values)
+        return sum(values) / len(values) if values else math.nan
+
+    def mean(self, metric: str) -> float:
+        """The mean of a metric over all iterations, likewise."""
+        return self.late(metric, len(self.rows))
+
+    def largest(self, metric: str) -> float:
+        """The largest of all iterations, likewise."""
+        return max((value for _, value in self.curve(metric)), default=math.nan)
+
+
+def made_by(run: Path) -> tuple[str, str]:
+    """Hash of a run's configuration, and the version of rlscale that made it."""
+    resolved = yaml.safe_load((run / "resolved.yaml").read_text())
+    return json.loads((run / MARK).read_text())["config_hash"], resolved["ran_on"]["rlscale"]
 
 
 class Study:
@@ -83,6 +105,8 @@ class Study:
             return None
         if json.loads(file.read_text()) != list(cell.overrides):
             sys.exit(f"{file.parent}: made with other overrides; name another folder, or remove this one")
+        if made_by(file.parent / "run") != (config_hash(compose(None, self._words(cell))), __version__):
+            sys.exit(f"{file.parent}: made with other defaults or versions; name another folder, or remove this one")
         summary = Summary.read(file.parent / "run")
         assert summary is not None
         assert summary.eval_before is not None
@@ -101,18 +125,24 @@ class Study:
 
     def _make(self, cell: Cell, warm: str) -> None:
         folder = self._folder / cell.place
-        model = self._model(cell.seed, warm)
-        self._train(folder / "run", warm, *ALWAYS, f"model.init={model}", f"run.seed={cell.seed}", *cell.overrides)
+        self._make_model(cell.seed, warm)
+        self._train(folder / "run", warm, *self._words(cell))
         write_text(folder / "cell.json", json.dumps(cell.overrides))
 
-    def _model(self, seed: int, warm: str) -> Path:
-        """The model that all cells of a seed start from."""
-        made = self._folder / f"start-{seed}"
+    def _words(self, cell: Cell) -> list[str]:
+        """What a cell's run is of."""
+        return [*ALWAYS, f"model.init={self._start(cell.seed) / 'hf'}", f"run.seed={cell.seed}", *cell.overrides]
+
+    def _start(self, seed: int) -> Path:
+        """The run whose model all cells of a seed start from."""
+        return self._folder / f"start-{seed}"
+
+    def _make_model(self, seed: int, warm: str) -> None:
+        made = self._start(seed)
         if not made.is_dir():
-            trying = self._folder / f"start-{seed}.trying"
+            trying = made.with_name(f"{made.name}.trying")
             self._train(trying, warm, *START, f"run.seed={seed}")
             trying.rename(made)
-        return made / "hf"
 
     def _train(self, output: Path, warm: str, *overrides: str) -> None:
         shutil.rmtree(output, ignore_errors=True)  # of a run that was cut off

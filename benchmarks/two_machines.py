@@ -102,12 +102,17 @@ def started(command: Sequence[str], log: Path, environment: dict[str, str], fold
             os.killpg(process.pid, 9)
 
 
+def last_lines(log: Path) -> list[str]:
+    """Of a log."""
+    return log.read_text().splitlines()[-15:]
+
+
 def await_text(log: Path, text: str, process: subprocess.Popen, limit_s: float = 180.0) -> None:
     """Return once a log holds the text. RuntimeError with its end if the process ends, or the time is up, before."""
     deadline = time.monotonic() + limit_s
     while text not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"{log.name}: no {text!r}\n" + "\n".join(log.read_text().splitlines()[-15:]))
+            raise RuntimeError(f"{log.name}: no {text!r}\n" + "\n".join(last_lines(log)))
         time.sleep(0.2)
 
 
@@ -161,11 +166,13 @@ class Watched:
         return self.iterations() >= count
 
     def await_span(self, after: str) -> None:
-        """Return when the driver has just ended a span of that name."""
+        """Return when the driver has just ended a span of that name. RuntimeError if none does within a minute."""
         path = self.folder / "run" / "timeline.jsonl"
         seen = path.read_text().count(f'"{after}"')
         deadline = time.monotonic() + 60.0
-        while path.read_text().count(f'"{after}"') == seen and time.monotonic() < deadline:
+        while path.read_text().count(f'"{after}"') == seen:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{path.name}: no further {after!r}\n" + "\n".join(last_lines(self.log)))
             time.sleep(0.01)
 
 
@@ -214,7 +221,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left
     print(", ".join(f"{name} {value}" for name, value in describe_machine().items()), f"load {load_average()}")
     with tempfile.TemporaryDirectory(dir="/tmp") as place, network():
-        folder = options.keep or Path(place)
+        folder = (options.keep or Path(place)).resolve()  # commands run in it
         folder.mkdir(parents=True, exist_ok=True)
         play_in(folder, Path(place) / "r", options)
 

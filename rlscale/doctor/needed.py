@@ -8,7 +8,6 @@ from rlscale.config.derived.needs import Needs
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
-from rlscale.config.schema.model_config import DType
 from rlscale.plan.planned_run import plan_run
 
 _OPTIMIZER = 12
@@ -35,7 +34,7 @@ class Needed:
             return cls(None, None, None)
         on_cpu = config.cluster.device is Device.cpu  # where everything lies in the host's memory
         host = plan.worst.total if on_cpu else sum(plan.host.values())
-        weights = plan.parameters * (4 if config.model.dtype is DType.float32 else 2)
+        weights = plan.parameters * config.model.dtype.bytes
         checkpoint = weights + (plan.parameters * _OPTIMIZER if config.model.lora is None else 0)
         saved = config.checkpoint.keep + config.checkpoint.keep_best + 1  # one is being written
         kept = saved * checkpoint if Needs.of(config).trains else 0

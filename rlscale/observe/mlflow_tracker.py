@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.observe.formatting import visible
+from rlscale.observe.summary import Summary
 from rlscale.observe.trackers import TrackedRun, environment, finite_numbers
 
 _FOLDER_TAG = "rlscale.folder"
@@ -19,6 +22,12 @@ _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 1000, 100
 _LONGEST_PARAM = 6000
 _FILES_ALLOWED = {"MLFLOW_ALLOW_FILE_STORE": "true", "GIT_PYTHON_REFRESH": "quiet"}
 """MLflow writes plain files only where that is said; it needs no git for what it does here."""
+_SHORT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""Limits of a request, for which the run waits, unless the user has set others. MLflow's own are 7 and 120 s."""
+_FAILURES = 3
+"""After so many in a row nothing more is asked of a server, until the end."""
+_STATUS = {"failed": "FAILED", "stopped": "KILLED"}
+"""Of a run in its summary -> in MLflow, where every other is FINISHED."""
 
 
 class MlflowTracker:
@@ -32,7 +41,8 @@ class MlflowTracker:
     def __init__(self, run: TrackedRun, uri: str = "") -> None:
         """`uri`: of a tracking server, or of a folder; by default `mlruns` in the run's own. UserError if not there."""
         self.check(uri)
-        with environment(_FILES_ALLOWED):
+        self._folder, self._failures = run.folder, 0
+        with environment(_FILES_ALLOWED | _SHORT):
             from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
 
@@ -56,28 +66,39 @@ class MlflowTracker:
         """Log all numbers as those of the iteration. What a server refuses is said, and does not end the run."""
         from mlflow.entities import Metric
 
-        if self._id is None:
+        if self._id is None or self._failures >= _FAILURES:
             return
         now = int(time.time() * 1000)
         numbers = [Metric(_named(name), value, now, iteration) for name, value in finite_numbers(metrics).items()]
         try:
-            self._log(self._id, numbers)
+            with environment(_SHORT):
+                self._log(self._id, numbers)
+            self._failures = 0
         except Exception as error:  # of a connection, or of the server
-            logging.getLogger(__name__).warning("MLflow did not take iteration %d: %s", iteration, _first_line(error))
+            self._failures += 1
+            more = "; it is sent no more of this run, metrics.jsonl has all" if self._failures == _FAILURES else ""
+            _warn("MLflow did not take iteration %d: %s%s", iteration, _first_line(error), more)
 
     def close(self) -> None:
-        """Tell MLflow that the run is over. May be called twice."""
-        if self._id is not None:
-            self._client.set_terminated(self._id)
-            self._id = None
+        """Tell MLflow that the run is over, and by its summary how it ended. May be called twice."""
+        if self._id is None:
+            return
+        run, self._id = self._id, None
+        summary = Summary.read(self._folder)
+        try:
+            with environment(_SHORT):
+                self._client.set_terminated(run, _STATUS.get(summary.status if summary else "", "FINISHED"))
+        except Exception as error:  # as in log
+            _warn("MLflow was not told that the run is over: %s", _first_line(error))
 
     def _opened(self, run: TrackedRun) -> str:
         """The id of the run in MLflow: that of the folder where it has one and nothing of it is to be replaced."""
         name = visible(run.settings.project)
         known = self._client.get_experiment_by_name(name)
         experiment = known.experiment_id if known is not None else self._client.create_experiment(name)
-        folder = str(run.folder.resolve())
-        found = self._client.search_runs([experiment], f"tags.`{_FOLDER_TAG}` = '{_quoted(folder)}'")
+        # Not by its name, which may have characters that a search cannot quote.
+        folder = hashlib.sha256(os.fsencode(run.folder.resolve())).hexdigest()[:16]
+        found = self._client.search_runs([experiment], f"tags.`{_FOLDER_TAG}` = '{folder}'")
         earlier = found[0].info.run_id if found and run.resumed is not None else None
         history = self._history(earlier)
         if earlier is not None and all(metric.step <= (run.resumed or 0) for metric in history):
@@ -121,8 +142,8 @@ def _named(name: str) -> str:
     return _NOT_IN_A_NAME.sub("_", name)
 
 
-def _quoted(text: str) -> str:
-    return text.replace("'", "")
+def _warn(text: str, *values: Any) -> None:
+    logging.getLogger(__name__).warning(text, *values)
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlscale.config.schema import Config
-from rlscale.config.schema.model_config import DType
 from rlscale.plan.drafts import Draft
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.trainer_memory import CONTEXT, GIB
@@ -41,7 +40,7 @@ class EngineMemory:
 
 def served_bytes(config: Config, shape: ModelShape) -> float:
     """The weights of a whole engine in the form of `rollout.weights`; norms and routers, a thousandth, as the rest."""
-    number = 4 if config.model.dtype is DType.float32 else 2
+    number = config.model.dtype.bytes
     plain = shape.embedding * (1 if shape.tied else 2)
     return plain * number + (shape.parameters - plain) * config.rollout.served_form.bytes_per_weight(number)
 
@@ -51,7 +50,7 @@ def engine_memory(
 ) -> EngineMemory:
     """The memory of one GPU of an engine, on devices of that size of which so much is left by a trainer asleep."""
     draft = draft or Draft()
-    gpus, number = config.rollout.gpus_per_engine, 4 if config.model.dtype is DType.float32 else 2
+    gpus, number = config.rollout.gpus_per_engine, config.model.dtype.bytes
     given = config.rollout.sglang.get("mem_fraction_static")
     weights = (served_bytes(config, shape) + draft.parameters * number) / gpus
     per_token = (shape.cache_numbers + draft.cache_numbers) * number / shape.cache_parts(gpus)

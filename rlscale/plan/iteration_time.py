@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
-from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.trainer_config import Recompute
+from rlscale.plan.engine_memory import served_bytes
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.rank_layout import RankLayout
 
@@ -91,7 +91,7 @@ def iteration_time(
         passes * forward[1] / (ranks * speeds.flops * REACHED[0]),
     )
     generate = _generate(config, shape, sizes, engine_cache_tokens, speeds)
-    per_rank = number_bytes(config) * shape.parameters / max(config.rollout.gpus_per_engine, 1)
+    per_rank = served_bytes(config, shape) / max(config.rollout.gpus_per_engine, 1)
     sync = Span(per_rank / speeds.inside + 0.2, per_rank / speeds.between + 2.0)
     trainer = train + logprobs
     shared = config.cluster.placement is Placement.colocated or config.rollout.max_staleness == 0
@@ -110,11 +110,6 @@ def iteration_time(
         Span(*sorted((samples * lengths[0] / whole.least / gpus, samples * lengths[1] / whole.most / gpus))),
         Span(*sorted((useful * forward[1] / (train.most * peak), useful * forward[0] / (train.least * peak)))),
     )
-
-
-def number_bytes(config: Config) -> float:
-    """Bytes of a number of the model as it is computed and cached with."""
-    return 4.0 if config.model.dtype is DType.float32 else 2.0
 
 
 def _forward(shape: ModelShape, tokens: float, outputs: float) -> float:
@@ -138,18 +133,19 @@ def _generate(config: Config, shape: ModelShape, sizes: Sizes, cache_tokens: flo
     engines = max(sizes.engines, 1)
     gpus = max(config.rollout.gpus_per_engine, 1)
     longest, prompts = config.rollout.max_response_tokens, config.rollout.max_prompt_tokens
-    samples, number = sizes.samples_per_iteration / engines, number_bytes(config)
+    samples, number = sizes.samples_per_iteration / engines, config.model.dtype.bytes
+    weight = served_bytes(config, shape) / shape.parameters
     spans = []
     for share, reached in zip(FILLED, reversed(DECODED), strict=True):
         mean = share * longest
         fitting = max(1.0, cache_tokens / (prompts * share + mean))
         batch = max(1.0, min(samples, config.rollout.max_concurrent, fitting))
         visited = shape.visited + shape.hidden * shape.vocabulary
-        read = min(shape.parameters, visited * batch) * number  # of experts, those that some request visits
+        read = min(shape.parameters, visited * batch) * weight  # of experts, those that some request visits
         cached = batch * (prompts * share + mean / 2) * shape.cache_numbers * number
         computed = 2.0 * visited * batch / (speeds.flops * 0.5)
         step = max((read + cached) / (speeds.memory * reached), computed) / gpus
         # The last responses of a batch run nearly alone, up to the longest.
-        alone = (longest - mean) * min(shape.parameters, visited) * number / (speeds.memory * reached) / gpus
+        alone = (longest - mean) * min(shape.parameters, visited) * weight / (speeds.memory * reached) / gpus
         spans.append(samples / batch * mean * step + alone)
     return Span(min(spans), max(spans))

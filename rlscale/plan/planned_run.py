@@ -15,7 +15,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.component import TARGET
-from rlscale.config.schema.model_config import DType, ModelConfig
+from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families import FAMILIES, reach_of
 from rlscale.families.config_file import problems
@@ -144,7 +144,7 @@ def _trainer_asleep(ranks: tuple[RankMemory, ...]) -> float:
 def training_of(config: Config, *, on_gpu: bool, trained_share: float = 1.0) -> Training:
     """How the policy is trained: its longest micro-batch is a full one, or a single longer sample."""
     trainer, sizes, lora = config.trainer, Sizes.of(config), config.model.lora
-    number = 4 if config.model.dtype is DType.float32 else 2
+    number = config.model.dtype.bytes
     kept = None if lora is None or lora.base is WeightForm.as_trained else ServedForm(lora.base)
     tokens = max(trainer.max_tokens_per_microbatch, sizes.max_sequence_tokens)
     return Training(

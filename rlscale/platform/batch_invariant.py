@@ -116,10 +116,16 @@ def rows_are_independent(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
     return torch.equal(product(x.flip(0), weight).flip(0), whole) and torch.equal(product(x[7:8], weight), whole[7:8])
 
 
-def attention_is_independent(heads: int, key_heads: int, size: int, dtype: torch.dtype) -> bool:
-    """The same of attention with so many heads of that size: of whole sequences, and of some of their tokens alone."""
+def attention_is_independent(
+    heads: int, key_heads: int, size: int, dtype: torch.dtype, value_size: int | None = None
+) -> bool:
+    """The same of attention with so many heads of that size: of whole sequences, and of some of their tokens alone.
+
+    Values are as wide as keys where `value_size` is not given.
+    """
     tokens = SPAN + KEYS // 2
-    query, key, value = (_numbers(2, n, tokens, size, dtype=dtype) for n in (heads, key_heads, key_heads))
+    shapes = (heads, size), (key_heads, size), (key_heads, value_size or size)
+    query, key, value = (_numbers(2, n, tokens, width, dtype=dtype) for n, width in shapes)
     last = torch.arange(tokens).expand(2, -1)
     whole = attention(query, key, value, last, size**-0.5)
     ends = range(KEYS, tokens, KEYS)  # each number of keys that a product may have

@@ -11,3 +11,8 @@ class DType(Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+    @property
+    def bytes(self) -> int:
+        """Of a number."""
+        return 4 if self is DType.float32 else 2

@@ -53,10 +53,10 @@ class RolloutStore:
         path = self._file(iteration, f".{self.form.value}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._file(iteration, SUFFIX).unlink(missing_ok=True)  # first: it is never beside other groups than its own
             _FORMATS[path.suffix].write_groups(path, kept, facts)
             for other in _FORMATS.keys() - {path.suffix}:
                 path.with_suffix(other).unlink(missing_ok=True)
-            self._file(iteration, SUFFIX).unlink(missing_ok=True)
         except OSError as error:
             raise _unwritten(path, error) from error
 

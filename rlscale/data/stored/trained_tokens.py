@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +43,13 @@ def read_trained(path: Path, row: int) -> TrainedTokens | None:
     """The tokens of the sample at a place of the file; None where there is no such file or place, or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as columns:
-            offsets = columns["offsets"]
-            if int(columns["format"]) != _FORMAT or not 0 <= row < len(offsets) - 1:
+            if int(columns["format"]) != _FORMAT:
                 return None
-            logprobs = columns.get("logprobs")
-            return TrainedTokens(columns["advantages"], logprobs).at(slice(offsets[row], offsets[row + 1]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            offsets, advantages, logprobs = columns["offsets"], columns["advantages"], columns.get("logprobs")
+    except Exception:  # for damaged files NumPy, zipfile and their decompressors raise a dozen kinds
         return None
+    lengths = {advantages.shape, advantages.shape if logprobs is None else logprobs.shape}
+    whole = offsets.ndim == 1 and len(offsets) and offsets.dtype.kind == "i" and lengths == {(int(offsets[-1]),)}
+    if not whole or offsets[0] or (np.diff(offsets) < 0).any() or not 0 <= row < len(offsets) - 1:
+        return None
+    return TrainedTokens(advantages, logprobs).at(slice(offsets[row], offsets[row + 1]))

@@ -133,6 +133,22 @@ def test_engines_of_quantised_weights_have_more_room_and_rounding_takes_some() -
         assert rounding.weights == 2 * rank.weights
 
 
+@pytest.mark.parametrize(("form", "share"), [("fp8_block", 0.5), ("int4", 0.27)])
+def test_a_sync_and_decoding_take_the_bytes_of_the_weights_that_engines_hold(form: str, share: float) -> None:
+    given = ["model=qwen3_30b", "model.dtype=bfloat16", "rollout.sglang.mem_fraction_static=0.8"]
+    before, after = (
+        plan_run(compose("gsm8k", [*GSM8K[1:], *given, *more])).time for more in ([], [f"rollout.weights={form}"])
+    )
+    assert before is not None
+    assert after is not None
+    assert (after.sync.least - 0.2) / (before.sync.least - 0.2) == pytest.approx(share, abs=0.03)
+    assert (after.sync.most - 2.0) / (before.sync.most - 2.0) == pytest.approx(share, abs=0.03)
+    assert after.generate.least < before.generate.least
+    single = plan_run(compose("gsm8k", [*GSM8K[1:], *given, "model.dtype=float32"])).time
+    assert single is not None
+    assert (single.sync.least - 0.2) / (before.sync.least - 0.2) == pytest.approx(2.0)
+
+
 def test_a_larger_gpu_takes_what_a_smaller_one_does_not() -> None:
     small = plan_run(compose("gsm8k", [*GSM8K[1:], "cluster.gpu_memory_gb=16"]))
     large = plan_run(compose("gsm8k", [*GSM8K[1:], "cluster.gpu_memory_gb=80"]))

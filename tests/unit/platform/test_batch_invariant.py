@@ -192,18 +192,19 @@ def test_the_machine_is_asked_whether_rows_are_independent(dtype: torch.dtype, m
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (2, 2)])
+@pytest.mark.parametrize(("heads", "key_heads", "value_size"), [(4, 2, None), (2, 2, None), (2, 2, 24)])
 def test_the_machine_is_asked_whether_attention_is_independent(
-    dtype: torch.dtype, heads: int, key_heads: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, heads: int, key_heads: int, value_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert invariant.attention_is_independent(heads, key_heads, 16, dtype)
+    assert invariant.attention_is_independent(heads, key_heads, 16, dtype, value_size)
 
     def at_once(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: float) -> Tensor:
+        assert (query.shape[-1], key.shape[-1], value.shape[-1]) == (16, 16, value_size or 16)
         return own(query, key, value, last, scale) + key.shape[2]
 
     own = invariant.attention
     monkeypatch.setattr(invariant, "attention", at_once)
-    assert not invariant.attention_is_independent(heads, key_heads, 16, dtype)
+    assert not invariant.attention_is_independent(heads, key_heads, 16, dtype, value_size)
 
 
 def test_a_product_does_not_depend_on_where_its_weight_lies() -> None:

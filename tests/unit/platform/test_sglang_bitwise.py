@@ -61,6 +61,8 @@ READ = {
     "sglang.srt.layers.logits_processor": [
         "        self.vocab_size = config.vocab_size\n",
         "    next_token_logprobs: Optional[torch.Tensor] = None\n",
+        "    next_token_sampling_mask_idx: Optional[List[Optional[List[int]]]] = None\n",
+        "    next_token_sampling_logprobs: Optional[List[Optional[float]]] = None\n",
     ],
     "sglang.srt.layers.moe.topk": [
         "    correction_bias: Optional[torch.Tensor] = None\n",
@@ -69,7 +71,13 @@ READ = {
         "class StandardTopKOutput(NamedTuple):\n",
     ],
     "sglang.srt.layers.quantization.unquant": ["layer.w13_weight", "layer.w2_weight"],
-    "sglang.srt.layers.sampler": ["                logits.div_(sampling_info.temperatures)\n"],
+    "sglang.srt.layers.sampler": [
+        "                logits.div_(sampling_info.temperatures)\n",
+        "                masks.append(row_ids)\n                logprobs.append(float(selected_logprobs_cpu[i]))\n",
+        "                masks.append(None)\n                logprobs.append(None)\n",
+        "        logits_output.next_token_sampling_mask_idx = masks\n"
+        "        logits_output.next_token_sampling_logprobs = logprobs\n",
+    ],
     "sglang.srt.layers.rotary_embedding.base": ["        self.is_neox_style = is_neox_style\n"],
     "sglang.srt.layers.rotary_embedding.rope_variant": ["class DeepseekScalingRotaryEmbedding(RotaryEmbedding):\n"],
     "sglang.srt.configs.model_config": [

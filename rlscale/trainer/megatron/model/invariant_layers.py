@@ -37,7 +37,8 @@ def make_batch_invariant(chunk: GPTModel) -> None:
 def _ask_machine(chunk: GPTModel) -> None:
     config: Any = chunk.config
     heads, key_heads = config.num_attention_heads, config.num_query_groups
-    if not batch_invariant.attention_is_independent(heads, key_heads, config.kv_channels, config.params_dtype):
+    values = getattr(config, "v_head_dim", config.kv_channels)  # of latent attention, which alone has a size for them
+    if not batch_invariant.attention_is_independent(heads, key_heads, config.kv_channels, config.params_dtype, values):
         raise UserError(
             "run.bitwise=true: on this machine the attention of a token has other bits beside other tokens; leave "
             "run.bitwise out"

@@ -20,7 +20,7 @@ from rlscale.data.batches.fields import FIELDS, Field, Scope
 from rlscale.data.sample import Group, Prompt, Sample, Segment
 from rlscale.data.stored.rollout_file import read_groups, write_groups
 from rlscale.data.stored.stored_rollouts import RolloutStore, StoredRollouts, spread
-from rlscale.data.stored.trained_tokens import TrainedTokens
+from rlscale.data.stored.trained_tokens import TrainedTokens, read_trained, write_trained
 from rlscale.rollout.replay import ReplayService
 
 
@@ -230,3 +230,62 @@ def test_what_tokens_were_trained_with_is_read_by_the_row_of_their_sample(tmp_pa
     assert stored.trained(1, len(stored.outline(1))) is None
     store.write(1, 0, groups)  # a later attempt, which has not trained yet
     assert stored.trained(1, 0) is None
+
+
+def test_trained_tokens_of_a_damaged_file_are_none(tmp_path: Path) -> None:
+    path, sound = tmp_path / "a.trained.npz", tmp_path / "sound.trained.npz"
+    numbers = np.arange(5, dtype=np.float32)
+    write_trained(sound, [2, 3], TrainedTokens(numbers, -numbers))
+    with np.load(sound) as columns:
+        written = dict(columns)
+    found = read_trained(sound, 1)
+    assert found is not None
+    assert found.advantages.tolist() == [2, 3, 4]
+    whole = sound.read_bytes()
+    texts = [
+        b"",
+        b"PK",
+        b"no archive",
+        whole[:100],
+        whole[:-30],
+        *(_flipped(whole, at) for at in range(0, len(whole), 3)),
+    ]
+    for text in texts:
+        path.write_bytes(text)
+        told = read_trained(path, 1)
+        assert told is None or told.advantages.tolist() == [2, 3, 4]  # a bit of a date or a name that nobody reads
+    wrong: dict[str, Any] = {
+        "offsets": [[0, 2, 6], [0, 3, 2, 5], [1, 5], [[0, 5]], [], [0.0, 2.0, 5.0], 5],
+        "advantages": [numbers[:4], numbers[:, None], 1.0],
+        "logprobs": [numbers[:4], numbers[None]],
+        "format": [2, "one", [1, 1]],
+    }
+    for name, values in wrong.items():
+        for value in values:
+            np.savez(path, **{**written, name: np.array(value)})
+            assert read_trained(path, 0) is None, (name, value)
+    with path.open("wb") as file:
+        np.save(file, numbers)  # an array by itself
+    assert read_trained(path, 0) is None
+
+
+def _flipped(file: bytes, at: int) -> bytes:
+    return file[:at] + bytes([file[at] ^ 0x10]) + file[at + 1 :]
+
+
+def test_groups_that_cannot_be_replaced_are_not_left_beside_what_others_were_trained_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, groups = RolloutStore(tmp_path / "rollouts", Store.all, 1, 1.0), [group(5)]
+    store.write(1, 0, groups)
+    tokens = np.zeros(sum(len(sample.tokens) for sample in groups[0].samples), np.float32)
+    store.write_trained(1, groups, TrainedTokens(tokens, None))
+    assert StoredRollouts(tmp_path, "").trained(1, 0) is not None
+
+    def full(*unused: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("rlscale.data.stored.rollout_file.write_groups", full)
+    with pytest.raises(UserError, match="No space left"):
+        store.write(1, 1, [group(3)])
+    assert StoredRollouts(tmp_path, "").trained(1, 0) is None

@@ -55,3 +55,20 @@ def test_a_machine_that_says_no_is_refused(question: str, said: str, monkeypatch
     monkeypatch.setattr(batch_invariant, question, lambda *shape: False)
     with pytest.raises(UserError, match=f"run.bitwise=true: on this machine {said}"):
         _ask_machine(chunk("softmax", 100))
+
+
+@pytest.mark.parametrize(("latent", "values"), [({}, 8), ({"v_head_dim": 24}, 24)])
+def test_attention_is_asked_about_with_values_as_wide_as_the_model_has_them(
+    latent: dict[str, int], values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths, own = set(), batch_invariant.attention
+
+    def seen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
+        widths.add((query.shape[-1], key.shape[-1], value.shape[-1]))
+        return own(query, key, value, *rest)
+
+    monkeypatch.setattr(batch_invariant, "attention", seen)
+    model = chunk("softmax", 100)
+    vars(model.config).update(latent)
+    _ask_machine(model)
+    assert widths == {(8, 8, values)}
