@@ -32,8 +32,8 @@ _GONE_S = 10.0
 """How long ranks that were ended may take to give back what they held."""
 _CHECKING = "checking the checkpoint"
 _ENGINES_FIRST = 2.0
-"""How often `weights.timeout_s` the driver waits for ranks that talk to engines: they wait for that long themselves, and
-begin later. An engine that hangs is then an error of theirs, which names it, and no reason to replace the ranks."""
+"""How many times `weights.timeout_s` the driver waits for ranks that talk to engines: these wait for that long
+themselves, and begin later. So an engine that hangs is an error of theirs, which names it, and no loss of ranks."""
 _ENGINES_LIMIT = f"{_ENGINES_FIRST:g} times weights.timeout_s"
 
 
