@@ -64,7 +64,8 @@ def _smoke(config: Config, notes: list[str]) -> int:
     """Instead of the run one step; see rlscale.run.smoke."""
     _make_folder("run.scratch", config.run.scratch, mode=0o700)
     with current_folder_importable(), with_workers(config, warm_forks(config)) as forks:
-        from rlscale.run.processes.stop_signal import StopSignal
+        from rlscale.run.lifecycle import STOPPED
+        from rlscale.run.processes.stop_signal import StopRequested, StopSignal
         from rlscale.run.smoke import smoke
 
         check_hooks(config.algo)
@@ -73,6 +74,8 @@ def _smoke(config: Config, notes: list[str]) -> int:
             stop.install()
             try:
                 return smoke(config, stop, notes, forks, host)
+            except StopRequested:
+                return STOPPED
             finally:
                 stop.restore()
 

@@ -73,12 +73,12 @@ class Trainer(Protocol):
     def damaged(self, folder: str | Path, sums: dict[str, str]) -> list[str]:
         """The files of a checkpoint, of this rank's share of `sums`, whose checksum is another one. Not collective."""
 
-    def load(self, folder: str | Path) -> None:
+    def load(self, folder: str | Path, resumed: bool = True) -> None:
         """Continue from what was saved.
 
         Where ranks are lost in a run (`run.recover`) others load a checkpoint, are given the same shards to train on
-        again, and must then be what these were. With `optim.reset_on_resume` they are called with `False` besides:
-        it is not the run that is continued.
+        again, and must then be what these were. They may be called with `resumed` False: it is not the run that is
+        continued, of which `optim.reset_on_resume` speaks.
         """
 
     def export(self, folder: str | Path, model: str = "policy") -> None:

@@ -22,7 +22,7 @@ def broken_trainers(
     from rlscale.weights.bucket import Bucket
 
     class ForgetsToLoad(MegatronTrainer):
-        def load(self, folder: Any) -> None:
+        def load(self, folder: Any, resumed: bool = True) -> None:
             pass
 
     class CountsInIntegers(MegatronTrainer):

@@ -65,6 +65,8 @@ def _compose(recipe: str, config: Config) -> Config:
         scratch=config.run.scratch,
         progress=config.run.progress,
         in_process=config.run.in_process,
+        recover=config.run.recover,
+        recover_at_most=config.run.recover_at_most,
         groups=groups,
     )
     joined = dataclasses.replace(stage, **taken, run=run)

@@ -21,6 +21,8 @@ def serving_beside(config: Config, name: str) -> Config:
     rollout = replace(
         config.rollout,
         engines=model.engines,
+        engines_at_least=None,
+        engines_at_most=None,
         engine_groups={},
         gpus_per_engine=model.gpus_per_engine,
         threads_per_engine=model.threads_per_engine,

@@ -108,6 +108,8 @@ def import_(arguments: Sequence[str]) -> int:
 
 def _check(config: Config) -> None:
     """Whether the model can be laid out on the ranks that convert, and this machine has their GPUs."""
+    if config.run.in_process:
+        raise UserError("run.in_process=true: a model is converted by ranks in processes of their own; leave it out")
     check_layout(config)
     check_gpus(config)
 

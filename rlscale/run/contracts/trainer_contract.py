@@ -73,7 +73,7 @@ def _live(report: Report, trainer: Trainer, shard: RankShard, folder: Path) -> N
     report.call("damaged", trainer.damaged, checkpoint, {})
     _train(report, trainer, shard, version=1)
     went_on = _logprobs(report, trainer, shard)
-    report.call("load", trainer.load, checkpoint)
+    report.call("load", trainer.load, checkpoint, False)
     report.same("resume", "log-probs as they were saved", _logprobs(report, trainer, shard), saved, "after load")
     _train(report, trainer, shard, version=1)
     again = _logprobs(report, trainer, shard)

@@ -41,7 +41,8 @@ def rank_settings(config: Config, layout: Layout, logs: Path) -> list[RankSettin
     threads = trainer_threads(config)
     environment = {**rank_environment(config.cluster.device, threads), **OWN_GPUS}
     one_machine = len({slot.node for slot in layout.ranks}) == 1
-    if one_machine and not config.rollout.engine_urls and _GLOO not in os.environ:
+    elsewhere = config.rollout.engine_urls or config.rollout.engines_at_most is not None  # engines, by now or later
+    if one_machine and not elsewhere and _GLOO not in os.environ:
         environment[_GLOO] = "lo"  # nobody else is to reach the ranks; engines elsewhere would have to
     return [
         RankSettings(rank, slot.node, slot.gpus[0] if slot.gpus else 0, logs / f"rank-{rank}.log", threads, environment)

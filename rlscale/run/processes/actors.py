@@ -78,10 +78,7 @@ class TrainerActor(_Actor):
 
     def __init__(self, log: str, rank: int, world_size: int, local_rank: int, threads: int) -> None:
         self._logs_to(log)
-        import torch
-
-        torch.set_num_threads(threads)
-        self._rank, self._world_size, self._local_rank = rank, world_size, local_rank
+        self._rank, self._world_size, self._local_rank, self._threads = rank, world_size, local_rank, threads
         self._trainer: Any = None
 
     def preload(self, cpu: bool, trainer: str) -> None:
@@ -102,6 +99,7 @@ class TrainerActor(_Actor):
         """Join the other ranks and build the models."""
         from rlscale.data.target import instantiate
 
+        self._take_threads()
         node = {"_target_": spec.trainer._target_, **spec.trainer.arguments}
         self._trainer = instantiate(node, "trainer", spec, self._rank, self._world_size, self._local_rank)
         self._trainer.start(address, port)
@@ -110,8 +108,15 @@ class TrainerActor(_Actor):
         """Join the other ranks and convert a model instead of training one; see trainer.megatron.conversion."""
         from rlscale.trainer.megatron.disk.conversion import convert
 
+        self._take_threads()
         place = (self._rank, self._world_size, self._local_rank)
         convert(spec, place, (address, port), target, to, critic=critic)
+
+    def _take_threads(self) -> None:
+        """Compute with as many threads as the layout gives; only now, as a process may hold ranks of several stages."""
+        import torch
+
+        torch.set_num_threads(self._threads)
 
     def connect_engines(self, route: Any, urls: list[str], api_key: str) -> None:
         """Connect the ranks' weights to the engines at `urls`; see Trainer.connect_engines."""

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +21,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import ClusterConfig
 from rlscale.run.processes import reaper
 from rlscale.run.processes.ray_waker import RayWaker
+from rlscale.serve.pulse import family_of
 
 # Ray's sockets live under <temp>/session_<date>_<pid>/sockets/plasma_store; a Unix socket path holds 107 bytes.
 _LONGEST_TEMP = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
@@ -73,6 +74,7 @@ class RaySession:
         token.write_text(os.urandom(32).hex())
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         self._keep_to_this_machine()
+        others = frozenset(psutil.Process().children())  # of this command
         try:
             ray.init(
                 num_cpus=0,  # actors ask for no cores; a higher number makes Ray start as many idle workers
@@ -90,6 +92,7 @@ class RaySession:
                 f"Ray did not start within its 30 s: the machine is too busy (load {os.getloadavg()[0]:.0f} on "
                 f"{os.cpu_count()} cores) or short of memory; try again when less runs beside"
             ) from error
+        self._start_waker(others)
         self._start_reaper()
         return self
 
@@ -125,11 +128,14 @@ class RaySession:
                 self._reaper.stdin.close()
             self._reaper.wait()
 
+    def _start_waker(self, others: Collection[psutil.Process]) -> None:
+        """Have Ray's processes continued when somebody stops one: all children that this one has besides `others`."""
+        own = [child.pid for child in psutil.Process().children() if child not in others]
+        self._waker = RayWaker(_when_started(pid for child in own for pid in family_of(child)))
+
     def _start_reaper(self) -> None:
-        """Have somebody end Ray's processes should this one be killed (`reaper`), and wake them up."""
-        family = [child.pid for child in psutil.Process().children(recursive=True)]
-        processes = {pid: began for pid in family if (began := reaper.start_time(pid)) is not None}
-        self._waker = RayWaker(processes)
+        """Have somebody end Ray's processes, and others that this one has started, should it be killed (`reaper`)."""
+        processes = _when_started(child.pid for child in psutil.Process().children(recursive=True))
         self._reaper = subprocess.Popen(
             [sys.executable, "-I", "-S", reaper.__file__], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -147,6 +153,11 @@ class RaySession:
         # The same folder by way of an open descriptor of this process, whatever its path is.
         self._descriptor = os.open(self._folder, os.O_RDONLY)
         return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}/{_RAYS}")
+
+
+def _when_started(pids: Iterable[int]) -> dict[int, str]:
+    """Those of the processes that are there, each with when it started."""
+    return {pid: began for pid in pids if (began := reaper.start_time(pid)) is not None}
 
 
 def standing_in(nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:

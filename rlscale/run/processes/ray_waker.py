@@ -1,7 +1,7 @@
-"""Ray's own processes, should somebody stop one (SIGSTOP): they go on, since nothing works without them, no end either.
+"""Lets Ray's own processes go on where somebody has stopped one (SIGSTOP): without them a run can neither work nor end.
 
 A driver that waits for a stopped raylet or GCS does so inside Ray, where it hears no deadline. Both are the run's, as
-long as it started Ray itself, so it may let them go on.
+long as it started Ray itself, so it may continue them.
 """
 
 from __future__ import annotations

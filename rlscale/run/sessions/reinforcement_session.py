@@ -24,10 +24,12 @@ class ReinforcementSession(TrainingSession):
 
     def _keep_tokens(self, groups: Sequence[Group], batch: Batch, parts: list[RankShard]) -> None:
         """Advantages of stored groups, and the trainer's log-probs: where `rollout.store_ratios`, by a pass for it."""
-        store, bypasses = self.records.rollout_store, self.config.algo.correction.bypass
+        store = self.records.rollout_store
         if store.keep is Store.none:
             return
-        logprobs = batch.columns.get("old_logprobs") if not bypasses else None  # the engine's own otherwise
+        # Else the column holds the engine's own, or those of the weights that each token was sampled with.
+        own = not self.config.algo.correction.bypass and self._needs.old_model == "policy"
+        logprobs = batch.columns.get("old_logprobs") if own else None
         if logprobs is None and self.config.rollout.store_ratios:
             with self.records.model_pass("stored_logprobs"):
                 logprobs = self._trainer.columns(Pass("old_logprobs", "policy", Moment.batch), parts, batch)

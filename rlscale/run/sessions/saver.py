@@ -30,6 +30,11 @@ class Saver:
         """Whether a checkpoint is being written."""
         return self._begun is not None
 
+    @property
+    def lost(self) -> bool:
+        """Whether those who had begun to write the last one are gone: others may write what they did not."""
+        return False
+
     def begin(self, progress: Progress, rollout: Any, *, copy: bool) -> None:
         """Save this moment. With `copy` the run may go on meanwhile, else all of it is written now.
 
@@ -55,6 +60,11 @@ class SaverWithRanks(Saver):
         self._trainer, self._timeout_s = trainer, timeout_s
         self._losses = 0  # of ranks, when the save began
 
+    @property
+    def lost(self) -> bool:
+        """See Saver."""
+        return self._losses != self._trainer.losses
+
     def begin(self, progress: Progress, rollout: Any, *, copy: bool) -> None:
         """See Saver. With `copy` the ranks write a copy while the run goes on, else they have written it now."""
         self._losses = self._trainer.losses
@@ -62,9 +72,10 @@ class SaverWithRanks(Saver):
         try:
             self._asking(begun, lambda: self._trainer.begin_save(begun.trainer, copy))
         except CheckpointFailed:
-            if self._losses == self._trainer.losses:
+            if not self.lost:
                 raise
             return self.begin(progress, rollout, copy=copy)  # by those in the place of lost ranks
+        self._losses = self._trainer.losses  # those who write may have come in the place of lost ones just now
         self._begun = begun
         return None
 
@@ -86,7 +97,7 @@ class SaverWithRanks(Saver):
         return whole
 
     def _is_saved(self) -> bool:
-        if self._losses != self._trainer.losses:
+        if self.lost:
             raise UserError("ranks that wrote it were lost")
         return self._trainer.is_saved()
 

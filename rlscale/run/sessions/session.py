@@ -133,9 +133,14 @@ class Session(ABC):
     def save(self) -> None:
         """Write a checkpoint of this very moment and wait until it is whole. CheckpointFailed when the disk refuses."""
         self._finish_saving(wait=True)
-        if self._saved_at != self.state.iteration:
+        while self._saved_at != self.state.iteration:
             self._begin_saving(copy=False)
-            self._complete(wait=True)
+            try:
+                self._complete(wait=True)
+            except CheckpointFailed as error:
+                if not self._saver.lost:
+                    raise
+                self.records.note(str(error))
 
     def _begin_saving(self, *, copy: bool) -> None:
         """Save this very moment. Generation in flight is not part of it: its prompts come again."""

@@ -176,7 +176,12 @@ class TrainingSession(Session):
         return super()._worth_saving and self._trustworthy
 
     def _save_last(self) -> None:
-        """Engines that share the devices leave first."""
+        """Engines that share the devices leave first. Nothing where ranks are lost: a run that ends gets no others."""
+        if self._trainer.awaits_others:
+            self.records.note(
+                "no checkpoint could be written, as the trainer's ranks are lost; the last one still stands"
+            )
+            return
         self._engines.leave()
         super()._save_last()
 

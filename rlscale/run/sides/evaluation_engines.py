@@ -32,6 +32,8 @@ def measuring_apart(config: Config) -> Config:
     rollout = replace(
         config.rollout,
         engines=config.eval.engines,
+        engines_at_least=None,
+        engines_at_most=None,
         engine_groups={},
         engine_urls=[],
         engine_key_file=None,

@@ -63,8 +63,9 @@ class Recoveries:
         self._calls, self._note = calls, note
         self._most = config.run.recover_at_most
         saves = config.checkpoint.every > 0 or config.checkpoint.every_s is not None
-        self.wanted = config.run.recover is Recover.trainer and saves
-        """Whether what is trained must be kept to be done again. Without checkpoints that would be all of the run."""
+        self.wanted = config.run.recover is Recover.trainer and saves and not config.run.in_process
+        """Whether what is trained must be kept to be done again. Without checkpoints that would be all of the run; a
+        rank that is this process is lost with it, and its batches would stay in this process's memory."""
         self.count = 0
         """How often they were brought back."""
 

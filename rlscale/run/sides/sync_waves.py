@@ -57,7 +57,7 @@ class SyncWaves:
                 before = metrics.get(name, 0.0)
                 metrics[name] = max(before, value) if name == "canary_diff" else before + value
         self.drain((), self.sync.watching(version))  # nobody is left out from here on, also where nothing is asked yet
-        self.sync.syncs += 1
+        self.sync.over()
         return metrics
 
     def _one(self, version: int, wave: Sequence[str]) -> dict[str, float]:

@@ -6,7 +6,7 @@ Ranks that are lost are replaced where `run.recover` wants it, and asked again: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,10 @@ from rlscale.weights.transports.route import Route
 _GONE_S = 10.0
 """How long ranks that were ended may take to give back what they held."""
 _CHECKING = "checking the checkpoint"
+_ENGINES_FIRST = 2.0
+"""How many times `weights.timeout_s` the driver waits for ranks that talk to engines: these wait for that long
+themselves, and begin later. So an engine that hangs is an error of theirs, which names it, and no loss of ranks."""
+_ENGINES_LIMIT = f"{_ENGINES_FIRST:g} times weights.timeout_s"
 
 
 class RanksLost(UserError):
@@ -115,6 +119,11 @@ class TrainerGroup:
             if self._recoveries is None or not self._recoveries.possible:
                 raise
             raise RanksLost(lost.brief) from lost
+
+    @property
+    def awaits_others(self) -> bool:
+        """Whether ranks are lost, and others come in their place if the run goes on."""
+        return self._lost is not None and self._recoveries is not None and self._recoveries.wanted
 
     def _lose(self, lost: ProcessLost) -> None:
         self._lost, self._connected = lost, ()
@@ -221,12 +230,12 @@ class TrainerGroup:
         if urls == self._connected:
             return
         self._connected = ()
-        what, limit = "connecting trainer and engines", "weights.timeout_s"
+        what, limit_s = "connecting trainer and engines", _ENGINES_FIRST * route.timeout_s
 
         def calls() -> list[Any]:
             return [rank.connect_engines.remote(route, list(urls), api_key) for rank in self._ranks]
 
-        self._ask(calls, what, timeout_s=route.timeout_s, limit=limit, meanwhile=meanwhile)
+        self._ask(calls, what, timeout_s=limit_s, limit=_ENGINES_LIMIT, meanwhile=meanwhile)
         self._connected = urls
 
     def send_weights(self, version: int, meanwhile: Callable[[], None]) -> list[Any]:
@@ -239,8 +248,8 @@ class TrainerGroup:
                 self.connect_engines(*way, meanwhile)
             return self._to_all("send_weights", version)
 
-        what, limit = f"weight sync {version}", "weights.timeout_s"
-        return self._ask(calls, what, timeout_s=way[0].timeout_s, limit=limit, meanwhile=meanwhile)
+        what, limit_s = f"weight sync {version}", _ENGINES_FIRST * way[0].timeout_s
+        return self._ask(calls, what, timeout_s=limit_s, limit=_ENGINES_LIMIT, meanwhile=meanwhile)
 
     def disconnected(self) -> None:
         """The ranks' connection is of no use any more: the next `connect_engines` makes another."""
@@ -278,13 +287,14 @@ class TrainerGroup:
 
     @contextmanager
     def profiled(self, folder: Path, iteration: int) -> Iterator[None]:
-        """Every rank records what it computes in the block, and writes it into the folder, unless it is lost in it."""
+        """Every rank records what it computes in the block, and writes it into the folder, unless one is lost."""
         self._ask(lambda: [rank.begin_profile.remote() for rank in self._ranks], "beginning a profile")
         losses = self.losses
         yield
         if losses == self.losses:
-            ends = [rank.end_profile.remote(folder, iteration) for rank in self._ranks]
-            self._calls.wait(ends, f"writing the profile of iteration {iteration}")
+            what = f"writing the profile of iteration {iteration}"
+            with suppress(RanksLost):  # others come when they are needed, and have recorded nothing
+                self._ask_once(lambda: [rank.end_profile.remote(folder, iteration) for rank in self._ranks], what)
 
     def call(self, method: str, *args: Any, what: str) -> list[Any]:
         """Any other method of the trainer, on every rank."""

@@ -20,6 +20,10 @@ class TrainerSide(Protocol):
     losses: int
     """How often ranks were lost, and with them what they had begun to save."""
 
+    @property
+    def awaits_others(self) -> bool:
+        """Whether ranks are lost, and others come in their place if the run goes on."""
+
     def train_shards(
         self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
     ) -> dict[str, float]:
@@ -34,7 +38,7 @@ class TrainerSide(Protocol):
     def begin_save(self, folder: Path, copy: bool) -> None:
         """Save this moment into a folder; with `copy` the writing goes on in the background.
 
-        As those of the next two, its errors are UserErrors, RunFailed if the run ends of it.
+        Its errors, as those of the next two, are UserErrors; a RunFailed ends the run.
         """
 
     def is_saved(self) -> bool:

@@ -54,7 +54,7 @@ class WeightSync:
     folder: Path
     """Where weights lie on their way, for transports by files; new in each process of the run."""
     syncs: int = 0
-    _losses: int = 0
+    _losses: int = 0  # of the trainer's ranks by the end of the last sync
 
     def __call__(self, version: int, urls: Sequence[str] | None = None) -> dict[str, float]:
         """Give the engines (all of them, or those at `urls`) the trainer's weights as `version`; metrics of the sync.
@@ -62,8 +62,14 @@ class WeightSync:
         Raises RunFailed when the canary's log-probs differ by more than `weights.canary_bound`.
         """
         metrics = self.give(version, tuple(urls if urls is not None else self.engines.urls), verified=urls is not None)
-        self.syncs += urls is None
+        if urls is None:
+            self.over()
         return metrics
+
+    def over(self) -> None:
+        """All engines have been given a version: the next one is of another sync."""
+        self.syncs += 1
+        self._losses = self.trainer.losses
 
     def give(self, version: int, targets: Sequence[str], *, verified: bool = False) -> dict[str, float]:
         """The same for some engines of a sync; the canary is theirs alone, where it is due or they are `verified`."""
@@ -80,7 +86,7 @@ class WeightSync:
         if loads := [answer[LOAD] for answer in answers if answer and LOAD in answer]:
             metrics[f"sync_{LOAD}"] = max(loads)  # each rank knows those that it talks to
         every = self.config.weights.verify_every
-        others, self._losses = self.trainer.losses != self._losses, self.trainer.losses
+        others = self.trainer.losses != self._losses  # until all engines have got the weights of these ranks
         if verified or others or self.syncs == 0 or (every and self.syncs % every == 0):
             metrics["canary_diff"] = self.verify(version, targets)
         return metrics

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rlscale.config.checks import check
+from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.in_process import one_process_is_enough
 from rlscale.config.composition.compose import compose
+from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import ConfigError
 
 
@@ -26,6 +29,12 @@ def test_what_needs_more_than_a_process_is_refused_by_name(words: list[str], lin
     assert len(caught.value.problems) == 1
 
 
+def test_one_process_is_on_one_machine() -> None:
+    config = compose(None, ["cluster.nodes=2", "run.in_process=true"])  # on GPUs; on the CPU nothing has two
+    (line,) = one_process_is_enough(CheckContext(config, Sizes.of(config), None))
+    assert line == "run.in_process=true: cluster.nodes=2, and nothing starts on another machine; use 1"
+
+
 def test_several_ranks_of_a_run_that_trains_nothing_are_no_hindrance() -> None:
     words = ["run.generate_only=true", "rollout.store=all", "eval.enabled=false", "run.in_process=true"]
-    check(compose(None, [*words, "warm_start=null"]))
+    check(compose(None, [*words, "warm_start=null", "parallel.data=2"]))

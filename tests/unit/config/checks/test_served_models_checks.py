@@ -120,11 +120,13 @@ def test_a_fleet_beside_is_the_runs_with_what_is_its_own() -> None:
     given = [
         *(FOLDER, f"{JUDGE}.engines=2", f"{JUDGE}.dtype=bfloat16", f"{JUDGE}.sglang.max_running_requests=4"),
         *("rollout.models.mirror.follows_policy=true", "rollout.top_p=0.9", "rollout.engines=2"),
+        *("rollout.engines_at_least=2", "rollout.engines_at_most=3"),
         *("rollout.weights=mxfp8", "rollout.quantised_activations=true"),
     ]
     config = compose(None, given)
     judge, mirror = serving_beside(config, "judge"), serving_beside(config, "mirror")
     assert (judge.rollout.engines, mirror.rollout.engines) == (2, 1)
+    assert all(one.rollout.engines_at_least is one.rollout.engines_at_most is None for one in (judge, mirror))
     assert (judge.model.dtype.value, mirror.model.dtype) == ("bfloat16", config.model.dtype)
     assert dict(judge.rollout.sglang) == {"served_model_name": "judge", "max_running_requests": 4}
     assert (judge.rollout.on_sync, mirror.rollout.on_sync) == (OnSync.wait, OnSync.retract)

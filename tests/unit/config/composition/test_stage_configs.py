@@ -8,6 +8,7 @@ from rlscale.config.composition.compose import compose
 from rlscale.config.composition.stage_configs import compose_warm_start
 from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
+from rlscale.config.schema.run_config import Recover
 
 
 def test_the_stage_takes_model_machines_seed_and_folders() -> None:
@@ -18,6 +19,8 @@ def test_the_stage_takes_model_machines_seed_and_folders() -> None:
     assert (stage.model, stage.parallel, stage.cluster) == (run.model, run.parallel, run.cluster)
     assert (stage.run.seed, stage.run.root, stage.run.recipe) == (5, "/r", "arithmetic_sft")
     assert stage.algo.name == "sft"
+    assert compose_warm_start(compose(None, ["run.recover=none"])).run.recover is Recover.none
+    assert compose_warm_start(compose(None, ["run.recover_at_most=9"])).run.recover_at_most == 9
     with pytest.raises(AttributeError, match="read-only"):
         stage.run.seed = 1
 

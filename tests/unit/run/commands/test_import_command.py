@@ -21,6 +21,10 @@ from rlscale.run.commands.convert_command import import_
         (["to=/etc/hostname/x"], "to=/etc/hostname/x: /etc/hostname is a file; choose another folder"),
         (["to=new", "model.init=/nowhere"], r"model\.init=/nowhere: is neither a Hugging Face folder .* nor a checkpo"),
         (["to=new", "model.create.architecture.attention_bias=true"], "attention_bias=true is not supported for qwen3"),
+        (
+            ["to=new", "run.in_process=true"],
+            "run.in_process=true: a model is converted by ranks in processes of their own",
+        ),
         (["to=new", "--force"], "import does not know '--force'"),
         (["to=new", "model=no_such_model"], "model=no_such_model: no such option"),
         (["to=new", "parallel.tensr=2"], r"parallel\.tensr"),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import stat
+import subprocess
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -13,6 +16,7 @@ from ray._private import node
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import ClusterConfig
+from rlscale.run.processes import ray_session
 from rlscale.run.processes.ray_session import _TOO_SLOW, RaySession
 
 
@@ -65,3 +69,23 @@ def test_no_ray_is_used_whose_token_is_turned_off(tmp_path: Path, monkeypatch: p
         RaySession(ClusterConfig(ray_address="127.0.0.1:1"), tmp_path).__enter__()
     with pytest.raises(UserError, match="RAY_AUTH_MODE=disabled"):
         RaySession(ClusterConfig(), tmp_path).__enter__()
+
+
+def test_of_the_commands_processes_only_rays_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "")
+    continued: list[dict[int, str]] = []
+    waker = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(ray_session, "RayWaker", lambda processes: continued.append(processes) or waker)
+    with ExitStack() as stack:
+
+        def sleeping(**_: object) -> int:
+            process = stack.enter_context(subprocess.Popen(["sleep", "30"]))
+            stack.callback(process.kill)
+            return process.pid
+
+        of_ray: list[int] = []
+        sleeping()  # a fork server, say
+        monkeypatch.setattr(ray, "init", lambda **_: of_ray.append(sleeping()))
+        monkeypatch.setattr(ray, "shutdown", lambda: None)
+        with RaySession(ClusterConfig(), tmp_path):
+            assert [sorted(one) for one in continued] == [of_ray]

@@ -17,7 +17,7 @@ from rlscale.run.processes.actors import RolloutActor
 from rlscale.run.sessions.evaluations import Evaluations
 from rlscale.run.sessions.evaluations_beside_training import EvaluationsBesideTraining
 from rlscale.run.sides.engine_records import Down
-from rlscale.run.sides.evaluation_engines import EvaluationEngines
+from rlscale.run.sides.evaluation_engines import EvaluationEngines, measuring_apart
 from rlscale.serve.supervisor import ROUTER
 
 SETS = (
@@ -271,3 +271,9 @@ def test_what_was_written_down_before_a_run_was_killed_is_not_measured_again(mon
     run.evaluations.begin(run.state)
     run.go_on()
     assert [(when, name) for when, _, name, _ in run.records.written] == [("during", "small")]
+
+
+def test_how_many_engines_the_policy_may_have_is_no_bound_on_those_that_evaluate() -> None:
+    words = ["eval.engines=1", "rollout.engines=2", "rollout.engines_at_least=2", "rollout.engines_at_most=8"]
+    rollout = measuring_apart(compose(None, words)).rollout
+    assert (rollout.engines, rollout.engines_at_least, rollout.engines_at_most) == (1, None, None)

@@ -19,16 +19,20 @@ from rlscale.run.sessions.reinforcement_session import ReinforcementSession
 from rlscale.run.sessions.session import SessionParts
 from rlscale.run.sessions.supervised_session import SupervisedSession
 from rlscale.run.sides.engine_side import NoEngines
+from rlscale.run.sides.trainer_group import RanksLost
 
 
 class Trainer:
-    """Ranks that have written when `done`; `full` refuses."""
+    """Ranks that have written when `done`; `full` refuses; some are lost in `dies_in`."""
 
     def __init__(self) -> None:
-        self.done, self.full, self.losses = False, False, 0
+        self.done, self.full, self.losses, self.awaits_others = False, False, 0, False
         self.copied: list[bool] = []
+        self.dies_in: list[str] = []
 
     def begin_save(self, folder: Path, copy: bool) -> None:
+        if "bring_back" in self.dies_in:  # and others came, before anything was asked of them
+            self.losses += 1
         folder.mkdir()
         self.copied.append(copy)
         self.done = self.done or not copy  # what is not copied is written by now
@@ -37,6 +41,10 @@ class Trainer:
         return self.done
 
     def finish_save(self) -> None:
+        if "finish_save" in self.dies_in:
+            self.dies_in.remove("finish_save")
+            self.losses += 1
+            raise RanksLost("checkpoint: the process died")
         if self.full:
             raise UserError("rank 0: [Errno 28] No space left on device")
 
@@ -156,3 +164,28 @@ def test_a_checkpoint_that_was_asked_for_is_made_after_the_iteration_and_the_run
         run._stop.check()
     run._finish_saving(wait=True)
     assert whole(tmp_path) == [2]
+
+
+def test_others_write_the_last_checkpoint_where_ranks_are_lost_while_it_is_made_whole(tmp_path: Path) -> None:
+    run, trainer, records = session(tmp_path)
+    run.state.iteration, trainer.dies_in = 1, ["finish_save"]
+    run.save()
+    assert (whole(tmp_path), trainer.copied) == ([1], [False, False])
+    assert "iteration_000001 could not be written (checkpoint: the process died" in records.notes[0]
+
+
+def test_a_checkpoint_of_ranks_that_came_just_before_it_is_whole(tmp_path: Path) -> None:
+    run, trainer, records = session(tmp_path)
+    run.state.iteration, trainer.dies_in, trainer.done = 1, ["bring_back"], True
+    run.record()
+    run._finish_saving(wait=True)
+    assert (whole(tmp_path), records.notes) == ([1], [])
+
+
+def test_a_stop_while_ranks_are_lost_is_no_failure_and_says_that_nothing_was_saved(tmp_path: Path) -> None:
+    run, trainer, records = session(tmp_path)
+    run.state.iteration, trainer.awaits_others = 1, True
+    run.save_and_stop()
+    assert (whole(tmp_path), trainer.copied) == ([], [])
+    (note,) = records.notes
+    assert note.startswith("no checkpoint could be written, as the trainer's ranks are lost")

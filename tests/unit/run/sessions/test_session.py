@@ -126,8 +126,14 @@ def test_passes_that_the_advantages_need_come_before_the_steps(tmp_path: Path) -
         (["rollout.store_ratios=true"], ["old_logprobs"], -1.0),
         (["algo=ppo", "rollout.store_ratios=true"], ["old_logprobs", "ref_logprobs", "values"], -1.0),
         (["algo=ppo", "algo.correction.bypass=true"], ["ref_logprobs", "values"], None),
+        (["algo=ppo", "algo.old_logprobs=behaviour"], ["old_logprobs", "ref_logprobs", "values"], None),
+        (
+            ["algo=ppo", "algo.old_logprobs=behaviour", "rollout.store_ratios=true"],
+            ["old_logprobs", "ref_logprobs", "values", "old_logprobs"],
+            -4.0,
+        ),
     ],
-    ids=["no pass", "a pass for it", "the pass that is made", "the engine's own"],
+    ids=["no pass", "a pass for it", "the pass that is made", "the engine's own", "older weights'", "a pass beside it"],
 )
 def test_stored_samples_keep_what_their_tokens_are_trained_with(
     words: list[str], asked: list[str], logprob: float | None, tmp_path: Path

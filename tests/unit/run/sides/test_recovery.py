@@ -70,11 +70,15 @@ class Calls:
 
     def __init__(self) -> None:
         self.stopping = self.failed = False
+        self.limits: list[float | None] = []
         self.host = SimpleNamespace(put=lambda value: value)
 
     def check_stop(self) -> None: ...
 
-    def wait(self, calls: list[Any], what: str, meanwhile: Callable[[], None] | None = None, **_: Any) -> list[Any]:
+    def wait(
+        self, calls: list[Any], what: str, meanwhile: Callable[[], None] | None = None, **options: Any
+    ) -> list[Any]:
+        self.limits.append(options.get("timeout_s"))
         if meanwhile is not None:
             meanwhile()
         for call in calls:
@@ -163,7 +167,7 @@ def test_ranks_that_are_lost_on_their_way_back_are_followed_by_others_up_to_the_
     assert len(run.ranks) == 3
 
 
-@pytest.mark.parametrize("overrides", [["run.recover=none"], ["checkpoint.every=0"]])
+@pytest.mark.parametrize("overrides", [["run.recover=none"], ["checkpoint.every=0"], ["run.in_process=true"]])
 def test_where_nothing_is_to_come_back_the_loss_is_the_error_and_no_batch_is_kept(make: Any, overrides: Any) -> None:
     run = make(*overrides)
     run.train("a")
@@ -213,15 +217,36 @@ def test_others_are_connected_to_the_engines_before_they_send_weights(make: Any)
     assert run.told == [connect, connect, ("send_weights", 3)]
 
 
+def test_ranks_that_wait_for_an_engine_are_waited_for_longer_than_they_wait_themselves(make: Any) -> None:
+    run = make()
+    run.group.connect_engines(SimpleNamespace(timeout_s=30.0), ("url",), "key")
+    run.group.send_weights(3, lambda: None)
+    assert run.calls.limits == [60.0, 60.0]
+
+
+def test_a_profile_is_all_that_is_lost_with_ranks_that_write_it(make: Any) -> None:
+    run = make()
+    run.dies("end_profile")
+    with run.group.profiled(Path("profile"), 1):
+        run.train("a")
+    assert (len(run.ranks), run.group.losses) == (1, 1)
+    run.train("b")
+    assert run.ranks[1].state == ["a", "b"]
+    run = make("run.recover=none")
+    run.dies("end_profile")
+    with pytest.raises(ProcessLost, match="writing the profile of iteration 1"), run.group.profiled(Path("p"), 1):
+        run.train("a")
+
+
 def test_what_was_being_saved_is_lost_and_others_come_when_they_are_needed(make: Any) -> None:
     run = make()
     run.group.begin_save(CHECKPOINT, True)
     run.dies("saved")
     with pytest.raises(RanksLost):
         run.group.is_saved()
-    assert (len(run.ranks), run.group.losses) == (1, 1)
+    assert (len(run.ranks), run.group.losses, run.group.awaits_others) == (1, 1, True)
     run.train("a")
-    assert run.ranks[1].state == ["a"]
+    assert (run.ranks[1].state, run.group.awaits_others) == (["a"], False)
 
 
 def test_an_optimizer_is_reset_only_where_the_run_itself_was_continued(make: Any) -> None:

@@ -38,6 +38,9 @@ class Told:
     def watching(self, version: int) -> Callable[[], None]:
         return lambda: self.said.append(("watched", "all"))
 
+    def over(self) -> None:
+        self.syncs += 1
+
     def give(self, version: int, urls: Sequence[str]) -> dict[str, float]:
         if self.fails_at in urls:
             raise UserError(f"{self.fails_at} died")

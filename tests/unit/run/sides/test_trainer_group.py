@@ -96,6 +96,20 @@ def test_ranks_of_one_data_parallel_place_get_the_same_part(group: Any, parts: l
     assert {rank.trained[1:] for rank in group._ranks} == {(7, False, False)}
 
 
+def test_a_rank_computes_with_its_own_threads_from_its_start_on_whoever_else_is_in_its_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TrainerActor, "_logs_to", lambda *_: None)
+    started: list[int] = []
+    monkeypatch.setattr("rlscale.data.target.instantiate", lambda *_: SimpleNamespace(start=lambda *_: None))
+    monkeypatch.setattr(torch, "set_num_threads", started.append)
+    run, stage = (TrainerActor("log", 0, 1, 0, threads) for threads in (2, 1))  # the stage's is made later, and ends
+    spec = SimpleNamespace(trainer=SimpleNamespace(_target_="own.Trainer", arguments={}))
+    stage.start(spec, "127.0.0.1", 1)
+    run.start(spec, "127.0.0.1", 1)
+    assert started == [1, 2]
+
+
 def test_a_rank_writes_what_it_computed_while_it_was_profiled(group: Any, tmp_path: Path) -> None:
     """The rank is a real actor's class, called here and not through Ray."""
     actor = TrainerActor.__new__(TrainerActor)  # its own beginning sends what this process prints to a log
