@@ -14,12 +14,13 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.data.folders.model_folder import find_folder
+from rlscale.run.disk.key_file import read_key
 from rlscale.run.processes.forks import Forks
 from rlscale.run.processes.placement import Layout
 from rlscale.run.processes.remote_calls import Calls, RunFailed
 from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.run.sides.engine_specs import engine_specs, router_settings
-from rlscale.run.sides.given_engine import GivenEngine, read_key
+from rlscale.run.sides.given_engine import GivenEngine
 from rlscale.run.sides.launchers import Supervised, end_launchers, start_launcher
 from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
@@ -94,7 +95,7 @@ class Engines:
         router = router_settings(self.config)
         router_options(router, self.config.cluster.host, 0, 0)  # refused before anything starts
         if rollout.engine_key_file is not None:
-            self.api_key = read_key(rollout.engine_key_file, self.section)
+            self.api_key = read_key(rollout.engine_key_file, f"{self.section}.engine_key_file")
         elif rollout.engine_urls:
             self.api_key = ""
         for url in rollout.engine_urls:

@@ -64,8 +64,8 @@ class GivenEngine:
             )
         if not patches:
             raise UserError(
-                f"weights/transport=delta: {url} does not patch weights; start it by `python -m rlscale engine`, or "
-                "choose weights/transport=disk"
+                f"weights/transport=delta: {url} does not patch weights; start it by `python -m rlscale engines "
+                "serve`, or choose weights/transport=disk"
             )
         if not useful:
             raise UserError(
@@ -122,11 +122,3 @@ class GivenEngine:
 
 def _sends_deltas(config: Config) -> bool:
     return str(config.weights.transport.get(TARGET, "")).startswith("rlscale.weights.transports.delta.")
-
-
-def read_key(path: str, section: str) -> str:
-    """The API key in a file. UserError if it cannot be read."""
-    try:
-        return Path(path).read_text().strip()
-    except OSError as error:
-        raise UserError(f"{section}.engine_key_file={path} cannot be read ({error.strerror})") from error

@@ -98,5 +98,5 @@ def test_one_that_is_not_there_is_one_line() -> None:
 
 def test_one_that_does_not_patch_weights_gets_no_deltas(engine) -> None:
     met(engine, "rollout").check_trained_on(compose(None, ["weights/transport=disk"]))
-    with pytest.raises(UserError, match=r"^weights/transport=delta: .* start it by `python -m rlscale engine`"):
+    with pytest.raises(UserError, match=r"^weights/transport=delta: .* start it by `python -m rlscale engines serve`"):
         met(engine, "rollout").check_trained_on(compose(None, ["weights/transport=delta"]))
