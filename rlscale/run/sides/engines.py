@@ -60,6 +60,8 @@ class Engines:
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     router_url: str = ""
     restarts: int = 0
+    keeps_apart: bool = False
+    """Whether it began with engines that keep their cache under new weights (`rlscale.rollout.engines.kept_cache`)."""
     started_from: str | None = None
     """The folder that the engines start from."""
     _engines: list[Engine] = field(default_factory=list)
@@ -233,7 +235,8 @@ class Engines:
         """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
         met = GivenEngine(self._receiver(url), self.api_key or None, self.section, self.note)
         if self.trained_on:
-            met.check_trained_on(self.config)
+            began = bool(self.router_url)
+            self.keeps_apart |= not met.check_trained_on(self.config, apart=not began or self.keeps_apart)
             met.check_architecture(self.started_from)
         else:
             met.check_served(self.started_from)
