@@ -46,10 +46,21 @@ def engines(arguments: Sequence[str]) -> int:
         raise UserError(f"run.output={run} holds no run")
     orders = EngineOrders(run)
     if verb == "list":
-        for told in orders.told():
-            print(f"{told.url}: {told.state}{f' ({told.why})' if told.why else ''}")
-        return 0
+        return _list(orders, run)
     return _heard(orders, orders.give(urls[0], wanted=_WORDS[verb]), run, _seconds(given.get("wait")))
+
+
+def _list(orders: EngineOrders, run: Path) -> int:
+    """Print the engines that there are, and the orders that were refused."""
+    present = orders.present()
+    if not _goes_on(run):
+        print("the run does not go on now; when it last did:")
+    for engine in present:
+        print(f"{engine.url}: {engine.state}, started by {engine.started_by}")
+    for told in orders.told():
+        if told.state == "refused":
+            print(f"{told.url}: refused ({told.why})")
+    return 0
 
 
 def _heard(orders: EngineOrders, order: Order, run: Path, wait_s: float) -> int:
