@@ -13,6 +13,7 @@ import secrets
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ class EngineOrders:
         """Leave an order, in place of the one before for that engine. UserError for what is no address."""
         order = Order(checked_url(url), wanted, secrets.token_hex(8))
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(UserError, OSError):
+            for other in self.orders():  # by another spelling: a run that continues would follow both
+                if other.url != order.url and same_place(other.url, order.url):
+                    (self._folder / f"{_name(other.url)}.json").unlink()
         write_json(self._folder / f"{_name(order.url)}.json", order.__dict__, mode=0o600)
         return order
 

@@ -62,6 +62,16 @@ class Membership:
                 self._lose(url, "does not answer")
         self._tell_count()
 
+    def lose_unreachable(self) -> bool:
+        """Do without the guests that nobody reaches, as far as the run can; whether there was one."""
+        lost = False
+        for url in self.engines.guests:
+            try:
+                answers(url, "/health", None, 2.0)
+            except Unanswered:
+                lost |= self._lose(url, "is not there")
+        return lost
+
     def _new_orders(self) -> list[Order]:
         """Those that were not followed yet. What was refused is not tried again by a run that continues."""
         new = []
@@ -76,16 +86,6 @@ class Membership:
         except (UserError, OSError) as error:  # those before it are followed
             self._complain(str(error))
         return new
-
-    def lose_unreachable(self) -> bool:
-        """Do without the guests that nobody reaches, as far as the run can; whether there was one."""
-        lost = False
-        for url in self.engines.guests:
-            try:
-                answers(url, "/health", None, 2.0)
-            except Unanswered:
-                lost |= self._lose(url, "is not there")
-        return lost
 
     def _joined(self, order: Order, give_weights: GiveWeights) -> Told:
         url, engines = order.url, self.engines
