@@ -52,13 +52,15 @@ COMMANDS = {
         "rlscale.dashboard.dashboard_command:dashboard",
         "a page over runs, live ones included, in the browser",
     ),
-    "engines": ("rlscale.run.commands.engines_command:engines", "let engines join a run that goes on, or leave it"),
+    "engines": (
+        "rlscale.run.commands.engines_command:engines",
+        "serve an engine that outlives runs; let engines join a run that goes on, or leave it",
+    ),
     "simulate": ("rlscale.run.simulation.simulate_command:simulate_command", "what a run's schedule would come to"),
     "warm": (
         "rlscale.run.commands.warm_command:warm",
         "keep imported processes ready, so that CPU runs start in seconds",
     ),
-    "engine": ("rlscale.run.commands.engine_command:engine", "an engine that outlives runs, which join it by its URL"),
     "check-hook": (
         "rlscale.run.commands.check_hook:check_hook",
         "test a loss, score, advantage, ... or reward of your own",

@@ -55,6 +55,8 @@ from rlscale.rollout.scheduler import Scheduler
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.watchdog import LoopWatchdog
 
+_ASKED_S = 10.0
+"""Seconds that engines may take to say what they can do."""
 _JUDGINGS = 32
 """Judgings of groups that the rate of their failures is told by, at least: one that fails stops no small run."""
 
@@ -126,7 +128,7 @@ class RolloutService:
         sticky = is_sticky(rollout, self._spec.env, self._spec.agent)
         if rollout.engine_urls and rollout.on_sync is OnSync.in_place and await keep_their_cache(self._client):
             self._client.kept_cache = KeptCache(self._scheduler.version)
-        self._client.in_parts = not rollout.disaggregated and await all_send_parts(self._client)
+        await self._ask_for_parts()
         self._loads = EngineLoads(self._client)
         self._engines = Continued(self._client, Cuts(), sticky, self._encoder.may_end)
         engines = rollout.generating_engines
@@ -166,6 +168,7 @@ class RolloutService:
         self._limit = self._spec.rollout.max_concurrent * count
         if self._concurrency is None:  # which asks the engines that there are
             self._admission.limit = self._limit
+        await self._ask_for_parts()
 
     async def next_batch(self) -> list[Group]:
         """The next `groups_per_iteration` groups, ordered by prompt index; waits until they are there.
@@ -260,6 +263,15 @@ class RolloutService:
             await self._agents.close()
         await self._client.close()
         self._environments.close()
+
+    async def _ask_for_parts(self) -> None:
+        """Long answers come in parts where all engines that there are now can send what is new alone."""
+        asked = all_send_parts(self._client)
+        try:
+            can = await asyncio.wait_for(asked, _ASKED_S)
+        except TimeoutError:  # one that is silent is lost or mended by who looks after the engines
+            can = False
+        self._client.in_parts = can and not self._spec.rollout.disaggregated
 
     def _names(self, version: int) -> None:
         """Requests are for the weights of `version` from now on."""

@@ -38,6 +38,14 @@ def call(
     return send(url, path, api_key, data, method=method, headers=headers, timeout=timeout)
 
 
+def told(url: str, path: str, api_key: str | None, *, timeout: float) -> dict[str, Any]:
+    """The JSON object at `path`. CallError where the answer is anything else: this is no engine."""
+    answer = call(url, path, api_key, timeout=timeout)
+    if not isinstance(answer, dict):
+        raise CallError(f"{url}{path}: the answer is no JSON object: {str(answer)[:80]!r}")
+    return answer
+
+
 def send(
     url: str,
     path: str,

@@ -23,7 +23,7 @@ from rlscale.config.derived.request_headers import ROUTED_EXPERTS_HEADER, SAMPLI
 from rlscale.platform.sglang_weight_sums import ACTION, PATH
 from rlscale.platform.tensor_sum import TensorSum
 from rlscale.serve.delta_endpoint import PATH as DELTAS
-from rlscale.serve.http import CallError, call, send
+from rlscale.serve.http import CallError, call, send, told
 
 
 class EngineReceiver:
@@ -150,7 +150,10 @@ class EngineReceiver:
 
     def weight_version(self) -> str:
         """The version that the engine reports: the number of the last update, "default" before the first."""
-        return str(self._call("/model_info", None)["weight_version"])
+        info = self._check("/model_info", told(self.url, "/model_info", self._api_key, timeout=self._timeout))
+        if "weight_version" not in info:
+            raise CallError(f"{self.url}/model_info: the answer names no weight_version, as that of an engine does")
+        return str(info["weight_version"])
 
     def weight_sums(self) -> dict[str, TensorSum]:
         """Type, shape and checksum of every tensor as the engine holds it, by its name in a Hugging Face folder.

@@ -23,12 +23,28 @@ def engines_are_enough(context: CheckContext) -> Iterator[str]:
         yield f"rollout.engines_at_most={most}: the run begins with {count}; raise it, or start fewer"
 
 
+def engines_may_leave(context: CheckContext) -> Iterator[str]:
+    """Where a run could not go on without one of them, however many are left."""
+    config, rollout = context.config, context.config.rollout
+    if rollout.engines_at_least is None:
+        return
+    refusals = {
+        "run.generate_only=true, whose engines nobody lets go": config.run.generate_only,
+        "rollout.engine_groups, where others wait for the part that it does": bool(rollout.engine_groups),
+        "cluster.placement=colocated on GPUs, where each rank of the trainer sends to the engine on its own": (
+            context.on_gpus and config.cluster.placement is Placement.colocated
+        ),
+    }
+    for why in (why for why, holds in refusals.items() if holds):
+        yield f"rollout.engines_at_least: no engine can leave a run with {why}; leave one of them out"
+
+
 def engines_may_join(context: CheckContext) -> Iterator[str]:
     """What engines that somebody else starts cannot do, or cannot be given."""
     config, rollout = context.config, context.config.rollout
     if rollout.engines_at_most is None:
         return
-    transport = str(config.weights.transport.get(TARGET, "")).lower()
+    transport = str(config.weights.transport.get(TARGET, ""))
     refusals = {
         "run.generate_only=true, which sends no weights": config.run.generate_only,
         "rollout.replay, which needs no engines": rollout.replay is not None,
@@ -39,9 +55,10 @@ def engines_may_join(context: CheckContext) -> Iterator[str]:
             rollout.weights is not WeightForm.as_trained
         ),
         "rollout.speculation, whose draft it does not have": rollout.speculation.algorithm is not Algorithm.none,
-        "weights/transport=delta: it does not patch weights as those do that a run starts": "delta" in transport,
-        "weights/transport=cuda_ipc, which reaches engines on the trainer's own GPUs only": "ipc" in transport,
-        "weights.max_engines_at_once: it cannot empty its cache while it is paused": (
+        "weights/transport=cuda_ipc, which reaches engines on the trainer's own GPUs only": transport.startswith(
+            "rlscale.weights.transports.cuda_ipc."
+        ),
+        "weights.max_engines_at_once: one that somebody else started may keep its cache while it is paused": (
             config.weights.max_engines_at_once is not None
         ),
         "cluster.placement=colocated on GPUs, where engines take turns with the trainer": (
@@ -58,4 +75,4 @@ def engines_may_join(context: CheckContext) -> Iterator[str]:
         )
 
 
-ELASTIC_CHECKS = (engines_are_enough, engines_may_join)
+ELASTIC_CHECKS = (engines_are_enough, engines_may_leave, engines_may_join)

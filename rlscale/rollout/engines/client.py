@@ -245,6 +245,9 @@ class EngineClient:
             try:
                 return await self._post_once(path, body, headers or {}, heard)
             except _Unavailable as error:
+                if heard is not None and (kept := heard.kept) is not None:
+                    self.interrupted += 1  # said in a later part, by an engine that is about to end
+                    return kept
                 if clock() + wait_s > give_up:
                     raise RequestFailed(f"{self._url} was not available for {self._timeout_s:g} s: {error}") from error
                 self.retried += not isinstance(error, _Refused)

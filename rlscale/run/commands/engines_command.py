@@ -11,7 +11,8 @@ from rlscale.run.disk.membership_orders import EngineOrders, Order
 from rlscale.run.disk.run_folder import RunFolder, read_mark
 
 USAGE = (
-    "usage: python -m rlscale engines add URL run.output=FOLDER [wait=SECONDS]\n"
+    "usage: python -m rlscale engines serve model=FOLDER [key=value ...]   (engines serve --help)\n"
+    "       python -m rlscale engines add URL run.output=FOLDER [wait=SECONDS]\n"
     "       python -m rlscale engines remove URL run.output=FOLDER [wait=SECONDS]\n"
     "       python -m rlscale engines list run.output=FOLDER\n"
     "  URL         address of an SGLang server: http://host:port\n"
@@ -26,6 +27,10 @@ _LOOK_EVERY_S = 0.2
 
 def engines(arguments: Sequence[str]) -> int:
     """Give an order to a run and print what it says: 0 where it has followed, 2 where it refuses or says nothing."""
+    if arguments and arguments[0] == "serve":
+        from rlscale.run.commands.engine_serving import serve  # an order needs nothing of what an engine does
+
+        return serve(arguments[1:])
     if not arguments or "--help" in arguments or "-h" in arguments:
         print(USAGE)
         return 0 if arguments else 2
@@ -35,16 +40,27 @@ def engines(arguments: Sequence[str]) -> int:
     if unknown := [*given.keys() - {"run.output", "wait"}]:
         raise UserError(f"engines does not know {unknown[0]}; see --help")
     if verb not in (*_WORDS, "list") or "run.output" not in given or len(urls) != (verb != "list"):
-        raise UserError("engines takes add or remove with one URL, or list, and run.output=FOLDER; see --help")
+        raise UserError("engines takes serve; add or remove with one URL, or list, and run.output=FOLDER; see --help")
     run = Path(given["run.output"])
     if read_mark(run) is None:
         raise UserError(f"run.output={run} holds no run")
     orders = EngineOrders(run)
     if verb == "list":
-        for told in orders.told():
-            print(f"{told.url}: {told.state}{f' ({told.why})' if told.why else ''}")
-        return 0
+        return _list(orders, run)
     return _heard(orders, orders.give(urls[0], wanted=_WORDS[verb]), run, _seconds(given.get("wait")))
+
+
+def _list(orders: EngineOrders, run: Path) -> int:
+    """Print the engines that there are, and the orders that were refused."""
+    present = orders.present()
+    if not _goes_on(run):
+        print("the run does not go on now; when it last did:")
+    for engine in present:
+        print(f"{engine.url}: {engine.state}, started by {engine.started_by}")
+    for told in orders.told():
+        if told.state == "refused":
+            print(f"{told.url}: refused ({told.why})")
+    return 0
 
 
 def _heard(orders: EngineOrders, order: Order, run: Path, wait_s: float) -> int:

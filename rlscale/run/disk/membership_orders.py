@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import secrets
+import socket
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from rlscale.run.disk.run_folder import write_json
 
 FOLDER = "engines"
 _ANSWER = ".told.json"
+_PRESENT = "present.json"
 _LONGEST = 4096
 """Bytes of an order."""
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -45,6 +48,17 @@ class Told:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Present:
+    """An engine that belongs to the run now."""
+
+    url: str
+    started_by: str
+    """`the run`, or `somebody else`."""
+    state: str
+    """`serving`, or `silent`: it has not answered lately."""
+
+
 class EngineOrders:
     """The orders of one run, and the answers to them."""
 
@@ -56,18 +70,33 @@ class EngineOrders:
         """Leave an order, in place of the one before for that engine. UserError for what is no address."""
         order = Order(checked_url(url), wanted, secrets.token_hex(8))
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        write_json(self._folder / f"{_name(order.url)}.json", order.__dict__)
-        os.chmod(self._folder / f"{_name(order.url)}.json", 0o600)
+        with suppress(UserError, OSError):
+            for other in self.orders():  # by another spelling: a run that continues would follow both
+                if other.url != order.url and same_place(other.url, order.url):
+                    (self._folder / f"{_name(other.url)}.json").unlink()
+        write_json(self._folder / f"{_name(order.url)}.json", order.__dict__, mode=0o600)
         return order
 
     def orders(self) -> Iterator[Order]:
-        """All of them, one for each engine. UserError for the first that is none, or may be somebody else's."""
+        """All of them, one for each engine; after those the error of the first that cannot be read.
+
+        UserError or OSError for one that is none, or may be somebody else's.
+        """
         if not self._folder.exists():
             return
         _refuse_others(self._folder.lstat(), self._folder)
+        wrong: UserError | OSError | None = None
         for path in sorted(self._folder.glob("*.json")):
-            if not path.name.endswith(_ANSWER):
-                yield _read(path)
+            if path.name == _PRESENT or path.name.endswith(_ANSWER):
+                continue
+            try:
+                order = _read(path)
+            except (UserError, OSError) as error:
+                wrong = wrong or error
+            else:
+                yield order
+        if wrong is not None:
+            raise wrong
 
     def answer(self, order: Order, told: Told) -> None:
         """Say what became of an order."""
@@ -81,6 +110,34 @@ class EngineOrders:
             if order is None or said.get("id") == order.id:
                 found.append(Told(str(said["url"]), str(said["state"]), str(said["why"])))
         return found
+
+    def tell_present(self, engines: list[Present]) -> None:
+        """Write down which engines there are now."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        write_json(self._folder / _PRESENT, [one.__dict__ for one in engines])
+
+    def present(self) -> list[Present]:
+        """The engines that there were when the run last wrote them down. UserError for a file that it did not write."""
+        path = self._folder / _PRESENT
+        if not path.exists():
+            return []
+        try:
+            return [Present(**one) for one in json.loads(path.read_text())]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{path} cannot be read ({error}); remove it") from error
+
+
+def same_place(url: str, other: str) -> bool:
+    """Whether two addresses are of one server, as `localhost` and `127.0.0.1` are."""
+    return url == other or _resolved(url) == _resolved(other)
+
+
+def _resolved(url: str) -> tuple[str, int | None]:
+    parts = urlsplit(url)
+    try:
+        return socket.gethostbyname(parts.hostname or ""), parts.port
+    except OSError:  # a name that nobody knows, or IPv6
+        return parts.hostname or "", parts.port
 
 
 def checked_url(url: str) -> str:

@@ -74,10 +74,12 @@ class RunFolder:
             self._lock = None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+def write_json(path: Path, value: Any, mode: int | None = None) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one. `mode`: who may read it."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         json.dump(value, file, indent=2)
         file.write("\n")
         file.flush()

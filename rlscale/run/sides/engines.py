@@ -14,12 +14,13 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.data.folders.model_folder import find_folder
+from rlscale.run.disk.key_file import read_key
 from rlscale.run.processes.forks import Forks
 from rlscale.run.processes.placement import Layout
 from rlscale.run.processes.remote_calls import Calls, RunFailed
 from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.run.sides.engine_specs import engine_specs, router_settings
-from rlscale.run.sides.given_engine import GivenEngine, read_key
+from rlscale.run.sides.given_engine import GivenEngine
 from rlscale.run.sides.launchers import Supervised, end_launchers, start_launcher
 from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
@@ -59,6 +60,8 @@ class Engines:
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     router_url: str = ""
     restarts: int = 0
+    keeps_apart: bool = False
+    """Whether it began with engines that keep their cache under new weights (`rlscale.rollout.engines.kept_cache`)."""
     started_from: str | None = None
     """The folder that the engines start from."""
     _engines: list[Engine] = field(default_factory=list)
@@ -94,7 +97,7 @@ class Engines:
         router = router_settings(self.config)
         router_options(router, self.config.cluster.host, 0, 0)  # refused before anything starts
         if rollout.engine_key_file is not None:
-            self.api_key = read_key(rollout.engine_key_file, self.section)
+            self.api_key = read_key(rollout.engine_key_file, f"{self.section}.engine_key_file")
         elif rollout.engine_urls:
             self.api_key = ""
         for url in rollout.engine_urls:
@@ -232,7 +235,8 @@ class Engines:
         """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
         met = GivenEngine(self._receiver(url), self.api_key or None, self.section, self.note)
         if self.trained_on:
-            met.check_trained_on(self.config)
+            began = bool(self.router_url)
+            self.keeps_apart |= not met.check_trained_on(self.config, apart=not began or self.keeps_apart)
             met.check_architecture(self.started_from)
         else:
             met.check_served(self.started_from)

@@ -14,7 +14,7 @@ from rlscale.families import FolderError
 from rlscale.families.config_file import differences, problems, read_config
 from rlscale.rollout.engines.sampling_params import names_words
 from rlscale.serve.engine_config import config_of_engine
-from rlscale.serve.http import CallError, call
+from rlscale.serve.http import CallError, told
 from rlscale.serve.receiver import EngineReceiver
 
 _ASKED_S = 30.0
@@ -30,8 +30,12 @@ class GivenEngine:
         self._receiver, self._api_key, self._section, self._note = receiver, api_key, section, note
         self._url = receiver.url
 
-    def check_trained_on(self, config: Config) -> None:
-        """Does it tell what training needs to know of its samples, and can it take weights as the run gives them."""
+    def check_trained_on(self, config: Config, *, apart: bool = True) -> bool:
+        """Does it tell what training needs to know of its samples, and can it take weights as the run gives them.
+
+        Whether tokens after new weights are exact. `apart`: requests are kept apart by the weights that they begin
+        with, as one takes that cannot empty its cache (`rlscale.rollout.engines.kept_cache`).
+        """
         receiver, url = self._receiver, self._url
         replays = config.trainer.routing_replay is RoutingReplay.rollout
         try:
@@ -43,6 +47,12 @@ class GivenEngine:
             patches = not _sends_deltas(config) or receiver.takes_deltas()
         except CallError as error:
             raise self._silent(error) from error
+        if not exact and keep == "in_place" and not apart:
+            raise UserError(
+                f"rollout.on_sync=in_place: {url} cannot empty its cache while requests are paused, and the run began "
+                "with engines that can, so that new requests would begin on keys and values of old weights; start it "
+                "by `python -m rlscale engines serve`"
+            )
         if not exact and keep == "in_place":
             self._note(
                 f"rollout.on_sync=in_place: {url} cannot empty its cache while requests are paused, so what a response "
@@ -64,14 +74,15 @@ class GivenEngine:
             )
         if not patches:
             raise UserError(
-                f"weights/transport=delta: {url} does not patch weights; start it by `python -m rlscale engine`, or "
-                "choose weights/transport=disk"
+                f"weights/transport=delta: {url} does not patch weights; start it by `python -m rlscale engines "
+                "serve`, or choose weights/transport=disk"
             )
         if not useful:
             raise UserError(
                 f"rollout.engine_urls: {url} does not say which experts it chose; leave rollout.engine_urls out, so "
                 "that the run starts engines that do, or set trainer.routing_replay=none"
             )
+        return exact
 
     def check_architecture(self, folder: str | None) -> None:
         """Is its model one that can hold the weights of the model in this folder, as far as it can be seen from here.
@@ -93,7 +104,7 @@ class GivenEngine:
     def check_served(self, path: str | None) -> None:
         """Does it answer, and serve the model of that path, if one is given."""
         try:
-            serves = str(call(self._url, "/model_info", self._api_key, timeout=_ASKED_S).get("model_path"))
+            serves = str(told(self._url, "/model_info", self._api_key, timeout=_ASKED_S).get("model_path"))
         except CallError as error:
             raise self._silent(error) from error
         if path and path not in (serves, str(Path(serves).resolve())):
@@ -106,7 +117,7 @@ class GivenEngine:
     def _compare_versions(self) -> None:
         """Say where its SGLang is not the one that this version of rlscale is tested with."""
         try:
-            theirs = call(self._url, "/server_info", self._api_key, timeout=_ASKED_S).get("version")
+            theirs = told(self._url, "/server_info", self._api_key, timeout=_ASKED_S).get("version")
             ours = version("sglang")
         except (CallError, PackageNotFoundError):
             return
@@ -122,11 +133,3 @@ class GivenEngine:
 
 def _sends_deltas(config: Config) -> bool:
     return str(config.weights.transport.get(TARGET, "")).startswith("rlscale.weights.transports.delta.")
-
-
-def read_key(path: str, section: str) -> str:
-    """The API key in a file. UserError if it cannot be read."""
-    try:
-        return Path(path).read_text().strip()
-    except OSError as error:
-        raise UserError(f"{section}.engine_key_file={path} cannot be read ({error.strerror})") from error

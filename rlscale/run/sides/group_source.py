@@ -156,8 +156,11 @@ class Rollout:
         self._calls.one(self._actor.call.remote("drain", list(urls)), "rollout.drain", meanwhile=meanwhile)
 
     def leave(self, urls: Sequence[str]) -> None:
-        """What is under way in these engines, which the router has left out, goes on in others when this returns."""
-        self._one("leave", list(urls))
+        """What is under way in these engines, which the router has left out, goes on in others when this returns.
+
+        UserError where they are not empty after half a minute, StopRequested on a stop signal.
+        """
+        self._calls.one(self._actor.call.remote("leave", list(urls)), "rollout.leave", heed_stop=True)
 
     def engines_are(self, count: int) -> None:
         """So many engines generate from now on."""

@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.component import TARGET
-from rlscale.run.disk.membership_orders import EngineOrders, Order, Told
+from rlscale.run.disk.membership_orders import EngineOrders, Order, Present, Told, same_place
 from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.group_source import Rollout
-from rlscale.serve.http import CallError, Unanswered, call
+from rlscale.serve.http import CallError, Unanswered, told
 from rlscale.serve.pulse import Pulse, answers
 
 _PULSE = "/server_info"
 _ASKED_S = 10.0
+_SILENT_S = 5.0
+_BY_FILES = ("rlscale.weights.transports.disk.", "rlscale.weights.transports.delta.")
+_RUN, _SOMEBODY = "the run", "somebody else"
 GiveWeights = Callable[[list[str]], None]
 
 
@@ -36,6 +39,7 @@ class Membership:
     """By the URL of an engine the order that was followed last."""
     _pulses: dict[str, Pulse] = field(default_factory=dict)
     _complained: set[str] = field(default_factory=set)
+    _present: list[Present] | None = None
     _count: int | None = None
     """Engines that the rollout knows of, once there were others than at the start."""
 
@@ -46,18 +50,13 @@ class Membership:
         """
         if self.engines.calls.stopping:
             return
-        try:
-            new = [order for order in self.orders.orders() if self._done.get(order.url) != order.id]
-        except (UserError, OSError) as error:
-            self._complain(str(error))
-            new = []
-        for order in new:
+        for order in self._new_orders():
             self._done[order.url] = order.id
-            told = self._joined(order, give_weights) if order.wanted else self._left(order.url)
-            if told.state == "refused":
-                self.note(f"{order.url} does not {'join' if order.wanted else 'leave'}: {told.why}")
+            answer = self._joined(order, give_weights) if order.wanted else self._left(order.url)
+            if answer.state == "refused":
+                self.note(f"{order.url} does not {'join' if order.wanted else 'leave'}: {answer.why}")
             with suppress(OSError):  # a full disk keeps nobody from joining
-                self.orders.answer(order, told)
+                self.orders.answer(order, answer)
         for url in self.engines.guests:
             if self._silence(url) >= self.engines.calls.patience_s:
                 self._lose(url, "does not answer")
@@ -73,10 +72,25 @@ class Membership:
                 lost |= self._lose(url, "is not there")
         return lost
 
+    def _new_orders(self) -> list[Order]:
+        """Those that were not followed yet. What was refused is not tried again by a run that continues."""
+        new = []
+        try:
+            for order in self.orders.orders():
+                if self._done.get(order.url) == order.id:
+                    continue
+                if any(answer.state == "refused" for answer in self.orders.told(order)):
+                    self._done[order.url] = order.id
+                else:
+                    new.append(order)
+        except (UserError, OSError) as error:  # those before it are followed
+            self._complain(str(error))
+        return new
+
     def _joined(self, order: Order, give_weights: GiveWeights) -> Told:
         url, engines = order.url, self.engines
         most = engines.config.rollout.engines_at_most
-        if url in engines.urls:
+        if self._known(url) is not None:
             return Told(url, "serving")
         try:
             if most is None:
@@ -94,10 +108,14 @@ class Membership:
         self._counted(f"{url} has joined with {engines.restarted_with}")
         return Told(url, "serving")
 
-    def _left(self, url: str) -> Told:
-        engines = self.engines
-        if url not in engines.urls:
-            return Told(url, "left")
+    def _known(self, url: str) -> str | None:
+        """The address by which the run knows that engine; None if it is not among its own."""
+        return next((known for known in self.engines.urls if same_place(url, known)), None)
+
+    def _left(self, ordered: str) -> Told:
+        engines, url = self.engines, self._known(ordered)
+        if url is None:
+            return Told(ordered, "left")
         if len(engines.urls) <= engines.fewest:
             return Told(url, "refused", f"the run needs {engines.fewest} engines (rollout.engines_at_least)")
         try:
@@ -127,17 +145,28 @@ class Membership:
         self.note(f"{note}; engines: {len(self.engines.urls)}")
 
     def _tell_count(self) -> None:
-        """Tell the rollout where there are more or fewer, also because one could not be started again."""
+        """Tell the rollout where there are more or fewer, also because one could not be started again; list them."""
         count = len(self.engines.urls)
         if count != (self._count or self.engines.config.rollout.engine_count):
             self.rollout.engines_are(count)
         self._count = count
+        guests = self.engines.guests
+        now = [
+            Present(url, _SOMEBODY if url in guests else _RUN, self._state(url, guests)) for url in self.engines.urls
+        ]
+        if now != self._present:
+            with suppress(OSError):
+                self.orders.tell_present(now)
+                self._present = now
+
+    def _state(self, url: str, guests: list[str]) -> str:
+        return "silent" if url in guests and self._silence(url) >= _SILENT_S else "serving"
 
     def _refuse_ranks(self, url: str) -> None:
         """Only files reach an engine of several ranks without knowing how many they are."""
-        ranks = call(url, "/server_info", self.engines.api_key or None, timeout=_ASKED_S).get("tp_size", 1)
-        if ranks != 1 and "Disk" not in str(self.engines.config.weights.transport.get(TARGET)):
-            raise UserError(f"it has tp_size={ranks}, which takes weights/transport=disk")
+        ranks = told(url, "/server_info", self.engines.api_key or None, timeout=_ASKED_S).get("tp_size", 1)
+        if ranks != 1 and not str(self.engines.config.weights.transport.get(TARGET)).startswith(_BY_FILES):
+            raise UserError(f"it has tp_size={ranks}, which takes weights/transport=disk, or delta")
 
     def _silence(self, url: str) -> float:
         key = self.engines.api_key or None

@@ -1,6 +1,7 @@
 """A copy of the folder that an engine started from, brought from version to version by deltas.
 
-Nothing is written before every checksum of the new version is right. A copy whose writing was cut off is made anew.
+Nothing is written before every checksum of the new version is right. A copy whose writing was cut off is made anew, and
+so is one of another folder of deltas: an engine that outlives a run is given the same numbers for other weights.
 """
 
 from __future__ import annotations
@@ -40,10 +41,13 @@ class LocalCopy:
     def catch_up(self, deltas: Path, version: int) -> None:
         """Bring the copy to a version, by the deltas that lead there.
 
-        A copy that is missing, newer, or so far behind that its deltas are gone, is made anew before. DeltaError where
-        a delta is missing or wrong; the copy then has the last version that was right.
+        A copy that is missing, newer, made of another folder's deltas, or so far behind that its deltas are gone, is
+        made anew before. DeltaError where a delta is missing or wrong; the copy then has the last version that was
+        right.
         """
         held = self.held()
+        if held is not None and self._patched_from() not in (None, str(deltas.absolute())):
+            held = None
         if held is None or (not _leads(deltas, held, version) and _leads(deltas, START, version)):
             self._seed()
             held = START
@@ -62,7 +66,7 @@ class LocalCopy:
             self._note(None)
             for name, new in patch.changed(tensors):
                 tensors[name][:] = new
-        self._note(patch.index.version)
+        self._note(patch.index.version, delta.parent)
 
     def _seed(self) -> None:
         """The copy as engines start."""
@@ -74,13 +78,21 @@ class LocalCopy:
                 os.chmod(self.folder / file.name, 0o644)
         self._note(START)
 
-    def _note(self, version: int | None) -> None:
+    def _patched_from(self) -> str | None:
+        """The folder of the deltas in the copy; None where there are none, or nobody knows."""
+        try:
+            return str(json.loads((self.folder / _STATE).read_text())["deltas"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _note(self, version: int | None, deltas: Path | None = None) -> None:
         state = self.folder / _STATE
         if version is None:
             state.unlink(missing_ok=True)
         else:
+            of = {} if deltas is None else {"deltas": str(deltas.absolute())}
             partial = state.with_name(f".{_STATE}")
-            partial.write_text(json.dumps({"version": version}))
+            partial.write_text(json.dumps({"version": version, **of}))
             partial.replace(state)
 
     @contextmanager

@@ -14,6 +14,8 @@ from rollout_steps import indices, iterate, shuffled, tokens
 
 from rlscale.config.schema.rollout_config import Stale
 from rlscale.data.sample import Group
+from rlscale.rollout import service as service_module
+from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.seeds import request_seed
 from rlscale.rollout.service import RolloutService
 
@@ -81,6 +83,28 @@ def test_as_many_more_requests_are_under_way_as_there_are_engines(run: Run) -> N
         return running
 
     assert run(scenario, max_concurrent=2) == [2, 6]
+
+
+def test_answers_come_in_parts_as_long_as_all_engines_that_there_are_send_them(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([(True, 0.0), (False, 0.0), (True, 0.0), (True, 5.0)])
+
+    async def all_send_parts(client: EngineClient) -> bool:
+        told, after_s = next(answers)
+        await asyncio.sleep(after_s)
+        return told
+
+    async def scenario(engine: FakeEngine, service: RolloutService) -> list[bool]:
+        found = [service._client.in_parts]
+        for engines in (2, 1, 2):
+            await service.engines_are(engines)
+            found.append(service._client.in_parts)
+        return found
+
+    monkeypatch.setattr(service_module, "all_send_parts", all_send_parts)
+    monkeypatch.setattr(service_module, "_ASKED_S", 0.1)
+    assert run(scenario) == [True, False, True, False]
 
 
 @pytest.mark.parametrize("bound", [1, 2])

@@ -255,6 +255,21 @@ def test_a_copy_whose_writing_was_cut_off_or_that_is_newer_is_made_anew(place: P
     assert holds(copy, 1)
 
 
+def test_the_versions_of_two_runs_are_not_mixed_in_an_engine_that_outlives_them(place: Place) -> None:
+    first = place.publish(1, 2)
+    place.deltas = place.root / "other"
+    place.copy("engine").catch_up(first.folder.parent / "deltas", 2)
+    transport = place.transport()
+    transport.connect([Engine(place.copy("elsewhere"))])
+    for version in (1, 2):  # the same numbers for other weights
+        transport.send(Bucket(list(weights(version + 4).items()), version))
+        transport.commit(version)
+    outlived = place.copy("engine")
+    outlived.catch_up(place.deltas, 2)
+    found, right = load_file(outlived.folder / "model.safetensors"), weights(6)
+    assert all(torch.equal(found[name], right[name]) for name in right)
+
+
 def test_readers_see_whole_deltas_only_while_one_is_published(place: Place) -> None:
     wrong: list[str] = []
     done = threading.Event()

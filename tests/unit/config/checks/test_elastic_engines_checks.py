@@ -22,6 +22,7 @@ def joining(tmp_path: Path) -> list[str]:
 
 def test_a_run_may_say_how_many_engines_it_needs_and_takes(joining: list[str]) -> None:
     check(compose(None, [*joining, "rollout.engines=2", "rollout.engines_at_least=1"]))
+    check(compose(None, [*joining, *APART, "weights/transport=delta"]))
     check(compose(None, ["rollout.engine_urls=[http://127.0.0.1:9]", "rollout.engines_at_most=2"]))
 
 
@@ -32,8 +33,17 @@ def test_a_run_may_say_how_many_engines_it_needs_and_takes(joining: list[str]) -
         (["rollout.engines=3", "rollout.engines_at_most=2"], r"engines_at_most=2: the run begins with 3; raise it"),
         (["rollout.engines_at_most=2"], r"started with the key of the run's own; name a file that holds it"),
         (
-            ["rollout.engines_at_most=2", *APART, "weights/transport=delta"],
-            r"can join a run with weights/transport=delta",
+            ["rollout.engines_at_most=2", *APART, "weights/transport=cuda_ipc"],
+            r"join a run with weights/transport=cuda_ipc",
+        ),
+        (["rollout.engines_at_least=1", "run.generate_only=true"], r"can leave a run with run\.generate_only=true"),
+        (
+            ["rollout.engines_at_least=1", "rollout.engine_groups={r: {role: prefill}, w: {role: decode}}"],
+            r"can leave a run with rollout\.engine_groups",
+        ),
+        (
+            ["rollout.engines=2", "rollout.engines_at_least=1", "cluster.device=cuda", "cluster.gpus_per_node=2"],
+            r"can leave a run with cluster\.placement=colocated on GPUs",
         ),
         (["rollout.engines_at_most=2", "run.bitwise=true"], r"can join a run with run\.bitwise=true"),
         (["rollout.engines_at_most=2", "rollout.weights=fp8_block"], r"can join a run with rollout\.weights=fp8_block"),

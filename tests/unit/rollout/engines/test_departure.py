@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+import pytest
 
+from rlscale.config.errors import UserError
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
 from rlscale.rollout.attempt import Attempt
+from rlscale.rollout.engines import departure
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
@@ -47,3 +50,22 @@ def test_requests_of_an_engine_that_leaves_go_on_in_the_other_with_the_tokens_th
     rough, ledger = asyncio.run(generate(SimulatedFleet(SimulatedEngineConfig(), 2), leaves=True))
     assert [one.tokens.tolist() for one in rough] == [one.tokens.tolist() for one in calm]
     assert ledger.tokens.received == 200 * len(PROMPTS), "nothing was sampled twice"
+
+
+def test_an_engine_that_others_keep_asking_is_given_up_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work_of(client: EngineClient, url: str) -> int:
+        return 1
+
+    async def leaves() -> None:
+        fleet = SimulatedFleet(SimulatedEngineConfig(), 1)
+        client = EngineClient(ROUTER_URL, connect=fleet.connect)
+        try:
+            with pytest.raises(UserError, match=r"still had requests after 0\.05 s: others ask it, too"):
+                await asyncio.wait_for(empty(client, Cuts(), fleet.urls), 5)
+            assert client._shared.aside == frozenset()
+        finally:
+            await client.close()
+
+    monkeypatch.setattr(departure, "work_of", work_of)
+    monkeypatch.setattr(departure, "_LONGEST_S", 0.05)
+    asyncio.run(leaves())

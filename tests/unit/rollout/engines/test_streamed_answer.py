@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
@@ -15,6 +16,7 @@ from rlscale.config.derived.streaming import IN_PARTS, KEPT_EVERY, sends_parts
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
+from rlscale.rollout.engines.connection import HttpConnection
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.generation import RequestFailed
 from rlscale.rollout.engines.sampling_params import SamplingParams
@@ -74,6 +76,26 @@ def test_a_response_whose_engine_ends_goes_on_behind_the_tokens_that_came() -> N
     assert second["sampling_params"]["sampling_seed"] == 4
     assert ledger.tokens.received == len(whole.tokens), "none was received twice"
     assert not any(name.startswith("discarded") for name in ledger.tokens.fates)
+
+
+def test_tokens_that_came_are_kept_where_a_later_part_says_that_the_engine_is_not_available(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = HttpConnection.post_in_parts
+
+    async def ends_with_503(*arguments: Any) -> tuple[int, Any]:
+        try:
+            return await whole(*arguments)
+        except (ConnectionError, aiohttp.ClientError):
+            return 503, "ended"
+
+    async def scenario(engine: FakeEngine, client: EngineClient) -> Any:
+        engine.breaks_after = lambda body: 2
+        return await client.generate(PROMPT, LONG, seed=4), client.interrupted, len(engine.requests)
+
+    monkeypatch.setattr(HttpConnection, "post_in_parts", ends_with_503)
+    found, interrupted, requests = talk(scenario)
+    assert (len(found.tokens), found.interrupted, interrupted, requests) == (6, True, 1, 1)
 
 
 def test_an_answer_that_breaks_off_before_its_first_token_is_asked_for_again() -> None:

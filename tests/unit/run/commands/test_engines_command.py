@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rlscale.cli import main
-from rlscale.run.disk.membership_orders import EngineOrders, Told
+from rlscale.run.disk.membership_orders import EngineOrders, Present, Told
 from rlscale.run.disk.run_folder import RunFolder
 
-URL = "http://127.0.0.1:9"
+URL, OWN = "http://127.0.0.1:9", "http://127.0.0.1:8"
 
 
 @pytest.fixture
@@ -37,17 +37,19 @@ def test_an_order_is_given_and_the_answer_of_the_run_is_printed(
         while not (given := list(orders.orders())):
             time.sleep(0.01)
         orders.answer(given[0], told)
+        orders.tell_present([Present(OWN, "the run", "serving")])
 
     run.acquire()
     goes_on = threading.Thread(target=answer)
     goes_on.start()
     assert main(["engines", "add", URL, f"run.output={run.path}"]) == code
     goes_on.join()
+    assert main(["engines", "list", f"run.output={run.path}"]) == 0
+    refused = [f"{URL}: refused (it is another model)"] if code else []
+    assert capsys.readouterr().out.splitlines() == [line, f"{OWN}: serving, started by the run", *refused]
     run.release()
     assert main(["engines", "list", f"run.output={run.path}"]) == 0
-    said, listed = capsys.readouterr().out.splitlines()
-    assert said == line
-    assert listed.startswith(f"{URL}: {told.state}")
+    assert capsys.readouterr().out.startswith("the run does not go on now; when it last did:\n")
 
 
 def test_a_run_that_does_not_go_on_or_does_not_answer_is_said(

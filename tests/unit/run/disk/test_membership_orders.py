@@ -66,3 +66,22 @@ def test_what_is_no_order_is_one_line(text: str, tmp_path: Path) -> None:
     file.write_text(text)
     with pytest.raises(UserError, match="remove it"):
         list(EngineOrders(tmp_path).orders())
+
+
+def test_an_order_takes_the_place_of_one_for_the_same_engine_by_another_name(tmp_path: Path) -> None:
+    orders = EngineOrders(tmp_path)
+    orders.give("http://localhost:7", wanted=True)
+    other = orders.give("http://127.0.0.1:8", wanted=True)
+    last = orders.give("http://127.0.0.1:7", wanted=False)
+    assert sorted(order.id for order in orders.orders()) == sorted([other.id, last.id])
+
+
+def test_orders_that_can_be_read_come_before_the_error_of_one_that_cannot(tmp_path: Path) -> None:
+    orders = EngineOrders(tmp_path)
+    (tmp_path / FOLDER).mkdir(mode=0o700)
+    (tmp_path / FOLDER / "0.json").write_text("{")
+    given = orders.give(URL, wanted=True)
+    read = orders.orders()
+    assert next(read) == given
+    with pytest.raises(UserError, match="remove it"):
+        next(read)

@@ -35,9 +35,10 @@ def engine(tmp_path: Path) -> Iterator[Any]:
     class Engine(BaseHTTPRequestHandler):
         serves = folder_of(tmp_path / "theirs")
         of = version("sglang")
+        about: Any = None
 
         def do_GET(self) -> None:
-            about = {"model_path": self.serves, "weight_version": "default"}
+            about = self.about or {"model_path": self.serves, "weight_version": "default"}
             told = {"/model_info": about, "/server_info": {"version": self.of}}
             self.send_response(200 if self.path in told else 404)
             self.end_headers()
@@ -96,7 +97,23 @@ def test_one_that_is_not_there_is_one_line() -> None:
         gone.check_served(None)
 
 
+def test_one_that_keeps_its_cache_joins_no_run_whose_requests_are_not_kept_apart(engine) -> None:
+    config, notes = compose(None, ["rollout.on_sync=in_place"]), list[str]()
+    assert not met(engine, "rollout", notes).check_trained_on(config)
+    assert "approximate" in notes[0]
+    with pytest.raises(UserError, match=r"the run began with engines that can, .* `python -m rlscale engines serve`"):
+        met(engine, "rollout").check_trained_on(config, apart=False)
+    assert met(engine, "rollout").check_trained_on(compose(None, []), apart=False)
+
+
+@pytest.mark.parametrize("page", ["<html></html>", [1], {"status": "ok"}])
+def test_an_address_of_something_else_is_one_line(engine, page: Any) -> None:
+    engine.about = page
+    with pytest.raises(UserError, match=r"does not answer, or refuses the key .*/model_info: the answer"):
+        met(engine, "rollout").check_trained_on(compose(None, []))
+
+
 def test_one_that_does_not_patch_weights_gets_no_deltas(engine) -> None:
     met(engine, "rollout").check_trained_on(compose(None, ["weights/transport=disk"]))
-    with pytest.raises(UserError, match=r"^weights/transport=delta: .* start it by `python -m rlscale engine`"):
+    with pytest.raises(UserError, match=r"^weights/transport=delta: .* start it by `python -m rlscale engines serve`"):
         met(engine, "rollout").check_trained_on(compose(None, ["weights/transport=delta"]))

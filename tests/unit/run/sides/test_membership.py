@@ -10,7 +10,7 @@ import pytest
 
 from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
-from rlscale.run.disk.membership_orders import EngineOrders
+from rlscale.run.disk.membership_orders import EngineOrders, Present
 from rlscale.run.sides import membership
 from rlscale.run.sides.engine_records import Engine
 from rlscale.run.sides.engines import Engines
@@ -41,7 +41,7 @@ class Run:
         )
         monkeypatch.setattr(Engines, "_router_client", lambda _: router)
         monkeypatch.setattr(Engines, "meet", lambda _, url: self.happened.append(f"met {url}"))
-        monkeypatch.setattr(membership, "call", lambda *_, **__: {"tp_size": self.ranks})
+        monkeypatch.setattr(membership, "told", lambda *_, **__: {"tp_size": self.ranks})
         monkeypatch.setattr(membership, "answers", self._answers)
         rollout: Any = SimpleNamespace(
             leave=lambda urls: self.happened.append(f"emptied {urls[0]}"),
@@ -111,11 +111,15 @@ def test_none_joins_a_run_that_has_not_said_so_and_one_of_several_ranks_needs_fi
     (tmp_path / "b").mkdir()
     several = Run(tmp_path / "b", monkeypatch)
     several.ranks = 2
-    assert several.say(GUEST, wanted=True) == ("refused", "it has tp_size=2, which takes weights/transport=disk")
+    assert several.say(GUEST, wanted=True) == (
+        "refused",
+        "it has tp_size=2, which takes weights/transport=disk, or delta",
+    )
     (tmp_path / "c").mkdir()
-    files = Run(tmp_path / "c", monkeypatch, "weights/transport=disk")
-    files.ranks = 2
-    assert files.say(GUEST, wanted=True) == ("serving", "")
+    for transport in ("disk", "delta"):
+        files = Run(tmp_path / "c", monkeypatch, f"weights/transport={transport}")
+        files.ranks = 2
+        assert files.say(GUEST, wanted=True) == ("serving", "")
 
 
 def test_a_guest_that_is_gone_is_lost_down_to_what_the_run_needs(run: Run) -> None:
@@ -173,3 +177,44 @@ def test_an_order_that_cannot_be_read_is_said_once_and_ends_nothing(run: Run) ->
     run.membership.look(run.give)
     assert len(run.notes) == 1
     assert "remove it" in run.notes[0]
+
+
+def test_an_order_that_is_no_order_keeps_no_other_from_being_followed(run: Run) -> None:
+    run.orders.give("http://127.0.0.1:3", wanted=True)
+    (wrong,) = run.orders._folder.glob("*.json")
+    wrong.write_text("{")
+    wrong.rename(wrong.with_name("0.json"))  # the first that is read
+    assert run.say(GUEST, wanted=True) == ("serving", "")
+
+
+def test_an_engine_is_the_same_by_either_spelling_of_its_address(run: Run) -> None:
+    named = GUEST.replace("127.0.0.1", "localhost")
+    run.say(GUEST, wanted=True)
+    assert run.say(named, wanted=True) == ("serving", "")
+    assert run.engines.urls == [FIRST, GUEST]
+    assert run.say(named, wanted=False) == ("left", "")
+    assert run.engines.urls == [FIRST]
+
+
+def test_a_run_that_continues_does_not_try_again_what_it_refused(run: Run) -> None:
+    run.ranks = 2
+    assert run.say(GUEST, wanted=True)[0] == "refused"
+    run.ranks = 1
+    again = Membership(run.engines, run.membership.rollout, run.orders, run.notes.append)
+    again.look(run.give)
+    assert run.engines.urls == [FIRST]
+    run.membership = again
+    assert run.say(GUEST, wanted=True) == ("serving", ""), "a new order is tried"
+
+
+def test_the_engines_that_there_are_are_written_down_when_they_change(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.say(GUEST, wanted=True)
+    run.engines._engines[0].spec = SimpleNamespace()  # type: ignore[assignment]  # the run started it
+    monkeypatch.setattr(Membership, "_silence", lambda _, url: 6.0)
+    run.membership.look(run.give)
+    assert run.orders.present() == [
+        Present(FIRST, "the run", "serving"),
+        Present(GUEST, "somebody else", "silent"),
+    ]

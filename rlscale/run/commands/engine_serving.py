@@ -1,4 +1,4 @@
-"""`python -m rlscale engine`: an engine that outlives runs, for their `rollout.engine_urls`."""
+"""`python -m rlscale engines serve`: an engine that outlives runs, for their `rollout.engine_urls`."""
 
 from __future__ import annotations
 
@@ -16,24 +16,28 @@ from rlscale.config.composition.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.cluster_config import Device
+from rlscale.run.disk.key_file import read_key
 from rlscale.run.processes.forks import read_forks
 from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.supervisor import Supervisor
 
 USAGE = (
-    "usage: python -m rlscale engine model=FOLDER [key=value ...]\n"
-    "  Serves a model until Ctrl-C with all that an engine of a run can do: it tells checksums, verifies and patches\n"
-    "  weights, and empties its cache while requests wait. A run joins it by rollout.engine_urls=[URL].\n"
+    "usage: python -m rlscale engines serve model=FOLDER [key=value ...]\n"
+    "  Serves a model until Ctrl-C: it tells checksums, verifies and patches weights, and empties its cache while\n"
+    "  requests wait. Runs use it by rollout.engine_urls=[URL] or `engines add URL`. Other than engines that a run\n"
+    "  starts it has no run.bitwise, adapters, rollout.quantised_activations, speculation, nor the chosen experts for\n"
+    "  trainer.routing_replay=rollout; tokenizer and chat template are those of the model's folder.\n"
     "  host, port   where it listens; 127.0.0.1 and 30000, or a free port where that is taken\n"
     "  gpus         GPUs of this machine that it uses, as 0,1; without them it runs on the CPU\n"
     "  dtype        type of the weights; bfloat16\n"
     "  key_file     file with the API key that it asks for (the run's rollout.engine_key_file); none\n"
     "  folder       where its log and its temporary files are; .rlscale/engine\n"
     "  warm         file of a running `python -m rlscale warm`, by which it starts in seconds\n"
-    "  sglang.NAME  any other option of SGLang's server; a value that is no JSON is text"
+    "  sglang.NAME  options of SGLang's server that nothing above decides; a value that is no JSON is text"
 )
 _SGLANG = "sglang."
 _LOOK_EVERY_S = 1.0
+_LAST_PORT = 65535
 _NUMBERS = {"port": re.compile(r"\d+"), "gpus": re.compile(r"\d+(,\d+)*")}
 _OWN = ("127.0.0.1", "localhost", "::1")
 
@@ -66,7 +70,7 @@ class Request:
         )
 
 
-def engine(arguments: Sequence[str]) -> int:
+def serve(arguments: Sequence[str]) -> int:
     """Serve until a signal ends this command. 2 where the engine ends by itself."""
     if help_is_shown(arguments, USAGE):
         return 0
@@ -74,7 +78,7 @@ def engine(arguments: Sequence[str]) -> int:
     folder = Path(request.folder)
     for problem in check_options("sglang", "server", options, folder / "cache", []):
         raise UserError(problem)
-    key = "" if request.key_file is None else _key(request.key_file)
+    key = "" if request.key_file is None else read_key(request.key_file, "engines serve: key_file")
     forks = None if request.warm is None else read_forks(Path(request.warm)).engines
     supervisor = Supervisor(folder / "logs", folder / "scratch", key, request.host, fork_server=forks)
     try:
@@ -100,34 +104,28 @@ def read(arguments: Sequence[str]) -> tuple[Request, dict[str, Any]]:
         key, equals, text = word.partition("=")
         if not equals or not text or (not key.startswith(_SGLANG) and key not in known):
             hint = did_you_mean(nearest(key, known)) if equals else ""
-            raise UserError(f"engine does not know {word!r}{hint}; see python -m rlscale engine --help")
+            raise UserError(f"engines serve does not know {word!r}{hint}; see python -m rlscale engines serve --help")
         if key.startswith(_SGLANG):
             options[key.removeprefix(_SGLANG)] = _value(text)
         else:
             given[key] = text
     if "model" not in given:
-        raise UserError("engine: model=FOLDER is missing; see python -m rlscale engine --help")
+        raise UserError("engines serve: model=FOLDER is missing; see python -m rlscale engines serve --help")
     for key, wanted in (("port", "one number"), ("gpus", "numbers of GPUs, as 0,1")):
         if key in given and not _NUMBERS[key].fullmatch(given[key]):
-            raise UserError(f"engine: {key}={given[key]} must be {wanted}")
+            raise UserError(f"engines serve: {key}={given[key]} must be {wanted}")
     if "port" in given:
         given["port"] = int(given["port"])
+        if not 1 <= given["port"] <= _LAST_PORT:
+            raise UserError(f"engines serve: port={given['port']} must be between 1 and {_LAST_PORT}")
     if "gpus" in given:
         given["gpus"] = tuple(map(int, given["gpus"].split(",")))
     request = Request(**given)
     if request.key_file is None and request.host not in _OWN:
-        raise UserError(f"engine: anybody could ask and change an engine on host={request.host}; name a key_file")
+        raise UserError(
+            f"engines serve: anybody could ask and change an engine on host={request.host}; name a key_file"
+        )
     return request, options
-
-
-def _key(file: str) -> str:
-    try:
-        key = Path(file).read_text().strip()
-    except OSError as error:
-        raise UserError(f"engine: key_file={file} cannot be read ({error.strerror})") from error
-    if not key:
-        raise UserError(f"engine: key_file={file} holds no key, so anybody could ask and change the engine")
-    return key
 
 
 def _value(text: str) -> Any:

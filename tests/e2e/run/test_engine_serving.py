@@ -1,4 +1,4 @@
-"""An engine that `python -m rlscale engine` has started takes deltas from a run that joins it by its URL."""
+"""An engine that `python -m rlscale engines serve` has started takes deltas from a run that joins it by its URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_run_sends_deltas_to_it_and_leaves_it_running(
 ) -> None:
     key, port = f"key_file={shared_server.key_file}", free_port("127.0.0.1")
     place = [f"model={shared_server.model_folder}", f"port={port}", "dtype=float32", key, warm.removeprefix("cluster.")]
-    with Started(tmp_path, "engine", *place) as started:
+    with Started(tmp_path, "engines", "serve", *place) as started:
         url = f"http://127.0.0.1:{port}"
         started.wait_for(f"{url} serves")
         joined = [f"rollout.engine_urls=[{url}]", f"rollout.engine_{key}", "weights/transport=delta"]

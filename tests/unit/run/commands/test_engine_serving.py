@@ -1,12 +1,13 @@
-"""What `python -m rlscale engine` reads. The engine itself: tests/e2e/run/test_engine_command.py."""
+"""What `python -m rlscale engines serve` reads. The engine itself: tests/e2e/run/test_engine_serving.py."""
 
 from __future__ import annotations
 
 import pytest
 
+from rlscale.cli import main
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
-from rlscale.run.commands.engine_command import engine, read
+from rlscale.run.commands.engine_serving import read, serve
 
 
 def test_the_words_become_the_engine_that_is_asked_for() -> None:
@@ -18,14 +19,21 @@ def test_the_words_become_the_engine_that_is_asked_for() -> None:
     assert read(["model=/m"])[0].spec({}).device is Device.cpu
 
 
+def test_it_is_a_verb_of_the_command_for_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engines", "serve", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: python -m rlscale engines serve model=FOLDER")
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["port=31000"], "engine: model=FOLDER is missing"),
-        (["model=/m", "gpu=0"], "engine does not know 'gpu=0'; did you mean gpus?"),
-        (["model=/m", "--fast"], "engine does not know '--fast'; see python -m rlscale engine --help"),
-        (["model=/m", "port=31000,31001"], "engine: port=31000,31001 must be one number"),
-        (["model=/m", "gpus=all"], "engine: gpus=all must be numbers of GPUs, as 0,1"),
+        (["port=31000"], "engines serve: model=FOLDER is missing"),
+        (["model=/m", "gpu=0"], "engines serve does not know 'gpu=0'; did you mean gpus?"),
+        (["model=/m", "--fast"], "engines serve does not know '--fast'; see python -m rlscale engines serve --help"),
+        (["model=/m", "port=31000,31001"], "engines serve: port=31000,31001 must be one number"),
+        (["model=/m", "port=99999"], "engines serve: port=99999 must be between 1 and 65535"),
+        (["model=/m", "port=0"], "engines serve: port=0 must be between 1 and 65535"),
+        (["model=/m", "gpus=all"], "engines serve: gpus=all must be numbers of GPUs, as 0,1"),
         (["model=/m", "host=0.0.0.0"], "anybody could ask and change an engine on host=0.0.0.0; name a key_file"),
         (["model=/m", "key_file=/dev/null"], "key_file=/dev/null holds no key"),
         (["model=/m", "key_file=/nowhere"], r"key_file=/nowhere cannot be read \(No such file"),
@@ -35,4 +43,4 @@ def test_the_words_become_the_engine_that_is_asked_for() -> None:
 )
 def test_what_nobody_understands_is_one_line(words: list[str], line: str) -> None:
     with pytest.raises(UserError, match=line):
-        engine(words)
+        serve(words)
