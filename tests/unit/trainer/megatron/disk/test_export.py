@@ -157,6 +157,22 @@ def test_a_full_disk_is_an_error_that_leaves_what_was_there(model: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "model"]
 
 
+def test_a_kept_tensor_that_cannot_be_read_is_told_to_every_rank_and_nothing_is_left(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> Iterator[tuple[str, Tensor]]:
+        yield "mtp.norm.weight", torch.ones(16)
+        raise UserError("mtp.proj.weight is not what was written")
+
+    told: list[object] = []
+    broadcast = dist.broadcast_object_list
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda values, src: (told.extend(values), broadcast(values, src)))
+    with pytest.raises(UserError, match="mtp.proj.weight is not what was written"):
+        export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), tmp_path / "hf", kept=kept())
+    assert [type(error) for error in told] == [UserError], "the other ranks would wait for this one"
+    assert names(tmp_path) == ["model"]
+
+
 @pytest.mark.parametrize("at_most", [1100, 10**6])
 def test_no_bucket_is_held_when_the_next_one_is_made(
     at_most: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
