@@ -16,6 +16,7 @@ from torch import Tensor
 from rlscale.config.errors import UserError
 from rlscale.data.folders.companions import Companions
 from rlscale.families import FAMILIES
+from rlscale.families.weight_files import ADAPTER
 from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder
 from rlscale.weights.bucket import WeightSource
 from rlscale.weights.folder_aside import sync_folder
@@ -72,7 +73,7 @@ def export_folder(
             files.close()
             companions.write(partial, files.dtype, changes)
             if adapter is not None:
-                adapter.write(partial / "adapter")
+                adapter.write(partial / ADAPTER)
             put_in_place(partial, target)
         except (OSError, UserError) as error:
             failure = [error]
