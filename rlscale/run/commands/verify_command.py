@@ -20,7 +20,7 @@ USAGE = (
     "usage: python -m rlscale checkpoint verify FOLDER\n"
     "  FOLDER  a run (its checkpoints and exported weights), a checkpoint, its trainer part (as `import` writes), or\n"
     "          a Hugging Face folder that was exported\n"
-    "reads every file of a checkpoint; of a Hugging Face folder the tensors of its weights and of its adapter, not its\n"
+    "reads every file of a checkpoint; of a Hugging Face folder the tensors of its weights and of its adapter, not\n"
     "config.json, tokenizer and code. It prints a line for each, and ends with 0 where all are what was written, or\n"
     "with 1."
 )
