@@ -77,8 +77,8 @@ class Facts:
     """How much later it is there than here."""
     clock_error_s: float = 0.0
     """How exactly that is known."""
-    open_ray: bool = False
-    """Whether the Ray that it is a machine of asks nobody for a token."""
+    open_ray: bool | None = False
+    """Whether the Ray that it is a machine of asks nobody for a token; None where that could not be found out."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ def environment(config: Config, facts: Facts) -> Iterator[Finding]:
             "Ray asks for no token: whoever reaches it runs what they like as you",
             "start it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, on every machine (docs/security.md)",
         )
+    if facts.open_ray is None:
+        yield warning(
+            "whether Ray asks for a token could not be found out",
+            "see that it was started with RAY_AUTH_MODE=token (docs/security.md)",
+        )
     mode = facts.variables.get("RAY_AUTH_MODE", "token")
     if mode != "token":
         yield problem(f"RAY_AUTH_MODE={mode}: without its token Ray runs what anybody sends", "unset it")

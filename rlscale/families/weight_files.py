@@ -19,6 +19,8 @@ from rlscale.families.family import FolderError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SUMS = "weight_checksums.json"
 """The checksums of a folder's tensors, where they are written (`rlscale.platform.weight_checksums`)."""
+ADAPTER = "adapter"
+"""The folder within an exported one that holds the adapter by itself, where there is one."""
 
 _HEADER_MOST = 100_000_000
 """Bytes of the largest header that the safetensors library accepts."""

@@ -13,8 +13,9 @@ from torch import Tensor
 from rlscale.families.family import Head
 from rlscale.families.multi_token_prediction import copies
 from rlscale.families.tensors import expected_tensors, is_kept
+from rlscale.platform.weight_checksums import sums_beside
 from rlscale.weights.bucket import Bucket, WeightSource
-from rlscale.weights.load import WeightFolder
+from rlscale.weights.load import WeightFolder, named
 
 
 def kept_tensors(folder: str | Path, config: Mapping[str, Any], *, mtp: bool = False) -> Iterator[tuple[str, Tensor]]:
@@ -29,6 +30,17 @@ def kept_tensors(folder: str | Path, config: Mapping[str, Any], *, mtp: bool = F
             if is_kept(name, config) and name not in exported:
                 tensor = source.read(name)
                 yield name, tensor.bfloat16() if source.is_quantised(name) else tensor
+
+
+def look_at_kept(folder: str | Path, config: Mapping[str, Any], *, mtp: bool) -> None:
+    """Read what exports will keep, where the folder has checksums. UserError for a tensor that is not what was written.
+
+    Training needs none of it, and would be told at the first export. `mtp`: see `kept_tensors`.
+    """
+    with named(Path(folder)):
+        has_sums = bool(sums_beside(Path(folder)))
+    for _ in kept_tensors(folder, config, mtp=mtp) if has_sums else ():
+        pass
 
 
 def of_policy(

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rlscale.platform.weight_checksums import checksum
+
 NAMES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
@@ -42,6 +44,8 @@ class SafetensorsFile:
         self._room = self._reserved - _ENTRY
         self.nbytes = 0
         """Bytes of the tensors so far."""
+        self.checksums: dict[str, str] = {}
+        """Of each tensor so far, by name: of what is meant to be in the file."""
 
     def has_room(self, name: str) -> bool:
         """Whether the header can take one more tensor of that name."""
@@ -52,7 +56,9 @@ class SafetensorsFile:
         end = self.nbytes + tensor.nbytes
         offsets = [self.nbytes, end]
         self._header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-        self._file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        self.checksums[name] = checksum(content)
+        self._file.write(content)
         self._room -= len(name) + _ENTRY
         self.nbytes = end
 

@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from rlscale.families.weight_files import INDEX, SUMS
-from rlscale.platform.weight_checksums import checksum
 from rlscale.weights.safetensors_file import SafetensorsFile
 
 _FILE_BYTES = 4 * 2**30
@@ -54,7 +52,6 @@ class SafetensorsFolder:
         file.add(name, tensor)
         self._file_of[name] = self._names[-1]
         self._of_dtype[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
-        self._sums[name] = checksum(tensor.flatten().view(torch.uint8).numpy().data)
 
     def close(self) -> None:
         """Close the last file, say what is where, and write the checksums of the tensors.
@@ -79,6 +76,7 @@ class SafetensorsFolder:
         file, self._open = self._open, None
         if file is not None:
             file.close()
+            self._sums |= file.checksums
 
 
 def _write_json(file: Path, content: object) -> None:

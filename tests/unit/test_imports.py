@@ -46,7 +46,7 @@ PACKAGES = {
     "envs": allow(
         "numpy torch math_verify sympy jsonschema referencing aiohttp pint reasoning_gym Gym textarena"
         " if_verifiable langdetect bm25s",
-        "config data",
+        "config platform data",
     ),
     "serve": allow("aiohttp psutil", "families config platform weights"),
     "rollout": allow("numpy aiohttp", "families config data envs"),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def cached_only() -> Iterator[None]:
-    """In the block a name of the hub is what was downloaded of it, if that is the newest version or not."""
+    """In the block a name of the hub is what was downloaded of it, whether or not that is the newest version."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

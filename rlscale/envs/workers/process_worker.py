@@ -16,9 +16,9 @@ def main() -> None:
     try:
         path, function = connection.recv()
         sys.path[:] = path
-        from rlscale.config.no_terminal import refuse_breakpoints
         from rlscale.envs.reward import RewardCall, reward_of
         from rlscale.envs.workers.calling import outcome_of
+        from rlscale.platform.no_terminal import refuse_breakpoints
 
         refuse_breakpoints()
         try:

@@ -26,10 +26,16 @@ from rlscale.run.processes.ray_session import RaySession, node_ids
 _GATHERED_S = 120.0
 _LINK_S = 30.0
 _CLOCK_LOOKS = 3
-_STRANGER = """
+_PROBE_S = 30.0
+_REFUSED = 77
+_PROBE = f"""
 import sys
 from ray._raylet import GcsClient
-GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=10)
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=10)
+except AuthenticationError:
+    sys.exit({_REFUSED})
 """
 
 
@@ -38,16 +44,29 @@ def ask_cluster(config: Config, lock: Mapping[str, str]) -> tuple[list[Facts], l
     with RaySession(config.cluster, Path(config.run.scratch)):
         nodes = node_ids(config.cluster.nodes, config.cluster.gpus_per_node)
         facts = facts_of(config, lock, nodes)
-        facts[0] = replace(facts[0], open_ray=not asks_for_token(ray.get_runtime_context().gcs_address))
+        asks = asks_for_token(ray.get_runtime_context().gcs_address)
+        facts[0] = replace(facts[0], open_ray=None if asks is None else not asks)
         return facts, links_between(facts, nodes, nccl=config.cluster.device is Device.cuda)
 
 
-def asks_for_token(address: str) -> bool:
-    """Whether the Ray at `address`, which answers this process, refuses one without its token."""
+def asks_for_token(address: str) -> bool | None:
+    """Whether the Ray at `address` refuses a process without its token; None where that could not be found out."""
     stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    asked = [sys.executable, "-c", _STRANGER, address]
-    done = subprocess.run(asked, env={**stranger, "RAY_AUTH_MODE": "disabled"}, capture_output=True, check=False)
-    return done.returncode != 0
+    answered = answers(address, {**stranger, "RAY_AUTH_MODE": "disabled"})
+    return None if answered is None else not answered
+
+
+def answers(address: str, environment: Mapping[str, str]) -> bool | None:
+    """Whether the Ray at `address` answers a process with that environment, or (False) refuses it for its token.
+
+    None for anything else: nobody is there, it takes too long, or the process cannot ask.
+    """
+    asked = [sys.executable, "-c", _PROBE, address]
+    try:
+        done = subprocess.run(asked, env=environment, capture_output=True, check=False, timeout=_PROBE_S)
+    except subprocess.TimeoutExpired:
+        return None
+    return {0: True, _REFUSED: False}.get(done.returncode)
 
 
 def facts_of(config: Config, lock: Mapping[str, str], nodes: Sequence[str]) -> list[Facts]:

@@ -9,8 +9,8 @@ from rlscale.config.errors import UserError
 from rlscale.families.config_file import CONFIG
 from rlscale.families.family import FolderError
 from rlscale.families.origin import CHECKPOINT
+from rlscale.families.weight_files import ADAPTER, weight_files
 from rlscale.families.weight_files import SUMS as SUMS_OF_WEIGHTS
-from rlscale.families.weight_files import weight_files
 from rlscale.platform.weight_checksums import damaged_tensors, sums_beside
 from rlscale.run.disk.checkpoint import MANIFEST, CheckpointStore, fault_of, is_sealed, sums_of
 from rlscale.run.disk.run_folder import read_mark
@@ -20,7 +20,9 @@ USAGE = (
     "usage: python -m rlscale checkpoint verify FOLDER\n"
     "  FOLDER  a run (its checkpoints and exported weights), a checkpoint, its trainer part (as `import` writes), or\n"
     "          a Hugging Face folder that was exported\n"
-    "reads every file and prints a line for each checkpoint: it ends with 0 where all are what was written, or with 1."
+    "reads every file of a checkpoint; of a Hugging Face folder the tensors of its weights and of its adapter, not\n"
+    "config.json, tokenizer and code. It prints a line for each, and ends with 0 where all are what was written, or\n"
+    "with 1."
 )
 
 
@@ -42,7 +44,8 @@ def verify(arguments: Sequence[str]) -> int:
 def _checkpoints(place: Path) -> list[Path]:
     if read_mark(place) is not None:
         exported = sorted(file.parent for file in place.glob(f"*/{SUMS_OF_WEIGHTS}"))
-        found = [*CheckpointStore(place / "checkpoints", keep=1).all(), *exported]
+        with_adapters = [folder for one in exported for folder in _with_adapter(one)]
+        found = [*CheckpointStore(place / "checkpoints", keep=1).all(), *with_adapters]
         if not found:
             raise UserError(f"{place}: this run has no checkpoint yet")
         return found
@@ -50,7 +53,13 @@ def _checkpoints(place: Path) -> list[Path]:
         if (place / CONFIG).is_file():
             raise UserError(f"{place}: a model's folder without checksums (no {SUMS_OF_WEIGHTS})")
         raise UserError(f"{place}: neither a run nor a checkpoint (no {MANIFEST}, no {SUMS})")
-    return [place]
+    return _with_adapter(place)
+
+
+def _with_adapter(folder: Path) -> list[Path]:
+    """A folder, and that of the adapter which was exported with it."""
+    adapter = folder / ADAPTER
+    return [folder, adapter] if (adapter / SUMS_OF_WEIGHTS).is_file() else [folder]
 
 
 def _looked_at(checkpoint: Path) -> tuple[bool, str]:
@@ -73,11 +82,12 @@ def _looked_at(checkpoint: Path) -> tuple[bool, str]:
     beside = f"; beside them {', '.join(more)}, which no checksum is known of" if more else ""
     unsealed = not of_trainer and not is_sealed(checkpoint)
     older = f"; {MANIFEST} has no checksum of its own (an older version wrote it)" if unsealed else ""
-    return False, f"whole, {len(sums)} files of {size:,} bytes{beside}{older}"
+    files = "1 file" if len(sums) == 1 else f"{len(sums)} files"
+    return False, f"whole, {files} of {size:,} bytes{beside}{older}"
 
 
 def _weights_looked_at(folder: Path) -> tuple[bool, str]:
-    """The same of a Hugging Face folder: of its weights alone."""
+    """The same of a Hugging Face folder or an adapter's: of its tensors alone."""
     try:
         wrong, tensors = damaged_tensors(folder), len(sums_beside(folder))
         size = sum(file.stat().st_size for file in weight_files(folder))

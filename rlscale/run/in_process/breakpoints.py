@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rlscale.config.no_terminal import CHOSEN
+from rlscale.platform.no_terminal import CHOSEN
 from rlscale.run.in_process.standing_clock import StandingClock
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 from rlscale.config.errors import UserError
-from rlscale.config.no_terminal import refuse_breakpoints
+from rlscale.platform.no_terminal import refuse_breakpoints
 from rlscale.platform.ports import free_port
 from rlscale.run.processes.error_log import log_errors
 from rlscale.run.processes.printed_errors import prints_errors

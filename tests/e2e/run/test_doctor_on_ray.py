@@ -11,17 +11,18 @@ from pathlib import Path
 from shared_ray import JOINING
 
 ASK = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from rlscale.config.composition.compose import compose
-from rlscale.run.commands.doctor_cluster import asks_for_token, facts_of, links_between
+from rlscale.run.commands.doctor_cluster import answers, asks_for_token, facts_of, links_between
 from rlscale.run.processes.ray_session import RaySession, node_ids
 config = compose(None, [sys.argv[1], "model.init=nowhere"])
 with RaySession(config.cluster, Path(".rlscale")):
     nodes = node_ids(1, 0) * 2  # the one machine as two
     facts = facts_of(config, {"torch": "1"}, nodes)
     (link,) = links_between(facts, nodes, nccl=False)
-assert asks_for_token(config.cluster.ray_address)
+assert answers(config.cluster.ray_address, os.environ) is True, "with the token, by the same probe"
+assert asks_for_token(config.cluster.ray_address) is True
 print(json.dumps([[one.name for one in facts], facts[1].unreadable, facts[1].clock_error_s, vars(link)]))
 """
 

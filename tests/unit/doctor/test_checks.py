@@ -148,6 +148,11 @@ def test_what_keeps_a_run_from_starting_is_a_problem_with_its_remedy(check: str,
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, on every machine (docs/security.md)",
         ),
         (
+            replace(READY, open_ray=None),
+            "warning  environment: whether Ray asks for a token could not be found out; see that it was started with "
+            "RAY_AUTH_MODE=token (docs/security.md)",
+        ),
+        (
             replace(READY, variables={"CUDA_LAUNCH_BLOCKING": "1"}),
             "warning  environment: CUDA_LAUNCH_BLOCKING=1 makes every kernel wait; unset it unless you debug",
         ),

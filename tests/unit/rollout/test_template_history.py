@@ -16,7 +16,7 @@ from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.envs.environment import Action, Step
 from rlscale.rollout.conversation import Conversation
 from rlscale.rollout.engines.generation import Generation
-from tests.unit.data.published_families import FAMILIES, TEXTS, WHOLE, published_encoders, thoughts_of
+from tests.unit.data.tokens.published_families import FAMILIES, TEXTS, WHOLE, published_encoders, thoughts_of
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.lora_config import LoraConfig
+from rlscale.families.family import FolderError
 from rlscale.families.linears import adapted_linears, linear_names
+from rlscale.families.weight_files import SUMS
+from rlscale.platform.weight_checksums import damaged_tensors
 from rlscale.trainer.megatron.model.adapter_tensors import peft_name, peft_tensors, put_peft_tensors
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.weights.adapter_file import read_adapter_file
@@ -54,13 +57,14 @@ class AdapterFolder:
         return AdapterFolder(peft_config(model.adapters.lora, model.weights.config, base), tensors)
 
     def write(self, folder: Path) -> None:
-        """Make the folder and write both files. OSError when the disk refuses."""
+        """Make the folder and write both files, and the checksums of the tensors. OSError when the disk refuses."""
         folder.mkdir()
         (folder / CONFIG).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         file = SafetensorsFile(folder / TENSORS, room_for=self.tensors.keys())
         for name, tensor in self.tensors.items():
             file.add(name, tensor)
         file.close()
+        (folder / SUMS).write_text(json.dumps(file.checksums, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def peft_config(lora: LoraConfig, config: Mapping[str, Any], base: str) -> dict[str, Any]:
@@ -111,8 +115,22 @@ def load_adapter_folder(model: Model, folder: str) -> None:
         raise UserError(
             f"model.lora.path={folder}: {min(unknown)} is not of plain LoRA, the only form that is supported"
         )
+    refuse_damaged(Path(folder))
     if wrong := put_peft_tensors(model.adapters, model.groups, tensors):
         raise UserError(f"model.lora.path={folder}: {wrong[0]} is not of this model: it is missing or of another shape")
+
+
+def refuse_damaged(folder: Path) -> None:
+    """UserError for a tensor that is not what was written, as far as there are checksums (other tools write none)."""
+    try:
+        wrong = damaged_tensors(folder)
+    except (FolderError, OSError) as error:
+        raise UserError(f"model.lora.path={folder}: {error}") from error
+    if wrong:
+        raise UserError(
+            f"model.lora.path={folder}: {wrong[0]} is not what was written (its checksum differs); export the adapter "
+            f"again, or remove its {SUMS} if it was changed on purpose"
+        )
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -13,8 +13,10 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from rlscale.config.errors import UserError
 from rlscale.data.folders.companions import Companions
 from rlscale.families import FAMILIES
+from rlscale.families.weight_files import ADAPTER
 from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder
 from rlscale.weights.bucket import WeightSource
 from rlscale.weights.folder_aside import sync_folder
@@ -48,10 +50,10 @@ def export_folder(
     No more than a bucket of weights is held. What was there before stays until `put_in_place` takes it away.
     config.json names the type of the weights that were written, and has the `changes`. `kept`: what is written besides
     the source's tensors, by rank 0. `adapter`: written into a subfolder of that name.
-    OSError when the disk refuses, on every rank.
+    On every rank OSError when the disk refuses, UserError for a tensor of `kept` that is not what was written.
     """
     target = Path(target)
-    failure: list[OSError | None] = [None]
+    failure: list[OSError | UserError | None] = [None]
     partial = None
     try:
         partial = _folder_beside(target) if dist.get_rank() == 0 else None
@@ -62,7 +64,7 @@ def export_folder(
         if files is not None and failure[0] is None:
             try:
                 files.add_all(bucket.named)
-            except OSError as error:
+            except (OSError, UserError) as error:
                 failure = [error]
         del bucket  # before the next one is made
     if partial is not None and files is not None and failure[0] is None:
@@ -71,9 +73,9 @@ def export_folder(
             files.close()
             companions.write(partial, files.dtype, changes)
             if adapter is not None:
-                adapter.write(partial / "adapter")
+                adapter.write(partial / ADAPTER)
             put_in_place(partial, target)
-        except OSError as error:
+        except (OSError, UserError) as error:
             failure = [error]
     if files is not None and failure[0] is not None:
         files.abandon()

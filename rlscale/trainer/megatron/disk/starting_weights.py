@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from rlscale.families.origin import check_origin
 from rlscale.families.served_form import ServedForm, WeightForm
@@ -15,6 +16,7 @@ from rlscale.trainer.megatron.model.build import build_model
 from rlscale.trainer.megatron.model.kept_base import keep_base
 from rlscale.trainer.megatron.model.model import Model, Role
 from rlscale.trainer.trainer_spec import TrainerSpec
+from rlscale.weights.exported_mtp import look_at_kept
 from rlscale.weights.load import load_weights, named
 
 
@@ -24,6 +26,8 @@ def build_loaded(
     """`build_model`, with the weights of `spec.init_path`. Collective. UserError for what cannot be built or read."""
     model = build_model(spec, platform, role, trained=trained)
     load_folder(model, spec.init_path)
+    if role is Role.policy and trained is not False and dist.get_rank() == 0:  # which writes exports
+        look_at_kept(spec.model_path, model.weights.config, mtp=model.mtp)
     if model.adapters is not None and model.adapters.lora.base is not WeightForm.as_trained:
         keep_base(model, ServedForm(model.adapters.lora.base))
     if model.adapters is not None and (start := spec.adapter_path or model.adapters.lora.path) is not None:

@@ -27,12 +27,12 @@ def test_libyaml_is_there_and_omegaconf_reads_with_it() -> None:
 
 
 def test_all_that_ships_is_read_alike() -> None:
-    files = [*conf_dir().rglob("*.yaml"), *recipes_dir().rglob("*.yaml")]
+    files = sorted([*conf_dir().rglob("*.yaml"), *recipes_dir().rglob("*.yaml")])
     assert len(files) > 100
     own, quick = own_loader(), quick_loader()
-    for file in files[::3]:
+    for file in files:
         text = file.read_text()
-        assert read(text, quick) == read(text, own), file
+        assert repr(read(text, quick)) == repr(read(text, own)), file  # 1, 1.0 and True are equal, nan is not
 
 
 @pytest.mark.parametrize(

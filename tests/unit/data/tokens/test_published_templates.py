@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rlscale.data.prompts.messages import Message
 from rlscale.data.prompts.sources import RawPrompt
 from rlscale.data.tokens.prompt_encoder import PromptEncoder
-from tests.unit.data.published_families import FAMILIES, WHOLE, published_encoder
+from tests.unit.data.tokens.published_families import FAMILIES, WHOLE, published_encoder
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.ledger import Ledger
 
-TEMPLATES = Path(__file__).parents[2] / "data" / "chat_templates"
+TEMPLATES = Path(__file__).parents[2] / "data" / "tokens" / "chat_templates"
 Say = Callable[[str], str]
 """What is answered to a prompt, as text."""
 

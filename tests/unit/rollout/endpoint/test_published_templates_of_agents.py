@@ -17,7 +17,7 @@ from rlscale.data.sample import Prompt
 from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.endpoint.chat_messages import ChatMessage, rendered
 from rlscale.rollout.endpoint.dialect import ChatRequest
-from tests.unit.data.published_families import FAMILIES, TEXTS, WHOLE, published_encoders, thoughts_of
+from tests.unit.data.tokens.published_families import FAMILIES, TEXTS, WHOLE, published_encoders, thoughts_of
 
 Messages = tuple[ChatMessage, ...]
 

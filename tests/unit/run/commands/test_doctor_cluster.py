@@ -1,4 +1,4 @@
-"""A machine that stops answering while it is asked is told as that."""
+"""What the doctor says where a machine, or the question whether Ray asks for a token, gets no answer."""
 
 from __future__ import annotations
 
@@ -38,3 +38,20 @@ def test_a_machine_that_stops_answering_is_a_line(monkeypatch: pytest.MonkeyPatc
     facts: list[Facts] = [gather(config, {})] * 2
     (link,) = doctor_cluster.links_between(facts, ["a", "b"], nccl=False)
     assert (link.bytes_per_s, link.why) == (None, "nothing came in 30 s")
+
+
+@pytest.mark.parametrize(
+    ("probe", "asks"),
+    [
+        ("", False),
+        (f"raise SystemExit({doctor_cluster._REFUSED})", True),
+        ("raise ImportError", None),
+        ("import time; time.sleep(60)", None),
+    ],
+)
+def test_only_a_refusal_for_the_token_counts_as_asking_for_one(
+    probe: str, asks: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_cluster, "_PROBE", probe)
+    monkeypatch.setattr(doctor_cluster, "_PROBE_S", 0.3 if "sleep" in probe else 30.0)
+    assert doctor_cluster.asks_for_token("127.0.0.1:1") is asks

@@ -88,7 +88,7 @@ def test_the_trainers_part_alone_has_its_own_checksums(tmp_path: Path, capsys: p
     data = tmp_path / "__0_0.distcp"
     data.write_bytes(b"1234")
     (tmp_path / SUMS).write_text(json.dumps({data.name: checksum(data)}))
-    assert said(capsys, str(tmp_path)) == (0, [f"{tmp_path}: whole, 1 files of 4 bytes"])
+    assert said(capsys, str(tmp_path)) == (0, [f"{tmp_path}: whole, 1 file of 4 bytes"])
     data.write_bytes(b"1204")
     assert said(capsys, str(tmp_path))[0] == 1
     (tmp_path / SUMS).write_text("[]")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.config.no_terminal import refuse_breakpoints
+from rlscale.platform.no_terminal import refuse_breakpoints
 from rlscale.run.in_process.breakpoints import Debugger, breakpoints
 from rlscale.run.in_process.standing_clock import StandingClock
 

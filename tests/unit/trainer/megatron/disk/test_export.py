@@ -21,6 +21,7 @@ from rlscale.data.folders.companions import Companions
 from rlscale.families.weight_files import INDEX, SUMS
 from rlscale.run.commands.verify_command import verify
 from rlscale.trainer.megatron.disk import export
+from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder, refuse_damaged
 from rlscale.weights import safetensors_folder
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.load import WeightFolder
@@ -141,6 +142,29 @@ def test_a_tensor_that_was_changed_on_disk_is_not_read_and_verify_names_it(
         verify([str(target)])
 
 
+def test_an_adapter_that_was_changed_on_disk_is_not_started_from_and_verify_names_it(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "hf"
+    adapter = AdapterFolder(
+        {"peft_type": "LORA"}, {name: WEIGHTS[name] for name in ("layer.0.weight", "layer.1.weight")}
+    )
+    export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), target, adapter=adapter)
+    assert verify([str(target)]) == 0
+    assert f"{target / 'adapter'}: whole, 2 tensors" in capsys.readouterr().out
+    refuse_damaged(target / "adapter")
+    file = target / "adapter" / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert verify([str(target)]) == 1
+    assert f"{target / 'adapter'}: damaged: layer.1.weight is not what was written" in capsys.readouterr().out
+    with pytest.raises(UserError, match=rf"layer.1.weight is not what was written .* or remove its {SUMS}"):
+        refuse_damaged(target / "adapter")
+    (target / "adapter" / SUMS).unlink()
+    refuse_damaged(target / "adapter")  # of another tool
+
+
 def test_a_full_disk_is_an_error_that_leaves_what_was_there(model: Path, tmp_path: Path) -> None:
     target, source = tmp_path / "hf", Source(WEIGHTS)
     target.mkdir()
@@ -155,6 +179,27 @@ def test_a_full_disk_is_an_error_that_leaves_what_was_there(model: Path, tmp_pat
     assert source.left == 0, "the other ranks would wait for this one"
     assert [path.name for path in target.iterdir()] == ["of_before"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "model"]
+
+
+def test_a_kept_tensor_that_cannot_be_read_is_told_to_every_rank_and_nothing_is_left(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> Iterator[tuple[str, Tensor]]:
+        yield "mtp.norm.weight", torch.ones(16)
+        raise UserError("mtp.proj.weight is not what was written")
+
+    told: list[object] = []
+    broadcast = dist.broadcast_object_list
+
+    def telling(values: list[Any], src: int) -> None:
+        told.extend(values)
+        broadcast(values, src)
+
+    monkeypatch.setattr(dist, "broadcast_object_list", telling)
+    with pytest.raises(UserError, match=r"mtp\.proj\.weight is not what was written"):
+        export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), tmp_path / "hf", kept=kept())
+    assert [type(error) for error in told] == [UserError], "the other ranks would wait for this one"
+    assert names(tmp_path) == ["model"]
 
 
 @pytest.mark.parametrize("at_most", [1100, 10**6])
