@@ -47,25 +47,8 @@ class GivenEngine:
             patches = not _sends_deltas(config) or receiver.takes_deltas()
         except CallError as error:
             raise self._silent(error) from error
-        if not exact and keep == "in_place" and not apart:
-            raise UserError(
-                f"rollout.on_sync=in_place: {url} cannot empty its cache while requests are paused, and the run began "
-                "with engines that can, so that new requests would begin on keys and values of old weights; start it "
-                "by `python -m rlscale engines serve`"
-            )
-        if not exact and keep == "in_place":
-            self._note(
-                f"rollout.on_sync=in_place: {url} cannot empty its cache while requests are paused, so what a response "
-                "has after new weights came is from keys and values of the old ones, and approximate; those tokens are "
-                "trained on, and left out of logprob_diff; rollout.on_sync=abort_and_resume is exact"
-            )
-        elif not exact:
-            raise UserError(
-                f"rollout.on_sync={keep}: {url} cannot empty its cache while requests are paused, so tokens would "
-                "come from keys and values of old weights; use rollout.on_sync=abort_and_resume, or leave "
-                "rollout.engine_urls out, so that the run starts engines that can, or start that engine with "
-                "disable_radix_cache"
-            )
+        if keep is not None and not exact:
+            self._look_at_kept_cache(keep, apart)
         if not named:
             raise UserError(
                 f"rollout.engine_urls: {url} does not say which words tokens were drawn from; leave it out, "
@@ -83,6 +66,28 @@ class GivenEngine:
                 "that the run starts engines that do, or set trainer.routing_replay=none"
             )
         return exact
+
+    def _look_at_kept_cache(self, keep: str, apart: bool) -> None:
+        """It cannot empty its cache while requests are paused: is that of no harm to what the run does at a sync."""
+        url = self._url
+        if keep != "in_place":
+            raise UserError(
+                f"rollout.on_sync={keep}: {url} cannot empty its cache while requests are paused, so tokens would "
+                "come from keys and values of old weights; use rollout.on_sync=abort_and_resume, or leave "
+                "rollout.engine_urls out, so that the run starts engines that can, or start that engine with "
+                "disable_radix_cache"
+            )
+        if not apart:
+            raise UserError(
+                f"rollout.on_sync=in_place: {url} cannot empty its cache while requests are paused, and the run began "
+                "with engines that can, so that new requests would begin on keys and values of old weights; start it "
+                "by `python -m rlscale engines serve`"
+            )
+        self._note(
+            f"rollout.on_sync=in_place: {url} cannot empty its cache while requests are paused, so what a response "
+            "has after new weights came is from keys and values of the old ones, and approximate; those tokens are "
+            "trained on, and left out of logprob_diff; rollout.on_sync=abort_and_resume is exact"
+        )
 
     def check_architecture(self, folder: str | None) -> None:
         """Is its model one that can hold the weights of the model in this folder, as far as it can be seen from here.
