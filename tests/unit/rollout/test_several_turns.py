@@ -27,12 +27,12 @@ START_OF_TURN = 2
 
 
 class Twice(Environment):
-    """Asks 2+2 whatever the first answer was; the second answer is judged by the reward. `pause` seconds in between."""
+    """Asks 2+2 whatever the first answer was; the second answer is judged by the reward."""
 
     opened = closed = 0
 
-    def __init__(self, reward: Scorer, pause: float = 0.0) -> None:
-        self._reward, self._pause, self._turns = reward, pause, 0
+    def __init__(self, reward: Scorer) -> None:
+        self._reward, self._turns = reward, 0
 
     async def reset(self, prompt: Prompt, seed: int) -> Start:
         Twice.opened += 1
@@ -42,13 +42,26 @@ class Twice(Environment):
     async def step(self, action: Action) -> Step:
         self._turns += 1
         if self._turns == 1:
-            await asyncio.sleep(self._pause)
+            await self._think()
             return Step([{"role": "user", "content": "2+2="}], reward=0.25, info={"seed": self._seed, "first": True})
         right = await self._reward.score(action, self._prompt)
         return Step(reward=1.0 + right, done=True, info={"first": False})
 
+    async def _think(self) -> None: ...
+
     async def close(self) -> None:
         Twice.closed += 1
+
+
+class Thinks(Twice):
+    """Asks again when it may."""
+
+    thinking: int
+    may_go_on: asyncio.Event
+
+    async def _think(self) -> None:
+        Thinks.thinking += 1
+        await self.may_go_on.wait()
 
 
 class Odd(Environment):
@@ -202,14 +215,16 @@ def test_experts_of_both_turns_are_kept(run: Run) -> None:
 
 def test_a_sync_between_two_turns_is_a_boundary_of_versions(run: Run) -> None:
     async def scenario(engine: FakeEngine, service: RolloutService) -> list[Group]:
+        Thinks.thinking, Thinks.may_go_on = 0, asyncio.Event()
         await service.resume(0)
-        while len(engine.requests) < 12:
+        while Thinks.thinking < 12:
             await asyncio.sleep(0.005)
-        await service.pause()  # no request is under way: the environments think
+        await service.pause()  # no request is under way
         await service.resume(1)
+        Thinks.may_go_on.set()
         return await service.next_batch()
 
-    groups = run(scenario, env=node(Twice, pause=0.3), max_response_tokens=ROOM, max_staleness=1)
+    groups = run(scenario, env=node(Thinks), max_response_tokens=ROOM, max_staleness=1)
     for _, sample in finished(groups):
         versions = [set(sample.versions[a:b].tolist()) for a, b in turns(sample)]
         assert versions == [{0}, {1}]
