@@ -71,7 +71,8 @@ def test_a_process_that_gets_no_core_is_not_idle() -> None:
         assert not activity.is_idle([starved.pid])
         starved.send_signal(signal.SIGSTOP)
         hog.kill()
-        while not stopped_of([starved.pid]):  # it needs a core to take the signal
+        os.sched_setscheduler(starved.pid, os.SCHED_OTHER, os.sched_param(0))  # it needs a core to take the signal
+        while not stopped_of([starved.pid]):
             time.sleep(0.01)
         assert activity.is_idle([starved.pid])
     finally:

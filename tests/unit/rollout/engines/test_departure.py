@@ -22,6 +22,7 @@ from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
 
 PROMPTS = [np.array([5, 9, number], np.int32) for number in range(4, 12)]
 SAMPLING = SamplingParams(200, ignore_eos=True)
+QUICK = SimulatedEngineConfig(decode_s=0.004)
 
 
 async def generate(fleet: SimulatedFleet, leaves: bool) -> tuple[list[Generation], Ledger]:
@@ -46,8 +47,8 @@ async def generate(fleet: SimulatedFleet, leaves: bool) -> tuple[list[Generation
 
 
 def test_requests_of_an_engine_that_leaves_go_on_in_the_other_with_the_tokens_that_they_had() -> None:
-    calm, _ = asyncio.run(generate(SimulatedFleet(SimulatedEngineConfig(), 2), leaves=False))
-    rough, ledger = asyncio.run(generate(SimulatedFleet(SimulatedEngineConfig(), 2), leaves=True))
+    calm, _ = asyncio.run(generate(SimulatedFleet(QUICK, 2), leaves=False))
+    rough, ledger = asyncio.run(generate(SimulatedFleet(QUICK, 2), leaves=True))
     assert [one.tokens.tolist() for one in rough] == [one.tokens.tolist() for one in calm]
     assert ledger.tokens.received == 200 * len(PROMPTS), "nothing was sampled twice"
 
