@@ -106,7 +106,7 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
         long = [asyncio.create_task(generate(number, number)) for number in range(8)]
         fresh, pauses = [], []
         for version in range(1, 4):
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.2)
             pauses.append(await engine.sync(mode, models[version]))
             for number in range(2):
                 fresh.append((number, await generate(number, 100, length=12)))

@@ -151,8 +151,11 @@ def test_a_prompt_that_was_read_before_comes_from_the_cache_until_it_is_flushed(
     async def scenario(server: Server) -> list[int]:
         found = []
         for step in ("new", "again", "flush"):
-            if step == "flush":
+            while step == "flush":
                 await server.call("/flush_cache", {})
+                if server.statuses[-1] == 200:  # refused for a moment after an answer, while its batch still counts
+                    break
+                await asyncio.sleep(0.01)
             found.append((await server.generate(1, 2))["meta_info"]["cached_tokens"])
         return found
 

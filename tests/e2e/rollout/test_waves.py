@@ -94,6 +94,8 @@ class Sync:
     def watching(self, version: int) -> Callable[[], None]:
         return lambda: None
 
+    def over(self) -> None: ...
+
     def give(self, version: int, urls: Sequence[str]) -> dict[str, float]:
         (url,) = urls
         (other,) = set(self.fleet.urls) - {url}
