@@ -64,20 +64,33 @@ def save_until_killed(spec: TrainerSpec, parts: list[RankShard], folder: str, po
 
 
 class _AsGroup:
-    """One rank called as a group of ranks. At its save number `stuck` a pipe that nobody empties takes the file."""
+    """One rank as a saver sees a group. At its save number `stuck` a pipe that nobody empties takes the file."""
+
+    losses = 0
 
     def __init__(self, trainer: Any, stuck: int) -> None:
         self._trainer, self._stuck, self._saves = trainer, stuck, 0
 
-    def call(self, method: str, *args: Any, what: str) -> list[Any]:
-        """The answer of the only rank."""
-        if method == "begin_save":
-            self._saves += 1
-            if self._saves == self._stuck:
-                args[0].mkdir()
-                os.mkfifo(args[0] / "__0_0.distcp")
-                self._pipe = os.open(args[0] / "__0_0.distcp", os.O_RDONLY | os.O_NONBLOCK)
-        return [getattr(self._trainer, method)(*args)]
+    def begin_save(self, folder: Path, copy: bool) -> None:
+        """Begin to write, into the pipe if it is its turn."""
+        self._saves += 1
+        if self._saves == self._stuck:
+            folder.mkdir()
+            os.mkfifo(folder / "__0_0.distcp")
+            self._pipe = os.open(folder / "__0_0.distcp", os.O_RDONLY | os.O_NONBLOCK)
+        self._trainer.begin_save(folder, copy)
+
+    def is_saved(self) -> bool:
+        """Whether the only rank has written everything."""
+        written: bool = self._trainer.saved()
+        return written
+
+    def finish_save(self) -> None:
+        """It closes what it has written."""
+        self._trainer.finish_save()
+
+    def saved(self, checkpoint: Path) -> None:
+        """Nothing is done again here."""
 
 
 def load_and_save(
