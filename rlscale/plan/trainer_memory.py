@@ -115,11 +115,6 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
     )
 
 
-def largest_rank(shape: ModelShape, layout: RankLayout, training: Training) -> RankMemory:
-    """The rank that needs most."""
-    return max((rank_memory(shape, layout, training, stage) for stage in stages(layout)), key=lambda one: one.total)
-
-
 def stages(layout: RankLayout) -> range:
     """The pipeline stages, counted from 0."""
     return range(layout.pipeline)

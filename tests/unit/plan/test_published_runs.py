@@ -9,11 +9,12 @@ import pytest
 from rlscale.config.schema.trainer_config import Recompute
 from rlscale.plan.planned_run import USABLE
 from rlscale.plan.rank_layout import RankLayout
-from rlscale.plan.trainer_memory import RankMemory, Training, largest_rank
+from rlscale.plan.trainer_memory import RankMemory, Training, rank_memory, stages
 from tests.unit.plan.published_models import RUNS, shape_of
 
 
 def rank_of(run: dict[str, Any], *, adam_host: bool) -> RankMemory:
+    """The rank that needs most."""
     tensor, pipeline, context, expert = run["layout"]
     stage = run["gpus"] // pipeline
     expert = min(expert, stage)
@@ -21,7 +22,8 @@ def rank_of(run: dict[str, Any], *, adam_host: bool) -> RankMemory:
         tensor, tensor > 1, pipeline, context=context, expert=expert, data=max(1, stage // (tensor * context))
     )
     training = Training(run["tokens"] * context, Recompute.full, 2, True, adam_host, entropy=True)
-    return largest_rank(shape_of(run["model"]), layout, training)
+    shape = shape_of(run["model"])
+    return max((rank_memory(shape, layout, training, stage) for stage in stages(layout)), key=lambda one: one.total)
 
 
 def planned_to_fit(run: dict[str, Any], *, adam_host: bool) -> bool:
