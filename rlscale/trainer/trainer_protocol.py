@@ -77,8 +77,8 @@ class Trainer(Protocol):
         """Continue from what was saved.
 
         Where ranks are lost in a run (`run.recover`) others load a checkpoint, are given the same shards to train on
-        again, and must then be what these were. They may be called with `resumed` False: it is not the run that is
-        continued, of which `optim.reset_on_resume` speaks.
+        again, and must then be what these were. With `resumed` False it is not the run that is continued, of which
+        `optim.reset_on_resume` speaks.
         """
 
     def export(self, folder: str | Path, model: str = "policy") -> None:

@@ -66,7 +66,6 @@ class TrainerGroup:
         self._new_actors = new_actors
         self._actors = new_actors()
         self._calls, self._recoveries = calls, recoveries
-        self._resets = config.optim.reset_on_resume or config.critic.optim.reset_on_resume
         self._parts_of: list[int] = []
         self._connected: tuple[str, ...] = ()
         self._way: tuple[Route, tuple[str, ...], str] | None = None
@@ -155,9 +154,8 @@ class TrainerGroup:
             found = self._calls.wait(self._to_all("damaged", checkpoint, sums_of(checkpoint)), _CHECKING)
             if names := ", ".join(name for names in found for name in names):
                 raise RunFailed(f"the ranks cannot go on from {checkpoint}: {names} is not what was written")
-            # Only a run that is continued resets its optimizer (`optim.reset_on_resume`), not one that goes on.
-            goes_on = (False,) if self._resets and not self._redo.resumed else ()
-            self._calls.wait(self._to_all("load", checkpoint / "trainer", *goes_on), "loading the checkpoint")
+            load = self._to_all("load", checkpoint / "trainer", self._redo.resumed)
+            self._calls.wait(load, "loading the checkpoint")
         for steps in self._redo.steps:
             self._calls.check_stop()
             self._calls.wait(self._train(steps), "training step")

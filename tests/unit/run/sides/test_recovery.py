@@ -100,7 +100,7 @@ class Told:
         self.group = TrainerGroup.__new__(TrainerGroup)
         group: Any = self.group
         group._calls, group._recoveries, group._new_actors = calls, self.recoveries, self.new
-        group._redo, group._lost, group._connected, group.losses, group._resets = RedoLog(), None, (), 0, False
+        group._redo, group._lost, group._connected, group.losses = RedoLog(), None, (), 0
         group._way, group._started_by, group._parts_of = None, (None, 1.0), [0]
         group._actors = self.new()
 
@@ -133,7 +133,7 @@ def test_others_begin_with_the_checkpoint_train_on_what_came_after_it_and_are_as
     assert run.group.train_shards(["d"], 3, force_old=True, policy=False) == {"loss": 4.0}
     assert run.ranks[1].state == ["a", "b", "c", "d"]
     assert run.told[-3:] == [
-        ("load", CHECKPOINT / "trainer"),
+        ("load", CHECKPOINT / "trainer", False),
         ("train_shard", "c", 0, False, True),
         ("train_shard", "d", 3, True, False),
     ]
@@ -250,13 +250,12 @@ def test_what_was_being_saved_is_lost_and_others_come_when_they_are_needed(make:
 
 
 def test_an_optimizer_is_reset_only_where_the_run_itself_was_continued(make: Any) -> None:
-    for resumed, given in ((True, ()), (False, (False,))):
+    for resumed in (True, False):
         run = make()
-        run.group._resets = True
         run.group._redo = RedoLog(CHECKPOINT, resumed)
         run.dies("wake")
         run.group.call("wake", what="trainer wake")
-        assert ("load", CHECKPOINT / "trainer", *given) in run.told
+        assert ("load", CHECKPOINT / "trainer", resumed) in run.told
 
 
 def test_a_damaged_checkpoint_is_no_place_to_go_on_from(make: Any) -> None:
