@@ -114,7 +114,7 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
         await client.close()
         return found, fresh, pauses
 
-    for _ in range(3):  # a pause may meet another process's turn: again, on a busy machine
+    for _ in range(2):  # a pause may meet another process's turn: once more, on a busy machine
         found, fresh, pauses = asyncio.run(asyncio.wait_for(main(), 120))
         print(kind.value, "pauses", [f"{pause:.3f}" for pause in pauses])
         if max(pauses) <= LONGEST_PAUSE_S:
@@ -222,15 +222,8 @@ def test_updates_under_load_kill_no_server(
 
     found, last, pauses, retried = asyncio.run(asyncio.wait_for(main(), 120))
     crossed = [(number, one) for number, one in found if len({*one.versions.tolist()}) > 1]
-    quiet = statistics.quantiles(pauses, n=4)[0]
-    print(
-        kind.value,
-        len(found),
-        "responses",
-        len(crossed),
-        "across updates, a quarter of the pauses below",
-        f"{quiet:.3f}",
-    )
+    typical = statistics.median(pauses)
+    print(kind.value, len(found), "responses", len(crossed), "across updates, median pause", f"{typical:.3f}")
     print("  longest pause", f"{max(pauses):.3f}")
     assert engine.receiver.weight_version() == str(updates)
     assert retried == 0
@@ -238,4 +231,4 @@ def test_updates_under_load_kill_no_server(
     for number, generation in [*crossed[:: max(1, len(crossed) // 8)], (0, last)]:
         assert difference(models, PROMPTS[number], generation) < 1e-5
     assert {*last.versions.tolist()} == {updates}
-    assert 0.001 < quiet <= LONGEST_PAUSE_S  # the others may meet turns of other processes, on a busy machine most do
+    assert 0.001 < typical <= LONGEST_PAUSE_S  # one of so many may meet another process's turn
