@@ -275,6 +275,9 @@ def _any_environment(scratch: Path) -> dict[str, str]:
         # /health answers from the server alone: a generated token would wait behind a paused engine (and mark it as
         # failed), would run on one that released its memory, and would change the batches of a reproducible run
         "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
+        # longer than clients and the router keep an unused connection (3 s, and under 100): the end that closes one
+        # must be the end that sends, or a request that is just on its way breaks off
+        "SGLANG_TIMEOUT_KEEP_ALIVE": "120",
     }
 
 

@@ -259,6 +259,7 @@ class EngineClient:
                 if broken > self._retries:
                     reason = f"{type(error).__name__} {error}".strip()
                     raise RequestFailed(f"{self._url}{path}: {reason}, sent {broken} times") from error
+                _log.info("a request to %s is sent again: %s %s", self._url, type(error).__name__, error)
                 self.retried += 1
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, 2.0)

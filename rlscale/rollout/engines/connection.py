@@ -35,6 +35,10 @@ REFUSALS = frozenset({429, 503})
 """Statuses of an answer to what no engine has begun: too many requests, nobody there, or not with the weights that it
 needs."""
 
+_IDLE_S = 3.0
+"""Seconds that an unused connection is kept. An engine closes its end after 5 (SGLang's default): a request sent just
+then breaks off, and nobody knows whether it was sampled."""
+
 Connect = Callable[[str | None, float, int], Connection]
 """Makes a connection from an API key, the seconds that a request may take, and how many may be under way at once."""
 
@@ -91,7 +95,7 @@ class HttpConnection:
     def _session(self) -> aiohttp.ClientSession:
         # Made at the first request: it belongs to the event loop that runs then.
         if self._open is None:
-            connector = aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=30.0)
+            connector = aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=_IDLE_S)
             timeout = aiohttp.ClientTimeout(total=self._timeout_s)
             self._open = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=timeout)
         return self._open

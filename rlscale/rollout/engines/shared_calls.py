@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Any
 import aiohttp
 
 from rlscale.rollout.engines.connection import REFUSALS, Connection
+
+_log = logging.getLogger(__name__)
 
 SHORT = 32
 """Most tokens that a request may ask for which shares a call: the longest that it may wait for another."""
@@ -133,13 +136,17 @@ class SharedCalls:
             if status == 200 and isinstance(found, list) and len(found) == len(asked):
                 answers = found
             elif status >= 500 and status not in REFUSALS:
-                self._broken(len(asked))
+                self._break(url, asked, f"HTTP {status}: {str(found)[:300]}")
         except ConnectionRefusedError:
             pass
-        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError):
-            self._broken(len(asked))
+        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
+            self._break(url, asked, f"{type(error).__name__} {error}")
         finally:
             _answer(asked, answers)
+
+    def _break(self, url: str, asked: Sequence[_Asked], why: str) -> None:
+        _log.info("%d requests of a call to %s are sent again, each by itself: %s", len(asked), url, why)
+        self._broken(len(asked))
 
 
 def _answer(asked: Sequence[_Asked], answers: Sequence[Any]) -> None:

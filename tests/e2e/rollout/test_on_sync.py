@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import logging
 import pickle
 import statistics
 import time
@@ -185,9 +186,10 @@ def test_an_engine_that_keeps_its_cache_is_exact_but_for_what_is_said_to_be_appr
 
 @pytest.mark.parametrize("kind", MODES)
 def test_updates_under_load_kill_no_server(
-    shared_server: SharedServer, models: list[PreTrainedModel], kind: OnSync
+    shared_server: SharedServer, models: list[PreTrainedModel], kind: OnSync, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With three modes over 200 in all, one after the other while 16 requests run at any time."""
+    caplog.set_level(logging.INFO, logger="rlscale.rollout.engines")
     engine = Engine(shared_server, kind)
     updates = 67
 
@@ -226,7 +228,7 @@ def test_updates_under_load_kill_no_server(
     print(kind.value, len(found), "responses", len(crossed), "across updates, median pause", f"{typical:.3f}")
     print("  longest pause", f"{max(pauses):.3f}")
     assert engine.receiver.weight_version() == str(updates)
-    assert retried == 0
+    assert retried == 0, caplog.messages
     assert len(crossed) >= 16  # of every one that keeps it busy
     for number, generation in [*crossed[:: max(1, len(crossed) // 8)], (0, last)]:
         assert difference(models, PROMPTS[number], generation) < 1e-5

@@ -124,7 +124,10 @@ def _packed(weights: list[tuple[str, torch.Tensor]]) -> str:
 
 @dataclass
 class Generating:
-    """Eight requests at any time, through two syncs in waves."""
+    """Eight requests at any time and a new one every tenth of a second, through two syncs in waves.
+
+    The new ones are for the engine that generates on: all eight may be waiting in the one that is in its update.
+    """
 
     fleet: Fleet
     kind: OnSync
@@ -136,23 +139,32 @@ class Generating:
     """Of the last sync."""
 
     async def through(self, sync: Any) -> None:
-        client, admission = EngineClient(self.fleet.router.url, self.fleet.key), Admission(16)
+        client, admission = EngineClient(self.fleet.router.url, self.fleet.key), Admission(400)
         engines, loop = Continued(client, Cuts()), asyncio.get_running_loop()
         mode = on_sync_mode(self.kind, admission, client, engines.cuts, engines=2)
+
+        async def ask(number: int, seed: int) -> None:
+            attempt = Attempt(lambda: self.version)
+            sampling = SamplingParams(LENGTH, ignore_eos=True)
+            self.found.append((number, await engines.generate(PROMPTS[number], sampling, seed, admission, attempt)))
 
         async def keep_busy(number: int) -> None:
             seed = 1000 * number
             while self.version < 2:
-                attempt = Attempt(lambda: self.version)
-                sampling = SamplingParams(LENGTH, ignore_eos=True)
-                self.found.append((number, await engines.generate(PROMPTS[number], sampling, seed, admission, attempt)))
+                await ask(number, seed)
                 seed += 1
+
+        async def arrive() -> None:
+            async with asyncio.TaskGroup() as arrived:
+                while self.version < 2:
+                    arrived.create_task(ask(len(self.found) % 8, 10_000 + len(self.found)))
+                    await asyncio.sleep(0.1)
 
         def drain(urls: Sequence[str], meanwhile: Callable[[], None]) -> None:
             asyncio.run_coroutine_threadsafe(mode.drain(urls), loop).result(60)
 
         waves = SyncWaves(sync, self.fleet, drain, most=1)
-        load = [asyncio.create_task(keep_busy(number)) for number in range(8)]
+        load = [*(asyncio.create_task(keep_busy(number)) for number in range(8)), asyncio.create_task(arrive())]
         for version in (1, 2):
             await asyncio.sleep(0.3)
             self.metrics = await asyncio.to_thread(waves, version)

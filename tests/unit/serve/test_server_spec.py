@@ -11,6 +11,7 @@ import pytest
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.engine_group_config import Role
+from rlscale.rollout.engines import connection
 from rlscale.serve.router import router_options
 from rlscale.serve.secret import Secret
 from rlscale.serve.served_adapters import ServedAdapters
@@ -157,6 +158,14 @@ def test_caches_of_a_server_are_below_the_scratch_folder(model: str, tmp_path: P
     for name in ("XDG_CACHE_HOME", "HF_HOME", "SGLANG_CACHE_DIR"):
         assert environment[name].startswith(str(tmp_path / "scratch"))
     assert environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_end_that_closes_an_unused_connection_is_the_one_that_sends(model: str, tmp_path: Path) -> None:
+    """Closed by the engine just as a request is on its way, it breaks off: also of one that somebody else started."""
+    engine = server_environment(ServerSpec("engine", model, Device.cpu), tmp_path)
+    routers_s, shortest_of_an_engine_s = 100, 5
+    assert float(engine["SGLANG_TIMEOUT_KEEP_ALIVE"]) > routers_s
+    assert shortest_of_an_engine_s > connection._IDLE_S
 
 
 def test_the_cache_holds_what_fits_into_its_memory() -> None:
