@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
@@ -69,6 +70,7 @@ class EngineClient:
         self._retries = retries
         self._connection = connect(api_key, timeout_s, connections)
         self._shared = SharedCalls(self._connection, self._ready, self._sent_in_vain)
+        self._pace = random.Random(0)
         self.adapter: str | None = None
         """The adapter that engines are to compute with; None for their weights alone."""
         self.retried = 0
@@ -261,7 +263,8 @@ class EngineClient:
                     raise RequestFailed(f"{self._url}{path}: {reason}, sent {broken} times") from error
                 _log.info("a request to %s is sent again: %s %s", self._url, type(error).__name__, error)
                 self.retried += 1
-            await asyncio.sleep(wait_s)
+            # not in step with others: two that want different weights would find the wrong engine each time
+            await asyncio.sleep(wait_s * self._pace.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, 2.0)
 
     async def _post_once(
