@@ -23,6 +23,7 @@ from rlscale.platform import (
     sglang_adapters,
     sglang_repacked,
     sglang_reward_heads,
+    sglang_seeded,
     sglang_streamed,
     sglang_verified_updates,
     sglang_weight_sums,
@@ -96,6 +97,7 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     sglang_verified_updates.RUNNER_UPDATER: adapt_runner_updater,
     sglang_weight_sums.CHECKER: sglang_weight_sums.adapt_checker,
     sglang_streamed.STREAMER: sglang_streamed.adapt_streamer,
+    "sglang.srt.layers.sampler": sglang_seeded.adapt_sampler,
 }
 """Module -> what is changed in it right after its import, on every device."""
 

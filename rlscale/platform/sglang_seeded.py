@@ -3,7 +3,8 @@
 SGLang draws a token as argmax of log p + Gumbel noise, the noise hashed from (seed of the request, position, token), so
 the same seed gives the same tokens in any batch. Two things keep it from the CPU: the seeds are handed to the sampler
 only under `--enable-deterministic-inference` (which needs GPU operations), and the hash is a Triton kernel. Both are
-replaced here; the sampler's own arithmetic is untouched.
+replaced here. And on any device it does not hold in company of a request with top-p or top-k, a greedy one among them:
+the noise goes by the rank of a word then, not by its id, for all requests of the batch. So it goes by ids here.
 
 A request without a seed gets one from its request id, so unseeded requests still differ. `min_p` together with seeds
 stops SGLang's sampler by an assertion that would end the server, so such a request is refused with an error of its own.
@@ -71,6 +72,40 @@ def adapt_batch(module: types.ModuleType) -> None:
         return info
 
     batch_info.from_schedule_batch = classmethod(from_schedule_batch)
+
+
+def adapt_sampler(module: types.ModuleType) -> None:
+    """sglang.srt.layers.sampler: a word's noise is that of its id, whatever else its batch samples with."""
+    original = module.top_k_top_p_min_p_sampling_from_probs_torch
+
+    def sample(
+        probs: torch.Tensor,
+        top_ks: torch.Tensor,
+        top_ps: torch.Tensor,
+        min_ps: torch.Tensor,
+        need_min_p_sampling: bool,
+        sampling_seed: torch.Tensor | None,
+        positions: torch.Tensor,
+    ) -> torch.Tensor:
+        if sampling_seed is None or need_min_p_sampling:
+            return original(probs, top_ks, top_ps, min_ps, need_min_p_sampling, sampling_seed, positions)  # type: ignore[no-any-return]  # SGLang's
+        kept = probs.masked_fill(left_out(probs, top_ks, top_ps), 0.0)
+        return module.multinomial_with_seed(kept.log(), sampling_seed, positions).view(-1).to(torch.int32)  # type: ignore[no-any-return]  # as above
+
+    module.top_k_top_p_min_p_sampling_from_probs_torch = sample  # type: ignore[attr-defined]  # a module's attributes are open
+
+
+def left_out(probs: torch.Tensor, top_ks: torch.Tensor, top_ps: torch.Tensor) -> torch.Tensor:
+    """Which words are not drawn: bool [n, words], for probs [n, words], top_ks and top_ps [n].
+
+    As SGLang has it: those behind the `top_k` likeliest, and those before which more than `top_p` has been reached. A
+    `top_p` of 1 leaves nothing out, also where rounding lets the sum pass it.
+    """
+    ranked, words = probs.sort(dim=-1, descending=True, stable=True)
+    top_ps, top_ks = top_ps.view(-1, 1), top_ks.view(-1, 1)
+    behind = (ranked.cumsum(-1) - ranked > top_ps) & (top_ps < 1)
+    behind |= torch.arange(probs.shape[-1], device=probs.device) >= top_ks
+    return torch.zeros_like(behind).scatter_(1, words, behind)
 
 
 def adapt_params(module: types.ModuleType) -> None:

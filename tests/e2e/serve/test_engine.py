@@ -121,6 +121,13 @@ def test_the_same_seed_gives_the_same_tokens_alone_and_in_a_batch(
     assert [batch[i] for i in (1, 5)] == [alone[8]] * 2
     nucleus = [tokens_of(generate(shared_server, 7, top_p=0.9, top_k=8)) for _ in range(2)]
     assert nucleus[0] == nucleus[1]
+    own: list[dict[str, Any]] = [{}, {"temperature": 0.0}, {"top_p": 0.9, "top_k": 8}, {}]
+    common = {"max_new_tokens": 24, "temperature": 1.0, "ignore_eos": True}
+    params = [{**common, "sampling_seed": seed, **one} for seed, one in zip((7, 7, 7, 8), own, strict=True)]
+    body = {"input_ids": [PROMPT] * len(params), "sampling_params": params, "return_logprob": True}
+    mixed = call(shared_server.url, "/generate", shared_server.api_key, body, timeout=60)
+    assert [tokens_of(answer) for answer in mixed[::2]] == [alone[7], nucleus[0]]
+    assert tokens_of(mixed[3]) == alone[8]
 
 
 def test_tokens_are_drawn_with_their_probabilities(

@@ -72,6 +72,52 @@ def test_a_batch_carries_its_requests_seeds_and_unseeded_ones_differ() -> None:
     assert again.sampling_seed.tolist() == seeds[::-1]  # type: ignore[attr-defined]  # as above
 
 
+def sampler_module() -> types.ModuleType:
+    """What the adaptation needs of SGLang's sampler: Gumbel noise by column."""
+
+    def multinomial_with_seed(logprobs: torch.Tensor, seed: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        columns = torch.arange(logprobs.shape[1])
+        uniform = (sglang_seeded.murmur_hash32(seed, positions, columns).double() / MASK).clamp(1e-12, 1 - 1e-12)
+        return (logprobs.double() - (-uniform.log()).log()).argmax(-1, keepdim=True)
+
+    module = types.ModuleType("sampler")
+    module.multinomial_with_seed = multinomial_with_seed  # type: ignore[attr-defined]  # a stand-in for SGLang's module
+    module.top_k_top_p_min_p_sampling_from_probs_torch = None  # type: ignore[attr-defined]  # without seeds alone
+    sglang_seeded.adapt_sampler(module)
+    return module
+
+
+def test_a_seed_draws_the_same_words_beside_greedy_requests_and_such_with_top_p() -> None:
+    """As SGLang draws them where nobody in the batch has any of it."""
+    module, words, rows = sampler_module(), 50, 400
+    probs = torch.randn(rows, words, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    seeds, positions = torch.arange(rows), torch.arange(rows) % 7
+    alone = module.multinomial_with_seed(probs.log(), seeds, positions).view(-1)
+    top_ks, top_ps = torch.full((rows,), 1 << 30, dtype=torch.int32), torch.ones(rows)
+    top_ks[1::3], top_ps[2::3] = 1, 0.6
+    sample = module.top_k_top_p_min_p_sampling_from_probs_torch
+    found = sample(probs, top_ks, top_ps, torch.zeros(rows), False, seeds, positions)
+    assert found.dtype == torch.int32
+    assert torch.equal(found[::3].long(), alone[::3])
+    assert torch.equal(found[1::3].long(), probs.argmax(-1)[1::3])
+    nucleus = ~sglang_seeded.left_out(probs, top_ks, top_ps)[2::3]
+    assert nucleus.gather(1, found[2::3, None].long()).all()
+    drawn_inside = nucleus.gather(1, alone[2::3, None])[:, 0]
+    assert 0 < drawn_inside.sum() < len(drawn_inside)
+    assert torch.equal(found[2::3][drawn_inside].long(), alone[2::3][drawn_inside])
+
+
+def test_what_top_p_and_top_k_leave_out_by_hand() -> None:
+    probs = torch.tensor([[0.1, 0.4, 0.2, 0.3]] * 4)
+    found = sglang_seeded.left_out(probs, torch.tensor([9, 2, 9, 3]), torch.tensor([1.0, 1.0, 0.6, 0.3]))
+    assert found.tolist() == [
+        [False, False, False, False],
+        [True, False, True, False],
+        [True, False, True, False],
+        [True, False, True, True],
+    ]
+
+
 def test_min_p_is_refused_by_an_error_of_the_request() -> None:
     class SamplingParams:
         min_p = 0.0
