@@ -88,9 +88,9 @@ def adapt_sampler(module: types.ModuleType) -> None:
         positions: torch.Tensor,
     ) -> torch.Tensor:
         if sampling_seed is None or need_min_p_sampling:
-            return original(probs, top_ks, top_ps, min_ps, need_min_p_sampling, sampling_seed, positions)  # type: ignore[no-any-return]  # SGLang's
+            return original(probs, top_ks, top_ps, min_ps, need_min_p_sampling, sampling_seed, positions)
         kept = probs.masked_fill(left_out(probs, top_ks, top_ps), 0.0)
-        return module.multinomial_with_seed(kept.log(), sampling_seed, positions).view(-1).to(torch.int32)  # type: ignore[no-any-return]  # as above
+        return module.multinomial_with_seed(kept.log(), sampling_seed, positions).view(-1).to(torch.int32)
 
     module.top_k_top_p_min_p_sampling_from_probs_torch = sample  # type: ignore[attr-defined]  # a module's attributes are open
 
