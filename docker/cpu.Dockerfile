@@ -1,4 +1,4 @@
-# rlscale on a machine without a GPU: everything that `make quickstart` and `make test` need. Not built in the tests.
+# rlscale on a machine without a GPU: everything that `make quickstart` and `make test` need. Not built yet.
 #   docker build -f docker/cpu.Dockerfile -t rlscale:cpu .
 #   docker run --rm -it --shm-size=4g -v "$PWD/outputs:/rlscale/outputs" rlscale:cpu
 FROM python:3.11-slim

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,9 @@ def readers(key: str, section_type: type) -> list[Reader]:
     called = section.rpartition(".")[2]
     kinds = {kind.__name__ for kind in section_type.__mro__} - {"object", "Section"}
     found = []
+    mentioned = re.compile(rf"\.{name}\b")
     for file, text in _sources():
-        if f".{name}" in text:
+        if mentioned.search(text):
             found += list(_reading(file, ast.parse(text), name, called, kinds))
     return found
 
@@ -61,8 +63,8 @@ def _reading(file: str, tree: ast.Module, name: str, called: str, kinds: set[str
     for node in tree.body:
         inner = node.body if isinstance(node, ast.ClassDef) else [node]
         for part in inner:
-            typed = {called, *_annotated(part, kinds), *_annotated(node, kinds)}
-            if any(_asks(one, name, typed) for one in ast.walk(part)):
+            asked = {_last(one.value) for one in ast.walk(part) if isinstance(one, ast.Attribute) and one.attr == name}
+            if called in asked or (asked and not asked.isdisjoint(_annotated(node, kinds))):
                 function = part if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) else None
                 said = (ast.get_docstring(function) or "") if function else ""
                 yield Reader(file, part.lineno, function.name if function else "", said.split("\n")[0])
@@ -79,10 +81,6 @@ def _annotated(node: ast.AST, kinds: set[str]) -> Iterator[str]:
 
 def _words(annotation: ast.expr) -> set[str]:
     return {_last(part) for part in ast.walk(annotation)}
-
-
-def _asks(node: ast.AST, name: str, of: set[str]) -> bool:
-    return isinstance(node, ast.Attribute) and node.attr == name and _last(node.value) in of
 
 
 def _last(node: ast.AST) -> str:

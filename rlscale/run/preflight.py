@@ -21,7 +21,7 @@ from rlscale.config.derived.data_sections import evaluation_sections, reward_of,
 from rlscale.config.derived.hub_names import not_downloaded, own_draft, served_paths
 from rlscale.config.derived.needs import Needs
 from rlscale.config.errors import ConfigError, UserError
-from rlscale.config.foreign_code import code_that_runs
+from rlscale.config.named_code import code_that_runs
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
 from rlscale.data.configured_source import build_source

@@ -49,9 +49,9 @@ from rlscale.config.composition.stage_configs import compose_teacher, compose_wa
 from rlscale.config.derived.needs import Needs
 from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import ConfigError, UserError
-from rlscale.config.foreign_code import code_that_runs
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.keys import keys
+from rlscale.config.named_code import code_that_runs
 from rlscale.config.schema import Config
 
 __all__ = ["check"]

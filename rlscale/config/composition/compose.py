@@ -44,8 +44,8 @@ from rlscale.config.composition.store import register_schema
 from rlscale.config.composition.typed_values import typed
 from rlscale.config.composition.yaml_text import dump
 from rlscale.config.errors import ConfigError, UserError
-from rlscale.config.foreign_code import refused_targets
 from rlscale.config.keys import plain
+from rlscale.config.named_code import refused_targets
 from rlscale.config.schema import Config
 
 _PRIMARY = "rlscale_recipe"

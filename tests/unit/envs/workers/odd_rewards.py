@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import signal
+import sys
 import time
 from decimal import Decimal
 from fractions import Fraction
@@ -24,6 +25,8 @@ def odd_reward(response: str, label: Any, info: dict[str, Any]) -> Any:
         time.sleep(float(argument))
     if command == "break":
         breakpoint()
+    if command == "imported":
+        return float(argument in sys.modules)
     if command == "raise":
         raise ValueError(argument)
     if command == "offline":

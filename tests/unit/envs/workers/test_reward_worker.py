@@ -108,6 +108,15 @@ def test_a_breakpoint_in_a_process_says_how_to_get_a_terminal(workers: int) -> N
         run(lambda worker: ask("break", worker), workers)
 
 
+@pytest.mark.parametrize("workers", [2], indirect=True)
+def test_a_process_imports_what_builds_a_reward_and_no_configuration(workers: int) -> None:
+    async def scenario(worker: RewardWorker) -> list[float]:
+        modules = ("rlscale.data.target", "rlscale.config.schema", "omegaconf", "yaml")
+        return [await ask(f"imported {module}", worker) for module in modules]
+
+    assert run(scenario, workers) == [1.0, 0.0, 0.0, 0.0]
+
+
 def test_a_reward_gets_special_tokens_prompt_messages_and_tokens_that_it_asks_for(workers: int) -> None:
     messages = [{"role": "user", "content": "2+3="}]
     prompt = Prompt(0, "0", np.array([1, 2], np.int32), 5, {"a": 1}, "2+3=", messages)
