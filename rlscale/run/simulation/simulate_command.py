@@ -78,7 +78,7 @@ def lines(config: Config, simulation: SimulationConfig, found: Simulated) -> Ite
     tokens = sum(found.staleness.values())
     shares = ", ".join(f"{age}: {count / tokens:.1%}" for age, count in sorted(found.staleness.items()))
     yield f"staleness        {shares} of the trained tokens"
-    yield f"length ratio     {found.length_ratio:.3f} (trained / begun)"
+    yield f"length ratio     {found.length_ratio:.3f} (trained / begun; standard error {found.length_error:.3f})"
     yield f"tokens lost      {found.lost:.2%} of those generated"
     if unknown := _unknown_speed(config):
         yield (
