@@ -5,7 +5,7 @@ same on every machine. `of the ideal` compares devices: those that the work of a
 the schedule holds for as long as an iteration takes. Trainer and engines that share the devices train for half of the
 time in which full engines generate a batch; where each have their own the trainer has half as many as the engines and
 takes as long as they, so every schedule gets the same work and equal devices. `mean length` is that of the trained
-samples over that of those whose turn these iterations were, after ten others.
+samples over that of those whose turn these iterations were, after ten others, with its standard error.
 
 `--quick` takes a quarter of the engines and fewer iterations; `--only PATTERN` the schedules
 whose names match.
@@ -131,14 +131,14 @@ def schedules(console: Console, engines: int, iterations: int, only: str) -> Non
             schedule.name,
             f"{share:.2f}",
             f"{share / rate:.2f}",
-            f"{found.length_ratio:.3f}",
+            f"{found.length_ratio:.3f} ± {found.length_error:.3f}",
             f"{found.lost:.1%}",
             f"{found.masked:.1%}",
             f"{age:.2f}",
             f"{found.slots_taken:.2f}",
             f"{time.process_time() - began:.0f}",
         )
-        console.log(schedule.name, f"{share:.3f}", f"{found.length_ratio:.3f}")
+        console.log(schedule.name, f"{share:.3f}", f"{found.length_ratio:.3f} ± {found.length_error:.3f}")
     console.print(table)
 
 

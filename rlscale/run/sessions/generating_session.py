@@ -41,8 +41,9 @@ class GeneratingSession(Session):
             self._group_source.resume(self.state.version)
 
     def end(self) -> None:
-        """Everything is stored by now."""
+        """Everything is stored by now, if the accounts of prompts and tokens say so."""
         self._ended = True
+        self._group_source.state_dict(trained=True)  # which draws them up from the groups; nothing of it is kept
         self.records.end_loop(None)
 
     def _mend(self) -> None:

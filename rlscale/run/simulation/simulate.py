@@ -21,6 +21,7 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.data.target import build_target, instantiate
 from rlscale.rollout.service_protocol import Service
+from rlscale.run.simulation.overtaking import length_ratio
 from rlscale.run.simulation.simulated_iteration import EngineTotals, SimulatedIteration, ideal_generation_s
 from rlscale.run.simulation.simulated_session import SimulatedSession
 from rlscale.run.simulation.simulated_workload import rollout_spec
@@ -54,6 +55,8 @@ class Simulated:
     """Trained tokens by staleness."""
     length_ratio: float
     """Mean length of what was trained over that of what would have been, had all responses taken equally long."""
+    length_error: float
+    """Its standard error, by what is overtaken at the beginning and at the end (`overtaking.length_ratio`)."""
     lost: float
     """Share of all generated tokens, from the very first, that no batch took and that are not held or in flight."""
     masked: float
@@ -150,7 +153,8 @@ def _summed(
     seconds = sum(one.seconds for one in counted)
     used = sum((one.engines for one in counted), EngineTotals())
     everything = sum((one.engines for one in told), EngineTotals())
-    trained, samples = sum(one.tokens for one in counted), sum(one.samples for one in counted)
+    trained = sum(one.tokens for one in counted)
+    ratio, error = length_ratio(told, simulation.warm_up, begun)
     taken = sum(one.tokens for one in told)
     slots = simulation.engine.slots
     return Simulated(
@@ -165,7 +169,8 @@ def _summed(
         engines_idle=1 - used.busy_s / (engines * seconds) if seconds else 0.0,
         slots_taken=used.slot_s / (engines * slots * seconds) if seconds else 0.0,
         staleness=sum((one.staleness for one in counted), Counter()),
-        length_ratio=(trained / samples) / _mean_of_their_turn(told, simulation.warm_up, begun),
+        length_ratio=ratio,
+        length_error=error,
         lost=max(0.0, 1 - (taken + held) / everything.tokens),
         masked=sum(one.masked for one in counted) / trained,
         preemptions=everything.preemptions,
@@ -174,15 +179,3 @@ def _summed(
         real_s=real_s,
         samples=sum(one.samples for one in told),
     )
-
-
-def _mean_of_their_turn(told: list[SimulatedIteration], warm_up: int, begun: Sequence[int]) -> float:
-    """Mean length of the responses whose turn the iterations after the first ones were.
-
-    `begun` are the lengths of all in the order in which they began. As many of them as samples have a fate at the
-    beginning, or at the end, had their turn by then. With those that began meanwhile, and are not finished, the mean
-    would be of other prompts than those that are trained on.
-    """
-    first = told[warm_up - 1].settled if warm_up else 0
-    turn = begun[first : told[-1].settled] or begun
-    return sum(turn) / len(turn)

@@ -12,6 +12,7 @@ from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.simulator_config import SimulationConfig
+from rlscale.config.schema.speculation_config import Algorithm
 from rlscale.config.simulator_options import is_of_simulator, read_simulation
 from rlscale.observe.formatting import duration
 from rlscale.run.simulation.simulate import Simulated, simulate
@@ -77,14 +78,28 @@ def lines(config: Config, simulation: SimulationConfig, found: Simulated) -> Ite
     tokens = sum(found.staleness.values())
     shares = ", ".join(f"{age}: {count / tokens:.1%}" for age, count in sorted(found.staleness.items()))
     yield f"staleness        {shares} of the trained tokens"
-    yield f"length ratio     {found.length_ratio:.3f} (trained / begun)"
+    yield f"length ratio     {found.length_ratio:.3f} (trained / begun; standard error {found.length_error:.3f})"
     yield f"tokens lost      {found.lost:.2%} of those generated"
+    if unknown := _unknown_speed(config):
+        yield (
+            f"not told         what {unknown} costs or saves: give speeds measured with it (simulator.engine.decode_s, "
+            "simulator.training_s)"
+        )
     if found.masked:
         yield f"tokens masked    {found.masked:.2%} of the batches', which are over the bound (rollout.stale)"
     if found.preemptions:
         yield f"preemptions      {found.preemptions} (the cache was full)"
     if found.restarts:
         yield f"restarts         {found.restarts} engines died"
+
+
+def _unknown_speed(config: Config) -> str:
+    """Settings under which engines or trainer take another time than the same ones without; the simulator has none."""
+    words = ["run.bitwise=true"] if config.run.bitwise else []
+    algorithm = config.rollout.speculation.algorithm
+    if algorithm is not Algorithm.none:
+        words.append(f"rollout.speculation.algorithm={algorithm.value}")
+    return " and ".join(words)
 
 
 def advice(config: Config, simulation: SimulationConfig, found: Simulated) -> list[str]:

@@ -73,8 +73,7 @@ class EngineScheduler:
         prompt = request.tokens[: len(request.tokens) - before]
         drawn = self._lengths.draw(zlib.crc32(prompt.tobytes()), request.seed) - before
         length = max(drawn, request.least, 1)
-        if before == 0:
-            self._started.count(min(length, request.most))
+        self._started.asked_for(request.seed, min(length, request.most))
         room = max(1, self._config.cache_tokens - len(request.tokens))
         if length > min(request.most, room):
             length, request.finish = min(request.most, room), "length"
@@ -113,6 +112,7 @@ class EngineScheduler:
         for request in self._slots:
             if not request.answer.done():
                 request.answer.set_exception(error)
+                request.answer.exception()  # a call waits for its requests in turn, and ends with the first that fails
 
     def load(self) -> dict[str, Any]:
         """What the engine reports of it."""

@@ -34,6 +34,7 @@ class StartedResponses:
         """The response is complete."""
         self._cut.pop(seed, None)
 
-    def count(self, tokens: int) -> None:
-        """A response of so many tokens is begun."""
-        self.lengths.append(tokens)
+    def asked_for(self, seed: int, tokens: int) -> None:
+        """A response of so many tokens is begun, unless it is one that was cut off, be it before its first token."""
+        if seed not in self._cut:
+            self.lengths.append(tokens)

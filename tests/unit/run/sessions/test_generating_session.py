@@ -12,6 +12,7 @@ import pytest
 from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.data.sample import Group, Prompt, Sample
+from rlscale.rollout.ledger import LedgerError
 from rlscale.run.disk.checkpoint import load_progress
 from rlscale.run.disk.run_folder import RunFolder
 from rlscale.run.processes.stop_signal import StopSignal
@@ -25,6 +26,7 @@ class Records:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.metrics: list[dict[str, float]] = []
+        self.ended = False
 
     def span(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
@@ -39,6 +41,9 @@ class Records:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def end_loop(self, measured: Any) -> None:
+        self.ended = True
+
 
 class GroupSource:
     """A rollout whose state is a number, and which remembers the weights that it was to generate with."""
@@ -46,11 +51,14 @@ class GroupSource:
     def __init__(self) -> None:
         self.position = 0
         self.resumed: list[int] = []
+        self.lost = False
 
     def resume(self, version: int) -> None:
         self.resumed.append(version)
 
     def state_dict(self, *, trained: bool) -> dict[str, Any]:
+        if self.lost:
+            raise LedgerError("prompts: 2 drawn, but trained 1 = 1")
         return {"position": self.position, "trained": trained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -107,3 +115,12 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of the 1 checkpoints"):
         again.begin()
     assert "rollout.state is not what was written" in records.notes[0]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_accounts_are_drawn_up_at_the_end(tmp_path: Path, lost: bool) -> None:
+    run, source, records = session(RunFolder(tmp_path))
+    source.lost = lost
+    with pytest.raises(LedgerError) if lost else nullcontext():
+        run.end()
+    assert records.ended is not lost

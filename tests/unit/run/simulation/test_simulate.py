@@ -131,6 +131,13 @@ def test_bad_input_is_one_line(words: list[str], message: str, capsys: pytest.Ca
     assert err.count("error:") == 1
 
 
+def test_what_a_setting_costs_that_the_simulator_cannot_know_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    _, plain, _ = command(*SMALL, *ENGINES, capsys=capsys)
+    _, told, _ = command(*SMALL, *ENGINES, "run.bitwise=true", capsys=capsys)
+    (line,) = set(told[2:]) - set(plain[2:])
+    assert line.startswith("not told         what run.bitwise=true costs or saves: give speeds measured with it")
+
+
 def test_lengths_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "lengths.txt"
     file.write_text("50\n" * 10)

@@ -233,6 +233,22 @@ def test_a_cut_off_response_ends_where_it_would_have_ended(left_out: int) -> Non
     assert resumed == whole
 
 
+def test_a_response_that_is_cut_off_is_begun_once_even_before_its_first_token() -> None:
+    async def scenario(fleet: SimulatedFleet, client: EngineClient) -> list[int]:
+        had: list[int] = []
+        requests = [asyncio.ensure_future(ask(client, seed)) for seed in range(3)]  # for two slots
+        await asyncio.sleep(4.5)
+        await fleet.post(f"{fleet.urls[0]}/abort_request", {"abort_all": True})
+        for seed, request in enumerate(requests):
+            part = (await request).tokens
+            had.append(len(part))
+            await client.generate(np.concatenate([PROMPT, part]), SamplingParams(100 - len(part)), seed)
+        assert sorted(had)[0] == 0
+        return list(fleet.started.lengths)
+
+    assert simulated(scenario, slots=2) == [10] * 3
+
+
 def test_what_it_does_not_know_is_refused() -> None:
     async def scenario(fleet: SimulatedFleet, client: EngineClient) -> list[int]:
         url = fleet.urls[0]
