@@ -36,7 +36,7 @@ class EngineScheduler:
         self._slots: dict[EngineRequest, Slot[EngineRequest]] = {}
         self._open: dict[EngineRequest, Slot[EngineRequest]] = {}  # of calls that have no answer yet
         self.paused = False
-        self._held = 0
+        self._held = self._read = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._timer: asyncio.TimerHandle | None = None
@@ -55,6 +55,11 @@ class EngineScheduler:
     def unanswered(self) -> int:
         """Generated tokens of calls that have no answer yet."""
         return sum(self.batch.generated(slot) for slot in self._open.values())
+
+    @property
+    def passes(self) -> int:
+        """Steps of its batch, and prompts that it has begun to read."""
+        return int(self.batch.steps) + self._read
 
     @property
     def updating(self) -> bool:
@@ -113,6 +118,10 @@ class EngineScheduler:
         for request in self._slots:
             if not request.answer.done():
                 request.answer.set_exception(error)
+
+    def progress(self) -> dict[str, int]:
+        """Of each request that runs or waits the tokens that it has generated."""
+        return {request.rid: self.batch.generated(slot) for request, slot in self._slots.items()}
 
     def load(self) -> dict[str, Any]:
         """What the engine reports of it."""
@@ -187,6 +196,7 @@ class EngineScheduler:
             self._waiting.popleft()
             request.cached = cached
             self.batch.admit(slot, cached)
+            self._read += 1
             self._prefixes.keep(request.tokens, self._config.cache_tokens - self.batch.used)
         if self._timer is not None:
             self._timer.cancel()

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from rlscale.platform.sglang_passes import PASSES, passes_of
 from rlscale.serve.progress_endpoint import Moves
 from rlscale.serve.pulse import Activity, computed, stopped_of
 from rlscale.serve.standstill import Standstill
@@ -49,6 +50,36 @@ def test_an_engine_stands_still_while_it_has_requests_is_not_paused_and_none_of_
         standstill.seconds()
         clock.now += 2.0
     assert standstill.seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    ("passes", "seconds"),
+    [
+        ((5, 5, 5, 5), 8.0),
+        ((5, 6, 7, 8), 0.0),  # it reads prompts, or its answers come every 50 tokens
+        ((5, 6, 7, 7), 4.0),
+        ((5, 500, 1003, 1004), 0.0),
+        ((5, 500, 1005, 2000), 6.0),  # so many passes of which nobody gets a token
+        ((None, None, None, None), 0.0),  # it does not tell
+    ],
+)
+def test_an_engine_that_makes_passes_works_although_no_token_has_come_out_yet(
+    passes: tuple[int | None, ...], seconds: float
+) -> None:
+    clock = Clock()
+    standstill = Standstill(clock)
+    standstill.hear({"requests": 1, "paused": False, "moves": 7}, passes[0])
+    for count in passes:
+        standstill.hear({"requests": 1, "paused": False, "moves": 7}, count)
+        standstill.without_a_pass()
+        clock.now += 2.0
+    assert standstill.without_a_pass() == seconds
+    assert standstill.worked == (passes[1] not in (None, 5))
+
+
+def test_passes_of_all_schedulers_of_a_server_count() -> None:
+    assert passes_of({"internal_states": [{PASSES: 3}, {PASSES: 4}]}) == 7
+    assert [passes_of(told) for told in (None, [], {}, {"internal_states": [{"tp_size": 1}]})] == [None] * 4
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs a scheduling class that starves")
