@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlscale.platform.sglang_passes import passes_of
+from rlscale.platform.sglang_passes import Passes, passes_of
 from rlscale.serve.http import CallError, Unanswered, call
 from rlscale.serve.progress_endpoint import PATH
 from rlscale.serve.pulse import Patience, answers
@@ -14,8 +14,7 @@ from rlscale.serve.pulse import Patience, answers
 _INFO = "/server_info"
 """Answered by the scheduler, between two passes."""
 _FRUITLESS = 1000
-"""Passes after which some request must have got a token. Answers in parts come every 50 or 64 tokens, and reading all
-prompts of a large batch takes some hundreds."""
+"""Decoding passes after which some request must have got a token: answers in parts come every 50 or 64 tokens."""
 
 
 class Standstill:
@@ -24,31 +23,26 @@ class Standstill:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._patience, self._pause = Patience(clock), Patience(clock)
         self._moves: int | None = None
-        self._passes: int | None = None
-        self._passes_then = 0
+        self._passes: Passes | None = None
+        self._decoded_then = 0
         self._stands = self._rests = False
         self.worked = False
         """Whether it was seen to make passes: it has compiled and loaded what it needs."""
 
-    def hear(self, told: Mapping[str, Any], passes: int | None = None) -> None:
+    def hear(self, told: Mapping[str, Any], passes: Passes | None = None) -> None:
         """What the engine says at PATH, and the passes that it has begun, where it tells."""
         moves = int(told["moves"])
-        moved = moves != self._moves
-        self._stands = bool(told["requests"]) and not told["paused"] and not moved
-        if moved:
-            self._passes_then = passes or 0
-        works = passes is None or self._hear_passes(passes)
-        self._rests = self._stands and not (works and (passes or 0) - self._passes_then < _FRUITLESS)
+        self._stands = bool(told["requests"]) and not told["paused"] and moves == self._moves
+        if moves != self._moves:
+            self._decoded_then = passes.decoding if passes is not None else 0
+        works = self.hear_passes(passes)
+        fruitless = passes is not None and passes.decoding - self._decoded_then >= _FRUITLESS
+        self._rests = self._stands and (fruitless or not works)
         self._moves = moves
 
-    def hear_alone(self, passes: int | None) -> None:
-        """The passes of an engine whose requests may wait for others: it never stands still."""
-        if passes is not None:
-            self._hear_passes(passes)
-
-    def _hear_passes(self, passes: int) -> bool:
+    def hear_passes(self, passes: Passes | None) -> bool:
         """Whether there are more than before."""
-        more = self._passes is not None and passes != self._passes
+        more = passes is not None and self._passes is not None and passes.begun != self._passes.begun
         self._passes, self.worked = passes, self.worked or more
         return more
 
@@ -57,7 +51,7 @@ class Standstill:
         return self._patience.look(self._stands)
 
     def without_a_pass(self) -> float:
-        """For how many of these it made no pass either, or only passes that gave nothing."""
+        """For how many of these it made no pass either, or only passes that gave nothing; all, where it tells none."""
         return self._pause.look(self._rests)
 
 
@@ -69,7 +63,7 @@ def ask_engine(url: str, api_key: str | None, timeout_s: float, standstill: Stan
     """
     passes = passes_of(answers(url, _INFO, api_key, timeout_s))
     if alone:
-        standstill.hear_alone(passes)
+        standstill.hear_passes(passes)
         return
     try:
         standstill.hear(call(url, PATH, api_key, timeout=timeout_s), passes)

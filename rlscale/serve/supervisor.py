@@ -112,13 +112,15 @@ class _Entry:
     def is_stuck(self, family: Sequence[int], quiet: _Quiet, silent_s: float, loading: bool) -> bool:
         """Whether one that is quiet was stopped, does nothing, or computes and gets nowhere; see `Supervisor.down`."""
         self.activity = self.activity or Activity()
-        idle = self.activity.is_idle(family)
+        idle, seconds = self.activity.is_idle(family), quiet.without_a_pass
         if stopped_of(family):
             return True
+        if loading or seconds < silent_s:
+            return False
         knows = self.standstill.worked and not self.doubted and not self.activity.starves
         enough = max(silent_s, _SPELL_FACTOR * self.spells.longest)
-        self.computed = not loading and knows and quiet.without_a_pass >= enough and not compiles(family)
-        return not loading and (idle or self.computed or quiet.seconds >= _BUSY_FACTOR * silent_s)
+        self.computed = knows and seconds >= enough and not compiles(family)
+        return idle or self.computed or seconds >= _BUSY_FACTOR * silent_s
 
 
 class Supervisor:
@@ -189,12 +191,12 @@ class Supervisor:
     def down(self, silent_s: float, loading: bool = False) -> dict[str, str]:
         """What is wrong with a server, by its name: it ended without being told to, or has been silent for so long.
 
-        So is an engine that answers and for so long has given no token to any of its requests. One that computes may
-        only have a long step: it counts once it has computed four times as long as ever before without a pass, ten
-        times `silent_s` at the latest. It has the latter in any case if it was not seen to make a pass yet, compiles,
-        has less than half a core, or was replaced for this before. While engines are `loading` weights, which may wait
-        for the network, only one that a signal has stopped counts. So does only time in which this is called again
-        and again.
+        So is an engine that answers, for so long has given no token to any of its requests, and made no pass, where it
+        tells. One that computes may only have a long pass: it counts once it has computed four times as long as ever
+        before without one, ten times `silent_s` at the latest. It has the latter in any case if it was not seen to make
+        a pass yet, compiles, has less than half a core, or was replaced for this before. While engines are `loading`
+        weights, which may wait for the network, only one that a signal has stopped counts. So does only time in which
+        this is called again and again.
         """
         found = dict.fromkeys(self.dead(), DIED)
         with self._lock:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
+from rlscale.platform.sglang_passes import Passes
 from rlscale.serve.simulator.engine_answers import answer_to, load_report
 from rlscale.serve.simulator.engine_request import EngineRequest
 from rlscale.serve.simulator.prefix_cache import PrefixCache
@@ -57,9 +58,10 @@ class EngineScheduler:
         return sum(self.batch.generated(slot) for slot in self._open.values())
 
     @property
-    def passes(self) -> int:
+    def passes(self) -> Passes:
         """Steps of its batch, and prompts that it has begun to read."""
-        return int(self.batch.steps) + self._read
+        decoding = int(self.batch.steps)
+        return Passes(decoding + self._read, decoding)
 
     @property
     def updating(self) -> bool:

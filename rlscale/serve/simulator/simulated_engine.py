@@ -15,7 +15,7 @@ from typing import Any
 
 from rlscale.config.derived.needed_weights import FIELDS, refusal
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
-from rlscale.platform.sglang_passes import PASSES
+from rlscale.platform.sglang_passes import KEY
 from rlscale.serve import progress_endpoint
 from rlscale.serve.simulator.engine_request import BadRequest, EngineRequest, read_requests
 from rlscale.serve.simulator.engine_scheduler import EngineScheduler
@@ -263,7 +263,7 @@ class SimulatedEngine:
 
     async def _server_info(self, body: Any) -> Answer:
         limits = {"max_running_requests": self.config.slots, "max_total_num_tokens": self.config.cache_tokens}
-        state = {"last_gen_throughput": 0.0, PASSES: self._scheduler.passes, **limits}
+        state = {"last_gen_throughput": 0.0, KEY: [*self._scheduler.passes], **limits}
         return 200, {**limits, "version": "simulated", "internal_states": [state]}
 
     async def _progress(self, body: Any) -> Answer:

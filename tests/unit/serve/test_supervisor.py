@@ -168,6 +168,17 @@ def test_an_engine_that_computes_and_makes_no_pass_is_down_once_it_takes_longer_
     assert entry.computed == (is_down and not exempt and silence < 200.0)
 
 
+def test_an_engine_that_makes_passes_is_left_alone_however_long_no_token_comes(supervisor: Supervisor) -> None:
+    """It reads the prompts of a large batch, and its processes wait for the device."""
+    process: Any = SimpleNamespace(pid=None, exit_code=lambda: None, stop=lambda: None)
+    entry = _Entry(lambda port: process, lambda url: True, "127.0.0.1", 1.0, None, process)
+    entry.pulse = cast(Any, SimpleNamespace(silence=lambda: 1.0))
+    entry.standstill = cast(Any, SimpleNamespace(seconds=lambda: 900.0, without_a_pass=lambda: 0.0, worked=True))
+    entry.activity = cast(Any, SimpleNamespace(is_idle=lambda pids: True, starves=False))
+    supervisor._entries["engine-0"] = entry
+    assert supervisor.down(20.0) == {}
+
+
 def test_an_engine_that_was_replaced_although_it_computed_has_longer_the_next_time(supervisor: Supervisor) -> None:
     supervisor.start_router()
     entry = supervisor._entries["router"]
