@@ -58,10 +58,12 @@ class Fleet(Protocol):
     config: Config
     calls: Calls
     logs: Path
-    note: Callable[[str], None]
     router_url: str
     restarts: int
     restarted_with: str
+
+    @property
+    def note(self) -> Callable[[str], None]: ...
 
     @property
     def urls(self) -> list[str]: ...
