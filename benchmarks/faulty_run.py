@@ -18,7 +18,7 @@ import psutil
 LAST_SPAN = {
     "generate": "evaluate",
     "log-probs": "generate",
-    "train": "old_logprobs",
+    "train": "ref_logprobs",
     "sync": "train",
     "evaluate": "sync",
 }
@@ -27,6 +27,8 @@ PHASES = (*LAST_SPAN, "save", "start", "stop")
 _PROCESS_OF_THE_START = "sglang::scheduler"
 """Once this is there, a run is starting."""
 GONE_S = 15.0
+_TAIL = 8192
+"""Bytes of the timeline that are looked at."""
 
 
 @dataclass
@@ -110,9 +112,10 @@ class FaultyRun:
 
     @property
     def _spans(self) -> list[str]:
-        """Of the driver, and passes over batches, since the command began; those that have ended."""
-        with suppress(OSError, ValueError):
-            records = [json.loads(line) for line in (self.folder / "run" / "timeline.jsonl").read_text().splitlines()]
+        """Of the driver, and passes over batches, since the command began; the last ones of those that have ended."""
+        with suppress(OSError, ValueError), open(self.folder / "run" / "timeline.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            records = [json.loads(line) for line in file.read().splitlines()[1:]]
             return [one["name"] for one in records if one["lane"] in ("driver", "passes") and one["end"] > self._began]
         return []
 
