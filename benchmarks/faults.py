@@ -55,7 +55,7 @@ PROCESSES = {
 GOES_ON = ("rank", "engine", "scheduler", "router")
 """Processes whose loss ends no run that is neither starting nor stopping."""
 RUN = (
-    *("rollout.groups_per_iteration=4", "rollout.samples_per_group=4", "warm_start=null", "algo/kl=reward"),
+    *("rollout.groups_per_iteration=4", "rollout.samples_per_group=4", "warm_start=null", "algo=reinforce_pp"),
     *("eval.prompts=16", "eval.every=1", "checkpoint.every=3", "run.progress=plain"),
     *("rollout.store=all", "run.output=run", "cluster.engine_restarts=1000", "run.recover_at_most=1000"),
 )
