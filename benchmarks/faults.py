@@ -1,54 +1,70 @@
-"""The fault matrix: shortened real runs, one of whose processes is killed or stopped, and what becomes of them.
+"""The fault matrix: something happens to processes of a real run, again and again, and what becomes of it.
 
-    python benchmarks/faults.py [--processes rank,engine] [--faults kill,stop] [--phases train,sync] [-- key=value ...]
+    python benchmarks/faults.py [--results FOLDER] [--seconds 500] [--iterations 120] [--processes rank,engine]
+        [--faults kill,stop] [--phases train,sync] [--cells 'rank:kill:train,engine:stop:sync'] [-- key=value ...]
 
-A cell is a run of the default recipe. It must go on, or end in one line within the limit and be continued by the same
-command; then its iterations, the prompts that it trained on and its weights must be those of an undisturbed run, bit
-for bit, and none of its processes may be left. The table says what happened, and how long the run took from the fault
-to its end. Exit code 1 if something was not so. All cells take hours.
+A cell is a process, what befalls it, and the phase of an iteration in which it does. Cells follow each other in one run
+of the default recipe, shortened. Two iterations after each the run must be well: it went on by itself where a fault of
+that kind ends no run, or else ended in one line and was continued by the same command, within the limit; its finished
+iterations trained on the prompts of an undisturbed run, in its order; and no process is left of a command that ended.
+When the run is over its weights must be those of the undisturbed one, bit for bit, and its accounts must balance. The
+table says what happened, and the seconds until the run was two iterations further or had ended.
+
+Cells come in an order in which a twelfth of them has every process, every fault and every phase. With `--results`
+everything is kept in that folder: `--seconds` ends the run before another cell begins, and the same command goes on
+with it. Exit code 1 if something was not so. All 480 cells take hours. Runs start from `python -m rlscale warm`, and
+`starved` needs root.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import os
 import shlex
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import psutil
+from faulty_run import PHASES, Ended, FaultyRun, Warm
+from harms import FAULTS
+from soak import balance
 
 from rlscale.data.stored.rollout_file import read_groups
+from rlscale.observe.jsonl import read
 
 PROCESSES = {
-    "driver": "-m rlscale",
-    "rank": "TrainerActor",
-    "rollout service": "RolloutActor",
-    "launcher": "LauncherActor",
-    "engine": "rlscale engine-0",
-    "scheduler": "sglang::scheduler",
-    "router": "rlscale.serve.router_main",
-    "raylet": "raylet/raylet",
+    "driver": ("rlscale command",),
+    "rank": ("TrainerActor",),
+    "engine": ("rlscale engine-0",),
+    "scheduler": ("sglang::scheduler",),
+    "router": ("rlscale.serve.router_main",),
+    "rollout service": ("RolloutActor",),
+    "launcher": ("LauncherActor",),
+    "Ray worker": ("serve/forked_python.py",),
+    "raylet": ("raylet/raylet",),
+    "node": ("raylet/raylet", "Actor", "rlscale engine-0", "sglang::", "rlscale.serve.router_main", "ray::"),
 }
-"""Words in the command line of each."""
-FAULTS = ("kill", "stop", "stop 20 s")
-AFTER = {"generate": "sync", "train": "generate", "sync": "train"}
-"""The driver's span whose end begins a phase."""
-PHASES = (*AFTER, "save", "stop")
+"""Words in the command line of each. `Ray worker` is what Ray started as rank, rollout service and so on."""
+GOES_ON = ("rank", "engine", "scheduler", "router")
+"""Processes whose loss ends no run that is neither starting nor stopping."""
 RUN = (
-    *("rollout.groups_per_iteration=4", "rollout.samples_per_group=4", "eval.enabled=false", "warm_start=null"),
-    *("run.iterations=8", "checkpoint.every=3", "run.progress=plain", "rollout.store=all", "run.output=run"),
+    *("rollout.groups_per_iteration=4", "rollout.samples_per_group=4", "warm_start=null", "algo=reinforce_pp"),
+    *("eval.prompts=16", "eval.every=1", "checkpoint.every=3", "run.progress=plain"),
+    *("rollout.store=all", "run.output=run", "cluster.engine_restarts=1000", "run.recover_at_most=1000"),
 )
 LIMIT_S = 180.0
-GONE_S = 15.0
+"""A run that is neither further nor at its end after so long hangs; starting one may take twice as long."""
+FURTHER = 2
+"""Iterations that show that a run goes on."""
+WELL = "as undisturbed"
+HEAD = "| process | fault | in phase | what happens | s | afterwards |\n|---|---|---|---|--:|---|"
 
 
 @dataclass(frozen=True)
@@ -59,195 +75,227 @@ class Cell:
     fault: str
     phase: str
 
+    @property
+    def ends_no_run(self) -> bool:
+        """Whether the run must go on by itself."""
+        return (
+            self.process in GOES_ON and self.fault in ("kill", "stop") and self.phase not in ("start", "stop", "save")
+        )
 
-@dataclass
-class Ended:
-    """How a command ended."""
 
-    code: int | None
-    """None for one that did not, and had to be killed."""
-    seconds: float
-    text: str
-    left: list[str]
-    """Processes that were still there `GONE_S` later; they are killed."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has done so far."""
+
+    prompts: dict[str, list[int]]
+    """Those that each finished iteration trained on."""
+    steps: int
+    """Rows of metrics, which must be as many as the last one's iteration."""
+    weights: str
+    """A checksum of the final ones; empty for a run that has not finished."""
+    accounts: list[str]
+    """Those of prompts and tokens that do not balance."""
+
+    @staticmethod
+    def of(folder: Path) -> Outcome:
+        """Of the run in a folder."""
+        rows = [row for row in read(folder / "metrics.jsonl") if "weight_version" in row]
+        seen = [row["iteration"] for row in rows]
+        assert seen == list(range(1, len(seen) + 1)), f"iterations {seen}"
+        files = [folder / "rollouts" / f"iteration_{number:06d}.parquet" for number in seen]
+        prompts = {file.stem: [group.prompt.index for group in read_groups(file)] for file in files if file.exists()}
+        final = folder / "hf" / "model.safetensors"
+        weights = hashlib.sha256(final.read_bytes()).hexdigest() if final.exists() else ""
+        accounts = [balance(rows[-1], "prompts", "drawn"), balance(rows[-1], "tokens", "received")] if rows else []
+        return Outcome(prompts, len(rows), weights, [one for one in accounts if " = 0 " not in one])
+
+    def differs(self, calm: Outcome) -> list[str]:
+        """What of it is not as in the undisturbed run, as far as it has come."""
+        faults = [f"does not balance: {account}" for account in self.accounts]
+        other = [name for name, prompts in self.prompts.items() if calm.prompts[name] != prompts]
+        faults += [f"other prompts in {', '.join(other)}"] if other else []
+        return [*faults, "other weights"] if self.weights not in ("", calm.weights) else faults
+
+
+class Chain:
+    """A run to which one thing after another happens. A context manager, which stops it."""
+
+    def __init__(self, folder: Path, words: Sequence[str], warm: Warm, calm: Outcome) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder, self._words, self._warm, self._calm = folder, words, warm, calm
+        self._run: FaultyRun | None = None
+
+    def __enter__(self) -> Chain:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._run is not None:
+            self._run.signal(signal.SIGTERM)
+            self._run.end(LIMIT_S)
 
     @property
-    def line(self) -> str:
-        """The error's line, where there is one."""
-        lines = [line for line in self.text.splitlines() if line.startswith("error: ")]
-        return lines[-1] if lines else ""
+    def finished(self) -> bool:
+        """Whether all iterations are done."""
+        return (self._folder / "run" / "hf" / "model.safetensors").exists()
+
+    def finish(self) -> list[str]:
+        """Let it come to its end; what is not as undisturbed then."""
+        ended = self._running().end(10 * LIMIT_S)
+        self._run = None
+        return [] if ended.code == 0 else [f"ended with {ended.code}: {ended.last}"]
+
+    def play(self, cell: Cell) -> list[str]:
+        """Do that to it. The row of the table, the last entry of which is WELL where all is well."""
+        head = [cell.process, cell.fault, cell.phase]
+        if cell.phase == "start":
+            self._end_if_it_runs()
+        run = self._running()
+        if not run.await_phase(cell.phase, 2 * LIMIT_S):
+            return [*head, "never came to that phase", "", run.last if run.ended else f"within {2 * LIMIT_S:.0f} s"]
+        if cell.phase == "stop":
+            run.signal(signal.SIGTERM)
+        hit, began, before = run.named(*PROCESSES[cell.process]), time.monotonic(), run.trained
+        faults = [] if hit else ["no such process"]
+        with FAULTS[cell.fault](hit):
+            if cell.process == "driver" and cell.fault == "stop":
+                time.sleep(5.0)
+                for one in hit:
+                    one.kill()  # as whoever finds it hanging
+            goes_on = run.await_trained(before + FURTHER, LIMIT_S)
+        said, seconds = "goes on", time.monotonic() - began
+        if not goes_on:
+            said, more = self._what_became_of(cell, run.end(1.0), before)
+            faults += more
+        faults += Outcome.of(self._folder / "run").differs(self._calm)
+        return [*head, said, f"{seconds:.0f}", "; ".join(faults) or WELL]
+
+    def _what_became_of(self, cell: Cell, ended: Ended, before: int) -> tuple[str, list[str]]:
+        """Of a command that is over, and of the same one after it; and what was wrong with that."""
+        self._run = None
+        faults = [f"left: {', '.join(ended.left)}"] if ended.left else []
+        if ended.code is None:
+            faults.append(f"no end within {LIMIT_S:.0f} s")
+        if cell.ends_no_run:
+            faults.append("the run ended")
+        if (ended.code == 2 and not ended.line) or "Traceback" in ended.text:
+            faults.append("no line that says why")
+        again = self._running()
+        if not self.finished and not again.await_trained(before + FURTHER, 2 * LIMIT_S) and not self.finished:
+            faults.append(f"the same command: {again.last if again.ended else 'hangs'}")
+        said = ended.line or {0: "all iterations are done", 130: "stopped", None: "hangs"}.get(
+            ended.code, f"ended by {ended.code}"
+        )
+        return f"{said.replace(str(self._folder), '')[:240]}, then resumed", faults
+
+    def _running(self) -> FaultyRun:
+        if self._run is None or self._run.ended:
+            self._run = FaultyRun(self._folder, [*RUN, *self._words, self._warm.word], self._warm.pid)
+        return self._run
+
+    def _end_if_it_runs(self) -> None:
+        if self._run is not None:
+            self._run.signal(signal.SIGTERM)
+            self._run.end(LIMIT_S)
+            self._run = None
 
 
-class Run:
-    """A command in a folder, with all processes that it ever started."""
+def undisturbed(place: Path, words: Sequence[str], warm: Warm) -> Outcome:
+    """What a run does to which nothing happens. SystemExit where it fails."""
+    folder = place / "calm"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with FaultyRun(folder, [*RUN, *words, warm.word], warm.pid) as run:
+        ended = run.end(10 * LIMIT_S)
+    if ended.code != 0:
+        sys.exit(f"the undisturbed run failed: {ended.last}")
+    print(f"python -m rlscale {shlex.join([*RUN, *words])}: {ended.seconds:.0f} s undisturbed\n", flush=True)
+    return Outcome.of(folder / "run")
+
+
+def cells(options: argparse.Namespace) -> list[Cell]:
+    """The chosen part of the matrix; each twelfth of the whole has every process, fault and phase."""
+    if options.cells:
+        return [Cell(*cell.split(":")) for cell in options.cells.split(",")]
+    found = []
+    for place, process in enumerate(PROCESSES):
+        for number, fault in enumerate(FAULTS):
+            for moment, phase in enumerate(PHASES):
+                found.append(((5 * place + 2 * number + 3 * moment) % 12, Cell(process, fault, phase)))
+    return [
+        cell
+        for _, cell in sorted(found, key=lambda one: one[0])
+        if cell.process in options.processes.split(",")
+        and cell.fault in options.faults.split(",")
+        and cell.phase in options.phases.split(",")
+    ]
+
+
+class Results:
+    """Rows of cells that have run, and the undisturbed run's outcome, in a folder that may be there already."""
 
     def __init__(self, folder: Path, words: Sequence[str]) -> None:
-        self.folder = folder
-        self._log = folder / f"command-{time.monotonic_ns()}.log"
-        with open(self._log, "w") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "rlscale", *RUN, *words], cwd=folder, stdout=output, stderr=subprocess.STDOUT
-            )
-        self._family: dict[int, psutil.Process] = {self._process.pid: psutil.Process(self._process.pid)}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / f"{hashlib.sha256(repr(words).encode()).hexdigest()[:8]}.json"
+        stored: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self.rows: list[list[str]] = stored.get("rows", [])
+        self.calm = Outcome(**stored["calm"]) if "calm" in stored else None
+        self.end: str = stored.get("end", "")
+        """What was not as undisturbed when the run was over, or WELL."""
 
-    @property
-    def ended(self) -> bool:
-        """Whether the command has."""
-        return self._process.poll() is not None
+    def has(self, cell: Cell) -> bool:
+        """Whether that cell has run."""
+        return [cell.process, cell.fault, cell.phase] in [row[:3] for row in self.rows]
 
-    def family(self) -> list[psutil.Process]:
-        """Those of them that live, the driver first."""
-        for process in list(self._family.values()):
-            with suppress(psutil.NoSuchProcess):
-                self._family |= {child.pid: child for child in process.children(recursive=True)}
-        return [one for one in self._family.values() if _lives(one)]
-
-    def named(self, word: str) -> list[psutil.Process]:
-        """Those with the word in their command line, or the driver."""
-        found = []
-        for one in self.family():
-            with suppress(psutil.NoSuchProcess):
-                if word in " ".join(one.cmdline()):
-                    found.append(one)
-        return found[:1] if word == PROCESSES["driver"] else found
-
-    def await_phase(self, phase: str) -> bool:
-        """Return once it is in the phase, after the first two iterations; False if it ended before."""
-        deadline = time.monotonic() + LIMIT_S
-        while not self.ended and time.monotonic() < deadline:
-            if self._is_in(phase):
-                return True
-            time.sleep(0.005)
-        return False
-
-    def _is_in(self, phase: str) -> bool:
-        with suppress(OSError, ValueError):
-            if phase == "save":
-                return bool(list((self.folder / "run" / "checkpoints").glob("partial-*")))
-            lines = (self.folder / "run" / "timeline.jsonl").read_text().splitlines()
-            spans = [json.loads(line)["name"] for line in lines if '"driver"' in line]
-            if spans.count("train") < 2:
-                return False
-            return phase == "stop" or spans[-1] == AFTER[phase]
-        return False
-
-    def signal(self, number: int) -> None:
-        """To the driver."""
-        with suppress(ProcessLookupError):
-            os.kill(self._process.pid, number)
-
-    def end(self, limit_s: float) -> Ended:
-        """Wait for it, at most so long, and see what it leaves."""
-        began, code = time.monotonic(), None
-        while not self.ended and time.monotonic() - began < limit_s:
-            self.family()
-            time.sleep(0.1)
-        seconds = time.monotonic() - began
-        code = self._process.poll()
-        deadline = time.monotonic() + (GONE_S if code is not None else 0.0)
-        while self.family() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        left = []
-        for one in self.family():
-            with suppress(psutil.NoSuchProcess):
-                left.append(" ".join(one.cmdline())[:60])
-                one.kill()
-        self._process.wait(20)
-        return Ended(code, seconds, self._log.read_text(), left if code is not None else [])
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def outcome(folder: Path) -> tuple[list[int], list[list[int]], bytes]:
-    """Iterations, the prompts that each trained on, and the weights of a finished run."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    iterations = [row["iteration"] for row in rows if "weight_version" in row]
-    files = sorted((folder / "rollouts").glob("iteration_*.parquet"))
-    prompts = [[group.prompt.index for group in read_groups(file)] for file in files]
-    return iterations, prompts, (folder / "hf" / "model.safetensors").read_bytes()
-
-
-def play(cell: Cell, folder: Path, words: Sequence[str], calm: tuple[list[int], list[list[int]], bytes]) -> list[str]:
-    """Run a cell. Its row of the table, the last entry of which is "as undisturbed" where all is well."""
-    run = Run(folder, words)
-    if not run.await_phase(cell.phase):
-        run.signal(signal.SIGKILL)
-        return [*_head(cell), "never came to that phase", "", _last(run.end(5.0))]
-    if cell.phase == "stop":
-        run.signal(signal.SIGTERM)
-    hit = run.named(PROCESSES[cell.process])
-    for one in hit:
-        with suppress(psutil.NoSuchProcess):
-            one.send_signal(signal.SIGKILL if cell.fault == "kill" else signal.SIGSTOP)
-    if cell.fault == "stop 20 s":
-        time.sleep(20.0)
-        for one in hit:
-            with suppress(psutil.NoSuchProcess):
-                one.resume()
-    elif cell.process == "driver" and cell.fault == "stop":
-        time.sleep(5.0)
-        run.signal(signal.SIGKILL)  # as whoever finds it hanging
-    first = run.end(LIMIT_S)
-    said = first.line or {0: "goes on", 130: "stopped", None: "hangs"}.get(first.code, f"ended by {first.code}")
-    faults = [f"left: {', '.join(first.left)}"] if first.left else []
-    if first.code is None:
-        faults.append(f"no end within {LIMIT_S:.0f} s")
-    last = first if first.code == 0 else Run(folder, words).end(LIMIT_S)
-    if last.code != 0:
-        faults.append(f"the same command ended with {last.code}: {_last(last)}")
-    elif outcome(folder / "run") != calm:
-        faults.append("other iterations, prompts or weights")
-    then = "" if first.code == 0 else ", then resumed"
-    return [*_head(cell), f"{said[:200]}{then}", f"{first.seconds:.0f}", "; ".join(faults) or "as undisturbed"]
-
-
-def _head(cell: Cell) -> list[str]:
-    return [cell.process, cell.fault, cell.phase]
-
-
-def _last(ended: Ended) -> str:
-    return ended.line or (ended.text.strip().splitlines() or ["(nothing)"])[-1]
-
-
-def cells(options: argparse.Namespace) -> Iterator[Cell]:
-    """The chosen part of the matrix."""
-    for process in options.processes.split(","):
-        for fault in options.faults.split(","):
-            for phase in options.phases.split(","):
-                yield Cell(process, fault, phase)
+    def keep(self) -> None:
+        """Write down what there is."""
+        calm = {"calm": asdict(self.calm)} if self.calm is not None else {}
+        self._file.write_text(json.dumps({"rows": self.rows, "end": self.end, **calm}))
 
 
 def main() -> int:
-    """Print the table, a row as soon as it is known."""
+    """Print each row as soon as it is known, and in the end the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", default=",".join(PROCESSES))
     parser.add_argument("--faults", default=",".join(FAULTS))
     parser.add_argument("--phases", default=",".join(PHASES))
+    parser.add_argument("--cells", help="these, in this order, as process:fault:phase,...")
+    parser.add_argument("--results", type=Path, help="folder of what has run and of what runs")
+    parser.add_argument("--iterations", type=int, default=120, help="of the run; a cell takes some")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="after these no other cell begins")
     parser.add_argument("words", nargs="*", help="further words of the runs' command line")
     options = parser.parse_args()
-    bad = 0
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "calm"
-        folder.mkdir()
-        undisturbed = Run(folder, options.words).end(2 * LIMIT_S)
-        if undisturbed.code != 0:
-            print(f"the undisturbed run failed: {_last(undisturbed)}")
-            return 1
-        calm = outcome(folder / "run")
-        print(f"python -m rlscale {shlex.join([*RUN, *options.words])}: {undisturbed.seconds:.0f} s undisturbed\n")
-        print("| process | fault | in phase | what happens | s to its end | afterwards |\n|---|---|---|---|--:|---|")
-        for number, cell in enumerate(cells(options)):
-            folder = Path(place) / str(number)
-            folder.mkdir()
-            row = play(cell, folder, options.words, calm)
-            bad += row[-1] != "as undisturbed"
-            print(f"| {' | '.join(row)} |", flush=True)
-    return 1 if bad else 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left
+    words = [f"run.iterations={options.iterations}", *options.words]
+    with tempfile.TemporaryDirectory() as scratch:
+        place = (options.results or Path(scratch)).resolve()
+        place.mkdir(parents=True, exist_ok=True)
+        results = Results(place, words)
+        with Warm(place) as warm:
+            results.calm = results.calm or undisturbed(place, words, warm)
+            results.keep()
+            with Chain(place / "run", words, warm, results.calm) as chain:
+                over = play(chain, [cell for cell in cells(options) if not results.has(cell)], results, options.seconds)
+                if over:
+                    faults = [*chain.finish(), *Outcome.of(place / "run" / "run").differs(results.calm)]
+                    results.end = "; ".join(faults) or WELL
+                    results.keep()
+        print("\n".join([HEAD, *(f"| {' | '.join(row)} |" for row in results.rows)]))
+        print(f"when the run was over: {results.end or 'it is not yet'}")
+    return 1 if any(row[-1] != WELL for row in results.rows) or results.end not in ("", WELL) else 0
+
+
+def play(chain: Chain, todo: Sequence[Cell], results: Results, seconds: float) -> bool:
+    """Play cells, as many as there is time for; whether nothing more is to be done than to let the run end."""
+    began = time.monotonic()
+    for cell in todo:
+        if chain.finished:
+            return True
+        if time.monotonic() - began > seconds:
+            return False
+        results.rows.append(chain.play(cell))
+        results.keep()
+        print(f"| {' | '.join(results.rows[-1])} |", file=sys.stderr, flush=True)
+    return True
 
 
 if __name__ == "__main__":

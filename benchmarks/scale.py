@@ -6,7 +6,8 @@ A size is engines x groups. `service`: the rollout service of a run on simulated
 time, so that every second is work: a batch of all groups at once, and with staleness four batches of a quarter of them.
 `supervisor`: one supervisor in real time over simulated engines behind HTTP, each with a process of its own that can be
 killed or stopped; a tenth of them is killed at once, then another tenth stopped. That many engines on one machine are
-more than any has.
+more than any has. `healing`: what the driver does when a tenth of the engines of as many machines as it takes, eight on
+each, has ended: with launchers that take a second for a restart and a millisecond for an answer.
 
 CPU seconds of the process that makes the call. The last column is the exponent of the size by which a figure grows: 1
 is in proportion. Each size runs in a process of its own.
@@ -17,13 +18,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
+import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,10 +41,14 @@ from scale_engines import SimulatedEngines
 from scheduling_costs import in_virtual_time, started
 
 from rlscale.config.composition.compose import compose
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.schema.simulator_config import LengthLaw, LengthsConfig, SimulatedEngineConfig, SimulationConfig
 from rlscale.rollout.service import RolloutService
+from rlscale.run.sides.engine_records import Engine
+from rlscale.run.sides.engines import Engines
 from rlscale.run.simulation.simulated_workload import rollout_spec
 from rlscale.serve.simulator.simulated_fleet import SimulatedFleet
+from rlscale.serve.supervisor import DIED
 
 SIZES = "100x10000,300x30000,1000x100000"
 SLOTS, SAMPLES, TOKENS = 8, 2, 16
@@ -48,6 +57,7 @@ STALENESS, BATCHES = 3, 4
 SILENT_S = 6.0
 """How long an engine may not answer before it counts as stuck."""
 LIMIT_S = 300.0
+PER_MACHINE, RESTART_S, ANSWER_S = 8, 1.0, 0.001
 
 
 def cpu_s() -> float:
@@ -178,7 +188,52 @@ def noticed(fleet: SimulatedEngines, harm: Callable[[Sequence[int]], None], whic
     raise TimeoutError(f"{len(told)} of {len(wanted)} noticed within {LIMIT_S:g} s")
 
 
-PARTS = {"service": (one_batch, four_batches), "supervisor": (supervised,)}
+class Machine:
+    """In the place of a launcher: its engines, eight calls at a time."""
+
+    def __init__(self) -> None:
+        self.call = self
+        self.ended: set[str] = set()
+        self._threads = ThreadPoolExecutor(8)
+
+    def remote(self, method: str, *arguments: Any) -> Future[Any]:
+        """See Ray."""
+        return self._threads.submit(self._answer, method, *arguments)
+
+    def _answer(self, method: str, *arguments: Any) -> Any:
+        time.sleep(ANSWER_S if method == "down" else RESTART_S)
+        if method == "down":
+            return dict.fromkeys(self.ended, DIED)
+        self.ended.discard(arguments[0])
+        return f"http://{arguments[0]}"
+
+
+def healed(folder: Path, engines: int, groups: int) -> dict[str, float]:
+    """What the driver takes to bring a tenth of the engines back that ended at once, and to see that all is well."""
+    calls: Any = SimpleNamespace(patience_s=SILENT_S, stopping=False, check_stop=lambda: None)
+    calls.one = lambda call, *_, **__: call.result()
+    calls.wait = lambda made, *_, **__: [call.result() for call in made]
+    none: Any = None
+    words = [f"rollout.engines={engines}", f"cluster.engine_restarts={engines}"]
+    fleet = Engines(compose(None, words), none, [], calls, folder, folder, lambda note: None)
+    fleet._launchers = {number: Machine() for number in range(math.ceil(engines / PER_MACHINE))}
+    for number in range(engines):
+        spec: Any = SimpleNamespace(name=f"engine-{number}", role=Role.regular, tensor_parallel=1)
+        fleet._engines.append(Engine(spec, fleet._launchers[number // PER_MACHINE], f"http://engine-{number}"))
+    router: Any = SimpleNamespace(add=lambda url, role: None, remove=lambda url: None)
+    fleet._router_client = lambda: router  # type: ignore[method-assign]  # nobody listens here
+    found = {}
+    for name, ended in (("nobody down", 0), ("a tenth down", engines // 10)):
+        for number in random.Random(7).sample(range(engines), ended):
+            fleet._launchers[number // PER_MACHINE].ended.add(f"engine-{number}")
+        began, took = time.monotonic(), cpu_s()
+        fleet.heal(lambda urls: None, lambda url: None)
+        found[f"healing, {name}: s on the clock"] = time.monotonic() - began
+        found[f"healing, {name}"] = cpu_s() - took
+    return found
+
+
+PARTS = {"service": (one_batch, four_batches), "supervisor": (supervised,), "healing": (healed,)}
 
 
 def exponent(sizes: Sequence[float], figures: Sequence[float]) -> float:

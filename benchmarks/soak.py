@@ -88,6 +88,8 @@ class Soak:
         self.folder, self._kill_every = folder, kill_every
         self.looks: dict[str, list[Look]] = defaultdict(list)
         self.kills: list[int] = []
+        self.given_up = False
+        """Whether somebody wants it to end before its time; what there is by then is reported."""
         with open(folder / "command.log", "w") as output:
             command = [sys.executable, "-m", "rlscale", *words]
             self.process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
@@ -98,7 +100,7 @@ class Soak:
 
     def watch(self) -> None:
         """Look, and kill, until the run has ended."""
-        while self.process.poll() is None:
+        while self.process.poll() is None and not self.given_up:
             done = len(self.rows())
             for role, process in self._family():
                 with suppress(psutil.NoSuchProcess):
@@ -193,7 +195,6 @@ def main() -> int:
     parser.add_argument("--kill-every", type=int, default=200)
     parser.add_argument("words", nargs="*", help="further words of the run's command line")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left
     kills = options.iterations // options.kill_every
     words = [f"run.iterations={options.iterations}", "run.output=run", "run.progress=plain", "checkpoint.every=100"]
     words += [f"cluster.engine_restarts={kills + 5}", f"eval.every={max(options.iterations // 10, 1)}", *options.words]
@@ -202,6 +203,7 @@ def main() -> int:
     print(", ".join(f"{name} {value}" for name, value in describe_machine().items()), f"load {load_average()}")
     with tempfile.TemporaryDirectory() as place:
         soak = Soak(Path(place), words, options.kill_every)
+        signal.signal(signal.SIGTERM, lambda *_: setattr(soak, "given_up", True))
         try:
             soak.watch()
         finally:

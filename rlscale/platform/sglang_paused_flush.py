@@ -21,6 +21,7 @@ from rlscale.config.derived.paused_flush import MARK
 from rlscale.platform import (
     rendezvous,
     sglang_adapters,
+    sglang_passes,
     sglang_repacked,
     sglang_reward_heads,
     sglang_seeded,
@@ -38,7 +39,7 @@ _OWN_RUN = "run_scheduler_process_unadapted"
 
 
 def adapt_scheduler(module: Any) -> None:
-    """SCHEDULER: a cache that can be emptied while requests are paused, and a server that says so."""
+    """SCHEDULER: a cache that can be emptied while requests are paused, a server that says so, and its passes."""
     scheduler = module.Scheduler
     if not adapts_now(scheduler, MARK):
         return
@@ -61,6 +62,7 @@ def adapt_scheduler(module: Any) -> None:
 
     scheduler.flush_cache, scheduler.get_internal_state = flush_cache, get_internal_state
     sglang_adapters.adapt_scheduler(scheduler)
+    sglang_passes.adapt_scheduler(scheduler)
     setattr(module, _OWN_RUN, module.run_scheduler_process)
     module.run_scheduler_process = run_scheduler_process
 

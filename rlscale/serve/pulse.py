@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -15,8 +17,9 @@ from rlscale.serve.http import CallError, Unanswered, call
 EVERY_S = 2.0
 _LONGEST_GAP_S = 2.0
 """Longest time between two looks that counts as looked at: whoever stood still himself in between blames nobody."""
-_JUDGED_OVER_S, _IDLE_SHARE = 1.0, 0.05
-"""Over how long processes are looked at, and the share of a core below which they do nothing."""
+_JUDGED_OVER_S, _IDLE_SHARE, _STARVED_SHARE = 1.0, 0.05, 0.5
+"""Over how long processes are looked at, and the shares of a core below which they do nothing, and too little."""
+_COMPILERS = frozenset(("nvcc", "cicc", "ptxas", "ninja", "cc1plus", "c++", "g++", "gcc", "clang", "clang++"))
 
 
 def stopped_of(pids: Sequence[int]) -> list[int]:
@@ -29,12 +32,22 @@ def stopped_of(pids: Sequence[int]) -> list[int]:
     return found
 
 
-def family_of(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    try:
-        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-    except psutil.NoSuchProcess:
-        return []
+def families_of(pids: Collection[int]) -> dict[int, list[int]]:
+    """Each of these processes with all that descend from it, found in one walk over the machine's processes."""
+    if not pids:
+        return {}
+    children: dict[int, list[int]] = defaultdict(list)
+    there = set()
+    for process in psutil.process_iter(["ppid"]):
+        there.add(process.pid)
+        children[process.info["ppid"]].append(process.pid)
+    families = {}
+    for pid in pids:
+        family = [pid] if pid in there else []
+        for member in family:  # it grows
+            family += children.get(member, ())
+        families[pid] = family
+    return families
 
 
 def computed(pids: Sequence[int]) -> float:
@@ -45,6 +58,15 @@ def computed(pids: Sequence[int]) -> float:
             taken = psutil.Process(pid).cpu_times()
             seconds += taken.user + taken.system
     return seconds
+
+
+def compiles(pids: Sequence[int]) -> bool:
+    """Whether one of these processes is a compiler, whose end a first step may wait for."""
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).name() in _COMPILERS:
+                return True
+    return False
 
 
 def wants_a_core(pids: Sequence[int]) -> bool:
@@ -76,13 +98,38 @@ class Patience:
         return self.seconds
 
 
+class Spells:
+    """For how long something usually does not get on before it does."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self.longest = 0.0
+        """Seconds of the longest spell that has ended."""
+
+    def heed(self, seconds: float) -> None:
+        """For how long it has not got on now."""
+        if seconds < self._now:
+            self.longest = max(self.longest, self._now)
+        self._now = seconds
+
+    def forgive(self) -> None:
+        """The present spell says nothing about it."""
+        self._now = 0.0
+
+
 class Activity:
     """Whether processes compute or want to, judged over a second at least, however often somebody looks."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._before: tuple[float, float] | None = None
-        self._idle = False
+        self._share: float | None = None
+        """Cores that they had."""
+
+    @property
+    def starves(self) -> bool:
+        """Whether they had less than half a core at the last look, or nobody knows."""
+        return self._share is None or self._share < _STARVED_SHARE
 
     def is_idle(self, pids: Sequence[int]) -> bool:
         """Whether they took less than a twentieth of a core lately, and none waits for one now.
@@ -93,9 +140,9 @@ class Activity:
         if self._before is None:
             self._before = now
         elif (seconds := now[0] - self._before[0]) >= _JUDGED_OVER_S:
-            self._idle = now[1] - self._before[1] < _IDLE_SHARE * seconds
+            self._share = (now[1] - self._before[1]) / seconds
             self._before = now
-        return self._idle and not wants_a_core(pids)
+        return self._share is not None and self._share < _IDLE_SHARE and not wants_a_core(pids)
 
 
 class Pulse:
@@ -129,11 +176,11 @@ class Pulse:
         self._answered = True
 
 
-def answers(url: str, path: str, api_key: str | None, timeout_s: float) -> None:
-    """Returns once the server at `url` has answered anything at all. CallError if it has not within `timeout_s`."""
+def answers(url: str, path: str, api_key: str | None, timeout_s: float) -> Any:
+    """What the server at `url` answers, None for an error. CallError if it has not answered within `timeout_s`."""
     try:
-        call(url, path, api_key, timeout=timeout_s)
+        return call(url, path, api_key, timeout=timeout_s)
     except Unanswered:
         raise
     except CallError:
-        return  # an engine of another kind may know nothing there, and says so
+        return None  # an engine of another kind may know nothing there, and says so

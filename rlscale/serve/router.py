@@ -24,6 +24,8 @@ DERIVED = ("host", "port", "api_key", "worker_urls", "prometheus_port", "prometh
 PAIRED = "pd_disaggregation"
 """The option under which it sends a request to an engine that reads its prompt and to one that generates."""
 
+_AT_ONCE = 64
+"""Calls that are out to a router beside each other."""
 _WANTS_WORKERS = "power_of_two"
 
 DEFAULTS: dict[str, Any] = {
@@ -111,5 +113,5 @@ class RouterClient:
 
 def at_once(tell: Callable[[Any], None], of: Sequence[Any]) -> None:
     """Tell a router of several engines beside each other: it answers each call some time later."""
-    with ThreadPoolExecutor(max(len(of), 1), "router") as threads:
+    with ThreadPoolExecutor(min(max(len(of), 1), _AT_ONCE), "router") as threads:
         list(threads.map(tell, of))

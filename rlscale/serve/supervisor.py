@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,24 +24,50 @@ from rlscale.serve.engine_launcher import EngineLauncher, EngineSite, SglangLaun
 from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import CallError, call
 from rlscale.serve.process import GuardedProcess, ServerProcess
-from rlscale.serve.pulse import Activity, Pulse, answers, family_of, stopped_of
+from rlscale.serve.pulse import Activity, Pulse, Spells, answers, compiles, families_of, stopped_of
 from rlscale.serve.router import router_command, router_options
 from rlscale.serve.server_spec import ServerSpec, base_environment
 from rlscale.serve.standstill import Standstill, ask_engine
 
 PORT_ATTEMPTS = 3
 ROUTER = "router"
-_ROUTER_PULSE, _ENGINE_PULSE = "/liveness", "/server_info"
-"""What is asked of a server to hear whether it is there: of an engine what its scheduler answers, between two steps.
-Of engines that do whole requests it is asked besides whether they get on."""
+DIED = "died"
+"""What `down` says of a server that ended."""
+_ROUTER_PULSE = "/liveness"
+"""What is asked of the router to hear whether it is there; of an engine see `ask_engine`."""
 _BUSY_FACTOR = 10
 """How many times as long a server may be silent, or stand still, while it computes."""
+_SPELL_FACTOR = 4
+"""How many times as long as ever before an engine may compute without a pass, once it made one."""
 _ANSWER_S = 60.0
 """How long one such question is out."""
 _LINES = 100
 """Lines of the log of a server that ended by itself which go into the run's error.log."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Quiet:
+    """For how many seconds a server has not answered, has given no tokens, and has made no pass besides."""
+
+    silence: float
+    still: float
+    idle: float
+
+    @property
+    def seconds(self) -> float:
+        """For how long something has not come from it that should."""
+        return max(self.silence, self.still)
+
+    @property
+    def without_a_pass(self) -> float:
+        """For how long nobody knows of a pass."""
+        return max(self.silence, self.idle)
+
+    def __str__(self) -> str:
+        did = "did not answer" if self.silence >= self.still else "gave none of its requests a token"
+        return f"{did} for {self.seconds:.0f} s"
 
 
 @dataclass
@@ -61,6 +87,40 @@ class _Entry:
     standstill: Standstill = field(default_factory=Standstill)
     activity: Activity | None = None
     """Of its processes, while it is silent, or stands still, for too long."""
+    spells: Spells = field(default_factory=Spells)
+    """In which it made no pass."""
+    computed: bool = False
+    """Whether it is to be replaced although it computes."""
+    doubted: bool = False
+    """Whether it was, once. It has longer then: its passes may be that long."""
+
+    @property
+    def pid(self) -> int:
+        """Of its process; 0, which nobody has, where there is none."""
+        return 0 if self.process is None or self.process.pid is None else self.process.pid
+
+    def look(self, loading: bool) -> _Quiet:
+        """How quiet it is now; while it takes weights that tells nothing of its passes."""
+        silence = self.pulse.silence() if self.pulse is not None else 0.0
+        quiet = _Quiet(silence, self.standstill.seconds(), self.standstill.without_a_pass())
+        if loading:
+            self.spells.forgive()
+        else:
+            self.spells.heed(quiet.without_a_pass)
+        return quiet
+
+    def is_stuck(self, family: Sequence[int], quiet: _Quiet, silent_s: float, loading: bool) -> bool:
+        """Whether one that is quiet was stopped, does nothing, or computes and gets nowhere; see `Supervisor.down`."""
+        self.activity = self.activity or Activity()
+        idle, seconds = self.activity.is_idle(family), quiet.without_a_pass
+        if stopped_of(family):
+            return True
+        if loading or seconds < silent_s:
+            return False
+        knows = self.standstill.worked and not self.doubted and not self.activity.starves
+        enough = max(silent_s, _SPELL_FACTOR * self.spells.longest)
+        self.computed = knows and seconds >= enough and not compiles(family)
+        return idle or self.computed or seconds >= _BUSY_FACTOR * silent_s
 
 
 class Supervisor:
@@ -131,23 +191,27 @@ class Supervisor:
     def down(self, silent_s: float, loading: bool = False) -> dict[str, str]:
         """What is wrong with a server, by its name: it ended without being told to, or has been silent for so long.
 
-        So is an engine that answers and for so long has given no token to any of its requests. One that computes, or
-        waits for a core to, is given ten times as long: a step or a prompt may be long. While engines are `loading`
+        So is an engine that answers, for so long has given no token to any of its requests, and made no pass, where it
+        tells. One that computes may only have a long pass: it counts once it has computed four times as long as ever
+        before without one, ten times `silent_s` at the latest. It has the latter in any case if it was not seen to make
+        a pass yet, compiles, has less than half a core, or was replaced for this before. While engines are `loading`
         weights, which may wait for the network, only one that a signal has stopped counts. So does only time in which
         this is called again and again.
         """
-        found = dict.fromkeys(self.dead(), "died")
+        found = dict.fromkeys(self.dead(), DIED)
         with self._lock:
             entries = {name: entry for name, entry in self._entries.items() if name not in found}
+        suspects = {}
         for name, entry in entries.items():
-            silence = entry.pulse.silence() if entry.pulse is not None else 0.0
-            still = entry.standstill.seconds()
-            seconds = max(silence, still)
-            if seconds < silent_s:
+            quiet = entry.look(loading)
+            if quiet.seconds < silent_s:
                 entry.activity = None
-            elif _is_stuck(entry, loading, seconds >= _BUSY_FACTOR * silent_s):
-                did = "did not answer" if silence >= still else "gave none of its requests a token"
-                found[name] = f"{did} for {seconds:.0f} s"
+            else:
+                suspects[name] = quiet
+        families = families_of([entries[name].pid for name in suspects])
+        for name, quiet in suspects.items():
+            if entries[name].is_stuck(families[entries[name].pid], quiet, silent_s, loading):
+                found[name] = str(quiet)
         return found
 
     def restart(self, name: str, why: str = "ended") -> str:
@@ -158,6 +222,7 @@ class Supervisor:
         with self._lock:
             entry = self._entries[name]
         entry.pulse, entry.standstill = None, Standstill()  # nobody asks it until it has started again
+        entry.doubted, entry.activity, entry.spells = entry.doubted or entry.computed, None, Spells()
         if entry.process:
             _log.error("%s %s. The end of %s:\n%s", name, why, entry.process.log, entry.process.log_tail(_LINES))
             entry.process.stop()
@@ -183,11 +248,10 @@ class Supervisor:
 
     def _question(self, name: str, url: str, entry: _Entry) -> Callable[[], None]:
         key = self._api_key or None
-        if not entry.does_all:
-            path = _ROUTER_PULSE if name == ROUTER else _ENGINE_PULSE
-            return lambda: answers(url, path, key, _ANSWER_S)
+        if name == ROUTER:
+            return lambda: answers(url, _ROUTER_PULSE, key, _ANSWER_S)
         entry.standstill = standstill = Standstill()
-        return lambda: ask_engine(url, _ENGINE_PULSE, key, _ANSWER_S, standstill)
+        return lambda: ask_engine(url, key, _ANSWER_S, standstill, alone=not entry.does_all)
 
     def _log_of(self, name: str) -> Path:
         return self.log_folder / f"{name}.log"
@@ -232,14 +296,6 @@ class Supervisor:
         if raised is not None:
             raise UserError(f"{name} did not start: {raised}. Its whole output is in {process.log}")
         raise UserError(f"{name} did not start: {problem}. End of {process.log}:\n{process.log_tail()}")
-
-
-def _is_stuck(entry: _Entry, loading: bool, too_long: bool) -> bool:
-    """Whether a server that is silent, or stands still, was stopped, or does nothing."""
-    pids = family_of(entry.process.pid) if entry.process is not None and entry.process.pid is not None else []
-    entry.activity = entry.activity or Activity()
-    idle = entry.activity.is_idle(pids)
-    return bool(stopped_of(pids)) or (not loading and (idle or too_long))
 
 
 def _wait(process: ServerProcess, entry: _Entry, url: str) -> str | None:

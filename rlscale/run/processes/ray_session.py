@@ -21,7 +21,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import ClusterConfig
 from rlscale.run.processes import reaper
 from rlscale.run.processes.ray_waker import RayWaker
-from rlscale.serve.pulse import family_of
+from rlscale.serve.pulse import families_of
 
 # Ray's sockets live under <temp>/session_<date>_<pid>/sockets/plasma_store; a Unix socket path holds 107 bytes.
 _LONGEST_TEMP = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
@@ -131,7 +131,7 @@ class RaySession:
     def _start_waker(self, others: Collection[psutil.Process]) -> None:
         """Have Ray's processes continued when somebody stops one: all children that this one has besides `others`."""
         own = [child.pid for child in psutil.Process().children() if child not in others]
-        self._waker = RayWaker(_when_started(pid for child in own for pid in family_of(child)))
+        self._waker = RayWaker(_when_started(pid for family in families_of(own).values() for pid in family))
 
     def _start_reaper(self) -> None:
         """Have somebody end Ray's processes, and others that this one has started, should it be killed (`reaper`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from traceback import format_exception
@@ -26,8 +27,8 @@ _OTHERS_S = 1.0
 
 _OF_THE_MACHINE = ("DistBackendError", "DistNetworkError", "DistStoreError", "OutOfMemoryError", "AcceleratorError")
 """torch's names of errors that say nothing against what was asked: connections, stores, memory, devices."""
-_CONNECTIONS = ("gloo", "NCCL")
-"""What is in the text of a RuntimeError where connections between ranks broke."""
+_SAID_OF_THE_MACHINE = ("gloo", "NCCL", "DefaultCPUAllocator", "ALLOC_FAILED")
+"""What is in the text of a RuntimeError where connections between ranks broke, or there was no memory."""
 
 
 class RunFailed(UserError):
@@ -225,9 +226,11 @@ def _cause(error: Exception) -> BaseException:
 
 def _is_of_the_machine(error: BaseException) -> bool:
     """Whether memory or a connection was what failed, which says nothing against what was asked."""
-    if type(error).__name__ in _OF_THE_MACHINE:
+    if isinstance(error, MemoryError) or type(error).__name__ in _OF_THE_MACHINE:
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _CONNECTIONS)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _SAID_OF_THE_MACHINE)
 
 
 def _first_line(error: BaseException) -> str:

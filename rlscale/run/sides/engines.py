@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from rlscale.data.folders.model_folder import find_folder
 from rlscale.run.disk.key_file import read_key
 from rlscale.run.processes.forks import Forks
 from rlscale.run.processes.placement import Layout
-from rlscale.run.processes.remote_calls import Calls, RunFailed
+from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.run.sides.engine_specs import engine_specs, router_settings
 from rlscale.run.sides.given_engine import GivenEngine
+from rlscale.run.sides.healing import Healing
 from rlscale.run.sides.launchers import Supervised, end_launchers, start_launcher
-from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient, at_once, router_options
 from rlscale.serve.supervisor import ROUTER
@@ -136,16 +135,15 @@ class Engines:
 
         Silence counts from one look to the next: look often. `loading`: engines take weights now (`Supervisor.down`).
         """
-        patience_s = self.calls.patience_s
-        found = []
-        for launcher in self._launchers.values():
-            told = self.calls.one(launcher.call.remote("down", patience_s, loading), "engine check")
-            found += [Down(launcher, name, why) for name, why in told.items()]
+        launchers, patience_s = list(self._launchers.values()), self.calls.patience_s
+        asked = [launcher.call.remote("down", patience_s, loading) for launcher in launchers]
+        answers = zip(launchers, self.calls.wait(asked, "engine check"), strict=True)
+        found = [Down(launcher, name, why) for launcher, told in answers for name, why in told.items()]
         return sorted(found, key=lambda one: one.name != ROUTER)
 
     def down_among(self, urls: Sequence[str], loading: bool = False) -> list[Down]:
         """Of the servers that are down the engines at these URLs."""
-        return [one for one in self.down(loading) if one.name != ROUTER and self._named(one.name).url in urls]
+        return [one for one in self.down(loading) if one.name != ROUTER and self.named(one.name).url in urls]
 
     def down_within(self, seconds: float) -> bool:
         """Wait up to so long for a server to be seen down; not once the run is to end."""
@@ -164,40 +162,7 @@ class Engines:
         Raises RunFailed when more than `cluster.engine_restarts` restarts were needed, StopRequested where one would
         be needed and the run is to end.
         """
-        tried: set[str] = set()
-        # Asked anew after each: others may have been silent only because they waited for the one that was stuck.
-        while left := [one for one in self.down() if one.name not in tried]:
-            self.calls.check_stop()
-            one, names = left[0], {other.name for other in left}
-            launcher, name = one.launcher, one.name
-            tried.add(name)
-            if self.restarts >= self.config.cluster.engine_restarts:
-                if name != ROUTER and len(self._engines) > self.fewest and not self.config.rollout.disaggregated:
-                    self.note(f"{name} {one.why}; no restart is left, and the run goes on without it")
-                    self._do_without(self._named(name).url)
-                    continue
-                raise RunFailed(
-                    f"{name} {one.why} and cluster.engine_restarts={self.config.cluster.engine_restarts} restarts are "
-                    f"used up; see {self.logs / f'{name}.log'}"
-                )
-            self.restarts += 1
-            if name != ROUTER and self.config.rollout.disaggregated:
-                tried.update(engine.spec.name for engine in self._engines if engine.spec is not None)
-                self._restart_together(one, give_weights)
-                continue
-            self.note(f"{name} {one.why}; restarting it")
-            try:
-                if name != ROUTER:  # it comes back with old weights, perhaps on its old port
-                    self._router_client().remove(self._named(name).url)
-                restart = launcher.call.remote("restart", name, one.why)
-                url = self.calls.one(restart, f"restart of {name}", heed_stop=True)
-            except UserError as error:
-                self.note(f"{name} did not come back ({str(error).splitlines()[0]})")
-                continue
-            if name == ROUTER:
-                self._welcome_router(url, names, redirect)
-            else:
-                self._welcome_engine(name, url, give_weights)
+        Healing(self, give_weights, redirect).run()
 
     def withdraw(self, urls: Sequence[str]) -> None:
         """Let the router send these engines nothing more."""
@@ -206,6 +171,15 @@ class Engines:
     def admit(self, urls: Sequence[str]) -> None:
         """Let the router send requests to these engines, too."""
         at_once(self._join, [engine for engine in self._engines if engine.url in urls])
+
+    @property
+    def members(self) -> list[Engine]:
+        """The engines, in their order."""
+        return list(self._engines)
+
+    def named(self, name: str) -> Engine:
+        """The engine of that name that the run itself started."""
+        return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
 
     @property
     def gave_memory(self) -> bool:
@@ -281,61 +255,9 @@ class Engines:
             self._launchers[node] = start_launcher(self.calls, self.config, node, self.nodes[node], servers)
         return self._launchers[node]
 
-    def _welcome_router(self, url: str, down: set[str], redirect: Callable[[str], None]) -> None:
-        """The router is back without workers: give it those that live."""
-        self.router_url = url
-        redirect(url)
-        for engine in self._engines:
-            if engine.spec is None or engine.spec.name not in down:
-                with suppress(CallError) if engine.spec is None else nullcontext():  # a guest may be gone, too
-                    self._join(engine)
-        self.note("router is back")
-
-    def _welcome_engine(self, name: str, url: str, give_weights: Callable[[list[str]], None]) -> None:
-        engine = self._named(name)
-        engine.url = url
-        engine.released.clear()  # a new process has all of its memory
-        give_weights([url])
-        self._join(engine)
-        self.note(f"{name} is back with {self.restarted_with}")
-
-    def _restart_together(self, down: Down, give_weights: Callable[[list[str]], None]) -> None:
-        """An engine that does a part of each request ended: start all of them anew, with the same weights.
-
-        One alone would come back with the trainer's present weights, and be given keys and values of older ones. Where
-        one does not come back, all are started again at the next look: the router knows none of them until then.
-        """
-        self.note(f"{down.name} {down.why}; restarting all engines, which hold parts of the same requests")
-        restarts = []
-        try:
-            self.withdraw(self.urls)  # before any is restarted: else one would come back unwatched if the router fails
-            for engine in self._engines:
-                assert engine.spec is not None  # engines of somebody else have no roles
-                why = down.why if engine.spec.name == down.name else f"works with {down.name}, which {down.why}"
-                restarts.append(engine.launcher.call.remote("restart", engine.spec.name, why))
-            urls = self.calls.wait(restarts, f"restart after {down.name}", heed_stop=True)
-        except UserError as error:
-            self.note(f"the engines did not come back ({str(error).splitlines()[0]})")
-            return
-        for engine, url in zip(self._engines, urls, strict=True):
-            engine.url = url
-            engine.released.clear()
-        give_weights(self.urls)
-        for engine in self._engines:
-            self._join(engine)
-        self.note(f"all engines are back with {self.restarted_with}")
-
     def _join(self, engine: Engine) -> None:
         """The router sends it requests from now on."""
         self._router_client().add(engine.url, role=self._role(engine))
-
-    def _do_without(self, url: str) -> None:
-        with suppress(CallError):  # a router that is down, too, learns its engines anew
-            self._router_client().remove(url)
-        self.let_go(url)
-
-    def _named(self, name: str) -> Engine:
-        return next(engine for engine in self._engines if engine.spec is not None and engine.spec.name == name)
 
     def _router_client(self) -> RouterClient:
         return RouterClient(self.router_url, self.api_key or None)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
+from rlscale.platform.sglang_passes import Passes
 from rlscale.serve.simulator.engine_answers import answer_to, load_report
 from rlscale.serve.simulator.engine_request import EngineRequest
 from rlscale.serve.simulator.prefix_cache import PrefixCache
@@ -36,7 +37,7 @@ class EngineScheduler:
         self._slots: dict[EngineRequest, Slot[EngineRequest]] = {}
         self._open: dict[EngineRequest, Slot[EngineRequest]] = {}  # of calls that have no answer yet
         self.paused = False
-        self._held = 0
+        self._held = self._read = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._timer: asyncio.TimerHandle | None = None
@@ -55,6 +56,12 @@ class EngineScheduler:
     def unanswered(self) -> int:
         """Generated tokens of calls that have no answer yet."""
         return sum(self.batch.generated(slot) for slot in self._open.values())
+
+    @property
+    def passes(self) -> Passes:
+        """Steps of its batch, and prompts that it has begun to read."""
+        decoding = int(self.batch.steps)
+        return Passes(decoding + self._read, decoding)
 
     @property
     def updating(self) -> bool:
@@ -113,6 +120,10 @@ class EngineScheduler:
             if not request.answer.done():
                 request.answer.set_exception(error)
                 request.answer.exception()  # a call waits for its requests in turn, and ends with the first that fails
+
+    def progress(self) -> dict[str, int]:
+        """Of each request that runs or waits the tokens that it has generated."""
+        return {request.rid: self.batch.generated(slot) for request, slot in self._slots.items()}
 
     def load(self) -> dict[str, Any]:
         """What the engine reports of it."""
@@ -187,6 +198,7 @@ class EngineScheduler:
             self._waiting.popleft()
             request.cached = cached
             self.batch.admit(slot, cached)
+            self._read += 1
             self._prefixes.keep(request.tokens, self._config.cache_tokens - self.batch.used)
         if self._timer is not None:
             self._timer.cancel()

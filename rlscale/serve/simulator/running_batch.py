@@ -67,6 +67,11 @@ class RunningBatch(Generic[T]):
         return slot in self._slots
 
     @property
+    def steps(self) -> float:
+        """Decoding steps since the beginning, also parts of one."""
+        return self._steps
+
+    @property
     def used(self) -> float:
         """Tokens in the cache that running requests hold."""
         return self._held + self._steps * len(self._slots)

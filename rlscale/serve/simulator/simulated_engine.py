@@ -15,6 +15,8 @@ from typing import Any
 
 from rlscale.config.derived.needed_weights import FIELDS, refusal
 from rlscale.config.schema.simulator_config import SimulatedEngineConfig
+from rlscale.platform.sglang_passes import KEY
+from rlscale.serve import progress_endpoint
 from rlscale.serve.simulator.engine_request import BadRequest, EngineRequest, read_requests
 from rlscale.serve.simulator.engine_scheduler import EngineScheduler
 from rlscale.serve.simulator.response_lengths import ResponseLengths
@@ -73,6 +75,7 @@ class SimulatedEngine:
             "/model_info": self._info,
             "/server_info": self._server_info,
             "/v1/loads": self._loads,
+            progress_endpoint.PATH: self._progress,
         }
 
     def _boot(self) -> None:
@@ -80,6 +83,7 @@ class SimulatedEngine:
         self._scheduler = EngineScheduler(self.config, self._lengths, self._started)
         self._coming = 0  # what the buckets of an unfinished update amount to
         self._asleep: set[str] = set()
+        self._moves = progress_endpoint.Moves()
 
     @property
     def down(self) -> bool:
@@ -259,7 +263,12 @@ class SimulatedEngine:
 
     async def _server_info(self, body: Any) -> Answer:
         limits = {"max_running_requests": self.config.slots, "max_total_num_tokens": self.config.cache_tokens}
-        return 200, {**limits, "version": "simulated", "internal_states": [{"last_gen_throughput": 0.0, **limits}]}
+        state = {"last_gen_throughput": 0.0, KEY: [*self._scheduler.passes], **limits}
+        return 200, {**limits, "version": "simulated", "internal_states": [state]}
+
+    async def _progress(self, body: Any) -> Answer:
+        tokens, paused = self._scheduler.progress(), self._scheduler.paused
+        return 200, {"requests": len(tokens), "moves": self._moves.look(tokens), "paused": paused}
 
     async def _loads(self, body: Any) -> Answer:
         return 200, self._scheduler.load()

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rlscale.platform.ports import free_port
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
+from rlscale.serve.standstill import Standstill, ask_engine
 from rlscale.weights.transports import flat_bucket
 from rlscale.weights.transports.broadcast import join_group
 
@@ -253,6 +254,19 @@ def test_abort_answers_with_the_tokens_so_far(shared_server: SharedServer, recei
         answer = running.result(30)
     assert answer["meta_info"]["finish_reason"]["type"] == "abort"
     assert 0 < answer["meta_info"]["completion_tokens"] < 480
+
+
+def test_it_tells_that_it_makes_passes(shared_server: SharedServer, receiver: EngineReceiver) -> None:
+    """By which one that computes is told from one that computes and gets nowhere."""
+    standstill = Standstill()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(generate, shared_server, 12, 480)
+        wait_until_generating(shared_server.url, shared_server.api_key)
+        for _ in range(2):
+            ask_engine(shared_server.url, shared_server.api_key, 60.0, standstill)
+        receiver.abort_all()
+        running.result(30)
+    assert standstill.worked
 
 
 def test_memory_and_cache_calls_leave_a_working_engine(

@@ -22,6 +22,8 @@ PLACES = {
         "def run_scheduler_process(\n",
         "    PauseGenerationReqInput,\n",
         "return GetInternalStateReqOutput(internal_state=",
+        "    def run_batch(\n        self,\n        batch: ScheduleBatch,\n",
+        "        self.forward_ct += 1\n",
         "    def handle_generate_request(\n",
         "    def load_lora_adapter_from_tensors(\n",
         "    def collect_inflight_reqs(self) -> Set[Req]:\n",

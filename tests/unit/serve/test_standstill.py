@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from rlscale.platform.sglang_passes import KEY, Passes, passes_of
 from rlscale.serve.progress_endpoint import Moves
 from rlscale.serve.pulse import Activity, computed, stopped_of
 from rlscale.serve.standstill import Standstill
@@ -49,6 +50,47 @@ def test_an_engine_stands_still_while_it_has_requests_is_not_paused_and_none_of_
         standstill.seconds()
         clock.now += 2.0
     assert standstill.seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    ("begun", "decoding", "seconds"),
+    [
+        ((5, 5, 5, 5), (0, 0, 0, 0), 8.0),
+        ((5, 6, 7, 8), (5, 6, 7, 8), 0.0),  # its answers come every 64 tokens
+        ((5, 6, 7, 7), (5, 6, 7, 7), 4.0),
+        ((5, 500, 3000, 9000), (0, 0, 0, 0), 0.0),  # it reads prompts
+        ((5, 500, 1003, 1004), (5, 500, 1003, 1004), 0.0),
+        ((5, 500, 1005, 2000), (5, 500, 1005, 2000), 6.0),  # so many passes of which nobody gets a token
+    ],
+)
+def test_an_engine_that_makes_passes_works_although_no_token_has_come_out_yet(
+    begun: tuple[int, ...], decoding: tuple[int, ...], seconds: float
+) -> None:
+    clock = Clock()
+    standstill = Standstill(clock)
+    standstill.hear({"requests": 1, "paused": False, "moves": 7}, Passes(begun[0], decoding[0]))
+    for passes in zip(begun, decoding, strict=True):
+        standstill.hear({"requests": 1, "paused": False, "moves": 7}, Passes(*passes))
+        standstill.without_a_pass()
+        clock.now += 2.0
+    assert standstill.without_a_pass() == seconds
+    assert standstill.worked == (begun[1] != 5)
+
+
+def test_an_engine_that_tells_no_passes_is_known_by_its_tokens() -> None:
+    clock = Clock()
+    standstill = Standstill(clock)
+    for _ in range(3):
+        standstill.hear({"requests": 1, "paused": False, "moves": 7})
+        assert standstill.seconds() == standstill.without_a_pass()
+        clock.now += 2.0
+    assert standstill.without_a_pass() == 6.0
+    assert not standstill.worked
+
+
+def test_passes_of_all_schedulers_of_a_server_count() -> None:
+    assert passes_of({"internal_states": [{KEY: [3, 1]}, {KEY: [4, 2]}]}) == Passes(7, 3)
+    assert [passes_of(told) for told in (None, [], {}, {"internal_states": [{"tp_size": 1}]})] == [None] * 4
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs a scheduling class that starves")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -131,13 +131,73 @@ def test_a_silent_server_is_down_if_it_was_stopped_or_does_nothing(
             server.kill()
 
 
+@pytest.mark.parametrize(
+    ("silence", "idle", "longest", "is_down"),
+    [
+        (20.0, 0.0, 2.0, True),  # a step that takes ten times as long as any before
+        (21.0, 21.0, 2.0, True),
+        (21.0, 21.0, 7.0, False),  # its steps are long
+        (28.0, 28.0, 7.0, True),
+        (200.0, 200.0, 90.0, True),  # but not for ever
+        (5.0, 5.0, 0.0, False),
+    ],
+)
+@pytest.mark.parametrize("exempt", ["", "new", "doubted", "starves", "compiles", "loading"])
+def test_an_engine_that_computes_and_makes_no_pass_is_down_once_it_takes_longer_than_its_steps_did(
+    supervisor: Supervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    silence: float,
+    idle: float,
+    longest: float,
+    is_down: bool,
+    exempt: str,
+) -> None:
+    monkeypatch.setattr("rlscale.serve.supervisor.stopped_of", lambda pids: [])
+    monkeypatch.setattr("rlscale.serve.supervisor.compiles", lambda pids: exempt == "compiles")
+    process: Any = SimpleNamespace(pid=None, exit_code=lambda: None, stop=lambda: None)
+    entry = _Entry(lambda port: process, lambda url: True, "127.0.0.1", 1.0, None, process)
+    entry.pulse = cast(Any, SimpleNamespace(silence=lambda: silence))
+    entry.standstill = cast(
+        Any, SimpleNamespace(seconds=lambda: silence, without_a_pass=lambda: idle, worked=exempt != "new")
+    )
+    entry.activity = cast(Any, SimpleNamespace(is_idle=lambda pids: False, starves=exempt == "starves"))
+    entry.spells.longest, entry.doubted = longest, exempt == "doubted"
+    supervisor._entries["engine-0"] = entry
+    expected = is_down and (not exempt or (silence >= 200.0 and exempt != "loading"))
+    assert bool(supervisor.down(20.0, exempt == "loading")) == expected
+    assert entry.computed == (is_down and not exempt and silence < 200.0)
+
+
+def test_an_engine_that_makes_passes_is_left_alone_however_long_no_token_comes(supervisor: Supervisor) -> None:
+    """It reads the prompts of a large batch, and its processes wait for the device."""
+    process: Any = SimpleNamespace(pid=None, exit_code=lambda: None, stop=lambda: None)
+    entry = _Entry(lambda port: process, lambda url: True, "127.0.0.1", 1.0, None, process)
+    entry.pulse = cast(Any, SimpleNamespace(silence=lambda: 1.0))
+    entry.standstill = cast(Any, SimpleNamespace(seconds=lambda: 900.0, without_a_pass=lambda: 0.0, worked=True))
+    entry.activity = cast(Any, SimpleNamespace(is_idle=lambda pids: True, starves=False))
+    supervisor._entries["engine-0"] = entry
+    assert supervisor.down(20.0) == {}
+
+
+def test_an_engine_that_was_replaced_although_it_computed_has_longer_the_next_time(supervisor: Supervisor) -> None:
+    supervisor.start_router()
+    entry = supervisor._entries["router"]
+    entry.computed = True
+    entry.spells.heed(30.0)
+    entry.spells.heed(0.0)
+    assert entry.spells.longest == 30.0
+    supervisor.restart("router")
+    assert entry.doubted
+    assert entry.spells.longest == 0.0  # of another process
+
+
 def test_an_engine_that_answers_and_gives_no_tokens_is_down(supervisor: Supervisor) -> None:
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", SLEEPS]) as server:
         try:
             server.send_signal(signal.SIGSTOP)
             fake: Any = SimpleNamespace(pid=server.pid, exit_code=lambda: None, stop=lambda: None)
             pulse: Any = SimpleNamespace(silence=lambda: 1.0)
-            still: Any = SimpleNamespace(seconds=lambda: 21.0)
+            still: Any = SimpleNamespace(seconds=lambda: 21.0, without_a_pass=lambda: 21.0, worked=False)
             entry = _Entry(
                 lambda port: fake, lambda url: True, "127.0.0.1", 1.0, None, fake, pulse=pulse, standstill=still
             )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ray.exceptions import ActorDiedError, RayTaskError
@@ -56,7 +59,23 @@ GLOO = RuntimeError(
 )
 
 
-@pytest.mark.parametrize("cause", [GLOO, torch.OutOfMemoryError("CUDA out of memory")])
+def raised_by(what: Callable[[int], Any], argument: int) -> Exception:
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        what(argument)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        GLOO,
+        torch.OutOfMemoryError("CUDA out of memory"),
+        raised_by(torch.empty, 2**50),
+        raised_by(np.empty, 2**50),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=lambda cause: type(cause).__name__,
+)
 def test_a_call_that_wants_memory_or_others_to_talk_to_has_lost_its_process(
     cause: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,4 +92,5 @@ def test_what_raises_since_another_died_is_told_by_the_death(tmp_path: Path, mon
 
 
 def test_an_error_of_the_code_loses_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not isinstance(failing([raised(KeyError("loss"))], tmp_path, monkeypatch), ProcessLost)
+    for cause in (KeyError("loss"), RuntimeError("shapes differ"), FileNotFoundError(errno.ENOENT, "no such file")):
+        assert not isinstance(failing([raised(cause)], tmp_path, monkeypatch), ProcessLost)

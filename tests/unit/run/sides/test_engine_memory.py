@@ -10,6 +10,7 @@ import pytest
 from rlscale.config.schema import Config
 from rlscale.run.sides.engine_records import Engine
 from rlscale.run.sides.engines import Engines
+from rlscale.run.sides.healing import Healing
 
 
 class FakeReceiver:
@@ -71,11 +72,10 @@ def test_a_cache_lent_for_the_canary_is_released_alone(engines, receivers) -> No
 def test_a_restarted_engine_has_all_of_its_memory(engines, receivers, monkeypatch: pytest.MonkeyPatch) -> None:
     engines.release_memory()
     fresh = receivers["http://c"] = FakeReceiver()
-    monkeypatch.setattr(Engines, "_named", lambda self, _: self._engines[0])
     monkeypatch.setattr(
         Engines, "_router_client", lambda _: SimpleNamespace(add=lambda url, role: None, remove=lambda url: None)
     )
-    engines._welcome_engine("engine-0", "http://c", lambda _: None)
+    Healing(engines, lambda _: None, lambda _: None)._welcome([(engines.members[0], "http://c")])
     engines.resume_memory(["weights"])
     assert fresh.calls == []
     assert receivers["http://b"].offloaded == {"kv_cache"}

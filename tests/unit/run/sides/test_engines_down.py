@@ -16,6 +16,7 @@ from rlscale.run.processes.stop_signal import StopRequested
 from rlscale.run.sides import weight_sync
 from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.run.sides.engines import Engines
+from rlscale.run.sides.healing import AT_ONCE, RestartOrder
 from rlscale.run.sides.weight_sync import WeightSync
 from rlscale.serve.http import CallError
 from rlscale.serve.supervisor import ROUTER
@@ -44,6 +45,7 @@ class Fleet:
         """The engine that the router does not remove."""
         self.joined: list[tuple[str, Role]] = []
         calls: Any = SimpleNamespace(patience_s=20.0, one=_answered, wait=_answered, check_stop=self._check_stop)
+        calls.stopping = False
         none: Any = None
         groups = [f"rollout.engine_groups.{role.value}.role={role.value}" for role in {*roles} - {Role.regular}]
         self.engines = Engines(compose(None, groups), none, [], calls, Path(), Path(), self.notes.append)
@@ -89,6 +91,74 @@ def test_an_engine_that_was_silent_because_of_another_one_is_left_alone(monkeypa
     fleet = Fleet(monkeypatch, **{"engine-0": "did not answer for 20 s", "engine-1": "did not answer for 20 s"})
     fleet.frees = {"engine-0": "engine-1"}
     assert fleet.heal() == ["engine-0"]
+
+
+def test_engines_that_ended_are_restarted_beside_each_other_and_get_the_weights_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died", "engine-1": "died"})
+    waited: list[Any] = []
+    monkeypatch.setattr(fleet.engines.calls, "one", lambda answer, what, **_: waited.append(what) or answer)
+    assert fleet.heal() == ["engine-0", "engine-1"]
+    first = waited.index("restart of engine-0")
+    assert [call for call in fleet.asked if call[0] == "restart"] == [
+        ("restart", "engine-0", "died"),
+        ("restart", "engine-1", "died"),
+    ]
+    assert waited[first : first + 2] == ["restart of engine-0", "restart of engine-1"]  # nothing between them
+    assert fleet.given == [["http://engine-0", "http://engine-1"]]
+
+
+def test_an_engine_that_dies_again_before_it_has_the_weights_is_left_to_the_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died", "engine-1": "died"})
+
+    def give(urls: list[str]) -> None:
+        fleet.given.append(urls)
+        if "http://engine-0" in urls:
+            fleet.down["engine-0"] = "died"
+            raise UserError("http://engine-0: connection refused")
+
+    fleet.engines.heal(give, lambda url: None)
+    assert fleet.given == [["http://engine-0", "http://engine-1"], ["http://engine-1"]]
+    assert [url for url, _ in fleet.joined] == ["http://engine-1"]
+    assert "engine-0 did not come back (http://engine-0: connection refused)" in fleet.notes
+    fleet.given.clear()
+    fleet.heal()
+    assert fleet.given == [["http://engine-0"]]
+
+
+def test_weights_that_do_not_come_although_nothing_is_down_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died"})
+    monkeypatch.setattr("rlscale.run.sides.healing._DEATH_SHOWS_S", 0.0)
+
+    def give(urls: list[str]) -> None:
+        raise UserError("the canary differs")
+
+    with pytest.raises(UserError, match="the canary differs"):
+        fleet.engines.heal(give, lambda url: None)
+
+
+def downs(count: int, why: str, machines: int = 1) -> list[Down]:
+    launchers = [object() for _ in range(machines)]
+    return [Down(launchers[number % machines], f"engine-{number}", why) for number in range(count)]
+
+
+def test_so_many_engines_of_each_machine_are_restarted_at_once_and_no_more_than_may_be() -> None:
+    down, order = downs(4 * AT_ONCE, "died", machines=2), RestartOrder()
+    assert len(first := order.next(down, 100)) == 2 * AT_ONCE
+    assert len(second := order.next(down, 5)) == 5
+    assert len(order.next(down, 100)) == 2 * AT_ONCE - 5
+    assert not {one.name for one in first} & {one.name for one in second}
+    assert order.next(down, 100) == []
+
+
+def test_of_silent_engines_one_is_restarted_alone_before_the_others_and_after_those_that_ended() -> None:
+    silent, ended, order = downs(4, "did not answer for 20 s"), [Down(object(), "engine-9", "died")], RestartOrder()
+    assert order.next([*silent, *ended], 100) == ended
+    assert order.next(silent, 100) == silent[:1]
+    assert order.next(silent, 100) == silent[1:]
 
 
 def test_engines_that_share_requests_are_started_again_together(monkeypatch: pytest.MonkeyPatch) -> None:

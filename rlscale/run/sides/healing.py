@@ -1,0 +1,226 @@
+"""Bringing servers of a fleet back that are down: which of them at once, and what each needs before it works again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Protocol
+
+from rlscale.config.errors import UserError
+from rlscale.config.schema import Config
+from rlscale.run.processes.remote_calls import Calls, RunFailed
+from rlscale.run.sides.engine_records import Down, Engine
+from rlscale.serve.http import CallError
+from rlscale.serve.supervisor import DIED, ROUTER
+
+AT_ONCE = 6
+"""Servers of one machine that are restarted beside each other. A launcher does eight things at once, and is also asked
+how its servers are."""
+_DEATH_SHOWS_S = 5.0
+
+
+class RestartOrder:
+    """What is restarted next: the router first, since engines are taken from it; then all that ended; then the silent.
+
+    Of the silent one is restarted alone at first. The others may have been silent only because they waited for it.
+    """
+
+    def __init__(self) -> None:
+        self.tried: set[str] = set()
+        self.down: set[str] = set()
+        """All that were down at the last look, and were not tried before."""
+        self._one_was_silent = False
+
+    def next(self, down: Sequence[Down], most: int) -> list[Down]:
+        """Of what is down what is to be restarted now, at most so many; nothing where all was tried."""
+        left = [one for one in down if one.name not in self.tried]
+        self.down = {one.name for one in left}
+        router = [one for one in left if one.name == ROUTER]
+        ended = [one for one in left if one.why == DIED]
+        if not (chosen := router or ended) and left:
+            chosen = left if self._one_was_silent else left[:1]
+            self._one_was_silent = True
+        of_machine: Counter[int] = Counter()
+        found = []
+        for one in chosen[:most]:
+            of_machine[id(one.launcher)] += 1
+            if of_machine[id(one.launcher)] <= AT_ONCE:
+                found.append(one)
+        self.tried.update(one.name for one in found)
+        return found
+
+
+class Fleet(Protocol):
+    """What is needed of `rlscale.run.sides.engines.Engines`, which says more of each."""
+
+    config: Config
+    calls: Calls
+    logs: Path
+    router_url: str
+    restarts: int
+    restarted_with: str
+
+    @property
+    def note(self) -> Callable[[str], None]: ...
+
+    @property
+    def urls(self) -> list[str]: ...
+
+    @property
+    def members(self) -> list[Engine]: ...
+
+    @property
+    def fewest(self) -> int: ...
+
+    def down(self, loading: bool = False) -> list[Down]: ...
+
+    def down_within(self, seconds: float) -> bool: ...
+
+    def named(self, name: str) -> Engine: ...
+
+    def withdraw(self, urls: Sequence[str]) -> None: ...
+
+    def admit(self, urls: Sequence[str]) -> None: ...
+
+    def let_go(self, url: str) -> None: ...
+
+
+class Healing:
+    """One time that a fleet is mended."""
+
+    def __init__(
+        self, fleet: Fleet, give_weights: Callable[[list[str]], None], redirect: Callable[[str], None]
+    ) -> None:
+        self._fleet, self._give_weights, self._redirect = fleet, give_weights, redirect
+        self._order = RestartOrder()
+
+    def run(self) -> None:
+        """See Engines.heal. What is down is asked anew after each restart."""
+        fleet = self._fleet
+        together = fleet.config.rollout.disaggregated
+        while True:
+            free = fleet.config.cluster.engine_restarts - fleet.restarts
+            batch = self._order.next(fleet.down(), 1 if together else max(free, 1))
+            if not batch:
+                return
+            fleet.calls.check_stop()
+            if free <= 0:
+                self._go_on_without(batch[0])
+                continue
+            fleet.restarts += len(batch)
+            if batch[0].name != ROUTER and together:
+                self._order.tried.update(engine.spec.name for engine in fleet.members if engine.spec is not None)
+                self._restart_together(batch[0])
+            else:
+                self._restart(batch)
+
+    def _go_on_without(self, one: Down) -> None:
+        """No restart is left. RunFailed unless the run may go on without this engine."""
+        fleet = self._fleet
+        if one.name == ROUTER or len(fleet.members) <= fleet.fewest or fleet.config.rollout.disaggregated:
+            raise RunFailed(
+                f"{one.name} {one.why} and cluster.engine_restarts={fleet.config.cluster.engine_restarts} restarts are "
+                f"used up; see {fleet.logs / f'{one.name}.log'}"
+            )
+        fleet.note(f"{one.name} {one.why}; no restart is left, and the run goes on without it")
+        url = fleet.named(one.name).url
+        with suppress(CallError):  # a router that is down, too, learns its engines anew
+            fleet.withdraw([url])
+        fleet.let_go(url)
+
+    def _restart(self, batch: Sequence[Down]) -> None:
+        """Restart these beside each other, and let those that come back work again."""
+        fleet, restarts = self._fleet, []
+        for one in batch:
+            fleet.note(f"{one.name} {one.why}; restarting it")
+            try:
+                if one.name != ROUTER:  # it comes back with old weights, perhaps on its old port
+                    fleet.withdraw([fleet.named(one.name).url])
+                restarts.append((one.name, one.launcher.call.remote("restart", one.name, one.why)))
+            except UserError as error:
+                self._stays_away(one.name, error)
+        back: list[tuple[Engine, str]] = []
+        for name, restart in restarts:
+            try:
+                url = fleet.calls.one(restart, f"restart of {name}", heed_stop=True)
+            except UserError as error:
+                self._stays_away(name, error)
+                continue
+            if name == ROUTER:
+                self._welcome_router(url)
+            else:
+                back.append((fleet.named(name), url))
+        self._welcome(back)
+
+    def _stays_away(self, name: str, error: UserError) -> None:
+        self._fleet.note(f"{name} did not come back ({str(error).splitlines()[0]})")
+
+    def _welcome_router(self, url: str) -> None:
+        """The router is back without workers: give it those that live."""
+        fleet = self._fleet
+        fleet.router_url = url
+        self._redirect(url)
+        for engine in fleet.members:
+            if engine.spec is None or engine.spec.name not in self._order.down:
+                with suppress(CallError) if engine.spec is None else nullcontext():  # a guest may be gone, too
+                    fleet.admit([engine.url])
+        fleet.note("router is back")
+
+    def _welcome(self, back: Sequence[tuple[Engine, str]]) -> None:
+        """Engines run again: they get the weights, all at once, and then requests.
+
+        One that is down again before it has them is left to the next look.
+        """
+        fleet = self._fleet
+        for engine, url in back:
+            engine.url = url
+            engine.released.clear()  # a new process has all of its memory
+        there = [engine for engine, _ in back]
+        while there:
+            try:
+                self._give_weights([engine.url for engine in there])
+                break
+            except UserError as error:
+                if not fleet.down_within(_DEATH_SHOWS_S):
+                    raise
+                gone = {one.name for one in fleet.down()}
+                live = [engine for engine in there if engine.spec is None or engine.spec.name not in gone]
+                if len(live) == len(there):
+                    raise
+                for engine in there:
+                    if engine not in live and engine.spec is not None:
+                        self._stays_away(engine.spec.name, error)
+                there = live
+        fleet.admit([engine.url for engine in there])
+        for engine in there:
+            if engine.spec is not None:
+                fleet.note(f"{engine.spec.name} is back with {fleet.restarted_with}")
+
+    def _restart_together(self, down: Down) -> None:
+        """An engine that does a part of each request ended: start all of them anew, with the same weights.
+
+        One alone would come back with the trainer's present weights, and be given keys and values of older ones. Where
+        one does not come back, all are started again at the next look: the router knows none of them until then.
+        """
+        fleet, restarts = self._fleet, []
+        fleet.note(f"{down.name} {down.why}; restarting all engines, which hold parts of the same requests")
+        try:
+            fleet.withdraw(
+                fleet.urls
+            )  # before any is restarted: else one would come back unwatched if the router fails
+            for engine in fleet.members:
+                assert engine.spec is not None  # engines of somebody else have no roles
+                why = down.why if engine.spec.name == down.name else f"works with {down.name}, which {down.why}"
+                restarts.append(engine.launcher.call.remote("restart", engine.spec.name, why))
+            urls = fleet.calls.wait(restarts, f"restart after {down.name}", heed_stop=True)
+        except UserError as error:
+            fleet.note(f"the engines did not come back ({str(error).splitlines()[0]})")
+            return
+        for engine, url in zip(fleet.members, urls, strict=True):
+            engine.url = url
+            engine.released.clear()
+        self._give_weights(fleet.urls)
+        fleet.admit(fleet.urls)
+        fleet.note(f"all engines are back with {fleet.restarted_with}")
