@@ -89,6 +89,10 @@ class ActorsHere:
         """See ActorHost. This machine is never gone."""
         return list(nodes)
 
+    def gone(self, nodes: Sequence[str]) -> list[str]:
+        """See ActorHost."""
+        return []
+
     def processes(self) -> Processes:
         """See ActorHost."""
         return _Nobody("here")

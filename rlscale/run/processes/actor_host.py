@@ -40,6 +40,9 @@ class ActorHost(Protocol):
     def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
         """The same machines, with others in the place of those `used` that are gone. UserError where none is free."""
 
+    def gone(self, nodes: Sequence[str]) -> list[str]:
+        """Those of these machines that are not there any more."""
+
     def processes(self) -> Processes:
         """Who watches the processes of the actors of a run."""
 
@@ -78,6 +81,10 @@ class RayActors:
     def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
         """See ActorHost."""
         return ray_session.standing_in(nodes, used, gpus)
+
+    def gone(self, nodes: Sequence[str]) -> list[str]:
+        """See ActorHost."""
+        return ray_session.gone(nodes)
 
     def processes(self) -> Processes:
         """See ActorHost."""

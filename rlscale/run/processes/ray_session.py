@@ -181,6 +181,12 @@ def standing_in(nodes: Sequence[str], used: Collection[int], gpus: int) -> list[
     return found
 
 
+def gone(nodes: Sequence[str]) -> list[str]:
+    """Those of these machines that the cluster has lost."""
+    there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return [node for node in nodes if node not in there]
+
+
 def node_ids(count: int, gpus: int) -> list[str]:
     """Ids of `count` machines of the cluster that have `gpus` GPUs or more, this one first.
 
