@@ -41,7 +41,7 @@ class RedoLog:
     """Whether the run itself was continued from that checkpoint."""
     steps: list[Steps] = field(default_factory=list)
     """What was trained last, the oldest first."""
-    _first: int = 0
+    first: int = 0
     """How many were trained before them."""
     _checkpoint_at: int = 0
     """How many were trained before the checkpoint."""
@@ -50,21 +50,21 @@ class RedoLog:
     @property
     def done(self) -> int:
         """How many iterations were trained in all."""
-        return self._first + len(self.steps)
+        return self.first + len(self.steps)
 
     @property
     def reaches_back(self) -> bool:
         """Whether all is here that came after the checkpoint."""
-        return self._first <= self._checkpoint_at
+        return self.first <= self._checkpoint_at
 
     def since(self, done: int | None = None) -> list[Steps]:
         """What was trained after the first `done` iterations; by default after the checkpoint."""
-        return self.steps[max((self._checkpoint_at if done is None else done) - self._first, 0) :]
+        return self.steps[max((self._checkpoint_at if done is None else done) - self.first, 0) :]
 
     def forget(self, done: int) -> None:
         """Nobody begins before the end of the first `done` iterations."""
-        del self.steps[: max(done - self._first, 0)]
-        self._first = max(done, self._first)
+        del self.steps[: max(done - self.first, 0)]
+        self.first = max(done, self.first)
 
     def loaded(self, checkpoint: Path) -> None:
         """The run continues from a checkpoint."""

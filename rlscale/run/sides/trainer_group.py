@@ -153,7 +153,9 @@ class TrainerGroup:
 
     def _do_again(self, recoveries: Recoveries) -> int | None:
         """Bring the ranks to where the lost ones were; after how many iterations the copy was that they began with."""
-        copied = recoveries.copies.put(self._actors) if recoveries.copies is not None else None
+        copied = None
+        if recoveries.copies is not None:
+            copied = recoveries.copies.put(self._actors, self._redo.first)
         if copied is None:
             self._load_again(recoveries)
         for steps in self._redo.since(copied):
