@@ -70,7 +70,7 @@ class StateCopies:
     def put(self, actors: RankActors, known_from: int) -> int | None:
         """Give the newest copy to other ranks; after how many iterations they are then. None where there is none.
 
-        `known_from`: a copy of an earlier iteration's end leads nowhere, as what was trained then is not known any more.
+        `known_from`: a copy after fewer iterations leads nowhere, as what came after it is not known any more.
         """
         if self._copy is not None and self._copy.done < known_from:
             self._give_up("as the checkpoint is newer than the copy of their state")

@@ -25,7 +25,6 @@ from rlscale.run.processes.placement import Layout
 from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
 from rlscale.run.sides.rank_actors import RankActors
 from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
-from rlscale.run.sides.state_copies import StateCopies
 from rlscale.trainer.trainer_spec import Form, TrainerSpec
 from rlscale.weights.transports.route import Route
 
@@ -79,8 +78,8 @@ class TrainerGroup:
         """Form the process groups and build the models."""
         self._started_by = spec, timeout_s
         self._parts_of = self._actors.start(spec, timeout_s)
-        if (copies := self._copies) is not None:
-            copies.meet(self._actors)
+        if self._recoveries is not None and self._recoveries.copies is not None:
+            self._recoveries.copies.meet(self._actors)
 
     def convert(self, spec: TrainerSpec, target: Path, to: Form, timeout_s: float, *, critic: bool = False) -> None:
         """Instead of `start`: write the model that `spec` starts from in another form, holding nothing but weights."""
@@ -176,10 +175,6 @@ class TrainerGroup:
                 raise RunFailed(f"the ranks cannot go on from {checkpoint}: {names} is not what was written")
             load = self._to_all("load", checkpoint / "trainer", self._redo.resumed)
             self._calls.wait(load, "loading the checkpoint")
-
-    @property
-    def _copies(self) -> StateCopies | None:
-        return self._recoveries.copies if self._recoveries is not None else None
 
     # ---- steps and passes --------------------------------------------------------------------------------------
 
