@@ -43,6 +43,9 @@ class ActorHost(Protocol):
     def gone(self, nodes: Sequence[str]) -> list[str]:
         """Those of these machines that are not there any more."""
 
+    def is_here(self, node: str) -> bool:
+        """Whether this process is on that machine."""
+
     def processes(self) -> Processes:
         """Who watches the processes of the actors of a run."""
 
@@ -85,6 +88,10 @@ class RayActors:
     def gone(self, nodes: Sequence[str]) -> list[str]:
         """See ActorHost."""
         return ray_session.gone(nodes)
+
+    def is_here(self, node: str) -> bool:
+        """See ActorHost."""
+        return bool(ray.get_runtime_context().get_node_id() == node)
 
     def processes(self) -> Processes:
         """See ActorHost."""

@@ -98,6 +98,7 @@ def test_a_rank_killed_in_a_step_comes_back_under_the_same_servers_and_nothing_i
         started.wait_for("starting the trainer's ranks again")
         assert all(one.is_running() for found in serving for one in found)
         assert [len(found) for found in serving] == [1] * len(SERVING)
+        assert listening_elsewhere(started) == []  # an engine, a router and a Ray of its own are among them
         assert started.process.wait(timeout=120) == 0
         assert started.seconds_until_gone(15.0) < 15.0
     folder = only_run(tmp_path)
