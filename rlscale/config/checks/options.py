@@ -25,10 +25,18 @@ _NAMES_CODE = {
         "forward_hooks",
         "custom_weight_loader",
         "custom_sigquit_handler",
+        "sidecar",
         "hicache_storage_backend_extra_config",
     }
 }
 """By kind, options that hold the names of functions, or modules, which the package imports and calls."""
+_LISTENS = {
+    "server": {
+        *("grpc_port", "grpc_mode", "smg_grpc_mode", "kv_events_config", "load_publish_endpoint"),
+        *("decoupled_spec_bind_endpoint", "remote_instance_weight_loader_start_seed_via_transfer_engine"),
+    }
+}
+"""By kind, options with which it listens besides, without the run's key, and hands out what it computes with."""
 
 
 def options_are_known(context: CheckContext) -> Iterator[str]:
@@ -54,6 +62,8 @@ def check_options(key: str, kind: str, given: Mapping[str, Any], cache: Path, no
         setter = DERIVED[kind].get(name)
         if name in _NAMES_CODE.get(kind, ()) and value:
             yield f"{key}.{name}: names code that every engine would run, which rlscale does not pass on"
+        elif name in _LISTENS.get(kind, ()) and value:
+            yield f"{key}.{name}: engines would listen for it and ask nobody for a key, which rlscale does not pass on"
         elif setter is not None:
             yield f"{key}.{name}: is set by {setter} and cannot be given here too"
         elif known and name not in known:
