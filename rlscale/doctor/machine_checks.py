@@ -98,11 +98,19 @@ def disk(config: Config, facts: Facts) -> Iterator[Finding]:
 
 
 def shared_memory(config: Config, facts: Facts) -> Iterator[Finding]:
-    """Room in /dev/shm."""
+    """Room in /dev/shm, of which Ray's object store takes up to 30 % of the machine's memory, in a CPU run 1 GiB."""
+    store = 1 << 30 if config.cluster.device is Device.cpu else 0.3 * facts.memory_bytes
+    room, copied = min(store, facts.shared_bytes), Needed.of(config).copied_bytes or 0.0
     if facts.shared_bytes < _SHARED:
         yield problem(
             f"{facts.shared_bytes / GB:.2f} GB free in /dev/shm, where Ray and NCCL pass data on",
             "start the container with --shm-size=64g, or mount a larger one",
+        )
+    elif copied > room:
+        yield warning(
+            f"copies of the trainer's state for lost ranks take {copied / GB:.0f} GB, and Ray's object store has "
+            f"{room / GB:.0f} GB: it puts the others on disk, and ranks wait for that",
+            "set checkpoint.in_memory=false, or make /dev/shm larger",
         )
     else:
         yield ok(f"{facts.shared_bytes / GB:.0f} GB free in /dev/shm")

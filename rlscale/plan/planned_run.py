@@ -39,6 +39,8 @@ PINNED = 1.5
 """Pinned host memory over what lies in it: torch rounds every piece up to a power of two."""
 
 
+COPIES = "copies for lost ranks"
+"""Kind of the memory for copies of the trainer's state (`checkpoint.in_memory`)."""
 _Beside = tuple[str, Config, ModelShape]
 """A model beside the policy: its name, what its engines are started with, its sizes."""
 
@@ -248,7 +250,7 @@ def _copies(config: Config, ranks: tuple[RankMemory, ...], training: Training, s
         return {}
     versions = (1 + Needs.of(config).kept_versions) / (2 if training.rounds else 1)  # rounded weights are made anew
     largest = max(rank.weights * training.trained_share * versions + rank.optimizer for rank in ranks)
-    return {"copies for lost ranks": 2 * states * largest}
+    return {COPIES: 2 * states * largest}
 
 
 def _host(config: Config, needs: Needs, ranks: tuple[RankMemory, ...], training: Training) -> dict[str, float]:

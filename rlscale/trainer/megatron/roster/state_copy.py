@@ -113,7 +113,7 @@ def _numbers_of(trained: TrainedModel) -> dict[str, Any]:
         "schedule": optimizer.schedule.state_dict(),
         "loss_scale": {name: value.cpu() if torch.is_tensor(value) else value for name, value in scale.items()},
         "skipped_in_a_row": trained.skipped_in_a_row,
-        "steps": [group.get("step") for _, group in _groups(optimizer)],
+        "steps": [step if isinstance(step := group.get("step"), int) else None for _, group in _groups(optimizer)],
     }
 
 
@@ -126,7 +126,7 @@ def _put_numbers(trained: TrainedModel, numbers: Mapping[str, Any]) -> None:
         optimizer.scale.load_state_dict(numbers["loss_scale"])
     trained.skipped_in_a_row = numbers["skipped_in_a_row"]
     for (_, group), step in zip(_groups(optimizer), numbers["steps"], strict=True):
-        if "step" in group and not torch.is_tensor(group["step"]):  # Transformer Engine's Adam counts here
+        if step is not None:  # Transformer Engine's Adam counts here
             group["step"] = step
 
 
