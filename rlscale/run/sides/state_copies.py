@@ -38,6 +38,7 @@ class StateCopies:
         self._calls, self._note = calls, note
         self._keys: list[Any] = []
         self._copy: _Copy | None = None
+        self._failed = False
         self.why_none = "as no iteration was finished"
         """Why there is no copy to go on from."""
 
@@ -49,7 +50,7 @@ class StateCopies:
     def take(self, actors: RankActors, done: int) -> bool:
         """Copy the state of this moment, after so many iterations; whether it could be, and the last one was given up.
 
-        ProcessLost where a rank is lost; other failures are noted, and leave no copy at all.
+        ProcessLost where a rank is lost; other failures are noted, the first of several in a row, and leave no copy at all.
         """
         shares = shares_of(self._keys, actors.machines)
         both = [
@@ -62,8 +63,11 @@ class StateCopies:
             raise
         except RunFailed as error:
             self._give_up(f"as no copy of their state could be made: {error}")
-            self._note(f"lost ranks would begin with a checkpoint, {self.why_none}")
+            if not self._failed:
+                self._note(f"lost ranks would begin with a checkpoint, {self.why_none}")
+            self._failed = True
             return False
+        self._failed = False
         self._copy = _Copy(done, own, [part for _, part in both], actors.machines)
         return True
 

@@ -353,13 +353,13 @@ def test_a_copy_that_fails_is_noted_and_the_run_goes_on_with_checkpoints_alone(m
         return wait(calls, what, **options)
 
     run.calls.wait = full
-    run.train("a")
+    run.train("a", "b")
     assert run.notes == [
         "lost ranks would begin with a checkpoint, as no copy of their state could be made: the object store is full"
     ]
-    run.dies("b")
-    run.train("b")
-    assert run.ranks[1].state == ["a", "b"]
+    run.dies("c")
+    run.train("c")
+    assert run.ranks[1].state == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("given", [[], [IN_MEMORY], [IN_MEMORY, "checkpoint.every=0"]])
