@@ -50,7 +50,7 @@ class StateCopies:
     def take(self, actors: RankActors, done: int) -> bool:
         """Copy the state of this moment, after so many iterations; whether it could be, and the last one was given up.
 
-        ProcessLost where a rank is lost; other failures are noted, the first of several in a row, and leave no copy at all.
+        ProcessLost where a rank is lost. Other failures leave no copy at all; the first of several in a row is noted.
         """
         shares = shares_of(self._keys, actors.machines)
         both = [

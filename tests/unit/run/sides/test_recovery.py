@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from rlscale.config.composition.compose import compose
+from rlscale.config.schema import Config
 from rlscale.run.processes.remote_calls import ProcessLost, RunFailed
 from rlscale.run.sides import trainer_group
 from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
@@ -95,6 +97,12 @@ class Calls:
         return calls
 
 
+@cache
+def composed(overrides: tuple[str, ...]) -> Config:
+    """For many courses of the same run."""
+    return compose(None, list(overrides))
+
+
 class Told:
     """A trainer of one rank, what its ranks were told, and what the terminal shows."""
 
@@ -103,7 +111,7 @@ class Told:
         self.calls, self.notes, self.ranks, self.told, self.dies_of = Calls(), [], [], [], []
         self.disk = {CHECKPOINT / "trainer": ["saved"]}
         calls: Any = self.calls
-        config = compose(None, list(overrides))
+        config = composed(overrides)
         self.recoveries = Recoveries(config, calls, self.notes.append)
         self.group = TrainerGroup.__new__(TrainerGroup)
         group: Any = self.group
