@@ -8,8 +8,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rlscale
@@ -138,6 +140,8 @@ def _unexpected(error: Exception, *, debug: bool) -> int:
         return _FAULT
     from rlscale.run.processes.error_log import ErrorLog
 
+    with suppress(OSError):
+        Path(".rlscale").mkdir(0o700)
     log = ErrorLog(".rlscale")
     written = log.exception("command line", error)
     if debug or not written:

@@ -16,12 +16,15 @@ _MOST = 1 << 18
 _MOST_LOGS = 60
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH(?!_MODE)", re.IGNORECASE)
 _SECRETS = (
-    re.compile(r"\b(?:hf_|sk-|gh[opsur]_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{10,}"),
+    re.compile(r"\b(?:hf_|sk-|gh[opsur]_|github_pat_|glpat-|xox[abp]-|AKIA|ASIA|AIza|ya29\.)[A-Za-z0-9_-]{10,}"),
+    re.compile(r"\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+"),  # a JSON web token
+    re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)[^-]+"),
     re.compile(r"(?i)(?<=bearer )[\w.~+/=-]{6,}"),
     re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?\w+ )[\w.~+/=-]{6,}"),
-    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    re.compile(r"(?<=://)[^/\s@]+(?=@)"),
     re.compile(
-        r"(?i)((?:api[_-]?key|token|secret|password)[\"']?\s*[:=]\s*[\"']?)(?!(?:null|None|false|true)\b)[^\s\"',}]{6,}"
+        r"(?i)((?:(?:api|access|private)[_-]?key|[?&]key|token|secret|passw(?:or)?d|credentials?|signature|\bsig)"
+        r"[\"']?\s*[:=]\s*[\"']?)(?!(?:null|None|false|true)\b)[^\s\"',}]{6,}"
     ),
 )
 HIDDEN = "(hidden)"

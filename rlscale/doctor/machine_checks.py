@@ -18,6 +18,8 @@ _USED = 2e9
 """Bytes of a GPU that somebody uses who is not only its display."""
 _SHARED = 1e9
 """Of shared memory: Ray's objects, NCCL's and the loaders' buffers."""
+_STORE_OF_CPU_RUN, _LARGEST_STORE = 1 << 30, 200e9
+"""Bytes of Ray's object store: ours for a CPU run, and Ray's own bound on its 30 % of a machine's memory."""
 _OPEN_FILES = 4096
 _BUSY_PORTS = 10
 
@@ -98,11 +100,19 @@ def disk(config: Config, facts: Facts) -> Iterator[Finding]:
 
 
 def shared_memory(config: Config, facts: Facts) -> Iterator[Finding]:
-    """Room in /dev/shm."""
+    """Room in /dev/shm, of which Ray's object store has a part."""
+    store = _STORE_OF_CPU_RUN if config.cluster.device is Device.cpu else min(0.3 * facts.memory_bytes, _LARGEST_STORE)
+    room, copied = min(store, facts.shared_bytes), Needed.of(config).copied_bytes or 0.0
     if facts.shared_bytes < _SHARED:
         yield problem(
             f"{facts.shared_bytes / GB:.2f} GB free in /dev/shm, where Ray and NCCL pass data on",
             "start the container with --shm-size=64g, or mount a larger one",
+        )
+    elif copied > room:
+        yield warning(
+            f"copies of the trainer's state for lost ranks take {copied / GB:.0f} GB, and Ray's object store has "
+            f"{room / GB:.0f} GB: it puts the others on disk, and ranks wait for that",
+            "set checkpoint.in_memory=false, or make /dev/shm larger",
         )
     else:
         yield ok(f"{facts.shared_bytes / GB:.0f} GB free in /dev/shm")

@@ -9,6 +9,7 @@ from typing import Any
 from rlscale.config.composition.published_configs import architecture_of
 from rlscale.config.derived.engines_alike import engines_alike
 from rlscale.config.derived.needs import Needs
+from rlscale.config.derived.same_state import copies_state, distinct_states
 from rlscale.config.derived.serving_beside import serving_beside
 from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
@@ -16,6 +17,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.model_config import ModelConfig
+from rlscale.config.schema.run_config import Recover
 from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families import FAMILIES, reach_of
 from rlscale.families.config_file import problems
@@ -37,6 +39,8 @@ PINNED = 1.5
 """Pinned host memory over what lies in it: torch rounds every piece up to a power of two."""
 
 
+COPIES = "copies for lost ranks"
+"""Kind of the memory for copies of the trainer's state (`checkpoint.in_memory`)."""
 _Beside = tuple[str, Config, ModelShape]
 """A model beside the policy: its name, what its engines are started with, its sizes."""
 
@@ -236,8 +240,17 @@ def _on_cpu(
         kinds["engines' weights"] = engines * served_bytes(config, shape)
     for name, own, other in beside:
         kinds[f"{name}'s weights"] = sizes.beside[name] * served_bytes(own, other)
-    kinds |= _snapshot(config, shape, Needs.of(config))
+    kinds |= _snapshot(config, shape, Needs.of(config)) | _copies(config, ranks, training, len(distinct_states(config)))
     return Phase("train", "all processes", kinds)
+
+
+def _copies(config: Config, ranks: tuple[RankMemory, ...], training: Training, states: int) -> dict[str, float]:
+    """Bytes of the copies of so many ranks' states that lost ranks begin with: the last one and the one being made."""
+    if not ranks or config.run.recover is Recover.none or config.run.in_process or not copies_state(config):
+        return {}
+    versions = (1 + Needs.of(config).kept_versions) / (2 if training.rounds else 1)  # rounded weights are made anew
+    largest = max(rank.weights * training.trained_share * versions + rank.optimizer for rank in ranks)
+    return {COPIES: 2 * states * largest}
 
 
 def _host(config: Config, needs: Needs, ranks: tuple[RankMemory, ...], training: Training) -> dict[str, float]:
@@ -258,5 +271,6 @@ def _host(config: Config, needs: Needs, ranks: tuple[RankMemory, ...], training:
         found["reference"] = per_node * copy
     if needs.kept_versions:
         found["kept versions"] = per_node * copy * needs.kept_versions * training.trained_share
+    found |= _copies(config, ranks, training, min(per_node, len(distinct_states(config))))
     found["checkpoint being written"] = per_node * (worst.weights + worst.optimizer + worst.host_optimizer)
     return found

@@ -123,7 +123,7 @@ class Assembly:
             self._recoveries = Recoveries(config, self._calls, self._records.note)
             self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config, self._forks, self._recoveries)
         if self._generates or not self._supervised:
-            self._rollout = Rollout(self._rollout_spec(config), self._calls, folder.logs, self._forks)
+            self._rollout = Rollout(self._rollout_spec(config), self._calls, folder.logs, self._forks, nodes[0])
 
     def session(self, config: Config, config_hash: str) -> Session:
         """Wait until everything runs; `config` holds by now what the stages before this run made."""
@@ -179,7 +179,8 @@ class Assembly:
         reserved = self._engines.machines if self._engines is not None else frozenset[int]()
         engines = Engines(config, layout, nodes, self._calls, logs, self._scratch, note, self._forks, reserved)
         engines.launch(str(self._served(config)))
-        self._apart = engines, Rollout(RolloutSpec.of(config, self._model), self._calls, logs, self._forks)
+        spec = RolloutSpec.of(config, self._model)
+        self._apart = engines, Rollout(spec, self._calls, logs, self._forks, nodes[0])
 
     def _launch_beside(self, config: Config, layout: Layout, nodes: list[str]) -> None:
         """Begin to start the models beside the policy."""

@@ -16,6 +16,7 @@ from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 from rlscale.data.target import current_folder_importable
+from rlscale.platform.ownership import refuse_shared
 from rlscale.run.disk.resume import check_resumable
 from rlscale.run.disk.run_folder import refuse_folder
 from rlscale.run.job_end import stop_before_end
@@ -40,7 +41,7 @@ def execute(config: Config) -> int:
         return _smoke(config, notes)
     ending = stop_before_end(config, started, os.environ)
     _refuse_run(config)
-    _make_folder("run.scratch", config.run.scratch, mode=0o700)
+    _make_scratch(config)
     with early_forks(config) as early:
         notes += preflight(config)
         _make_folders(config)
@@ -62,7 +63,7 @@ def execute(config: Config) -> int:
 
 def _smoke(config: Config, notes: list[str]) -> int:
     """Instead of the run one step; see rlscale.run.smoke."""
-    _make_folder("run.scratch", config.run.scratch, mode=0o700)
+    _make_scratch(config)
     with current_folder_importable(), with_workers(config, warm_forks(config)) as forks:
         from rlscale.run.lifecycle import STOPPED
         from rlscale.run.processes.stop_signal import StopRequested, StopSignal
@@ -112,6 +113,12 @@ def _make_folders(config: Config) -> None:
         _make_folder("run.output", config.run.output)
     else:
         _make_folder("run.root", config.run.root)
+
+
+def _make_scratch(config: Config) -> None:
+    """The folder for what can be made again, which is the user's alone. UserError where others could write in it."""
+    _make_folder("run.scratch", config.run.scratch, mode=0o700)
+    refuse_shared(Path(config.run.scratch), "run.scratch")
 
 
 def _make_folder(key: str, folder: str, mode: int = 0o777) -> None:

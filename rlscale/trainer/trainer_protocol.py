@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,20 @@ class Trainer(Protocol):
         again, and must then be what these were. With `resumed` False it is not the run that is continued, of which
         `optim.reset_on_resume` speaks.
         """
+
+    def state_key(self) -> tuple[int, ...]:
+        """Equal on ranks whose states are equal, but for what `copy_state` calls its own. Not collective."""
+
+    def copy_state(self, share: tuple[int, int] | None) -> tuple[bytes, Any]:
+        """A copy of what `begin_save` would save at this moment: what this rank has for itself, and of all else part
+        number `share[0]` of `share[1]`, nothing of it with None.
+
+        Anything that can be pickled; NumPy arrays go into the machine's memory as they are. Not collective.
+        """
+
+    def put_state(self, own: bytes, *parts: Any) -> None:
+        """Be what the ranks were that the copies are of: this one, and those of its key that had all parts. Not
+        collective."""
 
     def export(self, folder: str | Path, model: str = "policy") -> None:
         """Write the policy (or `critic`) as a Hugging Face folder."""

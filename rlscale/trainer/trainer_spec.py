@@ -84,6 +84,12 @@ class TrainerSpec:
         """What is exported beside the weights."""
         return self.companions or Companions(self.model_path, self.model_path)
 
+    @property
+    def shards_optimizer(self) -> bool:
+        """Whether the state of an optimizer, the policy's or the critic's, is sharded over data-parallel ranks."""
+        of_critic = self.critic is not None and self.critic.trainer.distributed_optimizer
+        return self.trainer.distributed_optimizer or of_critic
+
     def of_policy(self) -> TrainerSpec:
         """What the policy is built from: its schedule leaves out the iterations that train the critic alone."""
         if self.critic is None:

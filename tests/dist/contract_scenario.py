@@ -25,6 +25,9 @@ def broken_trainers(
         def load(self, folder: Any, resumed: bool = True) -> None:
             pass
 
+        def put_state(self, own: bytes, *parts: Any) -> None:
+            pass
+
     class CountsInIntegers(MegatronTrainer):
         def train_shard(self, *given: Any) -> Any:
             return {"steps": 1}

@@ -19,6 +19,7 @@ for name in (
     "driven",
     "checkpoint_scenarios",
     "optimizer_scenarios",
+    "state_scenarios",
 ):
     importlib.import_module(name)
 importlib.import_module("training_data").default_config()  # so that no rank composes it again

@@ -34,7 +34,7 @@ def test_the_shipped_trainer_and_the_examples_parts_keep_their_contracts_and_bro
         pool.close()
     assert broken == {
         "MegatronTrainer": [],
-        "ForgetsToLoad": ["recover", "resume"],
+        "ForgetsToLoad": ["copy", "recover", "resume"],
         "CountsInIntegers": ["train metrics"],
         "OtherArguments": ["send_weights"],
         "LeavesATensorOut": ["weights sent"],

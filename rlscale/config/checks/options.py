@@ -25,10 +25,27 @@ _NAMES_CODE = {
         "forward_hooks",
         "custom_weight_loader",
         "custom_sigquit_handler",
+        "sidecar",
         "hicache_storage_backend_extra_config",
+    },
+    "router": {"mcp_config_path"},
+}
+"""By kind, options that hold names of functions or modules, or commands, which the package imports, calls or starts."""
+_LETS_IN = {
+    "router": {
+        *("control_plane_api_keys", "jwt_issuer", "jwt_audience", "jwt_jwks_uri", "jwt_role_mapping"),
+        "service_discovery",
     }
 }
-"""By kind, options that hold the names of functions, or modules, which the package imports and calls."""
+"""By kind, options that name others who may change what it does."""
+_RUNS = {"server": "every engine", "router": "the router"}
+_LISTENS = {
+    "server": {
+        *("grpc_port", "grpc_mode", "smg_grpc_mode", "kv_events_config", "load_publish_endpoint"),
+        *("decoupled_spec_bind_endpoint", "remote_instance_weight_loader_start_seed_via_transfer_engine"),
+    }
+}
+"""By kind, options with which it listens besides, without the run's key, and hands out what it computes with."""
 
 
 def options_are_known(context: CheckContext) -> Iterator[str]:
@@ -53,7 +70,11 @@ def check_options(key: str, kind: str, given: Mapping[str, Any], cache: Path, no
     for name, value in given.items():
         setter = DERIVED[kind].get(name)
         if name in _NAMES_CODE.get(kind, ()) and value:
-            yield f"{key}.{name}: names code that every engine would run, which rlscale does not pass on"
+            yield f"{key}.{name}: names code that {_RUNS[kind]} would run, which rlscale does not pass on"
+        elif name in _LETS_IN.get(kind, ()) and value:
+            yield f"{key}.{name}: lets others than this run change what the router does; leave it out"
+        elif name in _LISTENS.get(kind, ()) and value:
+            yield f"{key}.{name}: engines would listen for it and ask nobody for a key, which rlscale does not pass on"
         elif setter is not None:
             yield f"{key}.{name}: is set by {setter} and cannot be given here too"
         elif known and name not in known:

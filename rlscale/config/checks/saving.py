@@ -1,10 +1,19 @@
-"""When a run saves and stops: before the end of its job."""
+"""When a run saves and stops: before the end of its job; and what it keeps in memory for lost ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
+from rlscale.config.schema import Config
+from rlscale.config.schema.run_config import Recover
+
+_NOBODY_RETURNS: dict[str, Callable[[Config], bool]] = {
+    "run.generate_only=true": lambda config: config.run.generate_only,
+    "run.in_process=true": lambda config: config.run.in_process,
+    "run.recover=none": lambda config: config.run.recover is Recover.none,
+}
 
 
 def stops_before_the_end(context: CheckContext) -> Iterator[str]:
@@ -24,4 +33,24 @@ def stops_before_the_end(context: CheckContext) -> Iterator[str]:
         )
 
 
-SAVING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (stops_before_the_end,)
+def copies_are_of_use(context: CheckContext) -> Iterator[str]:
+    """Somebody would begin with copies in memory, and everything that steps change is in them."""
+    config = context.config
+    if not config.checkpoint.in_memory:
+        return
+    why = next((key for key, given in _NOBODY_RETURNS.items() if given(config)), None)
+    if why is not None:
+        yield f"checkpoint.in_memory=true: nobody begins with a copy of the trainer's state with {why}; leave it out"
+    yield from of_policy_and_critic(config, _what_is_not_copied)
+
+
+def _what_is_not_copied(sections: Sections, prefix: str) -> Iterator[str]:
+    optim = sections.optim
+    if optim.on_host:
+        yield f"checkpoint.in_memory=true: what {prefix}optim.on_host=true keeps is not copied; leave one of them out"
+    if optim.megatron.get("use_precision_aware_optimizer"):
+        key = f"{prefix}optim.megatron.use_precision_aware_optimizer"
+        yield f"checkpoint.in_memory=true: what {key}=true keeps is not copied; leave one of them out"
+
+
+SAVING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (stops_before_the_end, copies_are_of_use)

@@ -42,6 +42,10 @@ class CheckpointConfig(Section):
     does not look at it."""
     asynchronous: bool = key(True, scope=Scope.execution)
     """Whether the run goes on while a checkpoint is written; every rank then holds a copy of it in host memory."""
+    in_memory: bool | None = key(None, scope=Scope.execution)
+    """Whether the trainer's state after each iteration is copied into Ray's object store, from where lost ranks go on
+    (`run.recover`); null: where each rank's state is also another's (data or context parallelism, no
+    `trainer.distributed_optimizer`)."""
     keep: int = bounded(2, at_least=1, limit=COUNT, scope=Scope.execution)
     """Newest checkpoints kept; older ones are removed after a newer one is whole."""
     keep_best: int = bounded(0, at_least=0, limit=Limit(1e6, "no disk holds that many"), scope=Scope.execution)

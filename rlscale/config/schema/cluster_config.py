@@ -71,7 +71,8 @@ class ClusterConfig(Section):
     )
     """Gigabytes of memory of a GPU, against which `python -m rlscale plan` holds a run; null: 80."""
     host: str = key("127.0.0.1", scope=Scope.execution)
-    """Address that engines and the router listen on; 0.0.0.0 only in a closed network."""
+    """Address that engines listen on, and the router where the driver is on another machine than it; 0.0.0.0 only in a
+    closed network."""
     ray_address: str | None = key(None, scope=Scope.this_run)
     """Address of a running Ray cluster; null starts one on this machine for this run."""
     warm: str | None = key(None, path=PathKind.path, scope=Scope.this_run, unread=[_CPU_ONLY])

@@ -54,8 +54,9 @@ class RunSection(Section):
     """Seconds that the command may run, where its job has a limit that Slurm does not tell; `checkpoint.before_s`
     before they are over the run saves and stops."""
     recover: Recover = key(Recover.trainer, scope=Scope.execution, unread=[_NO_TRAINER])
-    """`trainer` starts the ranks again when one dies or hangs, from the newest checkpoint and with the batches that
-    came after it, while engines and rollout live on; `none` ends the run, which the same command resumes."""
+    """`trainer` starts the ranks again when one dies or hangs, from a copy of their state (`checkpoint.in_memory`) or
+    the newest checkpoint and with the batches that came after it, while engines and rollout live on; `none` ends the
+    run, which the same command resumes."""
     recover_at_most: int = bounded(5, at_least=1, limit=PATIENCE, scope=Scope.execution, unread=[_NOTHING_RECOVERS])
     """Times that `run.recover` starts the ranks again before the run stops."""
     generate_only: bool = key(False, unread=[SUPERVISED])

@@ -67,7 +67,7 @@ def _measured(config: Config, model: Path, calls: Calls, logs: Path, forks: Fork
     engines = Engines(own, layout, nodes, calls, logs, scratch, _say, forks)
     # All samples come back, not only the few for a report.
     spec = dataclasses.replace(RolloutSpec.of(own, model), report_samples=2**31)
-    rollout = Rollout(spec, calls, logs, forks)
+    rollout = Rollout(spec, calls, logs, forks, nodes[0])
     models: ModelsBeside | None = None
 
     def mend() -> None:

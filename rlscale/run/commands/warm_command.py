@@ -41,7 +41,7 @@ def warm(arguments: Sequence[str]) -> int:
         signal.signal(number, lambda *_: ended.set())
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # of a run that is forked from here it asks for a checkpoint
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(0o700, parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix="warm-", dir=file.parent))
     except OSError as error:
         raise UserError(f"file={file} cannot be written ({error.strerror})") from error

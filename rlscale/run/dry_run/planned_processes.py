@@ -21,6 +21,7 @@ from rlscale.run.processes.placement import Layout, lay_out_run
 from rlscale.run.sides.engine_specs import engine_specs, router_settings
 from rlscale.run.sides.evaluation_engines import LOGS as EVALUATION
 from rlscale.run.sides.evaluation_engines import measuring_apart
+from rlscale.run.sides.launchers import LOOPBACK
 from rlscale.run.sides.models_beside import LOGS as BESIDE
 from rlscale.serve.engine_launcher import SglangLauncher
 from rlscale.serve.engine_process import engine_command
@@ -109,7 +110,7 @@ def _fleet(
     for node in sorted(_machines(config, layout)):
         launcher = _actor(f"{prefix}launcher {node}", node, LauncherActor, logs / launcher_log(node), {})
         yield {**launcher, "reserves_gpus": reserved_gpus(config.cluster, node, reserved)}
-    router = router_options(router_settings(config), config.cluster.host, 0, 0)
+    router = router_options(router_settings(config), LOOPBACK, 0, 0)
     router |= {"port": _PORT, "prometheus_port": _PORT}
     yield {
         "name": f"{prefix}router",

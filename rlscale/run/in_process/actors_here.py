@@ -89,6 +89,14 @@ class ActorsHere:
         """See ActorHost. This machine is never gone."""
         return list(nodes)
 
+    def gone(self, nodes: Sequence[str]) -> list[str]:
+        """See ActorHost."""
+        return []
+
+    def is_here(self, node: str) -> bool:
+        """See ActorHost."""
+        return True
+
     def processes(self) -> Processes:
         """See ActorHost."""
         return _Nobody("here")

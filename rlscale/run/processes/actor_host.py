@@ -40,6 +40,12 @@ class ActorHost(Protocol):
     def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
         """The same machines, with others in the place of those `used` that are gone. UserError where none is free."""
 
+    def gone(self, nodes: Sequence[str]) -> list[str]:
+        """Those of these machines that are not there any more."""
+
+    def is_here(self, node: str) -> bool:
+        """Whether this process is on that machine."""
+
     def processes(self) -> Processes:
         """Who watches the processes of the actors of a run."""
 
@@ -78,6 +84,14 @@ class RayActors:
     def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
         """See ActorHost."""
         return ray_session.standing_in(nodes, used, gpus)
+
+    def gone(self, nodes: Sequence[str]) -> list[str]:
+        """See ActorHost."""
+        return ray_session.gone(nodes)
+
+    def is_here(self, node: str) -> bool:
+        """See ActorHost."""
+        return bool(ray.get_runtime_context().get_node_id() == node)
 
     def processes(self) -> Processes:
         """See ActorHost."""

@@ -140,6 +140,11 @@ class TrainerActor(_Actor):
         metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
         return metrics
 
+    def copy_state(self, share: tuple[int, int] | None) -> Any:
+        """What Trainer.copy_state gives, as two results of the call: what the rank has for itself, and the rest."""
+        own, rest = self._trainer.copy_state(share)
+        return own, rest
+
     def begin_profile(self) -> None:
         """Record from now on what this process computes."""
         from rlscale.trainer.process_profile import ProcessProfile

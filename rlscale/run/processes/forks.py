@@ -18,6 +18,7 @@ from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
+from rlscale.platform.ownership import refuse_foreign_file
 from rlscale.platform.process_environment import rank_environment
 from rlscale.serve import forked_python
 from rlscale.serve.engine_process import PROGRAM as ENGINES
@@ -154,6 +155,7 @@ def write_forks(forks: Forks, file: Path) -> None:
 def read_forks(file: Path) -> Forks:
     """What `write_forks` left. UserError where that is not it."""
     try:
+        refuse_foreign_file(file, "cluster.warm")  # processes of the run would be those of its server
         return Forks(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(

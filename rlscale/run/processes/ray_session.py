@@ -19,6 +19,7 @@ from ray._private import ray_constants
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import ClusterConfig
+from rlscale.platform.ownership import refuse_shared
 from rlscale.run.processes import reaper
 from rlscale.run.processes.ray_waker import RayWaker
 from rlscale.serve.pulse import families_of
@@ -146,7 +147,10 @@ class RaySession:
     def _temp_folder(self) -> Path:
         """A folder for Ray in one that only this user can enter, by a name short enough for the sockets in it."""
         parent = (self._scratch / "ray").resolve()
-        parent.mkdir(parents=True, exist_ok=True)
+        self._scratch.mkdir(0o700, parents=True, exist_ok=True)
+        refuse_shared(self._scratch, "run.scratch")
+        parent.mkdir(0o700, exist_ok=True)
+        refuse_shared(parent, "run.scratch")
         self._folder = Path(tempfile.mkdtemp(dir=parent))
         if len(os.fsencode(self._folder / _RAYS)) <= _LONGEST_TEMP:
             return self._folder / _RAYS
@@ -179,6 +183,12 @@ def standing_in(nodes: Sequence[str], used: Collection[int], gpus: int) -> list[
             )
         found[number] = free.pop(0)
     return found
+
+
+def gone(nodes: Sequence[str]) -> list[str]:
+    """Those of these machines that the cluster has lost."""
+    there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return [node for node in nodes if node not in there]
 
 
 def node_ids(count: int, gpus: int) -> list[str]:

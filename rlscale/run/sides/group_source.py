@@ -52,10 +52,11 @@ class GroupSource(Protocol):
 class Rollout:
     """The rollout service in its own process."""
 
-    def __init__(self, spec: RolloutSpec, calls: Calls, logs: Path, forks: Forks) -> None:
+    def __init__(self, spec: RolloutSpec, calls: Calls, logs: Path, forks: Forks, node: str) -> None:
+        """`node`: Ray's id of the machine that the router is on, which may listen there alone."""
         self._calls = calls
         log = logs / "rollout.log"
-        place = Place(runtime_env=forks.runtime_env(ROLLOUT_ENVIRONMENT), concurrency=64)
+        place = Place(node, forks.runtime_env(ROLLOUT_ENVIRONMENT), concurrency=64)
         self._actor = calls.host.start(RolloutActor, place, str(log))
         calls.processes.add("the rollout service", log, self._actor)
         self._addresses = spec.addresses

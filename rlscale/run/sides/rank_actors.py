@@ -30,6 +30,8 @@ class RankActors:
         self._one_machine = len({slot.node for slot in layout.ranks}) == 1
         self.handles: list[Any] = []
         """Handles of the ranks, in their order."""
+        self.machines = tuple(nodes[slot.node] for slot in layout.ranks)
+        """Ids of their machines."""
         for one in rank_settings(config, layout, logs):
             place = Place(nodes[one.node], forks.runtime_env(one.environment))
             arguments = (str(one.log), one.rank, len(layout.ranks), one.local, one.threads)

@@ -1,9 +1,9 @@
 """What brings a trainer back whose ranks were lost: where it begins again, and what it is given to do once more.
 
-A trainer is a machine that the same steps bring to the same state: the checkpoint's, with the batches that it was
-trained on since. Those are still here, as Ray's store has what the ranks were sent, and spills it to disk when it is
-full. So nothing is undone anywhere else: engines keep their weights and their versions, the rollout what it has
-generated, and the run goes on at the very call in which the ranks were lost.
+A trainer is a machine that the same steps bring to the same state: the checkpoint's, or that of a copy in memory, with
+the batches that it was trained on since. Those are still here, as Ray's store has what the ranks were sent, and spills
+it to disk when it is full. So nothing is undone anywhere else: engines keep their weights and their versions, the
+rollout what it has generated, and the run goes on at the very call in which the ranks were lost.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlscale.config.derived.same_state import copies_state
 from rlscale.config.schema import Config
 from rlscale.config.schema.run_config import Recover
 from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
+from rlscale.run.sides.state_copies import StateCopies
 
 
 @dataclass(frozen=True)
@@ -31,29 +33,52 @@ class Steps:
 
 @dataclass
 class RedoLog:
-    """What leads from a checkpoint to where the trainer is now."""
+    """What leads from a checkpoint, or from a copy in memory, to where the trainer is now."""
 
     checkpoint: Path | None = None
     """The whole checkpoint that it begins with; None for the weights that the run began with."""
     resumed: bool = False
     """Whether the run itself was continued from that checkpoint."""
     steps: list[Steps] = field(default_factory=list)
-    """What was trained since, the oldest first."""
+    """What was trained last, the oldest first."""
+    first: int = 0
+    """How many were trained before them."""
+    _checkpoint_at: int = 0
+    """How many were trained before the checkpoint."""
     _in_save: int = 0
+
+    @property
+    def done(self) -> int:
+        """How many iterations were trained in all."""
+        return self.first + len(self.steps)
+
+    @property
+    def reaches_back(self) -> bool:
+        """Whether all is here that came after the checkpoint."""
+        return self.first <= self._checkpoint_at
+
+    def since(self, done: int | None = None) -> list[Steps]:
+        """What was trained after the first `done` iterations; by default after the checkpoint."""
+        return self.steps[max((self._checkpoint_at if done is None else done) - self.first, 0) :]
+
+    def forget(self, done: int) -> None:
+        """Nobody begins before the end of the first `done` iterations."""
+        del self.steps[: max(done - self.first, 0)]
+        self.first = max(done, self.first)
 
     def loaded(self, checkpoint: Path) -> None:
         """The run continues from a checkpoint."""
-        self.checkpoint, self.resumed, self.steps = checkpoint, True, []
+        self.checkpoint, self.resumed, self._checkpoint_at = checkpoint, True, self.done
+        self.forget(self.done)
 
     def save_begun(self) -> None:
         """A checkpoint of this moment is being written."""
-        self._in_save = len(self.steps)
+        self._in_save = self.done
 
     def saved(self, checkpoint: Path) -> None:
         """It is whole: what it holds need not be done again."""
-        self.checkpoint, self.resumed = checkpoint, False
-        del self.steps[: self._in_save]
-        self._in_save = 0
+        self.checkpoint, self.resumed, self._checkpoint_at = checkpoint, False, self._in_save
+        self.forget(self._in_save)
 
 
 class Recoveries:
@@ -62,10 +87,19 @@ class Recoveries:
     def __init__(self, config: Config, calls: Calls, note: Callable[[str], None]) -> None:
         self._calls, self._note = calls, note
         self._most = config.run.recover_at_most
-        saves = config.checkpoint.every > 0 or config.checkpoint.every_s is not None
-        self.wanted = config.run.recover is Recover.trainer and saves and not config.run.in_process
-        """Whether what is trained must be kept to be done again. Without checkpoints that would be all of the run; a
-        rank that is this process is lost with it, and its batches would stay in this process's memory."""
+        back = config.run.recover is Recover.trainer and not config.run.in_process
+        self.saves = config.checkpoint.every > 0 or config.checkpoint.every_s is not None
+        """Whether checkpoints are written on the way."""
+        self.copies = StateCopies(calls, note) if back and copies_state(config) else None
+        """What keeps the ranks' state in memory; None where that is not wanted."""
+        self.wanted = back and (self.saves or self.copies is not None)
+        """Whether what is trained must be kept to be done again. Without checkpoints and copies that would be all of
+        the run; a rank that is this process is lost with it, and its batches would stay in this process's memory."""
+        self._why_no_copies = (
+            "as checkpoint.in_memory=false"
+            if config.checkpoint.in_memory is False
+            else "as no other rank has its state"
+        )
         self.count = 0
         """How often they were brought back."""
 
@@ -83,7 +117,16 @@ class Recoveries:
         """Whether the bound alone can forbid it: not while the run ends, by a signal or of a failure."""
         return self.wanted and not self._calls.stopping and not self._calls.failed
 
-    def done(self, log: RedoLog) -> None:
-        """They are as they were before."""
+    def done(self, log: RedoLog, copied: int | None) -> None:
+        """They are as they were before, by the copy of their state after `copied` iterations or by a checkpoint."""
+        again = f"iterations trained again: {len(log.since(copied))}"
+        if copied is not None:
+            self._note(f"the trainer's ranks are back with the state that was copied in memory; {again}")
+            return
         since = f"from {log.checkpoint}" if log.checkpoint is not None else "from the run's first weights"
-        self._note(f"the trainer's ranks are back {since}; iterations trained again: {len(log.steps)}")
+        self._note(f"the trainer's ranks are back {since}, {self.why_no_copy}; {again}")
+
+    @property
+    def why_no_copy(self) -> str:
+        """Why lost ranks do not begin with a copy in memory."""
+        return self._why_no_copies if self.copies is None else self.copies.why_none

@@ -78,6 +78,8 @@ class TrainerGroup:
         """Form the process groups and build the models."""
         self._started_by = spec, timeout_s
         self._parts_of = self._actors.start(spec, timeout_s)
+        if self._recoveries is not None and self._recoveries.copies is not None:
+            self._recoveries.copies.meet(self._actors)
 
     def convert(self, spec: TrainerSpec, target: Path, to: Form, timeout_s: float, *, critic: bool = False) -> None:
         """Instead of `start`: write the model that `spec` starts from in another form, holding nothing but weights."""
@@ -141,24 +143,38 @@ class TrainerGroup:
             try:
                 self._actors = self._new_actors()
                 self.start(*self._started_by)
-                self._do_again()
+                copied = self._do_again(self._recoveries)
             except ProcessLost as again:
                 self._lose(again)
                 continue
             self._lost = None
-            self._recoveries.done(self._redo)
+            self._recoveries.done(self._redo, copied)
 
-    def _do_again(self) -> None:
+    def _do_again(self, recoveries: Recoveries) -> int | None:
+        """Bring the ranks to where the lost ones were; after how many iterations the copy was that they began with."""
+        copied = None
+        if recoveries.copies is not None:
+            copied = recoveries.copies.put(self._actors, self._redo.first)
+        if copied is None:
+            self._load_again(recoveries)
+        for steps in self._redo.since(copied):
+            self._calls.check_stop()
+            self._calls.wait(self._train(steps), "training step")
+        return copied
+
+    def _load_again(self, recoveries: Recoveries) -> None:
         checkpoint = self._redo.checkpoint
+        if not self._redo.reaches_back:
+            raise RunFailed(
+                f"the trainer's ranks are lost for good, {recoveries.why_no_copy}, and as no checkpoints are "
+                "written on the way (checkpoint.every=0); the same command resumes the run"
+            )
         if checkpoint is not None:
             found = self._calls.wait(self._to_all("damaged", checkpoint, sums_of(checkpoint)), _CHECKING)
             if names := ", ".join(name for names in found for name in names):
                 raise RunFailed(f"the ranks cannot go on from {checkpoint}: {names} is not what was written")
             load = self._to_all("load", checkpoint / "trainer", self._redo.resumed)
             self._calls.wait(load, "loading the checkpoint")
-        for steps in self._redo.steps:
-            self._calls.check_stop()
-            self._calls.wait(self._train(steps), "training step")
 
     # ---- steps and passes --------------------------------------------------------------------------------------
 
@@ -174,7 +190,18 @@ class TrainerGroup:
         metrics: dict[str, float] = self._ask(lambda: self._train(steps), "training step")[0]
         if self._recoveries is not None and self._recoveries.wanted:
             self._redo.steps.append(steps)
+            self._copy_state(self._recoveries)
         return metrics
+
+    def _copy_state(self, recoveries: Recoveries) -> None:
+        """Where that is wanted, keep a copy of the ranks' state in memory."""
+        if recoveries.copies is None:
+            return
+        try:
+            if recoveries.copies.take(self._actors, self._redo.done) and not recoveries.saves:
+                self._redo.forget(self._redo.done)
+        except ProcessLost as lost:  # others begin with the copy before, when they are needed
+            self._lose(lost)
 
     def _train(self, steps: Steps) -> list[Any]:
         told = steps.version, steps.force_old, steps.policy

@@ -28,6 +28,7 @@ from rlscale.trainer.megatron.model.architecture import Architecture
 from rlscale.trainer.megatron.ranks import parallel
 from rlscale.trainer.megatron.ranks.determinism import ask_for_determinism
 from rlscale.trainer.megatron.roster.roster import Roster
+from rlscale.trainer.megatron.roster.state_copy import Arrays, Share, state_key
 from rlscale.trainer.megatron.steps import passes
 from rlscale.trainer.megatron.steps.routing_replay import PolicyRouting
 from rlscale.trainer.objective import Objective
@@ -306,6 +307,18 @@ class MegatronTrainer:
         `resumed`: whether a run is continued by it, of which `optim.reset_on_resume` speaks.
         """
         self._roster.load(folder, resumed=resumed)
+
+    def state_key(self) -> tuple[int, ...]:
+        """Equal on ranks whose states are, but for what `copy_state` calls its own. Not collective."""
+        return state_key(distributed=self._spec.shards_optimizer)
+
+    def copy_state(self, share: Share | None) -> tuple[bytes, Arrays]:
+        """A copy of this moment in host memory, see `state_copy.copy_of`. Not collective."""
+        return self._roster.copy_state(share)
+
+    def put_state(self, own: bytes, *parts: Arrays) -> None:
+        """Go on from copies of another process, see `state_copy.put_copy`. Not collective."""
+        self._roster.put_state(own, parts)
 
     def export(self, folder: str | Path, model: str = "policy") -> None:
         """Write the policy or the critic as a Hugging Face folder. OSError when the disk refuses.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from contextlib import suppress
@@ -97,6 +98,7 @@ def test_a_rank_killed_in_a_step_comes_back_under_the_same_servers_and_nothing_i
         started.wait_for("starting the trainer's ranks again")
         assert all(one.is_running() for found in serving for one in found)
         assert [len(found) for found in serving] == [1] * len(SERVING)
+        assert listening_elsewhere(started) == []  # an engine, a router and a Ray of its own are among them
         assert started.process.wait(timeout=120) == 0
         assert started.seconds_until_gone(15.0) < 15.0
     folder = only_run(tmp_path)
@@ -108,6 +110,44 @@ def test_a_rank_killed_in_a_step_comes_back_under_the_same_servers_and_nothing_i
     assert {name: last[name] for name in accounts} == {name: theirs[name] for name in accounts}
     totals = summary(folder)
     assert (totals["trainer_restarts"], totals["engine_restarts"], totals["steps"]) == (1, 0, 12)
+
+
+def test_a_rank_of_two_that_is_killed_comes_back_with_the_state_that_both_have_copied(ready, tmp_path: Path):
+    """Supervised, without engines, and with no checkpoint to go back to."""
+    given = (
+        "recipe=arithmetic_sft",
+        "parallel.data=2",
+        "run.iterations=40",
+        "checkpoint.every=0",
+        "run.progress=plain",
+    )
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    calm.mkdir(), rough.mkdir()
+    undisturbed = run(calm, *given, *ready)
+    assert undisturbed.code == 0, undisturbed.text
+    with Started(rough, *given) as started:
+        started.wait_for("iteration 1/")
+        wait_for_a_step(started, only_run(rough))
+        assert not list((only_run(rough) / "checkpoints").glob("iteration_*"))
+        started.named("TrainerActor")[1].kill()
+        assert started.process.wait(timeout=120) == 0
+        assert started.seconds_until_gone(15.0) < 15.0
+    text = started.log.read_text()
+    back = re.search(r"back with the state that was copied in memory; iterations trained again: (\d+)", text)
+    assert back is not None, text
+    assert int(back[1]) <= 1  # one where the copy itself was cut off
+    theirs, ours = (load_file(only_run(one) / "hf" / "model.safetensors") for one in (calm, rough))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    losses = [[line["loss"] for line in rows(only_run(one))] for one in (calm, rough)]
+    assert losses[0] == losses[1]
+    totals = summary(only_run(rough))
+    assert (totals["trainer_restarts"], totals["steps"]) == (1, 40)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl that are of training."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "loss" in line]
 
 
 def wait_for_a_step(started: Started, folder: Path) -> None:

@@ -118,6 +118,26 @@ def test_engines_are_passed_no_names_of_code(folder: Path) -> None:
     hooks = "[{name: a, target_modules: ['*'], hook_factory: 'subprocess:Popen', config: [touch, ran]}]"
     with pytest.raises(ConfigError, match=r"rollout\.sglang\.forward_hooks: names code that every engine would run"):
         check(compose(overrides=[f"rollout.sglang.forward_hooks={hooks}"]))
+    with pytest.raises(ConfigError, match=r"rollout\.sglang\.sidecar: names code that every engine would run"):
+        check(compose(overrides=["rollout.sglang.sidecar=timeit"]))
+    with pytest.raises(ConfigError, match=r"rollout\.router\.mcp_config_path: names code that the router would run"):
+        check(compose(overrides=["rollout.router.mcp_config_path=servers.yaml"]))
+
+
+@pytest.mark.parametrize("option", ["control_plane_api_keys=[[a, b, c, admin]]", "service_discovery=true"])
+def test_the_router_is_told_of_nobody_else_who_may_change_what_it_does(option: str) -> None:
+    name = option.partition("=")[0]
+    with pytest.raises(
+        ConfigError, match=rf"rollout\.router\.{name}: lets others than this run change what the router"
+    ):
+        check(compose(overrides=[f"rollout.router.{option}"]))
+
+
+@pytest.mark.parametrize("option", ["grpc_port=1234", "kv_events_config='{}'", "load_publish_endpoint='tcp://*:5557'"])
+def test_engines_are_passed_nothing_for_which_they_would_listen_without_a_key(option: str) -> None:
+    name = option.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"rollout\.sglang\.{name}: engines would listen for it and ask nobody"):
+        check(compose(overrides=[f"rollout.sglang.{option}"]))
 
 
 def test_a_package_whose_files_are_links_is_an_installed_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

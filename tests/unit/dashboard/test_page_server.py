@@ -25,6 +25,7 @@ from rlscale.observe.metrics import MetricsLog
 from rlscale.observe.summary import Summary
 from rlscale.run.disk.run_folder import RunFolder
 from tests.unit.dashboard.written_run import store_rollouts, write_run
+from tests.unit.listening import listening
 
 Ask = Callable[..., Awaitable[Any]]
 
@@ -54,7 +55,8 @@ def test_runs_below_a_folder_are_listed_with_what_they_say_of_themselves(tmp_pat
     Summary(status="failed", message="the loss is not finite").write(tmp_path / "arithmetic" / "b")
 
     async def scenario() -> None:
-        async with serving(tmp_path) as (_, ask):
+        async with serving(tmp_path) as (server, ask):
+            assert listening(int(server.url.partition("/?key=")[0].rpartition(":")[2])) == ["127.0.0.1"]
             runs = {run["name"]: run for run in await ask("runs")}
             assert {name: run["status"] for name, run in runs.items()} == {"a": "running", "b": "failed"}
             assert runs["b"]["message"] == "the loss is not finite"

@@ -24,6 +24,11 @@ KEY = "0123456789abcdefSECRET"
         "Authorization: Basic dXNlcjpodW50ZXIyMg==",
         "github_pat_11ABCDEFG0abcdef and ghs_abcdef0123456789",
         "password=trueabcdefblue9",
+        "AWS_SECRET_ACCESS_KEY=abcdefgh/ijk and private_key: 'abcdefgh'",
+        "https://abcdef0123456789@host/path and ?sig=abcdefgh%3D&X-Amz-Signature=abcdefgh",
+        "dashboard: http://127.0.0.1:8000/?key=abcdefgh",
+        "eyJabcdefghijkl.eyJabcdef.abcdef-abcdef",
+        "-----BEGIN RSA PRIVATE KEY-----\nabcdef\nabcdef\n-----END RSA PRIVATE KEY-----",
         f"said by the shell: {KEY}",
     ],
 )

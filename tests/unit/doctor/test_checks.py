@@ -173,6 +173,15 @@ def test_gpus_smaller_than_the_plan_was_made_for_are_a_problem() -> None:
     assert "GPUs of 85 GB, and cluster.gpu_memory_gb=141" in said(config, [READY])[Verdict.problem][0][1]
 
 
+def test_copies_of_the_state_that_rays_store_cannot_hold_are_a_warning() -> None:
+    given = ["model=qwen3_0_6b", "cluster=node8", "cluster.gpus_per_node=2", "parallel.data=2", "rollout.engines=2"]
+    narrow = replace(READY, gpus=(H100,) * 2, shared_bytes=4e9)
+    ((name, line),) = said(compose(None, given), [narrow])[Verdict.warning]
+    assert name == "shared memory"
+    assert "for lost ranks take 17 GB, and Ray's object store has 4 GB" in line
+    assert said(compose(None, [*given, "checkpoint.in_memory=false"]), [narrow])[Verdict.warning] == []
+
+
 def test_more_processes_than_cores_are_slow(cpu: Config) -> None:
     ((name, line),) = said(cpu, [replace(READY, cores=0)])[Verdict.warning]
     assert name == "devices"

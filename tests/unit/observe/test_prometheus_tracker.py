@@ -12,6 +12,7 @@ from rlscale.config.errors import UserError
 from rlscale.observe.prometheus_tracker import PrometheusTracker
 from rlscale.observe.trackers import TrackedRun, build_tracker, check_tracker
 from rlscale.platform.ports import free_port
+from tests.unit.listening import listening
 
 
 def scraped(port: int) -> list[str]:
@@ -27,6 +28,7 @@ def test_the_newest_numbers_are_told_with_recipe_and_run(tmp_path: Path) -> None
     try:
         tracker.log(1, {"reward": 0.25, "eval/pass@1": 0.5})
         tracker.log(2, {"reward": 0.75, "loss": float("nan"), "note": "no number"})
+        assert listening(port) == ["127.0.0.1"]
         labels = '{recipe="arithmetic",run="monday"}'
         assert scraped(port) == [
             f"rlscale_reward{labels} 0.75",

@@ -10,20 +10,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import psutil
 import pytest
 import torch.distributed as dist
 
 from rlscale.platform.ports import free_port
 from rlscale.platform.rendezvous import bind_to_named_host, store_at
+from tests.unit.listening import listening
 
 SHORT = datetime.timedelta(seconds=20)
-
-
-def listening(port: int) -> list[str]:
-    """The addresses on which this process listens at a port."""
-    found = psutil.Process().net_connections(kind="inet")
-    return [one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN and one.laddr.port == port]
 
 
 def test_the_store_listens_on_the_named_address_alone_and_torchs_own_does_not() -> None:

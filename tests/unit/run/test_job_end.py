@@ -46,6 +46,9 @@ def test_a_job_that_is_too_short_is_refused_before_anything_starts(slurm: str, l
         ending(slurm=slurm)
 
 
+NOBODY_RETURNS = ("run.recover=none", "run.in_process=true", "run.generate_only=true")
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
@@ -53,6 +56,14 @@ def test_a_job_that_is_too_short_is_refused_before_anything_starts(slurm: str, l
         (["run.time_limit_s=100", "checkpoint.before_s=null"], "nothing stops the run before it"),
         (["checkpoint.best_by=loss"], "checkpoint.best_by=loss: nothing is kept for being the best"),
         (["checkpoint.best_is=lowest"], "checkpoint.best_is=lowest: nothing is kept for being the best"),
+        *((["checkpoint.in_memory=true", key], f"copy of the trainer's state with {key}") for key in NOBODY_RETURNS),
+        (
+            [
+                *("checkpoint.in_memory=true", "trainer.distributed_optimizer=true"),
+                "optim.megatron.use_precision_aware_optimizer=true",
+            ],
+            "what optim.megatron.use_precision_aware_optimizer=true keeps is not copied",
+        ),
     ],
 )
 def test_settings_of_saving_that_act_on_nothing_are_refused(overrides: list[str], line: str) -> None:

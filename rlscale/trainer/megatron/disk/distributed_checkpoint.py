@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import torch.distributed as dist
-from megatron.core import parallel_state, tensor_parallel
+from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 
 from rlscale.config.errors import UserError
@@ -29,6 +26,7 @@ from rlscale.trainer.megatron.disk.checkpoint_writer import CheckpointWriter
 from rlscale.trainer.megatron.disk.code_in_checkpoint import refuse_code
 from rlscale.trainer.megatron.disk.optimizer_state import load_state, state_to_load, state_to_save
 from rlscale.trainer.megatron.model.model import Model
+from rlscale.trainer.megatron.ranks.random_state import random_state, set_random_state
 from rlscale.trainer.megatron.steps.optimizer import Optimizer
 from rlscale.weights.load import named
 from rlscale.weights.parameters import MTP_LAYER, is_of_adapter
@@ -49,7 +47,7 @@ def checkpoint_of(
     if optimizer is not None:
         state["optimizer"] = state_to_save(optimizer.megatron, weights)
         state["schedule"] = optimizer.schedule.state_dict()
-        state["random"] = _random_state(_get_random_state())
+        state["random"] = _random_state(random_state())
         state["layout"] = _layout()
     beside = {ARCHITECTURE: architecture_text(model.weights.config)}
     if model.adapters is not None:
@@ -91,7 +89,7 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     optimizer.schedule.num_steps = 0  # Megatron adds the steps of a checkpoint to those that were made
     optimizer.schedule.load_state_dict(loaded["schedule"])
     if same_layout:
-        _set_random_state(loaded["random"][0])
+        set_random_state(loaded["random"][0])
 
 
 def load_weights_of(folder: str | Path, model: Model) -> None:
@@ -200,22 +198,3 @@ def _layout() -> dict[str, int]:
 def _random_state(value: Any) -> ShardedObject:
     """The random state of each rank as one shard of an object over all ranks."""
     return ShardedObject("random", [value], (dist.get_world_size(),), (dist.get_rank(),), replica_id=0)
-
-
-def _get_random_state() -> dict[str, Any]:
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "tracker": tensor_parallel.get_cuda_rng_tracker().get_states(),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"])
-    tensor_parallel.get_cuda_rng_tracker().set_states(state["tracker"])

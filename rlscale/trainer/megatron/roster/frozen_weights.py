@@ -34,6 +34,11 @@ class FrozenWeights:
         _put(model.parameters(), own._frozen, point=False)
         return frozen
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """They themselves, in host memory."""
+        return self._frozen
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within the block the model computes with the frozen weights. Forward passes only."""

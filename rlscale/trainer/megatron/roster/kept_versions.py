@@ -56,6 +56,10 @@ class KeptVersions:
         """Keep none of them."""
         self._kept = {}
 
+    def tensors(self, version: int) -> list[Tensor]:
+        """The kept weights of `version` themselves, in host memory."""
+        return self._kept[version].tensors
+
     @contextmanager
     def in_place(self, version: int) -> Iterator[None]:
         """Within the block the model computes with the kept weights of `version`. Forward passes only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from rlscale.trainer.megatron.roster.frozen_weights import FrozenWeights
 from rlscale.trainer.megatron.roster.kept_versions import KeptVersions
 from rlscale.trainer.megatron.roster.offload import Offload
 from rlscale.trainer.megatron.roster.served_weights import ServedWeights
+from rlscale.trainer.megatron.roster.state_copy import Arrays, Share, copy_of, put_copy
 from rlscale.trainer.megatron.roster.teacher import build_teacher
 from rlscale.trainer.megatron.roster.trained_model import TrainedModel
 from rlscale.trainer.trainer_spec import TrainerSpec
@@ -196,6 +197,19 @@ class Roster:
             load_checkpoint(_place(folder, name), model.model, model.optimizer)
             if resumed:
                 model.resumed()
+
+    def copy_state(self, share: Share | None) -> tuple[bytes, Arrays]:
+        """See `state_copy.copy_of`."""
+        return copy_of(self._in_turn(), self._kept, share)
+
+    def put_state(self, own: bytes, parts: Sequence[Arrays]) -> None:
+        """See `state_copy.put_copy`."""
+        put_copy(own, parts, self._in_turn(), self.kept())
+
+    def _in_turn(self) -> Iterator[tuple[str, TrainedModel]]:
+        """Each trained model, which then has the device."""
+        for name in self._trained:
+            yield name, self.trained(name)
 
     def _load_versions(self, folder: str | Path) -> None:
         """Keep the versions that the folder has, as far as this run keeps any; the policy has other weights then."""

@@ -16,6 +16,7 @@ from scripted_policy import Played, Say, counting
 from rlscale.data.tokens.prompt_encoder import PromptEncoder
 from rlscale.rollout.endpoint.agent_session import Limits
 from rlscale.rollout.endpoint.endpoint_server import EndpointServer, Visit
+from tests.unit.listening import listening
 
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "model": "policy"}
 ADD: Any = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -33,6 +34,7 @@ def visit(
         played = Played(encoder, say or counting(), **how)
         server = EndpointServer(keep_alive_s=0.05)
         await server.start()
+        assert listening(int(server.url.removesuffix("/v1").rpartition(":")[2])) == ["127.0.0.1"]
         try:
             async with server.open(played.session) as place:
                 result = await asyncio.wait_for(scenario(played, place, server), 20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from rlscale.config.composition.compose import compose
+from rlscale.config.schema import Config
 from rlscale.run.processes.remote_calls import ProcessLost, RunFailed
 from rlscale.run.sides import trainer_group
 from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
@@ -29,7 +31,10 @@ class Actors:
         self._told, self._dies_of, self._disk = told, dies_of, disk
         rank = {name: SimpleNamespace(remote=lambda *given, name=name: self._do(name, *given)) for name in METHODS}
         rank["call"] = SimpleNamespace(remote=self._do)
+        copy = SimpleNamespace(remote=lambda share: [self._do("copy_state", share), "the rest"])
+        rank["copy_state"] = SimpleNamespace(options=lambda num_returns: copy)
         self.handles = [SimpleNamespace(**rank)]
+        self.machines = ("here",)
 
     def start(self, spec: Any, timeout_s: float) -> list[int]:
         return [0]
@@ -44,8 +49,12 @@ class Actors:
             self._disk[given[0]] = list(self.state)
         if method == "load":
             self.state = list(self._disk[given[0]])
+        if method == "put_state":
+            self.state = list(given[0])
         if method == "train_shard":
             self.state.append(given[0])
+        if method == "copy_state":
+            return list(self.state)
         return {"damaged": [], "saved": True, "train_shard": {"loss": float(len(self.state))}}.get(method)
 
     def end(self, wait_s: float = 0.0) -> None:
@@ -71,7 +80,8 @@ class Calls:
     def __init__(self) -> None:
         self.stopping = self.failed = False
         self.limits: list[float | None] = []
-        self.host = SimpleNamespace(put=lambda value: value)
+        self.gone: list[str] = []
+        self.host = SimpleNamespace(put=lambda value: value, gone=lambda machines: self.gone)
 
     def check_stop(self) -> None: ...
 
@@ -87,6 +97,12 @@ class Calls:
         return calls
 
 
+@cache
+def composed(overrides: tuple[str, ...]) -> Config:
+    """For many courses of the same run."""
+    return compose(None, list(overrides))
+
+
 class Told:
     """A trainer of one rank, what its ranks were told, and what the terminal shows."""
 
@@ -95,7 +111,7 @@ class Told:
         self.calls, self.notes, self.ranks, self.told, self.dies_of = Calls(), [], [], [], []
         self.disk = {CHECKPOINT / "trainer": ["saved"]}
         calls: Any = self.calls
-        config = compose(None, list(overrides))
+        config = composed(overrides)
         self.recoveries = Recoveries(config, calls, self.notes.append)
         self.group = TrainerGroup.__new__(TrainerGroup)
         group: Any = self.group
@@ -103,6 +119,9 @@ class Told:
         group._redo, group._lost, group._connected, group.losses = RedoLog(), None, (), 0
         group._way, group._started_by, group._parts_of = None, (None, 1.0), [0]
         group._actors = self.new()
+        if self.recoveries.copies is not None:
+            self.recoveries.copies.meet(group._actors)
+            self.told.clear()
 
     def new(self) -> Any:
         self.ranks.append(Actors(self.told, self.dies_of, self.disk))
@@ -140,7 +159,7 @@ def test_others_begin_with_the_checkpoint_train_on_what_came_after_it_and_are_as
     assert [ranks.ended for ranks in run.ranks] == [True, False]
     assert run.notes == [
         "training step: the process died; starting the trainer's ranks again",
-        f"the trainer's ranks are back from {CHECKPOINT}; iterations trained again: 1",
+        f"the trainer's ranks are back from {CHECKPOINT}, as no other rank has its state; iterations trained again: 1",
     ]
 
 
@@ -150,7 +169,8 @@ def test_before_the_first_checkpoint_everything_is_trained_again_from_the_first_
     run.dies("export")
     run.group.call("export", what="export")
     assert run.ranks[1].state == ["a", "b"]
-    assert run.notes[1] == "the trainer's ranks are back from the run's first weights; iterations trained again: 2"
+    back = "the trainer's ranks are back from the run's first weights, as no other rank has its state"
+    assert run.notes[1] == f"{back}; iterations trained again: 2"
 
 
 def test_ranks_that_are_lost_on_their_way_back_are_followed_by_others_up_to_the_bound(make: Any) -> None:
@@ -275,10 +295,88 @@ def test_a_damaged_checkpoint_is_no_place_to_go_on_from(make: Any) -> None:
         run.group.call("wake", what="trainer wake")
 
 
+BACK = "the trainer's ranks are back with the state that was copied in memory"
+IN_MEMORY = "checkpoint.in_memory=true"
+
+
+def test_with_a_copy_in_memory_others_begin_where_the_last_iteration_ended(make: Any) -> None:
+    run = make(IN_MEMORY)
+    run.train("a", "b")
+    run.dies("c")
+    run.train("c")
+    assert run.ranks[1].state == ["a", "b", "c"]
+    assert run.told[-4:] == [
+        ("state_key",),
+        ("put_state", ["a", "b"], "the rest"),
+        ("train_shard", "c", 0, False, True),
+        ("copy_state", (0, 1)),
+    ]
+    assert run.notes[1] == f"{BACK}; iterations trained again: 0"
+
+
+def test_a_rank_that_is_lost_while_it_copies_costs_one_iteration(make: Any) -> None:
+    run = make(IN_MEMORY)
+    run.train("a")
+    run.dies("copy_state")
+    run.train("b")
+    assert (len(run.ranks), run.group.awaits_others) == (1, True)
+    run.train("c")
+    assert run.ranks[1].state == ["a", "b", "c"]
+    assert run.notes[1] == f"{BACK}; iterations trained again: 1"
+
+
+def test_where_the_machine_with_a_copy_is_gone_others_begin_with_the_checkpoint_and_say_why(make: Any) -> None:
+    run = make(IN_MEMORY)
+    run.train("a", "b")
+    run.calls.gone = ["here"]
+    run.dies("c")
+    run.train("c")
+    assert run.ranks[1].state == ["a", "b", "c"]
+    why = "as the machine with the copy of rank 0's state is gone"
+    assert (
+        run.notes[1] == f"the trainer's ranks are back from the run's first weights, {why}; iterations trained again: 2"
+    )
+
+
+def test_without_checkpoints_a_copy_is_enough_and_only_what_came_after_it_is_kept(make: Any) -> None:
+    run = make(IN_MEMORY, "checkpoint.every=0")
+    run.train("a", "b")
+    assert run.group._redo.steps == []
+    run.dies("c")
+    run.train("c")
+    assert run.ranks[1].state == ["a", "b", "c"]
+    run.calls.gone = ["here"]
+    run.dies("d")
+    with pytest.raises(RunFailed, match=r"lost for good, as the machine .* \(checkpoint\.every=0\)"):
+        run.train("d")
+
+
+def test_a_copy_that_fails_is_noted_and_the_run_goes_on_with_checkpoints_alone(make: Any) -> None:
+    run = make(IN_MEMORY)
+    wait = run.calls.wait
+
+    def full(calls: list[Any], what: str, **options: Any) -> list[Any]:
+        if what == "copying the trainer's state":
+            raise RunFailed("the object store is full")
+        return wait(calls, what, **options)
+
+    run.calls.wait = full
+    run.train("a", "b")
+    assert run.notes == [
+        "lost ranks would begin with a checkpoint, as no copy of their state could be made: the object store is full"
+    ]
+    run.dies("c")
+    run.train("c")
+    assert run.ranks[1].state == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("given", [[], [IN_MEMORY], [IN_MEMORY, "checkpoint.every=0"]])
 @pytest.mark.parametrize("seed", range(40))
-def test_whatever_is_lost_at_whatever_call_every_batch_is_trained_on_once_in_its_order(make: Any, seed: int) -> None:
+def test_whatever_is_lost_at_whatever_call_every_batch_is_trained_on_once_in_its_order(
+    make: Any, seed: int, given: list[str]
+) -> None:
     draw = random.Random(seed)
-    run = make("run.recover_at_most=10000")
+    run = make("run.recover_at_most=10000", *given)
     run.dies_of.append(lambda: draw.random() < 0.15)
     writing: tuple[Path, int] | None = None
     trained: list[int] = []

@@ -1,0 +1,128 @@
+"""Copies of the ranks' state in the memory of their machines, where it outlives them.
+
+They are in Ray's object store, and this process has the references. Ranks with the same state copy a part of it each;
+where such ranks are on several machines, two machines have all of it, so that the loss of one loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
+from rlscale.run.sides.rank_actors import RankActors
+
+_WHAT = "copying the trainer's state"
+_MACHINES = 2
+"""On how many machines all of a state is, where ranks of so many have it."""
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """The state of all ranks after so many iterations."""
+
+    done: int
+    own: list[bytes]
+    """Of each rank."""
+    parts: list[Any]
+    """References to what each rank has copied."""
+    machines: Sequence[str]
+    """Where they are."""
+
+
+class StateCopies:
+    """The newest copy, of which one is made after each iteration."""
+
+    def __init__(self, calls: Calls, note: Callable[[str], None]) -> None:
+        self._calls, self._note = calls, note
+        self._keys: list[Any] = []
+        self._copy: _Copy | None = None
+        self._failed = False
+        self.why_none = "as no iteration was finished"
+        """Why there is no copy to go on from."""
+
+    def meet(self, actors: RankActors) -> None:
+        """Learn which of the ranks, which have just started, have the same state."""
+        asked = [rank.call.remote("state_key") for rank in actors.handles]
+        self._keys = self._calls.wait(asked, "trainer start")
+
+    def take(self, actors: RankActors, done: int) -> bool:
+        """Copy the state of this moment, after so many iterations; whether it could be, and the last one was given up.
+
+        ProcessLost where a rank is lost. Other failures leave no copy at all; the first of several in a row is noted.
+        """
+        shares = shares_of(self._keys, actors.machines)
+        both = [
+            rank.copy_state.options(num_returns=2).remote(share)
+            for rank, share in zip(actors.handles, shares, strict=True)
+        ]
+        try:
+            own = self._calls.wait([own for own, _ in both], _WHAT)
+        except ProcessLost:
+            raise
+        except RunFailed as error:
+            self._give_up(f"as no copy of their state could be made: {error}")
+            if not self._failed:
+                self._note(f"lost ranks would begin with a checkpoint, {self.why_none}")
+            self._failed = True
+            return False
+        self._failed = False
+        self._copy = _Copy(done, own, [part for _, part in both], actors.machines)
+        return True
+
+    def put(self, actors: RankActors, known_from: int) -> int | None:
+        """Give the newest copy to other ranks; after how many iterations they are then. None where there is none.
+
+        `known_from`: a copy after fewer iterations leads nowhere, as what came after it is not known any more.
+        """
+        if self._copy is not None and self._copy.done < known_from:
+            self._give_up("as the checkpoint is newer than the copy of their state")
+        copy = self._copy
+        if copy is None:
+            return None
+        given = parts_for(self._keys, copy.machines, self._calls.host.gone(copy.machines))
+        if (without := next((rank for rank, parts in enumerate(given) if parts is None), None)) is not None:
+            self._give_up(f"as the machine with the copy of rank {without}'s state is gone")
+            return None
+        calls = [
+            rank.call.remote("put_state", copy.own[number], *(copy.parts[one] for one in given[number] or ()))
+            for number, rank in enumerate(actors.handles)
+        ]
+        try:
+            self._calls.wait(calls, "giving ranks the state of those that were lost")
+        except ProcessLost:
+            raise
+        except RunFailed as error:
+            self._give_up(f"as the copy of the trainer's state is of no use: {error}")
+            return None
+        return copy.done
+
+    def _give_up(self, why: str) -> None:
+        self._copy, self.why_none = None, why
+
+
+def shares_of(keys: Sequence[Any], machines: Sequence[str]) -> list[tuple[int, int] | None]:
+    """Which part of the state of its key each rank copies, and of how many; None for a rank that need not."""
+    found: list[tuple[int, int] | None] = [None] * len(keys)
+    for holders in _holders(keys, machines).values():
+        for ranks in holders[:_MACHINES]:
+            for number, rank in enumerate(ranks):
+                found[rank] = number, len(ranks)
+    return found
+
+
+def parts_for(keys: Sequence[Any], machines: Sequence[str], gone: Sequence[str]) -> list[list[int] | None]:
+    """The ranks whose parts make the state of each rank, on machines that are there; None where there are none."""
+    found: dict[Any, list[int] | None] = {}
+    for key, holders in _holders(keys, machines).items():
+        found[key] = next((ranks for ranks in holders[:_MACHINES] if machines[ranks[0]] not in gone), None)
+    return [found[key] for key in keys]
+
+
+def _holders(keys: Sequence[Any], machines: Sequence[str]) -> dict[Any, list[list[int]]]:
+    """The ranks of each key, by their machines."""
+    found: dict[Any, dict[str, list[int]]] = {}
+    for rank, (key, machine) in enumerate(zip(keys, machines, strict=True)):
+        found.setdefault(key, {}).setdefault(machine, []).append(rank)
+    return {key: list(by_machine.values()) for key, by_machine in found.items()}
