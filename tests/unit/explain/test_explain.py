@@ -53,6 +53,28 @@ def test_the_last_origin_of_every_value_is_what_was_composed(recipe: str) -> Non
     assert len(without_origin) > 100
 
 
+@pytest.mark.parametrize(
+    ("key", "counted"),
+    [
+        ("cluster.call_timeout_s", "seconds"),
+        ("cluster.memory_gb", "gigabytes"),
+        ("rollout.max_turn_tokens", "tokens"),
+        ("trainer.max_tokens_per_microbatch", "tokens"),
+        ("rollout.max_failure_rate", "a share of 1"),
+        ("optim.warmup_steps", "steps"),
+        ("parallel.tensor", "ranks"),
+        ("cluster.rollout_nodes", "machines"),
+        ("eval.every", "iterations"),
+        ("rollout.temperature", None),
+        ("data.seed", None),
+        ("rollout.top_k", None),
+    ],
+)
+def test_a_number_is_explained_with_its_unit(key: str, counted: str | None) -> None:
+    told = explained(key).splitlines()[2]
+    assert ("; unit: " in told, f"; unit: {counted}; " in told) == (bool(counted),) * 2, told
+
+
 def test_every_key_of_the_schema_has_a_meaning_to_print() -> None:
     node = Origins("arithmetic_mixture", []).composition.node
     for name in known_keys(node):
