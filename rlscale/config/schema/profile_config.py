@@ -18,5 +18,4 @@ class ProfileConfig(Section):
     engine_steps: int = bounded(
         50, at_least=0, limit=Limit(10_000, "a trace of so many is gigabytes"), scope=Scope.this_run
     )
-    """Forward passes (prefill or decode) of each engine that a profiled iteration has a trace of, the first ones; 0: none.
-    """
+    """Forward passes (prefill or decode) of each engine that a profiled iteration has a trace of; 0 for none."""
