@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlscale.config.errors import UserError
+from rlscale.observe.load_log import RESTARTS
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.sides.engine_profiles import EngineProfiles
 from rlscale.run.sides.engines import Engines
@@ -126,6 +127,11 @@ class RunningEngines:
 
     def update_weights(self, version: int) -> dict[str, float]:
         """See EngineSide. If an engine died under it, that engine is mended and the weights are sent once more."""
+        return self._updated(version) | {
+            f"{RESTARTS}{url.rpartition('//')[2]}": float(times) for url, times in self._engines.restarts_of.items()
+        }
+
+    def _updated(self, version: int) -> dict[str, float]:
         self.mend(version, now=True)
         if self.shares_devices:
             self._engines.resume_memory(["weights"])

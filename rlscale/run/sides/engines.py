@@ -74,11 +74,12 @@ class Engines:
 
     def role_of(self, url: str) -> Role:
         """What the engine at that address does with a request."""
-        return self._role(next(engine for engine in self._engines if engine.url == url))
+        return next(engine.role for engine in self._engines if engine.url == url)
 
-    @staticmethod
-    def _role(engine: Engine) -> Role:
-        return Role.regular if engine.spec is None else engine.spec.role
+    @property
+    def restarts_of(self) -> dict[str, int]:
+        """How often engines were started again, by address; only those that were."""
+        return {engine.url: engine.restarts for engine in self._engines if engine.restarts}
 
     @property
     def ranks(self) -> list[int]:
@@ -293,8 +294,7 @@ class Engines:
 
     def _welcome_engine(self, name: str, url: str, give_weights: Callable[[list[str]], None]) -> None:
         engine = self._named(name)
-        engine.url = url
-        engine.released.clear()  # a new process has all of its memory
+        engine.is_back(url)
         give_weights([url])
         self._join(engine)
         self.note(f"{name} is back with {self.restarted_with}")
@@ -318,8 +318,7 @@ class Engines:
             self.note(f"the engines did not come back ({str(error).splitlines()[0]})")
             return
         for engine, url in zip(self._engines, urls, strict=True):
-            engine.url = url
-            engine.released.clear()
+            engine.is_back(url)
         give_weights(self.urls)
         for engine in self._engines:
             self._join(engine)
@@ -327,7 +326,7 @@ class Engines:
 
     def _join(self, engine: Engine) -> None:
         """The router sends it requests from now on."""
-        self._router_client().add(engine.url, role=self._role(engine))
+        self._router_client().add(engine.url, role=engine.role)
 
     def _do_without(self, url: str) -> None:
         with suppress(CallError):  # a router that is down, too, learns its engines anew

@@ -310,11 +310,12 @@ def test_a_failed_sync_is_repeated_if_an_engine_is_seen_dead_a_moment_later(
         calls=SimpleNamespace(stopping=False), down=down, heal=lambda *_: healed.append(None)
     )
     engines.down_within = partial(Engines.down_within, engines)
+    engines.restarts_of = {"http://127.0.0.1:7": 1} if dies else {}
     none: Any = None
     rollout: Any = SimpleNamespace(redirect=None)
     side = RunningEngines(none, engines, rollout, sync, shares_devices=False)  # type: ignore[arg-type]  # a fake
     if dies:
-        assert side.update_weights(5) == {"sync_bytes": 1.0}
+        assert side.update_weights(5) == {"sync_bytes": 1.0, "engine_restarts/127.0.0.1:7": 1.0}
         assert (sent, len(healed)) == ([5, 5], 2)
     else:
         with pytest.raises(UserError, match="connection reset"):
