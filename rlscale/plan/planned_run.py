@@ -37,6 +37,12 @@ PINNED = 1.5
 """Pinned host memory over what lies in it: torch rounds every piece up to a power of two."""
 
 
+RANK, ENGINE, OTHERS = 0.7 * GIB, 0.7 * GIB, 1.1 * GIB
+"""What Python and its libraries take of a CPU machine, as seen in a run of the default recipe: a trainer rank, an engine
+(server, scheduler, detokenizer), and the rest of a run together (driver, Ray, rollout service, router, fork servers). Pages
+that processes share are divided among them."""
+
+
 _Beside = tuple[str, Config, ModelShape]
 """A model beside the policy: its name, what its engines are started with, its sizes."""
 
@@ -234,6 +240,8 @@ def _on_cpu(
                 kinds[name] = kinds.get(name, 0.0) + times * size
     if engines := sizes.engines + sizes.eval_engines:
         kinds["engines' weights"] = engines * served_bytes(config, shape)
+    served = engines + sum(sizes.beside.values())
+    kinds["processes"] = len(ranks) * times * RANK + served * ENGINE + OTHERS
     for name, own, other in beside:
         kinds[f"{name}'s weights"] = sizes.beside[name] * served_bytes(own, other)
     kinds |= _snapshot(config, shape, Needs.of(config))

@@ -88,7 +88,10 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
     weights = StageWeights.of(shape, layout, stage)
     number = training.bytes_per_number
     tokens = training.tokens / layout.context
-    kept, working = kept_numbers(shape, layout, weights, stage, training.recompute, on_gpu=training.on_gpu)
+    rounded = number == 2 and not training.on_gpu
+    kept, working = kept_numbers(
+        shape, layout, weights, training.recompute, on_gpu=training.on_gpu, rounded_norms=rounded
+    )
     flight = in_flight(layout, stage, training.microbatches)
     # A gradient that is not yet in the buffer is largest where the embedding's is made, when little else is left.
     at_work = working * tokens * number

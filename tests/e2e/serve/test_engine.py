@@ -267,8 +267,6 @@ def test_an_engine_writes_a_trace_of_its_first_passes_at_the_last_or_when_it_is_
 ) -> None:
     url, key = shared_server.url, shared_server.api_key
     begin_profile(url, key, tmp_path, "iteration_000003.engine-0", steps, gpu=False)
-    with pytest.raises(CallError, match="status 500"):
-        begin_profile(url, key, tmp_path, "another", steps, gpu=False)
     generate(shared_server, 1, tokens=8)
     end_profile(url, key)
     end_profile(url, key)  # which has nothing more to write

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING
 from pathlib import Path
 
@@ -196,6 +197,8 @@ def test_two_recipes_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "  rollout.max_staleness: 0 -> 4\n" in said
     assert "optim.lr: 0.0007 -> 0.0004" in said
+    assert "critic.optim.lr" not in said, "which follows optim.lr in both"
+    assert re.match(r"arithmetic -> arithmetic_async: \d+ values differ, and \d+ that follow them\n", said)
     assert list(diff_lines("arithmetic", "arithmetic")) == ["arithmetic and arithmetic say the same"]
 
 
