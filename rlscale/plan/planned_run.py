@@ -38,9 +38,9 @@ PINNED = 1.5
 
 
 RANK, ENGINE, OTHERS = 0.7 * GIB, 0.7 * GIB, 1.1 * GIB
-"""What Python and its libraries take of a CPU machine, as seen in a run of the default recipe: a trainer rank, an engine
-(server, scheduler, detokenizer), and the rest of a run together (driver, Ray, rollout service, router, fork servers). Pages
-that processes share are divided among them."""
+"""What Python and its libraries take of a CPU machine, as seen in a run of the default recipe: a trainer rank, an
+engine (server, scheduler, detokenizer), and the rest of a run together (driver, Ray, rollout service, router, fork
+servers). Pages that processes share are divided among them."""
 
 
 _Beside = tuple[str, Config, ModelShape]
