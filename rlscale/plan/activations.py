@@ -44,12 +44,20 @@ class LayerActivations:
 
     @classmethod
     def of(
-        cls, shape: ModelShape, layout: RankLayout, *, sparse: bool, on_gpu: bool, rounded_norms: bool = False
+        cls,
+        shape: ModelShape,
+        layout: RankLayout,
+        *,
+        sparse: bool,
+        on_gpu: bool,
+        rounded_norms: bool = False,
+        sequence: int = 0,
     ) -> LayerActivations:
         """Those of a layer with (sparse) or without experts.
 
         `rounded_norms`: norms of 16 bits on the CPU are torch's own, which keep two numbers of float32, what they are
-        given and what they make of it before the weight, in the place of one of 16 bits.
+        given and what they make of it before the weight, in the place of one of 16 bits. `sequence`: tokens of the
+        longest sample.
         """
         outside = shape.hidden / (layout.tensor if layout.sequence else 1)
         query = shape.heads * shape.head_size / layout.tensor
@@ -59,13 +67,17 @@ class LayerActivations:
         attention = outside + (query + 2 * key) + (query + key)
         delta = outside + shape.delta_kept / layout.tensor
         attention += (delta - attention) * shape.delta_layers / shape.layers
+        core = query
+        if layout.context > 1:
+            # Keys and values of all ranks, what comes out in the order of the tokens, and of each a mask over a sample.
+            core += (2 * layout.context - 1) * key + query + sequence
         normed = 0.0
         if rounded_norms:  # of heads, beside the projection that the values keep
             normed = 3 * 2 * outside + (4 * (query + key) if shape.head_norms else 0.0)
         widths = SEPARATE if on_gpu else FUSED
         if not sparse:
             inner = shape.inner / layout.tensor
-            return cls(outside, attention, query, 2 * outside + widths * inner, 2 * outside + 2 * inner, normed)
+            return cls(outside, attention, core, 2 * outside + widths * inner, 2 * outside + 2 * inner, normed)
         # Expert tensor parallelism gathers the tokens of its ranks.
         sent = shape.experts_per_token * layout.expert_tensor / (layout.tensor if layout.sequence else 1)
         # On GPUs, as Megatron was measured there: sent and received tokens, the experts' widths, and what comes back
@@ -76,7 +88,7 @@ class LayerActivations:
         shared = widths * shape.shared_inner / layout.tensor
         gradients = sent * (shape.hidden + 2 * shape.expert_inner / layout.expert_tensor)
         inside = 2 * outside + experts + router + shared
-        return cls(outside, attention, query, inside, 2 * outside + gradients, normed)
+        return cls(outside, attention, core, inside, 2 * outside + gradients, normed)
 
 
 def in_flight(layout: RankLayout, stage: int, microbatches: int) -> float:
@@ -95,13 +107,16 @@ def kept_numbers(
     *,
     on_gpu: bool,
     rounded_norms: bool = False,
+    sequence: int = 0,
 ) -> tuple[float, float]:
     """Per token: (numbers that the stage's layers keep over all micro-batches in flight, those of one layer at work).
 
     The latter are a layer's own while it is computed again, and the gradients that run through it.
     """
     dense, sparse = (
-        LayerActivations.of(shape, layout, sparse=experts, on_gpu=on_gpu, rounded_norms=rounded_norms)
+        LayerActivations.of(
+            shape, layout, sparse=experts, on_gpu=on_gpu, rounded_norms=rounded_norms, sequence=sequence
+        )
         for experts in (False, bool(shape.experts))
     )
     behind = weights.sparse_layers + weights.predicting

@@ -163,6 +163,7 @@ def training_of(config: Config, *, on_gpu: bool, trained_share: float = 1.0) -> 
         entropy=True,
         on_gpu=on_gpu,
         trained_share=trained_share,
+        sequence=sizes.max_sequence_tokens,
         rounds=trainer.fake_quant,
     )
 
