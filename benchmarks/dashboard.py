@@ -1,9 +1,9 @@
 """How the dashboard opens a long run: time until curves, groups and lanes are there, and the memory of its server.
 
-    python benchmarks/dashboard.py [iterations=100000] [metrics=100] [stored=1000] [gigabytes=10]
+    python benchmarks/dashboard.py [iterations=100000] [metrics=100] [gigabytes=10]
 
-Writes a run of that many iterations with so many metrics each, and `stored` iterations of rollouts of that size in
-all (sparse files beside one real one: what is not looked at is not read), then opens it over HTTP as the page does.
+Writes a run of that many iterations with so many metrics each, and stored rollouts of that size in all, 256 samples an
+iteration (real files, one written and then copied), then opens it over HTTP as the page does. TMPDIR needs the room.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from rlscale.dashboard.found_runs import run_id
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.stored.stored_rollouts import FOLDER, RolloutStore
 
-DEFAULTS = {"iterations": 100_000, "metrics": 100, "stored": 1000, "gigabytes": 10}
+DEFAULTS = {"iterations": 100_000, "metrics": 100, "gigabytes": 10}
 
 
-def write_run(folder: Path, iterations: int, metrics: int, stored: int, gigabytes: float) -> None:
-    """The files of such a run."""
+def write_run(folder: Path, iterations: int, metrics: int, gigabytes: float) -> int:
+    """The files of such a run; the last iteration whose rollouts are stored."""
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"recipe": "long", "state": "finished"}))
     noise = np.random.default_rng(0).normal(size=(1000, metrics)).tolist()
@@ -48,11 +48,11 @@ def write_run(folder: Path, iterations: int, metrics: int, stored: int, gigabyte
             ):
                 at = 1e9 + 2.0 * i
                 spans.write(json.dumps({"name": name, "lane": lane, "start": at + start, "end": at + end}) + "\n")
-    store_rollouts(folder, stored, gigabytes)
+    return store_rollouts(folder, gigabytes)
 
 
-def store_rollouts(folder: Path, stored: int, gigabytes: float) -> None:
-    """Rollouts of the last iteration as a run writes them (256 samples), and files of the right size before it."""
+def store_rollouts(folder: Path, gigabytes: float) -> int:
+    """Rollouts of the first iteration as a run writes them (256 samples), and copies of them; the last iteration."""
     prompts = [Prompt(n, f"p{n}", np.arange(100, dtype=np.int32), None) for n in range(32)]
     rng = np.random.default_rng(1)
     groups = []
@@ -65,10 +65,12 @@ def store_rollouts(folder: Path, stored: int, gigabytes: float) -> None:
         for sample in samples:
             sample.reward = float(rng.integers(0, 2))
         groups.append(Group(prompt, samples))
-    RolloutStore(folder / FOLDER, Store.all, 32, 1.0).write(stored, 1, groups)
-    for iteration in range(1, stored):
-        with open(folder / FOLDER / f"iteration_{iteration:06d}.parquet", "wb") as file:
-            file.truncate(int(gigabytes * 1e9 / stored))
+    RolloutStore(folder / FOLDER, Store.all, 32, 1.0).write(1, 1, groups)
+    (first,) = (folder / FOLDER).glob("iteration_000001.*")
+    last = max(1, round(gigabytes * 1e9 / first.stat().st_size))
+    for iteration in range(2, last + 1):
+        shutil.copyfile(first, first.with_name(f"iteration_{iteration:06d}{first.suffix}"))
+    return last
 
 
 def main() -> None:
@@ -77,10 +79,14 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="dashboard-", dir=os.environ.get("TMPDIR")))
     try:
         folder = root / "long" / "run"
-        write_run(folder, given["iterations"], given["metrics"], given["stored"], given["gigabytes"])
+        stored = write_run(folder, given["iterations"], given["metrics"], given["gigabytes"])
         size = sum((folder / name).stat().st_size for name in ("metrics.jsonl", "timeline.jsonl")) / 1e6
-        print(f"{given}: metrics and timeline of {size:,.0f} MB", flush=True)
-        measure(root, run_id(folder.resolve()), given["stored"])
+        kept = sum(file.stat().st_size for file in (folder / FOLDER).iterdir()) / 1e9
+        print(
+            f"{given}: metrics and timeline of {size:,.0f} MB, rollouts of {stored:,} iterations, {kept:.1f} GB",
+            flush=True,
+        )
+        measure(root, run_id(folder.resolve()), stored)
     finally:
         shutil.rmtree(root)
 

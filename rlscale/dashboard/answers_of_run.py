@@ -15,6 +15,7 @@ from rlscale.dashboard.run_reader import ENGINES, RunReader
 from rlscale.dashboard.stored_groups import StoredGroups
 from rlscale.observe.advice import ITERATIONS, advise
 from rlscale.observe.fates import fates
+from rlscale.observe.load_log import RESTARTS
 from rlscale.observe.tail import end_lines
 
 _TOTALS = "staleness_tokens/"
@@ -86,13 +87,16 @@ class RunAnswers:
 
     @_while_nothing_is_read
     def engines(self) -> list[dict[str, Any]]:
-        """Each engine's newest load."""
+        """Each engine's newest load, and how often it was started again."""
         columns, found = self.reader.loads, dict[str, dict[str, Any]]()
         for name in columns.names:
             address, _, number = name.removeprefix(ENGINES).rpartition("/")
             last = columns.last(name)
             if last is not None:
                 found.setdefault(address, {"engine": address, "iteration": last[0]})[number] = finite(last[1])
+        for address, engine in found.items():
+            restarts = self.reader.metrics.last(RESTARTS + address)
+            engine["restarts"] = 0 if restarts is None else int(restarts[1])
         return list(found.values())
 
     @_while_nothing_is_read

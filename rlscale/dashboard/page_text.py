@@ -7,6 +7,8 @@ import functools
 import hashlib
 from importlib.resources import files
 
+from rlscale.observe.token_view import script
+
 SCRIPTS = ("start.js", "charts.js", "lanes.js", "tables.js", "tokens.js", "main.js")
 """The page's own, in the order in which they run; each uses what stands before it."""
 _LIBRARY = ("uPlot.iife.min.js", "uPlot.min.css")
@@ -37,7 +39,8 @@ def policy() -> str:
 
 
 def _own_script() -> str:
-    return '"use strict";\n' + "".join(_text(f"page/{name}") for name in SCRIPTS)
+    first, *others = (_text(f"page/{name}") for name in SCRIPTS)
+    return '"use strict";\n' + "".join([first, script(), *others])
 
 
 def _digest(script: str) -> str:

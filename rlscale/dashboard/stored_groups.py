@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
 from rlscale.dashboard.columns import finite
 from rlscale.data.stored.stored_rollouts import FOLDER, StoredRollouts
 from rlscale.data.tokens.token_decoder import Decode, token_decoder
+from rlscale.observe.token_view import token_view
 
 MOST_TOKENS = 20_000
 """Tokens of a sample that are shown."""
-_BROKEN = "\ufffd"
 
 
 class StoredGroups:
@@ -46,24 +45,13 @@ class StoredGroups:
         return [_group(samples, version) for samples in groups.values()]
 
     def sample(self, iteration: int, row: int) -> dict[str, Any]:
-        """One sample: facts, and per token `text`, `mask`, `version`, `probability`, `advantage` and `ratio`.
-
-        The ratio is the trainer's probability before the iteration's first step over the engine's. UserError where
-        there is no such sample; no advantages or ratios where none are stored.
-        """
+        """One sample: facts, and what `token_view` tells of its tokens. UserError where there is no such sample."""
         stored = self._there(iteration)
         found = next(iter(stored.samples(iteration, [row], logprobs=True)), None)
         if found is None:
             raise UserError(f"iteration {iteration} has no sample {row}")
         prompt, sample = found
         decode = self._decoder(str(stored.facts(iteration).get("tokenizer", "")))
-        shown = slice(0, MOST_TOKENS)
-        ids, mask = sample.tokens[shown].tolist(), sample.loss_mask[shown]
-        rollout = sample.rollout_logprobs[shown].astype(np.float64)
-        trained = stored.trained(iteration, row)
-        ratio = None
-        if trained is not None and trained.logprobs is not None:
-            ratio = np.exp(trained.logprobs[shown].astype(np.float64) - rollout)
         return {
             "prompt": prompt.id,
             "source": prompt.source,
@@ -72,12 +60,7 @@ class StoredGroups:
             "finish_reason": sample.finish_reason,
             "info": {str(key): str(value)[:400] for key, value in sample.info.items()},
             "left_out": max(0, len(sample.tokens) - MOST_TOKENS),
-            "texts": token_texts(ids, decode),
-            "mask": mask.astype(int).tolist(),
-            "versions": sample.versions[shown].tolist(),
-            "probabilities": _of_trained(np.exp(rollout), mask),
-            "advantages": None if trained is None else _of_trained(trained.advantages[shown].astype(np.float64), mask),
-            "ratios": None if ratio is None else _of_trained(ratio, mask),
+            **token_view(sample, stored.trained(iteration, row), decode, slice(0, MOST_TOKENS)),
         }
 
     def _stored(self) -> StoredRollouts | None:
@@ -106,34 +89,6 @@ class StoredGroups:
             except UserError:
                 self._decoders[folder] = None
         return self._decoders[folder]
-
-
-def _of_trained(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> list[float | None]:
-    """The numbers of trained tokens, five digits behind the point; None for the others and for what is not finite."""
-    known = mask & np.isfinite(values)
-    return [round(value, 5) if there else None for value, there in zip(values.tolist(), known, strict=True)]
-
-
-def token_texts(ids: Sequence[int], decode: Decode | None) -> list[str]:
-    """The text of each token. Of tokens that make up one character together, the last has it.
-
-    Where no tokenizer is known, their numbers.
-    """
-    if decode is None:
-        return [f"⟨{number}⟩" for number in ids]
-    texts, start, before = [], 0, ""
-    for end in range(1, len(ids) + 1):
-        if end - start > 16:  # a window of a few tokens: what stands far before changes no token's text
-            start = end - 8
-            before = decode(ids[start : end - 1]).rstrip(_BROKEN)
-        whole = decode(ids[start:end])
-        if whole.endswith(_BROKEN) and end < len(ids):
-            texts.append("")
-            continue
-        text = whole.removeprefix(before) if whole.startswith(before) else whole[len(before) :]
-        texts.append(text or f"⟨{ids[end - 1]}⟩")  # numbers beyond the tokenizer's have no text
-        before = whole
-    return texts
 
 
 def _group(samples: Sequence[tuple[int, Any]], version: int) -> dict[str, Any]:

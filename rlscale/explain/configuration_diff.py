@@ -22,18 +22,34 @@ def diff_lines(one: str, other: str) -> Iterator[str]:
 
     Of two runs, also the versions that they ran on. Raises UserError for what is neither.
     """
-    before, after = _values(one), _values(other)
+    (before, written), (after, written_after) = _values(one), _values(other)
     if not ("ran_on" in before and "ran_on" in after):
         before.pop("ran_on", None)
         after.pop("ran_on", None)
     gone = {key: (old, new) for key, (new, old) in differences(after, before)}
     differing = {**gone, **dict(differences(before, after))}
-    lines = [f"  {key}: {shown_value(old)} -> {shown_value(new)}" for key, (old, new) in differing.items()]
-    yield f"{one} -> {other}: {len(lines)} values differ" if lines else f"{one} and {other} say the same"
+    following = {key for key in differing if (to := _follows(written, key)) and to == _follows(written_after, key)}
+    lines = [
+        f"  {key}: {shown_value(old)} -> {shown_value(new)}"
+        for key, (old, new) in differing.items()
+        if key not in following
+    ]
+    more = f", and {len(following)} that follow them" if following else ""
+    yield f"{one} -> {other}: {len(lines)} values differ{more}" if lines else f"{one} and {other} say the same"
     yield from lines
 
 
-def _values(name: str) -> dict[str, Any]:
+def _follows(written: Any, key: str) -> str | None:
+    """What the value, or a section around it, is written as where it is that of another key."""
+    for part in key.split("."):
+        written = written.get(part) if isinstance(written, Mapping) else None
+        if isinstance(written, str) and "${" in written:
+            return written
+    return None
+
+
+def _values(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values, and how they are written: one may follow that of another key."""
     folder = Path(name)
     if folder.is_dir():
         file = folder / _RESOLVED
@@ -42,8 +58,12 @@ def _values(name: str) -> dict[str, Any]:
         content = read_yaml(file)
         if not isinstance(content, Mapping):
             raise UserError(f"{file}: is not the configuration of a run")
-        return dict(content)
+        return dict(content), {}
     node = compose_node(name).node
-    found = OmegaConf.to_container(node, resolve=True, enum_to_str=True, throw_on_missing=False)
+    found, written = (
+        OmegaConf.to_container(node, resolve=resolve, enum_to_str=True, throw_on_missing=False)
+        for resolve in (True, False)
+    )
     assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    assert isinstance(written, dict)
+    return {str(key): value for key, value in found.items()}, {str(key): value for key, value in written.items()}

@@ -23,6 +23,7 @@ from rlscale.explain.field_docs import meaning
 from rlscale.explain.located_key import LocatedKey, locate, value_at
 from rlscale.explain.origins import Origins
 from rlscale.explain.readers import Reader, readers
+from rlscale.explain.units import unit
 
 _SCOPES = {
     Scope.result: "runs that differ in it are different runs",
@@ -87,7 +88,9 @@ def _about(key: LocatedKey, origins: Origins) -> Iterator[str]:
     yield _meaning(key)
     default = "none" if key.default in (MISSING, OPEN) else shown_value(key.default)
     bounds = f", {said.bounds.words}" if said.bounds is not None and said.bounds.words else ""
-    yield f"{describe(hints(key.kind)[key.field.name])}{bounds}; default {default}"
+    kind = describe(hints(key.kind)[key.field.name])
+    counted = unit(key.name, kind, _meaning(key))
+    yield f"{kind}{bounds}{f'; unit: {counted}' if counted else ''}; default {default}"
     yield _SCOPES[said.scope]
 
 

@@ -14,6 +14,8 @@ from rlscale.observe.formatting import figure, html_text
 _APART = ("reward_parts", "turn_rewards")
 """What of a sample's info has a place of its own."""
 _LONGEST_FACT = 200
+_BETWEEN = "\u241f"
+"""Between the texts of tokens, which so take no quotes. The script has it, too."""
 
 
 def conversation_cards(found: Conversations) -> str:
@@ -55,7 +57,7 @@ def _card(one: ShownConversation) -> str:
     reward = f'<span class="reward">reward {html_text(figure(sample.reward))}</span>'
     return (
         f'<details class="card conversation"><summary>{reward} {title}</summary>{_facts(one)}{_tools(prompt.tools)}'
-        f"{_segments(one)}</details>"
+        f"{_segments(one)}{_tokens(one.token_view)}</details>"
     )
 
 
@@ -102,6 +104,21 @@ def _segments(one: ShownConversation) -> str:
     if one.left_out:
         made.append(f'<p class="note">{_counted(one.left_out, "further token")} are not shown.</p>')
     return "".join(made)
+
+
+def _tokens(view: Mapping[str, Any]) -> str:
+    """Drawn by the script once somebody opens it."""
+    if not view:
+        return ""
+    texts = _BETWEEN.join(text.replace(_BETWEEN, " ") for text in view["texts"])
+    runs = {name: _runs(view[name]) for name in ("mask", "versions", "advantages")}
+    told = json.dumps({**view, **runs, "texts": texts}, ensure_ascii=False, separators=(",", ":"))
+    return f'<details class="tokens" data-tokens="{html_text(told)}"><summary>Token by token</summary></details>'
+
+
+def _runs(values: Sequence[Any] | None) -> list[list[Any]] | None:
+    """[value, how often] of those that follow each other: an advantage is often that of all tokens."""
+    return None if values is None else [[value, len(list(alike))] for value, alike in groupby(values)]
 
 
 def _turns(segment: Sequence[Piece]) -> Iterable[tuple[bool, list[Piece]]]:

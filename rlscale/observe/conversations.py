@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 from rlscale.config.errors import UserError
 from rlscale.data.sample import Prompt, Sample
 from rlscale.data.stored.stored_rollouts import FOLDER, StoredRollouts
+from rlscale.data.stored.trained_tokens import TrainedTokens
 from rlscale.data.tokens.token_decoder import Decode, token_decoder
+from rlscale.observe.token_view import token_view
 
 MOST_ITERATIONS = 6
 """Stored iterations that are looked at, at even distances; the first and the last are among them."""
@@ -23,6 +25,8 @@ HEAD, TAIL = 1000, 500
 """Tokens of a long masked piece that are decoded, so that a prompt of any length leaves room for the answers."""
 MOST_PIECES = 200
 """Pieces of a conversation."""
+VIEWED, VIEWED_BEFORE = 400, 20
+"""Tokens of a conversation that are told one by one, and how many of them stand before the first that was sampled."""
 LONGEST_TEXT = 8000
 """Characters of a piece."""
 _CONTEXT = 8
@@ -52,6 +56,8 @@ class ShownConversation:
     """Of each training sequence its pieces."""
     left_out: int = 0
     """Tokens at its end that are in no piece."""
+    token_view: Mapping[str, Any] = field(default_factory=dict)
+    """Of some of its tokens what `token_view` tells, and as `first` the place of the first of them."""
 
 
 @dataclass
@@ -80,8 +86,10 @@ def read_conversations(folder: Path) -> Conversations:
         for iteration in chosen:
             outline = stored.outline(iteration)
             found.samples += len(outline)
-            for prompt, sample in stored.samples(iteration, _worst_and_best(outline)):
-                found.shown.append(_shown(iteration, prompt, sample, decode))
+            rows = sorted(set(_worst_and_best(outline)))  # as they are read
+            for row, (prompt, sample) in zip(rows, stored.samples(iteration, rows, logprobs=True), strict=True):
+                viewed = _viewed(sample, stored.trained(iteration, row), decode)
+                found.shown.append(replace(_shown(iteration, prompt, sample, decode), token_view=viewed))
     except UserError as error:
         found.problem = str(error)
     return found
@@ -113,6 +121,12 @@ def _decoder(folder: str, found: Conversations) -> Decode | None:
     except UserError as error:
         found.problem = f"Tokens are not told apart, as the run's tokenizer cannot be read: {error}"
         return None
+
+
+def _viewed(sample: Sample, trained: TrainedTokens | None, decode: Decode | None) -> dict[str, Any]:
+    """Some tokens around the first that was sampled, one by one."""
+    first = max(0, int(sample.loss_mask.argmax()) - VIEWED_BEFORE)
+    return {"first": first, **token_view(sample, trained, decode, slice(first, first + VIEWED))}
 
 
 def _shown(iteration: int, prompt: Prompt, sample: Sample, decode: Decode | None) -> ShownConversation:

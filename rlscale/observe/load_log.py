@@ -10,6 +10,8 @@ from rlscale.observe.charts import Chart, Point, Series
 from rlscale.observe.metrics import MetricsLog, read_metrics
 
 FILE = "engine_loads.jsonl"
+RESTARTS = "engine_restarts/"
+"""Beginning of the metrics that tell how often an engine was started again, before its address; of those that were."""
 _CHARTS = {
     "running": ("Requests running in each engine", "figure"),
     "waiting": ("Requests waiting in each engine", "figure"),

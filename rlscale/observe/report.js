@@ -1,5 +1,5 @@
 // Reading values off the charts: the card's caption shows the values at the iteration under the pointer. Further below,
-// the choice of an iteration and the search in conversations.
+// the choice of an iteration, the search in conversations and their tokens (token_view.js, which stands behind this).
 "use strict";
 const write = (value, form) => {
   if (form === "percent") return (value === 0 || Math.abs(value) >= 0.0005 ? (100 * value).toFixed(1) : (100 * value).toPrecision(2)) + " %";
@@ -64,4 +64,12 @@ for (const search of document.querySelectorAll(".search")) {
   };
   input.addEventListener("input", find);
   search.hidden = false;
+}
+for (const details of document.querySelectorAll("[data-tokens]")) {
+  details.addEventListener("toggle", () => {
+    const { first, texts, ...sample } = JSON.parse(details.dataset.tokens); // packed by conversation_cards.py
+    const unpacked = (runs) => runs && runs.flatMap(([value, times]) => Array(times).fill(value));
+    for (const name of ["mask", "versions", "advantages"]) sample[name] = unpacked(sample[name]);
+    showTokens(details, { ...sample, texts: texts.split("\u241f") }, first);
+  }, { once: true });
 }

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from rlscale.observe import token_view
 from rlscale.observe.advice import advise_by_rows
 from rlscale.observe.answers import before_and_after, by_iteration
 from rlscale.observe.atomic import write_text
@@ -77,7 +78,8 @@ def render(
         f"<footer>Written by rlscale on {time.strftime('%Y-%m-%d at %H:%M')}. This page loads nothing.</footer>",
     ]
     here = files("rlscale.observe")
-    style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style, own = (here.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    script = own + token_view.script()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'

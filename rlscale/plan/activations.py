@@ -28,11 +28,13 @@ class LayerActivations:
     feed_forward: float
     gradients: float
     """Those that run through the layer while its backward pass is at work."""
+    normed: float = 0.0
+    """What norms keep besides, in float32, where no fused one is (`rounded_norms`)."""
 
     @property
     def whole(self) -> float:
         """Everything."""
-        return self.input + self.attention + self.core + self.feed_forward
+        return self.input + self.attention + self.core + self.feed_forward + self.normed
 
     def kept(self, recompute: Recompute) -> float:
         """What is kept until the backward pass."""
@@ -41,8 +43,22 @@ class LayerActivations:
         return self.whole - (self.core if recompute is Recompute.selective else 0)
 
     @classmethod
-    def of(cls, shape: ModelShape, layout: RankLayout, *, sparse: bool, on_gpu: bool) -> LayerActivations:
-        """Those of a layer with (sparse) or without experts."""
+    def of(
+        cls,
+        shape: ModelShape,
+        layout: RankLayout,
+        *,
+        sparse: bool,
+        on_gpu: bool,
+        rounded_norms: bool = False,
+        sequence: int = 0,
+    ) -> LayerActivations:
+        """Those of a layer with (sparse) or without experts.
+
+        `rounded_norms`: norms of 16 bits on the CPU are torch's own, which keep two numbers of float32, what they are
+        given and what they make of it before the weight, in the place of one of 16 bits. `sequence`: tokens of the
+        longest sample.
+        """
         outside = shape.hidden / (layout.tensor if layout.sequence else 1)
         query = shape.heads * shape.head_size / layout.tensor
         key = shape.key_heads * shape.head_size / layout.tensor
@@ -51,18 +67,28 @@ class LayerActivations:
         attention = outside + (query + 2 * key) + (query + key)
         delta = outside + shape.delta_kept / layout.tensor
         attention += (delta - attention) * shape.delta_layers / shape.layers
+        core = query
+        if layout.context > 1:
+            # Keys and values of all ranks, what comes out in the order of the tokens, and of each a mask over a sample.
+            core += (2 * layout.context - 1) * key + query + sequence
+        normed = 0.0
+        if rounded_norms:  # of heads, beside the projection that the values keep
+            normed = 3 * 2 * outside + (4 * (query + key) if shape.head_norms else 0.0)
         widths = SEPARATE if on_gpu else FUSED
         if not sparse:
             inner = shape.inner / layout.tensor
-            return cls(outside, attention, query, 2 * outside + widths * inner, 2 * outside + 2 * inner)
+            return cls(outside, attention, core, 2 * outside + widths * inner, 2 * outside + 2 * inner, normed)
         # Expert tensor parallelism gathers the tokens of its ranks.
         sent = shape.experts_per_token * layout.expert_tensor / (layout.tensor if layout.sequence else 1)
-        # Sent and received tokens, the experts' widths, and what comes back before it is added up.
-        experts = sent * (2 * shape.hidden + SEPARATE * shape.expert_inner / layout.expert_tensor + shape.hidden)
+        # On GPUs, as Megatron was measured there: sent and received tokens, the experts' widths, and what comes back
+        # before it is added up. On the CPU the layers keep received tokens, and the widths once more, weighted.
+        tokens, kept = (3, SEPARATE) if on_gpu else (1, SEPARATE + 1)
+        experts = sent * (tokens * shape.hidden + kept * shape.expert_inner / layout.expert_tensor)
         router = 2 * shape.experts / (layout.tensor if layout.sequence else 1)
         shared = widths * shape.shared_inner / layout.tensor
         gradients = sent * (shape.hidden + 2 * shape.expert_inner / layout.expert_tensor)
-        return cls(outside, attention, query, 2 * outside + experts + router + shared, 2 * outside + gradients)
+        inside = 2 * outside + experts + router + shared
+        return cls(outside, attention, core, inside, 2 * outside + gradients, normed)
 
 
 def in_flight(layout: RankLayout, stage: int, microbatches: int) -> float:
@@ -74,14 +100,25 @@ def in_flight(layout: RankLayout, stage: int, microbatches: int) -> float:
 
 
 def kept_numbers(
-    shape: ModelShape, layout: RankLayout, weights: StageWeights, stage: int, recompute: Recompute, *, on_gpu: bool
+    shape: ModelShape,
+    layout: RankLayout,
+    weights: StageWeights,
+    recompute: Recompute,
+    *,
+    on_gpu: bool,
+    rounded_norms: bool = False,
+    sequence: int = 0,
 ) -> tuple[float, float]:
     """Per token: (numbers that the stage's layers keep over all micro-batches in flight, those of one layer at work).
 
     The latter are a layer's own while it is computed again, and the gradients that run through it.
     """
-    dense = LayerActivations.of(shape, layout, sparse=False, on_gpu=on_gpu)
-    sparse = LayerActivations.of(shape, layout, sparse=True, on_gpu=on_gpu) if shape.experts else dense
+    dense, sparse = (
+        LayerActivations.of(
+            shape, layout, sparse=experts, on_gpu=on_gpu, rounded_norms=rounded_norms, sequence=sequence
+        )
+        for experts in (False, bool(shape.experts))
+    )
     behind = weights.sparse_layers + weights.predicting
     kept = weights.dense_layers * dense.kept(recompute) + behind * sparse.kept(recompute)
     largest = sparse if weights.sparse_layers else dense

@@ -78,20 +78,32 @@ def _why(asked: _Asked, config: Config, found: Plan) -> Iterator[str]:
     here = _value(config, key)
     worst = found.worst
     yield f"{key}={here}: the fullest phase ({worst.name}) takes {worst.total / GIB:.2f} GiB{_lasting(found)}"
-    told = False
     others = list(_others(here))
     for value in others:
         try:
             other = compose(asked.recipe, [*asked.overrides, f"{key}={value}"])
             check(other)
-        except (ConfigError, UserError):
+        except (ConfigError, UserError) as error:
+            yield f"  {key}={value} is refused: {str(error).splitlines()[0]}"
             continue
         planned = plan_run(other)
         needed, change = planned.worst.total / GIB, (planned.worst.total - worst.total) / GIB
-        yield f"  {key}={value}: {needed:.2f} GiB ({change:+.2f}, {planned.worst.name}){_lasting(planned)}"
-        told = True
-    if not told:
-        yield "  no other value that was tried passes the checks" if others else "  no other values to try"
+        needs = f"{needed:.2f} GiB ({change:+.2f}, {planned.worst.name})"
+        yield f"  {key}={value}: {needs}{_lasting(planned)}; {_changes(found, planned)}"
+    if not others:
+        yield "  no other values to try"
+
+
+def _changes(before: Plan, after: Plan) -> str:
+    """What each phase, and the host, need more or less, in GiB: the fullest phase may be another one."""
+    needs = [
+        {phase.name: max(p.total for p in plan.phases if p.name == phase.name) for phase in plan.phases}
+        | {"host": sum(plan.host.values())}
+        for plan in (before, after)
+    ]
+    changes = {name: (size - needs[0].get(name, 0.0)) / GIB for name, size in needs[1].items()}
+    told = [f"{name} {change:+.2f}" for name, change in changes.items() if abs(change) >= 0.005]
+    return ", ".join(told) or "no phase needs more or less"
 
 
 def _lasting(plan: Plan) -> str:

@@ -41,6 +41,12 @@ PINNED = 1.5
 
 COPIES = "copies for lost ranks"
 """Kind of the memory for copies of the trainer's state (`checkpoint.in_memory`)."""
+RANK, ENGINE, OTHERS = 0.7 * GIB, 0.7 * GIB, 1.1 * GIB
+"""What Python and its libraries take of a CPU machine, as seen in a run of the default recipe: a trainer rank, an
+engine (server, scheduler, detokenizer), and the rest of a run together (driver, Ray, rollout service, router, fork
+servers). Pages that processes share are divided among them."""
+
+
 _Beside = tuple[str, Config, ModelShape]
 """A model beside the policy: its name, what its engines are started with, its sizes."""
 
@@ -161,6 +167,7 @@ def training_of(config: Config, *, on_gpu: bool, trained_share: float = 1.0) -> 
         entropy=True,
         on_gpu=on_gpu,
         trained_share=trained_share,
+        sequence=sizes.max_sequence_tokens,
         rounds=trainer.fake_quant,
     )
 
@@ -238,6 +245,8 @@ def _on_cpu(
                 kinds[name] = kinds.get(name, 0.0) + times * size
     if engines := sizes.engines + sizes.eval_engines:
         kinds["engines' weights"] = engines * served_bytes(config, shape)
+    served = engines + sum(sizes.beside.values())
+    kinds["processes"] = len(ranks) * times * RANK + served * ENGINE + OTHERS
     for name, own, other in beside:
         kinds[f"{name}'s weights"] = sizes.beside[name] * served_bytes(own, other)
     kinds |= _snapshot(config, shape, Needs.of(config)) | _copies(config, ranks, training, len(distinct_states(config)))

@@ -42,6 +42,8 @@ class Training:
     """Of the parameters that have gradients and optimizer state: with `model.lora` that of the adapters."""
     bytes_per_kept: float | None = None
     """Of a linear's weight where the base of adapters is kept as codes and scales (`model.lora.base`)."""
+    sequence: int = 0
+    """Tokens of the longest sample."""
     rounds: bool = False
     """Whether its passes compute with rounded weights (`trainer.fake_quant`), while the others are kept."""
 
@@ -88,7 +90,15 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
     weights = StageWeights.of(shape, layout, stage)
     number = training.bytes_per_number
     tokens = training.tokens / layout.context
-    kept, working = kept_numbers(shape, layout, weights, stage, training.recompute, on_gpu=training.on_gpu)
+    kept, working = kept_numbers(
+        shape,
+        layout,
+        weights,
+        training.recompute,
+        on_gpu=training.on_gpu,
+        rounded_norms=number == 2 and not training.on_gpu,
+        sequence=training.sequence,
+    )
     flight = in_flight(layout, stage, training.microbatches)
     # A gradient that is not yet in the buffer is largest where the embedding's is made, when little else is left.
     at_work = working * tokens * number

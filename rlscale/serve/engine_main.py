@@ -16,6 +16,7 @@ from typing import Any
 
 from rlscale.platform import rendezvous, sglang_headers, sglang_paused_flush
 from rlscale.platform.adapting import AdaptingFinder
+from rlscale.platform.stacks import tell_stacks
 from rlscale.serve import delta_endpoint, progress_endpoint
 from rlscale.serve.secret import Secret
 
@@ -45,6 +46,7 @@ def prepare() -> None:
 
 def serve(order: Mapping[str, Any]) -> None:
     """Run the server of an order in this process until it is ended."""
+    tell_stacks()
     options = order["options"]
     _load(cpu=options["device"] == "cpu")
     if order["quantised_activations"]:

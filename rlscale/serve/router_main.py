@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import sys
 
+from rlscale.platform.stacks import tell_stacks
 from rlscale.serve.secret import Secret
 
 
 def main() -> None:
     """Run the router until it is ended."""
+    tell_stacks()
     order = json.loads(sys.stdin.buffer.read())
     from sglang_router.router import Router
     from sglang_router.router_args import RouterArgs

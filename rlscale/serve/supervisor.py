@@ -27,6 +27,7 @@ from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.pulse import Activity, Pulse, Spells, answers, compiles, families_of, stopped_of
 from rlscale.serve.router import router_command, router_options
 from rlscale.serve.server_spec import ServerSpec, base_environment
+from rlscale.serve.server_stacks import stacks_of_servers
 from rlscale.serve.standstill import Standstill, ask_engine
 
 PORT_ATTEMPTS = 3
@@ -213,6 +214,12 @@ class Supervisor:
             if entries[name].is_stuck(families[entries[name].pid], quiet, silent_s, loading):
                 found[name] = str(quiet)
         return found
+
+    def stacks(self) -> dict[str, str]:
+        """What the processes of the servers do: the stacks of each by its name, `engine-0 sglang::scheduler`."""
+        with self._lock:
+            entries = {name: entry.process for name, entry in self._entries.items()}
+        return stacks_of_servers({name: process for name, process in entries.items() if process is not None})
 
     def restart(self, name: str, why: str = "ended") -> str:
         """End that server if it still runs and start it again as it was, on its old port if that is free; its URL.

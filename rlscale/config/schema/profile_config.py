@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlscale.config.schema.about import Scope, key
+from rlscale.config.schema.about import Limit, Scope, bounded, key
 from rlscale.config.schema.section import Section
 
 
@@ -15,3 +15,7 @@ class ProfileConfig(Section):
     iterations: list[int] = key(list, scope=Scope.this_run)
     """Iterations of whose training every rank writes a trace of torch's profiler, on GPUs also a memory snapshot; with
     any, the run's spans are written as one trace at its end. Such iterations take longer."""
+    engine_steps: int = bounded(
+        50, at_least=0, limit=Limit(10_000, "a trace of so many is gigabytes"), scope=Scope.this_run
+    )
+    """Forward passes (prefill or decode) of each engine that a profiled iteration has a trace of; 0 for none."""

@@ -13,13 +13,13 @@ const drawEngines = async () => {
   if (!engines.length) return place.replaceChildren();
   if (engines.length > 64) {
     const cells = engines.map((one) => {
-      const cell = make("i", { title: `${one.engine}: ${write(one.running)} running, ${write(one.waiting)} waiting, cache ${write(100 * one.usage)} %` });
+      const cell = make("i", { title: `${one.engine}: ${write(one.running)} running, ${write(one.waiting)} waiting, cache ${write(100 * one.usage)} %, restarts ${one.restarts}` });
       cell.style.opacity = 0.12 + 0.88 * Math.min(1, one.usage ?? 0);
       return cell;
     });
     return place.replaceChildren(make("div", { class: "fleet" }, ...cells), make("p", { class: "note" }, `${engines.length} engines, darker: more of the cache in use`));
   }
-  place.replaceChildren(table(["engine", "running", "waiting", "cache in use", "iteration"], engines.map((one) => make("tr", {}, ...[one.engine, write(one.running), write(one.waiting), write(100 * one.usage) + " %", write(one.iteration)].map((text) => make("td", {}, text))))));
+  place.replaceChildren(table(["engine", "running", "waiting", "cache in use", "restarts", "iteration"], engines.map((one) => make("tr", {}, ...[one.engine, write(one.running), write(one.waiting), write(100 * one.usage) + " %", write(one.restarts), write(one.iteration)].map((text) => make("td", {}, text))))));
 };
 const columns = { prompt: "prompt", mean: "reward", spread: "spread", length: "tokens", age: "age" };
 const drawGroups = async () => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.foreign_code import allowed_code
 from rlscale.config.schema import Config
 
+_IMAGE = re.compile(r"[\w.:/@-]+")
 _MOUNT = "/recipe"
 _HOME = "/rlscale"
 """Where docker/cuda.Dockerfile puts rlscale."""
@@ -47,7 +49,7 @@ def kubernetes_job(config: Config, image: str) -> str:
     """
     cluster = config.cluster
     words = [f"recipe={_MOUNT}/recipe.yaml", "cluster.ray_address=auto", *_of_this_run(config, elsewhere=True)]
-    if not image.strip() or any(letter.isspace() for letter in image):
+    if not _IMAGE.fullmatch(image):
         raise UserError(f"--kubernetes={image}: name the image that has rlscale installed, --kubernetes=IMAGE")
     return _filled(
         "rayjob.yaml.template",

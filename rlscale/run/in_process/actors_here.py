@@ -31,7 +31,7 @@ _INTERFACE = "GLOO_SOCKET_IFNAME"
 class _Nobody(Processes):
     """There are no processes besides this one."""
 
-    def add(self, *_: Any) -> None:
+    def add(self, *_: Any, **__: Any) -> None:
         """Nothing to watch."""
 
 

@@ -7,16 +7,17 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlscale.run.processes.stacks import Listening, ask, doing
+from rlscale.platform.stacks import doing
+from rlscale.run.processes.stacks_of_actors import stacks_of
+from rlscale.run.processes.watched import Watched, on_machine
 from rlscale.serve.pulse import Patience, stopped_of
 
 _EVERY_S = 1.0
@@ -28,20 +29,6 @@ def kill_stopped(pids: Sequence[int]) -> None:
     for pid in stopped_of(pids):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-
-
-@dataclass
-class _Watched:
-    name: str
-    log: Path
-    handle: Any
-    asked: Any
-    """The call that answers with the actor's id, its machine and its process."""
-    node: str = ""
-    pid: int = 0
-    stopped: bool = False
-    patience: Patience = field(default_factory=Patience)
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,19 +50,20 @@ class Processes:
         """`here`: Ray's id of this machine, if it is not to be asked."""
         self._here = here
         self._clock = clock
-        self._starting: list[_Watched] = []
-        self._actors: dict[str, _Watched] = {}
+        self._starting: list[Watched] = []
+        self._actors: dict[str, Watched] = {}
         self._looked = clock()
         self._elsewhere: dict[str, tuple[Any, float]] = {}
 
-    def add(self, name: str, log: Path, actor: Any) -> None:
+    def add(self, name: str, log: Path, actor: Any, *, servers: bool = False) -> None:
         """Watch the process of an actor that has the method `whereabouts`; it may still be starting.
 
-        A name that is taken gets the folder of its log before it.
+        A name that is taken gets the folder of its log before it. `servers`: it has the method `stacks`, too.
         """
         if name in {actor.name for actor in (*self._starting, *self._actors.values())}:
             name = f"{log.parent.name}: {name}"
-        self._starting.append(_Watched(name, log, actor, actor.whereabouts.remote(), patience=Patience(self._clock)))
+        asked = actor.whereabouts.remote()
+        self._starting.append(Watched(name, log, actor, asked, Patience(self._clock), servers))
 
     def frozen(self, waiting_for: Collection[str], seconds: float) -> Frozen | None:
         """One of the actors with these ids whose process has been stopped for so long."""
@@ -93,7 +81,7 @@ class Processes:
         for node in {actor.node for actor in actors}:
             there = {actor.pid: actor for actor in actors if actor.node == node}
             if node != self._here:
-                _at(node, kill_stopped, list(there))
+                on_machine(node, kill_stopped, list(there))
                 continue
             for pid in stopped_of(list(there)):
                 ray.kill(there[pid].handle)  # so that Ray expects its end
@@ -113,25 +101,22 @@ class Processes:
     def write_stacks(self, folder: Path) -> dict[str, str]:
         """Write what each process does into a file of `folder`; by its name the function that it is in.
 
-        One that is frozen or does not answer is missing.
+        Those of the run's actors write it themselves. What does not answer, is no actor or is supervised by one is read
+        from outside, where that may be; else it is missing.
         """
         self._meet()
-        listening = Listening({actor.name: actor.log for actor in self._actors.values()})
-        for node in {actor.node for actor in self._actors.values()}:
-            pids = [actor.pid for actor in self._actors.values() if actor.node == node]
-            ask(pids) if node == self._here else _at(node, ask, pids)
-        heard = listening.heard()
+        found = stacks_of(list(self._actors.values()), self._here)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, stacks in heard.items():
+        for name, stacks in found.items():
             (folder / f"{name.replace(':', '').replace(' ', '-')}.txt").write_text(stacks)
-        return {name: what for name, stacks in heard.items() if (what := doing(stacks)) is not None}
+        return {name: what for name, stacks in found.items() if (what := doing(stacks)) is not None}
 
     def _look(self) -> None:
         self._meet()
         nodes = {actor.node for actor in self._actors.values()}
         for node in nodes:
             there = [actor for actor in self._actors.values() if actor.node == node]
-            stopped = self._stopped_at(node, [actor.pid for actor in there])
+            stopped = self._stoppedon_machine(node, [actor.pid for actor in there])
             for actor in there:
                 actor.stopped = actor.stopped if stopped is None else actor.pid in stopped
                 actor.seconds = actor.patience.look(actor.stopped)
@@ -147,21 +132,14 @@ class Processes:
                     identity, actor.node, actor.pid = ray.get(actor.asked)
                     self._actors[identity] = actor
 
-    def _stopped_at(self, node: str, pids: list[int]) -> list[int] | None:
+    def _stoppedon_machine(self, node: str, pids: list[int]) -> list[int] | None:
         """Which of a machine's processes are stopped; None while that is not known anew."""
         if node == self._here:
             return stopped_of(pids)
         asked, when = self._elsewhere.get(node, (None, -_ELSEWHERE_EVERY_S))
         if self._clock() - when < _ELSEWHERE_EVERY_S or (asked is not None and not ray.wait([asked], timeout=0)[0]):
             return None
-        self._elsewhere[node] = _at(node, stopped_of, pids), self._clock()
+        self._elsewhere[node] = on_machine(node, stopped_of, pids), self._clock()
         with contextlib.suppress(RayError):  # the machine is gone, which whoever waits for an actor on it hears
             return None if asked is None else ray.get(asked)
         return None
-
-
-def _at(node: str, function: Callable[[Sequence[int]], Any], pids: Sequence[int]) -> Any:
-    """Ray's reference to what the function says of processes of another machine."""
-    task: Any = ray.remote(function)
-    place = NodeAffinitySchedulingStrategy(node, soft=False)
-    return task.options(num_cpus=0, scheduling_strategy=place).remote(pids)

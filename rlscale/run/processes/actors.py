@@ -22,10 +22,10 @@ from setproctitle import setproctitle
 from rlscale.config.errors import UserError
 from rlscale.platform.no_terminal import refuse_breakpoints
 from rlscale.platform.ports import free_port
+from rlscale.platform.stacks import tell_stacks
 from rlscale.run.processes.error_log import log_errors
 from rlscale.run.processes.printed_errors import prints_errors
 from rlscale.run.processes.printing import print_anything
-from rlscale.run.processes.stacks import tell_stacks
 from rlscale.serve.forked_python import NOT_FORKED
 
 
@@ -275,6 +275,10 @@ class LauncherActor(_Actor):
     def call(self, method: str, *args: Any) -> Any:
         """Any method of the supervisor: start_engine, start_router, dead, restart, stop, ..."""
         return getattr(self._supervisor, method)(*args)
+
+    def stacks(self) -> dict[str, str]:
+        """What the processes of the servers do, by their names."""
+        return self._supervisor.stacks()
 
     def leave(self) -> None:
         """End what the end of the process would end, where this one is not the actor's own."""

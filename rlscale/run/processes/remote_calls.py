@@ -19,6 +19,8 @@ from rlscale.run.processes.stop_signal import StopSignal
 POLL_S = 0.25
 _STACKS = "hang"
 """Folder of the run's logs for the stacks of its processes when a deadline has passed."""
+_NAMED = 4
+"""How many processes that do the same are named."""
 _FROZEN_AT_STOP_S = 3.0
 """How long a process that is waited for may be silent once the user wants the run to end."""
 _OTHERS_S = 1.0
@@ -155,14 +157,16 @@ class Calls:
             told = []
         if not told:
             return f"See {self._logs}"
-        return f"{'; '.join(f'{name} is in {what}' for name, what in told)}. See {folder}"
+        return f"{'; '.join(_by_what(told))}. See {folder}"
 
     def _refuse_frozen(self, pending: Sequence[Any], what: str, refs: Sequence[Any]) -> None:
         """ProcessLost where one of the `pending` among the calls `refs` waits for a process that was stopped."""
         asked = {ref.task_id().actor_id().hex() for ref in pending if isinstance(ref, ray.ObjectRef)}
         frozen = self.processes.frozen(asked, self.patience_s)
         if frozen is not None:
-            raise ProcessLost(f"{what}: {frozen}. The same command resumes the run. See {self._logs}", refs)
+            # Somebody who ends the run does not want to wait for the stacks.
+            told = f"See {self._logs}" if self.stopping else self._what_they_do()
+            raise ProcessLost(f"{what}: {frozen}. The same command resumes the run. {told}", refs)
 
     def _result(self, ref: Any, what: str, refs: Sequence[Any]) -> Any:
         """The result of `ref`, one of the calls `refs`. UserError or RunFailed for an error.
@@ -216,6 +220,21 @@ class Calls:
                     text = str(error) if isinstance(error, RayError) else "".join(format_exception(error))
                     self.errors.write(f"{what}{f', rank {number}' if len(refs) > 1 else ''}", text)
         return died
+
+
+def _by_what(told: Sequence[tuple[str, str]]) -> list[str]:
+    """What processes do, with the names of those that do it, each said once: `rank 0, rank 1 are in loss (mine.py:3)`.
+
+    Of many that do the same only some are named.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, what in told:
+        groups.setdefault(what, []).append(name)
+    said = []
+    for what, names in groups.items():
+        more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+        said.append(f"{', '.join([*names[:_NAMED], *more])} {'is' if len(names) == 1 else 'are'} in {what}")
+    return said
 
 
 def _cause(error: Exception) -> BaseException:

@@ -17,6 +17,19 @@ from rlscale.run.sessions.training_session import TrainingSession
 class ReinforcementSession(TrainingSession):
     """Every iteration trains on what the engines generated, and gives them the next weight version."""
 
+    def go_on(self) -> None:
+        """With what the engines do first, where the next iteration is one to be profiled."""
+        if not self._done and self._is_profiled(self.state.iteration + 1):
+            self._engines.begin_profile(self._profiles, self.state.iteration + 1)
+        super().go_on()
+
+    def collect(self) -> list[Group]:
+        """See Session; what engines recorded meanwhile is written."""
+        groups = super().collect()
+        if self._is_profiled(self.state.iteration + 1):
+            self._engines.end_profile()
+        return groups
+
     def _measured(self, groups: Sequence[Group], batch: Batch) -> dict[str, float]:
         """Lengths and rewards; a few of the samples are written down."""
         self.records.rollouts(self.state.iteration, groups)

@@ -83,9 +83,14 @@ class TrainingSession(Session):
 
     def _profiled(self, iteration: int) -> AbstractContextManager[None]:
         """Where the iteration is one to be profiled, the ranks record what they compute."""
-        if iteration not in self.config.profile.iterations:
-            return nullcontext()
-        return self._trainer.profiled(self.folder.path.resolve() / PROFILES, iteration)
+        return self._trainer.profiled(self._profiles, iteration) if self._is_profiled(iteration) else nullcontext()
+
+    def _is_profiled(self, iteration: int) -> bool:
+        return iteration in self.config.profile.iterations
+
+    @property
+    def _profiles(self) -> Path:
+        return self.folder.path.resolve() / PROFILES
 
     def _keep_tokens(self, groups: Sequence[Group], batch: Batch, parts: list[RankShard]) -> None:
         """Store what the batch, prepared by now, will train tokens with. Nothing here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.serve.server_spec import ServerSpec
 
 
@@ -17,6 +18,19 @@ class Engine:
     url: str = ""
     starting: Any = None
     released: set[str] = field(default_factory=set)  # the tags of memory that it gave up
+    restarts: int = 0
+    """How often it was started again."""
+
+    @property
+    def role(self) -> Role:
+        """What it does with a request."""
+        return Role.regular if self.spec is None else self.spec.role
+
+    def is_back(self, url: str) -> None:
+        """It was started again, in a new process that has all of its memory."""
+        self.url = url
+        self.restarts += 1
+        self.released.clear()
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from rlscale.config.errors import UserError
+from rlscale.observe.load_log import RESTARTS
 from rlscale.rollout.evaluation import EvalResult
+from rlscale.run.sides.engine_profiles import EngineProfiles
 from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.group_source import Rollout
 from rlscale.run.sides.membership import Membership
@@ -43,6 +46,12 @@ class EngineSide(Protocol):
     def leave(self) -> None:
         """The run ends: engines end, whatever they do, and the trainer has the devices that they shared."""
 
+    def begin_profile(self, folder: Path, iteration: int) -> None:
+        """What engines compute first for an iteration is recorded, and written into the folder."""
+
+    def end_profile(self) -> None:
+        """The iteration has its responses: what is not written of the record is written now."""
+
     def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """Measure the engines' weights on the evaluation set `name`; `meanwhile` runs while waiting."""
 
@@ -68,6 +77,12 @@ class NoEngines:
 
     def leave(self) -> None:
         """They are the trainer's."""
+
+    def begin_profile(self, folder: Path, iteration: int) -> None:
+        """Nobody computes."""
+
+    def end_profile(self) -> None:
+        """Nobody computes."""
 
     def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """Refused: a run that evaluates has engines."""
@@ -96,6 +111,7 @@ class RunningEngines:
         self.shares_devices = shares_devices
         self._redirect = redirect or rollout.redirect
         self._trainer, self._engines, self._rollout, self._sync = trainer, engines, rollout, sync
+        self._profiles = EngineProfiles(engines)
         self._trainer_sleeps = False
         self._next_look = 0.0
 
@@ -111,6 +127,11 @@ class RunningEngines:
 
     def update_weights(self, version: int) -> dict[str, float]:
         """See EngineSide. If an engine died under it, that engine is mended and the weights are sent once more."""
+        return self._updated(version) | {
+            f"{RESTARTS}{url.rpartition('//')[2]}": float(times) for url, times in self._engines.restarts_of.items()
+        }
+
+    def _updated(self, version: int) -> dict[str, float]:
         self.mend(version, now=True)
         if self.shares_devices:
             self._engines.resume_memory(["weights"])
@@ -144,6 +165,14 @@ class RunningEngines:
         if self.shares_devices:
             self._trainer.call("wake", what="trainer wake")
             self._trainer_sleeps = False
+
+    def begin_profile(self, folder: Path, iteration: int) -> None:
+        """See EngineSide."""
+        self._profiles.begin(folder, iteration)
+
+    def end_profile(self) -> None:
+        """See EngineSide."""
+        self._profiles.end()
 
     def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """See EngineSide."""

@@ -73,11 +73,12 @@ class Engines:
 
     def role_of(self, url: str) -> Role:
         """What the engine at that address does with a request."""
-        return self._role(next(engine for engine in self._engines if engine.url == url))
+        return next(engine.role for engine in self._engines if engine.url == url)
 
-    @staticmethod
-    def _role(engine: Engine) -> Role:
-        return Role.regular if engine.spec is None else engine.spec.role
+    @property
+    def restarts_of(self) -> dict[str, int]:
+        """How often engines were started again, by address; only those that were."""
+        return {engine.url: engine.restarts for engine in self._engines if engine.restarts}
 
     @property
     def ranks(self) -> list[int]:
@@ -257,7 +258,7 @@ class Engines:
 
     def _join(self, engine: Engine) -> None:
         """The router sends it requests from now on."""
-        self._router_client().add(engine.url, role=self._role(engine))
+        self._router_client().add(engine.url, role=engine.role)
 
     def _router_client(self) -> RouterClient:
         return RouterClient(self.router_url, self.api_key or None)

@@ -175,8 +175,7 @@ class Healing:
         """
         fleet = self._fleet
         for engine, url in back:
-            engine.url = url
-            engine.released.clear()  # a new process has all of its memory
+            engine.is_back(url)
         there = [engine for engine, _ in back]
         while there:
             try:
@@ -207,9 +206,8 @@ class Healing:
         fleet, restarts = self._fleet, []
         fleet.note(f"{down.name} {down.why}; restarting all engines, which hold parts of the same requests")
         try:
-            fleet.withdraw(
-                fleet.urls
-            )  # before any is restarted: else one would come back unwatched if the router fails
+            # before any is restarted: else one would come back unwatched if the router fails
+            fleet.withdraw(fleet.urls)
             for engine in fleet.members:
                 assert engine.spec is not None  # engines of somebody else have no roles
                 why = down.why if engine.spec.name == down.name else f"works with {down.name}, which {down.why}"
@@ -219,8 +217,7 @@ class Healing:
             fleet.note(f"the engines did not come back ({str(error).splitlines()[0]})")
             return
         for engine, url in zip(fleet.members, urls, strict=True):
-            engine.url = url
-            engine.released.clear()
+            engine.is_back(url)
         self._give_weights(fleet.urls)
         fleet.admit(fleet.urls)
         fleet.note(f"all engines are back with {fleet.restarted_with}")

@@ -38,7 +38,7 @@ def start_launcher(calls: Calls, config: Config, node: int, identity: str, serve
     folders = log.name, str(servers.logs), str(servers.scratch)
     told = servers.api_key, router_host(calls, config, identity), servers.fork_server, config.rollout.engine
     launcher = calls.host.start(LauncherActor, place, *folders, *told)
-    calls.processes.add(f"the launcher of machine {node}", log, launcher)
+    calls.processes.add(f"the launcher of machine {node}", log, launcher, servers=True)
     return launcher
 
 

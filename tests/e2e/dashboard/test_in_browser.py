@@ -12,6 +12,7 @@ import pytest
 from rlscale.config.schema.rollout_config import StoreFormat
 from rlscale.dashboard.found_runs import run_id
 from rlscale.dashboard.page_server import PageServer
+from rlscale.observe.report import write_report
 from tests.e2e.dashboard.browser import PROGRAM, Browser, opened
 from tests.unit.dashboard.written_run import store_rollouts, write_run
 
@@ -45,11 +46,25 @@ def test_two_runs_in_a_browser(tmp_path: Path) -> None:
                 assert browser.complaints == []
                 await goes_on_without_its_groups(browser, first)
                 await tells_apart_who_has_a_metric(browser, second)
+                browser.complaints.clear()
+                await tells_tokens_in_the_report_too(browser, write_report(first))
         finally:
             await server.close()
 
     asyncio.run(scenario())
     assert (tmp_path / "dashboard-phone.png").stat().st_size > 10_000
+
+
+async def tells_tokens_in_the_report_too(browser: Browser, report: Path) -> None:
+    """The same tokens with the same numbers in the file that stands for itself."""
+    await browser.call("Page.navigate", url=report.as_uri())
+    await browser.until("document.querySelectorAll('[data-tokens]').length === 4")
+    await browser.value("(() => { for (const one of document.querySelectorAll('details')) one.open = true; })()")
+    await browser.until("document.querySelectorAll('.token-text span').length === 20")
+    await browser.value("document.querySelectorAll('.token-text span')[3].dispatchEvent(new Event('pointerenter'))")
+    told = "document.querySelector('.tokens .note').innerText"
+    assert await browser.value(told) == "token 4: probability 0.25, advantage -1, ratio 2, weights 4, trained on"
+    assert browser.complaints == []
 
 
 async def goes_on_without_its_groups(browser: Browser, run: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import pickle
 import time
@@ -17,6 +18,7 @@ from shared_server import SharedServer, wait_until_generating
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.platform.ports import free_port
+from rlscale.serve.engine_profile import begin_profile, end_profile
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.standstill import Standstill, ask_engine
@@ -278,6 +280,22 @@ def test_memory_and_cache_calls_leave_a_working_engine(
     send_plain(receiver, first, 1)
     assert difference(first, generate(shared_server, 3)) < 1e-4
     assert receiver.health()
+
+
+@pytest.mark.parametrize("steps", [3, 1000])
+def test_an_engine_writes_a_trace_of_its_first_passes_at_the_last_or_when_it_is_told_to(
+    shared_server: SharedServer, steps: int, tmp_path: Path
+) -> None:
+    url, key = shared_server.url, shared_server.api_key
+    begin_profile(url, key, tmp_path, "iteration_000003.engine-0", steps, gpu=False)
+    generate(shared_server, 1, tokens=8)
+    end_profile(url, key)
+    end_profile(url, key)  # which has nothing more to write
+    (file,) = tmp_path.iterdir()
+    assert file.name == "iteration_000003.engine-0-TP-0.trace.json.gz"
+    with gzip.open(file) as trace:
+        names = [event.get("name") for event in json.load(trace)["traceEvents"]]
+    assert "aten::mm" in names or "aten::linear" in names
 
 
 def test_an_engine_is_closed_to_strangers(shared_server: SharedServer) -> None:

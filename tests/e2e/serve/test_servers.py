@@ -27,6 +27,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.derived.request_headers import ROUTED_EXPERTS_HEADER
 from rlscale.config.schema.cluster_config import Device
+from rlscale.platform.spied_stacks import spied
+from rlscale.platform.stacks import doing
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
@@ -35,6 +37,7 @@ from rlscale.rollout.engines.engine_options import all_send_parts
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.ledger import Ledger
+from rlscale.serve import server_stacks
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient
@@ -202,6 +205,30 @@ async def long_response(servers: Servers) -> tuple[list[int], Ledger, int]:
         return found.tokens.tolist(), ledger, client.interrupted
     finally:
         await client.close()
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_the_stacks_of_engine_and_router_are_told_of_a_stopped_one_where_it_can_be_read(
+    servers: Servers, readable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = next(process for process in below(servers.supervisor) if "scheduler" in " ".join(process.cmdline()))
+    readable = readable and spied(scheduler.pid) is not None
+    if readable:
+        scheduler.suspend()
+    else:  # as where no process may be traced: each writes them itself
+        monkeypatch.setattr(server_stacks, "spied_families", lambda pids: {pid: {} for pid in pids})
+    try:
+        told = servers.supervisor.stacks()
+    finally:
+        scheduler.resume()
+    known = {"engine-0": "engine_main.py", "engine-0 sglang::scheduler": "scheduler.py", "router": "router_main.py"}
+    assert {name for name, file in known.items() if file not in told[name]} == set()
+    assert "detokenizer_manager.py" in told["engine-0 sglang::detokenizer"]
+    assert {name: doing(text) for name, text in told.items() if "scheduler" not in name} == {
+        "engine-0": None,
+        "engine-0 sglang::detokenizer": None,
+        "router": None,
+    }
 
 
 def test_a_killed_engine_is_noticed_restarted_on_its_port_and_the_response_goes_on(servers: Servers) -> None:

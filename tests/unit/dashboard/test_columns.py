@@ -10,7 +10,6 @@ import pytest
 
 from rlscale.dashboard.columns import Columns
 from rlscale.dashboard.run_reader import RunReader
-from rlscale.dashboard.stored_groups import token_texts
 from rlscale.dashboard.timeline_lanes import MOST_SPANS, STRETCHES, Spans
 from rlscale.observe.tail import Tail
 
@@ -104,19 +103,6 @@ def test_a_long_file_is_seen_whole_before_it_is_read(tmp_path: Path, monkeypatch
 def test_a_file_that_is_not_there_is_read_to_its_end(tmp_path: Path) -> None:
     assert RunReader(tmp_path).refresh()
     assert Tail(tmp_path / "nothing").share == 1.0
-
-
-def test_a_character_of_several_tokens_stands_at_the_last() -> None:
-    pieces = {1: b"a", 2: "é".encode()[:1], 3: "é".encode()[1:], 4: b" b"}
-
-    def decode(ids: object) -> str:
-        assert isinstance(ids, list)
-        return b"".join(pieces.get(number, b"") for number in ids).decode(errors="replace")
-
-    assert token_texts([1, 2, 3, 4], decode) == ["a", "", "é", " b"]
-    assert token_texts([1, 9, 4], decode) == ["a", "⟨9⟩", " b"], "a number without a text is a number"
-    many = [1, 2, 3, 4] * 20
-    assert "".join(token_texts(many, decode)) == "aé b" * 20
 
 
 def test_a_record_that_no_number_holds_is_passed_over_and_the_rest_stays_in_step(tmp_path: Path) -> None:

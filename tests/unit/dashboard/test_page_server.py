@@ -138,7 +138,14 @@ def test_a_runs_numbers_are_those_in_its_files(tmp_path: Path) -> None:
             engine = await ask(f"runs/{run}/curve", metric="engines/127.0.0.1:1/running")
             assert engine["mean"][-1] == 34.0
             assert await ask(f"runs/{run}/engines") == [
-                {"engine": "127.0.0.1:1", "iteration": 30, "running": 34.0, "waiting": 0.0, "usage": 0.25}
+                {
+                    "engine": "127.0.0.1:1",
+                    "iteration": 30,
+                    "running": 34.0,
+                    "waiting": 0.0,
+                    "usage": 0.25,
+                    "restarts": 2,
+                }
             ]
             fates = await ask(f"runs/{run}/fates")
             assert "1<b>75.0 %</b><em>900</em>" in fates

@@ -27,7 +27,8 @@ def write_run(folder: Path, iterations: int, reward: float = 0.0) -> None:
             "staleness_tokens/0": 10.0,
             "staleness_tokens/1": 30.0,
         }
-        log.log(i, {"reward": reward + i / 100, "loss": None, **seconds, **tokens})
+        restarts = {"engine_restarts/127.0.0.1:1": 2.0} if i > 1 else {}
+        log.log(i, {"reward": reward + i / 100, "loss": None, **seconds, **tokens, **restarts})
         timeline.add("generate", "driver", 1000.0 + 2 * i, 1001.5 + 2 * i)
         timeline.add("train", "driver", 1001.5 + 2 * i, 1002.0 + 2 * i)
         timeline.add("generate", "engines", 1000.0 + 2 * i, 1001.4 + 2 * i)

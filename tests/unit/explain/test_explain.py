@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING
 from pathlib import Path
 
@@ -51,6 +52,28 @@ def test_the_last_origin_of_every_value_is_what_was_composed(recipe: str) -> Non
             inside = default is MISSING or value in (OPEN, {}) or isinstance(default, dict)
             assert inside or "${" in str(value) or plain(default) == value, key
     assert len(without_origin) > 100
+
+
+@pytest.mark.parametrize(
+    ("key", "counted"),
+    [
+        ("cluster.call_timeout_s", "seconds"),
+        ("cluster.memory_gb", "gigabytes"),
+        ("rollout.max_turn_tokens", "tokens"),
+        ("trainer.max_tokens_per_microbatch", "tokens"),
+        ("rollout.max_failure_rate", "a share of 1"),
+        ("optim.warmup_steps", "steps"),
+        ("parallel.tensor", "ranks"),
+        ("cluster.rollout_nodes", "machines"),
+        ("eval.every", "iterations"),
+        ("rollout.temperature", None),
+        ("data.seed", None),
+        ("rollout.top_k", None),
+    ],
+)
+def test_a_number_is_explained_with_its_unit(key: str, counted: str | None) -> None:
+    told = explained(key).splitlines()[2]
+    assert ("; unit: " in told, f"; unit: {counted}; " in told) == (bool(counted),) * 2, told
 
 
 def test_every_key_of_the_schema_has_a_meaning_to_print() -> None:
@@ -174,6 +197,8 @@ def test_two_recipes_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "  rollout.max_staleness: 0 -> 4\n" in said
     assert "optim.lr: 0.0007 -> 0.0004" in said
+    assert "critic.optim.lr" not in said, "which follows optim.lr in both"
+    assert re.match(r"arithmetic -> arithmetic_async: \d+ values differ, and \d+ that follow them\n", said)
     assert list(diff_lines("arithmetic", "arithmetic")) == ["arithmetic and arithmetic say the same"]
 
 

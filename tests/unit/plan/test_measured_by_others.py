@@ -43,7 +43,7 @@ def test_mixture_of_experts_of_mbridge(row: dict[str, str]) -> None:
     rank = rank_memory(MIXTRAL, layout, Training(tokens, distributed_optimizer=True), stage=0)
     static = (rank.weights + rank.gradients + rank.optimizer) / GIB
     kept, _ = kept_numbers(
-        MIXTRAL, layout, StageWeights.of(MIXTRAL, layout, 0), 0, Training(tokens).recompute, on_gpu=True
+        MIXTRAL, layout, StageWeights.of(MIXTRAL, layout, 0), Training(tokens).recompute, on_gpu=True
     )
     logits = tokens * WORDS * 2 / tensor
     whole = static + (kept * tokens * 2 + logits) / GIB

@@ -207,6 +207,22 @@ def test_why_says_what_other_values_come_to(capsys: pytest.CaptureFixture[str]) 
     assert [line.split(":")[0].strip() for line in others] == ["trainer.recompute=selective", "trainer.recompute=full"]
     full = float(others[1].split("(")[1].split(",")[0])
     assert full < -5  # all of a layer but its input, of 28 layers
+    assert "; train -" in others[1], "generating is the fullest phase then, and training needs less, too"
+
+
+def test_why_says_what_is_refused_and_what_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--why", "parallel.expert"]) == 0
+    _, *others = capsys.readouterr().out.splitlines()
+    assert others == ["  parallel.expert=2 is refused: parallel.expert=2: tiny_qwen3 has no experts; set it to 1"]
+    assert main(["plan", "--why", "optim.lr", *GSM8K]) == 0
+    _, *others = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("; ")[2] for line in others] == ["no phase needs more or less"] * 2
+
+
+def test_on_the_cpu_the_processes_themselves_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "parallel.data=2", "rollout.engines=2"]) == 0
+    assert "(processes 3.90, " in capsys.readouterr().out
+    assert main(["plan", "parallel.data=2", "rollout.engines=2", "cluster.memory_gb=4"]) == 1
 
 
 @pytest.mark.parametrize(

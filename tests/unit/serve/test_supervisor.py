@@ -77,6 +77,7 @@ def test_a_dead_server_is_noticed_and_restarted_on_its_port(supervisor: Supervis
     assert supervisor.dead() == ["router"]
     assert supervisor.restart("router") == url
     assert supervisor.dead() == []
+    assert "router_main.py" in supervisor.stacks()["router"]
 
 
 def test_a_frozen_server_is_noticed_by_its_silence_and_replaced(supervisor: Supervisor) -> None:

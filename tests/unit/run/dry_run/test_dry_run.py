@@ -179,8 +179,8 @@ def test_what_would_end_the_run_is_said_and_nothing_is_written(
         (["--slurm"], "error: --slurm and --kubernetes belong to --dry-run: python -m rlscale --dry-run --slurm ..."),
         (["--dry-run", "-m"], "error: --dry-run goes with neither --multirun nor --cfg: leave one of them out"),
         (
-            ["--dry-run", "--kubernetes="],
-            "error: --kubernetes=: name the image that has rlscale installed, --kubernetes=IMAGE",
+            ["--dry-run", "--kubernetes", "recipe=kernel_c"],
+            "error: --kubernetes=recipe=kernel_c: name the image that has rlscale installed, --kubernetes=IMAGE",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from rlscale.run.processes import actor_processes
+from rlscale.run.processes import actor_processes, stacks_of_actors, watched
 from rlscale.run.processes.actor_processes import Processes, stopped_of
 
 HERE, THERE = "this machine", "another"
@@ -61,13 +61,16 @@ class Answers:
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     made = Answers()
-    monkeypatch.setattr(actor_processes, "ray", made)
-    monkeypatch.setattr(actor_processes, "NodeAffinitySchedulingStrategy", lambda node, soft: None)
+    for module in (actor_processes, stacks_of_actors, watched):
+        monkeypatch.setattr(module, "ray", made)
+    monkeypatch.setattr(watched, "NodeAffinitySchedulingStrategy", lambda node, soft: None)
     return made
 
 
-def actor(identity: str, node: str, pid: int) -> Any:
-    return SimpleNamespace(whereabouts=SimpleNamespace(remote=lambda: (identity, node, pid)))
+def actor(identity: str, node: str, pid: int, servers: dict[str, str] | None = None) -> Any:
+    """`servers`: the stacks that it tells of those that it supervises."""
+    stacks = SimpleNamespace(remote=lambda: servers)
+    return SimpleNamespace(whereabouts=SimpleNamespace(remote=lambda: (identity, node, pid)), stacks=stacks)
 
 
 def test_only_a_stopped_process_counts(process: subprocess.Popen[bytes]) -> None:
@@ -120,12 +123,21 @@ def test_processes_that_were_ended_are_gone_when_they_are_forgotten_and_leave_th
 
 HANGS = """
 import threading
-from rlscale.run.processes.stacks import tell_stacks
+from rlscale.platform.stacks import tell_stacks
 tell_stacks()
 def waiting_for_a_peer():
     print("ready", flush=True)
     threading.Lock().acquire() and threading.Event().wait()
 waiting_for_a_peer()
+"""
+
+
+SCHEDULER = """Process 7: sglang::scheduler
+Python v3.11.7 (/usr/bin/python3.11)
+
+Thread 7 (active): "MainThread"
+    all_reduce (torch/distributed.py:12)
+    Scheduler.run_batch (scheduler.py:30)
 """
 
 
@@ -138,12 +150,18 @@ def test_what_a_process_does_that_hangs_is_written_down(answers: Answers, tmp_pa
                 time.sleep(0.02)
             processes = Processes(HERE)
             processes.add("rank 1", log, actor("a1", HERE, hung.pid))
+            launcher = actor("a2", THERE, 2**22 + 1, {"engine-0 sglang::scheduler": SCHEDULER})
+            processes.add("eval: the launcher of machine 1", tmp_path / "none", launcher, servers=True)
             told = processes.write_stacks(tmp_path / "hang")
             assert hung.poll() is None
         finally:
             hung.kill()
-    assert told == {"rank 1": "waiting_for_a_peer (<string>:7)"}
+    assert told == {
+        "rank 1": "waiting_for_a_peer (<string>:7)",
+        "eval: engine-0 sglang::scheduler": "all_reduce (distributed.py:12)",
+    }
     assert "in waiting_for_a_peer" in (tmp_path / "hang" / "rank-1.txt").read_text()
+    assert (tmp_path / "hang" / "eval-engine-0-sglangscheduler.txt").read_text() == SCHEDULER
 
 
 def test_the_frozen_are_ended_and_ray_expects_it(process: subprocess.Popen[bytes], answers: Answers) -> None:

@@ -68,6 +68,9 @@ class Records:
         self.skipped = 0.0
         self.shown: list[tuple[int, int]] = []
 
+    def generation(self, iteration: int, stats: Any) -> None:
+        """Nothing was counted."""
+
     def note(self, text: str) -> None: ...
 
     def span(self, name: str) -> AbstractContextManager[None]:
@@ -159,6 +162,34 @@ def test_the_steps_of_the_iterations_that_are_asked_for_are_profiled(tmp_path: P
     for _ in range(4):
         run.train(groups())
     assert trainer.profiles == [(tmp_path / "profile", 2, 1), (tmp_path / "profile", 3, 1)]
+
+
+class Profiled(NoEngines):
+    """Remembers of which iterations it was to record what engines do."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def begin_profile(self, folder: Path, iteration: int) -> None:
+        self.told.append((folder.name, iteration))
+
+    def end_profile(self) -> None:
+        self.told.append("end")
+
+
+@pytest.mark.parametrize(("algo", "told"), [("algo=grpo", [("profile", 2), "end"]), ("algo=sft", [])])
+def test_engines_record_from_where_they_go_on_until_the_groups_of_an_iteration_are_there(
+    algo: str, told: list[Any], tmp_path: Path
+) -> None:
+    given = ["eval.enabled=false", "run.iterations=3"]
+    run, _ = session(tmp_path, algo, *given, "profile.iterations=[2]")
+    source: Any = SimpleNamespace(resume=lambda _: None, collect=lambda _: groups(), stats=lambda: None)
+    run._group_source, run._engines = source, (engines := Profiled())
+    run._evaluations = SimpleNamespace(between=lambda: None, beside=dict, iteration_done=lambda: None)
+    for _ in range(3):
+        run.go_on()
+        run.train(run.collect())
+    assert engines.told == told
 
 
 def test_the_ranks_are_told_which_version_their_weights_are(tmp_path: Path) -> None:
@@ -279,11 +310,12 @@ def test_a_failed_sync_is_repeated_if_an_engine_is_seen_dead_a_moment_later(
         calls=SimpleNamespace(stopping=False), down=down, heal=lambda *_: healed.append(None)
     )
     engines.down_within = partial(Engines.down_within, engines)
+    engines.restarts_of = {"http://127.0.0.1:7": 1} if dies else {}
     none: Any = None
     rollout: Any = SimpleNamespace(redirect=None)
     side = RunningEngines(none, engines, rollout, sync, shares_devices=False)  # type: ignore[arg-type]  # a fake
     if dies:
-        assert side.update_weights(5) == {"sync_bytes": 1.0}
+        assert side.update_weights(5) == {"sync_bytes": 1.0, "engine_restarts/127.0.0.1:7": 1.0}
         assert (sent, len(healed)) == ([5, 5], 2)
     else:
         with pytest.raises(UserError, match="connection reset"):

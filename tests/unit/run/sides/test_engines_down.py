@@ -85,6 +85,7 @@ def test_the_router_is_mended_first_and_the_reason_is_passed_on(monkeypatch: pyt
     assert ("restart", ROUTER, "did not answer for 20 s") in fleet.asked
     assert fleet.notes[0] == "router did not answer for 20 s; restarting it"
     assert fleet.engines.restarts == 2
+    assert list(fleet.engines.restarts_of.values()) == [1]
 
 
 def test_an_engine_that_was_silent_because_of_another_one_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +170,7 @@ def test_engines_that_share_requests_are_started_again_together(monkeypatch: pyt
     assert fleet.given == [["http://engine-0", "http://engine-1"]]
     assert fleet.joined == [("http://engine-0", Role.prefill), ("http://engine-1", Role.decode)]
     assert fleet.engines.restarts == 1
+    assert fleet.engines.restarts_of == {"http://engine-0": 1, "http://engine-1": 1}
 
 
 def test_a_router_that_does_not_answer_either_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:

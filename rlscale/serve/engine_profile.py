@@ -1,0 +1,32 @@
+"""Traces of what an engine computes: SGLang's own torch profiler, which each of its ranks runs and writes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from rlscale.serve.http import CallError, call
+
+_TIMEOUT_S = 60.0
+
+
+def begin_profile(url: str, api_key: str | None, folder: Path, name: str, steps: int, *, gpu: bool) -> None:
+    """Record the next `steps` forward passes (prefill or decode) of the engine at `url`. CallError where it cannot.
+
+    With the last each rank writes `<name>-TP-<rank>.trace.json.gz` into `folder`, a path of the engine's machine.
+    """
+    body = {
+        "output_dir": str(folder),
+        "profile_id": name,
+        "num_steps": steps,
+        "activities": ["CPU", "GPU"] if gpu else ["CPU"],
+        "with_stack": False,  # of Python: tens of times as much to write
+        "record_shapes": False,
+    }
+    call(url, "/start_profile", api_key, body, timeout=_TIMEOUT_S)
+
+
+def end_profile(url: str, api_key: str | None) -> None:
+    """Write what was recorded, where fewer passes were made. Nothing where it is written already."""
+    with suppress(CallError):
+        call(url, "/stop_profile", api_key, {}, timeout=_TIMEOUT_S)
