@@ -21,10 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlscale.platform import fused_attention
+
 TILE = 64
 """Rows of a matrix product, where there are not enough of them filled up."""
 
-LARGER, SMALLER = (1024, 512, 256), 16
+LARGER, SMALLER = (1024, 512, 448, 256), 16
 """Rows of products that take less time, used for weights of which they give a row the bits that it has among 64."""
 
 OUTPUTS = 16
@@ -53,6 +55,9 @@ WORDS = 4096
 
 NOTHING = -1e30
 """The logit of a word that is left out, and the largest of no words: finite, so that it can be subtracted."""
+
+_FUSED_TOKENS = 800
+"""Of how many torch's own attention is asked: it takes up to 256 queries and 512 keys at a time."""
 
 SCORES = 1 << 20
 """Scores of attention at a time (4 MiB), where several sequences have more: caches hold them."""
@@ -123,16 +128,44 @@ def attention_is_independent(
 
     Values are as wide as keys where `value_size` is not given.
     """
-    tokens = SPAN + KEYS // 2
-    shapes = (heads, size), (key_heads, size), (key_heads, value_size or size)
-    query, key, value = (_numbers(2, n, tokens, width, dtype=dtype) for n, width in shapes)
-    last = torch.arange(tokens).expand(2, -1)
-    whole = attention(query, key, value, last, size**-0.5)
+    shapes = heads, key_heads, size, value_size or size
+    return _is_independent(attention, _whole_attention, shapes, dtype, SPAN + KEYS // 2)
+
+
+@functools.cache
+def torch_attends_alike(heads: int, key_heads: int, size: int, value_size: int, dtype: torch.dtype) -> bool:
+    """Whether torch's own attention in 16 bits (`fused_attention`) is independent in that way, on this machine.
+
+    In float32 it is not: what it sums up at once depends on the number of keys.
+    """
+    if dtype is not torch.bfloat16 or value_size > size:
+        return False
+    own, shapes = fused_attention, (heads, key_heads, size, value_size)
+    return _is_independent(own.attend, own.attend_whole, shapes, dtype, _FUSED_TOKENS)
+
+
+def _is_independent(
+    attend: Callable[..., Tensor],
+    attend_whole: Callable[..., Tensor],
+    shapes: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    tokens: int,
+) -> bool:
+    """Of two sequences of so many tokens: whole, shorter, some tokens of one, and single ones behind others."""
+    heads, key_heads, size, value_size = shapes
+    drawn = (heads, size), (key_heads, size), (key_heads, value_size)
+    query, key, value = (_numbers(2, n, tokens, width, dtype=dtype) for n, width in drawn)
+    last, scale = torch.arange(tokens).expand(2, -1), size**-0.5
+    together = attend(query, key, value, last, scale)
+    for end in (9, KEYS + 9, tokens // 2, tokens):
+        whole = attend_whole(*(x[:, :, :end] for x in (query, key, value)), scale)
+        if not torch.equal(whole, together[:, :, :end]):
+            return False
     ends = range(KEYS, tokens, KEYS)  # each number of keys that a product may have
     for first, end in ((0, 9), (KEYS + 9, KEYS + 10), (7, tokens), *((end - 1, end) for end in ends)):
         own, seen = (slice(1, 2), slice(None), slice(first, end)), (slice(1, 2), slice(None), slice(end))
-        alone = attention(query[own], key[seen], value[seen], last[1:2, first:end], size**-0.5)
-        if not torch.equal(alone, whole[own]):
+        alone = attend(query[own], key[seen], value[seen], last[1:2, first:end], scale)
+        if not torch.equal(alone, together[own]):
             return False
     return True
 
@@ -169,9 +202,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: fl
     """softmax(Q K^T scale) V over each query's own keys, the first `last` + 1 of its sequence; without gradient.
 
     Shapes: query [n, heads, q, d], key [n, key heads, k, d], value [n, key heads, k, e], last int64 [n, q] ->
-    [n, heads, q, e] in the query's type. Computed in float32; keys and values in float32, and as many as a multiple of
-    `KEYS`, are not copied.
+    [n, heads, q, e] in the query's type. Computed in float32, unless `torch_attends_alike`; keys and values in float32,
+    and as many as a multiple of `KEYS`, are not copied.
     """
+    if _torchs(query, key, value):
+        return fused_attention.attend(query, key, value, last, scale)
     n, heads, queries, size = query.shape
     keys, values = _filled(key), _filled(value)
     grouped = (query.float() * scale).view(n, key.shape[1], -1, queries, size)
@@ -185,6 +220,17 @@ def attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: fl
             seen = keys[own, :, :used], values[own, :, :used], last[own, some]
             attended[own, :, :, some] = _attended(grouped[own, :, :, some], *seen)
     return attended.view(n, heads, queries, -1)
+
+
+def _whole_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """The same of whole sequences."""
+    if _torchs(query, key, value):
+        return fused_attention.attend_whole(query, key, value, scale)
+    return attention(query, key, value, torch.arange(query.shape[2]).expand(query.shape[0], -1), scale)
+
+
+def _torchs(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    return torch_attends_alike(query.shape[1], key.shape[1], query.shape[-1], value.shape[-1], query.dtype)
 
 
 def _attended(query: Tensor, keys: Tensor, values: Tensor, last: Tensor) -> Tensor:
@@ -220,8 +266,7 @@ class _CausalAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.scale = scale
-        last = torch.arange(query.shape[2]).expand(query.shape[0], -1)
-        return attention(query, key, value, last, scale)
+        return _whole_attention(query, key, value, scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
