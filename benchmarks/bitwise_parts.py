@@ -39,7 +39,7 @@ def main() -> None:
         for name in sys.argv[1:] or ("float32", "bfloat16"):
             for part, (plain, bitwise) in parts(DType[name]).items():
                 took = milliseconds(plain, bitwise)
-                print(f"| {part} | {name} | {took[0]:.1f} | {took[1]:.1f} ({took[1] / took[0]:.1f} ×) |", flush=True)
+                print(f"| {part} | {name} | {took[0]:.1f} | {took[1]:.1f} ({took[1] / took[0]:.1f} x) |", flush=True)
 
 
 def parts(dtype: DType) -> dict[str, Pair]:

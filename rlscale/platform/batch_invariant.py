@@ -13,7 +13,6 @@ Norm, rotary positions and gated activation (`elementwise`) sum within a token o
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlscale.platform import fused_attention
+from rlscale.platform.cancelling_numbers import factors, terms
 
 TILE = 64
 """Rows of a matrix product, where there are not enough of them filled up."""
@@ -70,13 +70,23 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """x W^T: [n, in], [out, in] -> [n, out], without gradient."""
     rows, outputs = len(x), len(weight)
     weight = F.pad(weight, (0, 0, 0, OUTPUTS - outputs)) if outputs < OUTPUTS else _aligned(weight)
-    x, turned, result = _aligned(x), weight.t(), x.new_empty(rows, len(weight))
-    for start, end, size in _tiles(rows, lambda size: tile_agrees(size, *weight.shape, x.dtype)):
+    x, turned = _aligned(x), weight.t()
+    tiles = list(_tiles(rows, lambda size: tile_agrees(size, *weight.shape, x.dtype)))
+    if len(tiles) == 1:  # as in most steps of an engine
+        return _of_tile(x, turned, tiles[0][2])[:, :outputs]
+    result = x.new_empty(rows, len(weight))
+    for start, end, size in tiles:
         if end - start == size:
             torch.mm(x[start:end], turned, out=result[start:end])
         else:
-            result[start:end] = torch.mm(F.pad(x[start:end], (0, 0, 0, size - end + start)), turned)[: end - start]
+            result[start:end] = _of_tile(x[start:end], turned, size)
     return result[:, :outputs]
+
+
+def _of_tile(x: Tensor, turned: Tensor, size: int) -> Tensor:
+    """The product of at most `size` rows as of so many."""
+    rows = len(x)
+    return torch.mm(x, turned) if rows == size else torch.mm(F.pad(x, (0, 0, 0, size - rows)), turned)[:rows]
 
 
 def _tiles(rows: int, agrees: Callable[[int], bool]) -> Iterator[tuple[int, int, int]]:
@@ -99,9 +109,8 @@ def tile_agrees(size: int, outputs: int, inputs: int, dtype: torch.dtype) -> boo
     """
     if outputs < OUTPUTS:
         return False
-    numbers = _numbers(max(outputs, size), inputs, dtype=dtype)
-    x, turned = numbers[:size], numbers[:outputs].t()
-    filled = F.pad(x, (0, 0, 0, -size % TILE))
+    x, weight = factors((size,), (outputs,), inputs, dtype)
+    filled, turned = F.pad(x, (0, 0, 0, -size % TILE)), weight.t()
     return torch.equal(torch.mm(x, turned), torch.cat([torch.mm(some, turned) for some in filled.split(TILE)])[:size])
 
 
@@ -115,8 +124,7 @@ def _aligned(x: Tensor) -> Tensor:
 
 def rows_are_independent(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
     """Whether a product with a weight of that shape gives rows the same bits in another order, and one by itself."""
-    numbers = _numbers(max(outputs, 3 * TILE // 2), inputs, dtype=dtype)
-    x, weight = numbers[: 3 * TILE // 2], numbers[:outputs]
+    x, weight = factors((3 * TILE // 2,), (outputs,), inputs, dtype)
     whole = product(x, weight)
     return torch.equal(product(x.flip(0), weight).flip(0), whole) and torch.equal(product(x[7:8], weight), whole[7:8])
 
@@ -153,26 +161,25 @@ def _is_independent(
 ) -> bool:
     """Of two sequences of so many tokens: whole, shorter, some tokens of one, and single ones behind others."""
     heads, key_heads, size, value_size = shapes
-    drawn = (heads, size), (key_heads, size), (key_heads, value_size)
-    query, key, value = (_numbers(2, n, tokens, width, dtype=dtype) for n, width in drawn)
-    last, scale = torch.arange(tokens).expand(2, -1), size**-0.5
-    together = attend(query, key, value, last, scale)
-    for end in (9, KEYS + 9, tokens // 2, tokens):
-        whole = attend_whole(*(x[:, :, :end] for x in (query, key, value)), scale)
-        if not torch.equal(whole, together[:, :, :end]):
-            return False
-    ends = range(KEYS, tokens, KEYS)  # each number of keys that a product may have
-    for first, end in ((0, 9), (KEYS + 9, KEYS + 10), (7, tokens), *((end - 1, end) for end in ends)):
-        own, seen = (slice(1, 2), slice(None), slice(first, end)), (slice(1, 2), slice(None), slice(end))
-        alone = attend(query[own], key[seen], value[seen], last[1:2, first:end], scale)
-        if not torch.equal(alone, together[own]):
-            return False
+    query, key = factors((2, heads, tokens), (2, key_heads, tokens), size, dtype)
+    value, last = terms((2, key_heads), tokens, KEYS, value_size, dtype), torch.arange(tokens).expand(2, -1)
+    for scale in (2.0**20, 2.0**-60):  # what is rounded in a score decides; only what is rounded in sums of values is seen
+        together = attend(query, key, value, last, scale)
+        for end in (9, KEYS + 9, tokens // 2, tokens):
+            whole = attend_whole(*(x[:, :, :end] for x in (query, key, value)), scale)
+            if not torch.equal(whole, together[:, :, :end]):
+                return False
+        ends = range(KEYS, tokens, KEYS)  # each number of keys that a product may have
+        for first, end in ((0, 9), (0, 33), (KEYS + 9, KEYS + 10), (7, tokens), *((end - 1, end) for end in ends)):
+            own, seen = (slice(1, 2), slice(None), slice(first, end)), (slice(1, 2), slice(None), slice(end))
+            alone = attend(query[own], key[seen], value[seen], last[1:2, first:end], scale)
+            if not torch.equal(alone, together[own]):
+                return False
     return True
 
 
-def _numbers(*shape: int, dtype: torch.dtype) -> Tensor:
-    """Some between -1 and 1, always the same, without a draw from torch's generator."""
-    return torch.linspace(-1, 1, math.prod(shape)).mul_(1000).sin_().view(shape).to(dtype)
+def _product_of_rows(x: Tensor, weight: Tensor) -> Tensor:
+    return product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
 
 
 class _Linear(torch.autograd.Function):
@@ -181,7 +188,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
+        return _product_of_rows(x, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -194,7 +201,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b: [..., in], [out, in], [out] -> [..., out]."""
-    result: Tensor = _Linear.apply(x, weight)
+    result: Tensor = _Linear.apply(x, weight) if torch.is_grad_enabled() else _product_of_rows(x, weight)
     return result if bias is None else result + bias
 
 

@@ -1,8 +1,9 @@
 """Torch's own attention, called in such a way that in 16 bits a query's result does not depend on what is beside it.
 
-Its kernel for the CPU takes blocks of queries and of keys, sums in float32 and rounds once. Of one query it takes other
-products than of several, and of numbers of keys that are no multiple of 32 other sums. So neither is asked of it. That
-nothing else matters is promised nowhere: `batch_invariant.torch_attends_alike` asks the machine.
+Its kernel for the CPU takes blocks of queries and of keys, sums in float32 and rounds once. Of a block of one query it
+takes other products than of several, and of numbers of keys that are no multiple of 32 other sums. So neither is asked
+of it: queries are an even number. That nothing else matters is promised nowhere: `batch_invariant.torch_attends_alike`
+asks the machine.
 """
 
 from __future__ import annotations
@@ -21,16 +22,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: float
     Shapes: query [n, heads, q, d], key [n, key heads, k, d], value [n, key heads, k, e], e at most d, last int64
     [n, q] -> [n, heads, q, e].
     """
-    heads, queries = query.shape[1:3]
-    key, values = _filled(key), _filled(_as_wide(value, key))
+    queries, key, values = query.shape[2], _filled(key), _filled(_as_wide(value, key))
     if queries == 1:  # those that share keys are the rows of one product
         query = query.unflatten(1, (key.shape[1], -1)).squeeze(3)
-        query = query.expand(-1, -1, 2, -1) if query.shape[2] == 1 else query
+    rows = query.shape[2]
+    if rows % 2:
+        query, last = F.pad(query, (0, 0, 0, 1)), F.pad(last, (0, queries > 1))
     mask = (torch.arange(key.shape[2]) <= last[..., None])[:, None]
-    attended = _torchs(query, key, values, scale, mask)
-    if queries == 1:
-        attended = attended[:, :, : heads // key.shape[1]].flatten(1, 2)[:, :, None]
-    return attended[..., : value.shape[-1]]
+    attended = _torchs(query, key, values, scale, mask)[:, :, :rows, : value.shape[-1]]
+    return attended.flatten(1, 2)[:, :, None] if queries == 1 else attended
 
 
 def attend_whole(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
