@@ -15,7 +15,7 @@ _TOGETHER = 32
 def why_not_bitwise(family: Family, config: Mapping[str, Any]) -> str | None:
     """Why trainer and engine cannot compute a model of this completed config alike; None where they can."""
     if family.delta_net:
-        return "a gated delta net is summed in chunks by the trainer and token by token by an engine"
+        return "a gated delta net is summed in chunks by the trainer, and token by token by an engine that generates"
     options = family.transformer_options(config)
     experts = experts_of(config)
     sizes = {f"{experts} experts": experts if options.get("moe_router_score_function") == "sigmoid" else 0}

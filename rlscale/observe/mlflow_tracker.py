@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -96,15 +94,13 @@ class MlflowTracker:
         name = visible(run.settings.project)
         known = self._client.get_experiment_by_name(name)
         experiment = known.experiment_id if known is not None else self._client.create_experiment(name)
-        # Not by its name, which may have characters that a search cannot quote.
-        folder = hashlib.sha256(os.fsencode(run.folder.resolve())).hexdigest()[:16]
-        found = self._client.search_runs([experiment], f"tags.`{_FOLDER_TAG}` = '{folder}'")
+        found = self._client.search_runs([experiment], f"tags.`{_FOLDER_TAG}` = '{run.id}'")
         earlier = found[0].info.run_id if found and run.resumed is not None else None
         history = self._history(earlier)
         if earlier is not None and all(metric.step <= (run.resumed or 0) for metric in history):
             self._client.update_run(earlier, status="RUNNING")
             return earlier
-        made = self._client.create_run(experiment, tags={_FOLDER_TAG: folder}, run_name=visible(run.name)).info.run_id
+        made = self._client.create_run(experiment, tags={_FOLDER_TAG: run.id}, run_name=visible(run.name)).info.run_id
         self._log_settings(made, run.config)
         self._log(made, [metric for metric in history if metric.step <= (run.resumed or 0)])
         if earlier is not None:

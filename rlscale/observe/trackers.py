@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import logging
 import math
 import os
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,11 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.tracker_config import TrackerConfig
 from rlscale.data.protocol_methods import check_built
 from rlscale.data.target import instantiate, resolve_target
+from rlscale.observe.atomic import write_text
 from rlscale.observe.formatting import visible
+
+IDENTITY = "tracker_id"
+"""The file of a run's folder by which services know it again."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,17 @@ class TrackedRun:
     def name(self) -> str:
         """The run's name in a tracker."""
         return self.settings.name or f"{self.folder.parent.name}-{self.folder.name}"
+
+    @property
+    def id(self) -> str:
+        """By which a service knows the run: drawn once and kept in its folder, also where that is moved or continued.
+
+        Not its path, which another machine may have, too. OSError when the disk refuses.
+        """
+        kept = self.folder / IDENTITY
+        if not kept.is_file():
+            write_text(kept, f"{secrets.token_hex(8)}\n")
+        return kept.read_text(encoding="utf-8").strip()
 
 
 class Tracker(Protocol):
@@ -168,8 +183,7 @@ class WandbTracker:
                 self._run = wandb.init(
                     project=visible(config.project),
                     name=visible(run.name),
-                    # The same folder is the same run, also after it was continued.
-                    id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+                    id=run.id,
                     resume="allow",
                     dir=folder,
                     mode="offline" if config.offline else "online",

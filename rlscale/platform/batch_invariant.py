@@ -13,7 +13,6 @@ Norm, rotary positions and gated activation (`elementwise`) sum within a token o
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,10 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlscale.platform import fused_attention
+from rlscale.platform.cancelling_numbers import factors, terms
+
 TILE = 64
 """Rows of a matrix product, where there are not enough of them filled up."""
 
-LARGER, SMALLER = (1024, 512, 256), 16
+LARGER, SMALLER = (1024, 512, 448, 256), 16
 """Rows of products that take less time, used for weights of which they give a row the bits that it has among 64."""
 
 OUTPUTS = 16
@@ -54,6 +56,9 @@ WORDS = 4096
 NOTHING = -1e30
 """The logit of a word that is left out, and the largest of no words: finite, so that it can be subtracted."""
 
+_FUSED_TOKENS = 800
+"""Of how many torch's own attention is asked: it takes up to 256 queries and 512 keys at a time."""
+
 SCORES = 1 << 20
 """Scores of attention at a time (4 MiB), where several sequences have more: caches hold them."""
 
@@ -65,13 +70,23 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """x W^T: [n, in], [out, in] -> [n, out], without gradient."""
     rows, outputs = len(x), len(weight)
     weight = F.pad(weight, (0, 0, 0, OUTPUTS - outputs)) if outputs < OUTPUTS else _aligned(weight)
-    x, turned, result = _aligned(x), weight.t(), x.new_empty(rows, len(weight))
-    for start, end, size in _tiles(rows, lambda size: tile_agrees(size, *weight.shape, x.dtype)):
+    x, turned = _aligned(x), weight.t()
+    tiles = list(_tiles(rows, lambda size: tile_agrees(size, *weight.shape, x.dtype)))
+    if len(tiles) == 1:  # as in most steps of an engine
+        return _of_tile(x, turned, tiles[0][2])[:, :outputs]
+    result = x.new_empty(rows, len(weight))
+    for start, end, size in tiles:
         if end - start == size:
             torch.mm(x[start:end], turned, out=result[start:end])
         else:
-            result[start:end] = torch.mm(F.pad(x[start:end], (0, 0, 0, size - end + start)), turned)[: end - start]
+            result[start:end] = _of_tile(x[start:end], turned, size)
     return result[:, :outputs]
+
+
+def _of_tile(x: Tensor, turned: Tensor, size: int) -> Tensor:
+    """The product of at most `size` rows as of so many."""
+    rows = len(x)
+    return torch.mm(x, turned) if rows == size else torch.mm(F.pad(x, (0, 0, 0, size - rows)), turned)[:rows]
 
 
 def _tiles(rows: int, agrees: Callable[[int], bool]) -> Iterator[tuple[int, int, int]]:
@@ -94,9 +109,8 @@ def tile_agrees(size: int, outputs: int, inputs: int, dtype: torch.dtype) -> boo
     """
     if outputs < OUTPUTS:
         return False
-    numbers = _numbers(max(outputs, size), inputs, dtype=dtype)
-    x, turned = numbers[:size], numbers[:outputs].t()
-    filled = F.pad(x, (0, 0, 0, -size % TILE))
+    x, weight = factors((size,), (outputs,), inputs, dtype)
+    filled, turned = F.pad(x, (0, 0, 0, -size % TILE)), weight.t()
     return torch.equal(torch.mm(x, turned), torch.cat([torch.mm(some, turned) for some in filled.split(TILE)])[:size])
 
 
@@ -110,8 +124,7 @@ def _aligned(x: Tensor) -> Tensor:
 
 def rows_are_independent(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
     """Whether a product with a weight of that shape gives rows the same bits in another order, and one by itself."""
-    numbers = _numbers(max(outputs, 3 * TILE // 2), inputs, dtype=dtype)
-    x, weight = numbers[: 3 * TILE // 2], numbers[:outputs]
+    x, weight = factors((3 * TILE // 2,), (outputs,), inputs, dtype)
     whole = product(x, weight)
     return torch.equal(product(x.flip(0), weight).flip(0), whole) and torch.equal(product(x[7:8], weight), whole[7:8])
 
@@ -123,23 +136,50 @@ def attention_is_independent(
 
     Values are as wide as keys where `value_size` is not given.
     """
-    tokens = SPAN + KEYS // 2
-    shapes = (heads, size), (key_heads, size), (key_heads, value_size or size)
-    query, key, value = (_numbers(2, n, tokens, width, dtype=dtype) for n, width in shapes)
-    last = torch.arange(tokens).expand(2, -1)
-    whole = attention(query, key, value, last, size**-0.5)
-    ends = range(KEYS, tokens, KEYS)  # each number of keys that a product may have
-    for first, end in ((0, 9), (KEYS + 9, KEYS + 10), (7, tokens), *((end - 1, end) for end in ends)):
-        own, seen = (slice(1, 2), slice(None), slice(first, end)), (slice(1, 2), slice(None), slice(end))
-        alone = attention(query[own], key[seen], value[seen], last[1:2, first:end], size**-0.5)
-        if not torch.equal(alone, whole[own]):
-            return False
+    shapes = heads, key_heads, size, value_size or size
+    return _is_independent(attention, _whole_attention, shapes, dtype, SPAN + KEYS // 2)
+
+
+@functools.cache
+def torch_attends_alike(heads: int, key_heads: int, size: int, value_size: int, dtype: torch.dtype) -> bool:
+    """Whether torch's own attention in 16 bits (`fused_attention`) is independent in that way, on this machine.
+
+    In float32 it is not: what it sums up at once depends on the number of keys.
+    """
+    if dtype is not torch.bfloat16 or value_size > size:
+        return False
+    own, shapes = fused_attention, (heads, key_heads, size, value_size)
+    return _is_independent(own.attend, own.attend_whole, shapes, dtype, _FUSED_TOKENS)
+
+
+def _is_independent(
+    attend: Callable[..., Tensor],
+    attend_whole: Callable[..., Tensor],
+    shapes: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    tokens: int,
+) -> bool:
+    """Of two sequences of so many tokens: whole, shorter, some tokens of one, and single ones behind others."""
+    heads, key_heads, size, value_size = shapes
+    query, key = factors((2, heads, tokens), (2, key_heads, tokens), size, dtype)
+    value, last = terms((2, key_heads), tokens, KEYS, value_size, dtype), torch.arange(tokens).expand(2, -1)
+    for scale in (2.0**20, 2.0**-60):  # what is rounded in a score decides; only what is rounded in sums of values is seen
+        together = attend(query, key, value, last, scale)
+        for end in (9, KEYS + 9, tokens // 2, tokens):
+            whole = attend_whole(*(x[:, :, :end] for x in (query, key, value)), scale)
+            if not torch.equal(whole, together[:, :, :end]):
+                return False
+        ends = range(KEYS, tokens, KEYS)  # each number of keys that a product may have
+        for first, end in ((0, 9), (0, 33), (KEYS + 9, KEYS + 10), (7, tokens), *((end - 1, end) for end in ends)):
+            own, seen = (slice(1, 2), slice(None), slice(first, end)), (slice(1, 2), slice(None), slice(end))
+            alone = attend(query[own], key[seen], value[seen], last[1:2, first:end], scale)
+            if not torch.equal(alone, together[own]):
+                return False
     return True
 
 
-def _numbers(*shape: int, dtype: torch.dtype) -> Tensor:
-    """Some between -1 and 1, always the same, without a draw from torch's generator."""
-    return torch.linspace(-1, 1, math.prod(shape)).mul_(1000).sin_().view(shape).to(dtype)
+def _product_of_rows(x: Tensor, weight: Tensor) -> Tensor:
+    return product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
 
 
 class _Linear(torch.autograd.Function):
@@ -148,7 +188,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
+        return _product_of_rows(x, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -161,7 +201,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b: [..., in], [out, in], [out] -> [..., out]."""
-    result: Tensor = _Linear.apply(x, weight)
+    result: Tensor = _Linear.apply(x, weight) if torch.is_grad_enabled() else _product_of_rows(x, weight)
     return result if bias is None else result + bias
 
 
@@ -169,9 +209,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: fl
     """softmax(Q K^T scale) V over each query's own keys, the first `last` + 1 of its sequence; without gradient.
 
     Shapes: query [n, heads, q, d], key [n, key heads, k, d], value [n, key heads, k, e], last int64 [n, q] ->
-    [n, heads, q, e] in the query's type. Computed in float32; keys and values in float32, and as many as a multiple of
-    `KEYS`, are not copied.
+    [n, heads, q, e] in the query's type. Computed in float32, unless `torch_attends_alike`; keys and values in float32,
+    and as many as a multiple of `KEYS`, are not copied.
     """
+    if _torchs(query, key, value):
+        return fused_attention.attend(query, key, value, last, scale)
     n, heads, queries, size = query.shape
     keys, values = _filled(key), _filled(value)
     grouped = (query.float() * scale).view(n, key.shape[1], -1, queries, size)
@@ -185,6 +227,17 @@ def attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: fl
             seen = keys[own, :, :used], values[own, :, :used], last[own, some]
             attended[own, :, :, some] = _attended(grouped[own, :, :, some], *seen)
     return attended.view(n, heads, queries, -1)
+
+
+def _whole_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """The same of whole sequences."""
+    if _torchs(query, key, value):
+        return fused_attention.attend_whole(query, key, value, scale)
+    return attention(query, key, value, torch.arange(query.shape[2]).expand(query.shape[0], -1), scale)
+
+
+def _torchs(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    return torch_attends_alike(query.shape[1], key.shape[1], query.shape[-1], value.shape[-1], query.dtype)
 
 
 def _attended(query: Tensor, keys: Tensor, values: Tensor, last: Tensor) -> Tensor:
@@ -220,8 +273,7 @@ class _CausalAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.scale = scale
-        last = torch.arange(query.shape[2]).expand(query.shape[0], -1)
-        return attention(query, key, value, last, scale)
+        return _whole_attention(query, key, value, scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

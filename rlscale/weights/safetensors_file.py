@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rlscale.config.errors import UserError
 from rlscale.platform.weight_checksums import checksum
 
 NAMES = {
@@ -52,7 +53,12 @@ class SafetensorsFile:
         return self._room >= len(name) + _ENTRY
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Append a tensor of any device. KeyError for a type that no model here has."""
+        """Append a tensor of any device. UserError for a type that no model here has."""
+        if tensor.dtype not in NAMES:
+            raise UserError(
+                f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, which is not written here; convert it "
+                f"in the model's folder to {', '.join(NAMES.values())}"
+            )
         end = self.nbytes + tensor.nbytes
         offsets = [self.nbytes, end]
         self._header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}

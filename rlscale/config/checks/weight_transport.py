@@ -84,7 +84,10 @@ def engines_take_turns(context: CheckContext) -> Iterator[str]:
     if not context.needs.engines or context.supervised or config.run.generate_only:
         yield f"weights.max_engines_at_once={most} is never read: no engine generates during a sync; {away}"
     elif config.rollout.engine_urls:
-        yield f"{begin} engines of rollout.engine_urls cannot empty their cache while they are paused; {away}"
+        yield (
+            f"{begin} engines of rollout.engine_urls that rlscale did not start keep keys and values of old weights "
+            f"while they are paused, and it has not been tried with those that it did; {away}"
+        )
     elif config.rollout.engine_groups:
         yield f"{begin} engines of rollout.engine_groups have not been tried with it; {away}"
     elif not config.syncs_in_waves:
@@ -114,6 +117,8 @@ def tensors_can_be_compared(context: CheckContext) -> Iterator[str]:
     if not (every := config.weights.verify_tensors):
         return
     begin = f"weights.verify_tensors={every}:"
+    if config.run.generate_only:
+        yield f"{begin} no engine of run.generate_only=true is given weights; set it to 0"
     if config.rollout.weights is not WeightForm.as_trained:
         yield f"{begin} engines of rollout.weights={config.rollout.weights.value} hold codes; set it to 0"
     if config.trainer.mtp is Mtp.trained:

@@ -54,7 +54,7 @@ class WeightsConfig(Section):
     max_logprob_diff: float | None = bounded(None, above=0, limit=LOGPROBS, scope=Scope.execution, unread=[_NO_SAMPLES])
     """Largest mean |trainer - engine| log-prob of an iteration, over tokens of its own version; null: no bound."""
     timeout_s: float = bounded(300.0, above=0, limit=YEAR, scope=Scope.execution)
-    """Seconds that one sync may take."""
+    """Seconds an engine may take for a call of a sync: a bucket or folder of weights; the whole sync twice as many."""
 
     def bucket_bytes(self, device: Device) -> int:
         """Bytes of parameters sent at a time from ranks on devices of this kind."""

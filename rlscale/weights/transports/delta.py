@@ -114,7 +114,7 @@ class DeltaTransport:
     def _add(self, name: str, tensor: torch.Tensor) -> None:
         new = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         old, entry = self._snapshot.get(name), self._start.get(name)
-        if old is None or entry is None or (entry.dtype, entry.shape) != (NAMES[tensor.dtype], tuple(tensor.shape)):
+        if old is None or entry is None or (entry.dtype, entry.shape) != (NAMES.get(tensor.dtype), tuple(tensor.shape)):
             raise DeltaError(
                 f"{name} is {'not there' if old is None else 'of another type or shape'} in {self._model}, which the "
                 "engines started from; choose weights/transport=disk"

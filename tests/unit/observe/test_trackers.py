@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,8 +79,21 @@ def test_weights_and_biases_offline_writes_below_the_runs_folder_beside_tensorbo
     assert content.count(b"eval/pass@1") >= 1, "a step that goes back is dropped"
     assert b"eval/iteration" in content
     assert b"loss" in content
+    assert record.name == f"run-{(tmp_path / 'tracker_id').read_text().strip()}.wandb"
     assert not (tmp_path / "home").exists()
     assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 1.0), (2, 0.5)], "eval/pass@1": [(1, 0.25)]}
+
+
+def test_a_run_is_known_by_what_its_folder_holds_and_not_by_its_path(tmp_path: Path) -> None:
+    """Two machines have the same path, and a folder is moved before its run goes on."""
+    path = tmp_path / "arithmetic" / "run"
+    path.mkdir(parents=True)
+    first = TrackedRun(path, TrackerConfig()).id
+    assert TrackedRun(path, TrackerConfig(), resumed=3).id == first
+    moved = path.rename(tmp_path / os.fsdecode(b"moved-\xff"))  # a name that is no UTF-8
+    path.mkdir()
+    assert TrackedRun(moved, TrackerConfig(), resumed=3).id == first
+    assert TrackedRun(path, TrackerConfig()).id != first
 
 
 @pytest.mark.parametrize("kind", [TensorBoardTracker, WandbTracker])

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlscale.platform import batch_invariant as invariant
+from rlscale.platform.cancelling_numbers import factors
 from rlscale.platform.elementwise import rms_norm, rotate, swiglu
 
 TYPES = [torch.float32, torch.bfloat16]
@@ -28,6 +29,16 @@ def test_a_row_of_a_product_has_the_same_bits_in_every_batch(dtype: torch.dtype,
         assert torch.equal(invariant.linear(x[first : first + rows], weight), whole[first : first + rows])
     shuffled = torch.randperm(1400, generator=torch.Generator().manual_seed(2))
     assert torch.equal(invariant.linear(x[shuffled], weight), whole[shuffled])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("inputs", "outputs"), [(512, 512), (1536, 512)])
+def test_so_has_a_row_whose_sum_is_nothing_but_rounding(dtype: torch.dtype, inputs: int, outputs: int) -> None:
+    """Of ordinary numbers 16 bits show another order in one sum of ten thousand."""
+    x, weight = factors((1100,), (outputs,), inputs, dtype)
+    whole = torch.cat([invariant.linear(some, weight) for some in x.split(64)])
+    for rows in (1, 16, 100, 256, 450, 512, 700, 1100):
+        assert torch.equal(invariant.linear(x[:rows], weight), whole[:rows]), rows
 
 
 @pytest.mark.parametrize("able", [(), (16, 256), (16, 256, 512, 1024)])

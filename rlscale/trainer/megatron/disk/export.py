@@ -50,7 +50,8 @@ def export_folder(
     No more than a bucket of weights is held. What was there before stays until `put_in_place` takes it away.
     config.json names the type of the weights that were written, and has the `changes`. `kept`: what is written besides
     the source's tensors, by rank 0. `adapter`: written into a subfolder of that name.
-    On every rank OSError when the disk refuses, UserError for a tensor of `kept` that is not what was written.
+    On every rank OSError when the disk refuses, UserError for a tensor of `kept` that is not what was written or
+    has a type that is not written here.
     """
     target = Path(target)
     failure: list[OSError | UserError | None] = [None]

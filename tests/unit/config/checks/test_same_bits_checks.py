@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from rlscale.families.config_file import complete
 from tests.unit.families.folders import TINY
 
 Problems = Callable[..., list[str]]
+
+ROOT = Path(__file__).parents[4]
 
 ASKED = "run.bitwise=true"
 
@@ -63,8 +66,26 @@ def test_all_families_can_but_those_with_gated_delta_nets() -> None:
         name: why_not_bitwise(FAMILIES[name], complete({**TINY[name], **WIDE.get(name, {})})) for name in FAMILIES
     }
     assert {name: reason for name, reason in reasons.items() if reason} == {
-        "qwen3_next": "a gated delta net is summed in chunks by the trainer and token by token by an engine"
+        "qwen3_next": "a gated delta net is summed in chunks by the trainer, and token by token by an engine that generates"
     }
+
+
+def test_the_page_says_of_every_shipped_model_what_the_check_says() -> None:
+    page = (ROOT / "docs" / "mismatch.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `") and line.count("|") == 4]
+    said = {
+        (family.strip("`"), model): verdict
+        for family, models, verdict in rows
+        if family.strip("`") in FAMILIES
+        for model in re.findall("`([^`]+)`", models)
+    }
+    found = {}
+    for file in (ROOT / "conf" / "model").glob("*.json"):
+        config = complete(json.loads(file.read_text(encoding="utf-8")))
+        family = str(config["model_type"])
+        reason = why_not_bitwise(FAMILIES[family], config)
+        found[family, file.stem] = "yes" if reason is None else f"no: {reason}"
+    assert said == found
 
 
 @pytest.mark.parametrize(

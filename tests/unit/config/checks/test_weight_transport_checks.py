@@ -47,13 +47,18 @@ APART = "cluster.placement=disaggregated"
             "weights.verify_tensors=2: engines of weights.lora=adapter are sent no whole tensor; set it to 0",
         ),
         (
+            ["weights.verify_tensors=2", "run.generate_only=true", "rollout.store=all"],
+            "weights.verify_tensors=2: no engine of run.generate_only=true is given weights; set it to 0",
+        ),
+        (
             list(TURNS[1:]),
             "a broadcast goes to all engines at once; choose weights/transport=shared",
         ),
         ([*TURNS, "rollout.engines=2"], "there are no more than rollout.engines=2; leave it out"),
         (
             [TURNS[0], TURNS[1], *TURNS[3:], "rollout.engine_urls=['http://127.0.0.1:1']"],
-            "engines of rollout.engine_urls cannot empty their cache while they are paused; leave it out",
+            "engines of rollout.engine_urls that rlscale did not start keep keys and values of old weights while they are "
+            "paused, and it has not been tried with those that it did; leave it out",
         ),
         (
             [TURNS[0], TURNS[1], *TURNS[3:], "rollout.engine_groups.all.engines=4"],

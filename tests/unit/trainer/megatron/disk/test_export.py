@@ -181,13 +181,30 @@ def test_a_full_disk_is_an_error_that_leaves_what_was_there(model: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "model"]
 
 
-def test_a_kept_tensor_that_cannot_be_read_is_told_to_every_rank_and_nothing_is_left(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kept() -> Iterator[tuple[str, Tensor]]:
-        yield "mtp.norm.weight", torch.ones(16)
-        raise UserError("mtp.proj.weight is not what was written")
+def kept_that_cannot_be_read() -> Iterator[tuple[str, Tensor]]:
+    yield "mtp.norm.weight", torch.ones(16)
+    raise UserError("mtp.proj.weight is not what was written")
 
+
+def kept_of_a_type_without_a_name() -> Iterator[tuple[str, Tensor]]:
+    yield "mtp.norm.weight", torch.ones(16)
+    yield "mtp.proj.weight", torch.ones(2, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (kept_that_cannot_be_read, r"mtp\.proj\.weight is not what was written"),
+        (kept_of_a_type_without_a_name, r"mtp\.proj\.weight is of type int64, .* F32, BF16, F16"),
+    ],
+)
+def test_a_kept_tensor_that_cannot_be_read_or_written_is_told_to_every_rank_and_nothing_is_left(
+    kept: Callable[[], Iterator[tuple[str, Tensor]]],
+    message: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told: list[object] = []
     broadcast = dist.broadcast_object_list
 
@@ -196,7 +213,7 @@ def test_a_kept_tensor_that_cannot_be_read_is_told_to_every_rank_and_nothing_is_
         broadcast(values, src)
 
     monkeypatch.setattr(dist, "broadcast_object_list", telling)
-    with pytest.raises(UserError, match=r"mtp\.proj\.weight is not what was written"):
+    with pytest.raises(UserError, match=message):
         export.export_folder(Source(WEIGHTS), Companions(str(model), str(model)), tmp_path / "hf", kept=kept())
     assert [type(error) for error in told] == [UserError], "the other ranks would wait for this one"
     assert names(tmp_path) == ["model"]
