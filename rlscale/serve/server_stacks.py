@@ -9,7 +9,7 @@ import psutil
 from rlscale.platform.spied_stacks import spied_families
 from rlscale.platform.stacks import Listening, ask
 from rlscale.serve.process import ServerProcess
-from rlscale.serve.pulse import family_of
+from rlscale.serve.pulse import families_of
 
 
 def stacks_of_servers(servers: Mapping[str, ServerProcess]) -> dict[str, str]:
@@ -18,10 +18,10 @@ def stacks_of_servers(servers: Mapping[str, ServerProcess]) -> dict[str, str]:
     Read from outside; where that may not be, each that has promised to (`tell_stacks`) writes them to its server's log.
     """
     pids = {name: server.pid for name, server in servers.items() if server.pid is not None}
-    read = spied_families(list(pids.values()))
+    read, families = spied_families(list(pids.values())), families_of(list(pids.values()))
     found = {}
     for name, server in servers.items():
-        for pid in family_of(pids[name]) if name in pids else []:
+        for pid in families[pids[name]] if name in pids else []:
             stacks = read[pids[name]].get(pid) or _asked(pid, server)
             if stacks is not None:
                 found[_name(name, pids[name], pid)] = stacks
