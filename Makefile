@@ -89,7 +89,7 @@ fuzz: install
 
 # A thousand random courses of faults, syncs and restarts of the rollout instead of the fifty of `make unit`.
 schedules: install
-	$(PYTEST) --hypothesis-profile=thousand tests/unit/rollout/test_schedules.py
+	$(PYTEST) --hypothesis-profile=thousand --timeout=3600 tests/unit/rollout/test_schedules.py
 
 clean:
 	rm -rf $(VENV) .rlscale .mypy_cache .ruff_cache .hypothesis outputs build dist

@@ -5,7 +5,8 @@ same on every machine. `of the ideal` compares devices: those that the work of a
 the schedule holds for as long as an iteration takes. Trainer and engines that share the devices train for half of the
 time in which full engines generate a batch; where each have their own the trainer has half as many as the engines and
 takes as long as they, so every schedule gets the same work and equal devices. `mean length` is that of the trained
-samples over that of those whose turn these iterations were, after ten others, with its standard error.
+samples over that of those whose turn these iterations were, after ten others, with its standard error where these are
+any ten or twenty. With `wait`, whose batches come in waves of k + 1 iterations, they are whole waves.
 
 `--quick` takes a quarter of the engines and fewer iterations; `--only PATTERN` the schedules
 whose names match.
@@ -40,6 +41,12 @@ class Schedule:
     name: str
     words: tuple[str, ...]
     own_devices: bool = True
+    wave: int = 1
+    """Iterations after which it is again as it was: what is under way at both ends of whole waves is alike."""
+
+    def iterations(self, about: int) -> int:
+        """Whole waves, about so many iterations."""
+        return max(round(about / self.wave), 1) * self.wave
 
     @property
     def devices(self) -> float:
@@ -49,7 +56,7 @@ class Schedule:
 
 def _stale(k: int, stale: str) -> Schedule:
     words = (f"rollout.max_staleness={k}", f"rollout.stale={stale}", "rollout.on_sync=abort_and_resume")
-    return Schedule(f"asynchronous, k={k}, {stale}", words)
+    return Schedule(f"asynchronous, k={k}, {stale}", words, wave=k + 1 if stale == "wait" else 1)
 
 
 SCHEDULES = [
@@ -113,7 +120,7 @@ def schedules(console: Console, engines: int, iterations: int, only: str) -> Non
     console.print(
         f"{engines} engines x {SLOTS} slots, {engines * SLOTS // SAMPLES} groups x {SAMPLES}; lengths log-normal, "
         f"sigma 1, median {MEDIAN}, capped at {CAP} x; a step of b requests takes 0.08 s x (1 + b / 64); "
-        f"{iterations} iterations after 10"
+        f"about {iterations} iterations after 10 (`wait`: whole waves of k + 1)"
     )
     titles = ("schedule", "of the ideal", "x synchronous", "mean length", "lost", "masked", "staleness mean", "slots")
     table = Table(*titles, "CPU s", box=box.MARKDOWN)
@@ -122,7 +129,7 @@ def schedules(console: Console, engines: int, iterations: int, only: str) -> Non
         if not re.search(only, schedule.name):
             continue
         began = time.process_time()
-        found = run(schedule, engines, iterations)
+        found = run(schedule, engines, schedule.iterations(iterations))
         share = of_the_ideal(schedule, found)
         rate = rate or share
         tokens = sum(found.staleness.values())

@@ -191,3 +191,14 @@ def test_without_engines_nothing_speculates_and_no_models_are_served_beside_the_
     assert config.rollout.speculation == compose(None, []).rollout.speculation
     assert config.rollout.models == {}
     check(config)
+
+
+@pytest.mark.parametrize("recipe", ["arithmetic", "arithmetic_async", "calculator"])
+def test_engines_without_a_model_are_compared_with_nothing(recipe: str) -> None:
+    config = compose(recipe, ["debug=simulated_engines", "run.in_process=true"])
+    check(config)
+    assert config.rollout.engine["_target_"].endswith(".SimulatedLauncher")
+    assert config.weights.canary_bound == 1000
+    assert not config.eval.enabled
+    own = compose(recipe, ["debug=simulated_engines", "rollout.engine.median=3"])
+    assert own.rollout.engine["median"] == 3

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,45 +10,25 @@ import pytest
 from rlscale.run.contracts import check_launcher
 from rlscale.serve.engine_launcher import EngineSite
 from rlscale.serve.http import call
-from rlscale.serve.process import GuardedProcess, ServerProcess
-from rlscale.serve.server_spec import ServerSpec, base_environment
+from rlscale.serve.process import ServerProcess
+from rlscale.serve.server_spec import ServerSpec
+from rlscale.serve.simulator.simulated_launcher import SimulatedLauncher
 from rlscale.trainer.hook_contract.findings import Status, failed
 from rlscale.weights.transports.shared_memory import SharedMemoryTransport
 
-PROGRAM = Path(__file__).with_name("simulated_launcher.py")
-
-
-class Simulated:
-    """Starts simulated engines."""
-
-    def __init__(self, spec: ServerSpec, site: EngineSite) -> None:
-        self._spec, self._site = spec, site
-
-    def order(self, port: int) -> dict[str, Any]:
-        return {"port": port, "api_key": self._site.api_key, "model": self._spec.model_path}
-
-    def launch(self, port: int) -> ServerProcess:
-        order, log = json.dumps(self.order(port)), self._site.log
-        return GuardedProcess([sys.executable, str(PROGRAM)], base_environment(), order, log, self._site.scratch)
-
-    def healthy(self, url: str) -> bool:
-        call(url, "/health", None, timeout=2.0)
-        info = call(url, "/model_info", self._site.api_key, timeout=5.0)
-        return bool(info["model_path"] == self._spec.model_path)
-
 
 def test_an_engine_of_ones_own_that_is_started_twice_keeps_the_contract() -> None:
-    findings = check_launcher(Simulated, Simulated)
+    findings = check_launcher(SimulatedLauncher, SimulatedLauncher)
     assert [str(finding) for finding in findings if finding.status is not Status.passed] == []
     checks = {finding.check for finding in findings}
     assert checks >= {"strangers", "start", "key", "generate", "seed", "weights", "version", "log", "stop"}
 
 
-class Careless(Simulated):
+class Careless(SimulatedLauncher):
     """Asks nobody for the key, takes anybody for its engine, and has not ended it when it says so."""
 
-    def order(self, port: int) -> dict[str, Any]:
-        return {**super().order(port), "api_key": None}
+    def __init__(self, spec: ServerSpec, site: EngineSite) -> None:
+        super().__init__(spec, replace(site, api_key=""))
 
     def launch(self, port: int) -> ServerProcess:
         process = super().launch(port)
@@ -70,12 +48,13 @@ class Careless(Simulated):
         return True
 
 
-class NotAServer(Simulated):
-    def order(self, port: int) -> dict[str, Any]:
-        return {"prt": port}
+class NotAServer(SimulatedLauncher):
+    def __init__(self, spec: ServerSpec, site: EngineSite) -> None:
+        super().__init__(spec, site)
+        self._kind = {"prt": 1}
 
 
-class NoProcess(Simulated):
+class NoProcess(SimulatedLauncher):
     def launch(self, port: int) -> Any:
         return port
 
@@ -95,7 +74,9 @@ class NoProcess(Simulated):
         (NoProcess, {"process": "int"}),
     ],
 )
-def test_a_broken_launcher_fails_by_the_name_of_what_it_breaks(kind: type[Simulated], found: dict[str, str]) -> None:
+def test_a_broken_launcher_fails_by_the_name_of_what_it_breaks(
+    kind: type[SimulatedLauncher], found: dict[str, str]
+) -> None:
     said = {finding.check: finding.found for finding in failed(check_launcher(kind, kind, seconds=60.0))}
     assert said.keys() == found.keys()
     assert all(text in said[check] for check, text in found.items()), said
