@@ -60,9 +60,9 @@ SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/batches/test
 smoke: install
 	$(PYTEST) -p tests.forked_workers --forks=$(FORKS) $(SMOKE)
 
-# One core imports the tests; the other fills the folder of packages that some of them use, where it is not there yet.
+# One core imports the tests; the other fills the folders of packages that some of them use, where they are not there yet.
 unit: install
-	$(BIN)/python -m tests.extras.extra_packages & $(PYTEST) -p tests.forked_workers --forks=$(FORKS) tests/unit
+	$(BIN)/python -m tests.extras & $(PYTEST) -p tests.forked_workers --forks=$(FORKS) tests/unit
 
 dist: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/dist
