@@ -51,8 +51,8 @@ types: install
 # The tiers: unit in forks of one process that has imported and collected everything (files stay whole, for their fixtures; a
 # conftest.py orders them), dist and e2e in pytest processes of their own, dist each with gloo ranks, e2e two with real
 # servers. Unit tests that wait, for a signal or until a time limit is over, leave a sixth of two cores idle, which is
-# why there is a fork more than there are cores.
-FORKS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 7 ? n + 1 : 8)))
+# why there are more forks than cores.
+FORKS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 7 ? n + 2 : 8)))
 # Of the unit tests, what tells most per second: the import rules, the mathematics, batches, the guards of processes.
 SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/batches/test_batch.py tests/unit/data/batches/test_packing.py \
 	tests/unit/run/test_loops.py tests/unit/serve/test_process.py tests/unit/serve/test_fork_server.py
@@ -60,9 +60,9 @@ SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/batches/test
 smoke: install
 	$(PYTEST) -p tests.forked_workers --forks=$(FORKS) $(SMOKE)
 
-# One core imports the tests; the other fills the folder of packages that some of them use, where it is not there yet.
+# One core imports the tests; the other fills the folders of packages that some of them use, where they are not there yet.
 unit: install
-	$(BIN)/python -m tests.extras.extra_packages & $(PYTEST) -p tests.forked_workers --forks=$(FORKS) tests/unit
+	$(BIN)/python -m tests.extras & $(PYTEST) -p tests.forked_workers --forks=$(FORKS) tests/unit
 
 dist: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/dist

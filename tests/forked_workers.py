@@ -1,16 +1,18 @@
 """Pytest with --forks=N: everything is imported and collected once, then N forks of that process run the tests.
 
-Each process of xdist imports and collects for itself. Here files are handed out one by one, in the order in which they
-were collected, and the tests of a file stay together, for their fixtures. Forks begin without threads and with all
-that the tests import: a test that needs a Python which has imported nothing starts one, as everywhere.
+Each process of xdist imports and collects for itself. Here files are handed out one by one. The tests of a file stay
+together, for their fixtures, and a fork goes on in the folder that it is at, for what modules have remembered there;
+the files that `begin_with` names come before all others. Forks begin without threads and with all that the tests
+import: a test that needs a Python which has imported nothing starts one, as everywhere.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
@@ -20,6 +22,8 @@ from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
+
+from tests.file_order import FIRST
 
 FORK = multiprocessing.get_context("fork")
 
@@ -44,6 +48,20 @@ class Worker:
     waiting: deque[int] = field(default_factory=deque)
     """Numbers of tests that were given to it and have not begun."""
     at: int | None = None
+    folder: Path | None = None
+
+
+def preferred(folders: Sequence[Path | None], at: Path | None, others: Collection[Path | None]) -> int:
+    """Which of the files left, given by their folders, a fork takes next.
+
+    The first if it has no folder, as one that goes before others; then one of the folder that the fork is at, of a
+    folder that no other fork is at, or any.
+    """
+    if folders[0] is None:
+        return 0
+    own = (number for number, folder in enumerate(folders) if folder == at)
+    free = (number for number, folder in enumerate(folders) if folder is not None and folder not in others)
+    return next(own, next(free, 0))
 
 
 class Forks:
@@ -101,7 +119,7 @@ class Forks:
             return
         hook = session.config.hook
         if kind == "next":
-            given = files.popleft() if files and not self.enough.is_set() else []
+            given = self._next(session, worker, files) if files and not self.enough.is_set() else []
             worker.waiting.extend(given)
             worker.pipe.send(given)
         elif kind == "begins":
@@ -117,6 +135,20 @@ class Forks:
         if session.shouldfail or session.shouldstop:
             self.enough.set()
 
+    def _next(self, session: pytest.Session, worker: Worker, files: deque[list[int]]) -> list[int]:
+        first = session.config.stash.get(FIRST, ())
+        paths = [session.items[numbers[0]].path for numbers in files]
+        folders = [None if path.name in first else self._folder(session, path) for path in paths]
+        chosen = preferred(folders, worker.folder, {other.folder for other in self.workers if other is not worker})
+        worker.folder = self._folder(session, paths[chosen])
+        given = files[chosen]
+        del files[chosen]
+        return given
+
+    def _folder(self, session: pytest.Session, path: Path) -> Path:
+        """That of a tier in which a file lies, as `tests/unit/config`."""
+        return Path(*Path(os.path.relpath(path.parent, session.config.rootpath)).parts[:3])
+
     def _part_with(self, session: pytest.Session, worker: Worker, files: deque[list[int]]) -> None:
         self.workers.remove(worker)
         worker.pipe.close()
@@ -127,7 +159,8 @@ class Forks:
         why = f"the process that ran it ended with status {worker.process.exitcode}"
         lost = pytest.TestReport(item.nodeid, item.location, {}, "failed", why, "call")
         session.config.hook.pytest_runtest_logreport(report=lost)
-        files.appendleft([*worker.waiting])
+        if worker.waiting:
+            files.appendleft([*worker.waiting])
         self._fork(session, session.config._tmp_path_factory.getbasetemp() / f"{worker.process.name}-again")
 
     def _run_files(self, session: pytest.Session, parents: Connection, parent: Connection, folder: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import yaml
 
+_LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
 
 def lines_of(file: Path) -> dict[str, int]:
     """Line (from 1) by dotted key, sections included, entries of lists by number. The file must be valid YAML."""
-    root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    root = yaml.compose(file.read_text(encoding="utf-8"), Loader=_LOADER)
     return dict(_lines(root, "")) if root is not None else {}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,8 +33,3 @@ def extra_packages() -> Iterator[Path]:
 def _beside(folder: Path) -> Sequence[str]:
     """Nothing that the lock has is installed again; the environment's setuptools builds what comes as source."""
     return ["install", "--no-deps", "--no-build-isolation", "--upgrade", "--target", str(folder / "packages")]
-
-
-if __name__ == "__main__":  # ahead of the tests, which say why where they cannot be had
-    with suppress(pytest.skip.Exception):
-        extra_folder()

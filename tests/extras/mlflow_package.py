@@ -16,10 +16,15 @@ REQUIREMENTS = Path(__file__).with_name("mlflow.txt")
 @pytest.fixture
 def mlflow_package() -> Iterator[None]:
     """It can be imported. The test that asks is skipped, with a line, where it cannot be had."""
-    folder = str(filled("mlflow", REQUIREMENTS, _beside) / "packages")
+    folder = str(mlflow_folder())
     sys.path.append(folder)
     yield
     sys.path.remove(folder)
+
+
+def mlflow_folder() -> Path:
+    """The folder to import it from. The test that asks is skipped, with a line, where it cannot be had."""
+    return filled("mlflow", REQUIREMENTS, _beside) / "packages"
 
 
 def _beside(folder: Path) -> Sequence[str]:

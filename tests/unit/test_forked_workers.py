@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked_workers import preferred
+
 ROOT = Path(__file__).parents[2]
 
 FILES = {
@@ -119,3 +121,23 @@ def test_after_as_many_failures_as_were_asked_for_no_file_begins(tmp_path: Path)
     found = told(tmp_path, "--forks=1", "-x")
     assert " 1 failed, " in found[-1]
     assert not any("test_second.py::" in line for line in found)
+
+
+CONFIG, RUN, DATA = map(Path, ("config", "run", "data"))
+
+
+@pytest.mark.parametrize(
+    ("folders", "at", "others", "chosen"),
+    [
+        ([CONFIG, RUN, DATA], RUN, {RUN}, 1),
+        ([CONFIG, RUN, DATA], None, {CONFIG}, 1),
+        ([CONFIG, RUN], DATA, {CONFIG, RUN}, 0),
+        ([None, RUN], RUN, set(), 0),
+        ([CONFIG, None, RUN], RUN, {CONFIG}, 2),
+    ],
+    ids=["its own", "nobody's", "any", "what begins", "its own before what was left over"],
+)
+def test_a_fork_goes_on_in_its_folder(
+    folders: list[Path | None], at: Path | None, others: set[Path | None], chosen: int
+) -> None:
+    assert preferred(folders, at, others) == chosen

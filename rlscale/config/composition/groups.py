@@ -53,7 +53,7 @@ class Groups:
 
     def ships(self, group: str, option: str) -> bool:
         """Whether rlscale itself has that option (others come from the folder of a user's recipe)."""
-        return os.path.isfile(f"{self.folders[0]}/{group}/{option}.yaml")
+        return _is_shipped(f"{self.folders[0]}/{group}/{option}.yaml")
 
     def file(self, group: str, option: str) -> Path | None:
         """The file of an option; None for one that has none."""
@@ -107,6 +107,11 @@ def with_options(folders: Sequence[str]) -> list[str]:
     """Those of the folders that have a folder of some group, in which options may lie."""
     outermost = {name.partition("/")[0] for name in _names(conf_dir())}
     return [folder for folder in folders if any(Path(folder, name).is_dir() for name in outermost)]
+
+
+@functools.cache
+def _is_shipped(file: str) -> bool:
+    return os.path.isfile(file)  # asked for every choice of every composition, and what ships stays as it is
 
 
 @functools.cache
