@@ -161,7 +161,7 @@ class Chain:
                 time.sleep(5.0)
                 for one in hit:
                     one.kill()  # as whoever finds it hanging
-            goes_on = run.await_trained(before + FURTHER, LIMIT_S)
+            goes_on = run.await_trained(run.trained + FURTHER, LIMIT_S)
         said, seconds = "goes on", time.monotonic() - began
         if not goes_on:
             said, more = self._what_became_of(cell, run.end(1.0), before)
