@@ -89,29 +89,29 @@ class Outcome:
 
     prompts: dict[str, list[int]]
     """Those that each finished iteration trained on."""
-    steps: int
-    """Rows of metrics, which must be as many as the last one's iteration."""
     weights: str
     """A checksum of the final ones; empty for a run that has not finished."""
-    accounts: list[str]
-    """Those of prompts and tokens that do not balance."""
+    odd: list[str]
+    """Accounts of prompts and tokens that do not balance, and iterations that are not each there once."""
 
     @staticmethod
     def of(folder: Path) -> Outcome:
         """Of the run in a folder."""
         rows = [row for row in read(folder / "metrics.jsonl") if "weight_version" in row]
         seen = [row["iteration"] for row in rows]
-        assert seen == list(range(1, len(seen) + 1)), f"iterations {seen}"
         files = [folder / "rollouts" / f"iteration_{number:06d}.parquet" for number in seen]
         prompts = {file.stem: [group.prompt.index for group in read_groups(file)] for file in files if file.exists()}
         final = folder / "hf" / "model.safetensors"
         weights = hashlib.sha256(final.read_bytes()).hexdigest() if final.exists() else ""
         accounts = [balance(rows[-1], "prompts", "drawn"), balance(rows[-1], "tokens", "received")] if rows else []
-        return Outcome(prompts, len(rows), weights, [one for one in accounts if " = 0 " not in one])
+        odd = [one for one in accounts if " = 0 " not in one]
+        if seen != list(range(1, len(seen) + 1)):
+            odd.append(f"iterations {seen}")
+        return Outcome(prompts, weights, odd)
 
     def differs(self, calm: Outcome) -> list[str]:
         """What of it is not as in the undisturbed run, as far as it has come."""
-        faults = [f"does not balance: {account}" for account in self.accounts]
+        faults = list(self.odd)
         other = [name for name, prompts in self.prompts.items() if calm.prompts[name] != prompts]
         faults += [f"other prompts in {', '.join(other)}"] if other else []
         return [*faults, "other weights"] if self.weights not in ("", calm.weights) else faults
@@ -161,7 +161,7 @@ class Chain:
                 time.sleep(5.0)
                 for one in hit:
                     one.kill()  # as whoever finds it hanging
-            goes_on = run.await_trained(before + FURTHER, LIMIT_S)
+            goes_on = run.await_trained(run.trained + FURTHER, LIMIT_S)
         said, seconds = "goes on", time.monotonic() - began
         if not goes_on:
             said, more = self._what_became_of(cell, run.end(1.0), before)

@@ -13,6 +13,8 @@ STARVED_S = 30.0
 STARVED_SHARE = 0.05
 """Of one core, for all processes that starve together."""
 STOPPED_S = 20.0
+LIMITED_S = 10.0
+"""For so long at least there is no disk, or no memory, to be had."""
 _CGROUPS = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
 """Where version 1 and version 2 of control groups have the limits of processor time."""
 _PERIOD_US = 100_000
@@ -92,12 +94,13 @@ def out_of_memory(processes: Sequence[psutil.Process]) -> Iterator[None]:
 
 @contextmanager
 def _limited(what: int, most: dict[psutil.Process, int]) -> Iterator[None]:
-    """A limit on a resource of each, within the block."""
+    """A limit on a resource of each, from `LIMITED_S` before the block to its end."""
     before = {}
     for one, limit in most.items():
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
             before[one] = one.rlimit(what)
             one.rlimit(what, (limit, before[one][1]))
+    time.sleep(LIMITED_S)
     yield
     for one, limits in before.items():
         with suppress(psutil.NoSuchProcess, ProcessLookupError):

@@ -61,6 +61,7 @@ class Session(ABC):
         self._calls, self._stop, self._group_source = parts.calls, parts.stop, parts.group_source
         self._saver, self._schedule = saver, SaveSchedule(parts.config.checkpoint, parts.stop)
         self._saved_at = -1
+        self._recorded = 0  # the last iteration that was logged
         self._untrained = False  # whether a batch may have left the rollout that no iteration was counted for
         self._ended = False  # whether the loop came to its end
         self._metrics: dict[str, float] = {}
@@ -93,12 +94,16 @@ class Session(ABC):
 
     def record(self) -> None:
         """Log the iteration, and save when a checkpoint is due."""
-        self.records.iteration(self.state, self._metrics)
-        self._metrics = {}
+        self._log(self.state)
         if self._schedule.due(self.state.iteration) and not self._done:
             self._save_in_passing()
         else:
             self._finish_saving(wait=False)
+
+    def _log(self, state: Progress) -> None:
+        self._recorded = state.iteration  # not again, should this fail
+        self.records.iteration(state, self._metrics)
+        self._metrics = {}
 
     @abstractmethod
     def go_on(self) -> None:
@@ -187,6 +192,8 @@ class Session(ABC):
         """The user asked to stop: save what is done, so that the same command goes on from here."""
         self._finish_saving(wait=True)
         if self._worth_saving:
+            if self.state.iteration > self._recorded:  # cut off in the sync after its steps, which nobody makes again
+                self._log(self._state_to_save())
             self.records.phase("saving a checkpoint before stopping")
             self._save_last()
 
@@ -214,7 +221,7 @@ class Session(ABC):
         self.state = load_progress(newest)
         self._load(newest)
         self._group_source.load_state_dict(load_rollout(newest))
-        self._saved_at = self.state.iteration
+        self._saved_at = self._recorded = self.state.iteration
         self.records.note(f"continuing from iteration {self.state.iteration} ({newest})")
 
     @abstractmethod

@@ -56,11 +56,14 @@ class Records:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.written: list[tuple[int, int, dict[str, float]]] = []
 
     def span(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def iteration(self, state: Any, metrics: dict[str, float]) -> None: ...
+    def iteration(self, state: Any, metrics: dict[str, float]) -> None:
+        self.written.append((state.iteration, state.version, metrics))
+
     def update_counters(self, state: Any) -> None: ...
     def phase(self, text: str) -> None: ...
 
@@ -127,6 +130,19 @@ def test_weights_that_no_engine_has_yet_are_saved_as_the_next_version(tmp_path: 
     (path,) = (tmp_path / "checkpoints").glob("iteration_*")
     assert load_progress(path).version == version
     assert run.state.version == 7
+
+
+def test_an_iteration_that_a_sync_cut_off_is_logged_before_it_is_saved_for_no_run_makes_it_again(
+    tmp_path: Path,
+) -> None:
+    run, trainer, records = session(tmp_path)
+    run.state.iteration, run.state.version, trainer.done = 1, 1, True
+    run.record()
+    run.state.iteration, run._unsynced, run._metrics = 2, True, {"loss": 0.5}
+    run.save_and_stop()
+    assert records.written == [(1, 1, {}), (2, 2, {"loss": 0.5})]
+    run.save_and_stop()
+    assert len(records.written) == 2
 
 
 def test_a_checkpoint_begun_before_a_bad_step_becomes_whole_and_none_is_made_after_it(tmp_path: Path) -> None:
