@@ -99,6 +99,18 @@ def in_flight(layout: RankLayout, stage: int, microbatches: int) -> float:
     return min(layout.pipeline - stage, microbatches)
 
 
+def lasting_numbers(shape: ModelShape, layout: RankLayout, flight: float) -> float:
+    """Per token: what ranks exchange, however many layers there are; `flight` micro-batches are under way.
+
+    The whole input that sequence parallelism gathers, into a buffer that Megatron keeps; what the last all-to-all sent
+    to experts and brought back; a stage's outputs, and the gradients that come to it and go on.
+    """
+    outside = shape.hidden / (layout.tensor if layout.sequence else 1)
+    gathered = shape.hidden if layout.sequence else 0
+    sent = 2 * shape.experts_per_token * outside if layout.expert > 1 else 0
+    return gathered + sent + ((flight + 2) * outside if layout.pipeline > 1 else 0)
+
+
 def kept_numbers(
     shape: ModelShape,
     layout: RankLayout,
