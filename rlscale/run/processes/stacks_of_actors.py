@@ -1,7 +1,7 @@
 """The stacks of all processes of a run: of its actors, of what descends from them, of the servers that they supervise.
 
 Actors write theirs down when they are asked. What does not answer, or is no actor, is read from outside, where that may
-be (`platform/spied_stacks.py`). One that can neither be asked nor read is missing.
+be (`serve/spied_stacks.py`). One that can neither be asked nor read is missing.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from rlscale.platform.spied_stacks import spied_families
 from rlscale.platform.stacks import Listening, ask
 from rlscale.run.processes.watched import Watched, on_machine
+from rlscale.serve.spied_stacks import spied_families
 
 _ANSWER_S = 10.0
 """How long other machines, and those that supervise servers, may take to tell what their processes do."""
