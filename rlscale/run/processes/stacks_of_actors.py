@@ -23,17 +23,19 @@ _ANSWER_S = 10.0
 
 def stacks_of(actors: Sequence[Watched], here: str | None) -> dict[str, str]:
     """Stacks by the name of the process. `here`: Ray's id of this machine."""
-    servers = {
-        actor.name: actor.handle.stacks.remote() for actor in actors if actor.servers and not actor.stopped
-    }  # which takes a moment, as what follows does
+    asked = {actor.name: actor.handle.stacks.remote() for actor in actors if actor.servers and not actor.stopped}
     found = _told([actor for actor in actors if not actor.stopped], here)
-    for actor, stacks in _read(actors, here):
+    read = _read(actors, here)
+    servers = {name: stacks for name, ref in asked.items() if (stacks := _answer(ref)) is not None}
+    for actor, stacks in read:
         for pid, text in stacks.items():
-            found.setdefault(actor.name if pid == actor.pid else f"process {pid} of {actor.name}", text)
-    for name, ref in servers.items():
+            if pid == actor.pid:
+                found.setdefault(actor.name, text)
+            elif actor.name not in servers:  # who tells its servers' by their names
+                found[f"process {pid} of {actor.name}"] = text
+    for name, stacks in servers.items():
         of_fleet = name.rpartition(": ")[0]  # two fleets may have an engine of the same name
-        for server, text in (_answer(ref) or {}).items():
-            found[f"{of_fleet}: {server}" if of_fleet else server] = text
+        found |= {f"{of_fleet}: {server}" if of_fleet else server: text for server, text in stacks.items()}
     return found
 
 
