@@ -181,6 +181,14 @@ class WithModelsBeside:
         self._models.close()
         self._side.leave()
 
+    def begin_profile(self, folder: Path, iteration: int) -> None:
+        """See EngineSide. Of the policy's engines."""
+        self._side.begin_profile(folder, iteration)
+
+    def end_profile(self) -> None:
+        """See EngineSide."""
+        self._side.end_profile()
+
     def evaluate(self, version: int, meanwhile: Callable[[], None], name: str = "") -> EvalResult:
         """See EngineSide."""
         return self._side.evaluate(version, meanwhile, name)
