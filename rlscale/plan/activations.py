@@ -64,11 +64,12 @@ class LayerActivations:
         key = shape.key_heads * shape.head_size / layout.tensor
         # The inputs of the matrices are whole on every rank unless sequence parallelism gathers them anew each time.
         # What comes out of the projection, which the norms of heads keep too, and turned queries and keys.
-        attention = outside + (query + 2 * key) + (query + key)
+        # What attention gives is the next matrix's input, and so kept in any case.
+        attention = outside + (query + 2 * key) + (query + key) + query
         delta = outside + shape.delta_kept / layout.tensor
         attention += (delta - attention) * shape.delta_layers / shape.layers
-        core = query
-        if layout.context > 1:
+        core = 0.0
+        if layout.context > 1 and not on_gpu:  # there Transformer Engine passes them on from rank to rank
             # Keys and values of all ranks, what comes out in the order of the tokens, and of each a mask over a sample.
             core += (2 * layout.context - 1) * key + query + sequence
         normed = 0.0
