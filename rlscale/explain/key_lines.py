@@ -20,10 +20,10 @@ from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.passthrough import KINDS, Option, known_options
 from rlscale.config.schema.about import Scope, about
 from rlscale.explain.field_docs import meaning
+from rlscale.explain.key_units import unit
 from rlscale.explain.located_key import LocatedKey, locate, value_at
 from rlscale.explain.origins import Origins
 from rlscale.explain.readers import Reader, readers
-from rlscale.explain.units import unit
 
 _SCOPES = {
     Scope.result: "runs that differ in it are different runs",

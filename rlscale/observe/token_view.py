@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from rlscale.data.sample import Sample
 from rlscale.data.stored.trained_tokens import TrainedTokens
@@ -27,25 +25,35 @@ def token_view(sample: Sample, trained: TrainedTokens | None, decode: Decode | N
     The ratio is the trainer's probability before the iteration's first step over the engine's. Advantages and ratios
     are None where none are stored. The sample must have its log-probs.
     """
-    mask = sample.loss_mask[shown]
-    rollout = sample.rollout_logprobs[shown].astype(np.float64)
-    ratio = None
-    if trained is not None and trained.logprobs is not None:
-        ratio = np.exp(trained.logprobs[shown].astype(np.float64) - rollout)
+    mask, rollout = sample.loss_mask[shown].tolist(), sample.rollout_logprobs[shown].tolist()
+    ratios, advantages = None, None
+    if trained is not None:
+        advantages = _of_trained(trained.advantages[shown].tolist(), mask)
+        if trained.logprobs is not None:
+            changes = zip(trained.logprobs[shown].tolist(), rollout, strict=True)
+            ratios = _of_trained((_power(new - old) for new, old in changes), mask)
     return {
         "texts": token_texts(sample.tokens[shown].tolist(), decode),
-        "mask": mask.astype(int).tolist(),
+        "mask": [int(one) for one in mask],
         "versions": sample.versions[shown].tolist(),
-        "probabilities": _of_trained(np.exp(rollout), mask),
-        "advantages": None if trained is None else _of_trained(trained.advantages[shown].astype(np.float64), mask),
-        "ratios": None if ratio is None else _of_trained(ratio, mask),
+        "probabilities": _of_trained(map(_power, rollout), mask),
+        "advantages": advantages,
+        "ratios": ratios,
     }
 
 
-def _of_trained(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> list[float | None]:
+def _power(exponent: float) -> float:
+    """e to that power; infinite where no number is large enough."""
+    try:
+        return math.exp(exponent)
+    except OverflowError:
+        return math.inf
+
+
+def _of_trained(values: Iterable[float], mask: Sequence[bool]) -> list[float | None]:
     """The numbers of trained tokens, five digits behind the point; None for the others and for what is not finite."""
-    known = mask & np.isfinite(values)
-    return [round(value, 5) if there else None for value, there in zip(values.tolist(), known, strict=True)]
+    told = zip(values, mask, strict=True)
+    return [round(value, 5) if trained and math.isfinite(value) else None for value, trained in told]
 
 
 def token_texts(ids: Sequence[int], decode: Decode | None) -> list[str]:

@@ -64,11 +64,12 @@ class LayerActivations:
         key = shape.key_heads * shape.head_size / layout.tensor
         # The inputs of the matrices are whole on every rank unless sequence parallelism gathers them anew each time.
         # What comes out of the projection, which the norms of heads keep too, and turned queries and keys.
-        attention = outside + (query + 2 * key) + (query + key)
+        # What attention gives is the next matrix's input, and so kept in any case.
+        attention = outside + (query + 2 * key) + (query + key) + query
         delta = outside + shape.delta_kept / layout.tensor
         attention += (delta - attention) * shape.delta_layers / shape.layers
-        core = query
-        if layout.context > 1:
+        core = 0.0
+        if layout.context > 1 and not on_gpu:  # there Transformer Engine passes them on from rank to rank
             # Keys and values of all ranks, what comes out in the order of the tokens, and of each a mask over a sample.
             core += (2 * layout.context - 1) * key + query + sequence
         normed = 0.0
@@ -97,6 +98,18 @@ def in_flight(layout: RankLayout, stage: int, microbatches: int) -> float:
         chunks = 2 * (layout.pipeline - stage - 1) + (layout.virtual - 1) * layout.pipeline + 1
         return min(chunks / layout.virtual, microbatches)
     return min(layout.pipeline - stage, microbatches)
+
+
+def lasting_numbers(shape: ModelShape, layout: RankLayout, flight: float) -> float:
+    """Per token: what ranks exchange, however many layers there are; `flight` micro-batches are under way.
+
+    The whole input that sequence parallelism gathers, into a buffer that Megatron keeps; what the last all-to-all sent
+    to experts and brought back; a stage's outputs, and the gradients that come to it and go on.
+    """
+    outside = shape.hidden / (layout.tensor if layout.sequence else 1)
+    gathered = shape.hidden if layout.sequence else 0
+    sent = 2 * shape.experts_per_token * outside if layout.expert > 1 else 0
+    return gathered + sent + ((flight + 2) * outside if layout.pipeline > 1 else 0)
 
 
 def kept_numbers(

@@ -60,7 +60,7 @@ def plan(arguments: Sequence[str]) -> int:
 
 
 def _read(arguments: Sequence[str]) -> _Asked:
-    words, why = list(arguments), None
+    words, why = [part for word in arguments for part in _apart(word)], None
     if "--why" in words:
         at = words.index("--why")
         if at + 1 == len(words):
@@ -70,6 +70,11 @@ def _read(arguments: Sequence[str]) -> _Asked:
     solving = "--solve" in words
     words = [word for word in words if word != "--solve"]
     return _Asked(*recipe_and_overrides(words, "plan"), solving, why)
+
+
+def _apart(word: str) -> list[str]:
+    """`--why=KEY` as two words."""
+    return ["--why", word.removeprefix("--why=")] if word.startswith("--why=") else [word]
 
 
 def _why(asked: _Asked, config: Config, found: Plan) -> Iterator[str]:

@@ -21,6 +21,8 @@ from rlscale.plan.planned_run import Plan, plan_run
 from rlscale.plan.trainer_memory import GIB
 
 _BEST = 5
+_LONG = 32_768
+"""Tokens of a sample from which on other sizes of context parallelism are tried, too."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class _Setting:
 
     tensor: int
     pipeline: int
+    context: int
     expert: int
     recompute: Recompute
     tokens: int
@@ -88,6 +91,7 @@ class _Setting:
             tensor=self.tensor,
             sequence=self.tensor > 1,
             pipeline=self.pipeline,
+            context=self.context,
             expert=self.expert,
         )
         rollout = config.rollout
@@ -111,6 +115,7 @@ class _Setting:
             ("parallel.tensor", old.tensor, self.tensor),
             ("parallel.sequence", str(old.sequence).lower(), sequence),
             ("parallel.pipeline", old.pipeline, self.pipeline),
+            ("parallel.context", old.context, self.context),
             ("parallel.expert", old.expert, self.expert),
             ("trainer.recompute", trainer.recompute.value, self.recompute.value),
             ("trainer.max_tokens_per_microbatch", trainer.max_tokens_per_microbatch, self.tokens),
@@ -128,25 +133,25 @@ def _settings(config: Config, architecture: Mapping[str, Any]) -> Iterator[_Sett
     sizes = Sizes.of(config)
     caps = sorted({config.trainer.max_tokens_per_microbatch, max(sizes.max_sequence_tokens, 2048)})
     layouts = list(_layouts(config, sizes, architecture))
-    for (tensor, pipeline, expert), how, tokens, on_host, engines in product(
+    for layout, how, tokens, on_host, engines in product(
         layouts, (Recompute.none, Recompute.full), caps, (False, True), _engines(config, sizes)
     ):
-        yield _Setting(tensor, pipeline, expert, how, tokens, on_host, engines)
+        yield _Setting(*layout, how, tokens, on_host, engines)
 
 
-def _layouts(config: Config, sizes: Sizes, architecture: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
-    """Tensor, pipeline and expert sizes that divide the model and the trainer's devices."""
+def _layouts(config: Config, sizes: Sizes, architecture: Mapping[str, Any]) -> Iterator[tuple[int, int, int, int]]:
+    """Tensor, pipeline, context and expert sizes that divide the model and the trainer's devices."""
     experts, devices = experts_of(architecture), sizes.trainer_devices
     heads, layers = int(architecture["num_key_value_heads"]), int(architecture["num_hidden_layers"])
-    context = config.parallel.context
-    for tensor, pipeline in product((1, 2, 4, 8), (1, 2, 4, 8, 16)):
+    contexts = {config.parallel.context, *((1, 2, 4, 8) if sizes.max_sequence_tokens >= _LONG else ())}
+    for tensor, pipeline, context in product((1, 2, 4, 8), (1, 2, 4, 8, 16), sorted(contexts)):
         divides = heads % tensor == 0 and layers % pipeline == 0 and devices % (tensor * pipeline * context) == 0
         if not divides or tensor > config.cluster.gpus_per_node:
             continue
         stage = devices // pipeline
         spread = [size for size in (1, 2, 4, 8, 16, 32) if experts and experts % size == 0 and stage % size == 0]
         for expert in spread[-2:] or [1]:
-            yield tensor, pipeline, expert
+            yield tensor, pipeline, context, expert
 
 
 def _engines(config: Config, sizes: Sizes) -> list[tuple[int, int] | None]:

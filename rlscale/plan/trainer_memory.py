@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlscale.config.schema.trainer_config import Recompute
-from rlscale.plan.activations import in_flight, kept_numbers
+from rlscale.plan.activations import in_flight, kept_numbers, lasting_numbers
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.rank_layout import RankLayout, StageWeights
 
@@ -103,13 +103,10 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
     # A gradient that is not yet in the buffer is largest where the embedding's is made, when little else is left.
     at_work = working * tokens * number
     activations = max(kept * flight * tokens * number + at_work, float(weights.largest * number))
-    activations += weights.brought * number
+    activations += weights.brought * number + lasting_numbers(shape, layout, flight) * tokens * number
     logits = 0.0
     if weights.last:
-        tiles = _TILE[training.on_gpu] * (2 if training.entropy else 1) * (1.5 if number == 2 else 1)
-        states = tokens * shape.hidden * _STATES * number
-        # They are made when no layer is at work: what they take beyond one.
-        logits = max(0.0, min(tiles, tokens * shape.vocabulary * 8.0) + states - at_work)
+        logits = _logits_bytes(shape, layout, training, tokens, at_work)
     state = _optimizer_bytes(weights, layout, training)
     return RankMemory(
         stage=stage,
@@ -123,6 +120,18 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
         host_optimizer=state if training.optimizer_on_host else 0.0,
         parameters=weights.parameters,
     )
+
+
+def _logits_bytes(shape: ModelShape, layout: RankLayout, training: Training, tokens: float, at_work: float) -> float:
+    """What log-probs take beyond a layer at work, which none is when they are made."""
+    number = training.bytes_per_number
+    tile = min(float(_TILE[training.on_gpu]), tokens * shape.vocabulary * 4.0)
+    # Forward there is a second one for entropies. Backward there is the weight's gradient for a moment, which nobody
+    # reads: it was added to the buffer already.
+    forward = tile * (2 if training.entropy else 1)
+    table = 0.0 if shape.tied or not training.trained else shape.embedding / layout.tensor * number
+    rounded = tile / 2 if number == 2 else 0.0
+    return max(0.0, max(forward, tile + table) + rounded + tokens * shape.hidden * _STATES * number - at_work)
 
 
 def stages(layout: RankLayout) -> range:

@@ -30,6 +30,7 @@ from rlscale.platform import (
     sglang_weight_sums,
 )
 from rlscale.platform.adapting import AdaptingFinder, adapts_now
+from rlscale.platform.stacks import tell_stacks
 
 SCHEDULER = "sglang.srt.managers.scheduler"
 UPDATER = "sglang.srt.managers.scheduler_components.weight_updater"
@@ -106,6 +107,7 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
 
 def run_scheduler_process(server_args: Any, *args: Any, **keywords: Any) -> None:
     """What the scheduler's process runs: SGLang's function of that name, after the adaptation."""
+    tell_stacks()
     rendezvous.bind_to_named_host()
     on_gpus = {} if server_args.device == "cpu" else sglang_repacked.ADAPTATIONS
     # before SGLang imports its models

@@ -1,6 +1,6 @@
 """What processes are doing: asked by a signal, each writes its stacks to its log, also in a deadlock.
 
-Those that cannot be asked are read from outside, where that may be (`spied_stacks`).
+Those that cannot be asked are read from outside, where that may be (`rlscale.serve.spied_stacks`).
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import psutil
 
-from rlscale.platform.spied_stacks import spied_families
 from rlscale.platform.stacks import Listening, ask
 from rlscale.serve.process import ServerProcess
 from rlscale.serve.pulse import families_of
+from rlscale.serve.spied_stacks import spied_families
 
 
 def stacks_of_servers(servers: Mapping[str, ServerProcess]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The stacks of all processes of a run: of its actors, of what descends from them, of the servers that they supervise.
 
 Actors write theirs down when they are asked. What does not answer, or is no actor, is read from outside, where that may
-be (`platform/spied_stacks.py`). One that can neither be asked nor read is missing.
+be (`serve/spied_stacks.py`). One that can neither be asked nor read is missing.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from rlscale.platform.spied_stacks import spied_families
 from rlscale.platform.stacks import Listening, ask
 from rlscale.run.processes.watched import Watched, on_machine
+from rlscale.serve.spied_stacks import spied_families
 
 _ANSWER_S = 10.0
 """How long other machines, and those that supervise servers, may take to tell what their processes do."""
@@ -23,17 +23,19 @@ _ANSWER_S = 10.0
 
 def stacks_of(actors: Sequence[Watched], here: str | None) -> dict[str, str]:
     """Stacks by the name of the process. `here`: Ray's id of this machine."""
-    servers = {
-        actor.name: actor.handle.stacks.remote() for actor in actors if actor.servers and not actor.stopped
-    }  # which takes a moment, as what follows does
+    asked = {actor.name: actor.handle.stacks.remote() for actor in actors if actor.servers and not actor.stopped}
     found = _told([actor for actor in actors if not actor.stopped], here)
-    for actor, stacks in _read(actors, here):
+    read = _read(actors, here)
+    servers = {name: stacks for name, ref in asked.items() if (stacks := _answer(ref)) is not None}
+    for actor, stacks in read:
         for pid, text in stacks.items():
-            found.setdefault(actor.name if pid == actor.pid else f"process {pid} of {actor.name}", text)
-    for name, ref in servers.items():
+            if pid == actor.pid:
+                found.setdefault(actor.name, text)
+            elif actor.name not in servers:  # who tells its servers' by their names
+                found[f"process {pid} of {actor.name}"] = text
+    for name, stacks in servers.items():
         of_fleet = name.rpartition(": ")[0]  # two fleets may have an engine of the same name
-        for server, text in (_answer(ref) or {}).items():
-            found[f"{of_fleet}: {server}" if of_fleet else server] = text
+        found |= {f"{of_fleet}: {server}" if of_fleet else server: text for server, text in stacks.items()}
     return found
 
 

@@ -27,7 +27,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlscale.config.derived.request_headers import ROUTED_EXPERTS_HEADER
 from rlscale.config.schema.cluster_config import Device
-from rlscale.platform.spied_stacks import spied
 from rlscale.platform.stacks import doing
 from rlscale.rollout.attempt import Attempt
 from rlscale.rollout.engines.admission import Admission
@@ -42,6 +41,7 @@ from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient
 from rlscale.serve.server_spec import ServerSpec
+from rlscale.serve.spied_stacks import spied
 from rlscale.serve.supervisor import Supervisor
 
 BODY = {"input_ids": [5, 9, 3], "sampling_params": {"max_new_tokens": 8, "sampling_seed": 1}, "return_logprob": True}

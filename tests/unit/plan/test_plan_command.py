@@ -18,6 +18,7 @@ from rlscale.plan.drafts import draft_of
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.planned_run import PINNED, plan_run
 from rlscale.plan.rank_layout import RankLayout, StageWeights
+from rlscale.plan.solving import _settings
 from rlscale.plan.trainer_memory import Training, rank_memory
 
 GSM8K = ["recipe=gsm8k", "data.path=train.jsonl", "eval.data.path=test.jsonl"]
@@ -177,6 +178,14 @@ def test_an_engine_on_a_small_gpu_takes_less_for_its_cache_and_a_critic_is_said_
     assert "fits without critic" in out
 
 
+@pytest.mark.parametrize(("tokens", "tried"), [(1024, {1}), (40_000, {1, 2, 4, 8})])
+def test_long_samples_are_tried_on_several_context_parallel_ranks(tokens: int, tried: set[int]) -> None:
+    config = compose("gsm8k", [*GSM8K[1:], "model=qwen3_30b", f"rollout.max_response_tokens={tokens}"])
+    settings = list(_settings(config, architecture_of(config.model)))
+    assert {one.context for one in settings} == tried
+    assert any("parallel.context=8" in one.overrides(config) for one in settings) == (8 in tried)
+
+
 def test_every_solution_fits_composes_and_passes_the_checks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--solve", *LARGE]) == 1  # as it is given, it does not fit
     lines = capsys.readouterr().out.splitlines()
@@ -211,7 +220,7 @@ def test_why_says_what_other_values_come_to(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_why_says_what_is_refused_and_what_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--why", "parallel.expert"]) == 0
+    assert main(["plan", "--why=parallel.expert"]) == 0
     _, *others = capsys.readouterr().out.splitlines()
     assert others == ["  parallel.expert=2 is refused: parallel.expert=2: tiny_qwen3 has no experts; set it to 1"]
     assert main(["plan", "--why", "optim.lr", *GSM8K]) == 0

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.platform.spied_stacks import spied, spied_families
 from rlscale.platform.stacks import Listening, ask, doing
 from rlscale.serve.pulse import stopped_of
+from rlscale.serve.spied_stacks import spied, spied_families
 
 PARENT = """
 import subprocess, sys, threading
