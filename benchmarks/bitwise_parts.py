@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,8 @@ from rlscale.trainer.megatron.batch.sequences import AttentionBatch, pack
 from rlscale.trainer.megatron.ranks.slicing import Slicing
 
 TIMES, TOKENS = 8, 4096
-HEADS, KEY_HEADS, SIZE = COST["num_attention_heads"], COST["num_key_value_heads"], COST["head_dim"]
+SIZES: dict[str, Any] = COST
+HEADS, KEY_HEADS, SIZE = (int(SIZES[key]) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
 """A part as it is, and with the switch."""
 
@@ -80,13 +81,13 @@ def forward(lengths: list[int], dtype: torch.dtype) -> Pair:
     key, value = (drawn(TOKENS, KEY_HEADS, SIZE, dtype=dtype) for _ in range(2))
     batches = pack(lengths, Slicing(), torch.device("cpu"), attend=True).batches
 
-    def attended(batch: AttentionBatch) -> Iterator[Tensor]:
-        yield batch.take(query, batch.queries)
-        yield from (batch.take(x, batch.keys) for x in (key, value))
+    def attended(batch: AttentionBatch) -> tuple[Tensor, Tensor, Tensor]:
+        return batch.take(query, batch.queries), batch.take(key, batch.keys), batch.take(value, batch.keys)
 
     def plain() -> None:
         for batch in batches:
-            F.scaled_dot_product_attention(*attended(batch), is_causal=True, enable_gqa=True)
+            of_query, of_key, of_value = attended(batch)
+            F.scaled_dot_product_attention(of_query, of_key, of_value, is_causal=True, enable_gqa=True)
 
     def bitwise() -> None:
         for batch in batches:
@@ -97,7 +98,7 @@ def forward(lengths: list[int], dtype: torch.dtype) -> Pair:
 
 def products(rows: int, dtype: torch.dtype) -> Pair:
     """A layer's linears."""
-    hidden, inner = COST["hidden_size"], COST["intermediate_size"]
+    hidden, inner = int(SIZES["hidden_size"]), int(SIZES["intermediate_size"])
     shapes = ((HEADS + 2 * KEY_HEADS) * SIZE, hidden), (hidden, HEADS * SIZE), (2 * inner, hidden), (hidden, inner)
     weights = [drawn(*shape, dtype=dtype) for shape in shapes]
     inputs = [drawn(rows, weight.shape[1], dtype=dtype) for weight in weights]

@@ -1,8 +1,8 @@
 """What publishing weights costs the trainer: into shared memory against a plain copy, and as deltas of one small step.
 
-`python benchmarks/weights.py [megabytes]`; no engine takes part. Weights are random (std 0.02) in bf16; a step is
-Adam's first at lr 1e-6 on float32 masters, a change of at most lr each. Seconds are those of the
-processor (user and system).
+`python benchmarks/weights.py [megabytes]`; no engine takes part, but two rows do what one does. Weights are random (std
+0.02) in bf16; a step is Adam's first at lr 1e-6 on float32 masters, a change of at most lr each. Seconds are those of
+the processor (user and system), on one thread.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ LR = 1e-6
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 128
     random = torch.Generator().manual_seed(0)
     old = (torch.randn(megabytes * 2**19, generator=random) * 0.02).bfloat16()
@@ -43,6 +44,9 @@ def main() -> None:
 
     shared = row("into a new file in shared memory", new, fresh)
     row("into one that was used before", new, lambda: flat_bucket.fill(shared.flat, named, entries))
+    row("the same, and its checksum, piece by piece", new, lambda: flat_bucket.fill_summed(shared.flat, named, entries))
+    row("the checksum of it, as an engine verifies", new, lambda: flat_bucket.sum_of(shared.flat, size))
+    row("out of it, as an engine loads", new, lambda: target.copy_(shared.flat.view(new.dtype)))
     row("the checksum of every tensor", new, lambda: TensorSum.of(new))
     before, after = (tensor.view(torch.uint8).numpy() for tensor in (old, new))
     payloads = {

@@ -4,8 +4,9 @@ A matrix product sums each entry in an order that the library chooses by the num
 depends on the longest sequence beside it. So the same token has other bits in an engine, which computes it among the
 requests that happen to run, and in the trainer, which computes it among the rows of a micro-batch. Here every order is
 fixed: a product is made of tiles of `TILE` rows, attention sums over spans of `SPAN` keys counted from a sequence's
-first, and log-probs over blocks of `WORDS` words. Trainer and engine compute by these in a run with `run.bitwise`, on
-the CPU with one thread, and their log-probs are equal bit for bit.
+first (in bfloat16 as `fused_attention`, where this machine can), and log-probs over blocks of `WORDS` words. Trainer
+and engine compute by these in a run with `run.bitwise`, on the CPU with one thread, and their log-probs are equal bit
+for bit.
 
 Norm, rotary positions and gated activation (`elementwise`) sum within a token only, and need nothing of this.
 """

@@ -19,6 +19,9 @@ WAYS = {
     "adaptive": ["rollout.concurrency=adaptive"],
     "adapters": ["model.lora={rank: 4}", "weights.lora=adapter"],
     "evaluation": ["eval.engines=1"],
+    "codes": ["rollout.weights=int4", "model.dtype=bfloat16"],
+    "delta": ["weights/transport=delta"],
+    "joining": ["rollout.engines_at_most=8", "rollout.engine_key_file=key"],
 }
 
 
@@ -35,6 +38,14 @@ WAYS = {
         ("draft", "waves", "algorithm=eagle: from a folder SGLang would load the draft, too"),
         ("draft", "adapters", "algorithm=eagle: weights.lora=adapter has not been tried with it"),
         ("waves", "adaptive", "max_engines_at_once=1: rollout.concurrency=adaptive forgets how many requests"),
+        ("codes", "adapters", "weights=int4: the trainer does not know what merged codes are worth"),
+        ("codes", "draft", "algorithm=eagle: rollout.weights=int4: the draft is not in that form"),
+        ("codes", "joining", "no engine can join a run with rollout.weights=int4"),
+        ("delta", "adapters", "DeltaTransport carries whole weights, and an adapter has a way of its own"),
+        ("delta", "draft", "algorithm=eagle: from a folder SGLang would load the draft, too"),
+        ("joining", "adapters", "no engine can join a run with weights.lora=adapter"),
+        ("joining", "speculation", "no engine can join a run with rollout.speculation"),
+        ("joining", "waves", "no engine can join a run with weights.max_engines_at_once"),
         ("waves", "adapters", "max_engines_at_once=1: requests name the adapter of their version"),
     ],
 )
