@@ -24,7 +24,6 @@ from rlscale.platform import (
     sglang_passes,
     sglang_repacked,
     sglang_reward_heads,
-    sglang_seeded,
     sglang_streamed,
     sglang_verified_updates,
     sglang_weight_sums,
@@ -93,6 +92,13 @@ def adapt_runner_updater(module: Any) -> None:
     sglang_verified_updates.adapt_runner_updater(module)
 
 
+def adapt_sampler(module: Any) -> None:
+    """sglang.srt.layers.sampler: see there."""
+    from rlscale.platform import sglang_seeded  # imports torch, which who only starts engines does without
+
+    sglang_seeded.adapt_sampler(module)
+
+
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     **sglang_adapters.ADAPTATIONS,
     SCHEDULER: adapt_scheduler,
@@ -100,7 +106,7 @@ ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     sglang_verified_updates.RUNNER_UPDATER: adapt_runner_updater,
     sglang_weight_sums.CHECKER: sglang_weight_sums.adapt_checker,
     sglang_streamed.STREAMER: sglang_streamed.adapt_streamer,
-    "sglang.srt.layers.sampler": sglang_seeded.adapt_sampler,
+    "sglang.srt.layers.sampler": adapt_sampler,
 }
 """Module -> what is changed in it right after its import, on every device."""
 

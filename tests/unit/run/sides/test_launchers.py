@@ -19,7 +19,7 @@ def test_the_router_is_for_other_machines_only_where_the_driver_is_on_one(
     actors = SimpleNamespace(
         is_here=lambda node: node == driver, start=lambda kind, place, *given: started.append((place.node, given))
     )
-    calls: Any = SimpleNamespace(host=actors, processes=SimpleNamespace(add=lambda *_: None))
+    calls: Any = SimpleNamespace(host=actors, processes=SimpleNamespace(add=lambda *_, servers: None))
     config = compose(overrides=["cluster.host=0.0.0.0"])
     start_launcher(calls, config, 0, "first", Supervised(tmp_path, tmp_path, "key", None, frozenset()))
     ((machine, given),) = started
