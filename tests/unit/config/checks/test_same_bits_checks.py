@@ -66,13 +66,16 @@ def test_all_families_can_but_those_with_gated_delta_nets() -> None:
         name: why_not_bitwise(FAMILIES[name], complete({**TINY[name], **WIDE.get(name, {})})) for name in FAMILIES
     }
     assert {name: reason for name, reason in reasons.items() if reason} == {
-        "qwen3_next": "a gated delta net is summed in chunks by the trainer, and token by token by an engine that generates"
+        "qwen3_next": "a gated delta net is summed in chunks by the trainer, and token by token by an engine that "
+        "generates"
     }
 
 
 def test_the_page_says_of_every_shipped_model_what_the_check_says() -> None:
     page = (ROOT / "docs" / "mismatch.md").read_text(encoding="utf-8")
-    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `") and line.count("|") == 4]
+    rows = [
+        line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `") and line.count("|") == 4
+    ]
     said = {
         (family.strip("`"), model): verdict
         for family, models, verdict in rows
