@@ -164,10 +164,7 @@ def _is_independent(
     heads, key_heads, size, value_size = shapes
     query, key = factors((2, heads, tokens), (2, key_heads, tokens), size, dtype)
     value, last = terms((2, key_heads), tokens, KEYS, value_size, dtype), torch.arange(tokens).expand(2, -1)
-    for scale in (
-        2.0**20,
-        2.0**-60,
-    ):  # what is rounded in a score decides; only what is rounded in sums of values is seen
+    for scale in (2.0**20, 2.0**-60):  # rounding of scores decides everything; sums of values are all that is seen
         together = attend(query, key, value, last, scale)
         for end in (9, KEYS + 9, tokens // 2, tokens):
             whole = attend_whole(*(x[:, :, :end] for x in (query, key, value)), scale)

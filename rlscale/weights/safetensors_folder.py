@@ -17,7 +17,7 @@ _FILE_BYTES = 4 * 2**30
 
 
 class SafetensorsFolder:
-    """The files of a folder, one after the other. OSError when the disk refuses, UserError for a type without a name."""
+    """The files of a folder, one after another. OSError when the disk refuses, UserError for a type without a name."""
 
     def __init__(self, folder: Path, *, indexed: bool, file_bytes: int | None = None) -> None:
         """The folder exists. `indexed`: write an index in any case, not only of several files.

@@ -66,7 +66,8 @@ def test_all_families_can_but_those_with_gated_delta_nets() -> None:
         name: why_not_bitwise(FAMILIES[name], complete({**TINY[name], **WIDE.get(name, {})})) for name in FAMILIES
     }
     assert {name: reason for name, reason in reasons.items() if reason} == {
-        "qwen3_next": "a gated delta net is summed in chunks by the trainer, and token by token by an engine that generates"
+        "qwen3_next": "a gated delta net is summed in chunks by the trainer, and token by token by an engine that "
+        "generates"
     }
 
 

@@ -57,8 +57,8 @@ APART = "cluster.placement=disaggregated"
         ([*TURNS, "rollout.engines=2"], "there are no more than rollout.engines=2; leave it out"),
         (
             [TURNS[0], TURNS[1], *TURNS[3:], "rollout.engine_urls=['http://127.0.0.1:1']"],
-            "engines of rollout.engine_urls that rlscale did not start keep keys and values of old weights while they are "
-            "paused, and it has not been tried with those that it did; leave it out",
+            "engines of rollout.engine_urls that rlscale did not start keep keys and values of old weights while they "
+            "are paused, and it has not been tried with those that it did; leave it out",
         ),
         (
             [TURNS[0], TURNS[1], *TURNS[3:], "rollout.engine_groups.all.engines=4"],
