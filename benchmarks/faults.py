@@ -140,6 +140,8 @@ class Chain:
 
     def finish(self) -> list[str]:
         """Let it come to its end; what is not as undisturbed then."""
+        if self.finished:
+            return []
         ended = self._running().end(10 * LIMIT_S)
         self._run = None
         return [] if ended.code == 0 else [f"ended with {ended.code}: {ended.last}"]
@@ -175,16 +177,16 @@ class Chain:
         faults = [f"left: {', '.join(ended.left)}"] if ended.left else []
         if ended.code is None:
             faults.append(f"no end within {LIMIT_S:.0f} s")
-        if cell.ends_no_run:
+        if cell.ends_no_run and ended.code != 0:
             faults.append("the run ended")
         if (ended.code == 2 and not ended.line) or "Traceback" in ended.text:
             faults.append("no line that says why")
+        if ended.code == 0:
+            return "goes on to its end", faults
         again = self._running()
-        if not self.finished and not again.await_trained(before + FURTHER, 2 * LIMIT_S) and not self.finished:
+        if not again.await_trained(before + FURTHER, 2 * LIMIT_S) and not self.finished:
             faults.append(f"the same command: {again.last if again.ended else 'hangs'}")
-        said = ended.line or {0: "all iterations are done", 130: "stopped", None: "hangs"}.get(
-            ended.code, f"ended by {ended.code}"
-        )
+        said = ended.line or {130: "stopped", None: "hangs"}.get(ended.code, f"ended by {ended.code}")
         return f"{said.replace(str(self._folder), '')[:240]}, then resumed", faults
 
     def _running(self) -> FaultyRun:

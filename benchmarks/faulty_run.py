@@ -102,11 +102,11 @@ class FaultyRun:
         return False
 
     def named(self, *words: str) -> list[psutil.Process]:
-        """Those with one of the words in their command line."""
+        """Those with one of the words in their command line; not the command itself, which stands in for the driver."""
         found = []
         for one in self.family():
             with suppress(psutil.NoSuchProcess):
-                if any(word in " ".join(one.cmdline()) for word in words):
+                if one.pid != self._process.pid and any(word in " ".join(one.cmdline()) for word in words):
                     found.append(one)
         return found
 

@@ -7,6 +7,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 A = TypeVar("A", bound=type)
@@ -45,5 +46,6 @@ def _printing(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _print() -> None:
-    traceback.print_exc()
-    sys.stderr.flush()
+    with suppress(OSError):  # a disk that is full under the log too, of which the error itself may tell
+        traceback.print_exc()
+        sys.stderr.flush()

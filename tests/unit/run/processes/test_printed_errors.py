@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from rlscale.config.errors import UserError
 
 FAILING = """
 import asyncio, sys, types
@@ -49,3 +52,22 @@ def test_methods_give_and_raise_what_they_did_before(capsys: pytest.CaptureFixtu
     with pytest.raises(KeyError):
         Actor().fail()
     assert "KeyError: 'x'" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_under_the_log_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlscale.run.processes.printed_errors import prints_errors
+
+    @prints_errors
+    class Actor:
+        def save(self) -> None:
+            raise UserError("rank 0: no space left")
+
+    full = open("/dev/full", "w")  # noqa: SIM115 -- closing it raises, as what was written never went anywhere
+    with pytest.raises(OSError, match="No space left"):
+        print("a line", file=full, flush=True)
+    monkeypatch.setattr(sys, "stderr", full)
+    with pytest.raises(UserError, match="rank 0: no space left"):
+        Actor().save()
+    monkeypatch.undo()
+    with suppress(OSError):
+        full.close()
