@@ -61,8 +61,10 @@ smoke: install
 	$(PYTEST) -p tests.forked_workers --forks=$(FORKS) $(SMOKE)
 
 # One core imports the tests; the other fills the folders of packages that some of them use, where they are not there yet.
+# It ends with the tests: where they have passed, so must it have; where not, it is stopped.
 unit: install
-	$(BIN)/python -m tests.extras & $(PYTEST) -p tests.forked_workers --forks=$(FORKS) tests/unit
+	$(BIN)/python -m tests.extras & filling=$$!; trap 'kill $$filling 2>/dev/null; wait' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
+		$(PYTEST) -p tests.forked_workers --forks=$(FORKS) tests/unit && wait $$filling
 
 dist: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/dist

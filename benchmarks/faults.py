@@ -10,9 +10,10 @@ iterations trained on the prompts of an undisturbed run, in its order; and no pr
 When the run is over its weights must be those of the undisturbed one, bit for bit, and its accounts must balance. The
 table says what happened, and the seconds until the run was two iterations further or had ended.
 
-Cells come in an order in which a twelfth of them has every process, every fault and every phase. With `--results`
-everything is kept in that folder: `--seconds` ends the run before another cell begins, and the same command goes on
-with it. Exit code 1 if something was not so. All 480 cells take hours. Runs start from `python -m rlscale warm`, and
+Cells come in an order in which a twelfth of them has every process, every fault and every phase. Those that are left
+when a run is over happen to another one. With `--results` everything is kept in that folder: `--seconds` ends the run
+before another cell begins, and the same command goes on with it. Exit code 1 if something was not so, or if chosen
+cells have not run. All 480 cells take hours. Runs start from `python -m rlscale warm`, and
 `starved` needs root.
 """
 
@@ -241,8 +242,13 @@ class Results:
         stored: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self.rows: list[list[str]] = stored.get("rows", [])
         self.calm = Outcome(**stored["calm"]) if "calm" in stored else None
-        self.end: str = stored.get("end", "")
-        """What was not as undisturbed when the run was over, or WELL."""
+        self.ends: list[str] = stored.get("ends", [])
+        """What was not as undisturbed when a run was over, or WELL, for each run that is."""
+
+    @property
+    def run(self) -> Path:
+        """Folder of the run that is not over, or else of the next one, which is not there yet."""
+        return self._file.parent / f"run-{len(self.ends) + 1}"
 
     def has(self, cell: Cell) -> bool:
         """Whether that cell has run."""
@@ -251,7 +257,7 @@ class Results:
     def keep(self) -> None:
         """Write down what there is."""
         calm = {"calm": asdict(self.calm)} if self.calm is not None else {}
-        self._file.write_text(json.dumps({"rows": self.rows, "end": self.end, **calm}))
+        self._file.write_text(json.dumps({"rows": self.rows, "ends": self.ends, **calm}))
 
 
 def main() -> int:
@@ -275,24 +281,33 @@ def main() -> int:
         with Warm(place) as warm:
             results.calm = results.calm or undisturbed(place, words, warm)
             results.keep()
-            with Chain(place / "run", words, warm, results.calm) as chain:
-                over = play(chain, [cell for cell in cells(options) if not results.has(cell)], results, options.seconds)
-                if over:
-                    faults = [*chain.finish(), *Outcome.of(place / "run" / "run").differs(results.calm)]
-                    results.end = "; ".join(faults) or WELL
-                    results.keep()
-        print("\n".join([HEAD, *(f"| {' | '.join(row)} |" for row in results.rows)]))
-        print(f"when the run was over: {results.end or 'it is not yet'}")
-    return 1 if any(row[-1] != WELL for row in results.rows) or results.end not in ("", WELL) else 0
+            until = time.monotonic() + options.seconds
+            while (todo := [cell for cell in cells(options) if not results.has(cell)]) or results.run.exists():
+                folder = results.run
+                with Chain(folder, words, warm, results.calm) as chain:
+                    if not play(chain, todo, results, until):
+                        break
+                    faults = [*chain.finish(), *Outcome.of(folder / "run").differs(results.calm)]
+                results.ends.append("; ".join(faults) or WELL)
+                results.keep()
+    return told(results, cells(options))
 
 
-def play(chain: Chain, todo: Sequence[Cell], results: Results, seconds: float) -> bool:
+def told(results: Results, chosen: Sequence[Cell]) -> int:
+    """Print the table, what became of the runs, and how many of the chosen cells have run; the exit code."""
+    done = sum(map(results.has, chosen))
+    lines = [HEAD, *(f"| {' | '.join(row)} |" for row in results.rows)]
+    lines += [f"when run {number} was over: {end}" for number, end in enumerate(results.ends, 1)]
+    print("\n".join([*lines, f"{done} of {len(chosen)} cells have run"]))
+    return 0 if done == len(chosen) and {WELL}.issuperset([row[-1] for row in results.rows] + results.ends) else 1
+
+
+def play(chain: Chain, todo: Sequence[Cell], results: Results, until: float) -> bool:
     """Play cells, as many as there is time for; whether nothing more is to be done than to let the run end."""
-    began = time.monotonic()
     for cell in todo:
         if chain.finished:
             return True
-        if time.monotonic() - began > seconds:
+        if time.monotonic() > until:
             return False
         results.rows.append(chain.play(cell))
         results.keep()

@@ -46,9 +46,11 @@ def stopped(processes: Sequence[psutil.Process]) -> Iterator[None]:
 @contextmanager
 def stopped_a_while(processes: Sequence[psutil.Process]) -> Iterator[None]:
     """SIGSTOP, and SIGCONT after `STOPPED_S`."""
-    _each(processes, psutil.Process.suspend)
-    time.sleep(STOPPED_S)
-    _each(processes, psutil.Process.resume)
+    try:
+        _each(processes, psutil.Process.suspend)
+        time.sleep(STOPPED_S)
+    finally:
+        _each(processes, psutil.Process.resume)
     yield
 
 
@@ -63,11 +65,13 @@ def starved(processes: Sequence[psutil.Process]) -> Iterator[None]:
             (group / "cpu.cfs_quota_us").write_text(str(int(_PERIOD_US * STARVED_SHARE)))
         else:
             (group / "cpu.max").write_text(f"{int(_PERIOD_US * STARVED_SHARE)} {_PERIOD_US}")
-        _each(processes, lambda one: (group / "cgroup.procs").write_text(str(one.pid)))
-        time.sleep(STARVED_S)
-        for pid in (group / "cgroup.procs").read_text().split():
-            with suppress(OSError):
-                (root / "cgroup.procs").write_text(pid)
+        try:
+            _each(processes, lambda one: (group / "cgroup.procs").write_text(str(one.pid)))
+            time.sleep(STARVED_S)
+        finally:
+            for pid in (group / "cgroup.procs").read_text().split():
+                with suppress(OSError):
+                    (root / "cgroup.procs").write_text(pid)
         yield
     finally:
         with suppress(OSError):
@@ -96,15 +100,17 @@ def out_of_memory(processes: Sequence[psutil.Process]) -> Iterator[None]:
 def _limited(what: int, most: dict[psutil.Process, int]) -> Iterator[None]:
     """A limit on a resource of each, from `LIMITED_S` before the block to its end."""
     before = {}
-    for one, limit in most.items():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            before[one] = one.rlimit(what)
-            one.rlimit(what, (limit, before[one][1]))
-    time.sleep(LIMITED_S)
-    yield
-    for one, limits in before.items():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            one.rlimit(what, limits)
+    try:
+        for one, limit in most.items():
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                before[one] = one.rlimit(what)
+                one.rlimit(what, (limit, before[one][1]))
+        time.sleep(LIMITED_S)
+        yield
+    finally:
+        for one, limits in before.items():
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                one.rlimit(what, limits)
 
 
 FAULTS: dict[str, Harm] = {

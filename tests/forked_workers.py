@@ -4,19 +4,23 @@ Each process of xdist imports and collects for itself. Here files are handed out
 together, for their fixtures, and a fork goes on in the folder that it is at, for what modules have remembered there;
 the files that `begin_with` names come before all others. Forks begin without threads and with all that the tests
 import: a test that needs a Python which has imported nothing starts one, as everywhere.
+
+A test counts as run when its fork has said so. What becomes of the others: the test at which a fork ends has failed;
+those that it had before it are given to another; and what no fork has run when all are gone has failed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import time
 import warnings
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from itertools import groupby, zip_longest
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +28,11 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from tests.file_order import FIRST
+from tests.fork_handle import Worker, refuse_threads
 
 FORK = multiprocessing.get_context("fork")
+LOOK_S = 1.0
+"""How often it is looked whether forks are there."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,18 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """See Forks."""
     if config.getoption("--forks"):
         config.pluginmanager.register(Forks(config.getoption("--forks")), "forks")
-
-
-@dataclass
-class Worker:
-    """A fork as the process that hands out sees it."""
-
-    process: ForkProcess
-    pipe: Connection
-    waiting: deque[int] = field(default_factory=deque)
-    """Numbers of tests that were given to it and have not begun."""
-    at: int | None = None
-    folder: Path | None = None
 
 
 def preferred(folders: Sequence[Path | None], at: Path | None, others: Collection[Path | None]) -> int:
@@ -69,41 +64,57 @@ class Forks:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.begun = 0
         self.workers: list[Worker] = []
         self.parent: Connection | None = None
         """Whom a fork tells what comes of its tests."""
-        self.enough = FORK.Event()
-        """No further test begins."""
+        self.enough = FORK.RawValue(ctypes.c_bool, False)
+        """No further test begins. Without a lock, which a fork that is killed would keep."""
+        self.missing: set[int] = set()
+        """Numbers of the tests of which nothing is known yet."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """Have forks run the tests, and report what they say as if it had happened here."""
         if session.testsfailed or session.config.option.collectonly:
             return None
+        refuse_threads()
         if terminal := session.config.pluginmanager.getplugin("terminalreporter"):
             terminal.showfspath = False  # the files' results alternate
-        folder = session.config._tmp_path_factory.getbasetemp()
         by_file = groupby(range(len(session.items)), lambda number: session.items[number].path)
         files = deque([*numbers] for _, numbers in by_file)
-        for number in range(min(self.number, len(files))):
-            self._fork(session, folder / f"fork{number}")
+        self.missing = {*range(len(session.items))}
+        for _ in range(min(self.number, len(files))):
+            self._fork(session)
         try:
-            while self.workers:
-                said = wait([worker.pipe for worker in self.workers])
-                for worker in [worker for worker in self.workers if worker.pipe in said]:
-                    self._hear(session, worker, files)
+            self._listen(session, files)
         finally:
-            self.enough.set()
+            self.enough.value = True
             for worker in self.workers:
-                worker.pipe.close()
-                worker.process.join()
+                worker.end()
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:
             raise session.Interrupted(session.shouldstop)
         return True
 
-    def _fork(self, session: pytest.Session, folder: Path) -> None:
+    def _listen(self, session: pytest.Session, files: deque[list[int]]) -> None:
+        """Until no fork is there; tests of which nothing was heard by then have failed."""
+        while self.workers:
+            said = wait([worker.pipe for worker in self.workers], LOOK_S)
+            for worker in [*self.workers]:
+                if worker.pipe in said:
+                    self._hear(session, worker, files)
+                elif worker.gone or worker.late:
+                    self._part_with(session, worker, files)
+                if session.shouldfail or session.shouldstop:
+                    self.enough.value = True
+        for number in sorted(self.missing if not self.enough.value else ()):
+            self._lose(session, number, "no process has run it")
+
+    def _fork(self, session: pytest.Session) -> None:
+        folder = session.config._tmp_path_factory.getbasetemp() / f"fork{self.begun}"
+        self.begun += 1
         ours, theirs = FORK.Pipe()
         process = FORK.Process(target=self._run_files, args=(session, ours, theirs, folder), name=folder.name)
         process.start()
@@ -111,29 +122,29 @@ class Forks:
         self.workers.append(Worker(process, ours))
 
     def _hear(self, session: pytest.Session, worker: Worker, files: deque[list[int]]) -> None:
-        """What a fork says. One that is gone has failed its test, and another takes those that it was to run."""
         try:
             kind, said = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self._part_with(session, worker, files)
             return
         hook = session.config.hook
         if kind == "next":
-            given = self._next(session, worker, files) if files and not self.enough.is_set() else []
+            given = self._next(session, worker, files) if files and not self.enough.value else []
             worker.waiting.extend(given)
-            worker.pipe.send(given)
+            worker.dismissed = None if given else time.monotonic()
+            with suppress(OSError):  # it is gone, which is what it says next
+                worker.pipe.send(given)
         elif kind == "begins":
-            worker.at = worker.waiting.popleft()
+            worker.at, worker.last = worker.waiting.popleft(), said
             hook.pytest_runtest_logstart(nodeid=said, location=session.items[worker.at].location)
         elif kind == "report":
             hook.pytest_runtest_logreport(report=hook.pytest_report_from_serializable(config=session.config, data=said))
         elif kind == "ended":
             hook.pytest_runtest_logfinish(nodeid=said, location=session.items[worker.at].location)
+            self.missing.discard(worker.at)
             worker.at = None
         elif kind == "warning":
             hook.pytest_warning_recorded.call_historic(kwargs=said)
-        if session.shouldfail or session.shouldstop:
-            self.enough.set()
 
     def _next(self, session: pytest.Session, worker: Worker, files: deque[list[int]]) -> list[int]:
         first = session.config.stash.get(FIRST, ())
@@ -150,18 +161,26 @@ class Forks:
         return Path(*Path(os.path.relpath(path.parent, session.config.rootpath)).parts[:3])
 
     def _part_with(self, session: pytest.Session, worker: Worker, files: deque[list[int]]) -> None:
+        """The test of a fork that is gone has failed; another takes those that it was to run."""
         self.workers.remove(worker)
-        worker.pipe.close()
-        worker.process.join()
-        if worker.at is None and not worker.process.exitcode:
-            return
-        item = session.items[worker.waiting.popleft() if worker.at is None else worker.at]
-        why = f"the process that ran it ended with status {worker.process.exitcode}"
-        lost = pytest.TestReport(item.nodeid, item.location, {}, "failed", why, "call")
-        session.config.hook.pytest_runtest_logreport(report=lost)
+        how = worker.end()
+        if worker.at is not None:
+            self._lose(session, worker.at, f"the process that ran it {how}")
+        elif worker.dismissed is None or worker.process.exitcode:
+            name = worker.process.name
+            why = f"{name} {how}, after {worker.last or 'no test'}"
+            odd = pytest.TestReport(name, (name, None, name), {}, "failed", why, "teardown")
+            session.config.hook.pytest_runtest_logreport(report=odd)
         if worker.waiting:
             files.appendleft([*worker.waiting])
-        self._fork(session, session.config._tmp_path_factory.getbasetemp() / f"{worker.process.name}-again")
+        if files and worker.last and not self.enough.value:  # one that came to no test would not be the last
+            self._fork(session)
+
+    def _lose(self, session: pytest.Session, number: int, why: str) -> None:
+        item = session.items[number]
+        self.missing.discard(number)
+        lost = pytest.TestReport(item.nodeid, item.location, {}, "failed", why, "call")
+        session.config.hook.pytest_runtest_logreport(report=lost)
 
     def _run_files(self, session: pytest.Session, parents: Connection, parent: Connection, folder: Path) -> None:
         """In the fork: run what the parent gives, with a capture and a folder for tests of its own."""
@@ -174,21 +193,22 @@ class Forks:
         capture.suspend_global_capture()
         folder.mkdir()
         session.config._tmp_path_factory._basetemp = folder
-        numbers = self._given()
-        at = next(numbers, None)
-        while at is not None:
-            following = None if self.enough.is_set() else next(numbers, None)
-            item, after = session.items[at], None if following is None else session.items[following]
-            self._say("begins", item.nodeid)
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
-            self._say("ended", item.nodeid)
-            at = following
+        while numbers := self._given():
+            for number, following in zip_longest(numbers, numbers[1:]):
+                item, over = session.items[number], following is None or self.enough.value
+                self._say("begins", item.nodeid)
+                # After a file's last test, before the next file is asked for, what is not the session's ends.
+                after: Any = session if over else session.items[following]
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+                self._say("ended", item.nodeid)
+                if over:
+                    break
+        session._setupstate.teardown_exact(None)
 
-    def _given(self) -> Iterator[int]:
+    def _given(self) -> list[int]:
+        """The tests of the next file."""
         self._say("next")
-        while numbers := self.parent.recv():
-            yield from numbers
-            self._say("next")
+        return self.parent.recv()
 
     def _say(self, kind: str, said: Any = None) -> None:
         self.parent.send((kind, said))
