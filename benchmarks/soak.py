@@ -196,8 +196,10 @@ def main() -> int:
     parser.add_argument("words", nargs="*", help="further words of the run's command line")
     options = parser.parse_args()
     kills = options.iterations // options.kill_every
-    words = [f"run.iterations={options.iterations}", "run.output=run", "run.progress=plain", "checkpoint.every=100"]
-    words += [f"cluster.engine_restarts={kills + 5}", f"eval.every={max(options.iterations // 10, 1)}", *options.words]
+    tenth = max(options.iterations // 10, 1)
+    words = [f"run.iterations={options.iterations}", "run.output=run", "run.progress=plain", f"eval.every={tenth}"]
+    # A rank keeps the memory of its first copy for later ones, so that one must come before the second quarter.
+    words += [f"checkpoint.every={min(tenth, 100)}", f"cluster.engine_restarts={kills + 5}", *options.words]
     if not any(word.startswith("warm_start=") for word in options.words):
         words.append("warm_start=null")
     print(", ".join(f"{name} {value}" for name, value in describe_machine().items()), f"load {load_average()}")

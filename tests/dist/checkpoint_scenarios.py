@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from rlscale.run.sessions.saver import SaverWithRanks
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 _SMALLER_THAN_A_RANK = 20_000
+
+_OF_ABSTRACT_CLASSES = ("weakref.ReferenceType", "builtins.builtin_function_or_method")
+"""What they remember of every class that is compared with them: a reference and what ends it, so no more than classes."""
 
 
 def save_on_a_full_disk(
@@ -102,6 +107,32 @@ def load_and_save(
         trainer.load(source)
         trainer.save(target)
         return int(trainer.steps)
+    finally:
+        trainer.close()
+
+
+def held_after_further_saves(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, folder: str, saves: int
+) -> dict[str, int]:
+    """Save copies over and over: of which types there are more objects after that many than after the first two."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+
+    def save(number: int) -> None:
+        trainer.begin_save(f"{folder}/{number}", copy=True)
+        trainer.finish_save()
+
+    def held() -> Counter[str]:
+        gc.collect()
+        return Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
+
+    try:
+        for number in range(2):  # the first imports what writes
+            save(number)
+        before = held()
+        for number in range(2, 2 + saves):
+            save(number)
+        more = held() - before
+        return {kind: number for kind, number in more.items() if kind not in _OF_ABSTRACT_CLASSES}
     finally:
         trainer.close()
 

@@ -161,6 +161,14 @@ def test_weights_alone_of_a_checkpoint_start_a_run_of_another_layout(
         np.testing.assert_array_equal(weights[name], weight, err_msg=name)
 
 
+def test_a_rank_keeps_no_object_of_a_save_that_is_finished(
+    pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, saves = spec_of(models["dense"], {}), 8
+    (more,) = pool.run(checkpoint_scenarios.held_after_further_saves, spec, str(tmp_path), saves, world_size=1)
+    assert {kind: number for kind, number in more.items() if number >= saves} == {}
+
+
 def test_writing_that_is_cut_off_by_a_kill_leaves_the_checkpoint_before_it(
     pool: RankPool, models: dict[str, Path], tmp_path: Path
 ) -> None:
