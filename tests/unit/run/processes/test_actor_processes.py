@@ -150,7 +150,8 @@ def test_what_a_process_does_that_hangs_is_written_down(answers: Answers, tmp_pa
                 time.sleep(0.02)
             processes = Processes(HERE)
             processes.add("rank 1", log, actor("a1", HERE, hung.pid))
-            launcher = actor("a2", THERE, 2**22 + 1, {"engine-0 sglang::scheduler": SCHEDULER})
+            titles = ("engine-0 sglang::scheduler", "engine-0 /usr/bin/python")
+            launcher = actor("a2", THERE, 2**22 + 1, dict.fromkeys(titles, SCHEDULER))
             processes.add("eval: the launcher of machine 1", tmp_path / "none", launcher, servers=True)
             told = processes.write_stacks(tmp_path / "hang")
             assert hung.poll() is None
@@ -159,9 +160,11 @@ def test_what_a_process_does_that_hangs_is_written_down(answers: Answers, tmp_pa
     assert told == {
         "rank 1": "waiting_for_a_peer (<string>:7)",
         "eval: engine-0 sglang::scheduler": "all_reduce (distributed.py:12)",
+        "eval: engine-0 /usr/bin/python": "all_reduce (distributed.py:12)",
     }
     assert "in waiting_for_a_peer" in (tmp_path / "hang" / "rank-1.txt").read_text()
-    assert (tmp_path / "hang" / "eval-engine-0-sglangscheduler.txt").read_text() == SCHEDULER
+    for file in ("eval-engine-0-sglangscheduler.txt", "eval-engine-0-usr-bin-python.txt"):
+        assert (tmp_path / "hang" / file).read_text() == SCHEDULER
 
 
 def test_the_frozen_are_ended_and_ray_expects_it(process: subprocess.Popen[bytes], answers: Answers) -> None:
