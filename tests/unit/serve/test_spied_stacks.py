@@ -66,7 +66,8 @@ def test_a_stopped_process_is_read_with_what_descends_from_it(family: tuple[subp
         parent.pid: "waiting_for_a_peer (<string>:5)",
         child: "judging (<string>:4)",
     }
-    assert list(spied_families([parent.pid], but=[child])[parent.pid]) == [parent.pid]
+    for left_out in ({"but": [child]}, {"alone": [parent.pid]}):
+        assert list(spied_families([parent.pid], **left_out)[parent.pid]) == [parent.pid]
 
 
 def test_a_process_that_has_not_promised_to_tell_is_not_asked_as_the_signal_would_end_it(tmp_path: Path) -> None:
