@@ -70,7 +70,9 @@ def _read(
     told = {here: spied_families(*of(here))} if here in by_node else {}
     answers = _answers([*elsewhere.values(), *asked.values()])
     told |= {node: answer for node, answer in zip(elsewhere, answers, strict=False) if answer is not None}
-    read = {actor.name: told.get(node, {}).get(actor.pid, {}) for node, there in by_node.items() for actor in there}
+    read: _Read = {
+        actor.name: told.get(node, {}).get(actor.pid, {}) for node, there in by_node.items() for actor in there
+    }
     servers = zip(asked, answers[len(elsewhere) :], strict=True)
     return read, {name: stacks for name, stacks in servers if stacks is not None}
 
