@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
-from rlscale.serve.http import CallError, call
-
-_TIMEOUT_S = 60.0
+from rlscale.serve.http import CallError, Unanswered, call
 
 
-def begin_profile(url: str, api_key: str | None, folder: Path, name: str, steps: int, *, gpu: bool) -> None:
-    """Record the next `steps` forward passes (prefill or decode) of the engine at `url`. CallError where it cannot.
+def begin_profile(
+    url: str, api_key: str | None, folder: Path, name: str, steps: int, *, gpu: bool, timeout_s: float
+) -> None:
+    """Record the next `steps` forward passes (prefill or decode) of the engine at `url`.
 
+    CallError where it cannot, Unanswered where it does not say within `timeout_s`: it may begin later.
     With the last each rank writes `<name>-TP-<rank>.trace.json.gz` into `folder`, a path of the engine's machine.
     """
     body = {
@@ -23,10 +23,17 @@ def begin_profile(url: str, api_key: str | None, folder: Path, name: str, steps:
         "with_stack": False,  # of Python: tens of times as much to write
         "record_shapes": False,
     }
-    call(url, "/start_profile", api_key, body, timeout=_TIMEOUT_S)
+    call(url, "/start_profile", api_key, body, timeout=timeout_s)
 
 
-def end_profile(url: str, api_key: str | None) -> None:
-    """Write what was recorded, where fewer passes were made. Nothing where it is written already."""
-    with suppress(CallError):
-        call(url, "/stop_profile", api_key, {}, timeout=_TIMEOUT_S)
+def end_profile(url: str, api_key: str | None, *, timeout_s: float) -> None:
+    """Write what was recorded, where fewer passes were made. Nothing where it is written already.
+
+    Unanswered where the engine does not say within `timeout_s`: it is gone or frozen, or still writes.
+    """
+    try:
+        call(url, "/stop_profile", api_key, {}, timeout=timeout_s)
+    except Unanswered:
+        raise
+    except CallError:  # it does not record any more
+        return

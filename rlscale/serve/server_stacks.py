@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 
 from rlscale.platform.stacks import Listening, ask
 from rlscale.serve.process import ServerProcess
-from rlscale.serve.pulse import families_of
+from rlscale.serve.pulse import families_of, stopped_of
 from rlscale.serve.spied_stacks import spied_families
+
+_ASKED_S = 4.0
+"""For how long the processes of a server are asked: whoever wants to know does not wait longer than 10 s for it all."""
 
 
 def stacks_of_servers(servers: Mapping[str, ServerProcess]) -> dict[str, str]:
@@ -19,26 +25,47 @@ def stacks_of_servers(servers: Mapping[str, ServerProcess]) -> dict[str, str]:
     """
     pids = {name: server.pid for name, server in servers.items() if server.pid is not None}
     read, families = spied_families(list(pids.values())), families_of(list(pids.values()))
-    found = {}
-    for name, server in servers.items():
-        for pid in families[pids[name]] if name in pids else []:
-            stacks = read[pids[name]].get(pid) or _asked(pid, server)
-            if stacks is not None:
-                found[_name(name, pids[name], pid)] = stacks
+
+    def told(name: str) -> dict[str, str]:
+        family, found = families[pids[name]], read[pids[name]]
+        found = found | _asked([pid for pid in family if pid not in found], servers[name].log)
+        return {title: found[pid] for pid, title in _titles(name, family).items() if pid in found}
+
+    with ThreadPoolExecutor(len(pids) or 1) as pool:  # each server has a log of its own
+        return {title: stacks for of_one in pool.map(told, pids) for title, stacks in of_one.items()}
+
+
+def _asked(pids: Sequence[int], log: Path) -> dict[int, str]:
+    """By process id what these write to the log that they share: one after another, so that nobody writes into another.
+
+    One that is stopped is not asked, it would answer once it goes on. Nobody is asked once the time is over.
+    """
+    found, stopped, give_up = {}, stopped_of(pids), time.monotonic() + _ASKED_S
+    for pid in pids:
+        if pid in stopped or time.monotonic() > give_up:
+            continue
+        listening = Listening({"it": log})
+        stacks = listening.heard().get("it") if ask([pid]) else None
+        if stacks is not None:
+            found[pid] = stacks
     return found
 
 
-def _asked(pid: int, server: ServerProcess) -> str | None:
-    """What the process writes to the log that it shares with others of its server: one is asked after another."""
-    listening = Listening({"it": server.log})
-    return listening.heard().get("it") if ask([pid]) else None
+def _titles(server: str, family: Sequence[int]) -> dict[int, str]:
+    """Names of the processes of a server: its own for the first, the main one; others have their title behind it.
+
+    And their id where one before them has the same.
+    """
+    titles: dict[int, str] = {}
+    for pid in family:
+        title = f"{server} {_title(pid)}" if titles else server
+        titles[pid] = f"{title} {pid}" if title in titles.values() else title
+    return titles
 
 
-def _name(server: str, main: int, pid: int) -> str:
-    """That of the server, with the title of the process where it is not the main one."""
-    if pid == main:
-        return server
+def _title(pid: int) -> str:
+    """What a process calls itself; the name of its program, without the folder, where it has not named itself."""
     try:
-        return f"{server} {psutil.Process(pid).cmdline()[0].split()[0]}"
+        return Path(psutil.Process(pid).cmdline()[0]).name.split()[0]
     except (psutil.Error, IndexError):
-        return f"{server} process {pid}"
+        return f"process {pid}"

@@ -1,7 +1,8 @@
 """Stacks that are read from outside a process, by py-spy: also those of one that is stopped or answers no signal.
 
-It may where a debugger may: the same user, and a system that lets him trace processes that are not his shell's children
-(root may everywhere; a container may need SYS_PTRACE). Nothing is installed in the process, and it is not halted.
+This works wherever a debugger would: the same user, and a system that lets him trace processes that are not his shell's
+children (root may everywhere; a container may need SYS_PTRACE). Nothing is installed in the process, and it is not
+halted.
 """
 
 from __future__ import annotations
@@ -38,24 +39,26 @@ def spied(pid: int) -> str | None:
     return None
 
 
-def spied_families(pids: Sequence[int], but: Collection[int] = ()) -> dict[int, dict[int, str]]:
-    """By each of the processes: the stacks of it and of what descends from it, by process id.
+def spied_families(
+    pids: Sequence[int], but: Collection[int] = (), alone: Collection[int] = ()
+) -> dict[int, dict[int, str]]:
+    """By each of the processes: the stacks of it and, unless it is one of `alone`, of what descends from it.
 
-    Guards, what is no Python, and the processes `but` with what descends from them are left out.
+    By process id. Guards, processes that do not run Python, and `but` with what descends from them are left out.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        families = {pid: _python_below(pid, {*but} - {pid}) for pid in pids}
+        families = {pid: _python_below(pid, {*but} - {pid}, alone) for pid in pids}
         asked = {pid: {one: pool.submit(spied, one) for one in family} for pid, family in families.items()}
         told = {pid: {one: ref.result() for one, ref in family.items()} for pid, family in asked.items()}
     return {pid: {one: text for one, text in family.items() if text is not None} for pid, family in told.items()}
 
 
-def _python_below(pid: int, but: Collection[int]) -> list[int]:
-    """The process and its descendants in which Python runs."""
+def _python_below(pid: int, but: Collection[int], alone: Collection[int]) -> list[int]:
+    """The process and, unless it is one of `alone`, its descendants, in which Python runs."""
     try:
         process = psutil.Process(pid)
-        children = [child.pid for child in process.children() if child.pid not in but]
+        children = [child.pid for child in process.children() if child.pid not in but] if pid not in alone else []
         mine = [pid] if "python" in Path(process.exe()).name and "-S" not in process.cmdline() else []
     except psutil.Error:
         return []
-    return [*mine, *(below for child in children for below in _python_below(child, but))]
+    return [*mine, *(below for child in children for below in _python_below(child, but, alone))]

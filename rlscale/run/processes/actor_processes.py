@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -108,7 +109,7 @@ class Processes:
         found = stacks_of(list(self._actors.values()), self._here)
         folder.mkdir(parents=True, exist_ok=True)
         for name, stacks in found.items():
-            (folder / f"{name.replace(':', '').replace(' ', '-')}.txt").write_text(stacks)
+            (folder / f"{_file_name(name)}.txt").write_text(stacks)
         return {name: what for name, stacks in found.items() if (what := doing(stacks)) is not None}
 
     def _look(self) -> None:
@@ -116,7 +117,7 @@ class Processes:
         nodes = {actor.node for actor in self._actors.values()}
         for node in nodes:
             there = [actor for actor in self._actors.values() if actor.node == node]
-            stopped = self._stoppedon_machine(node, [actor.pid for actor in there])
+            stopped = self._stopped_on_machine(node, [actor.pid for actor in there])
             for actor in there:
                 actor.stopped = actor.stopped if stopped is None else actor.pid in stopped
                 actor.seconds = actor.patience.look(actor.stopped)
@@ -132,7 +133,7 @@ class Processes:
                     identity, actor.node, actor.pid = ray.get(actor.asked)
                     self._actors[identity] = actor
 
-    def _stoppedon_machine(self, node: str, pids: list[int]) -> list[int] | None:
+    def _stopped_on_machine(self, node: str, pids: list[int]) -> list[int] | None:
         """Which of a machine's processes are stopped; None while that is not known anew."""
         if node == self._here:
             return stopped_of(pids)
@@ -143,3 +144,8 @@ class Processes:
         with contextlib.suppress(RayError):  # the machine is gone, which whoever waits for an actor on it hears
             return None if asked is None else ray.get(asked)
         return None
+
+
+def _file_name(process: str) -> str:
+    """A process's name without what a file's may not have: a title may be the path of its program."""
+    return re.sub(r"[^\w.-]+", "-", process.replace(":", ""))

@@ -38,7 +38,7 @@ class RunFailed(UserError):
 
 
 class ProcessLost(RunFailed):
-    """A process that was waited for is dead, frozen or late, or raised for want of memory or of others to talk to.
+    """A process that was waited for is dead, frozen or late, ran out of memory, or lost its peers.
 
     Another one in its place may do what it did not.
     """

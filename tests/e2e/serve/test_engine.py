@@ -287,10 +287,10 @@ def test_an_engine_writes_a_trace_of_its_first_passes_at_the_last_or_when_it_is_
     shared_server: SharedServer, steps: int, tmp_path: Path
 ) -> None:
     url, key = shared_server.url, shared_server.api_key
-    begin_profile(url, key, tmp_path, "iteration_000003.engine-0", steps, gpu=False)
+    begin_profile(url, key, tmp_path, "iteration_000003.engine-0", steps, gpu=False, timeout_s=60.0)
     generate(shared_server, 1, tokens=8)
-    end_profile(url, key)
-    end_profile(url, key)  # which has nothing more to write
+    end_profile(url, key, timeout_s=60.0)
+    end_profile(url, key, timeout_s=60.0)  # which has nothing more to write
     (file,) = tmp_path.iterdir()
     assert file.name == "iteration_000003.engine-0-TP-0.trace.json.gz"
     with gzip.open(file) as trace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,12 +39,16 @@ def test_the_fork_server_that_somebody_else_names_is_not_asked(tmp_path: Path) -
         read_forks(file)
 
 
-def test_a_file_of_another_user_is_foreign_to_root_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("me", [0, 4711])
+def test_a_file_of_another_user_is_foreign_to_root_too_and_roots_to_nobody(
+    me: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "file"
-    file.touch()
-    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
-    if file.stat().st_uid:
-        with pytest.raises(UserError, match="belongs to another user"):
-            refuse_foreign_file(file, "key")
-    else:  # root's are everybody's to read
+    file.touch(0o644)
+    owner, found = [4712], file.stat()
+    monkeypatch.setattr(Path, "stat", lambda _: SimpleNamespace(st_mode=found.st_mode, st_uid=owner[0]))
+    monkeypatch.setattr(os, "geteuid", lambda: me)
+    with pytest.raises(UserError, match=r"key=.* belongs to another user"):
+        refuse_foreign_file(file, "key")
+    for owner[0] in (0, me):
         refuse_foreign_file(file, "key")

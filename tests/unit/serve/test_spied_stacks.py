@@ -66,7 +66,8 @@ def test_a_stopped_process_is_read_with_what_descends_from_it(family: tuple[subp
         parent.pid: "waiting_for_a_peer (<string>:5)",
         child: "judging (<string>:4)",
     }
-    assert list(spied_families([parent.pid], but=[child])[parent.pid]) == [parent.pid]
+    for left_out in ({"but": [child]}, {"alone": [parent.pid]}):
+        assert list(spied_families([parent.pid], **left_out)[parent.pid]) == [parent.pid]
 
 
 def test_a_process_that_has_not_promised_to_tell_is_not_asked_as_the_signal_would_end_it(tmp_path: Path) -> None:
@@ -104,3 +105,16 @@ Thread 16925 (idle): "Thread-1"
 def test_an_engine_without_requests_is_not_said_to_hang() -> None:
     assert doing(SCHEDULER.format("Scheduler.on_idle (scheduler.py:4555)")) is None
     assert doing(SCHEDULER.format("Scheduler.recv_requests (scheduler.py:2000)")) == "poll (poll.py:106)"
+
+
+TRACKER = """Process 26814: python -c from multiprocessing.resource_tracker import main;main(3)
+Python v3.11.7 (/usr/bin/python3.11)
+
+Thread 26814 (idle): "MainThread"
+    main (multiprocessing/resource_tracker.py:227)
+    <module> (<string>:1)
+"""
+
+
+def test_who_tracks_what_spawned_processes_share_is_not_said_to_hang() -> None:
+    assert doing(TRACKER) is None

@@ -74,7 +74,8 @@ def test_the_default_recipe_is_written_down_and_nothing_is_started(
     assert engine["command"] == [sys.executable, "-m", "rlscale.serve.engine_main"]
     assert options["attention_backend"] == "torch_native"
     assert options["model_path"].startswith(str(elsewhere / ".rlscale" / "models" / "tiny_qwen3-"))
-    assert named(processes, "router")["standard_input"]["options"]["policy"] == "round_robin"
+    router = named(processes, "router")["standard_input"]["options"]
+    assert (router["policy"], router["host"]) == ("round_robin", "127.0.0.1")
 
 
 def test_ranks_are_those_that_the_run_would_start(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +126,8 @@ def test_a_cluster_is_laid_out_on_a_laptop(cluster_run: Path) -> None:
     assert engines[0]["standard_input"]["options"]["model_path"] == "Qwen/Qwen3-30B-A3B"
     launchers = [one for one in processes if one["name"].startswith("launcher ")]
     assert {one["machine"]: one["reserves_gpus"] for one in launchers} == {0: 8, 2: 8, 3: 8}
+    host = named(processes, "router")["standard_input"]["options"]["host"]
+    assert host == "(127.0.0.1; 0.0.0.0 where the driver's machine has no GPUs of the run)"
 
 
 def test_the_slurm_script_is_bash_and_asks_for_the_runs_machines(cluster_run: Path) -> None:

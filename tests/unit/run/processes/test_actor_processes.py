@@ -37,16 +37,23 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
+SILENT = "no answer"
+
+
 class Answers:
-    """Stands for Ray: what a call brings is there at once."""
+    """Stands for Ray: what a call brings is there at once, or never (SILENT)."""
 
     killed: list[Any]
+    waited_s: float
 
     def __init__(self) -> None:
-        self.killed = []
+        self.killed, self.waited_s = [], 0.0
 
-    def wait(self, refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
-        return refs, []
+    def wait(self, refs: list[Any], timeout: float, num_returns: int = 1) -> tuple[list[Any], list[Any]]:
+        there, late = [ref for ref in refs if ref is not SILENT], [ref for ref in refs if ref is SILENT]
+        if len(there) < num_returns:
+            self.waited_s += timeout
+        return there, late
 
     def get(self, ref: Any) -> Any:
         return ref
@@ -67,7 +74,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     return made
 
 
-def actor(identity: str, node: str, pid: int, servers: dict[str, str] | None = None) -> Any:
+def actor(identity: str, node: str, pid: int, servers: dict[str, str] | str | None = None) -> Any:
     """`servers`: the stacks that it tells of those that it supervises."""
     stacks = SimpleNamespace(remote=lambda: servers)
     return SimpleNamespace(whereabouts=SimpleNamespace(remote=lambda: (identity, node, pid)), stacks=stacks)
@@ -150,7 +157,8 @@ def test_what_a_process_does_that_hangs_is_written_down(answers: Answers, tmp_pa
                 time.sleep(0.02)
             processes = Processes(HERE)
             processes.add("rank 1", log, actor("a1", HERE, hung.pid))
-            launcher = actor("a2", THERE, 2**22 + 1, {"engine-0 sglang::scheduler": SCHEDULER})
+            titles = ("engine-0 sglang::scheduler", "engine-0 /usr/bin/python")
+            launcher = actor("a2", THERE, 2**22 + 1, dict.fromkeys(titles, SCHEDULER))
             processes.add("eval: the launcher of machine 1", tmp_path / "none", launcher, servers=True)
             told = processes.write_stacks(tmp_path / "hang")
             assert hung.poll() is None
@@ -159,9 +167,38 @@ def test_what_a_process_does_that_hangs_is_written_down(answers: Answers, tmp_pa
     assert told == {
         "rank 1": "waiting_for_a_peer (<string>:7)",
         "eval: engine-0 sglang::scheduler": "all_reduce (distributed.py:12)",
+        "eval: engine-0 /usr/bin/python": "all_reduce (distributed.py:12)",
     }
     assert "in waiting_for_a_peer" in (tmp_path / "hang" / "rank-1.txt").read_text()
-    assert (tmp_path / "hang" / "eval-engine-0-sglangscheduler.txt").read_text() == SCHEDULER
+    for file in ("eval-engine-0-sglangscheduler.txt", "eval-engine-0-usr-bin-python.txt"):
+        assert (tmp_path / "hang" / file).read_text() == SCHEDULER
+
+
+@pytest.fixture
+def spying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process can be read, and one that no actor is descends from each."""
+
+    def families(pids: list[int], but: list[int], alone: list[int]) -> dict[int, dict[int, str]]:
+        assert {*pids, *alone} <= {*but}
+        return {pid: {pid: SCHEDULER} | ({} if pid in alone else {-pid: SCHEDULER}) for pid in pids}
+
+    monkeypatch.setattr(stacks_of_actors, "spied_families", families)
+
+
+@pytest.mark.parametrize("node", [HERE, THERE])
+def test_below_a_launcher_is_read_only_where_it_does_not_tell_and_the_silent_are_waited_for_together(
+    node: str, answers: Answers, spying: None, tmp_path: Path
+) -> None:
+    processes = Processes(HERE)
+    for number, told in enumerate([{"engine-0": SCHEDULER}, SILENT, SILENT, SILENT], 1):
+        launcher = actor(f"a{number}", node, 2**22 + number, told)
+        processes.add(f"launcher {number}", tmp_path / "none", launcher, servers=True)
+    processes.add("rank 1", tmp_path / "none", actor("a5", HERE, 2**22 + 5))
+    told = processes.write_stacks(tmp_path / "hang")
+    below = [f"process {-(2**22 + number)} of launcher {number}" for number in (2, 3, 4)]
+    mine = [f"process {-(2**22 + 5)} of rank 1", "rank 1", *(f"launcher {number}" for number in (1, 2, 3, 4))]
+    assert sorted(told) == sorted([*mine, *below, "engine-0"])
+    assert answers.waited_s == stacks_of_actors._ANSWER_S
 
 
 def test_the_frozen_are_ended_and_ray_expects_it(process: subprocess.Popen[bytes], answers: Answers) -> None:

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from rlscale.config.errors import UserError
-from rlscale.run.processes.ray_session import node_ids, standing_in
+from rlscale.run.processes.ray_session import gone, node_ids, standing_in
 
 
 def node(name: str, gpus: int = 0, alive: bool = True) -> dict:
@@ -50,3 +50,8 @@ def test_another_machine_stands_in_for_one_that_is_gone_where_ranks_are():
 def test_ranks_without_a_machine_are_an_error():
     with pytest.raises(UserError, match=r"is gone, and the Ray cluster has no other with 8 GPUs"):
         standing_in(["a", "gone", "b"], {0, 1}, 8)
+
+
+def test_machines_that_ended_and_those_that_the_cluster_never_had_are_gone() -> None:
+    assert gone(["a", "gone", "head", "lost"]) == ["gone", "lost"]
+    assert gone(["a", "b"]) == []
