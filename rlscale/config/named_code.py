@@ -6,31 +6,32 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlscale.config.foreign_code import places_of, refusal_of
-from rlscale.config.keys import plain
 from rlscale.config.schema import Config
 from rlscale.config.schema.section import SCALARS, Section, fields_of
 from rlscale.config.target_key import TARGET
 
+_SANDBOX = "sandbox"
+"""The argument of what runs programs that the policy writes: `none` runs them without one."""
+
 
 def refused_targets(config: Config) -> list[str]:
     """A line for each `_target_` in a configuration that may not be run."""
-    named = dict(_targets(config, ""))
+    named = dict(_targets(config))
     return [f"{key}={target}: {why}" for key, target in named.items() if (why := refusal_of(target)) is not None]
 
 
 def code_that_runs(config: Config) -> list[str]:
     """A line for each class, function or command that is not of rlscale, and where it is."""
     lines = []
-    for key, target in _targets(config, ""):
+    for key, target in _targets(config):
         places = () if target.startswith("rlscale.") else places_of(target.partition(".")[0])
         if places:  # else nothing runs: building says that there is no such module
             lines.append(f"{key.removesuffix(f'.{TARGET}')}: runs {target} of {places[0].resolve()}")
     agent = config.agent
     commands = {"agent.command": agent.command, "agent.arguments.command": agent.arguments.get("command")}
     lines += [f"{key}: runs {command}" for key, command in commands.items() if command is not None]
-    for key in ("reward", "env"):
-        unguarded = _unguarded(plain(getattr(config, key)), key)
-        lines += [f"{place}=none: runs what the policy writes, with your rights" for place in unguarded]
+    unguarded = [key for key, value in _texts(config, "") if value == "none" and key.endswith(f".{_SANDBOX}")]
+    lines += [f"{key}=none: runs what the policy writes, with your rights" for key in unguarded]
     rollout = config.rollout
     groups = {f"rollout.engine_groups.{name}": group.sglang for name, group in rollout.engine_groups.items()}
     models = {f"rollout.models.{name}": model.sglang for name, model in rollout.models.items()}
@@ -40,28 +41,24 @@ def code_that_runs(config: Config) -> list[str]:
     return lines
 
 
-def _targets(value: Any, key: str) -> Iterator[tuple[str, str]]:
+def _targets(config: Config) -> list[tuple[str, str]]:
     """Keys and values of every `_target_`, also of those inside arguments."""
+    return [(key, value) for key, value in _texts(config, "") if key.rpartition(".")[2] == TARGET]
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Keys and values of every text, however deep."""
     if isinstance(value, Section | Mapping):
         items = value.items() if isinstance(value, Mapping) else _values(value)
         for name, inner in items:
-            if name == TARGET and isinstance(inner, str):
+            if isinstance(inner, str):
                 yield f"{key}{name}", inner
             elif type(inner) not in SCALARS:
-                yield from _targets(inner, f"{key}{name}.")
+                yield from _texts(inner, f"{key}{name}.")
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
-            yield from _targets(inner, f"{key}{number}.")
+            yield from _texts(inner, f"{key}{number}.")
 
 
 def _values(section: Section) -> Iterator[tuple[str, Any]]:
     return ((item.name, getattr(section, item.name)) for item in fields_of(section))
-
-
-def _unguarded(value: Any, key: str) -> Iterator[str]:
-    """Keys below this one that switch a sandbox off."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            if name == "sandbox" and inner == "none":
-                yield f"{key}.{name}"
-            yield from _unguarded(inner, f"{key}.{name}")

@@ -14,18 +14,25 @@ _FILES = ("run.json", "recipe.yaml", "resolved.yaml", "summary.json", "metrics.j
 _MOST = 1 << 18
 """Bytes of the end of each file."""
 _MOST_LOGS = 60
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH(?!_MODE)", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS(?:W|PHRASE|$)|CREDENTIAL|AUTH(?!_MODE)", re.IGNORECASE)
+_KINDS_OF_KEY = "api|access|private|secret|account|auth|client|signing|encryption|master|subscription"
+_NAMED = (
+    rf"(?i)((?:(?:{_KINDS_OF_KEY})[_-]?key|[?&]key|token|secret|pass(?:word|wd|phrase)|credentials?|cookie|signature|\bsig)"
+    r"\\*[\"']?\s*[:=]\s*"
+)
+"""Beginning of a pattern: what is called like a key, and its sign."""
 _SECRETS = (
     re.compile(r"\b(?:hf_|sk-|gh[opsur]_|github_pat_|glpat-|xox[abp]-|AKIA|ASIA|AIza|ya29\.)[A-Za-z0-9_-]{10,}"),
     re.compile(r"\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+"),  # a JSON web token
-    re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)[^-]+"),
+    re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|\Z)", re.DOTALL),  # an encrypted one has headers
     re.compile(r"(?i)(?<=bearer )[\w.~+/=-]{6,}"),
     re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?\w+ )[\w.~+/=-]{6,}"),
-    re.compile(r"(?<=://)[^/\s@]+(?=@)"),
     re.compile(
-        r"(?i)((?:(?:api|access|private)[_-]?key|[?&]key|token|secret|passw(?:or)?d|credentials?|signature|\bsig)"
-        r"[\"']?\s*[:=]\s*[\"']?)(?!(?:null|None|false|true)\b)[^\s\"',}]{6,}"
+        r"(?<=://)(?:[^/\s@:\"'<>]{0,200}:[^\s\"'<>]{1,400}|[^/\s@]{1,400})(?=@)"
+        # of an address; its password may hold / or @
     ),
+    re.compile(_NAMED + r"(\\*[\"']))(?:(?!\2).){6,}(?=\2)"),  # quoted, so blanks and commas belong to it
+    re.compile(_NAMED + r"[\"']?)(?!(?:null|None|false|true)\b)[^\s\"',}]{6,}"),
 )
 HIDDEN = "(hidden)"
 

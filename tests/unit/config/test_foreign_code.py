@@ -11,6 +11,7 @@ from rlscale.config.checks import check
 from rlscale.config.composition.compose import compose
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import allowed_code, allowing_code, refusal_of
+from rlscale.config.named_code import code_that_runs
 from rlscale.data.target import build_target, import_target
 
 RUNS = "touch ran"
@@ -112,6 +113,25 @@ def test_commands_and_code_in_model_folders_are_listed(folder: Path) -> None:
     judge = "rollout.models.judge"
     notes = check(compose(overrides=[f"{judge}.path=/m", f"{judge}.sglang.trust_remote_code=true"]))
     assert f"{judge}.sglang.trust_remote_code: engines run the code in the model's folder" in notes
+
+
+def test_a_sandbox_that_is_off_is_listed_wherever_a_reward_stands() -> None:
+    """Also where the run's own reward runs nothing: a source's, an evaluation set's, a part of a sum of rewards."""
+    code = "{function: {_target_: rlscale.envs.rewards.code_tests.CodeTests, sandbox: none}}"
+    config = compose(
+        overrides=[
+            "data=mixture",
+            "data@data.sources.one.data=arithmetic",
+            *("reward@data.sources.one.reward=code", "data.sources.one.reward.function.sandbox=none"),
+            "data@eval.sets.held.data=arithmetic",
+            *("reward@eval.sets.held.reward=code", "eval.sets.held.reward.function.sandbox=none"),
+            f"reward.function={{_target_: rlscale.envs.rewards.weighted.WeightedReward, parts: {{a: {code}}}}}",
+        ]
+    )
+    places = ["reward.function.parts.a", "data.sources.one.reward", "eval.sets.held.reward"]
+    assert {line for line in code_that_runs(config) if "with your rights" in line} == {
+        f"{place}.function.sandbox=none: runs what the policy writes, with your rights" for place in places
+    }
 
 
 def test_engines_are_passed_no_names_of_code(folder: Path) -> None:

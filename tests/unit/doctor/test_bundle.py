@@ -29,6 +29,17 @@ KEY = "0123456789abcdefSECRET"
         "dashboard: http://127.0.0.1:8000/?key=abcdefgh",
         "eyJabcdefghijkl.eyJabcdef.abcdef-abcdef",
         "-----BEGIN RSA PRIVATE KEY-----\nabcdef\nabcdef\n-----END RSA PRIVATE KEY-----",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0F\n\nabcdef\n-----END",
+        "cut off: -----BEGIN PRIVATE KEY-----\nabcdef\nabc-abcdef",
+        "secret_key: abcdefgh",
+        "SECRET_KEY=abcdefgh",
+        "AccountName=me;AccountKey=abcdefgh/ijk==;EndpointSuffix=core",
+        "passphrase: abcdefgh",
+        "https://user:p/ss-abcdef@host/path and ftp://user:p@ss:abcdef@host",
+        "password: 'so many, abcdef words'",
+        '{"line": "{\\"password\\": \\"one abcdef\\"}"}',
+        "signing-key = abcdefgh",
+        "Cookie: session-abcdefgh",
         f"said by the shell: {KEY}",
     ],
 )
@@ -39,12 +50,21 @@ def test_what_looks_like_a_key_is_hidden(text: str) -> None:
         assert secret not in hidden
 
 
+@pytest.mark.parametrize("name", ["GPG_PASSPHRASE", "DB_PASS", "ACCOUNT_KEY"])
+def test_of_a_variable_that_is_called_like_a_key_only_its_name_is_told(name: str) -> None:
+    assert Hiding({}).variables({name: "abcdefgh"}) == f"{name}={HIDDEN}\n"
+
+
 def test_a_key_that_is_too_long_for_a_files_name_is_hidden_too() -> None:
     assert Hiding({"MY_TOKEN": "k" * 400}).text("k" * 400) == HIDDEN
 
 
 def test_a_path_and_a_number_stay() -> None:
-    text = "model.path=/data/model, tokens=12345678, api_key: null, 3 tokens: all"
+    text = (
+        "model.path=/data/model, tokens=12345678, api_key: null, 3 tokens: all\n"
+        'rollout.engine_key_file=/home/me/engines, data.prompt_key=question\n{"url":"http://127.0.0.1:80","eval/pass@1":0.5}\n'
+        "{'token': '', 'text': 'all of it'}, http://127.0.0.1:8000/generate, https://example.org/a:b@c"
+    )
     assert Hiding({}).text(text) == text
 
 
