@@ -33,3 +33,9 @@ def split(batch: Batch, plan: Plan) -> list[RankShard]:
         local = [[np.searchsorted(row_ids, rows) for rows in step] for step in steps]
         shards.append(RankShard(batch.select(row_ids), local, row_ids))
     return shards
+
+
+def as_shard(batch: Batch) -> RankShard:
+    """A batch of one micro-batch as the shard of a rank."""
+    rows = np.arange(batch.rows)
+    return RankShard(batch, [[rows]], rows)

@@ -27,10 +27,12 @@ _OTHERS_S = 1.0
 """How long after a failure other calls are waited for, whose errors may be what caused it."""
 
 
-_OF_THE_MACHINE = ("DistBackendError", "DistNetworkError", "DistStoreError", "OutOfMemoryError", "AcceleratorError")
-"""torch's names of errors that say nothing against what was asked: connections, stores, memory, devices."""
-_SAID_OF_THE_MACHINE = ("gloo", "NCCL", "DefaultCPUAllocator", "ALLOC_FAILED")
-"""What is in the text of a RuntimeError where connections between ranks broke, or there was no memory."""
+_OF_THE_MACHINE = ("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError")
+"""torch's names of errors that say nothing against what was asked: connections, stores, devices."""
+_SAID_OF_THE_MACHINE = ("gloo", "NCCL")
+"""What is in the text of a RuntimeError where connections between ranks broke."""
+_SAID_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
+"""The same where there was no memory."""
 
 
 class RunFailed(UserError):
@@ -43,10 +45,15 @@ class ProcessLost(RunFailed):
     Another one in its place may do what it did not.
     """
 
-    def __init__(self, message: str, refs: Sequence[Any], *, from_within: bool = False) -> None:
-        """`refs`: the calls that were waited for. `from_within`: the call itself may have done it, and do it again."""
+    def __init__(
+        self, message: str, refs: Sequence[Any], *, from_within: bool = False, of_memory: bool = False
+    ) -> None:
+        """`refs`: the calls that were waited for. `from_within`: the call itself may have done it, and do it again.
+
+        `of_memory`: it raised for want of memory, and its process lives.
+        """
         super().__init__(message)
-        self.refs, self.from_within = refs, from_within
+        self.refs, self.from_within, self.of_memory = refs, from_within, of_memory
 
     @property
     def brief(self) -> str:
@@ -183,7 +190,7 @@ class Calls:
                 raise self._died(what, refs) from error  # this one raised because it had to do with that one
             message = f"{what} failed: {type(cause).__name__}: {_first_line(cause)}. See {self.errors.path}"
             if _is_of_the_machine(cause):
-                raise ProcessLost(message, refs, from_within=True) from error
+                raise ProcessLost(message, refs, from_within=True, of_memory=_is_of_memory(cause)) from error
             raise RunFailed(message) from error
         except RayActorError as error:
             self._write_down(what, refs)
@@ -245,11 +252,19 @@ def _cause(error: Exception) -> BaseException:
 
 def _is_of_the_machine(error: BaseException) -> bool:
     """Whether memory or a connection was what failed, which says nothing against what was asked."""
-    if isinstance(error, MemoryError) or type(error).__name__ in _OF_THE_MACHINE:
-        return True
+    return _is_of_memory(error) or type(error).__name__ in _OF_THE_MACHINE or _says(error, _SAID_OF_THE_MACHINE)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory, of the host or of a device."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _SAID_OF_THE_MACHINE)
+    out_of_it = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return out_of_it or _says(error, _SAID_OF_MEMORY)
+
+
+def _says(error: BaseException, words: Sequence[str]) -> bool:
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def _first_line(error: BaseException) -> str:

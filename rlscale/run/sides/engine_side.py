@@ -183,9 +183,11 @@ class RunningEngines:
         asleep = self._trainer_sleeps
         if asleep:
             self._trainer.call("wake", what="trainer wake")
-        self._sync(version, urls)
-        if asleep:
-            self._trainer.call("sleep", what="trainer sleep")
+        try:
+            self._sync(version, urls)
+        finally:  # the run may go on without these engines, and others generate in the memory
+            if asleep:
+                self._trainer.call("sleep", what="trainer sleep")
 
 
 class SteadyEngines:

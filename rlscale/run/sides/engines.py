@@ -146,10 +146,10 @@ class Engines:
         """Of the servers that are down the engines at these URLs."""
         return [one for one in self.down(loading) if one.name != ROUTER and self.named(one.name).url in urls]
 
-    def down_within(self, seconds: float) -> bool:
-        """Wait up to so long for a server to be seen down; not once the run is to end."""
+    def down_within(self, seconds: float, urls: Sequence[str] | None = None) -> bool:
+        """Wait up to so long for a server (of the engines at `urls`) to be seen down; not once the run is to end."""
         give_up = time.monotonic() + seconds
-        while not self.down():
+        while not (self.down() if urls is None else self.down_among(urls)):
             if self.calls.stopping or time.monotonic() > give_up:
                 return False
             time.sleep(0.1)

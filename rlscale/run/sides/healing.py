@@ -76,7 +76,7 @@ class Fleet(Protocol):
 
     def down(self, loading: bool = False) -> list[Down]: ...
 
-    def down_within(self, seconds: float) -> bool: ...
+    def down_within(self, seconds: float, urls: Sequence[str] | None = None) -> bool: ...
 
     def named(self, name: str) -> Engine: ...
 
@@ -178,11 +178,12 @@ class Healing:
             engine.is_back(url)
         there = [engine for engine, _ in back]
         while there:
+            urls = [engine.url for engine in there]
             try:
-                self._give_weights([engine.url for engine in there])
+                self._give_weights(urls)
                 break
             except UserError as error:
-                if not fleet.down_within(_DEATH_SHOWS_S):
+                if not fleet.down_within(_DEATH_SHOWS_S, urls):  # others that are down say nothing of these
                     raise
                 gone = {one.name for one in fleet.down()}
                 live = [engine for engine in there if engine.spec is None or engine.spec.name not in gone]

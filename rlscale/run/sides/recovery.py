@@ -90,7 +90,8 @@ class Recoveries:
         back = config.run.recover is Recover.trainer and not config.run.in_process
         self.saves = config.checkpoint.every > 0 or config.checkpoint.every_s is not None
         """Whether checkpoints are written on the way."""
-        self.copies = StateCopies(calls, note) if back and copies_state(config) else None
+        without = "lost ranks would begin with a checkpoint" if self.saves else "the loss of a rank would end the run"
+        self.copies = StateCopies(calls, note, without) if back and copies_state(config) else None
         """What keeps the ranks' state in memory; None where that is not wanted."""
         self.wanted = back and (self.saves or self.copies is not None)
         """Whether what is trained must be kept to be done again. Without checkpoints and copies that would be all of
@@ -125,6 +126,15 @@ class Recoveries:
             return
         since = f"from {log.checkpoint}" if log.checkpoint is not None else "from the run's first weights"
         self._note(f"the trainer's ranks are back {since}, {self.why_no_copy}; {again}")
+
+    def need_all_since(self, log: RedoLog) -> None:
+        """RunFailed where nothing leads from the checkpoint to where the trainer was."""
+        if not log.reaches_back:
+            again = "begins anew" if log.checkpoint is None else f"goes on from {log.checkpoint}"
+            raise RunFailed(
+                f"the trainer's ranks are lost for good, {self.why_no_copy}, and as no checkpoints are "
+                f"written on the way (checkpoint.every=0); the same command {again}"
+            )
 
     @property
     def why_no_copy(self) -> str:

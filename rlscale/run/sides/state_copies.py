@@ -10,12 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
+from rlscale.config.errors import UserError
+from rlscale.run.processes.remote_calls import Calls, ProcessLost
 from rlscale.run.sides.rank_actors import RankActors
 
 _WHAT = "copying the trainer's state"
 _MACHINES = 2
 """On how many machines all of a state is, where ranks of so many have it."""
+_LOSSES = 2
+"""Losses of ranks that copy, without a copy between them, after which no more copies are made."""
+
+
+class CopyOfNoUse(Exception):
+    """Ranks did not take the copy that they were given, which is given up. Some of them may have changed by then."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,14 @@ class _Copy:
 class StateCopies:
     """The newest copy, of which one is made after each iteration."""
 
-    def __init__(self, calls: Calls, note: Callable[[str], None]) -> None:
-        self._calls, self._note = calls, note
+    def __init__(self, calls: Calls, note: Callable[[str], None], without: str) -> None:
+        """`without`: what lost ranks come to while there is no copy, for a note."""
+        self._calls, self._note, self._without = calls, note, without
         self._keys: list[Any] = []
         self._copy: _Copy | None = None
         self._failed = False
+        self._losses = 0
+        """How often ranks were lost that copied, since the last copy."""
         self.why_none = "as no iteration was finished"
         """Why there is no copy to go on from."""
 
@@ -47,11 +57,15 @@ class StateCopies:
         asked = [rank.call.remote("state_key") for rank in actors.handles]
         self._keys = self._calls.wait(asked, "trainer start")
 
-    def take(self, actors: RankActors, done: int) -> bool:
-        """Copy the state of this moment, after so many iterations; whether it could be, and the last one was given up.
+    def take(self, actors: RankActors, done: int) -> None:
+        """Copy the state of this moment, after so many iterations, and give the last one up.
 
-        ProcessLost where a rank is lost. Other failures leave no copy at all; the first of several in a row is noted.
+        ProcessLost where a rank is lost; after several of these in a row nothing is copied any more. Other failures
+        leave no copy at all; the first of several in a row is noted.
         """
+        if self._losses >= _LOSSES:
+            self._give_up(f"as ranks were lost {_LOSSES} times in a row while they copied their state")
+            return
         shares = shares_of(self._keys, actors.machines)
         both = [
             rank.copy_state.options(num_returns=2).remote(share)
@@ -59,22 +73,38 @@ class StateCopies:
         ]
         try:
             own = self._calls.wait([own for own, _ in both], _WHAT)
-        except ProcessLost:
-            raise
-        except RunFailed as error:
-            self._give_up(f"as no copy of their state could be made: {error}")
-            if not self._failed:
-                self._note(f"lost ranks would begin with a checkpoint, {self.why_none}")
-            self._failed = True
-            return False
-        self._failed = False
+        except UserError as error:
+            if isinstance(error, ProcessLost) and not error.of_memory:
+                self._lose()
+                raise
+            self._fail(error)
+            return
+        self._failed, self._losses = False, 0
         self._copy = _Copy(done, own, [part for _, part in both], actors.machines)
-        return True
+
+    def _lose(self) -> None:
+        """Ranks were lost while they copied, perhaps of it: others would be, too, until no recovery is left."""
+        self._losses += 1
+        if self._copy is None:
+            self.why_none = "as ranks were lost while they copied their state"
+        if self._losses == _LOSSES:
+            self._note(
+                f"ranks were lost {_LOSSES} times in a row while they copied their state: no more copies are made "
+                f"(checkpoint.in_memory), and {self._without}"
+            )
+
+    def _fail(self, error: UserError) -> None:
+        """There is no copy of this moment, but the ranks are as they were."""
+        self._give_up(f"as no copy of their state could be made: {error}")
+        if not self._failed:
+            self._note(f"{self._without}, {self.why_none}")
+        self._failed = True
 
     def put(self, actors: RankActors, known_from: int) -> int | None:
         """Give the newest copy to other ranks; after how many iterations they are then. None where there is none.
 
         `known_from`: a copy after fewer iterations leads nowhere, as what came after it is not known any more.
+        ProcessLost where a rank is lost, CopyOfNoUse where ranks did not take it.
         """
         if self._copy is not None and self._copy.done < known_from:
             self._give_up("as the checkpoint is newer than the copy of their state")
@@ -91,11 +121,11 @@ class StateCopies:
         ]
         try:
             self._calls.wait(calls, "giving ranks the state of those that were lost")
-        except ProcessLost:
-            raise
-        except RunFailed as error:
+        except UserError as error:
+            if isinstance(error, ProcessLost) and not error.from_within:
+                raise
             self._give_up(f"as the copy of the trainer's state is of no use: {error}")
-            return None
+            raise CopyOfNoUse from error
         return copy.done
 
     def _give_up(self, why: str) -> None:

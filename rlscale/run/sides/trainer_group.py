@@ -25,6 +25,7 @@ from rlscale.run.processes.placement import Layout
 from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
 from rlscale.run.sides.rank_actors import RankActors
 from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
+from rlscale.run.sides.state_copies import CopyOfNoUse
 from rlscale.trainer.trainer_spec import Form, TrainerSpec
 from rlscale.weights.transports.route import Route
 
@@ -139,16 +140,24 @@ class TrainerGroup:
             if self._recoveries is None:
                 raise self._lost
             self._recoveries.begin(self._lost)
-            self._actors.end(_GONE_S)
             try:
-                self._actors = self._new_actors()
-                self.start(*self._started_by)
-                copied = self._do_again(self._recoveries)
+                copied = self._renew(self._recoveries)
             except ProcessLost as again:
                 self._lose(again)
                 continue
             self._lost = None
             self._recoveries.done(self._redo, copied)
+
+    def _renew(self, recoveries: Recoveries) -> int | None:
+        """End the ranks, and bring others to where these were; see `_do_again`."""
+        self._actors.end(_GONE_S)
+        self._actors = self._new_actors()
+        self.start(*self._started_by)
+        try:
+            return self._do_again(recoveries)
+        except CopyOfNoUse:  # what some of them took is no state to load or to train on: begin with fresh ones
+            recoveries.need_all_since(self._redo)
+            return self._renew(recoveries)
 
     def _do_again(self, recoveries: Recoveries) -> int | None:
         """Bring the ranks to where the lost ones were; after how many iterations the copy was that they began with."""
@@ -163,12 +172,8 @@ class TrainerGroup:
         return copied
 
     def _load_again(self, recoveries: Recoveries) -> None:
+        recoveries.need_all_since(self._redo)
         checkpoint = self._redo.checkpoint
-        if not self._redo.reaches_back:
-            raise RunFailed(
-                f"the trainer's ranks are lost for good, {recoveries.why_no_copy}, and as no checkpoints are "
-                "written on the way (checkpoint.every=0); the same command resumes the run"
-            )
         if checkpoint is not None:
             found = self._calls.wait(self._to_all("damaged", checkpoint, sums_of(checkpoint)), _CHECKING)
             if names := ", ".join(name for names in found for name in names):
@@ -198,10 +203,12 @@ class TrainerGroup:
         if recoveries.copies is None:
             return
         try:
-            if recoveries.copies.take(self._actors, self._redo.done) and not recoveries.saves:
-                self._redo.forget(self._redo.done)
+            recoveries.copies.take(self._actors, self._redo.done)
         except ProcessLost as lost:  # others begin with the copy before, when they are needed
             self._lose(lost)
+            return
+        if not recoveries.saves:  # not even without a copy: batches would pile up until the end of the run
+            self._redo.forget(self._redo.done)
 
     def _train(self, steps: Steps) -> list[Any]:
         told = steps.version, steps.force_old, steps.policy
@@ -338,9 +345,3 @@ def _tokens_of(batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     lengths = batch.lengths[rows]
     before = np.cumsum(lengths) - lengths
     return np.arange(lengths.sum()) + np.repeat(batch.offsets[rows] - before, lengths)
-
-
-def as_part(batch: Batch) -> RankShard:
-    """A batch of one micro-batch as the shard of a rank (the canary)."""
-    rows = np.arange(batch.rows)
-    return RankShard(batch, [[rows]], rows)

@@ -22,12 +22,13 @@ from rlscale.config.schema.rollout_config import OnSync
 from rlscale.config.schema.speculation_config import Algorithm
 from rlscale.config.schema.trainer_config import Mtp
 from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.rank_shard import as_shard
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.families.served_form import WeightForm
 from rlscale.run.processes.remote_calls import RunFailed
 from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.group_source import Rollout
-from rlscale.run.sides.trainer_group import TrainerGroup, as_part
+from rlscale.run.sides.trainer_group import TrainerGroup
 from rlscale.serve.engine_config import why_they_differ
 from rlscale.serve.paired import ALONE
 from rlscale.weights.transfer import LOAD
@@ -118,7 +119,7 @@ class WeightSync:
         worst = 0.0
         for url, (scored_tokens, scored) in zip(urls, self._scores(version, urls, tokens), strict=True):
             if (key := scored_tokens.tobytes()) not in expected:
-                batch = as_part(_canary_batch(scored_tokens))
+                batch = as_shard(_canary_batch(scored_tokens))
                 expected[key] = self.trainer.logprobs(batch, model, temperature=1.0)
             difference = float(np.max(np.abs(scored - expected[key][-len(scored) :])))
             if not difference <= bound:  # NaN fails too

@@ -81,7 +81,7 @@ def test_a_call_that_wants_memory_or_others_to_talk_to_has_lost_its_process(
 ) -> None:
     lost = failing([raised(cause)], tmp_path, monkeypatch)
     assert isinstance(lost, ProcessLost)
-    assert lost.from_within
+    assert (lost.from_within, lost.of_memory) == (True, cause is not GLOO)
     assert lost.brief.startswith(f"training step failed: {type(cause).__name__}: ")
 
 

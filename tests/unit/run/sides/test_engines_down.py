@@ -130,11 +130,45 @@ def test_an_engine_that_dies_again_before_it_has_the_weights_is_left_to_the_next
     assert fleet.given == [["http://engine-0"]]
 
 
-def test_weights_that_do_not_come_although_nothing_is_down_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_dies_again_is_seen_dead_a_moment_later_though_another_one_is_down_already(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died", "engine-1": "died"})
+    answer, looked = fleet._call, []
+
+    def call(method: str, *args: Any) -> Any:
+        if method == "restart" and args[0] == "engine-1":
+            raise UserError("no memory is free")
+        if method == "down" and fleet.given:
+            looked.append(None)
+            if len(looked) == 2:
+                fleet.down["engine-0"] = "died"
+        return answer(method, *args)
+
+    def give(urls: list[str]) -> None:
+        fleet.given.append(urls)
+        raise UserError("http://engine-0: connection reset")
+
+    fleet.engines._launchers[0].call.remote = call
+    fleet.engines.heal(give, lambda url: None)
+    assert fleet.given == [["http://engine-0"]]
+    assert fleet.joined == []
+    assert fleet.notes[-2:] == [
+        "engine-1 did not come back (no memory is free)",
+        "engine-0 did not come back (http://engine-0: connection reset)",
+    ]
+
+
+@pytest.mark.parametrize("other", ["", "engine-1"])
+def test_weights_that_do_not_come_although_who_gets_them_is_not_down_end_the_run(
+    other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fleet = Fleet(monkeypatch, **{"engine-0": "died"})
     monkeypatch.setattr("rlscale.run.sides.healing._DEATH_SHOWS_S", 0.0)
 
     def give(urls: list[str]) -> None:
+        if other:
+            fleet.down[other] = "died"
         raise UserError("the canary differs")
 
     with pytest.raises(UserError, match="the canary differs"):

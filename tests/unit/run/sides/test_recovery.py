@@ -5,136 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rlscale.config.composition.compose import compose
-from rlscale.config.schema import Config
 from rlscale.run.processes.remote_calls import ProcessLost, RunFailed
-from rlscale.run.sides import trainer_group
-from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
-from rlscale.run.sides.trainer_group import RanksLost, TrainerGroup
-
-CHECKPOINT = Path("checkpoints/iteration_000002")
-
-
-class Actors:
-    """The processes of one rank, whose state is what it was told to do, and who die of some of the calls."""
-
-    def __init__(self, told: list[Any], dies_of: list[Any], disk: dict[Path, list[Any]]) -> None:
-        self.state: list[Any] = []
-        self.ended = False
-        self._told, self._dies_of, self._disk = told, dies_of, disk
-        rank = {name: SimpleNamespace(remote=lambda *given, name=name: self._do(name, *given)) for name in METHODS}
-        rank["call"] = SimpleNamespace(remote=self._do)
-        copy = SimpleNamespace(remote=lambda share: [self._do("copy_state", share), "the rest"])
-        rank["copy_state"] = SimpleNamespace(options=lambda num_returns: copy)
-        self.handles = [SimpleNamespace(**rank)]
-        self.machines = ("here",)
-
-    def start(self, spec: Any, timeout_s: float) -> list[int]:
-        return [0]
-
-    def _do(self, method: str, *given: Any) -> Any:
-        if self._dies_of and self._dies_of[0] in (method, given[0] if given else None):
-            return DEATHS[self._dies_of.pop(0)]
-        if any(callable(dies) and dies() for dies in self._dies_of):
-            return Death()
-        self._told.append((method, *given))
-        if method == "begin_save":
-            self._disk[given[0]] = list(self.state)
-        if method == "load":
-            self.state = list(self._disk[given[0]])
-        if method == "put_state":
-            self.state = list(given[0])
-        if method == "train_shard":
-            self.state.append(given[0])
-        if method == "copy_state":
-            return list(self.state)
-        return {"damaged": [], "saved": True, "train_shard": {"loss": float(len(self.state))}}.get(method)
-
-    def end(self, wait_s: float = 0.0) -> None:
-        self.ended = True
-
-
-METHODS = ("train_shard", "connect_engines", "begin_profile", "end_profile")
-
-
-class Death:
-    """What a call of a rank that dies of it comes to."""
-
-    def __init__(self, from_within: bool = False) -> None:
-        self.from_within = from_within
-
-
-DEATHS: dict[Any, Death] = {}
-
-
-class Calls:
-    """Waits for calls, which are what they come to."""
-
-    def __init__(self) -> None:
-        self.stopping = self.failed = False
-        self.limits: list[float | None] = []
-        self.gone: list[str] = []
-        self.host = SimpleNamespace(put=lambda value: value, gone=lambda machines: self.gone)
-
-    def check_stop(self) -> None: ...
-
-    def wait(
-        self, calls: list[Any], what: str, meanwhile: Callable[[], None] | None = None, **options: Any
-    ) -> list[Any]:
-        self.limits.append(options.get("timeout_s"))
-        if meanwhile is not None:
-            meanwhile()
-        for call in calls:
-            if isinstance(call, Death):
-                raise ProcessLost(f"{what}: the process died. See logs", calls, from_within=call.from_within)
-        return calls
-
-
-@cache
-def composed(overrides: tuple[str, ...]) -> Config:
-    """For many courses of the same run."""
-    return compose(None, list(overrides))
-
-
-class Told:
-    """A trainer of one rank, what its ranks were told, and what the terminal shows."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-        monkeypatch.setattr(trainer_group, "sums_of", lambda checkpoint: {})
-        self.calls, self.notes, self.ranks, self.told, self.dies_of = Calls(), [], [], [], []
-        self.disk = {CHECKPOINT / "trainer": ["saved"]}
-        calls: Any = self.calls
-        config = composed(overrides)
-        self.recoveries = Recoveries(config, calls, self.notes.append)
-        self.group = TrainerGroup.__new__(TrainerGroup)
-        group: Any = self.group
-        group._calls, group._recoveries, group._new_actors = calls, self.recoveries, self.new
-        group._redo, group._lost, group._connected, group.losses = RedoLog(), None, (), 0
-        group._way, group._started_by, group._parts_of = None, (None, 1.0), [0]
-        group._actors = self.new()
-        if self.recoveries.copies is not None:
-            self.recoveries.copies.meet(group._actors)
-            self.told.clear()
-
-    def new(self) -> Any:
-        self.ranks.append(Actors(self.told, self.dies_of, self.disk))
-        return self.ranks[-1]
-
-    def dies(self, *of: Any, from_within: bool = False) -> None:
-        """Of the next calls with these methods or shards, one rank after another."""
-        self.dies_of += of
-        DEATHS.update({one: Death(from_within) for one in of})
-
-    def train(self, *shards: Any) -> None:
-        for number, shard in enumerate(shards):
-            self.group.train_shards([shard], number)
+from rlscale.run.sides.recovery import RedoLog, Steps
+from rlscale.run.sides.trainer_group import RanksLost
+from tests.unit.run.sides.told_trainer import CHECKPOINT, Told
 
 
 @pytest.fixture
@@ -295,79 +175,7 @@ def test_a_damaged_checkpoint_is_no_place_to_go_on_from(make: Any) -> None:
         run.group.call("wake", what="trainer wake")
 
 
-BACK = "the trainer's ranks are back with the state that was copied in memory"
 IN_MEMORY = "checkpoint.in_memory=true"
-
-
-def test_with_a_copy_in_memory_others_begin_where_the_last_iteration_ended(make: Any) -> None:
-    run = make(IN_MEMORY)
-    run.train("a", "b")
-    run.dies("c")
-    run.train("c")
-    assert run.ranks[1].state == ["a", "b", "c"]
-    assert run.told[-4:] == [
-        ("state_key",),
-        ("put_state", ["a", "b"], "the rest"),
-        ("train_shard", "c", 0, False, True),
-        ("copy_state", (0, 1)),
-    ]
-    assert run.notes[1] == f"{BACK}; iterations trained again: 0"
-
-
-def test_a_rank_that_is_lost_while_it_copies_costs_one_iteration(make: Any) -> None:
-    run = make(IN_MEMORY)
-    run.train("a")
-    run.dies("copy_state")
-    run.train("b")
-    assert (len(run.ranks), run.group.awaits_others) == (1, True)
-    run.train("c")
-    assert run.ranks[1].state == ["a", "b", "c"]
-    assert run.notes[1] == f"{BACK}; iterations trained again: 1"
-
-
-def test_where_the_machine_with_a_copy_is_gone_others_begin_with_the_checkpoint_and_say_why(make: Any) -> None:
-    run = make(IN_MEMORY)
-    run.train("a", "b")
-    run.calls.gone = ["here"]
-    run.dies("c")
-    run.train("c")
-    assert run.ranks[1].state == ["a", "b", "c"]
-    why = "as the machine with the copy of rank 0's state is gone"
-    assert (
-        run.notes[1] == f"the trainer's ranks are back from the run's first weights, {why}; iterations trained again: 2"
-    )
-
-
-def test_without_checkpoints_a_copy_is_enough_and_only_what_came_after_it_is_kept(make: Any) -> None:
-    run = make(IN_MEMORY, "checkpoint.every=0")
-    run.train("a", "b")
-    assert run.group._redo.steps == []
-    run.dies("c")
-    run.train("c")
-    assert run.ranks[1].state == ["a", "b", "c"]
-    run.calls.gone = ["here"]
-    run.dies("d")
-    with pytest.raises(RunFailed, match=r"lost for good, as the machine .* \(checkpoint\.every=0\)"):
-        run.train("d")
-
-
-def test_a_copy_that_fails_is_noted_and_the_run_goes_on_with_checkpoints_alone(make: Any) -> None:
-    run = make(IN_MEMORY)
-    wait = run.calls.wait
-
-    def full(calls: list[Any], what: str, **options: Any) -> list[Any]:
-        if what == "copying the trainer's state":
-            raise RunFailed("the object store is full")
-        return wait(calls, what, **options)
-
-    run.calls.wait = full
-    run.train("a", "b")
-    assert run.notes == [
-        "lost ranks would begin with a checkpoint, as no copy of their state could be made: the object store is full"
-    ]
-    run.dies("c")
-    run.train("c")
-    assert run.ranks[1].state == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("given", [[], [IN_MEMORY], [IN_MEMORY, "checkpoint.every=0"]])
@@ -377,7 +185,17 @@ def test_whatever_is_lost_at_whatever_call_every_batch_is_trained_on_once_in_its
 ) -> None:
     draw = random.Random(seed)
     run = make("run.recover_at_most=10000", *given)
-    run.dies_of.append(lambda: draw.random() < 0.15)
+    copied = True
+
+    def dies(method: str) -> bool:
+        """Without checkpoints not of copying twice in a row: nothing would bring ranks back from there on."""
+        nonlocal copied
+        if method != "copy_state":
+            return draw.random() < 0.15
+        copied = draw.random() >= 0.15 or ("checkpoint.every=0" in given and not copied)
+        return not copied
+
+    run.dies_of.append(dies)
     writing: tuple[Path, int] | None = None
     trained: list[int] = []
     for number in range(60):
