@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -133,7 +133,7 @@ import time
 from pathlib import Path
 
 def test_waits_for_the_other_files():
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not (Path("b").exists() and Path("c").exists()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -143,10 +143,11 @@ import os, time
 from pathlib import Path
 
 def test_leaves_a_child():
-    if os.fork() == 0:
-        time.sleep(12)
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
         os._exit(0)
-    Path("b").touch()
+    Path("b").write_text(str(child))
 """,
     "test_c.py": """
 from pathlib import Path
@@ -158,10 +159,9 @@ def test_c():
 
 
 def test_no_file_waits_for_a_fork_at_its_last_test_and_no_fork_for_the_children_of_its_tests(tmp_path: Path) -> None:
-    began = time.monotonic()
     found = told(tmp_path, "--forks=2", files=UNDISTURBED, code=0)
     assert " 3 passed in " in found[-1]
-    assert time.monotonic() - began < 12
+    os.kill(int((tmp_path / "b").read_text()), signal.SIGKILL)  # it is there, after all else
 
 
 LINGERS = {
