@@ -8,7 +8,7 @@ from rlscale.config.derived.needs import Needs
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
-from rlscale.plan.planned_run import COPIES, plan_run
+from rlscale.plan.planned_run import COPIES, COPIES_AT_ONCE, COPIES_STORED, plan_run
 
 _OPTIMIZER = 12
 """Bytes for a parameter in a checkpoint besides the weight: the master copy and Adam's two moments."""
@@ -25,7 +25,7 @@ class Needed:
     scratch_bytes: float | None
     """Of the disk for what can be made again: copies of the weights that engines start from."""
     copied_bytes: float | None = 0.0
-    """Of a machine's memory, for the copies of the trainer's state that lost ranks begin with."""
+    """Of Ray's object store on a machine, for the copies of the trainer's state that lost ranks begin with."""
 
     @classmethod
     def of(cls, config: Config) -> Needed:
@@ -40,5 +40,5 @@ class Needed:
         checkpoint = weights + (plan.parameters * _OPTIMIZER if config.model.lora is None else 0)
         saved = config.checkpoint.keep + config.checkpoint.keep_best + 1  # one is being written
         kept = saved * checkpoint if Needs.of(config).trains else 0
-        copied = (plan.worst.kinds if on_cpu else plan.host).get(COPIES, 0.0)
+        copied = (plan.worst.kinds if on_cpu else plan.host).get(COPIES, 0.0) * COPIES_STORED / COPIES_AT_ONCE
         return cls(float(host), float(kept + weights), float(weights), float(copied))

@@ -41,6 +41,10 @@ PINNED = 1.5
 
 COPIES = "copies for lost ranks"
 """Kind of the memory for copies of the trainer's state (`checkpoint.in_memory`)."""
+COPIES_STORED = 2
+"""Copies of a state that Ray's store has at once: the last one, and the one that it is given."""
+COPIES_AT_ONCE = COPIES_STORED + 1
+"""All that there are then, with what the ranks hand over, which is still in their own memory."""
 RANK, ENGINE, OTHERS = 0.7 * GIB, 0.7 * GIB, 1.1 * GIB
 """What Python and its libraries take of a CPU machine, as seen in a run of the default recipe: a trainer rank, an
 engine (server, scheduler, detokenizer), and the rest of a run together (driver, Ray, rollout service, router, fork
@@ -254,12 +258,12 @@ def _on_cpu(
 
 
 def _copies(config: Config, ranks: tuple[RankMemory, ...], training: Training, states: int) -> dict[str, float]:
-    """Bytes of the copies of so many ranks' states that lost ranks begin with: the last one and the one being made."""
+    """Bytes of the copies of so many ranks' states that lost ranks begin with, while the next ones are made."""
     if not ranks or config.run.recover is Recover.none or config.run.in_process or not copies_state(config):
         return {}
     versions = (1 + Needs.of(config).kept_versions) / (2 if training.rounds else 1)  # rounded weights are made anew
     largest = max(rank.weights * training.trained_share * versions + rank.optimizer for rank in ranks)
-    return {COPIES: 2 * states * largest}
+    return {COPIES: COPIES_AT_ONCE * states * largest}
 
 
 def _host(config: Config, needs: Needs, ranks: tuple[RankMemory, ...], training: Training) -> dict[str, float]:

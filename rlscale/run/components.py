@@ -38,6 +38,8 @@ _USES: dict[str, Use] = {
 _TRACKER = Use("rlscale.observe.trackers.Tracker", ("run",))
 _DRAINS = "rlscale.rollout.service_protocol.DrainsEngines"
 """The protocol of a service whose engines take weights in turns."""
+_COPIES = "rlscale.trainer.trainer_protocol.CopiesState"
+"""The protocol of a trainer whose state is copied."""
 _CALLED = ("rollout.filter", "loop")
 """The components that are called instead, with one argument."""
 
@@ -62,6 +64,9 @@ def check_components(config: Config) -> list[str]:
             if key == "rollout" and config.syncs_in_waves:
                 drains = cast("type[Any]", import_target(_DRAINS, _DRAINS))
                 check_built(node, key, drains, _USES[key].given)
+            if key == "trainer" and config.checkpoint.in_memory:
+                copies = cast("type[Any]", import_target(_COPIES, _COPIES))
+                check_built(node, key, copies, _USES[key].given)
             looked.append(f"{key}: {node[TARGET]}")
         except UserError as error:
             problems += str(error).splitlines()

@@ -1,10 +1,10 @@
-"""What a run asks of a trainer: the protocol of the class that `trainer._target_` names."""
+"""What a run asks of a trainer: the protocols of the class that `trainer._target_` names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,16 @@ class Trainer(Protocol):
         `optim.reset_on_resume` speaks.
         """
 
+    def export(self, folder: str | Path, model: str = "policy") -> None:
+        """Write the policy (or `critic`) as a Hugging Face folder."""
+
+    def close(self) -> None:
+        """Leave the other ranks."""
+
+
+class CopiesState(Trainer, Protocol):
+    """What is asked besides of a trainer whose state is copied in memory for lost ranks (`checkpoint.in_memory`)."""
+
     def state_key(self) -> tuple[int, ...]:
         """Equal on ranks whose states are equal, but for what `copy_state` calls its own. Not collective."""
 
@@ -95,8 +105,7 @@ class Trainer(Protocol):
         """Be what the ranks were that the copies are of: this one, and those of its key that had all parts. Not
         collective."""
 
-    def export(self, folder: str | Path, model: str = "policy") -> None:
-        """Write the policy (or `critic`) as a Hugging Face folder."""
 
-    def close(self) -> None:
-        """Leave the other ranks."""
+def can_copy(trainer: object) -> TypeGuard[CopiesState]:
+    """Whether a trainer has these methods, also where it hands everything on to another object."""
+    return all(hasattr(trainer, name) for name in vars(CopiesState) if not name.startswith("_"))

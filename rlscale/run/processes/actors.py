@@ -140,6 +140,12 @@ class TrainerActor(_Actor):
         metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
         return metrics
 
+    def state_key(self) -> Any:
+        """What Trainer.state_key gives; None of a trainer that cannot copy its state."""
+        from rlscale.trainer.trainer_protocol import can_copy
+
+        return self._trainer.state_key() if can_copy(self._trainer) else None
+
     def copy_state(self, share: tuple[int, int] | None) -> Any:
         """What Trainer.copy_state gives, as two results of the call: what the rank has for itself, and the rest."""
         own, rest = self._trainer.copy_state(share)

@@ -9,7 +9,7 @@ from traceback import format_exception
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from rlscale.config.errors import UserError
 from rlscale.run.processes.actor_host import ActorHost, RayActors
@@ -27,6 +27,8 @@ _OTHERS_S = 1.0
 """How long after a failure other calls are waited for, whose errors may be what caused it."""
 
 
+_DIED = (RayActorError, OutOfMemoryError)
+"""What Ray says where the process of a call died; the second where Ray ended it, as its machine had no memory left."""
 _OF_THE_MACHINE = ("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError")
 """torch's names of errors that say nothing against what was asked: connections, stores, devices."""
 _SAID_OF_THE_MACHINE = ("gloo", "NCCL")
@@ -192,7 +194,7 @@ class Calls:
             if _is_of_the_machine(cause):
                 raise ProcessLost(message, refs, from_within=True, of_memory=_is_of_memory(cause)) from error
             raise RunFailed(message) from error
-        except RayActorError as error:
+        except _DIED as error:
             self._write_down(what, refs)
             raise self._died(what, refs) from error
         except RayError as error:
@@ -222,7 +224,7 @@ class Calls:
             try:
                 self.host.get(ref)
             except Exception as error:
-                died = died or isinstance(error, RayActorError)
+                died = died or isinstance(error, _DIED)
                 if not isinstance(_cause(error), UserError):
                     text = str(error) if isinstance(error, RayError) else "".join(format_exception(error))
                     self.errors.write(f"{what}{f', rank {number}' if len(refs) > 1 else ''}", text)

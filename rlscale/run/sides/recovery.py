@@ -91,11 +91,10 @@ class Recoveries:
         self.saves = config.checkpoint.every > 0 or config.checkpoint.every_s is not None
         """Whether checkpoints are written on the way."""
         without = "lost ranks would begin with a checkpoint" if self.saves else "the loss of a rank would end the run"
-        self.copies = StateCopies(calls, note, without) if back and copies_state(config) else None
+        asked = config.checkpoint.in_memory is True
+        self.copies = StateCopies(calls, note, without, asked=asked) if back and copies_state(config) else None
         """What keeps the ranks' state in memory; None where that is not wanted."""
-        self.wanted = back and (self.saves or self.copies is not None)
-        """Whether what is trained must be kept to be done again. Without checkpoints and copies that would be all of
-        the run; a rank that is this process is lost with it, and its batches would stay in this process's memory."""
+        self._back = back
         self._why_no_copies = (
             "as checkpoint.in_memory=false"
             if config.checkpoint.in_memory is False
@@ -112,6 +111,15 @@ class Recoveries:
             raise RunFailed(f"{lost} (run.recover_at_most={self._most} recoveries are used up)") from lost
         self.count += 1
         self._note(f"{lost.brief}; starting the trainer's ranks again")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether what is trained must be kept to be done again.
+
+        Without checkpoints and copies that would be all of the run; a rank that is this process is lost with it, and
+        its batches would stay in this process's memory.
+        """
+        return self._back and (self.saves or (self.copies is not None and self.copies.able))
 
     @property
     def possible(self) -> bool:

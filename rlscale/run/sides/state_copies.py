@@ -14,6 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.run.processes.remote_calls import Calls, ProcessLost
 from rlscale.run.sides.rank_actors import RankActors
 
+_UNABLE = "the trainer lacks methods of rlscale.trainer.trainer_protocol.CopiesState"
 _WHAT = "copying the trainer's state"
 _MACHINES = 2
 """On how many machines all of a state is, where ranks of so many have it."""
@@ -41,9 +42,11 @@ class _Copy:
 class StateCopies:
     """The newest copy, of which one is made after each iteration."""
 
-    def __init__(self, calls: Calls, note: Callable[[str], None], without: str) -> None:
-        """`without`: what lost ranks come to while there is no copy, for a note."""
-        self._calls, self._note, self._without = calls, note, without
+    def __init__(self, calls: Calls, note: Callable[[str], None], without: str, *, asked: bool = False) -> None:
+        """`without`: what lost ranks come to while there is no copy, for a note. `asked`: somebody wants copies."""
+        self._calls, self._note, self._without, self._asked = calls, note, without, asked
+        self.able = True
+        """Whether the trainer can copy its state, as far as is known."""
         self._keys: list[Any] = []
         self._copy: _Copy | None = None
         self._failed = False
@@ -53,9 +56,19 @@ class StateCopies:
         """Why there is no copy to go on from."""
 
     def meet(self, actors: RankActors) -> None:
-        """Learn which of the ranks, which have just started, have the same state."""
-        asked = [rank.call.remote("state_key") for rank in actors.handles]
-        self._keys = self._calls.wait(asked, "trainer start")
+        """Learn which of the ranks, which have just started, have the same state.
+
+        Without the methods for it nothing is copied, and a note says so; UserError where copies were asked for.
+        """
+        keys = self._calls.wait([rank.state_key.remote() for rank in actors.handles], "trainer start")
+        if all(key is not None for key in keys):
+            self._keys = keys
+            return
+        if self._asked:
+            raise UserError(f"checkpoint.in_memory=true: {_UNABLE}; write them, or leave checkpoint.in_memory out")
+        if self.able:
+            self._note(f"{_UNABLE}: no copies of its state are made, and {self._without}")
+        self.able, self.why_none = False, f"as {_UNABLE}"
 
     def take(self, actors: RankActors, done: int) -> None:
         """Copy the state of this moment, after so many iterations, and give the last one up.
@@ -63,6 +76,8 @@ class StateCopies:
         ProcessLost where a rank is lost; after several of these in a row nothing is copied any more. Other failures
         leave no copy at all; the first of several in a row is noted.
         """
+        if not self.able:
+            return
         if self._losses >= _LOSSES:
             self._give_up(f"as ranks were lost {_LOSSES} times in a row while they copied their state")
             return

@@ -51,13 +51,13 @@ def test_weights_on_their_way_take_two_buckets_those_of_gathered_experts_four_an
     assert deltas == pytest.approx(2 * 2 * dense.parameters, rel=0.01), "in bf16"
 
 
-def test_copies_for_lost_ranks_are_two_of_each_state_that_some_rank_of_the_machine_has() -> None:
+def test_copies_for_lost_ranks_are_three_of_each_state_that_some_rank_of_the_machine_has() -> None:
     two = [*GSM8K[1:], "cluster.gpus_per_node=2", "parallel.data=2"]
     sharded = [*two, "trainer.distributed_optimizer=true"]
     plans = [plan_run(compose("gsm8k", given)) for given in (two, sharded, [*sharded, "checkpoint.in_memory=true"])]
     peers, alone, asked = (plan.host.get("copies for lost ranks") for plan in plans)
     of_peers, of_sharded = (plan.ranks[0].weights + plan.ranks[0].optimizer for plan in (plans[0], plans[2]))
-    assert (peers, alone, asked) == (2 * of_peers, None, 2 * 2 * of_sharded)
+    assert (peers, alone, asked) == (3 * of_peers, None, 3 * 2 * of_sharded)
     assert "copies for lost ranks" not in plan_run(compose("gsm8k", [*two, "run.recover=none"])).host
 
 

@@ -18,6 +18,7 @@ OWN = """
 from rlscale.data.buffer import Buffer
 from rlscale.rollout.service import RolloutService
 from rlscale.serve.engine_launcher import SglangLauncher
+from rlscale.trainer.trainer_protocol import Trainer
 
 
 class Raises(Buffer):
@@ -83,6 +84,16 @@ class Undrained(RolloutService):
     drain = None
 
 
+class OnceWritten:
+    def __init__(self, spec, rank, world_size, local_rank):
+        pass
+
+
+for name, method in vars(Trainer).items():
+    if not name.startswith("_"):
+        setattr(OnceWritten, name, method)
+
+
 class Log:
     def __init__(self, run):
         pass
@@ -141,3 +152,11 @@ def test_a_service_that_drains_no_engine_is_refused_only_where_engines_take_weig
     assert check_components(compose(None, own)) == ["rollout: own_components.Undrained"]
     with pytest.raises(UserError, match=r"rollout: own_components\.Undrained .*drain is missing"):
         check_components(compose(None, [*own, "weights.max_engines_at_once=1"]))
+
+
+def test_a_trainer_that_cannot_copy_its_state_is_refused_only_where_copies_are_asked_for() -> None:
+    own = ["trainer._target_=own_components.OnceWritten", "parallel.data=2"]
+    assert check_components(compose(None, own)) == ["trainer: own_components.OnceWritten"]
+    missing = r"trainer: own_components\.OnceWritten .*CopiesState: state_key is missing; copy_state"
+    with pytest.raises(UserError, match=missing):
+        check_components(compose(None, [*own, "checkpoint.in_memory=true"]))

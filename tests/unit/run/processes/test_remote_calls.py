@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from rlscale.run.processes.actor_host import RayActors
 from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
@@ -89,6 +89,13 @@ def test_what_raises_since_another_died_is_told_by_the_death(tmp_path: Path, mon
     lost = failing([raised(GLOO), ActorDiedError()], tmp_path, monkeypatch)
     assert isinstance(lost, ProcessLost)
     assert (lost.brief, lost.from_within) == ("training step: the process died", False)
+
+
+def test_a_process_that_ray_ended_for_want_of_memory_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = failing([OutOfMemoryError("the node is low on memory")], tmp_path, monkeypatch)
+    assert isinstance(lost, ProcessLost)
+    assert (lost.brief, lost.from_within) == ("training step: the process died", False)
+    assert isinstance(failing([raised(KeyError("x")), OutOfMemoryError("")], tmp_path, monkeypatch), ProcessLost)
 
 
 def test_an_error_of_the_code_loses_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.run.processes.remote_calls import RunFailed
-from tests.unit.run.sides.told_trainer import CHECKPOINT, Told
+from rlscale.run.processes.remote_calls import ProcessLost, RunFailed
+from tests.unit.run.sides.told_trainer import CHECKPOINT, Actors, Told
 
 
 @pytest.fixture
@@ -210,3 +210,45 @@ def test_where_nothing_is_left_to_begin_with_no_others_are_started_and_the_error
         ):
             run.train("b")
         assert len(run.ranks) == 2
+
+
+SAME = ("parallel.data=2",)
+"""By default copies are made then."""
+UNABLE = "the trainer lacks methods of rlscale.trainer.trainer_protocol.CopiesState"
+
+
+def test_a_trainer_that_cannot_copy_its_state_goes_without_copies_and_says_so_once(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Actors, "key", None)
+    run = make(*SAME)
+    run.train("a")
+    run.dies("b")
+    run.train("b")
+    assert run.ranks[1].state == ["a", "b"]
+    assert "copy_state" not in [call for call, *_ in run.told]
+    assert run.notes == [
+        f"{UNABLE}: no copies of its state are made, and lost ranks would begin with a checkpoint",
+        "training step: the process died; starting the trainer's ranks again",
+        f"the trainer's ranks are back from the run's first weights, as {UNABLE}; iterations trained again: 1",
+    ]
+
+
+def test_without_checkpoints_a_trainer_that_cannot_copy_its_state_keeps_no_batch(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Actors, "key", None)
+    run = make(*SAME, "checkpoint.every=0")
+    run.train("a")
+    run.dies("b")
+    with pytest.raises(ProcessLost, match="training step: the process died"):
+        run.train("b")
+    assert (len(run.ranks), run.group._redo.steps) == (1, [])
+
+
+def test_copies_that_were_asked_for_of_a_trainer_that_makes_none_are_refused(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Actors, "key", None)
+    with pytest.raises(UserError, match=rf"^checkpoint\.in_memory=true: {UNABLE}; write them, or leave"):
+        make(IN_MEMORY)

@@ -23,6 +23,9 @@ CHECKPOINT = Path("checkpoints/iteration_000002")
 class Actors:
     """The processes of one rank, whose state is what it was told to do, and who die of some of the calls."""
 
+    key: tuple[int, ...] | None = ()
+    """What the rank says its state is known by."""
+
     def __init__(self, told: list[Any], dies_of: list[Any], disk: dict[Path, list[Any]]) -> None:
         self.state: list[Any] = []
         self.ended = False
@@ -55,13 +58,18 @@ class Actors:
             self.state.append(given[0])
         if method == "copy_state":
             return list(self.state)
-        return {"damaged": [], "saved": True, "train_shard": {"loss": float(len(self.state))}}.get(method)
+        return {
+            "damaged": [],
+            "saved": True,
+            "state_key": self.key,
+            "train_shard": {"loss": float(len(self.state))},
+        }.get(method)
 
     def end(self, wait_s: float = 0.0) -> None:
         self.ended = True
 
 
-METHODS = ("train_shard", "connect_engines", "begin_profile", "end_profile")
+METHODS = ("train_shard", "connect_engines", "begin_profile", "end_profile", "state_key")
 
 
 class Death:
