@@ -22,7 +22,7 @@ from rlscale.trainer.trainer_spec import TrainerSpec
 _SMALLER_THAN_A_RANK = 20_000
 
 _OF_ABSTRACT_CLASSES = ("weakref.ReferenceType", "builtins.builtin_function_or_method")
-"""What they remember of every class that is compared with them: a reference and what ends it, so no more than classes."""
+"""What they remember of every class that they are asked about: a reference and what ends it, no more than classes."""
 
 
 def save_on_a_full_disk(
