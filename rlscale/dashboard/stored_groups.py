@@ -52,6 +52,7 @@ class StoredGroups:
             raise UserError(f"iteration {iteration} has no sample {row}")
         prompt, sample = found
         decode = self._decoder(str(stored.facts(iteration).get("tokenizer", "")))
+        trained = stored.trained(iteration, {row: sample})
         return {
             "prompt": prompt.id,
             "source": prompt.source,
@@ -60,7 +61,7 @@ class StoredGroups:
             "finish_reason": sample.finish_reason,
             "info": {str(key): str(value)[:400] for key, value in sample.info.items()},
             "left_out": max(0, len(sample.tokens) - MOST_TOKENS),
-            **token_view(sample, stored.trained(iteration, row), decode, slice(0, MOST_TOKENS)),
+            **token_view(sample, trained.get(row), decode, slice(0, MOST_TOKENS)),
         }
 
     def _stored(self) -> StoredRollouts | None:

@@ -27,10 +27,8 @@ _SECRETS = (
     re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|\Z)", re.DOTALL),  # an encrypted one has headers
     re.compile(r"(?i)(?<=bearer )[\w.~+/=-]{6,}"),
     re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?\w+ )[\w.~+/=-]{6,}"),
-    re.compile(
-        r"(?<=://)(?:[^/\s@:\"'<>]{0,200}:[^\s\"'<>]{1,400}|[^/\s@]{1,400})(?=@)"
-        # of an address; its password may hold / or @
-    ),
+    # The password of an address may hold / and @.
+    re.compile(r"(?<=://)(?:[^/\s@:\"'<>]{0,200}:[^\s\"'<>]{1,400}|[^/\s@]{1,400})(?=@)"),
     re.compile(_NAMED + r"(\\*[\"']))(?:(?!\2).){6,}(?=\2)"),  # quoted, so blanks and commas belong to it
     re.compile(_NAMED + r"[\"']?)(?!(?:null|None|false|true)\b)[^\s\"',}]{6,}"),
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import isnan, nan
 
 from rlscale.config.derived.cpu_threads import trainer_threads
+from rlscale.config.derived.object_store import store_bytes
 from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
@@ -18,8 +19,6 @@ _USED = 2e9
 """Bytes of a GPU that somebody uses who is not only its display."""
 _SHARED = 1e9
 """Of shared memory: Ray's objects, NCCL's and the loaders' buffers."""
-_STORE_OF_CPU_RUN, _LARGEST_STORE = 1 << 30, 200e9
-"""Bytes of Ray's object store: ours for a CPU run, and Ray's own bound on its 30 % of a machine's memory."""
 _OPEN_FILES = 4096
 _BUSY_PORTS = 10
 
@@ -101,7 +100,7 @@ def disk(config: Config, facts: Facts) -> Iterator[Finding]:
 
 def shared_memory(config: Config, facts: Facts) -> Iterator[Finding]:
     """Room in /dev/shm, of which Ray's object store has a part."""
-    store = _STORE_OF_CPU_RUN if config.cluster.device is Device.cpu else min(0.3 * facts.memory_bytes, _LARGEST_STORE)
+    store = store_bytes(config.cluster, facts.memory_bytes)
     room, copied = min(store, facts.shared_bytes), Needed.of(config).copied_bytes or 0.0
     if facts.shared_bytes < _SHARED:
         yield problem(
@@ -112,7 +111,7 @@ def shared_memory(config: Config, facts: Facts) -> Iterator[Finding]:
         yield warning(
             f"copies of the trainer's state for lost ranks take {copied / GB:.0f} GB, and Ray's object store has "
             f"{room / GB:.0f} GB: it puts the others on disk, and ranks wait for that",
-            "set checkpoint.in_memory=false, or make /dev/shm larger",
+            "set checkpoint.in_memory=false" + (", or make /dev/shm larger" if copied <= store else ""),
         )
     else:
         yield ok(f"{facts.shared_bytes / GB:.0f} GB free in /dev/shm")

@@ -87,8 +87,10 @@ def read_conversations(folder: Path) -> Conversations:
             outline = stored.outline(iteration)
             found.samples += len(outline)
             rows = sorted(set(_worst_and_best(outline)))  # as they are read
-            for row, (prompt, sample) in zip(rows, stored.samples(iteration, rows, logprobs=True), strict=True):
-                viewed = _viewed(sample, stored.trained(iteration, row), decode)
+            read = dict(zip(rows, stored.samples(iteration, rows, logprobs=True), strict=True))
+            trained = stored.trained(iteration, {row: sample for row, (_, sample) in read.items()})
+            for row, (prompt, sample) in read.items():
+                viewed = _viewed(sample, trained.get(row), decode)
                 found.shown.append(replace(_shown(iteration, prompt, sample, decode), token_view=viewed))
     except UserError as error:
         found.problem = str(error)

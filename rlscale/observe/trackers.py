@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from rlscale.observe.formatting import visible
 
 IDENTITY = "tracker_id"
 """The file of a run's folder by which services know it again."""
+_AN_IDENTITY = re.compile(rb"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,25 @@ class TrackedRun:
     def id(self) -> str:
         """By which a service knows the run: drawn once and kept in its folder, also where that is moved or continued.
 
-        Not its path, which another machine may have, too. OSError when the disk refuses.
+        Not its path, which another machine may have, too. UserError when the disk refuses, or for a file that holds
+        something else: services are asked by it.
         """
         kept = self.folder / IDENTITY
-        if not kept.is_file():
-            write_text(kept, f"{secrets.token_hex(8)}\n")
-        return kept.read_text(encoding="utf-8").strip()
+        try:
+            if not kept.is_file():
+                write_text(kept, f"{secrets.token_hex(8)}\n")
+            said = kept.read_bytes().strip()
+        except OSError as error:
+            raise UserError(
+                f"{visible(str(kept))}: by which trackers know the run cannot be written or read ({error.strerror}); "
+                "make the folder writable, or set tracker=none"
+            ) from error
+        if _AN_IDENTITY.fullmatch(said) is None:
+            raise UserError(
+                f"{visible(str(kept))} does not hold the 16 digits by which trackers know the run; write them back, or "
+                "delete the file, and it is a new run to them"
+            )
+        return said.decode()
 
 
 class Tracker(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlscale.config.composition.published_configs import architecture_of
@@ -262,8 +262,27 @@ def _copies(config: Config, ranks: tuple[RankMemory, ...], training: Training, s
     if not ranks or config.run.recover is Recover.none or config.run.in_process or not copies_state(config):
         return {}
     versions = (1 + Needs.of(config).kept_versions) / (2 if training.rounds else 1)  # rounded weights are made anew
-    largest = max(rank.weights * training.trained_share * versions + rank.optimizer for rank in ranks)
+    beside = _critic_state(config, ranks, on_gpu=training.on_gpu)
+    policy = (rank.weights * training.trained_share * versions + rank.optimizer for rank in ranks)
+    largest = max(map(sum, zip(policy, beside, strict=True)))
     return {COPIES: COPIES_AT_ONCE * states * largest}
+
+
+def _critic_state(config: Config, ranks: tuple[RankMemory, ...], *, on_gpu: bool) -> list[float]:
+    """Of a rank of each stage the bytes of the critic's weights and optimizer; 0 without one, or of an unknown size."""
+    critic, nothing = config.critic, [0.0] * len(ranks)
+    if not Needs.of(config).critic:
+        return nothing
+    try:
+        known = architecture_of(critic.model)
+    except UserError:
+        return nothing
+    own = replace(config, model=critic.model, optim=critic.optim, trainer=critic.trainer)
+    shape, layout, lora = ModelShape.of(known), RankLayout.of(own), critic.model.lora
+    share = 1.0 if lora is None else adapter_parameters(known, lora.rank, lora.targets) / shape.parameters
+    training = training_of(own, on_gpu=on_gpu, trained_share=share)
+    parts = (rank_memory(shape, layout, training, rank.stage) for rank in ranks)
+    return [part.weights * share + part.optimizer for part in parts]
 
 
 def _host(config: Config, needs: Needs, ranks: tuple[RankMemory, ...], training: Training) -> dict[str, float]:

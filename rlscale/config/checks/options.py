@@ -43,9 +43,11 @@ _LISTENS = {
     "server": {
         *("grpc_port", "grpc_mode", "smg_grpc_mode", "kv_events_config", "load_publish_endpoint"),
         *("decoupled_spec_bind_endpoint", "remote_instance_weight_loader_start_seed_via_transfer_engine"),
+        "gated_launch_port",
     }
 }
-"""By kind, options with which it listens besides, without the run's key, and hands out what it computes with."""
+"""By kind, options with which it listens besides, without the run's key: it hands out what it computes with, or waits
+for whoever sends a request."""
 
 
 def options_are_known(context: CheckContext) -> Iterator[str]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlscale.config.schema.about import Limit, Scope, bounded, key
+from rlscale.config.schema.about import SUPERVISED, Limit, Scope, Unread, bounded, key
 from rlscale.config.schema.section import Section
+
+_NO_ITERATION = Unread(
+    lambda section: not section.iterations, ": no iteration is profiled; name some as profile.iterations"
+)
 
 
 @dataclass
@@ -16,6 +20,10 @@ class ProfileConfig(Section):
     """Iterations of whose training every rank writes a trace of torch's profiler, on GPUs also a memory snapshot; with
     any, the run's spans are written as one trace at its end. Such iterations take longer."""
     engine_steps: int = bounded(
-        50, at_least=0, limit=Limit(10_000, "a trace of so many is gigabytes"), scope=Scope.this_run
+        50,
+        at_least=0,
+        limit=Limit(10_000, "a trace of so many is gigabytes"),
+        scope=Scope.this_run,
+        unread=[SUPERVISED, _NO_ITERATION],
     )
     """Forward passes (prefill or decode) of each engine that a profiled iteration has a trace of; 0 for none."""

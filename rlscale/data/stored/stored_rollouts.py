@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,10 @@ class StoredRollouts:
         found: Iterator[tuple[Prompt, Sample]] = read(self._files[iteration], rows, logprobs=logprobs)
         return found
 
-    def trained(self, iteration: int, row: int) -> TrainedTokens | None:
-        """What the tokens of a sample of an outline were trained with; None where that is not stored."""
-        return read_trained(self._files[iteration].with_suffix(SUFFIX), row)
+    def trained(self, iteration: int, samples: Mapping[int, Sample]) -> dict[int, TrainedTokens]:
+        """What the tokens of samples were trained with, by their places in the outline, of those where it is stored."""
+        lengths = {row: len(sample.tokens) for row, sample in samples.items()}
+        return read_trained(self._files[iteration].with_suffix(SUFFIX), lengths)
 
     def _read(self, iteration: int) -> Any:
         return _FORMATS[self._files[iteration].suffix]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +40,22 @@ def write_trained(path: Path, lengths: Sequence[int], tokens: TrainedTokens) -> 
     os.replace(partial, path)
 
 
-def read_trained(path: Path, row: int) -> TrainedTokens | None:
-    """The tokens of the sample at a place of the file; None where there is no such file or place, or it is damaged."""
+def read_trained(path: Path, lengths: Mapping[int, int]) -> dict[int, TrainedTokens]:
+    """The tokens of samples by their places in the file, of which `lengths` says how many tokens each has.
+
+    Without those that the file has not, or with other lengths; none where there is no such file or it is damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as columns:
             if int(columns["format"]) != _FORMAT:
-                return None
+                return {}
             offsets, advantages, logprobs = columns["offsets"], columns["advantages"], columns.get("logprobs")
     except Exception:  # for damaged files NumPy, zipfile and their decompressors raise a dozen kinds
-        return None
-    lengths = {advantages.shape, advantages.shape if logprobs is None else logprobs.shape}
-    whole = offsets.ndim == 1 and len(offsets) and offsets.dtype.kind == "i" and lengths == {(int(offsets[-1]),)}
-    if not whole or offsets[0] or (np.diff(offsets) < 0).any() or not 0 <= row < len(offsets) - 1:
-        return None
-    return TrainedTokens(advantages, logprobs).at(slice(offsets[row], offsets[row + 1]))
+        return {}
+    shapes = {advantages.shape, advantages.shape if logprobs is None else logprobs.shape}
+    whole = offsets.ndim == 1 and len(offsets) and offsets.dtype.kind == "i" and shapes == {(int(offsets[-1]),)}
+    if not whole or offsets[0] or (np.diff(offsets) < 0).any():
+        return {}
+    tokens, places = TrainedTokens(advantages, logprobs), dict(enumerate(pairwise(offsets.tolist())))
+    there = {row: slice(*places[row]) for row in lengths if row in places}
+    return {row: tokens.at(place) for row, place in there.items() if place.stop - place.start == lengths[row]}

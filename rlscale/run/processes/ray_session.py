@@ -17,6 +17,7 @@ import psutil
 import ray
 from ray._private import ray_constants
 
+from rlscale.config.derived.object_store import given_store_bytes
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import ClusterConfig
 from rlscale.platform.ownership import refuse_shared
@@ -28,7 +29,6 @@ from rlscale.serve.pulse import families_of
 _LONGEST_TEMP = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 _RAYS = "r"
 """The folder that is Ray's own, within the session's."""
-_OBJECT_STORE_BYTES = 1 << 30
 _CLUSTERS = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 """Ray's variable for whether a Ray may have several machines. Without that its node is 127.0.0.1, and its processes
 listen there; with it they listen on every interface, whatever address the node is given."""
@@ -83,7 +83,7 @@ class RaySession:
                 _temp_dir=str(self._temp),
                 log_to_driver=False,
                 configure_logging=False,
-                object_store_memory=_OBJECT_STORE_BYTES if self._cluster.gpus_per_node == 0 else None,
+                object_store_memory=given_store_bytes(self._cluster),
             )
         except Exception as error:
             self._leave_this_machine()

@@ -153,7 +153,10 @@ def test_the_router_is_told_of_nobody_else_who_may_change_what_it_does(option: s
         check(compose(overrides=[f"rollout.router.{option}"]))
 
 
-@pytest.mark.parametrize("option", ["grpc_port=1234", "kv_events_config='{}'", "load_publish_endpoint='tcp://*:5557'"])
+@pytest.mark.parametrize(
+    "option",
+    ["grpc_port=1234", "kv_events_config='{}'", "load_publish_endpoint='tcp://*:5557'", "gated_launch_port=1234"],
+)
 def test_engines_are_passed_nothing_for_which_they_would_listen_without_a_key(option: str) -> None:
     name = option.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"rollout\.sglang\.{name}: engines would listen for it and ask nobody"):

@@ -179,6 +179,11 @@ def test_copies_of_the_state_that_rays_store_cannot_hold_are_a_warning() -> None
     ((name, line),) = said(compose(None, given), [narrow])[Verdict.warning]
     assert name == "shared memory"
     assert "for lost ranks take 17 GB, and Ray's object store has 4 GB" in line
+    assert line.endswith("; set checkpoint.in_memory=false, or make /dev/shm larger")
+    little = replace(narrow, memory_bytes=4e10, available_bytes=4e10, shared_bytes=5e11)  # of which Ray takes 30 %
+    (line,) = (line for _, line in said(compose(None, given), [little])[Verdict.warning] if "Ray's object" in line)
+    assert "Ray's object store has 12 GB" in line
+    assert line.endswith("; set checkpoint.in_memory=false")
     assert said(compose(None, [*given, "checkpoint.in_memory=false"]), [narrow])[Verdict.warning] == []
 
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from rlscale.config.schema.rollout_config import Store
 from rlscale.data.sample import Group, Prompt, Sample, Segment
 from rlscale.data.stored.stored_rollouts import RolloutStore
+from rlscale.data.stored.trained_tokens import TrainedTokens, write_trained
 from rlscale.observe.conversations import (
     HEAD,
     MOST_GROUPS,
@@ -170,3 +171,16 @@ def test_without_the_tokenizer_the_stored_texts_are_shown_and_a_damaged_file_is_
     file.write_bytes(file.read_bytes()[:-3])
     page, _ = parse(tmp_path)
     assert "is not a file of stored rollouts" in page
+
+
+def test_what_tokens_were_trained_with_is_left_out_where_it_is_of_other_samples(
+    tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    stored(tmp_path, tokenizer_folder, ("was?", -1), ("ja", 0), rewards=(0.0, 1.0))
+    file, numbers = tmp_path / "rollouts" / "iteration_000001.trained.npz", np.ones(12, np.float32)
+    for lengths, told in (([6, 6], [[None] * 4 + [1.0] * 2] * 2), ([3, 6], [None, [None] * 4 + [1.0] * 2])):
+        write_trained(file, lengths, TrainedTokens(numbers[: sum(lengths)], numbers[: sum(lengths)]))
+        found = read_conversations(tmp_path)
+        assert [one.token_view["advantages"] for one in found.shown] == told
+        assert [one.token_view["ratios"] is None for one in found.shown] == [one is None for one in told]
+        write_report(tmp_path)

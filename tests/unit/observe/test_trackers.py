@@ -96,6 +96,22 @@ def test_a_run_is_known_by_what_its_folder_holds_and_not_by_its_path(tmp_path: P
     assert TrackedRun(path, TrackerConfig()).id != first
 
 
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"0123456789abcde'", b"0123456789abcdef0", b"0123 56789abcdef"])
+def test_a_file_that_does_not_hold_the_runs_id_is_refused_by_name(text: bytes, tmp_path: Path) -> None:
+    """It would become a part of what a service is asked."""
+    (tmp_path / "tracker_id").write_bytes(text)
+    with pytest.raises(UserError, match="tracker_id does not hold the 16 digits"):
+        _ = TrackedRun(tmp_path, TrackerConfig()).id
+    (tmp_path / "tracker_id").write_bytes(b"0123456789abcdef\n")
+    assert TrackedRun(tmp_path, TrackerConfig()).id == "0123456789abcdef"
+
+
+def test_an_id_that_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "tracker_id").mkdir()
+    with pytest.raises(UserError, match=r"tracker_id: by which trackers know the run cannot be written or read \("):
+        _ = TrackedRun(tmp_path, TrackerConfig()).id
+
+
 @pytest.mark.parametrize("kind", [TensorBoardTracker, WandbTracker])
 def test_the_shipped_trackers_keep_the_contract(
     kind: Callable[[TrackedRun], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -61,6 +61,17 @@ def test_copies_for_lost_ranks_are_three_of_each_state_that_some_rank_of_the_mac
     assert "copies for lost ranks" not in plan_run(compose("gsm8k", [*two, "run.recover=none"])).host
 
 
+def test_copies_for_lost_ranks_have_the_critic_too() -> None:
+    two = [*GSM8K[1:], "cluster.gpus_per_node=2", "parallel.data=2"]
+    values = [*two, "algo/advantage=gae"]
+    alone, same, larger = (
+        plan_run(compose("gsm8k", given)).host["copies for lost ranks"]
+        for given in (two, values, [*values, "critic.model.path=Qwen/Qwen3-1.7B"])
+    )
+    assert same == 2 * alone, "a critic of the policy's size"
+    assert larger / alone == pytest.approx(1 + 1.72 / 0.596, rel=0.02)
+
+
 def test_adapters_need_no_reference_and_hardly_any_gradients_or_optimizer() -> None:
     kl = [*LARGE[1:], "algo/kl=loss", "algo.kl.coef=0.01"]
     whole, adapters = (plan_run(compose("gsm8k", [*kl, *more])) for more in ([], ["model.lora={rank: 16}"]))

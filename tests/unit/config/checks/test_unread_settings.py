@@ -32,6 +32,18 @@ Problems = Callable[..., list[str]]
             ["rollout.engine_urls=[http://127.0.0.1:1]", "rollout.threads_per_engine=null"],
             "rollout.threads_per_engine=null is not read with rollout.engine_urls: those engines have their threads",
         ),
+        (
+            ["profile.engine_steps=10"],
+            "profile.engine_steps=10: no iteration is profiled; name some as profile.iterations",
+        ),
+        (
+            ["profile.iterations=[1]", "profile.engine_steps=10", "algo=sft", "rollout.samples_per_group=1"],
+            "profile.engine_steps=10: supervised training (algo/loss=sft) has no use for it",
+        ),
+        (
+            ["profile.iterations=[1]", "profile.engine_steps=10", "rollout.replay=stored", "eval.enabled=false"],
+            "profile.engine_steps=10 is not read with rollout.replay, which generates nothing",
+        ),
         (["run.output="], "run.output is empty; name a folder, or null"),
         (["run.root="], "run.root is empty; name a folder"),
     ],

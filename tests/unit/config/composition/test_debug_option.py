@@ -202,3 +202,24 @@ def test_engines_without_a_model_are_compared_with_nothing(recipe: str) -> None:
     assert not config.eval.enabled
     own = compose(recipe, ["debug=simulated_engines", "rollout.engine.median=3"])
     assert own.rollout.engine["median"] == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run.bitwise=true"],
+        ["rollout.engine_urls=[http://127.0.0.1:1]", "rollout.engine_key_file={key}"],
+        ["rollout.engines_at_most=4", "rollout.engine_key_file={key}"],
+        ["rollout.engines=2", "rollout.engines_at_least=2"],
+    ],
+)
+@pytest.mark.parametrize("option", ["simulated_engines", "tiny_model", "no_engines"])
+def test_what_is_said_of_other_engines_than_the_options_falls_away(
+    option: str, words: list[str], tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef")
+    replay = [f"rollout.replay={tmp_path}"] if option == "no_engines" else []
+    config = compose("arithmetic_async", [*(word.format(key=key) for word in words), f"debug={option}", *replay])
+    check(config)
+    assert (config.rollout.engine_urls, config.rollout.engine_key_file) == ([], None)

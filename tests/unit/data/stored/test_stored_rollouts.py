@@ -218,18 +218,20 @@ def test_what_tokens_were_trained_with_is_read_by_the_row_of_their_sample(tmp_pa
     store = RolloutStore(tmp_path / "rollouts", keep, 2, 1.0)
     store.write(1, 0, groups)
     stored = StoredRollouts(tmp_path, "run.output")
-    assert stored.trained(1, 0) is None
+    samples = {row: group(prompt).samples[row % 3] for row, (prompt, _) in enumerate(stored.outline(1))}
+    assert stored.trained(1, samples) == {}
     store.write_trained(1, groups, TrainedTokens(numbers, None if keep is Store.all else -numbers))
+    trained = stored.trained(1, samples)
+    assert trained.keys() == samples.keys()
     for row, (prompt, _) in enumerate(stored.outline(1)):
-        found = stored.trained(1, row)
-        assert found is not None
+        found = trained[row]
         length = len(group(prompt).samples[row % 3].tokens)
         first = begin[prompt] + sum(len(sample.tokens) for sample in group(prompt).samples[: row % 3])
         assert found.advantages.tolist() == list(range(first, first + length))
         assert (found.logprobs is None) == (keep is Store.all)
-    assert stored.trained(1, len(stored.outline(1))) is None
+    assert stored.trained(1, {len(samples): samples[0]}) == {}
     store.write(1, 0, groups)  # a later attempt, which has not trained yet
-    assert stored.trained(1, 0) is None
+    assert stored.trained(1, samples) == {}
 
 
 def test_trained_tokens_of_a_damaged_file_are_none(tmp_path: Path) -> None:
@@ -238,9 +240,8 @@ def test_trained_tokens_of_a_damaged_file_are_none(tmp_path: Path) -> None:
     write_trained(sound, [2, 3], TrainedTokens(numbers, -numbers))
     with np.load(sound) as columns:
         written = dict(columns)
-    found = read_trained(sound, 1)
-    assert found is not None
-    assert found.advantages.tolist() == [2, 3, 4]
+    assert read_trained(sound, {1: 3})[1].advantages.tolist() == [2, 3, 4]
+    assert read_trained(sound, {0: 3, 1: 2, 2: 0, -1: 3}) == {}, "of samples that have other lengths, or are not there"
     whole = sound.read_bytes()
     texts = [
         b"",
@@ -252,8 +253,8 @@ def test_trained_tokens_of_a_damaged_file_are_none(tmp_path: Path) -> None:
     ]
     for text in texts:
         path.write_bytes(text)
-        told = read_trained(path, 1)
-        assert told is None or told.advantages.tolist() == [2, 3, 4]  # a bit of a date or a name that nobody reads
+        told = read_trained(path, {1: 3})
+        assert told == {} or told[1].advantages.tolist() == [2, 3, 4]  # a bit of a date or a name that nobody reads
     wrong: dict[str, Any] = {
         "offsets": [[0, 2, 6], [0, 3, 2, 5], [1, 5], [[0, 5]], [], [0.0, 2.0, 5.0], 5],
         "advantages": [numbers[:4], numbers[:, None], 1.0],
@@ -263,10 +264,10 @@ def test_trained_tokens_of_a_damaged_file_are_none(tmp_path: Path) -> None:
     for name, values in wrong.items():
         for value in values:
             np.savez(path, **{**written, name: np.array(value)})
-            assert read_trained(path, 0) is None, (name, value)
+            assert read_trained(path, {0: 2}) == {}, (name, value)
     with path.open("wb") as file:
         np.save(file, numbers)  # an array by itself
-    assert read_trained(path, 0) is None
+    assert read_trained(path, {0: 2}) == {}
 
 
 def _flipped(file: bytes, at: int) -> bytes:
@@ -280,7 +281,8 @@ def test_groups_that_cannot_be_replaced_are_not_left_beside_what_others_were_tra
     store.write(1, 0, groups)
     tokens = np.zeros(sum(len(sample.tokens) for sample in groups[0].samples), np.float32)
     store.write_trained(1, groups, TrainedTokens(tokens, None))
-    assert StoredRollouts(tmp_path, "").trained(1, 0) is not None
+    samples = dict(enumerate(groups[0].samples))
+    assert StoredRollouts(tmp_path, "").trained(1, samples).keys() == samples.keys()
 
     def full(*unused: Any) -> None:
         raise OSError("No space left on device")
@@ -288,4 +290,4 @@ def test_groups_that_cannot_be_replaced_are_not_left_beside_what_others_were_tra
     monkeypatch.setattr("rlscale.data.stored.rollout_file.write_groups", full)
     with pytest.raises(UserError, match="No space left"):
         store.write(1, 1, [group(3)])
-    assert StoredRollouts(tmp_path, "").trained(1, 0) is None
+    assert StoredRollouts(tmp_path, "").trained(1, samples) == {}

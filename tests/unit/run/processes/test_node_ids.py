@@ -8,7 +8,6 @@ import pytest
 import ray
 
 from rlscale.config.errors import UserError
-from rlscale.run.processes.actor_host import RayActors
 from rlscale.run.processes.ray_session import gone, node_ids, standing_in
 
 
@@ -46,10 +45,6 @@ def test_a_machine_with_fewer_gpus_than_the_layout_counts_on_is_left_out():
 def test_another_machine_stands_in_for_one_that_is_gone_where_ranks_are():
     assert standing_in(["a", "gone", "lost"], {0, 1}, 8) == ["a", "b", "lost"]
     assert standing_in(["head", "a"], {0, 1}, 0) == ["head", "a"]
-
-
-def test_a_machine_that_ray_has_lost_or_never_had_is_gone():
-    assert RayActors().gone(["head", "a", "gone", "lost"]) == ["gone", "lost"]
 
 
 def test_ranks_without_a_machine_are_an_error():

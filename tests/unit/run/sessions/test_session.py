@@ -146,8 +146,8 @@ def test_stored_samples_keep_what_their_tokens_are_trained_with(
     run.records.rollout_store.write(1, 0, given)
     run.train(given)
     assert trainer.asked == asked
-    found = StoredRollouts(tmp_path, "run.output").trained(1, 3)
-    assert found is not None
+    sample = [one for group in given for one in group.samples][3]
+    found = StoredRollouts(tmp_path, "run.output").trained(1, {3: sample})[3]
     assert found.advantages[:2].tolist() == [0.0, 0.0]
     assert found.advantages[2] > 0, "the better of two"
     assert (found.logprobs is None) == (logprob is None)
