@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shared_server import SharedServer
+from shared_server import SharedServer, wait_until_generating
 from transformers import PreTrainedModel
 
 from rlscale.config.schema.rollout_config import OnSync
@@ -159,8 +159,8 @@ def test_an_engine_that_keeps_its_cache_is_exact_but_for_what_is_said_to_be_appr
             own = SamplingParams(length, ignore_eos=True)
             return await engines.generate(PROMPTS[seed], own, seed, admission, Attempt(lambda: engine.version))
 
-        long = [asyncio.create_task(generate(seed, 200)) for seed in range(2)]
-        await asyncio.sleep(0.3)
+        long = [asyncio.create_task(generate(seed, 400)) for seed in range(2)]
+        await asyncio.to_thread(wait_until_generating, shared_server.url, shared_server.api_key)
         await engine.sync(mode, models[1])
         kept.version = engine.version  # as the service says when it resumes
         fresh = [await generate(seed, 40) for seed in range(2)]  # their prompts are in the cache, of both versions
