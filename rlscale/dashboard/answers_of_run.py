@@ -87,13 +87,18 @@ class RunAnswers:
 
     @_while_nothing_is_read
     def engines(self) -> list[dict[str, Any]]:
-        """Each engine's newest load, and how often it was started again."""
+        """The newest load of each engine that still tells one, and how often it was started again.
+
+        One that is back at another address has a row for that alone.
+        """
         columns, found = self.reader.loads, dict[str, dict[str, Any]]()
         for name in columns.names:
             address, _, number = name.removeprefix(ENGINES).rpartition("/")
             last = columns.last(name)
             if last is not None:
                 found.setdefault(address, {"engine": address, "iteration": last[0]})[number] = finite(last[1])
+        newest = max((engine["iteration"] for engine in found.values()), default=0)
+        found = {address: engine for address, engine in found.items() if engine["iteration"] == newest}
         for address, engine in found.items():
             restarts = self.reader.metrics.last(RESTARTS + address)
             engine["restarts"] = 0 if restarts is None else int(restarts[1])

@@ -34,6 +34,7 @@ class GeneratingSession(Session):
         self.state.iteration += 1
         self.records.rollouts(self.state.iteration, groups)
         self._metrics |= batch_metrics(groups, build_batch(groups, self.config), rewarded=True)
+        self._metrics |= self._engines.metrics()
 
     def go_on(self) -> None:
         """Generate for the next iteration."""

@@ -127,9 +127,7 @@ class RunningEngines:
 
     def update_weights(self, version: int) -> dict[str, float]:
         """See EngineSide. If an engine died under it, that engine is mended and the weights are sent once more."""
-        return self._updated(version) | {
-            f"{RESTARTS}{url.rpartition('//')[2]}": float(times) for url, times in self._engines.restarts_of.items()
-        }
+        return self._updated(version) | _restarts(self._engines)
 
     def _updated(self, version: int) -> dict[str, float]:
         self.mend(version, now=True)
@@ -205,3 +203,11 @@ class SteadyEngines:
             if self._mend_beside is not None:
                 self._mend_beside()
             self._next_look = time.monotonic() + _HEAL_EVERY_S
+
+    def metrics(self) -> dict[str, float]:
+        """How often engines were started again, of those that were."""
+        return _restarts(self._engines)
+
+
+def _restarts(engines: Engines) -> dict[str, float]:
+    return {f"{RESTARTS}{url.rpartition('//')[2]}": float(times) for url, times in engines.restarts_of.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from rlscale.run.disk.run_folder import RunFolder
 from rlscale.run.processes.stop_signal import StopSignal
 from rlscale.run.sessions.generating_session import GeneratingSession
 from rlscale.run.sessions.session import SessionParts
+from rlscale.run.sides.engine_side import SteadyEngines
 
 
 class Records:
@@ -69,8 +71,8 @@ def session(folder: RunFolder) -> tuple[GeneratingSession, GroupSource, Records]
     config = compose(None, ["run.generate_only=true", "rollout.store=all", "run.iterations=2", "checkpoint.every=1"])
     source, records, none = GroupSource(), Records(), None
     parts: Any = (config, "hash", folder, none, StopSignal(), source, records)
-    engines: Any = None
-    return GeneratingSession(SessionParts(*parts), engines), source, records
+    engines: Any = SimpleNamespace(restarts_of={"http://127.0.0.1:7": 2})
+    return GeneratingSession(SessionParts(*parts), SteadyEngines(engines, none)), source, records
 
 
 def group() -> Group:
@@ -89,6 +91,7 @@ def test_an_iteration_without_a_step_is_saved_whole_and_gone_on_from(tmp_path: P
     run.go_on()
     assert (run.state.iteration, run.state.version, run.state.steps) == (1, 0, 0)
     assert records.metrics[0]["reward"] == 1.0
+    assert records.metrics[0]["engine_restarts/127.0.0.1:7"] == 2.0
     (whole,) = (tmp_path / "checkpoints").glob("iteration_*")
     assert load_progress(whole).iteration == 1
     assert not (whole / "trainer").exists()
