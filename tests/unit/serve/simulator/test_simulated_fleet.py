@@ -146,7 +146,9 @@ def test_a_stalled_request_is_given_up_after_its_time() -> None:
             await ask(client, 1)
         return now()
 
-    assert simulated(scenario, retries=1, faults=FaultsConfig(stalled=1.0)) == pytest.approx(200.25)
+    assert (
+        200 < simulated(scenario, retries=1, faults=FaultsConfig(stalled=1.0)) <= 200.25
+    )  # with a wait of at most 0.25 s between them
 
 
 def test_rubbish_has_a_log_prob_that_is_not_a_number() -> None:
