@@ -215,7 +215,7 @@ def test_updates_under_load_kill_no_server(
         load = [asyncio.create_task(keep_busy(number)) for number in range(16)]
         pauses = []
         for version in range(1, updates + 1):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
             pauses.append(await engine.sync(mode, models[version % len(models)]))
         await asyncio.gather(*load)
         last = await generate(0, 7)
@@ -224,7 +224,7 @@ def test_updates_under_load_kill_no_server(
 
     found, last, pauses, retried = asyncio.run(asyncio.wait_for(main(), 120))
     crossed = [(number, one) for number, one in found if len({*one.versions.tolist()}) > 1]
-    typical, quiet = statistics.median(pauses), statistics.quantiles(pauses, n=4)[0]
+    typical = statistics.median(pauses)
     print(kind.value, len(found), "responses", len(crossed), "across updates, median pause", f"{typical:.3f}")
     print("  longest pause", f"{max(pauses):.3f}")
     assert engine.receiver.weight_version() == str(updates)
@@ -233,6 +233,4 @@ def test_updates_under_load_kill_no_server(
     for number, generation in [*crossed[:: max(1, len(crossed) // 8)], (0, last)]:
         assert difference(models, PROMPTS[number], generation) < 1e-5
     assert {*last.versions.tolist()} == {updates}
-    # Of so many some meet another process's turn, and beside other tests more than half did; the longest of a few is
-    # bounded above.
-    assert 0.001 < quiet <= LONGEST_PAUSE_S
+    assert 0.001 < typical <= LONGEST_PAUSE_S  # one of so many may meet another process's turn
