@@ -14,13 +14,12 @@ import numpy as np
 from rank_peaks import peak_of_rank
 from rank_pool import RankPool
 from tiny_models import make_model
-from training_data import make_spec
+from training_data import divide, make_spec
 
 from rlscale.config.schema.model_config import DType
 from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
 from rlscale.data.batches.batch import Batch
-from rlscale.data.batches.packing import plan
-from rlscale.data.batches.rank_shard import RankShard, split
+from rlscale.data.batches.rank_shard import RankShard
 from rlscale.families.config_file import complete, read_config
 from rlscale.plan.model_shape import ModelShape
 from rlscale.plan.rank_layout import RankLayout
@@ -128,4 +127,4 @@ def _shards(spec: TrainerSpec, case: Case, vocabulary: int) -> list[RankShard]:
     for name, values in columns.items():
         batch = batch.with_column(name, values)
     batch = prepare(batch, spec.algo, max_response_tokens=ROW)[0]
-    return split(batch, plan(batch.lengths, batch.column("step"), spec.data_parallel, case.tokens))
+    return divide(batch, spec.data_parallel, case.tokens)

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
-from rlscale.config.schema.profile_config import ProfileConfig
-
-_STEPS = ProfileConfig().engine_steps
-"""Of a recipe that says nothing of it."""
 
 
 def profiled_iterations_are_made(context: CheckContext) -> Iterator[str]:
@@ -24,17 +20,4 @@ def profiled_iterations_are_made(context: CheckContext) -> Iterator[str]:
         yield f"profile.iterations={iterations}: iterations are 1 to {last} (run.iterations); leave {wrong[0]} out"
 
 
-def engines_are_there_to_profile(context: CheckContext) -> Iterator[str]:
-    """A replay has none."""
-    profile = context.config.profile
-    if context.config.rollout.replay is not None and profile.iterations and profile.engine_steps != _STEPS:
-        yield (
-            f"profile.engine_steps={profile.engine_steps} is not read with rollout.replay, which generates nothing; "
-            f"set it to {_STEPS}"
-        )
-
-
-PROFILE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
-    profiled_iterations_are_made,
-    engines_are_there_to_profile,
-)
+PROFILE_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (profiled_iterations_are_made,)

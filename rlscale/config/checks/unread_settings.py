@@ -50,6 +50,8 @@ def _holds(unread: Unread, section: Section, context: CheckContext) -> bool:
             return not context.on_gpus
         case Where.gpus:
             return context.on_gpus
+        case Where.replayed:
+            return context.config.rollout.replay is not None
         case by_section:
             return by_section(section)
 

@@ -88,6 +88,7 @@ class Where(Enum):
     sampled = "reinforcement learning"
     cpu = "on the CPU"
     gpus = "on GPUs"
+    replayed = "rollout.replay"
 
 
 @dataclass(frozen=True)

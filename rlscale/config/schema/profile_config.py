@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlscale.config.schema.about import SUPERVISED, Limit, Scope, Unread, bounded, key
+from rlscale.config.schema.about import SUPERVISED, Limit, Scope, Unread, Where, bounded, key
 from rlscale.config.schema.section import Section
 
 _NO_ITERATION = Unread(
     lambda section: not section.iterations, ": no iteration is profiled; name some as profile.iterations"
 )
+_REPLAYED = Unread(Where.replayed, " is not read with rollout.replay, which generates nothing; set {key}={default}")
 
 
 @dataclass
@@ -24,6 +25,6 @@ class ProfileConfig(Section):
         at_least=0,
         limit=Limit(10_000, "a trace of so many is gigabytes"),
         scope=Scope.this_run,
-        unread=[SUPERVISED, _NO_ITERATION],
+        unread=[SUPERVISED, _REPLAYED, _NO_ITERATION],
     )
     """Forward passes (prefill or decode) of each engine that a profiled iteration has a trace of; 0 for none."""
