@@ -76,7 +76,8 @@ browser:
 		|| echo 'no browser could be installed: the test of the dashboard in one does not run'
 
 e2e: install browser
-	$(PYTEST) -n logical --maxprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e
+	$(PYTEST) -n logical --maxprocesses=2 --dist=loadfile --no-loadscope-reorder -m "not alone" tests/e2e
+	$(PYTEST) -m alone tests/e2e
 
 gpu: install
 	$(BIN)/python -m pytest -m gpu tests

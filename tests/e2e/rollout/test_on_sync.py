@@ -87,6 +87,7 @@ class Engine:
         return paused + self.receiver.paused_s
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", MODES)
 def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
     shared_server: SharedServer, models: list[PreTrainedModel], kind: OnSync
@@ -115,7 +116,7 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
         await client.close()
         return found, fresh, pauses
 
-    for _ in range(2):  # a pause may meet another process's turn: once more, on a busy machine
+    for _ in range(3):  # a pause may meet another process's turn, whatever else the machine does
         found, fresh, pauses = asyncio.run(asyncio.wait_for(main(), 120))
         print(kind.value, "pauses", [f"{pause:.3f}" for pause in pauses])
         if max(pauses) <= LONGEST_PAUSE_S:
@@ -184,6 +185,7 @@ def test_an_engine_that_keeps_its_cache_is_exact_but_for_what_is_said_to_be_appr
         assert difference(models, PROMPTS[seed], one) < 1e-5
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", MODES)
 def test_updates_under_load_kill_no_server(
     shared_server: SharedServer, models: list[PreTrainedModel], kind: OnSync, caplog: pytest.LogCaptureFixture
