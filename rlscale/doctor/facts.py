@@ -46,7 +46,7 @@ class Facts:
     name: str
     python: str
     packages: Mapping[str, str | None]
-    """Of the lock's packages the version that is installed."""
+    """Of the lock's packages, and of those that are used where they are, the version that is installed."""
     cores: int
     memory_bytes: float
     """Of the host, or of the container or job that bounds this process."""

@@ -30,6 +30,8 @@ from rlscale.platform.ports import CANDIDATES, is_free
 
 VARIABLES = ("CUDA_", "GLOO_", "HF_", "NCCL_", "OMP_", "PYTORCH_", "RAY_", "SGLANG_", "TORCH_", "TRANSFORMERS_")
 """Beginnings of the names of variables that change how a run's parts behave."""
+OUTSIDE_THE_LOCK = ("transformer_engine",)
+"""Packages that are used where they are installed."""
 _ANY_HOST = ("0.0.0.0", "::", "")
 
 
@@ -41,7 +43,7 @@ def gather(config: Config, lock: Mapping[str, str]) -> Facts:
     return Facts(
         name=socket.gethostname(),
         python=platform.python_version(),
-        packages={name: _version(name) for name in lock},
+        packages={name: _version(name) for name in (*lock, *OUTSIDE_THE_LOCK)},
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=min([memory.total, *(most for most, _ in bounds)]),
         available_bytes=min([memory.available, *(free for _, free in bounds)]),

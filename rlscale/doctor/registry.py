@@ -14,6 +14,7 @@ OfCluster = Callable[[Config, Sequence[Facts]], Iterator[Finding]]
 
 MACHINE: Mapping[str, OfMachine] = {
     "torch": software_checks.torch_build,
+    "FP8": software_checks.eight_bits,
     "devices": machine_checks.devices,
     "memory": machine_checks.memory,
     "disk": machine_checks.disk,

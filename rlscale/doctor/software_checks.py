@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from rlscale.config.composition.written_recipe import ESSENTIAL
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.trainer_config import EightBits
 from rlscale.doctor.facts import Facts
 from rlscale.doctor.finding import Finding, ok, problem, warning
 
@@ -31,6 +32,18 @@ def torch_build(config: Config, facts: Facts) -> Iterator[Finding]:
     have = facts.packages.get("torch")
     if config.cluster.device is Device.cuda and have is not None and have.endswith(_CPU_BUILD):
         yield problem(f"torch {have} cannot use GPUs", "install the CUDA build (docs/gpus.md)")
+
+
+def eight_bits(config: Config, facts: Facts) -> Iterator[Finding]:
+    """Transformer Engine, where the trainer computes in FP8."""
+    recipe = config.trainer.fp8
+    if recipe is EightBits.none:
+        return
+    have = facts.packages.get("transformer_engine")
+    if have is None:
+        yield problem(f"trainer.fp8={recipe.value} needs Transformer Engine, which is not installed", "docs/gpus.md")
+    else:
+        yield ok(f"Transformer Engine {have}")
 
 
 def files(config: Config, facts: Facts) -> Iterator[Finding]:

@@ -233,6 +233,12 @@ class Family:
     norms_behind: bool = False
     """Whether attention and MLP have norms behind them, too, before what they compute is added."""
 
+    @property
+    def of_transformer_engine(self) -> bool:
+        """Whether Transformer Engine has its layers: none has norms behind its linears, latent attention or a delta net
+        as packed sequences need them."""
+        return not (self.norms_behind or self.latent or self.delta_net)
+
     def rules_of(self, config: Mapping[str, Any]) -> tuple[Rule, ...]:
         """The parameters that a model with this completed config has, the head left out."""
         return tuple(rule for rule in self.rules if rule.when is None or config[rule.when])

@@ -18,7 +18,7 @@ from rlscale.config.schema.cluster_config import Device, Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.model_config import ModelConfig
 from rlscale.config.schema.run_config import Recover
-from rlscale.config.schema.trainer_config import Mtp
+from rlscale.config.schema.trainer_config import EightBits, Mtp
 from rlscale.families import FAMILIES, reach_of
 from rlscale.families.config_file import problems
 from rlscale.families.family import Reach
@@ -173,6 +173,7 @@ def training_of(config: Config, *, on_gpu: bool, trained_share: float = 1.0) -> 
         trained_share=trained_share,
         sequence=sizes.max_sequence_tokens,
         rounds=trainer.fake_quant,
+        eight_bits=trainer.fp8 is not EightBits.none,
     )
 
 
@@ -261,7 +262,7 @@ def _copies(config: Config, ranks: tuple[RankMemory, ...], training: Training, s
     """Bytes of the copies of so many ranks' states that lost ranks begin with, while the next ones are made."""
     if not ranks or config.run.recover is Recover.none or config.run.in_process or not copies_state(config):
         return {}
-    versions = (1 + Needs.of(config).kept_versions) / (2 if training.rounds else 1)  # rounded weights are made anew
+    versions = 1 + Needs.of(config).kept_versions
     beside = _critic_state(config, ranks, on_gpu=training.on_gpu)
     policy = (rank.weights * training.trained_share * versions + rank.optimizer for rank in ranks)
     largest = max(map(sum, zip(policy, beside, strict=True)))
@@ -297,8 +298,7 @@ def _host(config: Config, needs: Needs, ranks: tuple[RankMemory, ...], training:
         # Gradients are copied to where the optimizer is.
         found["optimizer"] = per_node * (worst.host_optimizer + worst.host_optimizer / 3)
     if config.cluster.placement is Placement.colocated and needs.engines:
-        own = worst.weights / (2 if training.rounds else 1)  # rounded ones are made anew
-        found["trainer, asleep"] = per_node * (own + worst.optimizer) * PINNED
+        found["trainer, asleep"] = per_node * (worst.weights + worst.optimizer) * PINNED
     if needs.reference and config.model.lora is None:  # else it is the base, which is there
         found["reference"] = per_node * copy
     if needs.kept_versions:

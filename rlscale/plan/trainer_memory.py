@@ -21,6 +21,8 @@ _TILE = {True: 64 * 2**20, False: 16 * 2**20}
 """A tile of logits in float32, on a GPU and on the CPU (`trainer/megatron/steps/logprobs.py`)."""
 _STATES = 7
 """Hidden states of all tokens that log-probs keep and make: normed, picked out, scaled, and their gradients."""
+_FP8_COPIES = 2.0
+"""Bytes of a linear's weight in FP8, as it is for the output and transposed for the input's gradient."""
 _MAIN_GRADIENT, _MAIN_WEIGHT, _MOMENTS = 4, 4, 8
 
 
@@ -46,6 +48,8 @@ class Training:
     """Tokens of the longest sample."""
     rounds: bool = False
     """Whether its passes compute with rounded weights (`trainer.fake_quant`), while the others are kept."""
+    eight_bits: bool = False
+    """Whether its passes keep the weights of linears in FP8, too, as they are and transposed (`trainer.fp8`)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class RankMemory:
 
     stage: int
     weights: float
+    rounded: float
+    """Copies of the weights that passes compute with; made anew by each, so they neither sleep nor are saved."""
     gradients: float
     optimizer: float
     activations: float
@@ -68,7 +74,7 @@ class RankMemory:
     @property
     def total(self) -> float:
         """All that is on the device."""
-        static = self.weights + self.gradients + self.optimizer
+        static = self.weights + self.rounded + self.gradients + self.optimizer
         return static + self.activations + self.logits + self.communication + self.context
 
     @property
@@ -76,6 +82,7 @@ class RankMemory:
         """Bytes on the device by kind."""
         return {
             "weights": self.weights,
+            "rounded weights": self.rounded,
             "gradients": self.gradients,
             "optimizer": self.optimizer,
             "activations": self.activations,
@@ -110,7 +117,8 @@ def rank_memory(shape: ModelShape, layout: RankLayout, training: Training, stage
     state = _optimizer_bytes(weights, layout, training)
     return RankMemory(
         stage=stage,
-        weights=_weight_bytes(weights, training) * (2 if training.rounds else 1),
+        weights=_weight_bytes(weights, training),
+        rounded=_rounded_bytes(weights, training),
         gradients=weights.parameters * _MAIN_GRADIENT * training.trained_share if training.trained else 0.0,
         optimizer=0.0 if training.optimizer_on_host else state,
         activations=activations,
@@ -145,6 +153,13 @@ def _weight_bytes(weights: StageWeights, training: Training) -> float:
     if training.bytes_per_kept is None:
         return float(weights.parameters * number)
     return weights.tables * number + (weights.parameters - weights.tables) * training.bytes_per_kept
+
+
+def _rounded_bytes(weights: StageWeights, training: Training) -> float:
+    rounded = _weight_bytes(weights, training) if training.rounds else 0.0
+    if training.eight_bits:
+        rounded += _FP8_COPIES * (weights.parameters - weights.tables)
+    return rounded
 
 
 def _optimizer_bytes(weights: StageWeights, layout: RankLayout, training: Training) -> float:

@@ -12,6 +12,7 @@ from training_data import divide, make_batch, make_spec
 
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.trainer_config import EightBits, TrainerConfig
 from rlscale.platform.ports import free_port
 
 pytestmark = pytest.mark.gpu
@@ -54,3 +55,25 @@ def test_sleep_gives_memory_up_and_wake_brings_everything_back(models: dict[str,
         assert trainer.train_shard(part, 1)["skipped_steps"] == 0
     finally:
         trainer.close()
+
+
+@pytest.mark.parametrize("recipe", [EightBits.tensorwise, EightBits.blockwise])
+@pytest.mark.parametrize("model", ["dense", "moe"])
+def test_training_in_fp8_is_close_to_training_in_16_bits(
+    model: str, recipe: EightBits, models: dict[str, Path]
+) -> None:
+    pytest.importorskip("transformer_engine")
+    (part,) = divide(make_batch(make_spec(models[model]).algo), 1)
+    columns, norms = [], []
+    for fp8 in (EightBits.none, recipe):
+        trainer = open_on_gpu(models[model], dtype=DType.bfloat16, trainer=TrainerConfig(fp8=fp8))
+        try:
+            columns.append(trainer.logprobs(part))
+            norms.append(trainer.train_shard(part, 0)["grad_norm"])
+            after = trainer.logprobs(part)  # with the weights after the step, not with copies of those before
+            assert np.abs(after - columns[-1]).max() > 0
+        finally:
+            trainer.close()
+    mask = part.batch.column("loss_mask")
+    assert 0 < np.abs(columns[0] - columns[1])[mask].max() < 0.5
+    assert abs(norms[1] / norms[0] - 1) < 0.2

@@ -11,6 +11,7 @@ from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.component_targets import COMPONENT_CHECKS
 from rlscale.config.checks.critic_section import CRITIC_CHECKS
 from rlscale.config.checks.data_and_reward import STAGE_CHECKS
+from rlscale.config.checks.eight_bits import EIGHT_BITS_CHECKS
 from rlscale.config.checks.elastic_engines import ELASTIC_CHECKS
 from rlscale.config.checks.engine_form import SERVED_CHECKS
 from rlscale.config.checks.engine_groups_section import ENGINE_GROUPS_CHECKS
@@ -107,6 +108,7 @@ _OF_STAGE: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     *ROUTING_CHECKS,
     *MTP_CHECKS,
     *MEGATRON_CHECKS,
+    *EIGHT_BITS_CHECKS,
     *MOE_CHECKS,
     *SAMPLING_CHECKS,
     *STORED_ROLLOUTS_CHECKS,

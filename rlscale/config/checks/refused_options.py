@@ -16,7 +16,7 @@ Refused = Mapping[str, tuple[tuple[Any, ...], str]]
 OFF = (None, False)
 
 UNREAD = "nothing reads it here; leave it out"
-EIGHT_BITS = "training in 8 or 4 bits is not supported; leave it out"
+EIGHT_BITS = "for training in 8 bits set trainer.fp8; other recipes, and 4 bits, are not supported; leave it out"
 OVERLAPPED_EXPERTS = "it needs a schedule of passes that rlscale does not have; leave it out"
 _DROPS = "every pass would drop something else, so that not even the first step's ratio would be 1; leave it out"
 _GRAPHS = "a graph has one size, and micro-batches differ in size; leave it out"

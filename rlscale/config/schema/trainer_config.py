@@ -34,6 +34,28 @@ class RoutingReplay(Enum):
     """That of the engine while it generated (R3); also in the pass for the old log-probs."""
 
 
+class EightBits(Enum):
+    """In what the products of linears of transformer layers are made: a recipe of Transformer Engine's for FP8.
+
+    Numbers are e4m3 (the gradients of `tensorwise` e5m2), their products add up in float32. Those with a memory of
+    earlier iterations (delayed scaling) are left out: a run that goes on from a checkpoint would not go on as it was.
+    """
+
+    none = "none"
+    """In none: they are made in `model.dtype`."""
+    tensorwise = "tensorwise"
+    """A scale for each tensor, by its largest number (current scaling)."""
+    blockwise = "blockwise"
+    """A scale for 128 numbers of a token, and for 128 x 128 of a weight, as engines of `rollout.weights=fp8_block`."""
+    mxfp8 = "mxfp8"
+    """A power of two for every 32 numbers; GPUs from Blackwell on."""
+
+    @property
+    def tokens(self) -> int:
+        """What the tokens of a micro-batch on a rank must be a multiple of, for the gradients' products of weights."""
+        return {EightBits.none: 1, EightBits.mxfp8: 32}.get(self, 16)
+
+
 class Mtp(Enum):
     """What becomes of the layer that predicts a token further (multi-token prediction), where a model has one."""
 
@@ -80,6 +102,8 @@ class TrainerConfig(Section):
     """Factor of the loss that trains that layer; no other gradient depends on it."""
     fake_quant: bool = False
     """Compute with weights rounded as engines hold them (`rollout.weights`), and train what is rounded: QAT."""
+    fp8: EightBits = key(EightBits.none, shared="the critic and the policy train on the same micro-batches")
+    """Make the products of layers' linears in FP8, on GPUs (Transformer Engine): none, tensorwise, blockwise, mxfp8."""
     threads: int | None = bounded(1, at_least=1, limit=CORES, scope=Scope.execution, shared=_ONE_PROCESS)
     """CPU threads of each rank; null: its share of the cores (1 on GPUs)."""
     megatron: dict[str, Any] = passed_on("transformer")

@@ -71,14 +71,15 @@ class Padding:
     total: int = 1
 
     @classmethod
-    def of_layout(cls, context: int, shares: int) -> Padding:
-        """`context`: ranks that cut every row in two chunks each; `shares`: ranks that share the tokens of one of them.
+    def of_layout(cls, context: int, shares: int, multiple: int = 1) -> Padding:
+        """`context`: ranks that cut every row in two chunks each; `shares`: ranks that share the tokens of one of them;
+        `multiple`: of what the tokens of a rank must be a multiple.
 
         `shares` is the size of sequence parallelism. It cuts the tokens without regard to rows, so only their total
         must divide.
         """
         row = 2 * context if context > 1 else 1
-        return cls(row, math.lcm(row, context * shares))
+        return cls(row, math.lcm(row, context * shares * multiple))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ def divide(batch: Batch, config: Config) -> tuple[list[RankShard], Plan]:
     The plan depends on lengths and steps alone: `split(batch, plan)` divides the batch again once it has more columns.
     """
     parallel = config.parallel
-    padding = Padding.of_layout(parallel.context, parallel.tensor if parallel.sequence else 1)
+    shares = parallel.tensor if parallel.sequence else 1
+    padding = Padding.of_layout(parallel.context, shares, config.trainer.fp8.tokens)
     interleaved = parallel.pipeline > 1 and parallel.virtual_pipeline is not None
     division = plan(
         batch.lengths,

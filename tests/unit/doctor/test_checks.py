@@ -15,11 +15,12 @@ from rlscale.doctor.finding import Verdict
 from rlscale.doctor.registry import CLUSTER, MACHINE, examine
 
 LOCK = {"torch": "2.13.0", "rich": "14.0"}
+PACKAGES = {"torch": "2.13.0+cu130", "rich": "14.0", "transformer_engine": "2.8.0"}
 H100 = Gpu("H100", 85e9, 1e6)
 READY = Facts(
     name="a",
     python="3.11.7",
-    packages={"torch": "2.13.0+cu130", "rich": "14.0"},
+    packages=PACKAGES,
     cores=64,
     memory_bytes=2e12,
     available_bytes=1.9e12,
@@ -42,7 +43,8 @@ CLOSED = Folder("/closed", False, 1e13)
 
 @pytest.fixture(scope="module")
 def gpus() -> Config:
-    return compose(None, ["model=qwen3_30b", "parallel=moe_8gpu", "cluster=node8", "rollout.engines=8"])
+    eight = ("model=qwen3_30b", "parallel=moe_8gpu", "cluster=node8", "rollout.engines=8", "trainer.fp8=blockwise")
+    return compose(None, list(eight))
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,9 @@ def test_a_machine_that_is_ready_has_nothing_to_complain_of(gpus: Config) -> Non
 
 
 BAD_GPU_MACHINES = {
-    "versions": replace(READY, packages={"torch": "2.9.0", "rich": "14.0"}),
-    "torch": replace(READY, packages={"torch": "2.13.0+cpu", "rich": "14.0"}),
+    "versions": replace(READY, packages={**PACKAGES, "torch": "2.9.0"}),
+    "torch": replace(READY, packages={**PACKAGES, "torch": "2.13.0+cpu"}),
+    "FP8": replace(READY, packages={**PACKAGES, "transformer_engine": None}),
     "devices": replace(READY, gpus=(H100,) * 7),
     "memory": replace(READY, memory_bytes=1e11),
     "disk": replace(READY, folders={"run.root": FULL}),
@@ -139,7 +142,7 @@ def test_what_keeps_a_run_from_starting_is_a_problem_with_its_remedy(check: str,
             "warning  hub cache: model.path=a/b is not in /hub yet; hf download it first; the run does otherwise",
         ),
         (
-            replace(READY, packages={"torch": "2.13.0", "rich": None}),
+            replace(READY, packages={**PACKAGES, "rich": None}),
             "warning  versions: rich missing instead of 14.0; install requirements.lock (make install)",
         ),
         (

@@ -18,6 +18,7 @@ from rlscale.families.config_file import CONFIG, complete, differences, problems
 from rlscale.families.rotary import Rotary
 from rlscale.families.tensors import experts_of
 from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.model.fp8_products import eight_bits
 from rlscale.trainer.megatron.model.layer_spec import uses_transformer_engine
 from rlscale.trainer.trainer_spec import TrainerSpec
 
@@ -80,11 +81,13 @@ class Architecture:
 
 def transformer_config(architecture: Architecture, spec: TrainerSpec, platform: Platform) -> TransformerConfig:
     """Megatron's configuration of the model as the run splits it. UserError for options that Megatron refuses."""
+    fused = uses_transformer_engine(platform, getattr(torch, spec.model.dtype.value), architecture.family)
     options = {
         **_of_family(architecture),
         **_layout(spec),
         **_recompute(spec),
         **_numbers(spec, platform, architecture.family),
+        **(eight_bits(spec.trainer.fp8) if fused else {}),
         **spec.trainer.megatron,
     }
     try:

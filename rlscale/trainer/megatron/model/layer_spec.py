@@ -47,10 +47,9 @@ from rlscale.trainer.megatron.model.packed_latent_attention import PackedLatentA
 def uses_transformer_engine(platform: Platform, dtype: torch.dtype, family: Family) -> bool:
     """Whether Transformer Engine's layers are used for a model of that type; checkpoints do not depend on it.
 
-    Only in 16 bits: in float32 none of its attentions takes packed sequences. Its linears have no norm behind them, and
-    latent attention and gated delta nets are our own everywhere.
+    Only in 16 bits: in float32 none of its attentions takes packed sequences.
     """
-    if family.norms_behind or family.latent or family.delta_net:
+    if not family.of_transformer_engine:
         return False
     installed = importlib.util.find_spec("transformer_engine") is not None
     return platform.is_cuda and dtype is not torch.float32 and installed

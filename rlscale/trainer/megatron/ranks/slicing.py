@@ -18,7 +18,10 @@ class Slicing:
     tensor_size: int = 1
     """Tensor-parallel ranks that share the tokens of a context-parallel rank (sequence parallelism)."""
 
+    multiple: int = 1
+    """Of what the tokens of a rank must be a multiple (`trainer.fp8`)."""
+
     @property
     def padding(self) -> Padding:
         """To multiples of what each segment and the whole micro-batch are padded."""
-        return Padding.of_layout(self.context_size, self.tensor_size)
+        return Padding.of_layout(self.context_size, self.tensor_size, self.multiple)

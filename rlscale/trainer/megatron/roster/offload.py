@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlscale.platform.device import host_copy
+from rlscale.trainer.megatron.model.fp8_products import drop_copies
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.trainer.megatron.steps.optimizer import Optimizer
 
@@ -35,6 +36,7 @@ class Offload:
         if self.asleep:
             return
         self._model.finish_gathering()
+        drop_copies(module for chunk in self._model.bare for module in chunk.modules())
         for buffer in self._buffers():
             gradients = buffer.grad_data
             self._dropped.append((gradients.untyped_storage(), gradients.untyped_storage().size(), gradients))

@@ -85,7 +85,10 @@ TABLES = [("transformer", KEY, TRANSFORMER), ("ddp", DDP_KEY, DDP), ("optimizer"
             f"{KEY}.microbatch_group_size_per_vp_stage: is set by parallel.pipeline and cannot be given here too",
         ),
         ([f"{KEY}.overlap_p2p_comm=true"], f"{KEY}.overlap_p2p_comm: is set by parallel.virtual_pipeline and cannot"),
-        ([f"{KEY}.fp8=hybrid"], f"{KEY}.fp8=hybrid: training in 8 or 4 bits is not supported; leave it out"),
+        (
+            [f"{KEY}.fp8=hybrid"],
+            f"{KEY}.fp8=hybrid: for training in 8 bits set trainer.fp8; other recipes, and 4 bits, are",
+        ),
         ([f"{KEY}.enable_autocast=true"], f"{KEY}.enable_autocast=true: model.dtype says which type is computed in"),
         ([f"{KEY}.recompute_method=block"], f"{KEY}.recompute_method=block is read only with trainer.recompute=full;"),
         ([f"{KEY}.cpu_offloading_weights=true"], f"{KEY}.cpu_offloading_weights is read only with cpu_offloading=true"),

@@ -202,6 +202,13 @@ def test_rows_are_padded_for_context_parallelism_and_the_whole_for_sequence_para
     assert Padding.of_layout(context, shares) == Padding(*padding)
 
 
+@pytest.mark.parametrize(("context", "shares"), [(1, 1), (1, 8), (2, 1), (4, 3)])
+def test_every_rank_that_shares_a_micro_batch_has_a_multiple_of_its_tokens(context: int, shares: int) -> None:
+    padding = Padding.of_layout(context, shares, 16)
+    assert padding.row == Padding.of_layout(context, shares).row
+    assert padding.total / (context * shares) % 16 == 0
+
+
 def test_the_same_rows_are_planned_the_same_way() -> None:
     lengths = responses(2_000)
     first, second = (plan(lengths, np.arange(2_000) % 3, 16, 32_768) for _ in range(2))

@@ -20,7 +20,10 @@ def test_codes_and_scales_of_a_kept_base_sleep_with_its_numbers(form: WeightForm
     norm = torch.nn.Parameter(torch.ones(64), requires_grad=False)
     kept = KeptWeight(weight, encoding_of(ServedForm(form)))
     before = kept.value()
+    layer = torch.nn.Module()
+    layer._fp8_workspaces = workspaces = {"weight": torch.ones(1)}  # as Transformer Engine's keep them
     model: Any = SimpleNamespace(
+        bare=[layer],
         parameters=lambda: [norm, weight],
         adapters=SimpleNamespace(kept={"weight": kept}),
         parallel_chunks=[],
@@ -29,6 +32,7 @@ def test_codes_and_scales_of_a_kept_base_sleep_with_its_numbers(form: WeightForm
     offload = Offload(model)
     offload.sleep()
     held = [norm, weight, *kept.parts.values()]
+    assert workspaces == {}
     assert sum(tensor.untyped_storage().nbytes() for tensor in held) == 0
     offload.wake()
     assert torch.equal(kept.value(), before)
