@@ -84,11 +84,12 @@ def run(folder: Path, *arguments: str, timeout: float = 240.0) -> Finished:
 class Started:
     """A run in the background. A context manager that leaves nothing behind."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, module: str = "rlscale") -> None:
+        """`module`: another program in that folder, in the place of `python -m rlscale`."""
         self.log = folder / f"command-{time.monotonic_ns()}.log"
         with open(self.log, "w") as output:
             self.process = subprocess.Popen(
-                command(*arguments),
+                [sys.executable, "-m", module, *arguments],
                 cwd=folder,
                 env=environment_of(arguments),
                 stdout=output,
