@@ -40,6 +40,9 @@ class ActorHost(Protocol):
     def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
         """The same machines, others in the place of those `used` that are gone. MachinesGone where none is free."""
 
+    def present(self, gpus: int) -> list[str]:
+        """Ids of all machines that there are now with so many GPUs."""
+
     def gone(self, nodes: Sequence[str]) -> list[str]:
         """Those of these machines that are not there any more."""
 
@@ -84,6 +87,10 @@ class RayActors:
     def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
         """See ActorHost."""
         return ray_session.standing_in(nodes, used, gpus)
+
+    def present(self, gpus: int) -> list[str]:
+        """See ActorHost."""
+        return ray_session.present(gpus)
 
     def gone(self, nodes: Sequence[str]) -> list[str]:
         """See ActorHost."""

@@ -185,6 +185,11 @@ def standing_in(nodes: Sequence[str], used: Collection[int], gpus: int) -> list[
     return found
 
 
+def present(gpus: int) -> list[str]:
+    """Machines of the cluster with `gpus` GPUs or more."""
+    return sorted(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= gpus)
+
+
 def gone(nodes: Sequence[str]) -> list[str]:
     """Those of these machines that the cluster has lost."""
     there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}

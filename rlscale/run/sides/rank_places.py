@@ -40,7 +40,10 @@ class RankPlaces:
         forks: Forks,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        """`note`: where ranks that come back on fewer machines are told of; None: they do not."""
+        """`nodes` are kept up to date here, for others, too.
+
+        `note`: where ranks that come back on fewer machines are told of; None: they do not.
+        """
         self._layout, self._nodes, self._calls, self._config, self._note = layout, nodes, calls, config, note
         self._logs, self._forks = logs, forks
         self._of_copy, self._all = Sizes.of(config).model_ranks, Sizes.of(config).data_parallel
@@ -55,6 +58,7 @@ class RankPlaces:
         if copies > self.copies and self._note is not None:
             self._note(f"the trainer's ranks have their machines again: {copies} data-parallel ranks")
         self.copies = copies
+        self._nodes[:] = nodes  # whoever looks for a machine that is not in use sees which are
         layout = dataclasses.replace(self._layout, ranks=slots)
         return RankActors(layout, nodes, self._calls, self._logs, self._config, self._forks)
 

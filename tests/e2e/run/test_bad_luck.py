@@ -147,16 +147,17 @@ def test_a_rank_of_two_that_is_killed_comes_back_with_the_state_that_both_have_c
     assert (totals["trainer_restarts"], totals["steps"]) == (1, 40)
 
 
-WITH_A_MACHINE_THAT_IS_LOST = """
-import dataclasses, os, sys
+LOSES_A_MACHINE = """
+import dataclasses, os, signal, sys
 import ray
 from rlscale.cli import main
 from rlscale.run import assembly
 from rlscale.run.processes import ray_session
 from rlscale.run.processes.machines_gone import MachinesGone
 from rlscale.run.processes.placement import Slot
+from rlscale.run.sides.trainer_group import TrainerGroup
 
-laid_out, started = assembly.lay_out_run, []
+laid_out, train, started, calls = assembly.lay_out_run, TrainerGroup.train_shards, [], []
 
 def standing_in(nodes, used, gpus):
     started.append(nodes)
@@ -164,32 +165,36 @@ def standing_in(nodes, used, gpus):
         return nodes
     raise MachinesGone(nodes, {1}, "")
 
+def train_shards(group, *given, **named):
+    calls.append(given)
+    if len(calls) == 13:
+        *_, pid = ray.get(group._ranks[1].whereabouts.remote())
+        os.kill(pid, signal.SIGKILL)
+    return train(group, *given, **named)
+
 assembly.lay_out_run = lambda config: dataclasses.replace(laid_out(config), ranks=(Slot(0), Slot(1)))
 ray_session.node_ids = lambda count, gpus: [ray.get_runtime_context().get_node_id()] * count
 ray_session.standing_in = standing_in
+TrainerGroup.train_shards = train_shards
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 sys.exit(main())
 """
-"""Each rank is on a machine of its own, by name; that of the second is gone once a rank was lost."""
+"""By name each rank is on a machine of its own; that of the second is gone once this one is killed in iteration 13."""
 
 
 def test_a_rank_whose_machine_is_gone_for_good_leaves_one_copy_that_trains_to_the_same_weights(
-    calm_two: Path, tmp_path: Path
+    calm_two: Path, ready, tmp_path: Path
 ):
-    (tmp_path / "lost.py").write_text(WITH_A_MACHINE_THAT_IS_LOST)
+    (tmp_path / "loses.py").write_text(LOSES_A_MACHINE)
     given = ("checkpoint.every=5", "checkpoint.in_memory=false", "run.recover_smaller_after_s=1")
-    with Started(tmp_path, *OF_TWO_RANKS, *given, module="lost") as started:
-        started.wait_for("iteration 1/")
-        while not list(only_run(tmp_path).glob("checkpoints/iteration_*/manifest.json")):
-            assert started.alive()
-            time.sleep(0.005)
-        started.named("TrainerActor")[1].kill()
-        assert started.process.wait(timeout=120) == 0
-        assert started.seconds_until_gone(15.0) < 15.0
-    text, folder = started.log.read_text(), only_run(tmp_path)
+    ended = run(tmp_path, *OF_TWO_RANKS, *given, *ready, program="loses")
+    assert ended.code == 0, ended.text
+    text, folder = ended.text, only_run(tmp_path)
     assert "waiting 1 s for another one" in text
     assert "going on with 1 of 2 data-parallel ranks" in text
-    assert re.search(r"the trainer's ranks are back from .*iteration_\d+, as checkpoint\.in_memory=false", text), text
+    assert re.search(
+        r"the trainer's ranks are back from .*iteration_0000(05|10), as checkpoint\.in_memory=false", text
+    ), text
     theirs, ours = (load_file(one / "hf" / "model.safetensors") for one in (calm_two, folder))
     for name, weight in theirs.items():
         torch.testing.assert_close(ours[name], weight, atol=5e-5, rtol=0, msg=name)
