@@ -46,6 +46,7 @@ from rlscale.run.sides.group_source import GroupSource, Rollout, SupervisedGroup
 from rlscale.run.sides.membership import Membership
 from rlscale.run.sides.models_beside import ModelsBeside, WithModelsBeside
 from rlscale.run.sides.recovery import Recoveries
+from rlscale.run.sides.spare_machines import SpareMachines
 from rlscale.run.sides.sync_waves import SyncWaves
 from rlscale.run.sides.trainer_group import TrainerGroup
 from rlscale.run.sides.weight_sync import WeightSync
@@ -81,6 +82,7 @@ class Assembly:
             None  # the engines that do nothing but evaluate, and who asks them
         )
         self._beside: ModelsBeside | None = None
+        self._spare: SpareMachines | None = None
         self._leases: list[Lease] = []
         self._exchanges: list[Path] = []  # folders of weights on their way below one that the user names
 
@@ -249,6 +251,8 @@ class Assembly:
         sync = whole = self._sync(config, self._trainer, self._engines, self._rollout)
         if config.syncs_in_waves and (most := config.weights.max_engines_at_once) is not None:
             sync = SyncWaves(whole, self._engines, self._rollout.drain, most)
+        if config.rollout.engines_on_spare_machines:
+            self._spare = SpareMachines(self._engines, self._records.note)
         elastic = config.rollout.engines_at_most is not None or config.rollout.engines_at_least is not None
         orders, note = EngineOrders(self._folder.path), self._records.note
         return RunningEngines(
@@ -257,7 +261,7 @@ class Assembly:
             self._rollout,
             sync,
             shares_devices=shares_devices(config.cluster),
-            membership=Membership(self._engines, self._rollout, orders, note) if elastic else None,
+            membership=Membership(self._engines, self._rollout, orders, note, self._spare) if elastic else None,
         )
 
     def _steady_engines(self) -> SteadyEngines:
@@ -280,7 +284,14 @@ class Assembly:
     def close(self) -> None:
         """End every process of this run. Safe to call at any moment, also after a failure half-way."""
         self._calls.processes.end_frozen()
-        for part in (self._rollout, self._trainer, self._engines, *(self._apart or ()), self._beside):
+        for part in (
+            self._rollout,
+            self._trainer,
+            self._spare,
+            self._engines,
+            *(self._apart or ()),
+            self._beside,
+        ):
             if part is not None:
                 part.close()
         for leased in self._leases:

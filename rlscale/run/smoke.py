@@ -24,7 +24,7 @@ from rlscale.run.processes.forks import Forks
 from rlscale.run.processes.placement import Layout, lay_out_run
 from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.processes.stop_signal import StopSignal
-from rlscale.run.sessions.batching import build_batch, divide
+from rlscale.run.sides.batching import build_batch, divide
 from rlscale.run.sides.trainer_group import TrainerGroup
 from rlscale.run.smoke_groups import longest_groups
 from rlscale.trainer.preparation import prepare

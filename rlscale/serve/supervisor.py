@@ -25,7 +25,7 @@ from rlscale.serve.engine_process import EngineProcesses
 from rlscale.serve.http import CallError, call
 from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.pulse import Activity, Pulse, Spells, answers, compiles, families_of, stopped_of
-from rlscale.serve.router import router_command, router_options
+from rlscale.serve.router import RouterClient, router_command, router_options
 from rlscale.serve.server_spec import ServerSpec, base_environment
 from rlscale.serve.server_stacks import stacks_of_servers
 from rlscale.serve.standstill import Standstill, ask_engine
@@ -182,6 +182,14 @@ class Supervisor:
             return "workers" in call(url, "/workers", self._api_key, timeout=5.0)
 
         return self._start(ROUTER, _Entry(launch, healthy, self.host, timeout_s, None))
+
+    def add_worker(self, router: str, url: str, role: Role) -> None:
+        """The router at that URL of this machine, which nobody else reaches, sends an engine requests; CallError."""
+        RouterClient(router, self._api_key or None).add(url, role=role)
+
+    def remove_worker(self, router: str, url: str) -> None:
+        """It sends the engine nothing more; CallError."""
+        RouterClient(router, self._api_key or None).remove(url)
 
     def dead(self) -> list[str]:
         """Names of the servers that ended without being told to."""

@@ -38,7 +38,7 @@ from rlscale.config.schema.weights_config import WeightsConfig
 from rlscale.data.batches.batch import Batch
 from rlscale.data.batches.packing import plan
 from rlscale.data.batches.rank_shard import RankShard, split
-from rlscale.run.sessions import batching
+from rlscale.run.sides import batching
 from rlscale.trainer.preparation import prepare
 from rlscale.trainer.trainer_spec import TrainerSpec
 

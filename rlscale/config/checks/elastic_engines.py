@@ -10,6 +10,9 @@ from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.speculation_config import Algorithm
 from rlscale.families.served_form import WeightForm
 
+BY_FILES = ("rlscale.weights.transports.disk.", "rlscale.weights.transports.delta.")
+"""Transports that reach an engine of several ranks without knowing how many they are."""
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SERVICE = "rlscale.rollout.service.RolloutService"
 
 
@@ -75,4 +78,23 @@ def engines_may_join(context: CheckContext) -> Iterator[str]:
         )
 
 
-ELASTIC_CHECKS = (engines_are_enough, engines_may_leave, engines_may_join)
+def engines_on_spare_machines_join(context: CheckContext) -> Iterator[str]:
+    """Machines can join the Ray of the run, and the engines there can be reached and given weights."""
+    rollout, cluster, key = context.config.rollout, context.config.cluster, "rollout.engines_on_spare_machines=true"
+    if not rollout.engines_on_spare_machines:
+        return
+    if rollout.engines_at_most is None:
+        yield f"{key}: none may join; say how many there may be as rollout.engines_at_most"
+    if cluster.ray_address is None:
+        yield f"{key}: no machine joins a Ray that the run starts for itself; name one as cluster.ray_address"
+    if cluster.host in _LOOPBACK:
+        yield f"{key}: with cluster.host={cluster.host} nobody reaches engines on other machines; use 0.0.0.0"
+    files = str(context.config.weights.transport.get(TARGET, "")).startswith(BY_FILES)
+    if context.on_gpus and rollout.gpus_per_engine > 1 and not files:
+        yield (
+            f"{key}: engines that join with rollout.gpus_per_engine={rollout.gpus_per_engine} take "
+            "weights/transport=disk, or delta"
+        )
+
+
+ELASTIC_CHECKS = (engines_are_enough, engines_may_leave, engines_may_join, engines_on_spare_machines_join)

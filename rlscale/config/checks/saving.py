@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
 from rlscale.config.schema import Config
+from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.run_config import Recover
 
 _NOBODY_RETURNS: dict[str, Callable[[Config], bool]] = {
@@ -53,4 +54,27 @@ def _what_is_not_copied(sections: Sections, prefix: str) -> Iterator[str]:
         yield f"checkpoint.in_memory=true: what {key}=true keeps is not copied; leave one of them out"
 
 
-SAVING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (stops_before_the_end, copies_are_of_use)
+def fewer_ranks_can_go_on(context: CheckContext) -> Iterator[str]:
+    """Where ranks are to come back on fewer machines, a run outlives the loss of one, and has copies to lose."""
+    run, cluster, parallel = context.config.run, context.config.cluster, context.config.parallel
+    after_s = run.recover_smaller_after_s
+    if after_s is None or after_s == type(run)().recover_smaller_after_s or run.recover is Recover.none:
+        return
+    key = f"run.recover_smaller_after_s={after_s:g}"
+    if context.on_gpus and cluster.placement is Placement.colocated:
+        yield (
+            f"{key}: a machine that is gone takes its engines along, without which the run ends, as "
+            "cluster.placement=colocated; use cluster.placement=disaggregated, or leave it out"
+        )
+    elif run.in_process:
+        yield f"{key}: nothing comes back in a run that is one process (run.in_process=true); leave it out"
+    elif context.sizes.data_parallel == 1 and not run.generate_only:
+        copy = f"parallel: tensor {parallel.tensor} x pipeline {parallel.pipeline} x context {parallel.context}"
+        yield f"{key}: {copy} is one copy of the model, and nothing less can train it; leave it out"
+
+
+SAVING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
+    stops_before_the_end,
+    copies_are_of_use,
+    fewer_ranks_can_go_on,
+)

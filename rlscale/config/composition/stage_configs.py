@@ -67,6 +67,7 @@ def _compose(recipe: str, config: Config) -> Config:
         in_process=config.run.in_process,
         recover=config.run.recover,
         recover_at_most=config.run.recover_at_most,
+        recover_smaller_after_s=config.run.recover_smaller_after_s,
         groups=groups,
     )
     joined = dataclasses.replace(stage, **taken, run=run)

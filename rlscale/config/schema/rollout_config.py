@@ -263,6 +263,9 @@ class RolloutConfig(Section):
     engines_at_most: int | None = bounded(None, at_least=1, limit=DEVICES, scope=Scope.execution, unread=[SUPERVISED])
     """Engines that there may be once others have joined a run that goes on (`python -m rlscale engines`); null: none
     may join."""
+    engines_on_spare_machines: bool = key(False, scope=Scope.execution, unread=[SUPERVISED])
+    """Whether the run starts engines, up to `rollout.engines_at_most`, on machines of Ray's cluster that it does not
+    use, also on those that join meanwhile."""
     models: dict[str, ServedModelConfig] = field(default_factory=dict)
     """Models that are served beside the policy by their names, such as a judge; rewards and environments ask them."""
     sglang: dict[str, Any] = passed_on("server")

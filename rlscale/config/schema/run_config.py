@@ -59,6 +59,11 @@ class RunSection(Section):
     run, which the same command resumes."""
     recover_at_most: int = bounded(5, at_least=1, limit=PATIENCE, scope=Scope.execution, unread=[_NOTHING_RECOVERS])
     """Times that `run.recover` starts the ranks again before the run stops."""
+    recover_smaller_after_s: float | None = bounded(
+        120.0, at_least=0, limit=YEAR, scope=Scope.execution, unread=[_NOTHING_RECOVERS, _NO_TRAINER]
+    )
+    """Seconds that lost ranks wait for a machine in the place of one that is gone, before they start with less data
+    parallelism on those that are left; null: the run ends instead, at once."""
     generate_only: bool = key(False, unread=[SUPERVISED])
     """Generate and store `run.iterations` batches with the weights that training would start from, without a
     trainer."""

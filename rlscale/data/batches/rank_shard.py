@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.data.batches.batch import Batch
+from rlscale.data.batches.fields import FIELDS, Scope
 from rlscale.data.batches.packing import Plan
 
 
@@ -33,6 +35,18 @@ def split(batch: Batch, plan: Plan) -> list[RankShard]:
         local = [[np.searchsorted(row_ids, rows) for rows in step] for step in steps]
         shards.append(RankShard(batch.select(row_ids), local, row_ids))
     return shards
+
+
+def joined(shards: Sequence[RankShard]) -> Batch:
+    """The whole batch that was split into these shards, with the columns that they have."""
+    parts = [shard.batch for shard in shards]
+    lengths = np.concatenate([part.lengths for part in parts])
+    columns = {
+        name: column if FIELDS[name].scope is Scope.batch else np.concatenate([part.column(name) for part in parts])
+        for name, column in parts[0].columns.items()
+    }
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return Batch(offsets, columns).select(np.argsort(np.concatenate([shard.row_ids for shard in shards])))
 
 
 def as_shard(batch: Batch) -> RankShard:

@@ -25,7 +25,7 @@ from rlscale.run.contracts.made_groups import made_group
 from rlscale.run.contracts.methods import check_methods
 from rlscale.run.contracts.tiny_model import TINY
 from rlscale.run.model_folders import ModelFolders
-from rlscale.run.sessions.batching import build_batch, divide
+from rlscale.run.sides.batching import build_batch, divide
 from rlscale.trainer.hook_contract.findings import Finding, Report, Status, failed, reported
 from rlscale.trainer.hook_contract.recording_receiver import RecordingReceiver
 from rlscale.trainer.preparation import prepare

@@ -111,7 +111,7 @@ def _fleet(
         launcher = _actor(f"{prefix}launcher {node}", node, LauncherActor, logs / launcher_log(node), {})
         yield {**launcher, "reserves_gpus": reserved_gpus(config.cluster, node, reserved)}
     router = router_options(router_settings(config), LOOPBACK, 0, 0)
-    router |= {"host": _router_host(config), "port": _PORT, "prometheus_port": _PORT}
+    router |= {"port": _PORT, "prometheus_port": _PORT}
     yield {
         "name": f"{prefix}router",
         "machine": 0,
@@ -137,14 +137,6 @@ def _fleet(
         else:
             process |= {"runs": target, "arguments": folders.shown(json.loads(json.dumps(vars(spec), default=_plain)))}
         yield {**process, "log": str(logs / f"{spec.name}.log")}
-
-
-def _router_host(config: Config) -> str:
-    """What `launchers.router_host` comes to, which may depend on where the driver is."""
-    cluster = config.cluster
-    if cluster.ray_address is None or not cluster.gpus_per_node or cluster.host == LOOPBACK:
-        return LOOPBACK
-    return f"({LOOPBACK}; {cluster.host} where the driver's machine has no GPUs of the run)"
 
 
 def _actor(name: str, machine: int, actor: type, log: Path, environment: Mapping[str, str]) -> Process:

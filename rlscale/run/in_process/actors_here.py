@@ -89,6 +89,10 @@ class ActorsHere:
         """See ActorHost. This machine is never gone."""
         return list(nodes)
 
+    def present(self, gpus: int) -> list[str]:
+        """See ActorHost."""
+        return ["here"]
+
     def gone(self, nodes: Sequence[str]) -> list[str]:
         """See ActorHost."""
         return []

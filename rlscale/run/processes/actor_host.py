@@ -38,7 +38,10 @@ class ActorHost(Protocol):
         """Ids of `count` machines with so many GPUs, this one first. UserError when there are fewer."""
 
     def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
-        """The same machines, with others in the place of those `used` that are gone. UserError where none is free."""
+        """The same machines, others in the place of those `used` that are gone. MachinesGone where none is free."""
+
+    def present(self, gpus: int) -> list[str]:
+        """Ids of all machines that there are now with so many GPUs."""
 
     def gone(self, nodes: Sequence[str]) -> list[str]:
         """Those of these machines that are not there any more."""
@@ -84,6 +87,10 @@ class RayActors:
     def standing_in(self, nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
         """See ActorHost."""
         return ray_session.standing_in(nodes, used, gpus)
+
+    def present(self, gpus: int) -> list[str]:
+        """See ActorHost."""
+        return ray_session.present(gpus)
 
     def gone(self, nodes: Sequence[str]) -> list[str]:
         """See ActorHost."""

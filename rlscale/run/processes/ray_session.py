@@ -22,6 +22,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import ClusterConfig
 from rlscale.platform.ownership import refuse_shared
 from rlscale.run.processes import reaper
+from rlscale.run.processes.machines_gone import MachinesGone
 from rlscale.run.processes.ray_waker import RayWaker
 from rlscale.serve.pulse import families_of
 
@@ -167,22 +168,26 @@ def _when_started(pids: Iterable[int]) -> dict[int, str]:
 def standing_in(nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:
     """The same machines, but in the place of those (of the numbers `used`) that are gone others that have `gpus` GPUs.
 
-    UserError when there are too few of them.
+    MachinesGone when there are too few of them.
     """
     there = {node["NodeID"]: node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]}
     free = sorted(node for node, has in there.items() if node not in nodes and has >= gpus)
-    found = list(nodes)
+    found, lacking = list(nodes), []
     for number in sorted(used):
         if nodes[number] in there:
             continue
-        if not free:
-            what = f" with {gpus} GPUs (cluster.gpus_per_node)" if gpus else ""
-            raise UserError(
-                f"a machine of the trainer's ranks is gone, and the Ray cluster has no other{what}; start Ray on one, "
-                "and the same command resumes the run"
-            )
-        found[number] = free.pop(0)
+        if free:
+            found[number] = free.pop(0)
+        else:
+            lacking.append(number)
+    if lacking:
+        raise MachinesGone(found, lacking, f" with {gpus} GPUs (cluster.gpus_per_node)" if gpus else "")
     return found
+
+
+def present(gpus: int) -> list[str]:
+    """Machines of the cluster with `gpus` GPUs or more."""
+    return sorted(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= gpus)
 
 
 def gone(nodes: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from traceback import format_exception
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from rlscale.config.errors import UserError
 from rlscale.run.processes.actor_host import ActorHost, RayActors
@@ -27,8 +27,9 @@ _OTHERS_S = 1.0
 """How long after a failure other calls are waited for, whose errors may be what caused it."""
 
 
-_DIED = (RayActorError, OutOfMemoryError)
-"""What Ray says where the process of a call died; the second where Ray ended it, as its machine had no memory left."""
+_DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError)
+"""What Ray says where the process of a call died; the second where Ray ended it, as its machine had no memory left, the
+third where it did not start, as its machine was gone by then."""
 _OF_THE_MACHINE = ("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError")
 """torch's names of errors that say nothing against what was asked: connections, stores, devices."""
 _SAID_OF_THE_MACHINE = ("gloo", "NCCL")

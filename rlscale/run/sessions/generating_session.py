@@ -8,9 +8,9 @@ from pathlib import Path
 from rlscale.data.sample import Group
 from rlscale.run.disk.checkpoint import Progress
 from rlscale.run.sessions.batch_metrics import batch_metrics
-from rlscale.run.sessions.batching import build_batch
 from rlscale.run.sessions.saver import Saver
 from rlscale.run.sessions.session import Session, SessionParts
+from rlscale.run.sides.batching import build_batch
 from rlscale.run.sides.engine_side import SteadyEngines
 from rlscale.trainer.checksums import damaged
 

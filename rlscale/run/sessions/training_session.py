@@ -21,10 +21,10 @@ from rlscale.observe.chrome_trace import FOLDER as PROFILES
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.disk.checkpoint import Progress
 from rlscale.run.processes.remote_calls import RunFailed
-from rlscale.run.sessions.batching import build_batch, divide
 from rlscale.run.sessions.evaluations import Evaluations, Measure
 from rlscale.run.sessions.saver import SaverWithRanks
 from rlscale.run.sessions.session import STOP_LOSS_WINDOW, Session, SessionParts
+from rlscale.run.sides.batching import build_batch, divide
 from rlscale.run.sides.engine_side import EngineSide
 from rlscale.run.sides.trainer_side import TrainerSide
 from rlscale.trainer.preparation import prepare
@@ -63,7 +63,7 @@ class TrainingSession(Session):
         """The optimizer steps of this iteration; with them the iteration counts as done."""
         with self.records.span("train"), self._profiled(self.state.iteration + 1):
             batch = build_batch(groups, self.config).with_column("version", self.state.version)
-            parts, plan = divide(batch, self.config)
+            parts, plan = divide(batch, self.config, self._trainer.copies)
             batch = self._with_columns(batch, parts)
             batch, prepared = prepare(
                 batch, self.config.algo, max_response_tokens=self.config.rollout.max_response_tokens

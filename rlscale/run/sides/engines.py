@@ -21,7 +21,8 @@ from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.run.sides.engine_specs import engine_specs, router_settings
 from rlscale.run.sides.given_engine import GivenEngine
 from rlscale.run.sides.healing import Healing
-from rlscale.run.sides.launchers import Supervised, end_launchers, start_launcher
+from rlscale.run.sides.launchers import LOOPBACK, Supervised, end_launchers, start_launcher
+from rlscale.run.sides.router_elsewhere import RouterElsewhere
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient, at_once, router_options
 from rlscale.serve.supervisor import ROUTER
@@ -95,7 +96,7 @@ class Engines:
         self.started_from = model_path
         rollout = self.config.rollout
         router = router_settings(self.config)
-        router_options(router, self.config.cluster.host, 0, 0)  # refused before anything starts
+        router_options(router, LOOPBACK, 0, 0)  # refused before anything starts
         if rollout.engine_key_file is not None:
             self.api_key = read_key(rollout.engine_key_file, f"{self.section}.engine_key_file")
         elif rollout.engine_urls:
@@ -260,8 +261,11 @@ class Engines:
         """The router sends it requests from now on."""
         self._router_client().add(engine.url, role=engine.role)
 
-    def _router_client(self) -> RouterClient:
-        return RouterClient(self.router_url, self.api_key or None)
+    def _router_client(self) -> RouterClient | RouterElsewhere:
+        """What talks to the router, which listens on its own machine alone: the rollout service is there, too."""
+        if self.calls.host.is_here(self.nodes[0]):
+            return RouterClient(self.router_url, self.api_key or None)
+        return RouterElsewhere(self.calls.host, self._launchers[0], self.router_url)
 
     def _receiver(self, url: str) -> EngineReceiver:
         return EngineReceiver(url, self.api_key or None, self.config.weights.timeout_s)

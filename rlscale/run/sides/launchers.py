@@ -14,6 +14,7 @@ from rlscale.run.processes.actors import LauncherActor
 from rlscale.run.processes.remote_calls import Calls
 
 LOOPBACK = "127.0.0.1"
+"""Where routers listen: who asks one is on its machine, and tells the launcher there where it is on another one."""
 _STOPPED_S = 8.0
 """How long servers may take to end."""
 
@@ -36,18 +37,10 @@ def start_launcher(calls: Calls, config: Config, node: int, identity: str, serve
     gpus = reserved_gpus(config.cluster, node, servers.reserved)
     place = Place(identity, {"env_vars": dict(OWN_GPUS)}, concurrency=8, gpus=gpus)
     folders = log.name, str(servers.logs), str(servers.scratch)
-    told = servers.api_key, router_host(calls, config, identity), servers.fork_server, config.rollout.engine
+    told = servers.api_key, LOOPBACK, servers.fork_server, config.rollout.engine
     launcher = calls.host.start(LauncherActor, place, *folders, *told)
     calls.processes.add(f"the launcher of machine {node}", log, launcher, servers=True)
     return launcher
-
-
-def router_host(calls: Calls, config: Config, identity: str) -> str:
-    """Where a router listens on the machine that Ray knows as `identity`, on which the rollout service is, too.
-
-    Nobody else asks it but this process: where that is on the same machine, no other one need reach it.
-    """
-    return LOOPBACK if calls.host.is_here(identity) else config.cluster.host
 
 
 def end_launchers(calls: Calls, launchers: Collection[Any]) -> None:

@@ -11,18 +11,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from rlscale.config.checks.elastic_engines import BY_FILES
 from rlscale.config.errors import UserError
 from rlscale.config.schema.component import TARGET
 from rlscale.run.disk.membership_orders import EngineOrders, Order, Present, Told, same_place
 from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.group_source import Rollout
+from rlscale.run.sides.spare_machines import SpareMachines
 from rlscale.serve.http import CallError, Unanswered, told
 from rlscale.serve.pulse import Pulse, answers
 
 _PULSE = "/server_info"
 _ASKED_S = 10.0
 _SILENT_S = 5.0
-_BY_FILES = ("rlscale.weights.transports.disk.", "rlscale.weights.transports.delta.")
 _RUN, _SOMEBODY = "the run", "somebody else"
 GiveWeights = Callable[[list[str]], None]
 
@@ -35,6 +36,8 @@ class Membership:
     rollout: Rollout
     orders: EngineOrders
     note: Callable[[str], None]
+    machines: SpareMachines | None = None
+    """Where the run starts engines by itself."""
     _done: dict[str, str] = field(default_factory=dict)
     """By the URL of an engine the order that was followed last."""
     _pulses: dict[str, Pulse] = field(default_factory=dict)
@@ -57,10 +60,23 @@ class Membership:
                 self.note(f"{order.url} does not {'join' if order.wanted else 'leave'}: {answer.why}")
             with suppress(OSError):  # a full disk keeps nobody from joining
                 self.orders.answer(order, answer)
+        for url in self.machines.look() if self.machines is not None else ():
+            self._take_own(url, give_weights)
         for url in self.engines.guests:
             if self._silence(url) >= self.engines.calls.patience_s:
                 self._lose(url, "does not answer")
         self._tell_count()
+
+    def _take_own(self, url: str, give_weights: GiveWeights) -> None:
+        """An engine that was started on a spare machine joins as others do, or ends."""
+        answer = self._joined(Order(url, True, ""), give_weights)
+        if answer.state == "refused":
+            self.note(f"{url} does not join: {answer.why}")
+            self._ends(url)
+
+    def _ends(self, url: str) -> bool:
+        """Whether an engine that left was one of the run's on a spare machine, which ends then."""
+        return self.machines is not None and self.machines.lost(url)
 
     def lose_unreachable(self) -> bool:
         """Do without the guests that nobody reaches, as far as the run can; whether there was one."""
@@ -126,6 +142,7 @@ class Membership:
                 engines.admit([url])
             return Told(url, "refused", str(error).splitlines()[0])
         engines.let_go(url)
+        self._ends(url)
         self._counted(f"{url} has left")
         return Told(url, "left")
 
@@ -137,7 +154,8 @@ class Membership:
         with suppress(CallError):
             self.engines.withdraw([url])
         self.engines.let_go(url)
-        self._counted(f"{url} {why}, and has left; `python -m rlscale engines add {url}` takes it in again")
+        again = "" if self._ends(url) else f"; `python -m rlscale engines add {url}` takes it in again"
+        self._counted(f"{url} {why}, and has left{again}")
         return True
 
     def _counted(self, note: str) -> None:
@@ -151,8 +169,9 @@ class Membership:
             self.rollout.engines_are(count)
         self._count = count
         guests = self.engines.guests
+        others = set(guests) - (self.machines.urls if self.machines is not None else set())
         now = [
-            Present(url, _SOMEBODY if url in guests else _RUN, self._state(url, guests)) for url in self.engines.urls
+            Present(url, _SOMEBODY if url in others else _RUN, self._state(url, guests)) for url in self.engines.urls
         ]
         if now != self._present:
             with suppress(OSError):
@@ -165,7 +184,7 @@ class Membership:
     def _refuse_ranks(self, url: str) -> None:
         """Only files reach an engine of several ranks without knowing how many they are."""
         ranks = told(url, "/server_info", self.engines.api_key or None, timeout=_ASKED_S).get("tp_size", 1)
-        if ranks != 1 and not str(self.engines.config.weights.transport.get(TARGET)).startswith(_BY_FILES):
+        if ranks != 1 and not str(self.engines.config.weights.transport.get(TARGET)).startswith(BY_FILES):
             raise UserError(f"it has tp_size={ranks}, which takes weights/transport=disk, or delta")
 
     def _silence(self, url: str) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 from rlscale.config.derived.same_state import copies_state
 from rlscale.config.schema import Config
 from rlscale.config.schema.run_config import Recover
+from rlscale.run.processes.placement import shares_devices
 from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
 from rlscale.run.sides.state_copies import StateCopies
 
@@ -95,6 +96,8 @@ class Recoveries:
         self.copies = StateCopies(calls, note, without, asked=asked) if back and copies_state(config) else None
         """What keeps the ranks' state in memory; None where that is not wanted."""
         self._back = back
+        self.fewer = note if back and not shares_devices(config.cluster) else None
+        """Where ranks that come back on fewer machines are told of; None where engines are lost with these, too."""
         self._why_no_copies = (
             "as checkpoint.in_memory=false"
             if config.checkpoint.in_memory is False

@@ -27,6 +27,14 @@ class CopyOfNoUse(Exception):
 
 
 @dataclass(frozen=True)
+class _Given:
+    """What one rank is given."""
+
+    own: bytes
+    parts: list[Any]
+
+
+@dataclass(frozen=True)
 class _Copy:
     """The state of all ranks after so many iterations."""
 
@@ -37,6 +45,23 @@ class _Copy:
     """References to what each rank has copied."""
     machines: Sequence[str]
     """Where they are."""
+    keys: Sequence[Any]
+    """By which ranks with the same state are known."""
+
+    def given_to(self, keys: Sequence[Any], gone: Sequence[str]) -> list[_Given] | str:
+        """What ranks with these keys are given; or why there is nothing for them.
+
+        They may be fewer, or more, than those that made the copy, as long as they divide the model as those did.
+        """
+        if set(keys) != set(self.keys):
+            return "as ranks of another layout have other parts of the trainer's state"
+        parts = parts_for(self.keys, self.machines, gone)
+        if (without := next((rank for rank, found in enumerate(parts) if found is None), None)) is not None:
+            return f"as the machine with the copy of rank {without}'s state is gone"
+        ranks = [[rank for rank, own in enumerate(self.keys) if own == key] for key in keys]
+        before = [list(keys[:number]).count(key) for number, key in enumerate(keys)]
+        chosen = [found[number % len(found)] for found, number in zip(ranks, before, strict=True)]
+        return [_Given(self.own[rank], [self.parts[one] for one in parts[rank] or ()]) for rank in chosen]
 
 
 class StateCopies:
@@ -95,7 +120,7 @@ class StateCopies:
             self._fail(error)
             return
         self._failed, self._losses = False, 0
-        self._copy = _Copy(done, own, [part for _, part in both], actors.machines)
+        self._copy = _Copy(done, own, [part for _, part in both], actors.machines, self._keys)
 
     def _lose(self) -> None:
         """Ranks were lost while they copied, perhaps of it: others would be, too, until no recovery is left."""
@@ -126,13 +151,12 @@ class StateCopies:
         copy = self._copy
         if copy is None:
             return None
-        given = parts_for(self._keys, copy.machines, self._calls.host.gone(copy.machines))
-        if (without := next((rank for rank, parts in enumerate(given) if parts is None), None)) is not None:
-            self._give_up(f"as the machine with the copy of rank {without}'s state is gone")
+        given = copy.given_to(self._keys, self._calls.host.gone(copy.machines))
+        if isinstance(given, str):
+            self._give_up(given)
             return None
         calls = [
-            rank.call.remote("put_state", copy.own[number], *(copy.parts[one] for one in given[number] or ()))
-            for number, rank in enumerate(actors.handles)
+            rank.call.remote("put_state", one.own, *one.parts) for rank, one in zip(actors.handles, given, strict=True)
         ]
         try:
             self._calls.wait(calls, "giving ranks the state of those that were lost")

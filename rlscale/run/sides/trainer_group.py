@@ -23,7 +23,7 @@ from rlscale.run.disk.checkpoint import sums_of
 from rlscale.run.processes.forks import Forks
 from rlscale.run.processes.placement import Layout
 from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
-from rlscale.run.sides.rank_actors import RankActors
+from rlscale.run.sides.rank_places import RankPlaces
 from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
 from rlscale.run.sides.state_copies import CopyOfNoUse
 from rlscale.trainer.trainer_spec import Form, TrainerSpec
@@ -59,13 +59,9 @@ class TrainerGroup:
 
         `recoveries`: whether lost ranks are brought back; None: they are not.
         """
-        used, gpus = {slot.node for slot in layout.ranks}, config.cluster.gpus_per_node
-
-        def new_actors() -> RankActors:
-            return RankActors(layout, calls.host.standing_in(nodes, used, gpus), calls, logs, config, forks)
-
-        self._new_actors = new_actors
-        self._actors = new_actors()
+        note = None if recoveries is None else recoveries.fewer
+        self._places = RankPlaces(layout, nodes, calls, logs, config, forks, note)
+        self._actors = self._places.new_actors()
         self._calls, self._recoveries = calls, recoveries
         self._parts_of: list[int] = []
         self._connected: tuple[str, ...] = ()
@@ -78,7 +74,7 @@ class TrainerGroup:
     def start(self, spec: TrainerSpec, timeout_s: float) -> None:
         """Form the process groups and build the models."""
         self._started_by = spec, timeout_s
-        self._parts_of = self._actors.start(spec, timeout_s)
+        self._parts_of = self._actors.start(self._places.told(spec), timeout_s)
         if self._recoveries is not None and self._recoveries.copies is not None:
             self._recoveries.copies.meet(self._actors)
 
@@ -87,6 +83,11 @@ class TrainerGroup:
         address, port = self._actors.meeting_point(timeout_s)
         calls = [rank.convert.remote(spec, address, port, target, to, critic) for rank in self._ranks]
         self._calls.wait(calls, f"writing {target}", heed_stop=True)
+
+    @property
+    def copies(self) -> int:
+        """How many data-parallel ranks there are now."""
+        return self._places.copies
 
     @property
     def _ranks(self) -> list[Any]:
@@ -151,7 +152,7 @@ class TrainerGroup:
     def _renew(self, recoveries: Recoveries) -> int | None:
         """End the ranks, and bring others to where these were; see `_do_again`."""
         self._actors.end(_GONE_S)
-        self._actors = self._new_actors()
+        self._actors = self._places.new_actors()
         self.start(*self._started_by)
         try:
             return self._do_again(recoveries)
@@ -212,7 +213,7 @@ class TrainerGroup:
 
     def _train(self, steps: Steps) -> list[Any]:
         told = steps.version, steps.force_old, steps.policy
-        return [rank.train_shard.remote(ref, *told) for rank, ref in self._dealt(steps.shards)]
+        return [rank.train_shard.remote(ref, *told) for rank, ref in self._dealt(self._places.dealt(steps.shards))]
 
     def columns(self, one: Pass, shards: list[RankShard], batch: Batch) -> NDArray[np.float32]:
         """The column of a pass for every token of a batch divided into `shards`, float32 [tokens_total].
@@ -222,9 +223,11 @@ class TrainerGroup:
         if one.model not in ("policy", "behaviour"):
             # They choose experts by themselves, and the column is large.
             shards = [replace(shard, batch=shard.batch.without("routed_experts")) for shard in shards]
-        refs = [self._calls.host.put(shard) for shard in shards]
+        asked: list[RankShard] = []
 
         def calls() -> list[Any]:
+            asked[:] = self._places.divided(shards)
+            refs = [self._calls.host.put(shard) for shard in asked]
             if one.model == "critic":
                 return [rank.values.remote(ref) for rank, ref in self._dealt(refs)]
             return [rank.logprobs.remote(ref, one.model, None) for rank, ref in self._dealt(refs)]
@@ -233,7 +236,7 @@ class TrainerGroup:
         column = np.zeros(batch.tokens_total, np.float32)
         for number, answer in zip(self._parts_of, answers, strict=True):
             if answer is not None:  # one rank of each shard answers
-                column[_tokens_of(batch, shards[number].row_ids)] = answer
+                column[_tokens_of(batch, asked[number].row_ids)] = answer
         return column
 
     def _dealt(self, refs: Sequence[Any]) -> list[tuple[Any, Any]]:

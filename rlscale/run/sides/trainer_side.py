@@ -21,6 +21,10 @@ class TrainerSide(Protocol):
     """How often ranks were lost, and with them what they had begun to save."""
 
     @property
+    def copies(self) -> int:
+        """How many data-parallel ranks there are now, which batches are best divided for."""
+
+    @property
     def awaits_others(self) -> bool:
         """Whether ranks are lost, and others come in their place if the run goes on."""
 

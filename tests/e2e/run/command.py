@@ -45,9 +45,9 @@ class Finished:
     """What the engine said of PROBE[1:] right after the run."""
 
 
-def command(*arguments: str) -> list[str]:
-    """The command line as a user types it."""
-    return [sys.executable, "-m", "rlscale", *arguments]
+def command(*arguments: str, program: str = "rlscale") -> list[str]:
+    """The command line as a user types it, or of another program in the folder that it runs in."""
+    return [sys.executable, "-m", program, *arguments]
 
 
 def environment_of(arguments: Sequence[str]) -> dict[str, str]:
@@ -56,13 +56,15 @@ def environment_of(arguments: Sequence[str]) -> dict[str, str]:
     return {**os.environ, **(JOINING if ray not in ("", f"{JOINS}null") else {})}
 
 
-def run(folder: Path, *arguments: str, timeout: float = 240.0) -> Finished:
+def run(folder: Path, *arguments: str, timeout: float = 240.0, program: str = "rlscale") -> Finished:
     """Run to the end in `folder`; its exit code and everything it printed.
+
+    `program`: another one in that folder, in the place of `python -m rlscale`.
 
     With `cluster.warm` the command itself is forked, too, instead of importing everything for some seconds.
     """
     started = time.monotonic()
-    asked, environment = command(*arguments), environment_of(arguments)
+    asked, environment = command(*arguments, program=program), environment_of(arguments)
     warm = [word.partition("=")[2] for word in arguments if word.startswith("cluster.warm=")]
     if warm:
         forks = read_forks(Path(warm[0]))

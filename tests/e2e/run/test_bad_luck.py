@@ -112,20 +112,23 @@ def test_a_rank_killed_in_a_step_comes_back_under_the_same_servers_and_nothing_i
     assert (totals["trainer_restarts"], totals["engine_restarts"], totals["steps"]) == (1, 0, 12)
 
 
-def test_a_rank_of_two_that_is_killed_comes_back_with_the_state_that_both_have_copied(ready, tmp_path: Path):
-    """Supervised, without engines, and with no checkpoint to go back to."""
-    given = (
-        "recipe=arithmetic_sft",
-        "parallel.data=2",
-        "run.iterations=40",
-        "checkpoint.every=0",
-        "run.progress=plain",
-    )
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    calm.mkdir(), rough.mkdir()
-    undisturbed = run(calm, *given, *ready)
+OF_TWO_RANKS = ("recipe=arithmetic_sft", "parallel.data=2", "run.iterations=40", "run.progress=plain")
+"""Supervised, without engines."""
+
+
+@pytest.fixture(scope="module")
+def calm_two(ready, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of such a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("calm_two")
+    undisturbed = run(folder, *OF_TWO_RANKS, "checkpoint.every=0", *ready)
     assert undisturbed.code == 0, undisturbed.text
-    with Started(rough, *given) as started:
+    return only_run(folder)
+
+
+def test_a_rank_of_two_that_is_killed_comes_back_with_the_state_that_both_have_copied(calm_two: Path, tmp_path: Path):
+    """There is no checkpoint to go back to."""
+    rough = tmp_path
+    with Started(rough, *OF_TWO_RANKS, "checkpoint.every=0") as started:
         started.wait_for("iteration 1/")
         wait_for_a_step(started, only_run(rough))
         assert not list((only_run(rough) / "checkpoints").glob("iteration_*"))
@@ -136,11 +139,68 @@ def test_a_rank_of_two_that_is_killed_comes_back_with_the_state_that_both_have_c
     back = re.search(r"back with the state that was copied in memory; iterations trained again: (\d+)", text)
     assert back is not None, text
     assert int(back[1]) <= 1  # one where the copy itself was cut off
-    theirs, ours = (load_file(only_run(one) / "hf" / "model.safetensors") for one in (calm, rough))
+    theirs, ours = (load_file(one / "hf" / "model.safetensors") for one in (calm_two, only_run(rough)))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    losses = [[line["loss"] for line in rows(only_run(one))] for one in (calm, rough)]
+    losses = [[line["loss"] for line in rows(one)] for one in (calm_two, only_run(rough))]
     assert losses[0] == losses[1]
     totals = summary(only_run(rough))
+    assert (totals["trainer_restarts"], totals["steps"]) == (1, 40)
+
+
+LOSES_A_MACHINE = """
+import dataclasses, os, signal, sys
+import ray
+from rlscale.cli import main
+from rlscale.run import assembly
+from rlscale.run.processes import ray_session
+from rlscale.run.processes.machines_gone import MachinesGone
+from rlscale.run.processes.placement import Slot
+from rlscale.run.sides.trainer_group import TrainerGroup
+
+laid_out, train, started, calls = assembly.lay_out_run, TrainerGroup.train_shards, [], []
+
+def standing_in(nodes, used, gpus):
+    started.append(nodes)
+    if len(started) == 1:
+        return nodes
+    raise MachinesGone(nodes, {1}, "")
+
+def train_shards(group, *given, **named):
+    calls.append(given)
+    if len(calls) == 13:
+        *_, pid = ray.get(group._ranks[1].whereabouts.remote())
+        os.kill(pid, signal.SIGKILL)
+    return train(group, *given, **named)
+
+assembly.lay_out_run = lambda config: dataclasses.replace(laid_out(config), ranks=(Slot(0), Slot(1)))
+ray_session.node_ids = lambda count, gpus: [ray.get_runtime_context().get_node_id()] * count
+ray_session.standing_in = standing_in
+TrainerGroup.train_shards = train_shards
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+sys.exit(main())
+"""
+"""By name each rank is on a machine of its own; that of the second is gone once this one is killed in iteration 13."""
+
+
+def test_a_rank_whose_machine_is_gone_for_good_leaves_one_copy_that_trains_to_the_same_weights(
+    calm_two: Path, ready, tmp_path: Path
+):
+    (tmp_path / "loses.py").write_text(LOSES_A_MACHINE)
+    given = ("checkpoint.every=5", "checkpoint.in_memory=false", "run.recover_smaller_after_s=1")
+    ended = run(tmp_path, *OF_TWO_RANKS, *given, *ready, program="loses")
+    assert ended.code == 0, ended.text
+    text, folder = ended.text, only_run(tmp_path)
+    assert "waiting 1 s for another one" in text
+    assert "going on with 1 of 2 data-parallel ranks" in text
+    assert re.search(
+        r"the trainer's ranks are back from .*iteration_0000(05|10), as checkpoint\.in_memory=false", text
+    ), text
+    theirs, ours = (load_file(one / "hf" / "model.safetensors") for one in (calm_two, folder))
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, atol=5e-5, rtol=0, msg=name)
+    losses = [[line["loss"] for line in rows(one)] for one in (calm_two, folder)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    totals = summary(folder)
     assert (totals["trainer_restarts"], totals["steps"]) == (1, 40)
 
 

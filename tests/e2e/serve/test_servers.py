@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from rlscale.rollout.engines.engine_options import all_send_parts
 from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.ledger import Ledger
+from rlscale.run.sides.router_elsewhere import RouterElsewhere
 from rlscale.serve import server_stacks
 from rlscale.serve.http import CallError, call
 from rlscale.serve.receiver import EngineReceiver
@@ -95,6 +97,49 @@ def test_without_the_key_nothing_is_done_and_nothing_told_of_the_run(servers: Se
     for url in (servers.engine, servers.router):
         with pytest.raises(CallError, match=r"status (401|404)"):
             call(url, path, None, BODY if path.startswith(("/generate", "/v1")) else None, timeout=10)
+
+
+ROUTES = """
+/generate /v1/chat/completions /v1/completions /rerank /v1/rerank /v1/responses /v1/classify /v1/embeddings /v1/tokenize
+/v1/responses/a /v1/responses/a/cancel /v1/responses/a/input_items /v1/conversations /v1/conversations/a /v1/detokenize
+/v1/conversations/a/items /v1/tokenizers /v1/tokenizers/a /v1/tokenizers/a/status /liveness /readiness /health /metrics
+/health_generate /engine_metrics /v1/models /get_model_info /get_server_info /flush_cache /get_loads /workers /workers/a
+/parse/function_call /parse/reasoning /wasm /wasm/a /ha/status /ha/health /ha/workers /ha/workers/a /ha/policies
+/ha/config /ha/policies/a /ha/config/a /ha/rate-limit /ha/rate-limit/stats /ha/shutdown
+"""
+"""Those in the program of sglang-router 0.3.2."""
+OPEN = {"/liveness", "/readiness", "/health", "/health_generate", "/get_server_info", "/v1/models"}
+"""Those that docs/security.md names."""
+
+
+def test_the_router_answers_without_the_key_where_the_documents_say_so_and_nowhere_else(servers: Servers) -> None:
+    def answers(path: str) -> bool:
+        with suppress(CallError):
+            call(servers.router, path, None, timeout=10)
+            return True
+        with suppress(CallError):
+            call(servers.router, path, None, {}, timeout=10)
+            return True
+        return False
+
+    with ThreadPoolExecutor() as threads:
+        found = dict(zip(ROUTES.split(), threads.map(answers, ROUTES.split()), strict=True))
+    assert {path for path, told in found.items() if told} == OPEN
+
+
+def test_a_router_that_only_its_own_machine_reaches_hears_of_engines_through_the_launcher_there(
+    servers: Servers,
+) -> None:
+    with ThreadPoolExecutor() as calls:
+        does = SimpleNamespace(remote=lambda method, *a: calls.submit(getattr(servers.supervisor, method), *a))
+        host: Any = SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=lambda ref: ref.result(60))
+        router = RouterElsewhere(host, SimpleNamespace(call=does), servers.router)
+        router.remove(servers.engine)
+        assert RouterClient(servers.router, servers.key).workers() == {}
+        router.add(servers.engine)
+        assert [*RouterClient(servers.router, servers.key).workers()] == [servers.engine]
+        with pytest.raises(CallError, match=r"127\.0\.0\.1:9/workers"):
+            RouterElsewhere(host, SimpleNamespace(call=does), "http://127.0.0.1:9").remove(servers.engine)
 
 
 def test_what_the_router_tells_without_the_key_is_no_path_of_this_machine(servers: Servers) -> None:

@@ -14,7 +14,7 @@ from rlscale.config.errors import ConfigError
 from rlscale.run import execute
 from rlscale.run.processes.forks import Forks
 from rlscale.run.processes.stop_signal import StopRequested
-from rlscale.run.sessions.batching import build_batch, divide
+from rlscale.run.sides.batching import build_batch, divide
 from rlscale.run.smoke_groups import longest_groups
 from rlscale.trainer.preparation import prepare
 

@@ -62,3 +62,16 @@ def test_what_no_engine_of_somebody_else_can_join_is_refused_by_name(overrides: 
 def test_the_key_of_engines_that_cannot_come_is_never_read(joining: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"engine_key_file is only read with rollout\.engine_urls"):
         check(compose(None, joining[1:]))
+
+
+def test_engines_start_on_spare_machines_only_where_others_can_join_the_ray_and_reach_them(joining: list[str]) -> None:
+    key, cluster = "rollout.engines_on_spare_machines=true", ["cluster.ray_address=auto", "cluster.host=0.0.0.0"]
+    check(compose(None, [*joining, *cluster, key]))
+    for left_out, wrong in (
+        (joining[0], "none may join; say how many there may be as rollout.engines_at_most"),
+        (cluster[0], "no machine joins a Ray that the run starts for itself; name one as cluster.ray_address"),
+        (cluster[1], "with cluster.host=127.0.0.1 nobody reaches engines on other machines; use 0.0.0.0"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check(compose(None, [one for one in [*joining, *cluster, key] if one != left_out]))
+        assert f"{key}: {wrong}" in caught.value.problems

@@ -215,6 +215,7 @@ def test_the_hash_changes_with_what_is_computed_and_with_nothing_else(plain_reci
         "cluster.engine_restarts=9",
         "run.recover=none",
         "run.recover_at_most=9",
+        "run.recover_smaller_after_s=null",
         "cluster.memory_gb=99",
         "parallel.tensor=2",
         "trainer.distributed_optimizer=true",

@@ -21,6 +21,7 @@ def test_the_stage_takes_model_machines_seed_and_folders() -> None:
     assert stage.algo.name == "sft"
     assert compose_warm_start(compose(None, ["run.recover=none"])).run.recover is Recover.none
     assert compose_warm_start(compose(None, ["run.recover_at_most=9"])).run.recover_at_most == 9
+    assert compose_warm_start(compose(None, ["run.recover_smaller_after_s=9"])).run.recover_smaller_after_s == 9
     with pytest.raises(AttributeError, match="read-only"):
         stage.run.seed = 1
 

@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from rlscale.config.errors import UserError
+from rlscale.run.processes.machines_gone import MachinesGone
 from rlscale.run.processes.ray_session import gone, node_ids, standing_in
 
 
@@ -47,9 +48,10 @@ def test_another_machine_stands_in_for_one_that_is_gone_where_ranks_are():
     assert standing_in(["head", "a"], {0, 1}, 0) == ["head", "a"]
 
 
-def test_ranks_without_a_machine_are_an_error():
-    with pytest.raises(UserError, match=r"is gone, and the Ray cluster has no other with 8 GPUs"):
-        standing_in(["a", "gone", "b"], {0, 1}, 8)
+def test_ranks_without_a_machine_are_an_error_that_says_which_there_are():
+    with pytest.raises(MachinesGone, match=r"is gone, and the Ray cluster has no other with 8 GPUs") as short:
+        standing_in(["lost", "gone", "b"], {0, 1, 2}, 8)
+    assert (short.value.others, short.value.numbers) == (["a", "gone", "b"], {1})
 
 
 def test_machines_that_ended_and_those_that_the_cluster_never_had_are_gone() -> None:

@@ -218,3 +218,21 @@ def test_the_engines_that_there_are_are_written_down_when_they_change(
         Present(FIRST, "the run", "serving"),
         Present(GUEST, "somebody else", "silent"),
     ]
+
+
+def test_an_engine_of_a_spare_machine_joins_by_itself_and_ends_when_it_leaves_or_is_refused(run: Run) -> None:
+    ready, ended = [GUEST], []
+    machines: Any = SimpleNamespace(
+        look=lambda: [ready.pop()] if ready else [], lost=lambda url: ended.append(url) or True, urls={GUEST}
+    )
+    run.membership.machines = machines
+    run.membership.look(run.give)
+    assert run.engines.urls == [FIRST, GUEST]
+    assert {one.url: one.started_by for one in run.orders.present()}[GUEST] == "the run"
+    run.gone = {GUEST}
+    assert run.membership.lose_unreachable()
+    assert (ended, "takes it in again" in run.notes[-1]) == ([GUEST], False)
+    ready.append(GUEST)
+    run.ranks = 2
+    run.membership.look(run.give)
+    assert (ended, run.engines.urls) == ([GUEST, GUEST], [FIRST])

@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_no_place_to_go_on_from(make: Any) -> None:
         actors.handles[0].call = damaged
         return actors
 
-    run.group._new_actors = new
+    run.group._places.new_actors = new
     with pytest.raises(RunFailed, match=rf"cannot go on from {CHECKPOINT}: trainer/__0_0\.distcp is not what"):
         run.group.call("wake", what="trainer wake")
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlscale.config.composition.compose import compose
 from rlscale.config.derived.same_state import copies_state, distinct_states
-from rlscale.run.sides.state_copies import parts_for, shares_of
+from rlscale.run.sides.state_copies import _Copy, parts_for, shares_of
 
 ONE, TWO, THREE = "one", "two", "three"
 
@@ -61,3 +61,14 @@ def test_a_copy_is_made_where_each_ranks_state_is_anothers_or_as_asked(given: An
     config = compose(overrides=given)
     assert sorted(distinct_states(config).values()) == times
     assert copies_state(config) is copied
+
+
+def test_fewer_ranks_take_the_copy_that_more_have_made_where_they_divide_the_model_alike() -> None:
+    """Each takes what is its own from another one, so that they go on to draw at random differently."""
+    copy = _Copy(3, [b"0", b"1", b"2", b"3"], ["p0", "p1", "p2", "p3"], [ONE, ONE, TWO, TWO], "abab")
+    fewer = copy.given_to("ab", [TWO])
+    assert [(one.own, one.parts) for one in fewer] == [(b"0", ["p0"]), (b"1", ["p1"])]
+    assert [one.own for one in copy.given_to("abab", [])] == [b"0", b"1", b"2", b"3"]
+    assert copy.given_to("ab", [ONE, TWO]) == "as the machine with the copy of rank 0's state is gone"
+    for others in ("a", "abc", "cd"):  # with a distributed optimizer each rank of so many has a part of its own
+        assert copy.given_to(others, []) == "as ranks of another layout have other parts of the trainer's state"

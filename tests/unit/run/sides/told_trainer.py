@@ -125,7 +125,9 @@ class Told:
         self.recoveries = Recoveries(config, calls, self.notes.append)
         self.group = TrainerGroup.__new__(TrainerGroup)
         group: Any = self.group
-        group._calls, group._recoveries, group._new_actors = calls, self.recoveries, self.new
+        group._calls, group._recoveries = calls, self.recoveries
+        places = SimpleNamespace(new_actors=self.new, told=lambda spec: spec, dealt=lambda shards: shards)
+        group._places = places
         group._redo, group._lost, group._connected, group.losses = RedoLog(), None, (), 0
         group._way, group._started_by, group._parts_of = None, (None, 1.0), [0]
         group._actors = self.new()

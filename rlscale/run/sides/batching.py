@@ -10,7 +10,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.parallel_config import ParallelConfig
 from rlscale.data.batches.batch import Batch
 from rlscale.data.batches.packing import CostModel, Padding, Plan, plan
-from rlscale.data.batches.rank_shard import RankShard, split
+from rlscale.data.batches.rank_shard import RankShard, joined, split
 from rlscale.data.sample import Group
 from rlscale.families.tensors import visited_parameters
 
@@ -23,10 +23,11 @@ def build_batch(groups: Sequence[Group], config: Config) -> Batch:
     return Batch.from_groups(groups, steps=config.algo.steps_per_iteration)
 
 
-def divide(batch: Batch, config: Config) -> tuple[list[RankShard], Plan]:
+def divide(batch: Batch, config: Config, copies: int | None = None) -> tuple[list[RankShard], Plan]:
     """One part per data-parallel rank, and the plan by which the batch was divided.
 
-    The plan depends on lengths and steps alone: `split(batch, plan)` divides the batch again once it has more columns.
+    `copies`: how many of those there are, where it is not as configured. The plan depends on lengths and steps alone:
+    `split(batch, plan)` divides the batch again once it has more columns.
     """
     parallel = config.parallel
     shares = parallel.tensor if parallel.sequence else 1
@@ -35,7 +36,7 @@ def divide(batch: Batch, config: Config) -> tuple[list[RankShard], Plan]:
     division = plan(
         batch.lengths,
         batch.column("step"),
-        Sizes.of(config).data_parallel,
+        Sizes.of(config).data_parallel if copies is None else copies,
         config.trainer.max_tokens_per_microbatch,
         padding.row,
         total=padding.total,
@@ -44,6 +45,11 @@ def divide(batch: Batch, config: Config) -> tuple[list[RankShard], Plan]:
         lockstep=_experts_span_copies(parallel),
     )
     return split(batch, division), division
+
+
+def divide_again(shards: Sequence[RankShard], config: Config, copies: int) -> list[RankShard]:
+    """The shards of a whole batch, as that batch is divided for another number of data-parallel ranks."""
+    return divide(joined(shards), config, copies)[0]
 
 
 def _experts_span_copies(parallel: ParallelConfig) -> bool:

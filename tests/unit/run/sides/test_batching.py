@@ -9,7 +9,7 @@ import pytest
 
 from rlscale.config.composition.compose import compose
 from rlscale.data.batches.batch import Batch
-from rlscale.run.sessions import batching
+from rlscale.run.sides import batching
 
 
 def _batch(rows: int, length: int = 10) -> Batch:
