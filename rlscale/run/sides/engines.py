@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from rlscale.run.sides.engine_specs import engine_specs, router_settings
 from rlscale.run.sides.given_engine import GivenEngine
 from rlscale.run.sides.healing import Healing
 from rlscale.run.sides.launchers import Supervised, end_launchers, start_launcher
+from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient, at_once, router_options
 from rlscale.serve.supervisor import ROUTER
 
 _START = "cluster.start_timeout_s"
 
-_MEMORY = ("kv_cache", "weights")
+MEMORY = ("kv_cache", "weights")
 """What engines give up. Asked for no tag in particular SGLang would release its CUDA graphs, too."""
 
 
@@ -187,24 +189,35 @@ class Engines:
         """Whether some engine cannot generate, because it gave memory to the trainer."""
         return any(engine.released for engine in self._engines)
 
-    def release_memory(self, tags: Sequence[str] = _MEMORY) -> None:
-        """Let the engines, idle now, give device memory to the trainer (GPU, colocated), where they have not yet."""
-        for engine in self._engines:
+    def release_memory(self, tags: Sequence[str] = MEMORY, *, of_the_living: bool = False) -> None:
+        """Let the engines, idle now, give device memory to the trainer (GPU, colocated), where they have not yet.
+
+        `of_the_living`: those that are down are not asked, and one that fails hinders no other: they are mended later.
+        """
+        for engine in self._living() if of_the_living else self._engines:
             held = [tag for tag in tags if tag not in engine.released]
             if held:
-                self._receiver(engine.url).release_memory(held)
-                engine.released.update(held)
+                with suppress(CallError) if of_the_living else nullcontext():
+                    self._receiver(engine.url).release_memory(held)
+                    engine.released.update(held)
 
-    def resume_memory(self, tags: Sequence[str]) -> None:
+    def resume_memory(self, tags: Sequence[str], *, of_the_living: bool = False) -> None:
         """Let the engines take device memory back: that of "weights" or of the "kv_cache", where they gave it up.
 
         An engine that is asked for memory it has ends: SGLang removes the tag from a set that does not hold it.
+        `of_the_living`: as above.
         """
-        for engine in self._engines:
+        for engine in self._living() if of_the_living else self._engines:
             released = [tag for tag in tags if tag in engine.released]
             if released:
-                self._receiver(engine.url).resume_memory(released)
-                engine.released.difference_update(released)
+                with suppress(CallError) if of_the_living else nullcontext():
+                    self._receiver(engine.url).resume_memory(released)
+                    engine.released.difference_update(released)
+
+    def _living(self) -> list[Engine]:
+        """Those that are not down."""
+        gone = {one.name for one in self.down()}
+        return [engine for engine in self._engines if engine.spec is None or engine.spec.name not in gone]
 
     def meet(self, url: str) -> None:
         """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
@@ -259,6 +272,7 @@ class Engines:
     def _join(self, engine: Engine) -> None:
         """The router sends it requests from now on."""
         self._router_client().add(engine.url, role=engine.role)
+        engine.away = False
 
     def _router_client(self) -> RouterClient:
         return RouterClient(self.router_url, self.api_key or None)

@@ -19,6 +19,7 @@ AT_ONCE = 6
 """Servers of one machine that are restarted beside each other. A launcher does eight things at once, and is also asked
 how its servers are."""
 _DEATH_SHOWS_S = 5.0
+_NO_WEIGHTS = "came back and got no weights"
 
 
 class RestartOrder:
@@ -102,7 +103,7 @@ class Healing:
         together = fleet.config.rollout.disaggregated
         while True:
             free = fleet.config.cluster.engine_restarts - fleet.restarts
-            batch = self._order.next(fleet.down(), 1 if together else max(free, 1))
+            batch = self._order.next(self._down(), 1 if together else max(free, 1))
             if not batch:
                 return
             fleet.calls.check_stop()
@@ -115,6 +116,15 @@ class Healing:
                 self._restart_together(batch[0])
             else:
                 self._restart(batch)
+
+    def _down(self) -> list[Down]:
+        """What is down; engines, too, that run again and did not get the weights, of which the router knows nothing."""
+        down = self._fleet.down()
+        names = {one.name for one in down}
+        for engine in self._fleet.members:
+            if engine.away and engine.spec is not None and engine.spec.name not in names:
+                down.append(Down(engine.launcher, engine.spec.name, _NO_WEIGHTS))
+        return down
 
     def _go_on_without(self, one: Down) -> None:
         """No restart is left. RunFailed unless the run may go on without this engine."""
@@ -137,7 +147,9 @@ class Healing:
             fleet.note(f"{one.name} {one.why}; restarting it")
             try:
                 if one.name != ROUTER:  # it comes back with old weights, perhaps on its old port
-                    fleet.withdraw([fleet.named(one.name).url])
+                    engine = fleet.named(one.name)
+                    fleet.withdraw([engine.url])
+                    engine.away = True
                 restarts.append((one.name, one.launcher.call.remote("restart", one.name, one.why)))
             except UserError as error:
                 self._stays_away(one.name, error)
@@ -163,7 +175,7 @@ class Healing:
         fleet.router_url = url
         self._redirect(url)
         for engine in fleet.members:
-            if engine.spec is None or engine.spec.name not in self._order.down:
+            if engine.spec is None or not (engine.away or engine.spec.name in self._order.down):
                 with suppress(CallError) if engine.spec is None else nullcontext():  # a guest may be gone, too
                     fleet.admit([engine.url])
         fleet.note("router is back")
@@ -202,7 +214,8 @@ class Healing:
         """An engine that does a part of each request ended: start all of them anew, with the same weights.
 
         One alone would come back with the trainer's present weights, and be given keys and values of older ones. Where
-        one does not come back, all are started again at the next look: the router knows none of them until then.
+        one does not come back, or is down again before it has the weights, all are started again at the next look: the
+        router knows none of them until then.
         """
         fleet, restarts = self._fleet, []
         fleet.note(f"{down.name} {down.why}; restarting all engines, which hold parts of the same requests")
@@ -210,6 +223,7 @@ class Healing:
             # before any is restarted: else one would come back unwatched if the router fails
             fleet.withdraw(fleet.urls)
             for engine in fleet.members:
+                engine.away = True
                 assert engine.spec is not None  # engines of somebody else have no roles
                 why = down.why if engine.spec.name == down.name else f"works with {down.name}, which {down.why}"
                 restarts.append(engine.launcher.call.remote("restart", engine.spec.name, why))
@@ -219,6 +233,12 @@ class Healing:
             return
         for engine, url in zip(fleet.members, urls, strict=True):
             engine.is_back(url)
-        self._give_weights(fleet.urls)
+        try:
+            self._give_weights(fleet.urls)
+        except UserError as error:
+            if not fleet.down_within(_DEATH_SHOWS_S, fleet.urls):
+                raise
+            fleet.note(f"the engines did not get the weights ({str(error).splitlines()[0]})")
+            return
         fleet.admit(fleet.urls)
         fleet.note(f"all engines are back with {fleet.restarted_with}")

@@ -207,6 +207,56 @@ def test_engines_that_share_requests_are_started_again_together(monkeypatch: pyt
     assert fleet.engines.restarts_of == {"http://engine-0": 1, "http://engine-1": 1}
 
 
+def test_engines_that_share_requests_are_started_again_once_more_where_one_is_down_before_they_have_the_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where that one, which was only silent, answers by the next look: the router knows none of them."""
+    fleet = Fleet(monkeypatch, (Role.prefill, Role.decode), **{"engine-1": "died"})
+
+    def give(urls: list[str]) -> None:
+        fleet.down["engine-0"] = "did not answer for 20 s"
+        raise UserError("http://engine-0: no answer within 60 s")
+
+    fleet.engines.heal(give, lambda url: None)
+    assert fleet.joined == []
+    assert fleet.notes[-1] == "the engines did not get the weights (http://engine-0: no answer within 60 s)"
+    fleet.down.clear()
+    assert fleet.heal() == ["engine-0", "engine-1"] * 2
+    assert fleet.given == [["http://engine-0", "http://engine-1"]]
+    assert [url for url, _ in fleet.joined] == ["http://engine-0", "http://engine-1"]
+    assert fleet.heal() == ["engine-0", "engine-1"] * 2  # nothing is left to do
+
+
+def test_weights_that_engines_which_share_requests_do_not_get_although_none_is_down_end_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(monkeypatch, (Role.prefill, Role.decode), **{"engine-1": "died"})
+    monkeypatch.setattr("rlscale.run.sides.healing._DEATH_SHOWS_S", 0.0)
+
+    def give(urls: list[str]) -> None:
+        raise UserError("the canary differs")
+
+    with pytest.raises(UserError, match="the canary differs"):
+        fleet.engines.heal(give, lambda url: None)
+
+
+def test_an_engine_that_got_no_weights_is_started_again_though_it_answers_and_no_router_is_told_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died"})
+
+    def give(urls: list[str]) -> None:
+        fleet.down["engine-0"] = "did not answer for 20 s"
+        raise UserError("http://engine-0: no answer within 60 s")
+
+    fleet.engines.heal(give, lambda url: None)
+    fleet.down = {ROUTER: "died"}
+    assert fleet.heal() == ["engine-0", ROUTER, "engine-0"]
+    assert ("restart", "engine-0", "came back and got no weights") in fleet.asked
+    assert [url for url, _ in fleet.joined] == ["http://engine-1", "http://engine-0"]
+    assert fleet.given == [["http://engine-0"]]
+
+
 def test_a_router_that_does_not_answer_either_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(monkeypatch, **{"engine-0": "died"})
     fleet.router_is_gone = True
