@@ -24,3 +24,4 @@ def test_the_router_is_for_other_machines_only_where_the_driver_is_on_one(
     start_launcher(calls, config, 0, "first", Supervised(tmp_path, tmp_path, "key", None, frozenset()))
     ((machine, given),) = started
     assert (machine, given[4]) == ("first", host)
+    assert given[-1] == config.cluster.answer_timeout_s
