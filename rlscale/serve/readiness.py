@@ -19,8 +19,8 @@ def what_went_wrong(
 ) -> str | None:
     """None once the server is healthy; otherwise why nobody waits any longer, for a message.
 
-    It ended, was not `healthy` within `timeout_s`, or a signal (SIGSTOP) has stopped a process of it for `stopped_s`. The
-    question may take long, as a first token does; CallError counts as no.
+    It ended, was not `healthy` within `timeout_s`, or a signal (SIGSTOP) has stopped a process of it for `stopped_s`.
+    The question may take long, as a first token does; CallError counts as no.
     """
     deadline, next_look, patience = time.monotonic() + timeout_s, 0.0, Patience()
     questions = ThreadPoolExecutor(1, "healthy")

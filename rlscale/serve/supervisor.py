@@ -5,14 +5,13 @@ Plain blocking Python, safe to call from several threads; the run wraps one into
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ from rlscale.platform.ports import free_port
 from rlscale.serve.addresses import url_of
 from rlscale.serve.engine_launcher import EngineLauncher, EngineSite, SglangLauncher
 from rlscale.serve.engine_process import EngineProcesses
-from rlscale.serve.http import CallError, call
+from rlscale.serve.http import call
 from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.pulse import Activity, Pulse, Spells, answers, compiles, families_of, stopped_of
-from rlscale.serve.router import router_command, router_options
 from rlscale.serve.readiness import what_went_wrong
+from rlscale.serve.router import router_command, router_options
 from rlscale.serve.server_spec import ServerSpec, base_environment
 from rlscale.serve.server_stacks import stacks_of_servers
 from rlscale.serve.standstill import Standstill, ask_engine
@@ -290,7 +289,7 @@ class Supervisor:
             entry.port = self._pick_port(entry.host, entry.port)
             url = url_of(entry.host, entry.port)
             process = self._launched(name, entry, entry.port)
-            problem = what_went_wrong(process, lambda: entry.healthy(url), entry.timeout_s, self._stopped_s)
+            problem = what_went_wrong(process, partial(entry.healthy, url), entry.timeout_s, self._stopped_s)
             if problem is None:
                 entry.started = True
                 entry.pulse = Pulse(self._question(name, url, entry))
