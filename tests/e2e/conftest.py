@@ -11,6 +11,7 @@ from tests.file_order import begin_with
 from tests.without_gpus import leave_out
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: the files with the fixtures are found here
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # scripts, which find each other so
 
 from outside_python import outside_python  # noqa: F401  the path comes first; pytest finds them by name
 from shared_ray import shared_ray  # noqa: F401
