@@ -50,20 +50,18 @@ class Chain:
         self,
         folder: Path,
         start: Callable[[Path], FaultyRun],
-        calm: Outcome,
+        calm: Outcome | None,
         *,
-        ahead: bool = False,
         further: int = 2,
         scale: float = 1.0,
     ) -> None:
-        """`start` starts the command in a folder, also to continue it; `calm` is the undisturbed run's outcome.
+        """`start` starts the command in a folder, also to continue it; `calm`: see `Outcome.differs`.
 
-        `ahead`: see `Outcome.differs`. `further`: iterations that show that a run goes on. `scale`: of the times that
-        faults last.
+        `further`: iterations that show that a run goes on. `scale`: of the times that faults last.
         """
         folder.mkdir(exist_ok=True)
         self._folder, self._start, self._calm = folder, start, calm
-        self._ahead, self._further, self._scale = ahead, further, scale
+        self._further, self._scale = further, scale
         self._run: FaultyRun | None = None
 
     def __enter__(self) -> Chain:
@@ -146,7 +144,7 @@ class Chain:
         return f"{said.replace(str(self._folder), '')[:240]}, then resumed", faults
 
     def _differs(self) -> list[str]:
-        return Outcome.of(self._folder / "run").differs(self._calm, self._ahead)
+        return Outcome.of(self._folder / "run").differs(self._calm)
 
     def _running(self) -> FaultyRun:
         if self._run is None or self._run.ended:

@@ -43,13 +43,13 @@ class Outcome:
             odd.append(f"weight versions {versions}")
         return Outcome(prompts, weights, odd)
 
-    def differs(self, calm: Outcome, ahead: bool = False) -> list[str]:
+    def differs(self, calm: Outcome | None) -> list[str]:
         """What of it is not as in the undisturbed run, as far as it has come.
 
-        `ahead`: engines generate for the next iteration while the trainer works, so that what an iteration is trained
-        on depends on how fast they are; no prompt twice, then.
+        None where engines generate for the next iteration while the trainer works, so that what an iteration is
+        trained on depends on how fast they are; no prompt twice, then.
         """
-        if ahead:
+        if calm is None:
             times = Counter(prompt for prompts in self.prompts.values() for prompt in prompts)
             twice = [prompt for prompt, count in times.items() if count > 1]
             return [*self.odd, *([f"prompts {twice} trained on twice"] if twice else [])]

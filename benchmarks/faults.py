@@ -51,9 +51,10 @@ RUN = (
     *("eval.prompts=16", "eval.every=1", "checkpoint.every=3", "run.progress=plain"),
     *("rollout.store=all", "run.output=run", "cluster.engine_restarts=1000", "run.recover_at_most=1000"),
 )
+AHEAD = "disaggregated"
 PLACEMENTS = {
     "colocated": (),
-    "disaggregated": ("cluster.placement=disaggregated", "rollout=one_step_off"),
+    AHEAD: ("cluster.placement=disaggregated", "rollout.max_staleness=1", "rollout.stale=wait"),
 }
 """Words of each."""
 HEAD = "| process | fault | in phase | what happens | s | afterwards |\n|---|---|---|---|--:|---|"
@@ -137,11 +138,12 @@ def main() -> int:
             def start(folder: Path) -> FaultyRun:
                 return FaultyRun(folder, [*words, warm.word], warm.pid)
 
-            results.calm = results.calm or undisturbed(place, words, start)
-            results.keep()
-            until, ahead = time.monotonic() + options.seconds, options.placement == "disaggregated"
+            if results.calm is None and options.placement != AHEAD:
+                results.calm = undisturbed(place, words, start)
+                results.keep()
+            until = time.monotonic() + options.seconds
             while (todo := [cell for cell in chosen if not results.has(cell)]) or results.run.exists():
-                with Chain(results.run, start, results.calm, ahead=ahead) as chain:
+                with Chain(results.run, start, results.calm) as chain:
                     if not play(chain, todo, results, until):
                         break
                     faults = chain.finish()
