@@ -54,14 +54,16 @@ class Chain:
         *,
         further: int = 2,
         scale: float = 1.0,
+        slack: float = 1.0,
     ) -> None:
         """`start` starts the command in a folder, also to continue it; `calm`: see `Outcome.differs`.
 
-        `further`: iterations that show that a run goes on. `scale`: of the times that faults last.
+        `further`: iterations that show that a run goes on. `scale`: of the times that faults last. `slack`: of limits,
+        where others compute beside.
         """
         folder.mkdir(exist_ok=True)
         self._folder, self._start, self._calm = folder, start, calm
-        self._further, self._scale = further, scale
+        self._further, self._scale, self._slack = further, scale, slack
         self._run: FaultyRun | None = None
 
     def __enter__(self) -> Chain:
@@ -107,7 +109,7 @@ class Chain:
         elif _concerns_ranks_alone(cells):
             faults += [] if all(one.is_running() for one in serving) else ["servers were started again"]
             faults += _generated_again(self._folder / "run", before)
-        if seconds > (limit := max(cell.limit_s for cell in cells)):
+        if seconds > (limit := self._slack * max(cell.limit_s for cell in cells)):
             faults.append(f"took more than {limit:.0f} s")
         return Row(cells, said, seconds, "; ".join([*faults, *self._differs()]) or WELL)
 

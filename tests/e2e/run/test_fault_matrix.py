@@ -28,10 +28,17 @@ def test_a_run_to_which_everything_happens_again_and_again_has_the_weights_of_an
 
     calm = undisturbed(tmp_path, WORDS, start)
     rows = []
-    with Chain(tmp_path / "rough", start, calm, further=1, scale=SCALE) as chain:
+    with Chain(tmp_path / "rough", start, calm, further=1, scale=SCALE, slack=2.0) as chain:
         for volley in volleys():
             rows.append(chain.play(*volley))
-            print(" + ".join(map(str, volley)), rows[-1].happens, rows[-1].seconds, rows[-1].afterwards, sep=" | ")
+            print(
+                " + ".join(map(str, volley)),
+                rows[-1].happens,
+                rows[-1].seconds,
+                rows[-1].afterwards,
+                sep=" | ",
+                flush=True,
+            )
         assert chain.finish() == []
     assert [row for row in rows if row.seconds is None or row.afterwards != WELL] == []
     if not can_starve():
