@@ -20,6 +20,8 @@ from rlscale.observe.jsonl import read
 
 LIMIT_S = 180.0
 """A run that is neither further nor at its end after so long hangs; starting one may take twice as long."""
+STOPPED = 130
+"""Exit code of a command that was asked to end."""
 _DRIVER_FOUND_S = 5.0
 """After so long somebody ends a command that he finds hanging."""
 
@@ -135,14 +137,15 @@ class Chain:
             faults.append(f"no end within {LIMIT_S:.0f} s")
         if ended.code != 0 and all(cell.ends_no_run for cell in cells):
             faults.append("the run ended")
-        if (ended.code == 2 and not ended.line) or "Traceback" in ended.text:
+        by_itself = ended.code not in (0, STOPPED, None) and all(cell.process != "driver" for cell in cells)
+        if (by_itself and not ended.line) or "Traceback" in ended.text:
             faults.append("no line that says why")
         if ended.code == 0:
             return "goes on to its end", faults
         again = self._running()
         if not again.await_trained(before + self._further, 2 * LIMIT_S) and not self.finished:
             faults.append(f"the same command: {again.last if again.ended else 'hangs'}")
-        said = ended.line or {130: "stopped", None: "hangs"}.get(ended.code, f"ended by {ended.code}")
+        said = ended.line or {STOPPED: "stopped", None: "hangs"}.get(ended.code, f"ended by {ended.code}")
         return f"{said.replace(str(self._folder), '')[:240]}, then resumed", faults
 
     def _differs(self) -> list[str]:
