@@ -15,16 +15,8 @@ VOLLEYS = (
     ("rank:stop:train", "engine:kill:train", "router:kill:train"),
     ("engine:stop:generate", "router:stop:generate"),
     ("scheduler:stop:sync", "router:kill:sync"),
-    ("scheduler:kill:log-probs", "router:stop 20 s:log-probs", "launcher:starved:log-probs", "raylet:stop:log-probs"),
+    ("scheduler:kill:log-probs", "router:stop 20 s:log-probs", "raylet:stop:log-probs"),
     ("engine:starved:evaluate", "driver:starved:evaluate", "rank:out of memory:evaluate", "raylet:stop 20 s:evaluate"),
-    (
-        *("rank:disk full:save", "rollout service:disk full:save", "launcher:disk full:save"),
-        *("engine:disk full:save", "scheduler:disk full:save", "router:disk full:save"),
-    ),
-    (
-        *("scheduler:out of memory:generate", "router:out of memory:generate"),
-        *("rollout service:out of memory:generate", "raylet:out of memory:generate"),
-    ),
     ("rollout service:kill:evaluate", "launcher:kill:evaluate"),
     ("node:kill:train",),
     ("Ray worker:kill:sync",),
@@ -34,8 +26,19 @@ VOLLEYS = (
         *("rank:stop:stop", "scheduler:stop:stop", "router:stop:stop"),
         *("rollout service:stop:stop", "launcher:stop:stop", "raylet:stop:stop"),
     ),
+    (
+        *("rank:disk full:save", "rollout service:disk full:save", "launcher:disk full:save"),
+        *("engine:disk full:save", "scheduler:disk full:save", "router:disk full:save"),
+    ),
+    (
+        *("scheduler:out of memory:generate", "router:out of memory:generate"),
+        *("rollout service:out of memory:generate", "raylet:out of memory:generate"),
+    ),
 )
-"""What happens at once, one volley after another in one run, in tests/e2e/run/test_fault_matrix.py."""
+"""What happens at once, one volley after another in one run, in tests/e2e/run/test_fault_matrix.py.
+
+The last two keep no iteration from being made, and may come to the run's end.
+"""
 ELSEWHERE = {
     "test_bad_luck.py": ("driver:stop:generate", "driver:kill:generate", "rank:kill:train"),
     "test_cut_off_syncs.py": ("engine:kill:sync", "rank:kill:sync", "rank:stop:sync"),

@@ -171,9 +171,9 @@ class Engines:
         """Let the router send these engines nothing more."""
         at_once(self._router_client().remove, urls)
 
-    def admit(self, urls: Sequence[str]) -> None:
-        """Let the router send requests to these engines, too."""
-        at_once(self._join, [engine for engine in self._engines if engine.url in urls])
+    def admit(self, urls: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Let the router send requests to these engines, too. `meanwhile` runs until it does, and may give it up."""
+        at_once(lambda one: self._join(one, meanwhile), [engine for engine in self._engines if engine.url in urls])
 
     @property
     def members(self) -> list[Engine]:
@@ -269,9 +269,9 @@ class Engines:
             self._launchers[node] = start_launcher(self.calls, self.config, node, self.nodes[node], servers)
         return self._launchers[node]
 
-    def _join(self, engine: Engine) -> None:
+    def _join(self, engine: Engine, meanwhile: Callable[[], None] = lambda: None) -> None:
         """The router sends it requests from now on."""
-        self._router_client().add(engine.url, role=engine.role)
+        self._router_client().add(engine.url, role=engine.role, meanwhile=meanwhile)
         engine.away = False
 
     def _router_client(self) -> RouterClient:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -13,13 +14,15 @@ from rlscale.config.schema import Config
 from rlscale.run.processes.remote_calls import Calls, RunFailed
 from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.serve.http import CallError
+from rlscale.serve.router import at_once
 from rlscale.serve.supervisor import DIED, ROUTER
 
 AT_ONCE = 6
 """Servers of one machine that are restarted beside each other. A launcher does eight things at once, and is also asked
 how its servers are."""
 _DEATH_SHOWS_S = 5.0
-_NO_WEIGHTS = "came back and got no weights"
+_LOOK_EVERY_S = 1.0
+_LEFT_OUT = "is left out by the router"
 
 
 class RestartOrder:
@@ -83,7 +86,9 @@ class Fleet(Protocol):
 
     def withdraw(self, urls: Sequence[str]) -> None: ...
 
-    def admit(self, urls: Sequence[str]) -> None: ...
+    def down_among(self, urls: Sequence[str]) -> list[Down]: ...
+
+    def admit(self, urls: Sequence[str], meanwhile: Callable[[], None] = ...) -> None: ...
 
     def let_go(self, url: str) -> None: ...
 
@@ -118,12 +123,12 @@ class Healing:
                 self._restart(batch)
 
     def _down(self) -> list[Down]:
-        """What is down; engines, too, that run again and did not get the weights, of which the router knows nothing."""
+        """What is down; engines, too, that the router does not know: they got no weights, or did not answer it."""
         down = self._fleet.down()
         names = {one.name for one in down}
         for engine in self._fleet.members:
             if engine.away and engine.spec is not None and engine.spec.name not in names:
-                down.append(Down(engine.launcher, engine.spec.name, _NO_WEIGHTS))
+                down.append(Down(engine.launcher, engine.spec.name, _LEFT_OUT))
         return down
 
     def _go_on_without(self, one: Down) -> None:
@@ -174,11 +179,27 @@ class Healing:
         fleet = self._fleet
         fleet.router_url = url
         self._redirect(url)
-        for engine in fleet.members:
-            if engine.spec is None or not (engine.away or engine.spec.name in self._order.down):
-                with suppress(CallError) if engine.spec is None else nullcontext():  # a guest may be gone, too
-                    fleet.admit([engine.url])
+        down = self._order.down
+        at_once(self._admit, [one for one in fleet.members if one.spec is None or one.spec.name not in down])
         fleet.note("router is back")
+
+    def _admit(self, engine: Engine) -> None:
+        """Let the router send it requests. One that is stuck, which nobody has seen yet, is left to the next look."""
+        fleet, next_look = self._fleet, time.monotonic() + _LOOK_EVERY_S
+
+        def look() -> None:
+            nonlocal next_look
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + _LOOK_EVERY_S
+                for one in fleet.down_among([engine.url]):
+                    raise UserError(f"{one.name} {one.why}")
+
+        try:
+            fleet.admit([engine.url], look)
+        except UserError as error:  # a guest may be gone, too
+            if engine.spec is not None:
+                engine.away = True
+                self._stays_away(engine.spec.name, error)
 
     def _welcome(self, back: Sequence[tuple[Engine, str]]) -> None:
         """Engines run again: they get the weights, all at once, and then requests.
@@ -205,9 +226,9 @@ class Healing:
                     if engine not in live and engine.spec is not None:
                         self._stays_away(engine.spec.name, error)
                 there = live
-        fleet.admit([engine.url for engine in there])
+        at_once(self._admit, there)
         for engine in there:
-            if engine.spec is not None:
+            if engine.spec is not None and not engine.away:
                 fleet.note(f"{engine.spec.name} is back with {fleet.restarted_with}")
 
     def _restart_together(self, down: Down) -> None:
@@ -240,5 +261,6 @@ class Healing:
                 raise
             fleet.note(f"the engines did not get the weights ({str(error).splitlines()[0]})")
             return
-        fleet.admit(fleet.urls)
-        fleet.note(f"all engines are back with {fleet.restarted_with}")
+        at_once(self._admit, fleet.members)
+        if not any(engine.away for engine in fleet.members):
+            fleet.note(f"all engines are back with {fleet.restarted_with}")

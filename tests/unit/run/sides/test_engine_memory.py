@@ -132,7 +132,7 @@ def test_a_restarted_engine_has_all_of_its_memory(engines, receivers, monkeypatc
     engines.release_memory()
     fresh = receivers["http://c"] = FakeReceiver()
     monkeypatch.setattr(
-        Engines, "_router_client", lambda _: SimpleNamespace(add=lambda url, role: None, remove=lambda url: None)
+        Engines, "_router_client", lambda _: SimpleNamespace(add=lambda url, **_: None, remove=lambda url: None)
     )
     Healing(engines, lambda _: None, lambda _: None)._welcome([(engines.members[0], "http://c")])
     engines.resume_memory(["weights"])
