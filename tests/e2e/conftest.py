@@ -19,6 +19,7 @@ from shared_server import fork_server, shared_server  # noqa: F401
 from transfer_server import transfer_fork_server  # noqa: F401  # a fixture, which pytest finds here
 
 LONGEST = (
+    "test_fault_matrix.py",
     "test_algorithms.py",
     "test_default_recipe.py",
     "test_bad_luck.py",
