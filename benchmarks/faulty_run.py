@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,8 +25,9 @@ LAST_SPAN = {
 }
 """The span of the driver, or of a pass over the batch, whose end begins a phase."""
 PHASES = (*LAST_SPAN, "save", "start", "stop")
-_PROCESS_OF_THE_START = "sglang::scheduler"
-"""Once this is there, a run is starting."""
+_LAST_AT_THE_START = "sglang::scheduler"
+"""Of the processes of a run this one comes last."""
+_DRIVER = "rlscale command"
 GONE_S = 15.0
 _TAIL = 8192
 """Bytes of the timeline that are looked at."""
@@ -70,6 +72,13 @@ class FaultyRun:
                 [sys.executable, "-m", "rlscale", *words], cwd=folder, stdout=output, stderr=subprocess.STDOUT
             )
         self._family = {self._process.pid: psutil.Process(self._process.pid)}
+        self.ended_at: float | None = None
+        """When the command ended, by the monotonic clock."""
+        threading.Thread(target=self._note_end, daemon=True).start()
+
+    def _note_end(self) -> None:
+        self._process.wait()
+        self.ended_at = time.monotonic()
 
     def __enter__(self) -> FaultyRun:
         return self
@@ -130,9 +139,14 @@ class FaultyRun:
         """Return once so many are; False if it ended before, or took too long."""
         return self._await(lambda: self.trained >= count, limit_s, 0.1)
 
-    def await_phase(self, phase: str, limit_s: float) -> bool:
-        """Return once it is in the phase, after an iteration; False if it ended before, or took too long."""
-        return self._await(lambda: self._is_in(phase), limit_s, 0.3 if phase == "start" else 0.01)
+    def await_phase(self, phase: str, limit_s: float, words: Sequence[Sequence[str]]) -> bool:
+        """Return once it is in the phase, after an iteration; False if it ended before, or took too long.
+
+        `start` begins when processes are there with one of each of the `words` in their command line.
+        """
+        if phase == "start":
+            return self._await(lambda: self._has_started(words), limit_s, 0.1)
+        return self._await(lambda: self._is_in(phase), limit_s, 0.01)
 
     def _await(self, condition: Callable[[], bool], limit_s: float, every_s: float) -> bool:
         deadline = time.monotonic() + limit_s
@@ -142,9 +156,10 @@ class FaultyRun:
             time.sleep(every_s)
         return False
 
+    def _has_started(self, words: Sequence[Sequence[str]]) -> bool:
+        return all(self.named(*((_LAST_AT_THE_START,) if _DRIVER in one or len(one) > 1 else one)) for one in words)
+
     def _is_in(self, phase: str) -> bool:
-        if phase == "start":
-            return bool(self.named(_PROCESS_OF_THE_START))
         if phase == "save":
             return bool(list((self.folder / "run" / "checkpoints").glob("partial-*")))
         spans = self._spans
@@ -166,7 +181,8 @@ class FaultyRun:
         while not self.ended and time.monotonic() - began < limit_s:
             self.family()
             time.sleep(0.2)
-        seconds, code = time.monotonic() - began, self._process.poll()
+        code = self._process.poll()
+        seconds = (time.monotonic() if code is None else self.ended_at or time.monotonic()) - began
         deadline = time.monotonic() + (GONE_S if code is not None else 0.0)
         while self.family() and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -77,10 +77,16 @@ class RouterClient:
         """What the router knows of its workers, by their URL: at least `id` and `is_healthy`."""
         return {worker["url"]: worker for worker in self._call("/workers")["workers"]}
 
-    def add(self, url: str, api_key: str | None = None, role: Role = Role.regular) -> None:
+    def add(
+        self,
+        url: str,
+        api_key: str | None = None,
+        role: Role = Role.regular,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Make the engine at `url` a worker; returns once the router sends it requests.
 
-        `api_key` is the engine's where it differs from the router's.
+        `api_key` is the engine's where it differs from the router's. `meanwhile` runs between two looks, and may raise.
         """
         key = api_key or self._api_key
         body: dict[str, Any] = {"url": url, "api_key": key} if key else {"url": url}
@@ -89,7 +95,8 @@ class RouterClient:
         if role is Role.prefill:
             body["bootstrap_port"] = bootstrap_port(url, key)
         self._call("/workers", body)
-        self._wait(lambda workers: workers.get(url, {}).get("is_healthy", False), f"{url} did not become a worker")
+        healthy = f"{url} did not become a worker"
+        self._wait(lambda workers: workers.get(url, {}).get("is_healthy", False), healthy, meanwhile)
 
     def remove(self, url: str) -> None:
         """Send the engine at `url` nothing more; returns once it is off the list. Nothing to do if it is not on it."""
@@ -99,10 +106,11 @@ class RouterClient:
         self._call(f"/workers/{quote(worker['id'], safe='')}", method="DELETE")
         self._wait(lambda workers: url not in workers, f"{url} is still a worker")
 
-    def _wait(self, condition: Any, complaint: str) -> None:
+    def _wait(self, condition: Any, complaint: str, meanwhile: Callable[[], None] = lambda: None) -> None:
         """The router answers 202 and acts later: look until it has, or the time is up."""
         deadline = time.monotonic() + self._timeout
         while not condition(self.workers()):
+            meanwhile()
             if time.monotonic() > deadline:
                 raise CallError(f"{self.url}/workers: {complaint} within {self._timeout:g} s")
             time.sleep(0.05)

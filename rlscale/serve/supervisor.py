@@ -5,14 +5,13 @@ Plain blocking Python, safe to call from several threads; the run wraps one into
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from rlscale.platform.ports import free_port
 from rlscale.serve.addresses import url_of
 from rlscale.serve.engine_launcher import EngineLauncher, EngineSite, SglangLauncher
 from rlscale.serve.engine_process import EngineProcesses
-from rlscale.serve.http import CallError, call
+from rlscale.serve.http import call
 from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.pulse import Activity, Pulse, Spells, answers, compiles, families_of, stopped_of
+from rlscale.serve.readiness import what_went_wrong
 from rlscale.serve.router import RouterClient, router_command, router_options
 from rlscale.serve.server_spec import ServerSpec, base_environment
 from rlscale.serve.server_stacks import stacks_of_servers
@@ -85,6 +85,8 @@ class _Entry:
     pulse: Pulse | None = None
     does_all: bool = False
     """Whether it is an engine whose requests wait for no other one."""
+    only_answers: bool = False
+    """Whether it has nothing longer to do than to answer, as the router, and so needs to have made no passes."""
     standstill: Standstill = field(default_factory=Standstill)
     activity: Activity | None = None
     """Of its processes, while it is silent, or stands still, for too long."""
@@ -118,7 +120,8 @@ class _Entry:
             return True
         if loading or seconds < silent_s:
             return False
-        knows = self.standstill.worked and not self.doubted and not self.activity.starves
+        worked = self.only_answers or self.standstill.worked
+        knows = worked and not self.doubted and not self.activity.starves
         enough = max(silent_s, _SPELL_FACTOR * self.spells.longest)
         self.computed = knows and seconds >= enough and not compiles(family)
         return idle or self.computed or seconds >= _BUSY_FACTOR * silent_s
@@ -140,10 +143,11 @@ class Supervisor:
         pick_port: Callable[[str, int | None], int] = free_port,
         fork_server: str | None = None,
         engine: Callable[[ServerSpec, EngineSite], EngineLauncher] = SglangLauncher,
+        stopped_s: float = 20.0,
     ) -> None:
         """`fork_server`: address of one that somebody else owns; without it CPU engines get one of this object's.
 
-        `engine` makes the launcher of an engine.
+        `engine` makes the launcher of an engine. `stopped_s`: how long a server that starts may be stopped (SIGSTOP).
         """
         self.log_folder = log_folder
         self.scratch = scratch
@@ -151,6 +155,7 @@ class Supervisor:
         self._api_key = api_key
         self._pick_port = pick_port
         self._engine = engine
+        self._stopped_s = stopped_s
         self._engines = EngineProcesses(scratch / "tmp", api_key, fork_server)
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
@@ -181,7 +186,7 @@ class Supervisor:
             call(url, "/liveness", None, timeout=2.0)
             return "workers" in call(url, "/workers", self._api_key, timeout=5.0)
 
-        return self._start(ROUTER, _Entry(launch, healthy, self.host, timeout_s, None))
+        return self._start(ROUTER, _Entry(launch, healthy, self.host, timeout_s, None, only_answers=True))
 
     def add_worker(self, router: str, url: str, role: Role) -> None:
         """The router at that URL of this machine, which nobody else reaches, sends an engine requests; CallError."""
@@ -202,8 +207,9 @@ class Supervisor:
 
         So is an engine that answers, for so long has given no token to any of its requests, and made no pass, where it
         tells. One that computes may only have a long pass: it counts once it has computed four times as long as ever
-        before without one, ten times `silent_s` at the latest. It has the latter in any case if it was not seen to make
-        a pass yet, compiles, has less than half a core, or was replaced for this before. While engines are `loading`
+        before without one (the router: without an answer), ten times `silent_s` at the latest. It has the latter in any
+        case if it was not seen to make a pass yet, compiles, has less than half a core, or was replaced for this
+        before. While engines are `loading`
         weights, which may wait for the network, only one that a signal has stopped counts. So does only time in which
         this is called again and again.
         """
@@ -291,7 +297,7 @@ class Supervisor:
             entry.port = self._pick_port(entry.host, entry.port)
             url = url_of(entry.host, entry.port)
             process = self._launched(name, entry, entry.port)
-            problem = _wait(process, entry, url)
+            problem = what_went_wrong(process, partial(entry.healthy, url), entry.timeout_s, self._stopped_s)
             if problem is None:
                 entry.started = True
                 entry.pulse = Pulse(self._question(name, url, entry))
@@ -311,17 +317,3 @@ class Supervisor:
         if raised is not None:
             raise UserError(f"{name} did not start: {raised}. Its whole output is in {process.log}")
         raise UserError(f"{name} did not start: {problem}. End of {process.log}:\n{process.log_tail()}")
-
-
-def _wait(process: ServerProcess, entry: _Entry, url: str) -> str | None:
-    """Wait until the server is healthy; None then, otherwise what went wrong."""
-    deadline = time.monotonic() + entry.timeout_s
-    while time.monotonic() < deadline:
-        code = process.exit_code()
-        if code is not None:
-            return f"it ended with exit code {code}"
-        with contextlib.suppress(CallError):
-            if entry.healthy(url):
-                return None
-        time.sleep(0.1)
-    return f"it was not healthy within {entry.timeout_s:g} s (cluster.start_timeout_s)"

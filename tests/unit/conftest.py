@@ -6,12 +6,15 @@ import gc
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.extras.extra_packages import extra_packages  # noqa: F401  pytest finds it by name
 from tests.file_order import begin_with
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # scripts, which find each other so
 
 # How long examples take says how busy the machine is, and nothing of what is tested.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

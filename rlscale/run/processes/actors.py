@@ -264,10 +264,11 @@ class LauncherActor(_Actor):
         host: str,
         fork_server: str | None,
         engine: dict[str, Any],
+        stopped_s: float,
     ) -> None:
         """`log` is the name of its own file in the folder `logs`: several machines share that folder.
 
-        `engine` is the node `rollout.engine`.
+        `engine` is the node `rollout.engine`. `stopped_s`: how long a server that starts may be stopped.
         """
         self._logs_to(f"{logs}/{log}")
         from rlscale.data.target import instantiate
@@ -275,7 +276,7 @@ class LauncherActor(_Actor):
 
         launcher = functools.partial(instantiate, engine, "rollout.engine")
         self._supervisor = Supervisor(
-            Path(logs), Path(scratch), api_key, host, fork_server=fork_server, engine=launcher
+            Path(logs), Path(scratch), api_key, host, fork_server=fork_server, engine=launcher, stopped_s=stopped_s
         )
 
     def call(self, method: str, *args: Any) -> Any:

@@ -20,6 +20,8 @@ class Engine:
     released: set[str] = field(default_factory=set)  # the tags of memory that it gave up
     restarts: int = 0
     """How often it was started again."""
+    away: bool = False
+    """Whether it was taken from the router to be started again, and has not come back to it."""
 
     @property
     def role(self) -> Role:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from rlscale.config.errors import UserError
 from rlscale.observe.load_log import RESTARTS
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.sides.engine_profiles import EngineProfiles
-from rlscale.run.sides.engines import Engines
+from rlscale.run.sides.engines import MEMORY, Engines
 from rlscale.run.sides.group_source import Rollout
 from rlscale.run.sides.membership import Membership
 from rlscale.run.sides.sync_waves import SyncWaves
@@ -131,22 +131,25 @@ class RunningEngines:
 
     def _updated(self, version: int) -> dict[str, float]:
         self.mend(version, now=True)
-        if self.shares_devices:
-            self._engines.resume_memory(["weights"])
         try:
-            return self._sync(version)
+            return self._sent(version)
         except UserError:
             # A killed engine's connections break before its supervisor sees it dead.
             lost = self._membership is not None and self._membership.lose_unreachable()
             if not lost and not self._engines.down_within(_DEATH_SHOWS_S):
                 raise
         self.mend(version, now=True)
+        return self._sent(version)
+
+    def _sent(self, version: int) -> dict[str, float]:
+        if self.shares_devices:
+            self._engines.resume_memory(["weights"])
         return self._sync(version)
 
     def make_way(self) -> None:
         """See EngineSide."""
         if self.shares_devices:
-            self._engines.release_memory()
+            self._of_each(self._engines.release_memory, MEMORY)
             self._trainer.call("wake", what="trainer wake")
             self._trainer_sleeps = False
 
@@ -155,7 +158,16 @@ class RunningEngines:
         if self.shares_devices:
             self._trainer_sleeps = True
             self._trainer.call("sleep", what="trainer sleep")
-            self._engines.resume_memory(["kv_cache"])
+            self._of_each(self._engines.resume_memory, ["kv_cache"])
+
+    def _of_each(self, ask: Callable[..., None], tags: Sequence[str]) -> None:
+        """`ask` the engines for something of their memory; without those that are down, which are mended later."""
+        try:
+            ask(tags)
+        except UserError:
+            if not self._engines.down_within(_DEATH_SHOWS_S):
+                raise
+            ask(tags, of_the_living=True)
 
     def leave(self) -> None:
         """See EngineSide. One that is frozen would neither give up its memory nor the rank that sends it weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from rlscale.run.sides.given_engine import GivenEngine
 from rlscale.run.sides.healing import Healing
 from rlscale.run.sides.launchers import LOOPBACK, Supervised, end_launchers, start_launcher
 from rlscale.run.sides.router_elsewhere import RouterElsewhere
+from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
 from rlscale.serve.router import RouterClient, at_once, router_options
 from rlscale.serve.supervisor import ROUTER
 
 _START = "cluster.start_timeout_s"
 
-_MEMORY = ("kv_cache", "weights")
+MEMORY = ("kv_cache", "weights")
 """What engines give up. Asked for no tag in particular SGLang would release its CUDA graphs, too."""
 
 
@@ -170,9 +172,9 @@ class Engines:
         """Let the router send these engines nothing more."""
         at_once(self._router_client().remove, urls)
 
-    def admit(self, urls: Sequence[str]) -> None:
-        """Let the router send requests to these engines, too."""
-        at_once(self._join, [engine for engine in self._engines if engine.url in urls])
+    def admit(self, urls: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Let the router send requests to these engines, too. `meanwhile` runs until it does, and may give it up."""
+        at_once(lambda one: self._join(one, meanwhile), [engine for engine in self._engines if engine.url in urls])
 
     @property
     def members(self) -> list[Engine]:
@@ -188,24 +190,35 @@ class Engines:
         """Whether some engine cannot generate, because it gave memory to the trainer."""
         return any(engine.released for engine in self._engines)
 
-    def release_memory(self, tags: Sequence[str] = _MEMORY) -> None:
-        """Let the engines, idle now, give device memory to the trainer (GPU, colocated), where they have not yet."""
-        for engine in self._engines:
+    def release_memory(self, tags: Sequence[str] = MEMORY, *, of_the_living: bool = False) -> None:
+        """Let the engines, idle now, give device memory to the trainer (GPU, colocated), where they have not yet.
+
+        `of_the_living`: those that are down are not asked, and one that fails hinders no other: they are mended later.
+        """
+        for engine in self._living() if of_the_living else self._engines:
             held = [tag for tag in tags if tag not in engine.released]
             if held:
-                self._receiver(engine.url).release_memory(held)
-                engine.released.update(held)
+                with suppress(CallError) if of_the_living else nullcontext():
+                    self._receiver(engine.url).release_memory(held)
+                    engine.released.update(held)
 
-    def resume_memory(self, tags: Sequence[str]) -> None:
+    def resume_memory(self, tags: Sequence[str], *, of_the_living: bool = False) -> None:
         """Let the engines take device memory back: that of "weights" or of the "kv_cache", where they gave it up.
 
         An engine that is asked for memory it has ends: SGLang removes the tag from a set that does not hold it.
+        `of_the_living`: as above.
         """
-        for engine in self._engines:
+        for engine in self._living() if of_the_living else self._engines:
             released = [tag for tag in tags if tag in engine.released]
             if released:
-                self._receiver(engine.url).resume_memory(released)
-                engine.released.difference_update(released)
+                with suppress(CallError) if of_the_living else nullcontext():
+                    self._receiver(engine.url).resume_memory(released)
+                    engine.released.difference_update(released)
+
+    def _living(self) -> list[Engine]:
+        """Those that are not down."""
+        gone = {one.name for one in self.down()}
+        return [engine for engine in self._engines if engine.spec is None or engine.spec.name not in gone]
 
     def meet(self, url: str) -> None:
         """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
@@ -257,9 +270,10 @@ class Engines:
             self._launchers[node] = start_launcher(self.calls, self.config, node, self.nodes[node], servers)
         return self._launchers[node]
 
-    def _join(self, engine: Engine) -> None:
+    def _join(self, engine: Engine, meanwhile: Callable[[], None] = lambda: None) -> None:
         """The router sends it requests from now on."""
-        self._router_client().add(engine.url, role=engine.role)
+        self._router_client().add(engine.url, role=engine.role, meanwhile=meanwhile)
+        engine.away = False
 
     def _router_client(self) -> RouterClient | RouterElsewhere:
         """What talks to the router, which listens on its own machine alone: the rollout service is there, too."""

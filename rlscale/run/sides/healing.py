@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -13,12 +14,15 @@ from rlscale.config.schema import Config
 from rlscale.run.processes.remote_calls import Calls, RunFailed
 from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.serve.http import CallError
+from rlscale.serve.router import at_once
 from rlscale.serve.supervisor import DIED, ROUTER
 
 AT_ONCE = 6
 """Servers of one machine that are restarted beside each other. A launcher does eight things at once, and is also asked
 how its servers are."""
 _DEATH_SHOWS_S = 5.0
+_LOOK_EVERY_S = 1.0
+_LEFT_OUT = "is left out by the router"
 
 
 class RestartOrder:
@@ -82,7 +86,9 @@ class Fleet(Protocol):
 
     def withdraw(self, urls: Sequence[str]) -> None: ...
 
-    def admit(self, urls: Sequence[str]) -> None: ...
+    def down_among(self, urls: Sequence[str]) -> list[Down]: ...
+
+    def admit(self, urls: Sequence[str], meanwhile: Callable[[], None] = ...) -> None: ...
 
     def let_go(self, url: str) -> None: ...
 
@@ -102,7 +108,7 @@ class Healing:
         together = fleet.config.rollout.disaggregated
         while True:
             free = fleet.config.cluster.engine_restarts - fleet.restarts
-            batch = self._order.next(fleet.down(), 1 if together else max(free, 1))
+            batch = self._order.next(self._down(), 1 if together else max(free, 1))
             if not batch:
                 return
             fleet.calls.check_stop()
@@ -115,6 +121,15 @@ class Healing:
                 self._restart_together(batch[0])
             else:
                 self._restart(batch)
+
+    def _down(self) -> list[Down]:
+        """What is down; engines, too, that the router does not know: they got no weights, or did not answer it."""
+        down = self._fleet.down()
+        names = {one.name for one in down}
+        for engine in self._fleet.members:
+            if engine.away and engine.spec is not None and engine.spec.name not in names:
+                down.append(Down(engine.launcher, engine.spec.name, _LEFT_OUT))
+        return down
 
     def _go_on_without(self, one: Down) -> None:
         """No restart is left. RunFailed unless the run may go on without this engine."""
@@ -137,7 +152,9 @@ class Healing:
             fleet.note(f"{one.name} {one.why}; restarting it")
             try:
                 if one.name != ROUTER:  # it comes back with old weights, perhaps on its old port
-                    fleet.withdraw([fleet.named(one.name).url])
+                    engine = fleet.named(one.name)
+                    fleet.withdraw([engine.url])
+                    engine.away = True
                 restarts.append((one.name, one.launcher.call.remote("restart", one.name, one.why)))
             except UserError as error:
                 self._stays_away(one.name, error)
@@ -162,11 +179,27 @@ class Healing:
         fleet = self._fleet
         fleet.router_url = url
         self._redirect(url)
-        for engine in fleet.members:
-            if engine.spec is None or engine.spec.name not in self._order.down:
-                with suppress(CallError) if engine.spec is None else nullcontext():  # a guest may be gone, too
-                    fleet.admit([engine.url])
+        down = self._order.down
+        at_once(self._admit, [one for one in fleet.members if one.spec is None or one.spec.name not in down])
         fleet.note("router is back")
+
+    def _admit(self, engine: Engine) -> None:
+        """Let the router send it requests. One that is stuck, which nobody has seen yet, is left to the next look."""
+        fleet, next_look = self._fleet, time.monotonic() + _LOOK_EVERY_S
+
+        def look() -> None:
+            nonlocal next_look
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + _LOOK_EVERY_S
+                for one in fleet.down_among([engine.url]):
+                    raise UserError(f"{one.name} {one.why}")
+
+        try:
+            fleet.admit([engine.url], look)
+        except UserError as error:  # a guest may be gone, too
+            if engine.spec is not None:
+                engine.away = True
+                self._stays_away(engine.spec.name, error)
 
     def _welcome(self, back: Sequence[tuple[Engine, str]]) -> None:
         """Engines run again: they get the weights, all at once, and then requests.
@@ -193,16 +226,17 @@ class Healing:
                     if engine not in live and engine.spec is not None:
                         self._stays_away(engine.spec.name, error)
                 there = live
-        fleet.admit([engine.url for engine in there])
+        at_once(self._admit, there)
         for engine in there:
-            if engine.spec is not None:
+            if engine.spec is not None and not engine.away:
                 fleet.note(f"{engine.spec.name} is back with {fleet.restarted_with}")
 
     def _restart_together(self, down: Down) -> None:
         """An engine that does a part of each request ended: start all of them anew, with the same weights.
 
         One alone would come back with the trainer's present weights, and be given keys and values of older ones. Where
-        one does not come back, all are started again at the next look: the router knows none of them until then.
+        one does not come back, or is down again before it has the weights, all are started again at the next look: the
+        router knows none of them until then.
         """
         fleet, restarts = self._fleet, []
         fleet.note(f"{down.name} {down.why}; restarting all engines, which hold parts of the same requests")
@@ -210,6 +244,7 @@ class Healing:
             # before any is restarted: else one would come back unwatched if the router fails
             fleet.withdraw(fleet.urls)
             for engine in fleet.members:
+                engine.away = True
                 assert engine.spec is not None  # engines of somebody else have no roles
                 why = down.why if engine.spec.name == down.name else f"works with {down.name}, which {down.why}"
                 restarts.append(engine.launcher.call.remote("restart", engine.spec.name, why))
@@ -219,6 +254,13 @@ class Healing:
             return
         for engine, url in zip(fleet.members, urls, strict=True):
             engine.is_back(url)
-        self._give_weights(fleet.urls)
-        fleet.admit(fleet.urls)
-        fleet.note(f"all engines are back with {fleet.restarted_with}")
+        try:
+            self._give_weights(fleet.urls)
+        except UserError as error:
+            if not fleet.down_within(_DEATH_SHOWS_S, fleet.urls):
+                raise
+            fleet.note(f"the engines did not get the weights ({str(error).splitlines()[0]})")
+            return
+        at_once(self._admit, fleet.members)
+        if not any(engine.away for engine in fleet.members):
+            fleet.note(f"all engines are back with {fleet.restarted_with}")

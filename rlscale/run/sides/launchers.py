@@ -37,7 +37,8 @@ def start_launcher(calls: Calls, config: Config, node: int, identity: str, serve
     gpus = reserved_gpus(config.cluster, node, servers.reserved)
     place = Place(identity, {"env_vars": dict(OWN_GPUS)}, concurrency=8, gpus=gpus)
     folders = log.name, str(servers.logs), str(servers.scratch)
-    told = servers.api_key, LOOPBACK, servers.fork_server, config.rollout.engine
+    stopped_s = config.cluster.answer_timeout_s
+    told = servers.api_key, LOOPBACK, servers.fork_server, config.rollout.engine, stopped_s
     launcher = calls.host.start(LauncherActor, place, *folders, *told)
     calls.processes.add(f"the launcher of machine {node}", log, launcher, servers=True)
     return launcher

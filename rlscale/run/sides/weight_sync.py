@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -132,18 +133,31 @@ class WeightSync:
         return worst
 
     def _scores(self, version: int, urls: Sequence[str], tokens: NDArray[np.int32]) -> list[_Scored]:
-        """What each engine says. Where the trainer has the memory of the engines' cache it lends it to them."""
-        lent = self.engines.gave_memory
-        if lent:
-            self.trainer.call("sleep", what="trainer sleep")
-            self.engines.resume_memory(["kv_cache"])
+        """What each engine says."""
         watch = self.watching(version, urls)
         adapter = adapter_name(version) if self.config.serves_adapters else None
-        scores = [self._score(url, tokens, watch, adapter) for url in urls]
-        if lent:
-            self.engines.release_memory(["kv_cache"])
+        with self._cache_is_theirs():
+            return [self._score(url, tokens, watch, adapter) for url in urls]
+
+    @contextmanager
+    def _cache_is_theirs(self) -> Iterator[None]:
+        """Within the block engines have their cache: where the trainer has its memory, it sleeps meanwhile.
+
+        It is awake afterwards also where an engine fails: what comes next is to send the weights once more.
+        """
+        if not self.engines.gave_memory:
+            yield
+            return
+        self.trainer.call("sleep", what="trainer sleep")
+        try:
+            self.engines.resume_memory(["kv_cache"])
+            yield
+        except UserError:
+            self.engines.release_memory(["kv_cache"], of_the_living=True)
             self.trainer.call("wake", what="trainer wake")
-        return scores
+            raise
+        self.engines.release_memory(["kv_cache"])
+        self.trainer.call("wake", what="trainer wake")
 
     def _score(self, url: str, tokens: NDArray[np.int32], watch: Callable[[], None], adapter: str | None) -> _Scored:
         """Tokens, and the engine's log-probs of the last of them. One that only generates is handed the first half."""

@@ -31,19 +31,10 @@ def calm(short: list[str], finished, tmp_path_factory: pytest.TempPathFactory) -
     return given, only_run(folder)
 
 
-def assert_same_course(folder: Path, undisturbed: Path) -> None:
-    """The same samples, and the same weights in the end, bit for bit."""
-    theirs, ours = (load_file(one / "hf" / "model.safetensors") for one in (undisturbed, folder))
-    assert [line["reward"] for line in metrics(folder)] == [line["reward"] for line in metrics(undisturbed)]
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_the_same_weights(
+def test_an_engine_that_gives_no_tokens_comes_back_and_a_killed_driver_resumes_to_the_same_weights(
     calm: tuple[list[str], Path], ready, tmp_path: Path
 ):
-    """An engine is killed with -9, the next is stopped, of the third only a part, then the driver is killed.
-
-    The weights are those of a calm run.
+    """A part of the engine is stopped, then the driver is, and killed. The weights are those of a calm run.
 
     The runs start from other weights than the engine's folder holds: a sample from a restarted engine that has not been
     given the current ones would show.
@@ -51,17 +42,11 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     (given, undisturbed), rough = calm, tmp_path
     with Started(rough, *SHORT, *given, "cluster.answer_timeout_s=4") as started:
         started.wait_for("iteration 1/12")
-        (engine,) = started.named("rlscale engine-0")
-        engine.kill()
-        started.wait_for("engine-0 is back with the current weights")
-        (scheduler,) = started.named("sglang::scheduler")
-        scheduler.suspend()
-        started.wait_for("engine-0 did not answer for")
-        started.wait_for("engine-0 is back with the current weights", times=2)
+        assert listening_elsewhere(started) == []  # an engine, a router and a Ray of its own are among them
         (detokenizer,) = started.named("sglang::detokenizer")  # without it the engine answers, and gives no tokens
         detokenizer.suspend()
         started.wait_for("engine-0 gave none of its requests a token for")
-        started.wait_for("engine-0 is back with the current weights", times=3)
+        started.wait_for("engine-0 is back with the current weights")
         wait_for_a_finished_group(started, only_run(rough) / "checkpoints")
         os.kill(started.process.pid, signal.SIGSTOP)
         started.signal(signal.SIGKILL)
@@ -79,37 +64,9 @@ def test_a_killed_and_a_frozen_engine_come_back_and_a_killed_driver_resumes_to_t
     assert summary(folder)["resumed"] == 1
     assert killed_at
     assert metrics(folder)[-1]["groups_recovered"] > 0
-    assert_same_course(folder, undisturbed)
-
-
-SERVING = ("rlscale engine-0", "sglang::scheduler", "rlscale.serve.router_main", "RolloutActor", "LauncherActor")
-"""Words in the command lines of what outlives the trainer's ranks."""
-
-
-def test_a_rank_killed_in_a_step_comes_back_under_the_same_servers_and_nothing_is_generated_twice(
-    calm: tuple[list[str], Path], tmp_path: Path
-):
-    given, undisturbed = calm
-    with Started(tmp_path, *SHORT, *given, "checkpoint.every=3") as started:
-        started.wait_for("iteration 1/12")
-        (rank,), *serving = (started.named(word) for word in ("TrainerActor", *SERVING))
-        wait_for_a_step(started, only_run(tmp_path))
-        rank.kill()
-        started.wait_for("starting the trainer's ranks again")
-        assert all(one.is_running() for found in serving for one in found)
-        assert [len(found) for found in serving] == [1] * len(SERVING)
-        assert listening_elsewhere(started) == []  # an engine, a router and a Ray of its own are among them
-        assert started.process.wait(timeout=120) == 0
-        assert started.seconds_until_gone(15.0) < 15.0
-    folder = only_run(tmp_path)
-    assert "the trainer's ranks are back" in started.log.read_text()
-    assert_same_course(folder, undisturbed)
-    assert [line["weight_version"] for line in metrics(folder)] == list(range(1, 13))
-    last, theirs = metrics(folder)[-1], metrics(undisturbed)[-1]
-    accounts = [name for name in theirs if name.startswith(("prompts/", "tokens/"))]
-    assert {name: last[name] for name in accounts} == {name: theirs[name] for name in accounts}
-    totals = summary(folder)
-    assert (totals["trainer_restarts"], totals["engine_restarts"], totals["steps"]) == (1, 0, 12)
+    theirs, ours = (load_file(one / "hf" / "model.safetensors") for one in (undisturbed, folder))
+    assert [line["reward"] for line in metrics(folder)] == [line["reward"] for line in metrics(undisturbed)]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 OF_TWO_RANKS = ("recipe=arithmetic_sft", "parallel.data=2", "run.iterations=40", "run.progress=plain")
@@ -269,37 +226,16 @@ def test_a_signal_saves_and_goes_on_or_stops_and_leaves_no_process(alone, tmp_pa
     assert capsys.readouterr().out.count(": whole, ") == 2
 
 
-RAYS = ("/raylet/raylet", "gcs_server")
-FROZEN = (*RAYS, "TrainerActor", "RolloutActor", "LauncherActor", "rlscale.serve.router_main", "sglang::scheduler")
-
-
-def freeze_and_end(started: Started, names: tuple[str, ...], code: int, line: str) -> None:
-    for name in names:
-        (process,) = started.named(name)
-        process.suspend()
-    started.signal(signal.SIGTERM)
-    # Some 10 s on idle cores; other runs compute beside. Who waited for a frozen process would wait for minutes.
-    assert started.process.wait(timeout=30) == code
-    assert started.seconds_until_gone(15.0) < 15.0
-    assert line in started.log.read_text()
-
-
-ENDLESS = (*SHORT, "run.iterations=4000", "checkpoint.every=0", "eval.enabled=false")
-
-
-def test_a_signal_ends_the_run_whatever_is_frozen(tmp_path: Path):
-    with Started(tmp_path, *ENDLESS) as started:
-        started.wait_for("iteration 1/")
-        freeze_and_end(started, FROZEN, 2, "has been stopped for 3 s")
-    assert not list((only_run(tmp_path) / "checkpoints").glob("iteration_*"))
+FROZEN = ("/raylet/raylet", "gcs_server", "rlscale.serve.router_main", "sglang::scheduler")
 
 
 def test_an_engine_joins_and_leaves_a_run_and_a_signal_saves_it_with_ray_and_all_servers_frozen(
     shared_server, tmp_path: Path, capsys
 ):
     """The session's engine comes with the weights of another run, and the canary sees that it has this one's."""
+    endless = ("run.iterations=4000", "checkpoint.every=0", "eval.enabled=false")
     given = [f"rollout.engine_key_file={shared_server.key_file}", "rollout.engines_at_most=2"]
-    with Started(tmp_path, *ENDLESS, *given) as started:
+    with Started(tmp_path, *SHORT, *endless, *given) as started:
         started.wait_for("iteration 1/")
         engine, run_folder = shared_server.url, f"run.output={only_run(tmp_path)}"
         assert main(["engines", "add", "http://127.0.0.1:9", run_folder]) == 2
@@ -314,7 +250,14 @@ def test_an_engine_joins_and_leaves_a_run_and_a_signal_saves_it_with_ray_and_all
         told = capsys.readouterr().out.splitlines()
         assert "does not answer" in told[0]
         assert told[1:] == [f"{engine}: serving", f"{engine}: left"]
-        freeze_and_end(started, (*RAYS, *FROZEN[-2:]), 130, "the same command continues")
+        for name in FROZEN:
+            (process,) = started.named(name)
+            process.suspend()
+        started.signal(signal.SIGTERM)
+        # Some 10 s on idle cores; other runs compute beside. Who waited for a frozen process would wait for minutes.
+        assert started.process.wait(timeout=30) == 130
+        assert started.seconds_until_gone(15.0) < 15.0
+        assert "the same command continues" in started.log.read_text()
     rows = metrics(only_run(tmp_path))
     for account, came in (("prompts", "drawn"), ("tokens", "received")):
         entries = {key: value for key, value in rows[-1].items() if key.startswith(f"{account}/")}

@@ -169,6 +169,28 @@ def test_an_engine_that_computes_and_makes_no_pass_is_down_once_it_takes_longer_
     assert entry.computed == (is_down and not exempt and silence < 200.0)
 
 
+@pytest.mark.parametrize(
+    ("silence", "longest", "starves", "is_down"),
+    [(20.0, 0.0, False, True), (30.0, 10.0, False, False), (40.0, 10.0, False, True), (40.0, 0.0, True, False)],
+)
+def test_a_router_that_computes_and_answers_nobody_is_down_once_it_takes_longer_than_ever_before(
+    supervisor: Supervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    silence: float,
+    longest: float,
+    starves: bool,
+    is_down: bool,
+) -> None:
+    """It has no passes that it could have been seen to make."""
+    supervisor.start_router()
+    monkeypatch.setattr("rlscale.serve.supervisor.stopped_of", lambda pids: [])
+    entry = supervisor._entries["router"]
+    entry.pulse = cast(Any, SimpleNamespace(silence=lambda: silence))
+    entry.activity = cast(Any, SimpleNamespace(is_idle=lambda pids: False, starves=starves))
+    entry.spells.longest = longest
+    assert bool(supervisor.down(20.0)) == is_down
+
+
 def test_an_engine_that_makes_passes_is_left_alone_however_long_no_token_comes(supervisor: Supervisor) -> None:
     """It reads the prompts of a large batch, and its processes wait for the device."""
     process: Any = SimpleNamespace(pid=None, exit_code=lambda: None, stop=lambda: None)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from rlscale.config.composition.compose import compose
+from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
-from rlscale.run.sides.engine_records import Engine
+from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.healing import Healing
+from rlscale.run.sides.weight_sync import WeightSync
+from rlscale.serve.http import Unanswered
 
 
 class FakeReceiver:
@@ -19,12 +25,19 @@ class FakeReceiver:
     def __init__(self) -> None:
         self.offloaded: set[str] = set()
         self.calls: list[tuple[str, list[str]]] = []
+        self.dead = False
 
     def release_memory(self, tags: list[str]) -> None:
+        self._refuse_if_dead()
         self.calls.append(("release", tags))
         self.offloaded.update(tags)
 
+    def _refuse_if_dead(self) -> None:
+        if self.dead:
+            raise Unanswered("http://a/release_memory_occupation: connection refused")
+
     def resume_memory(self, tags: list[str]) -> None:
+        self._refuse_if_dead()
         self.calls.append(("resume", tags))
         for tag in tags:
             self.offloaded.remove(tag)
@@ -69,11 +82,57 @@ def test_a_cache_lent_for_the_canary_is_released_alone(engines, receivers) -> No
     assert receivers["http://a"].offloaded == {"kv_cache"}
 
 
+def test_the_dead_hinder_no_other_engine_that_is_asked_for_memory(engines, receivers, monkeypatch) -> None:
+    monkeypatch.setattr(Engines, "down", lambda _: [])  # nobody has seen it yet
+    receivers["http://a"].dead = True
+    with pytest.raises(Unanswered):
+        engines.release_memory()
+    engines.release_memory(of_the_living=True)
+    assert receivers["http://b"].offloaded == {"kv_cache", "weights"}
+    engines.resume_memory(["kv_cache"], of_the_living=True)
+    assert receivers["http://b"].offloaded == {"weights"}
+    assert receivers["http://a"].calls == []
+
+
+def test_an_engine_that_is_down_is_not_asked_for_memory(engines, receivers, monkeypatch) -> None:
+    """It may be stopped, and would not answer before `weights.timeout_s`."""
+    spec = SimpleNamespace(name="engine-0")
+    engines.members[0].spec = spec
+    monkeypatch.setattr(Engines, "down", lambda _: [Down(None, "engine-0", "did not answer for 20 s")])
+    engines.release_memory(of_the_living=True)
+    assert [receiver.calls for receiver in receivers.values()] == [[], [("release", ["kv_cache", "weights"])]]
+
+
+@pytest.mark.parametrize("fails", [None, "resume", "score"])
+def test_after_the_canary_the_trainer_has_its_memory_again_also_where_an_engine_died_in_it(
+    engines, receivers, monkeypatch, fails: str | None
+) -> None:
+    monkeypatch.setattr(Engines, "down", lambda _: [])
+    engines.release_memory()
+    receivers["http://a"].dead = fails == "resume"
+    told: list[str] = []
+    trainer = SimpleNamespace(call=lambda method, what: told.append(method))
+
+    def score(url: str, *_: object) -> None:
+        told.append(f"score {url}")
+        if fails == "score" and url == "http://b":
+            receivers[url].dead = True
+            raise UserError("weight sync 3: engine-1 died")
+
+    sync = WeightSync(compose(), trainer, engines, SimpleNamespace(score=score), {}, Path("nowhere"))
+    with pytest.raises(UserError) if fails else nullcontext():
+        sync._scores(3, engines.urls, np.arange(4, dtype=np.int32))
+    assert (told[0], told[-1]) == ("sleep", "wake")
+    assert told.count("wake") == 1
+    living = [one for one in receivers.values() if not one.dead]
+    assert [one.offloaded for one in living] == [{"kv_cache", "weights"}] * len(living)
+
+
 def test_a_restarted_engine_has_all_of_its_memory(engines, receivers, monkeypatch: pytest.MonkeyPatch) -> None:
     engines.release_memory()
     fresh = receivers["http://c"] = FakeReceiver()
     monkeypatch.setattr(
-        Engines, "_router_client", lambda _: SimpleNamespace(add=lambda url, role: None, remove=lambda url: None)
+        Engines, "_router_client", lambda _: SimpleNamespace(add=lambda url, **_: None, remove=lambda url: None)
     )
     Healing(engines, lambda _: None, lambda _: None)._welcome([(engines.members[0], "http://c")])
     engines.resume_memory(["weights"])

@@ -10,6 +10,7 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.run.sides.engine_side import RunningEngines
+from rlscale.run.sides.engines import MEMORY
 
 
 @pytest.mark.parametrize("dies", [False, True])
@@ -40,3 +41,27 @@ def test_a_trainer_that_slept_sleeps_again_even_if_an_engine_dies_while_it_gets_
         told.clear()
     side.mend(3, now=True)
     assert told == (["wake", "sync 3 engine-0", "sleep"] if asleep else ["sync 3 engine-0"])
+
+
+@pytest.mark.parametrize("turn", ["make_way", "come_back"])
+def test_an_engine_that_is_dead_when_devices_change_hands_ends_no_run(turn: str) -> None:
+    told: list[str] = []
+
+    def asked(tags: list[str], *, of_the_living: bool = False) -> None:
+        told.append(f"the living: {list(tags)}" if of_the_living else "all")
+        if not of_the_living:
+            raise UserError("http://engine-0: connection refused")
+
+    engines: Any = SimpleNamespace(
+        release_memory=asked, resume_memory=asked, down_within=lambda seconds: told.append("down?") or True
+    )
+    trainer: Any = SimpleNamespace(call=lambda method, what: told.append(method))
+    nobody: Any = SimpleNamespace(redirect=None)
+    side = RunningEngines(trainer, engines, nobody, nobody, shares_devices=True)
+    getattr(side, turn)()
+    told.remove("wake" if turn == "make_way" else "sleep")
+    tags = list(MEMORY) if turn == "make_way" else ["kv_cache"]
+    assert told == ["all", "down?", f"the living: {tags}"]
+    engines.down_within = lambda seconds: False
+    with pytest.raises(UserError, match="connection refused"):
+        getattr(side, turn)()

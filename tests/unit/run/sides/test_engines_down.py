@@ -43,6 +43,8 @@ class Fleet:
         self.router_is_gone = self.stopping = False
         self.keeps = ""
         """The engine that the router does not remove."""
+        self.frozen = ""
+        """The engine that does not answer the router."""
         self.joined: list[tuple[str, Role]] = []
         calls: Any = SimpleNamespace(patience_s=20.0, one=_answered, wait=_answered, check_stop=self._check_stop)
         calls.stopping = False
@@ -54,7 +56,7 @@ class Fleet:
         for name, role in zip(("engine-0", "engine-1"), roles, strict=True):
             spec: Any = SimpleNamespace(name=name, role=role, tensor_parallel=1)
             self.engines._engines.append(Engine(spec, launcher, f"http://{name}"))
-        router: Any = SimpleNamespace(remove=self._router, add=lambda url, role: self.joined.append((url, role)))
+        router: Any = SimpleNamespace(remove=self._router, add=self._add)
         monkeypatch.setattr(Engines, "_router_client", lambda _: router)
 
     def _check_stop(self) -> None:
@@ -64,6 +66,13 @@ class Fleet:
     def _router(self, url: str) -> None:
         if self.router_is_gone or url == self.keeps:
             raise CallError(f"{url}: refused")
+
+    def _add(self, url: str, role: Role, meanwhile: Any) -> None:
+        if url == self.frozen:  # as a router that waits for it, in which nobody is healthy
+            self.down |= {url.removeprefix("http://"): "did not answer for 20 s"}
+            meanwhile()
+            raise CallError(f"{url} did not become a worker within 60 s")
+        self.joined.append((url, role))
 
     def _call(self, method: str, *args: Any) -> Any:
         self.asked.append((method, *args))
@@ -202,9 +211,59 @@ def test_engines_that_share_requests_are_started_again_together(monkeypatch: pyt
     assert fleet.heal() == ["engine-0", "engine-1"]
     assert ("restart", "engine-0", "works with engine-1, which died") in fleet.asked
     assert fleet.given == [["http://engine-0", "http://engine-1"]]
-    assert fleet.joined == [("http://engine-0", Role.prefill), ("http://engine-1", Role.decode)]
+    assert dict(fleet.joined) == {"http://engine-0": Role.prefill, "http://engine-1": Role.decode}
     assert fleet.engines.restarts == 1
     assert fleet.engines.restarts_of == {"http://engine-0": 1, "http://engine-1": 1}
+
+
+def test_engines_that_share_requests_are_started_again_once_more_where_one_is_down_before_they_have_the_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where that one, which was only silent, answers by the next look: the router knows none of them."""
+    fleet = Fleet(monkeypatch, (Role.prefill, Role.decode), **{"engine-1": "died"})
+
+    def give(urls: list[str]) -> None:
+        fleet.down["engine-0"] = "did not answer for 20 s"
+        raise UserError("http://engine-0: no answer within 60 s")
+
+    fleet.engines.heal(give, lambda url: None)
+    assert fleet.joined == []
+    assert fleet.notes[-1] == "the engines did not get the weights (http://engine-0: no answer within 60 s)"
+    fleet.down.clear()
+    assert fleet.heal() == ["engine-0", "engine-1"] * 2
+    assert fleet.given == [["http://engine-0", "http://engine-1"]]
+    assert sorted(url for url, _ in fleet.joined) == ["http://engine-0", "http://engine-1"]
+    assert fleet.heal() == ["engine-0", "engine-1"] * 2  # nothing is left to do
+
+
+def test_weights_that_engines_which_share_requests_do_not_get_although_none_is_down_end_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(monkeypatch, (Role.prefill, Role.decode), **{"engine-1": "died"})
+    monkeypatch.setattr("rlscale.run.sides.healing._DEATH_SHOWS_S", 0.0)
+
+    def give(urls: list[str]) -> None:
+        raise UserError("the canary differs")
+
+    with pytest.raises(UserError, match="the canary differs"):
+        fleet.engines.heal(give, lambda url: None)
+
+
+def test_an_engine_that_got_no_weights_is_started_again_though_it_answers_and_no_router_is_told_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(monkeypatch, **{"engine-0": "died"})
+
+    def give(urls: list[str]) -> None:
+        fleet.down["engine-0"] = "did not answer for 20 s"
+        raise UserError("http://engine-0: no answer within 60 s")
+
+    fleet.engines.heal(give, lambda url: None)
+    fleet.down = {ROUTER: "died"}
+    assert fleet.heal() == ["engine-0", ROUTER, "engine-0"]
+    assert ("restart", "engine-0", "is left out by the router") in fleet.asked
+    assert [url for url, _ in fleet.joined] == ["http://engine-1", "http://engine-0"]
+    assert fleet.given == [["http://engine-0"]]
 
 
 def test_a_router_that_does_not_answer_either_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +280,7 @@ def test_a_router_comes_back_although_a_guest_is_gone(monkeypatch: pytest.Monkey
     fleet.engines._engines[0].spec = None
     added: list[str] = []
 
-    def add(url: str, role: Role) -> None:
+    def add(url: str, role: Role, meanwhile: Any) -> None:
         if url == "http://engine-0":
             raise CallError(f"{url} did not become a worker")
         added.append(url)
@@ -231,6 +290,29 @@ def test_a_router_comes_back_although_a_guest_is_gone(monkeypatch: pytest.Monkey
     assert fleet.heal() == [ROUTER]
     assert added == ["http://engine-1"]
     assert fleet.notes[-1] == "router is back"
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_an_engine_that_is_stuck_when_the_router_comes_back_is_started_again_after_it(
+    monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    """The router waits for its answer; nobody else does longer than until it is seen to be down."""
+    monkeypatch.setattr("rlscale.run.sides.healing._LOOK_EVERY_S", 0.0 if seen else 60.0)
+    fleet = Fleet(monkeypatch, **{ROUTER: "died"})
+    fleet.frozen = "http://engine-1"
+    restart = fleet._call
+
+    def call(method: str, *args: Any) -> Any:
+        if (method, args[0]) == ("restart", "engine-1"):
+            fleet.frozen = ""
+        return restart(method, *args)
+
+    fleet.engines._launchers[0].call.remote = call
+    assert fleet.heal() == [ROUTER, "engine-1"]
+    assert [url for url, _ in fleet.joined] == ["http://engine-0", "http://engine-1"]
+    why = "engine-1 did not answer for 20 s" if seen else "http://engine-1 did not become a worker within 60 s"
+    assert f"engine-1 did not come back ({why})" in fleet.notes
+    assert fleet.notes[-1] == "engine-1 is back with the current weights"
 
 
 def test_nothing_is_restarted_for_a_run_that_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:

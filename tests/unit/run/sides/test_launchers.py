@@ -17,3 +17,4 @@ def test_a_router_is_for_no_other_machine(tmp_path: Any) -> None:
     start_launcher(calls, config, 0, "first", Supervised(tmp_path, tmp_path, "key", None, frozenset()))
     ((machine, given),) = started
     assert (machine, given[4]) == ("first", "127.0.0.1")
+    assert given[-1] == config.cluster.answer_timeout_s

@@ -36,7 +36,7 @@ class Run:
         self.engines._launchers = {0: none}
         self.engines._engines.append(Engine(None, none, FIRST))
         router: Any = SimpleNamespace(
-            add=lambda url, role: self.happened.append(f"asked {url}"),
+            add=lambda url, role, meanwhile: self.happened.append(f"asked {url}"),
             remove=lambda url: self.happened.append(f"not asked {url}"),
         )
         monkeypatch.setattr(Engines, "_router_client", lambda _: router)

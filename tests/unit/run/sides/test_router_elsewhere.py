@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,13 @@ def test_what_is_told_goes_through_the_launcher_of_the_first_machine_unless_that
 ) -> None:
     told: list[Any] = []
     launcher = SimpleNamespace(call=SimpleNamespace(remote=lambda *given: told.append(given)))
-    host = SimpleNamespace(is_here=lambda node: here, wait=lambda refs, _: (refs, []), get=lambda ref: ref)
+    clock = itertools.count(0.0, 60.0)
+    host = SimpleNamespace(
+        is_here=lambda node: here,
+        wait=lambda refs, _: (refs, []),
+        get=lambda ref: ref,
+        clock=lambda: next(clock),
+    )
     calls: Any = SimpleNamespace(host=host)
     layout: Any = None
     fleet = Engines(compose(None, []), layout, ["first"], calls, tmp_path, tmp_path, lambda note: None)
@@ -37,3 +44,9 @@ def test_what_is_told_goes_through_the_launcher_of_the_first_machine_unless_that
     host.wait = lambda refs, _: ([], refs)
     with pytest.raises(CallError, match=r"^http://127\.0\.0\.1:9: its launcher did not answer within 150 s$"):
         fleet._router_client().remove("http://a")
+
+    def give_up() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fleet._router_client().add("http://b", role=Role.regular, meanwhile=give_up)

@@ -1,0 +1,45 @@
+"""A twelfth of the fault matrix, by the machinery of benchmarks/faults.py, with every process, fault and phase."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from fault_chain import Chain  # in benchmarks/
+from fault_outcome import WELL
+from faults import RUN, undisturbed
+from faulty_run import FaultyRun
+from harms import can_starve
+
+from tests.fault_volleys import volleys
+
+pytestmark = pytest.mark.timeout(600)
+SCALE = 0.2
+"""Of the times that faults last, and of a run's patience."""
+WORDS = (*RUN, "run.iterations=56", "cluster.answer_timeout_s=4")
+
+
+def test_a_run_to_which_everything_happens_again_and_again_has_the_weights_of_an_undisturbed_one(
+    warm: str, tmp_path: Path
+) -> None:
+    def start(folder: Path) -> FaultyRun:
+        return FaultyRun(folder, [*WORDS, warm], os.getpid())
+
+    calm = undisturbed(tmp_path, WORDS, start)
+    rows = []
+    with Chain(tmp_path / "rough", start, calm, further=1, scale=SCALE, slack=2.0) as chain:
+        for volley in volleys():
+            rows.append(chain.play(*volley))
+            print(
+                " + ".join(map(str, volley)),
+                rows[-1].happens,
+                rows[-1].seconds,
+                rows[-1].afterwards,
+                sep=" | ",
+                flush=True,
+            )
+        assert chain.finish() == []
+    assert [row for row in rows if row.seconds is None or row.afterwards != WELL] == []
+    if not can_starve():
+        pytest.skip("starved cells did not run, as this user may make no control group; all others have passed")

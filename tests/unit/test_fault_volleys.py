@@ -1,0 +1,36 @@
+"""The end-to-end tests play a twelfth of the fault matrix, and docs/reliability.md shows which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fault_cells import TWELFTH, all_cells, untouched  # in benchmarks/
+
+from tests.fault_volleys import ELSEWHERE, VOLLEYS, played, table
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_process_every_fault_and_every_phase_is_played_and_a_twelfth_of_all_cells() -> None:
+    cells = set(played())
+    assert untouched(cells) == []
+    assert len(cells) >= len(all_cells()) / TWELFTH
+    assert untouched([cell for cell in cells if cell.phase != "save"]) == ["disk full", "save"]
+
+
+def test_cells_that_befall_a_run_at_once_are_of_one_phase() -> None:
+    assert all(len({text.rpartition(":")[2] for text in volley}) == 1 for volley in VOLLEYS)
+
+
+def test_each_twelfth_of_the_matrix_in_its_order_has_every_process_fault_and_phase() -> None:
+    cells = all_cells()
+    assert len(set(cells)) == 480
+    assert [untouched(cells[first : first + 40]) for first in range(0, 480, 40)] == [[]] * TWELFTH
+
+
+def test_the_docs_show_the_cells_that_tests_play_and_where() -> None:
+    docs = (ROOT / "docs" / "reliability.md").read_text()
+    assert table(played()) in docs
+    for name in ("test_fault_matrix.py", *ELSEWHERE):
+        assert f"`{name.removesuffix('.py')}`" in docs
+        assert (ROOT / "tests" / "e2e" / "run" / name).exists()
