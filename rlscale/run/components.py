@@ -80,11 +80,9 @@ def prepare_imports(device: Device) -> None:
 
     To the CPU where this machine has no such device: a laptop, or the head of a cluster, that only looks at it.
     """
-    import torch
-
     from rlscale.platform.device import Platform
 
-    Platform.of(device if torch.cuda.is_available() else Device.cpu, 0).install_megatron()
+    Platform.to_look(device).install_megatron()
     warnings.filterwarnings("ignore", module="megatron")  # what is not installed that would be faster on a GPU
 
 

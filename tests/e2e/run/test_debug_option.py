@@ -59,6 +59,10 @@ async def shown_in_a_browser(folder: Path) -> None:
             await browser.until("document.querySelector('#charts [data-metric=response_length]') !== null")
             await browser.until("charts.get('response_length')?.plot?.data[0].length === 3")
             await browser.until("document.querySelectorAll('#lanes rect').length > 5")
+            lanes = await browser.value(
+                "[...document.querySelectorAll('#lanes text.lane')].map((one) => one.textContent)"
+            )
+            assert {"engine", "rank"} <= {lane.split()[0] for lane in lanes}, "each process has one"
             await browser.picture(folder / "dashboard.png")
             assert browser.complaints == []
     finally:
